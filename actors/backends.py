@@ -1,0 +1,155 @@
+"""Language models as env runners use them. Every back end can play SLM or teacher; all look the same to the agent loop."""
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+
+from actors.vllm_server import EngineAnswer, EngineRequest
+from r2v_dist.chat import ChatFormat
+from r2v_dist.config import ModelConfig
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request
+
+EngineCall = Callable[[list[EngineRequest]], Awaitable[tuple[str, list[EngineAnswer]]]]
+
+
+class ExpertModel:
+    """The environment's own oracle: it reads hidden state, so it is reported as a privileged oracle."""
+
+    async def sample(self, request: Request) -> Answer:
+        """The oracle's action; no candidate where the task can no longer be solved."""
+        assert request.oracle is not None
+        action = request.oracle()
+        return Answer((Candidate(action),) if action is not None else (), "expert")
+
+
+class SimulatedModel:
+    """Labelled simulated wherever its numbers appear: the expert's action, but with a known probability a wrong one."""
+
+    def __init__(self, failure_rate: float) -> None:
+        self._failure_rate = failure_rate
+
+    async def sample(self, request: Request) -> Answer:
+        """Candidates that are independent given the state; the seed decides which of them fail."""
+        assert request.oracle is not None
+        best = request.oracle()
+        rng = random.Random(request.seed)
+        texts = ["wait" if best is None or rng.random() < self._failure_rate else best for _ in range(request.sampling.n)]
+        return Answer(tuple(Candidate(text) for text in texts), f"simulated-{self._failure_rate:g}")
+
+
+class VllmModel:
+    """A vLLM server as seen from an env runner: tokenises here, and sends what has piled up in one call."""
+
+    def __init__(self, call: EngineCall, tokenizer: Any, config: ModelConfig, role: str) -> None:
+        self._call, self._tokenizer, self._config = call, tokenizer, config
+        self._chat = ChatFormat(tokenizer, role, config.system_prompt)
+        self._stop = self._chat.end_of_turn()
+        self._waiting: list[tuple[EngineRequest, asyncio.Future[Answer]]] = []
+        self._senders: set[asyncio.Task[None]] = set()
+
+    async def sample(self, request: Request) -> Answer:
+        """K candidates. Raises RuntimeFailure when the server does not answer, ContextLimitReached when the prompt is too long."""
+        sampling = request.sampling
+        prompt = self._chat.prompt(request.history, request.user)
+        if len(prompt) + sampling.max_tokens > self._config.max_model_len:
+            raise ContextLimitReached(f"{len(prompt)} prompt tokens and {sampling.max_tokens} new ones exceed {self._config.max_model_len}")
+        engine_request = EngineRequest(
+            prompt, request.seed, sampling.n, sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.top, self._stop
+        )
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((engine_request, future))
+        if len(self._waiting) == 1:
+            sender = asyncio.ensure_future(self._send())
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
+        return await future
+
+    async def _send(self) -> None:
+        # One turn of the event loop lets every episode that is ready add its request.
+        await asyncio.sleep(0)
+        batch, self._waiting = self._waiting, []
+        try:
+            version, answers = await asyncio.wait_for(self._call([request for request, _ in batch]), self._config.timeout_s)
+        except Exception as error:  # a boundary: every waiting episode must learn of the failure
+            failure = RuntimeFailure(f"the model server of {self._config.model} did not answer: {type(error).__name__}: {error}")
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(failure)
+            return
+        for (request, future), answer in zip(batch, answers, strict=True):
+            if not future.done():
+                future.set_result(self._read(version, request, answer))
+
+    def _read(self, version: str, request: EngineRequest, answer: EngineAnswer) -> Answer:
+        candidates = []
+        for ids, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
+            kept = ids[:-1] if ids and ids[-1] in self._stop else ids
+            candidates.append(Candidate(self._tokenizer.decode(kept).strip(), tuple(kept), tuple(logprobs)))
+        return Answer(tuple(candidates), version, len(request.prompt_ids), tuple(answer.first_top))
+
+
+class OpenAIModel:
+    """Any OpenAI-compatible chat endpoint. The key comes from the environment and is never logged or stored."""
+
+    def __init__(self, config: ModelConfig, attempts: int = 4) -> None:
+        self._config, self._attempts = config, attempts
+        key = os.environ.get(config.api_key_env, "")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.AsyncClient(base_url=config.base_url, headers=headers, timeout=config.timeout_s)
+
+    async def sample(self, request: Request) -> Answer:
+        """K candidates. Retries what may pass (connection, 429, 5xx) with backoff, then raises RuntimeFailure."""
+        messages = [{"role": "system", "content": self._config.system_prompt}] if self._config.system_prompt else []
+        for turn in request.history:
+            messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.action}]
+        sampling = request.sampling
+        body = {
+            "model": self._config.model,
+            "messages": [*messages, {"role": "user", "content": request.user}],
+            "n": sampling.n,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": request.seed,
+        }
+        payload = await self._post(body)
+        usage = payload.get("usage") or {}
+        candidates = tuple(Candidate((choice["message"]["content"] or "").strip()) for choice in payload["choices"])
+        return Answer(candidates, self._config.model, int(usage.get("prompt_tokens", 0)))
+
+    async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+        problem = ""
+        for attempt in range(self._attempts):
+            if attempt:
+                await asyncio.sleep(0.5 * 2**attempt)
+            try:
+                response = await self._http.post("chat/completions", json=body)
+            except httpx.TransportError as error:
+                problem = f"{type(error).__name__}: {error}"
+                continue
+            if response.status_code == 200:
+                payload: dict[str, Any] = response.json()
+                return payload
+            problem = f"HTTP {response.status_code}: {response.text[:200]}"
+            if response.status_code != 429 and response.status_code < 500:
+                break
+        raise RuntimeFailure(f"teacher endpoint {self._config.base_url}: {problem}")
+
+
+def build_model(config: ModelConfig, role: str, call: EngineCall | None, tokenizer_path: str) -> LanguageModel:
+    """The back end that the configuration names. `call` reaches the vLLM server of this role, where there is one."""
+    if config.backend == "expert":
+        return ExpertModel()
+    if config.backend == "simulated":
+        return SimulatedModel(config.failure_rate)
+    if config.backend == "openai":
+        return OpenAIModel(config)
+    from transformers import AutoTokenizer
+
+    assert call is not None
+    return VllmModel(call, AutoTokenizer.from_pretrained(tokenizer_path), config, role)

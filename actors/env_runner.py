@@ -1,0 +1,109 @@
+"""Plays units of work: many in flight, every arm of a (task, z) in turn, each along its own path in the real environment.
+
+The tree of a unit lives only while the unit runs. An episode leaves the runner finished or not at all.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import gymnasium
+
+import envs
+from actors.backends import EngineCall, build_model
+from envs.perturb import Perturb, default_rates
+from r2v_dist.agent import Player, Tree, play
+from r2v_dist.config import ModelConfig, PerturbConfig
+from r2v_dist.episodes import Episode, Unit
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.language_model import Sampling
+
+Deliver = Callable[[Sequence[Episode]], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class RunnerSetup:
+    """Everything a runner needs to know; picklable."""
+
+    slm: ModelConfig
+    teacher: ModelConfig
+    slm_tokenizer: str
+    teacher_tokenizer: str
+    perturb: PerturbConfig
+    needs_slm: bool
+    unit_timeout_s: float
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """What a unit came to, for the progress display and the account of costs."""
+
+    episodes: int
+    successes: int
+    steps: int
+    asked: int
+    engine_calls: int
+    sampled_tokens: int
+    drifted: int
+
+
+class EnvRunner:
+    """Runs units. Used as an async Ray actor; runs as well inside one event loop without Ray."""
+
+    def __init__(self, setup: RunnerSetup, slm_call: EngineCall | None, teacher_call: EngineCall | None, deliver: Deliver) -> None:
+        self._setup, self._deliver = setup, deliver
+        # Collecting teacher episodes needs no SLM, hence no engine.
+        self._slm = _player("slm", setup.slm, slm_call, setup.slm_tokenizer) if setup.needs_slm else None
+        self._teacher = _player("teacher", setup.teacher, teacher_call, setup.teacher_tokenizer)
+
+    async def run(self, unit: Unit) -> UnitReport:
+        """Play every arm of the unit and deliver the episodes.
+
+        Raises RuntimeFailure when a back end fails or the unit runs past its deadline: the unit is to be run again.
+        """
+        tree, episodes = Tree(), list[Episode]()
+        try:
+            async with asyncio.timeout(self._setup.unit_timeout_s):
+                with contextlib.closing(self._make_env(unit)) as env:
+                    for arm in unit.arms:
+                        episodes.append(await play(env, unit, arm, self._slm, self._teacher, tree))
+        except TimeoutError:
+            raise RuntimeFailure(f"unit {unit.task.id} z={unit.z} ran past {self._setup.unit_timeout_s:.0f} s") from None
+        self._check_versions(unit, tree)
+        await self._deliver(episodes)
+        answers = [task.result() for task in tree.answers.values()]
+        return UnitReport(
+            episodes=len(episodes),
+            successes=sum(e.success for e in episodes),
+            steps=sum(len(e.steps) for e in episodes),
+            asked=tree.asked,
+            engine_calls=len(answers),
+            sampled_tokens=sum(a.sampled_tokens for a in answers),
+            drifted=sum(s.drift for e in episodes for s in e.steps),
+        )
+
+    def _make_env(self, unit: Unit) -> Perturb:
+        privileged = {"expert", "simulated"}
+        expert = self._setup.teacher.backend in privileged or self._setup.slm.backend in privileged
+        task, perturb = unit.task, self._setup.perturb
+        # The bare environment: Gymnasium's order-enforcing wrappers only cost time on this path.
+        env = gymnasium.make(task.env, expert=expert, **dict(task.env_kwargs)).unwrapped
+        lexicon = envs.LEXICONS[task.env]()
+        max_steps = int(dict(task.env_kwargs)["max_steps"])
+        rates = default_rates() | perturb.rates
+        return Perturb(env, task.id, unit.z, rates, max_steps, lexicon, perturb.quota, perturb.cooldown)
+
+    def _check_versions(self, unit: Unit, tree: Tree) -> None:
+        """A row must never name a policy that did not act."""
+        expected = {"slm": unit.arms[0].policy, "teacher": unit.arms[0].teacher}
+        for (role, *_), task in tree.answers.items():
+            version = task.result().version
+            if version != expected[str(role)]:
+                raise RuntimeFailure(f"the {role} answered as version {version}, this unit needs {expected[str(role)]}")
+
+
+def _player(role: str, config: ModelConfig, call: EngineCall | None, tokenizer: str) -> Player:
+    chosen = config.sampling
+    sampling = Sampling(chosen.candidates, chosen.temperature, chosen.top_p, chosen.max_tokens)
+    return Player(role, build_model(config, role, call, tokenizer), sampling)

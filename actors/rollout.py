@@ -1,0 +1,178 @@
+"""Drives a rollout stage: hands units to runners, keeps every runner full, retries what machines did wrong.
+
+Invariant: every unit is either waiting, under way on exactly one runner, or committed. Infrastructure failures have a
+budget of their own; when it is spent the stage stops with the first cause, and what was committed stays committed.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from actors.collector import Collector
+from actors.env_runner import EnvRunner, RunnerSetup, UnitReport
+from actors.servers import EngineHandle, ModelServer, first_cause
+from r2v_dist import rollout_store
+from r2v_dist.config import ClusterConfig
+from r2v_dist.episodes import Episode, Unit
+from r2v_dist.errors import RuntimeFailure
+
+COMMIT_DEADLINE_S = 120.0
+STALL_DEADLINE_S = 900.0
+RUNNER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The model servers that runners may call; None where a role needs no server."""
+
+    slm: ModelServer | None
+    teacher: ModelServer | None
+
+    def heal(self) -> None:
+        """Bring back what died."""
+        for server in (self.slm, self.teacher):
+            if server is not None:
+                server.heal()
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over finished units."""
+
+    units: int = 0
+    episodes: int = 0
+    successes: int = 0
+    steps: int = 0
+    asked: int = 0
+    engine_calls: int = 0
+    sampled_tokens: int = 0
+    drifted: int = 0
+
+    def plus(self, report: UnitReport) -> "Totals":
+        """These totals with one more unit."""
+        return Totals(
+            self.units + 1,
+            self.episodes + report.episodes,
+            self.successes + report.successes,
+            self.steps + report.steps,
+            self.asked + report.asked,
+            self.engine_calls + report.engine_calls,
+            self.sampled_tokens + report.sampled_tokens,
+            self.drifted + report.drifted,
+        )
+
+
+OnProgress = Callable[[Totals, int], None]
+
+
+class CollectorHandle:
+    """Delivers episodes to the collector actor and waits until it has taken them."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def __call__(self, episodes: Sequence[Episode]) -> int:
+        taken: int = await self._actor.add.remote(episodes)
+        return taken
+
+
+def remaining(units: Sequence[Unit], folder: Path) -> list[Unit]:
+    """The units without their committed arms; a unit with nothing left is dropped."""
+    done = rollout_store.committed_keys(folder)
+    open_units = []
+    for unit in units:
+        arms = tuple(arm for arm in unit.arms if str(unit.key(arm)) not in done)
+        if arms:
+            open_units.append(replace(unit, arms=arms))
+    return open_units
+
+
+def roll_out(
+    units: Sequence[Unit], folder: Path, setup: RunnerSetup, fleet: Fleet, cluster: ClusterConfig, on_progress: OnProgress
+) -> Totals:
+    """Run every unit that is not committed yet and commit its episodes under `folder`.
+
+    Raises RuntimeFailure when failures of machines exceed `cluster.max_restarts` for one unit.
+    """
+    todo = remaining(units, folder)
+    if not todo:
+        return Totals()
+    collector = ray.remote(Collector).options(num_cpus=0).remote(folder, cluster.shard_episodes, cluster.shard_seconds)
+    dispatcher = _Dispatcher(todo, setup, fleet, cluster, CollectorHandle(collector), on_progress)
+    try:
+        totals = dispatcher.run()
+        ray.get(collector.flush.remote(), timeout=COMMIT_DEADLINE_S)
+        return totals
+    except RayError as error:
+        raise RuntimeFailure(f"the collector of {folder} failed: {first_cause(error)}") from None
+    finally:
+        dispatcher.stop()
+        ray.kill(collector)
+
+
+class _Dispatcher:
+    def __init__(
+        self, units: Sequence[Unit], setup: RunnerSetup, fleet: Fleet, cluster: ClusterConfig, deliver: CollectorHandle, on_progress: OnProgress
+    ) -> None:
+        self._todo = deque(units)
+        self._total = len(units)
+        self._failures: dict[tuple[str, int | None], int] = {}
+        self._setup, self._fleet, self._cluster, self._deliver, self._on_progress = setup, fleet, cluster, deliver, on_progress
+        self._runners: list[Any] = [self._start_runner() for _ in range(min(cluster.runners, len(units)))]
+        self._under_way: dict[ray.ObjectRef[UnitReport], tuple[int, Unit]] = {}
+
+    def run(self) -> Totals:
+        totals, last = Totals(), time.monotonic()
+        self._fill()
+        while self._under_way:
+            ready, _ = ray.wait(list(self._under_way), timeout=1.0)
+            for ref in ready:
+                slot, unit = self._under_way.pop(ref)
+                try:
+                    totals = totals.plus(ray.get(ref))
+                except RayError as error:
+                    self._recover(slot, unit, error)
+                last = time.monotonic()
+            self._fill()
+            self._on_progress(totals, self._total)
+            if time.monotonic() - last > STALL_DEADLINE_S:
+                raise RuntimeFailure(f"no unit finished within {STALL_DEADLINE_S:.0f} s; {len(self._under_way)} are under way")
+        return totals
+
+    def stop(self) -> None:
+        for runner in self._runners:
+            ray.kill(runner)
+
+    def _fill(self) -> None:
+        load = [0] * len(self._runners)
+        for slot, _ in self._under_way.values():
+            load[slot] += 1
+        while self._todo and min(load) < self._cluster.in_flight:
+            slot = load.index(min(load))
+            unit = self._todo.popleft()
+            self._under_way[self._runners[slot].run.remote(unit)] = (slot, unit)
+            load[slot] += 1
+
+    def _recover(self, slot: int, unit: Unit, error: RayError) -> None:
+        name = (unit.task.id, unit.z)
+        self._failures[name] = self._failures.get(name, 0) + 1
+        if self._failures[name] > self._cluster.max_restarts:
+            raise RuntimeFailure(f"unit {unit.task.id} z={unit.z} failed {self._failures[name]} times, last with {first_cause(error)}")
+        self._todo.append(unit)
+        if isinstance(error, RayActorError):
+            if not any(other == slot for other, _ in self._under_way.values()):
+                self._runners[slot] = self._start_runner()
+        else:
+            self._fleet.heal()
+
+    def _start_runner(self) -> Any:
+        slm = EngineHandle(self._fleet.slm.actor) if self._fleet.slm else None
+        teacher = EngineHandle(self._fleet.teacher.actor) if self._fleet.teacher else None
+        options = {"num_cpus": 1, "max_concurrency": self._cluster.in_flight + 1, "runtime_env": {"env_vars": RUNNER_ENVIRONMENT}}
+        return ray.remote(EnvRunner).options(**options).remote(self._setup, slm, teacher, self._deliver)

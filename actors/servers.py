@@ -1,0 +1,105 @@
+"""Model servers as the driver sees them: started once, brought back when they die, always at the version asked for."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from actors.vllm_server import ENGINE_ENVIRONMENT, EngineAnswer, EngineRequest, VllmServer
+from r2v_dist.config import ModelConfig
+from r2v_dist.errors import RuntimeFailure
+
+START_DEADLINE_S = 600.0
+LOAD_DEADLINE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Hugging Face directory and the version under which its answers are stored."""
+
+    path: str
+    version: str
+
+
+class ModelServer:
+    """Owns one vLLM actor. `start` returns at once; `wait` blocks until the engine answers."""
+
+    def __init__(self, role: str, config: ModelConfig, checkpoint: Checkpoint) -> None:
+        self._role, self._config = role, config
+        self.checkpoint = checkpoint
+        self.start()
+
+    def start(self) -> None:
+        """Start the engine's process without waiting for it."""
+        gpus = self._config.tensor_parallel if ray.cluster_resources().get("GPU", 0) > 0 else 0
+        environment = {**ENGINE_ENVIRONMENT, **({} if gpus else {"OMP_NUM_THREADS": "1"})}
+        self.actor: Any = (
+            ray.remote(VllmServer)
+            .options(num_cpus=0, num_gpus=gpus, max_concurrency=1024, runtime_env={"env_vars": environment})
+            .remote(self._config, self.checkpoint.path, self.checkpoint.version)
+        )
+        self._ready = self.actor.ready.remote()
+
+    def wait(self) -> None:
+        """Return when the engine answers. Raises RuntimeFailure with the first cause."""
+        try:
+            version = ray.get(self._ready, timeout=START_DEADLINE_S)
+            if version != self.checkpoint.version:
+                self._load()
+        except RayError as error:
+            raise RuntimeFailure(f"the {self._role} engine for {self.checkpoint.path} did not start: {first_cause(error)}") from None
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Replace the weights in place."""
+        if checkpoint == self.checkpoint:
+            return
+        self.wait()
+        self.checkpoint = checkpoint
+        self._load()
+
+    def heal(self) -> None:
+        """Start the engine anew if it no longer answers."""
+        try:
+            ray.get(self.actor.ready.remote(), timeout=60.0)
+        except RayError:
+            self.stop()
+            self.start()
+            self.wait()
+
+    def stop(self) -> None:
+        """End the engine's processes."""
+        ray.kill(self.actor)
+
+    def _load(self) -> None:
+        try:
+            ray.get(self.actor.load.remote(self.checkpoint.path, self.checkpoint.version), timeout=LOAD_DEADLINE_S)
+        except RayError as error:
+            raise RuntimeFailure(f"the {self._role} engine could not load {self.checkpoint.path}: {first_cause(error)}") from None
+        self._ready = self.actor.ready.remote()
+
+
+class EngineHandle:
+    """Calls an engine actor from inside another actor. Picklable, unlike a bound method."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def __call__(self, requests: list[EngineRequest]) -> tuple[str, list[EngineAnswer]]:
+        answer: tuple[str, list[EngineAnswer]] = await self._actor.sample.remote(requests)
+        return answer
+
+
+def first_cause(error: BaseException) -> str:
+    """The innermost reason of a Ray error in one line, without actor traces and colours."""
+    cause: BaseException = error
+    while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None and inner is not cause:
+        cause = inner
+    lines = [line.strip() for line in _COLOUR.sub("", str(cause)).splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    # Ray's own errors end in the text of the error that caused them; others do not name their type.
+    return (last if isinstance(cause, RayError) else f"{type(cause).__name__}: {last}")[:500]
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")

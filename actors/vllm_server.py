@@ -1,0 +1,131 @@
+"""A vLLM engine as a Ray actor: many requests in flight, weights replaced in place, every answer names its version.
+
+Requests come in batches (one call for many prompts), because a call costs more than a short action's tokens. Prompts
+are token ids and answers are token ids: text never crosses this boundary.
+"""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from r2v_dist.config import ModelConfig
+from r2v_dist.errors import RuntimeFailure
+
+ENGINE_ENVIRONMENT = {
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CONFIGURE_LOGGING": "0",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+"""What the engine's process must find in its environment before vLLM is imported."""
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """A prompt and how to continue it. `seed` makes the continuation a function of the request alone."""
+
+    prompt_ids: list[int]
+    seed: int
+    n: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    top: int
+    stop_ids: list[int]
+
+
+@dataclass(frozen=True)
+class EngineAnswer:
+    """Sampled ids and their log-probabilities for each of the n continuations, and the first token's top alternatives."""
+
+    token_ids: list[list[int]]
+    logprobs: list[list[float]]
+    first_top: list[tuple[int, float]]
+
+
+class VllmServer:
+    """One engine. Create it as an async Ray actor with `server_options`."""
+
+    def __init__(self, config: ModelConfig, path: str, version: str) -> None:
+        self._config, self._version = config, version
+        self._ids = count()
+        self._engine = _build_engine(config, path)
+
+    async def ready(self) -> str:
+        """The engine's version, once it can answer."""
+        await self._generate(EngineRequest([0, 1, 2], 0, 1, 0.0, 1.0, 1, 1, []))
+        return self._version
+
+    async def sample(self, requests: list[EngineRequest]) -> tuple[str, list[EngineAnswer]]:
+        """Version and answers, in the order of the requests."""
+        answers = await asyncio.gather(*(self._generate(request) for request in requests))
+        return self._version, list(answers)
+
+    async def load(self, path: str, version: str) -> str:
+        """Replace the weights in place, after the requests in flight; clears the prefix cache."""
+        await self._engine.pause_generation(mode="wait", clear_cache=True)
+        await self._engine.collective_rpc("load_checkpoint", args=(path,))
+        await self._engine.reset_prefix_cache()
+        await self._engine.resume_generation()
+        self._version = version
+        return version
+
+    async def _generate(self, request: EngineRequest) -> EngineAnswer:
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        params = SamplingParams(
+            n=request.n,
+            seed=request.seed,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.max_tokens,
+            logprobs=request.top,
+            stop_token_ids=request.stop_ids,
+            detokenize=False,
+        )
+        output: Any = None
+        prompt = TokensPrompt(prompt_token_ids=request.prompt_ids)
+        async for output in self._engine.generate(prompt, params, request_id=str(next(self._ids))):
+            pass
+        outputs = sorted(output.outputs, key=lambda o: o.index)
+        first = sorted(((t, lp.logprob) for t, lp in outputs[0].logprobs[0].items()), key=lambda pair: -pair[1])
+        return EngineAnswer(
+            token_ids=[list(o.token_ids) for o in outputs],
+            logprobs=[[step[token].logprob for token, step in zip(o.token_ids, o.logprobs, strict=True)] for o in outputs],
+            first_top=first[: request.top],
+        )
+
+
+def _build_engine(config: ModelConfig, path: str) -> Any:
+    try:
+        import torch
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.sampling_params import RequestOutputKind  # noqa: F401 -- fails early on a broken installation
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError as error:
+        raise RuntimeFailure(f"vLLM cannot be imported ({error}); install it with `make setup`, or `.[gpu]` on a CUDA machine") from None
+
+    arguments: dict[str, Any] = {
+        "model": path,
+        "dtype": config.dtype,
+        "max_model_len": config.max_model_len,
+        "max_num_seqs": config.max_num_seqs,
+        "tensor_parallel_size": config.tensor_parallel,
+        "enable_prefix_caching": True,
+        "max_logprobs": 20,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "worker_extension_cls": "actors.vllm_reload.ReloadExtension",
+    }
+    if torch.cuda.is_available():
+        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+    else:
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = config.cpu_cores or f"0-{(os.cpu_count() or 1) - 1}"
+        arguments |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": config.kv_cache_mib * 2**20}
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))

@@ -1,0 +1,22 @@
+"""Gymnasium environments. Importing this package registers them; every process that makes one must import it."""
+
+from gymnasium.envs.registration import register, registry
+
+from envs.perturb_operators import Lexicon
+
+ENVIRONMENTS = {"r2v/TextWorld-v0": "envs.textworld:TextWorldEnv"}
+
+for _name, _entry_point in ENVIRONMENTS.items():
+    if _name not in registry:
+        # Agents send free text, so the passive checker's per-step space checks only cost time here; tests run check_env.
+        register(_name, entry_point=_entry_point, disable_env_checker=True, order_enforce=False)
+
+
+def _textworld_lexicon() -> Lexicon:
+    from envs.textworld import LEXICON
+
+    return LEXICON
+
+
+LEXICONS = {"r2v/TextWorld-v0": _textworld_lexicon}
+"""What misleading text says in each environment."""

@@ -1,0 +1,55 @@
+"""From a configuration to tasks: every split its own problems, no problem in two splits."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from envs.textworld_games import GameFamily, GameSpec, draw_games, game_path, generate
+from r2v_dist.config import SPLITS, EnvConfig, PerturbConfig, Split
+from r2v_dist.episodes import Task
+from r2v_dist.errors import UsageError
+
+SEED_BLOCK = 1000
+"""Seeds of a split start at SEED_BLOCK x its position, so splits never share one."""
+
+
+def make_tasks(config: EnvConfig, seed: int, workers: int, on_done: Callable[[int, int], None]) -> list[Task]:
+    """All tasks of a run; generates the games that are not cached.
+
+    Raises UsageError for a missing game file and where two splits would share a game.
+    """
+    cache = config.cache.expanduser().resolve()
+    specs = {split: _drawn(config, split, seed) for split in SPLITS}
+    generate([spec for split in SPLITS for spec in specs[split]], cache, workers, on_done)
+    tasks = []
+    for split in SPLITS:
+        files = [(game.stem, Path(game)) for game in config.files.get(split, ())]
+        for name, path in [*files, *((spec.id, game_path(cache, spec)) for spec in specs[split])]:
+            if not path.is_file():
+                raise UsageError(f"env.files.{split}: game file {path} does not exist; generate one with tw-make or remove the entry")
+            kwargs: tuple[tuple[str, str | int | bool], ...] = (("game", str(path.resolve())), ("max_steps", config.max_steps))
+            tasks.append(Task(name, split, "r2v/TextWorld-v0", kwargs))
+    names = [task.id for task in tasks]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"env: game {twice[0]} is in two splits; give every split its own games")
+    return tasks
+
+
+def seeds(config: PerturbConfig, split: Split) -> list[int]:
+    """Perturbation seeds of a split. Calibration meets the test seeds on tasks of its own (METHOD section 10)."""
+    count, block = {
+        "train": (config.train_seeds, 0),
+        "validation": (config.validation_seeds, 1),
+        "calibration": (config.test_seeds, 2),
+        "test": (config.test_seeds, 2),
+    }[split]
+    return [SEED_BLOCK * block + i for i in range(count)]
+
+
+def _drawn(config: EnvConfig, split: Split, seed: int) -> list[GameSpec]:
+    if split in config.files:
+        return []
+    families = [
+        GameFamily(g.challenge, tuple(sorted(g.settings.items())), config.text, g.weight) for g in config.games
+    ]
+    count: int = getattr(config.splits, split)
+    return draw_games(families, split, count, seed) if count else []

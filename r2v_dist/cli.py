@@ -1,0 +1,109 @@
+"""The command line. Nothing heavy is imported before a command needs it; bad input ends in one line and exit code 2."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from r2v_dist import __version__
+from r2v_dist.errors import RuntimeFailure, UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `r2v`."""
+    args = _parser().parse_args(arguments)
+    try:
+        args.command(args)
+    except UsageError as error:
+        sys.exit(_complain(error, 2))
+    except RuntimeFailure as error:
+        sys.exit(_complain(error, 1))
+    except KeyboardInterrupt:
+        sys.exit(_complain(RuntimeFailure("interrupted; run the same command again to continue"), 130))
+    except BrokenPipeError:
+        sys.stderr.close()
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"r2v: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="r2v", description="Train, certify and serve a router that decides at every step of an agent who acts: SLM or teacher.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a configuration from where it stands")
+    run.add_argument("config", type=Path)
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="for example perturb.test_seeds=20")
+    run.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the resources, then stop")
+    run.set_defaults(command=_run)
+
+    report = commands.add_parser("report", help="write and show the report of a run")
+    report.add_argument("run_dir", type=Path)
+    report.add_argument("--json", action="store_true", help="machine-readable; the schema is in docs/report.md")
+    report.set_defaults(command=_report)
+
+    rollouts = commands.add_parser("rollouts", help="look at episodes")
+    rollouts.add_argument("run_dir", type=Path)
+    rollouts.add_argument("--stage", default="evaluate")
+    rollouts.add_argument("--router", help="only this router's episodes")
+    rollouts.add_argument("--task", help="only tasks whose id contains this")
+    rollouts.add_argument("--seed", type=int, help="only this perturbation seed")
+    rollouts.add_argument("--failed", action="store_true", help="only episodes that failed")
+    rollouts.add_argument("--limit", type=int, default=3)
+    rollouts.set_defaults(command=_rollouts)
+
+    doctor = commands.add_parser("doctor", help="versions, devices, memory, engines, sandbox")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    from r2v_dist.config import load_config
+    from r2v_dist.plan import check, resource_plan
+
+    config = load_config(args.config, args.overrides)
+    if args.dry_run:
+        import yaml
+
+        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+        print(resource_plan(config))
+        return
+    check(config)
+    from r2v_dist.pipeline import execute
+    from r2v_dist.report import headline
+
+    run = execute(config)
+    print(headline(run))
+
+
+def _report(args: argparse.Namespace) -> None:
+    from r2v_dist.report import headline, open_run, summary, write_report
+
+    run, config = open_run(args.run_dir)
+    if args.json:
+        print(json.dumps(summary(run, config), indent=1))
+        return
+    write_report(run, config)
+    print(headline(run))
+
+
+def _rollouts(args: argparse.Namespace) -> None:
+    from r2v_dist.rollout_view import show
+
+    show(args.run_dir, args.stage, router=args.router, task=args.task, z=args.seed, failed=args.failed, limit=args.limit)
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from r2v_dist.doctor import examine, render
+
+    findings = examine()
+    print(json.dumps(findings, indent=1) if args.json else render(findings))
+
+
+if __name__ == "__main__":
+    main()

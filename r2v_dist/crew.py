@@ -1,0 +1,173 @@
+"""The processes of a run, started when a stage first needs them and ended with the run: Ray, model servers, runners.
+
+The third composition point beside the pipeline and the CLI; nothing points back to it.
+"""
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r2v_dist.config import ModelConfig, RunConfig
+from r2v_dist.episodes import Unit
+from r2v_dist.errors import UsageError
+from r2v_dist.progress import Progress
+from r2v_dist.run_dir import RunDir, checkpoint_version
+
+if TYPE_CHECKING:
+    from actors.rollout import Fleet, OnProgress, Totals
+    from actors.servers import Checkpoint, ModelServer
+
+
+class Crew:
+    """Starts and stops what the stages work with."""
+
+    def __init__(self, config: RunConfig, run: RunDir, stack: contextlib.ExitStack) -> None:
+        self._config, self._run, self._stack = config, run, stack
+
+    def cores(self) -> int:
+        """Processes to start for CPU-bound work on this machine."""
+        return self._config.cluster.num_cpus or os.cpu_count() or 1
+
+    def base_checkpoint(self) -> "Checkpoint":
+        """The SLM before training. `scratch` gets random weights, made once a run."""
+        from actors.servers import Checkpoint
+
+        slm = self._config.slm
+        if slm.backend != "vllm":
+            return Checkpoint("", _version(slm))
+        if slm.model == "scratch":
+            return self._scratch
+        path = _local(slm.model)
+        return Checkpoint(path, checkpoint_version("base", Path(path)))
+
+    def teacher_version(self) -> str:
+        """What the teacher's answers are stored under."""
+        teacher = self._config.teacher
+        return checkpoint_version("teacher", Path(_local(teacher.model))) if teacher.backend == "vllm" else _version(teacher)
+
+    def load_slm(self, checkpoint: "Checkpoint") -> None:
+        """Have the SLM server answer with this checkpoint; loads in place where it already runs."""
+        if self._config.slm.backend == "vllm":
+            server = self._slm_server(checkpoint)
+            server.load(checkpoint)
+            server.wait()
+
+    def start_early(self) -> None:
+        """Start the SLM's engine without waiting for it: it comes up while games are generated and the teacher plays."""
+        if self._config.slm.backend == "vllm":
+            self._slm_server(self.base_checkpoint())
+
+    def roll_out(self, units: list[Unit], folder: Path, on_progress: "OnProgress") -> "Totals":
+        """Run the units that are not committed yet."""
+        from actors.env_runner import RunnerSetup
+        from actors.rollout import Totals, remaining, roll_out
+
+        if not remaining(units, folder):
+            return Totals()
+        config = self._config
+        needs_slm = any(arm.router != "teacher_only" for unit in units for arm in unit.arms)
+        setup = RunnerSetup(
+            slm=config.slm,
+            teacher=config.teacher,
+            slm_tokenizer=self.base_checkpoint().path,
+            teacher_tokenizer=_local(config.teacher.model) if config.teacher.backend == "vllm" else "",
+            perturb=config.perturb,
+            needs_slm=needs_slm,
+            unit_timeout_s=config.cluster.unit_timeout_s,
+        )
+        return roll_out(units, folder, setup, self._fleet(needs_slm), config.cluster, on_progress)
+
+    @contextlib.contextmanager
+    def learner_progress(self, metrics: Path) -> Iterator[None]:
+        """Start Ray, and show what the learner logs while the block runs."""
+        self._ray  # noqa: B018 -- learners need the session
+        progress, finished = Progress("bc"), threading.Event()
+
+        def watch() -> None:
+            while not finished.wait(0.5):
+                if row := _last_row(metrics):
+                    progress.update(row["step"], row["of"], f"epoch {row['epoch']:.2f}, loss {row['loss']:.4f}")
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            watcher.join()
+        row = _last_row(metrics)
+        progress.close(f"{row['of']} steps, loss {row['loss']:.4f}" if row else "nothing to learn")
+
+    def log_totals(self, stage: str, totals: dict[str, int]) -> None:
+        """Keep the account of a rollout stage."""
+        with (self._run.stage(stage) / "metrics.jsonl").open("a") as log:
+            log.write(json.dumps(totals) + "\n")
+
+    @cached_property
+    def _ray(self) -> None:
+        from cluster.session import ray_session
+
+        self._stack.enter_context(ray_session(self._config.cluster, self._run.root / "logs"))
+
+    @cached_property
+    def _servers(self) -> "dict[str, ModelServer]":
+        return {}
+
+    def _slm_server(self, checkpoint: "Checkpoint") -> "ModelServer":
+        from actors.servers import ModelServer
+
+        self._ray  # noqa: B018
+        if "slm" not in self._servers:
+            self._servers["slm"] = ModelServer("slm", self._config.slm, checkpoint)
+        return self._servers["slm"]
+
+    def _fleet(self, needs_slm: bool) -> "Fleet":
+        from actors.rollout import Fleet
+        from actors.servers import Checkpoint, ModelServer
+
+        self._ray  # noqa: B018
+        teacher = self._config.teacher
+        if teacher.backend == "vllm" and "teacher" not in self._servers:
+            self._servers["teacher"] = ModelServer("teacher", teacher, Checkpoint(_local(teacher.model), self.teacher_version()))
+        for role, server in self._servers.items():
+            if role == "teacher" or needs_slm:
+                server.wait()
+        return Fleet(self._servers.get("slm") if needs_slm else None, self._servers.get("teacher"))
+
+    @cached_property
+    def _scratch(self) -> "Checkpoint":
+        from actors.servers import Checkpoint
+        from learners.scratch import make_scratch
+
+        path = self._run.checkpoint("slm", "scratch")
+        if not path.is_dir():
+            make_scratch(path, self._config.seed)
+        return Checkpoint(str(path.resolve()), checkpoint_version("scratch", path))
+
+
+def _version(config: ModelConfig) -> str:
+    """The version under which a back end without weights of ours answers."""
+    return {"expert": "expert", "simulated": f"simulated-{config.failure_rate:g}", "openai": config.model}[config.backend]
+
+
+def _local(model: str) -> str:
+    """A local directory with the model: the directory itself, or the snapshot of a hub id."""
+    if Path(model).is_dir():
+        return str(Path(model).resolve())
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return str(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UsageError(f"model {model}: neither a local directory nor to be had from the hub ({type(error).__name__}); check the name or the network") from None
+
+
+def _last_row(metrics: Path) -> dict[str, Any] | None:
+    lines = metrics.read_text().splitlines() if metrics.is_file() else []
+    return json.loads(lines[-1]) if lines else None

@@ -1,0 +1,72 @@
+"""What a language model is to an agent: candidates for the next action, a pure function of the request.
+
+Equal (model version, prompt, sampling, seed) gives equal candidates. Where an engine cannot promise that, the stored
+sample is authoritative.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from r2v_dist.chat import Turn
+
+
+class ContextLimitReached(Exception):
+    """The conversation no longer fits the model: the episode ends, the run goes on."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. `top` is the number of first-token alternatives returned."""
+
+    n: int = 1
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int = 24
+    top: int = 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """One decision: the conversation so far, the latest message, and the sampling seed.
+
+    `oracle` is the environment's expert; only back ends that are privileged by name (`expert`, `simulated`) look at it.
+    """
+
+    history: tuple[Turn, ...]
+    user: str
+    sampling: Sampling
+    seed: int
+    oracle: Callable[[], str | None] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A proposed action. `token_ids` exclude the end-of-turn mark; `logprobs` (nats) include it where it was sampled."""
+
+    text: str
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """K candidates; `first_top` are (token id, log-probability) of the likeliest first tokens, best first."""
+
+    candidates: tuple[Candidate, ...]
+    version: str
+    prompt_tokens: int = 0
+    first_top: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens generated for this answer."""
+        return sum(len(c.logprobs) for c in self.candidates)
+
+
+class LanguageModel(Protocol):
+    """A back end. SLM and teacher are both language models."""
+
+    async def sample(self, request: Request) -> Answer:
+        """K candidate actions. Raises RuntimeFailure when the back end cannot answer within its deadline."""
+        ...

@@ -1,0 +1,83 @@
+"""What a run asks for, beside what this machine has. Imports neither ray nor torch, so that `--dry-run` is instant."""
+
+import importlib.util
+import os
+import shutil
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from r2v_dist.config import ModelConfig, RunConfig
+from r2v_dist.errors import RuntimeFailure, UsageError
+
+DISK_GIB = 2.0
+
+
+def resource_plan(config: RunConfig) -> str:
+    """A table: asked and available."""
+    memory = psutil.virtual_memory()
+    here = "" if not config.cluster.address else f" (on this machine; the cluster at {config.cluster.address} may differ)"
+    rows = [
+        ("CPU cores", str(config.cluster.num_cpus or "all"), str(os.cpu_count())),
+        ("memory", f"{config.cluster.memory_gib:.1f} GiB", f"{memory.available / 2**30:.1f} GiB"),
+        ("disk", f"{DISK_GIB:.1f} GiB", f"{_free_disk_gib(config.run_dir):.1f} GiB"),
+        ("env runners", str(config.cluster.runners), f"{config.cluster.in_flight} units in flight on each"),
+        ("vLLM engines", str(sum(m.backend == "vllm" for m in (config.slm, config.teacher))), _available("vllm")),
+        ("learner ranks", str(config.bc.deepspeed.ranks if config.slm.backend == "vllm" else 0), f"ZeRO-{config.bc.deepspeed.zero_stage}"),
+        ("test episodes", str(_test_episodes(config)), "live, before memoisation"),
+    ]
+    lines = [f"# {'resource':<14} {'asked':>10}   available{here}"]
+    return "\n".join([*lines, *(f"# {name:<14} {asked:>10}   {available}" for name, asked, available in rows)])
+
+
+def check(config: RunConfig) -> None:
+    """Refuse a run that cannot succeed here, before anything is started.
+
+    Raises UsageError for what the user can correct, RuntimeFailure for what is missing on the machine.
+    """
+    for split, files in config.env.files.items():
+        for game in files:
+            if not game.is_file():
+                raise UsageError(f"env.files.{split}: game file {game} does not exist; generate one with tw-make or remove the entry")
+    for role, model in (("slm", config.slm), ("teacher", config.teacher)):
+        _check_model(role, model)
+    available = psutil.virtual_memory().available / 2**30
+    if not config.cluster.address and available < config.cluster.memory_gib:
+        raise RuntimeFailure(
+            f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {available:.1f} GiB of memory are available; close something or lower the key if you know better"
+        )
+    if _free_disk_gib(config.run_dir) < DISK_GIB:
+        raise RuntimeFailure(f"run_dir = {config.run_dir}: less than {DISK_GIB:.0f} GiB of disk are free there; choose another run_dir")
+
+
+def _check_model(role: str, model: ModelConfig) -> None:
+    if model.backend == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            raise RuntimeFailure(f"{role}.backend = vllm: vLLM is not installed; run `make setup`, or install the extra [gpu] on a CUDA machine")
+        looks_local = model.model.startswith((".", "/", "~", "models/", "runs/"))
+        if looks_local and not Path(model.model).is_dir():
+            raise UsageError(f"{role}.model = {model.model}: no such directory; give a Hugging Face directory, a hub id or `scratch`")
+    if model.backend == "openai":
+        url = urlsplit(model.base_url)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        try:
+            socket.create_connection((url.hostname or "", port), timeout=5.0).close()
+        except OSError as error:
+            raise RuntimeFailure(f"{role}.base_url = {model.base_url}: cannot be reached ({error}); start the endpoint or correct the address") from None
+
+
+def _free_disk_gib(folder: Path) -> float:
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free / 2**30
+
+
+def _available(package: str) -> str:
+    return "installed" if importlib.util.find_spec(package) else "NOT INSTALLED"
+
+
+def _test_episodes(config: RunConfig) -> int:
+    tasks = len(config.env.files.get("test", ())) or config.env.splits.test
+    arms = 2 + len(config.evaluate.random_rates) + len(config.evaluate.entropy_rates)
+    return tasks * (config.perturb.test_seeds * arms + 2)

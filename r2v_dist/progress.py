@@ -1,0 +1,38 @@
+"""Progress on the terminal: a live line where there is one to draw on, else a plain line now and then."""
+
+import sys
+import time
+
+
+class Progress:
+    """One stage's progress. `update` may be called as often as one likes; it draws at most a few times a second."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._live = sys.stderr.isatty()
+        self._started = time.monotonic()
+        self._next = self._started + (0.0 if self._live else 10.0)
+        self._width = 0
+
+    def update(self, done: int, total: int, detail: str = "", force: bool = False) -> None:
+        """Show `done` of `total` and the time that is left at the pace so far."""
+        now = time.monotonic()
+        if now < self._next and not force:
+            return
+        self._next = now + (0.25 if self._live else 10.0)
+        elapsed = now - self._started
+        eta = f"ETA {elapsed / done * (total - done):.0f} s" if 0 < done < total else f"{elapsed:.0f} s"
+        line = f"[{self._stage}] {done}/{total}  {detail}  {eta}".replace("    ", "  ")
+        if self._live:
+            sys.stderr.write("\r" + line.ljust(self._width))
+            self._width = len(line)
+        else:
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    def close(self, summary: str) -> None:
+        """Replace the live line by what came of the stage."""
+        elapsed = time.monotonic() - self._started
+        line = f"[{self._stage}] {summary}  ({elapsed:.0f} s)"
+        sys.stderr.write(("\r" + line.ljust(self._width) if self._live else line) + "\n")
+        sys.stderr.flush()

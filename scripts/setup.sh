@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Creates the virtual environment and installs pinned versions into it. Safe to run again after a failure.
+set -euo pipefail
+venv=$1
+python=${PYTHON:-python3}
+extra=${EXTRA:-cpu}
+
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    fail "Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3.11 make setup"
+command -v gcc >/dev/null || command -v cc >/dev/null ||
+    fail "a C compiler is needed (two packages build from source); on Debian: apt-get install build-essential"
+
+echo "setup: virtual environment in $venv"
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv" ||
+    fail "python cannot make a virtual environment; on Debian: apt-get install python3-venv"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv==0.13.9" ||
+    fail "uv could not be installed; check the network and run the same command again"
+
+# PyTorch without CUDA: from a local wheel folder where one is configured, else from PyTorch's CPU index.
+if [ "$extra" = cpu ]; then
+    if [ -n "${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}" ]; then
+        export UV_FIND_LINKS=${UV_FIND_LINKS:-$PIP_FIND_LINKS}
+    else
+        export UV_TORCH_BACKEND=${UV_TORCH_BACKEND:-cpu}
+    fi
+fi
+echo "setup: installing packages (about 3 GB on disk)"
+UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180} "$venv/bin/uv" pip install --python "$venv/bin/python" \
+    --constraint constraints.txt --editable ".[$extra,dev]" ||
+    fail "installation failed; the lines above name the package. Run the same command again to continue"
+"$venv/bin/r2v" --version >/dev/null || fail "r2v does not start; remove $venv and run the same command again"
+echo "setup: done"

@@ -1,0 +1,44 @@
+"""Shared fixtures: a few generated games (cached between runs), the committed tiny model, and a Ray session."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from envs.textworld_games import GameFamily, draw_games, generate
+from r2v_dist.config import ClusterConfig
+from r2v_dist.episodes import Task
+
+ROOT = Path(__file__).parent.parent
+GAME_CACHE = Path("~/.cache/r2v/textworld").expanduser()
+QUESTS = GameFamily("custom", (("instructions", "full"), ("objects", (3, 6)), ("quest_length", (2, 4)), ("rooms", (1, 3))))
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Path:
+    """The committed base model."""
+    return ROOT / "models" / "textworld-tiny"
+
+
+@pytest.fixture(scope="session")
+def games() -> list[Path]:
+    """Four small generated quests."""
+    return generate(draw_games([QUESTS], "tests", 4, 0), GAME_CACHE, workers=2)
+
+
+@pytest.fixture(scope="session")
+def tasks(games: list[Path]) -> list[Task]:
+    """The quests as test tasks."""
+    return [Task(game.stem, "test", "r2v/TextWorld-v0", (("game", str(game)), ("max_steps", 12))) for game in games]
+
+
+@pytest.fixture(scope="session")
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A real local Ray, shared by the tests of this process."""
+    from cluster.session import ray_session as session
+
+    with session(ClusterConfig(num_cpus=4), tmp_path_factory.mktemp("logs")):
+        yield

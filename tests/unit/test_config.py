@@ -1,0 +1,103 @@
+"""Bad input ends in one line that names the file, the key, the value and the fix."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from r2v_dist.config import load_config
+from r2v_dist.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "configs" / "textworld_demo.yaml"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_configs_load(path: Path) -> None:
+    assert load_config(path, []).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("perturb.test_sed=3", ["perturb.test_sed", "3", "test_seeds"]),
+        ("slm.sampling.temprature=1", ["slm.sampling.temprature", "temperature"]),
+        ("perturb.test_seeds=0", ["perturb.test_seeds", "0", "greater than or equal to 1"]),
+        ("slm.backend=gpt", ["slm.backend", "gpt", "vllm"]),
+        ("slm.backend=expert", ["expert", "teacher"]),
+        ("teacher.backend=openai", ["openai", "model"]),
+        ("bc.deepspeed.zero_stage=4", ["zero_stage", "4"]),
+        ("seed", ["key=value"]),
+    ],
+)
+def test_bad_values_name_key_value_and_fix(override: str, parts: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config(DEMO, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such config"):
+        load_config(tmp_path / "absent.yaml", [])
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    with pytest.raises(UsageError, match="not YAML"):
+        load_config(broken, [])
+
+
+def test_overrides_reach_nested_keys_and_are_parsed_as_yaml() -> None:
+    config = load_config(DEMO, ["evaluate.random_rates=[0.5]", "env.splits.test=3"])
+    assert config.evaluate.random_rates == (0.5,)
+    assert config.env.splits.test == 3
+
+
+def test_content_hash_ignores_where_and_how_fast() -> None:
+    same = load_config(DEMO, ["cluster.runners=7", "run_dir=/tmp/x", "slm.cpu_cores=0"]).content_hash()
+    assert same == load_config(DEMO, []).content_hash()
+    assert same != load_config(DEMO, ["slm.sampling.temperature=0.5"]).content_hash()
+
+
+def test_help_and_dry_run_import_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom r2v_dist.cli import main\nmain(['run', sys.argv[1], '--dry-run'])\n"
+        "heavy = {'ray', 'torch', 'vllm', 'transformers', 'pyarrow'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", program, str(DEMO)], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "vLLM engines" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["run", "configs/absent.yaml"], 2, "no such config"),
+        (["run", "configs/textworld_demo.yaml", "perturb.test_sed=3"], 2, "test_seeds"),
+        (["run", "configs/textworld_demo.yaml", "env.files={test: [nowhere.z8]}"], 2, "nowhere.z8"),
+        (["run", "configs/textworld_demo.yaml", "slm.model=models/absent"], 2, "models/absent"),
+        (["run", "configs/textworld_demo.yaml", "cluster.memory_gib=100000"], 1, "100000"),
+        (["run", "configs/textworld_demo.yaml", "teacher={backend: openai, model: m, base_url: 'http://127.0.0.1:9/v1'}"], 1, "127.0.0.1:9"),
+        (["report", "nowhere"], 2, "not a run directory"),
+    ],
+)
+def test_the_command_line_fails_in_one_line(arguments: list[str], code: int, part: str) -> None:
+    command = [sys.executable, "-m", "r2v_dist.cli", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    assert result.returncode == code
+    assert part in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_missing_engine_is_said_in_one_line() -> None:
+    program = (
+        "import importlib.util, sys\nreal = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *a: None if name == 'vllm' else real(name, *a)\n"
+        "from r2v_dist.cli import main\nmain(['run', 'configs/textworld_demo.yaml'])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    assert result.returncode == 1
+    assert "vLLM is not installed" in result.stderr
+    assert "make setup" in result.stderr

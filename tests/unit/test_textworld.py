@@ -1,0 +1,119 @@
+"""TextWorld games through Gymnasium's own door: checked, deterministic, winnable, and silent about the score."""
+
+import re
+from pathlib import Path
+
+import gymnasium
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import envs  # noqa: F401 -- registers
+from envs.textworld import clean_feedback, clean_introduction
+from envs.textworld_games import GameFamily, draw_games, game_path, generate, is_cached
+from tests.conftest import GAME_CACHE, QUESTS
+
+SCORE = re.compile(r"score|possible \d|\d+/\d+", re.IGNORECASE)
+
+
+def solve(game: Path, max_steps: int = 60) -> tuple[list[str], list[str], str]:
+    """The expert's actions, everything that was seen, and why it ended."""
+    env = gymnasium.make("r2v/TextWorld-v0", game=str(game), expert=True, max_steps=max_steps)
+    observation, info = env.reset()
+    seen, actions, done = [info["goal"], observation], list[str](), False
+    while not done:
+        actions.append(env.unwrapped.expert_action())  # type: ignore[attr-defined]
+        observation, _, terminated, truncated, info = env.step(actions[-1])
+        seen.append(observation)
+        done = terminated or truncated
+    env.close()
+    return actions, seen, info["stop_reason"]
+
+
+def test_passes_gymnasiums_checker(games: list[Path]) -> None:
+    env = gymnasium.make("r2v/TextWorld-v0", game=str(games[0]))
+    check_env(env.unwrapped, skip_render_check=True)
+
+
+def test_expert_wins_the_same_way_twice_and_no_score_is_told(games: list[Path]) -> None:
+    for game in games:
+        first, again = solve(game), solve(game)
+        assert first == again
+        assert first[2] == "won"
+        assert not [text for text in first[1] if SCORE.search(text)]
+
+
+FAMILIES = {
+    "coin_collector": GameFamily("coin_collector", (("level", (3, 3)),)),
+    "treasure_hunter": GameFamily("treasure_hunter", (("level", (5, 5)),)),
+    "cooking": GameFamily("cooking", (("cook", (1, 1)), ("open", (1, 1)), ("recipe", (1, 1)), ("take", (1, 1)))),
+    "house": GameFamily("custom", QUESTS.settings, text="house"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_challenge_can_be_won(name: str) -> None:
+    [game] = generate(draw_games([FAMILIES[name]], "tests", 1, 0), GAME_CACHE, workers=1)
+    actions, seen, reason = solve(game)
+    assert reason == "won"
+    assert len(actions) >= 2
+    assert not [text for text in seen if SCORE.search(text)]
+
+
+def test_generation_is_a_function_of_the_spec(tmp_path: Path) -> None:
+    spec, other = draw_games([QUESTS], "tests", 2, 5)
+    [here], [there] = generate([spec], tmp_path / "a", 1), generate([spec], tmp_path / "b", 1)
+    # The compiler stamps its files with a serial number and time; the world and its text are the same.
+    assert here.with_suffix(".json").read_text() == there.with_suffix(".json").read_text()
+    assert solve(here) == solve(there)
+    assert spec.id != other.id
+
+
+def test_a_changed_file_is_made_again(tmp_path: Path) -> None:
+    [spec] = draw_games([QUESTS], "tests", 1, 6)
+    generate([spec], tmp_path, 1)
+    path = game_path(tmp_path, spec)
+    assert is_cached(path)
+    path.write_bytes(path.read_bytes()[:-10])
+    assert not is_cached(path)
+    generate([spec], tmp_path, 1)
+    assert is_cached(path)
+
+
+def test_step_limit_and_nonsense_actions(games: list[Path]) -> None:
+    env = gymnasium.make("r2v/TextWorld-v0", game=str(games[0]), max_steps=4).unwrapped
+    env.reset()
+    for action in ("xyzzy\nlook", "", "é" * 300):
+        observation, reward, terminated, truncated, _ = env.step(action)
+        assert isinstance(observation, str)
+        assert (reward, terminated, truncated) == (0.0, False, False)
+    *_, truncated, info = env.step("look")
+    assert truncated
+    assert info["stop_reason"] == "step_limit"
+
+
+def test_a_missing_game_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.z8"):
+        gymnasium.make("r2v/TextWorld-v0", game="nowhere.z8")
+
+
+def test_admissible_commands_on_request(games: list[Path]) -> None:
+    _, info = gymnasium.make("r2v/TextWorld-v0", game=str(games[0]), admissible=True).reset()
+    assert "look" in info["admissible"]
+
+
+def test_cleaning_keeps_the_world_and_drops_the_rest() -> None:
+    raw = "\n\nYou open the box.\n\n\nYour score has just gone up by one point.\n\n\n>     -= Room =-0/2"
+    assert clean_feedback(raw) == "You open the box."
+    assert clean_introduction("BANNER $$\nThe objective.\n\n-= Room =-\nA room.\n\n>  -= Room =-0/1") == "-= Room =-\nA room."
+
+
+def test_splits_never_share_a_game() -> None:
+    from learners.base_model import base_families
+    from r2v_dist.config import SPLITS, load_config
+    from tests.conftest import ROOT
+
+    config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])
+    families = [GameFamily(g.challenge, tuple(sorted(g.settings.items())), config.env.text, g.weight) for g in config.env.games]
+    drawn = [{s.id for s in draw_games(families, split, 200, config.seed)} for split in SPLITS]
+    drawn.append({s.id for s in draw_games(base_families(), "base", 800, 0)})
+    assert sum(map(len, drawn)) == len(set.union(*drawn))
