@@ -76,7 +76,8 @@ class VllmModel:
         try:
             version, answers = await asyncio.wait_for(self._call([request for request, _ in batch]), self._config.timeout_s)
         except Exception as error:  # a boundary: every waiting episode must learn of the failure
-            failure = RuntimeFailure(f"the model server of {self._config.model} did not answer: {type(error).__name__}: {error}")
+            reason = (str(error).strip().splitlines() or [""])[-1]
+            failure = RuntimeFailure(f"the model server of {self._config.model} did not answer: {type(error).__name__}: {reason}")
             for _, future in batch:
                 if not future.done():
                     future.set_exception(failure)
@@ -96,8 +97,8 @@ class VllmModel:
 class OpenAIModel:
     """Any OpenAI-compatible chat endpoint. The key comes from the environment and is never logged or stored."""
 
-    def __init__(self, config: ModelConfig, attempts: int = 4) -> None:
-        self._config, self._attempts = config, attempts
+    def __init__(self, config: ModelConfig, attempts: int = 4, backoff_s: float = 1.0) -> None:
+        self._config, self._attempts, self._backoff_s = config, attempts, backoff_s
         key = os.environ.get(config.api_key_env, "")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.AsyncClient(base_url=config.base_url, headers=headers, timeout=config.timeout_s)
@@ -126,7 +127,7 @@ class OpenAIModel:
         problem = ""
         for attempt in range(self._attempts):
             if attempt:
-                await asyncio.sleep(0.5 * 2**attempt)
+                await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
             try:
                 response = await self._http.post("chat/completions", json=body)
             except httpx.TransportError as error:

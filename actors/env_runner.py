@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 
@@ -88,9 +89,10 @@ class EnvRunner:
         expert = self._setup.teacher.backend in privileged or self._setup.slm.backend in privileged
         task, perturb = unit.task, self._setup.perturb
         # The bare environment: Gymnasium's order-enforcing wrappers only cost time on this path.
-        env = gymnasium.make(task.env, expert=expert, **dict(task.env_kwargs)).unwrapped
+        arguments: dict[str, Any] = dict(task.env_kwargs)
+        env = gymnasium.make(task.env, expert=expert, **arguments).unwrapped
         lexicon = envs.LEXICONS[task.env]()
-        max_steps = int(dict(task.env_kwargs)["max_steps"])
+        max_steps = int(arguments["max_steps"])
         rates = default_rates() | perturb.rates
         return Perturb(env, task.id, unit.z, rates, max_steps, lexicon, perturb.quota, perturb.cooldown)
 

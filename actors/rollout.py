@@ -118,7 +118,13 @@ def roll_out(
 
 class _Dispatcher:
     def __init__(
-        self, units: Sequence[Unit], setup: RunnerSetup, fleet: Fleet, cluster: ClusterConfig, deliver: CollectorHandle, on_progress: OnProgress
+        self,
+        units: Sequence[Unit],
+        setup: RunnerSetup,
+        fleet: Fleet,
+        cluster: ClusterConfig,
+        deliver: CollectorHandle,
+        on_progress: OnProgress,
     ) -> None:
         self._todo = deque(units)
         self._total = len(units)

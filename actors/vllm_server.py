@@ -78,6 +78,7 @@ class VllmServer:
     async def _generate(self, request: EngineRequest) -> EngineAnswer:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
             n=request.n,
@@ -88,12 +89,11 @@ class VllmServer:
             logprobs=request.top,
             stop_token_ids=request.stop_ids,
             detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        output: Any = None
         prompt = TokensPrompt(prompt_token_ids=request.prompt_ids)
-        async for output in self._engine.generate(prompt, params, request_id=str(next(self._ids))):
-            pass
-        outputs = sorted(output.outputs, key=lambda o: o.index)
+        [final] = [output async for output in self._engine.generate(prompt, params, request_id=str(next(self._ids)))]
+        outputs = sorted(final.outputs, key=lambda o: o.index)
         first = sorted(((t, lp.logprob) for t, lp in outputs[0].logprobs[0].items()), key=lambda pair: -pair[1])
         return EngineAnswer(
             token_ids=[list(o.token_ids) for o in outputs],
@@ -106,7 +106,6 @@ def _build_engine(config: ModelConfig, path: str) -> Any:
     try:
         import torch
         from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.sampling_params import RequestOutputKind  # noqa: F401 -- fails early on a broken installation
         from vllm.v1.engine.async_llm import AsyncLLM
     except ImportError as error:
         raise RuntimeFailure(f"vLLM cannot be imported ({error}); install it with `make setup`, or `.[gpu]` on a CUDA machine") from None

@@ -39,7 +39,9 @@ def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
         else:
             ray.init(num_cpus=config.num_cpus, include_dashboard=False, **options)
     except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
-        raise RuntimeFailure(f"cluster.address = {config.address or 'local'}: Ray cannot be reached: {' '.join(str(error).split())[:300]}") from None
+        raise RuntimeFailure(
+            f"cluster.address = {config.address or 'local'}: Ray cannot be reached: {' '.join(str(error).split())[:300]}"
+        ) from None
     try:
         logs.mkdir(parents=True, exist_ok=True)
         (logs / "ray_session.txt").write_text(f"{ray.get_runtime_context().gcs_address}\n")

@@ -48,8 +48,6 @@ def seeds(config: PerturbConfig, split: Split) -> list[int]:
 def _drawn(config: EnvConfig, split: Split, seed: int) -> list[GameSpec]:
     if split in config.files:
         return []
-    families = [
-        GameFamily(g.challenge, tuple(sorted(g.settings.items())), config.text, g.weight) for g in config.games
-    ]
+    families = [GameFamily(g.challenge, tuple(sorted(g.settings.items())), config.text, g.weight) for g in config.games]
     count: int = getattr(config.splits, split)
     return draw_games(families, split, count, seed) if count else []

@@ -155,7 +155,8 @@ class _Worker:
 
 
 def _pipes(process: "subprocess.Popen[str]") -> tuple[IO[str], IO[str]]:
-    assert process.stdin and process.stdout
+    assert process.stdin is not None
+    assert process.stdout is not None
     return process.stdin, process.stdout
 
 

@@ -1,0 +1,1 @@
+"""Learners: TRL and DeepSpeed under Ray Train, and the script that makes the tiny base models."""

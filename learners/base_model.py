@@ -69,9 +69,7 @@ class Transcript:
 def base_families() -> tuple[GameFamily, ...]:
     """Quests of 2-6 steps in 1-4 rooms, goals told step by step or only by their last step."""
     ranges: tuple[tuple[str, tuple[int, int]], ...] = (("rooms", (1, 4)), ("objects", (3, 8)), ("quest_length", (2, 6)))
-    return tuple(
-        GameFamily("custom", (*ranges, ("instructions", told)), weight=weight) for told, weight in (("full", 0.6), ("last", 0.4))
-    )
+    return tuple(GameFamily("custom", (*ranges, ("instructions", told)), weight=weight) for told, weight in (("full", 0.6), ("last", 0.4)))
 
 
 def play_game(job: tuple[str, int, tuple[float, ...]]) -> list[Transcript]:
@@ -222,7 +220,7 @@ def train(model: Qwen3ForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tens
         nll_BT = torch.nn.functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none")
         loss = (nll_BT * weights_BT[:, 1:]).sum() / weights_BT[:, 1:].sum()
         model.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
@@ -248,7 +246,8 @@ text style, and knows nothing else.
 |---|---|
 | architecture | Qwen3, {parameters:.2f} M parameters, hidden {recipe.hidden}, {recipe.layers} layers, vocabulary {vocabulary} |
 | file | bfloat16 safetensors, {megabytes:.1f} MB |
-| data | {transcripts} won episodes of {games} generated games (2-6 expert steps, 1-4 rooms), {episodes} each: the expert with {detours} random detours, {perturbed:.0%} of the episodes perturbed |
+| games | {games} generated quests (2-6 expert steps, 1-4 rooms) |
+| data | {transcripts} won episodes, up to {episodes} a game: the expert with {detours} random detours; {perturbed:.0%} of them perturbed |
 | disjointness | the games are the split `base`, seed {seed}; runs draw train, validation, calibration and test; a test compares their ids |
 | entities | renumbered at random in every pass, names drawn from the games' own distribution, so that names are copied and not memorised |
 | loss | cross-entropy, {imitated} 1, everything else {lm_weight} |
@@ -276,7 +275,9 @@ def main() -> None:
     specs = draw_games(base_families(), "base", args.games, args.seed)
     generate(specs, args.cache, 2, lambda done, total: print(f"game {done}/{total}", flush=True))
     with get_context("spawn").Pool(2) as pool:
-        played = pool.map(play_game, [(str(game_path(args.cache, spec)), args.episodes, recipe.detour_rates) for spec in specs], chunksize=4)
+        played = pool.map(
+            play_game, [(str(game_path(args.cache, spec)), args.episodes, recipe.detour_rates) for spec in specs], chunksize=4
+        )
     transcripts = [transcript for episodes in played for transcript in episodes]
     print(f"{len(transcripts)} transcripts", flush=True)
 

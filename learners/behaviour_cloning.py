@@ -75,7 +75,9 @@ def _train_rank(arguments: dict[str, Any]) -> None:
     transformers.utils.logging.disable_progress_bar()
     set_seed(job.seed)
     if config.batch_size % (config.micro_batch_size * world):
-        raise RuntimeFailure(f"bc.batch_size = {config.batch_size}: must be a multiple of micro_batch_size x ranks = {config.micro_batch_size * world}")
+        raise RuntimeFailure(
+            f"bc.batch_size = {config.batch_size}: must be a multiple of micro_batch_size x ranks = {config.micro_batch_size * world}"
+        )
     training = SFTConfig(
         output_dir=str(job.stage / "checkpoints"),
         learning_rate=config.learning_rate,
@@ -141,6 +143,7 @@ def _publish(trainer: Any, tokenizer: Any, job: BCJob, first_rank: bool) -> None
         shutil.rmtree(scratch)
         merged.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
+    (scratch / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing of ours needs it
     shutil.rmtree(job.output, ignore_errors=True)
     scratch.rename(job.output)
 

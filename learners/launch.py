@@ -13,7 +13,9 @@ from r2v_dist.config import BCConfig, DeepSpeedConfig
 from r2v_dist.errors import RuntimeFailure
 
 
-def run_ranks(loop: Callable[[dict[str, Any]], None], arguments: dict[str, Any], deepspeed: DeepSpeedConfig, name: str, storage: Path) -> None:
+def run_ranks(
+    loop: Callable[[dict[str, Any]], None], arguments: dict[str, Any], deepspeed: DeepSpeedConfig, name: str, storage: Path
+) -> None:
     """Run `loop(arguments)` on every rank; a rank that dies is started again from its last checkpoint.
 
     Raises RuntimeFailure with the first cause when that does not help.
@@ -32,7 +34,9 @@ def run_ranks(loop: Callable[[dict[str, Any]], None], arguments: dict[str, Any],
     trainer = TorchTrainer(
         loop,
         train_loop_config=arguments,
-        scaling_config=ScalingConfig(num_workers=deepspeed.ranks, use_gpu=use_gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if use_gpu else {})}),
+        scaling_config=ScalingConfig(
+            num_workers=deepspeed.ranks, use_gpu=use_gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if use_gpu else {})}
+        ),
         run_config=RunConfig(
             name=name,
             storage_path=str(storage.resolve()),

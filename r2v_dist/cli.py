@@ -31,7 +31,9 @@ def _complain(error: Exception, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="r2v", description="Train, certify and serve a router that decides at every step of an agent who acts: SLM or teacher.")
+    parser = argparse.ArgumentParser(
+        prog="r2v", description="Train, certify and serve a router that decides at every step of an agent who acts: SLM or teacher."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

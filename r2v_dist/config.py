@@ -22,7 +22,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "calibration", "test")
 class Section(BaseModel):
     """A part of the configuration: immutable, no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
 class GameFamilyConfig(Section):
@@ -97,6 +97,12 @@ class SamplingConfig(Section):
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
     max_tokens: int = Field(24, ge=1)
+
+    @model_validator(mode="after")
+    def _greedy_is_single(self) -> Self:
+        if self.temperature == 0 and self.candidates > 1:
+            raise ValueError("temperature 0 gives one candidate; set candidates to 1 or raise the temperature")
+        return self
 
 
 class ModelConfig(Section):

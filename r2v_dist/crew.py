@@ -85,7 +85,7 @@ class Crew:
     @contextlib.contextmanager
     def learner_progress(self, metrics: Path) -> Iterator[None]:
         """Start Ray, and show what the learner logs while the block runs."""
-        self._ray  # noqa: B018 -- learners need the session
+        self._ray
         progress, finished = Progress("bc"), threading.Event()
 
         def watch() -> None:
@@ -121,7 +121,7 @@ class Crew:
     def _slm_server(self, checkpoint: "Checkpoint") -> "ModelServer":
         from actors.servers import ModelServer
 
-        self._ray  # noqa: B018
+        self._ray
         if "slm" not in self._servers:
             self._servers["slm"] = ModelServer("slm", self._config.slm, checkpoint)
         return self._servers["slm"]
@@ -130,7 +130,7 @@ class Crew:
         from actors.rollout import Fleet
         from actors.servers import Checkpoint, ModelServer
 
-        self._ray  # noqa: B018
+        self._ray
         teacher = self._config.teacher
         if teacher.backend == "vllm" and "teacher" not in self._servers:
             self._servers["teacher"] = ModelServer("teacher", teacher, Checkpoint(_local(teacher.model), self.teacher_version()))
@@ -165,7 +165,9 @@ def _local(model: str) -> str:
     try:
         return str(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UsageError(f"model {model}: neither a local directory nor to be had from the hub ({type(error).__name__}); check the name or the network") from None
+        raise UsageError(
+            f"model {model}: neither a local directory nor to be had from the hub ({type(error).__name__}); check the name or the network"
+        ) from None
 
 
 def _last_row(metrics: Path) -> dict[str, Any] | None:

@@ -74,7 +74,11 @@ def _sandbox() -> dict[str, str]:
     if shutil.which("bwrap") is None:
         return {"level": "none", "note": "bubblewrap is not installed (Debian: apt-get install bubblewrap)"}
     probe = subprocess.run(
-        ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "--die-with-parent", "true"], capture_output=True, text=True, timeout=20, check=False
+        ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "--die-with-parent", "true"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
     if probe.returncode:
         return {"level": "none", "note": f"bubblewrap cannot start here: {probe.stderr.strip()[:200]}"}

@@ -16,10 +16,9 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r2v_dist.config import ModelConfig, RunConfig
+from r2v_dist.config import RunConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.errors import UsageError
 from r2v_dist.progress import Progress
@@ -122,7 +121,9 @@ def _tasks(context: Context) -> dict[str, Any]:
     from envs.tasks import make_tasks
 
     progress = Progress("tasks")
-    tasks = make_tasks(context.config.env, context.config.seed, context.crew.cores(), lambda done, total: progress.update(done, total, "games generated"))
+    tasks = make_tasks(
+        context.config.env, context.config.seed, context.crew.cores(), lambda done, total: progress.update(done, total, "games generated")
+    )
     write_atomically(context.run.stage("tasks") / "tasks.json", json.dumps([asdict(task) for task in tasks], indent=1))
     counts = {split: sum(t.split == split for t in tasks) for split in ("train", "validation", "calibration", "test")}
     progress.close(", ".join(f"{count} {split}" for split, count in counts.items() if count) + " tasks")
@@ -234,6 +235,8 @@ def _roll_out(context: Context, units: list[Unit]) -> dict[str, Any]:
     started = time.monotonic()
     totals = context.crew.roll_out(units, context.run.rollouts(context.stage), show)
     summary = success_summary(context.run.rollouts(context.stage))
-    progress.close(f"{totals.episodes} episodes, {totals.steps} steps, {totals.engine_calls} of {totals.asked} model calls made; " + summary.text)
+    progress.close(
+        f"{totals.episodes} episodes, {totals.steps} steps, {totals.engine_calls} of {totals.asked} model calls made; " + summary.text
+    )
     context.crew.log_totals(context.stage, asdict(totals))
     return {"episodes": summary.episodes}

@@ -46,7 +46,8 @@ def check(config: RunConfig) -> None:
     available = psutil.virtual_memory().available / 2**30
     if not config.cluster.address and available < config.cluster.memory_gib:
         raise RuntimeFailure(
-            f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {available:.1f} GiB of memory are available; close something or lower the key if you know better"
+            f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {available:.1f} GiB of memory are available; "
+            "close something, or lower the key if you know better"
         )
     if _free_disk_gib(config.run_dir) < DISK_GIB:
         raise RuntimeFailure(f"run_dir = {config.run_dir}: less than {DISK_GIB:.0f} GiB of disk are free there; choose another run_dir")
@@ -55,7 +56,9 @@ def check(config: RunConfig) -> None:
 def _check_model(role: str, model: ModelConfig) -> None:
     if model.backend == "vllm":
         if importlib.util.find_spec("vllm") is None:
-            raise RuntimeFailure(f"{role}.backend = vllm: vLLM is not installed; run `make setup`, or install the extra [gpu] on a CUDA machine")
+            raise RuntimeFailure(
+                f"{role}.backend = vllm: vLLM is not installed; run `make setup`, or install the extra [gpu] on a CUDA machine"
+            )
         looks_local = model.model.startswith((".", "/", "~", "models/", "runs/"))
         if looks_local and not Path(model.model).is_dir():
             raise UsageError(f"{role}.model = {model.model}: no such directory; give a Hugging Face directory, a hub id or `scratch`")
@@ -65,7 +68,9 @@ def _check_model(role: str, model: ModelConfig) -> None:
         try:
             socket.create_connection((url.hostname or "", port), timeout=5.0).close()
         except OSError as error:
-            raise RuntimeFailure(f"{role}.base_url = {model.base_url}: cannot be reached ({error}); start the endpoint or correct the address") from None
+            raise RuntimeFailure(
+                f"{role}.base_url = {model.base_url}: cannot be reached ({error}); start the endpoint or correct the address"
+            ) from None
 
 
 def _free_disk_gib(folder: Path) -> float:

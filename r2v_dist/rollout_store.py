@@ -76,9 +76,7 @@ def to_table(episodes: Sequence[Episode]) -> pa.Table:
     """Episodes as one columnar table, steps in order."""
     lengths = [max(1, len(e.steps)) for e in episodes]
     repeat = pa.array([i for i, n in enumerate(lengths) for _ in range(n)], pa.int32())
-    columns: list[pa.Array] = [
-        pa.array([get(e) for e in episodes], kind).take(repeat) for kind, get in _EPISODE_COLUMNS.values()
-    ]
+    columns: list[pa.Array] = [pa.array([get(e) for e in episodes], kind).take(repeat) for kind, get in _EPISODE_COLUMNS.values()]
     columns.append(pa.array([t for e in episodes for t in (range(len(e.steps)) if e.steps else (-1,))], pa.int16()))
     steps: list[Step | None] = [s for e in episodes for s in (e.steps or (None,))]
     columns += [pa.array([None if s is None else get(s) for s in steps], kind) for kind, get in _STEP_COLUMNS.values()]

@@ -1,6 +1,7 @@
 """Episodes on the terminal, as the agent lived them."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 from rich.console import Console
@@ -37,7 +38,9 @@ def show(root: Path, stage: str, *, router: str | None, task: str | None, z: int
         shown += 1
         first = rows[0]
         mark = Text("success", style="bold green") if first["success"] else Text(first["stop_reason"], style="bold red")
-        console.print(Text.assemble(("\n" + first["task"], "bold"), f"  z={'clean' if first['z'] is None else first['z']}  {first['arm']}  ", mark))
+        console.print(
+            Text.assemble(("\n" + first["task"], "bold"), f"  z={'clean' if first['z'] is None else first['z']}  {first['arm']}  ", mark)
+        )
         console.print(f"Goal: {first['goal']}", markup=False)
         for row in rows:
             _show_step(console, row)
@@ -48,13 +51,13 @@ def show(root: Path, stage: str, *, router: str | None, task: str | None, z: int
         console.print("no episode matches")
 
 
-def _show_step(console: Console, row: dict[str, object]) -> None:
+def _show_step(console: Console, row: dict[str, Any]) -> None:
     if row["t"] == -1:
         return
-    told = ", ".join(row["perturbations"] or [])  # type: ignore[call-overload]
+    told = ", ".join(row["perturbations"] or [])
     console.print(Text.assemble((f"  {row['t']:>2} ", "dim"), str(row["observation"]), (f"   ← {told}" if told else "", "yellow")))
     who = Text(f"{row['actor']} > ", style="cyan" if row["actor"] == "slm" else "magenta")
     fault = "" if row["executed"] else "   (tool fault: not executed)"
     top = row["first_top_logprobs"]
-    entropy = f"   entropy {entropy_of(top):.2f}" if isinstance(top, list) and top else ""
+    entropy = f"   entropy {entropy_of(top):.2f}" if top else ""
     console.print(Text.assemble("     ", who, (str(row["action"]), "bold"), (entropy, "dim"), (fault, "red")))

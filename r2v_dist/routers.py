@@ -31,7 +31,8 @@ class Situation:
 class Router(Protocol):
     """`uses_proposal`: whether the SLM must propose before the decision, which then costs an SLM call even if it escalates."""
 
-    uses_proposal: bool
+    @property
+    def uses_proposal(self) -> bool: ...
 
     def decide(self, situation: Situation, proposal: Answer | None) -> Decision: ...
 

@@ -1,11 +1,11 @@
 """The run directory: what is complete is never done again, what is half done resumes, nothing is overwritten in silence.
 
-    config.yaml                     the resolved configuration
-    stages/<name>/manifest.json     present only when the stage is complete; its input hash says for which inputs
-    stages/<name>/metrics.jsonl     what the stage logged
-    rollouts/<stage>/*.arrow        committed episodes
-    checkpoints/<model>/<version>/  Hugging Face directories
-    report/  logs/
+config.yaml                     the resolved configuration
+stages/<name>/manifest.json     present only when the stage is complete; its input hash says for which inputs
+stages/<name>/metrics.jsonl     what the stage logged
+rollouts/<stage>/*.arrow        committed episodes
+checkpoints/<model>/<version>/  Hugging Face directories
+report/  logs/
 """
 
 import contextlib

@@ -38,7 +38,11 @@ def summary(run: RunDir, config: RunConfig) -> dict[str, Any]:
     return {
         "env": config.env.kind,
         "simulated": config.simulated,
-        "teacher": {"backend": config.teacher.backend, "model": config.teacher.model or None, "privileged": config.teacher.backend == "expert"},
+        "teacher": {
+            "backend": config.teacher.backend,
+            "model": config.teacher.model or None,
+            "privileged": config.teacher.backend == "expert",
+        },
         "config_hash": config.content_hash(),
         "versions": versions(),
         "wall_s": sum(m.wall_s for m in manifests),
@@ -76,7 +80,10 @@ def before_training(run: RunDir, config: RunConfig) -> list[dict[str, Any]]:
     for label, stage in (("base model", "baseline"), ("after behaviour cloning", "validate")):
         for kind, clean in (("clean", True), ("perturbed", False)):
             if run.manifest(stage) is not None:
-                table += [{"policy": label, "kind": kind} | asdict(row) for row in router_rows(run.rollouts(stage), config.evaluate.bootstrap, config.seed, clean)]
+                table += [
+                    {"policy": label, "kind": kind} | asdict(row)
+                    for row in router_rows(run.rollouts(stage), config.evaluate.bootstrap, config.seed, clean)
+                ]
     return table
 
 
@@ -97,7 +104,11 @@ def headline(run: RunDir) -> str:
         )
     for row in sorted((r for r in _rows(run, config) if r.threshold is not None), key=lambda r: (r.name, r.llm_call_rate)):
         low, high = row.success_ci
-        lines.append(f"  {row.name + f' @ {row.threshold:.3g}':<34} {row.success_rate:6.1%}  [{low:.1%}, {high:.1%}]  worst seed {row.worst_seed_success:.1%}  LLM calls {row.llm_call_rate:.0%}")
+        title = f"{row.name} @ {row.threshold:.3g}"
+        lines.append(
+            f"  {title:<34} {row.success_rate:6.1%}  [{low:.1%}, {high:.1%}]  worst seed {row.worst_seed_success:.1%}"
+            f"  LLM calls {row.llm_call_rate:.0%}"
+        )
     return "\n".join([*lines, f"Report: {run.root / 'report' / 'index.html'}"])
 
 

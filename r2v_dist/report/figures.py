@@ -35,16 +35,44 @@ class Figure:
 def draw_figures(run: RunDir, rows: list[RouterRow], folder: Path) -> list[Figure]:
     """Draw everything there is data for, with a PNG copy of each in `folder`."""
     plt.rcParams.update(
-        {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e2e8f0", "svg.fonttype": "none", "font.family": "sans-serif"}
+        {
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#e2e8f0",
+            "svg.fonttype": "none",
+            "font.family": "sans-serif",
+        }
     )
     drawn = [
-        _draw(folder, "frontier", "Success against LLM-call rate", "Test tasks and seeds, live. Bars are 95 % intervals over tasks (cluster bootstrap).", lambda ax: _frontier(ax, rows)),
-        _draw(folder, "seeds", "Success under each perturbation seed", "One dot a seed, all test tasks; the bar is the mean. A router that is good on average can still fail under a harsh seed.", lambda ax: _seeds(ax, run, rows)),
+        _draw(
+            folder,
+            "frontier",
+            "Success against LLM-call rate",
+            "Test tasks and seeds, live. Bars are 95 % intervals over tasks (cluster bootstrap).",
+            lambda ax: _frontier(ax, rows),
+        ),
+        _draw(
+            folder,
+            "seeds",
+            "Success under each perturbation seed",
+            "One dot a seed, all test tasks; the bar is the mean. A router that is good on average can still fail under a harsh seed.",
+            lambda ax: _seeds(ax, run, rows),
+        ),
     ]
     metrics = run.stage("bc") / "metrics.jsonl"
     if metrics.is_file():
         logged = [json.loads(line) for line in metrics.read_text().splitlines()]
-        drawn.append(_draw(folder, "training", "Behaviour cloning loss", "Cross-entropy a token, in nats, on action tokens of the teacher's successful episodes.", lambda ax: _training(ax, logged)))
+        drawn.append(
+            _draw(
+                folder,
+                "training",
+                "Behaviour cloning loss",
+                "Cross-entropy a token, in nats, on action tokens of the teacher's successful episodes.",
+                lambda ax: _training(ax, logged),
+            )
+        )
     return drawn
 
 
@@ -93,7 +121,9 @@ def _seeds(ax: Any, run: RunDir, rows: list[RouterRow]) -> None:
         if row.threshold is not None:
             own = own.filter(pc.equal(own["threshold"], row.threshold))
         grouped = own.group_by("z").aggregate([("success", "mean")])
-        ax.scatter(grouped["success_mean"].to_numpy(), np.full(grouped.num_rows, position), s=22, color=COLOURS[row.name], alpha=0.55, linewidths=0)
+        ax.scatter(
+            grouped["success_mean"].to_numpy(), np.full(grouped.num_rows, position), s=22, color=COLOURS[row.name], alpha=0.55, linewidths=0
+        )
         ax.plot([row.success_rate] * 2, [position - 0.3, position + 0.3], color=COLOURS[row.name], linewidth=2.5)
         labels.append(row.name if row.threshold is None else f"{row.name} @ {row.threshold:.2g}")
     ax.set_yticks(range(len(labels)), labels)

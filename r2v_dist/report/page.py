@@ -11,7 +11,12 @@ from r2v_dist.report.samples import Sample
 
 
 def render_page(
-    facts: dict[str, Any], training: list[dict[str, Any]], rows: list[RouterRow], clean: list[RouterRow], figures: list[Figure], samples: list[Sample]
+    facts: dict[str, Any],
+    training: list[dict[str, Any]],
+    rows: list[RouterRow],
+    clean: list[RouterRow],
+    figures: list[Figure],
+    samples: list[Sample],
 ) -> str:
     """The page's HTML."""
     environment = Environment(
@@ -20,5 +25,13 @@ def render_page(
     environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"
     ends = {row.name: row for row in rows if row.threshold is None}
     return environment.get_template("page.html.jinja").render(
-        facts=facts, training=training, rows=rows, clean={row.name: row for row in clean}, ends=ends, figures=figures, samples=samples, colours=COLOURS, labels=LABELS
+        facts=facts,
+        training=training,
+        rows=rows,
+        clean={row.name: row for row in clean},
+        ends=ends,
+        figures=figures,
+        samples=samples,
+        colours=COLOURS,
+        labels=LABELS,
     )

@@ -28,6 +28,7 @@ def test_shipped_configs_load(path: Path) -> None:
         ("slm.backend=expert", ["expert", "teacher"]),
         ("teacher.backend=openai", ["openai", "model"]),
         ("bc.deepspeed.zero_stage=4", ["zero_stage", "4"]),
+        ("slm.sampling={temperature: 0, candidates: 5}", ["slm.sampling", "temperature 0", "candidates"]),
         ("seed", ["key=value"]),
     ],
 )
@@ -79,7 +80,11 @@ def test_help_and_dry_run_import_nothing_heavy() -> None:
         (["run", "configs/textworld_demo.yaml", "env.files={test: [nowhere.z8]}"], 2, "nowhere.z8"),
         (["run", "configs/textworld_demo.yaml", "slm.model=models/absent"], 2, "models/absent"),
         (["run", "configs/textworld_demo.yaml", "cluster.memory_gib=100000"], 1, "100000"),
-        (["run", "configs/textworld_demo.yaml", "teacher={backend: openai, model: m, base_url: 'http://127.0.0.1:9/v1'}"], 1, "127.0.0.1:9"),
+        (
+            ["run", "configs/textworld_demo.yaml", "teacher={backend: openai, model: m, base_url: 'http://127.0.0.1:9/v1'}"],
+            1,
+            "127.0.0.1:9",
+        ),
         (["report", "nowhere"], 2, "not a run directory"),
     ],
 )

@@ -1,0 +1,99 @@
+"""Raw offline vLLM in a process of its own: an engine with the server's settings that does nothing but generate.
+
+One JSON line in, one out. The engine idles between lines, and its prefix cache is empty before every run.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from actors.vllm_server import ENGINE_ENVIRONMENT
+from r2v_dist.config import ModelConfig
+from r2v_dist.errors import RuntimeFailure
+
+
+class OfflineEngine:
+    """Starts the process; `generate` answers with seconds and token ids. Ends with the `with` block."""
+
+    def __init__(self, path: Path, config: ModelConfig) -> None:
+        cores = config.cpu_cores or f"0-{(os.cpu_count() or 1) - 1}"
+        environment = {**os.environ, **ENGINE_ENVIRONMENT, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": cores, "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.offline"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self._ask({"path": str(path), **config.model_dump(mode="json")})
+
+    def __enter__(self) -> "OfflineEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=60)
+
+    def generate(self, requests: Path) -> tuple[float, list[list[int]]]:
+        """Seconds for all requests of a JSON file in one call, and the token ids of each answer."""
+        answer = self._ask({"requests": str(requests)})
+        return answer["seconds"], answer["token_ids"]
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(message) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeFailure("the offline engine ended; its own message is above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def _build(config: dict[str, Any]) -> Any:
+    from vllm import LLM
+
+    return LLM(
+        model=config["path"],
+        dtype=config["dtype"],
+        max_model_len=config["max_model_len"],
+        max_num_seqs=config["max_num_seqs"],
+        enable_prefix_caching=True,
+        max_logprobs=20,
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+        enforce_eager=True,
+        block_size=32,
+        kv_cache_memory_bytes=config["kv_cache_mib"] * 2**20,
+    )
+
+
+def _generate(engine: Any, requests: list[dict[str, Any]]) -> dict[str, Any]:
+    from vllm import SamplingParams
+    from vllm.inputs import TokensPrompt
+
+    engine.reset_prefix_cache()
+    started = time.perf_counter()
+    prompts = [TokensPrompt(prompt_token_ids=request["prompt_ids"]) for request in requests]
+    params = [SamplingParams(**request["sampling"], detokenize=False) for request in requests]
+    outputs = engine.generate(prompts, params, use_tqdm=False)
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "token_ids": [list(output.outputs[0].token_ids) for output in outputs]}
+
+
+def _serve() -> None:
+    # Libraries print; the parent reads answers from the real stdout.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    engine: Any = None
+    for line in sys.stdin:
+        message = json.loads(line)
+        if engine is None:
+            engine, answer = _build(message), {"ready": True}
+        else:
+            answer = _generate(engine, json.loads(Path(message["requests"]).read_text()))
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,94 @@
+"""SIGKILL the driver at a random moment and run it again: nothing is lost, nothing is done twice."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from r2v_dist import rollout_store
+from tests.conftest import ROOT
+
+SIMULATED = ["configs/textworld_simulated.yaml", "env.splits.test=4", "perturb.test_seeds=10", "cluster.shard_seconds=0.2", "cluster.shard_episodes=8"]
+REAL = [
+    "configs/textworld_demo.yaml",
+    "env.splits={train: 8, validation: 2, test: 4}",
+    "perturb={train_seeds: 10, validation_seeds: 1, test_seeds: 10}",
+    "collect.perturbed_episodes=4",
+    "bc.save_every_steps=2",
+    "bc.epochs=4",
+    "evaluate={random_rates: [0.5], entropy_rates: [0.25]}",
+    "cluster.shard_seconds=0.5",
+]
+
+
+def start(arguments: list[str], run_dir: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "r2v_dist.cli", "run", *arguments, f"run_dir={run_dir}"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(arguments: list[str], run_dir: Path, timeout: float) -> str:
+    process = start(arguments, run_dir)
+    output, errors = process.communicate(timeout=timeout)
+    assert process.returncode == 0, errors[-2000:]
+    return output
+
+
+def outcomes(run_dir: Path) -> list[tuple[str, bool]]:
+    rows = []
+    for folder in sorted((run_dir / "rollouts").iterdir()):
+        table = rollout_store.outcomes(rollout_store.read(folder, ["key", "t", "success"]))
+        rows += list(zip(table["key"].to_pylist(), table["success"].to_pylist(), strict=True))
+    return sorted(rows)
+
+
+def kill_somewhere(arguments: list[str], run_dir: Path, after_s: float) -> None:
+    process = start(arguments, run_dir)
+    try:
+        process.wait(timeout=after_s)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def kill_during(arguments: list[str], run_dir: Path, stage: str) -> None:
+    """Kill once the stage has committed something but not everything."""
+    process, deadline = start(arguments, run_dir), time.monotonic() + 120
+    while not rollout_store.shards(run_dir / "rollouts" / stage) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert rollout_store.shards(run_dir / "rollouts" / stage)
+
+
+def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    calm, hurt = tmp_path / "calm", tmp_path / "hurt"
+    output = finish(SIMULATED, calm, 240)
+    assert "SIMULATED" in output
+    kill_during(SIMULATED, hurt, "evaluate")
+    committed = len(outcomes(hurt))
+    assert committed < len(outcomes(calm))
+    finish(SIMULATED, hurt, 240)
+    assert outcomes(hurt) == outcomes(calm)
+    # Each key once: 4 validation tasks x (clean + 2 seeds), and 4 test tasks x (10 seeds x 6 arms + clean x 2 arms).
+    keys = [key for key, _ in outcomes(hurt)]
+    assert len(set(keys)) == len(keys) == 4 * 3 + 4 * (10 * 6 + 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_the_whole_pipeline_survives_kills_at_random_moments(tmp_path: Path) -> None:
+    calm, hurt = tmp_path / "calm", tmp_path / "hurt"
+    started = time.monotonic()
+    finish(REAL, calm, 900)
+    duration = time.monotonic() - started
+    rng = random.Random(0)
+    for _ in range(4):
+        kill_somewhere(REAL, hurt, rng.uniform(0.2, 0.9) * duration)
+    finish(REAL, hurt, 900)
+    assert outcomes(hurt) == outcomes(calm)
+    shutil.rmtree(hurt)

@@ -1,0 +1,86 @@
+"""Behaviour cloning for real: Ray Train, TRL, DeepSpeed ZeRO, on episodes the expert really played."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actors.collector import Collector
+from actors.env_runner import EnvRunner, RunnerSetup
+from learners.behaviour_cloning import BCJob, build_dataset, clone_behaviour
+from learners.transcripts import IGNORED
+from r2v_dist.chat import ChatFormat
+from r2v_dist.config import BCConfig, DeepSpeedConfig, LoraConfig, ModelConfig, PerturbConfig
+from r2v_dist.episodes import Arm, Task, Unit
+
+SETUP = RunnerSetup(ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), needs_slm=False, unit_timeout_s=60)
+ARM = Arm("teacher_only", None, "none", "expert", 0)
+
+
+@pytest.fixture(scope="module")
+def rollouts(tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Expert episodes, played by the runner in this process and committed by the real collector."""
+    folder = tmp_path_factory.mktemp("collect")
+    collector = Collector(folder, 64, 1e9)
+
+    async def deliver(episodes: Any) -> None:
+        collector.add(episodes)
+
+    async def play() -> None:
+        runner = EnvRunner(SETUP, None, None, deliver)
+        for task in tasks:
+            for z in (None, 0, 1, 2):
+                await runner.run(Unit("collect", "h", task, z, 0, (ARM,)))
+
+    asyncio.run(play())
+    collector.flush()
+    return folder
+
+
+def train(rollouts: Path, tiny_model: Path, folder: Path, **changes: Any) -> list[float]:
+    config = BCConfig(learning_rate=1e-3, epochs=3, batch_size=8, micro_batch_size=4, max_length=512, save_every_steps=2, **changes)
+    job = BCJob(rollouts, str(tiny_model), "", folder / "model", folder / "stage", 0, config)
+    clone_behaviour(job)
+    return [json.loads(line)["loss"] for line in (folder / "stage" / "metrics.jsonl").read_text().splitlines()]
+
+
+def completion_loss(model_path: Path, dataset: Any) -> float:
+    """Mean negative log-likelihood an action token, computed plainly."""
+    model, total, count = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32), 0.0, 0
+    for row in dataset:
+        labels = torch.tensor(row["labels"][1:])
+        with torch.no_grad():
+            logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
+        total += torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum").item()
+        count += int((labels != IGNORED).sum())
+    return total / count
+
+
+def test_the_loss_is_on_the_teachers_actions_only(rollouts: Path, tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    dataset = build_dataset(rollouts, ChatFormat(tokenizer, "slm"), 512)
+    assert len(dataset) == 16
+    for row in dataset:
+        trained = [i for i in row["labels"] if i != IGNORED]
+        commands = tokenizer.decode(trained).split("<|end|>")
+        assert commands[-1] == ""
+        assert all(command.split()[0] in {"go", "take", "open", "unlock", "close", "lock", "put", "insert", "drop", "eat"} for command in commands[:-1])
+
+
+def test_two_ranks_of_zero3_learn_and_publish_a_plain_checkpoint(ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path) -> None:
+    dataset = build_dataset(rollouts, ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm"), 512)
+    before = completion_loss(tiny_model, dataset)
+    train(rollouts, tiny_model, tmp_path, deepspeed=DeepSpeedConfig(ranks=2, zero_stage=3, threads_per_rank=1))
+    assert completion_loss(tmp_path / "model", dataset) < 0.8 * before
+    assert {p.suffix for p in (tmp_path / "model").iterdir()} <= {".json", ".safetensors", ".jinja"}
+
+
+def test_lora_is_merged_into_the_published_checkpoint(ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path) -> None:
+    dataset = build_dataset(rollouts, ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm"), 512)
+    train(rollouts, tiny_model, tmp_path, lora=LoraConfig(r=8, alpha=16, dropout=0.0), deepspeed=DeepSpeedConfig(threads_per_rank=1))
+    assert completion_loss(tmp_path / "model", dataset) < 0.97 * completion_loss(tiny_model, dataset)
+    assert not list((tmp_path / "model").glob("adapter*"))

@@ -1,0 +1,135 @@
+"""A real vLLM engine in a real Ray actor: seeded, batch-independent, true log-probabilities, reloaded in place."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actors.backends import VllmModel
+from actors.servers import Checkpoint, EngineHandle, ModelServer
+from actors.vllm_server import EngineRequest
+from r2v_dist.chat import ChatFormat, Turn
+from r2v_dist.config import ModelConfig
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.language_model import ContextLimitReached, Request, Sampling
+
+CONFIG = ModelConfig(backend="vllm", model="models/textworld-tiny", max_model_len=512)
+HISTORY = (Turn("Goal: First, go east.\n-= Room3 =-\nThere is an exit to the east.", "go east", "teacher"),)
+
+
+@pytest.fixture(scope="module")
+def server(ray_session: None, tiny_model: Path) -> Iterator[ModelServer]:
+    server = ModelServer("slm", CONFIG, Checkpoint(str(tiny_model), "base"))
+    server.wait()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_model: Path) -> list[list[int]]:
+    chat = ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm")
+    users = [f"-= Room{n} =-\nThere is a closed {c}-box here. There is a stand{n} here." for n, c in enumerate("ABCDEFGH", start=1)]
+    return [chat.prompt(HISTORY * (n % 3), user) for n, user in enumerate(users)]
+
+
+def request(prompt: list[int], seed: int, n: int = 3, temperature: float = 0.9) -> EngineRequest:
+    return EngineRequest(prompt, seed, n, temperature, 0.95, 8, 20, [0])
+
+
+def sample(server: ModelServer, requests: list[EngineRequest]) -> list[Any]:
+    _, answers = ray.get(server.actor.sample.remote(requests), timeout=120)
+    return list(answers)
+
+
+def hf_logprobs(path: Path, prompt: list[int], ids: list[int]) -> list[float]:
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits, -1)[torch.arange(len(ids)), torch.tensor(ids)].tolist()
+
+
+def test_a_sample_is_a_function_of_its_request_alone(server: ModelServer, prompts: list[list[int]]) -> None:
+    requests = [request(prompt, seed) for seed, prompt in enumerate(prompts)]
+    together = sample(server, requests)
+    backwards = sample(server, requests[::-1])[::-1]
+    alone = [sample(server, [one])[0] for one in requests]
+    assert [a.token_ids for a in together] == [a.token_ids for a in backwards] == [a.token_ids for a in alone]
+    other = sample(server, [request(prompt, seed + 100) for seed, prompt in enumerate(prompts)])
+    assert [a.token_ids for a in together] != [a.token_ids for a in other]
+
+
+def test_log_probabilities_are_the_models_own(server: ModelServer, prompts: list[list[int]], tiny_model: Path) -> None:
+    for answer, prompt in zip(sample(server, [request(p, 1) for p in prompts[:3]]), prompts, strict=False):
+        for ids, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
+            assert logprobs == pytest.approx(hf_logprobs(tiny_model, prompt, ids), abs=1e-3)
+        assert len(answer.first_top) == 20
+        best, logprob = answer.first_top[0]
+        assert [logprob] == pytest.approx(hf_logprobs(tiny_model, prompt, [best]), abs=1e-3)
+
+
+def test_weights_are_replaced_in_place(server: ModelServer, prompts: list[list[int]], tiny_model: Path, tmp_path: Path) -> None:
+    changed = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    changed.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_model / name, tmp_path)
+    process = ray.get(server.actor.sample.remote([request(prompts[0], 0)]), timeout=60)
+    assert process[0] == "base"
+    server.load(Checkpoint(str(tmp_path), "changed"))
+    version, [answer] = ray.get(server.actor.sample.remote([request(prompts[0], 0)]), timeout=60)
+    assert version == "changed"
+    for ids, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
+        assert logprobs == pytest.approx(hf_logprobs(tmp_path, prompts[0], ids), abs=1e-3)
+    server.load(Checkpoint(str(tiny_model), "base"))
+    _, [back] = ray.get(server.actor.sample.remote([request(prompts[0], 0)]), timeout=60)
+    assert back.token_ids == process[1][0].token_ids
+
+
+def test_the_client_batches_and_keeps_the_ids_it_sampled(server: ModelServer, tiny_model: Path) -> None:
+    calls: list[int] = []
+    handle = EngineHandle(server.actor)
+
+    async def counted(requests: list[EngineRequest]) -> Any:
+        calls.append(len(requests))
+        return await handle(requests)
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = VllmModel(counted, tokenizer, CONFIG, "slm")
+    requests = [Request(HISTORY, f"-= Room{n} =-\nThere is an exit to the west.", Sampling(n=2), n) for n in range(6)]
+
+    async def ask_all() -> list[Any]:
+        return await asyncio.gather(*(model.sample(r) for r in requests))
+
+    answers = asyncio.run(ask_all())
+    assert calls == [6]
+    for answer in answers:
+        assert answer.version == "base"
+        for candidate in answer.candidates:
+            assert tokenizer.decode(list(candidate.token_ids)).strip() == candidate.text
+            assert "<|end|>" not in candidate.text
+
+    with pytest.raises(ContextLimitReached, match="512"):
+        asyncio.run(model.sample(Request((), "north " * 600, Sampling(), 0)))
+
+
+def test_an_engine_that_is_gone_is_a_failure_with_a_name_and_is_brought_back(ray_session: None, tiny_model: Path) -> None:
+    server = ModelServer("slm", CONFIG, Checkpoint(str(tiny_model), "base"))
+    server.wait()
+    model = VllmModel(EngineHandle(server.actor), AutoTokenizer.from_pretrained(tiny_model), CONFIG, "slm")
+    question = Request((), "-= Room1 =-", Sampling(), 0)
+    before = asyncio.run(model.sample(question))
+    ray.kill(server.actor)
+    with pytest.raises(RuntimeFailure, match="models/textworld-tiny"):
+        asyncio.run(model.sample(question))
+    server.heal()
+    healed = VllmModel(EngineHandle(server.actor), AutoTokenizer.from_pretrained(tiny_model), CONFIG, "slm")
+    assert asyncio.run(healed.sample(question)) == before
+    server.stop()

@@ -1,0 +1,176 @@
+"""The agent loop with no cluster: routing, the shared tree, stop reasons, drift, and paths that pair until they part."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from actors.backends import ExpertModel, SimulatedModel
+from r2v_dist.agent import Player, Tree, play
+from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Request, Sampling
+
+TASK = Task("ladder", "test", "none", ())
+SAMPLING = Sampling()
+
+
+class Ladder:
+    """Climb five rungs by saying `up`; `wait` does nothing; at most twelve steps."""
+
+    def __init__(self, crash_at: int | None = None, moody: bool = False) -> None:
+        self._crash_at, self._moody, self._games = crash_at, moody, 0
+
+    def reset(self) -> tuple[str, dict[str, Any]]:
+        self._rung = self._t = 0
+        self._games += 1
+        return self._told(), self._info()
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        self._t += 1
+        if self._t == self._crash_at:
+            raise OSError("the ladder broke")
+        self._rung += action == "up"
+        won, out = self._rung == 5, self._t == 12
+        info = self._info() | ({"stop_reason": "won"} if won else {"stop_reason": "step_limit"} if out else {})
+        return self._told(), float(won), won, out and not won, info
+
+    def expert_action(self) -> str | None:
+        return "up"
+
+    def _told(self) -> str:
+        return f"rung {self._rung}" + (f", game {self._games}" if self._moody else "")
+
+    def _info(self) -> dict[str, Any]:
+        return {"goal": "climb", "clean_observation": self._told(), "perturbations": [], "executed": True}
+
+
+class Counting:
+    """Counts the requests that reach a model."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.requests = model, list[Request]()
+
+    async def sample(self, request: Request) -> Answer:
+        self.requests.append(request)
+        answer: Answer = await self.model.sample(request)
+        return answer
+
+
+def arm(router: str, threshold: float | None = None) -> Arm:
+    return Arm(router, threshold, "policy", "expert", 0)
+
+
+def run(arms: list[Arm], env: Any = None, slm: Any = None, z: int | None = 3, replica: int = 0) -> tuple[list[Episode], Tree]:
+    unit = Unit("evaluate", "hash", TASK, z, replica, tuple(arms))
+    tree = Tree()
+    slm_player = Player("slm", slm or SimulatedModel(0.4), SAMPLING)
+    teacher = Player("teacher", ExpertModel(), SAMPLING)
+
+    async def all_arms() -> list[Episode]:
+        return [await play(env or Ladder(), unit, a, slm_player, teacher, tree) for a in arms]
+
+    return asyncio.run(all_arms()), tree
+
+
+def test_the_ends_and_who_acted() -> None:
+    (alone, taught), _ = run([arm("slm_only"), arm("teacher_only")])
+    assert {s.actor for s in alone.steps} == {"slm"}
+    assert [s.action for s in taught.steps] == ["up"] * 5
+    assert {s.actor for s in taught.steps} == {"teacher"}
+    assert taught.success
+    assert taught.stop_reason is StopReason.WON
+
+
+def test_equal_questions_are_asked_once_and_arms_pair_until_they_part() -> None:
+    counting = Counting(SimulatedModel(0.4))
+    (first, second), tree = run([arm("slm_only"), arm("random", 0.0)], slm=counting)
+    assert [s.action for s in first.steps] == [s.action for s in second.steps]
+    assert len(counting.requests) == len(first.steps)
+    assert tree.asked == 2 * len(first.steps)
+
+    (alone, routed), _ = run([arm("slm_only"), arm("random", 0.4)])
+    parted = next(i for i, (a, b) in enumerate(zip(alone.steps, routed.steps, strict=False)) if a.actor != b.actor)
+    assert alone.steps[:parted] == tuple(replace(s, score=None) for s in routed.steps[:parted])
+
+
+def test_random_escalation_nests_and_has_its_rate() -> None:
+    chosen: dict[float, set[tuple[int, int]]] = {0.2: set(), 0.6: set()}
+    steps = 0
+    for z in range(60):
+        for rate in chosen:
+            [episode], _ = run([arm("random", rate)], slm=SimulatedModel(1.0), z=z)
+            chosen[rate] |= {(z, t) for t, s in enumerate(episode.steps) if s.actor == "teacher"}
+            steps += len(episode.steps) if rate == 0.2 else 0
+    shared = {(z, t) for z, t in chosen[0.2] if t < 5}
+    assert shared <= chosen[0.6]
+    assert len(chosen[0.2]) / steps == pytest.approx(0.2, abs=0.05)
+
+
+def test_entropy_threshold_needs_the_proposal_and_keeps_its_score() -> None:
+    class Unsure:
+        async def sample(self, request: Request) -> Answer:
+            unsure = len(request.history) % 2 == 0
+            top = ((1, -0.6931), (2, -0.6931)) if unsure else ((1, 0.0),)
+            return Answer((Candidate("wait"),), "policy", first_top=top)
+
+    [episode], _ = run([arm("entropy", 0.5)], slm=Unsure())
+    assert [s.actor for s in episode.steps[:4]] == ["teacher", "slm", "teacher", "slm"]
+    assert episode.steps[0].score == pytest.approx(0.6931, abs=1e-3)
+    assert episode.steps[1].score == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_sampling_seed_names_task_seed_prefix_and_replica() -> None:
+    def seeds(**options: Any) -> list[int]:
+        counting = Counting(SimulatedModel(0.0))
+        run([arm("slm_only")], slm=counting, **options)
+        return [r.seed for r in counting.requests]
+
+    assert seeds() == seeds()
+    assert len(set(seeds())) == 5
+    assert not set(seeds()) & set(seeds(z=4))
+    assert not set(seeds()) & set(seeds(replica=1))
+
+
+def test_data_failures_are_outcomes() -> None:
+    class Silent:
+        async def sample(self, request: Request) -> Answer:
+            return Answer((), "policy")
+
+    class Full:
+        async def sample(self, request: Request) -> Answer:
+            raise ContextLimitReached("9 tokens exceed 8")
+
+    [crashed], _ = run([arm("teacher_only")], env=Ladder(crash_at=3))
+    assert (crashed.stop_reason, crashed.success, len(crashed.steps)) == (StopReason.ENV_ERROR, False, 3)
+    assert "the ladder broke" in crashed.detail
+    [silent], _ = run([arm("slm_only")], slm=Silent())
+    assert (silent.stop_reason, silent.steps) == (StopReason.NO_ACTION, ())
+    [full], _ = run([arm("slm_only")], slm=Full())
+    assert (full.stop_reason, full.detail) == (StopReason.CONTEXT_LIMIT, "9 tokens exceed 8")
+    [idle], _ = run([arm("slm_only")], slm=SimulatedModel(1.0))
+    assert (idle.stop_reason, len(idle.steps)) == (StopReason.STEP_LIMIT, 12)
+
+
+def test_infrastructure_failures_are_raised_and_forgotten() -> None:
+    class Flaky:
+        calls = 0
+
+        async def sample(self, request: Request) -> Answer:
+            Flaky.calls += 1
+            if Flaky.calls == 1:
+                raise RuntimeFailure("gone")
+            return Answer((Candidate("up"),), "policy")
+
+    unit = Unit("evaluate", "hash", TASK, 0, 0, (arm("slm_only"),))
+    tree, player = Tree(), Player("slm", Flaky(), SAMPLING)
+    with pytest.raises(RuntimeFailure, match="gone"):
+        asyncio.run(play(Ladder(), unit, unit.arms[0], player, player, tree))
+    assert asyncio.run(play(Ladder(), unit, unit.arms[0], player, player, tree)).success
+
+
+def test_drift_is_recorded() -> None:
+    (first, second), _ = run([arm("teacher_only"), arm("teacher_only")], env=Ladder(moody=True))
+    assert not any(s.drift for s in first.steps)
+    assert all(s.drift for s in second.steps)

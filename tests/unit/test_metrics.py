@@ -1,0 +1,65 @@
+"""Statistics against brute force and closed forms."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r2v_dist.evaluation import outcome_matrix
+from r2v_dist.metrics import cvar, cvar_failure, task_bootstrap_interval, worst_seed_success
+from r2v_dist.routers import entropy_of
+
+losses = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+
+
+@given(losses, st.floats(0.01, 1.0))
+@settings(max_examples=200, deadline=None)
+def test_cvar_is_the_rockafellar_uryasev_minimum(values: list[float], alpha: float) -> None:
+    # The objective is piecewise linear in eta with its kinks at the losses, so one of them attains the minimum.
+    objective = [eta + sum(max(v - eta, 0) for v in values) / (alpha * len(values)) for eta in values]
+    assert cvar(np.array(values), alpha) == pytest.approx(min(objective), abs=1e-9)
+
+
+def test_cvar_ends() -> None:
+    assert cvar(np.array([0.1, 0.5, 0.3]), 1.0) == pytest.approx(0.3)
+    assert cvar(np.array([0.1, 0.5, 0.3]), 1 / 3) == pytest.approx(0.5)
+
+
+def test_worst_seed_and_cvar_failure() -> None:
+    outcomes = np.array([[1, 0, 1, 1, 1], [1, 0, 0, 1, 1]], dtype=float)
+    assert worst_seed_success(outcomes) == 0.0
+    assert cvar_failure(outcomes, 0.2) == 1.0
+    assert cvar_failure(outcomes, 0.4) == pytest.approx(0.75)
+
+
+def test_the_bootstrap_resamples_tasks() -> None:
+    # Two tasks, one always solved and one never: the mean of two draws is 0, 1/2 or 1 with probability 1/4, 1/2, 1/4.
+    outcomes = np.repeat([[1.0], [0.0]], 50, axis=1)
+    assert task_bootstrap_interval(outcomes, 4000, 0) == (0.0, 1.0)
+    assert task_bootstrap_interval(np.ones((5, 3)), 200, 0) == (1.0, 1.0)
+
+
+def test_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng, covered = np.random.default_rng(0), 0
+    for repetition in range(300):
+        difficulty_T = rng.beta(2, 2, size=40)
+        outcomes = (rng.random((40, 10)) < difficulty_T[:, None]).astype(float)
+        low, high = task_bootstrap_interval(outcomes, 400, repetition)
+        covered += low <= 0.5 <= high
+    assert 0.90 <= covered / 300 <= 0.98
+
+
+def test_entropy_of_a_uniform_and_of_a_truncated_distribution() -> None:
+    assert entropy_of([math.log(1 / 8)] * 8) == pytest.approx(math.log(8))
+    assert entropy_of([0.0]) == 0.0
+    assert entropy_of([math.log(0.5)]) == pytest.approx(math.log(2))
+
+
+def test_an_incomplete_arm_is_refused() -> None:
+    rows = [{"arm": "a", "task": t, "z": z, "success": True} for t, z in itertools.product("xy", (1, 2))]
+    assert outcome_matrix(rows).shape == (2, 2)
+    with pytest.raises(ValueError, match="every task under every seed"):
+        outcome_matrix(rows[:-1])

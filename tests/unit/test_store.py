@@ -1,0 +1,86 @@
+"""The store: whole episodes or none, exact contents back, order of commits without influence, readable by others."""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.collector import Collector
+from r2v_dist import rollout_store
+from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
+from r2v_dist.language_model import Answer, Candidate
+
+ARM = Arm("entropy", 0.25, "bc-1", "expert", 0)
+
+
+def episode(name: str, steps: int = 3, z: int | None = 7, success: bool = True) -> Episode:
+    """An episode whose every field has a value that can be recognised."""
+
+    def step(t: int) -> Step:
+        candidates = tuple(Candidate(f"go {t}{k}", (t, k), (-0.5, -0.25 * k)) for k in range(t + 1))
+        proposal = Answer(candidates, "bc-1", 100 + t, ((5, -0.1), (6, -2.5))) if t != 1 else None
+        actor, ids = ("slm", (t, 0)) if proposal else ("teacher", None)
+        return Step(
+            f"sée {t}", f"clean {t}", ("failure",) * (t % 2), actor, f"go {t}0", ids, t != 2, 0.5 * t, proposal, t, 2**40 + t, False
+        )
+
+    reason = StopReason.WON if success else StopReason.STEP_LIMIT
+    key = EpisodeKey("evaluate", "hash", name, z, ARM.id, 0)
+    return Episode(key, "test", ARM, "the goal", tuple(step(t) for t in range(steps)), success, reason, "the end")
+
+
+def test_round_trip_and_schema(tmp_path: Path) -> None:
+    rollout_store.commit(tmp_path, 0, [episode("a"), episode("b", 0, None, False)])
+    table = rollout_store.read(tmp_path)
+    assert table.schema.remove_metadata() == rollout_store.SCHEMA.remove_metadata()
+    a, b = list(rollout_store.episodes_of(table))
+    assert [row["t"] for row in a] == [0, 1, 2]
+    assert [row["observation"] for row in a] == ["sée 0", "sée 1", "sée 2"]
+    assert a[0]["action_ids"] == [0, 0]
+    assert a[1]["action_ids"] is None
+    assert a[2]["candidate_ids"] == [[2, 0], [2, 1], [2, 2]]
+    assert a[2]["candidate_texts"] == ["go 20", "go 21", "go 22"]
+    assert a[2]["candidate_logprobs"][2] == [-0.5, -0.5]
+    assert a[0]["first_top_ids"] == [5, 6]
+    assert a[1]["candidate_texts"] == []
+    assert [row["executed"] for row in a] == [True, True, False]
+    assert (b[0]["t"], b[0]["z"], b[0]["stop_reason"], b[0]["action"]) == (-1, None, "step_limit", None)
+    assert rollout_store.outcomes(table).num_rows == 2
+
+
+def test_readable_without_this_project(tmp_path: Path) -> None:
+    path = rollout_store.commit(tmp_path, 0, [episode("a")])
+    frame = pd.read_feather(path)
+    assert frame["success"].tolist() == [True] * 3
+    assert pa.ipc.open_file(path).schema.metadata[b"r2v_schema_version"] == b"1"
+
+
+@given(st.permutations(range(5)))
+@settings(max_examples=20, deadline=None)
+def test_reading_does_not_depend_on_the_order_of_commits(tmp_path_factory: pytest.TempPathFactory, order: list[int]) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    for index, which in enumerate(order):
+        rollout_store.commit(folder, index, [episode(f"task {which}")])
+    keys = [e[0]["key"] for e in rollout_store.episodes_of(rollout_store.read(folder))]
+    assert keys == sorted(str(episode(f"task {i}").key) for i in range(5))
+
+
+def test_the_collector_commits_once(tmp_path: Path) -> None:
+    collector = Collector(tmp_path, shard_episodes=2, shard_seconds=1e9)
+    assert collector.add([episode("a")]) == 1
+    assert rollout_store.committed_keys(tmp_path) == set()
+    assert collector.add([episode("a"), episode("b")]) == 1
+    assert len(rollout_store.committed_keys(tmp_path)) == 2
+    later = Collector(tmp_path, shard_episodes=2, shard_seconds=1e9)
+    assert later.add([episode("b"), episode("c")]) == 1
+    assert later.flush() == 2
+    assert rollout_store.outcomes(rollout_store.read(tmp_path)).num_rows == 3
+
+
+def test_an_unfinished_shard_is_not_read(tmp_path: Path) -> None:
+    rollout_store.commit(tmp_path, 0, [episode("a")])
+    (tmp_path / "000001.tmp").write_bytes(b"half a shard")
+    assert len(rollout_store.committed_keys(tmp_path)) == 1
