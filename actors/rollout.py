@@ -34,11 +34,10 @@ class Fleet:
     slm: ModelServer | None
     teacher: ModelServer | None
 
-    def heal(self) -> None:
-        """Bring back what died."""
-        for server in (self.slm, self.teacher):
-            if server is not None:
-                server.heal()
+    def heal(self) -> bool:
+        """Bring back what died; True when something had."""
+        healed = [server.heal() for server in (self.slm, self.teacher) if server is not None]
+        return any(healed)
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class _Dispatcher:
         self._failures: dict[tuple[str, int | None], int] = {}
         self._setup, self._fleet, self._cluster, self._deliver, self._on_progress = setup, fleet, cluster, deliver, on_progress
         self._runners: list[Any] = [self._start_runner() for _ in range(min(cluster.runners, len(units)))]
-        self._under_way: dict[ray.ObjectRef[UnitReport], tuple[int, Unit]] = {}
+        self._under_way: dict[ray.ObjectRef[UnitReport], tuple[Any, Unit]] = {}
 
     def run(self) -> Totals:
         totals, last = Totals(), time.monotonic()
@@ -139,11 +138,13 @@ class _Dispatcher:
         while self._under_way:
             ready, _ = ray.wait(list(self._under_way), timeout=1.0)
             for ref in ready:
-                slot, unit = self._under_way.pop(ref)
+                if ref not in self._under_way:
+                    continue  # given back to the queue when its runner was replaced
+                runner, unit = self._under_way.pop(ref)
                 try:
                     totals = totals.plus(ray.get(ref))
                 except RayError as error:
-                    self._recover(slot, unit, error)
+                    self._recover(runner, unit, error)
                 last = time.monotonic()
             self._fill()
             self._on_progress(totals, self._total)
@@ -156,26 +157,34 @@ class _Dispatcher:
             ray.kill(runner)
 
     def _fill(self) -> None:
-        load = [0] * len(self._runners)
-        for slot, _ in self._under_way.values():
-            load[slot] += 1
-        while self._todo and min(load) < self._cluster.in_flight:
-            slot = load.index(min(load))
+        load = dict.fromkeys(self._runners, 0)
+        for runner, _ in self._under_way.values():
+            load[runner] += 1
+        while self._todo and min(load.values()) < self._cluster.in_flight:
+            runner = min(self._runners, key=lambda r: load[r])
             unit = self._todo.popleft()
-            self._under_way[self._runners[slot].run.remote(unit)] = (slot, unit)
-            load[slot] += 1
+            self._under_way[runner.run.remote(unit)] = (runner, unit)
+            load[runner] += 1
 
-    def _recover(self, slot: int, unit: Unit, error: RayError) -> None:
+    def _recover(self, runner: Any, unit: Unit, error: RayError) -> None:
         name = (unit.task.id, unit.z)
         self._failures[name] = self._failures.get(name, 0) + 1
         if self._failures[name] > self._cluster.max_restarts:
             raise RuntimeFailure(f"unit {unit.task.id} z={unit.z} failed {self._failures[name]} times, last with {first_cause(error)}")
         self._todo.append(unit)
         if isinstance(error, RayActorError):
-            if not any(other == slot for other, _ in self._under_way.values()):
-                self._runners[slot] = self._start_runner()
-        else:
-            self._fleet.heal()
+            self._replace(runner)
+        elif self._fleet.heal():
+            # Runners hold handles of the engine that died.
+            for other in list(self._runners):
+                self._replace(other)
+
+    def _replace(self, runner: Any) -> None:
+        """A new runner in place of this one; what it had under way waits again."""
+        lost = [ref for ref, (owner, _) in self._under_way.items() if owner == runner]
+        self._todo.extend(self._under_way.pop(ref)[1] for ref in lost)
+        ray.kill(runner)
+        self._runners[self._runners.index(runner)] = self._start_runner()
 
     def _start_runner(self) -> Any:
         slm = EngineHandle(self._fleet.slm.actor) if self._fleet.slm else None

@@ -59,14 +59,16 @@ class ModelServer:
         self.checkpoint = checkpoint
         self._load()
 
-    def heal(self) -> None:
-        """Start the engine anew if it no longer answers."""
+    def heal(self) -> bool:
+        """Start the engine anew if it no longer answers; True when it had to."""
         try:
             ray.get(self.actor.ready.remote(), timeout=60.0)
         except RayError:
             self.stop()
             self.start()
             self.wait()
+            return True
+        return False
 
     def stop(self) -> None:
         """End the engine's processes."""

@@ -7,6 +7,7 @@ the same work raises `Mismatch`; a wrong number is never printed.
 import gc
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,9 +56,11 @@ def interleave(ours: Callable[[], Spent], reference: Callable[[], Spent], repeat
     """One warm-up of each side, then `repeats` pairs."""
     ours(), reference()
     pairs = Pairs([], [])
-    for _ in range(repeats):
+    for number in range(1, repeats + 1):
         pairs.ours.append(ours())
         pairs.reference.append(reference())
+        took = f"ours {pairs.ours[-1].wall_s:.3f} s, reference {pairs.reference[-1].wall_s:.3f} s"
+        print(f"pair {number} of {repeats}: {took}", file=sys.stderr, flush=True)
     return pairs
 
 

@@ -21,7 +21,13 @@ class OfflineEngine:
 
     def __init__(self, path: Path, config: ModelConfig) -> None:
         cores = config.cpu_cores or f"0-{(os.cpu_count() or 1) - 1}"
-        environment = {**os.environ, **ENGINE_ENVIRONMENT, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": cores, "HF_HUB_OFFLINE": "1"}
+        environment = {
+            **os.environ,
+            **ENGINE_ENVIRONMENT,
+            "OMP_NUM_THREADS": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": cores,
+            "HF_HUB_OFFLINE": "1",
+        }
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.offline"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         self._ask({"path": str(path), **config.model_dump(mode="json")})
@@ -64,6 +70,10 @@ def _build(config: dict[str, Any]) -> Any:
         enforce_eager=True,
         block_size=32,
         kv_cache_memory_bytes=config["kv_cache_mib"] * 2**20,
+        # On CPU a seeded request whose prompt is split between two engine steps ends the engine: the sampler then rewinds the
+        # request's generator in a way that only CUDA generators know.
+        enable_chunked_prefill=False,
+        max_num_batched_tokens=max(2048, config["max_model_len"]),
     )
 
 
@@ -81,6 +91,8 @@ def _generate(engine: Any, requests: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _serve() -> None:
+    # Ray runs its workers at this niceness; on a busy machine the reference must not be served before them.
+    os.nice(15)
     # Libraries print; the parent reads answers from the real stdout.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--games", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=10, help="perturbation seeds of every game")
+    parser.add_argument("--seeds", type=int, default=6, help="perturbation seeds of every game")
     args = parser.parse_args()
     model = (ROOT / "models" / "textworld-tiny").resolve()
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", [f"slm.model={model}", f"perturb.test_seeds={args.seeds}"])
@@ -107,10 +107,12 @@ def main() -> None:
     warm = [replace(unit, stage="warm-up") for unit in make_units([spare], range(config.cluster.runners), arm)]
     with tempfile.TemporaryDirectory() as scratch, ray_session(config.cluster, Path(scratch) / "logs"):
         server = ModelServer("slm", config.slm, Checkpoint(str(model), "base"))
-        server.wait()
-        with OfflineEngine(model, config.slm) as offline:
-            run(config, Side(config, server, units, warm, Path(scratch)), offline, args.repeats)
-        server.stop()
+        try:
+            server.wait()
+            with OfflineEngine(model, config.slm) as offline:
+                run(config, Side(config, server, units, warm, Path(scratch)), offline, args.repeats)
+        finally:
+            server.stop()
 
 
 def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> None:
@@ -161,7 +163,12 @@ def calls_of(folder: Path, config: RunConfig) -> list[Call]:
     """Every model call of a roll-out, rebuilt from its rows."""
     chat = ChatFormat(AutoTokenizer.from_pretrained(config.slm.model), "slm", config.slm.system_prompt)
     chosen, stop = config.slm.sampling, chat.end_of_turn()
-    shared = {"n": chosen.candidates, "temperature": chosen.temperature, "top_p": chosen.top_p, "max_tokens": chosen.max_tokens}
+    shared: dict[str, Any] = {
+        "n": chosen.candidates,
+        "temperature": chosen.temperature,
+        "top_p": chosen.top_p,
+        "max_tokens": chosen.max_tokens,
+    }
     shared |= {"logprobs": 20, "stop_token_ids": stop}
     calls = []
     table = rollout_store.read(folder)

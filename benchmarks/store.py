@@ -19,6 +19,7 @@ from r2v_dist import rollout_store
 from r2v_dist.config import ClusterConfig
 from r2v_dist.episodes import Episode, Step
 
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)

@@ -5,6 +5,7 @@ Hugging Face directory. Episodes are read in the order of their keys, so the res
 first; training resumes from its last complete checkpoint.
 """
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,10 @@ def _train_rank(arguments: dict[str, Any]) -> None:
         peft_config=_lora(config),
         callbacks=[_recorder(job.stage / "metrics.jsonl", torch.distributed.get_rank() == 0)],
     )
-    trainer.train(resume_from_checkpoint=_last_complete(job.stage / "checkpoints"))
+    resumed = _last_complete(job.stage / "checkpoints")
+    if torch.distributed.get_rank() == 0:
+        _forget_metrics_after(job.stage / "metrics.jsonl", int(resumed.rpartition("-")[2]) if resumed else 0)
+    trainer.train(resume_from_checkpoint=resumed)
     require_deepspeed(trainer)
     _publish(trainer, tokenizer, job, torch.distributed.get_rank() == 0)
 
@@ -151,6 +155,13 @@ def _publish(trainer: Any, tokenizer: Any, job: BCJob, first_rank: bool) -> None
 def _last_complete(folder: Path) -> str | None:
     done = sorted(folder.glob(f"checkpoint-*/{_COMPLETE}"), key=lambda marker: int(marker.parent.name.rpartition("-")[2]))
     return str(done[-1].parent) if done else None
+
+
+def _forget_metrics_after(path: Path, step: int) -> None:
+    """Steps that are trained again are logged again."""
+    if path.is_file():
+        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in kept))
 
 
 def _recorder(path: Path, first_rank: bool) -> Any:

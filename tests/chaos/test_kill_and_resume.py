@@ -4,16 +4,14 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from r2v_dist import rollout_store
-from tests.conftest import ROOT
+from tests.runs import SIMULATED, finish, outcomes, start
 
-SIMULATED = ["configs/textworld_simulated.yaml", "env.splits.test=4", "perturb.test_seeds=10", "cluster.shard_seconds=0.2", "cluster.shard_episodes=8"]
 REAL = [
     "configs/textworld_demo.yaml",
     "env.splits={train: 8, validation: 2, test: 4}",
@@ -24,26 +22,6 @@ REAL = [
     "evaluate={random_rates: [0.5], entropy_rates: [0.25]}",
     "cluster.shard_seconds=0.5",
 ]
-
-
-def start(arguments: list[str], run_dir: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "r2v_dist.cli", "run", *arguments, f"run_dir={run_dir}"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(arguments: list[str], run_dir: Path, timeout: float) -> str:
-    process = start(arguments, run_dir)
-    output, errors = process.communicate(timeout=timeout)
-    assert process.returncode == 0, errors[-2000:]
-    return output
-
-
-def outcomes(run_dir: Path) -> list[tuple[str, bool]]:
-    rows = []
-    for folder in sorted((run_dir / "rollouts").iterdir()):
-        table = rollout_store.outcomes(rollout_store.read(folder, ["key", "t", "success"]))
-        rows += list(zip(table["key"].to_pylist(), table["success"].to_pylist(), strict=True))
-    return sorted(rows)
 
 
 def kill_somewhere(arguments: list[str], run_dir: Path, after_s: float) -> None:
@@ -65,17 +43,13 @@ def kill_during(arguments: list[str], run_dir: Path, stage: str) -> None:
     assert rollout_store.shards(run_dir / "rollouts" / stage)
 
 
-def test_a_killed_run_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
-    calm, hurt = tmp_path / "calm", tmp_path / "hurt"
-    output = finish(SIMULATED, calm, 240)
-    assert "SIMULATED" in output
-    kill_during(SIMULATED, hurt, "evaluate")
-    committed = len(outcomes(hurt))
-    assert committed < len(outcomes(calm))
-    finish(SIMULATED, hurt, 240)
-    assert outcomes(hurt) == outcomes(calm)
+def test_a_killed_run_ends_like_an_undisturbed_one(simulated_run: Path, tmp_path: Path) -> None:
+    kill_during(SIMULATED, tmp_path, "evaluate")
+    assert len(outcomes(tmp_path)) < len(outcomes(simulated_run))
+    assert "SIMULATED" in finish(SIMULATED, tmp_path, 240)
+    assert outcomes(tmp_path) == outcomes(simulated_run)
     # Each key once: 4 validation tasks x (clean + 2 seeds), and 4 test tasks x (10 seeds x 6 arms + clean x 2 arms).
-    keys = [key for key, _ in outcomes(hurt)]
+    keys = [key for key, _ in outcomes(tmp_path)]
     assert len(set(keys)) == len(keys) == 4 * 3 + 4 * (10 * 6 + 2)
 
 

@@ -17,7 +17,9 @@ from r2v_dist.chat import ChatFormat
 from r2v_dist.config import BCConfig, DeepSpeedConfig, LoraConfig, ModelConfig, PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
 
-SETUP = RunnerSetup(ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), needs_slm=False, unit_timeout_s=60)
+SETUP = RunnerSetup(
+    ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), needs_slm=False, unit_timeout_s=60
+)
 ARM = Arm("teacher_only", None, "none", "expert", 0)
 
 
@@ -68,10 +70,15 @@ def test_the_loss_is_on_the_teachers_actions_only(rollouts: Path, tiny_model: Pa
         trained = [i for i in row["labels"] if i != IGNORED]
         commands = tokenizer.decode(trained).split("<|end|>")
         assert commands[-1] == ""
-        assert all(command.split()[0] in {"go", "take", "open", "unlock", "close", "lock", "put", "insert", "drop", "eat"} for command in commands[:-1])
+        assert all(
+            command.split()[0] in {"go", "take", "open", "unlock", "close", "lock", "put", "insert", "drop", "eat"}
+            for command in commands[:-1]
+        )
 
 
-def test_two_ranks_of_zero3_learn_and_publish_a_plain_checkpoint(ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_two_ranks_of_zero3_learn_and_publish_a_plain_checkpoint(
+    ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     dataset = build_dataset(rollouts, ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm"), 512)
     before = completion_loss(tiny_model, dataset)
     train(rollouts, tiny_model, tmp_path, deepspeed=DeepSpeedConfig(ranks=2, zero_stage=3, threads_per_rank=1))

@@ -12,11 +12,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.backends import VllmModel
+from actors.env_runner import RunnerSetup
+from actors.rollout import Fleet, Totals, roll_out
 from actors.servers import Checkpoint, EngineHandle, ModelServer
 from actors.vllm_server import EngineRequest
+from r2v_dist import rollout_store
 from r2v_dist.chat import ChatFormat, Turn
-from r2v_dist.config import ModelConfig
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.config import ClusterConfig, ModelConfig, PerturbConfig
+from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.language_model import ContextLimitReached, Request, Sampling
 
 CONFIG = ModelConfig(backend="vllm", model="models/textworld-tiny", max_model_len=512)
@@ -120,16 +123,27 @@ def test_the_client_batches_and_keeps_the_ids_it_sampled(server: ModelServer, ti
         asyncio.run(model.sample(Request((), "north " * 600, Sampling(), 0)))
 
 
-def test_an_engine_that_is_gone_is_a_failure_with_a_name_and_is_brought_back(ray_session: None, tiny_model: Path) -> None:
-    server = ModelServer("slm", CONFIG, Checkpoint(str(tiny_model), "base"))
-    server.wait()
-    model = VllmModel(EngineHandle(server.actor), AutoTokenizer.from_pretrained(tiny_model), CONFIG, "slm")
-    question = Request((), "-= Room1 =-", Sampling(), 0)
-    before = asyncio.run(model.sample(question))
-    ray.kill(server.actor)
-    with pytest.raises(RuntimeFailure, match="models/textworld-tiny"):
-        asyncio.run(model.sample(question))
-    server.heal()
-    healed = VllmModel(EngineHandle(server.actor), AutoTokenizer.from_pretrained(tiny_model), CONFIG, "slm")
-    assert asyncio.run(healed.sample(question)) == before
-    server.stop()
+def test_an_engine_killed_in_mid_stage_is_brought_back(
+    server: ModelServer, ray_session: None, tiny_model: Path, tasks: list[Task], tmp_path: Path
+) -> None:
+    """The stage goes on with a new engine, and ends with the outcomes of an undisturbed one."""
+    arm = Arm("slm_only", None, "base", "expert", 0)
+    units = [Unit("evaluate", "h", task, z, 0, (arm,)) for task in tasks for z in range(6)]
+    setup = RunnerSetup(CONFIG, ModelConfig(backend="expert"), str(tiny_model), "", PerturbConfig(), needs_slm=True, unit_timeout_s=200)
+    cluster = ClusterConfig(runners=1, in_flight=4, shard_episodes=2)
+    killed: list[int] = []
+
+    def kill_when_under_way(totals: Totals, _: int) -> None:
+        if disturb and totals.units >= 4 and not killed:
+            killed.append(totals.units)
+            ray.kill(server.actor)
+
+    results = []
+    for disturb in (False, True):
+        folder = tmp_path / str(disturb)
+        roll_out(units, folder, setup, Fleet(server, None), cluster, kill_when_under_way)
+        table = rollout_store.read(folder, ["key", "t", "action", "success"])
+        results.append(sorted(map(tuple, (row.values() for row in table.to_pylist()))))
+    assert killed
+    assert killed[0] < len(units)
+    assert results[0] == results[1]

@@ -55,7 +55,9 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 def config(port: int) -> ModelConfig:
-    return ModelConfig(backend="openai", model="big", base_url=f"http://127.0.0.1:{port}/v1", api_key_env="R2V_TEST_KEY", system_prompt="Be brief.")
+    return ModelConfig(
+        backend="openai", model="big", base_url=f"http://127.0.0.1:{port}/v1", api_key_env="R2V_TEST_KEY", system_prompt="Be brief."
+    )
 
 
 REQUEST = Request((Turn("rung 0", "up", "slm", (1, 2)),), "rung 1", Sampling(n=2, temperature=0.3), seed=11)

@@ -1,0 +1,39 @@
+"""Runs of the command line, as a user types it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from r2v_dist import rollout_store
+
+ROOT = Path(__file__).parent.parent
+SIMULATED = [
+    "configs/textworld_simulated.yaml",
+    "env.splits.test=4",
+    "perturb.test_seeds=10",
+    "cluster.shard_seconds=0.2",
+    "cluster.shard_episodes=8",
+]
+
+
+def start(arguments: list[str], run_dir: Path) -> "subprocess.Popen[str]":
+    """Start `r2v run`."""
+    command = [sys.executable, "-m", "r2v_dist.cli", "run", *arguments, f"run_dir={run_dir}"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(arguments: list[str], run_dir: Path, timeout: float) -> str:
+    """Run to the end and return what was printed."""
+    process = start(arguments, run_dir)
+    output, errors = process.communicate(timeout=timeout)
+    assert process.returncode == 0, errors[-2000:]
+    return output
+
+
+def outcomes(run_dir: Path) -> list[tuple[str, bool]]:
+    """Every (key, success) of a run, sorted."""
+    rows: list[tuple[str, bool]] = []
+    for folder in sorted((run_dir / "rollouts").iterdir()):
+        table = rollout_store.outcomes(rollout_store.read(folder, ["key", "t", "success"]))
+        rows += list(zip(table["key"].to_pylist(), table["success"].to_pylist(), strict=True))
+    return sorted(rows)
