@@ -25,8 +25,7 @@ $(VENV)/.complete-$(EXTRA): pyproject.toml constraints.txt scripts/setup.sh
 	touch $@
 
 base-model: setup
-	$(BIN)/python -m learners.base_model --size tiny --output models/textworld-tiny
-	$(BIN)/python -m learners.base_model --size small --steps 2400 --output models/textworld-small
+	$(BIN)/python -m learners.base_model --size tiny --steps 1000 --output models/textworld-tiny
 
 clean-venv:
 	rm -rf $(VENV)

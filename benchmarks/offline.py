@@ -15,6 +15,8 @@ from actors.vllm_server import ENGINE_ENVIRONMENT
 from r2v_dist.config import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 
+STOP_DEADLINE_S = 30.0
+
 
 class OfflineEngine:
     """Starts the process; `generate` answers with seconds and token ids. Ends with the `with` block."""
@@ -36,7 +38,12 @@ class OfflineEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=60)
+        # At the end of its input the process ends by itself; an engine that does not must not keep the benchmark from ending.
+        try:
+            self._process.communicate(timeout=STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self._process.terminate()
+            self._process.wait()
 
     def generate(self, requests: Path) -> tuple[float, list[list[int]]]:
         """Seconds for all requests of a JSON file in one call, and the token ids of each answer."""

@@ -67,6 +67,7 @@ def test_more_help_is_not_worse(summary: dict[str, Any]) -> None:
     rates = {r["threshold"]: r["success_rate"] for r in summary["routers"] if r["name"] == "random"}
     ends = {r["name"]: r["success_rate"] for r in summary["routers"] if r["threshold"] is None}
     assert ends["slm_only"] < rates[0.5] <= ends["teacher_only"]
+    assert rates[0.1] <= rates[0.75]
 
 
 def test_the_page_stands_alone_and_says_simulated(simulated_run: Path) -> None:
