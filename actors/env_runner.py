@@ -85,8 +85,10 @@ class EnvRunner:
         )
 
     def _make_env(self, unit: Unit) -> Perturb:
-        privileged = {"expert", "simulated"}
-        expert = self._setup.teacher.backend in privileged or self._setup.slm.backend in privileged
+        # Tracking the hidden state doubles the cost of a step; without an oracle to answer it is left out.
+        teacher_acts = any(arm.router != "slm_only" for arm in unit.arms)
+        oracles = {self._setup.slm.backend, self._setup.teacher.backend if teacher_acts else ""}
+        expert = bool(oracles & {"expert", "simulated"})
         task, perturb = unit.task, self._setup.perturb
         # The bare environment: Gymnasium's order-enforcing wrappers only cost time on this path.
         arguments: dict[str, Any] = dict(task.env_kwargs)

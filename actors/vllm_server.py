@@ -126,5 +126,12 @@ def _build_engine(config: ModelConfig, path: str) -> Any:
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
     else:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = config.cpu_cores or f"0-{(os.cpu_count() or 1) - 1}"
-        arguments |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": config.kv_cache_mib * 2**20}
+        arguments |= {
+            "enforce_eager": True,
+            "block_size": 32,
+            "kv_cache_memory_bytes": config.kv_cache_mib * 2**20,
+            # A seeded request whose prompt is split over two steps ends the engine: CPU generators have no offset.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(2048, config.max_model_len),
+        }
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))

@@ -253,7 +253,7 @@ text style, and knows nothing else.
 | loss | cross-entropy, {imitated} 1, everything else {lm_weight} |
 | optimizer | Muon (lr 0.02) for matrices, AdamW (lr 0.004) for the rest, {steps} steps of {tokens} tokens, bfloat16 autocast |
 | made by | `python -m learners.base_model --size {name} --steps {steps} --threads {threads}` (`make base-model`) |
-| time | {minutes:.0f} minutes of training on {threads} CPU thread(s) of a machine that did other work too, plus generating and playing the games |
+| time | {minutes:.0f} minutes of training on {threads} CPU thread(s), plus generating and playing the games |
 """
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 _ANSWER = "\x00answer\x00"
+_REMEMBERED_TURNS = 4096
 
 
 class ChatTokenizer(Protocol):
@@ -40,16 +41,17 @@ class ChatFormat:
 
     def __init__(self, tokenizer: ChatTokenizer, role: str, system: str = "") -> None:
         self._tokenizer, self._role = tokenizer, role
+        # An episode asks for the same turns at every step, and the arms of a unit share most of theirs.
+        self._turns: dict[tuple[bool, str], list[int]] = {}
         self._system = [{"role": "system", "content": system}] if system else []
 
     def opening(self, user: str) -> list[int]:
         """Ids from the start of the conversation to where the assistant's first answer begins."""
-        return self._encode(self._render([{"role": "user", "content": user}], prompt=True))
+        return self._remembered(True, user)
 
     def continuation(self, user: str) -> list[int]:
         """Ids from the end of one answer (its end-of-turn mark included) to where the next answer begins."""
-        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}, {"role": "user", "content": user}]
-        return self._encode(self._render(messages, prompt=True).split(_ANSWER, 1)[1])
+        return self._remembered(False, user)
 
     def end_of_turn(self) -> list[int]:
         """Ids that close an answer; the first of them is what the model must emit to stop."""
@@ -70,6 +72,15 @@ class ChatFormat:
         for turn, following in zip(history, [*(t.user for t in history[1:]), user], strict=True):
             ids += self.action_ids(turn) + self.continuation(following)
         return ids
+
+    def _remembered(self, opening: bool, user: str) -> list[int]:
+        if (opening, user) not in self._turns:
+            if len(self._turns) >= _REMEMBERED_TURNS:
+                self._turns.clear()
+            before = [] if opening else [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}]
+            text = self._render([*before, {"role": "user", "content": user}], prompt=True)
+            self._turns[opening, user] = self._encode(text if opening else text.split(_ANSWER, 1)[1])
+        return list(self._turns[opening, user])
 
     def _render(self, messages: list[dict[str, str]], prompt: bool) -> str:
         text: str = self._tokenizer.apply_chat_template([*self._system, *messages], tokenize=False, add_generation_prompt=prompt)

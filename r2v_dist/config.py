@@ -210,7 +210,7 @@ class ClusterConfig(Section):
     """What the run needs; it refuses to start with less available."""
     max_restarts: int = Field(3, ge=0)
     unit_timeout_s: float = Field(600.0, gt=0)
-    shard_episodes: int = Field(64, ge=1)
+    shard_episodes: int = Field(256, ge=1)
     shard_seconds: float = Field(5.0, gt=0)
 
 

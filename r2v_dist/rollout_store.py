@@ -1,13 +1,17 @@
 """Rollouts as Arrow: one row a step, one shard one atomic rename, one writer a stage.
 
 A shard holds whole episodes only, so that an episode is committed with all its steps or not at all. Shards are Arrow IPC
-files with zstd, readable with nothing but pyarrow, pandas, polars or duckdb; token ids are stored as sampled.
+files with lz4, readable with nothing but pyarrow, pandas, polars or duckdb; token ids are stored as sampled.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, chain
+from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.feather as feather
@@ -41,27 +45,31 @@ _EPISODE_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Episode], Any]]] = {
 }
 """Equal on all rows of an episode. An episode that ended before its first step has one row with `t` = -1."""
 
-_STEP_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Step], Any]]] = {
-    "observation": (_NAME, lambda s: s.observation),
-    "clean_observation": (_NAME, lambda s: s.clean_observation),
-    "perturbations": (pa.list_(pa.string()), lambda s: s.perturbations),
-    "actor": (_NAME, lambda s: s.actor),
-    "action": (_NAME, lambda s: s.action),
-    "action_ids": (_IDS, lambda s: s.action_ids),
-    "executed": (pa.bool_(), lambda s: s.executed),
-    "score": (pa.float64(), lambda s: s.score),
-    "prefix": (pa.int64(), lambda s: s.prefix),
-    "drift": (pa.bool_(), lambda s: s.drift),
-    "teacher_tokens": (pa.int32(), lambda s: s.teacher_tokens),
-    "prompt_tokens": (pa.int32(), lambda s: s.proposal.prompt_tokens if s.proposal else None),
-    "slm_tokens": (pa.int32(), lambda s: s.proposal.sampled_tokens if s.proposal else 0),
+_STEP_COLUMNS: dict[str, pa.DataType] = {
+    "observation": _NAME,
+    "clean_observation": _NAME,
+    "perturbations": pa.list_(pa.string()),
+    "actor": _NAME,
+    "action": _NAME,
+    "action_ids": _IDS,
+    "executed": pa.bool_(),
+    "score": pa.float64(),
+    "prefix": pa.int64(),
+    "drift": pa.bool_(),
+    "teacher_tokens": pa.int32(),
 }
+"""Attributes of a step, stored as they are."""
+
+_NO_STEP: Any = SimpleNamespace(**dict.fromkeys([*_STEP_COLUMNS, "proposal"]))
+"""The step of an episode that ended before its first."""
 
 SCHEMA = pa.schema(
     [
         *((name, kind) for name, (kind, _) in _EPISODE_COLUMNS.items()),
         ("t", pa.int16()),
-        *((name, kind) for name, (kind, _) in _STEP_COLUMNS.items()),
+        *_STEP_COLUMNS.items(),
+        ("prompt_tokens", pa.int32()),
+        ("slm_tokens", pa.int32()),
         ("first_top_ids", _IDS),
         ("first_top_logprobs", _LOGPROBS),
         ("candidate_texts", pa.list_(pa.string())),
@@ -75,43 +83,43 @@ SCHEMA = pa.schema(
 def to_table(episodes: Sequence[Episode]) -> pa.Table:
     """Episodes as one columnar table, steps in order."""
     lengths = [max(1, len(e.steps)) for e in episodes]
-    repeat = pa.array([i for i, n in enumerate(lengths) for _ in range(n)], pa.int32())
-    columns: list[pa.Array] = [pa.array([get(e) for e in episodes], kind).take(repeat) for kind, get in _EPISODE_COLUMNS.values()]
-    columns.append(pa.array([t for e in episodes for t in (range(len(e.steps)) if e.steps else (-1,))], pa.int16()))
-    steps: list[Step | None] = [s for e in episodes for s in (e.steps or (None,))]
-    columns += [pa.array([None if s is None else get(s) for s in steps], kind) for kind, get in _STEP_COLUMNS.values()]
-    return pa.Table.from_arrays([*columns, *_proposal_columns(steps)], schema=SCHEMA)
+    repeat = pa.array(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths))
+    own = pa.RecordBatch.from_arrays(
+        [pa.array(list(map(get, episodes)), kind) for kind, get in _EPISODE_COLUMNS.values()], [*_EPISODE_COLUMNS]
+    )
+    t = np.fromiter((t for e in episodes for t in (range(len(e.steps)) if e.steps else (-1,))), np.int16)
+    steps: list[Step] = [s for e in episodes for s in (e.steps or (_NO_STEP,))]
+    of_steps = [pa.array(list(map(attrgetter(name), steps)), kind) for name, kind in _STEP_COLUMNS.items()]
+    return pa.Table.from_arrays([*own.take(repeat).columns, pa.array(t), *of_steps, *_proposal_columns(steps)], schema=SCHEMA)
 
 
-def _proposal_columns(steps: Sequence[Step | None]) -> list[pa.Array]:
-    proposals = [s.proposal if s is not None else None for s in steps]
-    top_offsets, top_ids, top_logprobs = [0], list[int](), list[float]()
-    for answer in proposals:
-        for token, logprob in answer.first_top if answer else ():
-            top_ids.append(token)
-            top_logprobs.append(logprob)
-        top_offsets.append(len(top_ids))
+def _proposal_columns(steps: Sequence[Step]) -> list[pa.Array]:
+    proposals = [s.proposal for s in steps]
+    tops = [answer.first_top if answer else () for answer in proposals]
     candidates = [answer.candidates if answer else () for answer in proposals]
-    flat = [c for group in candidates for c in group]
-    offsets = _offsets(candidates)
+    flat = list(chain.from_iterable(candidates))
+    # One pass over all pairs, in C: they are most of a row.
+    pairs = np.fromiter(chain.from_iterable(chain.from_iterable(tops)), np.float64).reshape(-1, 2)
+    top_offsets, offsets = _offsets(tops), _offsets(candidates)
+    logprobs = _lists([c.logprobs for c in flat], np.float32)
+    slm_tokens = np.diff(logprobs.offsets.to_numpy()[offsets.to_numpy()])
     return [
-        pa.ListArray.from_arrays(top_offsets, pa.array(top_ids, pa.int32())),
-        pa.ListArray.from_arrays(top_offsets, pa.array(top_logprobs, pa.float32())),
+        pa.array([answer.prompt_tokens if answer else None for answer in proposals], pa.int32()),
+        pa.array(slm_tokens, pa.int32(), mask=np.fromiter((s is _NO_STEP for s in steps), bool)),
+        pa.ListArray.from_arrays(top_offsets, pa.array(pairs[:, 0].astype(np.int32))),
+        pa.ListArray.from_arrays(top_offsets, pa.array(pairs[:, 1].astype(np.float32))),
         pa.ListArray.from_arrays(offsets, pa.array([c.text for c in flat], pa.string())),
-        pa.ListArray.from_arrays(offsets, _lists([c.token_ids or () for c in flat], pa.int32())),
-        pa.ListArray.from_arrays(offsets, _lists([c.logprobs for c in flat], pa.float32())),
+        pa.ListArray.from_arrays(offsets, _lists([c.token_ids or () for c in flat], np.int32)),
+        pa.ListArray.from_arrays(offsets, logprobs),
     ]
 
 
 def _offsets(groups: Sequence[Sequence[Any]]) -> pa.Array:
-    offsets = [0]
-    for group in groups:
-        offsets.append(offsets[-1] + len(group))
-    return pa.array(offsets, pa.int32())
+    return pa.array(np.fromiter(accumulate(map(len, groups), initial=0), np.int32))
 
 
-def _lists(groups: Sequence[Sequence[Any]], kind: pa.DataType) -> pa.ListArray:
-    return pa.ListArray.from_arrays(_offsets(groups), pa.array([x for group in groups for x in group], kind))
+def _lists(groups: Sequence[Sequence[Any]], kind: type[np.number[Any]]) -> pa.ListArray:
+    return pa.ListArray.from_arrays(_offsets(groups), pa.array(np.fromiter(chain.from_iterable(groups), kind)))
 
 
 def commit(folder: Path, index: int, episodes: Sequence[Episode]) -> Path:
@@ -119,13 +127,18 @@ def commit(folder: Path, index: int, episodes: Sequence[Episode]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{index:06d}.arrow"
     scratch = target.with_suffix(".tmp")
-    with pa.OSFile(str(scratch), "wb") as sink, ipc.new_file(sink, SCHEMA, options=_OPTIONS) as writer:
+    # Hundreds of small buffers: gathered in memory, they reach the file in few system calls.
+    with (
+        pa.output_stream(str(scratch), compression=None, buffer_size=1 << 20) as sink,
+        ipc.new_file(sink, SCHEMA, options=_OPTIONS) as writer,
+    ):
         writer.write_table(to_table(episodes))
     scratch.rename(target)
     return target
 
 
-_OPTIONS = ipc.IpcWriteOptions(compression=pa.Codec("zstd", compression_level=1), unify_dictionaries=True)
+# Shards are small: handing their buffers to other threads costs more than compressing them.
+_OPTIONS = ipc.IpcWriteOptions(compression="lz4", use_threads=False, unify_dictionaries=True)
 
 
 def shards(folder: Path) -> list[Path]:

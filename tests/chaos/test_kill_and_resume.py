@@ -46,7 +46,7 @@ def kill_during(arguments: list[str], run_dir: Path, stage: str) -> None:
 def test_a_killed_run_ends_like_an_undisturbed_one(simulated_run: Path, tmp_path: Path) -> None:
     kill_during(SIMULATED, tmp_path, "evaluate")
     assert len(outcomes(tmp_path)) < len(outcomes(simulated_run))
-    assert "SIMULATED" in finish(SIMULATED, tmp_path, 240)
+    assert "SIMULATED" in finish(SIMULATED, tmp_path, 400)
     assert outcomes(tmp_path) == outcomes(simulated_run)
     # Each key once: 4 validation tasks x (clean + 2 seeds), and 4 test tasks x (10 seeds x 6 arms + clean x 2 arms).
     keys = [key for key, _ in outcomes(tmp_path)]

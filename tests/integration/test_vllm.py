@@ -76,6 +76,12 @@ def test_log_probabilities_are_the_models_own(server: ModelServer, prompts: list
         assert [logprob] == pytest.approx(hf_logprobs(tiny_model, prompt, [best]), abs=1e-3)
 
 
+def test_many_long_prompts_at_once_do_not_end_the_engine(server: ModelServer, prompts: list[list[int]]) -> None:
+    long = [[*prompt, *[300 + n] * 300] for n in range(5) for prompt in prompts]
+    answers = sample(server, [request(prompt, seed, n=1) for seed, prompt in enumerate(long)])
+    assert len(answers) == 40
+
+
 def test_weights_are_replaced_in_place(server: ModelServer, prompts: list[list[int]], tiny_model: Path, tmp_path: Path) -> None:
     changed = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     with torch.no_grad():
