@@ -94,7 +94,8 @@ def before_training(run: RunDir, config: RunConfig) -> list[dict[str, Any]]:
 def headline(run: RunDir) -> str:
     """The last lines of a run: who solved how much, at which LLM-call rate, and where to read on."""
     config = load_config(run.root / "config.yaml", [])
-    rows = {row.name: row for row in _rows(run, config) if row.threshold is None}
+    measured = _rows(run, config)
+    rows = {row.name: row for row in measured if row.threshold is None}
     clean = {row.name: row for row in _rows(run, config, clean=True)}
     label = "  [SIMULATED policy: not a result about a model]" if config.simulated else ""
     oracle = " (privileged oracle)" if config.teacher.backend == "expert" else ""
@@ -108,7 +109,7 @@ def headline(run: RunDir) -> str:
             f"  {title:<34} {row.success_rate:6.1%}  [{low:.1%}, {high:.1%}]  worst seed {row.worst_seed_success:.1%}"
             f"  LLM calls {row.llm_call_rate:.0%}  clean {clean[name].success_rate:.1%}"
         )
-    for row in sorted((r for r in _rows(run, config) if r.threshold is not None), key=lambda r: (r.name, r.llm_call_rate)):
+    for row in sorted((r for r in measured if r.threshold is not None), key=lambda r: (r.name, r.llm_call_rate)):
         low, high = row.success_ci
         title = f"{row.name} @ {row.threshold:.3g}"
         lines.append(
