@@ -91,7 +91,7 @@ class VllmModel:
         for ids, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
             kept = ids[:-1] if ids and ids[-1] in self._stop else ids
             candidates.append(Candidate(self._tokenizer.decode(kept).strip(), tuple(kept), tuple(logprobs)))
-        return Answer(tuple(candidates), version, len(request.prompt_ids), tuple(answer.first_top))
+        return Answer(tuple(candidates), version, len(request.prompt_ids), answer.first_top)
 
 
 class OpenAIModel:

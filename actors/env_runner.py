@@ -1,11 +1,13 @@
 """Plays units of work: many in flight, every arm of a (task, z) in turn, each along its own path in the real environment.
 
-The tree of a unit lives only while the unit runs. An episode leaves the runner finished or not at all.
+The tree of a unit lives only while the unit runs. An episode leaves the runner finished or not at all. A runner outlives
+the stages of a run: everything it knows of a stage comes with the unit.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ from actors.backends import EngineCall, build_model
 from envs.perturb import Perturb, default_rates
 from r2v_dist.agent import Player, Tree, play
 from r2v_dist.config import ModelConfig, PerturbConfig
-from r2v_dist.episodes import Episode, Unit
+from r2v_dist.episodes import Episode, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Sampling
 
@@ -32,7 +34,6 @@ class RunnerSetup:
     slm_tokenizer: str
     teacher_tokenizer: str
     perturb: PerturbConfig
-    needs_slm: bool
     unit_timeout_s: float
 
 
@@ -49,16 +50,45 @@ class UnitReport:
     drifted: int
 
 
+class IdleEnvs:
+    """Environments that nobody plays at the moment: starting a game costs as much as two steps, and its next unit comes soon."""
+
+    def __init__(self, kept: int = 32) -> None:
+        self._kept = kept
+        self._idle: deque[tuple[tuple[Task, bool], gymnasium.Env[str, str]]] = deque()
+
+    @contextlib.contextmanager
+    def borrow(self, task: Task, expert: bool) -> Iterator[gymnasium.Env[str, str]]:
+        """An environment of this task, to be reset before use. One that raised is not used again."""
+        wanted = (task, expert)
+        match = next((item for item in self._idle if item[0] == wanted), None)
+        if match is not None:
+            self._idle.remove(match)
+            env = match[1]
+        else:
+            arguments: dict[str, Any] = dict(task.env_kwargs)
+            # The bare environment: Gymnasium's order-enforcing wrappers only cost time on this path.
+            env = gymnasium.make(task.env, expert=expert, **arguments).unwrapped
+        try:
+            yield env
+        except BaseException:
+            env.close()
+            raise
+        self._idle.append((wanted, env))
+        if len(self._idle) > self._kept:
+            self._idle.popleft()[1].close()
+
+
 class EnvRunner:
     """Runs units. Used as an async Ray actor; runs as well inside one event loop without Ray."""
 
-    def __init__(self, setup: RunnerSetup, slm_call: EngineCall | None, teacher_call: EngineCall | None, deliver: Deliver) -> None:
-        self._setup, self._deliver = setup, deliver
-        # Collecting teacher episodes needs no SLM, hence no engine.
-        self._slm = _player("slm", setup.slm, slm_call, setup.slm_tokenizer) if setup.needs_slm else None
+    def __init__(self, setup: RunnerSetup, slm_call: EngineCall | None, teacher_call: EngineCall | None) -> None:
+        self._setup = setup
+        self._slm = _player("slm", setup.slm, slm_call, setup.slm_tokenizer)
         self._teacher = _player("teacher", setup.teacher, teacher_call, setup.teacher_tokenizer)
+        self._idle = IdleEnvs()
 
-    async def run(self, unit: Unit) -> UnitReport:
+    async def run(self, unit: Unit, deliver: Deliver) -> UnitReport:
         """Play every arm of the unit and deliver the episodes.
 
         Raises RuntimeFailure when a back end fails or the unit runs past its deadline: the unit is to be run again.
@@ -66,13 +96,13 @@ class EnvRunner:
         tree, episodes = Tree(), list[Episode]()
         try:
             async with asyncio.timeout(self._setup.unit_timeout_s):
-                with contextlib.closing(self._make_env(unit)) as env:
+                with self._env(unit) as env:
                     for arm in unit.arms:
                         episodes.append(await play(env, unit, arm, self._slm, self._teacher, tree))
         except TimeoutError:
             raise RuntimeFailure(f"unit {unit.task.id} z={unit.z} ran past {self._setup.unit_timeout_s:.0f} s") from None
         self._check_versions(unit, tree)
-        await self._deliver(episodes)
+        await deliver(episodes)
         answers = [task.result() for task in tree.answers.values()]
         return UnitReport(
             episodes=len(episodes),
@@ -84,19 +114,17 @@ class EnvRunner:
             drifted=sum(s.drift for e in episodes for s in e.steps),
         )
 
-    def _make_env(self, unit: Unit) -> Perturb:
+    @contextlib.contextmanager
+    def _env(self, unit: Unit) -> Iterator[Perturb]:
         # Tracking the hidden state doubles the cost of a step; without an oracle to answer it is left out.
         teacher_acts = any(arm.router != "slm_only" for arm in unit.arms)
         oracles = {self._setup.slm.backend, self._setup.teacher.backend if teacher_acts else ""}
         expert = bool(oracles & {"expert", "simulated"})
         task, perturb = unit.task, self._setup.perturb
-        # The bare environment: Gymnasium's order-enforcing wrappers only cost time on this path.
-        arguments: dict[str, Any] = dict(task.env_kwargs)
-        env = gymnasium.make(task.env, expert=expert, **arguments).unwrapped
-        lexicon = envs.LEXICONS[task.env]()
-        max_steps = int(arguments["max_steps"])
-        rates = default_rates() | perturb.rates
-        return Perturb(env, task.id, unit.z, rates, max_steps, lexicon, perturb.quota, perturb.cooldown)
+        rates, lexicon = default_rates() | perturb.rates, envs.LEXICONS[task.env]()
+        with self._idle.borrow(task, expert) as env:
+            max_steps = int(dict(task.env_kwargs)["max_steps"])
+            yield Perturb(env, task.id, unit.z, rates, max_steps, lexicon, perturb.quota, perturb.cooldown)
 
     def _check_versions(self, unit: Unit, tree: Tree) -> None:
         """A row must never name a policy that did not act."""

@@ -15,8 +15,9 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from actors.collector import Collector
-from actors.env_runner import EnvRunner, RunnerSetup, UnitReport
-from actors.servers import EngineHandle, ModelServer, first_cause
+from actors.env_runner import UnitReport
+from actors.fleet import Fleet
+from actors.servers import first_cause
 from r2v_dist import rollout_store
 from r2v_dist.config import ClusterConfig
 from r2v_dist.episodes import Episode, Unit
@@ -24,20 +25,6 @@ from r2v_dist.errors import RuntimeFailure
 
 COMMIT_DEADLINE_S = 120.0
 STALL_DEADLINE_S = 900.0
-RUNNER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """The model servers that runners may call; None where a role needs no server."""
-
-    slm: ModelServer | None
-    teacher: ModelServer | None
-
-    def heal(self) -> bool:
-        """Bring back what died; True when something had."""
-        healed = [server.heal() for server in (self.slm, self.teacher) if server is not None]
-        return any(healed)
 
 
 @dataclass(frozen=True)
@@ -92,9 +79,7 @@ def remaining(units: Sequence[Unit], folder: Path) -> list[Unit]:
     return open_units
 
 
-def roll_out(
-    units: Sequence[Unit], folder: Path, setup: RunnerSetup, fleet: Fleet, cluster: ClusterConfig, on_progress: OnProgress
-) -> Totals:
+def roll_out(units: Sequence[Unit], folder: Path, fleet: Fleet, cluster: ClusterConfig, on_progress: OnProgress) -> Totals:
     """Run every unit that is not committed yet and commit its episodes under `folder`.
 
     Raises RuntimeFailure when failures of machines exceed `cluster.max_restarts` for one unit.
@@ -103,33 +88,24 @@ def roll_out(
     if not todo:
         return Totals()
     collector = ray.remote(Collector).options(num_cpus=0).remote(folder, cluster.shard_episodes, cluster.shard_seconds)
-    dispatcher = _Dispatcher(todo, setup, fleet, cluster, CollectorHandle(collector), on_progress)
     try:
-        totals = dispatcher.run()
+        totals = _Dispatcher(todo, fleet, cluster, CollectorHandle(collector), on_progress).run()
         ray.get(collector.flush.remote(), timeout=COMMIT_DEADLINE_S)
         return totals
     except RayError as error:
         raise RuntimeFailure(f"the collector of {folder} failed: {first_cause(error)}") from None
     finally:
-        dispatcher.stop()
         ray.kill(collector)
 
 
 class _Dispatcher:
     def __init__(
-        self,
-        units: Sequence[Unit],
-        setup: RunnerSetup,
-        fleet: Fleet,
-        cluster: ClusterConfig,
-        deliver: CollectorHandle,
-        on_progress: OnProgress,
+        self, units: Sequence[Unit], fleet: Fleet, cluster: ClusterConfig, deliver: CollectorHandle, on_progress: OnProgress
     ) -> None:
         self._todo = deque(units)
         self._total = len(units)
         self._failures: dict[tuple[str, int | None], int] = {}
-        self._setup, self._fleet, self._cluster, self._deliver, self._on_progress = setup, fleet, cluster, deliver, on_progress
-        self._runners: list[Any] = [self._start_runner() for _ in range(min(cluster.runners, len(units)))]
+        self._fleet, self._cluster, self._deliver, self._on_progress = fleet, cluster, deliver, on_progress
         self._under_way: dict[ray.ObjectRef[UnitReport], tuple[Any, Unit]] = {}
 
     def run(self) -> Totals:
@@ -152,18 +128,14 @@ class _Dispatcher:
                 raise RuntimeFailure(f"no unit finished within {STALL_DEADLINE_S:.0f} s; {len(self._under_way)} are under way")
         return totals
 
-    def stop(self) -> None:
-        for runner in self._runners:
-            ray.kill(runner)
-
     def _fill(self) -> None:
-        load = dict.fromkeys(self._runners, 0)
+        load = dict.fromkeys(self._fleet.runners, 0)
         for runner, _ in self._under_way.values():
             load[runner] += 1
         while self._todo and min(load.values()) < self._cluster.in_flight:
-            runner = min(self._runners, key=lambda r: load[r])
+            runner = min(load, key=lambda r: load[r])
             unit = self._todo.popleft()
-            self._under_way[runner.run.remote(unit)] = (runner, unit)
+            self._under_way[runner.run.remote(unit, self._deliver)] = (runner, unit)
             load[runner] += 1
 
     def _recover(self, runner: Any, unit: Unit, error: RayError) -> None:
@@ -174,20 +146,13 @@ class _Dispatcher:
         self._todo.append(unit)
         if isinstance(error, RayActorError):
             self._replace(runner)
-        elif self._fleet.heal():
+        elif self._fleet.heal_servers():
             # Runners hold handles of the engine that died.
-            for other in list(self._runners):
+            for other in list(self._fleet.runners):
                 self._replace(other)
 
     def _replace(self, runner: Any) -> None:
         """A new runner in place of this one; what it had under way waits again."""
         lost = [ref for ref, (owner, _) in self._under_way.items() if owner == runner]
         self._todo.extend(self._under_way.pop(ref)[1] for ref in lost)
-        ray.kill(runner)
-        self._runners[self._runners.index(runner)] = self._start_runner()
-
-    def _start_runner(self) -> Any:
-        slm = EngineHandle(self._fleet.slm.actor) if self._fleet.slm else None
-        teacher = EngineHandle(self._fleet.teacher.actor) if self._fleet.teacher else None
-        options = {"num_cpus": 1, "max_concurrency": self._cluster.in_flight + 1, "runtime_env": {"env_vars": RUNNER_ENVIRONMENT}}
-        return ray.remote(EnvRunner).options(**options).remote(self._setup, slm, teacher, self._deliver)
+        self._fleet.replace(runner)

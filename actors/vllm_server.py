@@ -12,6 +12,7 @@ from typing import Any
 
 from r2v_dist.config import ModelConfig
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.language_model import TopTokens
 
 ENGINE_ENVIRONMENT = {
     "TORCHDYNAMO_DISABLE": "1",
@@ -45,7 +46,7 @@ class EngineAnswer:
 
     token_ids: list[list[int]]
     logprobs: list[list[float]]
-    first_top: list[tuple[int, float]]
+    first_top: TopTokens
 
 
 class VllmServer:
@@ -98,7 +99,7 @@ class VllmServer:
         return EngineAnswer(
             token_ids=[list(o.token_ids) for o in outputs],
             logprobs=[[step[token].logprob for token, step in zip(o.token_ids, o.logprobs, strict=True)] for o in outputs],
-            first_top=first[: request.top],
+            first_top=TopTokens.of(first[: request.top]),
         )
 
 

@@ -89,12 +89,12 @@ def play_units(units: Sequence[Unit], delivered: list[Episode] | None = None) ->
             delivered.extend(episodes)
 
     async def play_all() -> int:
-        runner = EnvRunner(_setup(), None, None, deliver)
+        runner = EnvRunner(_setup(), None, None)
         gate = asyncio.Semaphore(IN_FLIGHT)
 
         async def play_one(unit: Unit) -> int:
             async with gate:
-                return (await runner.run(unit)).steps
+                return (await runner.run(unit, deliver)).steps
 
         return sum(await asyncio.gather(*map(play_one, units)))
 
@@ -119,7 +119,7 @@ def play_bare(games: Sequence[Game]) -> list[bool]:
 
 def _setup() -> RunnerSetup:
     expert = ModelConfig(backend="expert")
-    return RunnerSetup(expert, expert, "", "", PerturbConfig(), needs_slm=False, unit_timeout_s=ClusterConfig().unit_timeout_s)
+    return RunnerSetup(expert, expert, "", "", PerturbConfig(), unit_timeout_s=ClusterConfig().unit_timeout_s)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
-from r2v_dist.language_model import Answer, Candidate
+from r2v_dist.language_model import Answer, Candidate, TopTokens
 from r2v_dist.seeding import rng_for
 
 STEPS = 8
@@ -118,7 +118,7 @@ def _answer(world: _World, rng: random.Random) -> Answer:
     top = sorted((_float32(-rng.expovariate(0.15)) for _ in range(_TOP)), reverse=True)
     tokens = rng.sample(range(_VOCABULARY), _TOP)
     candidate = Candidate(rng.choice(world.commands), ids, tuple(_float32(-rng.expovariate(2.0)) for _ in range(length + 1)))
-    return Answer((candidate,), "bc-0123456789ab", rng.randrange(80, 700), tuple(zip(tokens, top, strict=True)))
+    return Answer((candidate,), "bc-0123456789ab", rng.randrange(80, 700), TopTokens.of(zip(tokens, top, strict=True)))
 
 
 def _float32(value: float) -> float:

@@ -80,8 +80,8 @@ class _Path:
         self.user = observation
 
 
-async def play(env: AgentEnv, unit: Unit, arm: Arm, slm: Player | None, teacher: Player, tree: Tree) -> Episode:
-    """Play one episode to its end. Without an SLM only routers that always escalate can be played.
+async def play(env: AgentEnv, unit: Unit, arm: Arm, slm: Player, teacher: Player, tree: Tree) -> Episode:
+    """Play one episode to its end.
 
     Raises RuntimeFailure when a model back end fails; the caller retries the whole unit elsewhere.
     """
@@ -90,8 +90,7 @@ async def play(env: AgentEnv, unit: Unit, arm: Arm, slm: Player | None, teacher:
     path = _Path(opening_message(info["goal"], observation))
     goal, steps, detail = str(info["goal"]), list[Step](), ""
 
-    async def ask(player: Player | None) -> Answer:
-        assert player is not None
+    async def ask(player: Player) -> Answer:
         seed = stable_hash(unit.task.id, unit.z, path.prefix, unit.replica, player.role) % 2**31
         request = Request(path.history, path.user, player.sampling, seed, env.expert_action)
         key = (player.role, path.prefix, unit.replica, player.sampling)

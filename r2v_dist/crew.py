@@ -19,7 +19,8 @@ from r2v_dist.progress import Progress
 from r2v_dist.run_dir import RunDir, checkpoint_version
 
 if TYPE_CHECKING:
-    from actors.rollout import Fleet, OnProgress, Totals
+    from actors.fleet import Fleet
+    from actors.rollout import OnProgress, Totals
     from actors.servers import Checkpoint, ModelServer
 
 
@@ -52,35 +53,26 @@ class Crew:
 
     def load_slm(self, checkpoint: "Checkpoint") -> None:
         """Have the SLM server answer with this checkpoint; loads in place where it already runs."""
-        if self._config.slm.backend == "vllm":
-            server = self._slm_server(checkpoint)
+        if server := self._servers.get("slm"):
             server.load(checkpoint)
             server.wait()
 
     def start_early(self) -> None:
-        """Start the SLM's engine without waiting for it: it comes up while games are generated and the teacher plays."""
-        if self._config.slm.backend == "vllm":
-            self._slm_server(self.base_checkpoint())
+        """Start engines and runners without waiting for them: they come up while games are generated."""
+        self._fleet
 
     def roll_out(self, units: list[Unit], folder: Path, on_progress: "OnProgress") -> "Totals":
         """Run the units that are not committed yet."""
-        from actors.env_runner import RunnerSetup
         from actors.rollout import Totals, remaining, roll_out
 
         if not remaining(units, folder):
             return Totals()
-        config = self._config
-        needs_slm = any(arm.router != "teacher_only" for unit in units for arm in unit.arms)
-        setup = RunnerSetup(
-            slm=config.slm,
-            teacher=config.teacher,
-            slm_tokenizer=self.base_checkpoint().path,
-            teacher_tokenizer=_local(config.teacher.model) if config.teacher.backend == "vllm" else "",
-            perturb=config.perturb,
-            needs_slm=needs_slm,
-            unit_timeout_s=config.cluster.unit_timeout_s,
-        )
-        return roll_out(units, folder, setup, self._fleet(needs_slm), config.cluster, on_progress)
+        fleet = self._fleet
+        slm_acts = any(arm.router != "teacher_only" for unit in units for arm in unit.arms)
+        for role, server in self._servers.items():
+            if role == "teacher" or slm_acts:
+                server.wait()
+        return roll_out(units, folder, fleet, self._config.cluster, on_progress)
 
     @contextlib.contextmanager
     def learner_progress(self, metrics: Path) -> Iterator[None]:
@@ -116,28 +108,32 @@ class Crew:
 
     @cached_property
     def _servers(self) -> "dict[str, ModelServer]":
-        return {}
-
-    def _slm_server(self, checkpoint: "Checkpoint") -> "ModelServer":
-        from actors.servers import ModelServer
-
-        self._ray
-        if "slm" not in self._servers:
-            self._servers["slm"] = ModelServer("slm", self._config.slm, checkpoint)
-        return self._servers["slm"]
-
-    def _fleet(self, needs_slm: bool) -> "Fleet":
-        from actors.rollout import Fleet
+        """The model servers of this run by role, starting."""
         from actors.servers import Checkpoint, ModelServer
 
         self._ray
-        teacher = self._config.teacher
-        if teacher.backend == "vllm" and "teacher" not in self._servers:
-            self._servers["teacher"] = ModelServer("teacher", teacher, Checkpoint(_local(teacher.model), self.teacher_version()))
-        for role, server in self._servers.items():
-            if role == "teacher" or needs_slm:
-                server.wait()
-        return Fleet(self._servers.get("slm") if needs_slm else None, self._servers.get("teacher"))
+        servers, config = {}, self._config
+        if config.slm.backend == "vllm":
+            servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint())
+        if config.teacher.backend == "vllm":
+            servers["teacher"] = ModelServer("teacher", config.teacher, Checkpoint(_local(config.teacher.model), self.teacher_version()))
+        return servers
+
+    @cached_property
+    def _fleet(self) -> "Fleet":
+        from actors.env_runner import RunnerSetup
+        from actors.fleet import Fleet
+
+        config, servers = self._config, self._servers
+        setup = RunnerSetup(
+            slm=config.slm,
+            teacher=config.teacher,
+            slm_tokenizer=self.base_checkpoint().path,
+            teacher_tokenizer=_local(config.teacher.model) if config.teacher.backend == "vllm" else "",
+            perturb=config.perturb,
+            unit_timeout_s=config.cluster.unit_timeout_s,
+        )
+        return Fleet(setup, servers.get("slm"), servers.get("teacher"), config.cluster.runners, config.cluster.in_flight)
 
     @cached_property
     def _scratch(self) -> "Checkpoint":

@@ -4,7 +4,8 @@ Equal (model version, prompt, sampling, seed) gives equal candidates. Where an e
 sample is authoritative.
 """
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -50,13 +51,33 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class TopTokens:
+    """The likeliest tokens at one position, best first: ids (int32) and log-probabilities in nats (float32).
+
+    They are most of a stored row: packed, they reach the rollout store without a Python object for every number.
+    """
+
+    ids: "array[int]"
+    logprobs: "array[float]"
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[int, float]]) -> "TopTokens":
+        """From (token id, log-probability) pairs, best first."""
+        known = list(pairs)
+        return cls(array("i", [token for token, _ in known]), array("f", [logprob for _, logprob in known]))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
 class Answer:
-    """K candidates; `first_top` are (token id, log-probability) of the likeliest first tokens, best first."""
+    """K candidates, and the likeliest first tokens."""
 
     candidates: tuple[Candidate, ...]
     version: str
     prompt_tokens: int = 0
-    first_top: tuple[tuple[int, float], ...] = ()
+    first_top: TopTokens = field(default_factory=lambda: TopTokens.of(()))
 
     @property
     def sampled_tokens(self) -> int:

@@ -4,7 +4,7 @@ A shard holds whole episodes only, so that an episode is committed with all its 
 files with lz4, readable with nothing but pyarrow, pandas, polars or duckdb; token ids are stored as sampled.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import accumulate, chain
 from operator import attrgetter
 from pathlib import Path
@@ -18,6 +18,7 @@ import pyarrow.feather as feather
 import pyarrow.ipc as ipc
 
 from r2v_dist.episodes import Episode, Step
+from r2v_dist.language_model import TopTokens
 
 SCHEMA_VERSION = "1"
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -63,6 +64,8 @@ _STEP_COLUMNS: dict[str, pa.DataType] = {
 _NO_STEP: Any = SimpleNamespace(**dict.fromkeys([*_STEP_COLUMNS, "proposal"]))
 """The step of an episode that ended before its first."""
 
+_NO_TOP = TopTokens.of(())
+
 SCHEMA = pa.schema(
     [
         *((name, kind) for name, (kind, _) in _EPISODE_COLUMNS.items()),
@@ -95,26 +98,30 @@ def to_table(episodes: Sequence[Episode]) -> pa.Table:
 
 def _proposal_columns(steps: Sequence[Step]) -> list[pa.Array]:
     proposals = [s.proposal for s in steps]
-    tops = [answer.first_top if answer else () for answer in proposals]
+    tops = [answer.first_top if answer else _NO_TOP for answer in proposals]
     candidates = [answer.candidates if answer else () for answer in proposals]
     flat = list(chain.from_iterable(candidates))
-    # One pass over all pairs, in C: they are most of a row.
-    pairs = np.fromiter(chain.from_iterable(chain.from_iterable(tops)), np.float64).reshape(-1, 2)
     top_offsets, offsets = _offsets(tops), _offsets(candidates)
     logprobs = _lists([c.logprobs for c in flat], np.float32)
     slm_tokens = np.diff(logprobs.offsets.to_numpy()[offsets.to_numpy()])
     return [
         pa.array([answer.prompt_tokens if answer else None for answer in proposals], pa.int32()),
         pa.array(slm_tokens, pa.int32(), mask=np.fromiter((s is _NO_STEP for s in steps), bool)),
-        pa.ListArray.from_arrays(top_offsets, pa.array(pairs[:, 0].astype(np.int32))),
-        pa.ListArray.from_arrays(top_offsets, pa.array(pairs[:, 1].astype(np.float32))),
+        pa.ListArray.from_arrays(top_offsets, _packed([top.ids for top in tops], pa.int32())),
+        pa.ListArray.from_arrays(top_offsets, _packed([top.logprobs for top in tops], pa.float32())),
         pa.ListArray.from_arrays(offsets, pa.array([c.text for c in flat], pa.string())),
         pa.ListArray.from_arrays(offsets, _lists([c.token_ids or () for c in flat], np.int32)),
         pa.ListArray.from_arrays(offsets, logprobs),
     ]
 
 
-def _offsets(groups: Sequence[Sequence[Any]]) -> pa.Array:
+def _packed(arrays: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """The values of many packed arrays as one column, without touching them one by one."""
+    buffer = pa.py_buffer(b"".join(arrays))
+    return pa.Array.from_buffers(kind, buffer.size * 8 // kind.bit_width, [None, buffer])
+
+
+def _offsets(groups: Sequence[Sized]) -> pa.Array:
     return pa.array(np.fromiter(accumulate(map(len, groups), initial=0), np.int32))
 
 

@@ -69,7 +69,7 @@ class EntropyThreshold:
 
     def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
         assert proposal is not None
-        entropy = entropy_of([logprob for _, logprob in proposal.first_top])
+        entropy = entropy_of(proposal.first_top.logprobs)
         return Decision(entropy >= self.threshold, entropy)
 
 

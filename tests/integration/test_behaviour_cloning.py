@@ -17,9 +17,7 @@ from r2v_dist.chat import ChatFormat
 from r2v_dist.config import BCConfig, DeepSpeedConfig, LoraConfig, ModelConfig, PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
 
-SETUP = RunnerSetup(
-    ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), needs_slm=False, unit_timeout_s=60
-)
+SETUP = RunnerSetup(ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), unit_timeout_s=60)
 ARM = Arm("teacher_only", None, "none", "expert", 0)
 
 
@@ -33,10 +31,10 @@ def rollouts(tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> Pat
         collector.add(episodes)
 
     async def play() -> None:
-        runner = EnvRunner(SETUP, None, None, deliver)
+        runner = EnvRunner(SETUP, None, None)
         for task in tasks:
             for z in (None, 0, 1, 2):
-                await runner.run(Unit("collect", "h", task, z, 0, (ARM,)))
+                await runner.run(Unit("collect", "h", task, z, 0, (ARM,)), deliver)
 
     asyncio.run(play())
     collector.flush()

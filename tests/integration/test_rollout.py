@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -9,14 +10,15 @@ import pytest
 import ray
 
 from actors.env_runner import RunnerSetup
-from actors.rollout import Fleet, Totals, remaining, roll_out
+from actors.fleet import Fleet
+from actors.rollout import Totals, remaining, roll_out
 from r2v_dist import rollout_store
 from r2v_dist.config import ClusterConfig, ModelConfig, PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 
 SLM, TEACHER = ModelConfig(backend="simulated", failure_rate=0.4), ModelConfig(backend="expert")
-SETUP = RunnerSetup(SLM, TEACHER, "", "", PerturbConfig(), needs_slm=True, unit_timeout_s=120)
+SETUP = RunnerSetup(SLM, TEACHER, "", "", PerturbConfig(), unit_timeout_s=120)
 CLUSTER = ClusterConfig(runners=2, in_flight=4, shard_episodes=8, shard_seconds=0.5)
 ROUTERS: tuple[tuple[str, float | None], ...] = (("slm_only", None), ("teacher_only", None), ("random", 0.3))
 
@@ -32,9 +34,16 @@ def outcomes(folder: Path) -> list[tuple[str, bool, int]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_session: None, tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bool, int]]:
+def fleet(ray_session: None) -> Iterator[Fleet]:
+    runners = Fleet(SETUP, None, None, CLUSTER.runners, CLUSTER.in_flight)
+    yield runners
+    runners.stop()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(fleet: Fleet, tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bool, int]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    totals = roll_out(units(tasks, range(12)), folder, SETUP, Fleet(None, None), CLUSTER, lambda *_: None)
+    totals = roll_out(units(tasks, range(12)), folder, fleet, CLUSTER, lambda *_: None)
     assert (totals.units, totals.episodes, totals.drifted) == (48, 144, 0)
     assert totals.engine_calls < totals.asked
     return outcomes(folder)
@@ -49,18 +58,18 @@ def test_every_episode_once_and_the_teacher_helps(undisturbed: list[tuple[str, b
 
 
 def test_a_second_call_runs_nothing_and_a_partial_one_only_the_rest(
-    undisturbed: list[tuple[str, bool, int]], tasks: list[Task], tmp_path: Path
+    undisturbed: list[tuple[str, bool, int]], fleet: Fleet, tasks: list[Task], tmp_path: Path
 ) -> None:
-    roll_out(units(tasks, range(5)), tmp_path, SETUP, Fleet(None, None), CLUSTER, lambda *_: None)
+    roll_out(units(tasks, range(5)), tmp_path, fleet, CLUSTER, lambda *_: None)
     everything = units(tasks, range(12))
     assert len(remaining(everything, tmp_path)) == 7 * len(tasks)
-    rest = roll_out(everything, tmp_path, SETUP, Fleet(None, None), CLUSTER, lambda *_: None)
+    rest = roll_out(everything, tmp_path, fleet, CLUSTER, lambda *_: None)
     assert rest.units == 7 * len(tasks)
-    assert roll_out(everything, tmp_path, SETUP, Fleet(None, None), CLUSTER, lambda *_: None) == Totals()
+    assert roll_out(everything, tmp_path, fleet, CLUSTER, lambda *_: None) == Totals()
     assert outcomes(tmp_path) == undisturbed
 
 
-def test_a_runner_that_dies_is_replaced(undisturbed: list[tuple[str, bool, int]], tasks: list[Task], tmp_path: Path) -> None:
+def test_a_runner_that_dies_is_replaced(undisturbed: list[tuple[str, bool, int]], fleet: Fleet, tasks: list[Task], tmp_path: Path) -> None:
     """Kill the runner's process, as the kernel's memory killer would."""
     killed: list[int] = []
 
@@ -75,24 +84,24 @@ def test_a_runner_that_dies_is_replaced(undisturbed: list[tuple[str, bool, int]]
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    roll_out(units(tasks, range(12)), tmp_path, SETUP, Fleet(None, None), CLUSTER, lambda *_: None)
+    roll_out(units(tasks, range(12)), tmp_path, fleet, CLUSTER, lambda *_: None)
     killer.join()
     assert killed
     assert outcomes(tmp_path) == undisturbed
 
 
-def test_when_retries_are_used_up_the_first_cause_is_named(ray_session: None, tasks: list[Task], tmp_path: Path) -> None:
+def test_when_retries_are_used_up_the_first_cause_is_named(fleet: Fleet, tasks: list[Task], tmp_path: Path) -> None:
     gone = Task("gone", "test", "r2v/TextWorld-v0", (("game", "/nowhere/gone.z8"), ("max_steps", 5)))
     arm = Arm("teacher_only", None, "simulated-0.4", "expert", 0)
     cluster = CLUSTER.model_copy(update={"max_restarts": 1})
     with pytest.raises(RuntimeFailure, match=r"unit gone z=0 failed 2 times.*gone\.z8 does not exist"):
-        roll_out([Unit("evaluate", "h", gone, 0, 0, (arm,))], tmp_path, SETUP, Fleet(None, None), cluster, lambda *_: None)
+        roll_out([Unit("evaluate", "h", gone, 0, 0, (arm,))], tmp_path, fleet, cluster, lambda *_: None)
     assert ray.is_initialized()
 
 
-def test_a_row_never_names_a_policy_that_did_not_act(ray_session: None, tasks: list[Task], tmp_path: Path) -> None:
+def test_a_row_never_names_a_policy_that_did_not_act(fleet: Fleet, tasks: list[Task], tmp_path: Path) -> None:
     arm = Arm("slm_only", None, "another-policy", "expert", 0)
     cluster = CLUSTER.model_copy(update={"max_restarts": 0})
     with pytest.raises(RuntimeFailure, match=r"answered as version simulated-0\.4, this unit needs another-policy"):
-        roll_out([Unit("evaluate", "h", tasks[0], 0, 0, (arm,))], tmp_path, SETUP, Fleet(None, None), cluster, lambda *_: None)
+        roll_out([Unit("evaluate", "h", tasks[0], 0, 0, (arm,))], tmp_path, fleet, cluster, lambda *_: None)
     assert rollout_store.committed_keys(tmp_path) == set()

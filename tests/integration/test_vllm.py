@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.backends import VllmModel
 from actors.env_runner import RunnerSetup
-from actors.rollout import Fleet, Totals, roll_out
+from actors.fleet import Fleet
+from actors.rollout import Totals, roll_out
 from actors.servers import Checkpoint, EngineHandle, ModelServer
 from actors.vllm_server import EngineRequest
 from r2v_dist import rollout_store
@@ -72,7 +73,7 @@ def test_log_probabilities_are_the_models_own(server: ModelServer, prompts: list
         for ids, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
             assert logprobs == pytest.approx(hf_logprobs(tiny_model, prompt, ids), abs=1e-3)
         assert len(answer.first_top) == 20
-        best, logprob = answer.first_top[0]
+        best, logprob = answer.first_top.ids[0], answer.first_top.logprobs[0]
         assert [logprob] == pytest.approx(hf_logprobs(tiny_model, prompt, [best]), abs=1e-3)
 
 
@@ -135,7 +136,7 @@ def test_an_engine_killed_in_mid_stage_is_brought_back(
     """The stage goes on with a new engine, and ends with the outcomes of an undisturbed one."""
     arm = Arm("slm_only", None, "base", "expert", 0)
     units = [Unit("evaluate", "h", task, z, 0, (arm,)) for task in tasks for z in range(6)]
-    setup = RunnerSetup(CONFIG, ModelConfig(backend="expert"), str(tiny_model), "", PerturbConfig(), needs_slm=True, unit_timeout_s=200)
+    setup = RunnerSetup(CONFIG, ModelConfig(backend="expert"), str(tiny_model), "", PerturbConfig(), unit_timeout_s=200)
     cluster = ClusterConfig(runners=1, in_flight=4, shard_episodes=2)
     killed: list[int] = []
 
@@ -144,12 +145,13 @@ def test_an_engine_killed_in_mid_stage_is_brought_back(
             killed.append(totals.units)
             ray.kill(server.actor)
 
-    results = []
+    fleet, results = Fleet(setup, server, None, cluster.runners, cluster.in_flight), []
     for disturb in (False, True):
         folder = tmp_path / str(disturb)
-        roll_out(units, folder, setup, Fleet(server, None), cluster, kill_when_under_way)
+        roll_out(units, folder, fleet, cluster, kill_when_under_way)
         table = rollout_store.read(folder, ["key", "t", "action", "success"])
         results.append(sorted(map(tuple, (row.values() for row in table.to_pylist()))))
+    fleet.stop()
     assert killed
     assert killed[0] < len(units)
     assert results[0] == results[1]

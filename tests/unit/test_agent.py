@@ -10,7 +10,7 @@ from actors.backends import ExpertModel, SimulatedModel
 from r2v_dist.agent import Player, Tree, play
 from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Request, Sampling
+from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Request, Sampling, TopTokens
 
 TASK = Task("ladder", "test", "none", ())
 SAMPLING = Sampling()
@@ -112,7 +112,7 @@ def test_entropy_threshold_needs_the_proposal_and_keeps_its_score() -> None:
     class Unsure:
         async def sample(self, request: Request) -> Answer:
             unsure = len(request.history) % 2 == 0
-            top = ((1, -0.6931), (2, -0.6931)) if unsure else ((1, 0.0),)
+            top = TopTokens.of([(1, -0.6931), (2, -0.6931)] if unsure else [(1, 0.0)])
             return Answer((Candidate("wait"),), "policy", first_top=top)
 
     [episode], _ = run([arm("entropy", 0.5)], slm=Unsure())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from actors.collector import Collector
 from r2v_dist import rollout_store
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
-from r2v_dist.language_model import Answer, Candidate
+from r2v_dist.language_model import Answer, Candidate, TopTokens
 
 ARM = Arm("entropy", 0.25, "bc-1", "expert", 0)
 
@@ -21,7 +21,7 @@ def episode(name: str, steps: int = 3, z: int | None = 7, success: bool = True) 
 
     def step(t: int) -> Step:
         candidates = tuple(Candidate(f"go {t}{k}", (t, k), (-0.5, -0.25 * k)) for k in range(t + 1))
-        proposal = Answer(candidates, "bc-1", 100 + t, ((5, -0.1), (6, -2.5))) if t != 1 else None
+        proposal = Answer(candidates, "bc-1", 100 + t, TopTokens.of([(5, -0.1), (6, -2.5)])) if t != 1 else None
         actor, ids = ("slm", (t, 0)) if proposal else ("teacher", None)
         return Step(
             f"sée {t}", f"clean {t}", ("failure",) * (t % 2), actor, f"go {t}0", ids, t != 2, 0.5 * t, proposal, t, 2**40 + t, False

@@ -1,0 +1,45 @@
+"""The env runners of a run and the model servers they call: started together, kept from stage to stage, replaced when they die."""
+
+from typing import Any
+
+import ray
+
+from actors.env_runner import EnvRunner, RunnerSetup
+from actors.servers import EngineHandle, ModelServer
+
+RUNNER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+
+class Fleet:
+    """Starts `count` runners at once and does not wait for them. A server is None where a role needs none."""
+
+    def __init__(self, setup: RunnerSetup, slm: ModelServer | None, teacher: ModelServer | None, count: int, in_flight: int) -> None:
+        self._setup, self._slm, self._teacher, self._in_flight = setup, slm, teacher, in_flight
+        self.runners: list[Any] = [self._start() for _ in range(count)]
+
+    def heal_servers(self) -> bool:
+        """Bring back the model servers that died; True when one had."""
+        healed = [server.heal() for server in (self._slm, self._teacher) if server is not None]
+        return any(healed)
+
+    def replace(self, runner: Any) -> None:
+        """A new runner in place of one that is dead or holds dead handles."""
+        ray.kill(runner)
+        self.runners[self.runners.index(runner)] = self._start()
+
+    def stop(self) -> None:
+        """End the runners' processes; the servers belong to the caller."""
+        for runner in self.runners:
+            ray.kill(runner)
+
+    def _start(self) -> Any:
+        slm = EngineHandle(self._slm.actor) if self._slm else None
+        teacher = EngineHandle(self._teacher.actor) if self._teacher else None
+        # Without `num_cpus` Ray asks for one core to place a runner and for none while it lives, so that a learner finds
+        # the cores of runners that wait for the next stage.
+        options = {
+            "max_concurrency": self._in_flight + 1,
+            "scheduling_strategy": "SPREAD",
+            "runtime_env": {"env_vars": RUNNER_ENVIRONMENT},
+        }
+        return ray.remote(EnvRunner).options(**options).remote(self._setup, slm, teacher)
