@@ -96,7 +96,7 @@ class StepBatch:
             candidate_texts=[[c.text for c in candidates]],
             first_tokens=[[_first(c.text, c.token_ids) for c in candidates]],
             last_actions=[situation.actions[-2:]],
-            observations=[situation.observation],
+            observations=[situation.observations[-1]],
             t_N=np.array([float(situation.t)]),
             max_steps_N=np.array([math.inf if situation.max_steps is None else float(situation.max_steps)]),
             context_tokens_N=np.array([float(answer.prompt_tokens)]),

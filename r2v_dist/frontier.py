@@ -116,9 +116,7 @@ def aiq(cost_P: Sequence[float] | Array, success_P: Sequence[float] | Array) -> 
 
 def pgr(success: float, weak: float, strong: float) -> float:
     """Performance gap recovered, (r - r_w) / (r_s - r_w). Raises ValueError where there is no gap."""
-    if strong <= weak:
-        raise ValueError(f"teacher-only ({strong:.3f}) does not exceed SLM-only ({weak:.3f}): no gap to recover")
-    return (success - weak) / (strong - weak)
+    return (success - weak) / _gap(weak, strong)
 
 
 def apgr(curve: RouterCurve, ends: Ends) -> float:
@@ -129,7 +127,7 @@ def apgr(curve: RouterCurve, ends: Ends) -> float:
 def cpt(curve: RouterCurve, ends: Ends, share: float) -> float | None:
     """Call-performance threshold: least share of teacher-only's calls that recovers `share` of the gap; None where nothing does."""
     weak, strong = float(ends.slm.success_PT.mean()), float(ends.teacher.success_PT.mean())
-    return frontier_hull(curve, ends).cost_of(weak + share * (strong - weak))
+    return frontier_hull(curve, ends).cost_of(weak + share * _gap(weak, strong))
 
 
 def auc_difference(a: RouterCurve, b: RouterCurve, ends: Ends, resamples: int, seed: int, level: float = 0.95) -> PairedDifference:
@@ -165,6 +163,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = running
     return adjusted
+
+
+def _gap(weak: float, strong: float) -> float:
+    if strong <= weak:
+        raise ValueError(f"teacher-only ({strong:.3f}) does not exceed SLM-only ({weak:.3f}): no gap to recover")
+    return strong - weak
 
 
 def _turns_left(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
