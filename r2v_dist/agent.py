@@ -5,7 +5,7 @@ action or an env crash ends the episode with a `StopReason`; only an infrastruct
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -13,8 +13,9 @@ from r2v_dist.chat import Turn, opening_message
 from r2v_dist.episodes import Arm, Episode, Step, StopReason, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request, Sampling
-from r2v_dist.routers import Situation, build_router
+from r2v_dist.routers import RouterModels, build_router
 from r2v_dist.seeding import stable_hash
+from r2v_dist.situation import Situation
 
 
 class AgentEnv(Protocol):
@@ -80,12 +81,14 @@ class _Path:
         self.user = observation
 
 
-async def play(env: AgentEnv, unit: Unit, arm: Arm, slm: Player, teacher: Player, tree: Tree) -> Episode:
+async def play(
+    env: AgentEnv, unit: Unit, arm: Arm, slm: Player, teacher: Player, tree: Tree, models: RouterModels | None = None
+) -> Episode:
     """Play one episode to its end.
 
     Raises RuntimeFailure when a model back end fails; the caller retries the whole unit elsewhere.
     """
-    router = build_router(arm.router, arm.threshold)
+    router = build_router(arm.router, arm.threshold, models, arm.training_seed)
     observation, info = env.reset()
     path = _Path(opening_message(info["goal"], observation))
     goal, steps, detail = str(info["goal"]), list[Step](), ""
@@ -98,9 +101,9 @@ async def play(env: AgentEnv, unit: Unit, arm: Arm, slm: Player, teacher: Player
 
     while True:
         drift = tree.drifted(path.prefix, observation)
-        situation = Situation(len(steps), (unit.task.id, unit.z, len(steps)))
+        situation = _situation(unit, goal, steps, observation)
         try:
-            proposal = await ask(slm) if router.uses_proposal else None
+            proposal = await ask(slm) if router.needs_proposal(situation) else None
             decision = router.decide(situation, proposal)
             if not decision.escalate and proposal is None:
                 proposal = await ask(slm)
@@ -141,3 +144,16 @@ async def play(env: AgentEnv, unit: Unit, arm: Arm, slm: Player, teacher: Player
             stop, success = StopReason(info["stop_reason"]), reward > 0
             break
     return Episode(unit.key(arm), unit.task.split, arm, goal, tuple(steps), success, stop, observation, detail)
+
+
+def _situation(unit: Unit, goal: str, steps: Sequence[Step], observation: str) -> Situation:
+    limit = dict(unit.task.env_kwargs).get("max_steps")
+    return Situation(
+        t=len(steps),
+        draw=(unit.task.id, unit.z, len(steps)),
+        goal=goal,
+        observations=(*(s.observation for s in steps), observation),
+        actions=tuple(s.action for s in steps),
+        escalations=sum(s.actor == "teacher" for s in steps),
+        max_steps=None if limit is None else int(limit),
+    )

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2v_dist import rollout_store
-from r2v_dist.metrics import cvar_failure, task_bootstrap_interval, worst_seed_success
+from r2v_dist.metrics import task_bootstrap_interval, worst_seed_success
+from r2v_dist.risk_measures import cvar_failure
 from r2v_dist.routers import entropy_of
 
 CVAR_ALPHA = 0.2

@@ -3,8 +3,6 @@
 `outcomes_TZ` is a (tasks x seeds) array of success in {0, 1}; numpy only.
 """
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
@@ -22,20 +20,6 @@ def task_bootstrap_interval(values_TZ: Array, resamples: int, seed: int, level: 
     return float(low), float(high)
 
 
-def cvar(losses: Array, alpha: float) -> float:
-    """Mean of the worst alpha of the losses (Rockafellar-Uryasev minimum, METHOD section 7); the boundary one counts in part."""
-    ordered = np.sort(np.asarray(losses, dtype=np.float64))[::-1]
-    mass = alpha * len(ordered)
-    whole = math.floor(mass + 1e-12)
-    partial = (mass - whole) * ordered[whole] if whole < len(ordered) else 0.0
-    return float((ordered[:whole].sum() + partial) / mass)
-
-
 def worst_seed_success(outcomes_TZ: Array) -> float:
     """Success rate under the seed where it is lowest."""
     return float(outcomes_TZ.mean(axis=0).min())
-
-
-def cvar_failure(outcomes_TZ: Array, alpha: float) -> float:
-    """CVaR over seeds of the failure rate."""
-    return cvar(1.0 - outcomes_TZ.mean(axis=0), alpha)

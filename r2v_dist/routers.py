@@ -4,12 +4,20 @@ A router sees only what a deployed agent sees. One score, one threshold: escalat
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from r2v_dist.errors import UsageError
+from r2v_dist.features import StepBatch, features, looks_like_an_error
 from r2v_dist.language_model import Answer
+from r2v_dist.query_features import query_features
+from r2v_dist.router_model import RouterModel
 from r2v_dist.seeding import rng_for
+from r2v_dist.situation import Situation
+
+LEARNED = ("r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint")
+"""Routers that are one `RouterModel` on the step's features, differently trained."""
 
 
 @dataclass(frozen=True)
@@ -20,19 +28,10 @@ class Decision:
     score: float | None
 
 
-@dataclass(frozen=True)
-class Situation:
-    """Where the agent stands. `draw` names the random stream of this step (task, z, t), equal for all arms."""
-
-    t: int
-    draw: tuple[object, ...]
-
-
 class Router(Protocol):
-    """`uses_proposal`: whether the SLM must propose before the decision, which then costs an SLM call even if it escalates."""
+    """`needs_proposal`: whether the SLM must propose before the decision, which then costs an SLM call even if it escalates."""
 
-    @property
-    def uses_proposal(self) -> bool: ...
+    def needs_proposal(self, situation: Situation) -> bool: ...
 
     def decide(self, situation: Situation, proposal: Answer | None) -> Decision: ...
 
@@ -42,7 +41,9 @@ class Constant:
     """SLM-only or teacher-only."""
 
     escalate: bool
-    uses_proposal: bool = False
+
+    def needs_proposal(self, situation: Situation) -> bool:
+        return False
 
     def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
         return Decision(self.escalate, None)
@@ -53,7 +54,9 @@ class RandomEscalation:
     """Escalates each step with probability `rate`; arms of different rate use the same draws, so their paths nest."""
 
     rate: float
-    uses_proposal: bool = False
+
+    def needs_proposal(self, situation: Situation) -> bool:
+        return False
 
     def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
         draw = rng_for("random-escalation", *situation.draw).random()
@@ -61,16 +64,62 @@ class RandomEscalation:
 
 
 @dataclass(frozen=True)
-class EntropyThreshold:
-    """Escalates when the entropy of the SLM's first token is at least `threshold` nats."""
+class ProposalThreshold:
+    """Escalates when a score of the situation and the SLM's proposal is at least `threshold`."""
 
     threshold: float
-    uses_proposal: bool = True
+    score: Callable[[Situation, Answer], float]
+
+    def needs_proposal(self, situation: Situation) -> bool:
+        return True
 
     def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
         assert proposal is not None
-        entropy = entropy_of(proposal.first_top.logprobs)
-        return Decision(entropy >= self.threshold, entropy)
+        score = self.score(situation, proposal)
+        return Decision(score >= self.threshold, score)
+
+
+@dataclass(frozen=True)
+class SituationThreshold:
+    """Escalates when a score of the situation alone is at least `threshold`: an escalation costs no SLM call."""
+
+    threshold: float
+    score: Callable[[Situation], float]
+
+    def needs_proposal(self, situation: Situation) -> bool:
+        return False
+
+    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
+        score = self.score(situation)
+        return Decision(score >= self.threshold, score)
+
+
+@dataclass(frozen=True)
+class Latched:
+    """The first escalation of `router` keeps the teacher to the end of the episode."""
+
+    router: Router
+
+    def needs_proposal(self, situation: Situation) -> bool:
+        return situation.escalations == 0 and self.router.needs_proposal(situation)
+
+    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
+        return Decision(True, None) if situation.escalations else self.router.decide(situation, proposal)
+
+
+@dataclass(frozen=True)
+class Capped:
+    """Never escalates beyond the situation's budget, whatever `router` says."""
+
+    router: Router
+
+    def needs_proposal(self, situation: Situation) -> bool:
+        return self.router.needs_proposal(situation)
+
+    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
+        decision = self.router.decide(situation, proposal)
+        spent = situation.budget is not None and situation.escalations >= situation.budget
+        return Decision(False, decision.score) if spent else decision
 
 
 def entropy_of(logprobs: Sequence[float]) -> float:
@@ -80,14 +129,114 @@ def entropy_of(logprobs: Sequence[float]) -> float:
     return -sum(p * math.log(p) for p in [*probabilities, rest] if p > 1e-12)
 
 
-_ROUTERS: dict[str, Callable[[float], Router]] = {
-    "slm_only": lambda _: Constant(escalate=False),
-    "teacher_only": lambda _: Constant(escalate=True),
-    "random": RandomEscalation,
-    "entropy": EntropyThreshold,
+def preferred(verifier_scores: Sequence[float]) -> int:
+    """Index of the candidate that is executed: the verifier's best, the first without a verifier or among equals."""
+    return max(range(len(verifier_scores)), key=verifier_scores.__getitem__) if verifier_scores else 0
+
+
+def first_token_entropy(situation: Situation, proposal: Answer) -> float:
+    """Entropy of the SLM's first token in nats."""
+    return entropy_of(proposal.first_top.logprobs)
+
+
+def verifier_doubt(situation: Situation, proposal: Answer) -> float:
+    """1 minus the verifier's best score. Raises UsageError without a verifier."""
+    if not situation.verifier_scores:
+        raise UsageError("router verifier: this run has no verifier; configure one or leave the router out")
+    return 1.0 - max(situation.verifier_scores)
+
+
+def entropy_or_doubt(situation: Situation, proposal: Answer) -> float:
+    """The larger of 1 - exp(-entropy) and the verifier's doubt: at least tau iff either is."""
+    unsure = -math.expm1(-first_token_entropy(situation, proposal))
+    return max(unsure, verifier_doubt(situation, proposal)) if situation.verifier_scores else unsure
+
+
+def action_perplexity(situation: Situation, proposal: Answer) -> float:
+    """exp of the mean negative log-probability of the action to be executed.
+
+    Raises UsageError where the SLM gives no log-probabilities.
+    """
+    if not proposal.candidates:
+        return math.inf
+    logprobs = proposal.candidates[preferred(situation.verifier_scores)].logprobs
+    if not logprobs:
+        raise UsageError("router perplexity: this SLM gives no log-probabilities; leave the router out")
+    return math.exp(-sum(logprobs) / len(logprobs))
+
+
+def stuck_steps(situation: Situation) -> float:
+    """Latest steps in a row that led nowhere: an action said again, or an answer that is the same again or speaks of an error."""
+    actions, seen, stuck = situation.actions, situation.observations, 0
+    for i in reversed(range(len(actions))):
+        again = i > 0 and actions[i] == actions[i - 1]
+        if not (again or seen[i + 1] == seen[i] or looks_like_an_error(seen[i + 1])):
+            break
+        stuck += 1
+    return float(stuck)
+
+
+def risk_of_step(model: RouterModel) -> Callable[[Situation, Answer], float]:
+    """The score of a learned router on the step's features."""
+    return lambda situation, proposal: float(model.predict(features(StepBatch.of_step(proposal, situation))).score[0])
+
+
+def risk_of_query(model: RouterModel) -> Callable[[Situation], float]:
+    """The score of a query-level router: equal at every step of an episode."""
+    return lambda situation: float(model.predict(query_features([situation.goal], [situation.observations[0]])).score[0])
+
+
+@dataclass(frozen=True)
+class RouterModels:
+    """Trained routers by (name, training seed), and the names of the routers whose first escalation is for good."""
+
+    trained: Mapping[tuple[str, int], RouterModel] = field(default_factory=dict)
+    latched: frozenset[str] = frozenset()
+
+    def of(self, name: str, training_seed: int) -> RouterModel:
+        """The model of an arm. Raises UsageError when it was not trained."""
+        if (name, training_seed) not in self.trained:
+            raise UsageError(f"router {name}: no model of training seed {training_seed}; train it first or leave the router out")
+        return self.trained[name, training_seed]
+
+
+_BY_PROPOSAL: dict[str, Callable[[Situation, Answer], float]] = {
+    "entropy": first_token_entropy,
+    "heuristic": entropy_or_doubt,
+    "verifier": verifier_doubt,
+    "perplexity": action_perplexity,
 }
+_CONSTANT = {"slm_only": False, "best_of_k": False, "teacher_only": True}
+NAMES = (*_CONSTANT, "random", *_BY_PROPOSAL, "stuck_latch", "query_level", *LEARNED)
 
 
-def build_router(name: str, threshold: float | None) -> Router:
-    """The router of an arm. Raises KeyError for a name that does not exist."""
-    return _ROUTERS[name](math.nan if threshold is None else threshold)
+def build_router(
+    name: str, threshold: float | None, models: RouterModels | None = None, training_seed: int = 0, budget: int | None = None
+) -> Router:
+    """The router of an arm. With a `budget`, which the situations must name too, it is never exceeded.
+
+    Raises UsageError for a name that does not exist, a missing threshold, or a model that was not trained.
+    """
+    models = models or RouterModels()
+    router = _uncapped(name, threshold, models, training_seed)
+    if name in models.latched:
+        router = Latched(router)
+    return router if budget is None else Capped(router)
+
+
+def _uncapped(name: str, threshold: float | None, models: RouterModels, training_seed: int) -> Router:
+    if name not in NAMES:
+        raise UsageError(f"router {name}: no such router; there are {', '.join(NAMES)}")
+    if name in _CONSTANT:
+        return Constant(_CONSTANT[name])
+    if threshold is None:
+        raise UsageError(f"router {name}: needs a threshold")
+    if name == "random":
+        return RandomEscalation(threshold)
+    if name == "stuck_latch":
+        return Latched(SituationThreshold(threshold, stuck_steps))
+    if name == "query_level":
+        return SituationThreshold(threshold, risk_of_query(models.of(name, training_seed)))
+    if name in LEARNED:
+        return ProposalThreshold(threshold, risk_of_step(models.of(name, training_seed)))
+    return ProposalThreshold(threshold, _BY_PROPOSAL[name])

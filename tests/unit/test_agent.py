@@ -11,8 +11,10 @@ from r2v_dist.agent import Player, Tree, play
 from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Request, Sampling, TopTokens
+from r2v_dist.routers import Decision, RandomEscalation
+from r2v_dist.situation import Situation
 
-TASK = Task("ladder", "test", "none", ())
+TASK = Task("ladder", "test", "none", (("max_steps", 12),))
 SAMPLING = Sampling()
 
 
@@ -119,6 +121,31 @@ def test_entropy_threshold_needs_the_proposal_and_keeps_its_score() -> None:
     assert [s.actor for s in episode.steps[:4]] == ["teacher", "slm", "teacher", "slm"]
     assert episode.steps[0].score == pytest.approx(0.6931, abs=1e-3)
     assert episode.steps[1].score == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_stuck_latch_hands_over_on_its_own_path() -> None:
+    [episode], _ = run([arm("stuck_latch", 2.0)], slm=SimulatedModel(1.0))
+    # Two waits that change nothing, then the teacher to the end.
+    assert [s.action for s in episode.steps] == ["wait"] * 2 + ["up"] * 5
+    assert [s.score for s in episode.steps] == [0.0, 1.0, 2.0, None, None, None, None]
+    assert episode.success
+
+
+def test_a_router_sees_the_history_of_its_own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[Situation]()
+
+    class Watching(RandomEscalation):
+        def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
+            seen.append(situation)
+            return super().decide(situation, proposal)
+
+    monkeypatch.setattr("r2v_dist.agent.build_router", lambda *_: Watching(0.5))
+    [episode], _ = run([arm("random", 0.5)])
+    assert [s.t for s in seen] == list(range(len(episode.steps)))
+    assert seen[-1].actions == tuple(s.action for s in episode.steps[:-1])
+    assert seen[-1].observations == tuple(s.observation for s in episode.steps)
+    assert seen[-1].escalations == sum(s.actor == "teacher" for s in episode.steps[:-1])
+    assert (seen[0].goal, seen[0].max_steps) == ("climb", 12)
 
 
 def test_the_sampling_seed_names_task_seed_prefix_and_replica() -> None:

@@ -1,0 +1,149 @@
+"""Monotone maps from a raw risk to a calibrated one (METHOD section 7): plain numbers, applied by numpy.
+
+Labels are soft: `failures` out of `n` branches at a state, so that a state weighs as much as it was sampled.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Kind = Literal["identity", "temperature", "platt", "isotonic"]
+
+_EDGE = 1e-6
+_PRIOR = 1e-2
+"""Strength, in observations, of the pull towards the identity: separable data would send a slope to infinity."""
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """sigmoid(slope * logit(p) + offset), or for `isotonic` a piecewise linear map through (x, y)."""
+
+    kind: Kind = "identity"
+    slope: float = 1.0
+    offset: float = 0.0
+    x: tuple[float, ...] = ()
+    y: tuple[float, ...] = ()
+
+    def __call__(self, p: Array) -> Array:
+        """Calibrated probabilities, shape as `p`."""
+        if self.kind == "identity":
+            return p
+        if self.kind == "isotonic":
+            return np.interp(p, self.x, self.y)
+        return sigmoid(self.slope * logit(p) + self.offset)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(values["kind"], values["slope"], values["offset"], tuple(values["x"]), tuple(values["y"]))
+
+
+@dataclass(frozen=True)
+class CalibratorChoice:
+    """The calibrator fitted on everything, and the cross-validated Brier score of every kind it was chosen by."""
+
+    calibrator: Calibrator
+    brier: tuple[tuple[Kind, float], ...]
+
+
+def sigmoid(x: Array) -> Array:
+    """Logistic function that does not overflow."""
+    y: Array = 0.5 * (1.0 + np.tanh(0.5 * x))
+    return y
+
+
+def logit(p: Array) -> Array:
+    """Inverse of `sigmoid`, with probabilities kept off 0 and 1."""
+    inside = np.minimum(np.maximum(p, _EDGE), 1.0 - _EDGE)
+    odds: Array = np.log(inside / (1.0 - inside))
+    return odds
+
+
+def fit_temperature(p: Array, failures: Array, n: Array) -> Calibrator:
+    """Maximum likelihood of a slope alone (1 / temperature), never negative."""
+    [slope] = _logistic_fit(logit(p)[:, None], failures, n, np.array([1.0]))
+    return Calibrator("temperature", slope=max(0.0, float(slope)))
+
+
+def fit_platt(p: Array, failures: Array, n: Array) -> Calibrator:
+    """Maximum likelihood of slope and offset; a negative slope would turn the order round and becomes 0."""
+    x_N2 = np.stack([logit(p), np.ones(len(p))], axis=1)
+    slope, offset = _logistic_fit(x_N2, failures, n, np.array([1.0, 0.0]))
+    if slope < 0:
+        slope, [offset] = 0.0, _logistic_fit(np.ones((len(p), 1)), failures, n, np.array([0.0]))
+    return Calibrator("platt", slope=float(slope), offset=float(offset))
+
+
+def fit_isotonic(p: Array, failures: Array, n: Array) -> Calibrator:
+    """Weighted least squares among non-decreasing maps, by pooling adjacent violators; linear between the pools."""
+    order = np.argsort(p, kind="stable")
+    levels, first = np.unique(p[order], return_index=True)
+    weights, sums = np.add.reduceat(n[order], first), np.add.reduceat(failures[order], first)
+    levels, weights, sums = (values[weights > 0] for values in (levels, weights, sums))
+    pools: list[tuple[float, float, float, float]] = []
+    for level, weight, total in zip(levels.tolist(), weights.tolist(), sums.tolist(), strict=True):
+        low, high = level, level
+        while pools and pools[-1][2] * weight >= total * pools[-1][3]:
+            low, _, total_before, weight_before = pools.pop()
+            total, weight = total + total_before, weight + weight_before
+        pools.append((low, high, total, weight))
+    points = [(x, total / weight) for low, high, total, weight in pools for x in ((low, high) if high > low else (low,))]
+    return Calibrator("isotonic", x=tuple(x for x, _ in points), y=tuple(y for _, y in points))
+
+
+_FITS: dict[Kind, Callable[[Array, Array, Array], Calibrator]] = {
+    "temperature": fit_temperature,
+    "platt": fit_platt,
+    "isotonic": fit_isotonic,
+}
+
+
+def choose_calibrator(p: Array, failures: Array, n: Array, task: npt.NDArray[Any], seed: int, folds: int = 5) -> CalibratorChoice:
+    """The kind with the least Brier score on held-out tasks, then fitted on all of them.
+
+    Raises ValueError with fewer than two tasks: nothing could be held out.
+    """
+    tasks, task_N = np.unique(task, return_inverse=True)
+    if len(tasks) < 2:
+        raise ValueError("a calibrator is chosen on held-out tasks: at least two tasks are needed")
+    fold_N = (np.random.default_rng(seed).permutation(len(tasks)) % min(folds, len(tasks)))[task_N]
+    labelled_N = n > 0
+    share_N = np.divide(failures, n, out=np.zeros(len(n)), where=labelled_N)
+    scores: list[tuple[Kind, float]] = []
+    for kind, fit in _FITS.items():
+        held_out_N = np.empty(len(p))
+        for fold in range(fold_N.max() + 1):
+            inside_N = (fold_N != fold) & labelled_N
+            held_out_N[fold_N == fold] = fit(p[inside_N], failures[inside_N], n[inside_N])(p[fold_N == fold])
+        scores.append((kind, float((n * (held_out_N - share_N) ** 2).sum() / n.sum())))
+    best = min(scores, key=lambda score: score[1])[0]
+    return CalibratorChoice(_FITS[best](p[labelled_N], failures[labelled_N], n[labelled_N]), tuple(scores))
+
+
+def _logistic_fit(x_ND: Array, failures: Array, n: Array, prior_D: Array) -> Array:
+    """Newton's method with step halving on the binomial log-loss, pulled weakly towards `prior_D`."""
+
+    def loss(w_D: Array) -> float:
+        a_N = x_ND @ w_D
+        return float((n * np.logaddexp(0.0, a_N) - failures * a_N).sum() + 0.5 * _PRIOR * ((w_D - prior_D) ** 2).sum())
+
+    w_D = prior_D.copy()
+    for _ in range(100):
+        q_N = sigmoid(x_ND @ w_D)
+        gradient_D = x_ND.T @ (n * q_N - failures) + _PRIOR * (w_D - prior_D)
+        hessian_DD = (x_ND * (n * q_N * (1 - q_N))[:, None]).T @ x_ND + _PRIOR * np.eye(len(w_D))
+        step_D, scale, before = np.linalg.solve(hessian_DD, gradient_D), 1.0, loss(w_D)
+        while loss(w_D - scale * step_D) > before and scale > 1e-6:
+            scale /= 2
+        w_D = w_D - scale * step_D
+        if np.abs(gradient_D).max() < 1e-9 * max(1.0, float(n.sum())):
+            break
+    return w_D

@@ -1,0 +1,272 @@
+"""Router features f_t (METHOD section 5): what a deployed agent sees at a step, and nothing else.
+
+One function, `features`, serves training, evaluation and the gateway; a live step and a stored row of it give the same vector.
+No reward, outcome, seed, task id, clean observation or operator is read. Tensor axes: N steps, K candidates, V first-token
+alternatives, F features.
+"""
+
+import math
+import re
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from r2v_dist.language_model import Answer
+from r2v_dist.situation import Situation
+
+Array = npt.NDArray[np.float64]
+
+FEATURE_VERSION = "1"
+FEATURE_NAMES: tuple[str, ...] = (
+    "first_token_entropy",
+    "logprob_best",
+    "logprob_mean",
+    "logprob_std",
+    "logprobs_missing",
+    "first_token_agreement",
+    "action_agreement",
+    "distinct_actions",
+    "verifier_best",
+    "verifier_mean",
+    "verifier_std",
+    "verifier_min",
+    "verifier_margin",
+    "verifier_slope",
+    "verifier_missing",
+    "t",
+    "t_share",
+    "context_tokens",
+    "goal_tokens",
+    "last_action_repeated",
+    "proposals_repeating",
+    "error_observed",
+    "escalations",
+    "budget_left",
+)
+"""`t_share` is 0 without a step limit, `budget_left` is 1 without a budget; groups with a `_missing` bit are 0 where it is 1."""
+
+_ERROR = re.compile(
+    r"\berrors?\b|\bexception\b|\btraceback\b|\bfail(ed|s|ure)?\b|\btimed[ -]?out\b|\btimeout\b|\bdenied\b|\binvalid\b|\bunable\b"
+    r"|\bnot (found|executed|recogni[sz]ed|understood|allowed)\b|\bcan(no|')t\b|\bdon't understand\b|\bno such\b",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"\w+|[^\w\s]")
+_ABSENT = -1000.0
+"""Pads log-probabilities of first tokens: its probability is exactly 0, and so is its share of an entropy."""
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """N steps as columns. Scores that do not exist are nan; both K axes have at least two places."""
+
+    first_top_logprobs_NV: Array
+    sequence_logprobs_NK: Array
+    verifier_scores_NK: Array
+    verifier_earlier_N2: Array
+    """Best verifier scores two steps ago and one step ago."""
+    candidate_texts: Sequence[Sequence[str]]
+    first_tokens: Sequence[Sequence[object]]
+    """First token id of every candidate; its first word where the model gives no ids."""
+    last_actions: Sequence[Sequence[str]]
+    """The two actions executed last, the latest at the end."""
+    observations: Sequence[str]
+    t_N: Array
+    max_steps_N: Array
+    """inf without a limit."""
+    context_tokens_N: Array
+    goal_tokens_N: Array
+    escalations_N: Array
+    budget_left_N: Array
+
+    @classmethod
+    def of_step(cls, answer: Answer, situation: Situation) -> Self:
+        """A batch of one live step: the SLM's answer at `situation`."""
+        candidates = answer.candidates
+        width = max(len(candidates), len(situation.verifier_scores))
+        return cls(
+            first_top_logprobs_NV=np.array([answer.first_top.logprobs or array("f", [_ABSENT])], dtype=np.float64),
+            sequence_logprobs_NK=_padded([[_total(c.logprobs) for c in candidates]], width),
+            verifier_scores_NK=_padded([situation.verifier_scores], width),
+            verifier_earlier_N2=np.array([array("f", (math.nan, math.nan, *situation.verifier_bests)[-2:])], dtype=np.float64),
+            candidate_texts=[[c.text for c in candidates]],
+            first_tokens=[[_first(c.text, c.token_ids) for c in candidates]],
+            last_actions=[situation.actions[-2:]],
+            observations=[situation.observations[-1]],
+            t_N=np.array([float(situation.t)]),
+            max_steps_N=np.array([math.inf if situation.max_steps is None else float(situation.max_steps)]),
+            context_tokens_N=np.array([float(answer.prompt_tokens)]),
+            goal_tokens_N=np.array([float(word_count(situation.goal))]),
+            escalations_N=np.array([float(situation.escalations)]),
+            budget_left_N=np.array([_left(situation.escalations, situation.budget)]),
+        )
+
+    @classmethod
+    def from_rows(cls, table: pa.Table, max_steps: int | None = None, budget: int | None = None) -> Self:
+        """The rows of whole episodes (`rollout_store.SCHEMA`, in any order); step i of the batch is row i of the table.
+
+        A column `verifier_scores` (list of float, one a candidate) is read where the table has one. Rows without a proposal, as
+        after an escalation that did not wait for one, have all bits for missing scores set. Raises ValueError when earlier steps
+        of an episode are missing, because the history would be wrong.
+        """
+        texts, ids, logprobs, tops = (
+            [row or [] for row in table[name].to_pylist()]
+            for name in ("candidate_texts", "candidate_ids", "candidate_logprobs", "first_top_logprobs")
+        )
+        scores = (
+            [row or [] for row in table["verifier_scores"].to_pylist()] if "verifier_scores" in table.column_names else [[] for _ in texts]
+        )
+        goals, actions = table["goal"].to_pylist(), table["action"].to_pylist()
+        order_N, previous_N2, escalations_N = _history(table)
+        width = max((max(len(a), len(b)) for a, b in zip(texts, scores, strict=True)), default=0)
+        bests_N = np.array([max(row) if row else math.nan for row in scores], dtype=np.float32).astype(np.float64)
+        words = {goal: float(word_count(goal)) for goal in set(goals)}
+        return cls(
+            first_top_logprobs_NV=_padded(tops, max(map(len, tops), default=0), _ABSENT),
+            sequence_logprobs_NK=_padded([[_total(one) for one in row] for row in logprobs], width),
+            verifier_scores_NK=_padded(scores, width),
+            verifier_earlier_N2=np.where(previous_N2 >= 0, bests_N[previous_N2], math.nan),
+            candidate_texts=texts,
+            first_tokens=[[_first(*pair) for pair in zip(*row, strict=True)] for row in zip(texts, ids, strict=True)],
+            last_actions=[[actions[i] for i in pair if i >= 0] for pair in previous_N2.tolist()],
+            observations=[text or "" for text in table["observation"].to_pylist()],
+            t_N=order_N,
+            max_steps_N=np.full(len(texts), math.inf if max_steps is None else float(max_steps)),
+            context_tokens_N=np.array([count or 0.0 for count in table["prompt_tokens"].to_pylist()], dtype=np.float64),
+            goal_tokens_N=np.array([words[goal] for goal in goals], dtype=np.float64),
+            escalations_N=escalations_N,
+            budget_left_N=np.array([_left(count, budget) for count in escalations_N.tolist()], dtype=np.float64),
+        )
+
+
+def features(batch: StepBatch) -> Array:
+    """The feature vectors [N, F] of a batch, in the order of `FEATURE_NAMES`; always finite."""
+    columns_FN = np.empty((len(FEATURE_NAMES), len(batch.t_N)))
+    scores_GNK = np.array((batch.sequence_logprobs_NK, batch.verifier_scores_NK))
+    known_GNK = scores_GNK == scores_GNK
+    count_GN = np.add.reduce(known_GNK, axis=2, dtype=np.float64)
+    missing_GN, divisor_GN = count_GN == 0, np.maximum(count_GN, 1.0)
+    mean_GN = np.add.reduce(np.where(known_GNK, scores_GNK, 0.0), axis=2) / divisor_GN
+    deviation_GNK = np.where(known_GNK, scores_GNK - mean_GN[:, :, None], 0.0)
+    ordered_GNK = np.sort(np.where(known_GNK, scores_GNK, -math.inf), axis=2)
+    best_GN = np.where(missing_GN, 0.0, ordered_GNK[:, :, -1])
+    std_GN = np.sqrt(np.add.reduce(deviation_GNK * deviation_GNK, axis=2) / divisor_GN)
+    columns_FN[0] = _entropy(batch.first_top_logprobs_NV)
+    columns_FN[1], columns_FN[8] = best_GN
+    columns_FN[2], columns_FN[9] = mean_GN
+    columns_FN[3], columns_FN[10] = std_GN
+    columns_FN[4], columns_FN[14] = missing_GN
+    columns_FN[5:8] = _agreement(batch)
+    best_N = best_GN[1]
+    columns_FN[11] = np.minimum.reduce(np.where(known_GNK[1], scores_GNK[1], best_N[:, None]), axis=1)
+    columns_FN[12] = np.where(count_GN[1] > 1, best_N - ordered_GNK[1, :, -2], 0.0)
+    columns_FN[13] = _slope(batch.verifier_earlier_N2, np.where(missing_GN[1], math.nan, best_N))
+    columns_FN[15] = batch.t_N
+    columns_FN[16] = batch.t_N / batch.max_steps_N
+    columns_FN[17] = batch.context_tokens_N
+    columns_FN[18] = batch.goal_tokens_N
+    columns_FN[19:22] = _signs_of_trouble(batch)
+    columns_FN[22] = batch.escalations_N
+    columns_FN[23] = batch.budget_left_N
+    return np.ascontiguousarray(columns_FN.T)
+
+
+def word_count(text: str) -> int:
+    """Words and punctuation marks: a token count that needs no tokenizer."""
+    return len(_WORD.findall(text))
+
+
+def looks_like_an_error(observation: str) -> bool:
+    """Whether what the agent reads speaks of an error; true or planted, it cannot know."""
+    return _ERROR.search(observation) is not None
+
+
+def _entropy(logprobs_NV: Array) -> Array:
+    """As `routers.entropy_of`: what lies beyond the returned alternatives counts as one more outcome."""
+    p_NV = np.exp(logprobs_NV)
+    rest_N = np.maximum(1.0 - np.add.reduce(p_NV, axis=1), 1e-300)
+    rest_entropy_N = np.where(rest_N > 1e-12, -rest_N * np.log(rest_N), 0.0)
+    entropy_N: Array = rest_entropy_N - np.add.reduce(p_NV * logprobs_NV, axis=1)
+    return entropy_N
+
+
+def _agreement(batch: StepBatch) -> Array:
+    """[3, N]: shares of candidates with the commonest first token and action, number of distinct actions."""
+    rows = [
+        (_commonest(tokens), _commonest(texts), len(set(texts)))
+        for tokens, texts in zip(batch.first_tokens, batch.candidate_texts, strict=True)
+    ]
+    return np.array(rows, dtype=np.float64).reshape(-1, 3).T
+
+
+def _signs_of_trouble(batch: StepBatch) -> Array:
+    """[3, N]: last action was the one before it too, share of candidates that repeat it, observation speaks of an error."""
+    rows = [
+        (
+            len(last) == 2 and last[0] == last[1],
+            texts.count(last[-1]) / len(texts) if last and texts else 0.0,
+            looks_like_an_error(observation),
+        )
+        for last, texts, observation in zip(batch.last_actions, batch.candidate_texts, batch.observations, strict=True)
+    ]
+    return np.array(rows, dtype=np.float64).reshape(-1, 3).T
+
+
+def _slope(earlier_N2: Array, now_N: Array) -> Array:
+    """Change a step over three steps, over two where the first is unknown, and 0 where there is nothing to compare."""
+    over_three_N, over_two_N = (now_N - earlier_N2[:, 0]) / 2, now_N - earlier_N2[:, 1]
+    slope_N = np.where(over_three_N == over_three_N, over_three_N, over_two_N)
+    return np.where(slope_N == slope_N, slope_N, 0.0)
+
+
+def _history(table: pa.Table) -> tuple[Array, npt.NDArray[np.int64], Array]:
+    """Of every row: t, the rows two and one steps before it (-1: none), and the teacher's steps before it."""
+    t_N = table["t"].to_numpy().astype(np.int64)
+    _, episode_N = np.unique(np.array(table["key"].to_pylist(), dtype=object).astype(str), return_inverse=True)
+    order_N = np.lexsort((t_N, episode_N))
+    starts_N = np.searchsorted(episode_N[order_N], episode_N[order_N])
+    place_N = np.arange(len(t_N)) - starts_N
+    if ((place_N != t_N[order_N]) & (t_N[order_N] >= 0)).any():
+        raise ValueError("features need every step of an episode: earlier rows of one are missing")
+    by_teacher_N = np.array([actor == "teacher" for actor in table["actor"].to_pylist()], dtype=np.float64)[order_N]
+    before_N = np.cumsum(by_teacher_N) - by_teacher_N
+    previous_N2, escalations_N = np.full((len(t_N), 2), -1), np.empty(len(t_N))
+    for column, back in ((0, 2), (1, 1)):
+        has_N = place_N >= back
+        previous_N2[order_N[has_N], column] = order_N[np.flatnonzero(has_N) - back]
+    escalations_N[order_N] = before_N - before_N[starts_N]
+    return t_N.astype(np.float64), previous_N2, escalations_N
+
+
+def _padded(rows: Sequence[Sequence[float]], width: int, absent: float = math.nan) -> Array:
+    """Rows as [N, at least 2], in single precision as the store keeps them."""
+    width = max(width, 2)
+    flat = array("f")
+    for row in rows:
+        flat.extend(row)
+        flat.extend([absent] * (width - len(row)))
+    return np.array(flat, dtype=np.float64).reshape(-1, width)
+
+
+def _total(logprobs: Sequence[float]) -> float:
+    """Log-probability of a sequence, its tokens in single precision as the store keeps them; nan when unknown."""
+    return sum(array("f", logprobs)) if logprobs else math.nan
+
+
+def _first(text: str, token_ids: Sequence[int] | None) -> object:
+    return token_ids[0] if token_ids else text.partition(" ")[0]
+
+
+def _commonest(values: Sequence[object]) -> float:
+    return max(map(values.count, values)) / len(values) if values else 0.0
+
+
+def _left(escalations: float, budget: int | None) -> float:
+    """Share of the budget that is left; 1 without a budget."""
+    if budget is None:
+        return 1.0
+    return max(0.0, budget - escalations) / budget if budget else 0.0

@@ -1,0 +1,176 @@
+"""Cost against success (METHOD section 9): the frontier of a router, its area, and paired comparisons of two.
+
+The hull is the least concave non-decreasing function above a router's operating points: mixing two thresholds reaches every
+point of a chord, and a budget need not be spent. Costs are shares of what teacher-only costs unless said otherwise. Axes: P
+operating points, T tasks; the unit of resampling is the task.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Hull:
+    """Vertices with ascending cost and ascending success."""
+
+    cost_V: Array
+    success_V: Array
+
+    def at(self, cost: float) -> float:
+        """Success for a budget of `cost`; -inf below the cheapest point."""
+        return float(np.interp(cost, self.cost_V, self.success_V)) if cost >= self.cost_V[0] else -np.inf
+
+    def cost_of(self, success: float) -> float | None:
+        """The least cost that reaches `success`; None where nothing does."""
+        if success > self.success_V[-1]:
+            return None
+        return float(np.interp(success, self.success_V, self.cost_V))
+
+    def area(self, low: float, high: float) -> float:
+        """Integral from `low` to `high`; below the cheapest point there is no success."""
+        inside = self.cost_V[(self.cost_V > low) & (self.cost_V < high)]
+        grid = np.array([max(low, float(self.cost_V[0])), *inside, high])
+        grid = np.unique(grid[(grid >= self.cost_V[0]) & (grid <= high)])
+        return float(np.trapezoid(np.interp(grid, self.cost_V, self.success_V), grid))
+
+
+@dataclass(frozen=True)
+class RouterCurve:
+    """A router at P operating points on T tasks: mean over seeds of cost (teacher calls) and success, each [P, T]."""
+
+    cost_PT: Array
+    success_PT: Array
+
+    def on(self, tasks: npt.NDArray[np.int64]) -> "RouterCurve":
+        """The same router on these tasks, repeats allowed."""
+        return RouterCurve(self.cost_PT[:, tasks], self.success_PT[:, tasks])
+
+
+@dataclass(frozen=True)
+class Ends:
+    """SLM-only and teacher-only on the same T tasks: the two operating points every router has for nothing."""
+
+    slm: RouterCurve
+    teacher: RouterCurve
+
+    def on(self, tasks: npt.NDArray[np.int64]) -> "Ends":
+        """The same ends on these tasks."""
+        return Ends(self.slm.on(tasks), self.teacher.on(tasks))
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Difference of frontier areas, first minus second, with a percentile interval over resampled tasks."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def hull(cost_P: Sequence[float] | Array, success_P: Sequence[float] | Array) -> Hull:
+    """The non-decreasing concave hull of operating points."""
+    order = np.lexsort((-np.asarray(success_P), np.asarray(cost_P)))
+    vertices: list[tuple[float, float]] = []
+    for cost, success in zip(np.asarray(cost_P)[order].tolist(), np.asarray(success_P)[order].tolist(), strict=True):
+        if vertices and success <= vertices[-1][1]:
+            continue
+        while len(vertices) > 1 and _turns_left(vertices[-2], vertices[-1], (cost, success)):
+            vertices.pop()
+        vertices.append((cost, success))
+    cost_V, success_V = np.array(vertices, dtype=np.float64).T
+    return Hull(cost_V, success_V)
+
+
+def frontier_hull(curve: RouterCurve, ends: Ends) -> Hull:
+    """The hull of a router together with both ends, costs as shares of teacher-only's."""
+    parts = (ends.slm, curve, ends.teacher)
+    unit = ends.teacher.cost_PT.mean()
+    return hull(
+        np.concatenate([part.cost_PT.mean(axis=1) for part in parts]) / unit,
+        np.concatenate([part.success_PT.mean(axis=1) for part in parts]),
+    )
+
+
+def frontier_auc(curve: RouterCurve, ends: Ends) -> float:
+    """Mean success over all budgets from SLM-only's cost to teacher-only's."""
+    low = float(ends.slm.cost_PT.mean() / ends.teacher.cost_PT.mean())
+    return frontier_hull(curve, ends).area(low, 1.0) / (1.0 - low)
+
+
+def aiq(cost_P: Sequence[float] | Array, success_P: Sequence[float] | Array) -> float:
+    """Average improvement in quality: mean height of the hull over the router's own range of costs.
+
+    Raises ValueError when all costs are equal.
+    """
+    low, high = float(np.min(cost_P)), float(np.max(cost_P))
+    if low == high:
+        raise ValueError("AIQ needs operating points of different cost")
+    return hull(cost_P, success_P).area(low, high) / (high - low)
+
+
+def pgr(success: float, weak: float, strong: float) -> float:
+    """Performance gap recovered, (r - r_w) / (r_s - r_w). Raises ValueError where there is no gap."""
+    return (success - weak) / _gap(weak, strong)
+
+
+def apgr(curve: RouterCurve, ends: Ends) -> float:
+    """Average PGR over all budgets from SLM-only's cost to teacher-only's. Raises ValueError where there is no gap."""
+    return pgr(frontier_auc(curve, ends), float(ends.slm.success_PT.mean()), float(ends.teacher.success_PT.mean()))
+
+
+def cpt(curve: RouterCurve, ends: Ends, share: float) -> float | None:
+    """Call-performance threshold: least share of teacher-only's calls that recovers `share` of the gap; None where nothing does."""
+    weak, strong = float(ends.slm.success_PT.mean()), float(ends.teacher.success_PT.mean())
+    return frontier_hull(curve, ends).cost_of(weak + share * _gap(weak, strong))
+
+
+def auc_difference(a: RouterCurve, b: RouterCurve, ends: Ends, resamples: int, seed: int, level: float = 0.95) -> PairedDifference:
+    """Frontier area of `a` minus that of `b`, paired: each resample draws whole tasks, the same for both and for the ends."""
+    tasks, rng = a.cost_PT.shape[1], np.random.default_rng(seed)
+
+    def difference(drawn: npt.NDArray[np.int64]) -> float:
+        return frontier_auc(a.on(drawn), ends.on(drawn)) - frontier_auc(b.on(drawn), ends.on(drawn))
+
+    values = [difference(rng.integers(0, tasks, (tasks,))) for _ in range(resamples)]
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return PairedDifference(difference(np.arange(tasks)), float(low), float(high))
+
+
+def sign_flip_p(differences_T: Array, resamples: int, seed: int) -> float:
+    """One-sided p-value of "the mean paired difference is not above 0"; exact up to 12 tasks, else by random flips.
+
+    Under the null each task's difference is as likely to have the other sign.
+    """
+    observed, tasks = differences_T.sum(), len(differences_T)
+    if tasks <= 12:
+        sums = np.array(list(itertools.product((-1.0, 1.0), repeat=tasks))) @ differences_T
+        return float((sums >= observed - 1e-12).mean())
+    signs = np.random.default_rng(seed).integers(0, 2, (resamples, tasks)) * 2.0 - 1.0
+    return float((1 + (signs @ differences_T >= observed - 1e-12).sum()) / (1 + resamples))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given."""
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def _gap(weak: float, strong: float) -> float:
+    if strong <= weak:
+        raise ValueError(f"teacher-only ({strong:.3f}) does not exceed SLM-only ({weak:.3f}): no gap to recover")
+    return strong - weak
+
+
+def _turns_left(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
+    """Whether b lies on or below the chord from a to c."""
+    return (b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0])

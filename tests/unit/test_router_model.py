@@ -1,0 +1,86 @@
+"""The exported router against a literal forward pass, and its refusals."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from r2v_dist.calibrators import Array, Calibrator
+from r2v_dist.errors import UsageError
+from r2v_dist.features import FEATURE_NAMES
+from r2v_dist.router_model import Mlp, Mode, RouterModel
+
+F = len(FEATURE_NAMES)
+
+
+def mlp(rng: np.random.Generator, *sizes: int) -> Mlp:
+    return Mlp(tuple((rng.normal(size=(o, i)) / math.sqrt(i), rng.normal(size=o)) for i, o in itertools.pairwise(sizes)))
+
+
+def router(mode: Mode = "decoupled") -> RouterModel:
+    rng = np.random.default_rng(0)
+    heads = {"rho": mlp(rng, F, 8, 5, 1)}
+    if mode == "decoupled":
+        heads |= {"rho1": mlp(rng, F, 8, 1), "rhoT": mlp(rng, F, 1), "policy": mlp(rng, F + 3, 6, 1)}
+    calibrators = {"rho": Calibrator("platt", 0.8, 0.1), "rho1": Calibrator("isotonic", x=(0.2, 0.8), y=(0.1, 0.7))}
+    return RouterModel("r-1", mode, rng.normal(size=F), rng.uniform(0.5, 2, F), heads, calibrators)
+
+
+def by_hand(net: Mlp, x: list[float]) -> float:
+    """One state, in plain Python."""
+    for i, (weight, bias) in enumerate(net.layers):
+        x = [sum(w * v for w, v in zip(row, x, strict=True)) + b for row, b in zip(weight.tolist(), bias.tolist(), strict=True)]
+        if i < len(net.layers) - 1:
+            x = [a / (1 + math.exp(-a)) for a in x]
+    return 1 / (1 + math.exp(-x[0]))
+
+
+def test_predictions_are_the_documented_forward_pass() -> None:
+    model, f = router(), np.random.default_rng(1).normal(size=(3, F))
+    predicted = model.predict(f)
+    assert predicted.rho1 is not None
+    assert predicted.rhoT is not None
+    for i in range(3):
+        x = [(a - m) / s for a, m, s in zip(f[i].tolist(), model.mean_F.tolist(), model.std_F.tolist(), strict=True)]
+        raw = by_hand(model.heads["rho"], x)
+        rho = 1 / (1 + math.exp(-(0.8 * math.log(raw / (1 - raw)) + 0.1)))
+        rho1 = float(np.interp(by_hand(model.heads["rho1"], x), [0.2, 0.8], [0.1, 0.7]))
+        rhoT = by_hand(model.heads["rhoT"], x)
+        score = by_hand(model.heads["policy"], [rho, rho1, rhoT, *x])
+        got = [float(values[i]) for values in (predicted.rho, predicted.rho1, predicted.rhoT, predicted.score)]
+        assert got == pytest.approx([rho, rho1, rhoT, score], rel=1e-9)
+
+
+def test_a_joint_router_scores_by_its_risk() -> None:
+    predicted = router("joint").predict(np.zeros((2, F)))
+    np.testing.assert_array_equal(predicted.score, predicted.rho)
+    assert predicted.rho1 is None
+
+
+@pytest.mark.parametrize("mode", ["joint", "decoupled"])
+def test_a_saved_router_predicts_the_same_bits(mode: Mode, tmp_path: Path) -> None:
+    model, f = router(mode), np.random.default_rng(1).normal(size=(5, F))
+    model.save(tmp_path / "router")
+    again = RouterModel.load(tmp_path / "router")
+    np.testing.assert_array_equal(again.predict(f).score, model.predict(f).score)
+    assert (again.version, again.mode, again.calibrators) == (model.version, model.mode, model.calibrators)
+
+
+def test_other_features_are_refused(tmp_path: Path) -> None:
+    router().save(tmp_path)
+    described = tmp_path / "router.json"
+    original = json.loads(described.read_text())
+    described.write_text(json.dumps(original | {"feature_version": "0"}))
+    with pytest.raises(UsageError, match=r"feature_version = '0' .*train the router again"):
+        RouterModel.load(tmp_path)
+    described.write_text(json.dumps(original | {"feature_names": [*FEATURE_NAMES[:-1], "seed"]}))
+    with pytest.raises(UsageError, match="they differ in budget_left, seed"):
+        RouterModel.load(tmp_path)
+    with pytest.raises(UsageError, match=r"no router\.json"):
+        RouterModel.load(tmp_path / "none")
+    wrong: Array = np.zeros((1, F - 1))
+    with pytest.raises(ValueError, match="features"):
+        router().predict(wrong)
