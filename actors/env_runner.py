@@ -16,7 +16,7 @@ import gymnasium
 import envs
 from actors.backends import EngineCall, build_model
 from envs.perturb import Perturb, default_rates
-from r2v_dist.agent import Player, Tree, play
+from r2v_dist.agent import Cast, Player, Tree, play
 from r2v_dist.config import ModelConfig, PerturbConfig
 from r2v_dist.episodes import Episode, Task, Unit
 from r2v_dist.errors import RuntimeFailure
@@ -84,12 +84,12 @@ class EnvRunner:
 
     def __init__(self, setup: RunnerSetup, slm_call: EngineCall | None, teacher_call: EngineCall | None) -> None:
         self._setup = setup
-        self._slm = _player("slm", setup.slm, slm_call, setup.slm_tokenizer)
-        self._teacher = _player("teacher", setup.teacher, teacher_call, setup.teacher_tokenizer)
+        slm = _player("slm", setup.slm, slm_call, setup.slm_tokenizer)
+        self._cast = Cast(slm, _player("teacher", setup.teacher, teacher_call, setup.teacher_tokenizer))
         self._idle = IdleEnvs()
 
     async def run(self, unit: Unit, deliver: Deliver) -> UnitReport:
-        """Play every arm of the unit and deliver the episodes.
+        """Play every arm and branch of the unit and deliver the episodes.
 
         Raises RuntimeFailure when a back end fails or the unit runs past its deadline: the unit is to be run again.
         """
@@ -97,8 +97,8 @@ class EnvRunner:
         try:
             async with asyncio.timeout(self._setup.unit_timeout_s):
                 with self._env(unit) as env:
-                    for arm in unit.arms:
-                        episodes.append(await play(env, unit, arm, self._slm, self._teacher, tree))
+                    for run in unit.runs:
+                        episodes.append(await play(env, unit, run, self._cast, tree))
         except TimeoutError:
             raise RuntimeFailure(f"unit {unit.task.id} z={unit.z} ran past {self._setup.unit_timeout_s:.0f} s") from None
         self._check_versions(unit, tree)
@@ -117,7 +117,7 @@ class EnvRunner:
     @contextlib.contextmanager
     def _env(self, unit: Unit) -> Iterator[Perturb]:
         # Tracking the hidden state doubles the cost of a step; without an oracle to answer it is left out.
-        teacher_acts = any(arm.router != "slm_only" for arm in unit.arms)
+        teacher_acts = any(arm.router != "slm_only" for arm in unit.played) or any(b.teacher_first for b in unit.branches)
         oracles = {self._setup.slm.backend, self._setup.teacher.backend if teacher_acts else ""}
         expert = bool(oracles & {"expert", "simulated"})
         task, perturb = unit.task, self._setup.perturb
@@ -128,7 +128,7 @@ class EnvRunner:
 
     def _check_versions(self, unit: Unit, tree: Tree) -> None:
         """A row must never name a policy that did not act."""
-        expected = {"slm": unit.arms[0].policy, "teacher": unit.arms[0].teacher}
+        expected = {"slm": unit.played[0].policy, "teacher": unit.played[0].teacher}
         for (role, *_), task in tree.answers.items():
             version = task.result().version
             if version != expected[str(role)]:

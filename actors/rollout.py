@@ -7,7 +7,7 @@ budget of their own; when it is spent the stage stops with the first cause, and 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,9 @@ class CollectorHandle:
 
 
 def remaining(units: Sequence[Unit], folder: Path) -> list[Unit]:
-    """The units without their committed arms; a unit with nothing left is dropped."""
+    """The units without what is committed; a unit with nothing left is dropped."""
     done = rollout_store.committed_keys(folder)
-    open_units = []
-    for unit in units:
-        arms = tuple(arm for arm in unit.arms if str(unit.key(arm)) not in done)
-        if arms:
-            open_units.append(replace(unit, arms=arms))
-    return open_units
+    return [left for unit in units if (left := unit.without(done)).runs]
 
 
 def roll_out(units: Sequence[Unit], folder: Path, fleet: Fleet, cluster: ClusterConfig, on_progress: OnProgress) -> Totals:

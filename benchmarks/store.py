@@ -119,6 +119,8 @@ def rows_of(episode: Episode) -> Iterator[dict[str, Any]]:
         "detail": episode.detail,
         "final_observation": episode.final_observation,
         "n_steps": len(episode.steps),
+        "branch": None,
+        "branch_t": None,
     }
     for t, step in enumerate(episode.steps):
         yield {**shared, "t": t, **_step_columns(step)}

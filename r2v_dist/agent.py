@@ -5,12 +5,12 @@ action or an env crash ends the episode with a `StopReason`; only an infrastruct
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from r2v_dist.chat import Turn, opening_message
-from r2v_dist.episodes import Arm, Episode, Step, StopReason, Unit
+from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request, Sampling
 from r2v_dist.routers import RouterModels, build_router
@@ -35,6 +35,15 @@ class Player:
     role: str
     model: LanguageModel
     sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who plays: both models, and the trained routers that arms may name."""
+
+    slm: Player
+    teacher: Player
+    models: RouterModels = field(default_factory=RouterModels)
 
 
 @dataclass
@@ -81,57 +90,50 @@ class _Path:
         self.user = observation
 
 
-async def play(
-    env: AgentEnv, unit: Unit, arm: Arm, slm: Player, teacher: Player, tree: Tree, models: RouterModels | None = None
-) -> Episode:
-    """Play one episode to its end.
+async def play(env: AgentEnv, unit: Unit, run: Arm | Branch, cast: Cast, tree: Tree) -> Episode:
+    """Play one episode, or one branch of an earlier one, to its end.
 
     Raises RuntimeFailure when a model back end fails; the caller retries the whole unit elsewhere.
     """
-    router = build_router(arm.router, arm.threshold, models, arm.training_seed)
+    branch, arm, replica = (run, run.arm, run.replica) if isinstance(run, Branch) else (None, run, unit.replica)
+    router = build_router(arm.router, arm.threshold, cast.models, arm.training_seed)
     observation, info = env.reset()
     path = _Path(opening_message(info["goal"], observation))
     goal, steps, detail = str(info["goal"]), list[Step](), ""
 
     async def ask(player: Player) -> Answer:
-        seed = stable_hash(unit.task.id, unit.z, path.prefix, unit.replica, player.role) % 2**31
+        seed = stable_hash(unit.task.id, unit.z, path.prefix, replica, player.role) % 2**31
         request = Request(path.history, path.user, player.sampling, seed, env.expert_action)
-        key = (player.role, path.prefix, unit.replica, player.sampling)
+        key = (player.role, path.prefix, replica, player.sampling)
         return await tree.answer(key, lambda: player.model.sample(request))
+
+    async def choose(situation: Situation) -> _Choice:
+        if branch and (given := branch.given(situation.t)):
+            return _Choice(given.actor, Candidate(given.action, given.action_ids))
+        if branch and branch.teacher_first and situation.t == len(branch.path):
+            return _Choice.of("teacher", await ask(cast.teacher))
+        proposal = await ask(cast.slm) if router.needs_proposal(situation) else None
+        decision = router.decide(situation, proposal)
+        if decision.escalate:
+            return replace(_Choice.of("teacher", await ask(cast.teacher)), proposal=proposal, score=decision.score)
+        proposal = proposal or await ask(cast.slm)
+        return replace(_Choice.of("slm", proposal), proposal=proposal, score=decision.score)
 
     while True:
         drift = tree.drifted(path.prefix, observation)
-        situation = _situation(unit, goal, steps, observation)
+        if branch and len(steps) == len(branch.path):
+            drift = drift or stable_hash(observation) != branch.seen
         try:
-            proposal = await ask(slm) if router.needs_proposal(situation) else None
-            decision = router.decide(situation, proposal)
-            if not decision.escalate and proposal is None:
-                proposal = await ask(slm)
-            acted = await ask(teacher) if decision.escalate else proposal
+            choice = await choose(_situation(unit, goal, steps, observation))
         except ContextLimitReached as limit:
             stop, success, detail = StopReason.CONTEXT_LIMIT, False, str(limit)
             break
-        assert acted is not None
-        if not acted.candidates:
+        if choice.chosen is None:
             stop, success = StopReason.NO_ACTION, False
             break
-        actor, chosen = ("teacher" if decision.escalate else "slm"), acted.candidates[0]
-        step = Step(
-            observation=observation,
-            clean_observation=info["clean_observation"],
-            perturbations=tuple(info["perturbations"]),
-            actor=actor,
-            action=chosen.text,
-            action_ids=chosen.token_ids,
-            executed=True,
-            score=decision.score,
-            proposal=proposal,
-            teacher_tokens=acted.sampled_tokens if decision.escalate else 0,
-            prefix=path.prefix,
-            drift=drift,
-        )
+        step = _step(choice, observation, info, path.prefix, drift)
         try:
-            observation, reward, terminated, truncated, info = env.step(chosen.text)
+            observation, reward, terminated, truncated, info = env.step(step.action)
         except RuntimeFailure:
             raise
         except Exception as error:  # a boundary: whatever one task's environment raises is that episode's outcome
@@ -139,11 +141,44 @@ async def play(
             stop, success, detail = StopReason.ENV_ERROR, False, f"{type(error).__name__}: {error}"
             break
         steps.append(replace(step, executed=bool(info["executed"])))
-        path.advance(actor, chosen, observation)
+        path.advance(choice.actor, choice.chosen, observation)
         if terminated or truncated:
             stop, success = StopReason(info["stop_reason"]), reward > 0
             break
-    return Episode(unit.key(arm), unit.task.split, arm, goal, tuple(steps), success, stop, observation, detail)
+    return Episode(unit.key(run), unit.task.split, arm, goal, tuple(steps), success, stop, observation, detail, branch)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Who acts and how; `chosen` is None where an actor has no action to offer."""
+
+    actor: str
+    chosen: Candidate | None
+    teacher_tokens: int = 0
+    proposal: Answer | None = None
+    score: float | None = None
+
+    @classmethod
+    def of(cls, actor: str, answer: Answer) -> "_Choice":
+        return cls(actor, answer.candidates[0] if answer.candidates else None, answer.sampled_tokens if actor == "teacher" else 0)
+
+
+def _step(choice: _Choice, observation: str, info: Mapping[str, Any], prefix: int, drift: bool) -> Step:
+    assert choice.chosen is not None
+    return Step(
+        observation=observation,
+        clean_observation=info["clean_observation"],
+        perturbations=tuple(info["perturbations"]),
+        actor=choice.actor,
+        action=choice.chosen.text,
+        action_ids=choice.chosen.token_ids,
+        executed=True,
+        score=choice.score,
+        proposal=choice.proposal,
+        teacher_tokens=choice.teacher_tokens,
+        prefix=prefix,
+        drift=drift,
+    )
 
 
 def _situation(unit: Unit, goal: str, steps: Sequence[Step], observation: str) -> Situation:

@@ -68,7 +68,7 @@ class Crew:
         if not remaining(units, folder):
             return Totals()
         fleet = self._fleet
-        slm_acts = any(arm.router != "teacher_only" for unit in units for arm in unit.arms)
+        slm_acts = any(arm.router != "teacher_only" for unit in units for arm in unit.played)
         for role, server in self._servers.items():
             if role == "teacher" or slm_acts:
                 server.wait()

@@ -1,9 +1,11 @@
 """The nouns of a rollout: task, unit of work, step, episode. Frozen, picklable, and free of any engine."""
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from r2v_dist.language_model import Answer
+from r2v_dist.seeding import short_hash
 
 
 class StopReason(StrEnum):
@@ -46,6 +48,44 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """An action somebody took, or is made to take."""
+
+    actor: str
+    action: str
+    action_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Another continuation from a state of an earlier path (METHOD section 6).
+
+    The path's actions are replayed, then comes the first action, then the arm's router decides. `first` is an action to take
+    there, `teacher_first` has the teacher asked for it; with neither the router decides there too. `seen` is the hash of the
+    observation in that state: a replay that shows something else is drift. `kind` is the name that labels are counted under.
+    """
+
+    kind: str
+    arm: Arm
+    replica: int
+    path: tuple[Taken, ...]
+    seen: int
+    first: Taken | None = None
+    teacher_first: bool = False
+
+    def given(self, t: int) -> Taken | None:
+        """The action that is fixed at step t, if there is one."""
+        return self.path[t] if t < len(self.path) else self.first if t == len(self.path) else None
+
+    @property
+    def id(self) -> str:
+        """Unique among the branches of one (task, z), arm and replica."""
+        actions = short_hash(*(taken.action for taken in self.path))
+        first = "" if self.first is None else f":{short_hash(self.first.action)}"
+        return f"{self.kind}:{len(self.path)}:{actions}{first}"
+
+
+@dataclass(frozen=True)
 class EpisodeKey:
     """Names an episode for ever: a committed key is never run again."""
 
@@ -55,15 +95,17 @@ class EpisodeKey:
     z: int | None
     arm: str
     replica: int
+    branch: str = ""
 
     def __str__(self) -> str:
         z = "clean" if self.z is None else self.z
-        return f"{self.stage}|{self.config_hash}|{self.task}|{z}|{self.arm}|{self.replica}"
+        branch = f"|{self.branch}" if self.branch else ""
+        return f"{self.stage}|{self.config_hash}|{self.task}|{z}|{self.arm}|{self.replica}{branch}"
 
 
 @dataclass(frozen=True)
 class Unit:
-    """All arms of one (task, z): they run on one runner, share one tree, and each commits an episode of its own."""
+    """All arms and branches of one (task, z): they run on one runner, share one tree, and each commits an episode of its own."""
 
     stage: str
     config_hash: str
@@ -71,10 +113,28 @@ class Unit:
     z: int | None
     replica: int
     arms: tuple[Arm, ...]
+    branches: tuple[Branch, ...] = ()
 
-    def key(self, arm: Arm) -> EpisodeKey:
-        """The key of this unit's episode under `arm`."""
-        return EpisodeKey(self.stage, self.config_hash, self.task.id, self.z, arm.id, self.replica)
+    def key(self, run: Arm | Branch) -> EpisodeKey:
+        """The key of this unit's episode under an arm, or of one of its branches."""
+        if isinstance(run, Branch):
+            return EpisodeKey(self.stage, self.config_hash, self.task.id, self.z, run.arm.id, run.replica, run.id)
+        return EpisodeKey(self.stage, self.config_hash, self.task.id, self.z, run.id, self.replica)
+
+    def without(self, done: Container[str]) -> "Unit":
+        """This unit with only the runs whose keys are not among those that are done."""
+        arms = tuple(arm for arm in self.arms if str(self.key(arm)) not in done)
+        return replace(self, arms=arms, branches=tuple(b for b in self.branches if str(self.key(b)) not in done))
+
+    @property
+    def played(self) -> tuple[Arm, ...]:
+        """The arms at work, branches' included. All of a unit name the same versions of policy and teacher."""
+        return (*self.arms, *(branch.arm for branch in self.branches))
+
+    @property
+    def runs(self) -> tuple["Arm | Branch", ...]:
+        """Everything to play."""
+        return (*self.arms, *self.branches)
 
 
 @dataclass(frozen=True)
@@ -108,3 +168,4 @@ class Episode:
     stop_reason: StopReason
     final_observation: str
     detail: str = ""
+    branch: Branch | None = None

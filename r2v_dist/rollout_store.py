@@ -20,7 +20,7 @@ import pyarrow.ipc as ipc
 from r2v_dist.episodes import Episode, Step
 from r2v_dist.language_model import TopTokens
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _IDS, _LOGPROBS = pa.list_(pa.int32()), pa.list_(pa.float32())
 
@@ -43,8 +43,11 @@ _EPISODE_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Episode], Any]]] = {
     "detail": (_NAME, lambda e: e.detail),
     "final_observation": (_NAME, lambda e: e.final_observation),
     "n_steps": (pa.int16(), lambda e: len(e.steps)),
+    "branch": (_NAME, lambda e: e.branch.kind if e.branch else None),
+    "branch_t": (pa.int16(), lambda e: len(e.branch.path) if e.branch else None),
 }
-"""Equal on all rows of an episode. An episode that ended before its first step has one row with `t` = -1."""
+"""Equal on all rows of an episode. An episode that ended before its first step has one row with `t` = -1. A branch (null
+elsewhere) leaves its earlier path at step `branch_t`; the steps before are replayed and have no proposal."""
 
 _STEP_COLUMNS: dict[str, pa.DataType] = {
     "observation": _NAME,

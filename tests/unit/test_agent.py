@@ -1,17 +1,19 @@
 """The agent loop with no cluster: routing, the shared tree, stop reasons, drift, and paths that pair until they part."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from actors.backends import ExpertModel, SimulatedModel
-from r2v_dist.agent import Player, Tree, play
-from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
+from r2v_dist.agent import Cast, Player, Tree, play
+from r2v_dist.episodes import Arm, Branch, Episode, StopReason, Taken, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Request, Sampling, TopTokens
 from r2v_dist.routers import Decision, RandomEscalation
+from r2v_dist.seeding import stable_hash
 from r2v_dist.situation import Situation
 
 TASK = Task("ladder", "test", "none", (("max_steps", 12),))
@@ -64,14 +66,14 @@ def arm(router: str, threshold: float | None = None) -> Arm:
     return Arm(router, threshold, "policy", "expert", 0)
 
 
-def run(arms: list[Arm], env: Any = None, slm: Any = None, z: int | None = 3, replica: int = 0) -> tuple[list[Episode], Tree]:
-    unit = Unit("evaluate", "hash", TASK, z, replica, tuple(arms))
+def run(arms: Sequence[Arm | Branch], env: Any = None, slm: Any = None, z: int | None = 3, replica: int = 0) -> tuple[list[Episode], Tree]:
+    unit = Unit("evaluate", "hash", TASK, z, replica, ())
     tree = Tree()
     slm_player = Player("slm", slm or SimulatedModel(0.4), SAMPLING)
     teacher = Player("teacher", ExpertModel(), SAMPLING)
 
     async def all_arms() -> list[Episode]:
-        return [await play(env or Ladder(), unit, a, slm_player, teacher, tree) for a in arms]
+        return [await play(env or Ladder(), unit, a, Cast(slm_player, teacher), tree) for a in arms]
 
     return asyncio.run(all_arms()), tree
 
@@ -193,11 +195,53 @@ def test_infrastructure_failures_are_raised_and_forgotten() -> None:
     unit = Unit("evaluate", "hash", TASK, 0, 0, (arm("slm_only"),))
     tree, player = Tree(), Player("slm", Flaky(), SAMPLING)
     with pytest.raises(RuntimeFailure, match="gone"):
-        asyncio.run(play(Ladder(), unit, unit.arms[0], player, player, tree))
-    assert asyncio.run(play(Ladder(), unit, unit.arms[0], player, player, tree)).success
+        asyncio.run(play(Ladder(), unit, unit.arms[0], Cast(player, player), tree))
+    assert asyncio.run(play(Ladder(), unit, unit.arms[0], Cast(player, player), tree)).success
 
 
 def test_drift_is_recorded() -> None:
     (first, second), _ = run([arm("teacher_only"), arm("teacher_only")], env=Ladder(moody=True))
     assert not any(s.drift for s in first.steps)
     assert all(s.drift for s in second.steps)
+
+
+def branch_of(episode: Episode, t: int, kind: str, router: str, replica: int = 0, **first: Any) -> Branch:
+    """A branch that leaves `episode` at step t."""
+    path = tuple(Taken(s.actor, s.action, s.action_ids) for s in episode.steps[:t])
+    return Branch(kind, arm(router), replica, path, stable_hash(episode.steps[t].observation), **first)
+
+
+def test_a_branch_in_the_same_replica_repeats_the_path_and_another_replica_does_not() -> None:
+    [episode], _ = run([arm("slm_only")])
+    assert len(episode.steps) > 5
+    first = Taken("slm", episode.steps[2].action)
+    [same, *others], _ = run([branch_of(episode, 2, "S", "slm_only", replica, first=first) for replica in range(9)])
+    assert [s.action for s in same.steps] == [s.action for s in episode.steps]
+    assert same.success == episode.success
+    assert [s.proposal is None for s in same.steps[:4]] == [True, True, True, False]
+    assert {tuple(s.action for s in o.steps[:3]) for o in others} == {tuple(s.action for s in episode.steps[:3])}
+    assert len({tuple(s.action for s in o.steps) for o in others}) > 3
+    assert len({str(e.key) for e in (episode, same, *others)}) == 10
+    assert not any(s.drift for e in (same, *others) for s in e.steps)
+
+
+def test_the_teacher_takes_one_step_or_all_the_rest() -> None:
+    [episode], _ = run([arm("slm_only")], slm=SimulatedModel(1.0))
+    (one, rest), _ = run(
+        [branch_of(episode, 3, "T1", "slm_only", teacher_first=True), branch_of(episode, 3, "Tinf", "teacher_only")],
+        slm=SimulatedModel(1.0),
+    )
+    assert [s.actor for s in one.steps] == ["slm"] * 3 + ["teacher"] + ["slm"] * 8
+    assert not one.success
+    assert [s.actor for s in rest.steps] == ["slm"] * 3 + ["teacher"] * 5
+    assert rest.success
+
+
+def test_a_replay_that_shows_something_else_is_drift() -> None:
+    [episode], _ = run([arm("slm_only")], env=Ladder(moody=True))
+    [branch], _ = run([branch_of(episode, 2, "S", "slm_only")], env=Ladder(moody=True))
+    assert [s.drift for s in branch.steps[:3]] == [False] * 3
+    env = Ladder(moody=True)
+    env.reset()
+    [branch], _ = run([branch_of(episode, 2, "S", "slm_only")], env=env)
+    assert [s.drift for s in branch.steps[:4]] == [False, False, True, False]

@@ -55,7 +55,7 @@ def test_readable_without_this_project(tmp_path: Path) -> None:
     path = rollout_store.commit(tmp_path, 0, [episode("a")])
     frame = pd.read_feather(path)
     assert frame["success"].tolist() == [True] * 3
-    assert pa.ipc.open_file(path).schema.metadata[b"r2v_schema_version"] == b"1"
+    assert pa.ipc.open_file(path).schema.metadata[b"r2v_schema_version"] == b"2"
 
 
 @given(st.permutations(range(5)))
