@@ -89,7 +89,7 @@ class BranchValue:
 def to_table(rows: Sequence[BranchValue]) -> pa.Table:
     """Rows as one columnar table, in their order."""
     columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names if name != "history"}
-    columns["history"] = [[_turn_row(turn) for turn in row.history] for row in rows]
+    columns["history"] = [turn_rows(row.history) for row in rows]
     return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
 
@@ -128,7 +128,7 @@ def save(path: Path, table: pa.Table) -> None:
 def load(path: Path) -> pa.Table:
     """Read a table that `save` wrote. Raises UsageError when the file is of another kind or version."""
     table = feather.read_table(path)
-    if not table.schema.equals(SCHEMA) or (table.schema.metadata or {}) != SCHEMA.metadata:
+    if not table.schema.equals(SCHEMA, check_metadata=True):
         raise UsageError(f"{path}: not a branch-value table of schema version {SCHEMA_VERSION}; make it again with this version of r2v")
     return table.unify_dictionaries()
 
@@ -140,6 +140,6 @@ def read_turns(rows: Sequence[dict[str, Any]]) -> Iterator[Turn]:
         yield Turn(row["user"], row["action"], row["actor"], None if ids is None else tuple(ids))
 
 
-def _turn_row(turn: Turn) -> dict[str, Any]:
-    ids = None if turn.action_ids is None else list(turn.action_ids)
-    return {"user": turn.user, "action": turn.action, "actor": turn.actor, "action_ids": ids}
+def turn_rows(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """A conversation as values of TURNS."""
+    return [{"user": turn.user, "action": turn.action, "actor": turn.actor, "action_ids": turn.action_ids} for turn in turns]
