@@ -118,8 +118,8 @@ def _train_rank(arguments: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig as TrlArguments
 
-    from learners.preference_batch import PairCollator
-    from learners.preference_trainer import MEASURES, PreferenceTrainer, can_share_prompt
+    from learners.preference_batch import PairCollator, can_share_prompt
+    from learners.preference_trainer import MEASURES, PreferenceTrainer
 
     job: DPOJob = arguments["job"]
     config = job.config

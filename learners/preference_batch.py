@@ -13,6 +13,15 @@ import torch
 from torch import Tensor
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
+_SHARING_ARCHITECTURES = {"llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"}
+
+
+def can_share_prompt(model: Any) -> bool:
+    """Whether this model takes an attention mask of our own over its whole context."""
+    config = model.config
+    full = set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+    window = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    return config.model_type in _SHARING_ARCHITECTURES and config._attn_implementation == "sdpa" and full and not window
 
 
 @dataclass(frozen=True)

@@ -29,16 +29,6 @@ MEASURES = (
 )
 """What is logged beside the loss: means over the pairs; `loss/consistency` over those with a second view, nan where none has."""
 
-_SHARING_ARCHITECTURES = {"llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"}
-
-
-def can_share_prompt(model: Any) -> bool:
-    """Whether this model takes an attention mask of our own over its whole context."""
-    config = model.config
-    full = set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-    window = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    return config.model_type in _SHARING_ARCHITECTURES and config._attn_implementation == "sdpa" and full and not window
-
 
 class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
     """Takes pairs that are token ids already, and PairCollator's batches.

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from learners import pairs as preference_pairs
@@ -15,6 +16,7 @@ from r2v_dist import branch_values
 from r2v_dist.branch_values import BranchValue
 from r2v_dist.chat import ChatFormat, Turn, opening_message
 from r2v_dist.config import DeepSpeedConfig, DPOConfig, LoraConfig
+from r2v_dist.errors import RuntimeFailure
 
 PAIRS = 16
 
@@ -145,3 +147,70 @@ def test_without_its_own_terms_the_loss_is_trls(pairs: Path, model: Path, tmp_pa
         assert ours == pytest.approx(stock, abs=1e-6)
         for name, gradient in stock_gradients.items():
             assert torch.allclose(gradients[name], gradient, atol=1e-6), name
+
+
+def plain_log_probability(policy: Any, prompt: list[int], answer: list[int]) -> float:
+    with torch.no_grad():
+        logits = policy(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+    return float(torch.log_softmax(logits, 1).gather(1, torch.tensor(answer)[:, None]).sum())
+
+
+def test_the_reference_is_the_starting_policy(pairs: Path, model: Path, tmp_path: Path) -> None:
+    from trl import DPOConfig as TrlArguments
+
+    from learners.preference_batch import PairCollator
+    from learners.preference_trainer import PreferenceTrainer
+
+    tokenizer, policy = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    dataset, _ = build_dataset(preference_pairs.load(pairs), ChatFormat(tokenizer, "slm"), 256)
+    dataset.save_to_disk(str(tmp_path / "examples"))
+    arguments = TrlArguments(
+        str(tmp_path / "trl"), use_cpu=True, bf16=False, max_length=None, remove_unused_columns=False, precompute_ref_log_probs=True
+    )
+    trainer = PreferenceTrainer(
+        model=policy,
+        args=arguments,
+        train_dataset=load_from_disk(str(tmp_path / "examples")),
+        data_collator=PairCollator(tokenizer.pad_token_id, views=True, share_prompt=True),
+        processing_class=tokenizer,
+        loss=config_of(),
+        view_share=0.75,
+    )
+    assert len(trainer.train_dataset) == PAIRS
+    for row in trainer.train_dataset:
+        for answer in ("chosen", "rejected"):
+            expected = plain_log_probability(policy, row["prompt_ids"], row[f"{answer}_ids"])
+            assert row[f"ref_{answer}_logps"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_consistency_is_the_plain_mean_over_views(pairs: Path, model: Path) -> None:
+    from learners.consistency import measure_consistency
+
+    tokenizer, policy = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    dataset, _ = build_dataset(preference_pairs.load(pairs), ChatFormat(tokenizer, "slm"), 256)
+    expected = []
+    for row in dataset:
+        if not row["view_prompt_ids"]:
+            continue
+        answer, spread = row["chosen_ids"], []
+        for prompt in (row["prompt_ids"], row["view_prompt_ids"]):
+            with torch.no_grad():
+                spread.append(torch.softmax(policy(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1] / 2, 1))
+        p, q = spread
+        m = (p + q) / 2
+        expected.append(float((((p * (p / m).log()).sum(1) + (q * (q / m).log()).sum(1)) / 2).mean()))
+    found = measure_consistency(str(model), pairs, "", config_of())
+    assert found.pairs == len(expected) == 12
+    assert found.divergence == pytest.approx(sum(expected) / 12, rel=1e-3)
+    assert found.divergence > 0
+
+
+def test_a_pair_that_does_not_fit_is_left_out_and_counted(pairs: Path, model: Path) -> None:
+    chat = ChatFormat(AutoTokenizer.from_pretrained(model), "slm")
+    whole, _ = build_dataset(preference_pairs.load(pairs), chat, 4096)
+    longest = max(len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in whole)
+    kept, counts = build_dataset(preference_pairs.load(pairs), chat, longest - 1)
+    assert counts.pairs_too_long == PAIRS - len(kept) > 0
+    assert counts.views_too_long > 0
+    with pytest.raises(RuntimeFailure, match="16 of them longer than 8 tokens"):
+        build_dataset(preference_pairs.load(pairs), chat, 8)
