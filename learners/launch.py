@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from r2v_dist.config import BCConfig, DeepSpeedConfig
+from r2v_dist.config import DeepSpeedConfig
 from r2v_dist.errors import RuntimeFailure
 
 
@@ -58,11 +58,11 @@ def _innermost(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:500]
 
 
-def deepspeed_arguments(config: BCConfig) -> dict[str, Any]:
+def deepspeed_arguments(config: DeepSpeedConfig) -> dict[str, Any]:
     """Trainer arguments that put DeepSpeed in charge. Call on every rank before the trainer's config is made."""
     import torch
 
-    arguments: dict[str, Any] = {"deepspeed": _deepspeed_config(config.deepspeed, torch.cuda.is_available())}
+    arguments: dict[str, Any] = {"deepspeed": _deepspeed_config(config, torch.cuda.is_available())}
     if not torch.cuda.is_available():
         import deepspeed
         import deepspeed.ops

@@ -170,15 +170,15 @@ class DeepSpeedConfig(Section):
     threads_per_rank: int = Field(2, ge=1)
 
 
-class BCConfig(Section):
-    """Behaviour cloning of the teacher's successful episodes."""
+class LearnerConfig(Section):
+    """What all learners are told."""
 
     learning_rate: float = Field(1.5e-4, gt=0)
     epochs: float = Field(3.0, gt=0)
     batch_size: int = Field(16, ge=1)
-    """Episodes an optimizer step, over all ranks."""
+    """Examples an optimizer step, over all ranks."""
     micro_batch_size: int = Field(16, ge=1)
-    """Episodes a forward pass, on one rank."""
+    """Examples a forward pass, on one rank."""
     warmup_share: float = Field(0.05, ge=0, le=1)
     max_length: int = Field(4096, ge=64)
     lora: LoraConfig | None = None
@@ -186,6 +186,26 @@ class BCConfig(Section):
     gradient_checkpointing: bool = False
     save_every_steps: int = Field(50, ge=1)
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+
+
+class BCConfig(LearnerConfig):
+    """Behaviour cloning of the teacher's successful episodes. An example is an episode."""
+
+
+class DPOConfig(LearnerConfig):
+    """Verifier-guided DPO with consistency (METHOD section 4). An example is a pair."""
+
+    learning_rate: float = Field(5e-6, gt=0)
+    epochs: float = Field(1.0, gt=0)
+    beta: float = Field(0.1, gt=0)
+    beta_c: float = Field(0.1, ge=0)
+    """Weight of the consistency term; 0 also saves its forward pass."""
+    beta_s: float = Field(0.1, ge=0)
+    """Weight of the likelihood of a+."""
+    temperature: float = Field(2.0, gt=0)
+    """Of the distributions that the consistency term compares."""
+    min_gap: float = Field(0.1, ge=0, le=1)
+    """Pairs with a smaller V(a+) - V(a-) are dropped."""
 
 
 class EvaluateConfig(Section):
@@ -226,6 +246,7 @@ class RunConfig(Section):
     teacher: ModelConfig
     collect: CollectConfig = CollectConfig()
     bc: BCConfig = BCConfig()
+    dpo: DPOConfig = DPOConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     cluster: ClusterConfig = ClusterConfig()
 
