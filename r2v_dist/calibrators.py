@@ -3,6 +3,7 @@
 Labels are soft: `failures` out of `n` branches at a state, so that a state weighs as much as it was sampled.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
@@ -14,13 +15,14 @@ Array = npt.NDArray[np.float64]
 Kind = Literal["identity", "temperature", "platt", "isotonic"]
 
 _EDGE = 1e-6
+LOGIT_EDGE = math.log((1 - _EDGE) / _EDGE)
 _PRIOR = 1e-2
 """Strength, in observations, of the pull towards the identity: separable data would send a slope to infinity."""
 
 
 @dataclass(frozen=True)
 class Calibrator:
-    """sigmoid(slope * logit(p) + offset), or for `isotonic` a piecewise linear map through (x, y)."""
+    """p -> sigmoid(slope * logit(p) + offset), and for `isotonic`, whose slope is 1, on through the piecewise linear (x, y)."""
 
     kind: Kind = "identity"
     slope: float = 1.0
@@ -29,12 +31,12 @@ class Calibrator:
     y: tuple[float, ...] = ()
 
     def __call__(self, p: Array) -> Array:
-        """Calibrated probabilities, shape as `p`."""
-        if self.kind == "identity":
-            return p
-        if self.kind == "isotonic":
-            return np.interp(p, self.x, self.y)
-        return sigmoid(self.slope * logit(p) + self.offset)
+        """Calibrated probabilities, shape as `p`; those closer than 1e-6 to 0 or 1 count as that far away."""
+        return self.pooled(sigmoid(self.slope * logit(p) + self.offset))
+
+    def pooled(self, q: Array) -> Array:
+        """What is left to do after the sigmoid."""
+        return np.interp(q, self.x, self.y) if self.x else q
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
