@@ -88,6 +88,7 @@ async def play(
 
     Raises RuntimeFailure when a model back end fails; the caller retries the whole unit elsewhere.
     """
+    models = models or RouterModels()
     router = build_router(arm.router, arm.threshold, models, arm.training_seed)
     observation, info = env.reset()
     path = _Path(opening_message(info["goal"], observation))
@@ -102,7 +103,7 @@ async def play(
 
     while True:
         drift = tree.drifted(path.prefix, observation)
-        situation = _situation(unit, goal, steps, observation)
+        situation = _situation(unit, goal, steps, observation, models.budgets.get(arm.router))
         try:
             proposal = await ask(slm) if router.needs_proposal(situation) else None
             decision = router.decide(situation, proposal)
@@ -147,7 +148,7 @@ async def play(
     return Episode(unit.key(arm), unit.task.split, arm, goal, tuple(steps), success, stop, observation, detail)
 
 
-def _situation(unit: Unit, goal: str, steps: Sequence[Step], observation: str) -> Situation:
+def _situation(unit: Unit, goal: str, steps: Sequence[Step], observation: str, budget: int | None) -> Situation:
     limit = dict(unit.task.env_kwargs).get("max_steps")
     return Situation(
         t=len(steps),
@@ -157,4 +158,5 @@ def _situation(unit: Unit, goal: str, steps: Sequence[Step], observation: str) -
         actions=tuple(s.action for s in steps),
         escalations=sum(s.actor == "teacher" for s in steps),
         max_steps=None if limit is None else int(limit),
+        budget=budget,
     )

@@ -11,7 +11,7 @@ from r2v_dist.agent import Player, Tree, play
 from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Request, Sampling
-from r2v_dist.routers import Decision, RandomEscalation
+from r2v_dist.routers import Decision, RandomEscalation, RouterModels
 from r2v_dist.situation import Situation
 
 TASK = Task("ladder", "test", "none", (("max_steps", 12),))
@@ -129,6 +129,14 @@ def test_a_stuck_latch_hands_over_on_its_own_path() -> None:
     assert [s.action for s in episode.steps] == ["wait"] * 2 + ["up"] * 5
     assert [s.score for s in episode.steps] == [0.0, 1.0, 2.0, None, None, None, None]
     assert episode.success
+
+
+def test_a_budget_binds_a_live_episode() -> None:
+    unit = Unit("evaluate", "hash", TASK, 3, 0, (arm("random", 1.0),))
+    player, teacher = Player("slm", SimulatedModel(1.0), SAMPLING), Player("teacher", ExpertModel(), SAMPLING)
+    models = RouterModels(budgets={"random": 3})
+    episode = asyncio.run(play(Ladder(), unit, unit.arms[0], player, teacher, Tree(), models))
+    assert [s.actor for s in episode.steps] == ["teacher"] * 3 + ["slm"] * 9
 
 
 def test_a_router_sees_the_history_of_its_own_path(monkeypatch: pytest.MonkeyPatch) -> None:
