@@ -121,10 +121,11 @@ async def play(env: AgentEnv, unit: Unit, run: Arm | Branch, cast: Cast, tree: T
 
     while True:
         drift = tree.drifted(path.prefix, observation)
+        budget = cast.models.budgets.get(arm.router)
         if branch and len(steps) == len(branch.path):
             drift = drift or stable_hash(observation) != branch.seen
         try:
-            choice = await choose(_situation(unit, goal, steps, observation))
+            choice = await choose(_situation(unit, goal, steps, observation, budget))
         except ContextLimitReached as limit:
             stop, success, detail = StopReason.CONTEXT_LIMIT, False, str(limit)
             break
@@ -181,7 +182,7 @@ def _step(choice: _Choice, observation: str, info: Mapping[str, Any], prefix: in
     )
 
 
-def _situation(unit: Unit, goal: str, steps: Sequence[Step], observation: str) -> Situation:
+def _situation(unit: Unit, goal: str, steps: Sequence[Step], observation: str, budget: int | None) -> Situation:
     limit = dict(unit.task.env_kwargs).get("max_steps")
     return Situation(
         t=len(steps),
@@ -191,4 +192,5 @@ def _situation(unit: Unit, goal: str, steps: Sequence[Step], observation: str) -
         actions=tuple(s.action for s in steps),
         escalations=sum(s.actor == "teacher" for s in steps),
         max_steps=None if limit is None else int(limit),
+        budget=budget,
     )

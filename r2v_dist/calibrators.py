@@ -3,6 +3,7 @@
 Labels are soft: `failures` out of `n` branches at a state, so that a state weighs as much as it was sampled.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
@@ -14,13 +15,14 @@ Array = npt.NDArray[np.float64]
 Kind = Literal["identity", "temperature", "platt", "isotonic"]
 
 _EDGE = 1e-6
+LOGIT_EDGE = math.log((1 - _EDGE) / _EDGE)
 _PRIOR = 1e-2
 """Strength, in observations, of the pull towards the identity: separable data would send a slope to infinity."""
 
 
 @dataclass(frozen=True)
 class Calibrator:
-    """sigmoid(slope * logit(p) + offset), or for `isotonic` a piecewise linear map through (x, y)."""
+    """p -> sigmoid(slope * logit(p) + offset), and for `isotonic`, whose slope is 1, on through the piecewise linear (x, y)."""
 
     kind: Kind = "identity"
     slope: float = 1.0
@@ -29,12 +31,12 @@ class Calibrator:
     y: tuple[float, ...] = ()
 
     def __call__(self, p: Array) -> Array:
-        """Calibrated probabilities, shape as `p`."""
-        if self.kind == "identity":
-            return p
-        if self.kind == "isotonic":
-            return np.interp(p, self.x, self.y)
-        return sigmoid(self.slope * logit(p) + self.offset)
+        """Calibrated probabilities, shape as `p`; those closer than 1e-6 to 0 or 1 count as that far away."""
+        return self.pooled(sigmoid(self.slope * logit(p) + self.offset))
+
+    def pooled(self, q: Array) -> Array:
+        """What is left to do after the sigmoid."""
+        return np.interp(q, self.x, self.y) if self.x else q
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -69,16 +71,16 @@ def logit(p: Array) -> Array:
 
 def fit_temperature(p: Array, failures: Array, n: Array) -> Calibrator:
     """Maximum likelihood of a slope alone (1 / temperature), never negative."""
-    [slope] = _logistic_fit(logit(p)[:, None], failures, n, np.array([1.0]))
+    [slope] = logistic_fit(logit(p)[:, None], failures, n, np.array([1.0]))
     return Calibrator("temperature", slope=max(0.0, float(slope)))
 
 
 def fit_platt(p: Array, failures: Array, n: Array) -> Calibrator:
     """Maximum likelihood of slope and offset; a negative slope would turn the order round and becomes 0."""
     x_N2 = np.stack([logit(p), np.ones(len(p))], axis=1)
-    slope, offset = _logistic_fit(x_N2, failures, n, np.array([1.0, 0.0]))
+    slope, offset = logistic_fit(x_N2, failures, n, np.array([1.0, 0.0]))
     if slope < 0:
-        slope, [offset] = 0.0, _logistic_fit(np.ones((len(p), 1)), failures, n, np.array([0.0]))
+        slope, [offset] = 0.0, logistic_fit(np.ones((len(p), 1)), failures, n, np.array([0.0]))
     return Calibrator("platt", slope=float(slope), offset=float(offset))
 
 
@@ -128,18 +130,18 @@ def choose_calibrator(p: Array, failures: Array, n: Array, task: npt.NDArray[Any
     return CalibratorChoice(_FITS[best](p[labelled_N], failures[labelled_N], n[labelled_N]), tuple(scores))
 
 
-def _logistic_fit(x_ND: Array, failures: Array, n: Array, prior_D: Array) -> Array:
-    """Newton's method with step halving on the binomial log-loss, pulled weakly towards `prior_D`."""
+def logistic_fit(x_ND: Array, failures: Array, n: Array, prior_D: Array, strength: float = _PRIOR) -> Array:
+    """Weights [D] of least binomial log-loss plus strength / 2 |w - prior|^2, by Newton's method with step halving."""
 
     def loss(w_D: Array) -> float:
         a_N = x_ND @ w_D
-        return float((n * np.logaddexp(0.0, a_N) - failures * a_N).sum() + 0.5 * _PRIOR * ((w_D - prior_D) ** 2).sum())
+        return float((n * np.logaddexp(0.0, a_N) - failures * a_N).sum() + 0.5 * strength * ((w_D - prior_D) ** 2).sum())
 
     w_D = prior_D.copy()
     for _ in range(100):
         q_N = sigmoid(x_ND @ w_D)
-        gradient_D = x_ND.T @ (n * q_N - failures) + _PRIOR * (w_D - prior_D)
-        hessian_DD = (x_ND * (n * q_N * (1 - q_N))[:, None]).T @ x_ND + _PRIOR * np.eye(len(w_D))
+        gradient_D = x_ND.T @ (n * q_N - failures) + strength * (w_D - prior_D)
+        hessian_DD = (x_ND * (n * q_N * (1 - q_N))[:, None]).T @ x_ND + strength * np.eye(len(w_D))
         step_D, scale, before = np.linalg.solve(hessian_DD, gradient_D), 1.0, loss(w_D)
         while loss(w_D - scale * step_D) > before and scale > 1e-6:
             scale /= 2

@@ -208,6 +208,52 @@ class DPOConfig(LearnerConfig):
     """Pairs with a smaller V(a+) - V(a-) are dropped."""
 
 
+class RouterConfig(Section):
+    """The router learner (METHOD section 7)."""
+
+    mode: Literal["decoupled", "joint"] = "decoupled"
+    """`decoupled`: calibrated risk heads, and a policy head that alone sees cost and CVaR. `joint`: the paper's single output."""
+    surrogate: Literal["latched", "paper"] = "latched"
+    ablation: Literal["none", "no_cvar", "no_brier", "uncalibrated"] = "none"
+    """`no_cvar` bounds the mean failure instead of its CVaR; `no_brier` estimates no risk (decoupled: the policy sees f alone)."""
+    alpha: float = Field(0.2, gt=0, le=1)
+    """Tail mass of CVaR."""
+    epsilon: float = Field(0.10, gt=0, lt=1)
+    """The most CVaR of failure over seeds."""
+    lambda_max: float = Field(20.0, gt=0)
+    lambda_start: float = Field(1.0, ge=0)
+    lambda_learning_rate: float = Field(0.05, gt=0)
+    lambda_brier: float = Field(0.3, ge=0)
+    """Weight of the Brier score (`joint`)."""
+    teacher_cost: float = Field(50.0, gt=0)
+    slm_cost: float = Field(1.0, ge=0)
+    """Prices of a call; only their ratio counts."""
+    kappa: float = Field(20.0, gt=0)
+    """Cost of a failed episode, in teacher calls (the Bayes operating point)."""
+    risk_hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
+    policy_hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64,)
+    risk_steps: int = Field(400, ge=1)
+    policy_steps: int = Field(600, ge=1)
+    """Full-batch optimizer steps; `joint` takes `policy_steps`."""
+    learning_rate: float = Field(0.01, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    temperature_end: float = Field(0.2, gt=0, le=1)
+    """p = sigmoid(logit / temperature), the temperature falling from 1 to this: a hard threshold is what will be deployed."""
+    check_every_steps: int = Field(20, ge=1)
+    """Validation labels are looked at this often: early stopping."""
+    patience: int = Field(5, ge=1)
+    """Checks without a better Brier score before a risk head stops."""
+    save_every_steps: int = Field(100, ge=1)
+    training_seeds: int = Field(3, ge=1)
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig(zero_stage=0, threads_per_rank=1)
+
+    @model_validator(mode="after")
+    def _unsharded(self) -> Self:
+        if self.deepspeed.zero_stage != 0:
+            raise ValueError(f"deepspeed.zero_stage = {self.deepspeed.zero_stage}: a router has a few thousand parameters; set 0")
+        return self
+
+
 class EvaluateConfig(Section):
     """Live evaluation on held-out tasks and seeds."""
 
@@ -247,6 +293,7 @@ class RunConfig(Section):
     collect: CollectConfig = CollectConfig()
     bc: BCConfig = BCConfig()
     dpo: DPOConfig = DPOConfig()
+    router: RouterConfig = RouterConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     cluster: ClusterConfig = ClusterConfig()
 

@@ -10,6 +10,7 @@ import re
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -23,37 +24,40 @@ Array = npt.NDArray[np.float64]
 
 FEATURE_VERSION = "1"
 FEATURE_NAMES: tuple[str, ...] = (
-    "first_token_entropy",
     "logprob_best",
     "logprob_mean",
     "logprob_std",
     "logprobs_missing",
-    "first_token_agreement",
-    "action_agreement",
-    "distinct_actions",
     "verifier_best",
     "verifier_mean",
     "verifier_std",
+    "verifier_missing",
     "verifier_min",
     "verifier_margin",
     "verifier_slope",
-    "verifier_missing",
+    "first_token_entropy",
+    "first_token_agreement",
+    "action_agreement",
+    "distinct_actions",
+    "last_action_repeated",
+    "proposals_repeating",
+    "error_observed",
     "t",
     "t_share",
     "context_tokens",
     "goal_tokens",
-    "last_action_repeated",
-    "proposals_repeating",
-    "error_observed",
     "escalations",
     "budget_left",
 )
 """`t_share` is 0 without a step limit, `budget_left` is 1 without a budget; groups with a `_missing` bit are 0 where it is 1."""
 
+_GROUP = 4
+"""Features that log-probabilities and verifier scores have in common, in this order: best, mean, std, missing."""
+_STEMS = ("error", "exception", "traceback", "fail", "time", "denied", "invalid", "unable", "not ", "can't", "cannot", "don't", "no such")
+"""One of them is in every text that `_ERROR` finds; looking for them first is ten times faster."""
 _ERROR = re.compile(
     r"\berrors?\b|\bexception\b|\btraceback\b|\bfail(ed|s|ure)?\b|\btimed[ -]?out\b|\btimeout\b|\bdenied\b|\binvalid\b|\bunable\b"
-    r"|\bnot (found|executed|recogni[sz]ed|understood|allowed)\b|\bcan(no|')t\b|\bdon't understand\b|\bno such\b",
-    re.IGNORECASE,
+    r"|\bnot (found|executed|recogni[sz]ed|understood|allowed)\b|\bcan('|no)t\b|\bdon't understand\b|\bno such\b"
 )
 _WORD = re.compile(r"\w+|[^\w\s]")
 _ABSENT = -1000.0
@@ -146,35 +150,37 @@ class StepBatch:
 def features(batch: StepBatch) -> Array:
     """The feature vectors [N, F] of a batch, in the order of `FEATURE_NAMES`; always finite."""
     columns_FN = np.empty((len(FEATURE_NAMES), len(batch.t_N)))
+    # Log-probabilities and verifier scores in one pass. Few numpy calls, because a live step pays for each of them.
     scores_GNK = np.array((batch.sequence_logprobs_NK, batch.verifier_scores_NK))
     known_GNK = scores_GNK == scores_GNK
     count_GN = np.add.reduce(known_GNK, axis=2, dtype=np.float64)
-    missing_GN, divisor_GN = count_GN == 0, np.maximum(count_GN, 1.0)
+    divisor_GN = np.maximum(count_GN, 1.0)
     mean_GN = np.add.reduce(np.where(known_GNK, scores_GNK, 0.0), axis=2) / divisor_GN
     deviation_GNK = np.where(known_GNK, scores_GNK - mean_GN[:, :, None], 0.0)
-    ordered_GNK = np.sort(np.where(known_GNK, scores_GNK, -math.inf), axis=2)
-    best_GN = np.where(missing_GN, 0.0, ordered_GNK[:, :, -1])
-    std_GN = np.sqrt(np.add.reduce(deviation_GNK * deviation_GNK, axis=2) / divisor_GN)
-    columns_FN[0] = _entropy(batch.first_top_logprobs_NV)
-    columns_FN[1], columns_FN[8] = best_GN
-    columns_FN[2], columns_FN[9] = mean_GN
-    columns_FN[3], columns_FN[10] = std_GN
-    columns_FN[4], columns_FN[14] = missing_GN
-    columns_FN[5:8] = _agreement(batch)
-    best_N = best_GN[1]
-    columns_FN[11] = np.minimum.reduce(np.where(known_GNK[1], scores_GNK[1], best_N[:, None]), axis=1)
-    columns_FN[12] = np.where(count_GN[1] > 1, best_N - ordered_GNK[1, :, -2], 0.0)
-    columns_FN[13] = _slope(batch.verifier_earlier_N2, np.where(missing_GN[1], math.nan, best_N))
-    columns_FN[15] = batch.t_N
-    columns_FN[16] = batch.t_N / batch.max_steps_N
-    columns_FN[17] = batch.context_tokens_N
-    columns_FN[18] = batch.goal_tokens_N
-    columns_FN[19:22] = _signs_of_trouble(batch)
+    descending_GNK = -np.sort(-scores_GNK, axis=2)
+    by_group_GSN = columns_FN[: 2 * _GROUP].reshape(2, _GROUP, -1)
+    by_group_GSN[:, 0] = descending_GNK[:, :, 0]
+    by_group_GSN[:, 1] = mean_GN
+    by_group_GSN[:, 2] = np.sqrt(np.add.reduce(deviation_GNK * deviation_GNK, axis=2) / divisor_GN)
+    by_group_GSN[:, 3] = count_GN == 0
+    best_N = descending_GNK[1, :, 0]
+    columns_FN[8] = np.fmin.reduce(scores_GNK[1], axis=1)
+    columns_FN[9] = best_N - descending_GNK[1, :, 1]
+    columns_FN[10] = _slope(batch.verifier_earlier_N2, best_N)
+    columns_FN[11] = _entropy(batch.first_top_logprobs_NV)
+    columns_FN[12:18] = _read_texts(batch)
+    columns_FN[18] = batch.t_N
+    columns_FN[19] = batch.t_N / batch.max_steps_N
+    columns_FN[20] = batch.context_tokens_N
+    columns_FN[21] = batch.goal_tokens_N
     columns_FN[22] = batch.escalations_N
     columns_FN[23] = batch.budget_left_N
-    return np.ascontiguousarray(columns_FN.T)
+    # nan is where a score is missing, and nowhere else.
+    columns_FN[columns_FN != columns_FN] = 0.0
+    return columns_FN.T
 
 
+@lru_cache(maxsize=4096)
 def word_count(text: str) -> int:
     """Words and punctuation marks: a token count that needs no tokenizer."""
     return len(_WORD.findall(text))
@@ -182,45 +188,41 @@ def word_count(text: str) -> int:
 
 def looks_like_an_error(observation: str) -> bool:
     """Whether what the agent reads speaks of an error; true or planted, it cannot know."""
-    return _ERROR.search(observation) is not None
+    text = observation.lower()
+    return any(stem in text for stem in _STEMS) and _ERROR.search(text) is not None
 
 
 def _entropy(logprobs_NV: Array) -> Array:
     """As `routers.entropy_of`: what lies beyond the returned alternatives counts as one more outcome."""
     p_NV = np.exp(logprobs_NV)
     rest_N = np.maximum(1.0 - np.add.reduce(p_NV, axis=1), 1e-300)
-    rest_entropy_N = np.where(rest_N > 1e-12, -rest_N * np.log(rest_N), 0.0)
-    entropy_N: Array = rest_entropy_N - np.add.reduce(p_NV * logprobs_NV, axis=1)
+    entropy_N: Array = -rest_N * np.log(rest_N) - np.add.reduce(p_NV * logprobs_NV, axis=1)
     return entropy_N
 
 
-def _agreement(batch: StepBatch) -> Array:
-    """[3, N]: shares of candidates with the commonest first token and action, number of distinct actions."""
-    rows = [
-        (_commonest(tokens), _commonest(texts), len(set(texts)))
-        for tokens, texts in zip(batch.first_tokens, batch.candidate_texts, strict=True)
-    ]
-    return np.array(rows, dtype=np.float64).reshape(-1, 3).T
-
-
-def _signs_of_trouble(batch: StepBatch) -> Array:
-    """[3, N]: last action was the one before it too, share of candidates that repeat it, observation speaks of an error."""
+def _read_texts(batch: StepBatch) -> Array:
+    """[6, N]: shares of candidates with the commonest first token and action, distinct actions; then whether the last action was
+    the one before it too, the share of candidates that repeat it, whether the observation speaks of an error."""
     rows = [
         (
+            max(map(tokens.count, tokens)) / len(tokens) if tokens else 0.0,
+            max(map(texts.count, texts)) / len(texts) if texts else 0.0,
+            len(set(texts)),
             len(last) == 2 and last[0] == last[1],
             texts.count(last[-1]) / len(texts) if last and texts else 0.0,
             looks_like_an_error(observation),
         )
-        for last, texts, observation in zip(batch.last_actions, batch.candidate_texts, batch.observations, strict=True)
+        for tokens, texts, last, observation in zip(
+            batch.first_tokens, batch.candidate_texts, batch.last_actions, batch.observations, strict=True
+        )
     ]
-    return np.array(rows, dtype=np.float64).reshape(-1, 3).T
+    return np.array(rows, dtype=np.float64).reshape(-1, 6).T
 
 
 def _slope(earlier_N2: Array, now_N: Array) -> Array:
-    """Change a step over three steps, over two where the first is unknown, and 0 where there is nothing to compare."""
-    over_three_N, over_two_N = (now_N - earlier_N2[:, 0]) / 2, now_N - earlier_N2[:, 1]
-    slope_N = np.where(over_three_N == over_three_N, over_three_N, over_two_N)
-    return np.where(slope_N == slope_N, slope_N, 0.0)
+    """Change a step over three steps, over two where the first is unknown; nan where there is nothing to compare."""
+    over_three_N = (now_N - earlier_N2[:, 0]) / 2
+    return np.where(over_three_N == over_three_N, over_three_N, now_N - earlier_N2[:, 1])
 
 
 def _history(table: pa.Table) -> tuple[Array, npt.NDArray[np.int64], Array]:
@@ -259,10 +261,6 @@ def _total(logprobs: Sequence[float]) -> float:
 
 def _first(text: str, token_ids: Sequence[int] | None) -> object:
     return token_ids[0] if token_ids else text.partition(" ")[0]
-
-
-def _commonest(values: Sequence[object]) -> float:
-    return max(map(values.count, values)) / len(values) if values else 0.0
 
 
 def _left(escalations: float, budget: int | None) -> float:

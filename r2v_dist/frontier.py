@@ -130,12 +130,19 @@ def cpt(curve: RouterCurve, ends: Ends, share: float) -> float | None:
     return frontier_hull(curve, ends).cost_of(weak + share * _gap(weak, strong))
 
 
-def auc_difference(a: RouterCurve, b: RouterCurve, ends: Ends, resamples: int, seed: int, level: float = 0.95) -> PairedDifference:
-    """Frontier area of `a` minus that of `b`, paired: each resample draws whole tasks, the same for both and for the ends."""
-    tasks, rng = a.cost_PT.shape[1], np.random.default_rng(seed)
+def auc_difference(
+    a: Sequence[RouterCurve], b: Sequence[RouterCurve], ends: Ends, resamples: int, seed: int, level: float = 0.95
+) -> PairedDifference:
+    """Frontier area of `a` minus that of `b`, each the mean over its training seeds (one curve each).
+
+    Paired: a resample draws whole tasks, the same for all curves and for the ends.
+    """
+    tasks, rng = ends.slm.cost_PT.shape[1], np.random.default_rng(seed)
 
     def difference(drawn: npt.NDArray[np.int64]) -> float:
-        return frontier_auc(a.on(drawn), ends.on(drawn)) - frontier_auc(b.on(drawn), ends.on(drawn))
+        there = ends.on(drawn)
+        area_a, area_b = (np.mean([frontier_auc(curve.on(drawn), there) for curve in curves]) for curves in (a, b))
+        return float(area_a - area_b)
 
     values = [difference(rng.integers(0, tasks, (tasks,))) for _ in range(resamples)]
     tail = (1 - level) / 2

@@ -7,11 +7,13 @@
 Heads, all on standardised features (f - mean) / std:
   decoupled  `rho`, `rho1`, `rhoT`, and `policy` on the concatenation (rho, rho1, rhoT after calibration, standardised f)
   joint      `rho` alone
+The risk heads of a router have equal layer sizes. Their logits are clipped to +-`calibrators.LOGIT_EDGE` before calibration.
 The score is the policy's output when decoupled and the calibrated rho when joint; escalate iff score >= threshold.
 """
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from r2v_dist.calibrators import Calibrator, sigmoid
+from r2v_dist.calibrators import LOGIT_EDGE, Calibrator, sigmoid
 from r2v_dist.errors import UsageError
 from r2v_dist.features import FEATURE_NAMES, FEATURE_VERSION
 
@@ -30,18 +32,30 @@ RISKS = ("rho", "rho1", "rhoT")
 
 @dataclass(frozen=True)
 class Mlp:
-    """(weight [out, in], bias [out]) of each layer."""
+    """(weight [out, in], bias [out]) of each layer; or H networks of equal sizes at once, both with a leading axis H."""
 
     layers: tuple[tuple[Array, Array], ...]
 
     def __call__(self, x_NI: Array) -> Array:
-        """Logits [N] of the single output."""
-        *hidden, (last_OI, last_O) = self.layers
-        for weight_OI, bias_O in hidden:
-            a_NO = x_NI @ weight_OI.T + bias_O
-            x_NI = a_NO * sigmoid(a_NO)
-        logits_N: Array = (x_NI @ last_OI.T + last_O)[:, 0]
+        """Logits [N] of the single output, or [H, N]."""
+        *hidden, (last_IO, last_O) = self._transposed
+        for weight_IO, bias_O in hidden:
+            half_NO = x_NI @ weight_IO + bias_O
+            # SiLU(2 h) = h (1 + tanh h), in place: a live decision costs little but its numpy calls.
+            x_NI = np.tanh(half_NO)
+            x_NI += 1.0
+            x_NI *= half_NO
+        logits_N: Array = (x_NI @ last_IO + last_O)[..., 0]
         return logits_N
+
+    @cached_property
+    def _transposed(self) -> list[tuple[Array, Array]]:
+        """(weight [in, out], bias), those of hidden layers halved, which is exact."""
+        scales = [0.5] * (len(self.layers) - 1) + [1.0]
+        return [
+            (np.ascontiguousarray(scale * weight.swapaxes(-1, -2)), scale * bias[..., None, :])
+            for scale, (weight, bias) in zip(scales, self.layers, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -67,17 +81,37 @@ class RouterModel:
     feature_names: tuple[str, ...] = FEATURE_NAMES
     feature_version: str = FEATURE_VERSION
 
+    def __post_init__(self) -> None:
+        if len({tuple(weight.shape for weight, _ in mlp.layers) for name, mlp in self.heads.items() if name in RISKS}) != 1:
+            raise ValueError(f"router {self.version}: its risk heads differ in their layer sizes")
+
     def predict(self, features_NF: Array) -> RiskPrediction:
         """Risks and score at N states. Raises ValueError for another number of features."""
         if features_NF.ndim != 2 or features_NF.shape[1] != len(self.feature_names):
             raise ValueError(f"router {self.version} takes [N, {len(self.feature_names)}] features, not {features_NF.shape}")
-        f_NF = (features_NF - self.mean_F) / self.std_F
+        inputs_NI = np.empty((features_NF.shape[0], len(RISKS) + features_NF.shape[1]))
+        f_NF = np.divide(features_NF - self.mean_F, self.std_F, out=inputs_NI[:, len(RISKS) :])
+        logits_HN = np.minimum(np.maximum(self._risk_heads(f_NF), -LOGIT_EDGE), LOGIT_EDGE)
+        slope_H1, offset_H1 = self._risk_slopes
+        risks = [c.pooled(q_N) for c, q_N in zip(self._risk_calibrators, sigmoid(slope_H1 * logits_HN + offset_H1), strict=True)]
         if self.mode == "joint":
-            rho = self._risk("rho", f_NF)
-            return RiskPrediction(rho, None, None, rho)
-        rho, rho1, rhoT = (self._risk(name, f_NF) for name in RISKS)
-        score = sigmoid(self.heads["policy"](np.concatenate([np.stack([rho, rho1, rhoT], axis=1), f_NF], axis=1)))
-        return RiskPrediction(rho, rho1, rhoT, score)
+            return RiskPrediction(risks[0], None, None, risks[0])
+        inputs_NI[:, 0], inputs_NI[:, 1], inputs_NI[:, 2] = risks
+        return RiskPrediction(risks[0], risks[1], risks[2], sigmoid(self.heads["policy"](inputs_NI)))
+
+    @cached_property
+    def _risk_heads(self) -> Mlp:
+        heads = [self.heads[name].layers for name in RISKS if name in self.heads]
+        return Mlp(tuple((np.stack([w for w, _ in layer]), np.stack([b for _, b in layer])) for layer in zip(*heads, strict=True)))
+
+    @cached_property
+    def _risk_calibrators(self) -> list[Calibrator]:
+        return [self.calibrators.get(name, Calibrator()) for name in RISKS if name in self.heads]
+
+    @cached_property
+    def _risk_slopes(self) -> tuple[Array, Array]:
+        """Slope and offset of every head's calibrator, each [H, 1]."""
+        return np.array([[c.slope] for c in self._risk_calibrators]), np.array([[c.offset] for c in self._risk_calibrators])
 
     def save(self, path: Path) -> None:
         """Write the folder `path`; the JSON comes last, so that a folder with it is complete."""
@@ -131,6 +165,3 @@ class RouterModel:
             feature_names=names,
             feature_version=version,
         )
-
-    def _risk(self, name: str, f_NF: Array) -> Array:
-        return self.calibrators.get(name, Calibrator())(sigmoid(self.heads[name](f_NF)))

@@ -109,17 +109,17 @@ class Latched:
 
 @dataclass(frozen=True)
 class Capped:
-    """Never escalates beyond the situation's budget, whatever `router` says."""
+    """Never makes more than `budget` teacher calls in an episode, whatever `router` says."""
 
     router: Router
+    budget: int
 
     def needs_proposal(self, situation: Situation) -> bool:
         return self.router.needs_proposal(situation)
 
     def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
         decision = self.router.decide(situation, proposal)
-        spent = situation.budget is not None and situation.escalations >= situation.budget
-        return Decision(False, decision.score) if spent else decision
+        return Decision(False, decision.score) if situation.escalations >= self.budget else decision
 
 
 def entropy_of(logprobs: Sequence[float]) -> float:
@@ -188,10 +188,15 @@ def risk_of_query(model: RouterModel) -> Callable[[Situation], float]:
 
 @dataclass(frozen=True)
 class RouterModels:
-    """Trained routers by (name, training seed), and the names of the routers whose first escalation is for good."""
+    """Trained routers by (name, training seed), and what binds routers of a name.
+
+    `latched`: their first escalation is for good. `budgets`: the most teacher calls of theirs in an episode; the situations they
+    see must say so too.
+    """
 
     trained: Mapping[tuple[str, int], RouterModel] = field(default_factory=dict)
     latched: frozenset[str] = frozenset()
+    budgets: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, name: str, training_seed: int) -> RouterModel:
         """The model of an arm. Raises UsageError when it was not trained."""
@@ -210,21 +215,19 @@ _CONSTANT = {"slm_only": False, "best_of_k": False, "teacher_only": True}
 NAMES = (*_CONSTANT, "random", *_BY_PROPOSAL, "stuck_latch", "query_level", *LEARNED)
 
 
-def build_router(
-    name: str, threshold: float | None, models: RouterModels | None = None, training_seed: int = 0, budget: int | None = None
-) -> Router:
-    """The router of an arm. With a `budget`, which the situations must name too, it is never exceeded.
+def build_router(name: str, threshold: float | None, models: RouterModels | None = None, training_seed: int = 0) -> Router:
+    """The router of an arm.
 
     Raises UsageError for a name that does not exist, a missing threshold, or a model that was not trained.
     """
     models = models or RouterModels()
-    router = _uncapped(name, threshold, models, training_seed)
+    router = _unbound(name, threshold, models, training_seed)
     if name in models.latched:
         router = Latched(router)
-    return router if budget is None else Capped(router)
+    return Capped(router, models.budgets[name]) if name in models.budgets else router
 
 
-def _uncapped(name: str, threshold: float | None, models: RouterModels, training_seed: int) -> Router:
+def _unbound(name: str, threshold: float | None, models: RouterModels, training_seed: int) -> Router:
     if name not in NAMES:
         raise UsageError(f"router {name}: no such router; there are {', '.join(NAMES)}")
     if name in _CONSTANT:

@@ -1,18 +1,23 @@
 """The agent loop with no cluster: routing, the shared tree, stop reasons, drift, and paths that pair until they part."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from actors.backends import ExpertModel, SimulatedModel
+from r2v_dist import rollout_store
 from r2v_dist.agent import Cast, Player, Tree, play
 from r2v_dist.episodes import Arm, Branch, Episode, StopReason, Taken, Task, Unit
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.features import StepBatch, features
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Request, Sampling, TopTokens
-from r2v_dist.routers import Decision, RandomEscalation
+from r2v_dist.routers import Decision, ProposalThreshold, RandomEscalation, RouterModels
 from r2v_dist.seeding import stable_hash
 from r2v_dist.situation import Situation
 
@@ -133,6 +138,14 @@ def test_a_stuck_latch_hands_over_on_its_own_path() -> None:
     assert episode.success
 
 
+def test_a_budget_binds_a_live_episode() -> None:
+    unit = Unit("evaluate", "hash", TASK, 3, 0, (arm("random", 1.0),))
+    player, teacher = Player("slm", SimulatedModel(1.0), SAMPLING), Player("teacher", ExpertModel(), SAMPLING)
+    models = RouterModels(budgets={"random": 3})
+    episode = asyncio.run(play(Ladder(), unit, unit.arms[0], Cast(player, teacher, models), Tree()))
+    assert [s.actor for s in episode.steps] == ["teacher"] * 3 + ["slm"] * 9
+
+
 def test_a_router_sees_the_history_of_its_own_path(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = list[Situation]()
 
@@ -148,6 +161,26 @@ def test_a_router_sees_the_history_of_its_own_path(monkeypatch: pytest.MonkeyPat
     assert seen[-1].observations == tuple(s.observation for s in episode.steps)
     assert seen[-1].escalations == sum(s.actor == "teacher" for s in episode.steps[:-1])
     assert (seen[0].goal, seen[0].max_steps) == ("climb", 12)
+
+
+def test_what_a_router_saw_live_is_what_the_store_gives_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Talkative:
+        async def sample(self, request: Request) -> Answer:
+            rng = random.Random(request.seed)
+            candidates = tuple(Candidate(rng.choice(["up", "wait"]), (rng.randrange(9),), (-rng.random(), -0.1)) for _ in range(5))
+            return Answer(candidates, "policy", 40 + len(request.history), ((1, -0.5), (2, -1.5)))
+
+    seen = list[npt.NDArray[np.float64]]()
+
+    def watched(situation: Situation, proposal: Answer) -> float:
+        seen.append(features(StepBatch.of_step(proposal, situation))[0])
+        return float(situation.t % 3 == 1)
+
+    monkeypatch.setattr("r2v_dist.agent.build_router", lambda *_: ProposalThreshold(1.0, watched))
+    episodes = [run([arm("entropy", 1.0)], slm=Talkative(), z=z)[0][0] for z in range(3)]
+    assert {s.actor for e in episodes for s in e.steps} == {"slm", "teacher"}
+    stored = features(StepBatch.from_rows(rollout_store.to_table(episodes), max_steps=12))
+    np.testing.assert_allclose(stored, np.array(seen), rtol=1e-12)
 
 
 def test_the_sampling_seed_names_task_seed_prefix_and_replica() -> None:

@@ -89,13 +89,16 @@ def simulated(gain: float, seed: int, tasks: int = 40) -> tuple[RouterCurve, Rou
 
 def test_the_paired_bootstrap_finds_a_difference_and_none_where_there_is_none() -> None:
     better, base, ends = simulated(0.15, 0)
-    found = auc_difference(better, base, ends, 300, 0)
+    found = auc_difference([better], [base], ends, 300, 0)
     assert found.low > 0
     assert found.low <= found.difference <= found.high
-    assert auc_difference(base, base, ends, 50, 0).high == 0.0
+    assert auc_difference([base], [base], ends, 50, 0).high == 0.0
+    both = auc_difference([better, base], [base], ends, 20, 0)
+    assert both.difference == pytest.approx(found.difference / 2)
     excluded = 0
     for seed in range(60):
-        same = auc_difference(*simulated(0.0, seed), 100, seed)
+        one, other, there = simulated(0.0, seed)
+        same = auc_difference([one], [other], there, 100, seed)
         excluded += not same.low <= 0 <= same.high
     assert excluded <= 8
 

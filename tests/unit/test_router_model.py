@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def router(mode: Mode = "decoupled") -> RouterModel:
     rng = np.random.default_rng(0)
     heads = {"rho": mlp(rng, F, 8, 5, 1)}
     if mode == "decoupled":
-        heads |= {"rho1": mlp(rng, F, 8, 1), "rhoT": mlp(rng, F, 1), "policy": mlp(rng, F + 3, 6, 1)}
+        heads |= {"rho1": mlp(rng, F, 8, 5, 1), "rhoT": mlp(rng, F, 8, 5, 1), "policy": mlp(rng, F + 3, 6, 1)}
     calibrators = {"rho": Calibrator("platt", 0.8, 0.1), "rho1": Calibrator("isotonic", x=(0.2, 0.8), y=(0.1, 0.7))}
     return RouterModel("r-1", mode, rng.normal(size=F), rng.uniform(0.5, 2, F), heads, calibrators)
 
@@ -81,6 +82,8 @@ def test_other_features_are_refused(tmp_path: Path) -> None:
         RouterModel.load(tmp_path)
     with pytest.raises(UsageError, match=r"no router\.json"):
         RouterModel.load(tmp_path / "none")
+    with pytest.raises(ValueError, match="differ in their layer sizes"):
+        replace(router(), heads=router().heads | {"rho1": mlp(np.random.default_rng(0), F, 4, 1)})
     wrong: Array = np.zeros((1, F - 1))
     with pytest.raises(ValueError, match="features"):
         router().predict(wrong)

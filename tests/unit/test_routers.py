@@ -128,8 +128,8 @@ def test_a_latched_router_hands_over_for_good_and_asks_no_more() -> None:
 
 
 def test_a_budget_is_never_exceeded() -> None:
-    router = build_router("entropy", 0.0, RouterModels(latched=frozenset({"entropy"})), budget=2)
-    chosen = [router.decide(replace(SITUATION, escalations=used, budget=2), PROPOSAL).escalate for used in range(4)]
+    router = build_router("entropy", 0.0, RouterModels(latched=frozenset({"entropy"}), budgets={"entropy": 2}))
+    chosen = [router.decide(replace(SITUATION, escalations=used), PROPOSAL).escalate for used in range(4)]
     assert chosen == [True, True, False, False]
 
 

@@ -1,0 +1,209 @@
+"""The router learner (METHOD section 7): from label tables to a folder that numpy alone can run.
+
+Ray Train starts the ranks and a DeepSpeed engine trains on them; every number that a rank logs is that of the whole batch.
+Validation labels alone stop training, calibrate the risks and choose the threshold.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from learners.launch import run_ranks
+from r2v_dist.calibrators import Calibrator, choose_calibrator
+from r2v_dist.config import RouterConfig
+from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.labels import LabelTable
+from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, sweep
+from r2v_dist.router_model import RISKS, Mlp, RouterModel
+from r2v_dist.run_dir import write_atomically
+from r2v_dist.seeding import short_hash
+
+MIN_SEEDS = 10
+"""CVaR over fewer seeds says nothing (METHOD section 0)."""
+_RESULT = "training.json"
+
+
+@dataclass(frozen=True)
+class RouterJob:
+    """Which labels, and where the router goes; `stage` keeps metrics and checkpoints."""
+
+    train: Path
+    validation: Path
+    output: Path
+    stage: Path
+    seed: int
+    config: RouterConfig
+
+
+@dataclass(frozen=True)
+class RouterResult:
+    """A trained router and what validation says of it. `point` is None where no threshold keeps CVaR at most epsilon.
+
+    `constraint` is `active`, `slack` or `infeasible`: how the primal-dual run ended, or `infeasible` without a point.
+    """
+
+    output: str
+    version: str
+    constraint: str
+    multiplier: float
+    train_cvar: float
+    point: LatchedPoint | None
+    brier: dict[str, float]
+    calibrators: dict[str, str]
+    dropped_episodes: int
+
+
+def train_router(job: RouterJob) -> RouterResult:
+    """Train one router. Raises UsageError for labels that cannot train one, before any rank is started."""
+    return train_routers([job])[0]
+
+
+def train_routers(jobs: Sequence[RouterJob]) -> list[RouterResult]:
+    """Train routers one after the other on the same ranks: the start of the ranks is paid once. Complete ones are not trained again.
+
+    All jobs share `config.deepspeed` (that of the first is used).
+    """
+    for job in jobs:
+        check_labels(job)
+    if any(not (job.output / _RESULT).is_file() for job in jobs):
+        run_ranks(_train_rank, {"jobs": list(jobs)}, jobs[0].config.deepspeed, "router", jobs[0].stage / "ray_train")
+    return [_read_result(job.output) for job in jobs]
+
+
+def check_labels(job: RouterJob) -> None:
+    """Raises UsageError where the labels cannot train a router."""
+    for name, path in (("train", job.train), ("validation", job.validation)):
+        labels = LabelTable.load(path)
+        episodes = LatchedEpisodes.of(labels)
+        seeds = len(np.unique(episodes.z_E))
+        if seeds < MIN_SEEDS:
+            raise UsageError(f"{path}: perturb.{name}_seeds: {seeds} seeds with complete episodes; CVaR needs at least {MIN_SEEDS}")
+        missing = [kind for kind, n in (("S", labels.n), ("T1", labels.n1), ("Tinf", labels.nT)) if not n.sum()]
+        if missing:
+            raise UsageError(f"{path}: no {missing[0]}-branches; label the {name} tasks with all three kinds")
+        if len(episodes) < job.config.deepspeed.ranks:
+            raise UsageError(f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = {job.config.deepspeed.ranks}; use fewer ranks")
+
+
+def _train_rank(arguments: dict[str, Any]) -> None:
+    """What every rank runs under Ray Train."""
+    train_on_rank(arguments["jobs"])
+
+
+def train_on_rank(jobs: Sequence[RouterJob]) -> None:
+    """Train on this rank of a process group that exists or that the environment describes."""
+    from learners.router_engine import start_communication
+
+    device = start_communication()
+    risks: dict[tuple[object, ...], dict[str, Mlp]] = {}
+    for job in jobs:
+        if not (job.output / _RESULT).is_file():
+            _train_one(job, device, risks)
+
+
+def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...], dict[str, Mlp]]) -> None:
+    """`known_risks`: routers that differ in their policy only share one training of the risk heads."""
+    import torch
+
+    from learners.router_data import Scaler, adder, deal
+    from learners.router_engine import Log
+    from learners.router_phases import Setting, constant_risk, policy_inputs, predicted, train_policy, train_risks
+
+    config, rank = job.config, torch.distributed.get_rank()
+    labels, held_out = LabelTable.load(job.train), LabelTable.load(job.validation)
+    scaler = Scaler.of(labels)
+    train = deal(labels, scaler, rank, torch.distributed.get_world_size(), device)
+    validation = deal(held_out, scaler, rank, torch.distributed.get_world_size(), device)
+    total = config.policy_steps + (config.risk_steps if config.mode == "decoupled" else 0)
+    log = Log(job.stage / "metrics.jsonl", rank == 0, job.output.name, total)
+    setting = Setting(config, job.seed, job.stage / "checkpoints" / job.output.name, rank == 0, adder(device), log)
+    episodes, held_out_f = LatchedEpisodes.of(held_out), torch.from_numpy(scaler(held_out.features_NF))
+    price = config.slm_cost / config.teacher_cost
+
+    if config.mode == "decoupled":
+        key = (job.train, job.validation, job.seed, config.risk_hidden, config.risk_steps, config.learning_rate, config.weight_decay)
+        if config.ablation == "no_brier":
+            heads = dict.fromkeys(RISKS, constant_risk(train.f_NF.shape[1]))
+        else:
+            heads = known_risks[key] = known_risks.get(key) or train_risks(setting, train, validation)
+        calibrators = calibrate(heads, held_out, predicted(heads, held_out_f), job)
+        inputs = policy_inputs(_calibrated(heads, calibrators, train.f_NF), train.f_NF)
+        held_out_inputs = policy_inputs(_calibrated(heads, calibrators, held_out_f), held_out_f).numpy()
+    else:
+        heads, calibrators, inputs, held_out_inputs = {}, {}, train.f_NF, held_out_f.numpy()
+
+    def judge(policy: Mlp) -> LatchedPoint | None:
+        return cheapest(sweep(episodes, policy(held_out_inputs), config.alpha, price), config.epsilon)
+
+    policy, duality = train_policy(setting, train, inputs, judge)
+    heads = heads | {"policy" if config.mode == "decoupled" else "rho": policy}
+    if config.mode == "joint":
+        calibrators = calibrate(heads, held_out, predicted(heads, held_out_f), job)
+    if rank == 0:
+        version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
+        model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators)
+        _publish(job, model, duality.status(config), duality.multiplier, duality.late_cvar, held_out, episodes)
+    torch.distributed.barrier()
+
+
+def calibrate(heads: dict[str, Mlp], labels: LabelTable, raw: dict[str, Any], job: RouterJob) -> dict[str, Calibrator]:
+    """The calibrator of every risk head, chosen on validation labels; the identity where the ablation says so."""
+    if job.config.ablation in ("uncalibrated", "no_brier"):
+        return {name: Calibrator() for name in heads if name in RISKS}
+    n = {"rho": labels.n, "rho1": labels.n1, "rhoT": labels.nT}
+    return {
+        name: choose_calibrator(raw[name], np.nan_to_num(getattr(labels, name)) * n[name], n[name], labels.task, job.seed).calibrator
+        for name in heads
+        if name in RISKS
+    }
+
+
+def _calibrated(heads: dict[str, Mlp], calibrators: dict[str, Calibrator], f_NF: Any) -> dict[str, Any]:
+    from learners.router_phases import predicted
+
+    return {name: calibrators[name](raw) for name, raw in predicted(heads, f_NF).items()}
+
+
+def _publish(
+    job: RouterJob, model: RouterModel, status: str, multiplier: float, train_cvar: float, labels: LabelTable, episodes: LatchedEpisodes
+) -> None:
+    """Write the router, then the result: a folder with the result is complete."""
+    config = job.config
+    prediction = model.predict(labels.features_NF)
+    point = cheapest(sweep(episodes, prediction.score, config.alpha, config.slm_cost / config.teacher_cost), config.epsilon)
+    n = {"rho": labels.n, "rho1": labels.n1, "rhoT": labels.nT}
+    brier = {
+        name: float((n[name] * (risk - np.nan_to_num(getattr(labels, name))) ** 2).sum() / n[name].sum())
+        for name in RISKS
+        if (risk := getattr(prediction, name)) is not None
+    }
+    result = RouterResult(
+        str(job.output),
+        model.version,
+        status if point is not None else "infeasible",
+        multiplier,
+        train_cvar,
+        point,
+        brier,
+        {name: calibrator.kind for name, calibrator in model.calibrators.items()},
+        episodes.dropped,
+    )
+    scratch = job.output.with_name(job.output.name + ".tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    model.save(scratch)
+    write_atomically(scratch / _RESULT, json.dumps(asdict(result), indent=1) + "\n")
+    shutil.rmtree(job.output, ignore_errors=True)
+    scratch.rename(job.output)
+    shutil.rmtree(job.stage / "checkpoints" / job.output.name, ignore_errors=True)
+
+
+def _read_result(output: Path) -> RouterResult:
+    if not (output / _RESULT).is_file():
+        raise RuntimeFailure(f"the router learner ended without a router in {output}")
+    values = json.loads((output / _RESULT).read_text())
+    return RouterResult(**values | {"point": LatchedPoint(**values["point"]) if values["point"] else None})

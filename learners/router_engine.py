@@ -1,0 +1,141 @@
+"""Heads of the router and the DeepSpeed engine that trains them: parameters in float32, arithmetic in float64.
+
+A phase of training can be killed at any step and goes on from its last complete checkpoint, with any number of ranks:
+parameters are not sharded. Checkpoints are safetensors and JSON; nothing is unpickled.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from learners.launch import append_metrics
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.router_model import Mlp
+
+_KEPT = 2
+
+
+class Head(nn.Module):
+    """An MLP with SiLU and one output, as r2v_dist.router_model runs it."""
+
+    def __init__(self, inputs: int, hidden: Sequence[int], seed: int) -> None:
+        super().__init__()
+        sizes = [inputs, *hidden, 1]
+        generator = torch.Generator().manual_seed(seed)
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+            bound = fan_in**-0.5
+            self.weights.append(nn.Parameter((torch.rand(fan_out, fan_in, generator=generator) * 2 - 1) * bound))
+            self.biases.append(nn.Parameter(torch.zeros(fan_out)))
+
+    def forward(self, x_NI: Tensor) -> Tensor:
+        """Logits [N], in float64: sums over many states must not depend on how the ranks share them."""
+        last = len(self.weights) - 1
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x_NI = nn.functional.linear(x_NI, weight.double(), bias.double())
+            if i < last:
+                x_NI = nn.functional.silu(x_NI)
+        return x_NI[:, 0]
+
+    def exported(self) -> Mlp:
+        """The same function for numpy."""
+        pairs = zip(self.weights, self.biases, strict=True)
+        return Mlp(tuple((w.detach().cpu().double().numpy().copy(), b.detach().cpu().double().numpy().copy()) for w, b in pairs))
+
+
+def start_communication() -> torch.device:
+    """Join the ranks (gloo on CPU machines) and return this rank's device."""
+    import deepspeed
+    import deepspeed.ops
+
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would compile at run time; gloo does the work
+    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False)
+    return torch.device(deepspeed.get_accelerator().current_device_name())
+
+
+def start_engine(module: nn.Module, learning_rate: float, weight_decay: float) -> Any:
+    """A DeepSpeed engine around a module whose loss is over the full batch. Call on every rank."""
+    import deepspeed
+
+    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=optimizer,
+        config={"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "zero_optimization": {"stage": 0}},
+    )
+    if type(engine).__name__ != "DeepSpeedEngine":
+        raise RuntimeFailure(f"trained with {type(engine).__name__} where DeepSpeedEngine was asked for")
+    return engine
+
+
+def save_checkpoint(folder: Path, step: int, engine: Any, numbers: Mapping[str, float], best: Mapping[str, Tensor]) -> None:
+    """Publish parameters, optimizer moments, scalars and the best parameters so far by renaming. Call on the first rank."""
+    tensors = {f"now.{name}": values for name, values in engine.module.state_dict().items()}
+    tensors |= {f"best.{name}": values for name, values in best.items()}
+    for index, parameter in enumerate(engine.module.parameters()):
+        for name, values in engine.optimizer.state[parameter].items():
+            tensors[f"adam.{index}.{name}"] = values
+    target, scratch = folder / f"{step:06d}", folder / "tmp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    save_file({name: values.detach().cpu().clone().contiguous() for name, values in tensors.items()}, scratch / "state.safetensors")
+    (scratch / "numbers.json").write_text(json.dumps(dict(numbers)))
+    shutil.rmtree(target, ignore_errors=True)
+    scratch.rename(target)
+    for old in _checkpoints(folder)[:-_KEPT]:
+        shutil.rmtree(old)
+
+
+def load_checkpoint(folder: Path, engine: Any) -> tuple[int, dict[str, float], dict[str, Tensor]]:
+    """Step, scalars and best parameters of the last complete checkpoint, restored into the engine; step 0 where there is none."""
+    found = _checkpoints(folder)
+    if not found:
+        return 0, {}, {}
+    tensors = load_file(found[-1] / "state.safetensors")
+    engine.module.load_state_dict(_under("now.", tensors))
+    for index, parameter in enumerate(engine.module.parameters()):
+        for name, values in _under(f"adam.{index}.", tensors).items():
+            engine.optimizer.state[parameter][name] = values if name == "step" else values.to(parameter.device)
+    numbers: dict[str, float] = json.loads((found[-1] / "numbers.json").read_text())
+    return int(found[-1].name), numbers, _under("best.", tensors)
+
+
+class Log:
+    """The metrics of a stage, written by the first rank alone; steps that are trained again are logged again."""
+
+    def __init__(self, path: Path, writes: bool, job: str, total: int) -> None:
+        self._path, self._writes, self._job, self._total = path, writes, job, total
+
+    def forget_after(self, step: int) -> None:
+        """Drop this job's rows beyond a step."""
+        if self._writes and self._path.is_file():
+            rows = [json.loads(line) for line in self._path.read_text().splitlines()]
+            kept = [row for row in rows if row["router"] != self._job or row["step"] <= step]
+            self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    def add(self, step: int, **values: Any) -> None:
+        """One row."""
+        if self._writes:
+            append_metrics(self._path, {"router": self._job, "step": step, "of": self._total, **values})
+
+
+def to_numpy(values: Tensor) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """A detached copy for numpy."""
+    return values.detach().cpu().numpy()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.name.isdigit())
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}

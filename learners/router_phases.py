@@ -1,0 +1,186 @@
+"""The two phases of a router's training, full batch on every rank: risks by their Brier scores, then the policy.
+
+The policy is the primal of  min_p max_lambda cost + lambda (CVaR - eps); lambda ascends after every step. The risk heads
+are fixed by then and calibrated, so that what the policy reads is what will be deployed. In `joint` mode there is one phase:
+the single output r is risk and escalation probability at once, and takes lambda_B x Brier besides.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from learners.router_data import Share
+from learners.router_engine import Head, Log, load_checkpoint, save_checkpoint, start_engine, to_numpy
+from learners.router_losses import Cvar, Outcomes, Reduce, ascend, brier_sum, constrained_loss, latched_outcomes, paper_outcomes
+from r2v_dist.config import RouterConfig
+from r2v_dist.latched import LatchedPoint
+from r2v_dist.router_model import RISKS, Mlp
+from r2v_dist.seeding import stable_hash
+
+Array = npt.NDArray[np.float64]
+Judge = Callable[[Mlp], LatchedPoint | None]
+"""The cheapest feasible threshold of a policy on validation labels."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the phases of one job share."""
+
+    config: RouterConfig
+    seed: int
+    checkpoints: Path
+    first_rank: bool
+    reduce: Reduce
+    log: Log
+
+
+@dataclass(frozen=True)
+class Duality:
+    """How the constraint ended: lambda, and the mean CVaR and lambda of the last tenth of the steps."""
+
+    multiplier: float
+    late_multiplier: float
+    late_cvar: float
+
+    def status(self, config: RouterConfig) -> str:
+        """`active`, `slack` or `infeasible`."""
+        if self.late_cvar > config.epsilon + 0.1 * config.epsilon and self.late_multiplier >= 0.99 * config.lambda_max:
+            return "infeasible"
+        return "slack" if self.late_multiplier < 1e-3 * config.lambda_max else "active"
+
+
+def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, Mlp]:
+    """The risk heads, each at the step where its Brier score on validation was least."""
+    config, folder = setting.config, setting.checkpoints / "risk"
+    heads = nn.ModuleDict({name: _head(train.f_NF.shape[1], config.risk_hidden, setting.seed, name) for name in RISKS})
+    engine = start_engine(heads.to(train.f_NF.device), config.learning_rate, config.weight_decay)
+    done, numbers, best = load_checkpoint(folder, engine)
+    setting.log.forget_after(done)
+    least = {name: numbers.get(name, np.inf) for name in RISKS}
+    stale = int(numbers.get("stale", 0))
+    for step in range(done + 1, config.risk_steps + 1):
+        sums = {name: brier_sum(torch.sigmoid(heads[name](train.f_NF)), train.risk[name], train.n[name]) for name in RISKS}
+        loss = sum((train.totals.ranks * sums[name] / train.n_total[name] for name in RISKS), torch.zeros(()))
+        engine.backward(loss)
+        engine.step()
+        scores = _means(setting.reduce, sums, train)
+        setting.log.add(step, phase="risk", loss=sum(scores.values()), **{f"brier_{name}": scores[name] for name in RISKS})
+        if step % config.check_every_steps == 0 or step == config.risk_steps:
+            with torch.no_grad():
+                held_out = {
+                    name: brier_sum(torch.sigmoid(heads[name](validation.f_NF)), validation.risk[name], validation.n[name])
+                    for name in RISKS
+                }
+            found = _means(setting.reduce, held_out, validation)
+            better = [name for name in RISKS if found[name] < least[name] - 1e-6]
+            for name in better:
+                least[name] = found[name]
+                best |= {f"{name}.{key}": values.clone() for key, values in heads[name].state_dict().items()}
+            stale = 0 if better else stale + 1
+            if stale >= config.patience:
+                break
+        if step % config.save_every_steps == 0 and setting.first_rank:
+            save_checkpoint(folder, step, engine, least | {"stale": stale}, best)
+    heads.load_state_dict(best)
+    return {name: _exported(heads[name]) for name in RISKS}
+
+
+def train_policy(setting: Setting, share: Share, inputs_NI: Tensor, judge: Judge) -> tuple[Mlp, Duality]:
+    """The policy head (the single output in `joint`), at the check where validation was cheapest among feasible, and the duality."""
+    config, folder = setting.config, setting.checkpoints / "policy"
+    name = "policy" if config.mode == "decoupled" else "rho"
+    head = _head(inputs_NI.shape[1], config.policy_hidden if name == "policy" else config.risk_hidden, setting.seed, name)
+    engine = start_engine(head.to(inputs_NI.device), config.learning_rate, config.weight_decay)
+    done, numbers, best = load_checkpoint(folder, engine)
+    offset = config.risk_steps if config.mode == "decoupled" else 0
+    setting.log.forget_after(offset + done)
+    multiplier, least = numbers.get("multiplier", config.lambda_start), numbers.get("least", np.inf)
+    late = np.array([numbers.get("late_steps", 0.0), numbers.get("late_multiplier", 0.0), numbers.get("late_cvar", 0.0)])
+    for step in range(done + 1, config.policy_steps + 1):
+        temperature = _temperature(config, step)
+        loss, tail, cost, brier = policy_loss(head, config, share, inputs_NI, multiplier, temperature, setting.reduce)
+        engine.backward(loss)
+        engine.step()
+        total = cost + multiplier * (tail.value - config.epsilon) + (config.lambda_brier * brier if config.mode == "joint" else 0.0)
+        row = {"loss": total, "cost": cost, "cvar": tail.value, "eta": tail.eta, "lambda": multiplier, "temperature": temperature}
+        setting.log.add(offset + step, phase="policy", **row, **({"brier_rho": brier} if config.mode == "joint" else {}))
+        multiplier = ascend(multiplier, tail.value - config.epsilon, config.lambda_learning_rate, config.lambda_max)
+        if step > 0.9 * config.policy_steps:
+            late += (1.0, multiplier, tail.value)
+        if step % config.check_every_steps == 0 or step == config.policy_steps:
+            point = judge(_exported(head))
+            if not best or (point is not None and point.cost < least):
+                least = np.inf if point is None else point.cost
+                best = {key: values.clone() for key, values in head.state_dict().items()}
+        if step % config.save_every_steps == 0 and setting.first_rank:
+            scalars = {"multiplier": multiplier, "least": least, "late_steps": late[0], "late_multiplier": late[1], "late_cvar": late[2]}
+            save_checkpoint(folder, step, engine, scalars, best)
+    if np.isfinite(least):
+        head.load_state_dict(best)
+    return _exported(head), Duality(multiplier, *(late[1:] / max(late[0], 1.0)).tolist())
+
+
+def policy_loss(
+    head: nn.Module, config: RouterConfig, share: Share, inputs_NI: Tensor, multiplier: float, temperature: float, reduce: Reduce
+) -> tuple[Tensor, Cvar, float, float]:
+    """This rank's loss, and the batch's CVaR, cost and Brier score (0 unless `joint`)."""
+    logits_N = head(inputs_NI)
+    outcomes = surrogate(config, torch.sigmoid(logits_N / temperature)[share.rows_ET], share)
+    alpha = 1.0 if config.ablation == "no_cvar" else config.alpha
+    loss, tail, cost = constrained_loss(outcomes, share.totals, multiplier, alpha, reduce)
+    if config.mode == "decoupled":
+        return loss, tail, cost, 0.0
+    brier = brier_sum(torch.sigmoid(logits_N), share.risk["rho"], share.n["rho"])
+    if config.ablation != "no_brier":
+        loss = loss + share.totals.ranks * config.lambda_brier * brier / share.n_total["rho"]
+    return loss, tail, cost, float(reduce(brier.detach())) / share.n_total["rho"]
+
+
+def surrogate(config: RouterConfig, p_ET: Tensor, share: Share) -> Outcomes:
+    """Failures and cost of escalating with probabilities p."""
+    if config.surrogate == "paper":
+        return paper_outcomes(p_ET, share.episodes, share.totals)
+    return latched_outcomes(p_ET, share.episodes, share.totals, config.slm_cost / config.teacher_cost)
+
+
+def policy_inputs(risks: dict[str, Array], f_NF: Tensor) -> Tensor:
+    """[calibrated rho, rho1, rhoT, f], constants to the policy: no gradient goes back to the risks."""
+    stacked = torch.from_numpy(np.stack([risks[name] for name in RISKS], axis=1)).to(f_NF)
+    return torch.cat([stacked, f_NF], dim=1)
+
+
+def constant_risk(features: int) -> Mlp:
+    """A head that says 1/2 everywhere: no risk is estimated."""
+    return Mlp(((np.zeros((1, features)), np.zeros(1)),))
+
+
+def predicted(heads: dict[str, Mlp], f_NF: Tensor) -> dict[str, Array]:
+    """Raw risks at states."""
+    rows = to_numpy(f_NF)
+    return {name: 1 / (1 + np.exp(-head(rows))) for name, head in heads.items()}
+
+
+def _temperature(config: RouterConfig, step: int) -> float:
+    """From 1 geometrically to the end value; `joint` must stay a probability of failure and keeps 1."""
+    if config.mode == "joint":
+        return 1.0
+    return float(config.temperature_end ** ((step - 1) / max(1, config.policy_steps - 1)))
+
+
+def _head(inputs: int, hidden: tuple[int, ...], seed: int, name: str) -> Head:
+    return Head(inputs, hidden, stable_hash("router", seed, name) % 2**31)
+
+
+def _exported(head: nn.Module) -> Mlp:
+    assert isinstance(head, Head)
+    return head.exported()
+
+
+def _means(reduce: Reduce, sums: dict[str, Tensor], share: Share) -> dict[str, float]:
+    totals = reduce(torch.stack([sums[name].detach() for name in RISKS])).tolist()
+    return {name: total / share.n_total[name] for name, total in zip(RISKS, totals, strict=True)}
