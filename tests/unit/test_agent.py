@@ -168,7 +168,7 @@ def test_what_a_router_saw_live_is_what_the_store_gives_back(monkeypatch: pytest
         async def sample(self, request: Request) -> Answer:
             rng = random.Random(request.seed)
             candidates = tuple(Candidate(rng.choice(["up", "wait"]), (rng.randrange(9),), (-rng.random(), -0.1)) for _ in range(5))
-            return Answer(candidates, "policy", 40 + len(request.history), ((1, -0.5), (2, -1.5)))
+            return Answer(candidates, "policy", 40 + len(request.history), TopTokens.of([(1, -0.5), (2, -1.5)]))
 
     seen = list[npt.NDArray[np.float64]]()
 
