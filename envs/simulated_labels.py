@@ -126,3 +126,19 @@ def all_cells(world: World) -> Array:
     """Features [T * I * J * E * V, F] of every cell, in the order of envs/simulated_exact.py."""
     shape = (world.max_steps, world.parts, 2, world.cues, world.symptoms)
     return cell_features(world, *(grid.ravel() for grid in np.indices(shape)))
+
+
+def cell_of(world: World, features_NF: Array) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """The inverse of `cell_features`: step, part, jam, cue, symptom."""
+
+    def column(name: str, scale: float) -> Ints:
+        return np.rint(features_NF[:, FEATURE_NAMES.index(name)] * scale).astype(np.int64)
+
+    symptom = world.symptoms - column("first_token_agreement", world.symptoms)
+    return (
+        column("t", 1),
+        column("verifier_best", world.parts),
+        column("error_observed", 1),
+        column("first_token_entropy", world.cues - 1),
+        symptom,
+    )

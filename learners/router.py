@@ -138,7 +138,7 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
         heads, calibrators, inputs, held_out_inputs = {}, {}, train.f_NF, held_out_f.numpy()
 
     def judge(policy: Mlp) -> LatchedPoint | None:
-        return cheapest(sweep(episodes, policy(held_out_inputs), config.alpha, price), config.epsilon)
+        return cheapest(sweep(episodes, policy(held_out_inputs), config.tail, price), config.epsilon)
 
     policy, duality = train_policy(setting, train, inputs, judge)
     heads = heads | {"policy" if config.mode == "decoupled" else "rho": policy}
@@ -175,7 +175,7 @@ def _publish(
     """Write the router, then the result: a folder with the result is complete."""
     config = job.config
     prediction = model.predict(labels.features_NF)
-    point = cheapest(sweep(episodes, prediction.score, config.alpha, config.slm_cost / config.teacher_cost), config.epsilon)
+    point = cheapest(sweep(episodes, prediction.score, config.tail, config.slm_cost / config.teacher_cost), config.epsilon)
     n = {"rho": labels.n, "rho1": labels.n1, "rhoT": labels.nT}
     brier = {
         name: float((n[name] * (risk - np.nan_to_num(getattr(labels, name))) ** 2).sum() / n[name].sum())

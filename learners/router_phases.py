@@ -131,8 +131,7 @@ def policy_loss(
     """This rank's loss, and the batch's CVaR, cost and Brier score (0 unless `joint`)."""
     logits_N = head(inputs_NI)
     outcomes = surrogate(config, torch.sigmoid(logits_N / temperature)[share.rows_ET], share)
-    alpha = 1.0 if config.ablation == "no_cvar" else config.alpha
-    loss, tail, cost = constrained_loss(outcomes, share.totals, multiplier, alpha, reduce)
+    loss, tail, cost = constrained_loss(outcomes, share.totals, multiplier, config.tail, reduce)
     if config.mode == "decoupled":
         return loss, tail, cost, 0.0
     brier = brier_sum(torch.sigmoid(logits_N), share.risk["rho"], share.n["rho"])

@@ -97,7 +97,11 @@ def sweep(episodes: LatchedEpisodes, score_N: Array, alpha: float, slm_price: fl
     rates_FAZ, rates_AZ = _seed_rates(failure_AE, episodes)
     return [
         LatchedPoint(
-            float(taus_A[a]), float(cost_AE[a].mean()), float(failure_AE[a].mean()), cvar(rates_AZ[a], alpha), _cross_fitted(rates_FAZ[:, a], alpha)
+            float(taus_A[a]),
+            float(cost_AE[a].mean()),
+            float(failure_AE[a].mean()),
+            cvar(rates_AZ[a], alpha),
+            _cross_fitted(rates_FAZ[:, a], alpha),
         )
         for a in range(len(taus_A))
     ]
