@@ -1,4 +1,4 @@
-"""Trains routers on the simulated world and prints their exact cost and CVaR beside the best there is: `python -m benchmarks.router_simulated`."""
+"""Routers trained on the simulated world, their exact cost and CVaR beside the best there is: `python -m benchmarks.router_simulated`."""
 
 import sys
 import time

@@ -44,8 +44,9 @@ class Simulator:
     def begin(self, row_R: Ints, part_R: Ints, jammed_R: Bools, branches: int) -> _Lines:
         """Lines that start in given states."""
         shape = (len(row_R), branches)
-        wide = [np.broadcast_to(a[:, None], shape).copy() for a in (row_R, part_R, jammed_R)]
-        return _Lines(wide[0], wide[1], wide[2], np.ones(shape, dtype=bool), np.zeros(shape, dtype=np.int64))
+        row_RB, part_RB = (np.repeat(a[:, None], branches, axis=1) for a in (row_R, part_R))
+        jammed_RB = np.repeat(jammed_R[:, None], branches, axis=1)
+        return _Lines(row_RB, part_RB, jammed_RB, np.ones(shape, dtype=bool), np.zeros(shape, dtype=np.int64))
 
     def act(self, lines: _Lines, actor: str, t: int, moves_R: Bools, replica_B: Ints) -> None:
         """One action of `actor` at step t on the lines of the rows that move."""

@@ -101,4 +101,5 @@ def uniforms(channel: int, task: Ints, z: Ints, replica: Ints | int, t: Ints | i
 
 def _draw(probabilities: Array, draws: Array) -> Ints:
     """One category a draw; the last axis of `probabilities` sums to one."""
-    return np.minimum((draws[..., None] >= np.cumsum(probabilities, axis=-1)).sum(axis=-1), probabilities.shape[-1] - 1)
+    category: Ints = np.minimum((draws[..., None] >= np.cumsum(probabilities, axis=-1)).sum(axis=-1), probabilities.shape[-1] - 1)
+    return category

@@ -72,7 +72,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SimulatedReport:
-    """All rows, the best latched cost at CVaR <= epsilon, that of routers that may hand back, and the best with the mean bounded instead."""
+    """All rows, the best cost at CVaR <= epsilon of latched routers and of those that may hand back."""
 
     rows: tuple[Row, ...]
     optimum: float
@@ -226,9 +226,9 @@ def _paired_gain(
     for name in ("r2v", "r2v_no_cvar"):
         tau = thresholds[name]
         assert tau is not None
-        failure_AE, _ = threshold_outcomes(episodes, models[name].predict(labels.features_NF).score, np.array([tau]), 0.0)
+        failure_E, _ = threshold_outcomes(episodes, models[name].predict(labels.features_NF).score, tau, 0.0)
         losses[name] = np.zeros((len(tasks), int(seed_E.max()) + 1))
-        losses[name][task_E, seed_E] = failure_AE[0]
+        losses[name][task_E, seed_E] = failure_E
     rng = np.random.default_rng(rng_for("simulated-bootstrap", config.seed).getrandbits(32))
 
     def gain(rows: npt.NDArray[np.int64]) -> float:

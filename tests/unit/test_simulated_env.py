@@ -129,13 +129,12 @@ def test_labels_are_unbiased_for_the_exact_values(exact: Exact, labels: LabelTab
 def test_exact_outcomes_of_thresholds_are_those_of_the_labelled_episodes(exact: Exact, labels: LabelTable) -> None:
     cells, episodes = cell_of(exact.world, labels.features_NF), LatchedEpisodes.of(labels)
     assert (len(episodes), episodes.dropped) == (6000, 0)
-    taus = np.array([0.05, 0.3, 0.5, np.inf])
-    failure_AE, cost_AE = threshold_outcomes(episodes, exact.rho[cells], taus, SLM_PRICE)
-    for a, tau in enumerate(taus):
+    for tau in (0.05, 0.3, 0.5, np.inf):
+        failure_E, cost_E = threshold_outcomes(episodes, exact.rho[cells], tau, SLM_PRICE)
         outcome = exact.evaluate((exact.rho >= tau).astype(float))
         for v in range(4):
             mine = np.array([symptom(z) == v for z in episodes.z_E.tolist()])
-            for sample, truth in ((failure_AE[a, mine], outcome.failure_BV[v]), (cost_AE[a, mine], outcome.cost_BV[v])):
+            for sample, truth in ((failure_E[mine], outcome.failure_BV[v]), (cost_E[mine], outcome.cost_BV[v])):
                 assert abs(sample.mean() - truth) < 5 * sample.std() / mine.sum() ** 0.5 + 1e-12
 
 
@@ -191,6 +190,11 @@ def test_the_cheapest_threshold_is_found_and_none_where_none_is(exact: Exact, la
     episodes = LatchedEpisodes.of(labels)
     score_N = exact.rho[cell_of(exact.world, labels.features_NF)]
     points = sweep(episodes, score_N, 0.2, SLM_PRICE)
+    for point in points[:: len(points) // 7]:
+        failure_E, cost_E = threshold_outcomes(episodes, score_N, point.threshold, SLM_PRICE)
+        rates = [failure_E[episodes.z_E == z].mean() for z in ZS]
+        found = (point.cost, point.failure, point.cvar)
+        assert found == pytest.approx((cost_E.mean(), failure_E.mean(), cvar(np.array(rates), 0.2)), abs=1e-12)
     chosen = cheapest(points, 0.1)
     assert chosen is not None
     assert chosen.cvar <= 0.1
