@@ -4,7 +4,7 @@ from gymnasium.envs.registration import register, registry
 
 from envs.perturb_operators import Lexicon
 
-ENVIRONMENTS = {"r2v/TextWorld-v0": "envs.textworld:TextWorldEnv"}
+ENVIRONMENTS = {"r2v/TextWorld-v0": "envs.textworld:TextWorldEnv", "r2v/Simulated-v0": "envs.simulated:SimulatedEnv"}
 
 for _name, _entry_point in ENVIRONMENTS.items():
     if _name not in registry:
@@ -18,5 +18,11 @@ def _textworld_lexicon() -> Lexicon:
     return LEXICON
 
 
-LEXICONS = {"r2v/TextWorld-v0": _textworld_lexicon}
+def _simulated_lexicon() -> Lexicon:
+    from envs.simulated import LEXICON
+
+    return LEXICON
+
+
+LEXICONS = {"r2v/TextWorld-v0": _textworld_lexicon, "r2v/Simulated-v0": _simulated_lexicon}
 """What misleading text says in each environment."""

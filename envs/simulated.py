@@ -83,7 +83,8 @@ class SimulatedEnv(gymnasium.Env[str, str]):
         state = "Error: the line is jammed." if self._jammed else f"The slot wants a {self._piece()}."
         cue = CUES[self._luck.cue_NT[0, self._t]]
         line = SYMPTOMS[self._luck.symptom_N[0]]
-        return f"Step {self._t + 1} of {self.world.max_steps}, part {self._part + 1} of {self.world.parts}. {state}\nThe label is {cue}. The line {line}."
+        place = f"Step {self._t + 1} of {self.world.max_steps}, part {self._part + 1} of {self.world.parts}."
+        return f"{place} {state}\nThe label is {cue}. The line {line}."
 
     def _piece(self) -> str:
         place: Ints = self._task * self.world.parts + self._part

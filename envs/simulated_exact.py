@@ -74,42 +74,43 @@ class Exact:
         return reached
 
     @cached_property
+    def _risks(self) -> tuple[Array, Array, Array, Array]:
+        rho, rho1, rhoT, m = (np.zeros(self.shape) for _ in range(4))
+        ahead, ahead_T, ahead_m = self._end(1.0), self._end(1.0), self._end(0.0)
+        for t in reversed(range(self.world.max_steps)):
+            rho[t] = self._backup("slm", ahead, 1.0)
+            rho1[t] = self._backup("teacher", ahead, 1.0)
+            rhoT[t] = self._backup("teacher", ahead_T, 1.0)
+            m[t] = 1.0 + self._backup("teacher", ahead_m, 0.0)
+            ahead, ahead_T, ahead_m = (self._before_cue(value[t]) for value in (rho, rhoT, m))
+        return rho, rho1, rhoT, m
+
+    @property
     def rho(self) -> Array:
         """Risk [T, I, J, E, V] when the SLM goes on."""
         return self._risks[0]
 
-    @cached_property
+    @property
     def rho1(self) -> Array:
         """Risk after one step of the teacher."""
         return self._risks[1]
 
-    @cached_property
+    @property
     def rhoT(self) -> Array:
         """Risk when the teacher takes over to the end."""
         return self._risks[2]
 
-    @cached_property
+    @property
     def m(self) -> Array:
         """Teacher steps to the end of a hand-over."""
         return self._risks[3]
-
-    @cached_property
-    def _risks(self) -> Array:
-        values = np.zeros((4, *self.shape))
-        ahead, ahead_T, ahead_m = self._end(1.0), self._end(1.0), self._end(0.0)
-        for t in reversed(range(self.world.max_steps)):
-            values[0, t] = self._backup("slm", ahead, 1.0)
-            values[1, t] = self._backup("teacher", ahead, 1.0)
-            values[2, t] = self._backup("teacher", ahead_T, 1.0)
-            values[3, t] = 1.0 + self._backup("teacher", ahead_m, 0.0)
-            ahead, ahead_T, ahead_m = (self._before_cue(values[i, t]) for i in (0, 2, 3))
-        return values
 
     def evaluate(self, p_BTIJEV: Array, latched: bool = True) -> Outcome:
         """What routers that escalate with probability p in each cell come to; `latched`: the first escalation keeps the teacher."""
         failure, teacher, slm = self._end(1.0), self._end(0.0), self._end(0.0)
         for t in reversed(range(self.world.max_steps)):
             p, stays = p_BTIJEV[..., t, :, :, :, :], 1 - p_BTIJEV[..., t, :, :, :, :]
+            by_teacher: tuple[Array, Array, Array | float]
             if latched:
                 by_teacher = (self.rhoT[t], self.m[t], 0.0)
             else:

@@ -44,8 +44,9 @@ class Simulator:
     def begin(self, row_R: Ints, part_R: Ints, jammed_R: Bools, branches: int) -> _Lines:
         """Lines that start in given states."""
         shape = (len(row_R), branches)
-        wide = [np.broadcast_to(a[:, None], shape).copy() for a in (row_R, part_R, jammed_R)]
-        return _Lines(wide[0], wide[1], wide[2], np.ones(shape, dtype=bool), np.zeros(shape, dtype=np.int64))
+        row_RB, part_RB = (np.repeat(a[:, None], branches, axis=1) for a in (row_R, part_R))
+        jammed_RB = np.repeat(jammed_R[:, None], branches, axis=1)
+        return _Lines(row_RB, part_RB, jammed_RB, np.ones(shape, dtype=bool), np.zeros(shape, dtype=np.int64))
 
     def act(self, lines: _Lines, actor: str, t: int, moves_R: Bools, replica_B: Ints) -> None:
         """One action of `actor` at step t on the lines of the rows that move."""
@@ -126,3 +127,19 @@ def all_cells(world: World) -> Array:
     """Features [T * I * J * E * V, F] of every cell, in the order of envs/simulated_exact.py."""
     shape = (world.max_steps, world.parts, 2, world.cues, world.symptoms)
     return cell_features(world, *(grid.ravel() for grid in np.indices(shape)))
+
+
+def cell_of(world: World, features_NF: Array) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """The inverse of `cell_features`: step, part, jam, cue, symptom."""
+
+    def column(name: str, scale: float) -> Ints:
+        return np.rint(features_NF[:, FEATURE_NAMES.index(name)] * scale).astype(np.int64)
+
+    symptom = world.symptoms - column("first_token_agreement", world.symptoms)
+    return (
+        column("t", 1),
+        column("verifier_best", world.parts),
+        column("error_observed", 1),
+        column("first_token_entropy", world.cues - 1),
+        symptom,
+    )

@@ -31,7 +31,7 @@ class Frontier:
         self.curves = self._hulls()
 
     def best(self, zs: range, alpha: float, epsilon: float) -> Optimum:
-        """The cheapest router, randomised ones included, with CVaR_alpha of failure over the seeds at most epsilon; alpha = 1 bounds the mean.
+        """The cheapest router, randomised ones included, with CVaR of failure over the seeds at most epsilon; alpha = 1 bounds the mean.
 
         Raises ValueError when even the safest router has a larger CVaR.
         """

@@ -7,7 +7,7 @@ Validation labels alone stop training, calibrate the risks and choose the thresh
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from r2v_dist.calibrators import Calibrator, choose_calibrator
 from r2v_dist.config import RouterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.labels import LabelTable
-from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, sweep
+from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, noise_floor, sweep
 from r2v_dist.router_model import RISKS, Mlp, RouterModel
 from r2v_dist.run_dir import write_atomically
 from r2v_dist.seeding import short_hash
@@ -39,12 +39,18 @@ class RouterJob:
     seed: int
     config: RouterConfig
 
+    def resolved(self) -> "RouterJob":
+        """The same job with absolute paths: ranks work in another directory."""
+        paths = {name: getattr(self, name).resolve() for name in ("train", "validation", "output", "stage")}
+        return replace(self, **paths)
+
 
 @dataclass(frozen=True)
 class RouterResult:
     """A trained router and what validation says of it. `point` is None where no threshold keeps CVaR at most epsilon.
 
     `constraint` is `active`, `slack` or `infeasible`: how the primal-dual run ended, or `infeasible` without a point.
+    `cvar_noise_floor` is the CVaR that the point would show if seeds did not differ.
     """
 
     output: str
@@ -53,6 +59,7 @@ class RouterResult:
     multiplier: float
     train_cvar: float
     point: LatchedPoint | None
+    cvar_noise_floor: float | None
     brier: dict[str, float]
     calibrators: dict[str, str]
     dropped_episodes: int
@@ -68,10 +75,11 @@ def train_routers(jobs: Sequence[RouterJob]) -> list[RouterResult]:
 
     All jobs share `config.deepspeed` (that of the first is used).
     """
+    jobs = [job.resolved() for job in jobs]
     for job in jobs:
         check_labels(job)
     if any(not (job.output / _RESULT).is_file() for job in jobs):
-        run_ranks(_train_rank, {"jobs": list(jobs)}, jobs[0].config.deepspeed, "router", jobs[0].stage / "ray_train")
+        run_ranks(_train_rank, {"jobs": jobs}, jobs[0].config.deepspeed, "router", jobs[0].stage / "ray_train")
     return [_read_result(job.output) for job in jobs]
 
 
@@ -138,7 +146,7 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
         heads, calibrators, inputs, held_out_inputs = {}, {}, train.f_NF, held_out_f.numpy()
 
     def judge(policy: Mlp) -> LatchedPoint | None:
-        return cheapest(sweep(episodes, policy(held_out_inputs), config.alpha, price), config.epsilon)
+        return cheapest(sweep(episodes, policy(held_out_inputs), config.tail, price), config.epsilon)
 
     policy, duality = train_policy(setting, train, inputs, judge)
     heads = heads | {"policy" if config.mode == "decoupled" else "rho": policy}
@@ -175,7 +183,7 @@ def _publish(
     """Write the router, then the result: a folder with the result is complete."""
     config = job.config
     prediction = model.predict(labels.features_NF)
-    point = cheapest(sweep(episodes, prediction.score, config.alpha, config.slm_cost / config.teacher_cost), config.epsilon)
+    point = cheapest(sweep(episodes, prediction.score, config.tail, config.slm_cost / config.teacher_cost), config.epsilon)
     n = {"rho": labels.n, "rho1": labels.n1, "rhoT": labels.nT}
     brier = {
         name: float((n[name] * (risk - np.nan_to_num(getattr(labels, name))) ** 2).sum() / n[name].sum())
@@ -189,6 +197,7 @@ def _publish(
         multiplier,
         train_cvar,
         point,
+        noise_floor(episodes, prediction.score, point.threshold, config.alpha, job.seed) if point else None,
         brier,
         {name: calibrator.kind for name, calibrator in model.calibrators.items()},
         episodes.dropped,

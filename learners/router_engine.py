@@ -7,6 +7,7 @@ parameters are not sharded. Checkpoints are safetensors and JSON; nothing is unp
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class Head(nn.Module):
         sizes = [inputs, *hidden, 1]
         generator = torch.Generator().manual_seed(seed)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in pairwise(sizes):
             bound = fan_in**-0.5
             self.weights.append(nn.Parameter((torch.rand(fan_out, fan_in, generator=generator) * 2 - 1) * bound))
             self.biases.append(nn.Parameter(torch.zeros(fan_out)))

@@ -67,9 +67,11 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
         sums = {name: brier_sum(torch.sigmoid(heads[name](train.f_NF)), train.risk[name], train.n[name]) for name in RISKS}
         loss = sum((train.totals.ranks * sums[name] / train.n_total[name] for name in RISKS), torch.zeros(()))
         engine.backward(loss)
+        norm = gradient_norm(heads)
         engine.step()
         scores = _means(setting.reduce, sums, train)
-        setting.log.add(step, phase="risk", loss=sum(scores.values()), **{f"brier_{name}": scores[name] for name in RISKS})
+        row = {f"brier_{name}": scores[name] for name in RISKS}
+        setting.log.add(step, phase="risk", loss=sum(scores.values()), gradient_norm=norm, **row)
         if step % config.check_every_steps == 0 or step == config.risk_steps:
             with torch.no_grad():
                 held_out = {
@@ -105,9 +107,10 @@ def train_policy(setting: Setting, share: Share, inputs_NI: Tensor, judge: Judge
         temperature = _temperature(config, step)
         loss, tail, cost, brier = policy_loss(head, config, share, inputs_NI, multiplier, temperature, setting.reduce)
         engine.backward(loss)
+        norm = gradient_norm(head)
         engine.step()
         total = cost + multiplier * (tail.value - config.epsilon) + (config.lambda_brier * brier if config.mode == "joint" else 0.0)
-        row = {"loss": total, "cost": cost, "cvar": tail.value, "eta": tail.eta, "lambda": multiplier, "temperature": temperature}
+        row = {"loss": total, "cost": cost, "cvar": tail.value, "eta": tail.eta, "lambda": multiplier, "gradient_norm": norm}
         setting.log.add(offset + step, phase="policy", **row, **({"brier_rho": brier} if config.mode == "joint" else {}))
         multiplier = ascend(multiplier, tail.value - config.epsilon, config.lambda_learning_rate, config.lambda_max)
         if step > 0.9 * config.policy_steps:
@@ -131,8 +134,7 @@ def policy_loss(
     """This rank's loss, and the batch's CVaR, cost and Brier score (0 unless `joint`)."""
     logits_N = head(inputs_NI)
     outcomes = surrogate(config, torch.sigmoid(logits_N / temperature)[share.rows_ET], share)
-    alpha = 1.0 if config.ablation == "no_cvar" else config.alpha
-    loss, tail, cost = constrained_loss(outcomes, share.totals, multiplier, alpha, reduce)
+    loss, tail, cost = constrained_loss(outcomes, share.totals, multiplier, config.tail, reduce)
     if config.mode == "decoupled":
         return loss, tail, cost, 0.0
     brier = brier_sum(torch.sigmoid(logits_N), share.risk["rho"], share.n["rho"])
@@ -163,6 +165,11 @@ def predicted(heads: dict[str, Mlp], f_NF: Tensor) -> dict[str, Array]:
     """Raw risks at states."""
     rows = to_numpy(f_NF)
     return {name: 1 / (1 + np.exp(-head(rows))) for name, head in heads.items()}
+
+
+def gradient_norm(module: nn.Module) -> float:
+    """Norm of the gradient that the ranks have averaged."""
+    return float(sum((p.grad.double() ** 2).sum() for p in module.parameters() if p.grad is not None)) ** 0.5
 
 
 def _temperature(config: RouterConfig, step: int) -> float:

@@ -247,6 +247,11 @@ class RouterConfig(Section):
     training_seeds: int = Field(3, ge=1)
     deepspeed: DeepSpeedConfig = DeepSpeedConfig(zero_stage=0, threads_per_rank=1)
 
+    @property
+    def tail(self) -> float:
+        """The tail mass that training and the choice of the threshold bound; 1 is the mean."""
+        return 1.0 if self.ablation == "no_cvar" else self.alpha
+
     @model_validator(mode="after")
     def _unsharded(self) -> Self:
         if self.deepspeed.zero_stage != 0:

@@ -125,7 +125,7 @@ class StepBatch:
             [row or [] for row in table["verifier_scores"].to_pylist()] if "verifier_scores" in table.column_names else [[] for _ in texts]
         )
         goals, actions = table["goal"].to_pylist(), table["action"].to_pylist()
-        order_N, previous_N2, escalations_N = _history(table)
+        t_N, previous_N2, escalations_N = _history(table)
         width = max((max(len(a), len(b)) for a, b in zip(texts, scores, strict=True)), default=0)
         bests_N = np.array([max(row) if row else math.nan for row in scores], dtype=np.float32).astype(np.float64)
         words = {goal: float(word_count(goal)) for goal in set(goals)}
@@ -138,7 +138,7 @@ class StepBatch:
             first_tokens=[[_first(*pair) for pair in zip(*row, strict=True)] for row in zip(texts, ids, strict=True)],
             last_actions=[[actions[i] for i in pair if i >= 0] for pair in previous_N2.tolist()],
             observations=[text or "" for text in table["observation"].to_pylist()],
-            t_N=order_N,
+            t_N=t_N,
             max_steps_N=np.full(len(texts), math.inf if max_steps is None else float(max_steps)),
             context_tokens_N=np.array([count or 0.0 for count in table["prompt_tokens"].to_pylist()], dtype=np.float64),
             goal_tokens_N=np.array([words[goal] for goal in goals], dtype=np.float64),
@@ -194,6 +194,7 @@ def looks_like_an_error(observation: str) -> bool:
 
 def _entropy(logprobs_NV: Array) -> Array:
     """As `routers.entropy_of`: what lies beyond the returned alternatives counts as one more outcome."""
+    logprobs_NV = np.maximum(logprobs_NV, _ABSENT)
     p_NV = np.exp(logprobs_NV)
     rest_N = np.maximum(1.0 - np.add.reduce(p_NV, axis=1), 1e-300)
     entropy_N: Array = -rest_N * np.log(rest_N) - np.add.reduce(p_NV * logprobs_NV, axis=1)

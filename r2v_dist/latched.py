@@ -11,13 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from r2v_dist.labels import LabelTable
-from r2v_dist.risk_measures import cvar, cvar_weights
+from r2v_dist.risk_measures import cvar, cvar_noise_floor
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -70,66 +68,73 @@ class LatchedPoint:
     cost: float
     failure: float
     cvar: float
-    cvar_cross_fitted: float
 
 
-def threshold_outcomes(episodes: LatchedEpisodes, score_N: Array, taus_A: Array, slm_price: float) -> tuple[Array, Array]:
-    """Failure and cost in teacher calls, both [A, E], of escalating at the first score >= tau. `score_N` is by state of the table."""
-    highest_ET = np.maximum.accumulate(np.where(episodes.mask_ET, score_N[episodes.rows_ET], -np.inf), axis=1)
-    lengths_E, index_E = episodes.mask_ET.sum(axis=1), np.arange(len(episodes))
-    failure_AE, cost_AE = np.empty((len(taus_A), len(episodes))), np.empty((len(taus_A), len(episodes)))
-    for a, tau in enumerate(taus_A):
-        steps_E = (highest_ET < tau).sum(axis=1)
-        never_E = steps_E >= lengths_E
-        at_E = np.minimum(steps_E, lengths_E - 1)
-        failure_AE[a] = np.where(never_E, episodes.lost_E, episodes.rhoT_ET[index_E, at_E])
-        cost_AE[a] = np.where(never_E, 0.0, episodes.m_ET[index_E, at_E]) + slm_price * (at_E + 1)
-    return failure_AE, cost_AE
+def threshold_outcomes(episodes: LatchedEpisodes, score_N: Array, tau: float, slm_price: float) -> tuple[Array, Array]:
+    """Failure and cost in teacher calls, both [E], of escalating at the first score >= tau. `score_N` is by state of the table."""
+    reached_ET = episodes.mask_ET & (score_N[episodes.rows_ET] >= tau)
+    never_E, index_E = ~reached_ET.any(axis=1), np.arange(len(episodes))
+    at_E = np.where(never_E, episodes.mask_ET.sum(axis=1) - 1, reached_ET.argmax(axis=1))
+    failure_E = np.where(never_E, episodes.lost_E, episodes.rhoT_ET[index_E, at_E])
+    return failure_E, np.where(never_E, 0.0, episodes.m_ET[index_E, at_E]) + slm_price * (at_E + 1)
 
 
-def sweep(episodes: LatchedEpisodes, score_N: Array, alpha: float, slm_price: float, most: int = 200) -> list[LatchedPoint]:
-    """Every threshold that makes a difference, `most` of them at the most, from always to never escalating."""
-    levels = np.unique(score_N[episodes.rows_ET[episodes.mask_ET]])
+def sweep(episodes: LatchedEpisodes, score_N: Array, alpha: float, slm_price: float, most: int = 1000) -> list[LatchedPoint]:
+    """Every threshold that makes a difference, `most` of them at the most, from always to never escalating.
+
+    Only a score above all earlier ones of its episode can be the one that hands over, so an episode's outcome is a step function
+    of tau with few steps: they are summed, not the thresholds tried one by one.
+    """
+    score_ET = np.where(episodes.mask_ET, score_N[episodes.rows_ET], -np.inf)
+    before_ET = np.concatenate([np.full((len(episodes), 1), -np.inf), np.maximum.accumulate(score_ET, axis=1)[:, :-1]], axis=1)
+    e_R, t_R = np.nonzero(score_ET > before_ET)
+    levels = np.unique(score_ET[e_R, t_R])
     if len(levels) > most:
         levels = np.unique(np.quantile(levels, np.linspace(0, 1, most), method="nearest"))
-    taus_A = np.append(levels, np.inf)
-    failure_AE, cost_AE = threshold_outcomes(episodes, score_N, taus_A, slm_price)
-    rates_FAZ, rates_AZ = _seed_rates(failure_AE, episodes)
-    return [
-        LatchedPoint(
-            float(taus_A[a]),
-            float(cost_AE[a].mean()),
-            float(failure_AE[a].mean()),
-            cvar(rates_AZ[a], alpha),
-            _cross_fitted(rates_FAZ[:, a], alpha),
-        )
-        for a in range(len(taus_A))
-    ]
-
-
-def cheapest(points: list[LatchedPoint], epsilon: float, cross_fitted: bool = False) -> LatchedPoint | None:
-    """The cheapest point with CVaR at most epsilon; None where there is none."""
-    feasible = [point for point in points if (point.cvar_cross_fitted if cross_fitted else point.cvar) <= epsilon]
-    return min(feasible, key=lambda point: point.cost, default=None)
-
-
-def _seed_rates(failure_AE: Array, episodes: LatchedEpisodes) -> tuple[Array, Array]:
-    """Failure rate by seed on each fold of tasks [fold, A, Z] and on all tasks [A, Z]."""
     _, seed_E = np.unique(episodes.z_E, return_inverse=True)
-    _, task_E = np.unique(episodes.task_E, return_inverse=True)
-    seeds = int(seed_E.max()) + 1
-    groups = seed_E + seeds * (task_E % _FOLDS)
-    sums_AG = np.stack([np.bincount(groups, failure_E, minlength=seeds * _FOLDS) for failure_E in failure_AE])
-    counts_FZ = np.bincount(groups, minlength=seeds * _FOLDS).reshape(_FOLDS, seeds)
-    sums_FAZ = sums_AG.reshape(len(failure_AE), _FOLDS, seeds).transpose(1, 0, 2)
-    rates_FAZ = sums_FAZ / np.maximum(counts_FZ, 1)[:, None]
-    return rates_FAZ, sums_FAZ.sum(axis=0) / counts_FZ.sum(axis=0)
+    lengths_E, seeds = episodes.mask_ET.sum(axis=1), int(seed_E.max()) + 1
+    record = _Records(np.searchsorted(levels, score_ET[e_R, t_R], side="right"), e_R, seed_E, seeds, len(levels) + 1)
+    failures_AZ = record.sums(episodes.rhoT_ET[e_R, t_R], episodes.lost_E)
+    costs_AZ = record.sums(episodes.m_ET[e_R, t_R] + slm_price * (t_R + 1), slm_price * lengths_E)
+    rates_AZ = failures_AZ / np.bincount(seed_E)
+    points = zip([*levels.tolist(), np.inf], costs_AZ.sum(axis=1), failures_AZ.sum(axis=1), rates_AZ, strict=True)
+    count = len(episodes)
+    return [LatchedPoint(tau, float(cost) / count, float(failed) / count, cvar(rate_Z, alpha)) for tau, cost, failed, rate_Z in points]
 
 
-def _cross_fitted(rates_FZ: Array, alpha: float) -> float:
-    """CVaR with the tail's seeds chosen on the other folds of tasks, so that noise in F_z does not choose its own maximum.
+def cheapest(points: list[LatchedPoint], epsilon: float) -> LatchedPoint | None:
+    """The cheapest point with CVaR at most epsilon; None where there is none."""
+    return min((point for point in points if point.cvar <= epsilon), key=lambda point: point.cost, default=None)
 
-    The plain CVaR of noisy rates is too large; this one is a little too small, and both tend to the truth.
-    """
-    others_FZ = (rates_FZ.sum(axis=0) - rates_FZ) / (len(rates_FZ) - 1)
-    return float(np.mean([rates_Z @ cvar_weights(others_Z, alpha) for rates_Z, others_Z in zip(rates_FZ, others_FZ, strict=True)]))
+
+def noise_floor(episodes: LatchedEpisodes, score_N: Array, tau: float, alpha: float, seed: int) -> float:
+    """The CVaR that equal seeds would show at this threshold by noise alone, on tasks that met every seed; nan without such a task."""
+    failure_E, _ = threshold_outcomes(episodes, score_N, tau, 0.0)
+    _, seed_E = np.unique(episodes.z_E, return_inverse=True)
+    tasks, task_E = np.unique(episodes.task_E, return_inverse=True)
+    losses_TZ = np.full((len(tasks), int(seed_E.max()) + 1), np.nan)
+    losses_TZ[task_E, seed_E] = failure_E
+    complete_TZ = losses_TZ[np.isfinite(losses_TZ).all(axis=1)]
+    return cvar_noise_floor(complete_TZ, alpha, 100, seed) if len(complete_TZ) else float("nan")
+
+
+@dataclass(frozen=True)
+class _Records:
+    """Records R of all episodes, in order; the record's level is one of the first `below_R` thresholds or above them."""
+
+    below_R: Ints
+    e_R: Ints
+    seed_E: Ints
+    seeds: int
+    thresholds: int
+
+    def sums(self, at_record_R: Array, never_E: Array) -> Array:
+        """[A, Z] sums over episodes of a value that is `at_record_R` where the record hands over, `never_E` where none does."""
+        last_R = np.append(self.e_R[1:] != self.e_R[:-1], True)
+        instead_R = np.where(last_R, never_E[self.e_R], np.append(at_record_R[1:], 0.0))
+        cells = self.seed_E[self.e_R] * (self.thresholds + 1) + self.below_R
+        changes_ZA = np.bincount(cells, at_record_R - instead_R, self.seeds * (self.thresholds + 1)).reshape(self.seeds, -1)
+        from_above_ZA = np.cumsum(changes_ZA[:, ::-1], axis=1)[:, ::-1]
+        never_Z = np.bincount(self.seed_E, never_E, self.seeds)
+        sums_AZ: Array = (never_Z[:, None] + from_above_ZA[:, 1:]).T
+        return sums_AZ

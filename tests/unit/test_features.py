@@ -200,6 +200,12 @@ def test_the_entropy_is_the_one_of_the_entropy_router(top: list[float]) -> None:
     assert features(StepBatch.of_step(answer, Situation(0, ())))[0, column] == pytest.approx(entropy_of(top), abs=1e-6)
 
 
+def test_an_impossible_first_token_adds_no_entropy() -> None:
+    answer = Answer((Candidate("x"),), "p", first_top=((1, math.log(0.5)), (2, -math.inf)))
+    column = FEATURE_NAMES.index("first_token_entropy")
+    assert features(StepBatch.of_step(answer, Situation(0, ())))[0, column] == pytest.approx(math.log(2))
+
+
 def test_missing_history_is_refused() -> None:
     step = Step("o", "c", (), "slm", "wait", None, True, None, None, 0, 0, False)
     table = rollout_store.to_table([episode([step] * 3)])

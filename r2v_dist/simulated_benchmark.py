@@ -1,0 +1,255 @@
+"""The router on the simulated world, where the truth is known: what is printed of cost and CVaR is exact, not sampled.
+
+Labels are drawn, routers are trained by the real learner, thresholds are chosen on validation labels; only then is each
+deployed policy evaluated by dynamic programming, and set against the best router there is. Everything heavy is imported late.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from r2v_dist.config import ClusterConfig, RouterConfig, Section
+from r2v_dist.errors import UsageError
+from r2v_dist.labels import LabelTable
+from r2v_dist.latched import LatchedEpisodes, cheapest, sweep, threshold_outcomes
+from r2v_dist.risk_measures import cvar
+from r2v_dist.router_model import RouterModel
+from r2v_dist.seeding import rng_for
+
+if TYPE_CHECKING:
+    from envs.simulated_exact import Exact, Outcome
+    from learners.router import RouterJob, RouterResult
+
+Array = npt.NDArray[np.float64]
+ABLATIONS = ("r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint")
+
+
+class SimulatedConfig(Section):
+    """A run of the simulated benchmark."""
+
+    run_dir: Path = Path("runs/simulated")
+    seed: int = 0
+    train_tasks: int = Field(200, ge=5)
+    validation_tasks: int = Field(2000, ge=5)
+    test_tasks: int = Field(1000, ge=5)
+    """For the paired interval; every other number is exact."""
+    seeds: int = Field(20, ge=10)
+    branches: int = Field(3, ge=1)
+    """n, branches of each kind at a training or validation state."""
+    routers: tuple[str, ...] = ABLATIONS
+    router: RouterConfig = RouterConfig()
+    cluster: ClusterConfig = ClusterConfig(memory_gib=1.0)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if unknown := set(self.routers) - set(ABLATIONS):
+            raise ValueError(f"routers: {min(unknown)} does not exist; choose among {', '.join(ABLATIONS)}")
+        if self.router.surrogate != "latched":
+            raise ValueError("router.surrogate: the benchmark evaluates latched routers; set latched")
+        return self
+
+
+@dataclass(frozen=True)
+class Row:
+    """One deployed router. Exact: cost in teacher calls an episode, mean failure, CVaR. `best_cost` is that of the best threshold
+    on the same score (None where none is feasible), `validation_cvar` what validation said; threshold None is nothing to choose,
+    nan an infeasible validation, where the teacher acts alone."""
+
+    name: str
+    threshold: float | None
+    cost: float
+    failure: float
+    cvar: float
+    best_cost: float | None
+    validation_cvar: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SimulatedReport:
+    """All rows, the best cost at CVaR <= epsilon of latched routers and of those that may hand back."""
+
+    rows: tuple[Row, ...]
+    optimum: float
+    optimum_unlatched: float
+    mean_optimum: tuple[float, float]
+    """Cost and CVaR of the best router whose mean failure is at most epsilon."""
+    cvar_gain: tuple[float, float, float] | None
+    """CVaR of r2v_no_cvar minus that of r2v on paired test episodes: estimate and 95 % interval by task bootstrap."""
+
+    def row(self, name: str) -> Row:
+        """The row of a router."""
+        return next(row for row in self.rows if row.name == name)
+
+
+def load_simulated(path: Path) -> SimulatedConfig:
+    """Read a YAML config of the benchmark. Raises UsageError with one line."""
+    try:
+        return SimulatedConfig.model_validate(yaml.safe_load(path.read_text()))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such config; the shipped one is configs/simulated.yaml") from None
+    except (ValidationError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+
+
+def run_simulated(config: SimulatedConfig) -> SimulatedReport:
+    """Draw labels, train, choose thresholds, evaluate exactly. Complete routers in `run_dir` are not trained again."""
+    from cluster.session import ray_session
+    from envs.simulated_exact import Exact
+    from envs.simulated_world import World
+    from learners.router import train_routers
+
+    exact = Exact(World())
+    draw(config)
+    with ray_session(config.cluster, config.run_dir / "logs"):
+        results = train_routers([_job(config, name) for name in config.routers])
+    return evaluate(config, exact, dict(zip(config.routers, results, strict=True)))
+
+
+def draw(config: SimulatedConfig) -> None:
+    """Label tables of the three splits; splits share neither tasks nor seeds."""
+    from envs.simulated_labels import TASK_BLOCK, draw_labels
+    from envs.simulated_world import World
+
+    for block, (split, tasks) in enumerate(
+        (("train", config.train_tasks), ("validation", config.validation_tasks), ("test", config.test_tasks))
+    ):
+        start = TASK_BLOCK * (3 * config.seed + block)
+        zs = range(1000 * block, 1000 * block + config.seeds)
+        draw_labels(World(), split, range(start, start + tasks), zs, config.branches).save(_labels(config, split))
+
+
+def evaluate(config: SimulatedConfig, exact: "Exact", results: "dict[str, RouterResult]") -> SimulatedReport:
+    """Exact rows of trained routers and baselines, with thresholds that validation chose."""
+    from envs.simulated_labels import all_cells
+    from envs.simulated_optimum import Frontier
+    from envs.simulated_world import symptom
+
+    router, zs = config.router, range(config.seeds)
+    latched, unlatched = Frontier(exact), Frontier(exact, latched=False)
+    mean_best = latched.best(zs, 1.0, router.epsilon)
+    models = {name: RouterModel.load(Path(result.output)) for name, result in results.items()}
+    judge = _Judge(config, exact)
+    cells = all_cells(exact.world)
+    rows = [judge.fixed("slm_only", exact.evaluate(np.zeros(exact.shape))), judge.fixed("teacher_only", exact.teacher_only())]
+    rows.append(judge.random())
+    rows += [judge.row(name, *scores) for name, scores in _baseline_scores(exact, judge.labels, cells).items()]
+    for name, model in models.items():
+        alpha = 1.0 if name == "r2v_no_cvar" else router.alpha
+        score = model.predict(cells).score
+        rows.append(judge.row(name, model.predict(judge.labels.features_NF).score, score, alpha, f"constraint {results[name].constraint}"))
+    return SimulatedReport(
+        tuple(rows),
+        latched.best(zs, router.alpha, router.epsilon).cost,
+        unlatched.best(zs, router.alpha, router.epsilon).cost,
+        (mean_best.cost, cvar(mean_best.failure_V[[symptom(z) for z in zs]], router.alpha)),
+        _paired_gain(config, models, {row.name: row.threshold for row in rows}),
+    )
+
+
+class _Judge:
+    """Chooses thresholds on validation labels and evaluates what they deploy."""
+
+    def __init__(self, config: SimulatedConfig, exact: "Exact") -> None:
+        self._config, self._exact = config, exact
+        self._price = config.router.slm_cost / config.router.teacher_cost
+        self.labels = LabelTable.load(_labels(config, "validation"))
+        self._episodes = LatchedEpisodes.of(self.labels)
+
+    def fixed(self, name: str, outcome: "Outcome", threshold: float | None = None, seen: float = np.nan) -> Row:
+        """A policy that needs no score."""
+        from envs.simulated_exact import scores
+
+        [score] = scores(outcome, range(self._config.seeds), self._config.router.alpha)
+        return Row(name, threshold, score.cost, score.failure, score.cvar, None, seen)
+
+    def random(self) -> Row:
+        """Escalates every step with one probability."""
+        draws_N = np.random.default_rng(self._config.seed).random(len(self.labels))
+        router = self._config.router
+        point = cheapest(sweep(self._episodes, draws_N, router.alpha, self._price), router.epsilon)
+        if point is None:
+            return self.fixed("random", self._exact.teacher_only(), np.nan)
+        p = np.full(self._exact.shape, max(0.0, 1.0 - point.threshold))
+        return self.fixed("random", self._exact.evaluate(p), point.threshold, point.cvar)
+
+    def row(self, name: str, score_N: Array, score_cells: Array, alpha: float | None = None, note: str = "") -> Row:
+        """A score: by validation state, and by cell in the order of `all_cells`. `alpha` is the tail that validation bounds."""
+        from envs.simulated_exact import best_threshold, scores
+
+        router, zs = self._config.router, range(self._config.seeds)
+        cells = score_cells.reshape(self._exact.shape)
+        best = best_threshold(self._exact, cells, zs, router.alpha, router.epsilon)
+        point = cheapest(sweep(self._episodes, score_N, alpha or router.alpha, self._price), router.epsilon)
+        outcome = self._exact.teacher_only() if point is None else self._exact.evaluate((cells >= point.threshold).astype(np.float64))
+        [score] = scores(outcome, zs, router.alpha)
+        threshold, seen = (np.nan, np.nan) if point is None else (point.threshold, point.cvar)
+        return Row(name, threshold, score.cost, score.failure, score.cvar, best.cost if best else None, seen, note)
+
+
+def _baseline_scores(exact: "Exact", labels: LabelTable, cells: Array) -> dict[str, tuple[Array, Array]]:
+    """Scores of the baselines at validation states and in all cells; the last three know the truth."""
+    from envs.simulated_labels import cell_of
+
+    def seen(f_NF: Array) -> dict[str, Array]:
+        t, part, jammed, cue, symptom = cell_of(exact.world, f_NF)
+        gain = (exact.rho - exact.rhoT)[t, part, jammed, cue, symptom]
+        return {
+            "entropy": cue.astype(np.float64),
+            "heuristic": np.maximum(cue, jammed * (exact.world.cues - 1.0)),
+            "stuck_latch": jammed.astype(np.float64),
+            "query_level": np.where(t == 0, exact.rho[0, 0, 0, cue, symptom], -1.0),
+            "true_rho": exact.rho[t, part, jammed, cue, symptom],
+            "true_delta": (exact.rho - exact.rho1)[t, part, jammed, cue, symptom],
+            "true_gain_per_call": gain / exact.m[t, part, jammed, cue, symptom],
+        }
+
+    at_states, in_cells = seen(labels.features_NF), seen(cells)
+    return {name: (at_states[name], in_cells[name]) for name in at_states}
+
+
+def _paired_gain(
+    config: SimulatedConfig, models: dict[str, RouterModel], thresholds: dict[str, float | None], resamples: int = 1000
+) -> tuple[float, float, float] | None:
+    if not {"r2v", "r2v_no_cvar"} <= set(models):
+        return None
+    labels = LabelTable.load(_labels(config, "test"))
+    episodes = LatchedEpisodes.of(labels)
+    tasks, task_E = np.unique(episodes.task_E, return_inverse=True)
+    _, seed_E = np.unique(episodes.z_E, return_inverse=True)
+    losses = {}
+    for name in ("r2v", "r2v_no_cvar"):
+        tau = thresholds[name]
+        assert tau is not None
+        failure_E, _ = threshold_outcomes(episodes, models[name].predict(labels.features_NF).score, tau, 0.0)
+        losses[name] = np.zeros((len(tasks), int(seed_E.max()) + 1))
+        losses[name][task_E, seed_E] = failure_E
+    rng = np.random.default_rng(rng_for("simulated-bootstrap", config.seed).getrandbits(32))
+
+    def gain(rows: npt.NDArray[np.int64]) -> float:
+        with_cvar, without = (cvar(losses[name][rows].mean(axis=0), config.router.alpha) for name in ("r2v", "r2v_no_cvar"))
+        return without - with_cvar
+
+    draws = [gain(rng.integers(0, len(tasks), len(tasks))) for _ in range(resamples)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return gain(np.arange(len(tasks))), float(low), float(high)
+
+
+def _labels(config: SimulatedConfig, split: str) -> Path:
+    return config.run_dir / "labels" / f"{split}.arrow"
+
+
+def _job(config: SimulatedConfig, name: str) -> "RouterJob":
+    from learners.router import RouterJob
+
+    suffix = name.removeprefix("r2v").removeprefix("_")
+    changes = {"mode": "joint"} if suffix == "joint" else {"ablation": suffix or "none"}
+    router = config.router.model_copy(update=changes)
+    train, validation = (_labels(config, split) for split in ("train", "validation"))
+    stage = config.run_dir / "stages" / "router"
+    return RouterJob(train, validation, config.run_dir / "checkpoints" / name, stage, config.seed, router)

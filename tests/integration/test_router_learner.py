@@ -1,0 +1,139 @@
+"""The router learner for real: two ranks under Ray Train and DeepSpeed; one and four ranks of the same function without Ray."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch.multiprocessing
+
+from envs.simulated_labels import TASK_BLOCK, all_cells, draw_labels
+from envs.simulated_world import World
+from learners.router import RouterJob, check_labels, train_on_rank, train_router, train_routers
+from learners.router_engine import Log
+from r2v_dist.config import DeepSpeedConfig, RouterConfig
+from r2v_dist.errors import UsageError
+from r2v_dist.labels import LabelTable
+from r2v_dist.router_model import RISKS, RouterModel
+
+CONFIG = RouterConfig(
+    risk_hidden=(16,),
+    policy_hidden=(16,),
+    risk_steps=30,
+    policy_steps=40,
+    check_every_steps=10,
+    save_every_steps=8,
+    lambda_learning_rate=0.5,
+    deepspeed=DeepSpeedConfig(ranks=2, zero_stage=0, threads_per_rank=1),
+)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> RouterJob:
+    """Labels of 15 tasks under 10 seeds; a router that is trained with two ranks under Ray Train."""
+    folder = tmp_path_factory.mktemp("router")
+    draw_labels(World(), "train", range(15), range(10), 2).save(folder / "train.arrow")
+    draw_labels(World(), "validation", range(TASK_BLOCK, TASK_BLOCK + 15), range(1000, 1010), 2).save(folder / "validation.arrow")
+    return RouterJob(folder / "train.arrow", folder / "validation.arrow", folder / "ray", folder / "stage", 0, CONFIG)
+
+
+def rows(job: RouterJob) -> list[dict[str, Any]]:
+    log = [json.loads(line) for line in (job.stage / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in log if row["router"] == job.output.name]
+
+
+def spawned(rank: int, ranks: int, port: int, jobs: list[RouterJob], dies_at: int | None) -> None:
+    """A rank without Ray. With `dies_at` the first attempt ends at that logged step and a second one resumes."""
+    os.environ |= {"DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    torch.set_num_threads(1)
+    train_on_rank(jobs)
+    if dies_at is None:
+        return
+    dying, honest = replace(jobs[0], output=jobs[0].output.with_name("resumed")), Log.add
+
+    def add(self: Log, step: int, **values: Any) -> None:
+        if step == dies_at:
+            raise KeyboardInterrupt
+        honest(self, step, **values)
+
+    for death in (dies_at, None):
+        Log.add = add if death else honest  # type: ignore[method-assign]
+        try:
+            train_on_rank([dying])
+        except KeyboardInterrupt:
+            assert death
+
+
+def without_ray(job: RouterJob, ranks: int, dies_at: int | None = None) -> RouterJob:
+    alone = replace(job, output=job.output.with_name(f"ranks{ranks}"))
+    torch.multiprocessing.start_processes(
+        spawned, (ranks, 29500 + os.getpid() % 400 + ranks, [alone], dies_at), ranks, start_method="spawn"
+    )
+    return alone
+
+
+def test_ranks_agree_and_a_killed_run_resumes(ray_session: None, job: RouterJob) -> None:
+    result = train_router(job)
+    assert result.constraint in ("active", "slack", "infeasible")
+    assert {path.name for path in job.output.iterdir()} == {"router.json", "router.safetensors", "training.json"}
+    one, four = without_ray(job, 1, dies_at=55), without_ray(job, 4)
+    expected = RouterModel.load(one.output).predict(all_cells(World()))
+    for other in (job, four):
+        for phase in ("risk", "policy"):
+            mine, theirs = (next(row for row in rows(which) if row["phase"] == phase) for which in (one, other))
+            tolerance = 1e-6 if phase == "risk" else 1e-4  # the policy starts from risks that 30 steps have trained
+            assert theirs["loss"] == pytest.approx(mine["loss"], rel=tolerance)
+            assert theirs["gradient_norm"] == pytest.approx(mine["gradient_norm"], rel=tolerance)
+        found = RouterModel.load(other.output).predict(all_cells(World()))
+        assert np.abs(found.score - expected.score).max() < 1e-3
+        assert np.abs(found.rho - expected.rho).max() < 1e-3
+    logged = {row["step"]: row for row in rows(one)}
+    assert [row["step"] for row in rows(one)] == list(range(1, 71))
+    assert all({"lambda", "eta", "cvar", "cost"} <= set(logged[step]) for step in range(31, 71))
+    resumed = replace(job, output=job.output.with_name("resumed"))
+    assert (resumed.output / "router.safetensors").read_bytes() == (one.output / "router.safetensors").read_bytes()
+    assert [{**row, "router": ""} for row in rows(resumed)] == [{**row, "router": ""} for row in rows(one)]
+
+
+def test_modes_and_ablations(ray_session: None, job: RouterJob) -> None:
+    changes = [
+        {"mode": "joint"},
+        {"mode": "joint", "surrogate": "paper"},
+        *({"ablation": a} for a in ("no_cvar", "no_brier", "uncalibrated")),
+    ]
+    one_rank = DeepSpeedConfig(ranks=1, zero_stage=0, threads_per_rank=1)
+    jobs = [
+        replace(job, output=job.output.with_name(f"arm{i}"), config=CONFIG.model_copy(update={**change, "deepspeed": one_rank}))
+        for i, change in enumerate(changes)
+    ]
+    train_routers(jobs)
+    joint, _, no_cvar, no_brier, uncalibrated = (RouterModel.load(one.output) for one in jobs)
+    cells = all_cells(World())
+    assert set(joint.heads) == {"rho"}
+    assert np.array_equal(joint.predict(cells).score, joint.predict(cells).rho)
+    assert {"cvar", "brier_rho"} <= set(rows(jobs[0])[-1])
+    assert np.unique(no_brier.predict(cells).rho).tolist() == [0.5]
+    assert {c.kind for c in uncalibrated.calibrators.values()} == {"identity"}
+    assert {c.kind for c in no_cvar.calibrators.values()} != {"identity"}
+    for name in RISKS:
+        assert np.array_equal(no_cvar.heads[name].layers[0][0], uncalibrated.heads[name].layers[0][0])
+    failures = [row for row in rows(jobs[2]) if row["phase"] == "policy"]
+    assert failures[-1]["eta"] <= failures[-1]["cvar"]
+
+
+def test_fewer_than_ten_seeds_are_refused_before_any_work(job: RouterJob, tmp_path: Path) -> None:
+    labels = LabelTable.load(job.train)
+    labels.where(labels.z < 9).save(tmp_path / "nine.arrow")
+    few = replace(job, train=tmp_path / "nine.arrow", output=tmp_path / "router", stage=tmp_path / "stage")
+    with pytest.raises(UsageError, match="9 seeds with complete episodes; CVaR needs at least 10"):
+        train_router(few)
+    assert not (tmp_path / "stage").exists()
+    labels.where(labels.t > 0).save(tmp_path / "late.arrow")
+    with pytest.raises(UsageError, match="0 seeds with complete episodes"):
+        check_labels(replace(few, train=tmp_path / "late.arrow"))
+    with pytest.raises(UsageError, match="no label table"):
+        train_router(replace(few, train=tmp_path / "absent.arrow"))
