@@ -6,6 +6,7 @@ one is renamed into place. Steps that are trained again are logged again, never 
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,10 @@ def publish(trainer: Any, tokenizer: Any, output: Path, merge: Any = None, finis
 
 
 def recorder(stage: Path, *measures: str) -> Any:
-    """A callback that logs progress, loss and the named measures, and marks checkpoints complete."""
+    """A callback that logs progress, loss and the named measures, and marks checkpoints complete.
+
+    `seconds` are counted from where this attempt started to train.
+    """
     import torch.distributed
     from transformers import TrainerCallback
 
@@ -124,10 +128,16 @@ def recorder(stage: Path, *measures: str) -> Any:
     class Recorder(TrainerCallback):  # type: ignore[misc]
         """Writes on the first rank only."""
 
+        started = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.started = time.monotonic()
+
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             if first_rank and logs and "loss" in logs:
                 row = {"step": state.global_step, "of": state.max_steps, "epoch": logs["epoch"], "loss": logs["loss"]}
-                append_metrics(stage / "metrics.jsonl", row | {name: logs[name] for name in measures})
+                row |= {"seconds": round(time.monotonic() - self.started, 3), **{name: logs[name] for name in measures}}
+                append_metrics(stage / "metrics.jsonl", row)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if first_rank:

@@ -70,7 +70,9 @@ def learn(files: tuple[Path, Path], model: Path, folder: Path, **changes: Any) -
     settings: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 5, "batch_size": 8, "micro_batch_size": 4, "max_length": 256, **changes}
     job = VerifierJob(*files, str(model), "", folder / "model", folder / "stage", 0, VerifierTrainingConfig(**settings))
     metrics = learn_verifier(job)
-    return [json.loads(line) for line in (folder / "stage" / "metrics.jsonl").read_text().splitlines()], metrics
+    rows = [json.loads(line) for line in (folder / "stage" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row.pop("seconds") > 0 for row in rows)
+    return rows, metrics
 
 
 @pytest.fixture(scope="module")
