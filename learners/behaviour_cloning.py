@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from learners.launch import run_ranks
-from learners.training import lora_adapter, publish, recorder, train, trainer_arguments
+from learners.training import lora_adapter, merge_of, publish, recorder, train, trainer_arguments
 from learners.transcripts import IGNORED, episode_sequence
 from r2v_dist import rollout_store
 from r2v_dist.chat import ChatFormat, Turn, opening_message
@@ -83,4 +83,4 @@ def _train_rank(arguments: dict[str, Any]) -> None:
         callbacks=[recorder(job.stage)],
     )
     train(trainer, job.stage)
-    publish(trainer, tokenizer, job.output, lora=config.lora is not None)
+    publish(trainer, tokenizer, job.output, merge_of(config.lora))

@@ -25,7 +25,8 @@ def measure_consistency(model: str, pairs: Path, system_prompt: str, config: DPO
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from learners.preference_batch import PairCollator, answer_logits, can_share_prompt
+    from learners.answer_rows import can_share_prompt
+    from learners.preference_batch import PairCollator, answer_logits
     from learners.preference_losses import jensen_shannon, token_mean
 
     tokenizer = AutoTokenizer.from_pretrained(model)

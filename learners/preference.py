@@ -15,7 +15,7 @@ import pyarrow as pa
 from learners import pairs as preference_pairs
 from learners.launch import run_ranks
 from learners.pairs import Pair
-from learners.training import lora_adapter, publish, recorder, train, trainer_arguments
+from learners.training import lora_adapter, merge_of, publish, recorder, train, trainer_arguments
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config import DPOConfig
 from r2v_dist.errors import RuntimeFailure
@@ -118,7 +118,8 @@ def _train_rank(arguments: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig as TrlArguments
 
-    from learners.preference_batch import PairCollator, can_share_prompt
+    from learners.answer_rows import can_share_prompt
+    from learners.preference_batch import PairCollator
     from learners.preference_trainer import MEASURES, PreferenceTrainer
 
     job: DPOJob = arguments["job"]
@@ -147,4 +148,4 @@ def _train_rank(arguments: dict[str, Any]) -> None:
         view_share=counts.with_view / counts.examples,
     )
     train(trainer, job.stage)
-    publish(trainer, tokenizer, job.output, lora=config.lora is not None)
+    publish(trainer, tokenizer, job.output, merge_of(config.lora))

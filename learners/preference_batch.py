@@ -1,8 +1,7 @@
-"""Pairs as tensors: the prompt is read once for both answers, and every answer token knows the position that predicts it.
+"""Pairs as tensors: both answers of a pair share one reading of the prompt where the model allows it.
 
-A row is `padding | prompt | a+ | a-`: the attention mask hides a+ from a-, and positions restart at a-, so both answers
-see exactly the prompt before them. A second view of the state is a row of its own, `padding | prompt' | a+`. Padding is
-on the left, so that the answers' logits are at the end of every row, whatever the prompts' lengths.
+A second view of the state is a row of its own, `prompt' | a+`. Padding is on the left, so that the answers' logits are
+at the end of every row whatever the prompts' lengths; every answer token knows the position whose logits predict it.
 """
 
 from collections.abc import Sequence
@@ -12,28 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
-_SHARING_ARCHITECTURES = {"llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"}
+from learners.answer_rows import AnswerRow, RowTensors, row_tensors
 
-
-def can_share_prompt(model: Any) -> bool:
-    """Whether this model takes an attention mask of our own over its whole context."""
-    config = model.config
-    full = set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-    window = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    return config.model_type in _SHARING_ARCHITECTURES and config._attn_implementation == "sdpa" and full and not window
-
-
-@dataclass(frozen=True)
-class _Row:
-    """Token ids, where each answer starts, and whether the second one must not see the first."""
-
-    prompt: list[int]
-    answers: tuple[list[int], ...]
-
-    @property
-    def ids(self) -> list[int]:
-        return [*self.prompt, *(token for answer in self.answers for token in answer)]
+_MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 
 @dataclass
@@ -43,8 +23,6 @@ class PairCollator:
     The batch holds the model's inputs [R, T]; for N answers in the order chosen (B), rejected (B), second views (C) their
     `row_N`, `source_NA` (position whose logits predict the token), `target_NA` and `mask_NA`; `viewed_C`, the pairs that
     the second views belong to; and reference log-probabilities [B] where the examples have them.
-
-    `share_prompt` puts both answers in one row; it needs an attention that takes a mask of its own, over the whole row.
     """
 
     pad_id: int
@@ -53,56 +31,31 @@ class PairCollator:
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate."""
-        both = [_Row(e["prompt_ids"], (e["chosen_ids"], e["rejected_ids"])) for e in examples]
-        rows = both if self.share_prompt else [_Row(row.prompt, (row.answers[k],)) for k in (0, 1) for row in both]
+        both = [AnswerRow(e["prompt_ids"], (e["chosen_ids"], e["rejected_ids"])) for e in examples]
+        rows = both if self.share_prompt else [AnswerRow(row.prompt, (row.answers[k],)) for k in (0, 1) for row in both]
         viewed = [i for i, e in enumerate(examples) if self.views and e["view_prompt_ids"]]
-        rows = [*rows, *(_Row(examples[i]["view_prompt_ids"], (examples[i]["chosen_ids"],)) for i in viewed)]
+        rows = [*rows, *(AnswerRow(examples[i]["view_prompt_ids"], (examples[i]["chosen_ids"],)) for i in viewed)]
         # Chosen answers first, then rejected ones, then those of second views, in either layout.
         order = [(i, k) for k in (0, 1) for i in range(len(both))] if self.share_prompt else [(i, 0) for i in range(2 * len(both))]
         order += [(i, 0) for i in range(len(rows) - len(viewed), len(rows))]
-        length = max(len(row.ids) for row in rows)
-        batch = {**self._inputs(rows, length), **_answers(rows, order, length), "viewed_C": torch.tensor(viewed, dtype=torch.long)}
+        tensors = row_tensors(rows, self.pad_id, pad_left=True, own_mask=self.share_prompt)
+        inputs = zip(_MODEL_INPUTS, (tensors.ids_RT, tensors.mask, tensors.positions_RT), strict=True)
+        batch = {**dict(inputs), **_answers(rows, order, tensors), "viewed_C": torch.tensor(viewed, dtype=torch.long)}
         for name in ("ref_chosen_logps", "ref_rejected_logps"):
             if name in examples[0]:
                 batch[name] = torch.tensor([e[name] for e in examples])
         return batch
 
-    def _inputs(self, rows: Sequence[_Row], length: int) -> dict[str, Tensor]:
-        ids_RT = torch.full((len(rows), length), self.pad_id)
-        positions_RT = torch.zeros((len(rows), length), dtype=torch.long)
-        real_RT = torch.zeros((len(rows), length), dtype=torch.long)
-        for r, row in enumerate(rows):
-            start = length - len(row.ids)
-            ids_RT[r, start:] = torch.tensor(row.ids)
-            real_RT[r, start:] = 1
-            after_prompt = [len(row.prompt) + i for answer in row.answers for i in range(len(answer))]
-            positions_RT[r, start:] = torch.tensor([*range(len(row.prompt)), *after_prompt])
-        mask = self._tree_mask(rows, real_RT) if self.share_prompt else real_RT
-        return {"input_ids": ids_RT, "attention_mask": mask, "position_ids": positions_RT}
 
-    def _tree_mask(self, rows: Sequence[_Row], real_RT: Tensor) -> Tensor:
-        """Who may see whom [R, 1, T, T]; padding sees itself, since a softmax over nothing is not a number."""
-        length = real_RT.shape[1]
-        causal_TT = torch.ones((length, length), dtype=torch.bool).tril()
-        visible_RTT = causal_TT & real_RT.bool()[:, None, :]
-        for r, row in enumerate(rows):
-            first = length - len(row.ids) + len(row.prompt)
-            second = first + len(row.answers[0])
-            visible_RTT[r, second:, first:second] = False
-        visible_RTT |= torch.eye(length, dtype=torch.bool)
-        return visible_RTT[:, None]
-
-
-def _answers(rows: Sequence[_Row], order: Sequence[tuple[int, int]], length: int) -> dict[str, Tensor]:
+def _answers(rows: Sequence[AnswerRow], order: Sequence[tuple[int, int]], tensors: RowTensors) -> dict[str, Tensor]:
     """Where the logits of each answer are, in the order asked for."""
     longest = max(len(rows[r].answers[k]) for r, k in order)
-    source_NA = torch.zeros((len(order), longest), dtype=torch.long) + length - 1
+    source_NA = torch.full((len(order), longest), tensors.length - 1)
     target_NA = torch.zeros((len(order), longest), dtype=torch.long)
     mask_NA = torch.zeros((len(order), longest), dtype=torch.bool)
     for n, (r, k) in enumerate(order):
-        answer = rows[r].answers[k]
-        prompt_end = length - len(rows[r].ids) + len(rows[r].prompt)
-        start = prompt_end + sum(len(earlier) for earlier in rows[r].answers[:k])
+        answer, offset = rows[r].answers[k], tensors.offsets[r]
+        start, prompt_end = offset + rows[r].starts[k], offset + len(rows[r].prompt)
         source_NA[n, : len(answer)] = torch.tensor([prompt_end - 1, *range(start, start + len(answer) - 1)])
         target_NA[n, : len(answer)] = torch.tensor(answer)
         mask_NA[n, : len(answer)] = True
@@ -114,7 +67,7 @@ def answer_logits(model: Any, batch: dict[str, Tensor]) -> Tensor:
     length = batch["input_ids"].shape[1]
     # The head is applied only where an answer may be predicted: with a large vocabulary it costs more than the rest.
     kept = length - int(batch["source_NA"].min())
-    inputs = {name: batch[name] for name in MODEL_INPUTS}
+    inputs = {name: batch[name] for name in _MODEL_INPUTS}
     logits_RKV = model(**inputs, use_cache=False, logits_to_keep=kept).logits
     logits_NAV: Tensor = logits_RKV[batch["row_N"][:, None], batch["source_NA"] - (length - kept)]
     return logits_NAV if logits_NAV.dtype == torch.float64 else logits_NAV.float()

@@ -6,6 +6,8 @@ one is renamed into place. Steps that are trained again are logged again, never 
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +57,22 @@ def trainer_arguments(name: str, config: LearnerConfig, stage: Path, seed: int) 
     }
 
 
-def lora_adapter(config: LoraConfig | None) -> Any:
-    """The adapter's configuration, None for full-parameter training."""
+def lora_adapter(config: LoraConfig | None, task: str = "CAUSAL_LM") -> Any:
+    """The adapter's configuration, None for full-parameter training. `task` is PEFT's name of the model's kind."""
     if config is None:
         return None
     from peft import LoraConfig as Adapter
 
-    return Adapter(r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+    return Adapter(r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear", task_type=task)
+
+
+def merge_of(config: LoraConfig | None) -> Any:
+    """How `publish` merges a causal language model's adapter, None without one."""
+    if config is None:
+        return None
+    from peft import AutoPeftModelForCausalLM
+
+    return AutoPeftModelForCausalLM.from_pretrained
 
 
 def train(trainer: Any, stage: Path) -> None:
@@ -75,29 +86,40 @@ def train(trainer: Any, stage: Path) -> None:
     require_deepspeed(trainer)
 
 
-def publish(trainer: Any, tokenizer: Any, output: Path, lora: bool) -> None:
-    """Save a plain Hugging Face directory next to the target and rename it; an adapter is merged into its model."""
+def publish(trainer: Any, tokenizer: Any, output: Path, merge: Any = None, finish: Callable[[Path], None] | None = None) -> None:
+    """Save a plain Hugging Face directory next to the target and rename it.
+
+    Args:
+        merge: loads a folder with an adapter as a PEFT model, which is then merged; None for full-parameter training.
+        finish: adds to the folder before it is published, on the first rank only.
+    """
     import torch.distributed
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     scratch = output.with_name(output.name + ".tmp")
     trainer.save_model(str(scratch))
     torch.distributed.barrier()
     if torch.distributed.get_rank() != 0:
         return
-    if lora:
-        from peft import AutoPeftModelForCausalLM
-
-        merged: Any = AutoPeftModelForCausalLM.from_pretrained(scratch).merge_and_unload()
+    # Under ZeRO-3 this rank would load models in shards, and wait for ever for ranks that are done.
+    unset_hf_deepspeed_config()
+    if merge is not None:
+        merged: Any = merge(scratch).merge_and_unload()
         shutil.rmtree(scratch)
         merged.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
     (scratch / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing of ours needs it
+    if finish is not None:
+        finish(scratch)
     shutil.rmtree(output, ignore_errors=True)
     scratch.rename(output)
 
 
 def recorder(stage: Path, *measures: str) -> Any:
-    """A callback that logs progress, loss and the named measures, and marks checkpoints complete."""
+    """A callback that logs progress, loss and the named measures, and marks checkpoints complete.
+
+    `seconds` are counted from where this attempt started to train.
+    """
     import torch.distributed
     from transformers import TrainerCallback
 
@@ -106,10 +128,16 @@ def recorder(stage: Path, *measures: str) -> Any:
     class Recorder(TrainerCallback):  # type: ignore[misc]
         """Writes on the first rank only."""
 
+        started = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.started = time.monotonic()
+
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             if first_rank and logs and "loss" in logs:
                 row = {"step": state.global_step, "of": state.max_steps, "epoch": logs["epoch"], "loss": logs["loss"]}
-                append_metrics(stage / "metrics.jsonl", row | {name: logs[name] for name in measures})
+                row |= {"seconds": round(time.monotonic() - self.started, 3), **{name: logs[name] for name in measures}}
+                append_metrics(stage / "metrics.jsonl", row)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if first_rank:

@@ -256,6 +256,37 @@ class RouterConfig(Section):
     def _unsharded(self) -> Self:
         if self.deepspeed.zero_stage != 0:
             raise ValueError(f"deepspeed.zero_stage = {self.deepspeed.zero_stage}: a router has a few thousand parameters; set 0")
+
+
+class VerifierTrainingConfig(LearnerConfig):
+    """Learning V from branch values (METHOD section 3). An example is a state with all its candidates."""
+
+    pairwise_weight: float = Field(0.5, ge=0)
+    """Of the logistic loss on pairs of candidates of one state."""
+
+
+class VerifierConfig(Section):
+    """The process verifier."""
+
+    kind: Literal["trained", "rules", "judge"] = "trained"
+    model: str = ""
+    """`trained`: the backbone, any Hugging Face directory with the SLM's tokenizer; empty for the cloned SLM."""
+    training: VerifierTrainingConfig = VerifierTrainingConfig()
+    judge: ModelConfig | None = None
+    """`judge`: the language model that is asked for scores."""
+    attempts: int = Field(3, ge=1)
+    """`judge`: how often an answer that cannot be read is asked for again, the first time included."""
+    threads: int = Field(1, ge=1)
+    """`trained`: CPU threads of the scorer."""
+    max_tokens: int = Field(8192, ge=256)
+    """`trained`: tokens a forward pass of the scorer, padding included."""
+
+    @model_validator(mode="after")
+    def _has_judge(self) -> Self:
+        if (self.kind == "judge") != (self.judge is not None):
+            raise ValueError("kind judge needs the section `judge`, and no other kind has one")
+        if self.judge is not None and self.judge.backend not in ("vllm", "openai"):
+            raise ValueError("judge.backend: a judge reads what the agent reads; use vllm or openai")
         return self
 
 
@@ -297,6 +328,7 @@ class RunConfig(Section):
     teacher: ModelConfig
     collect: CollectConfig = CollectConfig()
     bc: BCConfig = BCConfig()
+    verifier: VerifierConfig = VerifierConfig()
     dpo: DPOConfig = DPOConfig()
     router: RouterConfig = RouterConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

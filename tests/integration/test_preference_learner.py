@@ -65,7 +65,9 @@ def config_of(**changes: Any) -> DPOConfig:
 def learn(pairs: Path, model: Path, folder: Path, **changes: Any) -> tuple[list[dict[str, float]], PairExamples]:
     job = DPOJob(pairs, str(model), "", folder / "model", folder / "stage", 0, config_of(**changes))
     counts = learn_preferences(job)
-    return [json.loads(line) for line in (folder / "stage" / "metrics.jsonl").read_text().splitlines()], counts
+    rows = [json.loads(line) for line in (folder / "stage" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row.pop("seconds") > 0 for row in rows)
+    return rows, counts
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

@@ -1,0 +1,228 @@
+"""Behaviour cloning and preference learning against stock TRL trainers: seconds a step, once training is under way.
+
+Invariant: both sides start from the same checkpoint and see the same token ids in the same batches; their losses are
+compared before any time counts. Ours runs as in a run (Ray Train, DeepSpeed, one rank), the reference as TRL's
+documentation has it: a plain process. Both have the same threads and the same niceness.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from actors.collector import Collector
+from actors.env_runner import EnvRunner, RunnerSetup
+from benchmarks.games import make_tasks, make_units
+from benchmarks.harness import Mismatch, Spent, interleave, median_wall, publish
+from learners import pairs as preference_pairs
+from learners.behaviour_cloning import BCJob, clone_behaviour
+from learners.behaviour_cloning import build_dataset as build_episodes
+from learners.pairs import build_pairs
+from learners.preference import DPOJob, learn_preferences
+from learners.preference import build_dataset as build_pair_examples
+from r2v_dist import branch_values, rollout_store
+from r2v_dist.branch_values import BranchValue
+from r2v_dist.chat import ChatFormat, Turn, opening_message
+from r2v_dist.config import BCConfig, ClusterConfig, DeepSpeedConfig, DPOConfig, LearnerConfig, ModelConfig, PerturbConfig
+from r2v_dist.episodes import Arm
+
+MODEL = Path(__file__).parent.parent / "models" / "textworld-tiny"
+SEEDS = (0, 1, 2, 3)
+SAME_LOSS = 2e-3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--games", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=25, help="optimizer steps a run")
+    parser.add_argument("--only", choices=("bc", "dpo"))
+    parser.add_argument("--stock", choices=("bc", "dpo"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.stock:
+        _run_stock(args.stock, args.folder)
+        return
+    from cluster.session import ray_session
+
+    with tempfile.TemporaryDirectory() as name, ray_session(ClusterConfig(num_cpus=2), Path(name) / "logs"):
+        folder = Path(name)
+        play_expert(folder / "rollouts", args.games)
+        if args.only != "dpo":
+            compare_cloning(folder, args.steps, args.repeats)
+        if args.only != "bc":
+            compare_preferences(folder, args.steps, args.repeats)
+
+
+def compare_cloning(folder: Path, steps: int, repeats: int) -> None:
+    """The same sequences, the same loss."""
+    chat = ChatFormat(_tokenizer(), "slm")
+    dataset = build_episodes(folder / "rollouts", chat, 1024)
+    dataset.save_to_disk(str(folder / "bc" / "data"))
+    config = BCConfig(learning_rate=5e-4, epochs=steps * 16 / len(dataset), max_length=1024, **_shared())
+    write_settings(folder / "bc", config)
+
+    def train(stage: Path) -> None:
+        clone_behaviour(BCJob(folder / "rollouts", str(MODEL), "", stage / "model", stage, 0, config))
+
+    tokens = sum(map(len, dataset["input_ids"])) / len(dataset) * 16
+    compare("bc", folder / "bc", train, repeats, "TRL SFTTrainer", tokens)
+
+
+def compare_preferences(folder: Path, steps: int, repeats: int) -> None:
+    """The same pairs under DPO's own loss; then, beside it, what the whole objective costs."""
+    table, _ = build_pairs(branch_values.to_table(branches(folder / "rollouts")), 0.1)
+    preference_pairs.save(folder / "pairs.arrow", table)
+    dataset, counts = build_pair_examples(table, ChatFormat(_tokenizer(), "slm"), 1024)
+    dataset.save_to_disk(str(folder / "dpo" / "data"))
+    config = DPOConfig(learning_rate=1e-4, epochs=steps * 16 / len(dataset), max_length=1024, beta_c=0, beta_s=0, **_shared())
+    write_settings(folder / "dpo", config)
+
+    def learn(stage: Path, objective: DPOConfig = config) -> None:
+        learn_preferences(DPOJob(folder / "pairs.arrow", str(MODEL), "", stage / "model", stage, 0, objective))
+
+    both = sum(
+        2 * len(p) + len(c) + len(r) for p, c, r in zip(*(dataset[f"{n}_ids"] for n in ("prompt", "chosen", "rejected")), strict=True)
+    )
+    learn(folder / "dpo" / "whole", config.model_copy(update={"beta_c": 0.1, "beta_s": 0.1}))
+    whole, _ = read(folder / "dpo" / "whole" / "metrics.jsonl")
+    share = counts.with_view / counts.examples
+    compare("dpo", folder / "dpo", learn, repeats, "TRL DPOTrainer", both / len(dataset) * 16, whole_objective_s=whole, view_share=share)
+
+
+def compare(kind: str, folder: Path, train: Callable[[Path], None], repeats: int, reference: str, tokens: float, **more: Any) -> None:
+    """Alternate both sides and print the result. `tokens` are a batch's own, padding not counted."""
+    runs = iter(range(10**6))
+    losses: dict[str, list[float]] = {}
+
+    def timed(side: str, work: Callable[[Path], None]) -> Spent:
+        stage = folder / f"{side}-{next(runs)}"
+        stage.mkdir(parents=True)
+        work(stage)
+        seconds, losses[side] = read(stage / "metrics.jsonl")
+        return Spent(seconds)
+
+    def stock(stage: Path) -> None:
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.learner", "--stock", kind, "--folder", str(stage)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"})
+
+    pairs = interleave(lambda: timed("ours", train), lambda: timed("stock", stock), repeats)
+    worst = max(abs(a - b) for a, b in zip(losses["ours"], losses["stock"], strict=True))
+    if worst > SAME_LOSS:
+        raise Mismatch(f"{kind} losses differ by {worst:.2g}: ours {losses['ours']}, reference {losses['stock']}")
+    ours, theirs = median_wall(pairs.ours), median_wall(pairs.reference)
+    rates = tokens / ours, tokens / theirs
+    table = [("s/step", f"{ours:.3f}", f"{theirs:.3f}"), ("tokens/s, without padding", f"{rates[0]:,.0f}", f"{rates[1]:,.0f}")]
+    measures = {"step_s": ours, "reference_step_s": theirs, "tokens_per_s": rates[0], "reference_tokens_per_s": rates[1]}
+    publish(f"learner_{kind}", reference, pairs.wall_ratio, table, **measures, loss_difference=worst, repeats=repeats, **more)
+
+
+def read(metrics: Path) -> tuple[float, list[float]]:
+    """Seconds a step between the first and the last line, and the losses."""
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return (rows[-1]["seconds"] - rows[0]["seconds"]) / (rows[-1]["step"] - rows[0]["step"]), [row["loss"] for row in rows]
+
+
+def play_expert(folder: Path, games: int) -> None:
+    """Expert episodes of generated games, clean and perturbed."""
+    setup = RunnerSetup(ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), False, 60)
+    collector = Collector(folder, 64, 1e9)
+
+    async def deliver(episodes: Any) -> None:
+        collector.add(episodes)
+
+    async def play() -> None:
+        runner = EnvRunner(setup, None, None, deliver)
+        for unit in make_units(make_tasks(games), SEEDS, Arm("teacher_only", None, "none", "expert", 0)):
+            await runner.run(unit)
+
+    asyncio.run(play())
+    collector.flush()
+
+
+def branches(folder: Path) -> list[BranchValue]:
+    """Every step as a state: the expert's action against one that does nothing. For timing only; nobody learns from these values."""
+    rows: list[BranchValue] = []
+    for episode in rollout_store.episodes_of(rollout_store.read(folder)):
+        users = [opening_message(episode[0]["goal"], episode[0]["observation"]), *(step["observation"] for step in episode[1:])]
+        turns = [Turn(user, step["action"], "teacher") for user, step in zip(users, episode, strict=True)]
+        for t, step in enumerate(episode):
+            names = {name: step[name] for name in ("task", "split", "z", "prefix")}
+            state = {"key": f"{step['key']}|{t}", **names, "t": t, "history": tuple(turns[:t]), "user": users[t], "candidate_ids": None}
+            good = BranchValue(
+                candidate=step["action"], candidate_index=0, source="teacher", n=1, successes=1, state_hash=0, policy="none", **state
+            )
+            rows += [good, replace(good, candidate="wait", candidate_index=1, source="slm", successes=0)]
+    return rows
+
+
+def _shared() -> dict[str, Any]:
+    return {"batch_size": 16, "micro_batch_size": 16, "save_every_steps": 10**6, "deepspeed": DeepSpeedConfig(zero_stage=0)}
+
+
+def write_settings(folder: Path, config: LearnerConfig) -> None:
+    """What the reference trains with."""
+    settings = {"learning_rate": config.learning_rate, "num_train_epochs": config.epochs, "warmup_steps": config.warmup_share}
+    (folder / "settings.json").write_text(json.dumps(settings))
+
+
+def _tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(MODEL)
+
+
+def _run_stock(kind: str, stage: Path) -> None:
+    """The reference's process: TRL's trainer on token ids, with no code of ours but the clock."""
+    # Ray runs its workers at this niceness; on a busy machine the reference must not be served before them.
+    os.nice(15)
+    import torch
+    import transformers
+    from datasets import load_from_disk
+    from transformers import AutoModelForCausalLM, TrainerCallback
+    from trl import DPOConfig as DPOArguments
+    from trl import DPOTrainer, SFTConfig, SFTTrainer
+
+    torch.set_num_threads(2)
+    transformers.logging.set_verbosity_error()
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.monotonic()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if "loss" in logs:
+                row = {"step": state.global_step, "seconds": time.monotonic() - self.started, "loss": logs["loss"]}
+                with (stage / "metrics.jsonl").open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+
+    class StockDPO(DPOTrainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset  # it holds token ids already, which this version can only be told by a subclass
+
+    settings = json.loads((stage.parent / "settings.json").read_text())
+    shared: dict[str, Any] = {
+        **settings,
+        **{"output_dir": str(stage / "out"), "save_strategy": "no", "logging_steps": 5, "report_to": [], "disable_tqdm": True},
+        **{"per_device_train_batch_size": 16, "lr_scheduler_type": "cosine", "weight_decay": 0.01, "seed": 0, "data_seed": 0},
+        **{"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "remove_unused_columns": False, "max_length": None},
+    }
+    data = load_from_disk(str(stage.parent / "data"))
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    made = {"model": model, "train_dataset": data, "processing_class": _tokenizer(), "callbacks": [Clock()]}
+    if kind == "bc":
+        SFTTrainer(args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **shared), **made).train()
+    else:
+        StockDPO(args=DPOArguments(beta=0.1, precompute_ref_log_probs=True, **shared), **made).train()
+
+
+if __name__ == "__main__":
+    main()
