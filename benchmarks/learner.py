@@ -133,16 +133,16 @@ def read(metrics: Path) -> tuple[float, list[float]]:
 
 def play_expert(folder: Path, games: int) -> None:
     """Expert episodes of generated games, clean and perturbed."""
-    setup = RunnerSetup(ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), False, 60)
+    setup = RunnerSetup(ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), 60)
     collector = Collector(folder, 64, 1e9)
 
     async def deliver(episodes: Any) -> None:
         collector.add(episodes)
 
     async def play() -> None:
-        runner = EnvRunner(setup, None, None, deliver)
+        runner = EnvRunner(setup, None, None)
         for unit in make_units(make_tasks(games), SEEDS, Arm("teacher_only", None, "none", "expert", 0)):
-            await runner.run(unit)
+            await runner.run(unit, deliver)
 
     asyncio.run(play())
     collector.flush()

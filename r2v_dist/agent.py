@@ -1,21 +1,25 @@
-"""The agent loop: propose -> route -> act, one episode along one router's own path through the tree of its (task, z).
+"""The agent loop: propose -> verify -> route -> act, one episode along one router's own path through the tree of its (task, z).
 
 Plain asyncio, no Ray: the same function runs in an env runner, in a test with no cluster, and behind a gateway. A bad
 action or an env crash ends the episode with a `StopReason`; only an infrastructure failure is raised.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from r2v_dist.chat import Turn, opening_message
 from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request, Sampling
-from r2v_dist.routers import RouterModels, build_router
+from r2v_dist.routers import SINGLE_SAMPLE, RouterModels, build_router, preferred
 from r2v_dist.seeding import stable_hash
 from r2v_dist.situation import Situation
+from r2v_dist.verifier import Verifier
+
+T = TypeVar("T")
 
 
 class AgentEnv(Protocol):
@@ -39,10 +43,11 @@ class Player:
 
 @dataclass(frozen=True)
 class Cast:
-    """Who plays: both models, and the trained routers that arms may name."""
+    """Who plays: both models, the verifier that picks among the SLM's candidates, and the trained routers that arms may name."""
 
     slm: Player
     teacher: Player
+    verifier: Verifier | None = None
     models: RouterModels = field(default_factory=RouterModels)
 
 
@@ -54,25 +59,35 @@ class Tree:
     """
 
     answers: dict[tuple[object, ...], asyncio.Task[Answer]] = field(default_factory=dict)
+    scores: dict[tuple[object, ...], asyncio.Task[tuple[float, ...]]] = field(default_factory=dict)
     observations: dict[int, int] = field(default_factory=dict)
     asked: int = 0
 
     async def answer(self, key: tuple[object, ...], ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        """The memoised answer; a failed call is forgotten, so that a retry asks again."""
+        """The memoised answer."""
         self.asked += 1
-        task = self.answers.get(key)
-        if task is None:
-            task = self.answers[key] = asyncio.ensure_future(ask())
-        try:
-            return await asyncio.shield(task)
-        except BaseException:
-            self.answers.pop(key, None)
-            raise
+        return await _once(self.answers, key, ask)
+
+    async def score(self, key: tuple[object, ...], ask: Callable[[], Awaitable[tuple[float, ...]]]) -> tuple[float, ...]:
+        """The memoised scores of a proposal's candidates."""
+        return await _once(self.scores, key, ask)
 
     def drifted(self, prefix: int, observation: str) -> bool:
         """True when the same prefix was seen to lead to another observation."""
         seen = stable_hash(observation)
         return self.observations.setdefault(prefix, seen) != seen
+
+
+async def _once(known: dict[tuple[object, ...], asyncio.Task[T]], key: tuple[object, ...], ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask once for each key; a failed call is forgotten, so that a retry asks again."""
+    task = known.get(key)
+    if task is None:
+        task = known[key] = asyncio.ensure_future(ask())
+    try:
+        return await asyncio.shield(task)
+    except BaseException:
+        known.pop(key, None)
+        raise
 
 
 @dataclass
@@ -107,17 +122,27 @@ async def play(env: AgentEnv, unit: Unit, run: Arm | Branch, cast: Cast, tree: T
         key = (player.role, path.prefix, replica, player.sampling)
         return await tree.answer(key, lambda: player.model.sample(request))
 
+    async def verify(proposal: Answer) -> tuple[float, ...]:
+        if cast.verifier is None or arm.router in SINGLE_SAMPLE:
+            return ()
+        verifier = cast.verifier
+        key = (path.prefix, replica, cast.slm.sampling)
+        return await tree.score(key, lambda: verifier.score(path.history, path.user, proposal.candidates))
+
     async def choose(situation: Situation) -> _Choice:
         if branch and (given := branch.given(situation.t)):
             return _Choice(given.actor, Candidate(given.action, given.action_ids))
         if branch and branch.teacher_first and situation.t == len(branch.path):
             return _Choice.of("teacher", await ask(cast.teacher))
         proposal = await ask(cast.slm) if router.needs_proposal(situation) else None
-        decision = router.decide(situation, proposal)
+        scores = await verify(proposal) if proposal else ()
+        decision = router.decide(replace(situation, verifier_scores=scores), proposal)
         if decision.escalate:
-            return replace(_Choice.of("teacher", await ask(cast.teacher)), proposal=proposal, score=decision.score)
-        proposal = proposal or await ask(cast.slm)
-        return replace(_Choice.of("slm", proposal), proposal=proposal, score=decision.score)
+            return replace(_Choice.of("teacher", await ask(cast.teacher)), proposal=proposal, verifier_scores=scores, score=decision.score)
+        if proposal is None:
+            proposal = await ask(cast.slm)
+            scores = await verify(proposal)
+        return replace(_Choice.of("slm", proposal, preferred(scores)), proposal=proposal, verifier_scores=scores, score=decision.score)
 
     while True:
         drift = tree.drifted(path.prefix, observation)
@@ -157,11 +182,12 @@ class _Choice:
     chosen: Candidate | None
     teacher_tokens: int = 0
     proposal: Answer | None = None
+    verifier_scores: tuple[float, ...] = ()
     score: float | None = None
 
     @classmethod
-    def of(cls, actor: str, answer: Answer) -> "_Choice":
-        return cls(actor, answer.candidates[0] if answer.candidates else None, answer.sampled_tokens if actor == "teacher" else 0)
+    def of(cls, actor: str, answer: Answer, index: int = 0) -> "_Choice":
+        return cls(actor, answer.candidates[index] if answer.candidates else None, answer.sampled_tokens if actor == "teacher" else 0)
 
 
 def _step(choice: _Choice, observation: str, info: Mapping[str, Any], prefix: int, drift: bool) -> Step:
@@ -179,6 +205,7 @@ def _step(choice: _Choice, observation: str, info: Mapping[str, Any], prefix: in
         teacher_tokens=choice.teacher_tokens,
         prefix=prefix,
         drift=drift,
+        verifier_scores=choice.verifier_scores,
     )
 
 
@@ -193,4 +220,5 @@ def _situation(unit: Unit, goal: str, steps: Sequence[Step], observation: str, b
         escalations=sum(s.actor == "teacher" for s in steps),
         max_steps=None if limit is None else int(limit),
         budget=budget,
+        verifier_bests=tuple(max(s.verifier_scores, default=math.nan) for s in steps),
     )

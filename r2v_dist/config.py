@@ -256,6 +256,7 @@ class RouterConfig(Section):
     def _unsharded(self) -> Self:
         if self.deepspeed.zero_stage != 0:
             raise ValueError(f"deepspeed.zero_stage = {self.deepspeed.zero_stage}: a router has a few thousand parameters; set 0")
+        return self
 
 
 class VerifierTrainingConfig(LearnerConfig):

@@ -39,12 +39,14 @@ class Arm:
     policy: str
     teacher: str
     training_seed: int
+    verifier: str = ""
 
     @property
     def id(self) -> str:
         """Readable and unique within a run."""
         at = "" if self.threshold is None else f"@{self.threshold:.6g}"
-        return f"{self.router}{at}/{self.policy}/{self.teacher}/{self.training_seed}"
+        verifier = f"/{self.verifier}" if self.verifier else ""
+        return f"{self.router}{at}/{self.policy}/{self.teacher}/{self.training_seed}{verifier}"
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class Step:
-    """One decision and what came of it. `observation` is what the agent saw before acting."""
+    """One decision and what came of it. `observation` is what the agent saw before acting; `verifier_scores` are those of the
+    proposal's candidates, in their order, empty where nothing was scored."""
 
     observation: str
     clean_observation: str
@@ -153,6 +156,7 @@ class Step:
     teacher_tokens: int
     prefix: int
     drift: bool
+    verifier_scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ _EPISODE_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Episode], Any]]] = {
     "threshold": (pa.float64(), lambda e: e.arm.threshold),
     "policy": (_NAME, lambda e: e.arm.policy),
     "teacher": (_NAME, lambda e: e.arm.teacher),
+    "verifier": (_NAME, lambda e: e.arm.verifier),
     "training_seed": (pa.int16(), lambda e: e.arm.training_seed),
     "goal": (_NAME, lambda e: e.goal),
     "success": (pa.bool_(), lambda e: e.success),
@@ -61,6 +62,7 @@ _STEP_COLUMNS: dict[str, pa.DataType] = {
     "prefix": pa.int64(),
     "drift": pa.bool_(),
     "teacher_tokens": pa.int32(),
+    "verifier_scores": _LOGPROBS,
 }
 """Attributes of a step, stored as they are."""
 

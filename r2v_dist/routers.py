@@ -211,6 +211,8 @@ _BY_PROPOSAL: dict[str, Callable[[Situation, Answer], float]] = {
     "verifier": verifier_doubt,
     "perplexity": action_perplexity,
 }
+SINGLE_SAMPLE = frozenset({"slm_only"})
+"""Routers whose SLM acts with one sample; under all others the verifier picks among the K, where there is a verifier."""
 _CONSTANT = {"slm_only": False, "best_of_k": False, "teacher_only": True}
 NAMES = (*_CONSTANT, "random", *_BY_PROPOSAL, "stuck_latch", "query_level", *LEARNED)
 

@@ -142,7 +142,7 @@ def test_a_budget_binds_a_live_episode() -> None:
     unit = Unit("evaluate", "hash", TASK, 3, 0, (arm("random", 1.0),))
     player, teacher = Player("slm", SimulatedModel(1.0), SAMPLING), Player("teacher", ExpertModel(), SAMPLING)
     models = RouterModels(budgets={"random": 3})
-    episode = asyncio.run(play(Ladder(), unit, unit.arms[0], Cast(player, teacher, models), Tree()))
+    episode = asyncio.run(play(Ladder(), unit, unit.arms[0], Cast(player, teacher, models=models), Tree()))
     assert [s.actor for s in episode.steps] == ["teacher"] * 3 + ["slm"] * 9
 
 
@@ -278,3 +278,43 @@ def test_a_replay_that_shows_something_else_is_drift() -> None:
     env.reset()
     [branch], _ = run([branch_of(episode, 2, "S", "slm_only")], env=env)
     assert [s.drift for s in branch.steps[:4]] == [False, False, True, False]
+
+
+class Fondness:
+    """A verifier that likes one action."""
+
+    def __init__(self, liked: str) -> None:
+        self.liked, self.asked = liked, 0
+
+    async def score(self, history: Any, user: str, candidates: Sequence[Candidate]) -> tuple[float, ...]:
+        self.asked += 1
+        return tuple(0.9 if c.text == self.liked else 0.1 for c in candidates)
+
+
+def test_the_verifier_picks_among_the_candidates_except_for_a_single_sample() -> None:
+    verifier, sampling = Fondness("up"), Sampling(n=5)
+    cast = Cast(Player("slm", SimulatedModel(0.7), sampling), Player("teacher", ExpertModel(), SAMPLING), verifier)
+    unit, tree = Unit("evaluate", "hash", TASK, 3, 0, ()), Tree()
+
+    async def all_arms() -> list[Episode]:
+        return [await play(Ladder(), unit, a, cast, tree) for a in (arm("slm_only"), arm("best_of_k"), arm("random", 0.0))]
+
+    single, best, routed = asyncio.run(all_arms())
+    assert [s.action for s in single.steps] == [s.proposal.candidates[0].text for s in single.steps if s.proposal]
+    assert all(s.verifier_scores == () for s in single.steps)
+    for step in best.steps:
+        assert step.proposal is not None
+        texts = [c.text for c in step.proposal.candidates]
+        assert step.action == ("up" if "up" in texts else texts[0])
+        assert step.verifier_scores == tuple(0.9 if text == "up" else 0.1 for text in texts)
+    assert [s.action for s in routed.steps] == [s.action for s in best.steps]
+    assert verifier.asked == len(best.steps)
+
+
+def test_verifier_and_heuristic_escalate_where_no_candidate_convinces() -> None:
+    cast = Cast(Player("slm", SimulatedModel(0.7), Sampling(n=2)), Player("teacher", ExpertModel(), SAMPLING), Fondness("up"))
+    unit = Unit("evaluate", "hash", TASK, 3, 0, ())
+    episode = asyncio.run(play(Ladder(), unit, arm("verifier", 0.5), cast, Tree()))
+    assert {s.actor for s in episode.steps} == {"slm", "teacher"}
+    assert [s.actor for s in episode.steps] == ["slm" if max(s.verifier_scores) > 0.5 else "teacher" for s in episode.steps]
+    assert episode.success
