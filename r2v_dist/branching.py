@@ -1,0 +1,225 @@
+"""Which states to branch from, and what the branches say of them (METHOD sections 3 and 6).
+
+States are chosen without a look at how their episodes ended, and the number of branches depends on the proposal alone, so
+that every share of successes is unbiased. Branches whose replay drifted are left out and counted.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from r2v_dist import rollout_store
+from r2v_dist.branch_values import BranchValue
+from r2v_dist.chat import Turn, opening_message
+from r2v_dist.episodes import Arm, Branch, Taken
+from r2v_dist.features import StepBatch, features
+from r2v_dist.labels import LabelTable
+from r2v_dist.routers import preferred
+from r2v_dist.seeding import stable_hash
+
+CANDIDATE, TEACHER = "candidate", "teacher"
+"""Kinds of branches that value a first action: one of the SLM's candidates, or the teacher's."""
+S, T1, TINF = "S", "T1", "Tinf"
+"""Kinds of branches that label a state for the router."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A step of a committed episode at which the SLM proposed, with all it takes to come back to it.
+
+    `latent` is equal where the hidden state is: the same actions were executed in the same task. `own_success` is the
+    outcome of the episode where the SLM was alone, None elsewhere.
+    """
+
+    task: str
+    split: str
+    z: int
+    t: int
+    prefix: int
+    seen: int
+    path: tuple[Taken, ...]
+    history: tuple[Turn, ...]
+    user: str
+    candidates: tuple[Taken, ...]
+    executed: int
+    latent: int
+    policy: str
+    router: str
+    episode: str
+    own_success: bool | None
+    features: tuple[float, ...]
+
+    @property
+    def key(self) -> str:
+        """Equal for one state of the tree, whichever arm came through it."""
+        return f"{self.task}|{self.z}|{self.prefix}"
+
+    @property
+    def distinct(self) -> tuple[Taken, ...]:
+        """The candidates without repetitions, in their order."""
+        return tuple({taken.action: taken for taken in reversed(self.candidates)}.values())[::-1]
+
+
+def states_of(table: pa.Table, max_steps: int, alone: str = "slm_only") -> list[State]:
+    """Every perturbed step with a proposal, each state of the tree once (from the first arm by key), sorted by key and step.
+
+    `alone` is the router under which the SLM acts as it will be deployed: `best_of_k` with a verifier.
+    """
+    table = table.filter(pc.and_(pc.is_valid(table["z"]), pc.greater_equal(table["t"], 0)))
+    keys = list(zip(table["key"].to_pylist(), table["t"].to_pylist(), strict=True))
+    vectors = dict(zip(keys, features(StepBatch.from_rows(table, max_steps=max_steps)).tolist(), strict=True))
+    found: dict[str, State] = {}
+    for rows in rollout_store.episodes_of(table):
+        for state in _states_of_episode(rows, vectors, alone):
+            found.setdefault(state.key, state)
+    return list(found.values())
+
+
+def _states_of_episode(rows: Sequence[Mapping[str, Any]], vectors: Mapping[tuple[str, int], list[float]], alone: str) -> Iterator[State]:
+    history: tuple[Turn, ...] = ()
+    executed: tuple[str, ...] = ()
+    for row in rows:
+        user = row["observation"] if history else opening_message(row["goal"], row["observation"])
+        candidates = tuple(
+            Taken("slm", text, tuple(ids) if ids else None) for text, ids in zip(row["candidate_texts"], row["candidate_ids"], strict=True)
+        )
+        if candidates:
+            yield State(
+                task=row["task"],
+                split=row["split"],
+                z=row["z"],
+                t=row["t"],
+                prefix=row["prefix"],
+                seen=stable_hash(row["observation"]),
+                path=tuple(Taken(turn.actor, turn.action, turn.action_ids) for turn in history),
+                history=history,
+                user=user,
+                candidates=candidates,
+                executed=preferred(row["verifier_scores"]),
+                latent=stable_hash(row["task"], *executed),
+                policy=row["policy"],
+                router=row["router"],
+                episode=row["key"],
+                own_success=row["success"] if row["router"] == alone else None,
+                features=tuple(vectors[row["key"], row["t"]]),
+            )
+        history = (*history, Turn(user, row["action"], row["actor"], tuple(row["action_ids"]) if row["action_ids"] else None))
+        executed += (row["action"],) if row["executed"] else ()
+
+
+def choose(states: Sequence[State], count: int, seed: int, views: int = 2) -> list[State]:
+    """`count` states, whole groups of up to `views` seeds that met one task and prefix together: pairs of views come from those."""
+    groups: dict[tuple[str, int], list[State]] = {}
+    for state in states:
+        groups.setdefault((state.task, state.prefix), []).append(state)
+    order = sorted(groups, key=lambda group: stable_hash("choose", seed, *group))
+    members = (sorted(groups[group], key=lambda s: stable_hash(seed, s.key))[:views] for group in order)
+    return [state for group in members for state in group][:count]
+
+
+def candidate_branches(state: State, arm: Arm, n: int, n_agreed: int, with_teacher: bool) -> list[Branch]:
+    """n branches for every distinct candidate, `n_agreed` where there is only one; as many for the teacher's action."""
+    distinct = state.distinct
+    replicas = range(1, 1 + (n if len(distinct) > 1 else n_agreed))
+    branches = [Branch(CANDIDATE, arm, r, state.path, state.seen, first=taken) for taken in distinct for r in replicas]
+    if with_teacher:
+        branches += [Branch(TEACHER, arm, r, state.path, state.seen, teacher_first=True) for r in replicas]
+    return branches
+
+
+def label_branches(state: State, slm: Arm, teacher: Arm, n: int, n_teacher: int, first_replica: int = 1) -> list[Branch]:
+    """S-, T1- and Tinf-branches with common random numbers; the S-branches start with the action that was executed."""
+    first, replicas = state.candidates[state.executed], range(first_replica, first_replica + n)
+    return [
+        *(Branch(S, slm, r, state.path, state.seen, first=first) for r in replicas),
+        *(Branch(T1, slm, r, state.path, state.seen, teacher_first=True) for r in replicas),
+        *(Branch(TINF, teacher, r, state.path, state.seen) for r in list(replicas)[:n_teacher]),
+    ]
+
+
+@dataclass(frozen=True)
+class _Count:
+    """Branches of one kind from one state: how many, how many succeeded, and their mean number of steps."""
+
+    n: int
+    successes: int
+    steps: float
+
+
+def _tally(branches: pa.Table, by_action: bool) -> tuple[dict[tuple[str, str, str], _Count], int]:
+    """Counts by (kind, state key, first action or ""), and how many branches drifted."""
+    drifted = set(branches.filter(branches["drift"])["key"].to_pylist())
+    at_state = branches.filter(pc.equal(branches["t"], branches["branch_t"]))
+    outcomes: dict[tuple[str, str, str], list[tuple[bool, int]]] = {}
+    columns = ["key", "branch", "task", "z", "prefix", "action", "success", "n_steps", "branch_t"]
+    for row in at_state.select(columns).to_pylist():
+        if row["key"] not in drifted:
+            state = f"{row['task']}|{row['z']}|{row['prefix']}"
+            ends = outcomes.setdefault((row["branch"], state, row["action"] if by_action else ""), [])
+            ends.append((row["success"], row["n_steps"] - row["branch_t"]))
+    counts = {
+        name: _Count(len(ends), sum(won for won, _ in ends), float(np.mean([steps for _, steps in ends])))
+        for name, ends in outcomes.items()
+    }
+    return counts, len(drifted)
+
+
+def branch_values(states: Sequence[State], branches: pa.Table) -> tuple[list[BranchValue], int]:
+    """v(x, a) of every branched candidate and teacher action, and how many branches drifted."""
+    counts, drifted = _tally(branches, by_action=True)
+    by_state: dict[str, list[tuple[str, str, _Count]]] = {}
+    for (kind, key, action), count in counts.items():
+        by_state.setdefault(key, []).append((kind, action, count))
+    rows = []
+    for state in states:
+        for kind, action, count in sorted(by_state.get(state.key, []), key=lambda item: item[:2]):
+            index = next((i for i, taken in enumerate(state.candidates) if taken.action == action), None)
+            own = kind == CANDIDATE and index is not None
+            rows.append(
+                BranchValue(
+                    key=state.key,
+                    task=state.task,
+                    split=state.split,
+                    z=state.z,
+                    prefix=state.prefix,
+                    t=state.t,
+                    history=state.history,
+                    user=state.user,
+                    candidate=action,
+                    candidate_ids=state.candidates[index].action_ids if own and index is not None else None,
+                    candidate_index=index if own and index is not None else len(state.candidates),
+                    source="slm" if own else "teacher",
+                    n=count.n,
+                    successes=count.successes,
+                    state_hash=state.latent,
+                    policy=state.policy,
+                )
+            )
+    return rows, drifted
+
+
+def labels(states: Sequence[State], branches: pa.Table) -> tuple[LabelTable, Counter[str]]:
+    """The label table of the states that have branches of every kind, and what was left out: `drifted`, `unlabelled`."""
+    counts, drifted = _tally(branches, by_action=False)
+    left_out: Counter[str] = Counter(drifted=drifted)
+    columns: dict[str, list[Any]] = {}
+    for state in states:
+        found = [counts.get((kind, state.key, "")) for kind in (S, T1, TINF)]
+        s, t1, tinf = found
+        if s is None or t1 is None or tinf is None:
+            left_out["unlabelled"] += 1
+            continue
+        row = {
+            **{"task": state.task, "split": state.split, "z": state.z, "prefix": state.prefix, "t": state.t},
+            **{"source": "random" if state.router == "random" else "slm_only", "features": list(state.features)},
+            **{"n_s": s.n, "s_s": s.successes, "n_t1": t1.n, "s_t1": t1.successes, "n_tinf": tinf.n, "s_tinf": tinf.successes},
+            **{"m_tinf": tinf.steps, "own_success": state.own_success, "episode": state.episode, "weight": 1.0},
+        }
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    return LabelTable.of_columns(columns), left_out

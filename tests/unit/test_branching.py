@@ -1,0 +1,102 @@
+"""Branches against closed forms: on a ladder of five rungs and twelve steps every chance of success is a binomial tail."""
+
+import asyncio
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from actors.backends import ExpertModel, SimulatedModel
+from r2v_dist import branching, rollout_store
+from r2v_dist.agent import Cast, Player, Tree, play
+from r2v_dist.branching import State
+from r2v_dist.episodes import Arm, Episode, Task, Unit
+from r2v_dist.language_model import Sampling
+from tests.unit.test_agent import Ladder
+
+FAILURE = 0.55
+STEPS, RUNGS, K = 12, 5, 3
+CAST = Cast(Player("slm", SimulatedModel(FAILURE), Sampling(n=K)), Player("teacher", ExpertModel(), Sampling()))
+TASKS = [Task(f"ladder-{i}", "train", "none", (("max_steps", STEPS),)) for i in range(4)]
+ALONE, RANDOM = Arm("slm_only", None, "policy", "expert", 0), Arm("random", 0.3, "policy", "expert", 0)
+TEACHER = Arm("teacher_only", None, "policy", "expert", 0)
+
+
+def play_all(units: list[Unit], folder: Path) -> pa.Table:
+    async def everything() -> list[Episode]:
+        return [await play(Ladder(), unit, run, CAST, tree) for unit in units for tree in [Tree()] for run in unit.runs]
+
+    rollout_store.commit(folder, 0, asyncio.run(everything()))
+    return rollout_store.read(folder)
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> list[State]:
+    units = [Unit("states", "h", task, z, 0, (ALONE, RANDOM)) for task in TASKS for z in range(3)]
+    return branching.states_of(play_all(units, tmp_path_factory.mktemp("states")), STEPS)
+
+
+def chance(rung: int, steps_left: int) -> float:
+    """Of reaching the top with independent steps."""
+    need, up = RUNGS - rung, 1 - FAILURE
+    return sum(math.comb(steps_left, k) * up**k * FAILURE ** (steps_left - k) for k in range(max(need, 0), steps_left + 1))
+
+
+def rung(state: State) -> int:
+    return sum(taken.action == "up" for taken in state.path)
+
+
+def test_states_are_whole_and_each_is_there_once(states: list[State]) -> None:
+    assert len({s.key for s in states}) == len(states) > 50
+    assert {s.router for s in states} == {"slm_only", "random"}
+    for state in states:
+        assert (len(state.path), len(state.history), len(state.candidates)) == (state.t, state.t, K)
+        assert len({s.latent for s in states if (s.task, s.path) == (state.task, state.path)}) == 1
+        assert (state.own_success is None) == (state.router == "random")
+
+
+def test_values_of_candidates_are_their_chances(states: list[State], tmp_path: Path) -> None:
+    chosen = [s for s in branching.choose(states, 60, seed=1) if len(s.distinct) == 2 and s.t < 8][:5]
+    assert chosen
+    by_id, n = {task.id: task for task in TASKS}, 300
+    units = [
+        Unit("b", "h", by_id[s.task], s.z, 0, (), tuple(branching.candidate_branches(s, ALONE, n, 5, with_teacher=True))) for s in chosen
+    ]
+    rows, drifted = branching.branch_values(chosen, play_all(units, tmp_path))
+    assert drifted == 0
+    assert len(rows) == 3 * len(chosen)
+    for row in rows:
+        state = next(s for s in chosen if s.key == row.key)
+        expected = chance(rung(state) + (row.candidate == "up"), STEPS - state.t - 1)
+        assert row.n == n
+        assert row.value == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / n) + 1e-9)
+    assert {row.source for row in rows} == {"slm", "teacher"}
+
+
+def test_labels_are_the_risks_of_the_three_continuations(states: list[State], tmp_path: Path) -> None:
+    chosen = [s for s in states if s.t in (1, 4, 6)][:8]
+    by_id, n = {task.id: task for task in TASKS}, 300
+    units = [Unit("l", "h", by_id[s.task], s.z, 0, (), tuple(branching.label_branches(s, ALONE, TEACHER, n, 1))) for s in chosen]
+    table, left_out = branching.labels(chosen, play_all(units, tmp_path))
+    assert left_out.total() == 0
+    assert len(table) == len(chosen)
+    for i, state in enumerate(chosen):
+        left, up = STEPS - state.t, state.candidates[0].action == "up"
+        risk, risk1 = 1 - chance(rung(state) + up, left - 1), 1 - chance(rung(state) + 1, left - 1)
+        own = state.own_success is not None
+        assert table.n[i] == n + own
+        assert table.rho[i] == pytest.approx(risk, abs=4 * math.sqrt(risk * (1 - risk) / n) + 0.01)
+        assert table.rho1[i] == pytest.approx(risk1, abs=4 * math.sqrt(risk1 * (1 - risk1) / n) + 1e-9)
+        assert (table.rhoT[i], table.m[i]) == (0.0, RUNGS - rung(state)) if left >= RUNGS - rung(state) else (1.0, left)
+
+
+def test_the_choice_does_not_look_at_outcomes_and_keeps_views_together(states: list[State]) -> None:
+    flipped = [replace(s, own_success=not s.own_success) for s in states]
+    assert [s.key for s in branching.choose(states, 20, 3)] == [s.key for s in branching.choose(flipped, 20, 3)]
+    chosen = branching.choose(states, 24, 3)
+    assert len(chosen) == 24
+    shared = {(s.task, s.prefix) for s in states if sum((o.task, o.prefix) == (s.task, s.prefix) for o in states) > 1}
+    complete = [s for s in chosen[:-1] if (s.task, s.prefix) in shared]
+    assert all(sum((o.task, o.prefix) == (s.task, s.prefix) for o in chosen) == 2 for s in complete[:-1])
