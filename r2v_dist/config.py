@@ -197,6 +197,24 @@ class EvaluateConfig(Section):
     bootstrap: int = Field(2000, ge=100)
 
 
+class SandboxConfig(Section):
+    """What a program that a model wrote may use; docs/sandbox.md says how it is contained."""
+
+    allow_weaker: bool = False
+    """Run such programs even where bubblewrap does not work, with nothing but limits on each process."""
+    wall_s: float = Field(10.0, gt=0)
+    cpu_s: float = Field(10.0, gt=0)
+    """Of each process, rounded up to a whole second."""
+    memory_mib: int = Field(1024, ge=64)
+    processes: int = Field(16, ge=1)
+    """Processes and threads, the program's first one included."""
+    open_files: int = Field(64, ge=16)
+    file_mib: int = Field(16, ge=1)
+    """Of each file; all files of a program together may have four times as much."""
+    output_kib: int = Field(256, ge=1)
+    """Of standard output, and as much of standard error."""
+
+
 class ClusterConfig(Section):
     """Where the run happens. Changing this section changes no result."""
 
@@ -227,6 +245,7 @@ class RunConfig(Section):
     collect: CollectConfig = CollectConfig()
     bc: BCConfig = BCConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    sandbox: SandboxConfig = SandboxConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @property
