@@ -1,7 +1,7 @@
 """One started sandbox, for one program. When `run` returns, no process of it is left.
 
-The kernel ends every process of a PID namespace with its first one, whatever they did to hide. So a run ends by killing that
-first process, through a descriptor that cannot come to mean another one, and waiting until it is dead.
+The kernel ends every process of a PID namespace with its first one, whatever they did to hide. That first process is ours (see
+`inside.py`): it ends when the program does, or is killed through a descriptor that cannot come to mean another process.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import IO, cast
 from envs.sandbox import command, seccomp
 from envs.sandbox.cgroups import Group, Hierarchy
 from envs.sandbox.limits import Completed, Ending, Limits
+from envs.sandbox.message import decode_report, encode
 from envs.sandbox.streams import Streams, readable
 from r2v_dist.errors import RuntimeFailure
 
@@ -38,11 +39,14 @@ class Box:
         self._group = Group(hierarchy) if hierarchy else None
         self._scratch: Path | None = None
         self._init_fd = self._status_fd = -1
+        self._report_fd, self._report_inside = os.pipe()
         try:
             self._process = self._bubblewrap() if bubblewrapped else self._bare()
         except OSError as error:
             self._give_back()
             raise RuntimeFailure(f"a sandbox did not start: {error}") from error
+        finally:
+            os.close(self._report_inside)
         self._exit_fd = os.pidfd_open(self._process.pid)
         self._stdin, self._stdout, self._stderr = (
             cast(IO[bytes], pipe) for pipe in (self._process.stdin, self._process.stdout, self._process.stderr)
@@ -50,24 +54,26 @@ class Box:
 
     def _bubblewrap(self) -> subprocess.Popen[bytes]:
         self._status_fd, status_fd = os.pipe()
-        passed = [status_fd]
-        code = seccomp.program()
-        if code:
+        closing = [status_fd]
+        seccomp_fd = None
+        if code := seccomp.program():
             seccomp_fd, writer = os.pipe()
             os.write(writer, code)
             os.close(writer)
-            passed.append(seccomp_fd)
+            closing.append(seccomp_fd)
         entrances = self._group.entrances if self._group else []
+        arguments = command.bubblewrap(4 * self.file_mib, status_fd, seccomp_fd, entrances)
         try:
-            return _start(command.bubblewrap(4 * self.file_mib, status_fd, passed[1] if code else None, entrances), pass_fds=passed)
+            # bubblewrap inherits no environment either: a program could read its keys and tokens in /proc.
+            return _start(arguments, {"PATH": os.environ.get("PATH", os.defpath)}, [*closing, self._report_inside])
         finally:
-            for fd in passed:
+            for fd in closing:
                 os.close(fd)
 
     def _bare(self) -> subprocess.Popen[bytes]:
         self._scratch = Path(tempfile.mkdtemp(prefix="r2v-program-"))
         (self._scratch / "work").mkdir()
-        return _start(command.interpreter(), cwd=self._scratch / "work", env=command.ENVIRONMENT)
+        return _start(command.interpreter(), command.ENVIRONMENT, [self._report_inside], self._scratch / "work")
 
     def wait_ready(self) -> None:
         """Wait until the interpreter waits for its program. Raises RuntimeFailure, with the reason, when it never will."""
@@ -80,8 +86,9 @@ class Box:
             child = json.loads(os.read(self._status_fd, _CHUNK).splitlines()[0])["child-pid"]
             self._init_fd = os.pidfd_open(child)
 
-    def run(self, message: bytes, stdin: bytes, limits: Limits) -> Completed:
-        """Run the program that `message` holds. Raises RuntimeFailure when something from outside ended it."""
+    def run(self, source: str, files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> Completed:
+        """Run `source`. Raises RuntimeFailure when something from outside ended it, and ValueError for a bad file name."""
+        message = encode(source, files, limits.rlimits(self._private), self._report_inside)
         if self._group:
             self._group.limit(limits.memory_mib, limits.processes)
         started = time.monotonic()
@@ -92,21 +99,22 @@ class Box:
         streams.drain()
         if stopped is None and streams.flooded:
             stopped = Ending.OUTPUT_LIMIT
-        ending, returncode = (stopped, None) if stopped else self._ending(streams.errors)
-        return Completed(ending, returncode, streams.output, streams.errors, wall_s)
+        ending, code = (stopped, None) if stopped else self._ending(limits, streams.errors)
+        return Completed(ending, code, streams.output, streams.errors, wall_s)
 
-    def _ending(self, stderr: bytes) -> tuple[Ending, int]:
-        code = self._process.wait()
-        if self._private and code < 0:
-            raise RuntimeFailure(f"a sandbox was ended from outside by signal {-code}")
-        # bubblewrap hands on 128 + signal; a program that exits with such a status of its own accord looks the same.
-        signalled = -code if code < 0 else code - 128 if 128 < code <= 128 + signal.NSIG else 0
+    def _ending(self, limits: Limits, stderr: bytes) -> tuple[Ending, int]:
+        out_of_memory = self._group is not None and self._group.out_of_memory()
+        report = decode_report(os.read(self._report_fd, _CHUNK))
+        if report is None and self._private and self._process.returncode < 0 and not out_of_memory:
+            raise RuntimeFailure(f"a sandbox was ended from outside by signal {-self._process.returncode}")
+        # Without a report the supervisor was ended too, which only a lack of memory or an attack on it can do.
+        code, cpu_s = report or (-signal.SIGKILL, 0.0)
         last_line = stderr.rstrip().rpartition(b"\n")[2]
-        if (signalled == signal.SIGKILL and self._group and self._group.out_of_memory()) or (code == 1 and last_line == b"MemoryError"):
-            return Ending.MEMORY, -signalled if signalled else code
-        if signalled == signal.SIGXCPU:
-            return Ending.CPU_LIMIT, -signalled
-        return (Ending.SIGNALLED, -signalled) if signalled else (Ending.EXITED, code)
+        if (code == -signal.SIGKILL and out_of_memory) or (code == 1 and last_line == b"MemoryError"):
+            return Ending.MEMORY, code
+        if code == -signal.SIGXCPU or (code == -signal.SIGKILL and cpu_s >= limits.cpu_s):
+            return Ending.CPU_LIMIT, code
+        return (Ending.SIGNALLED if code < 0 else Ending.EXITED), code
 
     def _over(self) -> bool:
         return readable(self._exit_fd, 0)
@@ -123,6 +131,8 @@ class Box:
                 signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
             if not readable(self._init_fd, END_S):
                 raise RuntimeFailure(f"a sandbox could not be ended within {END_S:.0f} s")
+            # bubblewrap ends by itself then. Killed before, it would leave its child for others to wait for.
+            readable(self._exit_fd, END_S)
         if self._process.returncode is None:  # once it is waited for, its number may be another's
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -137,7 +147,7 @@ class Box:
         self._give_back()
 
     def _give_back(self) -> None:
-        for fd in (self._status_fd, self._init_fd):
+        for fd in (self._report_fd, self._status_fd, self._init_fd):
             if fd >= 0:
                 os.close(fd)
         if self._group:
@@ -146,9 +156,7 @@ class Box:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def _start(
-    arguments: list[str], pass_fds: Sequence[int] = (), cwd: Path | None = None, env: Mapping[str, str] | None = None
-) -> subprocess.Popen[bytes]:
+def _start(arguments: list[str], env: Mapping[str, str], pass_fds: Sequence[int], cwd: Path | None = None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         arguments,
         bufsize=0,  # this side reads and writes the descriptors itself

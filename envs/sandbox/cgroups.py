@@ -52,7 +52,7 @@ class Group:
             with suppress(OSError):  # a kernel without swap accounting
                 (folder / swap).write_text(str(memory_mib << 20) if self._version == 1 else "0")
         if folder := self._folders.get("pids"):
-            # Two more: bubblewrap outside the sandbox and bubblewrap inside it.
+            # Two more: bubblewrap and the interpreter that supervises the program.
             (folder / "pids.max").write_text(str(processes + 2))
 
     def out_of_memory(self) -> bool:

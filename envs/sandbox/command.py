@@ -34,7 +34,7 @@ def bubblewrap(tmp_mib: int, status_fd: int, seccomp_fd: int | None, entrances: 
     command = _as_nobody() if os.geteuid() == 0 else []
     command += ["setarch", "--addr-no-randomize", "bwrap"]
     command += ["--unshare-all", "--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL"]
-    command += ["--new-session", "--die-with-parent", "--hostname", "sandbox", "--clearenv"]
+    command += ["--new-session", "--die-with-parent", "--as-pid-1", "--hostname", "sandbox", "--clearenv"]
     for name, value in ENVIRONMENT.items():
         command += ["--setenv", name, value]
     command += ["--ro-bind", "/usr", "/usr", *_system_folders(), "--proc", "/proc", "--dir", "/dev"]

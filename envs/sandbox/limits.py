@@ -41,7 +41,7 @@ class Limits:
             (resource.RLIMIT_CORE, (0, 0)),
         ]
         if private_user:
-            # One more: bubblewrap's first process belongs to the same user.
+            # One more: the interpreter that supervises the program.
             limits.append((resource.RLIMIT_NPROC, (self.processes + 1, self.processes + 1)))
         return limits
 

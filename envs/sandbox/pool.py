@@ -11,7 +11,6 @@ from typing import Self
 from envs.sandbox.box import Box
 from envs.sandbox.isolation import means
 from envs.sandbox.limits import Completed, Limits
-from envs.sandbox.message import encode
 from r2v_dist.errors import RuntimeFailure, UsageError
 
 _NO_FILES: Mapping[str, bytes] = MappingProxyType({})
@@ -48,10 +47,9 @@ class Sandbox:
         ValueError for a file name outside the directory. Whatever the program does is an `Ending`.
         """
         limits = limits or self.limits
-        message = encode(source, files, limits, self._bubblewrapped)
         box = self._ready_box(limits)
         try:
-            return box.run(message, stdin, limits)
+            return box.run(source, files, stdin, limits)
         finally:
             box.discard()
 
