@@ -4,7 +4,11 @@ from gymnasium.envs.registration import register, registry
 
 from envs.perturb_operators import Lexicon
 
-ENVIRONMENTS = {"r2v/TextWorld-v0": "envs.textworld:TextWorldEnv"}
+ENVIRONMENTS = {
+    "r2v/TextWorld-v0": "envs.textworld:TextWorldEnv",
+    "r2v/HumanEvalPlus-v0": "envs.code:CodeEnv",
+    "r2v/MBPPPlus-v0": "envs.code:CodeEnv",
+}
 
 for _name, _entry_point in ENVIRONMENTS.items():
     if _name not in registry:
@@ -18,5 +22,11 @@ def _textworld_lexicon() -> Lexicon:
     return LEXICON
 
 
-LEXICONS = {"r2v/TextWorld-v0": _textworld_lexicon}
+def _code_lexicon() -> Lexicon:
+    from envs.code import LEXICON
+
+    return LEXICON
+
+
+LEXICONS = {"r2v/TextWorld-v0": _textworld_lexicon, "r2v/HumanEvalPlus-v0": _code_lexicon, "r2v/MBPPPlus-v0": _code_lexicon}
 """What misleading text says in each environment."""

@@ -93,7 +93,8 @@ async def play(env: AgentEnv, unit: Unit, arm: Arm, slm: Player | None, teacher:
     async def ask(player: Player | None) -> Answer:
         assert player is not None
         seed = stable_hash(unit.task.id, unit.z, path.prefix, unit.replica, player.role) % 2**31
-        request = Request(path.history, path.user, player.sampling, seed, env.expert_action)
+        saboteur = getattr(env, "wrong_action", None)  # optional: few environments know their wrong actions
+        request = Request(path.history, path.user, player.sampling, seed, env.expert_action, saboteur, bool(info["perturbations"]))
         key = (player.role, path.prefix, unit.replica, player.sampling)
         return await tree.answer(key, lambda: player.model.sample(request))
 
