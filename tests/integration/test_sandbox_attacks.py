@@ -133,15 +133,14 @@ def _next_program_notices_nothing(sandbox: Sandbox) -> None:
     assert completed.stdout == b"['main.py', 'work'] [] [] 45\n"
 
 
-@pytest.mark.parametrize("name", ["reading the host's files", "network by address", "other ways to talk", "reading /proc"])
+@pytest.mark.parametrize("name", ["reading the host's files", "other ways to talk"])
 def test_the_bait_is_real(bait: Bait, name: str) -> None:
     """Outside of a sandbox the same programs get what they want, so their failure inside means something."""
     attack = next(attack for attack in ATTACKS if attack.name == name)
     program = [sys.executable, "-c", PRELUDE + attack.source]
     completed = subprocess.run(program, input=json.dumps(bait.described()).encode() + b"\n", capture_output=True, check=True)
     assert b"LEAK" in completed.stdout
-    if name in ("network by address", "other ways to talk"):
-        assert bait.touched()
+    assert bool(bait.touched()) == (name == "other ways to talk")
 
 
 def test_there_are_enough_attacks_and_no_two_are_the_same() -> None:
