@@ -6,7 +6,6 @@ Whatever a program does happens in the sandbox; the verdict is given outside of 
 
 import atexit
 import json
-import random
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,13 +15,14 @@ from typing import Any
 import gymnasium
 
 import envs.code_runner as runner
-from envs.code_mutants import wrong_solution
+from envs.code_mutants import VARIANTS, wrong_solution
 from envs.code_tasks import dataset_of, load_task
 from envs.code_verdict import Judge
 from envs.perturb_operators import Lexicon
 from envs.sandbox import Ending, Limits, Sandbox
 from envs.spaces import UnicodeText
 from r2v_dist.config import SandboxConfig
+from r2v_dist.seeding import rng_for
 
 MANUAL = """You solve the task step by step. Every answer is one action; its first word says which:
 write   the lines below it become your solution (the whole program, it replaces the one before)
@@ -134,8 +134,8 @@ class CodeEnv(gymnasium.Env[str, str]):
         """What an agent that errs might do here: write a solution that is known to fail, or believe in the one that does."""
         self._needs_expert("wrong_action")
         if not self._solution or self._solution == _own(self._task.code):
-            return f"write\n{wrong_solution(self._judge, self._task, seed)}"
-        return "submit" if self._just_tested or random.Random(seed).random() < 0.5 else "test"
+            return f"write\n{wrong_solution(self._judge, self._task, rng_for('mistake', seed).randrange(VARIANTS))}"
+        return "submit" if self._just_tested or rng_for("believes", seed).random() < 0.5 else "test"
 
     def render(self) -> str:
         """The last observation."""

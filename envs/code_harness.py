@@ -113,13 +113,17 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield b"d" + b"".join(sorted(digest((k, v)).encode() for k, v in dict.items(value)))
     elif isinstance(value, set | frozenset):
         yield b"s" + b"".join(sorted(digest(v).encode() for v in value))
+    elif isinstance(value, complex) and value.imag:
+        yield b"c" + b"".join((*_parts(value.real), *_parts(value.imag)))
+    elif isinstance(value, complex):
+        yield from _parts(value.real)
     elif isinstance(value, float) and not value.is_integer():
-        yield b"f" + value.hex().encode()
+        yield b"f" + value.hex().encode() + b";"
     elif isinstance(value, int | float):
         yield b"i" + format(int(value), "x").encode() + b";"
     elif isinstance(value, str):
         yield b"u" + str(len(value)).encode() + b":" + value.encode(errors="surrogatepass")
-    elif value is None or isinstance(value, bytes | complex):
+    elif value is None or isinstance(value, bytes):
         yield b"r" + repr(value).encode() + b";"
     else:
         yield os.urandom(16)  # equal to nothing
