@@ -16,7 +16,7 @@ from r2v_dist.errors import RuntimeFailure
 from r2v_dist.run_dir import write_atomically
 from r2v_dist.seeding import rng_for
 
-VARIANTS = 8
+VARIANTS = 4
 """Different wrong solutions kept of a task; more seeds share them."""
 _TRIED = 60
 

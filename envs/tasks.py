@@ -1,10 +1,12 @@
 """From a configuration to tasks: every split its own problems, no problem in two splits."""
 
+import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 from envs.code_tasks import Dataset, task_ids
+from envs.sandbox import Sandbox
 from envs.textworld_games import GameFamily, GameSpec, draw_games, game_path, generate
 from r2v_dist.config import SPLITS, EnvConfig, PerturbConfig, SandboxConfig, Split
 from r2v_dist.episodes import Task
@@ -46,8 +48,9 @@ def _code_tasks(config: EnvConfig, sandbox: SandboxConfig) -> list[Task]:
     """Which tasks a split has depends on their ids and the sizes only, so that every run of a benchmark means the same ones."""
     code, sizes = config.code, config.splits
     kwargs: list[tuple[str, str | int | bool]] = [("max_steps", config.max_steps), ("observation_chars", code.observation_chars)]
-    if code.data_dir:
-        kwargs.append(("data_dir", code.data_dir))
+    if code.source == "evalplus" and (data_dir := code.data_dir or os.environ.get("R2V_DATA_DIR", "")):
+        kwargs.append(("data_dir", data_dir))  # other nodes need not know the variable
+    Sandbox(warm=0, allow_weaker=sandbox.allow_weaker).close()  # refuses here and now where programs must not run
     if sandbox != _DEFAULT_SANDBOX:
         kwargs.append(("sandbox", sandbox.model_dump_json()))
     if code.source == "shipped":

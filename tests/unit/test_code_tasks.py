@@ -8,6 +8,7 @@ import pytest
 
 from envs.code_examples import VisibleTest, visible_tests
 from envs.code_tasks import dataset_of, load_task, task_ids
+from envs.sandbox.isolation import means
 from envs.tasks import make_tasks
 from r2v_dist.config import CodeConfig, EnvConfig, SandboxConfig, SplitSizes
 from r2v_dist.errors import UsageError
@@ -88,13 +89,26 @@ def test_missing_data_and_unknown_tasks_are_named(tmp_path: Path) -> None:
         dataset_of("Codeforces/1")
 
 
+ANYWHERE = SandboxConfig(allow_weaker=True)  # these tests run no program
+
+
 def config(source: str, **sizes: int) -> EnvConfig:
     return EnvConfig(kind="humaneval_plus", code=CodeConfig(source=source), splits=SplitSizes(**sizes), max_steps=6)
 
 
+def test_where_programs_must_not_run_there_are_no_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    means.cache_clear()
+    try:
+        with pytest.raises(UsageError, match=r"sandbox\.allow_weaker"):
+            make_tasks(config("shipped", train=1, test=1), 0, 1, lambda done, total: None)
+    finally:
+        means.cache_clear()
+
+
 def test_splits_share_no_task_and_test_is_human_eval_only() -> None:
     require_data()
-    tasks = make_tasks(config("evalplus", train=200, validation=90, calibration=88, test=164), 0, 1, lambda done, total: None)
+    tasks = make_tasks(config("evalplus", train=200, validation=90, calibration=88, test=164), 0, 1, lambda done, total: None, ANYWHERE)
     assert len({task.id for task in tasks}) == len(tasks) == 378 + 164
     for task in tasks:
         assert task.id.startswith("HumanEval/" if task.split == "test" else "Mbpp/")
@@ -102,13 +116,12 @@ def test_splits_share_no_task_and_test_is_human_eval_only() -> None:
 
 
 def test_shipped_tasks_are_shared_out_and_carry_the_sandbox() -> None:
-    sandbox = SandboxConfig(allow_weaker=True)
-    tasks = make_tasks(config("shipped", train=2, validation=1, calibration=1, test=2), 0, 1, lambda done, total: None, sandbox)
+    tasks = make_tasks(config("shipped", train=2, validation=1, calibration=1, test=2), 0, 1, lambda done, total: None, ANYWHERE)
     assert sorted(task.id for task in tasks) == [f"R2V/{i}" for i in range(6)]
-    assert SandboxConfig.model_validate_json(str(dict(tasks[0].env_kwargs)["sandbox"])) == sandbox
+    assert SandboxConfig.model_validate_json(str(dict(tasks[0].env_kwargs)["sandbox"])) == ANYWHERE
     assert dict(tasks[0].env_kwargs)["max_steps"] == 6
 
 
 def test_asking_for_more_tasks_than_there_are_is_an_error() -> None:
     with pytest.raises(UsageError, match=r"env\.splits.*ask for 9 tasks where shipped has 6"):
-        make_tasks(config("shipped", train=5, test=4), 0, 1, lambda done, total: None)
+        make_tasks(config("shipped", train=5, test=4), 0, 1, lambda done, total: None, ANYWHERE)
