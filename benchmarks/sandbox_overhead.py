@@ -41,9 +41,8 @@ def main() -> None:
     parser.add_argument("--executions", type=int, default=100, help="of each side")
     parser.add_argument("--pause", type=float, default=0.2, help="seconds between executions of the paused side")
     args = parser.parse_args()
-    print(
-        json.dumps({key: round(value, 2) if isinstance(value, float) else value for key, value in asdict(overhead(**vars(args))).items()})
-    )
+    measured = asdict(overhead(args.executions, args.pause))
+    print(json.dumps({key: round(value, 2) if isinstance(value, float) else value for key, value in measured.items()}))
 
 
 def overhead(executions: int = 100, pause: float = 0.2) -> Overhead:

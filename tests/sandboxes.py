@@ -27,19 +27,20 @@ def require_bubblewrap() -> None:
 def survivors(pid_namespace: str) -> list[int]:
     """Processes of the host that live in a PID namespace, named as in /proc/PID/ns/pid.
 
-    The kernel gives the name of a namespace that is gone to the next one, which may be another process's: that one's are left out.
+    The kernel gives the name of a namespace that is gone to the next one. So processes that have a living bubblewrap are left out:
+    that of a run is gone when the run returns.
     """
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError, psutil.NoSuchProcess):  # it ended meanwhile, or is another user's
-                if os.readlink(entry / "ns" / "pid") == pid_namespace and not _of_somebody_else(psutil.Process(int(entry.name))):
+                if os.readlink(entry / "ns" / "pid") == pid_namespace and not _has_bubblewrap(psutil.Process(int(entry.name))):
                     found.append(int(entry.name))
     return found
 
 
-def _of_somebody_else(process: psutil.Process) -> bool:
-    return any(parent.name() == "bwrap" and parent.ppid() != os.getpid() for parent in process.parents())
+def _has_bubblewrap(process: psutil.Process) -> bool:
+    return any(parent.name() == "bwrap" for parent in process.parents())
 
 
 class Watch(threading.Thread):

@@ -38,7 +38,10 @@ class Sandbox:
         self._starter = ThreadPoolExecutor(1, "sandbox-starter")
         self._runners = ThreadPoolExecutor(_CONCURRENT, "sandbox-runner")
         self._lock = threading.Lock()
-        self._warm: deque[Future[Box]] = deque(self._start(limits) for _ in range(warm))
+        self._size = warm
+        self._closed = False
+        self._warm: deque[Future[Box]] = deque()
+        self._refill()
 
     def run(self, source: str, stdin: bytes = b"", files: Mapping[str, bytes] = _NO_FILES, limits: Limits | None = None) -> Completed:
         """Run `source` as the main module of a fresh interpreter, in a writable directory that holds `files`.
@@ -52,6 +55,8 @@ class Sandbox:
             return box.run(source, files, stdin, limits)
         finally:
             box.discard()
+            # Not before: starting an interpreter takes a core for longer than many a program runs.
+            self._refill()
 
     async def arun(
         self, source: str, stdin: bytes = b"", files: Mapping[str, bytes] = _NO_FILES, limits: Limits | None = None
@@ -63,6 +68,7 @@ class Sandbox:
         """Wait for programs of `arun`, then end the waiting sandboxes, and any program still run by `run`."""
         self._runners.shutdown()
         with self._lock:
+            self._closed = True
             waiting = list(self._warm)
             self._warm.clear()
         for future in waiting:
@@ -92,10 +98,13 @@ class Sandbox:
     def _take(self, limits: Limits) -> Future[Box]:
         with self._lock:
             # The size of /tmp is fixed at the start.
-            if not self._warm or limits.file_mib != self.limits.file_mib:
-                return self._start(limits)
-            self._warm.append(self._start(self.limits))
-            return self._warm.popleft()
+            fits = self._warm and limits.file_mib == self.limits.file_mib
+            return self._warm.popleft() if fits else self._start(limits)
+
+    def _refill(self) -> None:
+        with self._lock:
+            while len(self._warm) < self._size and not self._closed:
+                self._warm.append(self._start(self.limits))
 
     def _start(self, limits: Limits) -> Future[Box]:
         return self._starter.submit(Box, limits, means().hierarchy, self._bubblewrapped)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from envs.sandbox import Completed, Ending, Isolation, Limits, Sandbox, isolation, probe, seccomp
@@ -179,23 +180,26 @@ def _groups() -> list[Path]:
     return [group for _, folder in (hierarchy.folders if hierarchy else ()) for group in folder.glob(f"r2v-{os.getpid()}-*")]
 
 
-def test_programs_die_with_the_process_that_runs_them() -> None:
+def test_programs_die_with_the_process_that_runs_them(tmp_path: Path) -> None:
+    """Even when it is killed: the running program, its daemon, and the interpreter that waits."""
     require_bubblewrap()
-    program = "import os, time; print(os.readlink('/proc/self/ns/pid'), flush=True); time.sleep(60)"
-    parent = "import sys, threading, time\nfrom envs.sandbox import Sandbox\nsandbox = Sandbox(warm=1)\n"
-    parent += f"threading.Thread(target=sandbox.run, args=({program!r},), daemon=True).start()\ntime.sleep(0.5)\n"
-    parent += "import psutil; deepest = psutil.Process().children(recursive=True)\n"
-    parent += "import os; print(*{os.readlink(f'/proc/{c.pid}/ns/pid') for c in deepest}, flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    namespaces = set(process.stdout.readline().split()) - {os.readlink("/proc/self/ns/pid")}
-    assert len(namespaces) == 2  # a running one and a waiting one
+    parent = tmp_path / "parent.py"
+    parent.write_text(
+        "import threading, time\nfrom envs.sandbox import Sandbox\nsandbox = Sandbox(warm=2)\n"
+        "program = 'import os, time\\nos.fork() or os.setsid()\\ntime.sleep(60)'\n"
+        "threading.Thread(target=sandbox.run, args=(program,), daemon=True).start()\ntime.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, parent], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    deadline = time.monotonic() + 60
+    descendants: list[psutil.Process] = []
+    while len(descendants) < 2 + 2 + 2:  # two of bubblewrap, two interpreters, the program and its daemon
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        descendants = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 10
-    while any(survivors(name) for name in namespaces):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    gone, alive = psutil.wait_procs(descendants, timeout=20)
+    assert (len(gone) >= 6, alive) == (True, [])
 
 
 def test_probe_says_what_is_in_force() -> None:
