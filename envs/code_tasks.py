@@ -115,12 +115,13 @@ def _rows(dataset: Dataset, data_dir: str) -> dict[str, str]:
     if dataset == "shipped":
         lines = files("envs").joinpath("data/code_tasks.jsonl").read_text().splitlines()
     else:
-        lines = gzip.decompress(_file(dataset, data_dir).read_bytes()).decode().splitlines()
+        lines = gzip.decompress(data_file(dataset, data_dir).read_bytes()).decode().splitlines()
     return {json.loads(line)["task_id"]: line for line in lines if line.strip()}
 
 
-def _file(dataset: str, data_dir: str) -> Path:
-    source = _SOURCES[dataset]
+def data_file(dataset: Dataset, data_dir: str = "") -> Path:
+    """The benchmark's file (JSON lines, gzipped). Raises UsageError or RuntimeFailure where it cannot be had."""
+    source, data_dir = _SOURCES[dataset], data_dir or os.environ.get("R2V_DATA_DIR", "")
     if data_dir:
         path = Path(data_dir).expanduser() / source.file
         if not path.is_file():
