@@ -1,6 +1,7 @@
 """The coding environment through Gymnasium's own door: checked, deterministic, solvable, silent about the verdict, perturbable."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium
@@ -9,11 +10,14 @@ from gymnasium.utils.env_checker import check_env
 
 import envs
 from actors.backends import ExpertModel, SimulatedModel
+from actors.env_runner import EnvRunner, RunnerSetup, UnitReport
 from envs.code import MANUAL, CodeEnv, parse_action, shorten
 from envs.code_tasks import load_task, task_ids
 from envs.perturb import Perturb, default_rates
 from envs.perturb_operators import StackTraceCut
+from envs.tasks import make_tasks
 from r2v_dist.agent import Player, Tree, play
+from r2v_dist.config import CodeConfig, EnvConfig, ModelConfig, PerturbConfig, SplitSizes
 from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
 from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Sampling
@@ -186,8 +190,6 @@ def test_wrong_settings_are_told() -> None:
 
 
 def episode(failure_rate: float, replica: int, router: str = "slm_only", auroc: float | None = None) -> Episode:
-    import asyncio
-
     task = Task("R2V/1", "test", NAMES[0], ())
     env = Perturb(make("R2V/1", expert=True), task.id, None, {}, 8, envs.LEXICONS[NAMES[0]]())
     arm = Arm(router, None, "simulated", "expert", 0)
@@ -223,3 +225,31 @@ def test_benchmark_tasks_play_like_the_shipped_ones() -> None:
         env.step(str(env.expert_action()))
         assert env.step("test")[0].endswith("visible tests pass.")
         assert env.step("submit")[1] == 1.0
+
+
+def test_a_runner_plays_all_arms_of_a_unit_without_drift() -> None:
+    delivered = list[Episode]()
+
+    async def deliver(episodes: Sequence[Episode]) -> None:
+        delivered.extend(episodes)
+
+    slm = ModelConfig(backend="simulated", failure_rate=0.3, failure_rate_perturbed=0.4, signal_auroc=0.9)
+    setup = RunnerSetup(slm, ModelConfig(backend="expert"), "", "", PerturbConfig(), needs_slm=True, unit_timeout_s=120)
+    arms = tuple(Arm(name, at, "simulated-0.3", "expert", 0) for name, at in (("slm_only", None), ("teacher_only", None), ("entropy", 0.5)))
+    [task, *_] = make_tasks(
+        EnvConfig(kind="humaneval_plus", code=CodeConfig(source="shipped"), splits=SplitSizes(train=1, test=1)),
+        0,
+        1,
+        lambda done, total: None,
+    )
+
+    async def run_all() -> list[UnitReport]:
+        runner = EnvRunner(setup, None, None, deliver)
+        return list(await asyncio.gather(*(runner.run(Unit("evaluate", "hash", task, z, 0, arms)) for z in range(2000, 2006))))
+
+    reports = asyncio.run(run_all())
+    assert sum(report.drifted for report in reports) == 0
+    assert len(delivered) == 18
+    assert {e.success for e in delivered if e.arm.router == "teacher_only"} == {True}
+    assert any(step.score for e in delivered if e.arm.router == "entropy" for step in e.steps)
+    assert not any(e.stop_reason == StopReason.ENV_ERROR for e in delivered)
