@@ -1,7 +1,8 @@
-"""One started sandbox, for one program. When `run` returns, no process of it is left.
+"""One started sandbox, for one program. When `run` returns, no process of the program is left.
 
 The kernel ends every process of a PID namespace with its first one, whatever they did to hide. That first process is ours (see
-`inside.py`): it ends when the program does, or is killed through a descriptor that cannot come to mean another process.
+`inside.py`): when the program has ended it ends all others and reports; when it does not, it is killed through a descriptor that
+cannot come to mean another process. Taking the empty sandbox down takes the kernel longer than many a program, and is `discard`.
 """
 
 import json
@@ -93,18 +94,19 @@ class Box:
             self._group.limit(limits.memory_mib, limits.processes)
         started = time.monotonic()
         streams = Streams(self._stdin, self._stdout, self._stderr, message + stdin, limits.output_kib << 10)
-        stopped = streams.pump(self._exit_fd, started + limits.wall_s)
+        stopped = streams.pump((self._report_fd, self._exit_fd), started + limits.wall_s)
         wall_s = time.monotonic() - started
-        self._kill()
+        report = None if stopped else decode_report(os.read(self._report_fd, _CHUNK))
+        if report is None or not self._private:
+            self._kill()
         streams.drain()
         if stopped is None and streams.flooded:
             stopped = Ending.OUTPUT_LIMIT
-        ending, code = (stopped, None) if stopped else self._ending(limits, streams.errors)
+        ending, code = (stopped, None) if stopped else self._ending(report, limits, streams.errors)
         return Completed(ending, code, streams.output, streams.errors, wall_s)
 
-    def _ending(self, limits: Limits, stderr: bytes) -> tuple[Ending, int]:
+    def _ending(self, report: tuple[int, float] | None, limits: Limits, stderr: bytes) -> tuple[Ending, int]:
         out_of_memory = self._group is not None and self._group.out_of_memory()
-        report = decode_report(os.read(self._report_fd, _CHUNK))
         if report is None and self._private and self._process.returncode < 0 and not out_of_memory:
             raise RuntimeFailure(f"a sandbox was ended from outside by signal {-self._process.returncode}")
         # Without a report the supervisor was ended too, which only a lack of memory or an attack on it can do.

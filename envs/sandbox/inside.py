@@ -62,13 +62,25 @@ def become(source: str) -> int:
     return 0
 
 
+def end_all_others() -> None:
+    """End every process of this namespace. All descend from this one, so without children it is alone."""
+    while True:
+        try:
+            os.kill(-1, _signal.SIGKILL)
+            os.wait()
+        except (ProcessLookupError, ChildProcessError):
+            return
+
+
 def supervise(child: int, report: int) -> None:
-    """Collect whatever ends until the program has, report it, and take everything that it left behind down."""
+    """Collect whatever ends until the program has, end what it left behind, and report."""
     for fd in (0, 1, 2):
         os.close(fd)
     ended = 0
     while ended != child:
         ended, status, usage = os.wait3(0)
+    if os.getpid() == 1:  # else -1 would mean every process of the user
+        end_all_others()
     numbers = (os.waitstatus_to_exitcode(status), int(1e3 * (usage.ru_utime + usage.ru_stime)))
     os.write(report, b"".join(number.to_bytes(8, "little", signed=True) for number in numbers))
     os._exit(0)

@@ -37,6 +37,7 @@ class Sandbox:
         # One thread starts all of them: a sandbox dies with the thread that started it, so this one must outlive every sandbox.
         self._starter = ThreadPoolExecutor(1, "sandbox-starter")
         self._runners = ThreadPoolExecutor(_CONCURRENT, "sandbox-runner")
+        self._janitors = ThreadPoolExecutor(4, "sandbox-janitor")
         self._lock = threading.Lock()
         self._size = warm
         self._closed = False
@@ -54,7 +55,7 @@ class Sandbox:
         try:
             return box.run(source, files, stdin, limits)
         finally:
-            box.discard()
+            self._janitors.submit(box.discard)
             # Not before: starting an interpreter takes a core for longer than many a program runs.
             self._refill()
 
@@ -73,6 +74,7 @@ class Sandbox:
             self._warm.clear()
         for future in waiting:
             future.result().discard()
+        self._janitors.shutdown()
         self._starter.shutdown()
 
     def __enter__(self) -> Self:

@@ -4,6 +4,7 @@ import os
 import select
 import selectors
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO
 
@@ -38,10 +39,11 @@ class Streams:
         """Whether either output was longer than allowed."""
         return any(len(kept) > self._cap for kept in self._kept.values())
 
-    def pump(self, exit_fd: int, deadline: float) -> Ending | None:
-        """Until the process behind `exit_fd` has ended (None), too much was written, or the `deadline` (monotonic) has passed."""
+    def pump(self, end_fds: Sequence[int], deadline: float) -> Ending | None:
+        """Until one of `end_fds` is readable (None), too much was written, or the `deadline` (monotonic) has passed."""
         with selectors.DefaultSelector() as selector:
-            selector.register(exit_fd, selectors.EVENT_READ)
+            for fd in end_fds:
+                selector.register(fd, selectors.EVENT_READ)
             selector.register(self._stdin, selectors.EVENT_WRITE)
             for stream in self._kept:
                 selector.register(stream, selectors.EVENT_READ)
@@ -54,7 +56,7 @@ class Streams:
                         if self._feed():
                             selector.unregister(self._stdin)
                             self._stdin.close()
-                    elif key.fd == exit_fd:
+                    elif key.fd in end_fds:
                         return None
                     elif self._take(key.fileobj):  # type: ignore[arg-type]
                         selector.unregister(key.fileobj)
