@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -57,9 +58,12 @@ def cases(dataset: Dataset, per_task: int) -> list[Case]:
 
 def judge_batch(batch: list[Case], judge: Judge, python: str, parallel: int, cache: Path) -> list[Outcome]:
     """Both sides' verdicts, ours first."""
+    started = time.monotonic()
     with ThreadPoolExecutor(parallel) as pool:
         ours = list(pool.map(lambda case: judge.verdict(load_task(case.dataset, case.task_id), case.code), batch))
+    took = time.monotonic() - started
     theirs = evalplus_verdicts(python, batch[0].dataset, [(case.task_id, case.code) for case in batch], parallel, cache)
+    print(f"{len(batch)} programs: ours {took:.0f} s, evalplus {theirs.seconds:.0f} s", file=sys.stderr, flush=True)
     return [
         Outcome(mine.passed, passed, f"ours: {mine.reason or 'passed'} at test {mine.failed_test}; evalplus: {said}")
         for mine, passed, said in zip(ours, theirs.passed, theirs.said, strict=True)

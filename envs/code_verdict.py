@@ -76,14 +76,14 @@ class Judge:
     def verdict(self, task: CodeTask, code: str) -> Verdict:
         """Whether the program passes every base and plus test of the task."""
         key = (task.dataset, task.id, hashlib.sha256(code.encode(errors="surrogatepass")).hexdigest())
-        if key not in self._verdicts:
-            verdict = self._judge(task, code)
-            with self._lock:
-                if len(self._verdicts) >= _REMEMBERED:
-                    self._verdicts.clear()
-                self._verdicts[key] = verdict
-            return verdict
-        return self._verdicts[key]
+        if (known := self._verdicts.get(key)) is not None:
+            return known
+        verdict = self._judge(task, code)
+        with self._lock:
+            if len(self._verdicts) >= _REMEMBERED:
+                self._verdicts.clear()
+            self._verdicts[key] = verdict
+        return verdict
 
     def truth(self, task: CodeTask) -> Truth:
         """Expected outputs and times. Raises RuntimeFailure where the canonical solution does not run here."""
