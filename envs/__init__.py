@@ -4,7 +4,12 @@ from gymnasium.envs.registration import register, registry
 
 from envs.perturb_operators import Lexicon
 
-ENVIRONMENTS = {"r2v/TextWorld-v0": "envs.textworld:TextWorldEnv", "r2v/Simulated-v0": "envs.simulated:SimulatedEnv"}
+ENVIRONMENTS = {
+    "r2v/TextWorld-v0": "envs.textworld:TextWorldEnv",
+    "r2v/Simulated-v0": "envs.simulated:SimulatedEnv",
+    "r2v/HumanEvalPlus-v0": "envs.code:CodeEnv",
+    "r2v/MBPPPlus-v0": "envs.code:CodeEnv",
+}
 
 for _name, _entry_point in ENVIRONMENTS.items():
     if _name not in registry:
@@ -24,5 +29,16 @@ def _simulated_lexicon() -> Lexicon:
     return LEXICON
 
 
-LEXICONS = {"r2v/TextWorld-v0": _textworld_lexicon, "r2v/Simulated-v0": _simulated_lexicon}
+def _code_lexicon() -> Lexicon:
+    from envs.code import LEXICON
+
+    return LEXICON
+
+
+LEXICONS = {
+    "r2v/TextWorld-v0": _textworld_lexicon,
+    "r2v/Simulated-v0": _simulated_lexicon,
+    "r2v/HumanEvalPlus-v0": _code_lexicon,
+    "r2v/MBPPPlus-v0": _code_lexicon,
+}
 """What misleading text says in each environment."""

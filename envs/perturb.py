@@ -108,6 +108,13 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         action: str | None = self.env.get_wrapper_attr("expert_action")()
         return action
 
+    def wrong_action(self, seed: int) -> str | None:
+        """A wrong action of the wrapped environment, None where it knows none."""
+        if not self.env.has_wrapper_attr("wrong_action"):
+            return None
+        action: str | None = self.env.get_wrapper_attr("wrong_action")(seed)
+        return action
+
     def _rewrite(self, observation: str, previous: str) -> tuple[str, list[str]]:
         scene, seen, names = Scene(observation, previous, self._lexicon), observation, []
         for operator in TEXT_OPERATORS:

@@ -1,22 +1,32 @@
 """From a configuration to tasks: every split its own problems, no problem in two splits."""
 
+import os
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
+from envs.code_tasks import Dataset, task_ids
+from envs.sandbox import Sandbox
 from envs.textworld_games import GameFamily, GameSpec, draw_games, game_path, generate
-from r2v_dist.config import SPLITS, EnvConfig, PerturbConfig, Split
+from r2v_dist.config import SPLITS, EnvConfig, PerturbConfig, SandboxConfig, Split
 from r2v_dist.episodes import Task
 from r2v_dist.errors import UsageError
+from r2v_dist.seeding import stable_hash
 
+_DEFAULT_SANDBOX = SandboxConfig()
 SEED_BLOCK = 1000
 """Seeds of a split start at SEED_BLOCK x its position, so splits never share one."""
 
 
-def make_tasks(config: EnvConfig, seed: int, workers: int, on_done: Callable[[int, int], None]) -> list[Task]:
+def make_tasks(
+    config: EnvConfig, seed: int, workers: int, on_done: Callable[[int, int], None], sandbox: SandboxConfig = _DEFAULT_SANDBOX
+) -> list[Task]:
     """All tasks of a run; generates the games that are not cached.
 
-    Raises UsageError for a missing game file and where two splits would share a game.
+    Raises UsageError for missing games or data, and where two splits would share a task.
     """
+    if config.kind == "humaneval_plus":
+        return _code_tasks(config, sandbox)
     cache = config.cache.expanduser().resolve()
     specs = {split: _drawn(config, split, seed) for split in SPLITS}
     generate([spec for split in SPLITS for spec in specs[split]], cache, workers, on_done)
@@ -31,6 +41,32 @@ def make_tasks(config: EnvConfig, seed: int, workers: int, on_done: Callable[[in
     names = [task.id for task in tasks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"env: game {twice[0]} is in two splits; give every split its own games")
+    return tasks
+
+
+def _code_tasks(config: EnvConfig, sandbox: SandboxConfig) -> list[Task]:
+    """Which tasks a split has depends on their ids and the sizes only, so that every run of a benchmark means the same ones."""
+    code, sizes = config.code, config.splits
+    kwargs: list[tuple[str, str | int | bool]] = [("max_steps", config.max_steps), ("observation_chars", code.observation_chars)]
+    if code.source == "evalplus" and (data_dir := code.data_dir or os.environ.get("R2V_DATA_DIR", "")):
+        kwargs.append(("data_dir", data_dir))  # other nodes need not know the variable
+    Sandbox(warm=0, allow_weaker=sandbox.allow_weaker).close()  # refuses here and now where programs must not run
+    if sandbox != _DEFAULT_SANDBOX:
+        kwargs.append(("sandbox", sandbox.model_dump_json()))
+    if code.source == "shipped":
+        pools: list[tuple[Dataset, tuple[Split, ...]]] = [("shipped", SPLITS)]
+    else:
+        pools = [("mbpp_plus", ("train", "validation", "calibration")), ("humaneval_plus", ("test",))]
+    tasks = []
+    for dataset, splits in pools:
+        ids = sorted(task_ids(dataset, code.data_dir), key=lambda name: stable_hash("code-split", name))
+        asked = sum(getattr(sizes, split) for split in splits)
+        if asked > len(ids):
+            raise UsageError(f"env.splits: {' + '.join(splits)} ask for {asked} tasks where {dataset} has {len(ids)}; lower the sizes")
+        rest = iter(ids)
+        for split in splits:
+            name = "r2v/MBPPPlus-v0" if dataset == "mbpp_plus" else "r2v/HumanEvalPlus-v0"
+            tasks += [Task(i, split, name, (("task", i), *kwargs)) for i in islice(rest, getattr(sizes, split))]
     return tasks
 
 

@@ -5,6 +5,7 @@ are fixed by then and calibrated, so that what the policy reads is what will be 
 the single output r is risk and escalation probability at once, and takes lambda_B x Brier besides.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ def predicted(heads: dict[str, Mlp], f_NF: Tensor) -> dict[str, Array]:
 
 def gradient_norm(module: nn.Module) -> float:
     """Norm of the gradient that the ranks have averaged."""
-    return float(sum((p.grad.double() ** 2).sum() for p in module.parameters() if p.grad is not None)) ** 0.5
+    return math.sqrt(sum(float((p.grad.double() ** 2).sum()) for p in module.parameters() if p.grad is not None))
 
 
 def _temperature(config: RouterConfig, step: int) -> float:

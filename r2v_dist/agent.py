@@ -118,7 +118,8 @@ async def play(env: AgentEnv, unit: Unit, run: Arm | Branch, cast: Cast, tree: T
 
     async def ask(player: Player) -> Answer:
         seed = stable_hash(unit.task.id, unit.z, path.prefix, replica, player.role) % 2**31
-        request = Request(path.history, path.user, player.sampling, seed, env.expert_action)
+        saboteur = getattr(env, "wrong_action", None)  # optional: few environments know their wrong actions
+        request = Request(path.history, path.user, player.sampling, seed, env.expert_action, saboteur, bool(info["perturbations"]))
         key = (player.role, path.prefix, replica, player.sampling)
         return await tree.answer(key, lambda: player.model.sample(request))
 

@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     rollouts.add_argument("--limit", type=int, default=3)
     rollouts.set_defaults(command=_rollouts)
 
+    tasks = commands.add_parser("tasks", help="look after tasks").add_subparsers(required=True, metavar="ACTION")
+    check = tasks.add_parser("check", help="does the expert pass every task, and an agent that does nothing none?")
+    check.add_argument("env", metavar="ENV", help="a run config, or humaneval_plus, mbpp_plus, shipped or textworld")
+    check.add_argument("--json", action="store_true", help="machine-readable: {tasks, oracle_passed, empty_failed, failures}")
+    check.set_defaults(command=_check_tasks)
+
     doctor = commands.add_parser("doctor", help="versions, devices, memory, engines, sandbox")
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(command=_doctor)
@@ -98,6 +104,17 @@ def _rollouts(args: argparse.Namespace) -> None:
     from r2v_dist.rollout_view import show
 
     show(args.run_dir, args.stage, router=args.router, task=args.task, z=args.seed, failed=args.failed, limit=args.limit)
+
+
+def _check_tasks(args: argparse.Namespace) -> None:
+    from envs.check import check, render
+    from r2v_dist.progress import Progress
+
+    progress = Progress("check")
+    result = check(args.env, lambda done, total: progress.update(done, total, "tasks"))
+    print(json.dumps(result.to_json(), indent=1) if args.json else render(args.env, result))
+    if not result.good:
+        raise RuntimeFailure(f"{len(result.failures)} of {result.tasks} tasks of {args.env} are not in order: {result.failures[0]}")
 
 
 def _doctor(args: argparse.Namespace) -> None:

@@ -47,6 +47,8 @@ def render(findings: dict[str, Any]) -> str:
         f"sandbox     {findings['sandbox']['level']}: {findings['sandbox']['note']}",
         "versions    " + ", ".join(f"{name} {version or 'MISSING'}" for name, version in findings["versions"].items()),
     ]
+    if findings["sandbox"]["level"] != "bubblewrap":
+        lines.append("to do       model-written programs are refused here: install bubblewrap, or set sandbox.allow_weaker: true")
     missing = [name for name, version in findings["versions"].items() if version is None]
     if missing:
         lines.append(f"to do       install {', '.join(missing)}: run `make setup`")
@@ -70,16 +72,7 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def _sandbox() -> dict[str, str]:
-    """Probe, not presence: bubblewrap is there only if it can start a program without network."""
-    if shutil.which("bwrap") is None:
-        return {"level": "none", "note": "bubblewrap is not installed (Debian: apt-get install bubblewrap)"}
-    probe = subprocess.run(
-        ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "--die-with-parent", "true"],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    if probe.returncode:
-        return {"level": "none", "note": f"bubblewrap cannot start here: {probe.stderr.strip()[:200]}"}
-    return {"level": "bubblewrap", "note": "namespaces work; no environment of this version executes model-written code yet"}
+    from envs.sandbox import probe
+
+    isolation = probe()
+    return {"level": isolation.level, "note": isolation.detail}

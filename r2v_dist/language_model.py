@@ -31,7 +31,8 @@ class Sampling:
 class Request:
     """One decision: the conversation so far, the latest message, and the sampling seed.
 
-    `oracle` is the environment's expert; only back ends that are privileged by name (`expert`, `simulated`) look at it.
+    `oracle` is the environment's expert, `saboteur` gives a wrong action by seed where the environment knows one, `perturbed` says
+    whether the latest message was tampered with; only back ends that are privileged by name (`expert`, `simulated`) look at them.
     """
 
     history: tuple[Turn, ...]
@@ -39,6 +40,8 @@ class Request:
     sampling: Sampling
     seed: int
     oracle: Callable[[], str | None] | None = field(default=None, compare=False)
+    saboteur: Callable[[int], str | None] | None = field(default=None, compare=False)
+    perturbed: bool = False
 
 
 @dataclass(frozen=True)

@@ -136,5 +136,5 @@ class _Records:
         changes_ZA = np.bincount(cells, at_record_R - instead_R, self.seeds * (self.thresholds + 1)).reshape(self.seeds, -1)
         from_above_ZA = np.cumsum(changes_ZA[:, ::-1], axis=1)[:, ::-1]
         never_Z = np.bincount(self.seed_E, never_E, self.seeds)
-        sums_AZ: Array = (never_Z[:, None] + from_above_ZA[:, 1:]).T
+        sums_AZ: Array = np.asarray(never_Z[:, None] + from_above_ZA[:, 1:], dtype=np.float64).T
         return sums_AZ

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from r2v_dist.errors import UsageError
 def write_atomically(path: Path, text: str) -> None:
     """Publish a file by renaming it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".tmp")
+    scratch = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")  # caches have more than one writer
     scratch.write_text(text)
     os.replace(scratch, path)
 

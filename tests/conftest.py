@@ -8,10 +8,13 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from envs.code_verdict import Judge
+from envs.sandbox import Sandbox
 from envs.textworld_games import GameFamily, draw_games, generate
 from r2v_dist.config import ClusterConfig
 from r2v_dist.episodes import Task
 from tests.runs import SIMULATED, finish
+from tests.sandboxes import require_bubblewrap
 
 ROOT = Path(__file__).parent.parent
 GAME_CACHE = Path("~/.cache/r2v/textworld").expanduser()
@@ -34,6 +37,20 @@ def games() -> list[Path]:
 def tasks(games: list[Path]) -> list[Task]:
     """The quests as test tasks."""
     return [Task(game.stem, "test", "r2v/TextWorld-v0", (("game", str(game)), ("max_steps", 12))) for game in games]
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Sandbox]:
+    """A working sandbox with bubblewrap."""
+    require_bubblewrap()
+    with Sandbox() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def judge(sandbox: Sandbox) -> Judge:
+    """Verdicts, with expected outputs cached between runs."""
+    return Judge(sandbox)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 """The OpenAI-compatible back end against a real HTTP server with injected faults; keys stay out of everything."""
 
 import asyncio
+import bisect
 import json
+import math
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,6 +16,7 @@ from r2v_dist.chat import Turn
 from r2v_dist.config import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Request, Sampling
+from r2v_dist.routers import entropy_of
 
 KEY = "sk-not-for-logs"
 
@@ -104,3 +107,36 @@ def test_the_simulated_policy_fails_at_its_rate_and_is_named_simulated() -> None
     texts = asyncio.run(ask())
     assert texts.count("wait") / len(texts) == pytest.approx(0.3, abs=0.025)
     assert set(texts) == {"wait", "up"}
+
+
+def test_the_simulated_policy_errs_in_the_environments_own_words_at_rates_that_depend_on_the_context() -> None:
+    model = SimulatedModel(0.1, perturbed=0.5, after_error=0.8)
+
+    async def rate(user: str, perturbed: bool) -> float:
+        asked = [Request((), user, Sampling(), seed, lambda: "up", lambda s: f"down {s}", perturbed) for seed in range(3000)]
+        texts = [(await model.sample(request)).candidates[0].text for request in asked]
+        assert all(text in ("up", f"down {seed}") for seed, text in enumerate(texts))
+        return 1 - texts.count("up") / len(texts)
+
+    assert asyncio.run(rate("rung 1", False)) == pytest.approx(0.1, abs=0.03)
+    assert asyncio.run(rate("rung 1", True)) == pytest.approx(0.5, abs=0.03)
+    assert asyncio.run(rate("Traceback: it FAILED", True)) == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize("auroc", [0.5, 0.6, 0.75, 0.9])
+def test_the_simulated_entropy_has_the_auroc_that_was_asked_for(auroc: float) -> None:
+    model = SimulatedModel(0.3, signal_auroc=auroc)
+
+    async def ask() -> tuple[list[float], list[float]]:
+        failing, right = list[float](), list[float]()
+        for seed in range(4000):
+            answer = await model.sample(Request((), "x", Sampling(), seed, lambda: "up"))
+            assert math.fsum(math.exp(logprob) for logprob in answer.first_top.logprobs) == pytest.approx(1.0)
+            entropy = entropy_of(answer.first_top.logprobs)
+            (right if answer.candidates[0].text == "up" else failing).append(entropy)
+        return failing, right
+
+    failing, right = asyncio.run(ask())
+    ordered = sorted(right)
+    above = sum(bisect.bisect_left(ordered, entropy) for entropy in failing) / (len(failing) * len(right))
+    assert above == pytest.approx(auroc, abs=0.03)  # three standard errors at 1200 and 2800 draws

@@ -201,7 +201,7 @@ def test_the_entropy_is_the_one_of_the_entropy_router(top: list[float]) -> None:
 
 
 def test_an_impossible_first_token_adds_no_entropy() -> None:
-    answer = Answer((Candidate("x"),), "p", first_top=((1, math.log(0.5)), (2, -math.inf)))
+    answer = Answer((Candidate("x"),), "p", first_top=TopTokens.of([(1, math.log(0.5)), (2, -math.inf)]))
     column = FEATURE_NAMES.index("first_token_entropy")
     assert features(StepBatch.of_step(answer, Situation(0, ())))[0, column] == pytest.approx(math.log(2))
 

@@ -1,0 +1,48 @@
+"""EvalPlus's own checker as the other side of a comparison, in a virtual environment of its own."""
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.harness import Mismatch
+from envs.code_tasks import Dataset, data_file
+
+_NAMES = {"humaneval_plus": "humaneval", "mbpp_plus": "mbpp"}
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """EvalPlus's verdicts on a list of solutions, in order, and how long they took."""
+
+    passed: list[bool]
+    said: list[str]
+    seconds: float
+
+
+def evalplus_verdicts(
+    python: str, dataset: Dataset, solutions: Sequence[tuple[str, str]], parallel: int, cache: Path, timeout_s: float = 3600.0
+) -> Theirs:
+    """Verdicts on (task id, program) pairs. `python` belongs to an environment with evalplus 0.3.1; `cache` keeps its ground truth.
+
+    The programs run without a sandbox, as EvalPlus runs them: give it none that you would not run yourself.
+    """
+    driver = str(Path(__file__).with_name("evalplus_driver.py"))
+    lines = "".join(json.dumps({"task_id": task_id, "solution": code}) + "\n" for task_id, code in solutions)
+    completed = subprocess.run(
+        [python, "-W", "ignore", driver, _NAMES[dataset], str(data_file(dataset)), str(parallel)],
+        input=lines,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache.expanduser()), "PYTHONHASHSEED": "0"},
+    )
+    if completed.returncode:
+        raise Mismatch(f"evalplus failed: {completed.stderr.strip()[-500:]}")
+    *rows, last = [json.loads(line) for line in completed.stdout.splitlines()]
+    if len(rows) != len(solutions):
+        raise Mismatch(f"evalplus gave {len(rows)} verdicts on {len(solutions)} solutions")
+    return Theirs([row["passed"] for row in rows], [f"base {row['base']}, plus {row['plus']}" for row in rows], last["seconds"])

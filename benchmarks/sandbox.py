@@ -1,0 +1,78 @@
+"""Verdicts per second on all 164 canonical HumanEval+ solutions, against `evalplus.evaluate`'s checker with the same parallelism.
+
+Both sides start with cached expected outputs and load the tasks within the measured time. EvalPlus runs programs without a
+sandbox. It must fail HumanEval/32 (its own known error) and pass all others; we must pass all.
+
+    R2V_DATA_DIR=... python -m benchmarks.sandbox --evalplus-python VENV/bin/python
+"""
+
+import argparse
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.evalplus_side import evalplus_verdicts
+from benchmarks.harness import Spent, interleave, measure, median_wall, publish, same
+from benchmarks.sandbox_overhead import overhead
+from envs.code_tasks import load_task, task_ids
+from envs.code_verdict import CACHE, Judge
+from envs.sandbox import Sandbox
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--evalplus-python", required=True, help="interpreter of an environment with evalplus 0.3.1")
+    parser.add_argument("--parallel", type=int, default=os.cpu_count())
+    parser.add_argument("--repeats", type=int, default=1, help="measured pairs after the warm-up")
+    args = parser.parse_args()
+    names = task_ids("humaneval_plus")
+    solutions = [(name, load_task("humaneval_plus", name).code) for name in names]
+
+    with Sandbox(warm=args.parallel) as sandbox, tempfile.TemporaryDirectory() as scratch:
+
+        def ours() -> Spent:
+            load_task.cache_clear()
+            judge = Judge(sandbox, CACHE)
+
+            def passed(name: str) -> bool:
+                task = load_task("humaneval_plus", name)
+                return judge.verdict(task, task.code).passed
+
+            def work() -> None:
+                with ThreadPoolExecutor(args.parallel) as pool:
+                    same(
+                        "canonical solutions that we fail",
+                        [n for n, good in zip(names, pool.map(passed, names), strict=True) if not good],
+                        [],
+                    )
+
+            return measure(work)
+
+        def reference() -> Spent:
+            theirs = evalplus_verdicts(args.evalplus_python, "humaneval_plus", solutions, args.parallel, Path(scratch))
+            failed = [name for name, good in zip(names, theirs.passed, strict=True) if not good]
+            same("canonical solutions that evalplus fails", failed, ["HumanEval/32"])
+            return Spent(theirs.seconds)
+
+        pairs = interleave(ours, reference, args.repeats)
+    cost = overhead()
+    ours_s, theirs_s = median_wall(pairs.ours), median_wall(pairs.reference)
+    table = [
+        ("verdicts per second", f"{len(names) / ours_s:.2f}", f"{len(names) / theirs_s:.2f}"),
+        ("one execution, ms", f"{cost.paused_ms:.1f}", f"{cost.bare_ms:.1f} (bare subprocess)"),
+    ]
+    publish(
+        "sandbox",
+        "evalplus 0.3.1",
+        pairs.wall_ratio,
+        table,
+        parallel=args.parallel,
+        verdicts_per_s=len(names) / ours_s,
+        reference_verdicts_per_s=len(names) / theirs_s,
+        overhead_ms=cost.overhead_paused_ms,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""The program that runs a candidate inside the sandbox, and the plain data in which values cross its wall.
+
+This file is sent into the sandbox as text: it imports nothing but the standard library, and nothing in it decides a
+verdict. It knows inputs but no expected output, so a candidate that rewrites it, its frames or its builtins can only
+change which values come out. Values leave as plain data: an object with an `__eq__` of its own stays behind.
+"""
+
+import hashlib
+import json
+import marshal
+import os
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+_JSON_INTEGER_BITS = 256
+_EXACT = 2**53
+
+
+class Digest(str):
+    """Stands for a large value; equal to the digest of an equal value and to nothing else."""
+
+
+class Opaque:
+    """A value of a type that is not plain data. It is equal to nothing, itself included."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}>"
+
+
+class Oversize(Exception):
+    """The value is larger than the caller wants to send."""
+
+
+def encode(value: Any, budget: "Budget") -> Any:
+    """The value as JSON-able data. A subclass of a plain type is the content that the plain type holds for it.
+
+    Raises Oversize for more items and characters than the budget allows.
+    """
+    budget.spend(1)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        budget.spend(str.__len__(value))
+        return str.__str__(value)
+    if isinstance(value, int):
+        budget.spend(int.bit_length(value) >> 6)
+        return int.__pos__(value) if int.bit_length(value) <= _JSON_INTEGER_BITS else {"i": int.__format__(value, "x")}
+    if isinstance(value, float):
+        return float.__pos__(value)
+    if isinstance(value, complex):
+        return {"c": [value.real, value.imag]}
+    if isinstance(value, list):
+        return [encode(v, budget) for v in list.__iter__(value)]
+    if isinstance(value, tuple):
+        return {"t": [encode(v, budget) for v in tuple.__iter__(value)]}
+    if isinstance(value, dict):
+        return {"d": [[encode(k, budget), encode(v, budget)] for k, v in dict.items(value)]}
+    if isinstance(value, set):
+        return {"s": [encode(v, budget) for v in set.__iter__(value)]}
+    if isinstance(value, frozenset):
+        return {"z": [encode(v, budget) for v in frozenset.__iter__(value)]}
+    if isinstance(value, bytes):
+        budget.spend(bytes.__len__(value))
+        return {"b": bytes.hex(value)}
+    return {"o": type(value).__name__}
+
+
+class Budget:
+    """What may still be sent."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def spend(self, amount: int) -> None:
+        """Raises Oversize when nothing is left."""
+        self.left -= amount
+        if self.left < 0:
+            raise Oversize
+
+
+def digest(value: Any) -> str:
+    """Equal for values that are equal in Python, 1 and 1.0 and True included; for values too large to send."""
+    return hashlib.sha256(b"".join(_parts(value))).hexdigest()
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    if isinstance(value, list | tuple):
+        yield b"[" if isinstance(value, list) else b"("
+        yield str(len(value)).encode()
+        items = list(value)
+        kinds = set(map(type, items))
+        if kinds == {str}:
+            yield hashlib.sha256(marshal.dumps(items, 0)).digest()
+        elif kinds and kinds <= {int, float, bool} and min(items) > -_EXACT and max(items) < _EXACT:
+            # Adding 0.0 makes -0.0 and 0.0 the same, as they are equal.
+            yield b"a" + hashlib.sha256(array("d", [item + 0.0 for item in items])).digest()
+        else:
+            folded = hashlib.sha256()
+            for item in items:
+                for part in _parts(item):
+                    folded.update(part)
+            yield folded.digest()
+    elif isinstance(value, dict):
+        yield b"d" + b"".join(sorted(digest((k, v)).encode() for k, v in dict.items(value)))
+    elif isinstance(value, set | frozenset):
+        yield b"s" + b"".join(sorted(digest(v).encode() for v in value))
+    elif isinstance(value, complex) and value.imag:
+        yield b"c" + b"".join((*_parts(value.real), *_parts(value.imag)))
+    elif isinstance(value, complex):
+        yield from _parts(value.real)
+    elif isinstance(value, float) and not value.is_integer():
+        yield b"f" + value.hex().encode() + b";"
+    elif isinstance(value, int | float):
+        yield b"i" + format(int(value), "x").encode() + b";"
+    elif isinstance(value, str):
+        yield b"u" + str(len(value)).encode() + b":" + value.encode(errors="surrogatepass")
+    elif value is None or isinstance(value, bytes):
+        yield b"r" + repr(value).encode() + b";"
+    else:
+        yield os.urandom(16)  # equal to nothing
+
+
+def decode(data: Any) -> Any:
+    """The value again; a fresh object at every call. Raises ValueError or TypeError for what `encode` cannot have written."""
+    if data is None or isinstance(data, (bool, int, float, str)):
+        return data
+    if isinstance(data, list):
+        return [decode(item) for item in data]
+    if not isinstance(data, dict) or len(data) != 1:
+        raise ValueError("not a value of the wire format")
+    ((kind, content),) = data.items()
+    if kind == "i":
+        return int(content, 16)
+    if kind == "c":
+        return complex(*content)
+    if kind == "t":
+        return tuple(decode(item) for item in content)
+    if kind == "d":
+        return {decode(k): decode(v) for k, v in content}
+    if kind in ("s", "z"):
+        return (set if kind == "s" else frozenset)(decode(item) for item in content)
+    if kind == "b":
+        return bytes.fromhex(content)
+    if kind == "h":
+        return Digest(content)
+    if kind == "o":
+        return Opaque(str(content))
+    raise ValueError(f"no kind {kind} in the wire format")
+
+
+def message(value: Any, budget: int, whole_floats: bool) -> Any:
+    """What is sent of a value: all of it or, beyond the budget, its digest. Floats may have to be compared with a tolerance."""
+    try:
+        return encode(value, Budget(budget))
+    except Oversize:
+        if whole_floats and isinstance(value, (list, tuple)) and all(isinstance(item, float) for item in value):
+            return encode(value, Budget(len(value) + 1))
+        return {"h": digest(value)}
+
+
+class TimeLimit(Exception):
+    """One call took too long."""
+
+
+def main() -> None:
+    """Read {code, entry_point, whole_floats, calls: [[arguments, seconds, budget], ...]}; write a line [index, CPU seconds, value] a call.
+
+    A value beyond its budget is sent as a digest.
+    The first call that raises or runs past its limit is the last. What the candidate prints goes nowhere.
+    """
+    import random
+    import signal
+    import time
+
+    with open(0, "rb", closefd=False) as stdin:
+        job = json.loads(stdin.read())
+    channel = os.fdopen(os.dup(1), "w")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+
+    def stop(*_: object) -> None:
+        raise TimeLimit
+
+    # Processor time, so that a busy machine fails nobody; what only waits is stopped by the clock.
+    signal.signal(signal.SIGPROF, stop)
+    signal.signal(signal.SIGALRM, stop)
+    random.seed(0)
+    scope: dict[str, Any] = {}
+    exec(compile(job["code"], "solution.py", "exec"), scope)
+    function = scope[job["entry_point"]]
+    try:
+        for index, (text, limit, budget) in enumerate(job["calls"]):
+            arguments = decode(json.loads(text))
+            started = time.process_time()
+            try:
+                signal.setitimer(signal.ITIMER_PROF, limit)
+                signal.setitimer(signal.ITIMER_REAL, 5 * limit)
+                result = function(*arguments)
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            seconds = time.process_time() - started
+            channel.write(json.dumps([index, seconds, message(result, budget, job["whole_floats"])]) + "\n")
+    finally:
+        channel.flush()
+        os._exit(0)  # threads and exit handlers of the candidate have nothing more to say

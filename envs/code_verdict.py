@@ -1,0 +1,185 @@
+"""Verdicts on programs: the candidate only produces values, and everything that decides happens here, outside the sandbox.
+
+Expected outputs come from the canonical solution, run once in the same sandbox and cached. A candidate runs in one sandboxed
+program with all inputs; its outputs come back as plain data, in order, one line per call. A missing, extra or malformed line
+is a failed test, so leaving early, printing noise or writing into the channel can only lose.
+"""
+
+import copy
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import envs.code_harness as harness
+from envs.code_harness import Budget, Opaque, decode, encode
+from envs.code_rules import Comparison, expects_not_none, has_oracle
+from envs.code_tasks import CodeTask
+from envs.sandbox import Completed, Limits, Sandbox
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.run_dir import write_atomically
+
+CACHE = Path("~/.cache/r2v/code")
+MIN_LIMIT_S, LIMIT_FACTOR, TASK_LIMIT_S = 1.0, 4.0, 60.0
+"""EvalPlus's: a call may take max(MIN_LIMIT_S, LIMIT_FACTOR x the canonical solution's time), all calls TASK_LIMIT_S."""
+_GRACE_S, _TRUTH_LIMIT_S = 2.0, 120.0
+_WRONG = "wrong output"
+_REMEMBERED = 4096
+_LARGE, _WHOLE = 4096, 1 << 40
+"""Outputs of more items and characters than _LARGE are compared by digest."""
+_SPARE = 1 << 16
+"""Equal values may be written in different lengths (1 and 1.0, a set with duplicates in a list), but not more different than this."""
+_LINE = re.compile(rb"\[(\d{1,9}), (\d+(?:\.\d+)?(?:e-?\d+)?), (.*)\]")
+_LIMITS = Limits(memory_mib=2048, output_kib=32 * 1024)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`failed_test` counts base tests first, then plus tests; None when all pass."""
+
+    passed: bool
+    failed_test: int | None = None
+    reason: str = ""
+
+    @property
+    def wrong_output(self) -> bool:
+        """Whether it failed by what it answered, and not by giving no answer."""
+        return self.reason == _WRONG
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the canonical solution answers: encoded outputs and processor seconds, base tests first."""
+
+    outputs: tuple[str, ...]
+    seconds: tuple[float, ...]
+
+    def limits(self) -> list[float]:
+        """Seconds that each call may take."""
+        return [max(MIN_LIMIT_S, LIMIT_FACTOR * seconds) for seconds in self.seconds]
+
+
+class Judge:
+    """Gives verdicts; a verdict on equal code is given once. Thread-safe."""
+
+    def __init__(self, sandbox: Sandbox, cache: Path = CACHE) -> None:
+        self._sandbox, self._cache = sandbox, cache.expanduser()
+        self._truths: dict[str, Truth] = {}
+        self._verdicts: dict[tuple[str, str, str], Verdict] = {}
+        self._lock = threading.Lock()
+
+    def verdict(self, task: CodeTask, code: str) -> Verdict:
+        """Whether the program passes every base and plus test of the task."""
+        key = (task.dataset, task.id, hashlib.sha256(code.encode(errors="surrogatepass")).hexdigest())
+        if (known := self._verdicts.get(key)) is not None:
+            return known
+        verdict = self._judge(task, code)
+        with self._lock:
+            if len(self._verdicts) >= _REMEMBERED:
+                self._verdicts.clear()
+            self._verdicts[key] = verdict
+        return verdict
+
+    def truth(self, task: CodeTask) -> Truth:
+        """Expected outputs and times. Raises RuntimeFailure where the canonical solution does not run here."""
+        key = _truth_key(task)
+        if key not in self._truths:
+            path = self._cache / f"{key}.json"
+            if not path.is_file():
+                truth = self._compute(task)
+                write_atomically(path, json.dumps({"task": task.id, "outputs": truth.outputs, "seconds": truth.seconds}))
+            stored = json.loads(path.read_text())
+            self._truths[key] = Truth(tuple(stored["outputs"]), tuple(stored["seconds"]))
+        return self._truths[key]
+
+    def memo(self, task: CodeTask, name: str) -> Path:
+        """A file of the cache for what was found out about a task; another one when the task or the harness changes."""
+        return self._cache / f"{_truth_key(task)}-{name}.json"
+
+    def _compute(self, task: CodeTask) -> Truth:
+        calls = [*task.base_inputs, *task.plus_inputs]
+        # What a rule other than equality may look into must come out whole.
+        budget = _LARGE if task.atol == 0 and not has_oracle(task.dataset, task.entry_point) else _WHOLE
+        completed = self._run(task, task.code, [(_TRUTH_LIMIT_S, budget)] * len(calls), _TRUTH_LIMIT_S, truth=True)
+        rows = list(_rows(completed.stdout))
+        if len(rows) != len(calls):
+            raise RuntimeFailure(f"the canonical solution of {task.id} gave {len(rows)} of {len(calls)} outputs ({completed.ending})")
+        outputs = [row.value for row in rows]
+        if expects_not_none(task.dataset, task.entry_point):
+            outputs = [json.dumps(json.loads(value) is not None) for value in outputs]
+        return Truth(tuple(outputs), tuple(row.seconds for row in rows))
+
+    def _judge(self, task: CodeTask, code: str) -> Verdict:
+        truth = self.truth(task)
+        limits = truth.limits()
+        bounds = list(zip(limits, map(_budget, truth.outputs), strict=True))
+        completed = self._run(task, code, bounds, min(TASK_LIMIT_S, sum(limits)) + _GRACE_S, truth=False)
+        rows = _rows(completed.stdout)
+        for first, calls in ((0, task.base_inputs), (len(task.base_inputs), task.plus_inputs)):
+            comparison = Comparison(task.dataset, task.entry_point, task.atol)
+            for number in range(first, first + len(calls)):
+                row = next(rows, None)
+                if row is None:
+                    return Verdict(False, number, f"no output ({completed.ending})")
+                expected = truth.outputs[number]
+                if len(row.value) > 4 * len(expected) + _SPARE:  # not even decoded, as it could be made to take for ever
+                    return Verdict(False, number, "an output far larger than expected")
+                arguments = partial(copy.deepcopy, calls[number - first])
+                if not comparison.equal(arguments, decode(json.loads(expected)), _value(row.value)):
+                    return Verdict(False, number, _WRONG)
+        return Verdict(True) if next(rows, None) is None else Verdict(False, len(limits), "more outputs than calls")
+
+    def _run(self, task: CodeTask, code: str, bounds: Sequence[tuple[float, int]], seconds: float, truth: bool) -> Completed:
+        """`bounds`: seconds and budget of each call. By the clock the program may take twice as long: the machine has other work."""
+        calls = [(text, *bound) for text, bound in zip(_encoded_inputs(task), bounds, strict=True)]
+        job = json.dumps({"code": code, "entry_point": task.entry_point, "whole_floats": truth, "calls": calls})
+        return self._sandbox.run(_program(), job.encode(), limits=replace(_LIMITS, wall_s=2 * seconds, cpu_s=seconds))
+
+
+def _budget(expected: str) -> int:
+    """Items and characters of an output that are sent: enough for one that is right, however it is written."""
+    return _LARGE if expected.startswith('{"h"') else 4 * len(expected) + _LARGE
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One call as the sandbox told it; `value` is still encoded."""
+
+    seconds: float
+    value: str
+
+
+def _rows(stdout: bytes) -> Iterator[_Row]:
+    """The rows in order, up to the first line that is not what the next row must be."""
+    for index, line in enumerate(stdout.split(b"\n")[:-1]):
+        match = _LINE.fullmatch(line)
+        if match is None or int(match[1]) != index:
+            return
+        yield _Row(float(match[2]), match[3].decode(errors="replace"))
+
+
+def _value(encoded: str) -> Any:
+    try:
+        return decode(json.loads(encoded))
+    except (ValueError, TypeError, RecursionError):
+        return Opaque("malformed")
+
+
+@lru_cache(maxsize=64)
+def _encoded_inputs(task: CodeTask) -> tuple[str, ...]:
+    return tuple(json.dumps(encode(arguments, Budget(_WHOLE))) for arguments in (*task.base_inputs, *task.plus_inputs))
+
+
+@lru_cache(maxsize=1024)
+def _truth_key(task: CodeTask) -> str:
+    return hashlib.sha256("\n".join((_program(), task.code, *_encoded_inputs(task))).encode()).hexdigest()[:32]
+
+
+@cache
+def _program() -> str:
+    return Path(harness.__file__).read_text() + "\n\nmain()\n"

@@ -1,0 +1,131 @@
+"""Limits on all processes of one sandbox together. A group is made for one program and removed with it.
+
+Both versions of the interface are spoken; a controller that cannot be used is left out, and the address-space and process
+limits of each process remain.
+"""
+
+import itertools
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_CONTROLLERS = ("memory", "pids")
+_STALE_S = 60.0
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """Where groups are made: for each of `controllers`, a folder (the same one in version 2)."""
+
+    version: int
+    folders: tuple[tuple[str, Path], ...]
+
+    def __str__(self) -> str:
+        return f"cgroup v{self.version} ({', '.join(name for name, _ in self.folders)})"
+
+
+class Group:
+    """The control group of one sandbox. Raises OSError where it cannot be made."""
+
+    def __init__(self, hierarchy: Hierarchy) -> None:
+        name = f"r2v-{os.getpid()}-{next(_numbers)}"
+        self._version = hierarchy.version
+        self._folders = {controller: folder / name for controller, folder in hierarchy.folders}
+        for folder in set(self._folders.values()):
+            folder.mkdir()
+
+    @property
+    def entrances(self) -> list[Path]:
+        """Files into which a process writes its number to join."""
+        return sorted({folder / "cgroup.procs" for folder in self._folders.values()})
+
+    def limit(self, memory_mib: int, processes: int) -> None:
+        """Set the limits, once."""
+        if folder := self._folders.get("memory"):
+            memory, swap = (
+                ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes") if self._version == 1 else ("memory.max", "memory.swap.max")
+            )
+            (folder / memory).write_text(str(memory_mib << 20))
+            with suppress(OSError):  # a kernel without swap accounting
+                (folder / swap).write_text(str(memory_mib << 20) if self._version == 1 else "0")
+        if folder := self._folders.get("pids"):
+            # Two more: bubblewrap and the interpreter that supervises the program.
+            (folder / "pids.max").write_text(str(processes + 2))
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel ended a process of the group because its memory was used up."""
+        folder = self._folders.get("memory")
+        if folder is None:
+            return False
+        events = (folder / ("memory.oom_control" if self._version == 1 else "memory.events")).read_text().split()
+        return "oom_kill" in events and events[events.index("oom_kill") + 1] != "0"
+
+    def remove(self) -> None:
+        """Delete the emptied group; the kernel may need a moment to see that it is empty."""
+        for folder in set(self._folders.values()):
+            for pause_s in (0.0, 0.001, 0.01, 0.1, 1.0):
+                time.sleep(pause_s)
+                with suppress(OSError):
+                    folder.rmdir()
+                    break
+
+
+def find() -> Hierarchy | None:
+    """The controllers this process may use, or None. Removes what processes that were killed have left."""
+    own = dict(_own_groups())
+    choices = [(1, {name: own[name] for name in _CONTROLLERS if name in own})]
+    if "" in own:
+        # With processes of its own, a version 2 group cannot have limited children; its parent often can.
+        choices += [(2, dict.fromkeys(_CONTROLLERS, folder)) for folder in (own[""], own[""].parent)]
+    for version, folders in choices:
+        usable = tuple((name, folder) for name, folder in folders.items() if _works(version, name, folder))
+        if usable:
+            return Hierarchy(version, usable)
+    return None
+
+
+def _own_groups() -> list[tuple[str, Path]]:
+    """This process's folder for each controller; version 2 goes by the name ''."""
+    groups = []
+    mounts = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, tail = line.partition(" - ")
+        kind, _, options = tail.split(" ", 2)
+        if kind == "cgroup2":
+            mounts[""] = Path(fields.split()[4])
+        elif kind == "cgroup":
+            mounts.update(dict.fromkeys(options.split(","), Path(fields.split()[4])))
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for name in controllers.split(","):
+            if name in mounts:
+                inside = mounts[name] / path.lstrip("/")
+                # In a container the mount often starts at the container's own group.
+                groups.append((name, inside if inside.is_dir() else mounts[name]))
+    return groups
+
+
+def _works(version: int, controller: str, folder: Path) -> bool:
+    _sweep(folder)
+    try:
+        group = Group(Hierarchy(version, ((controller, folder),)))
+    except OSError:
+        return False
+    try:
+        group.limit(64, 8)
+        return all(os.access(entrance, os.W_OK) for entrance in group.entrances)
+    except OSError:
+        return False
+    finally:
+        group.remove()
+
+
+def _sweep(folder: Path) -> None:
+    for stale in folder.glob("r2v-*-*"):
+        owner = stale.name.split("-")[1]
+        with suppress(OSError):  # in use, or gone
+            if not Path("/proc", owner).exists() and time.time() - stale.stat().st_mtime > _STALE_S:
+                stale.rmdir()

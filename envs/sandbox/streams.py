@@ -1,0 +1,93 @@
+"""The three pipes of a running program: nothing it does or leaves undone can block this side or fill its memory."""
+
+import os
+import select
+import selectors
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO
+
+from envs.sandbox.limits import Ending
+
+_CHUNK = 1 << 16
+
+
+class Streams:
+    """Feeds `pending` to standard input and keeps at most `cap` bytes of each output."""
+
+    def __init__(self, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], pending: bytes, cap: int) -> None:
+        self._stdin, self._stdout, self._stderr = stdin, stdout, stderr
+        self._pending = memoryview(pending)
+        self._cap = cap
+        self._kept: dict[IO[bytes], bytearray] = {stdout: bytearray(), stderr: bytearray()}
+        for stream in (stdin, stdout, stderr):
+            os.set_blocking(stream.fileno(), False)
+
+    @property
+    def output(self) -> bytes:
+        """Standard output, as far as it was kept."""
+        return bytes(self._kept[self._stdout][: self._cap])
+
+    @property
+    def errors(self) -> bytes:
+        """Standard error, as far as it was kept."""
+        return bytes(self._kept[self._stderr][: self._cap])
+
+    @property
+    def flooded(self) -> bool:
+        """Whether either output was longer than allowed."""
+        return any(len(kept) > self._cap for kept in self._kept.values())
+
+    def pump(self, end_fds: Sequence[int], deadline: float) -> Ending | None:
+        """Until one of `end_fds` is readable (None), too much was written, or the `deadline` (monotonic) has passed."""
+        with selectors.DefaultSelector() as selector:
+            for fd in end_fds:
+                selector.register(fd, selectors.EVENT_READ)
+            selector.register(self._stdin, selectors.EVENT_WRITE)
+            for stream in self._kept:
+                selector.register(stream, selectors.EVENT_READ)
+            while not self.flooded:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return Ending.TIMEOUT
+                for key, _ in selector.select(remaining):
+                    if key.fileobj is self._stdin:
+                        if self._feed():
+                            selector.unregister(self._stdin)
+                            self._stdin.close()
+                    elif key.fd in end_fds:
+                        return None
+                    elif self._take(key.fileobj):  # type: ignore[arg-type]
+                        selector.unregister(key.fileobj)
+        return Ending.OUTPUT_LIMIT
+
+    def drain(self) -> None:
+        """Take what lies in the pipes. Waits for nobody: a process that escaped a weak sandbox may hold them open."""
+        for stream, kept in self._kept.items():
+            while len(kept) <= self._cap and not self._take(stream):
+                pass
+
+    def _feed(self) -> bool:
+        """Write what the pipe takes; True when there is nothing more to write, or nobody to read it."""
+        try:
+            written = os.write(self._stdin.fileno(), self._pending[:_CHUNK])
+        except BrokenPipeError:
+            return True
+        self._pending = self._pending[written:]
+        return not self._pending
+
+    def _take(self, stream: IO[bytes]) -> bool:
+        """Read once; True at the end, and where nothing is to be had."""
+        with suppress(BlockingIOError):
+            chunk = os.read(stream.fileno(), _CHUNK)
+            self._kept[stream] += chunk
+            return not chunk
+        return True
+
+
+def readable(fd: int, seconds: float) -> bool:
+    """Whether `fd` is readable within `seconds`. Unlike `select` it takes any number of open files."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(1e3 * seconds))

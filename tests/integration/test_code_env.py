@@ -1,0 +1,255 @@
+"""The coding environment through Gymnasium's own door: checked, deterministic, solvable, silent about the verdict, perturbable."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gymnasium
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import envs
+from actors.backends import ExpertModel, SimulatedModel
+from actors.env_runner import EnvRunner, RunnerSetup, UnitReport
+from envs.code import MANUAL, CodeEnv, parse_action, shorten
+from envs.code_tasks import load_task, task_ids
+from envs.perturb import Perturb, default_rates
+from envs.perturb_operators import StackTraceCut
+from envs.tasks import make_tasks
+from r2v_dist.agent import Player, Tree, play
+from r2v_dist.config import CodeConfig, EnvConfig, ModelConfig, PerturbConfig, SplitSizes
+from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
+from r2v_dist.errors import UsageError
+from r2v_dist.language_model import Sampling
+from tests.codes import require_data
+from tests.sandboxes import require_bubblewrap
+
+NAMES = ["r2v/HumanEvalPlus-v0", "r2v/MBPPPlus-v0"]
+SHIPPED = task_ids("shipped")
+
+
+@pytest.fixture(autouse=True)
+def _contained() -> None:
+    require_bubblewrap()
+
+
+def make(task: str = "R2V/1", **kwargs: Any) -> CodeEnv:
+    env = gymnasium.make(NAMES[0], task=task, **kwargs).unwrapped
+    assert isinstance(env, CodeEnv)
+    return env
+
+
+@pytest.fixture
+def env() -> Iterator[CodeEnv]:
+    made = make(expert=True, max_steps=20)
+    made.reset()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_passes_gymnasiums_checker(name: str) -> None:
+    check_env(gymnasium.make(name, task="R2V/0").unwrapped, skip_render_check=True)
+
+
+@pytest.mark.parametrize("task", SHIPPED)
+def test_the_expert_wins_and_an_agent_that_submits_nothing_loses(task: str) -> None:
+    env = make(task, expert=True)
+    _, info = env.reset()
+    assert info == {"goal": load_task("shipped", task).prompt.strip()}
+    rewards, done = [], False
+    while not done:
+        observation, reward, done, truncated, info = env.step(str(env.expert_action()))
+        assert not truncated
+        rewards.append(reward)
+    assert (rewards, info["stop_reason"], observation) == ([0.0, 1.0], "won", "Submitted.")
+    env.reset()
+    observation, reward, terminated, _, info = env.step("submit")
+    assert (reward, terminated, info["stop_reason"], observation) == (0.0, True, "lost", "Submitted.")
+
+
+def test_a_wrong_action_leads_to_a_loss(env: CodeEnv) -> None:
+    write = str(env.wrong_action(3))
+    assert write.startswith("write\n")
+    env.step(write)
+    assert {env.wrong_action(seed) for seed in range(20)} == {"test", "submit"}
+    assert str(env.expert_action()).startswith("write\n")  # it does not submit what it did not write
+    env.step("test")
+    assert {env.wrong_action(seed) for seed in range(20)} == {"submit"}
+    _, reward, terminated, _, info = env.step("submit")
+    assert (reward, terminated, info["stop_reason"]) == (0.0, True, "lost")
+
+
+def test_visible_tests_show_what_was_expected_and_where_it_broke(env: CodeEnv) -> None:
+    assert env.step("test")[0].startswith("Error: there is no solution yet")
+    env.step("write\ndef merge_intervals(intervals):\n    return intervals")
+    seen = env.step("test")[0]
+    assert "FAILED merge_intervals([[1, 3], [2, 5], [8, 9]])\n  expected [[1, 5], [8, 9]]\n  got      [[1, 3], [2, 5], [8, 9]]" in seen
+    assert seen.endswith("0 of 2 visible tests pass.")
+    env.step("write\ndef merge_intervals(intervals):\n    return intervals[99]")
+    seen = env.step("test")[0]
+    assert 'File "solution.py", line 2, in merge_intervals\n    return intervals[99]' in seen
+    assert "IndexError: list index out of range" in seen
+    assert StackTraceCut().apply(seen, None, None) is not None  # type: ignore[arg-type]
+    env.step("write\ndef merge_intervals(intervals:")
+    assert "SyntaxError" in env.step("test")[0]
+    env.step(str(env.expert_action()))
+    assert env.step("test")[0].endswith("2 of 2 visible tests pass.")
+
+
+def test_snippets_know_the_solution_and_cannot_hurt(env: CodeEnv) -> None:
+    env.step(str(env.expert_action()))
+    assert env.step("run\n```python\nprint(merge_intervals([[1, 2], [2, 4]]))\n```")[0] == "[[1, 4]]"
+    assert env.step("run\nx = 1")[0] == "It ran and printed nothing."
+    assert "NameError: name 'absent' is not defined" in env.step("run\nabsent")[0]
+    assert "Error: stopped, it took too long." in env.step("run\nprint('begin', flush=True)\nwhile True: pass")[0]
+    assert "Error: stopped, it printed too much." in env.step("run\nwhile True: print('flood')")[0]
+    seen = env.step("run\nimport os\nprint(os.listdir('/'))\nopen('/etc/r2v-was-here', 'w')")[0]
+    assert "Read-only file system" in seen or "No such file" in seen
+    seen = env.step("run\nfor i in range(9999): print(i)\nraise ValueError('the end')")[0]
+    assert len(seen) < 2200
+    assert seen.startswith("0\n1\n2\n")
+    assert seen.endswith("ValueError: the end")
+
+
+@pytest.mark.parametrize("action", ["", "   ", "hello", "é" * 20_000, "submitted", "```", "write", "run", "write:\n", "\x00\ud800"])
+def test_nonsense_is_answered_and_costs_a_step(env: CodeEnv, action: str) -> None:
+    observation, reward, terminated, truncated, _ = env.step(action)
+    assert observation.startswith("Error: ")
+    assert (reward, terminated, truncated) == (0.0, False, False)
+
+
+@pytest.mark.parametrize(
+    ("action", "parsed"),
+    [
+        ("submit", ("submit", "")),
+        (" Submit\n", ("submit", "")),
+        ("write\nx = 1", ("write", "x = 1")),
+        ("WRITE:\n```python\nx = 1\n```", ("write", "x = 1")),
+        ("write\n```\nx = 1\n\ny = 2\n```\n", ("write", "x = 1\n\ny = 2")),
+        ("write x = 1", ("write", "x = 1")),
+        ("```\nwrite\nx = 1", ("write", "x = 1")),
+        ("run\n    print(1)", ("run", "    print(1)")),
+        ("I would write", ("I", "")),
+        ("", ("", "")),
+    ],
+)
+def test_actions_are_read_generously(action: str, parsed: tuple[str, str]) -> None:
+    assert parse_action(action) == parsed
+
+
+def test_long_output_keeps_both_ends() -> None:
+    text = "".join(f"{i:04}" for i in range(1000))
+    short = shorten(text, 400)
+    assert short.startswith(text[:160])
+    assert short.endswith(text[-240:])
+    assert "3600 characters left out" in short
+    assert shorten("short", 400) == "short"
+
+
+def walk(z: int | None, task: str = "R2V/4") -> tuple[list[Any], int]:
+    """Everything seen, and how many calls failed, when visible tests are run until the steps are used up."""
+    env = Perturb(make(task, expert=True, max_steps=12), task, z, default_rates(), 12, envs.LEXICONS[NAMES[1]]())
+    env.reset()
+    seen, failed = [], 0
+    for action in (str(env.wrong_action(1)), *["test"] * 10, str(env.expert_action())):
+        observation, _, _, _, info = env.step(action)
+        seen.append((observation, info["clean_observation"], info["perturbations"]))
+        failed += not info["executed"]
+    return seen, failed
+
+
+def test_episodes_are_a_function_of_the_actions_and_the_perturbation_seed() -> None:
+    assert walk(7) == walk(7)
+    assert walk(7) != walk(8)
+    clean, failed = walk(None)
+    assert failed == 0
+    assert all(observation == true and names == [] for observation, true, names in clean)
+    names = {name for z in range(12) for _, _, perturbations in walk(z)[0] for name in perturbations}
+    assert names >= {"failure", "timeout", "truncation", "line_drop", "misleading_error", "wrong_fix", "decoy_error", "shuffled"}
+
+
+def test_a_failed_call_does_not_act() -> None:
+    env = Perturb(make(expert=True), "R2V/1", 1, {"failure": 1.0}, 8, envs.LEXICONS[NAMES[0]]())
+    while True:  # a seed at which the operator is at work
+        env.reset()
+        _, _, _, _, info = env.step("write\nx = 1")
+        if not info["executed"]:
+            break
+        env = Perturb(make(expert=True), "R2V/1", (env._z or 0) + 1, {"failure": 1.0}, 8, envs.LEXICONS[NAMES[0]]())
+    assert env.unwrapped._solution == ""  # type: ignore[attr-defined]
+
+
+def test_wrong_settings_are_told() -> None:
+    with pytest.raises(UsageError, match="R2V/77"):
+        make("R2V/77")
+    with pytest.raises(ValueError, match="expert=True"):
+        make().expert_action()
+    with pytest.raises(ValueError, match="expert=True"):
+        make().wrong_action(0)
+
+
+def episode(failure_rate: float, replica: int, router: str = "slm_only", auroc: float | None = None) -> Episode:
+    task = Task("R2V/1", "test", NAMES[0], ())
+    env = Perturb(make("R2V/1", expert=True), task.id, None, {}, 8, envs.LEXICONS[NAMES[0]]())
+    arm = Arm(router, None, "simulated", "expert", 0)
+    unit = Unit("evaluate", "hash", task, None, replica, (arm,))
+    slm = Player("slm", SimulatedModel(failure_rate, signal_auroc=auroc), Sampling())
+    return asyncio.run(play(env, unit, arm, slm, Player("teacher", ExpertModel(), Sampling()), Tree()))
+
+
+def test_the_simulated_slm_wins_as_often_as_its_failure_rate_says() -> None:
+    """From no solution: right w.p. 1-f; a wrong one is repaired w.p. 1-f, else submitted, at once or after a test that changes nothing."""
+    f, episodes = 0.4, 300
+    # success from a right solution (C), a wrong untested (W) and a wrong tested one (T), by value iteration
+    c = w = t = 0.0
+    for _ in range(200):
+        c, w, t = (1 - f) + f * w, (1 - f) * c + f / 2 * t, (1 - f) * c
+    expected = (1 - f) * c + f * w
+    played = [episode(f, replica) for replica in range(episodes)]
+    won = sum(e.success for e in played) / episodes
+    assert won == pytest.approx(expected, abs=3 * (expected * (1 - expected) / episodes) ** 0.5 + 0.01)
+    assert {e.stop_reason for e in played} <= {StopReason.WON, StopReason.LOST, StopReason.STEP_LIMIT}
+    assert episode(1.0, 0).success is False
+    assert episode(0.0, 0).success is True
+    assert episode(1.0, 0, "teacher_only").success is True
+
+
+def test_benchmark_tasks_play_like_the_shipped_ones() -> None:
+    require_data()
+    for task in ("HumanEval/32", "Mbpp/2"):
+        env = make(task, expert=True)
+        observation, info = env.reset()
+        assert observation == MANUAL
+        assert info["goal"] in load_task("humaneval_plus" if task.startswith("H") else "mbpp_plus", task).prompt
+        env.step(str(env.expert_action()))
+        assert env.step("test")[0].endswith("visible tests pass.")
+        assert env.step("submit")[1] == 1.0
+
+
+def test_a_runner_plays_all_arms_of_a_unit_without_drift() -> None:
+    delivered = list[Episode]()
+
+    async def deliver(episodes: Sequence[Episode]) -> None:
+        delivered.extend(episodes)
+
+    slm = ModelConfig(backend="simulated", failure_rate=0.3, failure_rate_perturbed=0.4, signal_auroc=0.9)
+    setup = RunnerSetup(slm, ModelConfig(backend="expert"), "", "", PerturbConfig(), needs_slm=True, unit_timeout_s=120)
+    arms = tuple(Arm(name, at, "simulated-0.3", "expert", 0) for name, at in (("slm_only", None), ("teacher_only", None), ("entropy", 0.5)))
+    [task, *_] = make_tasks(
+        EnvConfig(kind="humaneval_plus", code=CodeConfig(source="shipped"), splits=SplitSizes(train=1, test=1)),
+        0,
+        1,
+        lambda done, total: None,
+    )
+
+    async def run_all() -> list[UnitReport]:
+        runner = EnvRunner(setup, None, None, deliver)
+        return list(await asyncio.gather(*(runner.run(Unit("evaluate", "hash", task, z, 0, arms)) for z in range(2000, 2006))))
+
+    reports = asyncio.run(run_all())
+    assert sum(report.drifted for report in reports) == 0
+    assert len(delivered) == 18
+    assert {e.success for e in delivered if e.arm.router == "teacher_only"} == {True}
+    assert any(step.score for e in delivered if e.arm.router == "entropy" for step in e.steps)
+    assert not any(e.stop_reason == StopReason.ENV_ERROR for e in delivered)

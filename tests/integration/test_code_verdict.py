@@ -1,0 +1,181 @@
+"""Verdicts cannot be faked: all that leaves the sandbox are values, and what fools a program from inside changes none of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from envs.code_mutants import mutants
+from envs.code_tasks import CodeTask, Dataset, load_task, task_ids
+from envs.code_verdict import Judge
+from envs.sandbox import Sandbox
+from r2v_dist.errors import RuntimeFailure
+from tests.codes import require_data
+
+MERGE, COUNT, LUHN = "R2V/1", "R2V/2", "R2V/3"
+
+TRICKS = {
+    "an object that equals everything": """
+class Right:
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __hash__(self): return 0
+def luhn_valid(number): return Right()
+""",
+    "a plain type whose equality is overridden": """
+class Right(int):
+    def __eq__(self, other): return True
+    __hash__ = int.__hash__
+def luhn_valid(number): return Right(7)
+""",
+    "leaving at once, with success": "import os\nos._exit(0)\n",
+    "leaving inside the first call": "import sys\ndef luhn_valid(number): sys.exit(0)\n",
+    "leaving from an exit handler": "import atexit, os\natexit.register(os._exit, 0)\ndef luhn_valid(number): raise SystemExit(0)\n",
+    "ending the parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\ndef luhn_valid(number): return True\n",
+    "builtins that agree": """
+import builtins
+builtins.all = lambda *a: True
+builtins.isinstance = lambda *a: True
+builtins.len = lambda *a: 0
+builtins.abs = lambda *a: 0
+def luhn_valid(number): return True
+""",
+    "its own json": "import json\njson.dumps = lambda *a, **k: '[0, 0, true]'\ndef luhn_valid(number): return True\n",
+    "forged rows on every descriptor": """
+import os
+def luhn_valid(number):
+    for fd in range(3, 32):
+        try:
+            os.write(fd, b"".join(b"[%d, 0.0, true]\\n" % i for i in range(64)))
+        except OSError:
+            pass
+    os._exit(0)
+""",
+    "rows after the end": """
+import atexit, os, sys
+def luhn_valid(number):
+    frame = sys._getframe(1)
+    channel = frame.f_locals["channel"]
+    channel.write("[0, 0.0, true]\\n")
+    return number == "79927398713"
+""",
+    "the harness's own encoder": """
+import sys
+def luhn_valid(number):
+    scope = sys._getframe(1).f_globals
+    for name in ("encode", "message", "digest"):
+        scope[name] = lambda *a, **k: True
+    return True
+""",
+    "easier inputs": """
+import sys
+def luhn_valid(number):
+    job = sys._getframe(1).f_locals["job"]
+    job["calls"][:] = [['{"t": ["79927398713"]}', 9, 999]] * len(job["calls"])
+    return True
+""",
+    "no time limit": """
+import signal
+signal.setitimer = lambda *a: None
+def luhn_valid(number):
+    while True: pass
+""",
+    "noise without a right answer": "def luhn_valid(number):\n    print('[0, 0.0, true]')\n    print('PASSED')\n",
+    "looking for expected outputs": """
+import gc
+def luhn_valid(number):
+    known = [o for o in gc.get_objects() if isinstance(o, dict) and ("outputs" in o or "expected" in o or "canonical_solution" in o)]
+    return known[0]["outputs"][0] == "true" if known else None
+""",
+    "deep nesting": "def luhn_valid(number):\n    x = []\n    for _ in range(100000): x = [x]\n    return x\n",
+    "itself inside itself": "def luhn_valid(number):\n    x = []\n    x.append(x)\n    return x\n",
+    "an endless answer": "def luhn_valid(number):\n    return 'x' * (100 << 20)\n",
+    "nothing": "",
+    "a syntax error": "def luhn_valid(number)\n",
+    "another name": "def valid(number): return True\n",
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_no_trick_passes(judge: Judge, trick: str) -> None:
+    assert not judge.verdict(load_task("shipped", LUHN), TRICKS[trick]).passed
+    # ... and the next program gets the verdict it deserves.
+    task = load_task("shipped", LUHN)
+    assert judge.verdict(task, task.code + f"# after {trick}\n").passed
+
+
+def test_a_right_program_may_be_noisy_and_untidy(judge: Judge) -> None:
+    task = load_task("shipped", COUNT)
+    noise = "import sys\nprint('loading')\nprint('[0, 0.0, {}]')\nsys.stderr.write('x' * 100000)\n"
+    assert judge.verdict(task, noise + task.code.replace("counts = {}", "counts = {}\n    print(text)")).passed
+
+
+def test_equality_is_of_content(judge: Judge) -> None:
+    task = load_task("shipped", COUNT)
+    counter = "from collections import Counter\ndef letter_counts(text): return Counter(c for c in text.lower() if c.isalpha())\n"
+    assert judge.verdict(task, counter).passed
+
+
+def test_inputs_are_fresh_in_every_call(judge: Judge) -> None:
+    task = load_task("shipped", MERGE)
+    assert "intervals.sort()" in task.code  # the canonical solution changes its input
+    destroying = task.code + "\n_merge = merge_intervals\ndef merge_intervals(x):\n    out = _merge(x)\n    x.clear()\n    return out\n"
+    assert judge.verdict(task, destroying).passed
+    assert task.base_inputs[0] == ([[1, 3], [2, 5], [8, 9]],)
+
+
+def test_a_call_may_take_a_second_and_not_more(judge: Judge) -> None:
+    task = load_task("shipped", LUHN)
+    spin = "import time\n{code}\n_valid = luhn_valid\ndef luhn_valid(number):\n    end = time.{clock}() + {s}\n" + (
+        "    while time.{clock}() < end: pass\n    return _valid(number)\n"
+    )
+    assert judge.verdict(task, spin.format(code=task.code, clock="process_time", s=0.2)).passed
+    slow = judge.verdict(task, spin.format(code=task.code, clock="process_time", s=1.5))
+    assert (slow.passed, slow.failed_test) == (False, 0)
+    asleep = task.code + "\nimport time\n_valid = luhn_valid\ndef luhn_valid(number):\n    time.sleep(6)\n    return _valid(number)\n"
+    assert not judge.verdict(task, asleep).passed
+
+
+def test_verdicts_say_which_test_failed(judge: Judge) -> None:
+    task = load_task("shipped", LUHN)
+    verdict = judge.verdict(task, task.code.replace('number != "" and ', ""))
+    assert (verdict.passed, verdict.failed_test, verdict.wrong_output) == (False, 2, True)
+
+
+def test_expected_outputs_are_computed_once(sandbox: Sandbox, tmp_path: Path) -> None:
+    task = load_task("shipped", MERGE)
+    truth = Judge(sandbox, tmp_path).truth(task)
+    [stored] = tmp_path.iterdir()
+    assert [json.loads(value) for value in truth.outputs[:2]] == [[[1, 5], [8, 9]], [[1, 5]]]
+    changed = json.loads(stored.read_text()) | {"outputs": ["0"] * len(truth.outputs)}
+    stored.write_text(json.dumps(changed))
+    assert not Judge(sandbox, tmp_path).verdict(task, task.code).passed  # it read the file
+
+
+def test_a_canonical_solution_that_fails_is_told(sandbox: Sandbox, tmp_path: Path) -> None:
+    broken = CodeTask("R2V/broken", "shipped", "def f(x):\n", "f", "    return 1 / x\n", ((1,), (0,)), (), 0.0, "", ())
+    with pytest.raises(RuntimeFailure, match="R2V/broken gave 1 of 2 outputs"):
+        Judge(sandbox, tmp_path).truth(broken)
+
+
+def test_large_outputs_are_compared_by_digest(sandbox: Sandbox, tmp_path: Path) -> None:
+    task = CodeTask("R2V/large", "shipped", "def f(n):\n", "f", "    return list(range(n))\n", ((3,), (100_000,)), (), 0.0, "", ())
+    judge = Judge(sandbox, tmp_path)
+    assert '"h"' in judge.truth(task).outputs[1]
+    assert judge.verdict(task, "def f(n): return [float(i) for i in range(n)]\n").passed
+    wrong = judge.verdict(task, "def f(n): return [i if i < 99_999 else -1 for i in range(n)]\n")
+    assert (wrong.passed, wrong.failed_test) == (False, 1)
+
+
+@pytest.mark.parametrize("dataset", ["shipped", "humaneval_plus", "mbpp_plus"])
+def test_canonical_solutions_pass_and_mutants_mostly_do_not(judge: Judge, dataset: Dataset) -> None:
+    if dataset != "shipped":
+        require_data()
+    killed = tried = 0
+    for name in task_ids(dataset)[:6]:
+        task = load_task(dataset, name)
+        assert judge.verdict(task, task.code).passed, name
+        for _, mutant in zip(range(3), mutants(task.code, 0), strict=False):
+            killed += not judge.verdict(task, mutant.code).passed
+            tried += 1
+    assert killed / tried > 0.6

@@ -1,0 +1,64 @@
+"""`r2v tasks check`: the same command for every environment, and an exit code that says whether the tasks are in order."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from envs import check as checking
+from envs.check import check
+from r2v_dist.errors import UsageError
+from tests.runs import ROOT
+from tests.sandboxes import require_bubblewrap
+
+
+def r2v(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "r2v_dist.cli", "tasks", "check", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+
+
+def test_the_shipped_programming_tasks_are_in_order() -> None:
+    require_bubblewrap()
+    done = r2v("shipped", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"tasks": 6, "oracle_passed": 6, "empty_failed": 6, "failures": []}
+
+
+def test_a_config_names_the_tasks_of_all_its_splits(tmp_path: Path) -> None:
+    require_bubblewrap()
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        "name: mine\nenv: {kind: humaneval_plus, code: {source: shipped}, splits: {train: 1, validation: 1, test: 2}}\n"
+        "slm: {backend: simulated}\nteacher: {backend: expert}\n"
+    )
+    done = r2v(str(config))
+    assert done.returncode == 0, done.stderr
+    assert "4 tasks, the expert passed 4, the empty agent failed 4" in done.stdout
+
+
+def test_games_are_checked_by_the_same_command() -> None:
+    result = check("textworld", lambda done, total: None)
+    assert (result.tasks, result.oracle_passed, result.empty_failed, result.good) == (10, 10, 10, True)
+
+
+def test_what_is_not_in_order_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_bubblewrap()
+    expert = checking._expert_passes
+
+    def broken(task: Any) -> bool:
+        return expert(task) and task.id != "R2V/3"
+
+    monkeypatch.setattr(checking, "_expert_passes", broken)
+    monkeypatch.setattr(checking, "_empty_passes", lambda task: task.id == "R2V/5")
+    result = check("shipped", lambda done, total: None)
+    assert (result.tasks, result.oracle_passed, result.empty_failed) == (6, 5, 5)
+    assert result.failures == ("R2V/3", "R2V/5")
+    assert not result.good
+
+
+def test_an_unknown_environment_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="humaneval_plus, mbpp_plus, shipped, textworld"):
+        check("chess", lambda done, total: None)

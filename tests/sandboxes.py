@@ -1,0 +1,75 @@
+"""What the tests of sandboxes share: whether there is one, and what the host sees of the programs in it."""
+
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from envs.sandbox import Limits, probe
+
+LIMITS = Limits(wall_s=8.0, cpu_s=4.0, memory_mib=256)
+
+
+def require_bubblewrap() -> None:
+    """Skips with the reason where bubblewrap does not work; fails instead where R2V_REQUIRE_SANDBOX=1."""
+    isolation = probe()
+    if isolation.level != "bubblewrap":
+        message = f"no sandbox here: {isolation.detail}"
+        if os.environ.get("R2V_REQUIRE_SANDBOX") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+def survivors(pid_namespace: str) -> list[int]:
+    """Processes of the host that live in a PID namespace, named as in /proc/PID/ns/pid.
+
+    The kernel gives the name of a namespace that is gone to the next one. So processes that have a living bubblewrap are left out:
+    that of a run is gone when the run returns.
+    """
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, psutil.NoSuchProcess):  # it ended meanwhile, or is another user's
+                if os.readlink(entry / "ns" / "pid") == pid_namespace and not _has_bubblewrap(psutil.Process(int(entry.name))):
+                    found.append(int(entry.name))
+    return found
+
+
+def _has_bubblewrap(process: psutil.Process) -> bool:
+    return any(parent.name() == "bwrap" for parent in process.parents())
+
+
+class Watch(threading.Thread):
+    """The most processes and the most resident memory (MiB) that this process's descendants had at one time."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.processes, self.rss_mib = 0, 0.0
+        self._stop_watching = threading.Event()
+
+    def __enter__(self) -> "Watch":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_watching.set()
+        self.join()
+
+    def run(self) -> None:
+        own = psutil.Process()
+        while not self._stop_watching.is_set():
+            children = own.children(recursive=True)
+            self.processes = max(self.processes, len(children))
+            self.rss_mib = max(self.rss_mib, sum(_rss(child) for child in children) / 2**20)
+            time.sleep(0.03)
+
+
+def _rss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
