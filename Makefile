@@ -26,6 +26,7 @@ $(VENV)/.complete-$(EXTRA): pyproject.toml constraints.txt scripts/setup.sh
 
 base-model: setup
 	$(BIN)/python -m learners.base_model --size tiny --steps 1000 --output models/textworld-tiny
+	$(BIN)/python -m learners.base_model --size small --steps 1600 --threads 2 --output models/textworld-small
 
 clean-venv:
 	rm -rf $(VENV)
