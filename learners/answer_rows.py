@@ -1,17 +1,12 @@
 """Several answers to one prompt in one row of tokens: `prompt | answer | answer | ...`, the prompt is read once.
 
-The attention mask hides every answer from the later ones, and positions restart after the prompt at each answer, so an
-answer sees exactly what it would see alone. Axes: R rows, T tokens.
+Imports no torch, so that what only sends rows stays small; `learners.row_tensors` makes tensors of them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
-
-import torch
-from torch import Tensor
 
 _SHARING_ARCHITECTURES = {"llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"}
 
@@ -34,51 +29,9 @@ class AnswerRow:
         return list(accumulate((len(answer) for answer in self.answers[:-1]), initial=len(self.prompt)))
 
 
-@dataclass(frozen=True)
-class RowTensors:
-    """Padded rows; `offsets` says where each row begins. `mask` is [R, 1, T, T] where answers are hidden from each other, else [R, T]."""
-
-    ids_RT: Tensor
-    positions_RT: Tensor
-    mask: Tensor
-    offsets: list[int]
-
-    @property
-    def length(self) -> int:
-        """T."""
-        return int(self.ids_RT.shape[1])
-
-
 def can_share_prompt(model: Any) -> bool:
     """Whether this model takes an attention mask of our own over its whole context; others get one answer a row."""
     config = model.config
     full = set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
     window = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
     return config.model_type in _SHARING_ARCHITECTURES and config._attn_implementation == "sdpa" and full and not window
-
-
-def row_tensors(rows: Sequence[AnswerRow], pad_id: int, pad_left: bool, own_mask: bool) -> RowTensors:
-    """Pad rows to one length. Rows of several answers need `own_mask`."""
-    length = max(len(row.ids) for row in rows)
-    offsets = [length - len(row.ids) if pad_left else 0 for row in rows]
-    ids_RT = torch.full((len(rows), length), pad_id)
-    positions_RT, real_RT = (torch.zeros((len(rows), length), dtype=torch.long) for _ in range(2))
-    for r, (row, offset) in enumerate(zip(rows, offsets, strict=True)):
-        here = slice(offset, offset + len(row.ids))
-        ids_RT[r, here] = torch.tensor(row.ids)
-        real_RT[r, here] = 1
-        after_prompt = [len(row.prompt) + i for answer in row.answers for i in range(len(answer))]
-        positions_RT[r, here] = torch.tensor([*range(len(row.prompt)), *after_prompt])
-    return RowTensors(ids_RT, positions_RT, _tree_mask(rows, offsets, real_RT) if own_mask else real_RT, offsets)
-
-
-def _tree_mask(rows: Sequence[AnswerRow], offsets: Sequence[int], real_RT: Tensor) -> Tensor:
-    """Who may see whom [R, 1, T, T]; padding sees itself, since a softmax over nothing is not a number."""
-    length = real_RT.shape[1]
-    visible_RTT = torch.ones((length, length), dtype=torch.bool).tril() & real_RT.bool()[:, None, :]
-    for r, (row, offset) in enumerate(zip(rows, offsets, strict=True)):
-        first = offset + row.starts[0]
-        for start, answer in zip(row.starts[1:], row.answers[1:], strict=True):
-            visible_RTT[r, offset + start : offset + start + len(answer), first : offset + start] = False
-    visible_RTT |= torch.eye(length, dtype=torch.bool)
-    return visible_RTT[:, None]

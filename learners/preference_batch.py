@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learners.answer_rows import AnswerRow, RowTensors, row_tensors
+from learners.answer_rows import AnswerRow
+from learners.row_tensors import RowTensors, row_tensors
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 

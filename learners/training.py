@@ -57,13 +57,19 @@ def trainer_arguments(name: str, config: LearnerConfig, stage: Path, seed: int) 
     }
 
 
-def lora_adapter(config: LoraConfig | None, task: str = "CAUSAL_LM") -> Any:
-    """The adapter's configuration, None for full-parameter training. `task` is PEFT's name of the model's kind."""
+def lora_adapter(config: LoraConfig | None, task: str = "CAUSAL_LM", without: tuple[str, ...] = ()) -> Any:
+    """The adapter's configuration, None for full-parameter training.
+
+    Args:
+        task: PEFT's name of the model's kind.
+        without: linear layers that are trained themselves (a new head) and get no adapter.
+    """
     if config is None:
         return None
     from peft import LoraConfig as Adapter
 
-    return Adapter(r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear", task_type=task)
+    shape = {"r": config.r, "lora_alpha": config.alpha, "lora_dropout": config.dropout}
+    return Adapter(**shape, target_modules="all-linear", exclude_modules=list(without) or None, task_type=task)
 
 
 def merge_of(config: LoraConfig | None) -> Any:

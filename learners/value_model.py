@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learners.answer_rows import AnswerRow, can_share_prompt, row_tensors
+from learners.answer_rows import AnswerRow, can_share_prompt
+from learners.row_tensors import row_tensors
 from r2v_dist.isotonic import Isotonic
 
 CALIBRATION = "verifier.json"

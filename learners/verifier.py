@@ -119,12 +119,13 @@ def _train_rank(arguments: dict[str, Any]) -> None:
     model = load_backbone(job.model, torch.bfloat16 if config.bf16 else torch.float32)
     merge = None
     if config.lora is not None:
-        from peft import AutoPeftModelForTokenClassification, get_peft_model
+        from peft import PeftModel, get_peft_model
 
-        model = get_peft_model(model, lora_adapter(config.lora, "TOKEN_CLS"))
+        dtype = model.dtype
+        model = get_peft_model(model, lora_adapter(config.lora, "TOKEN_CLS", without=("score", "classifier")))
 
         def merge(folder: Path) -> Any:
-            return AutoPeftModelForTokenClassification.from_pretrained(folder, num_labels=1, classifier_dropout=0.0)
+            return PeftModel.from_pretrained(load_backbone(job.model, dtype), folder)
 
     trainer = VerifierTrainer(
         model=model,
