@@ -5,6 +5,7 @@ are fixed by then and calibrated, so that what the policy reads is what will be 
 the single output r is risk and escalation probability at once, and takes lambda_B x Brier besides.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
     heads = nn.ModuleDict({name: _head(train.f_NF.shape[1], config.risk_hidden, setting.seed, name) for name in RISKS})
     engine = start_engine(heads.to(train.f_NF.device), config.learning_rate, config.weight_decay)
     done, numbers, best = load_checkpoint(folder, engine)
-    setting.log.forget_after(done)
+    setting.log.forget_after("risk", done)
     least = {name: numbers.get(name, np.inf) for name in RISKS}
     stale = int(numbers.get("stale", 0))
     for step in range(done + 1, config.risk_steps + 1):
@@ -100,7 +101,7 @@ def train_policy(setting: Setting, share: Share, inputs_NI: Tensor, judge: Judge
     engine = start_engine(head.to(inputs_NI.device), config.learning_rate, config.weight_decay)
     done, numbers, best = load_checkpoint(folder, engine)
     offset = config.risk_steps if config.mode == "decoupled" else 0
-    setting.log.forget_after(offset + done)
+    setting.log.forget_after("policy", offset + done)
     multiplier, least = numbers.get("multiplier", config.lambda_start), numbers.get("least", np.inf)
     late = np.array([numbers.get("late_steps", 0.0), numbers.get("late_multiplier", 0.0), numbers.get("late_cvar", 0.0)])
     for step in range(done + 1, config.policy_steps + 1):
@@ -169,7 +170,8 @@ def predicted(heads: dict[str, Mlp], f_NF: Tensor) -> dict[str, Array]:
 
 def gradient_norm(module: nn.Module) -> float:
     """Norm of the gradient that the ranks have averaged."""
-    return float(sum((p.grad.double() ** 2).sum() for p in module.parameters() if p.grad is not None)) ** 0.5
+    squares = [float((p.grad.double() ** 2).sum()) for p in module.parameters() if p.grad is not None]
+    return math.sqrt(sum(squares))
 
 
 def _temperature(config: RouterConfig, step: int) -> float:
