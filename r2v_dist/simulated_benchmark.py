@@ -108,7 +108,7 @@ def run_simulated(config: SimulatedConfig) -> SimulatedReport:
     exact = Exact(World())
     draw(config)
     with ray_session(config.cluster, config.run_dir / "logs"):
-        results = train_routers([_job(config, name) for name in config.routers])
+        results = train_routers([job_of(config, name) for name in config.routers])
     return evaluate(config, exact, dict(zip(config.routers, results, strict=True)))
 
 
@@ -258,7 +258,8 @@ def _labels(config: SimulatedConfig, split: str) -> Path:
     return config.run_dir / "labels" / f"{split}.arrow"
 
 
-def _job(config: SimulatedConfig, name: str) -> "RouterJob":
+def job_of(config: SimulatedConfig, name: str) -> "RouterJob":
+    """The learner's job for a router of `ABLATIONS`."""
     from learners.router import RouterJob
 
     suffix = name.removeprefix("r2v").removeprefix("_")
