@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,10 @@ from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, noise_floo
 from r2v_dist.router_model import RISKS, Mlp, RouterModel
 from r2v_dist.run_dir import write_atomically
 from r2v_dist.seeding import short_hash
+
+if TYPE_CHECKING:
+    from learners.router_data import Share
+    from learners.router_phases import Duality, Setting
 
 MIN_SEEDS = 10
 """CVaR over fewer seeds says nothing (METHOD section 0)."""
@@ -120,43 +124,52 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
 
     from learners.router_data import Scaler, adder, deal
     from learners.router_engine import Log
-    from learners.router_phases import Setting, constant_risk, policy_inputs, predicted, train_policy, train_risks
+    from learners.router_phases import Setting, policy_inputs, predicted, train_policy
 
-    config, rank = job.config, torch.distributed.get_rank()
+    config, rank, ranks = job.config, torch.distributed.get_rank(), torch.distributed.get_world_size()
     labels, held_out = LabelTable.load(job.train), LabelTable.load(job.validation)
-    scaler = Scaler.of(labels)
-    train = deal(labels, scaler, rank, torch.distributed.get_world_size(), device)
-    validation = deal(held_out, scaler, rank, torch.distributed.get_world_size(), device)
+    scaler, episodes = Scaler.of(labels), LatchedEpisodes.of(held_out)
+    train, validation = (deal(table, scaler, rank, ranks, device) for table in (labels, held_out))
     total = config.policy_steps + (config.risk_steps if config.mode == "decoupled" else 0)
     log = Log(job.stage / "metrics.jsonl", rank == 0, job.output.name, total)
     setting = Setting(config, job.seed, job.stage / "checkpoints" / job.output.name, rank == 0, adder(device), log)
-    episodes, held_out_f = LatchedEpisodes.of(held_out), torch.from_numpy(scaler(held_out.features_NF))
-    price = config.slm_cost / config.teacher_cost
 
-    if config.mode == "decoupled":
-        key = (job.train, job.validation, job.seed, config.risk_hidden, config.risk_steps, config.learning_rate, config.weight_decay)
-        if config.ablation == "no_brier":
-            heads = dict.fromkeys(RISKS, constant_risk(train.f_NF.shape[1]))
-        else:
-            heads = known_risks[key] = known_risks.get(key) or train_risks(setting, train, validation)
-        calibrators = calibrate(heads, held_out, predicted(heads, held_out_f), job)
-        inputs = policy_inputs(_calibrated(heads, calibrators, train.f_NF), train.f_NF)
-        held_out_inputs = policy_inputs(_calibrated(heads, calibrators, held_out_f), held_out_f).numpy()
-    else:
-        heads, calibrators, inputs, held_out_inputs = {}, {}, train.f_NF, held_out_f.numpy()
+    f_NF = torch.from_numpy(scaler(held_out.features_NF))
+    heads = _risk_heads(job, setting, train, validation, known_risks) if config.mode == "decoupled" else {}
+    calibrators = calibrate(heads, held_out, predicted(heads, f_NF), job)
+    inputs_NI, held_out_NI = policy_inputs(heads, calibrators, train.f_NF), policy_inputs(heads, calibrators, f_NF).numpy()
 
     def judge(policy: Mlp) -> LatchedPoint | None:
-        return cheapest(sweep(episodes, policy(held_out_inputs), config.tail, price), config.epsilon)
+        points = sweep(episodes, policy(held_out_NI), config.tail, config.slm_cost / config.teacher_cost)
+        return cheapest(points, config.epsilon)
 
-    policy, duality = train_policy(setting, train, inputs, judge)
-    heads = heads | {"policy" if config.mode == "decoupled" else "rho": policy}
-    if config.mode == "joint":
-        calibrators = calibrate(heads, held_out, predicted(heads, held_out_f), job)
+    policy, duality = train_policy(setting, train, inputs_NI, judge)
+    if config.mode == "decoupled":
+        heads = heads | {"policy": policy}
+    else:
+        heads = {"rho": policy}
+        calibrators = calibrate(heads, held_out, predicted(heads, f_NF), job)
     if rank == 0:
         version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
         model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators)
-        _publish(job, model, duality.status(config), duality.multiplier, duality.late_cvar, held_out, episodes)
+        _publish(job, model, duality, held_out, episodes)
     torch.distributed.barrier()
+
+
+def _risk_heads(
+    job: RouterJob, setting: "Setting", train: "Share", validation: "Share", known: dict[tuple[object, ...], dict[str, Mlp]]
+) -> dict[str, Mlp]:
+    """The three risk heads; without Brier they say 1/2 everywhere."""
+    from learners.router_phases import constant_risk, train_risks
+
+    config = job.config
+    if config.ablation == "no_brier":
+        return dict.fromkeys(RISKS, constant_risk(train.f_NF.shape[1]))
+    decisive = (config.risk_hidden, config.risk_steps, config.learning_rate, config.weight_decay, config.check_every_steps, config.patience)
+    key = (job.train, job.validation, job.seed, *decisive)
+    if key not in known:
+        known[key] = train_risks(setting, train, validation)
+    return known[key]
 
 
 def calibrate(heads: dict[str, Mlp], labels: LabelTable, raw: dict[str, Any], job: RouterJob) -> dict[str, Calibrator]:
@@ -171,15 +184,7 @@ def calibrate(heads: dict[str, Mlp], labels: LabelTable, raw: dict[str, Any], jo
     }
 
 
-def _calibrated(heads: dict[str, Mlp], calibrators: dict[str, Calibrator], f_NF: Any) -> dict[str, Any]:
-    from learners.router_phases import predicted
-
-    return {name: calibrators[name](raw) for name, raw in predicted(heads, f_NF).items()}
-
-
-def _publish(
-    job: RouterJob, model: RouterModel, status: str, multiplier: float, train_cvar: float, labels: LabelTable, episodes: LatchedEpisodes
-) -> None:
+def _publish(job: RouterJob, model: RouterModel, duality: "Duality", labels: LabelTable, episodes: LatchedEpisodes) -> None:
     """Write the router, then the result: a folder with the result is complete."""
     config = job.config
     prediction = model.predict(labels.features_NF)
@@ -193,9 +198,9 @@ def _publish(
     result = RouterResult(
         str(job.output),
         model.version,
-        status if point is not None else "infeasible",
-        multiplier,
-        train_cvar,
+        duality.status(config) if point is not None else "infeasible",
+        duality.multiplier,
+        duality.late_cvar,
         point,
         noise_floor(episodes, prediction.score, point.threshold, config.alpha, job.seed) if point else None,
         brier,

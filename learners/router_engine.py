@@ -116,11 +116,11 @@ class Log:
     def __init__(self, path: Path, writes: bool, job: str, total: int) -> None:
         self._path, self._writes, self._job, self._total = path, writes, job, total
 
-    def forget_after(self, step: int) -> None:
-        """Drop this job's rows beyond a step."""
+    def forget_after(self, phase: str, step: int) -> None:
+        """Drop this job's rows of a phase beyond a step."""
         if self._writes and self._path.is_file():
             rows = [json.loads(line) for line in self._path.read_text().splitlines()]
-            kept = [row for row in rows if row["router"] != self._job or row["step"] <= step]
+            kept = [row for row in rows if (row["router"], row["phase"]) != (self._job, phase) or row["step"] <= step]
             self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
     def add(self, step: int, **values: Any) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from learners.router_data import Share
 from learners.router_engine import Head, Log, load_checkpoint, save_checkpoint, start_engine, to_numpy
 from learners.router_losses import Cvar, Outcomes, Reduce, ascend, brier_sum, constrained_loss, latched_outcomes, paper_outcomes
+from r2v_dist.calibrators import Calibrator, sigmoid
 from r2v_dist.config import RouterConfig
 from r2v_dist.latched import LatchedPoint
 from r2v_dist.router_model import RISKS, Mlp
@@ -61,7 +62,7 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
     heads = nn.ModuleDict({name: _head(train.f_NF.shape[1], config.risk_hidden, setting.seed, name) for name in RISKS})
     engine = start_engine(heads.to(train.f_NF.device), config.learning_rate, config.weight_decay)
     done, numbers, best = load_checkpoint(folder, engine)
-    setting.log.forget_after(done)
+    setting.log.forget_after("risk", done)
     least = {name: numbers.get(name, np.inf) for name in RISKS}
     stale = int(numbers.get("stale", 0))
     for step in range(done + 1, config.risk_steps + 1):
@@ -101,7 +102,7 @@ def train_policy(setting: Setting, share: Share, inputs_NI: Tensor, judge: Judge
     engine = start_engine(head.to(inputs_NI.device), config.learning_rate, config.weight_decay)
     done, numbers, best = load_checkpoint(folder, engine)
     offset = config.risk_steps if config.mode == "decoupled" else 0
-    setting.log.forget_after(offset + done)
+    setting.log.forget_after("policy", offset + done)
     multiplier, least = numbers.get("multiplier", config.lambda_start), numbers.get("least", np.inf)
     late = np.array([numbers.get("late_steps", 0.0), numbers.get("late_multiplier", 0.0), numbers.get("late_cvar", 0.0)])
     for step in range(done + 1, config.policy_steps + 1):
@@ -151,9 +152,12 @@ def surrogate(config: RouterConfig, p_ET: Tensor, share: Share) -> Outcomes:
     return latched_outcomes(p_ET, share.episodes, share.totals, config.slm_cost / config.teacher_cost)
 
 
-def policy_inputs(risks: dict[str, Array], f_NF: Tensor) -> Tensor:
-    """[calibrated rho, rho1, rhoT, f], constants to the policy: no gradient goes back to the risks."""
-    stacked = torch.from_numpy(np.stack([risks[name] for name in RISKS], axis=1)).to(f_NF)
+def policy_inputs(heads: dict[str, Mlp], calibrators: dict[str, Calibrator], f_NF: Tensor) -> Tensor:
+    """[calibrated rho, rho1, rhoT, f], constants to the policy: no gradient goes back to the risks. f alone without heads."""
+    if not heads:
+        return f_NF
+    risks = predicted(heads, f_NF)
+    stacked = torch.from_numpy(np.stack([calibrators[name](risks[name]) for name in RISKS], axis=1)).to(f_NF)
     return torch.cat([stacked, f_NF], dim=1)
 
 
@@ -165,12 +169,13 @@ def constant_risk(features: int) -> Mlp:
 def predicted(heads: dict[str, Mlp], f_NF: Tensor) -> dict[str, Array]:
     """Raw risks at states."""
     rows = to_numpy(f_NF)
-    return {name: 1 / (1 + np.exp(-head(rows))) for name, head in heads.items()}
+    return {name: sigmoid(head(rows)) for name, head in heads.items()}
 
 
 def gradient_norm(module: nn.Module) -> float:
     """Norm of the gradient that the ranks have averaged."""
-    return math.sqrt(sum(float((p.grad.double() ** 2).sum()) for p in module.parameters() if p.grad is not None))
+    squares = [float((p.grad.double() ** 2).sum()) for p in module.parameters() if p.grad is not None]
+    return math.sqrt(sum(squares))
 
 
 def _temperature(config: RouterConfig, step: int) -> float:

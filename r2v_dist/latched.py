@@ -92,10 +92,10 @@ def sweep(episodes: LatchedEpisodes, score_N: Array, alpha: float, slm_price: fl
     if len(levels) > most:
         levels = np.unique(np.quantile(levels, np.linspace(0, 1, most), method="nearest"))
     _, seed_E = np.unique(episodes.z_E, return_inverse=True)
-    lengths_E, seeds = episodes.mask_ET.sum(axis=1), int(seed_E.max()) + 1
+    seeds = int(seed_E.max()) + 1
     record = _Records(np.searchsorted(levels, score_ET[e_R, t_R], side="right"), e_R, seed_E, seeds, len(levels) + 1)
     failures_AZ = record.sums(episodes.rhoT_ET[e_R, t_R], episodes.lost_E)
-    costs_AZ = record.sums(episodes.m_ET[e_R, t_R] + slm_price * (t_R + 1), slm_price * lengths_E)
+    costs_AZ = record.sums(episodes.m_ET[e_R, t_R] + slm_price * (t_R + 1), slm_price * episodes.mask_ET.sum(axis=1))
     rates_AZ = failures_AZ / np.bincount(seed_E)
     points = zip([*levels.tolist(), np.inf], costs_AZ.sum(axis=1), failures_AZ.sum(axis=1), rates_AZ, strict=True)
     count = len(episodes)
@@ -136,5 +136,4 @@ class _Records:
         changes_ZA = np.bincount(cells, at_record_R - instead_R, self.seeds * (self.thresholds + 1)).reshape(self.seeds, -1)
         from_above_ZA = np.cumsum(changes_ZA[:, ::-1], axis=1)[:, ::-1]
         never_Z = np.bincount(self.seed_E, never_E, self.seeds)
-        sums_AZ: Array = np.asarray(never_Z[:, None] + from_above_ZA[:, 1:], dtype=np.float64).T
-        return sums_AZ
+        return (never_Z[:, None] + from_above_ZA[:, 1:]).T.astype(np.float64)

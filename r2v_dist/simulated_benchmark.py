@@ -4,7 +4,7 @@ Labels are drawn, routers are trained by the real learner, thresholds are chosen
 deployed policy evaluated by dynamic programming, and set against the best router there is. Everything heavy is imported late.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -17,6 +17,7 @@ from r2v_dist.config import ClusterConfig, RouterConfig, Section
 from r2v_dist.errors import UsageError
 from r2v_dist.labels import LabelTable
 from r2v_dist.latched import LatchedEpisodes, cheapest, sweep, threshold_outcomes
+from r2v_dist.operating_point import bayes_escalates
 from r2v_dist.risk_measures import cvar
 from r2v_dist.router_model import RouterModel
 from r2v_dist.seeding import rng_for
@@ -107,7 +108,7 @@ def run_simulated(config: SimulatedConfig) -> SimulatedReport:
     exact = Exact(World())
     draw(config)
     with ray_session(config.cluster, config.run_dir / "logs"):
-        results = train_routers([_job(config, name) for name in config.routers])
+        results = train_routers([job_of(config, name) for name in config.routers])
     return evaluate(config, exact, dict(zip(config.routers, results, strict=True)))
 
 
@@ -143,6 +144,8 @@ def evaluate(config: SimulatedConfig, exact: "Exact", results: "dict[str, Router
         alpha = 1.0 if name == "r2v_no_cvar" else router.alpha
         score = model.predict(cells).score
         rows.append(judge.row(name, model.predict(judge.labels.features_NF).score, score, alpha, f"constraint {results[name].constraint}"))
+    if "r2v" in models:
+        rows.append(_bayes(config, exact, models["r2v"], judge))
     return SimulatedReport(
         tuple(rows),
         latched.best(zs, router.alpha, router.epsilon).cost,
@@ -150,6 +153,17 @@ def evaluate(config: SimulatedConfig, exact: "Exact", results: "dict[str, Router
         (mean_best.cost, cvar(mean_best.failure_V[[symptom(z) for z in zs]], router.alpha)),
         _paired_gain(config, models, {row.name: row.threshold for row in rows}),
     )
+
+
+def _bayes(config: SimulatedConfig, exact: "Exact", model: RouterModel, judge: "_Judge") -> Row:
+    """The trained risks at the Bayes operating point, one step of the teacher at a time: nothing is chosen on validation."""
+    from envs.simulated_labels import all_cells
+
+    router, risks = config.router, model.predict(all_cells(exact.world))
+    assert risks.rho1 is not None
+    escalates = bayes_escalates(risks.rho, risks.rho1, 1.0, router.slm_cost / router.teacher_cost, router.kappa).reshape(exact.shape)
+    row = judge.fixed("r2v_bayes", exact.evaluate(escalates.astype(np.float64), latched=False))
+    return replace(row, note=f"per step, a failure costs {router.kappa:g} teacher calls")
 
 
 class _Judge:
@@ -244,7 +258,8 @@ def _labels(config: SimulatedConfig, split: str) -> Path:
     return config.run_dir / "labels" / f"{split}.arrow"
 
 
-def _job(config: SimulatedConfig, name: str) -> "RouterJob":
+def job_of(config: SimulatedConfig, name: str) -> "RouterJob":
+    """The learner's job for a router of `ABLATIONS`."""
     from learners.router import RouterJob
 
     suffix = name.removeprefix("r2v").removeprefix("_")

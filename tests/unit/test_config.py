@@ -8,14 +8,33 @@ import pytest
 
 from r2v_dist.config import load_config
 from r2v_dist.errors import UsageError
+from r2v_dist.simulated_benchmark import load_simulated
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs" / "textworld_demo.yaml"
+SIMULATED = ROOT / "configs" / "simulated.yaml"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted({*(ROOT / "configs").glob("*.yaml")} - {SIMULATED}), ids=lambda p: p.stem)
 def test_shipped_configs_load(path: Path) -> None:
     assert load_config(path, []).name == path.stem
+
+
+def test_the_simulated_benchmark_has_a_config_of_its_own(tmp_path: Path) -> None:
+    assert load_simulated(SIMULATED).router.surrogate == "latched"
+    for text, problem in (
+        ("routers: [r2v, r3v]", "r3v does not exist"),
+        ("router: {surrogate: paper}", "set latched"),
+        ("sedes: 3", "sedes"),
+    ):
+        (tmp_path / "c.yaml").write_text(text)
+        with pytest.raises(UsageError, match=problem):
+            load_simulated(tmp_path / "c.yaml")
+
+
+def test_a_router_is_not_sharded() -> None:
+    with pytest.raises(UsageError, match=r"zero_stage = 2: a router has a few thousand parameters; set 0"):
+        load_config(DEMO, ["router.deepspeed.zero_stage=2"])
 
 
 @pytest.mark.parametrize(
