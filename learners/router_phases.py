@@ -65,7 +65,7 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
     setting.log.forget_after("risk", done)
     least = {name: numbers.get(name, np.inf) for name in RISKS}
     stale = int(numbers.get("stale", 0))
-    for step in range(done + 1, config.risk_steps + 1):
+    for step in range(done + 1, config.risk_steps + 1 if stale < config.patience else 0):
         sums = {name: brier_sum(torch.sigmoid(heads[name](train.f_NF)), train.risk[name], train.n[name]) for name in RISKS}
         loss = sum((train.totals.ranks * sums[name] / train.n_total[name] for name in RISKS), torch.zeros(()))
         engine.backward(loss)
@@ -86,10 +86,11 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
                 least[name] = found[name]
                 best |= {f"{name}.{key}": values.clone() for key, values in heads[name].state_dict().items()}
             stale = 0 if better else stale + 1
-            if stale >= config.patience:
-                break
-        if step % config.save_every_steps == 0 and setting.first_rank:
+        ended = step == config.risk_steps or stale >= config.patience
+        if (ended or step % config.save_every_steps == 0) and setting.first_rank:
             save_checkpoint(folder, step, engine, least | {"stale": stale}, best)
+        if ended:
+            break
     heads.load_state_dict(best)
     return {name: _exported(heads[name]) for name in RISKS}
 
