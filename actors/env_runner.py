@@ -8,19 +8,21 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
 
 import envs
 from actors.backends import EngineCall, build_model
+from actors.verifier import ScorerCall, TrainedVerifier
 from envs.perturb import Perturb, default_rates
 from r2v_dist.agent import Cast, Player, Tree, play
-from r2v_dist.config import ModelConfig, PerturbConfig
+from r2v_dist.config import ModelConfig, PerturbConfig, VerifierConfig
 from r2v_dist.episodes import Episode, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Sampling
+from r2v_dist.verifier import JudgeVerifier, TextWorldRules, Verifier
 
 Deliver = Callable[[Sequence[Episode]], Awaitable[object]]
 
@@ -35,6 +37,15 @@ class RunnerSetup:
     teacher_tokenizer: str
     perturb: PerturbConfig
     unit_timeout_s: float
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What a runner gets once it has been trained: the verifier."""
+
+    verifier: VerifierConfig
+    scorer: ScorerCall | None
+    """Reaches the trained verifier."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +93,23 @@ class IdleEnvs:
 class EnvRunner:
     """Runs units. Used as an async Ray actor; runs as well inside one event loop without Ray."""
 
-    def __init__(self, setup: RunnerSetup, slm_call: EngineCall | None, teacher_call: EngineCall | None) -> None:
+    def __init__(
+        self,
+        setup: RunnerSetup,
+        slm_call: EngineCall | None,
+        teacher_call: EngineCall | None,
+        equipment: Equipment | None = None,
+    ) -> None:
         self._setup = setup
         slm = _player("slm", setup.slm, slm_call, setup.slm_tokenizer)
         self._cast = Cast(slm, _player("teacher", setup.teacher, teacher_call, setup.teacher_tokenizer))
         self._idle = IdleEnvs()
+        if equipment is not None:
+            self.equip(equipment)
+
+    def equip(self, equipment: Equipment) -> None:
+        """Take a verifier into use. No unit may be under way."""
+        self._cast = replace(self._cast, verifier=self._verifier(equipment))
 
     async def run(self, unit: Unit, deliver: Deliver) -> UnitReport:
         """Play every arm and branch of the unit and deliver the episodes.
@@ -125,6 +148,19 @@ class EnvRunner:
         with self._idle.borrow(task, expert) as env:
             max_steps = int(dict(task.env_kwargs)["max_steps"])
             yield Perturb(env, task.id, unit.z, rates, max_steps, lexicon, perturb.quota, perturb.cooldown)
+
+    def _verifier(self, equipment: Equipment) -> Verifier:
+        config, slm = equipment.verifier, self._setup.slm
+        if config.kind == "rules":
+            return TextWorldRules()
+        if config.kind == "judge":
+            assert config.judge is not None
+            return JudgeVerifier(build_model(config.judge, "judge", None, ""), config.attempts)
+        from transformers import AutoTokenizer
+
+        assert equipment.scorer is not None
+        tokenizer = AutoTokenizer.from_pretrained(self._setup.slm_tokenizer)
+        return TrainedVerifier(equipment.scorer, tokenizer, slm.system_prompt, slm.timeout_s)
 
     def _check_versions(self, unit: Unit, tree: Tree) -> None:
         """A row must never name a policy that did not act."""

@@ -4,9 +4,10 @@ from typing import Any
 
 import ray
 
-from actors.env_runner import EnvRunner, RunnerSetup
+from actors.env_runner import EnvRunner, Equipment, RunnerSetup
 from actors.servers import EngineHandle, ModelServer
 
+EQUIP_DEADLINE_S = 300.0
 RUNNER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 
@@ -15,7 +16,13 @@ class Fleet:
 
     def __init__(self, setup: RunnerSetup, slm: ModelServer | None, teacher: ModelServer | None, count: int, in_flight: int) -> None:
         self._setup, self._slm, self._teacher, self._in_flight = setup, slm, teacher, in_flight
+        self._equipment: Equipment | None = None
         self.runners: list[Any] = [self._start() for _ in range(count)]
+
+    def equip(self, equipment: Equipment) -> None:
+        """Hand every runner, and every later one, what has been trained since they started."""
+        self._equipment = equipment
+        ray.get([runner.equip.remote(equipment) for runner in self.runners], timeout=EQUIP_DEADLINE_S)
 
     def heal_servers(self) -> bool:
         """Bring back the model servers that died; True when one had."""
@@ -42,4 +49,4 @@ class Fleet:
             "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": RUNNER_ENVIRONMENT},
         }
-        return ray.remote(EnvRunner).options(**options).remote(self._setup, slm, teacher)
+        return ray.remote(EnvRunner).options(**options).remote(self._setup, slm, teacher, self._equipment)

@@ -307,9 +307,31 @@ class VerifierConfig(Section):
     def _has_judge(self) -> Self:
         if (self.kind == "judge") != (self.judge is not None):
             raise ValueError("kind judge needs the section `judge`, and no other kind has one")
-        if self.judge is not None and self.judge.backend not in ("vllm", "openai"):
-            raise ValueError("judge.backend: a judge reads what the agent reads; use vllm or openai")
+        if self.judge is not None and self.judge.backend != "openai":
+            raise ValueError("judge.backend: a judge is asked over HTTP; use openai, which any vLLM server speaks too")
         return self
+
+    @property
+    def version(self) -> str:
+        """Under which scores are stored that no trained model gives."""
+        return self.kind if self.judge is None else f"judge-{self.judge.model}"
+
+
+class BranchConfig(Section):
+    """The states whose candidates are valued by branches, for the verifier and for preference pairs."""
+
+    tasks: int = Field(40, ge=1)
+    validation_tasks: int = Field(12, ge=1)
+    seeds: int = Field(4, ge=2)
+    """Of each split; two views of one state are two seeds that met it."""
+    states: int = Field(100, ge=1)
+    validation_states: int = Field(40, ge=1)
+    n: int = Field(4, ge=1)
+    """Branches a candidate."""
+    n_agreed: int = Field(2, ge=1)
+    """Where all K candidates are one action."""
+    teacher: bool = True
+    """Also value the teacher's action there."""
 
 
 class EvaluateConfig(Section):
@@ -368,8 +390,11 @@ class RunConfig(Section):
     teacher: ModelConfig
     collect: CollectConfig = CollectConfig()
     bc: BCConfig = BCConfig()
-    verifier: VerifierConfig = VerifierConfig()
-    dpo: DPOConfig = DPOConfig()
+    branches: BranchConfig = BranchConfig()
+    verifier: VerifierConfig | None = None
+    """None: no verifier, the SLM's first candidate acts."""
+    dpo: DPOConfig | None = None
+    """None: the cloned SLM is deployed. DPO needs a trained verifier."""
     router: RouterConfig = RouterConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     sandbox: SandboxConfig = SandboxConfig()
@@ -384,6 +409,11 @@ class RunConfig(Section):
     def _roles(self) -> Self:
         if self.slm.backend == "expert":
             raise ValueError("slm.backend: the expert is a teacher, not a policy to train; use vllm, openai or simulated")
+        trained = self.verifier is not None and self.verifier.kind == "trained"
+        if trained and self.slm.backend != "vllm":
+            raise ValueError(f"verifier.kind = trained: an SLM with backend {self.slm.backend} is not trained here; use rules or judge")
+        if self.dpo is not None and not trained:
+            raise ValueError("dpo: pairs need a trained verifier; add `verifier: {kind: trained}`")
         return self
 
     def content_hash(self) -> str:

@@ -29,6 +29,7 @@ class Crew:
 
     def __init__(self, config: RunConfig, run: RunDir, stack: contextlib.ExitStack) -> None:
         self._config, self._run, self._stack = config, run, stack
+        self._verifier: Checkpoint | None = None
 
     def cores(self) -> int:
         """Processes to start for CPU-bound work on this machine."""
@@ -61,6 +62,21 @@ class Crew:
         """Start engines and runners without waiting for them: they come up while games are generated."""
         self._fleet
 
+    def equip(self, verifier: "Checkpoint") -> None:
+        """From here on this verifier picks among the SLM's candidates."""
+        from actors.env_runner import Equipment
+        from actors.verifier import ScorerHandle, start_verifier
+
+        config = self._config.verifier
+        assert config is not None
+        if verifier == self._verifier:
+            return
+        scorer = None
+        if config.kind == "trained":
+            scorer = ScorerHandle(start_verifier(verifier.path, verifier.version, config.threads, config.max_tokens))
+        self._fleet.equip(Equipment(config, scorer))
+        self._verifier = verifier
+
     def roll_out(self, units: list[Unit], folder: Path, on_progress: "OnProgress") -> "Totals":
         """Run the units that are not committed yet."""
         from actors.rollout import Totals, remaining, roll_out
@@ -75,10 +91,10 @@ class Crew:
         return roll_out(units, folder, fleet, self._config.cluster, on_progress)
 
     @contextlib.contextmanager
-    def learner_progress(self, metrics: Path) -> Iterator[None]:
+    def learner_progress(self, name: str, metrics: Path) -> Iterator[None]:
         """Start Ray, and show what the learner logs while the block runs."""
         self._ray
-        progress, finished = Progress("bc"), threading.Event()
+        progress, finished = Progress(name), threading.Event()
 
         def watch() -> None:
             while not finished.wait(0.5):

@@ -4,6 +4,7 @@
     collect   tasks, teacher                   -> rollouts/collect        teacher episodes, clean and perturbed
     baseline  tasks, base model                -> rollouts/baseline       the SLM before training, on validation tasks
     bc        collect                          -> checkpoints/slm/bc
+    ...       r2v_dist.learning_stages         -> a verifier, and an SLM that learned from its own failures (where configured)
     validate  tasks, bc                        -> rollouts/validate       SLM-only on validation tasks; thresholds
     evaluate  tasks, bc, validate              -> rollouts/evaluate       every router, live, on test tasks and seeds
     report    everything above                 -> report/index.html
@@ -14,52 +15,25 @@ This module and the CLI are the composition root: everything heavy is imported w
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from r2v_dist import learning_stages
 from r2v_dist.config import RunConfig
-from r2v_dist.episodes import Arm, Task, Unit
-from r2v_dist.errors import UsageError
+from r2v_dist.episodes import Arm
 from r2v_dist.progress import Progress
 from r2v_dist.run_dir import Manifest, RunDir, checkpoint_version, write_atomically
 from r2v_dist.seeding import short_hash
+from r2v_dist.stages import Context, Stage
 
 if TYPE_CHECKING:
-    from actors.rollout import Totals
     from actors.servers import Checkpoint
     from r2v_dist.crew import Crew
 
 
-@dataclass(frozen=True)
-class Context:
-    """What a stage works with."""
-
-    config: RunConfig
-    run: RunDir
-    crew: "Crew"
-    stage: str
-    input_hash: str
-    manifests: Mapping[str, Manifest]
-
-    def result(self, stage: str, name: str) -> Any:
-        """A result of an earlier stage."""
-        return self.manifests[stage].results[name]
-
-    def tasks(self, *splits: str) -> list[Task]:
-        """The tasks of some splits."""
-        rows = json.loads((self.run.stage("tasks") / "tasks.json").read_text())
-        return [Task(**{**row, "env_kwargs": tuple(map(tuple, row["env_kwargs"]))}) for row in rows if row["split"] in splits]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """`content` is the part of the configuration that decides the stage's outcome; `needs` are the stages it reads."""
-
-    name: str
-    needs: tuple[str, ...]
-    content: Callable[[RunConfig], Any]
-    run: Callable[[Context], dict[str, Any]]
+PUBLISHING = ("bc", "verifier", "dpo")
+"""Stages whose models are deployed."""
 
 
 def execute(config: RunConfig) -> RunDir:
@@ -88,7 +62,19 @@ def stages(config: RunConfig) -> list[Stage]:
         Stage("baseline", ("tasks",), lambda c: [c.perturb, c.slm.content()], _baseline),
         Stage("bc", ("collect", "baseline"), lambda c: [c.slm.content(), c.bc], _bc),
     ]
-    policy = ("bc",) if trains else ()
+    if config.verifier is not None and config.verifier.kind == "trained":
+        learning += [
+            Stage("states", ("tasks", "bc"), lambda c: [c.perturb, c.slm.content(), c.branches], learning_stages.states),
+            Stage("branches", ("tasks", "states", "bc"), lambda c: [c.teacher.content(), c.branches], learning_stages.branches),
+            Stage("verifier", ("branches", "bc"), lambda c: [c.verifier], learning_stages.verifier),
+        ]
+    if config.dpo is not None:
+        learning += [
+            Stage("pairs", ("branches", "verifier"), lambda c: [c.dpo], learning_stages.pairs),
+            Stage("dpo", ("pairs", "bc"), lambda c: [c.dpo], learning_stages.dpo),
+            Stage("cloned", ("tasks", "bc", "verifier"), lambda c: [c.perturb, c.slm.content()], _cloned),
+        ]
+    policy = tuple(stage.name for stage in learning if stage.name in PUBLISHING) if trains else ()
     return [
         Stage("tasks", (), lambda c: [c.env], _tasks),
         *(learning if trains else []),
@@ -141,8 +127,8 @@ def _collect(context: Context) -> dict[str, Any]:
         zs: list[int | None] = [None] * config.collect.clean_episodes
         # Consecutive tasks take consecutive seeds, so that all training seeds are met equally often.
         zs += [pool[(index * config.collect.perturbed_episodes + i) % len(pool)] for i in range(config.collect.perturbed_episodes)]
-        units += [_unit(context, task, z, (arm,)) for z in dict.fromkeys(zs)]
-    return _roll_out(context, units)
+        units += [context.unit(task, z, (arm,)) for z in dict.fromkeys(zs)]
+    return context.roll_out(units)
 
 
 def _baseline(context: Context) -> dict[str, Any]:
@@ -164,7 +150,7 @@ def _bc(context: Context) -> dict[str, Any]:
             seed=config.seed,
             config=config.bc,
         )
-        with context.crew.learner_progress(run.stage("bc") / "metrics.jsonl"):
+        with context.crew.learner_progress("bc", run.stage("bc") / "metrics.jsonl"):
             clone_behaviour(job)
     return {"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("bc", output)}
 
@@ -182,27 +168,58 @@ def _evaluate(context: Context) -> dict[str, Any]:
     checkpoint, crew, evaluate = _policy(context), context.crew, context.config.evaluate
     crew.load_slm(checkpoint)
 
-    def arm(router: str, threshold: float | None = None) -> Arm:
-        return Arm(router, threshold, checkpoint.version, crew.teacher_version(), context.config.seed)
+    ends = _ends(context, checkpoint)
 
-    ends = (arm("slm_only"), arm("teacher_only"))
+    def arm(router: str, threshold: float) -> Arm:
+        return replace(ends[0], router=router, threshold=threshold)
+
     swept = (
         *(arm("random", rate) for rate in evaluate.random_rates),
         *(arm("entropy", threshold) for threshold in dict.fromkeys(context.result("validate", "entropy_thresholds"))),
     )
     zs = seeds(context.config.perturb, "test")
     tasks = context.tasks("test")
-    units = [_unit(context, task, None, ends) for task in tasks]
-    units += [_unit(context, task, z, (*ends, *swept)) for task in tasks for z in zs]
-    return _roll_out(context, units)
+    units = [context.unit(task, None, ends) for task in tasks]
+    units += [context.unit(task, z, (*ends, *swept)) for task in tasks for z in zs]
+    return context.roll_out(units)
+
+
+def _cloned(context: Context) -> dict[str, Any]:
+    """The SLM as it was before DPO, on the test tasks: alone, and with the verifier's choice."""
+    from envs.tasks import seeds
+
+    policy = context.checkpoint("bc")
+    context.crew.load_slm(policy)
+    arms = _ends(context, policy)[:-1]
+    zs = seeds(context.config.perturb, "test")
+    return context.roll_out([context.unit(task, z, arms) for task in context.tasks("test") for z in zs])
+
+
+def _ends(context: Context, policy: "Checkpoint") -> tuple[Arm, ...]:
+    """The SLM alone, the verifier's choice among its candidates where there is a verifier, and the teacher alone."""
+    verifier = _verifier(context)
+    version = verifier.version if verifier else ""
+    names = ("slm_only", *(("best_of_k",) if verifier else ()), "teacher_only")
+    return tuple(Arm(name, None, policy.version, context.crew.teacher_version(), context.config.seed, version) for name in names)
 
 
 def _policy(context: Context) -> "Checkpoint":
-    from actors.servers import Checkpoint
-
+    """The SLM that is deployed."""
     if context.config.slm.backend != "vllm":
         return context.crew.base_checkpoint()
-    return Checkpoint(str((context.run.root / context.result("bc", "checkpoint")).resolve()), context.result("bc", "version"))
+    return context.checkpoint("dpo" if context.config.dpo is not None else "bc")
+
+
+def _verifier(context: Context) -> "Checkpoint | None":
+    """The verifier that is deployed; the runners have it from here on."""
+    from actors.servers import Checkpoint
+
+    config = context.config.verifier
+    if config is None:
+        return None
+    verifier = context.checkpoint("verifier") if config.kind == "trained" else Checkpoint("", config.version)
+    context.crew.equip(verifier)
+    return verifier
 
 
 def _roll_out_slm(context: Context, checkpoint: "Checkpoint") -> dict[str, Any]:
@@ -212,31 +229,4 @@ def _roll_out_slm(context: Context, checkpoint: "Checkpoint") -> dict[str, Any]:
     context.crew.load_slm(checkpoint)
     arm = Arm("slm_only", None, checkpoint.version, context.crew.teacher_version(), context.config.seed)
     zs = [None, *seeds(context.config.perturb, "validation")]
-    return _roll_out(context, [_unit(context, task, z, (arm,)) for task in context.tasks("validation") for z in zs])
-
-
-def _unit(context: Context, task: Task, z: int | None, arms: tuple[Arm, ...]) -> Unit:
-    return Unit(context.stage, context.input_hash, task, z, 0, arms)
-
-
-def _roll_out(context: Context, units: list[Unit]) -> dict[str, Any]:
-    from r2v_dist.evaluation import success_summary
-
-    if not units:
-        raise UsageError(f"stage {context.stage} has no tasks: give env.splits or env.files the split it needs")
-    progress = Progress(context.stage)
-
-    def show(totals: "Totals", total: int) -> None:
-        rate = totals.steps / max(1e-9, time.monotonic() - started)
-        tokens = totals.sampled_tokens / max(1e-9, time.monotonic() - started)
-        won = totals.successes / max(1, totals.episodes)
-        progress.update(totals.units, total, f"{totals.episodes} episodes, {rate:.0f} steps/s, {tokens:.0f} tokens/s, success {won:.0%}")
-
-    started = time.monotonic()
-    totals = context.crew.roll_out(units, context.run.rollouts(context.stage), show)
-    summary = success_summary(context.run.rollouts(context.stage))
-    progress.close(
-        f"{totals.episodes} episodes, {totals.steps} steps, {totals.engine_calls} of {totals.asked} model calls made; " + summary.text
-    )
-    context.crew.log_totals(context.stage, asdict(totals))
-    return {"episodes": summary.episodes}
+    return context.roll_out([context.unit(task, z, (arm,)) for task in context.tasks("validation") for z in zs])

@@ -1,0 +1,147 @@
+"""The stages in which the SLM learns from its own failures (METHOD sections 3 and 4).
+
+    states    tasks, bc                -> rollouts/states      the SLM alone, K candidates a step, under training seeds
+    branches  states                   -> rollouts/branches    every candidate of the chosen states, continued by single samples
+    verifier  branches                 -> checkpoints/verifier
+    pairs     branches, verifier       -> stages/pairs         preference pairs, with an account of what was dropped
+    dpo       pairs, bc                -> checkpoints/slm/dpo
+
+States of validation tasks calibrate and measure the verifier; no pair is made of them.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from r2v_dist import branch_values, branching, rollout_store
+from r2v_dist.branching import State
+from r2v_dist.config import Split
+from r2v_dist.episodes import Arm, Unit
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.run_dir import checkpoint_version
+from r2v_dist.stages import Context
+
+LEARNING: Split = "train"
+HELD_OUT: Split = "validation"
+"""The splits whose states teach the verifier, and those that calibrate it."""
+
+
+def states(context: Context) -> dict[str, Any]:
+    """The SLM alone on some training and validation tasks, under seeds of their own splits."""
+    from envs.tasks import seeds
+
+    config, policy = context.config, context.checkpoint("bc")
+    context.crew.load_slm(policy)
+    arm = Arm("slm_only", None, policy.version, context.crew.teacher_version(), config.seed)
+    units = []
+    sizes: dict[Split, int] = {LEARNING: config.branches.tasks, HELD_OUT: config.branches.validation_tasks}
+    for split, count in sizes.items():
+        zs = seeds(config.perturb, split)[: config.branches.seeds]
+        units += [context.unit(task, z, (arm,)) for task in context.tasks(split)[:count] for z in zs]
+    return context.roll_out(units)
+
+
+def branches(context: Context) -> dict[str, Any]:
+    """Branch values of the chosen states, by split."""
+    config, policy = context.config, context.checkpoint("bc")
+    context.crew.load_slm(policy)
+    chosen = _chosen(context)
+    arm = Arm("slm_only", None, policy.version, context.crew.teacher_version(), config.seed)
+    tasks = {task.id: task for task in context.tasks(LEARNING, HELD_OUT)}
+    units: dict[tuple[str, int], Unit] = {}
+    for state in (*chosen[LEARNING], *chosen[HELD_OUT]):
+        more = branching.candidate_branches(state, arm, config.branches.n, config.branches.n_agreed, config.branches.teacher)
+        known = units.get((state.task, state.z))
+        units[state.task, state.z] = context.unit(tasks[state.task], state.z, branches=(*(known.branches if known else ()), *more))
+    results = context.roll_out(list(units.values()))
+    table = rollout_store.read(context.run.rollouts("branches"))
+    drifted = 0
+    for split in (LEARNING, HELD_OUT):
+        rows, left_out = branching.branch_values(chosen[split], table)
+        branch_values.save(values_path(context, split), branch_values.to_table(rows))
+        results |= {f"{split}_states": len(chosen[split]), f"{split}_values": len(rows)}
+        drifted = left_out
+    return results | {"drifted": drifted}
+
+
+def verifier(context: Context) -> dict[str, Any]:
+    """Learn V, and measure it on the validation states."""
+    from learners.verifier import VerifierJob, learn_verifier
+
+    config, run = context.config, context.run
+    assert config.verifier is not None
+    output = run.checkpoint("verifier", f"v-{context.input_hash[:8]}")
+    job = VerifierJob(
+        values=values_path(context, LEARNING),
+        validation=values_path(context, HELD_OUT),
+        model=config.verifier.model or context.checkpoint("bc").path,
+        system_prompt=config.slm.system_prompt,
+        output=output,
+        stage=run.stage("verifier"),
+        seed=config.seed,
+        config=config.verifier.training,
+    )
+    with context.crew.learner_progress("verifier", run.stage("verifier") / "metrics.jsonl"):
+        metrics = learn_verifier(job)
+    return {"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("v", output), "validation": asdict(metrics)}
+
+
+def pairs(context: Context) -> dict[str, Any]:
+    """Preference pairs of the training states, scored by the verifier."""
+    from learners import pairs as preference_pairs
+    from learners.verifier import score_table
+
+    config, trained = context.config, context.checkpoint("verifier")
+    assert config.dpo is not None
+    table = branch_values.load(values_path(context, LEARNING))
+    scores = score_table(Path(trained.path), table, config.slm.system_prompt)
+    made, counts = preference_pairs.build_pairs(table, config.dpo.min_gap, scores, trained.version)
+    preference_pairs.save(_pairs_path(context), made)
+    return asdict(counts)
+
+
+def dpo(context: Context) -> dict[str, Any]:
+    """Prefer the better candidate, and answer alike under two views of one state."""
+    from learners.consistency import measure_consistency
+    from learners.preference import DPOJob, learn_preferences
+
+    config, run, cloned = context.config, context.run, context.checkpoint("bc")
+    assert config.dpo is not None
+    output = run.checkpoint("slm", f"dpo-{context.input_hash[:8]}")
+    job = DPOJob(
+        pairs=_pairs_path(context),
+        model=cloned.path,
+        system_prompt=config.slm.system_prompt,
+        output=output,
+        stage=run.stage("dpo"),
+        seed=config.seed,
+        config=config.dpo,
+    )
+    with context.crew.learner_progress("dpo", run.stage("dpo") / "metrics.jsonl"):
+        examples = learn_preferences(job)
+    before, after = (measure_consistency(m, _pairs_path(context), config.slm.system_prompt, config.dpo) for m in (cloned.path, str(output)))
+    return {
+        **{"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("dpo", output)},
+        **asdict(examples),
+        **{"consistency_before": before.divergence, "consistency_after": after.divergence, "views": after.pairs},
+    }
+
+
+def values_path(context: Context, split: str) -> Path:
+    """The branch values of a split."""
+    return context.run.stage("branches") / f"{split}.arrow"
+
+
+def _pairs_path(context: Context) -> Path:
+    return context.run.stage("pairs") / "pairs.arrow"
+
+
+def _chosen(context: Context) -> dict[Split, list[State]]:
+    """The states to branch from, the same on every call."""
+    config = context.config
+    found = branching.states_of(rollout_store.read(context.run.rollouts("states")), config.env.max_steps)
+    counts = {LEARNING: config.branches.states, HELD_OUT: config.branches.validation_states}
+    chosen = {split: branching.choose([s for s in found if s.split == split], count, config.seed) for split, count in counts.items()}
+    if empty := next((split for split, members in chosen.items() if not members), None):
+        raise RuntimeFailure(f"no state of the {empty} tasks to branch from: the SLM proposed nothing there")
+    return chosen
