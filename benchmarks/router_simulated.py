@@ -4,8 +4,8 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.simulated_benchmark import Row, SimulatedReport, load_simulated, run_simulated
 from r2v_dist.errors import UsageError
-from r2v_dist.simulated_benchmark import Row, SimulatedReport, load_simulated, run_simulated
 
 CONFIG = Path(__file__).parent.parent / "configs" / "simulated.yaml"
 

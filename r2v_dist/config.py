@@ -395,7 +395,6 @@ class RunConfig(Section):
     """None: no verifier, the SLM's first candidate acts."""
     dpo: DPOConfig | None = None
     """None: the cloned SLM is deployed. DPO needs a trained verifier."""
-    router: RouterConfig = RouterConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     sandbox: SandboxConfig = SandboxConfig()
     cluster: ClusterConfig = ClusterConfig()

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.simulated_benchmark import draw, evaluate, job_of, load_simulated
 from envs.simulated_exact import Exact
 from envs.simulated_world import World
 from learners.router import train_routers
-from r2v_dist.simulated_benchmark import draw, evaluate, job_of, load_simulated
 
 CONFIG = Path(__file__).parents[2] / "configs" / "simulated.yaml"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.simulated_benchmark import load_simulated
 from r2v_dist.config import load_config
 from r2v_dist.errors import UsageError
-from r2v_dist.simulated_benchmark import load_simulated
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs" / "textworld_demo.yaml"
