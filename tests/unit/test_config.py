@@ -25,16 +25,12 @@ def test_the_simulated_benchmark_has_a_config_of_its_own(tmp_path: Path) -> None
     for text, problem in (
         ("routers: [r2v, r3v]", "r3v does not exist"),
         ("router: {surrogate: paper}", "set latched"),
+        ("router: {deepspeed: {zero_stage: 2}}", "a router has a few thousand parameters; set 0"),
         ("sedes: 3", "sedes"),
     ):
         (tmp_path / "c.yaml").write_text(text)
         with pytest.raises(UsageError, match=problem):
             load_simulated(tmp_path / "c.yaml")
-
-
-def test_a_router_is_not_sharded() -> None:
-    with pytest.raises(UsageError, match=r"zero_stage = 2: a router has a few thousand parameters; set 0"):
-        load_config(DEMO, ["router.deepspeed.zero_stage=2"])
 
 
 @pytest.mark.parametrize(
