@@ -90,11 +90,11 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from r2v_dist.report import headline, open_run, summary, write_report
+    from r2v_dist.report import Rows, headline, open_run, summary, write_report
 
     run, config = open_run(args.run_dir)
     if args.json:
-        print(json.dumps(summary(run, config), indent=1))
+        print(json.dumps(summary(run, config, Rows.of(run, config)), indent=1))
         return
     write_report(run, config)
     print(headline(run))

