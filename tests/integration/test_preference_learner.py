@@ -93,7 +93,7 @@ def test_margins_grow_and_every_term_is_logged(one_rank: tuple[list[dict[str, fl
     assert {p.suffix for p in path.iterdir()} <= {".json", ".safetensors", ".jinja"}
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_two_ranks_give_the_losses_of_one(
     stage: Any, one_rank: tuple[list[dict[str, float]], Path], pairs: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -105,6 +105,7 @@ def test_two_ranks_give_the_losses_of_one(
         assert torch.allclose(published[name], weight, atol=2e-4), name
 
 
+@pytest.mark.slow
 def test_lora_is_merged(ray_session: None, pairs: Path, model: Path, tmp_path: Path) -> None:
     rows, _ = learn(pairs, model, tmp_path, lora=LoraConfig(r=4, alpha=8), deepspeed=DeepSpeedConfig(threads_per_rank=1))
     assert rows[0]["rewards/margins"] > 0

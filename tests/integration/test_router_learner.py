@@ -99,6 +99,7 @@ def test_ranks_agree_and_a_killed_run_resumes(ray_session: None, job: RouterJob)
     assert [{**row, "router": ""} for row in rows(resumed)] == [{**row, "router": ""} for row in rows(one)]
 
 
+@pytest.mark.slow
 def test_modes_and_ablations(ray_session: None, job: RouterJob) -> None:
     changes = [
         {"mode": "joint"},

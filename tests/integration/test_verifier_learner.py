@@ -110,7 +110,7 @@ def test_the_checkpoint_is_plain(one_rank: tuple[Any, Any, Path], files: tuple[P
         assert score == pytest.approx(float(calibrate(np.array([v]))[0]), abs=1e-4)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_two_ranks_give_the_losses_of_one(
     stage: Any, one_rank: tuple[Any, Any, Path], files: tuple[Path, Path], model: Path, tmp_path: Path
 ) -> None:
@@ -120,6 +120,7 @@ def test_two_ranks_give_the_losses_of_one(
     assert metrics.brier == pytest.approx(one_rank[1].brier, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged(ray_session: None, files: tuple[Path, Path], model: Path, tmp_path: Path) -> None:
     rows, metrics = learn(files, model, tmp_path, lora=LoraConfig(r=4, alpha=8, dropout=0.0), deepspeed=DeepSpeedConfig(threads_per_rank=1))
     assert rows[-1]["loss"] < rows[0]["loss"]
