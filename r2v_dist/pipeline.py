@@ -76,7 +76,7 @@ def stages(config: RunConfig) -> list[Stage]:
         ]
     policy = tuple(stage.name for stage in learning if stage.name in PUBLISHING) if trains else ()
     return [
-        Stage("tasks", (), lambda c: [c.env], _tasks),
+        Stage("tasks", (), lambda c: [c.env, c.sandbox], _tasks),
         *(learning if trains else []),
         Stage("validate", ("tasks", *policy), lambda c: [c.perturb, c.slm.content(), c.evaluate.entropy_rates], _validate),
         Stage("evaluate", ("tasks", *policy, "validate"), lambda c: [c.slm.content(), c.teacher.content(), c.evaluate], _evaluate),
@@ -107,9 +107,12 @@ def _tasks(context: Context) -> dict[str, Any]:
     from envs.tasks import make_tasks
 
     progress = Progress("tasks")
-    tasks = make_tasks(
-        context.config.env, context.config.seed, context.crew.cores(), lambda done, total: progress.update(done, total, "games generated")
-    )
+    config = context.config
+
+    def show(done: int, total: int) -> None:
+        progress.update(done, total, "games generated")
+
+    tasks = make_tasks(config.env, config.seed, context.crew.cores(), show, config.sandbox)
     write_atomically(context.run.stage("tasks") / "tasks.json", json.dumps([asdict(task) for task in tasks], indent=1))
     counts = {split: sum(t.split == split for t in tasks) for split in ("train", "validation", "calibration", "test")}
     progress.close(", ".join(f"{count} {split}" for split, count in counts.items() if count) + " tasks")
