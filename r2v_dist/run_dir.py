@@ -52,7 +52,7 @@ class RunDir:
     root: Path
 
     def stage(self, name: str) -> Path:
-        """The folder of a stage."""
+        """The folder of a stage, made if there is none."""
         folder = self.root / "stages" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -71,7 +71,7 @@ class RunDir:
 
     def manifest(self, stage: str) -> Manifest | None:
         """The record of a complete stage, None when it is not complete."""
-        path = self.stage(stage) / "manifest.json"
+        path = self.root / "stages" / stage / "manifest.json"
         return Manifest(**json.loads(path.read_text())) if path.is_file() else None
 
     def begin(self, stage: str, input_hash: str) -> None:
