@@ -16,7 +16,7 @@ from envs.code_tasks import load_task, task_ids
 from envs.perturb import Perturb, default_rates
 from envs.perturb_operators import StackTraceCut
 from envs.tasks import make_tasks
-from r2v_dist.agent import Player, Tree, play
+from r2v_dist.agent import Cast, Player, Tree, play
 from r2v_dist.config import CodeConfig, EnvConfig, ModelConfig, PerturbConfig, SplitSizes
 from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
 from r2v_dist.errors import UsageError
@@ -195,7 +195,7 @@ def episode(failure_rate: float, replica: int, router: str = "slm_only", auroc: 
     arm = Arm(router, None, "simulated", "expert", 0)
     unit = Unit("evaluate", "hash", task, None, replica, (arm,))
     slm = Player("slm", SimulatedModel(failure_rate, signal_auroc=auroc), Sampling())
-    return asyncio.run(play(env, unit, arm, slm, Player("teacher", ExpertModel(), Sampling()), Tree()))
+    return asyncio.run(play(env, unit, arm, Cast(slm, Player("teacher", ExpertModel(), Sampling())), Tree()))
 
 
 def test_the_simulated_slm_wins_as_often_as_its_failure_rate_says() -> None:
@@ -234,7 +234,7 @@ def test_a_runner_plays_all_arms_of_a_unit_without_drift() -> None:
         delivered.extend(episodes)
 
     slm = ModelConfig(backend="simulated", failure_rate=0.3, failure_rate_perturbed=0.4, signal_auroc=0.9)
-    setup = RunnerSetup(slm, ModelConfig(backend="expert"), "", "", PerturbConfig(), needs_slm=True, unit_timeout_s=120)
+    setup = RunnerSetup(slm, ModelConfig(backend="expert"), "", "", PerturbConfig(), unit_timeout_s=120)
     arms = tuple(Arm(name, at, "simulated-0.3", "expert", 0) for name, at in (("slm_only", None), ("teacher_only", None), ("entropy", 0.5)))
     [task, *_] = make_tasks(
         EnvConfig(kind="humaneval_plus", code=CodeConfig(source="shipped"), splits=SplitSizes(train=1, test=1)),
@@ -244,8 +244,8 @@ def test_a_runner_plays_all_arms_of_a_unit_without_drift() -> None:
     )
 
     async def run_all() -> list[UnitReport]:
-        runner = EnvRunner(setup, None, None, deliver)
-        return list(await asyncio.gather(*(runner.run(Unit("evaluate", "hash", task, z, 0, arms)) for z in range(2000, 2006))))
+        runner = EnvRunner(setup, None, None)
+        return list(await asyncio.gather(*(runner.run(Unit("evaluate", "hash", task, z, 0, arms), deliver) for z in range(2000, 2006))))
 
     reports = asyncio.run(run_all())
     assert sum(report.drifted for report in reports) == 0
