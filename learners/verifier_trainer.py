@@ -16,9 +16,11 @@ MEASURES = ("loss/bce", "loss/pairwise")
 
 def load_backbone(path: str, dtype: torch.dtype) -> Any:
     """Any Hugging Face backbone with a scalar head that starts at zero: V is 1/2 everywhere, on any number of ranks alike."""
-    from transformers import AutoModelForTokenClassification
+    from transformers import AutoConfig, AutoModelForTokenClassification
 
-    model: Any = AutoModelForTokenClassification.from_pretrained(path, num_labels=1, classifier_dropout=0.0, dtype=dtype)
+    config = AutoConfig.from_pretrained(path, num_labels=1)
+    config.classifier_dropout = 0.0  # a causal model's class reads it here, and its constructor does not take it
+    model: Any = AutoModelForTokenClassification.from_pretrained(path, config=config, dtype=dtype)
     model.config.use_cache = False
     head = getattr(model, "score", None) or model.classifier
     parameters = list(head.parameters())

@@ -39,12 +39,19 @@ def survivors(pid_namespace: str) -> list[int]:
     return found
 
 
+def _sandboxed(process: psutil.Process) -> bool:
+    try:
+        return process.name() == "bwrap" or _has_bubblewrap(process)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _has_bubblewrap(process: psutil.Process) -> bool:
     return any(parent.name() == "bwrap" for parent in process.parents())
 
 
 class Watch(threading.Thread):
-    """The most processes and the most resident memory (MiB) that this process's descendants had at one time."""
+    """The most processes and the most resident memory (MiB) of sandboxes at one time; those that were there before do not count."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -61,8 +68,9 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         own = psutil.Process()
+        before = set(own.children(recursive=True))
         while not self._stop_watching.is_set():
-            children = own.children(recursive=True)
+            children = [child for child in own.children(recursive=True) if child not in before and _sandboxed(child)]
             self.processes = max(self.processes, len(children))
             self.rss_mib = max(self.rss_mib, sum(_rss(child) for child in children) / 2**20)
             time.sleep(0.03)

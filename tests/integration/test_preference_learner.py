@@ -93,7 +93,8 @@ def test_margins_grow_and_every_term_is_logged(one_rank: tuple[list[dict[str, fl
     assert {p.suffix for p in path.iterdir()} <= {".json", ".safetensors", ".jinja"}
 
 
-@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
 def test_two_ranks_give_the_losses_of_one(
     stage: Any, one_rank: tuple[list[dict[str, float]], Path], pairs: Path, model: Path, tmp_path: Path
 ) -> None:

@@ -74,7 +74,8 @@ def episode(steps: list[Step], name: str = "task") -> Episode:
 
 def stored(played: list[tuple[list[Step], list[list[float]]]]) -> pa.Table:
     table = rollout_store.to_table([episode(steps, f"task {i}") for i, (steps, _) in enumerate(played)])
-    return table.append_column("verifier_scores", pa.array([row for _, scores in played for row in scores], pa.list_(pa.float32())))
+    column = table.schema.get_field_index("verifier_scores")
+    return table.set_column(column, "verifier_scores", pa.array([row for _, scores in played for row in scores], pa.list_(pa.float32())))
 
 
 def live(steps: list[Step], scores: list[list[float]], name: str, t: int) -> np.ndarray:
