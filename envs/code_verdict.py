@@ -8,6 +8,7 @@ is a failed test, so leaving early, printing noise or writing into the channel c
 import copy
 import hashlib
 import json
+import marshal
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import envs.code_harness as harness
-from envs.code_harness import Budget, Opaque, decode, encode
+from envs.code_harness import Opaque, decode, line
 from envs.code_rules import Comparison, expects_not_none, has_oracle
 from envs.code_tasks import CodeTask
 from envs.sandbox import Completed, Limits, Sandbox
@@ -35,6 +36,8 @@ _LARGE, _WHOLE = 4096, 1 << 40
 _SPARE = 1 << 16
 """Equal values may be written in different lengths (1 and 1.0, a set with duplicates in a list), but not more different than this."""
 _LINE = re.compile(rb"\[(\d{1,9}), (\d+(?:\.\d+)?(?:e-?\d+)?), (.*)\]")
+_JSON = json.JSONDecoder(parse_constant=float)
+"""Every NaN another object: a list with one and the same NaN would be equal to itself."""
 _LIMITS = Limits(memory_mib=2048, output_kib=32 * 1024)
 
 
@@ -119,6 +122,8 @@ class Judge:
         limits = truth.limits()
         bounds = list(zip(limits, map(_budget, truth.outputs), strict=True))
         completed = self._run(task, code, bounds, min(TASK_LIMIT_S, sum(limits)) + _GRACE_S, truth=False)
+        if completed.stdout == _exactly(truth) and not has_oracle(task.dataset, task.entry_point):
+            return Verdict(True)  # the usual right program, without decoding anything
         rows = _rows(completed.stdout)
         for first, calls in ((0, task.base_inputs), (len(task.base_inputs), task.plus_inputs)):
             comparison = Comparison(task.dataset, task.entry_point, task.atol)
@@ -130,20 +135,27 @@ class Judge:
                 if len(row.value) > 4 * len(expected) + _SPARE:  # not even decoded, as it could be made to take for ever
                     return Verdict(False, number, "an output far larger than expected")
                 arguments = partial(copy.deepcopy, calls[number - first])
-                if not comparison.equal(arguments, decode(json.loads(expected)), _value(row.value)):
+                if not comparison.equal(arguments, decode(_JSON.decode(expected)), _value(row.value)):
                     return Verdict(False, number, _WRONG)
         return Verdict(True) if next(rows, None) is None else Verdict(False, len(limits), "more outputs than calls")
 
     def _run(self, task: CodeTask, code: str, bounds: Sequence[tuple[float, int]], seconds: float, truth: bool) -> Completed:
         """`bounds`: seconds and budget of each call. By the clock the program may take twice as long: the machine has other work."""
         calls = [(text, *bound) for text, bound in zip(_encoded_inputs(task), bounds, strict=True)]
-        job = json.dumps({"code": code, "entry_point": task.entry_point, "whole_floats": truth, "calls": calls})
-        return self._sandbox.run(_program(), job.encode(), limits=replace(_LIMITS, wall_s=2 * seconds, cpu_s=seconds))
+        job = marshal.dumps((code, task.entry_point, truth, calls))
+        return self._sandbox.run(_LOADER, marshal.dumps((_program(), job)), limits=replace(_LIMITS, wall_s=2 * seconds, cpu_s=seconds))
 
 
 def _budget(expected: str) -> int:
     """Items and characters of an output that are sent: enough for one that is right, however it is written."""
     return _LARGE if expected.startswith('{"h"') else 4 * len(expected) + _LARGE
+
+
+def _exactly(truth: Truth) -> bytes | None:
+    """What comes out of a program whose outputs are written as the expected ones; None where some are not equal to themselves."""
+    if any("NaN" in output or '{"o"' in output for output in truth.outputs):
+        return None
+    return "".join(line(index, 0.0, output) for index, output in enumerate(truth.outputs)).encode()
 
 
 @dataclass(frozen=True)
@@ -156,8 +168,8 @@ class _Row:
 
 def _rows(stdout: bytes) -> Iterator[_Row]:
     """The rows in order, up to the first line that is not what the next row must be."""
-    for index, line in enumerate(stdout.split(b"\n")[:-1]):
-        match = _LINE.fullmatch(line)
+    for index, row in enumerate(stdout.split(b"\n")[:-1]):
+        match = _LINE.fullmatch(row)
         if match is None or int(match[1]) != index:
             return
         yield _Row(float(match[2]), match[3].decode(errors="replace"))
@@ -165,21 +177,40 @@ def _rows(stdout: bytes) -> Iterator[_Row]:
 
 def _value(encoded: str) -> Any:
     try:
-        return decode(json.loads(encoded))
+        return decode(_JSON.decode(encoded))
     except (ValueError, TypeError, RecursionError):
         return Opaque("malformed")
 
 
 @lru_cache(maxsize=64)
-def _encoded_inputs(task: CodeTask) -> tuple[str, ...]:
-    return tuple(json.dumps(encode(arguments, Budget(_WHOLE))) for arguments in (*task.base_inputs, *task.plus_inputs))
+def _encoded_inputs(task: CodeTask) -> tuple[bytes, ...]:
+    # Version 2, as later ones write equal values in different ways.
+    return tuple(marshal.dumps(arguments, 2) for arguments in (*task.base_inputs, *task.plus_inputs))
 
 
 @lru_cache(maxsize=1024)
 def _truth_key(task: CodeTask) -> str:
-    return hashlib.sha256("\n".join((_program(), task.code, *_encoded_inputs(task))).encode()).hexdigest()[:32]
+    digest = hashlib.sha256(_source().encode())
+    for part in (task.code.encode(), *_encoded_inputs(task)):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()[:32]
 
 
 @cache
-def _program() -> str:
-    return Path(harness.__file__).read_text() + "\n\nmain()\n"
+def _source() -> str:
+    return Path(harness.__file__).read_text() + "\n\nmain(job)\n"
+
+
+_LOADER = """
+import marshal
+with open(0, "rb", closefd=False) as stdin:
+    program, job = marshal.loads(stdin.read())
+exec(marshal.loads(program))
+"""
+
+
+@cache
+def _program() -> bytes:
+    """The harness, compiled once for all sandboxes; they run the same interpreter."""
+    return marshal.dumps(compile(_source(), "harness.py", "exec", dont_inherit=True))

@@ -41,6 +41,12 @@ builtins.abs = lambda *a: 0
 def luhn_valid(number): return True
 """,
     "its own json": "import json\njson.dumps = lambda *a, **k: '[0, 0, true]'\ndef luhn_valid(number): return True\n",
+    "its own marshal": """
+import marshal
+marshal.loads = lambda *a: ("79927398713",)
+marshal.dumps = lambda *a: b"T"
+def luhn_valid(number): return True
+""",
     "forged rows on every descriptor": """
 import os
 def luhn_valid(number):
@@ -65,13 +71,15 @@ def luhn_valid(number):
     scope = sys._getframe(1).f_globals
     for name in ("encode", "message", "digest"):
         scope[name] = lambda *a, **k: True
+    scope["dumps"] = lambda *a: "true"
+    scope["line"] = lambda index, *a: f"[{index}, 0.0, true]\\n"
     return True
 """,
     "easier inputs": """
-import sys
+import marshal, sys
 def luhn_valid(number):
     job = sys._getframe(1).f_locals["job"]
-    job["calls"][:] = [['{"t": ["79927398713"]}', 9, 999]] * len(job["calls"])
+    job["calls"][:] = [(marshal.dumps(("79927398713",)), 9, 999)] * len(job["calls"])
     return True
 """,
     "no time limit": """
@@ -165,6 +173,21 @@ def test_large_outputs_are_compared_by_digest(sandbox: Sandbox, tmp_path: Path) 
     assert judge.verdict(task, "def f(n): return [float(i) for i in range(n)]\n").passed
     wrong = judge.verdict(task, "def f(n): return [i if i < 99_999 else -1 for i in range(n)]\n")
     assert (wrong.passed, wrong.failed_test) == (False, 1)
+
+
+def test_outputs_that_equal_nothing_fail_however_they_are_written(sandbox: Sandbox, tmp_path: Path) -> None:
+    for body in ("[float('nan'), x]", "[object(), x]"):  # the second is sent as {"o": "object"}
+        task = CodeTask("R2V/unequal", "shipped", "def f(x):\n", "f", f"    return {body} if x else 0\n", ((0,), (1,)), (), 0.0, "", ())
+        verdict = Judge(sandbox, tmp_path).verdict(task, task.code)
+        assert (verdict.passed, verdict.failed_test) == (False, 1), body
+
+
+def test_what_follows_the_last_output_fails(sandbox: Sandbox, tmp_path: Path) -> None:
+    task = CodeTask("R2V/same", "shipped", "def f(x):\n", "f", "    return x\n", ((1,), (2.5,), ("ä\n",)), (), 0.0, "", ())
+    judge = Judge(sandbox, tmp_path)
+    assert judge.verdict(task, task.code).passed
+    extra = "    if x == 1: sys._getframe(1).f_locals['job']['calls'].append(sys._getframe(1).f_locals['job']['calls'][0])\n"
+    assert not judge.verdict(task, f"import sys\ndef f(x):\n{extra}    return x\n").passed
 
 
 @pytest.mark.parametrize("dataset", ["shipped", "humaneval_plus", "mbpp_plus"])

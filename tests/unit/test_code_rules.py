@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.code_harness import Budget, Digest, Opaque, Oversize, decode, digest, encode, message
+from envs.code_harness import Budget, Digest, Opaque, Oversize, decode, digest, dumps, encode, message
 from envs.code_rules import Comparison
 
 SCALARS = (
@@ -23,13 +23,19 @@ VALUES = st.recursive(
 
 
 def sent(value: Any) -> Any:
-    return decode(json.loads(json.dumps(encode(value, Budget(1 << 40)))))
+    return decode(json.loads(dumps(encode(value, Budget(1 << 40)))))
 
 
 @given(VALUES)
 def test_plain_data_arrives_as_it_was(value: Any) -> None:
     assert sent(value) == value
     assert type(sent(value)) is type(value)
+
+
+@given(VALUES | st.floats())
+def test_it_is_written_as_json_writes_it(value: Any) -> None:
+    data = encode(value, Budget(1 << 40))
+    assert dumps(data) == json.dumps(data)
 
 
 @given(VALUES, VALUES)
