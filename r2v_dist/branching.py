@@ -7,6 +7,7 @@ that every share of successes is unbiased. Branches whose replay drifted are lef
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -113,12 +114,15 @@ def _states_of_episode(rows: Sequence[Mapping[str, Any]], vectors: Mapping[tuple
 
 
 def choose(states: Sequence[State], count: int, seed: int, views: int = 2) -> list[State]:
-    """`count` states, whole groups of up to `views` seeds that met one task and prefix together: pairs of views come from those."""
+    """`count` states. Up to `views` seeds that met one task and prefix come together, and every other group is such a one while
+    there are any: second views of a state come from those, and most prefixes are met once."""
     groups: dict[tuple[str, int], list[State]] = {}
     for state in states:
         groups.setdefault((state.task, state.prefix), []).append(state)
     order = sorted(groups, key=lambda group: stable_hash("choose", seed, *group))
-    members = (sorted(groups[group], key=lambda s: stable_hash(seed, s.key))[:views] for group in order)
+    shared, single = ([g for g in order if (len(groups[g]) > 1) == several] for several in (True, False))
+    alternating = [group for pair in zip_longest(shared, single) for group in pair if group is not None]
+    members = (sorted(groups[group], key=lambda s: stable_hash(seed, s.key))[:views] for group in alternating)
     return [state for group in members for state in group][:count]
 
 

@@ -123,7 +123,8 @@ def dpo(context: Context) -> dict[str, Any]:
     return {
         **{"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("dpo", output)},
         **asdict(examples),
-        **{"consistency_before": before.divergence, "consistency_after": after.divergence, "views": after.pairs},
+        **{"consistency_before": before.divergence if before.pairs else None, "views": after.pairs},
+        **{"consistency_after": after.divergence if after.pairs else None},
     }
 
 
