@@ -84,6 +84,7 @@ def test_two_ranks_of_zero3_learn_and_publish_a_plain_checkpoint(
     assert {p.suffix for p in (tmp_path / "model").iterdir()} <= {".json", ".safetensors", ".jinja"}
 
 
+@pytest.mark.slow
 def test_lora_is_merged_into_the_published_checkpoint(ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path) -> None:
     dataset = build_dataset(rollouts, ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm"), 512)
     train(rollouts, tiny_model, tmp_path, lora=LoraConfig(r=8, alpha=16, dropout=0.0), deepspeed=DeepSpeedConfig(threads_per_rank=1))

@@ -76,6 +76,7 @@ def without_ray(job: RouterJob, ranks: int, dies_at: int | None = None) -> Route
     return alone
 
 
+@pytest.mark.slow
 def test_ranks_agree_and_a_killed_run_resumes(ray_session: None, job: RouterJob) -> None:
     result = train_router(job)
     assert result.constraint in ("active", "slack", "infeasible")
