@@ -18,6 +18,8 @@ from envs.spaces import UnicodeText
 _STATUS_LINE = re.compile(r"^>.*\Z", re.MULTILINE | re.DOTALL)
 _SCORE_TEXT = re.compile(r"^(Your score has just gone .*|You scored .*|Would you like to RESTART.*)$", re.MULTILINE)
 _ROOM_HEADER = re.compile(r"^-= .+ =-$", re.MULTILINE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+"""What the interpreter takes for orders to itself; some end its process."""
 _INPUT_BYTES = 197
 """What the interpreter reads of a line."""
 _WON, _LOST = "*** The End ***", "*** You lost! ***"
@@ -82,8 +84,8 @@ class TextWorldEnv(gymnasium.Env[str, str]):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Send one command. A command the game does not know costs a step and never raises."""
         self._steps += 1
-        # An empty line makes the interpreter print nothing but its prompt; a line break would be two commands.
-        line = " ".join(self._said.clip(action).split())
+        # An empty line makes the interpreter print nothing but its prompt, and a line break would be two commands.
+        line = " ".join(_CONTROL.sub(" ", self._said.clip(action)).split())
         command = line.encode()[:_INPUT_BYTES].decode(errors="ignore") or "wait"
         self._state, _, _ = self._game.step(command)
         self._observation = self._seen.clip(clean_feedback(self._state.feedback))

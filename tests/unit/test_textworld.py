@@ -91,6 +91,17 @@ def test_step_limit_and_nonsense_actions(games: list[Path]) -> None:
     assert info["stop_reason"] == "step_limit"
 
 
+def test_no_action_reaches_the_interpreter_itself(games: list[Path]) -> None:
+    """Control characters and backslashes are orders to the interpreter, and some end its process."""
+    env = gymnasium.make("r2v/TextWorld-v0", game=str(games[0]), max_steps=100).unwrapped
+    env.reset()
+    for code in (*range(32), *range(127, 160)):
+        assert not env.step(f"look {chr(code)} x{chr(code)}")[2]
+    for order in ("\\q", "\\x", "\\help", "exit \x10 foo", "\\"):
+        assert not env.step(order)[2]
+    assert env.step("look\x10")[0] == env.step("look")[0] != ""
+
+
 def test_a_missing_game_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.z8"):
         gymnasium.make("r2v/TextWorld-v0", game="nowhere.z8")
