@@ -86,14 +86,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--games", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=6, help="perturbation seeds of every game")
-    parser.add_argument("--model", type=Path, help="a Hugging Face directory; default: random weights, 30 M parameters")
+    parser.add_argument("--model", type=Path, default=ROOT / "models" / "textworld-tiny", help="a Hugging Face directory")
     parser.add_argument("overrides", nargs="*", help="key=value, as for `r2v run`")
     args = parser.parse_args()
     *tasks, spare = make_tasks(args.games + 1)
     arm = Arm("slm_only", None, "base", "expert", 0)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        model = args.model.resolve() if args.model else random_model(Path(scratch) / "model")
+        model = args.model.resolve()
         overrides = [f"slm.model={model}", f"perturb.test_seeds={args.seeds}", *args.overrides]
         config = load_config(ROOT / "configs" / "textworld_demo.yaml", overrides)
         units = make_units(tasks, seeds(config.perturb, "test"), arm)
@@ -106,31 +106,6 @@ def main() -> None:
                 run(config, Side(config, server, units, warm, Path(scratch)), offline, args.repeats)
         finally:
             server.stop()
-
-
-def random_model(folder: Path) -> Path:
-    """Random weights with the tiny model's tokenizer: big enough that a token costs more than the game, as with a real SLM."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "textworld-tiny")
-    config = Qwen3Config(
-        vocab_size=1024,
-        hidden_size=512,
-        num_hidden_layers=8,
-        intermediate_size=1536,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        head_dim=64,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> None:
