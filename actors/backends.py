@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from actors.batching import Batcher
 from actors.vllm_server import EngineAnswer, EngineRequest
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config import ModelConfig
@@ -84,8 +85,7 @@ class VllmModel:
         self._call, self._tokenizer, self._config = call, tokenizer, config
         self._chat = ChatFormat(tokenizer, role, config.system_prompt)
         self._stop = self._chat.end_of_turn()
-        self._waiting: list[tuple[EngineRequest, asyncio.Future[Answer]]] = []
-        self._senders: set[asyncio.Task[None]] = set()
+        self._batcher = Batcher(self._ask_engine, config.timeout_s, f"the model server of {config.model}")
 
     async def sample(self, request: Request) -> Answer:
         """K candidates. Raises RuntimeFailure when the server does not answer, ContextLimitReached when the prompt is too long."""
@@ -96,30 +96,12 @@ class VllmModel:
         engine_request = EngineRequest(
             prompt, request.seed, sampling.n, sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.top, self._stop
         )
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((engine_request, future))
-        if len(self._waiting) == 1:
-            sender = asyncio.ensure_future(self._send())
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
-        return await future
+        version, answer = await self._batcher.ask(engine_request)
+        return self._read(version, engine_request, answer)
 
-    async def _send(self) -> None:
-        # One turn of the event loop lets every episode that is ready add its request.
-        await asyncio.sleep(0)
-        batch, self._waiting = self._waiting, []
-        try:
-            version, answers = await asyncio.wait_for(self._call([request for request, _ in batch]), self._config.timeout_s)
-        except Exception as error:  # a boundary: every waiting episode must learn of the failure
-            reason = (str(error).strip().splitlines() or [""])[-1]
-            failure = RuntimeFailure(f"the model server of {self._config.model} did not answer: {type(error).__name__}: {reason}")
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(failure)
-            return
-        for (request, future), answer in zip(batch, answers, strict=True):
-            if not future.done():
-                future.set_result(self._read(version, request, answer))
+    async def _ask_engine(self, requests: list[EngineRequest]) -> list[tuple[str, EngineAnswer]]:
+        version, answers = await self._call(requests)
+        return [(version, answer) for answer in answers]
 
     def _read(self, version: str, request: EngineRequest, answer: EngineAnswer) -> Answer:
         candidates = []

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from actors.batching import Batcher
 from learners.answer_rows import AnswerRow
 from r2v_dist.chat import ChatFormat, Turn
-from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Candidate
 
 ScorerCall = Callable[[list[tuple[list[int], list[list[int]]]]], Awaitable[list[tuple[float, ...]]]]
@@ -79,12 +79,12 @@ class ScorerHandle:
 
 
 def start_verifier(path: str, version: str, threads: int, max_tokens: int) -> Any:
-    """Start the actor without waiting for it; its `ready` answers with the version."""
+    """Start the actor without waiting for it; its `ready` answers with the version. Ray starts it again when its process dies."""
     import ray
 
     gpus = 1 if ray.cluster_resources().get("GPU", 0) > 0 else 0
     environment = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": str(threads)}
-    options = {"num_cpus": 0, "num_gpus": gpus, "max_concurrency": 1024, "runtime_env": {"env_vars": environment}}
+    options = {"num_cpus": 0, "num_gpus": gpus, "max_concurrency": 1024, "max_restarts": 3, "runtime_env": {"env_vars": environment}}
     return ray.remote(VerifierServer).options(**options).remote(os.path.abspath(path), version, threads, max_tokens)
 
 
@@ -92,37 +92,13 @@ class TrainedVerifier:
     """The trained verifier as seen from an env runner. `candidates` are the SLM's: their token ids are used as sampled."""
 
     def __init__(self, call: ScorerCall, tokenizer: Any, system_prompt: str, timeout_s: float) -> None:
-        self._call, self._timeout_s = call, timeout_s
         self._chat = ChatFormat(tokenizer, "slm", system_prompt)
         self._end = self._chat.end_of_turn()
-        self._waiting: list[tuple[tuple[list[int], list[list[int]]], asyncio.Future[tuple[float, ...]]]] = []
-        self._senders: set[asyncio.Task[None]] = set()
+        self._batcher = Batcher(call, timeout_s, "the verifier")
 
     async def score(self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]) -> tuple[float, ...]:
         """V of every candidate. Raises RuntimeFailure when the actor does not answer."""
         if not candidates:
             return ()
         answers = [self._chat.action_ids(Turn(user, c.text, "slm", c.token_ids)) + self._end for c in candidates]
-        future: asyncio.Future[tuple[float, ...]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(((self._chat.prompt(history, user), answers), future))
-        if len(self._waiting) == 1:
-            sender = asyncio.ensure_future(self._send())
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
-        return await future
-
-    async def _send(self) -> None:
-        # One turn of the event loop lets every episode that is ready add its state.
-        await asyncio.sleep(0)
-        batch, self._waiting = self._waiting, []
-        try:
-            scores = await asyncio.wait_for(self._call([state for state, _ in batch]), self._timeout_s)
-        except Exception as error:  # a boundary: every waiting episode must learn of the failure
-            reason = (str(error).strip().splitlines() or [""])[-1]
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(RuntimeFailure(f"the verifier did not answer: {type(error).__name__}: {reason}"))
-            return
-        for (_, future), answer in zip(batch, scores, strict=True):
-            if not future.done():
-                future.set_result(answer)
+        return await self._batcher.ask((self._chat.prompt(history, user), answers))

@@ -122,6 +122,7 @@ def rows_of(episode: Episode) -> Iterator[dict[str, Any]]:
         "n_steps": len(episode.steps),
         "branch": None,
         "branch_t": None,
+        "branch_prefix": None,
     }
     for t, step in enumerate(episode.steps):
         yield {**shared, "t": t, **_step_columns(step)}

@@ -13,13 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.feather as feather
-import pyarrow.ipc as ipc
 
-from r2v_dist import branch_values
+from r2v_dist import branch_values, table_file
 from r2v_dist.branch_values import TURNS, BranchValue, Source
 from r2v_dist.chat import Turn
-from r2v_dist.errors import UsageError
 from r2v_dist.seeding import rng_for
 
 _NAME, _IDS = pa.dictionary(pa.int32(), pa.string()), pa.list_(pa.int32())
@@ -203,17 +200,10 @@ def pairs_of(table: pa.Table) -> Iterator[Pair]:
 
 
 def save(path: Path, table: pa.Table) -> None:
-    """Write pairs as Arrow IPC and publish the file by renaming."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".tmp")
-    with ipc.new_file(scratch, SCHEMA, options=ipc.IpcWriteOptions(compression="lz4", unify_dictionaries=True)) as writer:
-        writer.write_table(table.cast(SCHEMA))
-    scratch.rename(path)
+    """Publish pairs as a file."""
+    table_file.save(path, table, SCHEMA)
 
 
 def load(path: Path) -> pa.Table:
     """Read pairs. Raises UsageError when the file is of another kind or version."""
-    table = feather.read_table(path)
-    if not table.schema.equals(SCHEMA, check_metadata=True):
-        raise UsageError(f"{path}: not a table of preference pairs of this version; make it again")
-    return table
+    return table_file.load(path, SCHEMA, "preference pairs")

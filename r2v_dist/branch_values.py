@@ -12,11 +12,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.feather as feather
-import pyarrow.ipc as ipc
 
+from r2v_dist import table_file
 from r2v_dist.chat import Turn
-from r2v_dist.errors import UsageError
 
 SCHEMA_VERSION = "1"
 Source = Literal["slm", "teacher"]
@@ -117,20 +115,13 @@ def values(table: pa.Table) -> npt.NDArray[np.float64]:
 
 
 def save(path: Path, table: pa.Table) -> None:
-    """Write the table as Arrow IPC and publish it by renaming."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".tmp")
-    with ipc.new_file(scratch, SCHEMA, options=ipc.IpcWriteOptions(compression="lz4", unify_dictionaries=True)) as writer:
-        writer.write_table(table.cast(SCHEMA))
-    scratch.rename(path)
+    """Publish branch values as a file."""
+    table_file.save(path, table, SCHEMA)
 
 
 def load(path: Path) -> pa.Table:
-    """Read a table that `save` wrote. Raises UsageError when the file is of another kind or version."""
-    table = feather.read_table(path)
-    if not table.schema.equals(SCHEMA, check_metadata=True):
-        raise UsageError(f"{path}: not a branch-value table of schema version {SCHEMA_VERSION}; make it again with this version of r2v")
-    return table.unify_dictionaries()
+    """Read branch values. Raises UsageError when the file is of another kind or version."""
+    return table_file.load(path, SCHEMA, "branch values")
 
 
 def read_turns(rows: Sequence[dict[str, Any]]) -> Iterator[Turn]:

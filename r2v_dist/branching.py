@@ -156,14 +156,17 @@ class _Count:
 
 
 def _tally(branches: pa.Table, by_action: bool) -> tuple[dict[tuple[str, str, str], _Count], int]:
-    """Counts by (kind, state key, first action or ""), and how many branches drifted."""
+    """Counts by (kind, state key, first action or ""), and how many branches drifted.
+
+    A branch that ends where it begins, because nobody has an action there, is one that failed; it has no first action.
+    """
     drifted = set(branches.filter(branches["drift"])["key"].to_pylist())
-    at_state = branches.filter(pc.equal(branches["t"], branches["branch_t"]))
+    one_a_branch = branches.filter(pc.equal(branches["t"], branches["branch_t"])) if by_action else rollout_store.outcomes(branches)
     outcomes: dict[tuple[str, str, str], list[tuple[bool, int]]] = {}
-    columns = ["key", "branch", "task", "z", "prefix", "action", "success", "n_steps", "branch_t"]
-    for row in at_state.select(columns).to_pylist():
+    columns = ["key", "branch", "task", "z", "branch_prefix", "action", "success", "n_steps", "branch_t"]
+    for row in one_a_branch.select(columns).to_pylist():
         if row["key"] not in drifted:
-            state = f"{row['task']}|{row['z']}|{row['prefix']}"
+            state = f"{row['task']}|{row['z']}|{row['branch_prefix']}"
             ends = outcomes.setdefault((row["branch"], state, row["action"] if by_action else ""), [])
             ends.append((row["success"], row["n_steps"] - row["branch_t"]))
     counts = {

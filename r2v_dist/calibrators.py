@@ -11,6 +11,8 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from r2v_dist.isotonic import pool_adjacent_violators
+
 Array = npt.NDArray[np.float64]
 Kind = Literal["identity", "temperature", "platt", "isotonic"]
 
@@ -90,15 +92,10 @@ def fit_isotonic(p: Array, failures: Array, n: Array) -> Calibrator:
     levels, first = np.unique(p[order], return_index=True)
     weights, sums = np.add.reduceat(n[order], first), np.add.reduceat(failures[order], first)
     levels, weights, sums = (values[weights > 0] for values in (levels, weights, sums))
-    pools: list[tuple[float, float, float, float]] = []
-    for level, weight, total in zip(levels.tolist(), weights.tolist(), sums.tolist(), strict=True):
-        low, high = level, level
-        while pools and pools[-1][2] * weight >= total * pools[-1][3]:
-            low, _, total_before, weight_before = pools.pop()
-            total, weight = total + total_before, weight + weight_before
-        pools.append((low, high, total, weight))
-    points = [(x, total / weight) for low, high, total, weight in pools for x in ((low, high) if high > low else (low,))]
-    return Calibrator("isotonic", x=tuple(x for x, _ in points), y=tuple(y for _, y in points))
+    shares, pool = pool_adjacent_violators(sums / weights, weights)
+    # A pool is flat from its first level to its last.
+    ends = np.unique(np.concatenate([np.unique(pool, return_index=True)[1], len(pool) - 1 - np.unique(pool[::-1], return_index=True)[1]]))
+    return Calibrator("isotonic", x=tuple(levels[ends].tolist()), y=tuple(shares[pool[ends]].tolist()))
 
 
 _FITS: dict[Kind, Callable[[Array, Array, Array], Calibrator]] = {

@@ -3,9 +3,10 @@
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import reduce
 
 from r2v_dist.language_model import Answer
-from r2v_dist.seeding import short_hash
+from r2v_dist.seeding import short_hash, stable_hash
 
 
 class StopReason(StrEnum):
@@ -49,6 +50,11 @@ class Arm:
         return f"{self.router}{at}/{self.policy}/{self.teacher}/{self.training_seed}{verifier}"
 
 
+def next_prefix(prefix: int, action: str) -> int:
+    """The hash of an action prefix with one more action; that of no action is 0."""
+    return stable_hash(prefix, action)
+
+
 @dataclass(frozen=True)
 class Taken:
     """An action somebody took, or is made to take."""
@@ -74,6 +80,11 @@ class Branch:
     seen: int
     first: Taken | None = None
     teacher_first: bool = False
+
+    @property
+    def prefix(self) -> int:
+        """Hash of the path's actions, as the agent loop makes it."""
+        return reduce(next_prefix, (taken.action for taken in self.path), 0)
 
     def given(self, t: int) -> Taken | None:
         """The action that is fixed at step t, if there is one."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.feather as feather
 
+from r2v_dist import table_file
 from r2v_dist.errors import UsageError
 from r2v_dist.features import FEATURE_NAMES, FEATURE_VERSION
 
@@ -71,10 +72,7 @@ class LabelTable:
 
     def save(self, path: Path) -> None:
         """Write as Arrow IPC and publish by renaming."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        feather.write_feather(self.table, scratch, compression="lz4")
-        scratch.rename(path)
+        table_file.save(path, self.table, SCHEMA)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

@@ -79,7 +79,9 @@ def stages(config: RunConfig) -> list[Stage]:
         Stage("tasks", (), lambda c: [c.env, c.sandbox], _tasks),
         *(learning if trains else []),
         Stage("validate", ("tasks", *policy), lambda c: [c.perturb, c.slm.content(), c.evaluate.entropy_rates], _validate),
-        Stage("evaluate", ("tasks", *policy, "validate"), lambda c: [c.slm.content(), c.teacher.content(), c.evaluate], _evaluate),
+        Stage(
+            "evaluate", ("tasks", *policy, "validate"), lambda c: [c.slm.content(), c.teacher.content(), c.verifier, c.evaluate], _evaluate
+        ),
     ]
 
 

@@ -46,9 +46,11 @@ _EPISODE_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Episode], Any]]] = {
     "n_steps": (pa.int16(), lambda e: len(e.steps)),
     "branch": (_NAME, lambda e: e.branch.kind if e.branch else None),
     "branch_t": (pa.int16(), lambda e: len(e.branch.path) if e.branch else None),
+    "branch_prefix": (pa.int64(), lambda e: e.branch.prefix if e.branch else None),
 }
 """Equal on all rows of an episode. An episode that ended before its first step has one row with `t` = -1. A branch (null
-elsewhere) leaves its earlier path at step `branch_t`; the steps before are replayed and have no proposal."""
+elsewhere) leaves its earlier path at step `branch_t`, whose `prefix` is `branch_prefix`; the steps before are replayed and have
+no proposal. It has no row at `branch_t` where nobody had an action there."""
 
 _STEP_COLUMNS: dict[str, pa.DataType] = {
     "observation": _NAME,

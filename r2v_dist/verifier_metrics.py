@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from r2v_dist.calibration import auroc, brier_parts, ece
+
 Array = npt.NDArray[np.float64]
 
 
@@ -23,35 +25,19 @@ class VerifierMetrics:
     pairs: int
 
 
-def verifier_metrics(scores: Array, values: Array, weights: Array, group: npt.NDArray[np.int64], bins: int = 15) -> VerifierMetrics:
-    """All measures at once."""
+def verifier_metrics(scores: Array, values: Array, weights: Array, group: npt.NDArray[np.int64]) -> VerifierMetrics:
+    """All measures at once. V is the chance of a success as a risk is that of a failure, so risk measures serve it too."""
+    successes = values * weights
+    both = 0 < successes.sum() < weights.sum()
     accuracy, pairs = pairwise_accuracy(scores, values, group)
     return VerifierMetrics(
-        auroc(scores, values, weights), brier(scores, values, weights), ece(scores, values, weights, bins), accuracy, len(scores), pairs
+        auroc=auroc(scores, successes, weights) if both else float("nan"),
+        brier=brier_parts(scores, successes, weights).against_shares,
+        ece=ece(scores, successes, weights),
+        pairwise=accuracy,
+        candidates=len(scores),
+        pairs=pairs,
     )
-
-
-def auroc(scores: Array, values: Array, weights: Array) -> float:
-    """P(a random successful branch's candidate scores above a random failed one's), ties half; nan with only one kind."""
-    _, level = np.unique(scores, return_inverse=True)
-    won = np.bincount(level, weights * values)
-    lost = np.bincount(level, weights * (1.0 - values))
-    if not won.sum() or not lost.sum():
-        return float("nan")
-    below = np.cumsum(lost) - lost
-    return float((won * (below + lost / 2)).sum() / (won.sum() * lost.sum()))
-
-
-def brier(scores: Array, values: Array, weights: Array) -> float:
-    """Weighted mean of (V - v)^2."""
-    return float(np.average((scores - values) ** 2, weights=weights))
-
-
-def ece(scores: Array, values: Array, weights: Array, bins: int = 15) -> float:
-    """Expected calibration error over `bins` equal intervals of [0, 1]."""
-    index = np.minimum((scores * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(index, weights * (scores - values), bins)
-    return float(np.abs(gaps).sum() / weights.sum())
 
 
 def pairwise_accuracy(scores: Array, values: Array, group: npt.NDArray[np.int64]) -> tuple[float, int]:

@@ -60,5 +60,5 @@ def test_impossible_counts_are_refused() -> None:
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     feather.write_feather(pa.table({"key": ["x"]}), tmp_path / "other.arrow")
-    with pytest.raises(UsageError, match=r"other\.arrow: not a branch-value table"):
+    with pytest.raises(UsageError, match=r"other\.arrow: not a table of branch values"):
         branch_values.load(tmp_path / "other.arrow")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from r2v_dist.isotonic import Isotonic, fit_isotonic, pool_adjacent_violators
-from r2v_dist.verifier_metrics import auroc, brier, ece, pairwise_accuracy, verifier_metrics
+from r2v_dist.verifier_metrics import pairwise_accuracy, verifier_metrics
 
 
 def random_case(seed: int, size: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -16,18 +16,8 @@ def random_case(seed: int, size: int = 40) -> tuple[np.ndarray, np.ndarray, np.n
     return np.round(rng.random(size), 1), values, n, rng.integers(0, 10, size)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_auroc_is_the_chance_that_a_success_outranks_a_failure(seed: int) -> None:
-    scores, values, n, _ = random_case(seed)
-    outcomes = [(s, k < round(v * m)) for s, v, m in zip(scores, values, n, strict=True) for k in range(int(m))]
-    wins = [s for s, won in outcomes if won]
-    losses = [s for s, won in outcomes if not won]
-    expected = np.mean([(a > b) + 0.5 * (a == b) for a, b in itertools.product(wins, losses)])
-    assert auroc(scores, values, n) == pytest.approx(expected, abs=1e-12)
-
-
-def test_auroc_needs_both_outcomes() -> None:
-    assert np.isnan(auroc(np.array([0.1, 0.9]), np.array([1.0, 1.0]), np.ones(2)))
+def test_one_kind_of_outcome_has_no_auroc() -> None:
+    assert np.isnan(verifier_metrics(np.array([0.1, 0.9]), np.array([1.0, 1.0]), np.ones(2), np.arange(2)).auroc)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -41,13 +31,14 @@ def test_pairwise_accuracy_counts_pairs_of_one_state(seed: int) -> None:
     assert pairwise_accuracy(scores, values, group) == (pytest.approx(right / pairs), pairs)
 
 
-def test_brier_and_ece_in_closed_form() -> None:
+def test_branches_weigh_in_every_measure() -> None:
     scores, values, weights = np.array([0.2, 0.2, 0.9, 1.0]), np.array([0.0, 1.0, 1.0, 0.5]), np.array([1.0, 3.0, 2.0, 2.0])
-    assert brier(scores, values, weights) == pytest.approx((0.04 + 3 * 0.64 + 2 * 0.01 + 2 * 0.25) / 8)
-    # Two bins of ten are used: 0.2 against 0.75 with weight 4, 0.95 against 0.75 with weight 4.
-    assert ece(scores, values, weights, 10) == pytest.approx(0.5 * 0.55 + 0.5 * 0.2)
-    # Forty bins tell 0.9 and 1.0 apart.
-    assert ece(scores, values, weights, 40) == pytest.approx(0.5 * 0.55 + 0.25 * 0.1 + 0.25 * 0.5)
+    found = verifier_metrics(scores, values, weights, np.arange(4))
+    assert found.brier == pytest.approx((0.04 + 3 * 0.64 + 2 * 0.01 + 2 * 0.25) / 8)
+    # 0.2 against 0.75 with weight 4; 0.9 and 1.0 are in two of the fifteen bins.
+    assert found.ece == pytest.approx(0.5 * 0.55 + 0.25 * 0.1 + 0.25 * 0.5)
+    # Six successes: three at 0.2, two at 0.9, one at 1.0; two failures: one at 0.2, one at 1.0.
+    assert found.auroc == pytest.approx((3 * (0.5 + 0) + 2 * (1 + 0) + 1 * (1 + 0.5)) / 12)
 
 
 def test_a_calibrated_verifier_has_no_calibration_error() -> None:

@@ -1,0 +1,45 @@
+"""Many questions, one call: what is asked within one turn of the event loop reaches a server together."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from r2v_dist.errors import RuntimeFailure
+
+Question = TypeVar("Question")
+Reply = TypeVar("Reply")
+
+
+class Batcher(Generic[Question, Reply]):
+    """`call` answers a list of questions in order; `server` names who is called where a failure is told."""
+
+    def __init__(self, call: Callable[[list[Question]], Awaitable[Sequence[Reply]]], timeout_s: float, server: str) -> None:
+        self._call, self._timeout_s, self._server = call, timeout_s, server
+        self._waiting: list[tuple[Question, asyncio.Future[Reply]]] = []
+        self._senders: set[asyncio.Task[None]] = set()
+
+    async def ask(self, question: Question) -> Reply:
+        """The answer. Raises RuntimeFailure when the server fails or does not answer in time."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, future))
+        if len(self._waiting) == 1:
+            sender = asyncio.ensure_future(self._send())
+            self._senders.add(sender)
+            sender.add_done_callback(self._senders.discard)
+        return await future
+
+    async def _send(self) -> None:
+        # One turn of the event loop lets every episode that is ready ask too.
+        await asyncio.sleep(0)
+        batch, self._waiting = self._waiting, []
+        try:
+            replies = await asyncio.wait_for(self._call([question for question, _ in batch]), self._timeout_s)
+        except Exception as error:  # a boundary: every waiting episode must learn of the failure
+            reason = (str(error).strip().splitlines() or [""])[-1]
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(RuntimeFailure(f"{self._server} did not answer: {type(error).__name__}: {reason}"))
+            return
+        for (_, future), reply in zip(batch, replies, strict=True):
+            if not future.done():
+                future.set_result(reply)
