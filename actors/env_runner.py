@@ -17,11 +17,12 @@ import envs
 from actors.backends import EngineCall, build_model
 from actors.verifier import ScorerCall, TrainedVerifier
 from envs.perturb import Perturb, default_rates
-from r2v_dist.agent import Cast, Player, Tree, play
+from r2v_dist.agent import Cast, Player, play
 from r2v_dist.config import ModelConfig, PerturbConfig, VerifierConfig
 from r2v_dist.episodes import Episode, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Sampling
+from r2v_dist.tree import Tree, TreeEnv
 from r2v_dist.verifier import JudgeVerifier, TextWorldRules, Verifier
 
 Deliver = Callable[[Sequence[Episode]], Awaitable[object]]
@@ -120,8 +121,9 @@ class EnvRunner:
         try:
             async with asyncio.timeout(self._setup.unit_timeout_s):
                 with self._env(unit) as env:
+                    world = TreeEnv(env, tree)
                     for run in unit.runs:
-                        episodes.append(await play(env, unit, run, self._cast, tree))
+                        episodes.append(await play(world, unit, run, self._cast))
         except TimeoutError:
             raise RuntimeFailure(f"unit {unit.task.id} z={unit.z} ran past {self._setup.unit_timeout_s:.0f} s") from None
         self._check_versions(unit, tree)

@@ -4,11 +4,9 @@ Plain asyncio, no Ray: the same function runs in an env runner, in a test with n
 action or an env crash ends the episode with a `StopReason`; only an infrastructure failure is raised.
 """
 
-import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
 
 from r2v_dist.chat import Turn, opening_message
 from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Unit
@@ -17,19 +15,8 @@ from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Lang
 from r2v_dist.routers import SINGLE_SAMPLE, RouterModels, build_router, preferred
 from r2v_dist.seeding import stable_hash
 from r2v_dist.situation import Situation
+from r2v_dist.tree import Transition, TreeEnv
 from r2v_dist.verifier import Verifier
-
-T = TypeVar("T")
-
-
-class AgentEnv(Protocol):
-    """The part of a (perturbed) Gymnasium environment used here."""
-
-    def reset(self) -> tuple[str, dict[str, Any]]: ...
-
-    def step(self, action: str, /) -> tuple[str, float, bool, bool, dict[str, Any]]: ...
-
-    def expert_action(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -52,82 +39,40 @@ class Cast:
 
 
 @dataclass
-class Tree:
-    """What is already known of one (task, z): answers by (role, prefix, replica, sampling), observations by prefix.
-
-    Concurrent arms that ask the same question share one call. Dropped when the unit's episodes are committed.
-    """
-
-    answers: dict[tuple[object, ...], asyncio.Task[Answer]] = field(default_factory=dict)
-    scores: dict[tuple[object, ...], asyncio.Task[tuple[float, ...]]] = field(default_factory=dict)
-    observations: dict[int, int] = field(default_factory=dict)
-    asked: int = 0
-
-    async def answer(self, key: tuple[object, ...], ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        """The memoised answer."""
-        self.asked += 1
-        return await _once(self.answers, key, ask)
-
-    async def score(self, key: tuple[object, ...], ask: Callable[[], Awaitable[tuple[float, ...]]]) -> tuple[float, ...]:
-        """The memoised scores of a proposal's candidates."""
-        return await _once(self.scores, key, ask)
-
-    def drifted(self, prefix: int, observation: str) -> bool:
-        """True when the same prefix was seen to lead to another observation."""
-        seen = stable_hash(observation)
-        return self.observations.setdefault(prefix, seen) != seen
-
-
-async def _once(known: dict[tuple[object, ...], asyncio.Task[T]], key: tuple[object, ...], ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask once for each key; a failed call is forgotten, so that a retry asks again."""
-    task = known.get(key)
-    if task is None:
-        task = known[key] = asyncio.ensure_future(ask())
-    try:
-        return await asyncio.shield(task)
-    except BaseException:
-        known.pop(key, None)
-        raise
-
-
-@dataclass
 class _Path:
-    """Where an episode is: its history and the hash of its action prefix."""
+    """What was said so far, and the latest message."""
 
     user: str
     history: tuple[Turn, ...] = ()
-    prefix: int = 0
 
     def advance(self, actor: str, candidate: Candidate, observation: str) -> None:
-        turn = Turn(self.user, candidate.text, actor, candidate.token_ids)
-        self.history = (*self.history, turn)
-        self.prefix = stable_hash(self.prefix, candidate.text)
+        self.history = (*self.history, Turn(self.user, candidate.text, actor, candidate.token_ids))
         self.user = observation
 
 
-async def play(env: AgentEnv, unit: Unit, run: Arm | Branch, cast: Cast, tree: Tree) -> Episode:
-    """Play one episode, or one branch of an earlier one, to its end.
+async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> Episode:
+    """Play one episode, or one branch of an earlier one, to its end, through the tree of its unit.
 
     Raises RuntimeFailure when a model back end fails; the caller retries the whole unit elsewhere.
     """
     branch, arm, replica = (run, run.arm, run.replica) if isinstance(run, Branch) else (None, run, unit.replica)
     router = build_router(arm.router, arm.threshold, cast.models, arm.training_seed)
-    observation, info = env.reset()
-    path = _Path(opening_message(info["goal"], observation))
-    goal, steps, detail = str(info["goal"]), list[Step](), ""
+    tree, now = world.tree, world.reset()
+    goal, steps, detail = str(now.info["goal"]), list[Step](), ""
+    path = _Path(opening_message(goal, now.observation))
 
     async def ask(player: Player) -> Answer:
-        seed = stable_hash(unit.task.id, unit.z, path.prefix, replica, player.role) % 2**31
-        saboteur = getattr(env, "wrong_action", None)  # optional: few environments know their wrong actions
-        request = Request(path.history, path.user, player.sampling, seed, env.expert_action, saboteur, bool(info["perturbations"]))
-        key = (player.role, path.prefix, replica, player.sampling)
+        seed = stable_hash(unit.task.id, unit.z, world.prefix, replica, player.role) % 2**31
+        perturbed = bool(now.info["perturbations"])
+        request = Request(path.history, path.user, player.sampling, seed, world.expert_action, world.wrong_action, perturbed)
+        key = (player.role, world.prefix, replica, player.sampling)
         return await tree.answer(key, lambda: player.model.sample(request))
 
     async def verify(proposal: Answer) -> tuple[float, ...]:
         if cast.verifier is None or arm.router in SINGLE_SAMPLE:
             return ()
         verifier = cast.verifier
-        key = (path.prefix, replica, cast.slm.sampling)
+        key = (world.prefix, replica, cast.slm.sampling)
         return await tree.score(key, lambda: verifier.score(path.history, path.user, proposal.candidates))
 
     async def choose(situation: Situation) -> _Choice:
@@ -145,34 +90,33 @@ async def play(env: AgentEnv, unit: Unit, run: Arm | Branch, cast: Cast, tree: T
             scores = await verify(proposal)
         return replace(_Choice.of("slm", proposal, preferred(scores)), proposal=proposal, verifier_scores=scores, score=decision.score)
 
+    budget = cast.models.budgets.get(arm.router)
     while True:
-        drift = tree.drifted(path.prefix, observation)
-        budget = cast.models.budgets.get(arm.router)
-        if branch and len(steps) == len(branch.path):
-            drift = drift or stable_hash(observation) != branch.seen
+        at_branch = branch is not None and len(steps) == len(branch.path)
+        drift = at_branch and branch is not None and stable_hash(now.observation) != branch.seen
         try:
-            choice = await choose(_situation(unit, goal, steps, observation, budget))
+            choice = await choose(_situation(unit, goal, steps, now.observation, budget))
         except ContextLimitReached as limit:
             stop, success, detail = StopReason.CONTEXT_LIMIT, False, str(limit)
             break
         if choice.chosen is None:
             stop, success = StopReason.NO_ACTION, False
             break
-        step = _step(choice, observation, info, path.prefix, drift)
+        step = _step(choice, now, world.prefix, drift)
         try:
-            observation, reward, terminated, truncated, info = env.step(step.action)
+            now = world.step(step.action)
         except RuntimeFailure:
             raise
         except Exception as error:  # a boundary: whatever one task's environment raises is that episode's outcome
             steps.append(step)
             stop, success, detail = StopReason.ENV_ERROR, False, f"{type(error).__name__}: {error}"
             break
-        steps.append(replace(step, executed=bool(info["executed"])))
-        path.advance(choice.actor, choice.chosen, observation)
-        if terminated or truncated:
-            stop, success = StopReason(info["stop_reason"]), reward > 0
+        steps.append(replace(step, executed=bool(now.info["executed"]), drift=drift or world.drift))
+        path.advance(choice.actor, choice.chosen, now.observation)
+        if now.terminated or now.truncated:
+            stop, success = StopReason(now.info["stop_reason"]), now.reward > 0
             break
-    return Episode(unit.key(run), unit.task.split, arm, goal, tuple(steps), success, stop, observation, detail, branch)
+    return Episode(unit.key(run), unit.task.split, arm, goal, tuple(steps), success, stop, now.observation, detail, branch)
 
 
 @dataclass(frozen=True)
@@ -191,12 +135,12 @@ class _Choice:
         return cls(actor, answer.candidates[index] if answer.candidates else None, answer.sampled_tokens if actor == "teacher" else 0)
 
 
-def _step(choice: _Choice, observation: str, info: Mapping[str, Any], prefix: int, drift: bool) -> Step:
+def _step(choice: _Choice, now: Transition, prefix: int, drift: bool) -> Step:
     assert choice.chosen is not None
     return Step(
-        observation=observation,
-        clean_observation=info["clean_observation"],
-        perturbations=tuple(info["perturbations"]),
+        observation=now.observation,
+        clean_observation=now.info["clean_observation"],
+        perturbations=tuple(now.info["perturbations"]),
         actor=choice.actor,
         action=choice.chosen.text,
         action_ids=choice.chosen.token_ids,

@@ -16,7 +16,7 @@ from envs.code_tasks import load_task, task_ids
 from envs.perturb import Perturb, default_rates
 from envs.perturb_operators import StackTraceCut
 from envs.tasks import make_tasks
-from r2v_dist.agent import Cast, Player, Tree, play
+from r2v_dist.agent import Cast, Player, play
 from r2v_dist.config import CodeConfig, EnvConfig, ModelConfig, PerturbConfig, SplitSizes
 from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
 from r2v_dist.errors import UsageError
@@ -195,7 +195,7 @@ def episode(failure_rate: float, replica: int, router: str = "slm_only", auroc: 
     arm = Arm(router, None, "simulated", "expert", 0)
     unit = Unit("evaluate", "hash", task, None, replica, (arm,))
     slm = Player("slm", SimulatedModel(failure_rate, signal_auroc=auroc), Sampling())
-    return asyncio.run(play(env, unit, arm, Cast(slm, Player("teacher", ExpertModel(), Sampling())), Tree()))
+    return asyncio.run(play(TreeEnv(env, Tree()), unit, arm, Cast(slm, Player("teacher", ExpertModel(), Sampling()))))
 
 
 def test_the_simulated_slm_wins_as_often_as_its_failure_rate_says() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from actors.backends import ExpertModel, SimulatedModel
 from r2v_dist import rollout_store
-from r2v_dist.agent import Cast, Player, Tree, play
+from r2v_dist.agent import Cast, Player, play
 from r2v_dist.episodes import Arm, Branch, Episode, StopReason, Taken, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.features import StepBatch, features
@@ -20,6 +20,7 @@ from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Requ
 from r2v_dist.routers import Decision, ProposalThreshold, RandomEscalation, RouterModels
 from r2v_dist.seeding import stable_hash
 from r2v_dist.situation import Situation
+from r2v_dist.tree import Tree, TreeEnv
 
 TASK = Task("ladder", "test", "none", (("max_steps", 12),))
 SAMPLING = Sampling()
@@ -73,14 +74,14 @@ def arm(router: str, threshold: float | None = None) -> Arm:
 
 def run(arms: Sequence[Arm | Branch], env: Any = None, slm: Any = None, z: int | None = 3, replica: int = 0) -> tuple[list[Episode], Tree]:
     unit = Unit("evaluate", "hash", TASK, z, replica, ())
-    tree = Tree()
+    world = TreeEnv(env or Ladder(), Tree())
     slm_player = Player("slm", slm or SimulatedModel(0.4), SAMPLING)
     teacher = Player("teacher", ExpertModel(), SAMPLING)
 
     async def all_arms() -> list[Episode]:
-        return [await play(env or Ladder(), unit, a, Cast(slm_player, teacher), tree) for a in arms]
+        return [await play(world, unit, a, Cast(slm_player, teacher)) for a in arms]
 
-    return asyncio.run(all_arms()), tree
+    return asyncio.run(all_arms()), world.tree
 
 
 def test_the_ends_and_who_acted() -> None:
@@ -142,7 +143,7 @@ def test_a_budget_binds_a_live_episode() -> None:
     unit = Unit("evaluate", "hash", TASK, 3, 0, (arm("random", 1.0),))
     player, teacher = Player("slm", SimulatedModel(1.0), SAMPLING), Player("teacher", ExpertModel(), SAMPLING)
     models = RouterModels(budgets={"random": 3})
-    episode = asyncio.run(play(Ladder(), unit, unit.arms[0], Cast(player, teacher, models=models), Tree()))
+    episode = asyncio.run(play(TreeEnv(Ladder(), Tree()), unit, unit.arms[0], Cast(player, teacher, models=models)))
     assert [s.actor for s in episode.steps] == ["teacher"] * 3 + ["slm"] * 9
 
 
@@ -228,14 +229,25 @@ def test_infrastructure_failures_are_raised_and_forgotten() -> None:
     unit = Unit("evaluate", "hash", TASK, 0, 0, (arm("slm_only"),))
     tree, player = Tree(), Player("slm", Flaky(), SAMPLING)
     with pytest.raises(RuntimeFailure, match="gone"):
-        asyncio.run(play(Ladder(), unit, unit.arms[0], Cast(player, player), tree))
-    assert asyncio.run(play(Ladder(), unit, unit.arms[0], Cast(player, player), tree)).success
+        asyncio.run(play(TreeEnv(Ladder(), tree), unit, unit.arms[0], Cast(player, player)))
+    assert asyncio.run(play(TreeEnv(Ladder(), tree), unit, unit.arms[0], Cast(player, player))).success
 
 
-def test_drift_is_recorded() -> None:
-    (first, second), _ = run([arm("teacher_only"), arm("teacher_only")], env=Ladder(moody=True))
-    assert not any(s.drift for s in first.steps)
-    assert all(s.drift for s in second.steps)
+def test_drift_is_recorded_from_where_an_arm_needs_a_replay() -> None:
+    (first, same, other), _ = run([arm("slm_only"), arm("random", 0.0), arm("teacher_only")], env=Ladder(moody=True))
+    parted = next(i for i, step in enumerate(first.steps) if step.action == "wait")
+    assert not any(s.drift for s in (*first.steps, *same.steps))
+    assert [s.drift for s in other.steps] == [i >= parted for i in range(len(other.steps))]
+
+
+def test_a_transition_is_made_once_whichever_arm_comes_first() -> None:
+    arms = [arm("slm_only"), arm("random", 0.0), arm("random", 0.3), arm("random", 0.6), arm("teacher_only")]
+    together, tree = run(arms)
+    apart = [run([a])[0][0] for a in arms]
+    assert [replace(e, key=a.key) for e, a in zip(together, apart, strict=True)] == apart
+    prefixes = {s.prefix for e in together for s in e.steps}
+    assert len(tree.transitions) <= len(prefixes) + len(arms)
+    assert tree.stepped < sum(len(e.steps) for e in together)
 
 
 def branch_of(episode: Episode, t: int, kind: str, router: str, replica: int = 0, **first: Any) -> Branch:
@@ -297,7 +309,7 @@ def test_the_verifier_picks_among_the_candidates_except_for_a_single_sample() ->
     unit, tree = Unit("evaluate", "hash", TASK, 3, 0, ()), Tree()
 
     async def all_arms() -> list[Episode]:
-        return [await play(Ladder(), unit, a, cast, tree) for a in (arm("slm_only"), arm("best_of_k"), arm("random", 0.0))]
+        return [await play(TreeEnv(Ladder(), tree), unit, a, cast) for a in (arm("slm_only"), arm("best_of_k"), arm("random", 0.0))]
 
     single, best, routed = asyncio.run(all_arms())
     assert [s.action for s in single.steps] == [s.proposal.candidates[0].text for s in single.steps if s.proposal]
@@ -314,7 +326,7 @@ def test_the_verifier_picks_among_the_candidates_except_for_a_single_sample() ->
 def test_verifier_and_heuristic_escalate_where_no_candidate_convinces() -> None:
     cast = Cast(Player("slm", SimulatedModel(0.7), Sampling(n=2)), Player("teacher", ExpertModel(), SAMPLING), Fondness("up"))
     unit = Unit("evaluate", "hash", TASK, 3, 0, ())
-    episode = asyncio.run(play(Ladder(), unit, arm("verifier", 0.5), cast, Tree()))
+    episode = asyncio.run(play(TreeEnv(Ladder(), Tree()), unit, arm("verifier", 0.5), cast))
     assert {s.actor for s in episode.steps} == {"slm", "teacher"}
     assert [s.actor for s in episode.steps] == ["slm" if max(s.verifier_scores) > 0.5 else "teacher" for s in episode.steps]
     assert episode.success

@@ -10,10 +10,11 @@ import pytest
 
 from actors.backends import ExpertModel, SimulatedModel
 from r2v_dist import branching, rollout_store
-from r2v_dist.agent import Cast, Player, Tree, play
+from r2v_dist.agent import Cast, Player, play
 from r2v_dist.branching import State
 from r2v_dist.episodes import Arm, Episode, Task, Unit
 from r2v_dist.language_model import Sampling
+from r2v_dist.tree import Tree, TreeEnv
 from tests.unit.test_agent import Ladder
 
 FAILURE = 0.55
@@ -24,9 +25,9 @@ ALONE, RANDOM = Arm("slm_only", None, "policy", "expert", 0), Arm("random", 0.3,
 TEACHER = Arm("teacher_only", None, "policy", "expert", 0)
 
 
-def play_all(units: list[Unit], folder: Path) -> pa.Table:
+def play_all(units: list[Unit], folder: Path, game: type[Ladder] = Ladder) -> pa.Table:
     async def everything() -> list[Episode]:
-        return [await play(Ladder(), unit, run, CAST, tree) for unit in units for tree in [Tree()] for run in unit.runs]
+        return [await play(world, unit, run, CAST) for unit in units for world in [TreeEnv(game(), Tree())] for run in unit.runs]
 
     rollout_store.commit(folder, 0, asyncio.run(everything()))
     return rollout_store.read(folder)
@@ -90,6 +91,24 @@ def test_labels_are_the_risks_of_the_three_continuations(states: list[State], tm
         assert table.rho[i] == pytest.approx(risk, abs=4 * math.sqrt(risk * (1 - risk) / n) + 0.01)
         assert table.rho1[i] == pytest.approx(risk1, abs=4 * math.sqrt(risk1 * (1 - risk1) / n) + 1e-9)
         assert (table.rhoT[i], table.m[i]) == (0.0, RUNGS - rung(state)) if left >= RUNGS - rung(state) else (1.0, left)
+
+
+def test_where_nobody_can_help_the_branch_has_failed_and_is_not_forgotten(states: list[State], tmp_path: Path) -> None:
+    class Lost(Ladder):
+        """From the fourth step on the expert knows no way."""
+
+        def expert_action(self) -> str | None:
+            return "up" if self._t < 3 else None
+
+    chosen = [s for s in states if s.t in (0, 5)][:6]
+    by_id = {task.id: task for task in TASKS}
+    units = [Unit("l", "h", by_id[s.task], s.z, 0, (), tuple(branching.label_branches(s, ALONE, TEACHER, 4, 1))) for s in chosen]
+    table, left_out = branching.labels(chosen, play_all(units, tmp_path, Lost))
+    assert (len(table), left_out.total()) == (len(chosen), 0)
+    assert {s.t for s in chosen} == {0, 5}
+    assert table.rhoT.tolist() == [1.0] * len(chosen)
+    assert [m for m, s in zip(table.m, chosen, strict=True) if s.t == 0] == [3.0] * sum(s.t == 0 for s in chosen)
+    assert [(r, m) for r, m, s in zip(table.rho1, table.m, chosen, strict=True) if s.t == 5] == [(1.0, 0.0)] * sum(s.t == 5 for s in chosen)
 
 
 def test_the_choice_does_not_look_at_outcomes_and_keeps_views_together(states: list[State]) -> None:

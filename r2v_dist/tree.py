@@ -1,0 +1,149 @@
+"""The tree of one (task, z): every model call, score and transition of the environment is made once, whichever arm comes first.
+
+An arm still goes along its own path, one real transition after the other; the environment is stepped where no arm has been yet,
+and brought there by replay. A replay that shows something else than before is drift: it is reported with the steps that rest on it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from r2v_dist.episodes import next_prefix
+from r2v_dist.language_model import Answer
+from r2v_dist.seeding import stable_hash
+
+T = TypeVar("T")
+
+
+class AgentEnv(Protocol):
+    """The part of a (perturbed) Gymnasium environment used here."""
+
+    def reset(self) -> tuple[str, dict[str, Any]]: ...
+
+    def step(self, action: str, /) -> tuple[str, float, bool, bool, dict[str, Any]]: ...
+
+    def expert_action(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What came of an action prefix: the result of its last step. The reset has reward 0."""
+
+    observation: str
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+
+
+@dataclass
+class Tree:
+    """What is already known of one (task, z): answers by (role, prefix, replica, sampling), transitions and oracles by prefix.
+
+    Concurrent arms that ask the same question share one call. Dropped when the unit's episodes are committed.
+    """
+
+    answers: dict[tuple[object, ...], asyncio.Task[Answer]] = field(default_factory=dict)
+    scores: dict[tuple[object, ...], asyncio.Task[tuple[float, ...]]] = field(default_factory=dict)
+    transitions: dict[int, Transition] = field(default_factory=dict)
+    oracles: dict[int, str | None] = field(default_factory=dict)
+    asked: int = 0
+    stepped: int = 0
+    """Steps of the real environment, replays included."""
+
+    async def answer(self, key: tuple[object, ...], ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """The memoised answer."""
+        self.asked += 1
+        return await _once(self.answers, key, ask)
+
+    async def score(self, key: tuple[object, ...], ask: Callable[[], Awaitable[tuple[float, ...]]]) -> tuple[float, ...]:
+        """The memoised scores of a proposal's candidates."""
+        return await _once(self.scores, key, ask)
+
+
+async def _once(known: dict[tuple[object, ...], asyncio.Task[T]], key: tuple[object, ...], ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask once for each key; a failed call is forgotten, so that a retry asks again."""
+    task = known.get(key)
+    if task is None:
+        task = known[key] = asyncio.ensure_future(ask())
+    try:
+        return await asyncio.shield(task)
+    except BaseException:
+        known.pop(key, None)
+        raise
+
+
+class TreeEnv:
+    """The environment of a unit, for one arm after the other. `prefix` is the hash of the actions so far, `drift` whether a replay
+    went another way."""
+
+    def __init__(self, env: AgentEnv, tree: Tree) -> None:
+        self._env, self.tree = env, tree
+        self._path: tuple[str, ...] = ()
+        self._standing: tuple[str, ...] | None = None
+        """What the real environment has executed since its reset; None where that is not known."""
+        self.prefix = 0
+        self.drift = False
+
+    def reset(self) -> Transition:
+        """Back to the start."""
+        self._path, self.prefix, self.drift = (), 0, False
+        return self.tree.transitions.get(0) or self._restart()
+
+    def step(self, action: str) -> Transition:
+        """Take an action. Raises whatever the environment raises."""
+        after = next_prefix(self.prefix, action)
+        known = self.tree.transitions.get(after)
+        if known is None:
+            self._go()
+            known = self.tree.transitions[after] = self._really(action)
+        self._path, self.prefix = (*self._path, action), after
+        return known
+
+    def expert_action(self) -> str | None:
+        """The environment's oracle here."""
+        if self.prefix not in self.tree.oracles:
+            self._go()
+            self.tree.oracles[self.prefix] = self._env.expert_action()
+        return self.tree.oracles[self.prefix]
+
+    def wrong_action(self, seed: int) -> str | None:
+        """A wrong action here, None where the environment knows none."""
+        saboteur: Callable[[int], str | None] | None = getattr(self._env, "wrong_action", None)
+        if saboteur is None:
+            return None
+        self._go()
+        return saboteur(seed)
+
+    def _go(self) -> None:
+        """Bring the real environment to where this arm is."""
+        standing = self._standing
+        if standing is None or self._path[: len(standing)] != standing:
+            self._restart()
+            standing = ()
+        prefix = 0
+        for place, action in enumerate(self._path):
+            prefix = next_prefix(prefix, action)
+            if place >= len(standing):
+                self._compare(prefix, self._really(action))
+
+    def _restart(self) -> Transition:
+        observation, info = self._env.reset()
+        self._standing = ()
+        found = Transition(observation, 0.0, False, False, info)
+        self._compare(0, found)
+        return self.tree.transitions.setdefault(0, found)
+
+    def _really(self, action: str) -> Transition:
+        standing, self._standing = self._standing, None  # unknown should the environment raise
+        assert standing is not None
+        found = Transition(*self._env.step(action))
+        self._standing = (*standing, action)
+        self.tree.stepped += 1
+        return found
+
+    def _compare(self, prefix: int, found: Transition) -> None:
+        known = self.tree.transitions.get(prefix)
+        if known is not None and stable_hash(known.observation) != stable_hash(found.observation):
+            self.drift = True
