@@ -69,6 +69,12 @@ class RouterResult:
     dropped_episodes: int
 
 
+def variant_of(config: RouterConfig, name: str) -> RouterConfig:
+    """The configuration of `r2v` or of one of its ablations, by the name of its arms."""
+    suffix = name.removeprefix("r2v").removeprefix("_")
+    return config.model_copy(update={"mode": "joint"} if suffix == "joint" else {"ablation": suffix or "none"})
+
+
 def train_router(job: RouterJob) -> RouterResult:
     """Train one router. Raises UsageError for labels that cannot train one, before any rank is started."""
     return train_routers([job])[0]
@@ -176,12 +182,13 @@ def calibrate(heads: dict[str, Mlp], labels: LabelTable, raw: dict[str, Any], jo
     """The calibrator of every risk head, chosen on validation labels; the identity where the ablation says so."""
     if job.config.ablation in ("uncalibrated", "no_brier"):
         return {name: Calibrator() for name in heads if name in RISKS}
-    n = {"rho": labels.n, "rho1": labels.n1, "rhoT": labels.nT}
-    return {
-        name: choose_calibrator(raw[name], np.nan_to_num(getattr(labels, name)) * n[name], n[name], labels.task, job.seed).calibrator
-        for name in heads
-        if name in RISKS
-    }
+    found: dict[str, Calibrator] = {}
+    for name, n in (("rho", labels.n), ("rho1", labels.n1), ("rhoT", labels.nT)):
+        if name in heads:
+            known = n > 0
+            shares = getattr(labels, name)[known]
+            found[name] = choose_calibrator(raw[name][known], shares * n[known], n[known], labels.task[known], job.seed).calibrator
+    return found
 
 
 def _publish(job: RouterJob, model: RouterModel, duality: "Duality", labels: LabelTable, episodes: LatchedEpisodes) -> None:
