@@ -130,12 +130,15 @@ class EnvRunner:
             raise RuntimeFailure(f"unit {unit.task.id} z={unit.z} ran past {self._setup.unit_timeout_s:.0f} s") from None
         self._check_versions(unit, tree)
         await deliver(episodes)
-        answers = [task.result() for task in tree.answers.values()]
+        # The environment's own oracle answers without a model.
+        models = {"slm": self._setup.slm, "teacher": self._setup.teacher}
+        roles = [role for role, config in models.items() if config.backend != "expert"]
+        answers = [answer for role in roles for answer in tree.answered(role)]
         return UnitReport(
             episodes=len(episodes),
             successes=sum(e.success for e in episodes),
             steps=sum(len(e.steps) for e in episodes),
-            asked=tree.asked,
+            asked=sum(tree.asked[role] for role in roles),
             engine_calls=len(answers),
             sampled_tokens=sum(a.sampled_tokens for a in answers),
             drifted=sum(s.drift for e in episodes for s in e.steps),
@@ -171,10 +174,9 @@ class EnvRunner:
     def _check_versions(self, unit: Unit, tree: Tree) -> None:
         """A row must never name a policy that did not act."""
         expected = {"slm": unit.played[0].policy, "teacher": unit.played[0].teacher}
-        for (role, *_), task in tree.answers.items():
-            version = task.result().version
-            if version != expected[str(role)]:
-                raise RuntimeFailure(f"the {role} answered as version {version}, this unit needs {expected[str(role)]}")
+        for role, needed in expected.items():
+            for version in {answer.version for answer in tree.answered(role)} - {needed}:
+                raise RuntimeFailure(f"the {role} answered as version {version}, this unit needs {needed}")
 
 
 def _player(role: str, config: ModelConfig, call: EngineCall | None, tokenizer: str) -> Player:

@@ -94,45 +94,50 @@ def validate(context: Context) -> dict[str, Any]:
     from r2v_dist.evaluation import arm_outcomes, router_rows, selected_thresholds
 
     config = context.config
-    arm = context.deploy(trained(context, _last_round(context)))
+    arm = context.deploy(trained(context, last_round(context)))
     tasks, zs = context.tasks("validation"), seeds(config.perturb, "validation")
     ends = _ends(context, arm)
     watching = tuple(arm(name, NEVER) for name in config.swept if name != "random")
     units = [context.unit(task, None, ends) for task in tasks] + [context.unit(task, z, (*ends, *watching)) for task in tasks for z in zs]
     context.roll_out(units)
-    grid = _grid(context.run.rollouts(context.stage), config.swept, config.evaluate.rates)
-    results = context.roll_out([context.unit(task, z, sweep(arm, grid)) for task in tasks for z in zs])
+    thresholds = grid(context.run.rollouts(context.stage), config.swept, config.evaluate.rates)
+    results = context.roll_out([context.unit(task, z, sweep(arm, thresholds)) for task in tasks for z in zs])
     rows = router_rows(arm_outcomes(context.run.rollouts(context.stage)), config.evaluate.bootstrap, context.seed)
     epsilon = config.router.epsilon if config.router is not None else RouterConfig().epsilon
-    return results | {"thresholds": grid, "selected": selected_thresholds(rows, epsilon)}
+    return results | {"thresholds": thresholds, "selected": selected_thresholds(rows, epsilon)}
 
 
 def calibrate(context: Context) -> dict[str, Any]:
     """Play the router on the calibration tasks, from always escalating to its cheapest threshold."""
     from envs.tasks import seeds
 
-    arm = context.deploy(trained(context, _last_round(context)))
+    arm = context.deploy(trained(context, last_round(context)))
     zs = seeds(context.config.perturb, "calibration")
     arms = [arm("r2v", threshold) for threshold in (ALWAYS, *context.result("validate", "thresholds")["r2v"])]
     results = context.roll_out([context.unit(task, z, tuple(arms)) for task in context.tasks("calibration") for z in zs])
     return results | {"thresholds": [one.threshold for one in arms]}
 
 
-def evaluate(context: Context) -> dict[str, Any]:
-    """Every router at every threshold, live, on test tasks and seeds."""
+def test_seeds(context: Context) -> list[int]:
+    """The perturbation seeds of the test split."""
     from envs.tasks import seeds
 
-    arm = context.deploy(trained(context, _last_round(context)))
-    ends, grid = _ends(context, arm), context.result("validate", "thresholds")
-    tasks, zs = context.tasks("test"), seeds(context.config.perturb, "test")
+    return seeds(context.config.perturb, "test")
+
+
+def evaluate(context: Context) -> dict[str, Any]:
+    """Every router at every threshold, live, on test tasks and seeds."""
+    arm = context.deploy(trained(context, last_round(context)))
+    ends, thresholds = _ends(context, arm), context.result("validate", "thresholds")
+    tasks, zs = context.tasks("test"), test_seeds(context)
     units = [context.unit(task, None, ends) for task in tasks]
-    units += [context.unit(task, z, (*ends, *sweep(arm, grid))) for task in tasks for z in zs]
+    units += [context.unit(task, z, (*ends, *sweep(arm, thresholds))) for task in tasks for z in zs]
     return context.roll_out(units)
 
 
-def sweep(arm: Callable[..., Arm], grid: Mapping[str, list[float]]) -> tuple[Arm, ...]:
+def sweep(arm: Callable[..., Arm], thresholds: Mapping[str, list[float]]) -> tuple[Arm, ...]:
     """The arms of a grid of thresholds."""
-    return tuple(arm(name, threshold) for name, thresholds in grid.items() for threshold in thresholds)
+    return tuple(arm(name, threshold) for name, levels in thresholds.items() for threshold in levels)
 
 
 def calibration_losses(folder: Path, thresholds: list[float], statistic: Any, alpha: float) -> "np.ndarray[Any, np.dtype[np.float64]]":
@@ -162,7 +167,8 @@ def _load(context: Context, stage: str, name: str) -> RouterModel:
     return load_router(context.run, name, context.result(stage, "routers")[name])
 
 
-def _last_round(context: Context) -> str | None:
+def last_round(context: Context) -> str | None:
+    """The stage whose routers are deployed, None where no router is trained."""
     if context.config.router is None:
         return None
     return "router2" if context.config.labels.rounds == 2 else "router"
@@ -263,19 +269,19 @@ def _query_router(context: Context) -> RouterModel:
     return train_query_router(train, validation, context.seed)
 
 
-def _grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict[str, list[float]]:
+def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict[str, list[float]]:
     """Thresholds of every router, ascending: where its score along the SLM's own path exceeds them at the given rates."""
     table = rollout_store.read(folder, ["router", "threshold", "score", "z"])
     watched = np.array(table["threshold"].to_numpy()) == NEVER
     routers, scores = np.array(table["router"].to_pylist()), table["score"].to_numpy()
-    grid: dict[str, list[float]] = {}
+    found: dict[str, list[float]] = {}
     for name in names:
         if name == "random":
-            grid[name] = sorted(rates)
+            found[name] = sorted(rates)
             continue
         own = scores[watched & (routers == name)]
         own = own[np.isfinite(own)]
         levels = np.quantile(own, [1 - rate for rate in rates], method="higher") if len(own) else np.array([])
         lowest = float(own.min()) if len(own) else 0.0  # a threshold that every step reaches is the teacher alone
-        grid[name] = sorted({float(level) for level in levels if level > lowest})
-    return grid
+        found[name] = sorted({float(level) for level in levels if level > lowest})
+    return found
