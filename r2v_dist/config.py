@@ -234,6 +234,8 @@ class RouterConfig(Section):
 
     mode: Literal["decoupled", "joint"] = "decoupled"
     """`decoupled`: calibrated risk heads, and a policy head that alone sees cost and CVaR. `joint`: the paper's single output."""
+    score: Literal["policy", "risk", "value"] = "policy"
+    """What a `decoupled` router compares with its threshold: its policy head, the risk rho, or rho - rho1, the value of a step."""
     surrogate: Literal["latched", "paper"] = "latched"
     ablation: Literal["none", "no_cvar", "no_brier", "uncalibrated"] = "none"
     """`no_cvar` bounds the mean failure instead of its CVaR; `no_brier` estimates no risk (decoupled: the policy sees f alone)."""
