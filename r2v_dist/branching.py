@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2v_dist import rollout_store
-from r2v_dist.branch_values import BranchValue
+from r2v_dist.branch_values import BranchValue, Source
 from r2v_dist.chat import Turn, opening_message
 from r2v_dist.episodes import Arm, Branch, Taken
 from r2v_dist.features import StepBatch, features
@@ -117,16 +118,25 @@ def _states_of_episode(rows: Sequence[Mapping[str, Any]], vectors: Mapping[tuple
 
 
 def choose(states: Sequence[State], count: int, seed: int, views: int = 2) -> list[State]:
-    """`count` states. Up to `views` seeds that met one task and prefix come together, and every other group is such a one while
-    there are any: second views of a state come from those, and most prefixes are met once."""
+    """`count` states, of which three in four are some where the candidates differ, while there are any.
+
+    Up to `views` seeds that met one task and prefix come together, and every other group is such a one while there are any: second
+    views of a state come from those, and most prefixes are met once.
+    """
     groups: dict[tuple[str, int], list[State]] = {}
     for state in states:
         groups.setdefault((state.task, state.prefix), []).append(state)
+    for group, members in groups.items():
+        groups[group] = sorted(members, key=lambda s: stable_hash(seed, s.key))[:views]
     order = sorted(groups, key=lambda group: stable_hash("choose", seed, *group))
-    shared, single = ([g for g in order if (len(groups[g]) > 1) == several] for several in (True, False))
-    alternating = [group for pair in zip_longest(shared, single) for group in pair if group is not None]
-    members = (sorted(groups[group], key=lambda s: stable_hash(seed, s.key))[:views] for group in alternating)
-    return [state for group in members for state in group][:count]
+
+    def alternating(differ: bool) -> list[tuple[str, int]]:
+        mine = [group for group in order if any(len(s.distinct) > 1 for s in groups[group]) == differ]
+        shared, single = ([g for g in mine if (len(groups[g]) > 1) == several] for several in (True, False))
+        return [group for pair in zip_longest(shared, single) for group in pair if group is not None]
+
+    places = [(place / share, group) for differ, share in ((True, 3), (False, 1)) for place, group in enumerate(alternating(differ))]
+    return [state for _, group in sorted(places, key=itemgetter(0)) for state in groups[group]][:count]
 
 
 def sample(states: Sequence[State], count: int, seed: int) -> list[State]:
@@ -194,28 +204,41 @@ def branch_values(states: Sequence[State], branches: pa.Table) -> tuple[list[Bra
     for state in states:
         for kind, action, count in sorted(by_state.get(state.key, []), key=lambda item: item[:2]):
             index = next((i for i, taken in enumerate(state.candidates) if taken.action == action), None)
-            own = kind == CANDIDATE and index is not None
-            rows.append(
-                BranchValue(
-                    key=state.key,
-                    task=state.task,
-                    split=state.split,
-                    z=state.z,
-                    prefix=state.prefix,
-                    t=state.t,
-                    history=state.history,
-                    user=state.user,
-                    candidate=action,
-                    candidate_ids=state.candidates[index].action_ids if own and index is not None else None,
-                    candidate_index=index if own and index is not None else len(state.candidates),
-                    source="slm" if own else "teacher",
-                    n=count.n,
-                    successes=count.successes,
-                    state_hash=state.latent,
-                    policy=state.policy,
-                )
-            )
+            if kind == CANDIDATE and index is not None:
+                rows.append(_value(state, state.candidates[index], index, "slm", count.n, count.successes))
+            else:
+                rows.append(_value(state, Taken("teacher", action), len(state.candidates), "teacher", count.n, count.successes))
     return rows, drifted
+
+
+def outcome_values(states: Sequence[State]) -> list[BranchValue]:
+    """v(x, a) of the action that was taken, from the one outcome of an episode of the SLM alone: as unbiased as a branch."""
+    return [
+        _value(state, state.candidates[state.executed], state.executed, "slm", 1, int(state.own_success))
+        for state in states
+        if state.own_success is not None
+    ]
+
+
+def _value(state: State, candidate: Taken, index: int, source: Source, n: int, successes: int) -> BranchValue:
+    return BranchValue(
+        key=state.key,
+        task=state.task,
+        split=state.split,
+        z=state.z,
+        prefix=state.prefix,
+        t=state.t,
+        history=state.history,
+        user=state.user,
+        candidate=candidate.action,
+        candidate_ids=candidate.action_ids,
+        candidate_index=index,
+        source=source,
+        n=n,
+        successes=successes,
+        state_hash=state.latent,
+        policy=state.policy,
+    )
 
 
 def labels(states: Sequence[State], branches: pa.Table, alone: str = "slm_only") -> tuple[LabelTable, Counter[str]]:

@@ -331,6 +331,8 @@ class BranchConfig(Section):
     """Branches a candidate."""
     n_agreed: int = Field(2, ge=1)
     """Where all K candidates are one action."""
+    outcomes: int = Field(400, ge=0)
+    """Further training states for the verifier, each with the one outcome of its own episode."""
     teacher: bool = True
     """Also value the teacher's action there."""
 

@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from r2v_dist import branch_values, branching, rollout_store
 from r2v_dist.branching import State
 from r2v_dist.config import Split
@@ -70,9 +72,14 @@ def verifier(context: Context) -> dict[str, Any]:
 
     config, run = context.config, context.run
     assert config.verifier is not None
+    branched = branch_values.load(values_path(context, LEARNING))
+    known = set(branched["key"].to_pylist())
+    others = branching.sample([s for s in _visited(context, LEARNING) if s.key not in known], config.branches.outcomes, context.seed)
+    values = run.stage(context.stage) / "values.arrow"
+    branch_values.save(values, pa.concat_tables([branched, branch_values.to_table(branching.outcome_values(others))]))
     output = run.checkpoint("verifier", f"v-{context.input_hash[:8]}")
     job = VerifierJob(
-        values=values_path(context, LEARNING),
+        values=values,
         validation=values_path(context, HELD_OUT),
         model=config.verifier.model or context.checkpoint("bc").path,
         system_prompt=config.slm.system_prompt,
@@ -95,7 +102,8 @@ def pairs(context: Context) -> dict[str, Any]:
     assert config.dpo is not None
     table = branch_values.load(values_path(context, LEARNING))
     scores = score_table(Path(trained.path), table, config.slm.system_prompt)
-    made, counts = preference_pairs.build_pairs(table, config.dpo.min_gap, scores, trained.version)
+    visited = branching.outcome_values(_visited(context, LEARNING))
+    made, counts = preference_pairs.build_pairs(table, config.dpo.min_gap, scores, trained.version, visited)
     preference_pairs.save(_pairs_path(context), made)
     return asdict(counts)
 
@@ -137,12 +145,17 @@ def _pairs_path(context: Context) -> Path:
     return context.folder("pairs") / "pairs.arrow"
 
 
+def _visited(context: Context, split: Split) -> list[State]:
+    """The states of a split that the cloned SLM met alone."""
+    found = branching.states_of(rollout_store.read(context.rollouts("states")), context.config.env.max_steps)
+    return [state for state in found if state.split == split]
+
+
 def _chosen(context: Context) -> dict[Split, list[State]]:
     """The states to branch from, the same on every call."""
     config = context.config
-    found = branching.states_of(rollout_store.read(context.rollouts("states")), config.env.max_steps)
     counts = {LEARNING: config.branches.states, HELD_OUT: config.branches.validation_states}
-    chosen = {split: branching.choose([s for s in found if s.split == split], count, context.seed) for split, count in counts.items()}
+    chosen = {split: branching.choose(_visited(context, split), count, context.seed) for split, count in counts.items()}
     if empty := next((split for split, members in chosen.items() if not members), None):
         raise RuntimeFailure(f"no state of the {empty} tasks to branch from: the SLM proposed nothing there")
     return chosen

@@ -77,11 +77,11 @@ def _slm_stages(config: RunConfig) -> list[Stage]:
         made += [
             Stage("states", ("tasks", "bc"), lambda c: [c.perturb, c.slm.content(), c.branches], learning_stages.states),
             Stage("branches", ("tasks", "states", "bc"), lambda c: [c.teacher.content(), c.branches], learning_stages.branches),
-            Stage("verifier", ("branches", "bc"), lambda c: [c.verifier], learning_stages.verifier),
+            Stage("verifier", ("states", "branches", "bc"), lambda c: [c.verifier], learning_stages.verifier),
         ]
     if config.dpo is not None:
         made += [
-            Stage("pairs", ("branches", "verifier"), lambda c: [c.dpo], learning_stages.pairs),
+            Stage("pairs", ("states", "branches", "verifier"), lambda c: [c.dpo], learning_stages.pairs),
             Stage("dpo", ("pairs", "bc"), lambda c: [c.dpo], learning_stages.dpo),
             Stage("cloned", ("tasks", "bc", "verifier"), lambda c: [c.perturb, c.slm.content()], _cloned),
         ]
