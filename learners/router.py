@@ -157,7 +157,7 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
         calibrators = calibrate(heads, held_out, predicted(heads, f_NF), job)
     if rank == 0:
         version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
-        model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, config.score)
+        model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score=config.score)
         _publish(job, model, duality, held_out, episodes)
     torch.distributed.barrier()
 

@@ -7,9 +7,11 @@ action or an env crash ends the episode with a `StopReason`; only an infrastruct
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from r2v_dist.chat import Turn, opening_message
-from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Unit
+from r2v_dist.config import ORACLE
+from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Taken, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request, Sampling
 from r2v_dist.routers import SINGLE_SAMPLE, RouterModels, build_router, preferred
@@ -17,6 +19,9 @@ from r2v_dist.seeding import stable_hash
 from r2v_dist.situation import Situation
 from r2v_dist.tree import Transition, TreeEnv
 from r2v_dist.verifier import Verifier
+
+ORACLE_REPLICAS = 10_000
+"""First replica of the oracle's branches: a range that no label and no evaluation uses."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,11 @@ async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> Epi
             return _Choice.of("teacher", await ask(cast.teacher))
         proposal = await ask(cast.slm) if router.needs_proposal(situation) else None
         scores = await verify(proposal) if proposal else ()
-        decision = router.decide(replace(situation, verifier_scores=scores), proposal)
+        situation = replace(situation, verifier_scores=scores)
+        if arm.router == ORACLE and proposal is not None:
+            action = proposal.candidates[preferred(scores)] if proposal.candidates else None
+            situation = replace(situation, true_risk=await _true_risk(world, unit, arm, cast, steps, action))
+        decision = router.decide(situation, proposal)
         if decision.escalate:
             return replace(_Choice.of("teacher", await ask(cast.teacher)), proposal=proposal, verifier_scores=scores, score=decision.score)
         if proposal is None:
@@ -117,6 +126,24 @@ async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> Epi
             stop, success = StopReason(now.info["stop_reason"]), now.reward > 0
             break
     return Episode(unit.key(run), unit.task.split, arm, goal, tuple(steps), success, stop, now.observation, detail, branch)
+
+
+async def _true_risk(world: TreeEnv, unit: Unit, arm: Arm, cast: Cast, steps: Sequence[Step], action: Candidate | None) -> float:
+    """The share of independent branches that fail when the SLM takes this action here and goes on alone as it is deployed."""
+    if action is None:
+        return 1.0
+    here = world.prefix
+    if here not in world.tree.risks:
+        alone = replace(arm, router="slm_only" if cast.verifier is None else "best_of_k", threshold=None)
+        path, first = tuple(Taken(s.actor, s.action, s.action_ids) for s in steps), Taken("slm", action.text, action.token_ids)
+        seen = stable_hash(world.tree.transitions[here].observation)
+        replicas = range(ORACLE_REPLICAS, ORACLE_REPLICAS + cast.models.oracle_branches)
+        branches = [Branch(ORACLE, alone, replica, path, seen, first=first) for replica in replicas]
+        world.tree.risks[here] = fmean([not (await play(world, unit, branch, cast)).success for branch in branches])
+        world.reset()
+        for step in steps:  # back to where this arm was, from memory
+            world.step(step.action)
+    return world.tree.risks[here]
 
 
 @dataclass(frozen=True)

@@ -359,6 +359,8 @@ class LabelConfig(Section):
 
 Baseline = Literal["random", "entropy", "heuristic", "verifier", "perplexity", "stuck_latch", "query_level"]
 Learned = Literal["r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint"]
+ORACLE: Literal["oracle"] = "oracle"
+"""Escalates by the share of independent branches that fail from a state: a bound on what a perfect risk would buy, and dear."""
 BASELINES: tuple[str, ...] = get_args(Baseline)
 LEARNED: tuple[str, ...] = get_args(Learned)
 """The router and its ablations: each one `RouterModel` on the step's features, differently trained."""
@@ -369,8 +371,10 @@ class EvaluateConfig(Section):
 
     rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.05, 0.1, 0.2, 0.35, 0.55, 0.8)
     """Target escalation rates; a router's thresholds are the matching quantiles of its score along validation episodes of the SLM."""
-    routers: tuple[Baseline | Learned, ...] = (*get_args(Baseline), *get_args(Learned))
-    """Those that the run has no model, verifier or log-probabilities for are left out."""
+    routers: tuple[Baseline | Learned | Literal["oracle"], ...] = (*get_args(Baseline), *get_args(Learned))
+    """Those that the run has no model, verifier or log-probabilities for are left out. `oracle` has to be asked for."""
+    oracle_branches: int = Field(4, ge=1)
+    """Of the oracle, from every state on its path; their replicas are used for nothing else."""
     bootstrap: int = Field(2000, ge=100)
 
 

@@ -80,9 +80,9 @@ class RouterModel:
     std_F: Array
     heads: dict[str, Mlp]
     calibrators: dict[str, Calibrator]
-    score: Score = "policy"
     feature_names: tuple[str, ...] = FEATURE_NAMES
     feature_version: str = FEATURE_VERSION
+    score: Score = "policy"
 
     def __post_init__(self) -> None:
         if len({tuple(weight.shape for weight, _ in mlp.layers) for name, mlp in self.heads.items() if name in RISKS}) != 1:

@@ -150,10 +150,9 @@ def calibration_losses(folder: Path, thresholds: list[float], statistic: Any, al
 
 def trained(context: Context, stage: str | None) -> RouterModels:
     """The routers that a stage published; none without a stage."""
-    if stage is None:
-        return RouterModels()
-    names = context.result(stage, "routers")
-    return RouterModels({(name, context.training_seed): _load(context, stage, name) for name in names})
+    names = context.result(stage, "routers") if stage is not None else ()
+    models = {(name, context.training_seed): _load(context, stage, name) for name in names if stage is not None}
+    return RouterModels(models, oracle_branches=context.config.evaluate.oracle_branches)
 
 
 def load_router(run: RunDir, name: str, path: str) -> RouterModel:

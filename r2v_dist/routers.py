@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from r2v_dist.config import LEARNED
+from r2v_dist.config import LEARNED, ORACLE
 from r2v_dist.errors import UsageError
 from r2v_dist.features import StepBatch, features, looks_like_an_error
 from r2v_dist.language_model import Answer
@@ -195,6 +195,8 @@ class RouterModels:
     trained: Mapping[tuple[str, int], RouterModel] = field(default_factory=dict)
     latched: frozenset[str] = frozenset()
     budgets: Mapping[str, int] = field(default_factory=dict)
+    oracle_branches: int = 4
+    """Branches from every state at which the oracle decides."""
 
     def of(self, name: str, training_seed: int) -> RouterModel:
         """The model of an arm. Raises UsageError when it was not trained."""
@@ -203,11 +205,18 @@ class RouterModels:
         return self.trained[name, training_seed]
 
 
+def true_risk(situation: Situation, proposal: Answer) -> float:
+    """The share of independent branches that fail: no deployed agent could know it."""
+    assert situation.true_risk is not None
+    return situation.true_risk
+
+
 _BY_PROPOSAL: dict[str, Callable[[Situation, Answer], float]] = {
     "entropy": first_token_entropy,
     "heuristic": entropy_or_doubt,
     "verifier": verifier_doubt,
     "perplexity": action_perplexity,
+    ORACLE: true_risk,
 }
 SINGLE_SAMPLE = frozenset({"slm_only"})
 """Routers whose SLM acts with one sample; under all others the verifier picks among the K, where there is a verifier."""

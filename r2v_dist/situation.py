@@ -10,7 +10,7 @@ class Situation:
     `observations` are all so far, the one to act on at the end, and `actions` the executed actions, one fewer. `verifier_scores`
     belong to this step's candidates, in their order, and are empty without a verifier; `verifier_bests` are the best scores of
     the earlier steps (nan where nothing was scored). `budget` is the most teacher calls this episode may make; `max_steps` and
-    `budget` are None where there is no limit.
+    `budget` are None where there is no limit. `true_risk` is what independent branches from here say; the oracle alone has it.
     """
 
     t: int
@@ -23,3 +23,4 @@ class Situation:
     budget: int | None = None
     verifier_scores: tuple[float, ...] = ()
     verifier_bests: tuple[float, ...] = ()
+    true_risk: float | None = None

@@ -49,6 +49,8 @@ class Tree:
     scores: dict[tuple[object, ...], asyncio.Task[tuple[float, ...]]] = field(default_factory=dict)
     transitions: dict[int, Transition] = field(default_factory=dict)
     oracles: dict[int, str | None] = field(default_factory=dict)
+    risks: dict[int, float] = field(default_factory=dict)
+    """Shares of independent branches that fail, by prefix."""
     asked: Counter[str] = field(default_factory=Counter)
     """Questions by role, answered from memory or not."""
     stepped: int = 0

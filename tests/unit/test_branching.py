@@ -14,6 +14,7 @@ from r2v_dist.agent import Cast, Player, play
 from r2v_dist.branching import State
 from r2v_dist.episodes import Arm, Episode, Task, Unit
 from r2v_dist.language_model import Sampling
+from r2v_dist.routers import RouterModels
 from r2v_dist.tree import Tree, TreeEnv
 from tests.unit.test_agent import Ladder
 
@@ -91,6 +92,22 @@ def test_labels_are_the_risks_of_the_three_continuations(states: list[State], tm
         assert table.rho[i] == pytest.approx(risk, abs=4 * math.sqrt(risk * (1 - risk) / n) + 0.01)
         assert table.rho1[i] == pytest.approx(risk1, abs=4 * math.sqrt(risk1 * (1 - risk1) / n) + 1e-9)
         assert (table.rhoT[i], table.m[i]) == (0.0, RUNGS - rung(state)) if left >= RUNGS - rung(state) else (1.0, left)
+
+
+def test_the_oracle_knows_the_chance_of_failing_from_where_it_is() -> None:
+    n = 400
+    cast = Cast(CAST.slm, CAST.teacher, models=RouterModels(oracle_branches=n))
+    unit = Unit("o", "h", TASKS[0], 1, 0, (Arm("oracle", 0.5, "policy", "expert", 0),))
+    episode = asyncio.run(play(TreeEnv(Ladder(), Tree()), unit, unit.arms[0], cast))
+    on = 0
+    for t, step in enumerate(episode.steps):
+        assert step.proposal is not None
+        risk = 1 - chance(on + (step.proposal.candidates[0].text == "up"), STEPS - t - 1)
+        assert step.score == pytest.approx(risk, abs=4 * math.sqrt(risk * (1 - risk) / n) + 1e-9)
+        assert (step.actor == "teacher") == (step.score >= 0.5)
+        on += step.action == "up"
+        assert not step.drift
+    assert episode.success
 
 
 def test_where_nobody_can_help_the_branch_has_failed_and_is_not_forgotten(states: list[State], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from r2v_dist.routers import LEARNED, NAMES, RouterModels, build_router, preferr
 from r2v_dist.situation import Situation
 
 SITUATION = Situation(
+    true_risk=0.25,
     t=1,
     draw=("task", 3, 1),
     goal="find the key",
