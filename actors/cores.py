@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 
 def parse_cores(text: str) -> list[int]:
-    """Core numbers of a list such as `0-1,3`; all cores of the machine for an empty one."""
+    """Core numbers of a list such as `0-1,3`; every core this process may use for an empty one."""
     if not text:
-        return list(range(os.cpu_count() or 1))
+        return sorted(os.sched_getaffinity(0))
     cores: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")

@@ -6,6 +6,7 @@ would wait meanwhile. Prompts are token ids and answers are token ids: text neve
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import count
@@ -130,7 +131,7 @@ class VllmServer:
 
 
 def engine_arguments(config: ModelConfig, path: str) -> dict[str, Any]:
-    """vLLM's settings. On CPU, start the engine inside `openmp_on(parse_cores(config.cpu_cores))`."""
+    """vLLM's settings. An engine with them is started inside `engine_place`."""
     import torch
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
@@ -160,6 +161,15 @@ def engine_arguments(config: ModelConfig, path: str) -> dict[str, Any]:
     }
 
 
+def engine_place(config: ModelConfig) -> contextlib.AbstractContextManager[None]:
+    """Where the engine started inside computes: on the configured cores, or where vLLM sees fit on GPUs and with several ranks."""
+    import torch
+
+    if torch.cuda.is_available() or config.tensor_parallel > 1:
+        return contextlib.nullcontext()
+    return openmp_on(parse_cores(config.cpu_cores))
+
+
 def _build_engine(config: ModelConfig, path: str) -> Any:
     try:
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -168,5 +178,5 @@ def _build_engine(config: ModelConfig, path: str) -> Any:
         raise RuntimeFailure(f"vLLM cannot be imported ({error}); install it with `make setup`, or `.[gpu]` on a CUDA machine") from None
 
     arguments = AsyncEngineArgs(**engine_arguments(config, path), worker_extension_cls="actors.vllm_reload.ReloadExtension")
-    with openmp_on(parse_cores(config.cpu_cores)):
+    with engine_place(config):
         return AsyncLLM.from_engine_args(arguments)

@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.cores import openmp_on, parse_cores
-from actors.vllm_server import ENGINE_ENVIRONMENT, engine_arguments
+from actors.vllm_server import ENGINE_ENVIRONMENT, engine_arguments, engine_place
 from r2v_dist.config import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 
@@ -65,7 +64,7 @@ def _build(message: dict[str, Any]) -> Any:
     from vllm import LLM
 
     config = ModelConfig.model_validate(message["config"])
-    with openmp_on(parse_cores(config.cpu_cores)):
+    with engine_place(config):
         return LLM(**engine_arguments(config, message["path"]))
 
 
