@@ -5,21 +5,22 @@ import math
 import os
 import random
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from statistics import NormalDist
 from typing import Any
 
 import httpx
 
-from actors.batching import Batcher
-from actors.vllm_server import EngineAnswer, EngineRequest
+from actors.batching import Arrivals, Batcher
+from actors.vllm_server import Arrived, EngineAnswer, EngineRequest
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request, TopTokens
 
 _ERROR = re.compile(r"error|failed|traceback", re.IGNORECASE)
-EngineCall = Callable[[list[EngineRequest]], Awaitable[tuple[str, list[EngineAnswer]]]]
+EngineCall = Callable[[list[EngineRequest]], Awaitable[AsyncIterator[Arrived]]]
+"""Sends a batch; the iterator then gives each answer once, as it comes."""
 
 
 class ExpertModel:
@@ -99,9 +100,9 @@ class VllmModel:
         version, answer = await self._batcher.ask(engine_request)
         return self._read(version, engine_request, answer)
 
-    async def _ask_engine(self, requests: list[EngineRequest]) -> list[tuple[str, EngineAnswer]]:
-        version, answers = await self._call(requests)
-        return [(version, answer) for answer in answers]
+    async def _ask_engine(self, requests: list[EngineRequest]) -> Arrivals[tuple[str, EngineAnswer]]:
+        async for version, answers in await self._call(requests):
+            yield [(place, (version, answer)) for place, answer in answers]
 
     def _read(self, version: str, request: EngineRequest, answer: EngineAnswer) -> Answer:
         candidates = []

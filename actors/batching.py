@@ -1,7 +1,7 @@
 """Many questions, one call: what is asked within one turn of the event loop reaches a server together."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from r2v_dist.errors import RuntimeFailure
@@ -10,10 +10,22 @@ Question = TypeVar("Question")
 Reply = TypeVar("Reply")
 
 
-class Batcher(Generic[Question, Reply]):
-    """`call` answers a list of questions in order; `server` names who is called where a failure is told."""
+Arrivals = AsyncIterator[Iterable[tuple[int, Reply]]]
+"""Replies to a batch as they come, each once, with the place of its question."""
 
-    def __init__(self, call: Callable[[list[Question]], Awaitable[Sequence[Reply]]], timeout_s: float, server: str) -> None:
+
+async def all_at_once(answers: Awaitable[Sequence[Reply]]) -> Arrivals[Reply]:
+    """Arrivals of a call that answers all questions of a batch together, in order."""
+    yield enumerate(await answers)
+
+
+class Batcher(Generic[Question, Reply]):
+    """`call` answers a list of questions; `server` names who is called where a failure is told.
+
+    Whoever asked goes on as soon as its own reply is there. `timeout_s` is for the whole batch.
+    """
+
+    def __init__(self, call: Callable[[list[Question]], Arrivals[Reply]], timeout_s: float, server: str) -> None:
         self._call, self._timeout_s, self._server = call, timeout_s, server
         self._waiting: list[tuple[Question, asyncio.Future[Reply]]] = []
         self._senders: set[asyncio.Task[None]] = set()
@@ -33,13 +45,20 @@ class Batcher(Generic[Question, Reply]):
         await asyncio.sleep(0)
         batch, self._waiting = self._waiting, []
         try:
-            replies = await asyncio.wait_for(self._call([question for question, _ in batch]), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                await self._receive(batch)
         except Exception as error:  # a boundary: every waiting episode must learn of the failure
             reason = (str(error).strip().splitlines() or [""])[-1]
             for _, future in batch:
                 if not future.done():
                     future.set_exception(RuntimeFailure(f"{self._server} did not answer: {type(error).__name__}: {reason}"))
-            return
-        for (_, future), reply in zip(batch, replies, strict=True):
-            if not future.done():
-                future.set_result(reply)
+
+    async def _receive(self, batch: Sequence[tuple[Question, asyncio.Future[Reply]]]) -> None:
+        missing = set(range(len(batch)))
+        async for replies in self._call([question for question, _ in batch]):
+            for place, reply in replies:
+                missing.remove(place)
+                if not (future := batch[place][1]).done():
+                    future.set_result(reply)
+        if missing:
+            raise RuntimeError(f"{len(missing)} of {len(batch)} questions were left without a reply")

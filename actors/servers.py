@@ -1,13 +1,14 @@
 """Model servers as the driver sees them: started once, brought back when they die, always at the version asked for."""
 
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from actors.vllm_server import ENGINE_ENVIRONMENT, EngineAnswer, EngineRequest, VllmServer
+from actors.vllm_server import ENGINE_ENVIRONMENT, Arrived, EngineRequest, VllmServer
 from r2v_dist.config import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 
@@ -88,9 +89,14 @@ class EngineHandle:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    async def __call__(self, requests: list[EngineRequest]) -> tuple[str, list[EngineAnswer]]:
-        answer: tuple[str, list[EngineAnswer]] = await self._actor.sample.remote(requests)
-        return answer
+    async def __call__(self, requests: list[EngineRequest]) -> AsyncIterator[Arrived]:
+        """Send the requests; the iterator gives the answers as they come."""
+        return _arriving(self._actor.stream.options(num_returns="streaming").remote(requests))
+
+
+async def _arriving(references: Any) -> AsyncIterator[Arrived]:
+    async for reference in references:
+        yield await reference
 
 
 def first_cause(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.batching import Batcher
+from actors.batching import Arrivals, Batcher, all_at_once
 from learners.answer_rows import AnswerRow
 from r2v_dist.chat import ChatFormat, Turn
 from r2v_dist.language_model import Candidate
@@ -94,7 +94,11 @@ class TrainedVerifier:
     def __init__(self, call: ScorerCall, tokenizer: Any, system_prompt: str, timeout_s: float) -> None:
         self._chat = ChatFormat(tokenizer, "slm", system_prompt)
         self._end = self._chat.end_of_turn()
-        self._batcher = Batcher(call, timeout_s, "the verifier")
+
+        def ask(questions: list[tuple[list[int], list[list[int]]]]) -> Arrivals[tuple[float, ...]]:
+            return all_at_once(call(questions))
+
+        self._batcher = Batcher(ask, timeout_s, "the verifier")
 
     async def score(self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]) -> tuple[float, ...]:
         """V of every candidate. Raises RuntimeFailure when the actor does not answer."""

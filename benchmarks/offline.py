@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.vllm_server import ENGINE_ENVIRONMENT
+from actors.vllm_server import ENGINE_ENVIRONMENT, engine_arguments, engine_place
 from r2v_dist.config import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 
@@ -22,17 +22,15 @@ class OfflineEngine:
     """Starts the process; `generate` answers with seconds and token ids. Ends with the `with` block."""
 
     def __init__(self, path: Path, config: ModelConfig) -> None:
-        cores = config.cpu_cores or f"0-{(os.cpu_count() or 1) - 1}"
         environment = {
             **os.environ,
             **ENGINE_ENVIRONMENT,
             "OMP_NUM_THREADS": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": cores,
             "HF_HUB_OFFLINE": "1",
         }
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.offline"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        self._ask({"path": str(path), **config.model_dump(mode="json")})
+        self._ask({"path": str(path), "config": config.model_dump(mode="json")})
 
     def __enter__(self) -> "OfflineEngine":
         return self
@@ -45,8 +43,8 @@ class OfflineEngine:
             self._process.terminate()
             self._process.wait()
 
-    def generate(self, requests: Path) -> tuple[float, list[list[int]]]:
-        """Seconds for all requests of a JSON file in one call, and the token ids of each answer."""
+    def generate(self, requests: Path) -> tuple[float, list[list[list[int]]]]:
+        """Seconds for all requests of a JSON file in one call, and each answer: the token ids of its candidates."""
         answer = self._ask({"requests": str(requests)})
         return answer["seconds"], answer["token_ids"]
 
@@ -62,26 +60,12 @@ class OfflineEngine:
         return answer
 
 
-def _build(config: dict[str, Any]) -> Any:
+def _build(message: dict[str, Any]) -> Any:
     from vllm import LLM
 
-    return LLM(
-        model=config["path"],
-        dtype=config["dtype"],
-        max_model_len=config["max_model_len"],
-        max_num_seqs=config["max_num_seqs"],
-        enable_prefix_caching=True,
-        max_logprobs=20,
-        disable_log_stats=True,
-        use_tqdm_on_load=False,
-        enforce_eager=True,
-        block_size=32,
-        kv_cache_memory_bytes=config["kv_cache_mib"] * 2**20,
-        # On CPU a seeded request whose prompt is split between two engine steps ends the engine: the sampler then rewinds the
-        # request's generator in a way that only CUDA generators know.
-        enable_chunked_prefill=False,
-        max_num_batched_tokens=max(2048, config["max_model_len"]),
-    )
+    config = ModelConfig.model_validate(message["config"])
+    with engine_place(config):
+        return LLM(**engine_arguments(config, message["path"]))
 
 
 def _generate(engine: Any, requests: list[dict[str, Any]]) -> dict[str, Any]:
@@ -94,7 +78,7 @@ def _generate(engine: Any, requests: list[dict[str, Any]]) -> dict[str, Any]:
     params = [SamplingParams(**request["sampling"], detokenize=False) for request in requests]
     outputs = engine.generate(prompts, params, use_tqdm=False)
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "token_ids": [list(output.outputs[0].token_ids) for output in outputs]}
+    return {"seconds": seconds, "token_ids": [[list(one.token_ids) for one in output.outputs] for output in outputs]}
 
 
 def _serve() -> None:

@@ -41,11 +41,11 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Call:
-    """A model call as the reference repeats it, and what was sampled (without the end-of-turn mark)."""
+    """A model call as the reference repeats it, and what was sampled for every candidate (without the end-of-turn mark)."""
 
     prompt_ids: list[int]
     sampling: dict[str, Any]
-    action_ids: list[int]
+    candidate_ids: list[list[int]]
     tokens: int
 
 
@@ -84,8 +84,9 @@ class Side:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--games", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=6, help="perturbation seeds of every game")
+    parser.add_argument("--games", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=16, help="perturbation seeds of every game")
+    parser.add_argument("--candidates", type=int, default=5, help="K, the proposals a step; 5 is the method's")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "textworld-tiny", help="a Hugging Face directory")
     parser.add_argument("overrides", nargs="*", help="key=value, as for `r2v run`")
     args = parser.parse_args()
@@ -94,8 +95,8 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         model = args.model.resolve()
-        overrides = [f"slm.model={model}", f"perturb.test_seeds={args.seeds}", *args.overrides]
-        config = load_config(ROOT / "configs" / "textworld_demo.yaml", overrides)
+        overrides = [f"slm.model={model}", f"perturb.test_seeds={args.seeds}", f"slm.sampling.candidates={args.candidates}"]
+        config = load_config(ROOT / "configs" / "textworld_demo.yaml", [*overrides, *args.overrides])
         units = make_units(tasks, seeds(config.perturb, "test"), arm)
         warm = make_units([spare], range(config.cluster.runners), arm)
         stack.enter_context(ray_session(config.cluster, Path(scratch) / "logs"))
@@ -115,7 +116,7 @@ def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> 
     same("tokens in the store and in the account", sum(call.tokens for call in calls), side.tokens[0])
     requests = side.folder / "requests.json"
     requests.write_text(json.dumps([{"prompt_ids": call.prompt_ids, "sampling": call.sampling} for call in calls]))
-    answers: list[list[list[int]]] = []
+    answers: list[list[list[list[int]]]] = []
 
     def reference() -> Spent:
         seconds, token_ids = offline.generate(requests)
@@ -123,10 +124,10 @@ def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> 
         return Spent(seconds)
 
     pairs = interleave(side.roll_out, reference, repeats)
-    tokens, reference_tokens = side.tokens[-1], sum(map(len, answers[-1]))
+    tokens, reference_tokens = side.tokens[-1], sum(len(ids) for candidates in answers[-1] for ids in candidates)
     if abs(tokens - reference_tokens) > TOLERANCE * reference_tokens:
         raise Mismatch(f"tokens: ours {tokens}, reference {reference_tokens}")
-    differing = sum(ids[: len(call.action_ids)] != call.action_ids for ids, call in zip(answers[-1], calls, strict=True))
+    differing = sum(not _same_answer(call, candidates) for call, candidates in zip(calls, answers[-1], strict=True))
     wall, reference_wall = median_wall(pairs.ours), median_wall(pairs.reference)
     ratio = pairs.wall_ratio * tokens / reference_tokens
     publish(
@@ -136,10 +137,13 @@ def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> 
         [
             ("tokens/s", f"{tokens / wall:,.0f}", f"{reference_tokens / reference_wall:,.0f}"),
             ("seconds", f"{wall:.1f}", f"{reference_wall:.1f}"),
+            ("steps/s", f"{len(calls) / wall:,.1f}", f"{len(calls) / reference_wall:,.1f} (model calls only)"),
             ("model calls", f"{len(calls)}", f"{len(answers[-1])} ({differing} answered otherwise)"),
         ],
         tokens_per_s=tokens / wall,
         reference_tokens_per_s=reference_tokens / reference_wall,
+        steps_per_s=len(calls) / wall,
+        candidates=config.slm.sampling.candidates,
         tokens=tokens,
         token_difference=tokens - reference_tokens,
         differing_calls=differing,
@@ -147,6 +151,11 @@ def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> 
         repeats=repeats,
         note="ours includes the environment's own time",
     )
+
+
+def _same_answer(call: Call, candidates: Sequence[Sequence[int]]) -> bool:
+    pairs = zip(call.candidate_ids, candidates, strict=True)
+    return all(list(ids[: len(ours)]) == ours and len(ids) - len(ours) <= 1 for ours, ids in pairs)
 
 
 def calls_of(folder: Path, config: RunConfig) -> list[Call]:
@@ -169,7 +178,7 @@ def calls_of(folder: Path, config: RunConfig) -> list[Call]:
             prompt = chat.prompt(history, user)
             same(f"prompt tokens of {row['key']} at t={row['t']}", len(prompt), row["prompt_tokens"])
             seed = stable_hash(row["task"], row["z"], row["prefix"], row["replica"], "slm") % 2**31
-            calls.append(Call(prompt, {**shared, "seed": seed}, row["action_ids"], row["slm_tokens"]))
+            calls.append(Call(prompt, {**shared, "seed": seed}, row["candidate_ids"], row["slm_tokens"]))
             history = (*history, Turn(user, row["action"], row["actor"], tuple(row["action_ids"])))
     return calls
 
