@@ -227,6 +227,8 @@ class DPOConfig(LearnerConfig):
     """Of the distributions that the consistency term compares."""
     min_gap: float = Field(0.1, ge=0, le=1)
     """Pairs with a smaller V(a+) - V(a-) are dropped."""
+    verifier_branches: float = Field(2.0, ge=0)
+    """How many branches the verifier's opinion is worth where a candidate has branches of its own: V = (successes + w V) / (n + w)."""
 
 
 class RouterConfig(Section):

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from r2v_dist import branch_values, branching, rollout_store
@@ -94,14 +95,16 @@ def verifier(context: Context) -> dict[str, Any]:
 
 
 def pairs(context: Context) -> dict[str, Any]:
-    """Preference pairs of the training states, scored by the verifier."""
+    """Preference pairs of the training states, by the verifier's opinion and the branches that were run."""
     from learners import pairs as preference_pairs
     from learners.verifier import score_table
 
     config, trained = context.config, context.checkpoint("verifier")
     assert config.dpo is not None
     table = branch_values.load(values_path(context, LEARNING))
-    scores = score_table(Path(trained.path), table, config.slm.system_prompt)
+    opinion, w = score_table(Path(trained.path), table, config.slm.system_prompt), config.dpo.verifier_branches
+    n = table["n"].to_numpy().astype(np.float64)
+    scores = (branch_values.values(table) * n + w * opinion) / (n + w)
     visited = branching.outcome_values(_visited(context, LEARNING))
     made, counts = preference_pairs.build_pairs(table, config.dpo.min_gap, scores, trained.version, visited)
     preference_pairs.save(_pairs_path(context), made)
