@@ -11,8 +11,7 @@ import numpy as np
 
 from envs.simulated_world import Array, World, symptom
 from r2v_dist.risk_measures import cvar
-
-SLM_PRICE = 1 / 50
+from r2v_dist.simulated_config import SLM_PRICE
 
 
 @dataclass(frozen=True)

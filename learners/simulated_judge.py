@@ -1,58 +1,28 @@
-"""The router on the simulated world, where the truth is known: what is printed of cost and CVaR is exact, not sampled.
+"""Judges of simulated routers: thresholds are chosen on validation labels, and what they deploy is evaluated exactly.
 
-Labels are drawn, routers are trained by the real learner, thresholds are chosen on validation labels; only then is each
-deployed policy evaluated by dynamic programming, and set against the best router there is. Everything heavy is imported late.
+Nothing that is printed of cost, failure and CVaR is sampled but the paired interval: the rest is dynamic programming on the world.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
-import yaml
-from pydantic import Field, ValidationError, model_validator
 
-from r2v_dist.config import ClusterConfig, RouterConfig, Section
-from r2v_dist.errors import UsageError
+from envs.simulated_exact import Exact, Outcome, best_threshold, scores
+from envs.simulated_labels import all_cells, cell_of
+from envs.simulated_optimum import Frontier
+from envs.simulated_world import symptom
+from learners.router import RouterResult
 from r2v_dist.labels import LabelTable
 from r2v_dist.latched import LatchedEpisodes, cheapest, sweep, threshold_outcomes
 from r2v_dist.operating_point import bayes_escalates
 from r2v_dist.risk_measures import cvar
 from r2v_dist.router_model import RouterModel
 from r2v_dist.seeding import rng_for
-
-if TYPE_CHECKING:
-    from envs.simulated_exact import Exact, Outcome
-    from learners.router import RouterJob, RouterResult
+from r2v_dist.simulated_config import SimulatedConfig
 
 Array = npt.NDArray[np.float64]
-ABLATIONS = ("r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint")
-
-
-class SimulatedConfig(Section):
-    """A run of the simulated benchmark."""
-
-    run_dir: Path = Path("runs/simulated")
-    seed: int = 0
-    train_tasks: int = Field(200, ge=5)
-    validation_tasks: int = Field(2000, ge=5)
-    test_tasks: int = Field(1000, ge=5)
-    """For the paired interval; every other number is exact."""
-    seeds: int = Field(20, ge=10)
-    branches: int = Field(3, ge=1)
-    """n, branches of each kind at a training or validation state."""
-    routers: tuple[str, ...] = ABLATIONS
-    router: RouterConfig = RouterConfig()
-    cluster: ClusterConfig = ClusterConfig(memory_gib=1.0)
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        if unknown := set(self.routers) - set(ABLATIONS):
-            raise ValueError(f"routers: {min(unknown)} does not exist; choose among {', '.join(ABLATIONS)}")
-        if self.router.surrogate != "latched":
-            raise ValueError("router.surrogate: the benchmark evaluates latched routers; set latched")
-        return self
 
 
 @dataclass(frozen=True)
@@ -88,49 +58,8 @@ class SimulatedReport:
         return next(row for row in self.rows if row.name == name)
 
 
-def load_simulated(path: Path) -> SimulatedConfig:
-    """Read a YAML config of the benchmark. Raises UsageError with one line."""
-    try:
-        return SimulatedConfig.model_validate(yaml.safe_load(path.read_text()))
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such config; the shipped one is configs/simulated.yaml") from None
-    except (ValidationError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: {' '.join(str(error).split())[:300]}") from None
-
-
-def run_simulated(config: SimulatedConfig) -> SimulatedReport:
-    """Draw labels, train, choose thresholds, evaluate exactly. Complete routers in `run_dir` are not trained again."""
-    from cluster.session import ray_session
-    from envs.simulated_exact import Exact
-    from envs.simulated_world import World
-    from learners.router import train_routers
-
-    exact = Exact(World())
-    draw(config)
-    with ray_session(config.cluster, config.run_dir / "logs"):
-        results = train_routers([job_of(config, name) for name in config.routers])
-    return evaluate(config, exact, dict(zip(config.routers, results, strict=True)))
-
-
-def draw(config: SimulatedConfig) -> None:
-    """Label tables of the three splits; splits share neither tasks nor seeds."""
-    from envs.simulated_labels import TASK_BLOCK, draw_labels
-    from envs.simulated_world import World
-
-    for block, (split, tasks) in enumerate(
-        (("train", config.train_tasks), ("validation", config.validation_tasks), ("test", config.test_tasks))
-    ):
-        start = TASK_BLOCK * (3 * config.seed + block)
-        zs = range(1000 * block, 1000 * block + config.seeds)
-        draw_labels(World(), split, range(start, start + tasks), zs, config.branches).save(_labels(config, split))
-
-
-def evaluate(config: SimulatedConfig, exact: "Exact", results: "dict[str, RouterResult]") -> SimulatedReport:
+def evaluate(config: SimulatedConfig, exact: Exact, results: dict[str, RouterResult]) -> SimulatedReport:
     """Exact rows of trained routers and baselines, with thresholds that validation chose."""
-    from envs.simulated_labels import all_cells
-    from envs.simulated_optimum import Frontier
-    from envs.simulated_world import symptom
-
     router, zs = config.router, range(config.seeds)
     latched, unlatched = Frontier(exact), Frontier(exact, latched=False)
     mean_best = latched.best(zs, 1.0, router.epsilon)
@@ -155,10 +84,8 @@ def evaluate(config: SimulatedConfig, exact: "Exact", results: "dict[str, Router
     )
 
 
-def _bayes(config: SimulatedConfig, exact: "Exact", model: RouterModel, judge: "_Judge") -> Row:
+def _bayes(config: SimulatedConfig, exact: Exact, model: RouterModel, judge: "_Judge") -> Row:
     """The trained risks at the Bayes operating point, one step of the teacher at a time: nothing is chosen on validation."""
-    from envs.simulated_labels import all_cells
-
     router, risks = config.router, model.predict(all_cells(exact.world))
     assert risks.rho1 is not None
     escalates = bayes_escalates(risks.rho, risks.rho1, 1.0, router.slm_cost / router.teacher_cost, router.kappa).reshape(exact.shape)
@@ -169,15 +96,14 @@ def _bayes(config: SimulatedConfig, exact: "Exact", model: RouterModel, judge: "
 class _Judge:
     """Chooses thresholds on validation labels and evaluates what they deploy."""
 
-    def __init__(self, config: SimulatedConfig, exact: "Exact") -> None:
+    def __init__(self, config: SimulatedConfig, exact: Exact) -> None:
         self._config, self._exact = config, exact
         self._price = config.router.slm_cost / config.router.teacher_cost
-        self.labels = LabelTable.load(_labels(config, "validation"))
+        self.labels = LabelTable.load(labels_path(config, "validation"))
         self._episodes = LatchedEpisodes.of(self.labels)
 
-    def fixed(self, name: str, outcome: "Outcome", threshold: float | None = None, seen: float = np.nan) -> Row:
+    def fixed(self, name: str, outcome: Outcome, threshold: float | None = None, seen: float = np.nan) -> Row:
         """A policy that needs no score."""
-        from envs.simulated_exact import scores
 
         [score] = scores(outcome, range(self._config.seeds), self._config.router.alpha)
         return Row(name, threshold, score.cost, score.failure, score.cvar, None, seen)
@@ -194,7 +120,6 @@ class _Judge:
 
     def row(self, name: str, score_N: Array, score_cells: Array, alpha: float | None = None, note: str = "") -> Row:
         """A score: by validation state, and by cell in the order of `all_cells`. `alpha` is the tail that validation bounds."""
-        from envs.simulated_exact import best_threshold, scores
 
         router, zs = self._config.router, range(self._config.seeds)
         cells = score_cells.reshape(self._exact.shape)
@@ -206,9 +131,8 @@ class _Judge:
         return Row(name, threshold, score.cost, score.failure, score.cvar, best.cost if best else None, seen, note)
 
 
-def _baseline_scores(exact: "Exact", labels: LabelTable, cells: Array) -> dict[str, tuple[Array, Array]]:
+def _baseline_scores(exact: Exact, labels: LabelTable, cells: Array) -> dict[str, tuple[Array, Array]]:
     """Scores of the baselines at validation states and in all cells; the last three know the truth."""
-    from envs.simulated_labels import cell_of
 
     def seen(f_NF: Array) -> dict[str, Array]:
         t, part, jammed, cue, symptom = cell_of(exact.world, f_NF)
@@ -232,7 +156,7 @@ def _paired_gain(
 ) -> tuple[float, float, float] | None:
     if not {"r2v", "r2v_no_cvar"} <= set(models):
         return None
-    labels = LabelTable.load(_labels(config, "test"))
+    labels = LabelTable.load(labels_path(config, "test"))
     episodes = LatchedEpisodes.of(labels)
     tasks, task_E = np.unique(episodes.task_E, return_inverse=True)
     _, seed_E = np.unique(episodes.z_E, return_inverse=True)
@@ -240,6 +164,7 @@ def _paired_gain(
     for name in ("r2v", "r2v_no_cvar"):
         tau = thresholds[name]
         assert tau is not None
+        tau = -np.inf if np.isnan(tau) else tau  # where no threshold is feasible the teacher acts alone
         failure_E, _ = threshold_outcomes(episodes, models[name].predict(labels.features_NF).score, tau, 0.0)
         losses[name] = np.zeros((len(tasks), int(seed_E.max()) + 1))
         losses[name][task_E, seed_E] = failure_E
@@ -254,17 +179,6 @@ def _paired_gain(
     return gain(np.arange(len(tasks))), float(low), float(high)
 
 
-def _labels(config: SimulatedConfig, split: str) -> Path:
-    return config.run_dir / "labels" / f"{split}.arrow"
-
-
-def job_of(config: SimulatedConfig, name: str) -> "RouterJob":
-    """The learner's job for a router of `ABLATIONS`."""
-    from learners.router import RouterJob
-
-    suffix = name.removeprefix("r2v").removeprefix("_")
-    changes = {"mode": "joint"} if suffix == "joint" else {"ablation": suffix or "none"}
-    router = config.router.model_copy(update=changes)
-    train, validation = (_labels(config, split) for split in ("train", "validation"))
-    stage = config.run_dir / "stages" / "router"
-    return RouterJob(train, validation, config.run_dir / "checkpoints" / name, stage, config.seed, router)
+def labels_path(config: SimulatedConfig, split: str) -> Path:
+    """The label table of a split."""
+    return config.folder / "labels" / f"{split}.arrow"

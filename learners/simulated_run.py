@@ -1,0 +1,72 @@
+"""A simulated run: draw labels, train routers by the real learner, judge them where the truth is known, write the report.
+
+Call inside a Ray session. Routers that are complete are not trained again, so an interrupted run goes on.
+"""
+
+from pathlib import Path
+
+from envs.simulated_exact import Exact
+from envs.simulated_labels import TASK_BLOCK, draw_labels
+from envs.simulated_world import World
+from learners.router import RouterJob, RouterResult, train_routers
+from learners.simulated_judge import Row, SimulatedReport, evaluate, labels_path
+from r2v_dist.progress import Progress
+from r2v_dist.simulated_config import SimulatedConfig
+
+SPLITS = ("train", "validation", "test")
+
+
+def simulate(config: SimulatedConfig) -> SimulatedReport:
+    """Everything from labels to `report/index.html` in the run directory."""
+    from learners.simulated_page import write_page
+
+    progress = Progress("simulate")
+    draw(config)
+    progress.update(1, 4, "labels drawn", force=True)
+    results = train_routers([job_of(config, name) for name in config.routers])
+    progress.update(2, 4, f"{len(results)} routers trained", force=True)
+    exact = Exact(World())
+    trained: dict[str, RouterResult] = dict(zip(config.routers, results, strict=True))
+    report = evaluate(config, exact, trained)
+    progress.update(3, 4, "routers judged", force=True)
+    page = write_page(config, exact, report, trained)
+    progress.close(f"report in {page}")
+    return report
+
+
+def draw(config: SimulatedConfig) -> None:
+    """Label tables of the three splits, which share neither tasks nor seeds."""
+    for block, (split, tasks) in enumerate(zip(SPLITS, (config.train_tasks, config.validation_tasks, config.test_tasks), strict=True)):
+        start = TASK_BLOCK * (len(SPLITS) * config.seed + block)
+        zs = range(1000 * block, 1000 * block + config.seeds)
+        draw_labels(World(), split, range(start, start + tasks), zs, config.branches).save(labels_path(config, split))
+
+
+def job_of(config: SimulatedConfig, name: str) -> RouterJob:
+    """The learner's job for a router by name."""
+    suffix = name.removeprefix("r2v").removeprefix("_")
+    changes = {"mode": "joint"} if suffix == "joint" else {"ablation": suffix or "none"}
+    router = config.router.model_copy(update=changes)
+    train, validation = (labels_path(config, split) for split in SPLITS[:2])
+    folder: Path = config.folder
+    return RouterJob(train, validation, folder / "checkpoints" / name, folder / "stages" / "router", config.seed, router)
+
+
+def render(report: SimulatedReport) -> str:
+    """The table that a run prints."""
+    lines = ["SIMULATED: exact values of a world whose probabilities are known; costs in teacher calls an episode"]
+    lines.append(f"{'router':<20}{'cost':>8}{'x best':>8}{'x own':>8}{'failure':>9}{'CVaR':>8}{'val.':>8}  threshold")
+    lines += [_line(row, report.optimum) for row in report.rows]
+    lines.append(f"optimum: {report.optimum:.3f} teacher calls an episode; {report.optimum_unlatched:.3f} if it may hand back")
+    lines.append("optimum with the mean bounded instead of CVaR: {:.3f} teacher calls, CVaR {:.3f}".format(*report.mean_optimum))
+    if report.cvar_gain is not None:
+        lines.append("without CVaR it is larger by {:.3f} (95 % interval {:.3f} to {:.3f}, paired by task)".format(*report.cvar_gain))
+    return "\n".join(lines)
+
+
+def _line(row: Row, optimum: float) -> str:
+    own = f"{row.cost / row.best_cost:.3f}" if row.best_cost else "-"
+    threshold = "" if row.threshold is None else f"{row.threshold:.4g}"
+    validation = "-" if row.validation_cvar != row.validation_cvar else f"{row.validation_cvar:.3f}"
+    numbers = f"{row.cost:>8.3f}{row.cost / optimum:>8.3f}{own:>8}{row.failure:>9.3f}{row.cvar:>8.3f}{validation:>8}"
+    return f"{row.name:<20}{numbers}  {threshold:<10}{row.note}".rstrip()
