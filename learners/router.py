@@ -122,7 +122,7 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
     """`known_risks`: routers that differ in their policy only share one training of the risk heads."""
     import torch
 
-    from learners.router_data import Scaler, adder, deal
+    from learners.router_data import Scaler, adder, deal, distinct
     from learners.router_engine import Log
     from learners.router_phases import Setting, policy_inputs, predicted, train_policy
 
@@ -134,21 +134,26 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
     log = Log(job.stage / "metrics.jsonl", rank == 0, job.output.name, total)
     setting = Setting(config, job.seed, job.stage / "checkpoints" / job.output.name, rank == 0, adder(device), log)
 
-    f_NF = torch.from_numpy(scaler(held_out.features_NF))
+    f_UF, place_N = distinct(scaler(held_out.features_NF))
+    seen_UF = torch.from_numpy(f_UF)
+
+    def raw_risks(heads: dict[str, Mlp]) -> dict[str, Any]:
+        return {name: risk_U[place_N] for name, risk_U in predicted(heads, seen_UF).items()}
+
     heads = _risk_heads(job, setting, train, validation, known_risks) if config.mode == "decoupled" else {}
-    calibrators = calibrate(heads, held_out, predicted(heads, f_NF), job)
-    inputs_NI, held_out_NI = policy_inputs(heads, calibrators, train.f_NF), policy_inputs(heads, calibrators, f_NF).numpy()
+    calibrators = calibrate(heads, held_out, raw_risks(heads), job)
+    inputs_UI, held_out_UI = policy_inputs(heads, calibrators, train.f_UF), policy_inputs(heads, calibrators, seen_UF).numpy()
 
     def judge(policy: Mlp) -> LatchedPoint | None:
-        points = sweep(episodes, policy(held_out_NI), config.tail, config.slm_cost / config.teacher_cost)
+        points = sweep(episodes, policy(held_out_UI)[place_N], config.tail, config.slm_cost / config.teacher_cost)
         return cheapest(points, config.epsilon)
 
-    policy, duality = train_policy(setting, train, inputs_NI, judge)
+    policy, duality = train_policy(setting, train, inputs_UI, judge)
     if config.mode == "decoupled":
         heads = heads | {"policy": policy}
     else:
         heads = {"rho": policy}
-        calibrators = calibrate(heads, held_out, predicted(heads, f_NF), job)
+        calibrators = calibrate(heads, held_out, raw_risks(heads), job)
     if rank == 0:
         version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
         model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators)
@@ -164,7 +169,7 @@ def _risk_heads(
 
     config = job.config
     if config.ablation == "no_brier":
-        return dict.fromkeys(RISKS, constant_risk(train.f_NF.shape[1]))
+        return dict.fromkeys(RISKS, constant_risk(train.f_UF.shape[1]))
     decisive = (config.risk_hidden, config.risk_steps, config.learning_rate, config.weight_decay, config.check_every_steps, config.patience)
     key = (job.train, job.validation, job.seed, *decisive)
     if key not in known:
