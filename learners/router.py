@@ -18,7 +18,8 @@ from r2v_dist.calibrators import Calibrator, choose_calibrator
 from r2v_dist.config import RouterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.labels import LabelTable
-from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, noise_floor, sweep
+from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, noise_floor, sweep
+from r2v_dist.operating_point import Mix
 from r2v_dist.router_model import RISKS, Mlp, RouterModel
 from r2v_dist.run_dir import write_atomically
 from r2v_dist.seeding import short_hash
@@ -144,9 +145,9 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
     calibrators = calibrate(heads, held_out, raw_risks(heads), job)
     inputs_UI, held_out_UI = policy_inputs(heads, calibrators, train.f_UF), policy_inputs(heads, calibrators, seen_UF).numpy()
 
-    def judge(policy: Mlp) -> LatchedPoint | None:
+    def judge(policy: Mlp) -> Mix | None:
         points = sweep(episodes, policy(held_out_UI)[place_N], config.tail, config.slm_cost / config.teacher_cost)
-        return cheapest(points, config.epsilon)
+        return cheapest_mix(points, config.epsilon)
 
     policy, duality = train_policy(setting, train, inputs_UI, judge)
     if config.mode == "decoupled":

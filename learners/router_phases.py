@@ -20,13 +20,13 @@ from learners.router_engine import Head, Log, load_checkpoint, save_checkpoint, 
 from learners.router_losses import Cvar, Outcomes, Reduce, ascend, brier_sum, constrained_loss, latched_outcomes, paper_outcomes
 from r2v_dist.calibrators import Calibrator, sigmoid
 from r2v_dist.config import RouterConfig
-from r2v_dist.latched import LatchedPoint
+from r2v_dist.operating_point import Mix
 from r2v_dist.router_model import RISKS, Mlp
 from r2v_dist.seeding import stable_hash
 
 Array = npt.NDArray[np.float64]
-Judge = Callable[[Mlp], LatchedPoint | None]
-"""The cheapest feasible threshold of a policy on validation labels."""
+Judge = Callable[[Mlp], Mix | None]
+"""The cheapest feasible operating point of a policy on validation labels."""
 
 
 @dataclass(frozen=True)

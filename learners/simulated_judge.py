@@ -3,20 +3,21 @@
 Nothing that is printed of cost, failure and CVaR is sampled but the paired interval: the rest is dynamic programming on the world.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from envs.simulated_exact import Exact, Outcome, best_threshold, scores
+from envs.simulated_exact import Exact, Outcome, scores
 from envs.simulated_labels import all_cells, cell_of
 from envs.simulated_optimum import Frontier
 from envs.simulated_world import symptom
 from learners.router import RouterResult
 from r2v_dist.labels import LabelTable
-from r2v_dist.latched import LatchedEpisodes, cheapest, sweep, threshold_outcomes
-from r2v_dist.operating_point import bayes_escalates
+from r2v_dist.latched import LatchedEpisodes, cheapest_mix, sweep, threshold_outcomes
+from r2v_dist.operating_point import Mix, bayes_escalates
 from r2v_dist.risk_measures import cvar
 from r2v_dist.router_model import RouterModel
 from r2v_dist.seeding import rng_for
@@ -27,18 +28,23 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Row:
-    """One deployed router. Exact: cost in teacher calls an episode, mean failure, CVaR. `best_cost` is that of the best threshold
-    on the same score (None where none is feasible), `validation_cvar` what validation said; threshold None is nothing to choose,
-    nan an infeasible validation, where the teacher acts alone."""
+    """One deployed router. Exact: cost in teacher calls an episode, mean failure, CVaR. `mix` is what validation chose, None where
+    there was nothing to choose. Where validation finds nothing feasible, the teacher acts alone."""
 
     name: str
-    threshold: float | None
     cost: float
     failure: float
     cvar: float
-    best_cost: float | None
-    validation_cvar: float
+    mix: Mix | None = None
     note: str = ""
+
+    @property
+    def threshold(self) -> str:
+        """The threshold, or both with the share of episodes that play the first."""
+        if self.mix is None:
+            return ""
+        alone = f"{self.mix.expensive:.4g}"
+        return alone if self.mix.share == 1.0 else f"{alone} ({self.mix.share:.0%}), {self.mix.cheap:.4g}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def evaluate(config: SimulatedConfig, exact: Exact, results: dict[str, RouterRes
         latched.best(zs, router.alpha, router.epsilon).cost,
         unlatched.best(zs, router.alpha, router.epsilon).cost,
         (mean_best.cost, cvar(mean_best.failure_V[[symptom(z) for z in zs]], router.alpha)),
-        _paired_gain(config, models, {row.name: row.threshold for row in rows}),
+        _paired_gain(config, models, {row.name: row.mix for row in rows}),
     )
 
 
@@ -94,41 +100,36 @@ def _bayes(config: SimulatedConfig, exact: Exact, model: RouterModel, judge: "_J
 
 
 class _Judge:
-    """Chooses thresholds on validation labels and evaluates what they deploy."""
+    """Chooses operating points on validation labels and evaluates what they deploy."""
 
     def __init__(self, config: SimulatedConfig, exact: Exact) -> None:
         self._config, self._exact = config, exact
-        self._price = config.router.slm_cost / config.router.teacher_cost
         self.labels = LabelTable.load(labels_path(config, "validation"))
         self._episodes = LatchedEpisodes.of(self.labels)
 
-    def fixed(self, name: str, outcome: Outcome, threshold: float | None = None, seen: float = np.nan) -> Row:
-        """A policy that needs no score."""
-
+    def fixed(self, name: str, outcome: Outcome, mix: Mix | None = None, note: str = "") -> Row:
+        """A policy as it is."""
         [score] = scores(outcome, range(self._config.seeds), self._config.router.alpha)
-        return Row(name, threshold, score.cost, score.failure, score.cvar, None, seen)
+        return Row(name, score.cost, score.failure, score.cvar, mix, note)
 
     def random(self) -> Row:
-        """Escalates every step with one probability."""
+        """Escalates every step with one probability, here 1 - threshold."""
         draws_N = np.random.default_rng(self._config.seed).random(len(self.labels))
-        router = self._config.router
-        point = cheapest(sweep(self._episodes, draws_N, router.alpha, self._price), router.epsilon)
-        if point is None:
-            return self.fixed("random", self._exact.teacher_only(), np.nan)
-        p = np.full(self._exact.shape, max(0.0, 1.0 - point.threshold))
-        return self.fixed("random", self._exact.evaluate(p), point.threshold, point.cvar)
+        return self._deployed("random", draws_N, lambda tau: np.full(self._exact.shape, min(max(0.0, 1.0 - tau), 1.0)))
 
     def row(self, name: str, score_N: Array, score_cells: Array, alpha: float | None = None, note: str = "") -> Row:
         """A score: by validation state, and by cell in the order of `all_cells`. `alpha` is the tail that validation bounds."""
-
-        router, zs = self._config.router, range(self._config.seeds)
         cells = score_cells.reshape(self._exact.shape)
-        best = best_threshold(self._exact, cells, zs, router.alpha, router.epsilon)
-        point = cheapest(sweep(self._episodes, score_N, alpha or router.alpha, self._price), router.epsilon)
-        outcome = self._exact.teacher_only() if point is None else self._exact.evaluate((cells >= point.threshold).astype(np.float64))
-        [score] = scores(outcome, zs, router.alpha)
-        threshold, seen = (np.nan, np.nan) if point is None else (point.threshold, point.cvar)
-        return Row(name, threshold, score.cost, score.failure, score.cvar, best.cost if best else None, seen, note)
+        return self._deployed(name, score_N, lambda tau: (cells >= tau).astype(np.float64), alpha, note)
+
+    def _deployed(self, name: str, score_N: Array, escalates: Callable[[float], Array], alpha: float | None = None, note: str = "") -> Row:
+        router = self._config.router
+        points = sweep(self._episodes, score_N, alpha or router.alpha, router.slm_cost / router.teacher_cost)
+        mix = cheapest_mix(points, router.epsilon)
+        if mix is None:
+            return self.fixed(name, self._exact.teacher_only(), note="infeasible on validation: the teacher acts alone")
+        expensive, cheap = (self._exact.evaluate(escalates(tau)) for tau in (mix.expensive, mix.cheap))
+        return self.fixed(name, expensive.mixed(cheap, mix.share), mix, note)
 
 
 def _baseline_scores(exact: Exact, labels: LabelTable, cells: Array) -> dict[str, tuple[Array, Array]]:
@@ -152,7 +153,7 @@ def _baseline_scores(exact: Exact, labels: LabelTable, cells: Array) -> dict[str
 
 
 def _paired_gain(
-    config: SimulatedConfig, models: dict[str, RouterModel], thresholds: dict[str, float | None], resamples: int = 1000
+    config: SimulatedConfig, models: dict[str, RouterModel], mixes: dict[str, Mix | None], resamples: int = 1000
 ) -> tuple[float, float, float] | None:
     if not {"r2v", "r2v_no_cvar"} <= set(models):
         return None
@@ -162,12 +163,11 @@ def _paired_gain(
     _, seed_E = np.unique(episodes.z_E, return_inverse=True)
     losses = {}
     for name in ("r2v", "r2v_no_cvar"):
-        tau = thresholds[name]
-        assert tau is not None
-        tau = -np.inf if np.isnan(tau) else tau  # where no threshold is feasible the teacher acts alone
-        failure_E, _ = threshold_outcomes(episodes, models[name].predict(labels.features_NF).score, tau, 0.0)
+        mix = mixes[name] or Mix(-np.inf, -np.inf, 1.0, np.nan)  # where nothing is feasible the teacher acts alone
+        score_N = models[name].predict(labels.features_NF).score
+        expensive_E, cheap_E = (threshold_outcomes(episodes, score_N, tau, 0.0)[0] for tau in (mix.expensive, mix.cheap))
         losses[name] = np.zeros((len(tasks), int(seed_E.max()) + 1))
-        losses[name][task_E, seed_E] = failure_E
+        losses[name][task_E, seed_E] = mix.share * expensive_E + (1 - mix.share) * cheap_E
     rng = np.random.default_rng(rng_for("simulated-bootstrap", config.seed).getrandbits(32))
 
     def gain(rows: npt.NDArray[np.int64]) -> float:

@@ -75,15 +75,15 @@ def _frontier(config: SimulatedConfig, exact: Exact, report: SimulatedReport) ->
 def _decisions(exact: Exact, model: RouterModel, name: str, report: SimulatedReport) -> Figure:
     """Scores at the third step with one part done, over cue and symptom."""
     score = model.predict(all_cells(exact.world)).score.reshape(exact.shape)
-    threshold = report.row(name).threshold
+    mix = report.row(name).mix
 
     def draw(axes: Any) -> None:
         for jammed, ax in enumerate(axes):
             grid_VE = score[2, 1, jammed].T
             ax.imshow(grid_VE, vmin=0, vmax=1, cmap="Purples", aspect="auto")
             for (v, e), value in np.ndenumerate(grid_VE):
-                asks = threshold is not None and value >= threshold
-                ax.text(e, v, "teacher" if asks else "SLM", ha="center", va="center", fontsize=7, color="white" if value > 0.5 else "black")
+                asks = "teacher" if mix is None or value >= max(mix.expensive, mix.cheap) else "mixed" if value >= min(mix.expensive, mix.cheap) else "SLM"
+                ax.text(e, v, asks, ha="center", va="center", fontsize=7, color="white" if value > 0.5 else "black")
             ax.set_title("line jammed" if jammed else "line running", fontsize=9)
             ax.set_xticks(range(len(CUES)), CUES, rotation=35, fontsize=7)
             ax.set_yticks(range(len(SYMPTOMS)), SYMPTOMS if jammed == 0 else [""] * len(SYMPTOMS), fontsize=7)

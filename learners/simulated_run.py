@@ -55,7 +55,7 @@ def job_of(config: SimulatedConfig, name: str) -> RouterJob:
 def render(report: SimulatedReport) -> str:
     """The table that a run prints."""
     lines = ["SIMULATED: exact values of a world whose probabilities are known; costs in teacher calls an episode"]
-    lines.append(f"{'router':<20}{'cost':>8}{'x best':>8}{'x own':>8}{'failure':>9}{'CVaR':>8}{'val.':>8}  threshold")
+    lines.append(f"{'router':<20}{'cost':>8}{'x optimum':>11}{'failure':>9}{'CVaR':>8}  threshold")
     lines += [_line(row, report.optimum) for row in report.rows]
     lines.append(f"optimum: {report.optimum:.3f} teacher calls an episode; {report.optimum_unlatched:.3f} if it may hand back")
     lines.append("optimum with the mean bounded instead of CVaR: {:.3f} teacher calls, CVaR {:.3f}".format(*report.mean_optimum))
@@ -65,8 +65,5 @@ def render(report: SimulatedReport) -> str:
 
 
 def _line(row: Row, optimum: float) -> str:
-    own = f"{row.cost / row.best_cost:.3f}" if row.best_cost else "-"
-    threshold = "" if row.threshold is None else f"{row.threshold:.4g}"
-    validation = "-" if row.validation_cvar != row.validation_cvar else f"{row.validation_cvar:.3f}"
-    numbers = f"{row.cost:>8.3f}{row.cost / optimum:>8.3f}{own:>8}{row.failure:>9.3f}{row.cvar:>8.3f}{validation:>8}"
-    return f"{row.name:<20}{numbers}  {threshold:<10}{row.note}".rstrip()
+    numbers = f"{row.cost:>8.3f}{row.cost / optimum:>11.3f}{row.failure:>9.3f}{row.cvar:>8.3f}"
+    return f"{row.name:<20}{numbers}  {row.threshold:<22}{row.note}".rstrip()
