@@ -59,10 +59,11 @@ def _frontier(config: SimulatedConfig, exact: Exact, report: SimulatedReport) ->
 
     def draw(ax: Any) -> None:
         ax.plot(bounds, [best.best(zs, alpha, float(bound)).cost for bound in bounds], color=_TRUTH, label="best there is (exact)")
-        for row in report.rows:
-            colour = _OURS if row.name.startswith("r2v") else _OTHER
+        for number, row in enumerate(sorted(report.rows, key=lambda row: row.cost)):
+            colour, right = _OURS if row.name.startswith("r2v") else _OTHER, number % 2 == 0
             ax.plot(row.cvar, row.cost, "o", color=colour, markersize=5)
-            ax.annotate(row.name, (row.cvar, row.cost), fontsize=7, xytext=(4, 3), textcoords="offset points", color=colour)
+            place: dict[str, Any] = {"xytext": (5, 3) if right else (-5, -9), "ha": "left" if right else "right"}
+            ax.annotate(row.name, (row.cvar, row.cost), fontsize=7, textcoords="offset points", color=colour, **place)
         ax.axvline(config.router.epsilon, linestyle="--", linewidth=1, color="#b91c1c", label="epsilon")
         ax.set_yscale("log")
         ax.set_xlabel("CVaR of failure over seeds")
@@ -82,7 +83,13 @@ def _decisions(exact: Exact, model: RouterModel, name: str, report: SimulatedRep
             grid_VE = score[2, 1, jammed].T
             ax.imshow(grid_VE, vmin=0, vmax=1, cmap="Purples", aspect="auto")
             for (v, e), value in np.ndenumerate(grid_VE):
-                asks = "teacher" if mix is None or value >= max(mix.expensive, mix.cheap) else "mixed" if value >= min(mix.expensive, mix.cheap) else "SLM"
+                asks = (
+                    "teacher"
+                    if mix is None or value >= max(mix.expensive, mix.cheap)
+                    else "mixed"
+                    if value >= min(mix.expensive, mix.cheap)
+                    else "SLM"
+                )
                 ax.text(e, v, asks, ha="center", va="center", fontsize=7, color="white" if value > 0.5 else "black")
             ax.set_title("line jammed" if jammed else "line running", fontsize=9)
             ax.set_xticks(range(len(CUES)), CUES, rotation=35, fontsize=7)

@@ -66,4 +66,4 @@ def render(report: SimulatedReport) -> str:
 
 def _line(row: Row, optimum: float) -> str:
     numbers = f"{row.cost:>8.3f}{row.cost / optimum:>11.3f}{row.failure:>9.3f}{row.cvar:>8.3f}"
-    return f"{row.name:<20}{numbers}  {row.threshold:<22}{row.note}".rstrip()
+    return f"{row.name:<20}{numbers}  {row.threshold:<24}{row.note}".rstrip()
