@@ -6,6 +6,7 @@ What a run shows of one seed could be luck. Cost is judged against the best rout
 import argparse
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from cluster.session import ray_session
@@ -29,7 +30,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     reports = []
-    with ray_session(configs[0].cluster, configs[0].run_dir / "logs"):
+    with ray_session(configs[0].cluster, configs[0].run_dir / "logs") if configs[0].needs_ray else nullcontext():
         for config in configs:
             reports.append(simulate(config))
             print(f"seed {config.seed}\n{render(reports[-1])}\n", flush=True)

@@ -14,7 +14,7 @@ from envs.simulated_exact import Exact, Outcome, scores
 from envs.simulated_labels import all_cells, cell_of
 from envs.simulated_optimum import Frontier
 from envs.simulated_world import symptom
-from learners.router import RouterResult
+from learners.router import RouterResult, predict_states
 from r2v_dist.labels import LabelTable
 from r2v_dist.latched import LatchedEpisodes, cheapest_mix, sweep, threshold_outcomes
 from r2v_dist.operating_point import Mix, bayes_escalates
@@ -78,7 +78,9 @@ def evaluate(config: SimulatedConfig, exact: Exact, results: dict[str, RouterRes
     for name, model in models.items():
         alpha = 1.0 if name == "r2v_no_cvar" else router.alpha
         score = model.predict(cells).score
-        rows.append(judge.row(name, model.predict(judge.labels.features_NF).score, score, alpha, f"constraint {results[name].constraint}"))
+        rows.append(
+            judge.row(name, predict_states(model, judge.labels.features_NF).score, score, alpha, f"constraint {results[name].constraint}")
+        )
     if "r2v" in models:
         rows.append(_bayes(config, exact, models["r2v"], judge))
     return SimulatedReport(
@@ -164,7 +166,7 @@ def _paired_gain(
     losses = {}
     for name in ("r2v", "r2v_no_cvar"):
         mix = mixes[name] or Mix(-np.inf, -np.inf, 1.0, np.nan)  # where nothing is feasible the teacher acts alone
-        score_N = models[name].predict(labels.features_NF).score
+        score_N = predict_states(models[name], labels.features_NF).score
         expensive_E, cheap_E = (threshold_outcomes(episodes, score_N, tau, 0.0)[0] for tau in (mix.expensive, mix.cheap))
         losses[name] = np.zeros((len(tasks), int(seed_E.max()) + 1))
         losses[name][task_E, seed_E] = mix.share * expensive_E + (1 - mix.share) * cheap_E

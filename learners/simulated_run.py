@@ -1,6 +1,7 @@
 """A simulated run: draw labels, train routers by the real learner, judge them where the truth is known, write the report.
 
-Call inside a Ray session. Routers that are complete are not trained again, so an interrupted run goes on.
+Several ranks need a Ray session around the call; a single one is this process. Routers that are complete are not trained again, so
+an interrupted run goes on.
 """
 
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from envs.simulated_exact import Exact
 from envs.simulated_labels import TASK_BLOCK, draw_labels
 from envs.simulated_world import World
-from learners.router import RouterJob, RouterResult, train_routers
+from learners.router import RouterJob, RouterResult, train_routers, train_routers_here
 from learners.simulated_judge import Row, SimulatedReport, evaluate, labels_path
 from r2v_dist.progress import Progress
 from r2v_dist.simulated_config import SimulatedConfig
@@ -20,17 +21,17 @@ def simulate(config: SimulatedConfig) -> SimulatedReport:
     """Everything from labels to `report/index.html` in the run directory."""
     from learners.simulated_page import write_page
 
-    progress = Progress("simulate")
+    progress = Progress("labels")
     draw(config)
-    progress.update(1, 4, "labels drawn", force=True)
-    results = train_routers([job_of(config, name) for name in config.routers])
-    progress.update(2, 4, f"{len(results)} routers trained", force=True)
-    exact = Exact(World())
+    progress.close("drawn")
+    progress = Progress("routers")
+    train = train_routers if config.needs_ray else train_routers_here
+    results = train([job_of(config, name) for name in config.routers])
+    progress.close("trained")
+    progress, exact = Progress("report"), Exact(World())
     trained: dict[str, RouterResult] = dict(zip(config.routers, results, strict=True))
     report = evaluate(config, exact, trained)
-    progress.update(3, 4, "routers judged", force=True)
-    page = write_page(config, exact, report, trained)
-    progress.close(f"report in {page}")
+    progress.close(f"in {write_page(config, exact, report, trained)}")
     return report
 
 

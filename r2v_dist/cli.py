@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,7 +110,8 @@ def _run_simulated(config: "SimulatedConfig", dry_run: bool) -> None:
     from cluster.session import ray_session
     from learners.simulated_run import render, simulate
 
-    with RunDir(config.run_dir).lock(), ray_session(config.cluster, config.run_dir / "logs"):
+    session = ray_session(config.cluster, config.run_dir / "logs") if config.needs_ray else nullcontext()
+    with RunDir(config.run_dir).lock(), session:
         report = simulate(config)
     print(render(report))
     print(f"Report: {config.run_dir / 'report' / 'index.html'}")

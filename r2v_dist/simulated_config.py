@@ -50,6 +50,11 @@ class SimulatedConfig(Section):
         return self
 
     @property
+    def needs_ray(self) -> bool:
+        """Whether ranks are started, here or on a cluster; else the run's own process trains."""
+        return self.router.deepspeed.ranks > 1 or bool(self.cluster.address)
+
+    @property
     def folder(self) -> Path:
         """Where labels and routers of this very configuration are kept: a changed one never meets another's."""
         content = self.model_dump(mode="json", exclude={"run_dir", "cluster", "routers", "test_tasks"})

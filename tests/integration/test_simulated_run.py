@@ -39,7 +39,7 @@ def test_one_command_prints_the_table_and_writes_the_report(tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_near_the_optimum_with_cvar_and_worse_in_the_tail_without(ray_session: None, tmp_path: Path, seed: int) -> None:
+def test_near_the_optimum_with_cvar_and_worse_in_the_tail_without(tmp_path: Path, seed: int) -> None:
     config = configured(f"seed={seed}", f"run_dir={tmp_path}", "routers=[r2v, r2v_no_cvar]")
     report = simulate(config)
     r2v, without = report.row("r2v"), report.row("r2v_no_cvar")
