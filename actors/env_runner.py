@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium
@@ -22,6 +22,7 @@ from r2v_dist.config import ModelConfig, PerturbConfig, VerifierConfig
 from r2v_dist.episodes import Episode, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Sampling
+from r2v_dist.routers import RouterModels
 from r2v_dist.tree import Tree, TreeEnv
 from r2v_dist.verifier import JudgeVerifier, TextWorldRules, Verifier
 
@@ -42,11 +43,12 @@ class RunnerSetup:
 
 @dataclass(frozen=True)
 class Equipment:
-    """What a runner gets once it has been trained: the verifier."""
+    """What a runner gets once it has been trained: the verifier, and routers that arms may name."""
 
-    verifier: VerifierConfig
+    verifier: VerifierConfig | None
     scorer: ScorerCall | None
     """Reaches the trained verifier."""
+    models: RouterModels = field(default_factory=RouterModels)
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,8 @@ class EnvRunner:
             self.equip(equipment)
 
     def equip(self, equipment: Equipment) -> None:
-        """Take a verifier into use. No unit may be under way."""
-        self._cast = replace(self._cast, verifier=self._verifier(equipment))
+        """Take it into use. No unit may be under way."""
+        self._cast = replace(self._cast, verifier=self._verifier(equipment), models=equipment.models)
 
     async def run(self, unit: Unit, deliver: Deliver) -> UnitReport:
         """Play every arm and branch of the unit and deliver the episodes.
@@ -128,12 +130,15 @@ class EnvRunner:
             raise RuntimeFailure(f"unit {unit.task.id} z={unit.z} ran past {self._setup.unit_timeout_s:.0f} s") from None
         self._check_versions(unit, tree)
         await deliver(episodes)
-        answers = [task.result() for task in tree.answers.values()]
+        # The environment's own oracle answers without a model.
+        models = {"slm": self._setup.slm, "teacher": self._setup.teacher}
+        roles = [role for role, config in models.items() if config.backend != "expert"]
+        answers = [answer for role in roles for answer in tree.answered(role)]
         return UnitReport(
             episodes=len(episodes),
             successes=sum(e.success for e in episodes),
             steps=sum(len(e.steps) for e in episodes),
-            asked=tree.asked,
+            asked=sum(tree.asked[role] for role in roles),
             engine_calls=len(answers),
             sampled_tokens=sum(a.sampled_tokens for a in answers),
             drifted=sum(s.drift for e in episodes for s in e.steps),
@@ -151,8 +156,10 @@ class EnvRunner:
             max_steps = int(dict(task.env_kwargs)["max_steps"])
             yield Perturb(env, task.id, unit.z, rates, max_steps, lexicon, perturb.quota, perturb.cooldown)
 
-    def _verifier(self, equipment: Equipment) -> Verifier:
+    def _verifier(self, equipment: Equipment) -> Verifier | None:
         config, slm = equipment.verifier, self._setup.slm
+        if config is None:
+            return None
         if config.kind == "rules":
             return TextWorldRules()
         if config.kind == "judge":
@@ -167,10 +174,9 @@ class EnvRunner:
     def _check_versions(self, unit: Unit, tree: Tree) -> None:
         """A row must never name a policy that did not act."""
         expected = {"slm": unit.played[0].policy, "teacher": unit.played[0].teacher}
-        for (role, *_), task in tree.answers.items():
-            version = task.result().version
-            if version != expected[str(role)]:
-                raise RuntimeFailure(f"the {role} answered as version {version}, this unit needs {expected[str(role)]}")
+        for role, needed in expected.items():
+            for version in {answer.version for answer in tree.answered(role)} - {needed}:
+                raise RuntimeFailure(f"the {role} answered as version {version}, this unit needs {needed}")
 
 
 def _player(role: str, config: ModelConfig, call: EngineCall | None, tokenizer: str) -> Player:

@@ -34,7 +34,7 @@ class Point:
 
 def frontier(auroc: float, folder: Path, overrides: list[str]) -> list[Point]:
     """Points of the entropy router from SLM-only up, by rate."""
-    swept = ["evaluate.random_rates=[]", f"evaluate.entropy_rates={RATES}"]
+    swept = ["evaluate.routers=[entropy]", f"evaluate.rates={RATES}"]
     config = load_config(CONFIG, [f"slm.signal_auroc={auroc}", f"run_dir={folder / f'auroc-{auroc:g}'}", *swept, *overrides])
     rows = [row for row in Rows.of(execute(config), config).perturbed if row.name in ("slm_only", "entropy")]
     return sorted((Point(row.llm_call_rate, row.success_rate, row.success_ci) for row in rows), key=lambda point: point.rate)

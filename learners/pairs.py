@@ -95,7 +95,11 @@ class _Action:
 
 
 def build_pairs(
-    table: pa.Table, min_gap: float, scores: npt.NDArray[np.float64] | None = None, scored_by: str = "branches"
+    table: pa.Table,
+    min_gap: float,
+    scores: npt.NDArray[np.float64] | None = None,
+    scored_by: str = "branches",
+    visited: Sequence[BranchValue] = (),
 ) -> tuple[pa.Table, PairCounts]:
     """Pairs of a branch-value table.
 
@@ -104,13 +108,16 @@ def build_pairs(
         min_gap: the least V(a+) - V(a-).
         scores: V of every row, in [0, 1]; None takes the branch values themselves.
         scored_by: where V comes from, kept with every pair.
+        visited: further states that were met, one row each: second views may be among them.
     """
     scores = branch_values.values(table) if scores is None else scores
     score_of = {(row.key, row.source, row.candidate_index): float(v) for row, v in zip(branch_values.rows_of(table), scores, strict=True)}
     states = branch_values.states_of(table)
     met: dict[tuple[str, int], list[BranchValue]] = defaultdict(list)
-    for rows in states:
-        met[rows[0].task, rows[0].prefix].append(rows[0])
+    for row in {row.key: row for row in (*visited, *(rows[0] for rows in states))}.values():
+        met[row.task, row.prefix].append(row)
+    for others in met.values():
+        others.sort(key=lambda row: row.key)
     counted: dict[str, int] = defaultdict(int)
     kept: list[tuple[_Action, _Action, View | None]] = []
     for rows in states:

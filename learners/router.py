@@ -72,6 +72,12 @@ class RouterResult:
     dropped_episodes: int
 
 
+def variant_of(config: RouterConfig, name: str) -> RouterConfig:
+    """The configuration of `r2v` or of one of its ablations, by the name of its arms."""
+    suffix = name.removeprefix("r2v").removeprefix("_")
+    return config.model_copy(update={"mode": "joint"} if suffix == "joint" else {"ablation": suffix or "none"})
+
+
 def train_router(job: RouterJob) -> RouterResult:
     """Train one router. Raises UsageError for labels that cannot train one, before any rank is started."""
     return train_routers([job])[0]
@@ -167,7 +173,7 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
         calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
     if rank == 0:
         version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
-        model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators)
+        model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, config.score)
         _publish(job, model, duality, held_out, episodes)
     torch.distributed.barrier()
 
@@ -198,14 +204,17 @@ def calibrate(
     """
     if job.config.ablation in ("uncalibrated", "no_brier"):
         return {name: Calibrator() for name in heads if name in RISKS}
-    tasks, task_N = np.unique(labels.task, return_inverse=True)
-    fold_N = (np.random.default_rng(job.seed).permutation(len(tasks)) % _FOLDS)[task_N]
-    pools_P, pool_N = np.unique(place_N * _FOLDS + fold_N, return_inverse=True)
-    n_of, found = {"rho": labels.n, "rho1": labels.n1, "rhoT": labels.nT}, {}
-    for name in (name for name in heads if name in RISKS):
-        n_P = np.bincount(pool_N, n_of[name]).astype(np.float64)
-        failures_P = np.bincount(pool_N, np.nan_to_num(getattr(labels, name)) * n_of[name]).astype(np.float64)
-        found[name] = choose_calibrator(raw_U[name][pools_P // _FOLDS], failures_P, n_P, pools_P % _FOLDS, job.seed, _FOLDS).calibrator
+    found: dict[str, Calibrator] = {}
+    for name, n in (("rho", labels.n), ("rho1", labels.n1), ("rhoT", labels.nT)):
+        if name in heads:
+            known_N = n > 0
+            tasks, task_N = np.unique(labels.task[known_N], return_inverse=True)
+            fold_N = (np.random.default_rng(job.seed).permutation(len(tasks)) % _FOLDS)[task_N]
+            pools_P, pool_N = np.unique(place_N[known_N] * _FOLDS + fold_N, return_inverse=True)
+            n_P, failures_P = (
+                np.bincount(pool_N, weights).astype(np.float64) for weights in (n[known_N], getattr(labels, name)[known_N] * n[known_N])
+            )
+            found[name] = choose_calibrator(raw_U[name][pools_P // _FOLDS], failures_P, n_P, pools_P % _FOLDS, job.seed, _FOLDS).calibrator
     return found
 
 

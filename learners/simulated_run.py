@@ -9,7 +9,7 @@ from pathlib import Path
 from envs.simulated_exact import Exact
 from envs.simulated_labels import TASK_BLOCK, draw_labels
 from envs.simulated_world import World
-from learners.router import RouterJob, RouterResult, train_routers, train_routers_here
+from learners.router import RouterJob, RouterResult, train_routers, train_routers_here, variant_of
 from learners.simulated_judge import Row, SimulatedReport, evaluate, labels_path
 from r2v_dist.progress import Progress
 from r2v_dist.simulated_config import SimulatedConfig
@@ -45,12 +45,11 @@ def draw(config: SimulatedConfig) -> None:
 
 def job_of(config: SimulatedConfig, name: str) -> RouterJob:
     """The learner's job for a router by name."""
-    suffix = name.removeprefix("r2v").removeprefix("_")
-    changes = {"mode": "joint"} if suffix == "joint" else {"ablation": suffix or "none"}
-    router = config.router.model_copy(update=changes)
     train, validation = (labels_path(config, split) for split in SPLITS[:2])
     folder: Path = config.folder
-    return RouterJob(train, validation, folder / "checkpoints" / name, folder / "stages" / "router", config.seed, router)
+    return RouterJob(
+        train, validation, folder / "checkpoints" / name, folder / "stages" / "router", config.seed, variant_of(config.router, name)
+    )
 
 
 def render(report: SimulatedReport) -> str:

@@ -65,8 +65,8 @@ async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> Epi
         seed = stable_hash(unit.task.id, unit.z, world.prefix, replica, player.role) % 2**31
         perturbed = bool(now.info["perturbations"])
         request = Request(path.history, path.user, player.sampling, seed, world.expert_action, world.wrong_action, perturbed)
-        key = (player.role, world.prefix, replica, player.sampling)
-        return await tree.answer(key, lambda: player.model.sample(request))
+        key = (world.prefix, replica, player.sampling)
+        return await tree.answer(player.role, key, lambda: player.model.sample(request))
 
     async def verify(proposal: Answer) -> tuple[float, ...]:
         if cast.verifier is None or arm.router in SINGLE_SAMPLE:

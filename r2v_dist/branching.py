@@ -4,10 +4,12 @@ States are chosen without a look at how their episodes ended, and the number of 
 that every share of successes is unbiased. Branches whose replay drifted are left out and counted.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2v_dist import rollout_store
-from r2v_dist.branch_values import BranchValue
+from r2v_dist.branch_values import BranchValue, Source
 from r2v_dist.chat import Turn, opening_message
 from r2v_dist.episodes import Arm, Branch, Taken
 from r2v_dist.features import StepBatch, features
-from r2v_dist.labels import LabelTable
+from r2v_dist.labels import SCHEMA, LabelTable
 from r2v_dist.routers import preferred
 from r2v_dist.seeding import stable_hash
 
@@ -67,7 +69,8 @@ class State:
 
 
 def states_of(table: pa.Table, max_steps: int, alone: str = "slm_only") -> list[State]:
-    """Every perturbed step with a proposal, each state of the tree once (from the first arm by key), sorted by key and step.
+    """Every perturbed step with a proposal, each state of the tree once, sorted by key and step: as the SLM alone came to it where
+    it did, else from the first arm by key.
 
     `alone` is the router under which the SLM acts as it will be deployed: `best_of_k` with a verifier.
     """
@@ -77,7 +80,8 @@ def states_of(table: pa.Table, max_steps: int, alone: str = "slm_only") -> list[
     found: dict[str, State] = {}
     for rows in rollout_store.episodes_of(table):
         for state in _states_of_episode(rows, vectors, alone):
-            found.setdefault(state.key, state)
+            if state.key not in found or (state.router == alone != found[state.key].router):
+                found[state.key] = state
     return list(found.values())
 
 
@@ -114,16 +118,30 @@ def _states_of_episode(rows: Sequence[Mapping[str, Any]], vectors: Mapping[tuple
 
 
 def choose(states: Sequence[State], count: int, seed: int, views: int = 2) -> list[State]:
-    """`count` states. Up to `views` seeds that met one task and prefix come together, and every other group is such a one while
-    there are any: second views of a state come from those, and most prefixes are met once."""
+    """`count` states, of which three in four are some where the candidates differ, while there are any.
+
+    Up to `views` seeds that met one task and prefix come together, and every other group is such a one while there are any: second
+    views of a state come from those, and most prefixes are met once.
+    """
     groups: dict[tuple[str, int], list[State]] = {}
     for state in states:
         groups.setdefault((state.task, state.prefix), []).append(state)
+    for group, members in groups.items():
+        groups[group] = sorted(members, key=lambda s: stable_hash(seed, s.key))[:views]
     order = sorted(groups, key=lambda group: stable_hash("choose", seed, *group))
-    shared, single = ([g for g in order if (len(groups[g]) > 1) == several] for several in (True, False))
-    alternating = [group for pair in zip_longest(shared, single) for group in pair if group is not None]
-    members = (sorted(groups[group], key=lambda s: stable_hash(seed, s.key))[:views] for group in alternating)
-    return [state for group in members for state in group][:count]
+
+    def alternating(differ: bool) -> list[tuple[str, int]]:
+        mine = [group for group in order if any(len(s.distinct) > 1 for s in groups[group]) == differ]
+        shared, single = ([g for g in mine if (len(groups[g]) > 1) == several] for several in (True, False))
+        return [group for pair in zip_longest(shared, single) for group in pair if group is not None]
+
+    places = [(place / share, group) for differ, share in ((True, 3), (False, 1)) for place, group in enumerate(alternating(differ))]
+    return [state for _, group in sorted(places, key=itemgetter(0)) for state in groups[group]][:count]
+
+
+def sample(states: Sequence[State], count: int, seed: int) -> list[State]:
+    """`count` states, each as likely as the others."""
+    return sorted(states, key=lambda s: stable_hash("sample", seed, s.key))[:count]
 
 
 def candidate_branches(state: State, arm: Arm, n: int, n_agreed: int, with_teacher: bool) -> list[Branch]:
@@ -137,12 +155,12 @@ def candidate_branches(state: State, arm: Arm, n: int, n_agreed: int, with_teach
 
 
 def label_branches(state: State, slm: Arm, teacher: Arm, n: int, n_teacher: int, first_replica: int = 1) -> list[Branch]:
-    """S-, T1- and Tinf-branches with common random numbers; the S-branches start with the action that was executed."""
+    """n S- and n T1-branches with common random numbers, and Tinf-branches; the S-branches start with the action that was executed."""
     first, replicas = state.candidates[state.executed], range(first_replica, first_replica + n)
     return [
         *(Branch(S, slm, r, state.path, state.seen, first=first) for r in replicas),
         *(Branch(T1, slm, r, state.path, state.seen, teacher_first=True) for r in replicas),
-        *(Branch(TINF, teacher, r, state.path, state.seen) for r in list(replicas)[:n_teacher]),
+        *(Branch(TINF, teacher, r, state.path, state.seen) for r in range(first_replica, first_replica + n_teacher)),
     ]
 
 
@@ -186,47 +204,60 @@ def branch_values(states: Sequence[State], branches: pa.Table) -> tuple[list[Bra
     for state in states:
         for kind, action, count in sorted(by_state.get(state.key, []), key=lambda item: item[:2]):
             index = next((i for i, taken in enumerate(state.candidates) if taken.action == action), None)
-            own = kind == CANDIDATE and index is not None
-            rows.append(
-                BranchValue(
-                    key=state.key,
-                    task=state.task,
-                    split=state.split,
-                    z=state.z,
-                    prefix=state.prefix,
-                    t=state.t,
-                    history=state.history,
-                    user=state.user,
-                    candidate=action,
-                    candidate_ids=state.candidates[index].action_ids if own and index is not None else None,
-                    candidate_index=index if own and index is not None else len(state.candidates),
-                    source="slm" if own else "teacher",
-                    n=count.n,
-                    successes=count.successes,
-                    state_hash=state.latent,
-                    policy=state.policy,
-                )
-            )
+            if kind == CANDIDATE and index is not None:
+                rows.append(_value(state, state.candidates[index], index, "slm", count.n, count.successes))
+            else:
+                rows.append(_value(state, Taken("teacher", action), len(state.candidates), "teacher", count.n, count.successes))
     return rows, drifted
 
 
-def labels(states: Sequence[State], branches: pa.Table) -> tuple[LabelTable, Counter[str]]:
-    """The label table of the states that have branches of every kind, and what was left out: `drifted`, `unlabelled`."""
+def outcome_values(states: Sequence[State]) -> list[BranchValue]:
+    """v(x, a) of the action that was taken, from the one outcome of an episode of the SLM alone: as unbiased as a branch."""
+    return [
+        _value(state, state.candidates[state.executed], state.executed, "slm", 1, int(state.own_success))
+        for state in states
+        if state.own_success is not None
+    ]
+
+
+def _value(state: State, candidate: Taken, index: int, source: Source, n: int, successes: int) -> BranchValue:
+    return BranchValue(
+        key=state.key,
+        task=state.task,
+        split=state.split,
+        z=state.z,
+        prefix=state.prefix,
+        t=state.t,
+        history=state.history,
+        user=state.user,
+        candidate=candidate.action,
+        candidate_ids=candidate.action_ids,
+        candidate_index=index,
+        source=source,
+        n=n,
+        successes=successes,
+        state_hash=state.latent,
+        policy=state.policy,
+    )
+
+
+def labels(states: Sequence[State], branches: pa.Table, alone: str = "slm_only") -> tuple[LabelTable, Counter[str]]:
+    """The label table of the states about which anything is known, and what was left out: `drifted`, `unlabelled`."""
     counts, drifted = _tally(branches, by_action=False)
     left_out: Counter[str] = Counter(drifted=drifted)
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    none = _Count(0, 0, math.nan)
     for state in states:
-        found = [counts.get((kind, state.key, "")) for kind in (S, T1, TINF)]
-        s, t1, tinf = found
-        if s is None or t1 is None or tinf is None:
+        s, t1, tinf = (counts.get((kind, state.key, ""), none) for kind in (S, T1, TINF))
+        if s.n + t1.n + tinf.n == 0:
             left_out["unlabelled"] += 1
             continue
         row = {
             **{"task": state.task, "split": state.split, "z": state.z, "prefix": state.prefix, "t": state.t},
-            **{"source": "random" if state.router == "random" else "slm_only", "features": list(state.features)},
+            **{"source": "slm_only" if state.router == alone else state.router, "features": list(state.features)},
             **{"n_s": s.n, "s_s": s.successes, "n_t1": t1.n, "s_t1": t1.successes, "n_tinf": tinf.n, "s_tinf": tinf.successes},
             **{"m_tinf": tinf.steps, "own_success": state.own_success, "episode": state.episode, "weight": 1.0},
         }
         for name, value in row.items():
-            columns.setdefault(name, []).append(value)
+            columns[name].append(value)
     return LabelTable.of_columns(columns), left_out

@@ -7,7 +7,7 @@ the work is done (`cluster`, `run_dir`) is not, so that a run can be resumed on 
 import difflib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -234,6 +234,8 @@ class RouterConfig(Section):
 
     mode: Literal["decoupled", "joint"] = "decoupled"
     """`decoupled`: calibrated risk heads, and a policy head that alone sees cost and CVaR. `joint`: the paper's single output."""
+    score: Literal["policy", "risk", "value"] = "policy"
+    """What a `decoupled` router compares with its threshold: its policy head, the risk rho, or rho - rho1, the value of a step."""
     surrogate: Literal["latched", "paper"] = "latched"
     ablation: Literal["none", "no_cvar", "no_brier", "uncalibrated"] = "none"
     """`no_cvar` bounds the mean failure instead of its CVaR; `no_brier` estimates no risk (decoupled: the policy sees f alone)."""
@@ -265,7 +267,6 @@ class RouterConfig(Section):
     patience: int = Field(5, ge=1)
     """Checks without a better Brier score before a risk head stops."""
     save_every_steps: int = Field(100, ge=1)
-    training_seeds: int = Field(3, ge=1)
     deepspeed: DeepSpeedConfig = DeepSpeedConfig(zero_stage=0, threads_per_rank=1)
 
     @property
@@ -330,17 +331,57 @@ class BranchConfig(Section):
     """Branches a candidate."""
     n_agreed: int = Field(2, ge=1)
     """Where all K candidates are one action."""
+    outcomes: int = Field(400, ge=0)
+    """Further training states for the verifier, each with the one outcome of its own episode."""
     teacher: bool = True
     """Also value the teacher's action there."""
 
 
-class EvaluateConfig(Section):
-    """Live evaluation on held-out tasks and seeds."""
+class LabelConfig(Section):
+    """The states that the router learns from, and their counterfactual branches (METHOD section 6)."""
 
-    random_rates: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.1, 0.25, 0.5, 0.75)
-    entropy_rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.25, 0.5, 0.75)
-    """Target escalation rates; the thresholds are the matching quantiles of SLM-only entropies on validation episodes."""
+    tasks: int = Field(60, ge=2)
+    validation_tasks: int = Field(20, ge=2)
+    seeds: int = Field(10, ge=10)
+    """Of each split. CVaR over fewer says nothing."""
+    states: int = Field(200, ge=1)
+    """States of a round with S- and T1-branches. Every state of the SLM alone has its own outcome and a Tinf-branch besides."""
+    validation_states: int = Field(100, ge=1)
+    n: int = Field(4, ge=1)
+    """S-branches of a state, and T1-branches."""
+    n_unsure: int = Field(8, ge=1)
+    """The same in the second round, where the first round's risk lies between .1 and .9."""
+    random_rate: float = Field(0.2, gt=0, lt=1)
+    """Escalation rate of the episodes that lead to states after a hand-over."""
+    rounds: Literal[1, 2] = 2
+    """The second round labels states on the paths of the first round's router."""
+
+
+Baseline = Literal["random", "entropy", "heuristic", "verifier", "perplexity", "stuck_latch", "query_level"]
+Learned = Literal["r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint"]
+BASELINES: tuple[str, ...] = get_args(Baseline)
+LEARNED: tuple[str, ...] = get_args(Learned)
+"""The router and its ablations: each one `RouterModel` on the step's features, differently trained."""
+
+
+class EvaluateConfig(Section):
+    """Live evaluation on held-out tasks and seeds. Thresholds come from validation tasks alone."""
+
+    rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.05, 0.1, 0.2, 0.35, 0.55, 0.8)
+    """Target escalation rates; a router's thresholds are the matching quantiles of its score along validation episodes of the SLM."""
+    routers: tuple[Baseline | Learned, ...] = (*get_args(Baseline), *get_args(Learned))
+    """Those that the run has no model, verifier or log-probabilities for are left out."""
     bootstrap: int = Field(2000, ge=100)
+
+
+class CertificateConfig(Section):
+    """What the certificate promises of new tasks (METHOD section 8). It needs calibration tasks."""
+
+    risk: float = Field(0.1, gt=0, lt=1)
+    delta: float = Field(0.1, gt=0, lt=1)
+    """Probability that the promise is wrong."""
+    statistic: Literal["mean", "cvar"] = "mean"
+    """A task's loss: its failure rate over seeds, or the CVaR of its failures as the stronger promise."""
 
 
 class SandboxConfig(Section):
@@ -395,7 +436,13 @@ class RunConfig(Section):
     """None: no verifier, the SLM's first candidate acts."""
     dpo: DPOConfig | None = None
     """None: the cloned SLM is deployed. DPO needs a trained verifier."""
+    labels: LabelConfig = LabelConfig()
+    router: RouterConfig | None = None
+    """None: no router is trained; the baselines that need none are evaluated."""
+    certificate: CertificateConfig = CertificateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    training_seeds: int = Field(1, ge=1)
+    """Everything that is trained, and what follows from it, is done once for each; tasks and teacher episodes are shared."""
     sandbox: SandboxConfig = SandboxConfig()
     cluster: ClusterConfig = ClusterConfig()
 
@@ -413,7 +460,26 @@ class RunConfig(Section):
             raise ValueError(f"verifier.kind = trained: an SLM with backend {self.slm.backend} is not trained here; use rules or judge")
         if self.dpo is not None and not trained:
             raise ValueError("dpo: pairs need a trained verifier; add `verifier: {kind: trained}`")
+        few = min((self.perturb.train_seeds, "train_seeds"), (self.perturb.validation_seeds, "validation_seeds"))
+        if self.router is not None and few[0] < self.labels.seeds:
+            raise ValueError(f"labels.seeds = {self.labels.seeds}: perturb.{few[1]} is only {few[0]}; raise it")
         return self
+
+    @property
+    def alone(self) -> str:
+        """The router under which the SLM acts as it is deployed, without the teacher: with a verifier, by its choice."""
+        return "slm_only" if self.verifier is None else "best_of_k"
+
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """The routers with a threshold that this run can play."""
+        logprobs = self.slm.backend == "vllm" or self.slm.signal_auroc is not None
+        impossible = {
+            *(() if logprobs else ("entropy", "heuristic", "perplexity")),
+            *(() if self.verifier is not None else ("verifier",)),
+            *(() if self.router is not None else ("query_level", *LEARNED)),
+        }
+        return tuple(name for name in self.evaluate.routers if name not in impossible)
 
     def content_hash(self) -> str:
         """Hash of everything that decides an outcome."""

@@ -16,12 +16,14 @@ from r2v_dist.config import ModelConfig, RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
 from r2v_dist.progress import Progress
+from r2v_dist.routers import RouterModels
 from r2v_dist.run_dir import RunDir, checkpoint_version
 
 if TYPE_CHECKING:
     from actors.fleet import Fleet
     from actors.rollout import OnProgress, Totals
     from actors.servers import Checkpoint, ModelServer
+    from actors.verifier import ScorerHandle
 
 
 class Crew:
@@ -30,6 +32,7 @@ class Crew:
     def __init__(self, config: RunConfig, run: RunDir, stack: contextlib.ExitStack) -> None:
         self._config, self._run, self._stack = config, run, stack
         self._verifier: Checkpoint | None = None
+        self._scorer: ScorerHandle | None = None
 
     def cores(self) -> int:
         """Processes to start for CPU-bound work on this machine."""
@@ -62,20 +65,16 @@ class Crew:
         """Start engines and runners without waiting for them: they come up while games are generated."""
         self._fleet
 
-    def equip(self, verifier: "Checkpoint") -> None:
-        """From here on this verifier picks among the SLM's candidates."""
+    def equip(self, verifier: "Checkpoint | None", models: RouterModels) -> None:
+        """From here on this verifier picks among the SLM's candidates, and these trained routers can be named."""
         from actors.env_runner import Equipment
         from actors.verifier import ScorerHandle, start_verifier
 
         config = self._config.verifier
-        assert config is not None
-        if verifier == self._verifier:
-            return
-        scorer = None
-        if config.kind == "trained":
-            scorer = ScorerHandle(start_verifier(verifier.path, verifier.version, config.threads, config.max_tokens))
-        self._fleet.equip(Equipment(config, scorer))
+        if verifier is not None and verifier != self._verifier and config is not None and config.kind == "trained":
+            self._scorer = ScorerHandle(start_verifier(verifier.path, verifier.version, config.threads, config.max_tokens))
         self._verifier = verifier
+        self._fleet.equip(Equipment(config if verifier else None, self._scorer if verifier else None, models))
 
     def roll_out(self, units: list[Unit], folder: Path, on_progress: "OnProgress") -> "Totals":
         """Run the units that are not committed yet."""
@@ -99,7 +98,7 @@ class Crew:
         def watch() -> None:
             while not finished.wait(0.5):
                 if row := _last_row(metrics):
-                    progress.update(row["step"], row["of"], f"epoch {row['epoch']:.2f}, loss {row['loss']:.4f}")
+                    progress.update(row["step"], row["of"], f"{row.get('router', '')} loss {row['loss']:.4f}".strip())
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()

@@ -1,5 +1,6 @@
 """From committed episodes to the rows of a report. Every number comes from live episodes in the store."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pyarrow.compute as pc
 from r2v_dist import rollout_store
 from r2v_dist.metrics import task_bootstrap_interval, worst_seed_success
 from r2v_dist.risk_measures import cvar_failure
-from r2v_dist.routers import entropy_of
 
+Array = npt.NDArray[np.float64]
 CVAR_ALPHA = 0.2
 _EPISODE = ["key", "task", "z", "arm", "router", "threshold", "training_seed", "split", "success", "n_steps", "stop_reason"]
 
@@ -69,31 +70,67 @@ def success_summary(folder: Path) -> SuccessSummary:
     return SuccessSummary(table.num_rows, "; ".join(parts))
 
 
-def step_entropies(folder: Path) -> npt.NDArray[np.float64]:
-    """First-token entropy in nats of every perturbed SLM step."""
-    table = rollout_store.read(folder, ["z", "actor", "first_top_logprobs"])
-    table = table.filter(pc.and_(pc.is_valid(table["z"]), pc.equal(table["actor"], "slm")))
-    return np.array([entropy_of(row) for row in table["first_top_logprobs"].to_pylist() if row])
+@dataclass(frozen=True)
+class ArmOutcomes:
+    """The episodes of one router at one threshold, (tasks x seeds): success, teacher calls, steps. A clean run has one column."""
+
+    name: str
+    threshold: float | None
+    training_seed: int
+    split: str
+    tasks: tuple[str, ...]
+    success_TZ: Array
+    calls_TZ: Array
+    steps_TZ: Array
 
 
-def entropy_thresholds(folder: Path, rates: tuple[float, ...]) -> list[float]:
-    """Thresholds that SLM-only validation steps exceed at the given rates; empty where a model gives no log-probabilities."""
-    entropies = step_entropies(folder)
-    return [float(np.quantile(entropies, 1 - rate)) for rate in rates] if len(entropies) else []
+def arm_outcomes(folder: Path, clean: bool = False) -> list[ArmOutcomes]:
+    """Every arm of a stage, over its perturbed (or its clean) episodes. Arms that only watch are left out.
 
-
-def router_rows(folder: Path, bootstrap: int, seed: int, clean: bool = False) -> list[RouterRow]:
-    """One row a router and threshold, over the perturbed (or the clean) episodes of a stage."""
+    Raises ValueError where an arm lacks an episode.
+    """
     table = rollout_store.read(folder, [*_EPISODE, "t", "actor"])
     table = table.filter((pc.is_null if clean else pc.is_valid)(table["z"]))
-    teacher_steps = _steps_by_key(table.filter(pc.equal(table["actor"], "teacher")))
-    episodes = rollout_store.outcomes(table)
+    table = table.filter(pc.fill_null(pc.is_finite(table["threshold"]), True))
+    calls = _steps_by_key(table.filter(pc.equal(table["actor"], "teacher")))
     by_arm: dict[str, list[dict[str, Any]]] = {}
-    for row in episodes.select(_EPISODE).to_pylist():
-        by_arm.setdefault(row["arm"], []).append(row)
-    teacher_only = sum(r["n_steps"] for rows in by_arm.values() if rows[0]["router"] == "teacher_only" for r in rows)
-    rows = [_row(rows, teacher_steps, teacher_only, bootstrap, seed) for rows in by_arm.values()]
-    return sorted(rows, key=lambda row: (row.threshold is not None, row.name, row.threshold or 0.0))
+    for row in rollout_store.outcomes(table).select(_EPISODE).to_pylist():
+        by_arm.setdefault(row["arm"], []).append(row | {"calls": calls.get(row["key"], 0)})
+    found = [_outcomes(rows) for rows in by_arm.values()]
+    return sorted(found, key=lambda arm: (arm.threshold is not None, arm.name, arm.threshold or 0.0, arm.training_seed))
+
+
+def _outcomes(rows: list[dict[str, Any]]) -> ArmOutcomes:
+    tasks = {task: i for i, task in enumerate(sorted({r["task"] for r in rows}))}
+    zs = {z: i for i, z in enumerate(sorted({-1 if r["z"] is None else r["z"] for r in rows}))}
+    cells_3TZ = np.full((3, len(tasks), len(zs)), np.nan)
+    for r in rows:
+        cells_3TZ[:, tasks[r["task"]], zs[-1 if r["z"] is None else r["z"]]] = r["success"], r["calls"], r["n_steps"]
+    first = rows[0]
+    if np.isnan(cells_3TZ).any():
+        raise ValueError(f"arm {first['arm']}: the episodes do not cover every task under every seed")
+    return ArmOutcomes(first["router"], first["threshold"], first["training_seed"], first["split"], tuple(tasks), *cells_3TZ)
+
+
+def router_rows(arms: Sequence[ArmOutcomes], bootstrap: int, seed: int, selected: Mapping[str, float] | None = None) -> list[RouterRow]:
+    """One row an arm. `selected` are thresholds that validation chose, by router."""
+    teacher_only = next((arm.calls_TZ.sum() for arm in arms if arm.name == "teacher_only"), None)
+    return [_row(arm, teacher_only, bootstrap, seed, selected) for arm in arms]
+
+
+def selected_thresholds(rows: list[RouterRow], epsilon: float) -> dict[str, float]:
+    """The threshold of every router: the cheapest in teacher calls whose CVaR of failure is at most epsilon; where there is none,
+    the one of least CVaR. One rule for all, on validation rows."""
+    chosen: dict[str, RouterRow] = {}
+    for row in rows:
+        best = chosen.get(row.name)
+        if row.threshold is not None and (best is None or _preference(row, epsilon) < _preference(best, epsilon)):
+            chosen[row.name] = row
+    return {name: row.threshold for name, row in chosen.items() if row.threshold is not None}
+
+
+def _preference(row: RouterRow, epsilon: float) -> tuple[float, float]:
+    return (0.0, row.teacher_calls) if row.cvar_failure <= epsilon else (row.cvar_failure, row.teacher_calls)
 
 
 def hard_tasks(folder: Path, steps: int) -> int:
@@ -103,45 +140,30 @@ def hard_tasks(folder: Path, steps: int) -> int:
     return int(pc.sum(pc.greater_equal(clean["n_steps"], steps)).as_py() or 0)
 
 
-def outcome_matrix(rows: list[dict[str, Any]]) -> npt.NDArray[np.float64]:
-    """Success as (tasks x seeds); a clean run has one column."""
-    tasks = sorted({r["task"] for r in rows})
-    zs = sorted({-1 if r["z"] is None else r["z"] for r in rows})
-    outcomes_TZ = np.full((len(tasks), len(zs)), np.nan)
-    for r in rows:
-        outcomes_TZ[tasks.index(r["task"]), zs.index(-1 if r["z"] is None else r["z"])] = r["success"]
-    if np.isnan(outcomes_TZ).any():
-        raise ValueError(f"arm {rows[0]['arm']}: the episodes do not cover every task under every seed")
-    return outcomes_TZ
-
-
 def _steps_by_key(table: pa.Table) -> dict[str, int]:
     counts = table.group_by("key").aggregate([("t", "count")])
     return dict(zip(counts["key"].to_pylist(), counts["t_count"].to_pylist(), strict=True))
 
 
-def _row(rows: list[dict[str, Any]], teacher_steps: dict[str, int], teacher_only: int, bootstrap: int, seed: int) -> RouterRow:
-    outcomes_TZ = outcome_matrix(rows)
-    teacher_calls = sum(teacher_steps.get(r["key"], 0) for r in rows)
-    steps = sum(r["n_steps"] for r in rows)
-    first = rows[0]
+def _row(arm: ArmOutcomes, teacher_only: float | None, bootstrap: int, seed: int, selected: Mapping[str, float] | None) -> RouterRow:
+    calls = int(arm.calls_TZ.sum())
     return RouterRow(
-        name=first["router"],
-        threshold=first["threshold"],
-        selected=None,
-        split=first["split"],
-        training_seed=first["training_seed"],
-        success_rate=float(outcomes_TZ.mean()),
-        success_ci=task_bootstrap_interval(outcomes_TZ, bootstrap, seed),
-        llm_call_rate=teacher_calls / max(1, steps),
-        teacher_calls=teacher_calls,
-        teacher_call_fraction=teacher_calls / teacher_only if teacher_only else None,
-        worst_seed_success=worst_seed_success(outcomes_TZ),
-        cvar_failure=cvar_failure(outcomes_TZ, CVAR_ALPHA),
+        name=arm.name,
+        threshold=arm.threshold,
+        selected=None if selected is None or arm.threshold is None else selected.get(arm.name) == arm.threshold,
+        split=arm.split,
+        training_seed=arm.training_seed,
+        success_rate=float(arm.success_TZ.mean()),
+        success_ci=task_bootstrap_interval(arm.success_TZ, bootstrap, seed),
+        llm_call_rate=calls / max(1.0, float(arm.steps_TZ.sum())),
+        teacher_calls=calls,
+        teacher_call_fraction=calls / teacher_only if teacher_only else None,
+        worst_seed_success=worst_seed_success(arm.success_TZ),
+        cvar_failure=cvar_failure(arm.success_TZ, CVAR_ALPHA),
         brier=None,
         ece15=None,
         auroc=None,
-        episodes=len(rows),
-        tasks=outcomes_TZ.shape[0],
-        seeds=outcomes_TZ.shape[1],
+        episodes=arm.success_TZ.size,
+        tasks=arm.success_TZ.shape[0],
+        seeds=arm.success_TZ.shape[1],
     )

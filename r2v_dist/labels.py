@@ -44,7 +44,8 @@ SCHEMA = pa.schema(
     metadata={"r2v_feature_version": FEATURE_VERSION, "r2v_feature_names": json.dumps(FEATURE_NAMES)},
 )
 """`n_*` branches and `s_*` successes of the S-, T1- and Tinf-branches; `m_tinf` mean teacher steps of the Tinf-branches;
-`source` is "slm_only" or "random"; `own_success` the outcome of the SLM-only episode the state was visited by, null elsewhere."""
+`source` is "slm_only" where the SLM came there alone (as deployed), else the router that led there; `own_success` is the outcome
+of that SLM-only episode, null elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class LabelTable:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    def plus(self, other: "LabelTable") -> "LabelTable":
+        """These states, then those of another table."""
+        return LabelTable(pa.concat_tables([self.table, other.table]))
 
     def where(self, keep_N: npt.NDArray[np.bool_]) -> "LabelTable":
         """The states that a mask keeps."""
@@ -159,7 +164,7 @@ class LabelTable:
 
     @cached_property
     def source(self) -> npt.NDArray[np.str_]:
-        """`slm_only` or `random`."""
+        """`slm_only`, or the router that led there."""
         return np.array(self.table["source"].to_pylist(), dtype=np.str_)
 
     @cached_property

@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from r2v_dist import branch_values, branching, rollout_store
 from r2v_dist.branching import State
 from r2v_dist.config import Split
@@ -32,7 +34,7 @@ def states(context: Context) -> dict[str, Any]:
 
     config, policy = context.config, context.checkpoint("bc")
     context.crew.load_slm(policy)
-    arm = Arm("slm_only", None, policy.version, context.crew.teacher_version(), config.seed)
+    arm = Arm("slm_only", None, policy.version, context.crew.teacher_version(), context.training_seed)
     units = []
     sizes: dict[Split, int] = {LEARNING: config.branches.tasks, HELD_OUT: config.branches.validation_tasks}
     for split, count in sizes.items():
@@ -46,7 +48,7 @@ def branches(context: Context) -> dict[str, Any]:
     config, policy = context.config, context.checkpoint("bc")
     context.crew.load_slm(policy)
     chosen = _chosen(context)
-    arm = Arm("slm_only", None, policy.version, context.crew.teacher_version(), config.seed)
+    arm = Arm("slm_only", None, policy.version, context.crew.teacher_version(), context.training_seed)
     tasks = {task.id: task for task in context.tasks(LEARNING, HELD_OUT)}
     units: dict[tuple[str, int], Unit] = {}
     for state in (*chosen[LEARNING], *chosen[HELD_OUT]):
@@ -54,7 +56,7 @@ def branches(context: Context) -> dict[str, Any]:
         known = units.get((state.task, state.z))
         units[state.task, state.z] = context.unit(tasks[state.task], state.z, branches=(*(known.branches if known else ()), *more))
     results = context.roll_out(list(units.values()))
-    table = rollout_store.read(context.run.rollouts("branches"))
+    table = rollout_store.read(context.rollouts("branches"))
     drifted = 0
     for split in (LEARNING, HELD_OUT):
         rows, left_out = branching.branch_values(chosen[split], table)
@@ -70,18 +72,23 @@ def verifier(context: Context) -> dict[str, Any]:
 
     config, run = context.config, context.run
     assert config.verifier is not None
+    branched = branch_values.load(values_path(context, LEARNING))
+    known = set(branched["key"].to_pylist())
+    others = branching.sample([s for s in _visited(context, LEARNING) if s.key not in known], config.branches.outcomes, context.seed)
+    values = run.stage(context.stage) / "values.arrow"
+    branch_values.save(values, pa.concat_tables([branched, branch_values.to_table(branching.outcome_values(others))]))
     output = run.checkpoint("verifier", f"v-{context.input_hash[:8]}")
     job = VerifierJob(
-        values=values_path(context, LEARNING),
+        values=values,
         validation=values_path(context, HELD_OUT),
         model=config.verifier.model or context.checkpoint("bc").path,
         system_prompt=config.slm.system_prompt,
         output=output,
-        stage=run.stage("verifier"),
-        seed=config.seed,
+        stage=run.stage(context.stage),
+        seed=context.seed,
         config=config.verifier.training,
     )
-    with context.crew.learner_progress("verifier", run.stage("verifier") / "metrics.jsonl"):
+    with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl"):
         metrics = learn_verifier(job)
     return {"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("v", output), "validation": asdict(metrics)}
 
@@ -95,7 +102,8 @@ def pairs(context: Context) -> dict[str, Any]:
     assert config.dpo is not None
     table = branch_values.load(values_path(context, LEARNING))
     scores = score_table(Path(trained.path), table, config.slm.system_prompt)
-    made, counts = preference_pairs.build_pairs(table, config.dpo.min_gap, scores, trained.version)
+    visited = branching.outcome_values(_visited(context, LEARNING))
+    made, counts = preference_pairs.build_pairs(table, config.dpo.min_gap, scores, trained.version, visited)
     preference_pairs.save(_pairs_path(context), made)
     return asdict(counts)
 
@@ -113,11 +121,11 @@ def dpo(context: Context) -> dict[str, Any]:
         model=cloned.path,
         system_prompt=config.slm.system_prompt,
         output=output,
-        stage=run.stage("dpo"),
-        seed=config.seed,
+        stage=run.stage(context.stage),
+        seed=context.seed,
         config=config.dpo,
     )
-    with context.crew.learner_progress("dpo", run.stage("dpo") / "metrics.jsonl"):
+    with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl"):
         examples = learn_preferences(job)
     before, after = (measure_consistency(m, _pairs_path(context), config.slm.system_prompt, config.dpo) for m in (cloned.path, str(output)))
     return {
@@ -130,19 +138,24 @@ def dpo(context: Context) -> dict[str, Any]:
 
 def values_path(context: Context, split: str) -> Path:
     """The branch values of a split."""
-    return context.run.stage("branches") / f"{split}.arrow"
+    return context.folder("branches") / f"{split}.arrow"
 
 
 def _pairs_path(context: Context) -> Path:
-    return context.run.stage("pairs") / "pairs.arrow"
+    return context.folder("pairs") / "pairs.arrow"
+
+
+def _visited(context: Context, split: Split) -> list[State]:
+    """The states of a split that the cloned SLM met alone."""
+    found = branching.states_of(rollout_store.read(context.rollouts("states")), context.config.env.max_steps)
+    return [state for state in found if state.split == split]
 
 
 def _chosen(context: Context) -> dict[Split, list[State]]:
     """The states to branch from, the same on every call."""
     config = context.config
-    found = branching.states_of(rollout_store.read(context.run.rollouts("states")), config.env.max_steps)
     counts = {LEARNING: config.branches.states, HELD_OUT: config.branches.validation_states}
-    chosen = {split: branching.choose([s for s in found if s.split == split], count, config.seed) for split, count in counts.items()}
+    chosen = {split: branching.choose(_visited(context, split), count, context.seed) for split, count in counts.items()}
     if empty := next((split for split, members in chosen.items() if not members), None):
         raise RuntimeFailure(f"no state of the {empty} tasks to branch from: the SLM proposed nothing there")
     return chosen

@@ -5,11 +5,12 @@
     baseline  tasks, base model                -> rollouts/baseline       the SLM before training, on validation tasks
     bc        collect                          -> checkpoints/slm/bc
     ...       r2v_dist.learning_stages         -> a verifier, and an SLM that learned from its own failures (where configured)
-    validate  tasks, bc                        -> rollouts/validate       SLM-only on validation tasks; thresholds
-    evaluate  tasks, bc, validate              -> rollouts/evaluate       every router, live, on test tasks and seeds
+    ...       r2v_dist.router_stages           -> labels, routers (where configured), thresholds by validation, calibration episodes
+    evaluate  tasks, policy, validate          -> rollouts/evaluate       every router, live, on test tasks and seeds
     report    everything above                 -> report/index.html
 
-This module and the CLI are the composition root: everything heavy is imported where a stage needs it.
+What is trained, and what follows from it, is done once a training seed (`stage@1`, ... after the first). This module and the CLI
+are the composition root: everything heavy is imported where a stage needs it.
 """
 
 import contextlib
@@ -19,20 +20,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from r2v_dist import learning_stages
+from r2v_dist import learning_stages, router_stages
 from r2v_dist.config import RunConfig
 from r2v_dist.episodes import Arm
 from r2v_dist.progress import Progress
 from r2v_dist.run_dir import Manifest, RunDir, checkpoint_version, write_atomically
 from r2v_dist.seeding import short_hash
-from r2v_dist.stages import Context, Stage
+from r2v_dist.stages import Context, Stage, for_training_seed
 
 if TYPE_CHECKING:
     from actors.servers import Checkpoint
     from r2v_dist.crew import Crew
 
 
-PUBLISHING = ("bc", "verifier", "dpo")
+PUBLISHING = ("bc", "verifier", "dpo", "router", "router2")
 """Stages whose models are deployed."""
 
 
@@ -57,42 +58,79 @@ def execute(config: RunConfig) -> RunDir:
 def stages(config: RunConfig) -> list[Stage]:
     """The stages that this configuration needs, in order."""
     trains = config.slm.backend == "vllm"
-    learning = [
-        Stage("collect", ("tasks",), lambda c: [c.perturb, c.teacher.content(), c.collect], _collect),
-        Stage("baseline", ("tasks",), lambda c: [c.perturb, c.slm.content()], _baseline),
-        Stage("bc", ("collect", "baseline"), lambda c: [c.slm.content(), c.bc], _bc),
-    ]
+    shared = [Stage("tasks", (), lambda c: [c.env, c.sandbox], _tasks)]
+    if trains:
+        shared += [
+            Stage("collect", ("tasks",), lambda c: [c.perturb, c.teacher.content(), c.collect], _collect),
+            Stage("baseline", ("tasks",), lambda c: [c.perturb, c.slm.content()], _baseline),
+        ]
+    trained = _slm_stages(config) if trains else []
+    policy = tuple(stage.name for stage in trained if stage.name in PUBLISHING)
+    trained += _router_stages(config, policy)
+    seeds = range(config.training_seeds)
+    return [*shared, *(stage for seed in seeds for stage in for_training_seed(trained, seed))]
+
+
+def _slm_stages(config: RunConfig) -> list[Stage]:
+    made = [Stage("bc", ("collect", "baseline"), lambda c: [c.slm.content(), c.bc], _bc)]
     if config.verifier is not None and config.verifier.kind == "trained":
-        learning += [
+        made += [
             Stage("states", ("tasks", "bc"), lambda c: [c.perturb, c.slm.content(), c.branches], learning_stages.states),
             Stage("branches", ("tasks", "states", "bc"), lambda c: [c.teacher.content(), c.branches], learning_stages.branches),
-            Stage("verifier", ("branches", "bc"), lambda c: [c.verifier], learning_stages.verifier),
+            Stage("verifier", ("states", "branches", "bc"), lambda c: [c.verifier], learning_stages.verifier),
         ]
     if config.dpo is not None:
-        learning += [
-            Stage("pairs", ("branches", "verifier"), lambda c: [c.dpo], learning_stages.pairs),
+        made += [
+            Stage("pairs", ("states", "branches", "verifier"), lambda c: [c.dpo], learning_stages.pairs),
             Stage("dpo", ("pairs", "bc"), lambda c: [c.dpo], learning_stages.dpo),
             Stage("cloned", ("tasks", "bc", "verifier"), lambda c: [c.perturb, c.slm.content()], _cloned),
         ]
-    policy = tuple(stage.name for stage in learning if stage.name in PUBLISHING) if trains else ()
-    return [
-        Stage("tasks", (), lambda c: [c.env, c.sandbox], _tasks),
-        *(learning if trains else []),
-        Stage("validate", ("tasks", *policy), lambda c: [c.perturb, c.slm.content(), c.evaluate.entropy_rates], _validate),
-        Stage(
-            "evaluate", ("tasks", *policy, "validate"), lambda c: [c.slm.content(), c.teacher.content(), c.verifier, c.evaluate], _evaluate
-        ),
-    ]
+    return made
+
+
+def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
+    """From the deployed SLM on: labels and routers where they are trained, then every router live."""
+
+    def plays(c: RunConfig) -> list[Any]:
+        return [c.perturb, c.slm.content(), c.teacher.content(), c.verifier]
+
+    def labels(c: RunConfig) -> list[Any]:
+        return [*plays(c), c.labels]
+
+    def learns(c: RunConfig) -> list[Any]:
+        return [c.router, c.labels.rounds, c.evaluate.routers]
+
+    made, models = list[Stage](), tuple[str, ...]()
+    if config.router is not None:
+        made += [
+            Stage("visits", ("tasks", *policy), labels, router_stages.visits),
+            Stage("labels", ("tasks", *policy, "visits"), labels, router_stages.labels),
+            Stage("router", ("visits", "labels"), learns, router_stages.router),
+        ]
+        models = ("router",)
+        if config.labels.rounds == 2:
+            made += [
+                Stage("visits2", ("tasks", *policy, "router"), labels, router_stages.second_visits),
+                Stage("labels2", ("tasks", *policy, "router", "visits", "visits2"), labels, router_stages.second_labels),
+                Stage("router2", ("visits", "labels", "labels2"), learns, router_stages.second_router),
+            ]
+            models = ("router2",)
+    made.append(Stage("validate", ("tasks", *policy, *models), lambda c: [*plays(c), c.evaluate], router_stages.validate))
+    if config.router is not None and config.env.splits.calibration:
+        made.append(Stage("calibrate", ("tasks", *policy, *models, "validate"), plays, router_stages.calibrate))
+    made.append(Stage("evaluate", ("tasks", *policy, *models, "validate"), lambda c: [*plays(c), c.evaluate], router_stages.evaluate))
+    return made
 
 
 def _complete(stage: Stage, config: RunConfig, run: RunDir, crew: "Crew", manifests: Mapping[str, Manifest]) -> Manifest:
     upstream = [(name, manifests[name].input_hash, manifests[name].results) for name in stage.needs]
-    input_hash = short_hash(config.seed, json.dumps(_plain(stage.content(config)), sort_keys=True), json.dumps(upstream, sort_keys=True))
+    content = json.dumps([_plain(stage.content(config)), upstream], sort_keys=True)
+    input_hash = short_hash(config.seed + stage.training_seed, content)
     manifest = run.manifest(stage.name)
     if manifest is None or manifest.input_hash != input_hash:
         run.begin(stage.name, input_hash)
         started = time.monotonic()
-        results = stage.run(Context(config, run, crew, stage.name, input_hash, manifests))
+        results = stage.run(Context(config, run, crew, stage.name, input_hash, manifests, stage.training_seed))
         run.complete(stage.name, input_hash, time.monotonic() - started, results)
         manifest = run.manifest(stage.name)
         assert manifest is not None
@@ -147,84 +185,29 @@ def _bc(context: Context) -> dict[str, Any]:
     output = run.checkpoint("slm", f"bc-{context.input_hash[:8]}")
     if not output.is_dir():
         job = BCJob(
-            rollouts=run.rollouts("collect"),
+            rollouts=context.rollouts("collect"),
             model=context.crew.base_checkpoint().path,
             system_prompt=config.slm.system_prompt,
             output=output,
-            stage=run.stage("bc"),
-            seed=config.seed,
+            stage=run.stage(context.stage),
+            seed=context.seed,
             config=config.bc,
         )
-        with context.crew.learner_progress("bc", run.stage("bc") / "metrics.jsonl"):
+        with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl"):
             clone_behaviour(job)
     return {"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("bc", output)}
-
-
-def _validate(context: Context) -> dict[str, Any]:
-    from r2v_dist.evaluation import entropy_thresholds
-
-    results = _roll_out_slm(context, _policy(context))
-    return results | {"entropy_thresholds": entropy_thresholds(context.run.rollouts("validate"), context.config.evaluate.entropy_rates)}
-
-
-def _evaluate(context: Context) -> dict[str, Any]:
-    from envs.tasks import seeds
-
-    checkpoint, crew, evaluate = _policy(context), context.crew, context.config.evaluate
-    crew.load_slm(checkpoint)
-
-    ends = _ends(context, checkpoint)
-
-    def arm(router: str, threshold: float) -> Arm:
-        return replace(ends[0], router=router, threshold=threshold)
-
-    swept = (
-        *(arm("random", rate) for rate in evaluate.random_rates),
-        *(arm("entropy", threshold) for threshold in dict.fromkeys(context.result("validate", "entropy_thresholds"))),
-    )
-    zs = seeds(context.config.perturb, "test")
-    tasks = context.tasks("test")
-    units = [context.unit(task, None, ends) for task in tasks]
-    units += [context.unit(task, z, (*ends, *swept)) for task in tasks for z in zs]
-    return context.roll_out(units)
 
 
 def _cloned(context: Context) -> dict[str, Any]:
     """The SLM as it was before DPO, on the test tasks: alone, and with the verifier's choice."""
     from envs.tasks import seeds
 
+    deployed = context.deploy()
     policy = context.checkpoint("bc")
     context.crew.load_slm(policy)
-    arms = _ends(context, policy)[:-1]
+    arms = tuple(replace(deployed(name), policy=policy.version) for name in ("slm_only", "best_of_k"))
     zs = seeds(context.config.perturb, "test")
     return context.roll_out([context.unit(task, z, arms) for task in context.tasks("test") for z in zs])
-
-
-def _ends(context: Context, policy: "Checkpoint") -> tuple[Arm, ...]:
-    """The SLM alone, the verifier's choice among its candidates where there is a verifier, and the teacher alone."""
-    verifier = _verifier(context)
-    version = verifier.version if verifier else ""
-    names = ("slm_only", *(("best_of_k",) if verifier else ()), "teacher_only")
-    return tuple(Arm(name, None, policy.version, context.crew.teacher_version(), context.config.seed, version) for name in names)
-
-
-def _policy(context: Context) -> "Checkpoint":
-    """The SLM that is deployed."""
-    if context.config.slm.backend != "vllm":
-        return context.crew.base_checkpoint()
-    return context.checkpoint("dpo" if context.config.dpo is not None else "bc")
-
-
-def _verifier(context: Context) -> "Checkpoint | None":
-    """The verifier that is deployed; the runners have it from here on."""
-    from actors.servers import Checkpoint
-
-    config = context.config.verifier
-    if config is None:
-        return None
-    verifier = context.checkpoint("verifier") if config.kind == "trained" else Checkpoint("", config.version)
-    context.crew.equip(verifier)
-    return verifier
 
 
 def _roll_out_slm(context: Context, checkpoint: "Checkpoint") -> dict[str, Any]:

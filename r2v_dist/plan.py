@@ -84,5 +84,5 @@ def _available(package: str) -> str:
 
 def _test_episodes(config: RunConfig) -> int:
     tasks = len(config.env.files.get("test", ())) or config.env.splits.test
-    arms = 2 + len(config.evaluate.random_rates) + len(config.evaluate.entropy_rates)
+    arms = 2 + len(config.swept) * len(config.evaluate.rates)
     return tasks * (config.perturb.test_seeds * arms + 2)

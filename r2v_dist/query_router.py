@@ -32,9 +32,9 @@ class QueryOutcomes:
     task_N: npt.NDArray[Any]
 
     @classmethod
-    def from_rows(cls, table: pa.Table) -> Self:
-        """The perturbed SLM-only episodes among rows of the rollout store."""
-        chosen = pc.and_(pc.and_(pc.equal(table["t"], 0), pc.equal(table["router"], "slm_only")), pc.is_valid(table["z"]))
+    def from_rows(cls, table: pa.Table, alone: str = "slm_only") -> Self:
+        """The perturbed episodes of the SLM alone (router `alone`) among rows of the rollout store."""
+        chosen = pc.and_(pc.and_(pc.equal(table["t"], 0), pc.equal(table["router"], alone)), pc.is_valid(table["z"]))
         rows = table.filter(chosen)
         return cls.of(
             rows["goal"].to_pylist(),

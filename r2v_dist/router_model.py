@@ -8,7 +8,8 @@ Heads, all on standardised features (f - mean) / std:
   decoupled  `rho`, `rho1`, `rhoT`, and `policy` on the concatenation (rho, rho1, rhoT after calibration, standardised f)
   joint      `rho` alone
 The risk heads of a router have equal layer sizes. Their logits are clipped to +-`calibrators.LOGIT_EDGE` before calibration.
-The score is the policy's output when decoupled and the calibrated rho when joint; escalate iff score >= threshold.
+The score is the calibrated rho when joint; when decoupled `router.json` says which: the policy's output (`policy`), rho (`risk`) or
+rho - rho1 (`value`, what one step of the teacher is worth). Escalate iff score >= threshold.
 """
 
 import json
@@ -27,6 +28,7 @@ from r2v_dist.features import FEATURE_NAMES, FEATURE_VERSION
 
 Array = npt.NDArray[np.float64]
 Mode = Literal["joint", "decoupled"]
+Score = Literal["policy", "risk", "value"]
 RISKS = ("rho", "rho1", "rhoT")
 
 
@@ -78,6 +80,7 @@ class RouterModel:
     std_F: Array
     heads: dict[str, Mlp]
     calibrators: dict[str, Calibrator]
+    score: Score = "policy"
     feature_names: tuple[str, ...] = FEATURE_NAMES
     feature_version: str = FEATURE_VERSION
 
@@ -96,8 +99,11 @@ class RouterModel:
         risks = [c.pooled(q_N) for c, q_N in zip(self._risk_calibrators, sigmoid(slope_H1 * logits_HN + offset_H1), strict=True)]
         if self.mode == "joint":
             return RiskPrediction(risks[0], None, None, risks[0])
+        rho, rho1, rhoT = risks
+        if self.score != "policy":
+            return RiskPrediction(rho, rho1, rhoT, rho if self.score == "risk" else rho - rho1)
         inputs_NI[:, 0], inputs_NI[:, 1], inputs_NI[:, 2] = risks
-        return RiskPrediction(risks[0], risks[1], risks[2], sigmoid(self.heads["policy"](inputs_NI)))
+        return RiskPrediction(rho, rho1, rhoT, sigmoid(self.heads["policy"](inputs_NI)))
 
     @cached_property
     def _risk_heads(self) -> Mlp:
@@ -123,6 +129,7 @@ class RouterModel:
         description = {
             "version": self.version,
             "mode": self.mode,
+            "score": self.score,
             "feature_version": self.feature_version,
             "feature_names": self.feature_names,
             "layers": {head: len(mlp.layers) for head, mlp in self.heads.items()},
@@ -162,6 +169,7 @@ class RouterModel:
                 for head, count in description["layers"].items()
             },
             calibrators={name: Calibrator.from_json(values) for name, values in description["calibrators"].items()},
+            score=description["score"],
             feature_names=names,
             feature_version=version,
         )

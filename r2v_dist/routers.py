@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from r2v_dist.config import LEARNED
 from r2v_dist.errors import UsageError
 from r2v_dist.features import StepBatch, features, looks_like_an_error
 from r2v_dist.language_model import Answer
@@ -15,9 +16,6 @@ from r2v_dist.query_features import query_features
 from r2v_dist.router_model import RouterModel
 from r2v_dist.seeding import rng_for
 from r2v_dist.situation import Situation
-
-LEARNED = ("r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint")
-"""Routers that are one `RouterModel` on the step's features, differently trained."""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,16 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2v_dist.config import RunConfig
 from r2v_dist.episodes import Arm, Branch, Task, Unit
 from r2v_dist.errors import UsageError
 from r2v_dist.progress import Progress
+from r2v_dist.routers import RouterModels
 from r2v_dist.run_dir import Manifest, RunDir
 
 if TYPE_CHECKING:
@@ -28,10 +30,29 @@ class Context:
     stage: str
     input_hash: str
     manifests: Mapping[str, Manifest]
+    training_seed: int = 0
+
+    @property
+    def seed(self) -> int:
+        """Of everything that is drawn or initialised in training."""
+        return self.config.seed + self.training_seed
+
+    def own(self, stage: str) -> str:
+        """The full name of an earlier stage, as it is done for this training seed."""
+        name = stage_name(stage, self.training_seed)
+        return name if name in self.manifests else stage
 
     def result(self, stage: str, name: str) -> Any:
         """A result of an earlier stage."""
-        return self.manifests[stage].results[name]
+        return self.manifests[self.own(stage)].results[name]
+
+    def folder(self, stage: str) -> Path:
+        """The files of this stage or of an earlier one."""
+        return self.run.stage(self.own(stage))
+
+    def rollouts(self, stage: str) -> Path:
+        """The episodes of an earlier stage."""
+        return self.run.rollouts(self.own(stage))
 
     def tasks(self, *splits: str) -> list[Task]:
         """The tasks of some splits."""
@@ -43,6 +64,33 @@ class Context:
         from actors.servers import Checkpoint
 
         return Checkpoint(str((self.run.root / self.result(stage, "checkpoint")).resolve()), self.result(stage, "version"))
+
+    def policy(self) -> "Checkpoint":
+        """The SLM that is deployed."""
+        if self.config.slm.backend != "vllm":
+            return self.crew.base_checkpoint()
+        return self.checkpoint("dpo" if self.config.dpo is not None else "bc")
+
+    def verifier(self) -> "Checkpoint | None":
+        """The verifier that is deployed, None where the run has none."""
+        from actors.servers import Checkpoint
+
+        config = self.config.verifier
+        if config is None:
+            return None
+        return self.checkpoint("verifier") if config.kind == "trained" else Checkpoint("", config.version)
+
+    def deploy(self, models: RouterModels | None = None) -> Callable[..., Arm]:
+        """Have policy, verifier and routers ready on the runners. The function that comes back makes arms of (router, threshold)."""
+        policy, verifier = self.policy(), self.verifier()
+        self.crew.load_slm(policy)
+        self.crew.equip(verifier, models or RouterModels())
+
+        def arm(router: str, threshold: float | None = None) -> Arm:
+            teacher = self.crew.teacher_version()
+            return Arm(router, threshold, policy.version, teacher, self.training_seed, verifier.version if verifier else "")
+
+        return arm
 
     def unit(self, task: Task, z: int | None, arms: Iterable[Arm] = (), branches: Iterable[Branch] = ()) -> Unit:
         """A unit of work of this stage."""
@@ -82,3 +130,18 @@ class Stage:
     needs: tuple[str, ...]
     content: Callable[[RunConfig], Any]
     run: Callable[[Context], dict[str, Any]]
+    training_seed: int = 0
+
+
+def stage_name(stage: str, training_seed: int) -> str:
+    """The first training seed has the plain names."""
+    return f"{stage}@{training_seed}" if training_seed else stage
+
+
+def for_training_seed(stages: Sequence[Stage], training_seed: int) -> list[Stage]:
+    """The same stages with everything trained anew; they read each other, and of all other stages the shared ones."""
+    names = {stage.name: stage_name(stage.name, training_seed) for stage in stages}
+    return [
+        replace(stage, name=names[stage.name], needs=tuple(names.get(n, n) for n in stage.needs), training_seed=training_seed)
+        for stage in stages
+    ]

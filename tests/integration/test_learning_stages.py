@@ -15,7 +15,8 @@ SMALL = [
     "collect.perturbed_episodes=3",
     "branches={tasks: 8, validation_tasks: 6, seeds: 3, states: 24, validation_states: 12, n: 2, n_agreed: 1}",
     "dpo.min_gap=0.02",
-    "evaluate={random_rates: [0.5], entropy_rates: [0.25]}",
+    "router=null",
+    "evaluate={rates: [0.25], routers: [random, entropy]}",
 ]
 
 

@@ -98,7 +98,7 @@ def test_equal_questions_are_asked_once_and_arms_pair_until_they_part() -> None:
     (first, second), tree = run([arm("slm_only"), arm("random", 0.0)], slm=counting)
     assert [s.action for s in first.steps] == [s.action for s in second.steps]
     assert len(counting.requests) == len(first.steps)
-    assert tree.asked == 2 * len(first.steps)
+    assert tree.asked["slm"] == 2 * len(first.steps)
 
     (alone, routed), _ = run([arm("slm_only"), arm("random", 0.4)])
     parted = next(i for i, (a, b) in enumerate(zip(alone.steps, routed.steps, strict=False)) if a.actor != b.actor)

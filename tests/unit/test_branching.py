@@ -119,3 +119,18 @@ def test_the_choice_does_not_look_at_outcomes_and_keeps_views_together(states: l
     shared = {(s.task, s.prefix) for s in states if sum((o.task, o.prefix) == (s.task, s.prefix) for o in states) > 1}
     complete = [s for s in chosen[:-1] if (s.task, s.prefix) in shared]
     assert all(sum((o.task, o.prefix) == (s.task, s.prefix) for o in chosen) == 2 for s in complete[:-1])
+
+
+def test_states_where_candidates_differ_come_first(states: list[State]) -> None:
+    chosen = branching.choose(states, 24, 3)
+    assert sum(len(s.distinct) > 1 for s in chosen) >= 14
+    assert sum(len(s.distinct) == 1 for s in chosen) >= 2
+
+
+def test_an_outcome_is_one_more_branch(states: list[State]) -> None:
+    rows = branching.outcome_values(states)
+    assert {row.key for row in rows} == {s.key for s in states if s.own_success is not None}
+    by_key = {s.key: s for s in states}
+    for row in rows:
+        state = by_key[row.key]
+        assert (row.n, row.value, row.candidate) == (1, float(bool(state.own_success)), state.candidates[state.executed].action)

@@ -72,8 +72,8 @@ def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
 
 
 def test_overrides_reach_nested_keys_and_are_parsed_as_yaml() -> None:
-    config = load_config(DEMO, ["evaluate.random_rates=[0.5]", "env.splits.test=3"])
-    assert config.evaluate.random_rates == (0.5,)
+    config = load_config(DEMO, ["evaluate.rates=[0.5]", "env.splits.test=3"])
+    assert config.evaluate.rates == (0.5,)
     assert config.env.splits.test == 3
 
 

@@ -1,0 +1,73 @@
+"""What a live evaluation of many routers costs beside that of one, in questions that reach a model.
+
+Invariant: both sides play the same tasks and seeds with the same models, each unit from an empty tree; the reference is the
+selected `r2v` arm alone. Counts are exact, so one run of each side is enough. The environment's oracle is no model.
+"""
+
+import argparse
+import contextlib
+import json
+import tempfile
+from pathlib import Path
+
+from benchmarks.harness import Mismatch, publish
+from r2v_dist import router_stages
+from r2v_dist.crew import Crew
+from r2v_dist.episodes import Arm
+from r2v_dist.report import open_run
+from r2v_dist.stages import Context
+
+RATES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a finished run with a router")
+    parser.add_argument("--tasks", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=10)
+    args = parser.parse_args()
+    run, config = open_run(args.run)
+    names = [path.parent.name for path in (run.root / "stages").glob("*/manifest.json")]
+    manifests = {name: manifest for name in names if (manifest := run.manifest(name)) is not None}
+    if "evaluate" not in manifests or config.router is None:
+        raise Mismatch(f"{args.run}: not a finished run with a router; make one with `make demo`")
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        context = Context(config, run, Crew(config, run, stack), "evaluate", "tree", manifests)
+        arm = context.deploy(router_stages.trained(context, router_stages.last_round(context)))
+        grid = router_stages.grid(context.rollouts("validate"), config.swept, RATES)
+        selected = arm("r2v", context.result("validate", "selected")["r2v"])
+        swept = router_stages.sweep(arm, grid)
+
+        def calls(arms: tuple[Arm, ...], folder: str) -> tuple[int, int]:
+            units = [
+                context.unit(task, z, arms)
+                for task in context.tasks("test")[: args.tasks]
+                for z in router_stages.test_seeds(context)[: args.seeds]
+            ]
+            totals = context.crew.roll_out(units, scratch / folder, lambda *_: None)
+            return totals.engine_calls, totals.asked
+
+        one, _ = calls((selected,), "one")
+        every, unshared = calls((*swept, selected), "all")
+    publish(
+        "tree",
+        "r2v alone",
+        one / every,
+        [
+            ("arms", str(len(swept) + 1), "1"),
+            ("questions that reached a model", f"{every:,}", f"{one:,}"),
+            ("the same without sharing", f"{unshared:,}", f"{one:,}"),
+        ],
+        routers=len(grid),
+        thresholds=json.dumps({name: len(levels) for name, levels in grid.items()}),
+        calls=every,
+        reference_calls=one,
+        unshared_calls=unshared,
+        tasks=args.tasks,
+        seeds=args.seeds,
+    )
+
+
+if __name__ == "__main__":
+    main()
