@@ -59,7 +59,7 @@ def interleave(ours: Callable[[], Spent], reference: Callable[[], Spent], repeat
     for number in range(1, repeats + 1):
         pairs.ours.append(ours())
         pairs.reference.append(reference())
-        took = f"ours {pairs.ours[-1].wall_s:.3f} s, reference {pairs.reference[-1].wall_s:.3f} s"
+        took = f"ours {pairs.ours[-1].wall_s:.3g} s, reference {pairs.reference[-1].wall_s:.3g} s"
         print(f"pair {number} of {repeats}: {took}", file=sys.stderr, flush=True)
     return pairs
 

@@ -1,44 +1,63 @@
-"""Routers trained on the simulated world, their exact cost and CVaR beside the best there is: `python -m benchmarks.router_simulated`."""
+"""The simulated run under several seeds, worst cases last: `python -m benchmarks.router_simulated [--seeds N] [CONFIG]`.
 
+What a run shows of one seed could be luck. Cost is judged against the best router of the class there is, exactly.
+"""
+
+import argparse
+import json
 import sys
-import time
+from contextlib import nullcontext
 from pathlib import Path
 
-from benchmarks.simulated_benchmark import Row, SimulatedReport, load_simulated, run_simulated
+from cluster.session import ray_session
+from learners.simulated_judge import SimulatedReport
+from learners.simulated_run import render, simulate
 from r2v_dist.errors import UsageError
+from r2v_dist.simulated_config import SimulatedConfig, load_simulated
 
 CONFIG = Path(__file__).parent.parent / "configs" / "simulated.yaml"
 
 
-def render(report: SimulatedReport) -> str:
-    lines = [f"{'router':<20}{'cost':>8}{'x best':>8}{'x own':>8}{'failure':>9}{'CVaR':>8}{'val.':>8}  threshold"]
-    lines += [_line(row, report.optimum) for row in report.rows]
-    lines.append(f"best router there is: {report.optimum:.3f} teacher calls an episode; {report.optimum_unlatched:.3f} if it may hand back")
-    lines.append("best with the mean bounded instead of CVaR: {:.3f} teacher calls, CVaR {:.3f}".format(*report.mean_optimum))
-    if report.cvar_gain is not None:
-        lines.append("without CVaR it is larger by {:.3f} (95 % interval {:.3f} to {:.3f}, paired by task)".format(*report.cvar_gain))
-    return "\n".join(lines)
-
-
-def _line(row: Row, optimum: float) -> str:
-    own = f"{row.cost / row.best_cost:.3f}" if row.best_cost else "-"
-    threshold = "" if row.threshold is None else f"{row.threshold:.4g}"
-    numbers = f"{row.cost:>8.3f}{row.cost / optimum:>8.3f}{own:>8}{row.failure:>9.3f}{row.cvar:>8.3f}{row.validation_cvar:>8.3f}"
-    return f"{row.name:<20}{numbers}  {threshold:<10}{row.note}".rstrip()
-
-
 def main() -> int:
-    started = time.monotonic()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", nargs="?", type=Path, default=CONFIG)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--seeds", type=int, default=1)
+    args = parser.parse_args()
     try:
-        config = load_simulated(Path(sys.argv[1]) if len(sys.argv) > 1 else CONFIG)
-        report = run_simulated(config)
+        configs = [_config(args.config, [*args.overrides, f"seed={seed}"]) for seed in range(args.seeds)]
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2
-    print("SIMULATED: exact values of a world whose probabilities are known; costs in teacher calls an episode")
-    print(render(report))
-    print(f"{time.monotonic() - started:.0f} s; routers in {config.run_dir / 'checkpoints'}")
+    reports = []
+    with ray_session(configs[0].cluster, configs[0].run_dir / "logs") if configs[0].needs_ray else nullcontext():
+        for config in configs:
+            reports.append(simulate(config))
+            print(f"seed {config.seed}\n{render(reports[-1])}\n", flush=True)
+    print(json.dumps(summary(reports)))
     return 0
+
+
+def _config(path: Path, overrides: list[str]) -> SimulatedConfig:
+    config = load_simulated(path, overrides)
+    if config is None:
+        raise UsageError(f"{path}: not a simulated run; kind: simulated_router says that it is one")
+    return config
+
+
+def summary(reports: list[SimulatedReport]) -> dict[str, object]:
+    """`ratio`: the optimum's cost over r2v's, in the worst seed."""
+    rows = [report.row("r2v") for report in reports]
+    costs = [row.cost / report.optimum for row, report in zip(rows, reports, strict=True)]
+    gains = [report.cvar_gain[1] for report in reports if report.cvar_gain is not None]
+    return {
+        "name": "router_simulated",
+        "ratio": round(1 / max(costs), 4),
+        "reference": "the best latched router there is, exactly",
+        "cost_over_optimum": [round(cost, 4) for cost in costs],
+        "cvar": [round(row.cvar, 4) for row in rows],
+        "cvar_gain_interval_low": [round(low, 4) for low in gains],
+    }
 
 
 if __name__ == "__main__":

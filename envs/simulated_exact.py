@@ -11,8 +11,7 @@ import numpy as np
 
 from envs.simulated_world import Array, World, symptom
 from r2v_dist.risk_measures import cvar
-
-SLM_PRICE = 1 / 50
+from r2v_dist.simulated_config import SLM_PRICE
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,14 @@ class Outcome:
     def cost_BV(self) -> Array:
         """Cost in teacher calls."""
         return self.teacher_calls_BV + SLM_PRICE * self.slm_calls_BV
+
+    def mixed(self, other: "Outcome", share: float) -> "Outcome":
+        """Of playing this router with probability `share` an episode, else the other one."""
+        return Outcome(
+            share * self.failure_BV + (1 - share) * other.failure_BV,
+            share * self.teacher_calls_BV + (1 - share) * other.teacher_calls_BV,
+            share * self.slm_calls_BV + (1 - share) * other.slm_calls_BV,
+        )
 
 
 @dataclass(frozen=True)
@@ -169,11 +176,3 @@ def scores(outcome: Outcome, zs: range, alpha: float) -> list[Score]:
         Score(float(cost_V[symptom_Z].mean()), float(failure_V[symptom_Z].mean()), cvar(failure_V[symptom_Z], alpha))
         for cost_V, failure_V in zip(np.atleast_2d(outcome.cost_BV), np.atleast_2d(outcome.failure_BV), strict=True)
     ]
-
-
-def best_threshold(exact: Exact, score_TIJEV: Array, zs: range, alpha: float, epsilon: float) -> Score | None:
-    """The cheapest threshold on a score with CVaR at most epsilon, by evaluating all of them; None where none has."""
-    taus = np.append(np.unique(score_TIJEV[exact.reached_TIJEV > 0]), np.inf)
-    outcomes = exact.evaluate((score_TIJEV >= taus[:, None, None, None, None, None]).astype(float))
-    feasible = [score for score in scores(outcomes, zs, alpha) if score.cvar <= epsilon + 1e-12]
-    return min(feasible, key=lambda score: score.cost, default=None)

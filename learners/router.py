@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from learners.launch import run_ranks
 from r2v_dist.calibrators import Calibrator, choose_calibrator
 from r2v_dist.config import RouterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.labels import LabelTable
-from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, noise_floor, sweep
-from r2v_dist.router_model import RISKS, Mlp, RouterModel
+from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, noise_floor, sweep
+from r2v_dist.operating_point import Mix
+from r2v_dist.router_model import RISKS, Mlp, RiskPrediction, RouterModel
 from r2v_dist.run_dir import write_atomically
 from r2v_dist.seeding import short_hash
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 MIN_SEEDS = 10
 """CVaR over fewer seeds says nothing (METHOD section 0)."""
 _RESULT = "training.json"
+_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,18 @@ def train_routers(jobs: Sequence[RouterJob]) -> list[RouterResult]:
     return [_read_result(job.output) for job in jobs]
 
 
+def train_routers_here(jobs: Sequence[RouterJob]) -> list[RouterResult]:
+    """As `train_routers`, by one rank that is this process: seconds faster to start, for labels that need no more than one."""
+    from learners.router_engine import be_the_only_rank
+
+    jobs = [job.resolved() for job in jobs]
+    for job in jobs:
+        check_labels(job)
+    be_the_only_rank(jobs[0].config.deepspeed.threads_per_rank)
+    train_on_rank(jobs)
+    return [_read_result(job.output) for job in jobs]
+
+
 def check_labels(job: RouterJob) -> None:
     """Raises UsageError where the labels cannot train a router."""
     for name, path in (("train", job.train), ("validation", job.validation)):
@@ -128,7 +143,7 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
     """`known_risks`: routers that differ in their policy only share one training of the risk heads."""
     import torch
 
-    from learners.router_data import Scaler, adder, deal
+    from learners.router_data import Scaler, adder, deal, distinct
     from learners.router_engine import Log
     from learners.router_phases import Setting, policy_inputs, predicted, train_policy
 
@@ -140,21 +155,22 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
     log = Log(job.stage / "metrics.jsonl", rank == 0, job.output.name, total)
     setting = Setting(config, job.seed, job.stage / "checkpoints" / job.output.name, rank == 0, adder(device), log)
 
-    f_NF = torch.from_numpy(scaler(held_out.features_NF))
+    f_UF, place_N = distinct(scaler(held_out.features_NF))
+    seen_UF = torch.from_numpy(f_UF)
     heads = _risk_heads(job, setting, train, validation, known_risks) if config.mode == "decoupled" else {}
-    calibrators = calibrate(heads, held_out, predicted(heads, f_NF), job)
-    inputs_NI, held_out_NI = policy_inputs(heads, calibrators, train.f_NF), policy_inputs(heads, calibrators, f_NF).numpy()
+    calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
+    inputs_UI, held_out_UI = policy_inputs(heads, calibrators, train.f_UF), policy_inputs(heads, calibrators, seen_UF).numpy()
 
-    def judge(policy: Mlp) -> LatchedPoint | None:
-        points = sweep(episodes, policy(held_out_NI), config.tail, config.slm_cost / config.teacher_cost)
-        return cheapest(points, config.epsilon)
+    def judge(policy: Mlp) -> Mix | None:
+        points = sweep(episodes, policy(held_out_UI)[place_N], config.tail, config.slm_cost / config.teacher_cost)
+        return cheapest_mix(points, config.epsilon)
 
-    policy, duality = train_policy(setting, train, inputs_NI, judge)
+    policy, duality = train_policy(setting, train, inputs_UI, judge)
     if config.mode == "decoupled":
         heads = heads | {"policy": policy}
     else:
         heads = {"rho": policy}
-        calibrators = calibrate(heads, held_out, predicted(heads, f_NF), job)
+        calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
     if rank == 0:
         version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
         model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score=config.score)
@@ -170,7 +186,7 @@ def _risk_heads(
 
     config = job.config
     if config.ablation == "no_brier":
-        return dict.fromkeys(RISKS, constant_risk(train.f_NF.shape[1]))
+        return dict.fromkeys(RISKS, constant_risk(train.f_UF.shape[1]))
     decisive = (config.risk_hidden, config.risk_steps, config.learning_rate, config.weight_decay, config.check_every_steps, config.patience)
     key = (job.train, job.validation, job.seed, *decisive)
     if key not in known:
@@ -178,23 +194,34 @@ def _risk_heads(
     return known[key]
 
 
-def calibrate(heads: dict[str, Mlp], labels: LabelTable, raw: dict[str, Any], job: RouterJob) -> dict[str, Calibrator]:
-    """The calibrator of every risk head, chosen on validation labels; the identity where the ablation says so."""
+def calibrate(
+    heads: dict[str, Mlp], labels: LabelTable, raw_U: dict[str, Any], place_N: npt.NDArray[np.int64], job: RouterJob
+) -> dict[str, Calibrator]:
+    """The calibrator of every risk head, chosen on validation labels; the identity where the ablation says so.
+
+    `raw_U` are risks of the different states, `place_N` says which one a state is. Branches of equal states are counted together,
+    apart in every fifth of the tasks, so that tasks can be held out.
+    """
     if job.config.ablation in ("uncalibrated", "no_brier"):
         return {name: Calibrator() for name in heads if name in RISKS}
     found: dict[str, Calibrator] = {}
     for name, n in (("rho", labels.n), ("rho1", labels.n1), ("rhoT", labels.nT)):
         if name in heads:
-            known = n > 0
-            shares = getattr(labels, name)[known]
-            found[name] = choose_calibrator(raw[name][known], shares * n[known], n[known], labels.task[known], job.seed).calibrator
+            known_N = n > 0
+            tasks, task_N = np.unique(labels.task[known_N], return_inverse=True)
+            fold_N = (np.random.default_rng(job.seed).permutation(len(tasks)) % _FOLDS)[task_N]
+            pools_P, pool_N = np.unique(place_N[known_N] * _FOLDS + fold_N, return_inverse=True)
+            n_P, failures_P = (
+                np.bincount(pool_N, weights).astype(np.float64) for weights in (n[known_N], getattr(labels, name)[known_N] * n[known_N])
+            )
+            found[name] = choose_calibrator(raw_U[name][pools_P // _FOLDS], failures_P, n_P, pools_P % _FOLDS, job.seed, _FOLDS).calibrator
     return found
 
 
 def _publish(job: RouterJob, model: RouterModel, duality: "Duality", labels: LabelTable, episodes: LatchedEpisodes) -> None:
     """Write the router, then the result: a folder with the result is complete."""
     config = job.config
-    prediction = model.predict(labels.features_NF)
+    prediction = predict_states(model, labels.features_NF)
     point = cheapest(sweep(episodes, prediction.score, config.tail, config.slm_cost / config.teacher_cost), config.epsilon)
     n = {"rho": labels.n, "rho1": labels.n1, "rhoT": labels.nT}
     brier = {
@@ -221,6 +248,16 @@ def _publish(job: RouterJob, model: RouterModel, duality: "Duality", labels: Lab
     shutil.rmtree(job.output, ignore_errors=True)
     scratch.rename(job.output)
     shutil.rmtree(job.stage / "checkpoints" / job.output.name, ignore_errors=True)
+
+
+def predict_states(model: RouterModel, features_NF: npt.NDArray[np.float64]) -> RiskPrediction:
+    """What `model.predict` says, asked once for every different state."""
+    from learners.router_data import distinct
+
+    f_UF, place_N = distinct(features_NF)
+    said = model.predict(f_UF)
+    rho1, rhoT = (None if risk_U is None else risk_U[place_N] for risk_U in (said.rho1, said.rhoT))
+    return RiskPrediction(said.rho[place_N], rho1, rhoT, said.score[place_N])
 
 
 def _read_result(output: Path) -> RouterResult:

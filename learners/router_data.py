@@ -1,6 +1,6 @@
 """What one rank of the router learner holds: whole episodes of the label table, dealt out in the order of the table.
 
-Axes: N this rank's states, F features, E its complete SLM-only episodes, T steps, Z seeds.
+Axes: N this rank's states, U different ones among them, F features, E its complete SLM-only episodes, T steps, Z seeds.
 """
 
 from collections.abc import Callable
@@ -40,14 +40,19 @@ class Scaler:
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's part of the labels. `risk` and `n` are by the names in RISKS; states without a branch have n = 0."""
+    """One rank's part of the labels. `risk` and `n` are by the names in RISKS; states without a branch have n = 0.
 
-    f_NF: Tensor
+    Heads are asked once for every different state; `place_N` says which one a state is.
+    """
+
+    f_UF: Tensor
+    place_N: Tensor
     risk: dict[str, Tensor]
     n: dict[str, Tensor]
     n_total: dict[str, float]
     """n over all ranks."""
-    rows_ET: Tensor
+    places_ET: Tensor
+    """The different state at each step of an episode; any where it has ended."""
     episodes: Episodes
     totals: Totals
 
@@ -55,7 +60,8 @@ class Share:
 def deal(labels: LabelTable, scaler: Scaler, rank: int, ranks: int, device: torch.device) -> Share:
     """The part of `rank`: every `ranks`-th episode. What is known of the whole batch is computed from the whole table."""
     mine_N = labels.episode % ranks == rank
-    place_N = np.cumsum(mine_N) - 1
+    f_UF, place_N = distinct(scaler(labels.features_NF[mine_N]))
+    row_N = np.cumsum(mine_N) - 1
     whole, own = LatchedEpisodes.of(labels), LatchedEpisodes.of(labels, mine_N)
     seeds_Z = np.unique(whole.z_E)
 
@@ -67,11 +73,12 @@ def deal(labels: LabelTable, scaler: Scaler, rank: int, ranks: int, device: torc
 
     weighted = {name: labels.weight * n for name, n in zip(RISKS, (labels.n, labels.n1, labels.nT), strict=True)}
     return Share(
-        f_NF=tensor(scaler(labels.features_NF[mine_N])),
+        f_UF=tensor(f_UF),
+        place_N=tensor(place_N),
         risk={name: tensor(np.nan_to_num(getattr(labels, name)[mine_N])) for name in RISKS},
         n={name: tensor(n[mine_N]) for name, n in weighted.items()},
         n_total={name: float(n.sum()) for name, n in weighted.items()},
-        rows_ET=tensor(np.where(own.mask_ET, place_N[own.rows_ET], 0)),
+        places_ET=tensor(np.where(own.mask_ET, place_N[row_N[own.rows_ET]], 0)),
         episodes=Episodes(
             tensor(own.mask_ET.astype(np.float64)),
             tensor(own.rhoT_ET),
@@ -81,6 +88,16 @@ def deal(labels: LabelTable, scaler: Scaler, rank: int, ranks: int, device: torc
         ),
         totals=Totals(ranks, per_seed(np.ones(len(whole))), per_seed(whole.mask_ET.sum(axis=1)), float(whole.m_ET[:, 0].mean())),
     )
+
+
+def distinct(f_NF: Array) -> tuple[Array, npt.NDArray[np.int64]]:
+    """The different rows, and of every row which one it is."""
+    # Rows are told apart by one number each, which is ten times faster than comparing them; that none differ is checked.
+    key_N = f_NF @ np.random.default_rng(0).normal(size=f_NF.shape[1])
+    _, first_U, place_N = np.unique(key_N, return_index=True, return_inverse=True)
+    if not np.array_equal(f_NF[first_U][place_N], f_NF):
+        return f_NF, np.arange(len(f_NF))
+    return f_NF[first_U], place_N
 
 
 def adder(device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -4,8 +4,11 @@ A phase of training can be killed at any step and goes on from its last complete
 parameters are not sharded. Checkpoints are safetensors and JSON; nothing is unpickled.
 """
 
+import atexit
 import json
+import os
 import shutil
+import socket
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -61,6 +64,21 @@ def start_communication() -> torch.device:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would compile at run time; gloo does the work
     deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False)
     return torch.device(deepspeed.get_accelerator().current_device_name())
+
+
+def be_the_only_rank(threads: int) -> None:
+    """Make this process a group of one rank, for the life of the process; nothing where it is in a group already."""
+    if torch.distributed.is_initialized():
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    torch.set_num_threads(threads)
+    start_communication()
+    atexit.register(torch.distributed.destroy_process_group)
 
 
 def start_engine(module: nn.Module, learning_rate: float, weight_decay: float) -> Any:

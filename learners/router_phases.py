@@ -20,13 +20,13 @@ from learners.router_engine import Head, Log, load_checkpoint, save_checkpoint, 
 from learners.router_losses import Cvar, Outcomes, Reduce, ascend, brier_sum, constrained_loss, latched_outcomes, paper_outcomes
 from r2v_dist.calibrators import Calibrator, sigmoid
 from r2v_dist.config import RouterConfig
-from r2v_dist.latched import LatchedPoint
+from r2v_dist.operating_point import Mix
 from r2v_dist.router_model import RISKS, Mlp
 from r2v_dist.seeding import stable_hash
 
 Array = npt.NDArray[np.float64]
-Judge = Callable[[Mlp], LatchedPoint | None]
-"""The cheapest feasible threshold of a policy on validation labels."""
+Judge = Callable[[Mlp], Mix | None]
+"""The cheapest feasible operating point of a policy on validation labels."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class Duality:
 def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, Mlp]:
     """The risk heads, each at the step where its Brier score on validation was least."""
     config, folder = setting.config, setting.checkpoints / "risk"
-    heads = nn.ModuleDict({name: _head(train.f_NF.shape[1], config.risk_hidden, setting.seed, name) for name in RISKS})
-    engine = start_engine(heads.to(train.f_NF.device), config.learning_rate, config.weight_decay)
+    heads = nn.ModuleDict({name: _head(train.f_UF.shape[1], config.risk_hidden, setting.seed, name) for name in RISKS})
+    engine = start_engine(heads.to(train.f_UF.device), config.learning_rate, config.weight_decay)
     done, numbers, best = load_checkpoint(folder, engine)
     setting.log.forget_after("risk", done)
     least = {name: numbers.get(name, np.inf) for name in RISKS}
     stale = int(numbers.get("stale", 0))
     for step in range(done + 1, config.risk_steps + 1 if stale < config.patience else 0):
-        sums = {name: brier_sum(torch.sigmoid(heads[name](train.f_NF)), train.risk[name], train.n[name]) for name in RISKS}
+        sums = _briers(heads, train)
         loss = sum((train.totals.ranks * sums[name] / train.n_total[name] for name in RISKS), torch.zeros(()))
         engine.backward(loss)
         norm = gradient_norm(heads)
@@ -76,11 +76,7 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
         setting.log.add(step, phase="risk", loss=sum(scores.values()), gradient_norm=norm, **row)
         if step % config.check_every_steps == 0 or step == config.risk_steps:
             with torch.no_grad():
-                held_out = {
-                    name: brier_sum(torch.sigmoid(heads[name](validation.f_NF)), validation.risk[name], validation.n[name])
-                    for name in RISKS
-                }
-            found = _means(setting.reduce, held_out, validation)
+                found = _means(setting.reduce, _briers(heads, validation), validation)
             better = [name for name in RISKS if found[name] < least[name] - 1e-6]
             for name in better:
                 least[name] = found[name]
@@ -95,12 +91,12 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
     return {name: _exported(heads[name]) for name in RISKS}
 
 
-def train_policy(setting: Setting, share: Share, inputs_NI: Tensor, judge: Judge) -> tuple[Mlp, Duality]:
+def train_policy(setting: Setting, share: Share, inputs_UI: Tensor, judge: Judge) -> tuple[Mlp, Duality]:
     """The policy head (the single output in `joint`), at the check where validation was cheapest among feasible, and the duality."""
     config, folder = setting.config, setting.checkpoints / "policy"
     name = "policy" if config.mode == "decoupled" else "rho"
-    head = _head(inputs_NI.shape[1], config.policy_hidden if name == "policy" else config.risk_hidden, setting.seed, name)
-    engine = start_engine(head.to(inputs_NI.device), config.learning_rate, config.weight_decay)
+    head = _head(inputs_UI.shape[1], config.policy_hidden if name == "policy" else config.risk_hidden, setting.seed, name)
+    engine = start_engine(head.to(inputs_UI.device), config.learning_rate, config.weight_decay)
     done, numbers, best = load_checkpoint(folder, engine)
     offset = config.risk_steps if config.mode == "decoupled" else 0
     setting.log.forget_after("policy", offset + done)
@@ -108,7 +104,7 @@ def train_policy(setting: Setting, share: Share, inputs_NI: Tensor, judge: Judge
     late = np.array([numbers.get("late_steps", 0.0), numbers.get("late_multiplier", 0.0), numbers.get("late_cvar", 0.0)])
     for step in range(done + 1, config.policy_steps + 1):
         temperature = _temperature(config, step)
-        loss, tail, cost, brier = policy_loss(head, config, share, inputs_NI, multiplier, temperature, setting.reduce)
+        loss, tail, cost, brier = policy_loss(head, config, share, inputs_UI, multiplier, temperature, setting.reduce)
         engine.backward(loss)
         norm = gradient_norm(head)
         engine.step()
@@ -132,15 +128,15 @@ def train_policy(setting: Setting, share: Share, inputs_NI: Tensor, judge: Judge
 
 
 def policy_loss(
-    head: nn.Module, config: RouterConfig, share: Share, inputs_NI: Tensor, multiplier: float, temperature: float, reduce: Reduce
+    head: nn.Module, config: RouterConfig, share: Share, inputs_UI: Tensor, multiplier: float, temperature: float, reduce: Reduce
 ) -> tuple[Tensor, Cvar, float, float]:
     """This rank's loss, and the batch's CVaR, cost and Brier score (0 unless `joint`)."""
-    logits_N = head(inputs_NI)
-    outcomes = surrogate(config, torch.sigmoid(logits_N / temperature)[share.rows_ET], share)
+    logits_U = head(inputs_UI)
+    outcomes = surrogate(config, torch.sigmoid(logits_U / temperature)[share.places_ET], share)
     loss, tail, cost = constrained_loss(outcomes, share.totals, multiplier, config.tail, reduce)
     if config.mode == "decoupled":
         return loss, tail, cost, 0.0
-    brier = brier_sum(torch.sigmoid(logits_N), share.risk["rho"], share.n["rho"])
+    brier = brier_sum(torch.sigmoid(logits_U)[share.place_N], share.risk["rho"], share.n["rho"])
     if config.ablation != "no_brier":
         loss = loss + share.totals.ranks * config.lambda_brier * brier / share.n_total["rho"]
     return loss, tail, cost, float(reduce(brier.detach())) / share.n_total["rho"]
@@ -188,6 +184,10 @@ def _temperature(config: RouterConfig, step: int) -> float:
 
 def _head(inputs: int, hidden: tuple[int, ...], seed: int, name: str) -> Head:
     return Head(inputs, hidden, stable_hash("router", seed, name) % 2**31)
+
+
+def _briers(heads: nn.ModuleDict, share: Share) -> dict[str, Tensor]:
+    return {name: brier_sum(torch.sigmoid(heads[name](share.f_UF))[share.place_N], share.risk[name], share.n[name]) for name in RISKS}
 
 
 def _exported(head: nn.Module) -> Mlp:

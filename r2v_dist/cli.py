@@ -4,10 +4,15 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from r2v_dist import __version__
 from r2v_dist.errors import RuntimeFailure, UsageError
+
+if TYPE_CHECKING:
+    from r2v_dist.simulated_config import SimulatedConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,7 +78,12 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> None:
     from r2v_dist.config import load_config
     from r2v_dist.plan import check, resource_plan
+    from r2v_dist.simulated_config import load_simulated
 
+    simulated = load_simulated(args.config, args.overrides)
+    if simulated is not None:
+        _run_simulated(simulated, args.dry_run)
+        return
     config = load_config(args.config, args.overrides)
     if args.dry_run:
         import yaml
@@ -87,6 +97,24 @@ def _run(args: argparse.Namespace) -> None:
 
     run = execute(config)
     print(headline(run))
+
+
+def _run_simulated(config: "SimulatedConfig", dry_run: bool) -> None:
+    from r2v_dist.run_dir import RunDir
+    from r2v_dist.simulated_config import check_memory, simulated_plan
+
+    if dry_run:
+        print(simulated_plan(config))
+        return
+    check_memory(config)
+    from cluster.session import ray_session
+    from learners.simulated_run import render, simulate
+
+    session = ray_session(config.cluster, config.run_dir / "logs") if config.needs_ray else nullcontext()
+    with RunDir(config.run_dir).lock(), session:
+        report = simulate(config)
+    print(render(report))
+    print(f"Report: {config.run_dir / 'report' / 'index.html'}")
 
 
 def _report(args: argparse.Namespace) -> None:

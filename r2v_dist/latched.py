@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from r2v_dist.labels import LabelTable
+from r2v_dist.operating_point import Mix
 from r2v_dist.risk_measures import cvar, cvar_noise_floor
 
 Array = npt.NDArray[np.float64]
@@ -105,6 +106,27 @@ def sweep(episodes: LatchedEpisodes, score_N: Array, alpha: float, slm_price: fl
 def cheapest(points: list[LatchedPoint], epsilon: float) -> LatchedPoint | None:
     """The cheapest point with CVaR at most epsilon; None where there is none."""
     return min((point for point in points if point.cvar <= epsilon), key=lambda point: point.cost, default=None)
+
+
+def cheapest_mix(points: list[LatchedPoint], epsilon: float) -> Mix | None:
+    """The cheapest play of two thresholds, drawn once an episode, with CVaR at most epsilon; None where no single one has that.
+
+    CVaR is convex, so a mixture's is at most the mean of the two, which is what is bounded here. A single threshold can miss epsilon
+    by what one common state weighs, and cost accordingly more.
+    """
+    safe = cheapest(points, epsilon)
+    if safe is None:
+        return None
+    within = [point for point in points if point.cvar <= epsilon]
+    beyond = [point for point in points if point.cvar > epsilon and point.cost < safe.cost]
+    if not beyond:
+        return Mix(safe.threshold, safe.threshold, 1.0, safe.cost)
+    cost_A, cvar_A = (np.array([getattr(p, name) for p in within])[:, None] for name in ("cost", "cvar"))
+    cost_B, cvar_B = (np.array([getattr(p, name) for p in beyond])[None] for name in ("cost", "cvar"))
+    share_AB = (cvar_B - epsilon) / (cvar_B - cvar_A)
+    mixed_AB = share_AB * cost_A + (1 - share_AB) * cost_B
+    a, b = np.unravel_index(mixed_AB.argmin(), mixed_AB.shape)
+    return Mix(within[a].threshold, beyond[b].threshold, float(share_AB[a, b]), float(mixed_AB[a, b]))
 
 
 def noise_floor(episodes: LatchedEpisodes, score_N: Array, tau: float, alpha: float, seed: int) -> float:

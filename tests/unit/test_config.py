@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.simulated_benchmark import load_simulated
 from r2v_dist.config import load_config
 from r2v_dist.errors import UsageError
+from r2v_dist.simulated_config import load_simulated
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs" / "textworld_demo.yaml"
@@ -20,17 +20,23 @@ def test_shipped_configs_load(path: Path) -> None:
     assert load_config(path, []).name == path.stem
 
 
-def test_the_simulated_benchmark_has_a_config_of_its_own(tmp_path: Path) -> None:
-    assert load_simulated(SIMULATED).router.surrogate == "latched"
-    for text, problem in (
-        ("routers: [r2v, r3v]", "r3v does not exist"),
-        ("router: {surrogate: paper}", "set latched"),
-        ("router: {deepspeed: {zero_stage: 2}}", "a router has a few thousand parameters; set 0"),
-        ("sedes: 3", "sedes"),
-    ):
-        (tmp_path / "c.yaml").write_text(text)
-        with pytest.raises(UsageError, match=problem):
-            load_simulated(tmp_path / "c.yaml")
+def test_a_simulated_run_is_told_by_its_kind() -> None:
+    config = load_simulated(SIMULATED, ["seed=3", "router.epsilon=0.2"])
+    assert config is not None
+    assert (config.seed, config.router.epsilon, config.router.surrogate) == (3, 0.2, "latched")
+    assert load_simulated(DEMO, []) is None
+
+
+def test_only_what_changes_a_simulated_router_moves_it() -> None:
+    folder, other = (_folder(*overrides) for overrides in ((), ("cluster.num_cpus=1", "routers=[r2v]", "test_tasks=9")))
+    assert folder == other
+    assert folder not in {_folder("seed=1"), _folder("router.epsilon=0.2"), _folder("branches=2")}
+
+
+def _folder(*overrides: str) -> Path:
+    config = load_simulated(SIMULATED, list(overrides))
+    assert config is not None
+    return config.folder
 
 
 @pytest.mark.parametrize(
@@ -77,14 +83,15 @@ def test_content_hash_ignores_where_and_how_fast() -> None:
     assert same != load_config(DEMO, ["slm.sampling.temperature=0.5"]).content_hash()
 
 
-def test_help_and_dry_run_import_nothing_heavy() -> None:
+@pytest.mark.parametrize(("config", "asked"), [(DEMO, "vLLM engines"), (SIMULATED, "kind: simulated_router")], ids=["run", "simulated"])
+def test_help_and_dry_run_import_nothing_heavy(config: Path, asked: str) -> None:
     program = (
         "import sys\nfrom r2v_dist.cli import main\nmain(['run', sys.argv[1], '--dry-run'])\n"
         "heavy = {'ray', 'torch', 'vllm', 'transformers', 'pyarrow'} & set(sys.modules)\nassert not heavy, heavy"
     )
-    result = subprocess.run([sys.executable, "-c", program, str(DEMO)], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run([sys.executable, "-c", program, str(config)], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
-    assert "vLLM engines" in result.stdout
+    assert asked in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -92,6 +99,12 @@ def test_help_and_dry_run_import_nothing_heavy() -> None:
     [
         (["run", "configs/absent.yaml"], 2, "no such config"),
         (["run", "configs/textworld_demo.yaml", "perturb.test_sed=3"], 2, "test_seeds"),
+        (["run", "configs/simulated.yaml", "sedes=3"], 2, "did you mean seeds?"),
+        (["run", "configs/simulated.yaml", "routers=[r2v, r3v]"], 2, "routers.1 = 'r3v'"),
+        (["run", "configs/simulated.yaml", "router.surrogate=paper"], 2, "set latched"),
+        (["run", "configs/simulated.yaml", "router.slm_cost=2"], 2, "keep that ratio"),
+        (["run", "configs/simulated.yaml", "router.deepspeed.zero_stage=2"], 2, "a router has a few thousand parameters; set 0"),
+        (["run", "configs/simulated.yaml", "cluster.memory_gib=100000"], 1, "100000"),
         (["run", "configs/textworld_demo.yaml", "env.files={test: [nowhere.z8]}"], 2, "nowhere.z8"),
         (["run", "configs/textworld_demo.yaml", "slm.model=models/absent"], 2, "models/absent"),
         (["run", "configs/textworld_demo.yaml", "cluster.memory_gib=100000"], 1, "100000"),

@@ -9,13 +9,14 @@ from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401 -- registers
 from envs.simulated import SimulatedEnv
-from envs.simulated_exact import SLM_PRICE, Exact, best_threshold, scores
+from envs.simulated_exact import Exact, Score, scores
 from envs.simulated_labels import all_cells, cell_of, draw_labels
 from envs.simulated_optimum import Frontier
 from envs.simulated_world import World, symptom, uniforms
 from r2v_dist.labels import LabelTable
-from r2v_dist.latched import LatchedEpisodes, cheapest, sweep, threshold_outcomes
+from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, sweep, threshold_outcomes
 from r2v_dist.risk_measures import cvar
+from r2v_dist.simulated_config import SLM_PRICE
 
 ZS = range(20)
 TINY = World(
@@ -27,6 +28,14 @@ TINY = World(
     slm_jam_slip_V=(0.3, 0.5),
     fatal_D=(0.1, 0.5),
 )
+
+
+def best_threshold(exact: Exact, score_TIJEV: np.ndarray, zs: range, alpha: float, epsilon: float) -> Score | None:
+    """The cheapest feasible threshold on a score, by evaluating all of them."""
+    taus = np.append(np.unique(score_TIJEV[exact.reached_TIJEV > 0]), np.inf)
+    outcomes = exact.evaluate((score_TIJEV >= taus[:, None, None, None, None, None]).astype(float))
+    feasible = [score for score in scores(outcomes, zs, alpha) if score.cvar <= epsilon + 1e-12]
+    return min(feasible, key=lambda score: score.cost, default=None)
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +216,34 @@ def test_cells_and_features_are_inverse(exact: Exact) -> None:
     grid = np.indices(exact.shape)
     for found, expected in zip(cell_of(exact.world, all_cells(exact.world)), grid, strict=True):
         assert np.array_equal(found, expected.ravel())
+
+
+def test_no_pair_of_thresholds_is_cheaper_than_the_mix() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        costs, tails = np.sort(rng.random(8))[::-1], np.sort(rng.random(8))
+        points = [LatchedPoint(float(i), float(cost), 0.0, float(tail)) for i, (cost, tail) in enumerate(zip(costs, tails, strict=True))]
+        shares = np.linspace(0, 1, 401)
+        feasible = [
+            share * a.cost + (1 - share) * b.cost
+            for a, b in itertools.product(points, points)
+            for share in shares
+            if share * a.cvar + (1 - share) * b.cvar <= 0.5
+        ]
+        mix = cheapest_mix(points, 0.5)
+        assert mix is not None
+        expensive, cheap = points[int(mix.expensive)], points[int(mix.cheap)]
+        assert mix.cost == pytest.approx(mix.share * expensive.cost + (1 - mix.share) * cheap.cost)
+        assert mix.share * expensive.cvar + (1 - mix.share) * cheap.cvar <= 0.5 + 1e-12
+        assert min(feasible) - 0.01 < mix.cost <= min(feasible) + 1e-9
+    alone = cheapest_mix([LatchedPoint(0.0, 4.0, 0.0, 0.1), LatchedPoint(1.0, 1.0, 0.0, 0.2)], 0.2)
+    assert alone is not None
+    assert (alone.expensive, alone.cheap, alone.share, alone.cost) == (1.0, 1.0, 1.0, 1.0)
+    assert cheapest_mix([LatchedPoint(0.0, 4.0, 0.0, 0.3)], 0.2) is None
+
+
+def test_mixing_two_routers_mixes_what_they_come_to(exact: Exact) -> None:
+    slm, teacher = exact.evaluate(np.zeros(exact.shape)), exact.evaluate(np.ones(exact.shape))
+    mixed = slm.mixed(teacher, 0.25)
+    np.testing.assert_allclose(mixed.failure_BV, 0.25 * slm.failure_BV + 0.75 * teacher.failure_BV)
+    np.testing.assert_allclose(mixed.cost_BV, 0.25 * slm.cost_BV + 0.75 * teacher.cost_BV)

@@ -1,0 +1,212 @@
+"""What a decision costs: a live step's features and the learned router, against a BERT-size query classifier and a torch MLP.
+
+Invariant: ours is what an agent calls at a step, `build_router(...).decide` on a proposal nobody has decided on before in that
+call; the torch side computes the same features and the same heads, and both give one score. Everything runs on one core.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.episodes import make_episodes
+from benchmarks.harness import Mismatch, Pairs, Spent, interleave, measure, publish
+from r2v_dist.calibrators import Calibrator
+from r2v_dist.config import RouterConfig
+from r2v_dist.episodes import Episode
+from r2v_dist.features import FEATURE_NAMES, StepBatch, features
+from r2v_dist.language_model import Answer
+from r2v_dist.router_model import RISKS, RouterModel
+from r2v_dist.routers import RouterModels, build_router
+from r2v_dist.seeding import rng_for
+from r2v_dist.situation import Situation
+
+CANDIDATES, MAX_STEPS, QUERY_TOKENS = 5, 20, 60
+TOLERANCE = 1e-9
+
+LiveStep = tuple[Situation, Answer]
+Decide = Callable[[Situation, Answer], object]
+
+
+@dataclass
+class Clock:
+    """Times single calls; a run's `wall_s` is the median call, so that pairs compare decisions and not stalls of the machine."""
+
+    seconds: list[float]
+
+    def run(self, decide: Decide, steps: Sequence[LiveStep]) -> Spent:
+        """One run over all steps."""
+        mine: list[float] = []
+
+        def work() -> None:
+            for situation, answer in steps:
+                start = time.perf_counter()
+                decide(situation, answer)
+                mine.append(time.perf_counter() - start)
+
+        spent = measure(work)
+        self.seconds += mine
+        return Spent(statistics.median(mine), spent.cpu_s / len(mine))
+
+    def percentile(self, percent: float) -> float:
+        """Microseconds of a call."""
+        return 1e6 * float(np.percentile(self.seconds, percent))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=400, help="live steps in a run, all different")
+    parser.add_argument("--queries", type=int, default=3, help="queries a run of the BERT-size classifier")
+    args = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    import torch
+
+    torch.set_num_threads(1)
+    run(live_steps(args.steps), args.queries, args.repeats)
+
+
+def run(steps: Sequence[LiveStep], queries: int, repeats: int) -> None:
+    """Check that scores agree, compare with both, print the result."""
+    model = untrained_router(RouterConfig())
+    decide = build_router("r2v", 0.5, RouterModels({("r2v", 0): model})).decide
+    by_torch = torch_router(model)
+    check_equal(decide, by_torch, steps)
+    classify, parameters = query_classifier(queries)
+    ours, torch_clock, bert_clock = Clock([]), Clock([]), Clock([])
+
+    def pairs(reference: Clock, other: Decide, work: Sequence[LiveStep]) -> Pairs:
+        return interleave(lambda: ours.run(decide, steps), lambda: reference.run(other, work), repeats)
+
+    against_torch = pairs(torch_clock, by_torch, steps)
+    against_bert = pairs(bert_clock, classify, steps[:queries])
+    alone = features_alone(steps)
+    publish(
+        "router",
+        "BERT-size query classifier",
+        against_bert.wall_ratio,
+        [
+            ("decision p50, us", f"{ours.percentile(50):.1f}", f"{bert_clock.percentile(50):,.0f}"),
+            ("decision p99, us", f"{ours.percentile(99):.1f}", f"{bert_clock.percentile(99):,.0f}"),
+            ("features alone p50, us", f"{alone:.1f}", ""),
+            ("torch MLP, same features, p50, us", "", f"{torch_clock.percentile(50):.1f}"),
+            ("torch MLP, ratio", f"{against_torch.wall_ratio:.2f}", ""),
+        ],
+        p50_us=ours.percentile(50),
+        p99_us=ours.percentile(99),
+        features_p50_us=alone,
+        reference_p50_us=bert_clock.percentile(50),
+        reference_parameters=parameters,
+        torch_p50_us=torch_clock.percentile(50),
+        torch_ratio=against_torch.wall_ratio,
+        decisions=len(ours.seconds),
+        candidates=CANDIDATES,
+        repeats=repeats,
+    )
+
+
+def live_steps(count: int) -> list[LiveStep]:
+    """Different steps of made-up TextWorld episodes: K candidates, 20 first-token alternatives, verifier scores."""
+    episodes = make_episodes(-(-count // len(make_episodes(1)[0].steps)))
+    return [_live(episode, t) for episode in episodes for t in range(len(episode.steps))][:count]
+
+
+def _live(episode: Episode, t: int) -> LiveStep:
+    rng, steps = rng_for("benchmark-live", str(episode.key), t), episode.steps
+    answers = [rng.choice(steps).proposal for _ in range(CANDIDATES)]
+    own = steps[t].proposal
+    assert own is not None
+    situation = Situation(
+        t=t,
+        draw=(episode.key.task, episode.key.z, t),
+        goal=episode.goal,
+        observations=tuple(step.observation for step in steps[: t + 1]),
+        actions=tuple(step.action for step in steps[:t]),
+        escalations=sum(step.actor == "teacher" for step in steps[:t]),
+        max_steps=MAX_STEPS,
+        verifier_scores=tuple(rng.random() for _ in range(CANDIDATES)),
+        verifier_bests=tuple(rng.random() for _ in range(t)),
+    )
+    candidates = tuple(one.candidates[0] for one in answers if one is not None)
+    return situation, Answer(candidates, own.version, own.prompt_tokens, own.first_top)
+
+
+def untrained_router(config: RouterConfig) -> RouterModel:
+    """A decoupled router of the default sizes. Every head has an isotonic calibrator, the dearest kind, here the identity."""
+    from learners.router_engine import Head
+
+    wide = len(FEATURE_NAMES) + len(RISKS)
+    heads = {name: Head(len(FEATURE_NAMES), config.risk_hidden, seed).exported() for seed, name in enumerate(RISKS)}
+    heads["policy"] = Head(wide, config.policy_hidden, len(RISKS)).exported()
+    grid = tuple(np.linspace(0, 1, 11).tolist())
+    rng = np.random.default_rng(0)
+    mean_F, std_F = rng.normal(size=len(FEATURE_NAMES)), rng.uniform(0.5, 2.0, len(FEATURE_NAMES))
+    return RouterModel("untrained", "decoupled", mean_F, std_F, heads, dict.fromkeys(RISKS, Calibrator("isotonic", x=grid, y=grid)))
+
+
+def torch_router(model: RouterModel) -> Callable[[Situation, Answer], float]:
+    """The same features through the same heads as torch modules, each of them a plain Sequential."""
+    import torch
+    from torch import nn
+
+    def sequential(name: str) -> Any:
+        parts: list[Any] = []
+        for weight, bias in model.heads[name].layers:
+            layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64)
+            layer.weight.data, layer.bias.data = torch.from_numpy(weight), torch.from_numpy(bias)
+            parts += [layer, nn.SiLU()]
+        return nn.Sequential(*parts[:-1], nn.Sigmoid()).eval()
+
+    risks, policy = [sequential(name) for name in RISKS], sequential("policy")
+    mean_F, std_F = torch.from_numpy(model.mean_F), torch.from_numpy(model.std_F)
+
+    @torch.inference_mode()
+    def score(situation: Situation, answer: Answer) -> float:
+        f_NF = (torch.from_numpy(features(StepBatch.of_step(answer, situation))) - mean_F) / std_F
+        return float(policy(torch.cat([*(risk(f_NF) for risk in risks), f_NF], dim=1)))
+
+    return score
+
+
+def query_classifier(queries: int) -> tuple[Decide, int]:
+    """BERT-base as a classifier, randomly initialised, on made-up token ids: tokenising is not counted. Also its parameters."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    bert: Any = BertForSequenceClassification(BertConfig(num_labels=2)).eval()
+    tokens = iter(torch.randint(1000, 30000, (10_000, 1, QUERY_TOKENS)))
+
+    @torch.inference_mode()
+    def classify(situation: Situation, answer: Answer) -> bool:
+        return bool(bert(input_ids=next(tokens)).logits.argmax())
+
+    return classify, sum(p.numel() for p in bert.parameters())
+
+
+def check_equal(
+    decide: Callable[[Situation, Answer], Any], by_torch: Callable[[Situation, Answer], float], steps: Sequence[LiveStep]
+) -> None:
+    """Raises Mismatch unless both sides give every step the same score."""
+    for number, (situation, answer) in enumerate(steps):
+        ours, theirs = decide(situation, answer).score, by_torch(situation, answer)
+        if abs(ours - theirs) > TOLERANCE:
+            raise Mismatch(f"score of step {number}: ours {ours!r}, reference {theirs!r}")
+
+
+def features_alone(steps: Sequence[LiveStep]) -> float:
+    """Microseconds of a step's features, median."""
+    clock = Clock([])
+    for _ in range(3):
+        clock.run(lambda situation, answer: features(StepBatch.of_step(answer, situation)), steps)
+    return clock.percentile(50)
+
+
+if __name__ == "__main__":
+    main()
