@@ -4,16 +4,14 @@
 the work is done (`cluster`, `run_dir`) is not, so that a run can be resumed on another machine.
 """
 
-import difflib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from r2v_dist.errors import UsageError
 from r2v_dist.seeding import short_hash
+from r2v_dist.yaml_config import read_mapping, validate
 
 Split = Literal["train", "validation", "calibration", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "calibration", "test")
@@ -498,60 +496,4 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
 
     Raises UsageError with one line that names file, key, value and fix.
     """
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such config; the shipped ones are in configs/") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise UsageError(f"{path}: a run config is a mapping of keys")
-    for override in overrides:
-        _apply(raw, override)
-    try:
-        return RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise UsageError(f"{path}: {_explain(error)}") from None
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals:
-        raise UsageError(f"override {override!r}: write key=value, for example perturb.test_seeds=20")
-    *parents, last = key.split(".")
-    section = raw
-    for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
-            raise UsageError(f"override {override!r}: {parent} is not a section")
-    try:
-        section[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UsageError(f"override {override!r}: the value is not YAML") from None
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    location = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(first["loc"][:-1])
-        name = str(first["loc"][-1])
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        hint = f"did you mean {near[0]}?" if near else "remove it"
-        return f"unknown key {location} (value {first['input']!r}); {hint}"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] in ("missing", "value_error"):
-        return f"{location or 'config'}: {message[0].lower()}{message[1:]}"
-    return f"{location} = {first['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """The valid keys of the section at `location`."""
-    model: Any = RunConfig
-    for part in location:
-        if isinstance(part, int) or part not in model.model_fields:
-            continue
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return list(model.model_fields)
+    return validate(RunConfig, read_mapping(path, overrides), path)
