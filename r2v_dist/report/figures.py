@@ -16,16 +16,8 @@ import pyarrow.compute as pc
 
 from r2v_dist import rollout_store
 from r2v_dist.evaluation import RouterRow
+from r2v_dist.report.palette import COLOURS, LABELS
 from r2v_dist.run_dir import RunDir
-
-COLOURS = {"slm_only": "#64748b", "best_of_k": "#0891b2", "teacher_only": "#0f766e", "random": "#d97706", "entropy": "#4f46e5"}
-LABELS = {
-    "slm_only": "SLM only",
-    "best_of_k": "best of K by the verifier",
-    "teacher_only": "teacher only",
-    "random": "random escalation",
-    "entropy": "first-token entropy",
-}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from r2v_dist.evaluation import RouterRow
-from r2v_dist.report.figures import COLOURS, LABELS, Figure
+from r2v_dist.report.figures import Figure
+from r2v_dist.report.palette import COLOURS, LABELS
 from r2v_dist.report.samples import Sample
 
 
