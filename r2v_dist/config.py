@@ -368,6 +368,8 @@ class EvaluateConfig(Section):
     routers: tuple[Baseline | Learned, ...] = (*get_args(Baseline), *get_args(Learned))
     """Those that the run has no model, verifier or log-probabilities for are left out."""
     bootstrap: int = Field(2000, ge=100)
+    budget: float | None = Field(0.3, gt=0, le=1)
+    """Teacher calls that the router may spend, as a share of teacher-only's: a second operating point in the report; null for none."""
 
 
 class CertificateConfig(Section):
