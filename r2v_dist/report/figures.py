@@ -1,136 +1,116 @@
-"""The report's figures: one colour a router everywhere, intervals drawn wherever they are known."""
+"""Which figures a run has data for, and what they say."""
 
-import io
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
-import pyarrow.compute as pc
-
-from r2v_dist import rollout_store
-from r2v_dist.evaluation import RouterRow
-from r2v_dist.report.palette import COLOURS, LABELS
+from r2v_dist.comparison import REFERENCE
+from r2v_dist.config import RouterConfig, RunConfig
+from r2v_dist.report import figures_learning as learning
+from r2v_dist.report import figures_risk as risk
+from r2v_dist.report import figures_routers as routers
+from r2v_dist.report.drawing import Figure, draw, metrics
+from r2v_dist.report.findings import Findings, router_manifest
+from r2v_dist.report.palette import ABLATIONS
 from r2v_dist.run_dir import RunDir
 
-
-@dataclass(frozen=True)
-class Figure:
-    """A drawn figure: inline SVG for the page, and what it shows."""
-
-    name: str
-    title: str
-    caption: str
-    svg: str
+WIDE = 10.4
 
 
-def draw_figures(run: RunDir, rows: list[RouterRow], folder: Path) -> list[Figure]:
+def draw_figures(run: RunDir, config: RunConfig, found: Findings, folder: Path) -> list[Figure]:
     """Draw everything there is data for, with a PNG copy of each in `folder`."""
-    plt.rcParams.update(
-        {
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.color": "#e2e8f0",
-            "svg.fonttype": "none",
-            "font.family": "sans-serif",
-        }
-    )
+    return [*_of_routers(config, found, folder), *_of_risk(run, config, found, folder), *_of_learning(run, folder)]
+
+
+def _of_routers(config: RunConfig, found: Findings, folder: Path) -> list[Figure]:
+    names = {row.name for row in found.perturbed}
+    published = " The star is what the paper reports, for other models and other tasks." if config.env.kind in routers.PUBLISHED else ""
     drawn = [
-        _draw(
+        draw(
             folder,
             "frontier",
+            "frontier",
             "Success against LLM-call rate",
-            "Test tasks and seeds, live. Bars are 95 % intervals over tasks (cluster bootstrap).",
-            lambda ax: _frontier(ax, rows),
+            "Test tasks and seeds, every point played live. Bars are 95 % intervals over tasks (cluster bootstrap); the ring is the threshold "
+            f"that validation chose.{published}{routers.note(found)}",
+            lambda figure: routers.frontier(figure, found, config.env.kind, config.alone),
+            (WIDE, 5.2),
         ),
-        _draw(
+        draw(
             folder,
             "seeds",
+            "seeds",
             "Success under each perturbation seed",
-            "One dot a seed, all test tasks; the bar is the mean. A router that is good on average can still fail under a harsh seed.",
-            lambda ax: _seeds(ax, run, rows),
+            "All test tasks under one seed. Dotted lines are the worst seed of each: a router that is good on average can still fail under a "
+            "harsh one. The baseline is the best at r2v's number of teacher calls, picked with hindsight.",
+            lambda figure: routers.seeds(figure, found),
+            (WIDE, 3.5),
         ),
     ]
-    metrics = run.stage("bc") / "metrics.jsonl"
-    if metrics.is_file():
-        logged = [json.loads(line) for line in metrics.read_text().splitlines()]
-        drawn.append(
-            _draw(
-                folder,
-                "training",
-                "Behaviour cloning loss",
-                "Cross-entropy a token, in nats, on action tokens of the teacher's successful episodes.",
-                lambda ax: _training(ax, logged),
-            )
-        )
+    if names & set(ABLATIONS) and REFERENCE in names:
+        caption = "Each ablation against r2v (the broad pale line): same labels, same thresholds rule, one thing taken away."
+        paint = partial(routers.ablations, found=found, alone=config.alone)
+        drawn.append(draw(folder, "ablations", "ablations", "Ablations", caption, paint, (WIDE, 2.9)))
     return drawn
 
 
-def _draw(folder: Path, name: str, title: str, caption: str, paint: Callable[[Any], None]) -> Figure:
-    figure, ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    paint(ax)
-    figure.savefig(folder / f"{name}.png", dpi=150)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    plt.close(figure)
-    text = buffer.getvalue()
-    return Figure(name, title, caption, text[text.index("<svg") :])
+def _of_risk(run: RunDir, config: RunConfig, found: Findings, folder: Path) -> list[Figure]:
+    drawn = []
+    if found.forecasts and REFERENCE in found.forecasts[0].rho:
+        which = " Training seed 0." if found.training_seeds > 1 else ""
+        drawn += [
+            draw(
+                folder,
+                "reliability",
+                "risk",
+                "Is the predicted risk right?",
+                "Steps of the SLM alone on test tasks, against the episode's own outcome; 15 bins, areas are numbers of steps. Not even a perfect "
+                f"forecaster shows an ECE of 0 on so few: the range takes steps as independent, then as sharing their episode's luck.{which}",
+                lambda figure: risk.reliability(figure, found),
+                (5.1, 4.5),
+            ),
+            draw(
+                folder,
+                "risk_over_steps",
+                "risk",
+                "When does the risk show?",
+                "Mean predicted risk by step of episodes that the SLM plays alone; bands are quartiles. The further apart the lines and the "
+                f"earlier, the sooner help can be called.{which}",
+                lambda figure: risk.over_steps(figure, found.forecasts[0]),
+                (5.1, 4.5),
+            ),
+        ]
+    logged = _policy_metrics(run, config, found.training_seeds)
+    if any(logged.values()):
+        epsilon = (config.router or RouterConfig()).epsilon
+        caption = "Full-batch primal-dual training of r2v's policy head: the multiplier rises while the CVaR exceeds epsilon, and falls below it."
+        drawn.append(draw(folder, "training", "training", "Training under the constraint", caption, lambda f: risk.training(f, logged, epsilon), (WIDE, 2.9)))
+    return drawn
 
 
-def _frontier(ax: Any, rows: list[RouterRow]) -> None:
-    anchors = [row for row in rows if row.threshold is None]
-    ends = {row.name: row for row in anchors}
-    for name in dict.fromkeys(row.name for row in rows):
-        own = sorted((row for row in rows if row.name == name), key=lambda r: r.llm_call_rate)
-        swept = own[0].threshold is not None
-        line = [ends["slm_only"], *own, ends["teacher_only"]] if swept else own
-        ax.plot([r.llm_call_rate for r in line], [r.success_rate for r in line], "-", color=COLOURS[name], alpha=0.35, linewidth=1.5)
-        rate = np.array([r.success_rate for r in own])
-        low, high = np.array([r.success_ci for r in own]).T
-        ax.errorbar(
-            [r.llm_call_rate for r in own],
-            rate,
-            yerr=[np.maximum(0, rate - low), np.maximum(0, high - rate)],
-            fmt="o" if swept else "s",
-            color=COLOURS[name],
-            capsize=3,
-            label=LABELS[name],
+def _policy_metrics(run: RunDir, config: RunConfig, training_seeds: int) -> dict[int, list[dict[str, Any]]]:
+    found = {}
+    for s in range(training_seeds):
+        manifest = router_manifest(run, config, s)
+        rows = metrics(run.root / "stages" / manifest.stage / "metrics.jsonl") if manifest else []
+        found[s] = [row for row in rows if row.get("router") == REFERENCE and row.get("phase") == "policy"]
+    return found
+
+
+def _of_learning(run: RunDir, folder: Path) -> list[Figure]:
+    drawn = []
+    if cloned := learning.logged_by(run, "bc"):
+        caption = "Cross-entropy on action tokens of the teacher's successful episodes."
+        paint = partial(learning.behaviour_cloning, logged=cloned)
+        drawn.append(draw(folder, "cloning", "learning", "Behaviour cloning", caption, paint, (5.1, 3.4)))
+    if (curves := learning.verifier_curves(run, "verifier")) is not None:
+        caption = "Uncalibrated V on candidates of validation states, against the share of their branches that succeeded."
+        drawn.append(
+            draw(folder, "verifier", "learning", "Process verifier", caption, lambda figure: learning.verifier(figure, *curves), (WIDE, 4.0))
         )
-    ax.set_xlabel("LLM-call rate (share of steps by the teacher)")
-    ax.set_ylabel("success rate")
-    ax.set_xlim(-0.03, 1.03)
-    ax.legend(frameon=False, loc="lower right")
-
-
-def _seeds(ax: Any, run: RunDir, rows: list[RouterRow]) -> None:
-    table = rollout_store.outcomes(rollout_store.read(run.rollouts("evaluate"), ["t", "z", "router", "threshold", "success"]))
-    table = table.filter(pc.is_valid(table["z"]))
-    labels = []
-    for position, row in enumerate(rows):
-        own = table.filter(pc.equal(table["router"], row.name))
-        if row.threshold is not None:
-            own = own.filter(pc.equal(own["threshold"], row.threshold))
-        grouped = own.group_by("z").aggregate([("success", "mean")])
-        ax.scatter(
-            grouped["success_mean"].to_numpy(), np.full(grouped.num_rows, position), s=22, color=COLOURS[row.name], alpha=0.55, linewidths=0
+    if preferred := learning.logged_by(run, "dpo"):
+        caption = "Verifier-guided DPO with its consistency and likelihood terms; rewards are beta times the log-ratio to the cloned policy."
+        drawn.append(
+            draw(folder, "preferences", "learning", "DPO", caption, lambda figure: learning.preferences(figure, preferred), (WIDE, 3.2))
         )
-        ax.plot([row.success_rate] * 2, [position - 0.3, position + 0.3], color=COLOURS[row.name], linewidth=2.5)
-        labels.append(row.name if row.threshold is None else f"{row.name} @ {row.threshold:.2g}")
-    ax.set_yticks(range(len(labels)), labels)
-    ax.invert_yaxis()
-    ax.set_xlabel("success rate under one seed")
-
-
-def _training(ax: Any, logged: list[dict[str, Any]]) -> None:
-    ax.plot([row["step"] for row in logged], [row["loss"] for row in logged], color=COLOURS["entropy"])
-    ax.set_xlabel("optimizer step")
-    ax.set_ylabel("loss")
-    ax.set_ylim(bottom=0)
+    return drawn
