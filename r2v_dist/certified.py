@@ -29,7 +29,12 @@ class RunCertificate:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         own = asdict(self.certificate)
-        return own | {"feasible": self.certificate.threshold is not None, "statistic": self.statistic, "training_seed": 0, "words": self.words}
+        return own | {
+            "feasible": self.certificate.threshold is not None,
+            "statistic": self.statistic,
+            "training_seed": 0,
+            "words": self.words,
+        }
 
     @property
     def words(self) -> str:

@@ -88,7 +88,9 @@ def live_points(validation: SeedArms, test: SeedArms, budget: float | None, pric
 
     found = []
     if (chosen := validation.selected.get(REFERENCE)) in arms and chosen is not None:
-        found.append(point("selected", Mix(chosen, chosen, 1.0, 0.0), "cheapest threshold with CVaR of failure within epsilon on validation"))
+        found.append(
+            point("selected", Mix(chosen, chosen, 1.0, 0.0), "cheapest threshold with CVaR of failure within epsilon on validation")
+        )
     if budget is not None and teacher:
         found.append(_on_budget(point, arms, budget, teacher, test.training_seed))
     cheapest = min(sorted(arms), key=lambda threshold: _expected_cost(arms[threshold], prices))

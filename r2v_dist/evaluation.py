@@ -125,7 +125,10 @@ def _outcomes(first: Mapping[str, Any], task_E: npt.NDArray[Any], z_E: npt.NDArr
     if np.isnan(cells_3TZ).any():
         raise ValueError(f"arm {first['arm']}: the episodes do not cover every task under every seed")
     return ArmOutcomes(
-        *(first["router"], first["threshold"], first["training_seed"], first["split"]), tuple(tasks.tolist()), tuple(zs.tolist()), *cells_3TZ
+        *(first["router"], first["threshold"], first["training_seed"], first["split"]),
+        tuple(tasks.tolist()),
+        tuple(zs.tolist()),
+        *cells_3TZ,
     )
 
 

@@ -136,9 +136,21 @@ def score_auroc(folder: Path) -> dict[str, float]:
     return dict(sorted(found.items()))
 
 
+def step_risks(model: RouterModel, rows: pa.Table, max_steps: int | None) -> dict[tuple[str, int], tuple[float, float | None]]:
+    """Predicted risks by (episode, step) of whole episodes: of going on alone, and after one step of the teacher where predicted."""
+    if not rows.num_rows:
+        return {}
+    predicted = model.predict(features(StepBatch.from_rows(rows, max_steps)))
+    rho1_N = [None] * rows.num_rows if predicted.rho1 is None else predicted.rho1.tolist()
+    places = zip(rows["key"].to_pylist(), rows["t"].to_pylist(), rows["candidate_texts"].to_pylist(), strict=True)
+    # Without a proposal there is nothing to predict from.
+    return {
+        (key, t): (risk, after) for (key, t, proposed), risk, after in zip(places, predicted.rho.tolist(), rho1_N, strict=True) if proposed
+    }
+
+
 def rows_where(folder: Path, condition: Callable[[pa.Table], Any], columns: list[str] | None = _COLUMNS) -> pa.Table:
     """Rows of a stage that meet a condition, read shard by shard: a stage's candidates together may not fit in memory."""
     tables = (feather.read_table(path, columns=columns) for path in rollout_store.shards(folder))
     parts = [table.filter(condition(table)) for table in tables]
     return pa.concat_tables([part for part in parts if part.num_rows] or parts[:1]).unify_dictionaries()
-

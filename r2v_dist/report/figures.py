@@ -1,5 +1,6 @@
 """Which figures a run has data for, and what they say."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,103 +15,99 @@ from r2v_dist.report.findings import Findings, router_manifest
 from r2v_dist.report.palette import ABLATIONS
 from r2v_dist.run_dir import RunDir
 
-WIDE = 10.4
+_WIDE, _COLUMN = 10.4, 5.1
+
+_FRONTIER = (
+    "Test tasks and seeds, every point played live. Bars are 95 % intervals over tasks (cluster bootstrap); the ring is the threshold that "
+    "validation chose."
+)
+_STAR = " The star is what the paper reports, for other models and other tasks."
+_SEEDS = (
+    "All test tasks under one seed. Dotted lines are the worst seed of each: a router that is good on average can still fail under a harsh "
+    "one. The baseline is the best at r2v's number of teacher calls, picked with hindsight."
+)
+_ABLATIONS = "Each ablation against r2v (the broad pale line): same labels, same rule for thresholds, one thing taken away."
+_RELIABILITY = (
+    "Steps of the SLM alone on test tasks, against the episode's own outcome; 15 bins, areas are numbers of steps. Not even a perfect "
+    "forecaster shows an ECE of 0 on so few: the range takes steps as independent, then as sharing their episode's luck."
+)
+_OVER_STEPS = (
+    "Mean predicted risk by step of episodes that the SLM plays alone; bands are quartiles. The further apart the lines and the earlier, "
+    "the sooner help can be called."
+)
+_TRAINING = (
+    "Full-batch primal-dual training of r2v's policy: the multiplier rises while the CVaR of failure over training seeds exceeds epsilon, "
+    "and falls while it does not."
+)
+_CLONING = "Cross-entropy on action tokens of the teacher's successful episodes."
+_VERIFIER = "Uncalibrated V on candidates of validation states, against the share of their branches that succeeded."
+_PREFERENCES = "Verifier-guided DPO with its consistency and likelihood terms; rewards are beta times the log-ratio to the cloned policy."
 
 
 def draw_figures(run: RunDir, config: RunConfig, found: Findings, folder: Path) -> list[Figure]:
     """Draw everything there is data for, with a PNG copy of each in `folder`."""
-    return [*_of_routers(config, found, folder), *_of_risk(run, config, found, folder), *_of_learning(run, folder)]
+    drawing = _Drawing(run, config, found, folder)
+    return [*drawing.routers(), *drawing.risk(), *drawing.learning()]
 
 
-def _of_routers(config: RunConfig, found: Findings, folder: Path) -> list[Figure]:
-    names = {row.name for row in found.perturbed}
-    published = " The star is what the paper reports, for other models and other tasks." if config.env.kind in routers.PUBLISHED else ""
-    drawn = [
-        draw(
-            folder,
-            "frontier",
-            "frontier",
-            "Success against LLM-call rate",
-            "Test tasks and seeds, every point played live. Bars are 95 % intervals over tasks (cluster bootstrap); the ring is the threshold "
-            f"that validation chose.{published}{routers.note(found)}",
-            lambda figure: routers.frontier(figure, found, config.env.kind, config.alone),
-            (WIDE, 5.2),
-        ),
-        draw(
-            folder,
-            "seeds",
-            "seeds",
-            "Success under each perturbation seed",
-            "All test tasks under one seed. Dotted lines are the worst seed of each: a router that is good on average can still fail under a "
-            "harsh one. The baseline is the best at r2v's number of teacher calls, picked with hindsight.",
-            lambda figure: routers.seeds(figure, found),
-            (WIDE, 3.5),
-        ),
-    ]
-    if names & set(ABLATIONS) and REFERENCE in names:
-        caption = "Each ablation against r2v (the broad pale line): same labels, same thresholds rule, one thing taken away."
-        paint = partial(routers.ablations, found=found, alone=config.alone)
-        drawn.append(draw(folder, "ablations", "ablations", "Ablations", caption, paint, (WIDE, 2.9)))
-    return drawn
+@dataclass(frozen=True)
+class _Drawing:
+    run: RunDir
+    config: RunConfig
+    found: Findings
+    folder: Path
 
-
-def _of_risk(run: RunDir, config: RunConfig, found: Findings, folder: Path) -> list[Figure]:
-    drawn = []
-    if found.forecasts and REFERENCE in found.forecasts[0].rho:
-        which = " Training seed 0." if found.training_seeds > 1 else ""
-        drawn += [
-            draw(
-                folder,
-                "reliability",
-                "risk",
-                "Is the predicted risk right?",
-                "Steps of the SLM alone on test tasks, against the episode's own outcome; 15 bins, areas are numbers of steps. Not even a perfect "
-                f"forecaster shows an ECE of 0 on so few: the range takes steps as independent, then as sharing their episode's luck.{which}",
-                lambda figure: risk.reliability(figure, found),
-                (5.1, 4.5),
-            ),
-            draw(
-                folder,
-                "risk_over_steps",
-                "risk",
-                "When does the risk show?",
-                "Mean predicted risk by step of episodes that the SLM plays alone; bands are quartiles. The further apart the lines and the "
-                f"earlier, the sooner help can be called.{which}",
-                lambda figure: risk.over_steps(figure, found.forecasts[0]),
-                (5.1, 4.5),
-            ),
+    def routers(self) -> list[Figure]:
+        """What routers achieve."""
+        found, env = self.found, self.config.env.kind
+        names = {row.name for row in found.perturbed}
+        caption = _FRONTIER + (_STAR if env in routers.PUBLISHED else "") + routers.note(found)
+        paint = partial(routers.frontier, found=found, env=env, alone=self.config.alone)
+        drawn = [
+            self._wide("frontier", "frontier", "Success against LLM-call rate", caption, paint, 5.2),
+            self._wide("seeds", "seeds", "Success under each perturbation seed", _SEEDS, partial(routers.seeds, found=found), 3.5),
         ]
-    logged = _policy_metrics(run, config, found.training_seeds)
-    if any(logged.values()):
-        epsilon = (config.router or RouterConfig()).epsilon
-        caption = "Full-batch primal-dual training of r2v's policy head: the multiplier rises while the CVaR exceeds epsilon, and falls below it."
-        drawn.append(draw(folder, "training", "training", "Training under the constraint", caption, lambda f: risk.training(f, logged, epsilon), (WIDE, 2.9)))
-    return drawn
+        if names & set(ABLATIONS) and REFERENCE in names:
+            paint = partial(routers.ablations, found=found, alone=self.config.alone)
+            drawn.append(self._wide("ablations", "ablations", "Ablations", _ABLATIONS, paint, 2.9))
+        return drawn
 
+    def risk(self) -> list[Figure]:
+        """What r2v predicts, and how it was trained."""
+        found, drawn = self.found, list[Figure]()
+        if found.forecasts and REFERENCE in found.forecasts[0].rho:
+            which = " Training seed 0." if found.training_seeds > 1 else ""
+            paint = partial(risk.reliability, found=found)
+            drawn.append(self._column("reliability", "risk", "Is the predicted risk right?", _RELIABILITY + which, paint, 4.5))
+            paint = partial(risk.over_steps, forecasts=found.forecasts[0])
+            drawn.append(self._column("risk_over_steps", "risk", "When does the risk show?", _OVER_STEPS + which, paint, 4.5))
+        logged = {s: rows for s in range(found.training_seeds) if (rows := self._policy_metrics(s))}
+        if logged:
+            paint = partial(risk.training, logged=logged, epsilon=(self.config.router or RouterConfig()).epsilon)
+            drawn.append(self._wide("training", "training", "Training under the constraint", _TRAINING, paint, 2.9))
+        return drawn
 
-def _policy_metrics(run: RunDir, config: RunConfig, training_seeds: int) -> dict[int, list[dict[str, Any]]]:
-    found = {}
-    for s in range(training_seeds):
-        manifest = router_manifest(run, config, s)
-        rows = metrics(run.root / "stages" / manifest.stage / "metrics.jsonl") if manifest else []
-        found[s] = [row for row in rows if row.get("router") == REFERENCE and row.get("phase") == "policy"]
-    return found
+    def learning(self) -> list[Figure]:
+        """How SLM and verifier learned, first training seed."""
+        drawn = []
+        if logged := learning.logged_by(self.run, "bc"):
+            paint = partial(learning.behaviour_cloning, logged=logged)
+            drawn.append(self._column("cloning", "learning", "Behaviour cloning", _CLONING, paint, 3.4))
+        if (measured := learning.verifier_curves(self.run, "verifier")) is not None:
+            paint = partial(learning.verifier, curves=measured[0], auroc=measured[1])
+            drawn.append(self._wide("verifier", "learning", "Process verifier", _VERIFIER, paint, 4.0))
+        if logged := learning.logged_by(self.run, "dpo"):
+            paint = partial(learning.preferences, logged=logged)
+            drawn.append(self._wide("preferences", "learning", "DPO", _PREFERENCES, paint, 3.2))
+        return drawn
 
+    def _policy_metrics(self, training_seed: int) -> list[dict[str, Any]]:
+        manifest = router_manifest(self.run, self.config, training_seed)
+        rows = metrics(self.run.root / "stages" / manifest.stage / "metrics.jsonl") if manifest else []
+        return [row for row in rows if row.get("router") == REFERENCE and row.get("phase") == "policy"]
 
-def _of_learning(run: RunDir, folder: Path) -> list[Figure]:
-    drawn = []
-    if cloned := learning.logged_by(run, "bc"):
-        caption = "Cross-entropy on action tokens of the teacher's successful episodes."
-        paint = partial(learning.behaviour_cloning, logged=cloned)
-        drawn.append(draw(folder, "cloning", "learning", "Behaviour cloning", caption, paint, (5.1, 3.4)))
-    if (curves := learning.verifier_curves(run, "verifier")) is not None:
-        caption = "Uncalibrated V on candidates of validation states, against the share of their branches that succeeded."
-        drawn.append(
-            draw(folder, "verifier", "learning", "Process verifier", caption, lambda figure: learning.verifier(figure, *curves), (WIDE, 4.0))
-        )
-    if preferred := learning.logged_by(run, "dpo"):
-        caption = "Verifier-guided DPO with its consistency and likelihood terms; rewards are beta times the log-ratio to the cloned policy."
-        drawn.append(
-            draw(folder, "preferences", "learning", "DPO", caption, lambda figure: learning.preferences(figure, preferred), (WIDE, 3.2))
-        )
-    return drawn
+    def _wide(self, name: str, section: str, title: str, caption: str, paint: Any, height: float) -> Figure:
+        return draw(self.folder, name, section, title, caption, paint, (_WIDE, height))
+
+    def _column(self, name: str, section: str, title: str, caption: str, paint: Any, height: float) -> Figure:
+        return draw(self.folder, name, section, title, caption, paint, (_COLUMN, height))

@@ -20,11 +20,19 @@ def behaviour_cloning(figure: Any, logged: Logged) -> None:
 def preferences(figure: Any, logged: Logged) -> None:
     """The three terms of the loss, and how far the chosen answer is from the rejected one."""
     losses, margins = figure.subplots(1, 2)
-    for name, colour, label in (("loss/dpo", ACCENT, "DPO"), ("loss/sft", GOOD, "SFT on a+"), ("loss/consistency", "#db7706", "consistency")):
+    for name, colour, label in (
+        ("loss/dpo", ACCENT, "DPO"),
+        ("loss/sft", GOOD, "SFT on a+"),
+        ("loss/consistency", "#db7706", "consistency"),
+    ):
         losses.plot(*_series(logged, name), color=colour, label=label)
     losses.set(title="terms of the loss", xlabel="optimizer step", ylim=(0, None))
     losses.legend(fontsize=8.5)
-    for name, colour, label in (("rewards/margins", ACCENT, "margin"), ("rewards/chosen", GOOD, "chosen"), ("rewards/rejected", BAD, "rejected")):
+    for name, colour, label in (
+        ("rewards/margins", ACCENT, "margin"),
+        ("rewards/chosen", GOOD, "chosen"),
+        ("rewards/rejected", BAD, "rejected"),
+    ):
         margins.plot(*_series(logged, name), color=colour, label=label)
     margins.axhline(0, color=MUTED, linewidth=0.8)
     margins.set(title="implicit rewards", xlabel="optimizer step")
@@ -40,7 +48,9 @@ def verifier(figure: Any, curves: dict[str, Any], auroc: float | None) -> None:
     bins = curves["reliability"]
     largest = max(b["branches"] for b in bins)
     left.plot([b["forecast"] for b in bins], [b["observed"] for b in bins], color=ACCENT)
-    left.scatter([b["forecast"] for b in bins], [b["observed"] for b in bins], [15 + 150 * b["branches"] / largest for b in bins], color=ACCENT)
+    left.scatter(
+        [b["forecast"] for b in bins], [b["observed"] for b in bins], [15 + 150 * b["branches"] / largest for b in bins], color=ACCENT
+    )
     left.set(title="reliability", xlabel="V of the candidate", ylabel="branches that succeeded")
     right.plot([p[0] for p in curves["roc"]], [p[1] for p in curves["roc"]], color=ACCENT, linewidth=2)
     known = auroc is not None and not math.isnan(auroc)

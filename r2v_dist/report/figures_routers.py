@@ -33,8 +33,7 @@ def frontier(figure: Any, found: Findings, env: str, alone: str) -> None:
     if env in PUBLISHED:
         x, y, text = PUBLISHED[env]
         ax.plot([x], [y], marker="*", markersize=15, color="white", markeredgecolor=INK, linestyle="none", zorder=6)
-        below = (x + 0.012, y - 0.028)
-        ax.annotate(text, (x, y), xytext=below, fontsize=8.5, color=INK, va="top", zorder=6)
+        _label(ax, text, (x, y), (26, -52), INK, "normal")
     ax.set(xlabel="LLM-call rate: share of all steps that the teacher takes", ylabel="success rate", xlim=(-0.03, 1.04))
     low = min([row.success_rate for row in rows] + ([PUBLISHED[env][1]] if env in PUBLISHED else []))
     ax.set_ylim(max(-0.02, low - 0.07), 1.03)
@@ -120,8 +119,15 @@ def _mark_selected(ax: Any, found: Findings) -> None:
     if rows:
         row = rows[0]
         text = f"r2v, selected on validation\n{row.success_rate:.1%} at {row.llm_call_rate:.1%}"
-        style = {"fontsize": 9, "fontweight": "bold", "color": COLOURS[REFERENCE], "va": "top"}
-        ax.annotate(text, (row.llm_call_rate, row.success_rate), xytext=(12, -12), textcoords="offset points", zorder=6, **style)
+        _label(ax, text, (row.llm_call_rate, row.success_rate), (44, -92), COLOURS[REFERENCE], "bold")
+
+
+def _label(ax: Any, text: str, point: tuple[float, float], offset: tuple[int, int], colour: str, weight: str) -> None:
+    """A boxed label off the point, on a line to it: the curves below stay readable."""
+    box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": colour, "linewidth": 0.6, "alpha": 0.93}
+    arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkB": 7}
+    style = {"fontsize": 9, "fontweight": weight, "color": colour, "va": "top", "textcoords": "offset points", "zorder": 7}
+    ax.annotate(text, point, xytext=offset, bbox=box, arrowprops=arrow, **style)
 
 
 def _end(ax: Any, rows: list[RouterRow]) -> None:
@@ -131,7 +137,7 @@ def _end(ax: Any, rows: list[RouterRow]) -> None:
         ax.errorbar([row.llm_call_rate], [row.success_rate], yerr=bars, fmt="s", markersize=8, capsize=3, color=colour, zorder=5)
     if rows:
         right = rows[0].llm_call_rate > 0.5
-        place, side = ((-10, -16), "right") if right else ((10, -4), "left")
+        place, side = ((-6, -26), "right") if right else ((10, -4), "left")
         text = f"{LABELS[rows[0].name]} {rows[0].success_rate:.1%}"
         style = {"fontsize": 9, "color": COLOURS[rows[0].name], "ha": side}
         ax.annotate(text, (rows[0].llm_call_rate, rows[0].success_rate), xytext=place, textcoords="offset points", **style)
@@ -140,4 +146,3 @@ def _end(ax: Any, rows: list[RouterRow]) -> None:
 def note(found: Findings) -> str:
     """What the frontier's caption adds for several training seeds."""
     return f" One line for each of {found.training_seeds} training seeds." if found.training_seeds > 1 else ""
-

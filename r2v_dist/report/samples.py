@@ -7,19 +7,19 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2v_dist import rollout_store
 from r2v_dist.config import RunConfig
-from r2v_dist.features import StepBatch, features
 from r2v_dist.report.findings import routers_of
-from r2v_dist.risk_quality import rows_where
+from r2v_dist.risk_quality import rows_where, step_risks
 from r2v_dist.routers import entropy_of
 from r2v_dist.run_dir import RunDir
 
 PER_KIND = 2
+_TELLING = 7
+"""Steps of an episode that is neither over at once nor tiring to read."""
 PREFERRED = ("r2v", "entropy", "random")
 _OUTCOME = ["key", "task", "z", "router", "threshold", "success", "n_steps", "t"]
 
@@ -43,7 +43,7 @@ def sample_episodes(run: RunDir, config: RunConfig) -> list[Sample]:
     chosen = episodes.filter(pc.equal(episodes["router"], router)) if router else episodes.slice(0, 0)
     routed = chosen.filter(pc.equal(chosen["threshold"], threshold)).to_pylist() if threshold is not None else []
     # A rescue shows most where the SLM acted too before it was helped.
-    mixed = sorted(routed, key=lambda o: (not 4 <= o["n_steps"] <= 10, o["key"]))
+    mixed = sorted(routed, key=lambda o: (abs(o["n_steps"] - _TELLING), o["key"]))
     kinds = {
         "the SLM alone fails, routed it succeeds": [o["key"] for o in mixed if o["success"] and not alone[o["task"], o["z"]]["success"]],
         "fails in spite of routing": sorted(o["key"] for o in routed if not o["success"]),
@@ -53,7 +53,8 @@ def sample_episodes(run: RunDir, config: RunConfig) -> list[Sample]:
     wanted = {key: why for why, keys in kinds.items() for key in keys[:PER_KIND]}
     keys = pa.array(list(wanted), pa.string())
     rows = rows_where(folder, lambda part: pc.is_in(part["key"].cast(pa.string()), value_set=keys), None)
-    risks = _risks(run, config, rows)
+    model = routers_of(run, config).get("r2v")
+    risks = step_risks(model, rows, config.env.max_steps) if model is not None else {}
     found = {episode[0]["key"]: episode for episode in rollout_store.episodes_of(rows)}
     return [Sample(why, [_shown(row, risks.get((key, row["t"]))) for row in found[key] if row["t"] >= 0]) for key, why in wanted.items()]
 
@@ -68,21 +69,6 @@ def _shown_router(run: RunDir, episodes: pa.Table) -> tuple[str | None, float | 
     selected: dict[str, float] = manifest.results.get("selected", {}) if manifest else {}
     levels = sorted(pc.unique(episodes.filter(pc.equal(episodes["router"], name))["threshold"]).to_pylist())
     return name, selected.get(name, levels[len(levels) // 2])
-
-
-def _risks(run: RunDir, config: RunConfig, rows: pa.Table) -> dict[tuple[str, int], tuple[float, float | None]]:
-    """r2v's predicted risks by (episode, step): of going on, and after one step of the teacher."""
-    model = routers_of(run, config).get("r2v")
-    if model is None or not rows.num_rows:
-        return {}
-    predicted = model.predict(features(StepBatch.from_rows(rows, config.env.max_steps)))
-    rho1 = predicted.rho1 if predicted.rho1 is not None else np.full(len(predicted.rho), np.nan)
-    places = zip(rows["key"].to_pylist(), rows["t"].to_pylist(), rows["candidate_texts"].to_pylist(), strict=True)
-    return {
-        (key, t): (float(risk), None if math.isnan(after) else float(after))
-        for (key, t, proposed), risk, after in zip(places, predicted.rho, rho1, strict=True)
-        if proposed  # without a proposal there is nothing to predict from
-    }
 
 
 def _shown(row: dict[str, Any], risk: tuple[float, float | None] | None) -> dict[str, Any]:
