@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from r2v_dist.certified import RunCertificate, certificate_of
 from r2v_dist.chosen_points import ChosenPoint, Prices, bayes_point, live_points
 from r2v_dist.comparison import REFERENCE, Comparisons, SeedArms, compare
 from r2v_dist.config import LEARNED, RouterConfig, RunConfig
 from r2v_dist.evaluation import RouterRow, arm_outcomes, router_rows, with_risk
+from r2v_dist.metrics import task_bootstrap_interval, worst_seed_success
 from r2v_dist.risk_quality import AloneSteps, Array, RiskQuality, risk_of, risk_quality, score_auroc
 from r2v_dist.router_model import RouterModel
 from r2v_dist.router_stages import QUERY, load_router
@@ -23,6 +26,19 @@ class Forecasts:
     training_seed: int
     steps: AloneSteps
     rho: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Overall:
+    """A router over all training seeds: means, an interval over tasks, and the lowest success under one perturbation seed."""
+
+    name: str
+    thresholds: tuple[float, ...]
+    success_rate: float
+    success_ci: tuple[float, float]
+    llm_call_rate: float
+    worst_seed_success: float
+    training_seeds: int
 
 
 @dataclass(frozen=True)
@@ -66,13 +82,22 @@ class Findings:
             certificate_of(run, config) if run.manifest("calibrate") else None,
         )
 
-    def first(self, name: str) -> RouterRow | None:
-        """An end of the first training seed."""
-        return next((row for row in self.perturbed if row.name == name and row.threshold is None), None)
-
-    def selected(self, name: str) -> RouterRow | None:
-        """A router at its selected threshold, first training seed."""
-        return next((row for row in self.perturbed if row.name == name and row.selected), None)
+    def overall(self, name: str, resamples: int, seed: int) -> "Overall | None":
+        """An end, or a router at its selected thresholds, over all training seeds; None where one of them lacks it."""
+        arms = [next((a for a in one.points(name) if a.threshold is None), None) or one.chosen(name) for one in self.seeds]
+        played = [arm for arm in arms if arm is not None]
+        if not played or len(played) < len(arms):
+            return None
+        success_TZ = np.mean([arm.success_TZ for arm in played], axis=0)
+        return Overall(
+            name,
+            tuple(arm.threshold for arm in played if arm.threshold is not None),
+            float(success_TZ.mean()),
+            task_bootstrap_interval(success_TZ, resamples, seed),
+            float(np.mean([arm.calls_TZ.sum() / max(1.0, arm.steps_TZ.sum()) for arm in played])),
+            min(worst_seed_success(arm.success_TZ) for arm in played),
+            len(played),
+        )
 
     @property
     def training_seeds(self) -> int:

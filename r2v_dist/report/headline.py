@@ -1,8 +1,8 @@
 """The last lines of a run: who solved how much at which LLM-call rate, and what is promised. The full table is in the report."""
 
 from r2v_dist.config import RunConfig
-from r2v_dist.evaluation import RouterRow, hard_tasks
-from r2v_dist.report.findings import Findings
+from r2v_dist.evaluation import hard_tasks
+from r2v_dist.report.findings import Findings, Overall
 from r2v_dist.report.palette import LABELS
 from r2v_dist.run_dir import RunDir
 
@@ -12,38 +12,37 @@ _WIDTH = 44
 
 def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
     """At most a dozen lines."""
-    slm = found.first("slm_only")
-    if slm is None:
+    if not found.seeds:
         return f"{run.root}: no evaluated episodes yet"
+    slm = found.perturbed[0]
     label = "  [SIMULATED policy: not a result about a model]" if config.simulated else ""
-    lines = [f"Test: {slm.tasks} tasks x {slm.seeds} perturbation seeds, live{label}"]
+    trained = f" x {found.training_seeds} training seeds" if found.training_seeds > 1 else ""
+    lines = [f"Test: {slm.tasks} tasks x {slm.seeds} perturbation seeds{trained}, live{label}"]
     if config.teacher.backend == "expert":
         lines[0] += f"; {hard_tasks(run.rollouts('evaluate'), HARD_STEPS)} tasks need {HARD_STEPS} or more expert steps"
     oracle = " (privileged oracle)" if config.teacher.backend == "expert" else ""
-    for name, title in (("slm_only", "SLM only"), ("best_of_k", "best of K"), ("teacher_only", "teacher only" + oracle)):
-        if rows := [row for row in found.perturbed if row.name == name]:
-            lines.append(_line(title, rows))
-    if found.selected("r2v") is None:
-        swept = {row.name: row for row in found.perturbed if row.selected}
-        lines += [_line(f"{LABELS[name]} @ {row.threshold:.3g}", [row]) for name, row in sorted(swept.items())][:6]
-    else:
-        rows = [row for row in found.perturbed if row.name == "r2v" and row.selected]
-        lines.append(_line(f"r2v @ {', '.join(f'{row.threshold:.3g}' for row in rows)} (chosen on validation)", rows))
-        lines += _compared(found)
+    titles = {"slm_only": "SLM only", "best_of_k": "best of K", "teacher_only": "teacher only" + oracle}
+    shown = {name: one for name in (*titles, "r2v") if (one := found.overall(name, config.evaluate.bootstrap, config.seed)) is not None}
+    if "r2v" not in shown:
+        others = found.seeds[0].swept[:6]
+        shown |= {name: one for name in others if (one := found.overall(name, config.evaluate.bootstrap, config.seed)) is not None}
+    lines += [_line(titles.get(name, LABELS[name]), one) for name, one in shown.items()]
+    lines += _compared(found)
     if found.certificate is not None:
-        of_first = "; training seed 0" if found.training_seeds > 1 else ""
+        of_first = "; training seed 0" if config.training_seeds > 1 else ""
         lines.append(f"  certificate: {found.certificate.line}{of_first}")
     return "\n".join([*lines, f"Report: {run.root / 'report' / 'index.html'}"])
 
 
-def _line(title: str, rows: list[RouterRow]) -> str:
-    """One router; several training seeds as their mean, with the hull of their intervals and the worst of their seeds."""
-    count = len(rows)
-    low, high = min(row.success_ci[0] for row in rows), max(row.success_ci[1] for row in rows)
-    success, calls = sum(row.success_rate for row in rows) / count, sum(row.llm_call_rate for row in rows) / count
-    mean = f"  mean of {count} training seeds" if count > 1 else ""
-    worst = min(row.worst_seed_success for row in rows)
-    return f"  {title:<{_WIDTH}} {success:6.1%}  [{low:.1%}, {high:.1%}]  worst seed {worst:.1%}  LLM calls {calls:.0%}{mean}"
+def _line(title: str, one: Overall) -> str:
+    """One router; means over training seeds."""
+    low, high = one.success_ci
+    if one.thresholds:
+        title += f" @ {', '.join(f'{threshold:.3g}' for threshold in one.thresholds)}"
+    return (
+        f"  {title:<{_WIDTH}} {one.success_rate:6.1%}  [{low:.1%}, {high:.1%}]  worst seed {one.worst_seed_success:.1%}"
+        f"  LLM calls {one.llm_call_rate:.1%}"
+    )
 
 
 def _compared(found: Findings) -> list[str]:
