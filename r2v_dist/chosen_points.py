@@ -60,15 +60,16 @@ class ChosenPoint:
 
 @dataclass(frozen=True)
 class Prices:
-    """In teacher calls: an SLM step, and a failed episode."""
+    """What the router was told: the price of an SLM step and of a failed episode in teacher calls, the most CVaR of failure."""
 
     slm: float
     failure: float
+    epsilon: float
 
     @classmethod
     def of(cls, config: RouterConfig) -> "Prices":
-        """As the router was told."""
-        return cls(config.slm_cost / config.teacher_cost, config.kappa)
+        """Of a run's configuration."""
+        return cls(config.slm_cost / config.teacher_cost, config.kappa, config.epsilon)
 
 
 def live_points(validation: SeedArms, test: SeedArms, budget: float | None, prices: Prices, resamples: int, seed: int) -> list[ChosenPoint]:
@@ -88,9 +89,10 @@ def live_points(validation: SeedArms, test: SeedArms, budget: float | None, pric
 
     found = []
     if (chosen := validation.selected.get(REFERENCE)) in arms and chosen is not None:
-        found.append(
-            point("selected", Mix(chosen, chosen, 1.0, 0.0), "cheapest threshold with CVaR of failure within epsilon on validation")
-        )
+        tail = cvar_failure(arms[chosen].success_TZ, CVAR_ALPHA)
+        kept = f"the cheapest with CVaR of failure at most {prices.epsilon:g} on validation ({tail:.3f})"
+        missed = f"no threshold keeps CVaR of failure at most {prices.epsilon:g} on validation; the least is {tail:.3f}"
+        found.append(point("selected", Mix(chosen, chosen, 1.0, 0.0), kept if tail <= prices.epsilon else missed))
     if budget is not None and teacher:
         found.append(_on_budget(point, arms, budget, teacher, test.training_seed))
     cheapest = min(sorted(arms), key=lambda threshold: _expected_cost(arms[threshold], prices))

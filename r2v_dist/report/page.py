@@ -32,7 +32,7 @@ def render_page(
         chosen=[row for row in rows if row.threshold is None or row.selected],
         clean={row.name: row for row in reversed(found.clean)},
         ends={row.name: row for row in reversed(found.perturbed) if row.threshold is None},
-        overall={n: o for n in (*ENDS, "r2v") if (o := found.overall(n, config.evaluate.bootstrap, config.seed)) is not None},
+        overall={n: o for n in _ORDER if (o := found.overall(n, config.evaluate.bootstrap, config.seed)) is not None},
         found=found,
         figures={section: [f for f in figures if f.section == section] for section in {f.section for f in figures}},
         samples=samples,
