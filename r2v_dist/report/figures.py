@@ -17,15 +17,14 @@ from r2v_dist.run_dir import RunDir
 
 _WIDE, _COLUMN = 10.4, 5.1
 
-_FRONTIER = (
-    "Test tasks and seeds, every point played live. Bars are 95 % intervals over tasks (cluster bootstrap); the ring is the threshold that "
-    "validation chose."
-)
+_FRONTIER = "Test tasks and seeds, every point played live. Bars are 95 % intervals over tasks (cluster bootstrap)."
+_RING = " The ring is the threshold that validation chose."
 _STAR = " The star is what the paper reports, for other models and other tasks."
 _SEEDS = (
-    "All test tasks under one seed. Dotted lines are the worst seed of each: a router that is good on average can still fail under a harsh "
-    "one. The baseline is the best at r2v's number of teacher calls, picked with hindsight."
+    "All test tasks under one seed. Dotted lines are the worst seed of each: a router that is good on average can still fail under a "
+    "harsh one."
 )
+_HINDSIGHT = " The baseline is the best at r2v's number of teacher calls, picked with hindsight."
 _ABLATIONS = "Each ablation against r2v (the broad pale line): same labels, same rule for thresholds, one thing taken away."
 _RELIABILITY = (
     "Steps of the SLM alone on test tasks, against the episode's own outcome; 15 bins, areas are numbers of steps. Not even a perfect "
@@ -61,13 +60,15 @@ class _Drawing:
         """What routers achieve."""
         found, env = self.found, self.config.env.kind
         names = {row.name for row in found.perturbed}
-        caption = _FRONTIER + (_STAR if env in routers.PUBLISHED else "") + routers.note(found)
+        ours = REFERENCE in names
+        caption = _FRONTIER + (_RING if ours else "") + (_STAR if env in routers.PUBLISHED else "") + routers.note(found)
         paint = partial(routers.frontier, found=found, env=env, alone=self.config.alone)
+        under = _SEEDS + (_HINDSIGHT if ours else "")
         drawn = [
             self._wide("frontier", "frontier", "Success against LLM-call rate", caption, paint, 5.2),
-            self._wide("seeds", "seeds", "Success under each perturbation seed", _SEEDS, partial(routers.seeds, found=found), 3.5),
+            self._wide("seeds", "seeds", "Success under each perturbation seed", under, partial(routers.seeds, found=found), 3.5),
         ]
-        if names & set(ABLATIONS) and REFERENCE in names:
+        if names & set(ABLATIONS) and ours:
             paint = partial(routers.ablations, found=found, alone=self.config.alone)
             drawn.append(self._wide("ablations", "ablations", "Ablations", _ABLATIONS, paint, 2.9))
         return drawn

@@ -29,7 +29,8 @@ def frontier(figure: Any, found: Findings, env: str, alone: str) -> None:
         _sweep(ax, rows, REFERENCE, alone, linewidth=3, size=7.5, alpha=1.0, intervals=True)
         _mark_selected(ax, found)
     for name in ENDS:
-        _end(ax, [row for row in rows if row.name == name])
+        # Best-of-K may be just above the SLM: one label goes above its point, the other below.
+        _end(ax, [row for row in rows if row.name == name], 6 if name == "best_of_k" else -14)
     if env in PUBLISHED:
         x, y, text = PUBLISHED[env]
         ax.plot([x], [y], marker="*", markersize=15, color="white", markeredgecolor=INK, linestyle="none", zorder=6)
@@ -130,14 +131,14 @@ def _label(ax: Any, text: str, point: tuple[float, float], offset: tuple[int, in
     ax.annotate(text, point, xytext=offset, bbox=box, arrowprops=arrow, **style)
 
 
-def _end(ax: Any, rows: list[RouterRow]) -> None:
+def _end(ax: Any, rows: list[RouterRow], height: int) -> None:
     for row in rows:
         colour = COLOURS[row.name]
         bars = [[max(0.0, row.success_rate - row.success_ci[0])], [max(0.0, row.success_ci[1] - row.success_rate)]]
         ax.errorbar([row.llm_call_rate], [row.success_rate], yerr=bars, fmt="s", markersize=8, capsize=3, color=colour, zorder=5)
     if rows:
         right = rows[0].llm_call_rate > 0.5
-        place, side = ((-6, -26), "right") if right else ((10, -4), "left")
+        place, side = ((-6, -26), "right") if right else ((10, height), "left")
         text = f"{LABELS[rows[0].name]} {rows[0].success_rate:.1%}"
         style = {"fontsize": 9, "color": COLOURS[rows[0].name], "ha": side}
         ax.annotate(text, (rows[0].llm_call_rate, rows[0].success_rate), xytext=place, textcoords="offset points", **style)
