@@ -13,8 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from r2v_dist.config import load_config
+from r2v_dist.evaluation import arm_outcomes, router_rows
 from r2v_dist.pipeline import execute
-from r2v_dist.report import Rows
 
 CONFIG = Path(__file__).parent.parent / "configs" / "humaneval_simulated.yaml"
 ORACLE = 0.999999
@@ -36,8 +36,9 @@ def frontier(auroc: float, folder: Path, overrides: list[str]) -> list[Point]:
     """Points of the entropy router from SLM-only up, by rate."""
     swept = ["evaluate.routers=[entropy]", f"evaluate.rates={RATES}"]
     config = load_config(CONFIG, [f"slm.signal_auroc={auroc}", f"run_dir={folder / f'auroc-{auroc:g}'}", *swept, *overrides])
-    rows = [row for row in Rows.of(execute(config), config).perturbed if row.name in ("slm_only", "entropy")]
-    return sorted((Point(row.llm_call_rate, row.success_rate, row.success_ci) for row in rows), key=lambda point: point.rate)
+    rows = router_rows(arm_outcomes(execute(config).rollouts("evaluate")), config.evaluate.bootstrap, config.seed)
+    points = [Point(row.llm_call_rate, row.success_rate, row.success_ci) for row in rows if row.name in ("slm_only", "entropy")]
+    return sorted(points, key=lambda point: point.rate)
 
 
 def success_at(points: list[Point], rate: float) -> float:

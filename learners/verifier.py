@@ -24,7 +24,7 @@ from r2v_dist.chat import ChatFormat
 from r2v_dist.config import VerifierTrainingConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.isotonic import fit_isotonic
-from r2v_dist.verifier_metrics import VerifierMetrics, verifier_metrics
+from r2v_dist.verifier_metrics import VerifierMetrics, verifier_curves, verifier_metrics
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,8 @@ def _calibrate(folder: Path, job: VerifierJob) -> None:
     """Fit the calibration on validation states and put it beside the weights."""
     table = branch_values.load(job.validation)
     scores, weights = score_table(folder, table, job.system_prompt), table["n"].to_numpy().astype(np.float64)
-    calibration = fit_isotonic(scores, branch_values.values(table), weights)
-    saved = {"calibration": calibration.to_json(), "validation": asdict(measure(scores, table))}
+    values = branch_values.values(table)
+    calibration = fit_isotonic(scores, values, weights)
+    curves = verifier_curves(scores, values, weights)
+    saved = {"calibration": calibration.to_json(), "validation": asdict(measure(scores, table)), "curves": curves}
     (folder / "verifier.json").write_text(json.dumps(saved))

@@ -53,6 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="machine-readable; the schema is in docs/report.md")
     report.set_defaults(command=_report)
 
+    certify = commands.add_parser("certify", help="the cheapest threshold whose risk is bounded, or why there is none")
+    certify.add_argument("run_dir", type=Path)
+    certify.add_argument("--risk", type=float, help="the most a new task may fail on average; default: certificate.risk of the run")
+    certify.add_argument("--delta", type=float, help="the chance that the promise is wrong; default: certificate.delta of the run")
+    certify.add_argument("--statistic", choices=("mean", "cvar"), help="a task's loss over its seeds; default: as the run says")
+    certify.set_defaults(command=_certify)
+
     rollouts = commands.add_parser("rollouts", help="look at episodes")
     rollouts.add_argument("run_dir", type=Path)
     rollouts.add_argument("--stage", default="evaluate")
@@ -93,10 +100,9 @@ def _run(args: argparse.Namespace) -> None:
         return
     check(config)
     from r2v_dist.pipeline import execute
-    from r2v_dist.report import headline
+    from r2v_dist.report import show_headline
 
-    run = execute(config)
-    print(headline(run))
+    print(show_headline(execute(config)))
 
 
 def _run_simulated(config: "SimulatedConfig", dry_run: bool) -> None:
@@ -118,14 +124,30 @@ def _run_simulated(config: "SimulatedConfig", dry_run: bool) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from r2v_dist.report import Rows, headline, open_run, summary, write_report
+    from r2v_dist.report import open_run, summary, write_report
+    from r2v_dist.report.findings import Findings
+    from r2v_dist.report.headline import headline
 
     run, config = open_run(args.run_dir)
+    found = Findings.of(run, config)
     if args.json:
-        print(json.dumps(summary(run, config, Rows.of(run, config)), indent=1))
+        print(json.dumps(summary(run, config, found), indent=1))
         return
-    write_report(run, config)
-    print(headline(run))
+    write_report(run, config, found)
+    print(headline(run, config, found))
+
+
+def _certify(args: argparse.Namespace) -> None:
+    from r2v_dist.certified import certificate_of
+    from r2v_dist.report import open_run
+    from r2v_dist.run_dir import write_atomically
+
+    run, config = open_run(args.run_dir)
+    found = certificate_of(run, config, args.risk, args.delta, args.statistic)
+    target = run.root / "report" / "certificate.json"
+    write_atomically(target, json.dumps(found.as_dict(), indent=1))
+    print(found.render())
+    print(f"Written to {target}")
 
 
 def _rollouts(args: argparse.Namespace) -> None:

@@ -376,6 +376,8 @@ class EvaluateConfig(Section):
     oracle_branches: int = Field(4, ge=1)
     """Of the oracle, from every state on its path; their replicas are used for nothing else."""
     bootstrap: int = Field(2000, ge=100)
+    budget: float | None = Field(0.3, gt=0, le=1)
+    """Teacher calls that the router may spend, as a share of teacher-only's: a second operating point in the report; null for none."""
 
 
 class CertificateConfig(Section):

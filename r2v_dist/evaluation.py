@@ -1,9 +1,9 @@
 """From committed episodes to the rows of a report. Every number comes from live episodes in the store."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,12 @@ from r2v_dist import rollout_store
 from r2v_dist.metrics import task_bootstrap_interval, worst_seed_success
 from r2v_dist.risk_measures import cvar_failure
 
+if TYPE_CHECKING:
+    from r2v_dist.risk_quality import RiskQuality
+
 Array = npt.NDArray[np.float64]
 CVAR_ALPHA = 0.2
-_EPISODE = ["key", "task", "z", "arm", "router", "threshold", "training_seed", "split", "success", "n_steps", "stop_reason"]
+_COLUMNS = ["key", "task", "z", "arm", "router", "threshold", "training_seed", "split", "success", "n_steps", "t", "actor"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class ArmOutcomes:
     training_seed: int
     split: str
     tasks: tuple[str, ...]
+    zs: tuple[int, ...]
     success_TZ: Array
     calls_TZ: Array
     steps_TZ: Array
@@ -89,33 +93,58 @@ def arm_outcomes(folder: Path, clean: bool = False) -> list[ArmOutcomes]:
 
     Raises ValueError where an arm lacks an episode.
     """
-    table = rollout_store.read(folder, [*_EPISODE, "t", "actor"])
+    table = rollout_store.read(folder, _COLUMNS)
     table = table.filter((pc.is_null if clean else pc.is_valid)(table["z"]))
     table = table.filter(pc.fill_null(pc.is_finite(table["threshold"]), True))
-    calls = _steps_by_key(table.filter(pc.equal(table["actor"], "teacher")))
-    by_arm: dict[str, list[dict[str, Any]]] = {}
-    for row in rollout_store.outcomes(table).select(_EPISODE).to_pylist():
-        by_arm.setdefault(row["arm"], []).append(row | {"calls": calls.get(row["key"], 0)})
-    found = [_outcomes(rows) for rows in by_arm.values()]
+    if not table.num_rows:
+        return []
+    by_teacher = np.asarray(pc.equal(table["actor"].cast(pa.string()), "teacher").fill_null(False))
+    calls_K = np.bincount(codes(table["key"])[0], by_teacher)
+    first = rollout_store.outcomes(table)
+    cells_3E = np.stack([np.asarray(first["success"]), calls_K[codes(first["key"])[0]], np.asarray(first["n_steps"])]).astype(np.float64)
+    arm_E = codes(first["arm"])[0]
+    order_E = np.argsort(arm_E, kind="stable")
+    groups = np.split(order_E, np.flatnonzero(np.diff(arm_E[order_E])) + 1)
+    task_E, z_E = np.asarray(first["task"].to_pylist()), np.asarray(pc.fill_null(first["z"], -1))
+    found = [_outcomes(first.slice(int(own[0]), 1).to_pylist()[0], task_E[own], z_E[own], cells_3E[:, own]) for own in groups]
     return sorted(found, key=lambda arm: (arm.threshold is not None, arm.name, arm.threshold or 0.0, arm.training_seed))
 
 
-def _outcomes(rows: list[dict[str, Any]]) -> ArmOutcomes:
-    tasks = {task: i for i, task in enumerate(sorted({r["task"] for r in rows}))}
-    zs = {z: i for i, z in enumerate(sorted({-1 if r["z"] is None else r["z"] for r in rows}))}
+def codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """A dictionary column as numbers, and what they stand for. Columns of one table share their numbers after any filter."""
+    chunk = column.combine_chunks()
+    chunk = chunk.chunk(0) if isinstance(chunk, pa.ChunkedArray) else chunk
+    return np.asarray(chunk.indices.fill_null(-1), dtype=np.int64), chunk.dictionary.to_pylist()
+
+
+def _outcomes(first: Mapping[str, Any], task_E: npt.NDArray[Any], z_E: npt.NDArray[Any], cells_3E: Array) -> ArmOutcomes:
+    tasks, t_E = np.unique(task_E, return_inverse=True)
+    zs, column_E = np.unique(z_E, return_inverse=True)
     cells_3TZ = np.full((3, len(tasks), len(zs)), np.nan)
-    for r in rows:
-        cells_3TZ[:, tasks[r["task"]], zs[-1 if r["z"] is None else r["z"]]] = r["success"], r["calls"], r["n_steps"]
-    first = rows[0]
+    cells_3TZ[:, t_E, column_E] = cells_3E
     if np.isnan(cells_3TZ).any():
         raise ValueError(f"arm {first['arm']}: the episodes do not cover every task under every seed")
-    return ArmOutcomes(first["router"], first["threshold"], first["training_seed"], first["split"], tuple(tasks), *cells_3TZ)
+    return ArmOutcomes(
+        *(first["router"], first["threshold"], first["training_seed"], first["split"]),
+        tuple(tasks.tolist()),
+        tuple(zs.tolist()),
+        *cells_3TZ,
+    )
 
 
 def router_rows(arms: Sequence[ArmOutcomes], bootstrap: int, seed: int, selected: Mapping[str, float] | None = None) -> list[RouterRow]:
     """One row an arm. `selected` are thresholds that validation chose, by router."""
     teacher_only = next((arm.calls_TZ.sum() for arm in arms if arm.name == "teacher_only"), None)
     return [_row(arm, teacher_only, bootstrap, seed, selected) for arm in arms]
+
+
+def with_risk(rows: Sequence[RouterRow], risks: Sequence["RiskQuality"]) -> list[RouterRow]:
+    """The rows with what is known of each router's predicted risk; it does not depend on the threshold."""
+    known = {(risk.name, risk.training_seed): risk for risk in risks}
+    return [
+        replace(row, brier=risk.brier, ece15=risk.ece15, auroc=risk.auroc) if (risk := known.get((row.name, row.training_seed))) else row
+        for row in rows
+    ]
 
 
 def selected_thresholds(rows: list[RouterRow], epsilon: float) -> dict[str, float]:
@@ -138,11 +167,6 @@ def hard_tasks(folder: Path, steps: int) -> int:
     table = rollout_store.outcomes(rollout_store.read(folder, ["t", "z", "router", "n_steps"]))
     clean = table.filter(pc.and_(pc.is_null(table["z"]), pc.equal(table["router"], "teacher_only")))
     return int(pc.sum(pc.greater_equal(clean["n_steps"], steps)).as_py() or 0)
-
-
-def _steps_by_key(table: pa.Table) -> dict[str, int]:
-    counts = table.group_by("key").aggregate([("t", "count")])
-    return dict(zip(counts["key"].to_pylist(), counts["t_count"].to_pylist(), strict=True))
 
 
 def _row(arm: ArmOutcomes, teacher_only: float | None, bootstrap: int, seed: int, selected: Mapping[str, float] | None) -> RouterRow:

@@ -3,12 +3,13 @@
 Axes: N candidates. `weights` are numbers of branches; a soft label counts as that share of successes and failures.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from r2v_dist.calibration import auroc, brier_parts, ece
+from r2v_dist.calibration import BINS, auroc, brier_parts, ece, equal_width, reliability_bins
 
 Array = npt.NDArray[np.float64]
 
@@ -38,6 +39,23 @@ def verifier_metrics(scores: Array, values: Array, weights: Array, group: npt.ND
         candidates=len(scores),
         pairs=pairs,
     )
+
+
+def verifier_curves(scores: Array, values: Array, weights: Array) -> dict[str, Any]:
+    """What a reliability diagram and a ROC curve are drawn from: `reliability` bins, and `roc` points (failed, successful branches
+    scored at least as high) from (0, 0) to (1, 1), empty where all branches end alike."""
+    successes = values * weights
+    bins = reliability_bins(scores, successes, weights, equal_width(scores, BINS))
+    return {"reliability": [asdict(one) for one in bins], "roc": roc_points(scores, successes, weights)}
+
+
+def roc_points(scores: Array, successes: Array, weights: Array) -> list[tuple[float, float]]:
+    """The ROC curve, one point a distinct score; the area under it is the AUROC."""
+    levels, level_N = np.unique(-scores, return_inverse=True)
+    won_L, lost_L = (np.cumsum(np.bincount(level_N, counts, len(levels))) for counts in (successes, weights - successes))
+    if won_L[-1] == 0 or lost_L[-1] == 0:
+        return []
+    return [(0.0, 0.0), *zip((lost_L / lost_L[-1]).tolist(), (won_L / won_L[-1]).tolist(), strict=True)]
 
 
 def pairwise_accuracy(scores: Array, values: Array, group: npt.NDArray[np.int64]) -> tuple[float, int]:

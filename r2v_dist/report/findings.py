@@ -1,0 +1,164 @@
+"""Everything a report says, computed once from the store and the manifests; page, JSON and terminal only show it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from r2v_dist.certified import RunCertificate, certificate_of
+from r2v_dist.chosen_points import ChosenPoint, Prices, bayes_point, live_points
+from r2v_dist.comparison import REFERENCE, Comparisons, SeedArms, compare
+from r2v_dist.config import LEARNED, RouterConfig, RunConfig
+from r2v_dist.evaluation import RouterRow, arm_outcomes, router_rows, with_risk
+from r2v_dist.metrics import task_bootstrap_interval, worst_seed_success
+from r2v_dist.risk_quality import AloneSteps, Array, RiskQuality, risk_of, risk_quality, score_auroc
+from r2v_dist.router_model import RouterModel
+from r2v_dist.router_stages import QUERY, load_router
+from r2v_dist.run_dir import Manifest, RunDir
+from r2v_dist.stages import stage_name
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """Predicted risks of the SLM's own test steps, by router, for one training seed."""
+
+    training_seed: int
+    steps: AloneSteps
+    rho: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Overall:
+    """A router over all training seeds: means, an interval over tasks, and the lowest success under one perturbation seed."""
+
+    name: str
+    thresholds: tuple[float, ...]
+    success_rate: float
+    success_ci: tuple[float, float]
+    llm_call_rate: float
+    worst_seed_success: float
+    training_seeds: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Test rows of all training seeds, perturbed and clean, and what follows from them. Empty or None where a run has no such stage."""
+
+    seeds: tuple[SeedArms, ...]
+    perturbed: list[RouterRow]
+    clean: list[RouterRow]
+    forecasts: tuple[Forecasts, ...]
+    risk: list[RiskQuality]
+    scores: dict[str, float]
+    comparisons: Comparisons | None
+    points: list[ChosenPoint]
+    certificate: RunCertificate | None
+
+    @classmethod
+    def of(cls, run: RunDir, config: RunConfig) -> "Findings":
+        """All of it. Nothing before the evaluation of the first training seed is complete."""
+        resamples, seed = config.evaluate.bootstrap, config.seed
+        complete = evaluated(run, config)
+        tests = [_seed_arms(run, config, "evaluate", s) for s in complete]
+        validations = [_seed_arms(run, config, "validate", s) for s in complete if run.manifest(stage_name("validate", s))]
+        forecasts = tuple(made for s in complete if (made := forecasts_of(run, config, s)) is not None)
+        risk = _risk(forecasts, seed)
+        perturbed = [row for one in tests for row in router_rows(one.arms, resamples, seed, one.selected or None)]
+        clean = [
+            row
+            for s in complete
+            for row in router_rows(arm_outcomes(run.rollouts(stage_name("evaluate", s)), clean=True), resamples, seed, None)
+        ]
+        return cls(
+            tuple(tests),
+            with_risk(perturbed, risk),
+            clean,
+            forecasts,
+            risk,
+            score_auroc(run.rollouts("validate")) if run.manifest("validate") else {},
+            compare(tests, resamples, seed),
+            _points(run, config, tests, validations, forecasts),
+            certificate_of(run, config) if run.manifest("calibrate") else None,
+        )
+
+    def overall(self, name: str, resamples: int, seed: int) -> "Overall | None":
+        """An end, or a router at its selected thresholds, over all training seeds; None where one of them lacks it."""
+        arms = [next((a for a in one.points(name) if a.threshold is None), None) or one.chosen(name) for one in self.seeds]
+        played = [arm for arm in arms if arm is not None]
+        if not played or len(played) < len(arms):
+            return None
+        success_TZ = np.mean([arm.success_TZ for arm in played], axis=0)
+        return Overall(
+            name,
+            tuple(arm.threshold for arm in played if arm.threshold is not None),
+            float(success_TZ.mean()),
+            task_bootstrap_interval(success_TZ, resamples, seed),
+            float(np.mean([arm.calls_TZ.sum() / max(1.0, arm.steps_TZ.sum()) for arm in played])),
+            min(worst_seed_success(arm.success_TZ) for arm in played),
+            len(played),
+        )
+
+    @property
+    def training_seeds(self) -> int:
+        """How many were evaluated."""
+        return len(self.seeds)
+
+
+def evaluated(run: RunDir, config: RunConfig) -> list[int]:
+    """Training seeds whose evaluation is complete."""
+    return [s for s in range(config.training_seeds) if run.manifest(stage_name("evaluate", s)) is not None]
+
+
+def router_manifest(run: RunDir, config: RunConfig, training_seed: int = 0) -> Manifest | None:
+    """The stage that made the routers which are evaluated, None where none are trained."""
+    if config.router is None:
+        return None
+    return run.manifest(stage_name("router2" if config.labels.rounds == 2 else "router", training_seed))
+
+
+def routers_of(run: RunDir, config: RunConfig, training_seed: int = 0) -> dict[str, RouterModel]:
+    """The trained routers of a training seed."""
+    manifest = router_manifest(run, config, training_seed)
+    paths: dict[str, str] = manifest.results["routers"] if manifest else {}
+    return {name: load_router(run, name, path) for name, path in paths.items() if (run.root / path).is_dir()}
+
+
+def forecasts_of(run: RunDir, config: RunConfig, training_seed: int) -> Forecasts | None:
+    """What the routers say of the SLM's own test steps."""
+    models = {name: model for name, model in routers_of(run, config, training_seed).items() if name in (*LEARNED, QUERY)}
+    if not models:
+        return None
+    steps = AloneSteps.read(run.rollouts(stage_name("evaluate", training_seed)), config.alone, config.env.max_steps)
+    return Forecasts(training_seed, steps, {name: risk_of(name, model, steps) for name, model in models.items()})
+
+
+def _seed_arms(run: RunDir, config: RunConfig, stage: str, training_seed: int) -> SeedArms:
+    chosen = run.manifest(stage_name("validate", training_seed))
+    selected = chosen.results.get("selected", {}) if chosen else {}
+    return SeedArms(training_seed, tuple(arm_outcomes(run.rollouts(stage_name(stage, training_seed)))), selected, config.alone)
+
+
+def _risk(forecasts: Sequence[Forecasts], seed: int) -> list[RiskQuality]:
+    made = [risk_quality(name, one.training_seed, rho_N, one.steps, seed) for one in forecasts for name, rho_N in one.rho.items()]
+    return [quality for quality in made if quality is not None]
+
+
+def _points(
+    run: RunDir, config: RunConfig, tests: Sequence[SeedArms], validations: Sequence[SeedArms], forecasts: Sequence[Forecasts]
+) -> list[ChosenPoint]:
+    prices, resamples = Prices.of(config.router or RouterConfig()), config.evaluate.bootstrap
+    by_seed, found = {one.training_seed: one for one in forecasts}, list[ChosenPoint]()
+    for test, validation in zip(tests, validations, strict=False):
+        found += live_points(validation, test, config.evaluate.budget, prices, resamples, config.seed)
+        model = routers_of(run, config, test.training_seed).get(REFERENCE)
+        if model is not None and (own := by_seed.get(test.training_seed)) is not None:
+            predicted = model.predict(own.steps.features_NF)
+            found.append(bayes_point(predicted.rho, predicted.rho1, test.training_seed, prices))
+    return found
+
+
+def learning_of(run: RunDir, names: Sequence[str], of_interest: Sequence[str]) -> dict[str, Any] | None:
+    """Results of the stages that say how learning went, for every training seed."""
+    manifests = [m for name in names if name.partition("@")[0] in of_interest and (m := run.manifest(name)) is not None]
+    return {m.stage: m.results for m in manifests} or None

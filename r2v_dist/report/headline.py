@@ -1,0 +1,67 @@
+"""The last lines of a run: who solved how much at which LLM-call rate, and what is promised. The full table is in the report."""
+
+from r2v_dist.config import RunConfig
+from r2v_dist.evaluation import hard_tasks
+from r2v_dist.report.findings import Findings, Overall
+from r2v_dist.report.palette import LABELS
+from r2v_dist.run_dir import RunDir
+
+HARD_STEPS = 4
+_WIDTH = 44
+
+
+def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
+    """At most a dozen lines."""
+    if not found.seeds:
+        return f"{run.root}: no evaluated episodes yet"
+    slm = found.perturbed[0]
+    label = "  [SIMULATED policy: not a result about a model]" if config.simulated else ""
+    trained = f" x {found.training_seeds} training seeds" if found.training_seeds > 1 else ""
+    lines = [f"Test: {slm.tasks} tasks x {slm.seeds} perturbation seeds{trained}, live{label}"]
+    if config.teacher.backend == "expert":
+        lines[0] += f"; {hard_tasks(run.rollouts('evaluate'), HARD_STEPS)} tasks need {HARD_STEPS} or more expert steps"
+    oracle = " (privileged oracle)" if config.teacher.backend == "expert" else ""
+    titles = {"slm_only": "SLM only", "best_of_k": "best of K", "teacher_only": "teacher only" + oracle}
+    shown = {name: one for name in (*titles, "r2v") if (one := found.overall(name, config.evaluate.bootstrap, config.seed)) is not None}
+    if "r2v" not in shown:
+        others = found.seeds[0].swept[:6]
+        shown |= {name: one for name in others if (one := found.overall(name, config.evaluate.bootstrap, config.seed)) is not None}
+    lines += [_line(titles.get(name, LABELS[name]), one) for name, one in shown.items()]
+    lines += _compared(found)
+    if found.certificate is not None:
+        of_first = "; training seed 0" if config.training_seeds > 1 else ""
+        lines.append(f"  certificate: {found.certificate.line}{of_first}")
+    return "\n".join([*lines, f"Report: {run.root / 'report' / 'index.html'}"])
+
+
+def _line(title: str, one: Overall) -> str:
+    """One router; means over training seeds."""
+    low, high = one.success_ci
+    if one.thresholds:
+        title += f" @ {', '.join(f'{threshold:.3g}' for threshold in one.thresholds)}"
+    return (
+        f"  {title:<{_WIDTH}} {one.success_rate:6.1%}  [{low:.1%}, {high:.1%}]  worst seed {one.worst_seed_success:.1%}"
+        f"  LLM calls {one.llm_call_rate:.1%}"
+    )
+
+
+def _compared(found: Findings) -> list[str]:
+    """The best baseline at r2v's cost, and the weakest of the differences in frontier area."""
+    compared = found.comparisons
+    if compared is None or compared.best_at_cost is None:
+        return []
+    best = next(one for one in compared.others if one.other == compared.best_at_cost)
+    assert best.matched_success is not None
+    assert best.matched_difference is not None
+    gap, lines = best.matched_difference, list[str]()
+    lines.append(
+        f"  {'best baseline at that cost: ' + LABELS[best.other]:<{_WIDTH}} {best.matched_success:6.1%}"
+        f"  r2v is {gap.difference * 100:+.1f} points [{gap.low * 100:+.1f}, {gap.high * 100:+.1f}], Holm p = {best.p_holm:.2g}"
+    )
+    closest = min((one for one in compared.others if one.family == "baseline"), key=lambda one: one.auc_difference.low)
+    area = closest.auc_difference
+    lines.append(
+        f"  frontier area: r2v {compared.auc:.3f}; closest baseline {LABELS[closest.other]} {closest.auc:.3f}"
+        f", difference {area.difference:+.3f} [{area.low:+.3f}, {area.high:+.3f}]"
+    )
+    return lines

@@ -1,0 +1,156 @@
+"""How good the predicted risk of every learned router is on test episodes of the SLM alone (METHOD section 9).
+
+The forecast at a step is rho_hat from what the deployed agent saw there; the observation is the episode's own outcome, one
+branch a step (n = 1). Nothing on test tasks is labelled by extra branches, and nothing here is fitted.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.feather as feather
+
+from r2v_dist import rollout_store
+from r2v_dist.calibration import BINS, PerfectEce, adaptive_ece, auroc, brier_parts, ece, equal_width
+from r2v_dist.evaluation import codes
+from r2v_dist.features import StepBatch, features
+from r2v_dist.query_features import query_features
+from r2v_dist.router_model import RouterModel
+
+Array = npt.NDArray[np.float64]
+_COLUMNS = [
+    *("key", "task", "z", "router", "threshold", "goal", "success", "t", "observation", "actor", "action", "prompt_tokens"),
+    *("verifier_scores", "first_top_logprobs", "candidate_texts", "candidate_ids", "candidate_logprobs"),
+]
+_REPETITIONS = 300
+
+
+@dataclass(frozen=True)
+class AloneSteps:
+    """All steps of the SLM's perturbed test episodes, as features and as what came of them."""
+
+    features_NF: Array
+    query_NF: Array
+    failed_N: Array
+    t_N: npt.NDArray[np.int64]
+    episode_N: npt.NDArray[np.int64]
+
+    @classmethod
+    def read(cls, folder: Path, alone: str, max_steps: int | None) -> "AloneSteps":
+        """The episodes of the SLM as deployed among those of a stage."""
+        table = rows_where(folder, lambda rows: pc.and_(pc.equal(rows["router"], alone), pc.is_valid(rows["z"])))
+        table = table.filter(pc.greater_equal(table["t"], 0))
+        _, episode_N = np.unique(codes(table["key"])[0], return_inverse=True)
+        t_N = np.asarray(table["t"], dtype=np.int64)
+        first_E = np.zeros(int(episode_N.max(initial=-1)) + 1, dtype=np.int64)
+        first_E[episode_N[t_N == 0]] = np.flatnonzero(t_N == 0)
+        opening = table.take(pa.array(first_E))
+        query_EF = query_features(opening["goal"].to_pylist(), opening["observation"].to_pylist())
+        failed_N = 1.0 - np.asarray(table["success"], dtype=np.float64)
+        return cls(features(StepBatch.from_rows(table, max_steps)), query_EF[episode_N], failed_N, t_N, episode_N)
+
+
+@dataclass(frozen=True)
+class RiskQuality:
+    """Measures of one router's rho_hat. `perfect_ece` treats steps as independent; `perfect_ece_shared` gives all steps of an episode
+    the same luck, which is nearer to the truth: a perfect forecaster's ECE lies between the two, and neither is 0."""
+
+    name: str
+    training_seed: int
+    brier: float
+    constant_brier: float
+    reliability: float
+    resolution: float
+    ece15: float
+    adaptive_ece: float
+    perfect_ece: float
+    perfect_ece_upper_95: float
+    perfect_ece_shared: float
+    perfect_ece_shared_upper_95: float
+    auroc: float | None
+    steps: int
+    episodes: int
+    failure_rate: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def risk_of(name: str, model: RouterModel, steps: AloneSteps) -> Array:
+    """rho_hat at every step."""
+    return model.predict(steps.query_NF if name == "query_level" else steps.features_NF).rho
+
+
+def risk_quality(name: str, training_seed: int, rho_N: Array, steps: AloneSteps, seed: int) -> RiskQuality | None:
+    """The measures; None for a router that gives every step the same risk, because it predicts none."""
+    if len(rho_N) == 0 or np.ptp(rho_N) == 0:
+        return None
+    failed_N, n_N = steps.failed_N, np.ones(len(rho_N))
+    parts = brier_parts(rho_N, failed_N, n_N)
+    independent, shared = luck_ece(rho_N, np.arange(len(rho_N)), seed), luck_ece(rho_N, steps.episode_N, seed)
+    return RiskQuality(
+        *(name, training_seed, parts.brier, parts.constant, parts.reliability, parts.resolution),
+        ece15=ece(rho_N, failed_N, n_N),
+        adaptive_ece=adaptive_ece(rho_N, failed_N, n_N),
+        perfect_ece=independent.mean,
+        perfect_ece_upper_95=independent.upper_95,
+        perfect_ece_shared=shared.mean,
+        perfect_ece_shared_upper_95=shared.upper_95,
+        auroc=auroc(rho_N, failed_N, n_N) if 0 < failed_N.sum() < len(failed_N) else None,
+        steps=len(rho_N),
+        episodes=int(steps.episode_N.max()) + 1,
+        failure_rate=float(failed_N.mean()),
+    )
+
+
+def luck_ece(rho_N: Array, draw_N: npt.NDArray[np.int64], seed: int) -> PerfectEce:
+    """ECE when the truth is rho and one uniform draw decides all steps of equal `draw_N`; `calibration.perfect_ece` where all differ."""
+    rng, draws = np.random.default_rng(seed), int(draw_N.max()) + 1
+    bins_N = equal_width(rho_N, BINS)
+    forecast_B = np.bincount(bins_N, rho_N, BINS)
+    values = [
+        np.abs(forecast_B - np.bincount(bins_N[rng.random(draws)[draw_N] < rho_N], minlength=BINS)).sum() / len(rho_N)
+        for _ in range(_REPETITIONS)
+    ]
+    return PerfectEce(float(np.mean(values)), float(np.quantile(values, 0.95)))
+
+
+def score_auroc(folder: Path) -> dict[str, float]:
+    """AUROC of every router's score against the outcome of the SLM alone, from the arms that only watched (validation tasks)."""
+    table = rollout_store.read(folder, ["router", "threshold", "score", "success", "z"])
+    table = table.filter(pc.and_(pc.equal(table["threshold"], math.inf), pc.is_valid(table["z"])))
+    router_N, names = codes(table["router"]) if table.num_rows else (np.array([], np.int64), [])
+    score_N, failed_N = np.asarray(table["score"], dtype=np.float64), 1.0 - np.asarray(table["success"], dtype=np.float64)
+    found: dict[str, float] = {}
+    for code in np.unique(router_N).tolist():
+        own = (router_N == code) & np.isfinite(score_N)
+        if 0 < failed_N[own].sum() < own.sum():
+            found[names[code]] = auroc(score_N[own], failed_N[own], np.ones(int(own.sum())))
+    return dict(sorted(found.items()))
+
+
+def step_risks(model: RouterModel, rows: pa.Table, max_steps: int | None) -> dict[tuple[str, int], tuple[float, float | None]]:
+    """Predicted risks by (episode, step) of whole episodes: of going on alone, and after one step of the teacher where predicted."""
+    if not rows.num_rows:
+        return {}
+    predicted = model.predict(features(StepBatch.from_rows(rows, max_steps)))
+    rho1_N = [None] * rows.num_rows if predicted.rho1 is None else predicted.rho1.tolist()
+    places = zip(rows["key"].to_pylist(), rows["t"].to_pylist(), rows["candidate_texts"].to_pylist(), strict=True)
+    # Without a proposal there is nothing to predict from.
+    return {
+        (key, t): (risk, after) for (key, t, proposed), risk, after in zip(places, predicted.rho.tolist(), rho1_N, strict=True) if proposed
+    }
+
+
+def rows_where(folder: Path, condition: Callable[[pa.Table], Any], columns: list[str] | None = _COLUMNS) -> pa.Table:
+    """Rows of a stage that meet a condition, read shard by shard: a stage's candidates together may not fit in memory."""
+    tables = (feather.read_table(path, columns=columns) for path in rollout_store.shards(folder))
+    parts = [table.filter(condition(table)) for table in tables]
+    return pa.concat_tables([part for part in parts if part.num_rows] or parts[:1]).unify_dictionaries()

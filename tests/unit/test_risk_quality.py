@@ -1,0 +1,52 @@
+"""Quality of a predicted risk, and the calibration error that no forecaster can avoid."""
+
+import numpy as np
+import pytest
+
+from r2v_dist.calibration import auroc, brier_parts, ece, perfect_ece
+from r2v_dist.risk_quality import AloneSteps, luck_ece, risk_quality
+
+
+def steps(failed_N: np.ndarray, episode_N: np.ndarray) -> AloneSteps:
+    count = len(failed_N)
+    return AloneSteps(np.zeros((count, 1)), np.zeros((count, 1)), failed_N, np.zeros(count, np.int64), episode_N)
+
+
+def test_measures_are_those_of_calibration() -> None:
+    rng = np.random.default_rng(0)
+    episode_N = np.repeat(np.arange(60), 5)
+    rho_N = rng.random(300)
+    failed_N = (rng.random(60) < 0.4).astype(np.float64)[episode_N]
+    found = risk_quality("r2v", 2, rho_N, steps(failed_N, episode_N), 0)
+    assert found is not None
+    n_N = np.ones(300)
+    assert (found.name, found.training_seed, found.steps, found.episodes) == ("r2v", 2, 300, 60)
+    assert found.brier == pytest.approx(np.mean((rho_N - failed_N) ** 2))
+    assert found.constant_brier == pytest.approx(failed_N.mean() * (1 - failed_N.mean()))
+    assert found.ece15 == pytest.approx(ece(rho_N, failed_N, n_N))
+    assert found.auroc == pytest.approx(auroc(rho_N, failed_N, n_N))
+    assert found.resolution == pytest.approx(brier_parts(rho_N, failed_N, n_N).resolution)
+    assert found.perfect_ece < found.perfect_ece_shared
+
+
+def test_a_constant_predicts_no_risk_and_one_outcome_has_no_auroc() -> None:
+    episode_N = np.arange(20)
+    assert risk_quality("r2v_no_brier", 0, np.full(20, 0.5), steps(np.zeros(20), episode_N), 0) is None
+    found = risk_quality("r2v", 0, np.linspace(0, 1, 20), steps(np.zeros(20), episode_N), 0)
+    assert found is not None
+    assert found.auroc is None
+
+
+def test_independent_luck_is_the_perfect_ece() -> None:
+    rho_N = np.random.default_rng(1).random(400)
+    ours, theirs = luck_ece(rho_N, np.arange(400), 0), perfect_ece(rho_N, np.ones(400), 1)
+    assert ours.mean == pytest.approx(theirs.mean, rel=0.05)
+    assert ours.upper_95 == pytest.approx(theirs.upper_95, rel=0.08)
+
+
+def test_shared_luck_in_closed_form() -> None:
+    """One episode, every step at 1/2: it fails or it does not, and the error is 1/2 either way. Two: 0 or 1/2, equally often."""
+    assert luck_ece(np.full(30, 0.5), np.zeros(30, np.int64), 0).mean == pytest.approx(0.5)
+    two = luck_ece(np.full(30, 0.5), np.repeat([0, 1], 15), 0)
+    assert two.mean == pytest.approx(0.25, abs=0.06)
+    assert two.upper_95 == pytest.approx(0.5)
