@@ -19,6 +19,10 @@ ScorerCall = Callable[[list[tuple[list[int], list[list[int]]]]], Awaitable[list[
 """(prompt, answers) of each state to V of its answers."""
 
 
+KEPT_TOKENS = 50_000
+"""Prompt tokens that a scorer without an accelerator keeps read: some hundred conversations of a small model, 300 MB."""
+
+
 class VerifierServer:
     """Create it as an async Ray actor with a high `max_concurrency`: calls wait while a forward pass runs."""
 
@@ -28,7 +32,7 @@ class VerifierServer:
         from learners.value_model import ValueModel
 
         torch.set_num_threads(threads)
-        self._model, self._version, self._max_tokens = ValueModel(Path(path), max_tokens), version, max_tokens
+        self._model, self._version, self._max_tokens = ValueModel(Path(path), max_tokens, KEPT_TOKENS), version, max_tokens
         self._waiting: list[tuple[list[AnswerRow], asyncio.Future[list[tuple[float, ...]]]]] = []
         self._worker: asyncio.Task[None] | None = None
 
@@ -40,7 +44,7 @@ class VerifierServer:
         """Replace the verifier; a forward pass under way ends with the old one."""
         from learners.value_model import ValueModel
 
-        self._model, self._version = await asyncio.to_thread(ValueModel, Path(path), self._max_tokens), version
+        self._model, self._version = await asyncio.to_thread(ValueModel, Path(path), self._max_tokens, KEPT_TOKENS), version
         return version
 
     async def score(self, states: list[tuple[list[int], list[list[int]]]]) -> list[tuple[float, ...]]:
@@ -104,5 +108,8 @@ class TrainedVerifier:
         """V of every candidate. Raises RuntimeFailure when the actor does not answer."""
         if not candidates:
             return ()
-        answers = [self._chat.action_ids(Turn(user, c.text, "slm", c.token_ids)) + self._end for c in candidates]
-        return await self._batcher.ask((self._chat.prompt(history, user), answers))
+        answers = [tuple(self._chat.action_ids(Turn(user, c.text, "slm", c.token_ids)) + self._end) for c in candidates]
+        distinct = list(dict.fromkeys(answers))  # candidates often agree
+        scores = await self._batcher.ask((self._chat.prompt(history, user), [list(answer) for answer in distinct]))
+        by_answer = dict(zip(distinct, scores, strict=True))
+        return tuple(by_answer[answer] for answer in answers)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from learners.answer_rows import AnswerRow, can_share_prompt
+from learners.prefix_scorer import PrefixScorer
 from learners.row_tensors import row_tensors
 from r2v_dist.isotonic import Isotonic
 
@@ -43,9 +44,12 @@ def answer_scores(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 
 class ValueModel:
-    """A published verifier, ready to score. `max_tokens` bounds a forward pass (padding included)."""
+    """A published verifier, ready to score. `max_tokens` bounds a forward pass (padding included).
 
-    def __init__(self, path: Path, max_tokens: int = 8192) -> None:
+    With `kept_tokens`, a processor without an accelerator reads conversations on from where it stopped (`PrefixScorer`).
+    """
+
+    def __init__(self, path: Path, max_tokens: int = 8192, kept_tokens: int = 0) -> None:
         from transformers import AutoModelForTokenClassification
 
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -53,11 +57,15 @@ class ValueModel:
         self._model = AutoModelForTokenClassification.from_pretrained(path, dtype=dtype).to(self._device).eval()
         self._model.config.use_cache = False
         self._share, self._max_tokens = can_share_prompt(self._model), max_tokens
+        on = kept_tokens > 0 and self._share and self._device == "cpu"
+        self._prefixes = PrefixScorer(self._model, kept_tokens) if on else None
         saved = path / CALIBRATION
         self._calibration = Isotonic.from_json(json.loads(saved.read_text())["calibration"]) if saved.is_file() else None
 
     def score(self, states: Sequence[AnswerRow]) -> list[tuple[float, ...]]:
         """V in [0, 1] of every answer of every state, calibrated where the checkpoint has a calibration."""
+        if self._prefixes is not None:
+            return [tuple(self._calibrated(self._prefixes.logits(state))) for state in states]
         by_length = sorted(range(len(states)), key=lambda i: len(states[i].ids))
         scores: dict[int, tuple[float, ...]] = {}
         start = 0
@@ -78,7 +86,10 @@ class ValueModel:
         # The padding's id is never looked at: no real token sees it.
         batch = {name: tensor.to(self._device) for name, tensor in value_batch(states, 0, self._share).items()}
         with torch.no_grad():
-            v_N = torch.sigmoid(answer_scores(self._model, batch)).double().cpu().numpy()
+            return self._calibrated(answer_scores(self._model, batch))
+
+    def _calibrated(self, logits_N: Tensor) -> list[float]:
+        v_N = torch.sigmoid(logits_N).double().cpu().numpy()
         if self._calibration:
             # A calibration has plateaus; best-of-K must still see which candidate is the better one.
             v_N = (1 - _ORDER) * self._calibration(v_N) + _ORDER * v_N

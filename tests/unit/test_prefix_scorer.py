@@ -1,0 +1,65 @@
+"""A conversation read on from where it stopped scores as one that is read afresh."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForTokenClassification
+
+from learners.answer_rows import AnswerRow
+from learners.prefix_scorer import PrefixScorer
+from learners.value_model import ValueModel
+
+
+@pytest.fixture(scope="module")
+def verifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verifier")
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
+    config = Qwen3Config(vocab_size=200, num_key_value_heads=1, num_labels=1, classifier_dropout=0.0, **shape)
+    Qwen3ForTokenClassification(config).save_pretrained(folder)
+    return folder
+
+
+def conversations() -> list[AnswerRow]:
+    """Four conversations, three steps each, in turns; at every step up to three candidate answers."""
+    rng = np.random.default_rng(0)
+    prompts: list[list[int]] = [rng.integers(0, 200, 20).tolist() for _ in range(4)]
+    rows = []
+    for step in range(3):
+        for i, prompt in enumerate(prompts):
+            answers = tuple(rng.integers(0, 200, 2 + k).tolist() for k in range(1 + (i + step) % 3))
+            rows.append(AnswerRow(list(prompt), answers))
+            prompts[i] = [*prompt, *answers[0], *rng.integers(0, 200, 7).tolist()]
+    return rows
+
+
+@pytest.mark.parametrize("kept", [10_000, 50, 1])
+def test_scores_do_not_depend_on_what_was_kept(verifier: Path, kept: int) -> None:
+    afresh, going_on = ValueModel(verifier), ValueModel(verifier, kept_tokens=kept)
+    rows = conversations()
+    expected = afresh.score(rows)
+    for once_more in range(2):
+        found = going_on.score(rows)
+        for a, b in zip(expected, found, strict=True):
+            assert b == pytest.approx(a, abs=1e-5), once_more
+
+
+def test_only_new_tokens_are_read(verifier: Path) -> None:
+    read: list[int] = []
+
+    class Counting:
+        def __init__(self, model: Any) -> None:
+            self._model = model
+
+        def __call__(self, input_ids: torch.Tensor, **rest: Any) -> Any:
+            read.append(int(input_ids.shape[1]))
+            return self._model(input_ids=input_ids, **rest)
+
+    scorer = PrefixScorer(Counting(Qwen3ForTokenClassification.from_pretrained(verifier).eval()), 10_000)
+    prompt = list(range(30))
+    for row in (AnswerRow(prompt, ([1, 2],)), AnswerRow(prompt, ([3],)), AnswerRow([*prompt, 1, 2, 9], ([4, 5],))):
+        scorer.logits(row)
+    assert read == [32, 1, 5]
