@@ -100,6 +100,9 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
     def learns(c: RunConfig) -> list[Any]:
         return [c.router, c.labels.rounds, c.evaluate.routers]
 
+    def sweeps(c: RunConfig) -> list[Any]:
+        return [*plays(c), c.evaluate.rates, c.evaluate.routers, c.evaluate.oracle_branches]
+
     made, models = list[Stage](), tuple[str, ...]()
     if config.router is not None:
         made += [
@@ -115,10 +118,10 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
                 Stage("router2", ("visits", "labels", "labels2"), learns, router_stages.second_router),
             ]
             models = ("router2",)
-    made.append(Stage("validate", ("tasks", *policy, *models), lambda c: [*plays(c), c.evaluate], router_stages.validate))
+    made.append(Stage("validate", ("tasks", *policy, *models), sweeps, router_stages.validate))
     if config.router is not None and config.env.splits.calibration:
         made.append(Stage("calibrate", ("tasks", *policy, *models, "validate"), plays, router_stages.calibrate))
-    made.append(Stage("evaluate", ("tasks", *policy, *models, "validate"), lambda c: [*plays(c), c.evaluate], router_stages.evaluate))
+    made.append(Stage("evaluate", ("tasks", *policy, *models, "validate"), sweeps, router_stages.evaluate))
     return made
 
 
