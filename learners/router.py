@@ -172,8 +172,9 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
         heads = {"rho": policy}
         calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
     if rank == 0:
+        score = "policy" if config.ablation == "no_brier" else config.score  # without risks there is nothing else
         version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
-        model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score=config.score)
+        model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score=score)
         _publish(job, model, duality, held_out, episodes)
     torch.distributed.barrier()
 

@@ -154,13 +154,17 @@ def candidate_branches(state: State, arm: Arm, n: int, n_agreed: int, with_teach
     return branches
 
 
-def label_branches(state: State, slm: Arm, teacher: Arm, n: int, n_teacher: int, first_replica: int = 1) -> list[Branch]:
-    """n S- and n T1-branches with common random numbers, and Tinf-branches; the S-branches start with the action that was executed."""
-    first, replicas = state.candidates[state.executed], range(first_replica, first_replica + n)
+def label_branches(state: State, slm: Arm, teacher: Arm, n_s: int, n_t1: int, n_teacher: int, first_replica: int = 1) -> list[Branch]:
+    """S-, T1- and Tinf-branches with common random numbers; the S-branches start with the action that was executed."""
+    first = state.candidates[state.executed]
+
+    def replicas(count: int) -> range:
+        return range(first_replica, first_replica + count)
+
     return [
-        *(Branch(S, slm, r, state.path, state.seen, first=first) for r in replicas),
-        *(Branch(T1, slm, r, state.path, state.seen, teacher_first=True) for r in replicas),
-        *(Branch(TINF, teacher, r, state.path, state.seen) for r in range(first_replica, first_replica + n_teacher)),
+        *(Branch(S, slm, r, state.path, state.seen, first=first) for r in replicas(n_s)),
+        *(Branch(T1, slm, r, state.path, state.seen, teacher_first=True) for r in replicas(n_t1)),
+        *(Branch(TINF, teacher, r, state.path, state.seen) for r in replicas(n_teacher)),
     ]
 
 

@@ -344,12 +344,13 @@ class LabelConfig(Section):
     validation_tasks: int = Field(20, ge=2)
     seeds: int = Field(10, ge=10)
     """Of each split. CVaR over fewer says nothing."""
-    states: int = Field(200, ge=1)
-    """States of a round with S- and T1-branches. Every state of the SLM alone has its own outcome and a Tinf-branch besides."""
-    validation_states: int = Field(100, ge=1)
-    n: int = Field(4, ge=1)
-    """S-branches of a state, and T1-branches."""
-    n_unsure: int = Field(8, ge=1)
+    states: int = Field(400, ge=1)
+    """States of a round with T1-branches, and S-branches where the SLM's own outcome is not one already. Every state of the SLM alone
+    has a Tinf-branch besides."""
+    validation_states: int = Field(200, ge=1)
+    n: int = Field(2, ge=1)
+    """Branches of a kind; many states with few branches teach more than few states with many."""
+    n_unsure: int = Field(4, ge=1)
     """The same in the second round, where the first round's risk lies between .1 and .9."""
     random_rate: float = Field(0.2, gt=0, lt=1)
     """Escalation rate of the episodes that lead to states after a hand-over."""
@@ -369,7 +370,7 @@ LEARNED: tuple[str, ...] = get_args(Learned)
 class EvaluateConfig(Section):
     """Live evaluation on held-out tasks and seeds. Thresholds come from validation tasks alone."""
 
-    rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.05, 0.1, 0.2, 0.35, 0.55, 0.8)
+    rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.96)
     """Target escalation rates; a router's thresholds are the matching quantiles of its score along validation episodes of the SLM."""
     routers: tuple[Baseline | Learned | Literal["oracle"], ...] = (*get_args(Baseline), *get_args(Learned))
     """Those that the run has no model, verifier or log-probabilities for are left out. `oracle` has to be asked for."""

@@ -149,7 +149,7 @@ def with_risk(rows: Sequence[RouterRow], risks: Sequence["RiskQuality"]) -> list
 
 def selected_thresholds(rows: list[RouterRow], epsilon: float) -> dict[str, float]:
     """The threshold of every router: the cheapest in teacher calls whose CVaR of failure is at most epsilon; where there is none,
-    the one of least CVaR. One rule for all, on validation rows."""
+    the one of least CVaR. One rule for all, on validation rows; the router without CVaR goes by its mean failure."""
     chosen: dict[str, RouterRow] = {}
     for row in rows:
         best = chosen.get(row.name)
@@ -159,7 +159,8 @@ def selected_thresholds(rows: list[RouterRow], epsilon: float) -> dict[str, floa
 
 
 def _preference(row: RouterRow, epsilon: float) -> tuple[float, float]:
-    return (0.0, row.teacher_calls) if row.cvar_failure <= epsilon else (row.cvar_failure, row.teacher_calls)
+    failure = 1.0 - row.success_rate if row.name == "r2v_no_cvar" else row.cvar_failure
+    return (0.0, row.teacher_calls) if failure <= epsilon else (failure, row.teacher_calls)
 
 
 def hard_tasks(folder: Path, steps: int) -> int:

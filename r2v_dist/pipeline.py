@@ -94,6 +94,9 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
     def plays(c: RunConfig) -> list[Any]:
         return [c.perturb, c.slm.content(), c.teacher.content(), c.verifier]
 
+    def visits(c: RunConfig) -> list[Any]:
+        return [*plays(c), c.labels.tasks, c.labels.validation_tasks, c.labels.seeds, c.labels.random_rate]
+
     def labels(c: RunConfig) -> list[Any]:
         return [*plays(c), c.labels]
 
@@ -106,14 +109,14 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
     made, models = list[Stage](), tuple[str, ...]()
     if config.router is not None:
         made += [
-            Stage("visits", ("tasks", *policy), labels, router_stages.visits),
+            Stage("visits", ("tasks", *policy), visits, router_stages.visits),
             Stage("labels", ("tasks", *policy, "visits"), labels, router_stages.labels),
             Stage("router", ("visits", "labels"), learns, router_stages.router),
         ]
         models = ("router",)
         if config.labels.rounds == 2:
             made += [
-                Stage("visits2", ("tasks", *policy, "router"), labels, router_stages.second_visits),
+                Stage("visits2", ("tasks", *policy, "router"), visits, router_stages.second_visits),
                 Stage("labels2", ("tasks", *policy, "router", "visits", "visits2"), labels, router_stages.second_labels),
                 Stage("router2", ("visits", "labels", "labels2"), learns, router_stages.second_router),
             ]

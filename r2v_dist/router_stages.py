@@ -39,8 +39,10 @@ SPLITS: tuple[Split, Split] = ("train", "validation")
 QUERY = "query_level"
 NEVER = math.inf
 """The threshold of a router that only watches: its scores along the SLM's own path are what thresholds are chosen from."""
-ALWAYS = 0.0
+ALWAYS = -1.0
+"""No score is below it."""
 _UNSURE = (0.1, 0.9)
+_SECOND_ROUND_RATE = 0.2
 
 
 def visits(context: Context) -> dict[str, Any]:
@@ -50,9 +52,9 @@ def visits(context: Context) -> dict[str, Any]:
 
 
 def second_visits(context: Context) -> dict[str, Any]:
-    """The first round's router on its own paths."""
+    """The first round's router on its own paths, on every other task."""
     arm = context.deploy(trained(context, "router"))
-    return context.roll_out(_learning_units(context, (arm("r2v", context.result("router", "threshold")),)))
+    return context.roll_out(_learning_units(context, (arm("r2v", context.result("router", "threshold")),), every=2))
 
 
 def labels(context: Context) -> dict[str, Any]:
@@ -183,13 +185,13 @@ def _ends(context: Context, arm: Callable[..., Arm]) -> tuple[Arm, ...]:
     return tuple(arm(name) for name in dict.fromkeys(("slm_only", context.config.alone, "teacher_only")))
 
 
-def _learning_units(context: Context, arms: tuple[Arm, ...]) -> list[Unit]:
+def _learning_units(context: Context, arms: tuple[Arm, ...], every: int = 1) -> list[Unit]:
     from envs.tasks import seeds
 
     config, units = context.config, list[Unit]()
     for split, count in zip(SPLITS, (config.labels.tasks, config.labels.validation_tasks), strict=True):
         zs = seeds(config.perturb, split)[: config.labels.seeds]
-        units += [context.unit(task, z, arms) for task in context.tasks(split)[:count] for z in zs]
+        units += [context.unit(task, z, arms) for task in context.tasks(split)[:count:every] for z in zs]
     return units
 
 
@@ -207,14 +209,17 @@ def _counts(context: Context) -> dict[Split, int]:
 
 
 def _label(context: Context, states: list[State], n: Mapping[str, int], handed_over: set[str]) -> dict[str, Any]:
-    """Branch, and write the label tables: n S- and T1-branches by state key, a Tinf-branch where a state is handed over."""
+    """Branch, and write the label tables: n T1-branches by state key, a Tinf-branch where a state is handed over, and n S-branches
+    where the SLM's own episode did not go on from there already, which is as good as one."""
     config = context.config
     arm = context.deploy()
     alone, teacher = arm(config.alone), arm("teacher_only")
     tasks = {task.id: task for task in context.tasks(*SPLITS)}
     asked: dict[tuple[str, int], list[Any]] = {}
     for state in states:
-        own = branching.label_branches(state, alone, teacher, n.get(state.key, 0), int(state.key in handed_over))
+        count = n.get(state.key, 0)
+        n_s = count if state.own_success is None else 0
+        own = branching.label_branches(state, alone, teacher, n_s, count, int(state.key in handed_over))
         asked.setdefault((state.task, state.z), []).extend(own)
     results = context.roll_out([context.unit(tasks[task], z, branches=own) for (task, z), own in asked.items() if own])
     rows = rollout_store.read(context.run.rollouts(context.stage))
@@ -245,12 +250,17 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
     if QUERY in config.swept:
         paths[QUERY] = str((root / QUERY).relative_to(run.root))
         _query_router(context).save(root / QUERY)
-    point = results["r2v"].point
     return {
         "routers": paths,
-        "threshold": point.threshold if point is not None else ALWAYS,
+        "threshold": _often(LabelTable.load(folder / "train.arrow"), load_router(run, "r2v", paths["r2v"])),
         "training": {name: asdict(result) | {"output": paths[name]} for name, result in results.items()},
     }
+
+
+def _often(labels: LabelTable, model: RouterModel) -> float:
+    """The threshold that one in five states of the SLM alone exceeds: what the second round visits is met often."""
+    alone = labels.source == "slm_only"
+    return float(np.quantile(model.predict(labels.features_NF[alone]).score, 1 - _SECOND_ROUND_RATE))
 
 
 def _job(context: Context, config: RouterConfig, folder: Path, root: Path, name: str) -> "RouterJob":

@@ -23,7 +23,7 @@ REAL = [
     "branches={tasks: 4, validation_tasks: 2, seeds: 3, states: 16, validation_states: 8, n: 2, n_agreed: 1}",
     "dpo.min_gap=0.02",
     "labels={tasks: 4, validation_tasks: 2, states: 20, validation_states: 12, n: 2, n_unsure: 3}",
-    "router={epsilon: 0.05, risk_steps: 60, policy_steps: 80}",
+    "router={epsilon: 0.05, score: value, risk_steps: 60, policy_steps: 80}",
     "evaluate={rates: [0.25], routers: [entropy, r2v]}",
     "cluster.shard_seconds=0.5",
 ]

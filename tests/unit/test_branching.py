@@ -80,7 +80,7 @@ def test_values_of_candidates_are_their_chances(states: list[State], tmp_path: P
 def test_labels_are_the_risks_of_the_three_continuations(states: list[State], tmp_path: Path) -> None:
     chosen = [s for s in states if s.t in (1, 4, 6)][:8]
     by_id, n = {task.id: task for task in TASKS}, 300
-    units = [Unit("l", "h", by_id[s.task], s.z, 0, (), tuple(branching.label_branches(s, ALONE, TEACHER, n, 1))) for s in chosen]
+    units = [Unit("l", "h", by_id[s.task], s.z, 0, (), tuple(branching.label_branches(s, ALONE, TEACHER, n, n, 1))) for s in chosen]
     table, left_out = branching.labels(chosen, play_all(units, tmp_path))
     assert left_out.total() == 0
     assert len(table) == len(chosen)
@@ -119,7 +119,7 @@ def test_where_nobody_can_help_the_branch_has_failed_and_is_not_forgotten(states
 
     chosen = [s for s in states if s.t in (0, 5)][:6]
     by_id = {task.id: task for task in TASKS}
-    units = [Unit("l", "h", by_id[s.task], s.z, 0, (), tuple(branching.label_branches(s, ALONE, TEACHER, 4, 1))) for s in chosen]
+    units = [Unit("l", "h", by_id[s.task], s.z, 0, (), tuple(branching.label_branches(s, ALONE, TEACHER, 4, 4, 1))) for s in chosen]
     table, left_out = branching.labels(chosen, play_all(units, tmp_path, Lost))
     assert (len(table), left_out.total()) == (len(chosen), 0)
     assert {s.t for s in chosen} == {0, 5}
