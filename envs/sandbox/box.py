@@ -21,6 +21,7 @@ from envs.sandbox import command, seccomp
 from envs.sandbox.cgroups import Group, Hierarchy
 from envs.sandbox.limits import Completed, Ending, Limits
 from envs.sandbox.message import decode_report, encode
+from envs.sandbox.patience import Patience
 from envs.sandbox.streams import Streams, readable
 from r2v_dist.errors import RuntimeFailure
 
@@ -39,7 +40,7 @@ class Box:
         self._private = bubblewrapped
         self._group = Group(hierarchy) if hierarchy else None
         self._scratch: Path | None = None
-        self._init_fd = self._status_fd = -1
+        self._init = self._init_fd = self._status_fd = -1
         self._report_fd, self._report_inside = os.pipe()
         try:
             self._process = self._bubblewrap() if bubblewrapped else self._bare()
@@ -84,18 +85,21 @@ class Box:
             raise RuntimeFailure(f"a sandbox did not start: {self._complaint()}")
         if self._private:
             # Written before the interpreter starts. The process number is valid: its owner, bubblewrap, has not ended.
-            child = json.loads(os.read(self._status_fd, _CHUNK).splitlines()[0])["child-pid"]
-            self._init_fd = os.pidfd_open(child)
+            self._init = json.loads(os.read(self._status_fd, _CHUNK).splitlines()[0])["child-pid"]
+            self._init_fd = os.pidfd_open(self._init)
 
     def run(self, source: str, files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> Completed:
-        """Run `source`. Raises RuntimeFailure when something from outside ended it, and ValueError for a bad file name."""
+        """Run `source`. Raises RuntimeFailure when something from outside ended or starved it, and ValueError for a bad file name."""
         message = encode(source, files, limits.rlimits(self._private), self._report_inside)
         if self._group:
             self._group.limit(limits.memory_mib, limits.processes)
+        patience = Patience(limits.wall_s, self._init if self._private else self._process.pid, self._private)
         started = time.monotonic()
         streams = Streams(self._stdin, self._stdout, self._stderr, message + stdin, limits.output_kib << 10)
-        stopped = streams.pump((self._report_fd, self._exit_fd), started + limits.wall_s)
+        stopped = streams.pump((self._report_fd, self._exit_fd), patience.left)
         wall_s = time.monotonic() - started
+        if stopped == Ending.TIMEOUT:
+            patience.blame_machine(self._group and self._group.cpu_s())
         report = None if stopped else decode_report(os.read(self._report_fd, _CHUNK))
         if report is None or not self._private:
             self._kill()

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Literal
 
-from envs.sandbox import cgroups, seccomp
+from envs.sandbox import cgroups, patience, seccomp
 from envs.sandbox.box import Box
 from envs.sandbox.limits import Ending, Limits
 from r2v_dist.errors import RuntimeFailure
@@ -68,4 +68,6 @@ def _look(hierarchy: cgroups.Hierarchy | None) -> str:
     parts = ["namespaces", "no network", "read-only system", "no capabilities", "rlimits"]
     parts.append("seccomp" if filtered else f"no seccomp filter for {platform.machine()}")
     parts.append(str(hierarchy) if hierarchy else "no cgroups: memory is limited by process")
+    if not patience.told():
+        parts.append("time limits by the clock: a busy machine can end a program")
     return ", ".join(parts)

@@ -21,6 +21,7 @@ from r2v_dist.config import CodeConfig, EnvConfig, ModelConfig, PerturbConfig, S
 from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
 from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Sampling
+from r2v_dist.tree import Tree, TreeEnv
 from tests.codes import require_data
 from tests.sandboxes import require_bubblewrap
 
