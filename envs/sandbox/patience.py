@@ -1,10 +1,11 @@
 """How long a program may go on: the time in which it was ready to run and got no processor is not its own.
 
 A busy machine must not change how a run ends. The limit on the clock is compared with the program's own time: that of the
-clock less what the kernel says its main process has waited for a processor. A program that starves itself, by processes
-it started, gains time up to a multiple of the limit, and no more.
+clock less what the kernel says it has waited for a processor. A program of several threads or processes may be waiting for
+itself: for such a one the clock counts alone.
 """
 
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ def told() -> bool:
 
 
 class Patience:
-    """Counts from its creation for one program: the first child of process `init`, or `init` itself in a weak sandbox."""
+    """Counts from its creation for one program: the child of process `init`, or `init` itself where nothing supervises it."""
 
     def __init__(self, wall_s: float, init: int, supervised: bool) -> None:
         self._wall_s, self._init, self._supervised = wall_s, init, supervised
@@ -45,15 +46,20 @@ class Patience:
             raise RuntimeFailure(f"a program got {cpu_s:.1f} s of a processor in {elapsed:.0f} s; the machine is overloaded")
 
     def _waited_s(self) -> float:
-        with suppress(OSError, IndexError):  # it has just ended, or the kernel does not tell
+        """Seconds that the program has waited for a processor; 0 for one that may be waiting for its own threads or processes."""
+        with suppress(OSError, ValueError, IndexError):  # it has just ended, or the kernel does not tell
             process = self._init
             if self._supervised:
-                # In the order of their birth; orphans that were adopted come later.
-                process = int(Path(f"/proc/{process}/task/{process}/children").read_text().split()[0])
-            return int(_schedstat(Path(f"/proc/{process}")).read_text().split()[1]) / 1e9
+                [process] = _children(process)
+            if not _children(process) and len(os.listdir(f"/proc/{process}/task")) == 1:
+                return int(_schedstat(Path(f"/proc/{process}")).read_text().split()[1]) / 1e9
         return 0.0
 
 
+def _children(process: int) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 def _schedstat(process: Path) -> Path:
-    """Nanoseconds on a processor, nanoseconds waiting for one, and a count; of the process's first thread."""
+    """Nanoseconds on a processor, nanoseconds waiting for one, and a count; of the first thread."""
     return process / "schedstat"
