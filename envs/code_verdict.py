@@ -10,7 +10,6 @@ import hashlib
 import json
 import marshal
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
@@ -21,6 +20,7 @@ import envs.code_harness as harness
 from envs.code_harness import Opaque, decode, line
 from envs.code_rules import Comparison, expects_not_none, has_oracle
 from envs.code_tasks import CodeTask
+from envs.once import Once
 from envs.sandbox import Completed, Limits, Sandbox
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.run_dir import write_atomically
@@ -68,37 +68,29 @@ class Truth:
 
 
 class Judge:
-    """Gives verdicts; a verdict on equal code is given once. Thread-safe."""
+    """Gives verdicts; a verdict on equal code is given once, also when several threads ask at the same time."""
 
     def __init__(self, sandbox: Sandbox, cache: Path = CACHE) -> None:
         self._sandbox, self._cache = sandbox, cache.expanduser()
-        self._truths: dict[str, Truth] = {}
-        self._verdicts: dict[tuple[str, str, str], Verdict] = {}
-        self._lock = threading.Lock()
+        self._truths = Once[str, Truth](_REMEMBERED)
+        self._verdicts = Once[tuple[str, str, str], Verdict](_REMEMBERED)
 
     def verdict(self, task: CodeTask, code: str) -> Verdict:
         """Whether the program passes every base and plus test of the task."""
         key = (task.dataset, task.id, hashlib.sha256(code.encode(errors="surrogatepass")).hexdigest())
-        if (known := self._verdicts.get(key)) is not None:
-            return known
-        verdict = self._judge(task, code)
-        with self._lock:
-            if len(self._verdicts) >= _REMEMBERED:
-                self._verdicts.clear()
-            self._verdicts[key] = verdict
-        return verdict
+        return self._verdicts.get(key, lambda: self._judge(task, code))
 
     def truth(self, task: CodeTask) -> Truth:
         """Expected outputs and times. Raises RuntimeFailure where the canonical solution does not run here."""
-        key = _truth_key(task)
-        if key not in self._truths:
-            path = self._cache / f"{key}.json"
-            if not path.is_file():
-                truth = self._compute(task)
-                write_atomically(path, json.dumps({"task": task.id, "outputs": truth.outputs, "seconds": truth.seconds}))
-            stored = json.loads(path.read_text())
-            self._truths[key] = Truth(tuple(stored["outputs"]), tuple(stored["seconds"]))
-        return self._truths[key]
+        return self._truths.get(_truth_key(task), lambda: self._load(task))
+
+    def _load(self, task: CodeTask) -> Truth:
+        path = self._cache / f"{_truth_key(task)}.json"
+        if not path.is_file():
+            truth = self._compute(task)
+            write_atomically(path, json.dumps({"task": task.id, "outputs": truth.outputs, "seconds": truth.seconds}))
+        stored = json.loads(path.read_text())
+        return Truth(tuple(stored["outputs"]), tuple(stored["seconds"]))
 
     def memo(self, task: CodeTask, name: str) -> Path:
         """A file of the cache for what was found out about a task; another one when the task or the harness changes."""
