@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -59,8 +58,7 @@ def cases(dataset: Dataset, per_task: int) -> list[Case]:
 def judge_batch(batch: list[Case], judge: Judge, python: str, parallel: int, cache: Path) -> list[Outcome]:
     """Both sides' verdicts, ours first."""
     started = time.monotonic()
-    with ThreadPoolExecutor(parallel) as pool:
-        ours = list(pool.map(lambda case: judge.verdict(load_task(case.dataset, case.task_id), case.code), batch))
+    ours = judge.verdicts([(load_task(case.dataset, case.task_id), case.code) for case in batch], parallel)
     took = time.monotonic() - started
     theirs = evalplus_verdicts(python, batch[0].dataset, [(case.task_id, case.code) for case in batch], parallel, cache)
     print(f"{len(batch)} programs: ours {took:.0f} s, evalplus {theirs.seconds:.0f} s", file=sys.stderr, flush=True)

@@ -9,7 +9,6 @@ sandbox. It must fail HumanEval/32 (its own known error) and pass all others; we
 import argparse
 import os
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.evalplus_side import evalplus_verdicts
@@ -35,17 +34,10 @@ def main() -> None:
             load_task.cache_clear()
             judge = Judge(sandbox, CACHE)
 
-            def passed(name: str) -> bool:
-                task = load_task("humaneval_plus", name)
-                return judge.verdict(task, task.code).passed
-
             def work() -> None:
-                with ThreadPoolExecutor(args.parallel) as pool:
-                    same(
-                        "canonical solutions that we fail",
-                        [n for n, good in zip(names, pool.map(passed, names), strict=True) if not good],
-                        [],
-                    )
+                tasks = [load_task("humaneval_plus", name) for name in names]
+                verdicts = judge.verdicts([(task, task.code) for task in tasks], args.parallel)
+                same("canonical solutions that we fail", [n for n, v in zip(names, verdicts, strict=True) if not v.passed], [])
 
             return measure(work)
 
