@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
@@ -31,11 +32,23 @@ END_S = 60.0
 _CHUNK = 1 << 16
 
 
+def starter(bubblewrapped: bool = True) -> ThreadPoolExecutor:
+    """The thread that starts boxes, and must outlive them. Raises RuntimeFailure where sandboxes cannot be prepared."""
+    thread = ThreadPoolExecutor(1, "sandbox-starter")
+    try:
+        if bubblewrapped:
+            thread.submit(command.settle).result()
+    except OSError as error:
+        thread.shutdown()
+        raise RuntimeFailure(f"sandboxes cannot be prepared: {error}") from error
+    return thread
+
+
 class Box:
     """Starts at once, in the background. Weak boxes (`bubblewrapped=False`) have only rlimits and a process group."""
 
     def __init__(self, limits: Limits, hierarchy: Hierarchy | None, bubblewrapped: bool = True) -> None:
-        """Must be called from a thread that outlives the box: the sandbox dies with the thread that started it."""
+        """Must be called in the thread of a `starter` that outlives the box: the sandbox dies with the thread that started it."""
         self.file_mib = limits.file_mib
         self._private = bubblewrapped
         self._group = Group(hierarchy) if hierarchy else None

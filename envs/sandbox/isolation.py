@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from envs.sandbox import cgroups, patience, seccomp
-from envs.sandbox.box import Box
+from envs.sandbox.box import Box, starter
 from envs.sandbox.limits import Ending, Limits
 from r2v_dist.errors import RuntimeFailure
 
@@ -55,12 +55,13 @@ def means() -> Means:
 def _look(hierarchy: cgroups.Hierarchy | None) -> str:
     """Describe a sandbox. Raises RuntimeFailure when it does not start or does not hold what it should."""
     limits = Limits()
-    box = Box(limits, hierarchy)
-    try:
-        box.wait_ready()
-        completed = box.run(_LOOK, {}, b"", limits)
-    finally:
-        box.discard()
+    with starter() as thread:
+        box = thread.submit(Box, limits, hierarchy).result()
+        try:
+            box.wait_ready()
+            completed = box.run(_LOOK, {}, b"", limits)
+        finally:
+            box.discard()
     filtered = seccomp.program() is not None
     expected = f"['{0:016x}', '{0:016x}', '1', '{2 if filtered else 0}']\n"
     if completed.ending != Ending.EXITED or completed.stdout.decode() != expected:
