@@ -20,19 +20,31 @@ class Theirs:
     passed: list[bool]
     said: list[str]
     seconds: float
+    cpu_s: float
+
+
+MIN_LIMIT_S = 1.0
+"""EvalPlus's own: what a call may take at least, by the clock."""
 
 
 def evalplus_verdicts(
-    python: str, dataset: Dataset, solutions: Sequence[tuple[str, str]], parallel: int, cache: Path, timeout_s: float = 3600.0
+    python: str,
+    dataset: Dataset,
+    solutions: Sequence[tuple[str, str]],
+    parallel: int,
+    cache: Path,
+    min_limit_s: float = MIN_LIMIT_S,
+    timeout_s: float = 3600.0,
 ) -> Theirs:
     """Verdicts on (task id, program) pairs. `python` belongs to an environment with evalplus 0.3.1; `cache` keeps its ground truth.
 
+    EvalPlus limits calls by the clock: on a busy machine right programs fail, unless `min_limit_s` is raised.
     The programs run without a sandbox, as EvalPlus runs them: give it none that you would not run yourself.
     """
     driver = str(Path(__file__).with_name("evalplus_driver.py"))
     lines = "".join(json.dumps({"task_id": task_id, "solution": code}) + "\n" for task_id, code in solutions)
     completed = subprocess.run(
-        [python, "-W", "ignore", driver, _NAMES[dataset], str(data_file(dataset)), str(parallel)],
+        [python, "-W", "ignore", driver, _NAMES[dataset], str(data_file(dataset)), str(parallel), str(min_limit_s)],
         input=lines,
         capture_output=True,
         text=True,
@@ -45,4 +57,5 @@ def evalplus_verdicts(
     *rows, last = [json.loads(line) for line in completed.stdout.splitlines()]
     if len(rows) != len(solutions):
         raise Mismatch(f"evalplus gave {len(rows)} verdicts on {len(solutions)} solutions")
-    return Theirs([row["passed"] for row in rows], [f"base {row['base']}, plus {row['plus']}" for row in rows], last["seconds"])
+    said = [f"base {row['base']}, plus {row['plus']}" for row in rows]
+    return Theirs([row["passed"] for row in rows], said, last["seconds"], last["cpu_seconds"])
