@@ -112,7 +112,7 @@ class Box:
         stopped = streams.pump((self._report_fd, self._exit_fd), patience.left)
         wall_s = time.monotonic() - started
         if stopped == Ending.TIMEOUT:
-            patience.blame_machine(self._group and self._group.cpu_s())
+            patience.blame_machine(self._group.cpu_s() if self._group else None)
         report = None if stopped else decode_report(os.read(self._report_fd, _CHUNK))
         if report is None or not self._private:
             self._kill()
