@@ -3,8 +3,9 @@
     R2V_DATA_DIR=... python -m benchmarks.code_agreement --evalplus-python VENV/bin/python --datasets humaneval_plus --mutants 4
 
 Where the two differ, EvalPlus is asked again, with one program at a time and more time and memory: its time limits are by the
-clock, and its memory limit counts its own process, so right programs can fail. Verdicts are kept in `--cache`, so that a run that was stopped continues
-where it was. Exits with 1 on a disagreement other than the known one: evalplus 0.3.1 fails every solution of HumanEval/32.
+clock, and its memory limit counts its own process, so right programs can fail. Verdicts are kept in `--cache`, so that a run
+that was stopped continues where it was. Exits with 1 on a disagreement other than the known one: evalplus 0.3.1 fails every
+solution of HumanEval/32.
 """
 
 import argparse

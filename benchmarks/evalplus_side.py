@@ -41,22 +41,15 @@ def evalplus_verdicts(
     """Verdicts on (task id, program) pairs. `python` belongs to an environment with evalplus 0.3.1; `cache` keeps its ground truth.
 
     EvalPlus limits calls by the clock, and memory with all that its own process holds: `generous` is for comparing
-    answers where right programs would fail by that. The programs run without a sandbox, as EvalPlus runs them: give it none that you would not run yourself.
+    answers where right programs would fail by that. The programs run without a sandbox, as EvalPlus runs them: give it none
+    that you would not run yourself.
     """
     driver = str(Path(__file__).with_name("evalplus_driver.py"))
     lines = "".join(json.dumps({"task_id": task_id, "solution": code}) + "\n" for task_id, code in solutions)
     memory = {"EVALPLUS_MAX_MEMORY_BYTES": str(_GENEROUS_BYTES)} if generous else {}
+    limit = _GENEROUS_LIMIT_S if generous else _LIMIT_S
     completed = subprocess.run(
-        [
-            python,
-            "-W",
-            "ignore",
-            driver,
-            _NAMES[dataset],
-            str(data_file(dataset)),
-            str(parallel),
-            str(_GENEROUS_LIMIT_S if generous else _LIMIT_S),
-        ],
+        [python, "-W", "ignore", driver, _NAMES[dataset], str(data_file(dataset)), str(parallel), str(limit)],
         input=lines,
         capture_output=True,
         text=True,
