@@ -2,8 +2,10 @@
 
     R2V_DATA_DIR=... python -m benchmarks.code_agreement --evalplus-python VENV/bin/python --datasets humaneval_plus --mutants 4
 
-Verdicts are kept in `--cache`, so that a run that was stopped continues where it was. Exits with 1 on a disagreement other
-than the known one: evalplus 0.3.1 fails every solution of HumanEval/32.
+Where the two differ, EvalPlus is asked again, with one program at a time and more time and memory: its time limits are by the
+clock, and its memory limit counts its own process, so right programs can fail. Verdicts are kept in `--cache`, so that a run
+that was stopped continues where it was. Exits with 1 on a disagreement other than the known one: evalplus 0.3.1 fails every
+solution of HumanEval/32.
 """
 
 import argparse
@@ -11,7 +13,6 @@ import json
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from r2v_dist.seeding import short_hash
 
 _KNOWN = "HumanEval/32"
 _BATCH = 64
+_AGAIN = "; alone and with more time and memory: "
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,16 @@ def cases(dataset: Dataset, per_task: int) -> list[Case]:
 def judge_batch(batch: list[Case], judge: Judge, python: str, parallel: int, cache: Path) -> list[Outcome]:
     """Both sides' verdicts, ours first."""
     started = time.monotonic()
-    with ThreadPoolExecutor(parallel) as pool:
-        ours = list(pool.map(lambda case: judge.verdict(load_task(case.dataset, case.task_id), case.code), batch))
+    ours = judge.verdicts([(load_task(case.dataset, case.task_id), case.code) for case in batch], parallel)
     took = time.monotonic() - started
-    theirs = evalplus_verdicts(python, batch[0].dataset, [(case.task_id, case.code) for case in batch], parallel, cache)
+    programs = [(case.task_id, case.code) for case in batch]
+    theirs = evalplus_verdicts(python, batch[0].dataset, programs, parallel, cache)
+    differ = [i for i, (mine, passed) in enumerate(zip(ours, theirs.passed, strict=True)) if mine.passed != passed]
+    if differ:
+        again = evalplus_verdicts(python, batch[0].dataset, [programs[i] for i in differ], 1, cache, generous=True)
+        for i, passed, said in zip(differ, again.passed, again.said, strict=True):
+            theirs.said[i] += _AGAIN + said
+            theirs.passed[i] = passed
     print(f"{len(batch)} programs: ours {took:.0f} s, evalplus {theirs.seconds:.0f} s", file=sys.stderr, flush=True)
     return [
         Outcome(mine.passed, passed, f"ours: {mine.reason or 'passed'} at test {mine.failed_test}; evalplus: {said}")
@@ -82,7 +90,7 @@ def main() -> None:
     kept = cache / "outcomes"
     kept.mkdir(parents=True, exist_ok=True)
 
-    tested = agreed = failing = 0
+    tested = agreed = failing = again = 0
     unexplained = list[str]()
     with Sandbox(warm=args.parallel) as sandbox:
         judge = Judge(sandbox)
@@ -96,12 +104,14 @@ def main() -> None:
                     path.write_text(json.dumps([[o.ours, o.theirs, o.why] for o in outcomes]))
                 for case, outcome in zip(batch, (Outcome(*row) for row in json.loads(path.read_text())), strict=True):
                     tested, agreed, failing = tested + 1, agreed + (outcome.ours == outcome.theirs), failing + (not outcome.ours)
+                    again += _AGAIN in outcome.why
                     if outcome.ours != outcome.theirs:
                         line = f"{case.task_id} ({case.change}): {outcome.why}"
                         print(line, flush=True)
                         unexplained += [] if case.task_id == _KNOWN else [line]
                 print(f"{dataset}: {min(start + _BATCH, len(everything))} of {len(everything)}", file=sys.stderr, flush=True)
-    print(json.dumps({"name": "code_agreement", "programs": tested, "failing": failing, "agreed": agreed, "unexplained": len(unexplained)}))
+    counts = {"programs": tested, "failing": failing, "agreed": agreed, "asked_again": again, "unexplained": len(unexplained)}
+    print(json.dumps({"name": "code_agreement", **counts}))
     sys.exit(bool(unexplained))
 
 

@@ -1,9 +1,9 @@
 """Runs inside a virtual environment that has evalplus 0.3.1 and nothing of this project: solutions in, EvalPlus's verdicts out.
 
-    evalplus_driver.py DATASET DATA_FILE PARALLEL < solutions.jsonl > verdicts.jsonl
+    evalplus_driver.py DATASET DATA_FILE PARALLEL MIN_TIME_LIMIT < solutions.jsonl > verdicts.jsonl
 
-Each line in is {"task_id", "solution"}; each line out {"passed", "base", "plus"} in the same order, and the last one
-{"seconds"}: from reading the data to the last verdict, with ground truth computed before (it is cached by EvalPlus).
+Each line in is {"task_id", "solution"}; each line out {"passed", "base", "plus"} in the same order, and the last one {"seconds",
+"cpu_seconds"}: from reading the data to the last verdict, with ground truth computed before (it is cached by EvalPlus).
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 
 def main() -> None:
-    dataset, data_file, parallel = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    dataset, data_file, parallel, limit = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     os.environ["HUMANEVAL_OVERRIDE_PATH" if dataset == "humaneval" else "MBPP_OVERRIDE_PATH"] = data_file
     rows = [json.loads(line) for line in sys.stdin]
     with contextlib.redirect_stdout(sys.stderr):
@@ -27,21 +27,21 @@ def main() -> None:
         not_none = [] if dataset == "humaneval" else plus.MBPP_OUTPUT_NOT_NONE_TASKS
         plus.get_groundtruth(load(), digest, not_none)
 
-        started = time.monotonic()
+        started, cpu = time.monotonic(), sum(os.times()[:4])
         problems = load()
         expected = plus.get_groundtruth(problems, digest, not_none)
         with ProcessPoolExecutor(max_workers=parallel) as pool:
             futures = [
-                pool.submit(plus.check_correctness, dataset, i, problems[name], row["solution"], expected[name], False, True)
+                pool.submit(plus.check_correctness, dataset, i, problems[name], row["solution"], expected[name], False, True, None, limit)
                 for i, row in enumerate(rows)
                 for name in [row["task_id"]]
             ]
             results = [future.result() for future in futures]
-        seconds = time.monotonic() - started
+        seconds, cpu = time.monotonic() - started, sum(os.times()[:4]) - cpu  # of the workers too, which have ended
     for result in results:
         base, plus_ = result["base"][0], result["plus"][0]
         print(json.dumps({"passed": base == plus_ == "pass", "base": base, "plus": plus_}))
-    print(json.dumps({"seconds": seconds}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu}))
 
 
 if __name__ == "__main__":

@@ -20,29 +20,47 @@ class Theirs:
     passed: list[bool]
     said: list[str]
     seconds: float
+    cpu_s: float
+
+
+_LIMIT_S, _GENEROUS_LIMIT_S = 1.0, 20.0
+"""What a call may take at least, by the clock: EvalPlus's own, and one that a busy machine does not reach."""
+_GENEROUS_BYTES = 16 << 30
+"""EvalPlus's own is 4 GiB, of which its process takes most for the expected outputs of all MBPP+ tasks."""
 
 
 def evalplus_verdicts(
-    python: str, dataset: Dataset, solutions: Sequence[tuple[str, str]], parallel: int, cache: Path, timeout_s: float = 3600.0
+    python: str,
+    dataset: Dataset,
+    solutions: Sequence[tuple[str, str]],
+    parallel: int,
+    cache: Path,
+    generous: bool = False,
+    timeout_s: float = 3600.0,
 ) -> Theirs:
     """Verdicts on (task id, program) pairs. `python` belongs to an environment with evalplus 0.3.1; `cache` keeps its ground truth.
 
-    The programs run without a sandbox, as EvalPlus runs them: give it none that you would not run yourself.
+    EvalPlus limits calls by the clock, and memory with all that its own process holds: `generous` is for comparing
+    answers where right programs would fail by that. The programs run without a sandbox, as EvalPlus runs them: give it none
+    that you would not run yourself.
     """
     driver = str(Path(__file__).with_name("evalplus_driver.py"))
     lines = "".join(json.dumps({"task_id": task_id, "solution": code}) + "\n" for task_id, code in solutions)
+    memory = {"EVALPLUS_MAX_MEMORY_BYTES": str(_GENEROUS_BYTES)} if generous else {}
+    limit = _GENEROUS_LIMIT_S if generous else _LIMIT_S
     completed = subprocess.run(
-        [python, "-W", "ignore", driver, _NAMES[dataset], str(data_file(dataset)), str(parallel)],
+        [python, "-W", "ignore", driver, _NAMES[dataset], str(data_file(dataset)), str(parallel), str(limit)],
         input=lines,
         capture_output=True,
         text=True,
         timeout=timeout_s,
         check=False,
-        env={**os.environ, "XDG_CACHE_HOME": str(cache.expanduser()), "PYTHONHASHSEED": "0"},
+        env={**os.environ, "XDG_CACHE_HOME": str(cache.expanduser()), "PYTHONHASHSEED": "0", **memory},
     )
     if completed.returncode:
         raise Mismatch(f"evalplus failed: {completed.stderr.strip()[-500:]}")
     *rows, last = [json.loads(line) for line in completed.stdout.splitlines()]
     if len(rows) != len(solutions):
         raise Mismatch(f"evalplus gave {len(rows)} verdicts on {len(solutions)} solutions")
-    return Theirs([row["passed"] for row in rows], [f"base {row['base']}, plus {row['plus']}" for row in rows], last["seconds"])
+    said = [f"base {row['base']}, plus {row['plus']}" for row in rows]
+    return Theirs([row["passed"] for row in rows], said, last["seconds"], last["cpu_seconds"])

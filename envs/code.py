@@ -82,6 +82,8 @@ class CodeEnv(gymnasium.Env[str, str]):
     """
 
     metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 -- Gymnasium's own convention
+    waits = True
+    """`step` waits for other processes: taken in a thread, it keeps no other episode waiting."""
 
     def __init__(
         self,

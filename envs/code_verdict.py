@@ -10,8 +10,8 @@ import hashlib
 import json
 import marshal
 import re
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -21,6 +21,7 @@ import envs.code_harness as harness
 from envs.code_harness import Opaque, decode, line
 from envs.code_rules import Comparison, expects_not_none, has_oracle
 from envs.code_tasks import CodeTask
+from envs.once import Once
 from envs.sandbox import Completed, Limits, Sandbox
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.run_dir import write_atomically
@@ -68,37 +69,36 @@ class Truth:
 
 
 class Judge:
-    """Gives verdicts; a verdict on equal code is given once. Thread-safe."""
+    """Gives verdicts; a verdict on equal code is given once, also when several threads ask at the same time."""
 
     def __init__(self, sandbox: Sandbox, cache: Path = CACHE) -> None:
         self._sandbox, self._cache = sandbox, cache.expanduser()
-        self._truths: dict[str, Truth] = {}
-        self._verdicts: dict[tuple[str, str, str], Verdict] = {}
-        self._lock = threading.Lock()
+        self._truths = Once[str, Truth](_REMEMBERED)
+        self._verdicts = Once[tuple[str, str, str], Verdict](_REMEMBERED)
 
     def verdict(self, task: CodeTask, code: str) -> Verdict:
         """Whether the program passes every base and plus test of the task."""
         key = (task.dataset, task.id, hashlib.sha256(code.encode(errors="surrogatepass")).hexdigest())
-        if (known := self._verdicts.get(key)) is not None:
-            return known
-        verdict = self._judge(task, code)
-        with self._lock:
-            if len(self._verdicts) >= _REMEMBERED:
-                self._verdicts.clear()
-            self._verdicts[key] = verdict
-        return verdict
+        return self._verdicts.get(key, lambda: self._judge(task, code))
+
+    def verdicts(self, programs: Sequence[tuple[CodeTask, str]], parallel: int) -> list[Verdict]:
+        """On many programs, in their order. The ones that should take longest are run first, so that the end waits for none."""
+        cost = [-sum(self.truth(task).seconds) for task, _ in programs]
+        with ThreadPoolExecutor(parallel) as pool:
+            given = {i: pool.submit(self.verdict, *programs[i]) for i in sorted(range(len(programs)), key=cost.__getitem__)}
+        return [given[i].result() for i in range(len(programs))]
 
     def truth(self, task: CodeTask) -> Truth:
         """Expected outputs and times. Raises RuntimeFailure where the canonical solution does not run here."""
-        key = _truth_key(task)
-        if key not in self._truths:
-            path = self._cache / f"{key}.json"
-            if not path.is_file():
-                truth = self._compute(task)
-                write_atomically(path, json.dumps({"task": task.id, "outputs": truth.outputs, "seconds": truth.seconds}))
-            stored = json.loads(path.read_text())
-            self._truths[key] = Truth(tuple(stored["outputs"]), tuple(stored["seconds"]))
-        return self._truths[key]
+        return self._truths.get(_truth_key(task), lambda: self._load(task))
+
+    def _load(self, task: CodeTask) -> Truth:
+        path = self._cache / f"{_truth_key(task)}.json"
+        if not path.is_file():
+            truth = self._compute(task)
+            write_atomically(path, json.dumps({"task": task.id, "outputs": truth.outputs, "seconds": truth.seconds}))
+        stored = json.loads(path.read_text())
+        return Truth(tuple(stored["outputs"]), tuple(stored["seconds"]))
 
     def memo(self, task: CodeTask, name: str) -> Path:
         """A file of the cache for what was found out about a task; another one when the task or the harness changes."""

@@ -103,6 +103,11 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
             truncated, info = True, info | {"stop_reason": "step_limit"}
         return seen, float(reward), terminated, truncated, self._told(info, observation, names, executed=True)
 
+    @property
+    def waits(self) -> bool:
+        """Whether a step of the wrapped environment waits for other processes."""
+        return self.env.has_wrapper_attr("waits") and bool(self.env.get_wrapper_attr("waits"))
+
     def expert_action(self) -> str | None:
         """The wrapped environment's expert; it is not fooled by what the agent sees."""
         action: str | None = self.env.get_wrapper_attr("expert_action")()

@@ -113,7 +113,7 @@ async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> Epi
             break
         step = _step(choice, now, world.prefix, drift)
         try:
-            now = world.step(step.action)
+            now = await world.astep(step.action)
         except RuntimeFailure:
             raise
         except Exception as error:  # a boundary: whatever one task's environment raises is that episode's outcome

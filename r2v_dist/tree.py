@@ -109,6 +109,10 @@ class TreeEnv:
         self._path, self.prefix = (*self._path, action), after
         return known
 
+    async def astep(self, action: str) -> Transition:
+        """As `step`; an environment that waits for other processes (its `waits`) keeps no other episode waiting."""
+        return await asyncio.to_thread(self.step, action) if getattr(self._env, "waits", False) else self.step(action)
+
     def expert_action(self) -> str | None:
         """The environment's oracle here."""
         if self.prefix not in self.tree.oracles:

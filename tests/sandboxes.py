@@ -1,15 +1,18 @@
 """What the tests of sandboxes share: whether there is one, and what the host sees of the programs in it."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
-from envs.sandbox import Limits, probe
+from envs.sandbox import Limits, Sandbox, probe
 
 LIMITS = Limits(wall_s=8.0, cpu_s=4.0, memory_mib=256)
 
@@ -81,3 +84,21 @@ def _rss(process: psutil.Process) -> int:
         return int(process.memory_info().rss)
     except psutil.NoSuchProcess:
         return 0
+
+
+@contextmanager
+def starved_sandbox(busy: int) -> Iterator[Sandbox]:
+    """A sandbox whose programs share one processor with `busy` processes that never rest."""
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(everywhere)})
+    hogs = []
+    try:
+        hogs += [subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) for _ in range(busy)]
+        with Sandbox(LIMITS, warm=1) as sandbox:  # its starting thread inherits the processor
+            os.sched_setaffinity(0, everywhere)
+            yield sandbox
+    finally:
+        os.sched_setaffinity(0, everywhere)
+        for hog in hogs:
+            hog.kill()
+            hog.wait()

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
@@ -21,6 +22,7 @@ from envs.sandbox import command, seccomp
 from envs.sandbox.cgroups import Group, Hierarchy
 from envs.sandbox.limits import Completed, Ending, Limits
 from envs.sandbox.message import decode_report, encode
+from envs.sandbox.patience import Patience
 from envs.sandbox.streams import Streams, readable
 from r2v_dist.errors import RuntimeFailure
 
@@ -30,16 +32,28 @@ END_S = 60.0
 _CHUNK = 1 << 16
 
 
+def starter(bubblewrapped: bool = True) -> ThreadPoolExecutor:
+    """The thread that starts boxes, and must outlive them. Raises RuntimeFailure where sandboxes cannot be prepared."""
+    thread = ThreadPoolExecutor(1, "sandbox-starter")
+    try:
+        if bubblewrapped:
+            thread.submit(command.settle).result()
+    except OSError as error:
+        thread.shutdown()
+        raise RuntimeFailure(f"sandboxes cannot be prepared: {error}") from error
+    return thread
+
+
 class Box:
     """Starts at once, in the background. Weak boxes (`bubblewrapped=False`) have only rlimits and a process group."""
 
     def __init__(self, limits: Limits, hierarchy: Hierarchy | None, bubblewrapped: bool = True) -> None:
-        """Must be called from a thread that outlives the box: the sandbox dies with the thread that started it."""
+        """Must be called in the thread of a `starter` that outlives the box: the sandbox dies with the thread that started it."""
         self.file_mib = limits.file_mib
         self._private = bubblewrapped
         self._group = Group(hierarchy) if hierarchy else None
         self._scratch: Path | None = None
-        self._init_fd = self._status_fd = -1
+        self._init = self._init_fd = self._status_fd = -1
         self._report_fd, self._report_inside = os.pipe()
         try:
             self._process = self._bubblewrap() if bubblewrapped else self._bare()
@@ -84,18 +98,21 @@ class Box:
             raise RuntimeFailure(f"a sandbox did not start: {self._complaint()}")
         if self._private:
             # Written before the interpreter starts. The process number is valid: its owner, bubblewrap, has not ended.
-            child = json.loads(os.read(self._status_fd, _CHUNK).splitlines()[0])["child-pid"]
-            self._init_fd = os.pidfd_open(child)
+            self._init = json.loads(os.read(self._status_fd, _CHUNK).splitlines()[0])["child-pid"]
+            self._init_fd = os.pidfd_open(self._init)
 
     def run(self, source: str, files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> Completed:
-        """Run `source`. Raises RuntimeFailure when something from outside ended it, and ValueError for a bad file name."""
+        """Run `source`. Raises RuntimeFailure when something from outside ended or starved it, and ValueError for a bad file name."""
         message = encode(source, files, limits.rlimits(self._private), self._report_inside)
         if self._group:
             self._group.limit(limits.memory_mib, limits.processes)
+        patience = Patience(limits.wall_s, self._init if self._private else self._process.pid, self._private)
         started = time.monotonic()
         streams = Streams(self._stdin, self._stdout, self._stderr, message + stdin, limits.output_kib << 10)
-        stopped = streams.pump((self._report_fd, self._exit_fd), started + limits.wall_s)
+        stopped = streams.pump((self._report_fd, self._exit_fd), patience.left)
         wall_s = time.monotonic() - started
+        if stopped == Ending.TIMEOUT:
+            patience.blame_machine(self._group.cpu_s() if self._group else None)
         report = None if stopped else decode_report(os.read(self._report_fd, _CHUNK))
         if report is None or not self._private:
             self._kill()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CONTROLLERS = ("memory", "pids")
+_COUNTING = "cpuacct"
+"""Version 1 only; in version 2 every group counts processor time."""
 _STALE_S = 60.0
 _numbers = itertools.count()
 
@@ -63,6 +65,14 @@ class Group:
         events = (folder / ("memory.oom_control" if self._version == 1 else "memory.events")).read_text().split()
         return "oom_kill" in events and events[events.index("oom_kill") + 1] != "0"
 
+    def cpu_s(self) -> float | None:
+        """Processor seconds of all processes that were ever in the group; None where nobody counts them."""
+        if self._version == 2:
+            figures = (next(iter(self._folders.values())) / "cpu.stat").read_text().split()
+            return int(figures[figures.index("usage_usec") + 1]) / 1e6
+        folder = self._folders.get(_COUNTING)
+        return int((folder / "cpuacct.usage").read_text()) / 1e9 if folder else None
+
     def remove(self) -> None:
         """Delete the emptied group; the kernel may need a moment to see that it is empty."""
         for folder in set(self._folders.values()):
@@ -76,7 +86,7 @@ class Group:
 def find() -> Hierarchy | None:
     """The controllers this process may use, or None. Removes what processes that were killed have left."""
     own = dict(_own_groups())
-    choices = [(1, {name: own[name] for name in _CONTROLLERS if name in own})]
+    choices = [(1, {name: own[name] for name in (*_CONTROLLERS, _COUNTING) if name in own})]
     if "" in own:
         # With processes of its own, a version 2 group cannot have limited children; its parent often can.
         choices += [(2, dict.fromkeys(_CONTROLLERS, folder)) for folder in (own[""], own[""].parent)]

@@ -6,6 +6,7 @@ way to new namespaces, and is never root on the host. Addresses are not randomis
 program that prints them prints the same every time.
 """
 
+import ctypes
 import os
 import shlex
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 _NOBODY = "65534"
 _SHARED_MEMORY_BYTES = 1 << 20
 _REACHABLE = "/mnt"
+_NO_RANDOMISATION, _NEW_MOUNTS = 0x0040000, 0x00020000
+_BIND, _RECEIVE_ONLY = 0x1000, 0x4000 | 1 << 19  # recursively; what the host unmounts is unmounted here too
 _INSIDE = Path(__file__).with_name("inside.py").read_text()
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp/work", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
 
@@ -27,13 +30,39 @@ def interpreter() -> list[str]:
     return [str(base), "-P", "-s", "-S", "-B", "-c", _INSIDE]
 
 
+def settle() -> None:
+    """Prepare this thread, once, for all sandboxes that it will start: addresses are not randomised, and the interpreter is within
+    reach of nobody. Only this thread and its children see the mount. Raises OSError where that is not allowed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    _demand(libc.personality(_NO_RANDOMISATION))
+    if _hidden():
+        _demand(libc.unshare(_NEW_MOUNTS))
+        _demand(libc.mount(b"none", b"/", None, _RECEIVE_ONLY, None))
+        _demand(libc.mount(os.fsencode(_prefix()), _REACHABLE.encode(), None, _BIND, None))
+
+
+def _demand(result: int) -> None:
+    if result == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _prefix() -> Path:
+    return Path(sys.base_prefix).resolve()
+
+
+def _hidden() -> bool:
+    """Root's home is closed to nobody, and an interpreter often lives there."""
+    return os.geteuid() == 0 and not _reachable_by_anyone(_prefix())
+
+
 def bubblewrap(tmp_mib: int, status_fd: int, seccomp_fd: int | None, entrances: Sequence[Path]) -> list[str]:
-    """Arguments of the process that starts a sandbox: it joins the control groups, gives up root, and becomes bubblewrap."""
-    prefix = Path(sys.base_prefix).resolve()
-    hidden = os.geteuid() == 0 and not _reachable_by_anyone(prefix)
+    """Arguments of the process that starts a sandbox: it joins the control groups, gives up root, and becomes bubblewrap.
+
+    To be started by a thread that has settled.
+    """
+    prefix = _prefix()
     command = _as_nobody() if os.geteuid() == 0 else []
-    command += ["setarch", "--addr-no-randomize", "bwrap"]
-    command += ["--unshare-all", "--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL"]
+    command += ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL"]
     command += ["--new-session", "--die-with-parent", "--as-pid-1", "--hostname", "sandbox", "--clearenv"]
     for name, value in ENVIRONMENT.items():
         command += ["--setenv", name, value]
@@ -43,19 +72,16 @@ def bubblewrap(tmp_mib: int, status_fd: int, seccomp_fd: int | None, entrances: 
     command += ["--size", str(_SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"]
     command += ["--size", str(tmp_mib << 20), "--tmpfs", "/tmp", "--dir", "/tmp/work", "--chdir", "/tmp/work"]
     if not prefix.is_relative_to("/usr"):
-        command += ["--ro-bind", _REACHABLE if hidden else str(prefix), str(prefix)]
+        command += ["--ro-bind", _REACHABLE if _hidden() else str(prefix), str(prefix)]
     command += ["--remount-ro", "/", "--json-status-fd", str(status_fd)]
     if seccomp_fd is not None:
         command += ["--seccomp", str(seccomp_fd)]
     command += ["--", *interpreter()]
 
+    if not entrances:
+        return command
     first = [f"echo $$ > {shlex.quote(str(entrance))}" for entrance in entrances]
-    if hidden:
-        # Root's home is closed to nobody, and an interpreter often lives there. Only this process and its children see the mount.
-        first.append(f"mount --bind {shlex.quote(str(prefix))} {_REACHABLE}")
-    if first:
-        command = ["sh", "-c", " && ".join([*first, 'exec "$@"']), "sh", *command]
-    return ["unshare", "--mount", *command] if hidden else command
+    return ["sh", "-c", " && ".join([*first, 'exec "$@"']), "sh", *command]
 
 
 def _as_nobody() -> list[str]:

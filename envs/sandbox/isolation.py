@@ -6,8 +6,8 @@ import shutil
 from dataclasses import dataclass
 from typing import Literal
 
-from envs.sandbox import cgroups, seccomp
-from envs.sandbox.box import Box
+from envs.sandbox import cgroups, patience, seccomp
+from envs.sandbox.box import Box, starter
 from envs.sandbox.limits import Ending, Limits
 from r2v_dist.errors import RuntimeFailure
 
@@ -55,12 +55,13 @@ def means() -> Means:
 def _look(hierarchy: cgroups.Hierarchy | None) -> str:
     """Describe a sandbox. Raises RuntimeFailure when it does not start or does not hold what it should."""
     limits = Limits()
-    box = Box(limits, hierarchy)
-    try:
-        box.wait_ready()
-        completed = box.run(_LOOK, {}, b"", limits)
-    finally:
-        box.discard()
+    with starter() as thread:
+        box = thread.submit(Box, limits, hierarchy).result()
+        try:
+            box.wait_ready()
+            completed = box.run(_LOOK, {}, b"", limits)
+        finally:
+            box.discard()
     filtered = seccomp.program() is not None
     expected = f"['{0:016x}', '{0:016x}', '1', '{2 if filtered else 0}']\n"
     if completed.ending != Ending.EXITED or completed.stdout.decode() != expected:
@@ -68,4 +69,6 @@ def _look(hierarchy: cgroups.Hierarchy | None) -> str:
     parts = ["namespaces", "no network", "read-only system", "no capabilities", "rlimits"]
     parts.append("seccomp" if filtered else f"no seccomp filter for {platform.machine()}")
     parts.append(str(hierarchy) if hierarchy else "no cgroups: memory is limited by process")
+    if not patience.told():
+        parts.append("time limits by the clock: a busy machine can end a program")
     return ", ".join(parts)

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Self
 
-from envs.sandbox.box import Box
+from envs.sandbox.box import Box, starter
 from envs.sandbox.isolation import means
 from envs.sandbox.limits import Completed, Limits
 from r2v_dist.errors import RuntimeFailure, UsageError
@@ -34,8 +34,7 @@ class Sandbox:
             )
         self.limits = limits
         self._bubblewrapped = isolation.level == "bubblewrap"
-        # One thread starts all of them: a sandbox dies with the thread that started it, so this one must outlive every sandbox.
-        self._starter = ThreadPoolExecutor(1, "sandbox-starter")
+        self._starter = starter(self._bubblewrapped)
         self._runners = ThreadPoolExecutor(_CONCURRENT, "sandbox-runner")
         self._janitors = ThreadPoolExecutor(4, "sandbox-janitor")
         self._lock = threading.Lock()

@@ -78,6 +78,12 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "_sysctl": (156, None),
     "lookup_dcookie": (212, 18),
     "nfsservctl": (180, 42),
+    # priorities: a program that made itself wait could not be told from one that a busy machine lets wait
+    "setpriority": (141, 140),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
     # placement of pages
     "mbind": (237, 235),
     "migrate_pages": (256, 238),

@@ -3,8 +3,7 @@
 import os
 import select
 import selectors
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO
 
@@ -39,8 +38,8 @@ class Streams:
         """Whether either output was longer than allowed."""
         return any(len(kept) > self._cap for kept in self._kept.values())
 
-    def pump(self, end_fds: Sequence[int], deadline: float) -> Ending | None:
-        """Until one of `end_fds` is readable (None), too much was written, or the `deadline` (monotonic) has passed."""
+    def pump(self, end_fds: Sequence[int], left: Callable[[], float]) -> Ending | None:
+        """Until one of `end_fds` is readable (None), too much was written, or no seconds are `left`."""
         with selectors.DefaultSelector() as selector:
             for fd in end_fds:
                 selector.register(fd, selectors.EVENT_READ)
@@ -48,7 +47,7 @@ class Streams:
             for stream in self._kept:
                 selector.register(stream, selectors.EVENT_READ)
             while not self.flooded:
-                remaining = deadline - time.monotonic()
+                remaining = left()
                 if remaining <= 0:
                     return Ending.TIMEOUT
                 for key, _ in selector.select(remaining):

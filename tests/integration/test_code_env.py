@@ -1,7 +1,9 @@
 """The coding environment through Gymnasium's own door: checked, deterministic, solvable, silent about the verdict, perturbable."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gymnasium
@@ -13,6 +15,7 @@ from actors.backends import ExpertModel, SimulatedModel
 from actors.env_runner import EnvRunner, RunnerSetup, UnitReport
 from envs.code import MANUAL, CodeEnv, parse_action, shorten
 from envs.code_tasks import load_task, task_ids
+from envs.once import Once
 from envs.perturb import Perturb, default_rates
 from envs.perturb_operators import StackTraceCut
 from envs.tasks import make_tasks
@@ -254,3 +257,39 @@ def test_a_runner_plays_all_arms_of_a_unit_without_drift() -> None:
     assert {e.success for e in delivered if e.arm.router == "teacher_only"} == {True}
     assert any(step.score for e in delivered if e.arm.router == "entropy" for step in e.steps)
     assert not any(e.stop_reason == StopReason.ENV_ERROR for e in delivered)
+
+
+def test_episodes_go_on_while_one_waits_for_its_program() -> None:
+    tree = Tree()
+    world = TreeEnv(Perturb(make(), "R2V/1", None, {}, 8, envs.LEXICONS[NAMES[0]]()), tree)
+    world.reset()
+
+    async def turns_of_the_loop() -> tuple[int, str]:
+        sleeping = asyncio.ensure_future(world.astep("run\nimport time\ntime.sleep(0.5)\nprint('awake')"))
+        turns = 0
+        while not sleeping.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+        return turns, (await sleeping).observation
+
+    world.step("write\nx = 1")
+    turns, observation = asyncio.run(turns_of_the_loop())
+    assert (turns > 10, observation) == (True, "awake")
+
+
+def test_a_question_that_many_ask_at_once_is_answered_once() -> None:
+    asked = []
+
+    def slow() -> int:
+        asked.append(1)
+        time.sleep(0.2)
+        if len(asked) == 1:
+            raise OSError("the first time")
+        return 7
+
+    memory = Once[str, int](2)
+    with ThreadPoolExecutor(4) as pool:
+        with pytest.raises(OSError, match="the first time"):
+            list(pool.map(lambda _: memory.get("x", slow), range(4)))
+        assert set(pool.map(lambda _: memory.get("x", slow), range(4))) == {7}
+    assert len(asked) == 2

@@ -11,6 +11,7 @@ from envs.code_verdict import Judge
 from envs.sandbox import Sandbox
 from r2v_dist.errors import RuntimeFailure
 from tests.codes import require_data
+from tests.sandboxes import starved_sandbox
 
 MERGE, COUNT, LUHN = "R2V/1", "R2V/2", "R2V/3"
 
@@ -142,6 +143,18 @@ def test_a_call_may_take_a_second_and_not_more(judge: Judge) -> None:
     assert (slow.passed, slow.failed_test) == (False, 0)
     asleep = task.code + "\nimport time\n_valid = luhn_valid\ndef luhn_valid(number):\n    time.sleep(6)\n    return _valid(number)\n"
     assert not judge.verdict(task, asleep).passed
+
+
+def test_a_busy_machine_does_not_change_a_verdict(judge: Judge) -> None:
+    task = load_task("shipped", LUHN)
+    slow = "import time\n_valid, _slow = luhn_valid, True\n"
+    slow += "def luhn_valid(number):\n    global _slow\n"
+    slow += (
+        "    end, _slow = time.process_time() + 0.4 * _slow, False\n    while time.process_time() < end: pass\n    return _valid(number)\n"
+    )
+    judge.truth(task)
+    with starved_sandbox(busy=20) as sandbox:  # the first call takes 8 seconds by the clock
+        assert Judge(sandbox).verdict(task, f"{task.code}\n{slow}").passed
 
 
 def test_verdicts_say_which_test_failed(judge: Judge) -> None:

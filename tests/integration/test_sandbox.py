@@ -17,7 +17,7 @@ import pytest
 from envs.sandbox import Completed, Ending, Isolation, Limits, Sandbox, isolation, probe, seccomp
 from r2v_dist.config import SandboxConfig
 from r2v_dist.errors import UsageError
-from tests.sandboxes import LIMITS, require_bubblewrap, survivors
+from tests.sandboxes import LIMITS, require_bubblewrap, starved_sandbox, survivors
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,23 @@ def test_what_was_printed_before_a_time_limit_is_kept(sandbox: Sandbox) -> None:
     completed = sandbox.run("print('so far')\nwhile True: pass", limits=replace(LIMITS, wall_s=0.5))
     assert (completed.ending, completed.stdout) == (Ending.TIMEOUT, b"so far\n")
     assert 0.5 <= completed.wall_s < 1.5
+
+
+def test_a_busy_machine_does_not_change_how_a_program_ends() -> None:
+    require_bubblewrap()
+    spin = "import time\nend = time.process_time() + {}\nwhile time.process_time() < end: pass\nprint('done')"
+    with starved_sandbox(busy=8) as sandbox:
+        completed = sandbox.run(spin.format(0.3), limits=replace(LIMITS, wall_s=1.0))
+        assert said(completed) == "done\n"
+        assert completed.wall_s > 1.0  # else it was not starved, and nothing is shown
+        assert sandbox.run("import time; time.sleep(60)", limits=replace(LIMITS, wall_s=0.5)).ending == Ending.TIMEOUT
+
+
+def test_a_program_that_starves_itself_ends(sandbox: Sandbox) -> None:
+    source = "import os\nfor _ in range(8):\n    if os.fork() == 0: break\nwhile True: pass"
+    completed = sandbox.run(source, limits=replace(LIMITS, wall_s=0.5, cpu_s=600))
+    assert completed.ending == Ending.TIMEOUT
+    assert completed.wall_s < 5.0
 
 
 def test_files_input_and_a_large_source_arrive(sandbox: Sandbox) -> None:

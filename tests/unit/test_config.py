@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from r2v_dist.cli import main
 from r2v_dist.config import load_config
 from r2v_dist.errors import UsageError
 from r2v_dist.simulated_config import load_simulated
@@ -16,8 +18,11 @@ SIMULATED = ROOT / "configs" / "simulated.yaml"
 
 
 @pytest.mark.parametrize("path", sorted({*(ROOT / "configs").glob("*.yaml")} - {SIMULATED}), ids=lambda p: p.stem)
-def test_shipped_configs_load(path: Path) -> None:
-    assert load_config(path, []).name == path.stem
+def test_shipped_configs_survive_a_dry_run(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", str(path), "--dry-run"])
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["name"] == path.stem
+    assert "# test episodes" in printed
 
 
 def test_a_simulated_run_is_told_by_its_kind() -> None:
