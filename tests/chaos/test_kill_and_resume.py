@@ -40,7 +40,7 @@ def kill_somewhere(arguments: list[str], run_dir: Path, after_s: float) -> None:
 
 def kill_during(arguments: list[str], run_dir: Path, stage: str) -> None:
     """Kill once the stage has committed something but not everything."""
-    process, deadline = start(arguments, run_dir), time.monotonic() + 120
+    process, deadline = start(arguments, run_dir), time.monotonic() + 300
     while not rollout_store.shards(run_dir / "rollouts" / stage) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -49,7 +49,7 @@ def kill_during(arguments: list[str], run_dir: Path, stage: str) -> None:
 
 
 def test_a_killed_run_ends_like_an_undisturbed_one(simulated_run: Path, tmp_path: Path) -> None:
-    kill_during(SIMULATED, tmp_path, "evaluate")
+    kill_during(SIMULATED, tmp_path, "labels")
     assert len(outcomes(tmp_path)) < len(outcomes(simulated_run))
     assert "SIMULATED" in finish(SIMULATED, tmp_path, 400)
     assert outcomes(tmp_path) == outcomes(simulated_run)
