@@ -67,13 +67,14 @@ def labels(context: Context) -> dict[str, Any]:
 
 
 def second_labels(context: Context) -> dict[str, Any]:
-    """Branches of the second round. How many depends on the features alone: more where the first router is unsure."""
+    """Branches of the second round, at half as many states. How many depends on the features alone: more where the first router is
+    unsure."""
     config, model = context.config.labels, _load(context, "router", "r2v")
     known = {state.key for state in _visited(context, "visits")}
     states = [state for state in _visited(context, "visits2") if state.key not in known]
     n: dict[str, int] = {}
     for split, count in _counts(context).items():
-        chosen = branching.sample(_of(states, split), count, 1)
+        chosen = branching.sample(_of(states, split), (count + 1) // 2, 1)
         risk = model.predict(np.array([s.features for s in chosen]).reshape(len(chosen), -1)).rho if chosen else np.array([])
         more = config.n_unsure if split == "train" else config.n  # what calibrates has equal n
         n |= {s.key: more if _UNSURE[0] < r < _UNSURE[1] else config.n for s, r in zip(chosen, risk, strict=True)}
