@@ -280,18 +280,24 @@ def _query_router(context: Context) -> RouterModel:
 
 
 def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict[str, list[float]]:
-    """Thresholds of every router, ascending: where its score along the SLM's own path exceeds them at the given rates."""
-    table = rollout_store.read(folder, ["router", "threshold", "score", "z"])
-    watched = np.array(table["threshold"].to_numpy()) == NEVER
+    """Thresholds of every router, ascending: where its score along the SLM's own path exceeds them at the given rates.
+
+    Every episode weighs the same: a router that helps leaves the long tails of episodes in which the SLM alone is stuck.
+    """
+    table = rollout_store.read(folder, ["key", "router", "threshold", "score"])
+    table = table.filter(pa.array(np.isposinf(table["threshold"].to_numpy()) & np.isfinite(table["score"].to_numpy())))
     routers, scores = np.array(table["router"].to_pylist()), table["score"].to_numpy()
+    _, episode, steps = np.unique(np.array(table["key"].to_pylist()), return_inverse=True, return_counts=True)
     found: dict[str, list[float]] = {}
     for name in names:
         if name == "random":
             found[name] = sorted(rates)
             continue
-        own = scores[watched & (routers == name)]
-        own = own[np.isfinite(own)]
-        levels = np.quantile(own, [1 - rate for rate in rates], method="higher") if len(own) else np.array([])
-        lowest = float(own.min()) if len(own) else 0.0  # a threshold that every step reaches is the teacher alone
-        found[name] = sorted({float(level) for level in levels if level > lowest})
+        own = routers == name
+        order = np.argsort(scores[own], kind="stable")
+        levels, weight = scores[own][order], (1.0 / steps[episode[own]])[order]
+        below = np.cumsum(weight) / weight.sum() if len(levels) else weight
+        picked = [levels[min(int(np.searchsorted(below, 1 - rate)), len(levels) - 1)] for rate in rates if len(levels)]
+        lowest = levels[0] if len(levels) else 0.0  # a threshold that every step reaches is the teacher alone
+        found[name] = sorted({float(level) for level in picked if level > lowest})
     return found

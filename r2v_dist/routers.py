@@ -127,9 +127,15 @@ def entropy_of(logprobs: Sequence[float]) -> float:
     return -sum(p * math.log(p) for p in [*probabilities, rest] if p > 1e-12)
 
 
+INDIFFERENCE = 0.1
+"""Verifier scores closer than this count as equal (it is also the least gap of a preference pair). A strict argmax acts on noise,
+and where the SLM is stuck it repeats one favourite for ever, which samples would leave."""
+
+
 def preferred(verifier_scores: Sequence[float]) -> int:
-    """Index of the candidate that is executed: the verifier's best, the first without a verifier or among equals."""
-    return max(range(len(verifier_scores)), key=verifier_scores.__getitem__) if verifier_scores else 0
+    """Index of the candidate that is executed: the first that is as good as the verifier's best; the first without a verifier."""
+    least = max(verifier_scores, default=0.0) - INDIFFERENCE
+    return next((i for i, score in enumerate(verifier_scores) if score > least), 0)
 
 
 def first_token_entropy(situation: Situation, proposal: Answer) -> float:

@@ -2,11 +2,14 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from r2v_dist.evaluation import outcome_matrix
+from r2v_dist import rollout_store
+from r2v_dist.episodes import Arm, Episode, EpisodeKey, StopReason
+from r2v_dist.evaluation import arm_outcomes
 from r2v_dist.metrics import task_bootstrap_interval, worst_seed_success
 from r2v_dist.risk_measures import cvar_failure
 from r2v_dist.routers import entropy_of
@@ -42,8 +45,17 @@ def test_entropy_of_a_uniform_and_of_a_truncated_distribution() -> None:
     assert entropy_of([math.log(0.5)]) == pytest.approx(math.log(2))
 
 
-def test_an_incomplete_arm_is_refused() -> None:
-    rows = [{"arm": "a", "task": t, "z": z, "success": True} for t, z in itertools.product("xy", (1, 2))]
-    assert outcome_matrix(rows).shape == (2, 2)
+def test_an_incomplete_arm_is_refused(tmp_path: Path) -> None:
+    arm = Arm("slm_only", None, "policy", "expert", 0)
+
+    def episode(task: str, z: int) -> Episode:
+        key = EpisodeKey("evaluate", "hash", task, z, arm.id, 0)
+        return Episode(key, "test", arm, "goal", (), z == 1, StopReason.NO_ACTION, "")
+
+    episodes = [episode(task, z) for task, z in itertools.product("xy", (1, 2))]
+    rollout_store.commit(tmp_path / "whole", 0, episodes)
+    [found] = arm_outcomes(tmp_path / "whole")
+    assert found.success_TZ.tolist() == [[1.0, 0.0], [1.0, 0.0]]
+    rollout_store.commit(tmp_path / "part", 0, episodes[:-1])
     with pytest.raises(ValueError, match="every task under every seed"):
-        outcome_matrix(rows[:-1])
+        arm_outcomes(tmp_path / "part")
