@@ -59,7 +59,8 @@ def interleave(ours: Callable[[], Spent], reference: Callable[[], Spent], repeat
     for number in range(1, repeats + 1):
         pairs.ours.append(ours())
         pairs.reference.append(reference())
-        took = f"ours {pairs.ours[-1].wall_s:.3g} s, reference {pairs.reference[-1].wall_s:.3g} s"
+        mine, other = pairs.ours[-1], pairs.reference[-1]
+        took = f"ours {mine.wall_s:.3g} s ({mine.cpu_s:.2f} s of processor), reference {other.wall_s:.3g} s ({other.cpu_s:.2f})"
         print(f"pair {number} of {repeats}: {took}", file=sys.stderr, flush=True)
     return pairs
 

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--evalplus-python", required=True, help="interpreter of an environment with evalplus 0.3.1")
     parser.add_argument("--parallel", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=1, help="measured pairs after the warm-up")
+    parser.add_argument("--executions", type=int, default=100, help="of the trivial program, for the overhead of one execution")
     args = parser.parse_args()
     names = task_ids("humaneval_plus")
     solutions = [(name, load_task("humaneval_plus", name).code) for name in names]
@@ -51,7 +52,7 @@ def main() -> None:
             return Spent(theirs.seconds, theirs.cpu_s)
 
         pairs = interleave(ours, reference, args.repeats)
-    cost = overhead()
+    cost = overhead(args.executions)
     ours_s, theirs_s = median_wall(pairs.ours), median_wall(pairs.reference)
     table = [
         ("verdicts per second", f"{len(names) / ours_s:.2f}", f"{len(names) / theirs_s:.2f}"),

@@ -2,7 +2,8 @@
 
 Expected outputs come from the canonical solution, run once in the same sandbox and cached. A candidate runs in one sandboxed
 program with all inputs; its outputs come back as plain data, in order, one line per call. A missing, extra or malformed line
-is a failed test, so leaving early, printing noise or writing into the channel can only lose.
+is a failed test, so leaving early, printing noise or writing into the channel can only lose. A missing line counts when it is
+missing twice, since what ends a program may come from outside.
 """
 
 import copy
@@ -30,7 +31,7 @@ CACHE = Path("~/.cache/r2v/code")
 MIN_LIMIT_S, LIMIT_FACTOR, TASK_LIMIT_S = 1.0, 4.0, 60.0
 """EvalPlus's: a call may take max(MIN_LIMIT_S, LIMIT_FACTOR x the canonical solution's time), all calls TASK_LIMIT_S."""
 _GRACE_S, _TRUTH_LIMIT_S = 2.0, 120.0
-_WRONG = "wrong output"
+_WRONG, _SILENT = "wrong output", "no output"
 _REMEMBERED = 4096
 _LARGE, _WHOLE = 4096, 1 << 40
 """Outputs of more items and characters than _LARGE are compared by digest."""
@@ -54,6 +55,11 @@ class Verdict:
     def wrong_output(self) -> bool:
         """Whether it failed by what it answered, and not by giving no answer."""
         return self.reason == _WRONG
+
+    @property
+    def silent(self) -> bool:
+        """Whether it failed by giving no answer."""
+        return self.reason.startswith(_SILENT)
 
 
 @dataclass(frozen=True)
@@ -121,29 +127,37 @@ class Judge:
         truth = self.truth(task)
         limits = truth.limits()
         bounds = list(zip(limits, map(_budget, truth.outputs), strict=True))
-        completed = self._run(task, code, bounds, min(TASK_LIMIT_S, sum(limits)) + _GRACE_S, truth=False)
-        if completed.stdout == _exactly(truth) and not has_oracle(task.dataset, task.entry_point):
-            return Verdict(True)  # the usual right program, without decoding anything
-        rows = _rows(completed.stdout)
-        for first, calls in ((0, task.base_inputs), (len(task.base_inputs), task.plus_inputs)):
-            comparison = Comparison(task.dataset, task.entry_point, task.atol)
-            for number in range(first, first + len(calls)):
-                row = next(rows, None)
-                if row is None:
-                    return Verdict(False, number, f"no output ({completed.ending})")
-                expected = truth.outputs[number]
-                if len(row.value) > 4 * len(expected) + _SPARE:  # not even decoded, as it could be made to take for ever
-                    return Verdict(False, number, "an output far larger than expected")
-                arguments = partial(copy.deepcopy, calls[number - first])
-                if not comparison.equal(arguments, decode(_JSON.decode(expected)), _value(row.value)):
-                    return Verdict(False, number, _WRONG)
-        return Verdict(True) if next(rows, None) is None else Verdict(False, len(limits), "more outputs than calls")
+        seconds = min(TASK_LIMIT_S, sum(limits)) + _GRACE_S
+        verdict = _compare(task, truth, self._run(task, code, bounds, seconds, truth=False))
+        if verdict.silent:
+            # A program that is killed from outside, by the host's memory killer say, looks like one that ended itself.
+            verdict = _compare(task, truth, self._run(task, code, bounds, seconds, truth=False))
+        return verdict
 
     def _run(self, task: CodeTask, code: str, bounds: Sequence[tuple[float, int]], seconds: float, truth: bool) -> Completed:
         """`bounds`: seconds and budget of each call. By the clock the program may take twice as long: the machine has other work."""
         calls = [(text, *bound) for text, bound in zip(_encoded_inputs(task), bounds, strict=True)]
         job = marshal.dumps((code, task.entry_point, truth, calls))
         return self._sandbox.run(_LOADER, marshal.dumps((_program(), job)), limits=replace(_LIMITS, wall_s=2 * seconds, cpu_s=seconds))
+
+
+def _compare(task: CodeTask, truth: Truth, completed: Completed) -> Verdict:
+    if completed.stdout == _exactly(truth) and not has_oracle(task.dataset, task.entry_point):
+        return Verdict(True)  # the usual right program, without decoding anything
+    rows = _rows(completed.stdout)
+    for first, calls in ((0, task.base_inputs), (len(task.base_inputs), task.plus_inputs)):
+        comparison = Comparison(task.dataset, task.entry_point, task.atol)
+        for number in range(first, first + len(calls)):
+            row = next(rows, None)
+            if row is None:
+                return Verdict(False, number, f"{_SILENT} ({completed.ending})")
+            expected = truth.outputs[number]
+            if len(row.value) > 4 * len(expected) + _SPARE:  # not even decoded, as it could be made to take for ever
+                return Verdict(False, number, "an output far larger than expected")
+            arguments = partial(copy.deepcopy, calls[number - first])
+            if not comparison.equal(arguments, decode(_JSON.decode(expected)), _value(row.value)):
+                return Verdict(False, number, _WRONG)
+    return Verdict(True) if next(rows, None) is None else Verdict(False, len(truth.outputs), "more outputs than calls")
 
 
 def _budget(expected: str) -> int:

@@ -1,8 +1,12 @@
 """Verdicts cannot be faked: all that leaves the sandbox are values, and what fools a program from inside changes none of them."""
 
 import json
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from envs.code_mutants import mutants
@@ -155,6 +159,29 @@ def test_a_busy_machine_does_not_change_a_verdict(judge: Judge) -> None:
     judge.truth(task)
     with starved_sandbox(busy=20) as sandbox:  # the first call takes 8 seconds by the clock
         assert Judge(sandbox).verdict(task, f"{task.code}\n{slow}").passed
+
+
+def test_a_program_that_is_killed_from_outside_gets_its_verdict(judge: Judge) -> None:
+    task = load_task("shipped", LUHN)
+    judge.truth(task)
+    killed = []
+
+    def kill() -> None:
+        for _ in range(500):
+            time.sleep(0.01)
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    if process.cpu_times().user > 0.2 and process.name().startswith("python"):
+                        process.kill()
+                        killed.append(process.pid)
+                        return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    busy = "import time\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass\n"
+    verdict = judge.verdict(task, busy + task.code)
+    killer.join()
+    assert (verdict.passed, len(killed)) == (True, 1)
 
 
 def test_verdicts_say_which_test_failed(judge: Judge) -> None:
