@@ -62,6 +62,9 @@ async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> Epi
     """
     branch, arm, replica = (run, run.arm, run.replica) if isinstance(run, Branch) else (None, run, unit.replica)
     router = build_router(arm.router, arm.threshold, cast.models, arm.training_seed)
+    slm = cast.slm
+    if branch and arm.router in SINGLE_SAMPLE:  # nobody will look at the other candidates
+        slm = replace(slm, sampling=replace(slm.sampling, n=1))
     tree, now = world.tree, world.reset()
     goal, steps, detail = str(now.info["goal"]), list[Step](), ""
     path = _Path(opening_message(goal, now.observation))
@@ -77,7 +80,7 @@ async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> Epi
         if cast.verifier is None or arm.router in SINGLE_SAMPLE:
             return ()
         verifier = cast.verifier
-        key = (world.prefix, replica, cast.slm.sampling)
+        key = (world.prefix, replica, slm.sampling)
         return await tree.score(key, lambda: verifier.score(path.history, path.user, proposal.candidates))
 
     async def choose(situation: Situation) -> _Choice:
@@ -85,7 +88,7 @@ async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> Epi
             return _Choice(given.actor, Candidate(given.action, given.action_ids))
         if branch and branch.teacher_first and situation.t == len(branch.path):
             return _Choice.of("teacher", await ask(cast.teacher))
-        proposal = await ask(cast.slm) if router.needs_proposal(situation) else None
+        proposal = await ask(slm) if router.needs_proposal(situation) else None
         scores = await verify(proposal) if proposal else ()
         situation = replace(situation, verifier_scores=scores)
         if arm.router == ORACLE and proposal is not None:
@@ -95,7 +98,7 @@ async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> Epi
         if decision.escalate:
             return replace(_Choice.of("teacher", await ask(cast.teacher)), proposal=proposal, verifier_scores=scores, score=decision.score)
         if proposal is None:
-            proposal = await ask(cast.slm)
+            proposal = await ask(slm)
             scores = await verify(proposal)
         return replace(_Choice.of("slm", proposal, preferred(scores)), proposal=proposal, verifier_scores=scores, score=decision.score)
 
