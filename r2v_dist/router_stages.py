@@ -272,8 +272,9 @@ def _job(context: Context, config: RouterConfig, folder: Path, root: Path, name:
 
 
 def _query_router(context: Context) -> RouterModel:
-    columns = ["t", "z", "router", "goal", "observation", "success", "task", "split"]
+    columns = ["key", "t", "z", "router", "goal", "observation", "success", "task", "split"]
     table = rollout_store.read(context.rollouts("visits"), columns)
+    table = table.take(np.argsort(np.array(table["key"].to_pylist()), kind="stable"))  # not in the order of commits
     split = np.array(table["split"].to_pylist())
     train, validation = (QueryOutcomes.from_rows(table.filter(pa.array(split == name)), context.config.alone) for name in SPLITS)
     return train_query_router(train, validation, context.seed)
@@ -294,7 +295,7 @@ def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict
             found[name] = sorted(rates)
             continue
         own = routers == name
-        order = np.argsort(scores[own], kind="stable")
+        order = np.lexsort((episode[own], scores[own]))
         levels, weight = scores[own][order], (1.0 / steps[episode[own]])[order]
         below = np.cumsum(weight) / weight.sum() if len(levels) else weight
         picked = [levels[min(int(np.searchsorted(below, 1 - rate)), len(levels) - 1)] for rate in rates if len(levels)]
