@@ -17,7 +17,7 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from r2v_dist import learning_stages, router_stages
@@ -122,7 +122,7 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
             ]
             models = ("router2",)
     made.append(Stage("validate", ("tasks", *policy, *models), sweeps, router_stages.validate))
-    if config.router is not None and config.env.splits.calibration:
+    if "r2v" in config.swept and (config.env.splits.calibration or config.env.files.get("calibration")):
         made.append(Stage("calibrate", ("tasks", *policy, *models, "validate"), plays, router_stages.calibrate))
     made.append(Stage("evaluate", ("tasks", *policy, *models, "validate"), sweeps, router_stages.evaluate))
     return made
@@ -208,10 +208,8 @@ def _cloned(context: Context) -> dict[str, Any]:
     """The SLM as it was before DPO, on the test tasks: alone, and with the verifier's choice."""
     from envs.tasks import seeds
 
-    deployed = context.deploy()
-    policy = context.checkpoint("bc")
-    context.crew.load_slm(policy)
-    arms = tuple(replace(deployed(name), policy=policy.version) for name in ("slm_only", "best_of_k"))
+    arm = context.deploy(policy=context.checkpoint("bc"))
+    arms = (arm("slm_only"), arm("best_of_k"))
     zs = seeds(context.config.perturb, "test")
     return context.roll_out([context.unit(task, z, arms) for task in context.tasks("test") for z in zs])
 

@@ -38,9 +38,9 @@ class Context:
         return self.config.seed + self.training_seed
 
     def own(self, stage: str) -> str:
-        """The full name of an earlier stage, as it is done for this training seed."""
+        """The full name of this stage or of an earlier one, as it is done for this training seed."""
         name = stage_name(stage, self.training_seed)
-        return name if name in self.manifests else stage
+        return name if name in (self.stage, *self.manifests) else stage
 
     def result(self, stage: str, name: str) -> Any:
         """A result of an earlier stage."""
@@ -80,9 +80,10 @@ class Context:
             return None
         return self.checkpoint("verifier") if config.kind == "trained" else Checkpoint("", config.version)
 
-    def deploy(self, models: RouterModels | None = None) -> Callable[..., Arm]:
-        """Have policy, verifier and routers ready on the runners. The function that comes back makes arms of (router, threshold)."""
-        policy, verifier = self.policy(), self.verifier()
+    def deploy(self, models: RouterModels | None = None, policy: "Checkpoint | None" = None) -> Callable[..., Arm]:
+        """Have policy (None: the deployed one), verifier and routers ready on the runners. The function that comes back makes arms of
+        (router, threshold)."""
+        policy, verifier = policy or self.policy(), self.verifier()
         self.crew.load_slm(policy)
         self.crew.equip(verifier, models or RouterModels())
 
