@@ -130,26 +130,6 @@ def cpt(curve: RouterCurve, ends: Ends, share: float) -> float | None:
     return frontier_hull(curve, ends).cost_of(weak + share * _gap(weak, strong))
 
 
-def auc_difference(
-    a: Sequence[RouterCurve], b: Sequence[RouterCurve], ends: Ends, resamples: int, seed: int, level: float = 0.95
-) -> PairedDifference:
-    """Frontier area of `a` minus that of `b`, each the mean over its training seeds (one curve each).
-
-    Paired: a resample draws whole tasks, the same for all curves and for the ends.
-    """
-    tasks, rng = ends.slm.cost_PT.shape[1], np.random.default_rng(seed)
-
-    def difference(drawn: npt.NDArray[np.int64]) -> float:
-        there = ends.on(drawn)
-        area_a, area_b = (np.mean([frontier_auc(curve.on(drawn), there) for curve in curves]) for curves in (a, b))
-        return float(area_a - area_b)
-
-    values = [difference(rng.integers(0, tasks, (tasks,))) for _ in range(resamples)]
-    tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return PairedDifference(difference(np.arange(tasks)), float(low), float(high))
-
-
 def sign_flip_p(differences_T: Array, resamples: int, seed: int) -> float:
     """One-sided p-value of "the mean paired difference is not above 0"; exact up to 12 tasks, else by random flips.
 

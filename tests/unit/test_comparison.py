@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from r2v_dist.comparison import SeedArms, compare, resampled_areas
-from r2v_dist.frontier import Ends, RouterCurve, auc_difference, frontier_auc, holm, sign_flip_p
+from r2v_dist.frontier import Ends, RouterCurve, frontier_auc, holm, sign_flip_p
 from r2v_dist.operating_point import at_cost
 from tests.arms import STEPS, TASKS, arm
+from tests.paired_areas import auc_difference
 
 
 def a_seed(seed: int = 0, training_seed: int = 0) -> SeedArms:
