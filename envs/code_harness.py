@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the sandbox need not import them
 _JSON_INTEGER_BITS = 256
 _LOOK_S = 0.1
 _EXACT = 2**53
+_MINUS_ZERO = b"\0\0\0\0\0\0\0\x80"
 
 
 class Digest(str):
@@ -65,8 +66,10 @@ def encode(value: Any, budget: Budget) -> Any:
     if isinstance(value, complex):
         return {"c": [value.real, value.imag]}
     if isinstance(value, list):
+        budget.must_hold(list.__len__(value))
         return [encode(v, budget) for v in list.__iter__(value)]
     if isinstance(value, tuple):
+        budget.must_hold(tuple.__len__(value))
         return {"t": [encode(v, budget) for v in tuple.__iter__(value)]}
     if isinstance(value, dict):
         return {"d": [[encode(k, budget), encode(v, budget)] for k, v in dict.items(value)]}
@@ -92,6 +95,11 @@ class Budget:
         if self.left < 0:
             raise Oversize
 
+    def must_hold(self, items: int) -> None:
+        """Raises Oversize before the first item is sent where the last one could not be."""
+        if items > self.left:
+            raise Oversize
+
 
 def digest(value: Any) -> str:
     """Equal for values that are equal in Python, 1 and 1.0 and True included; for values too large to send."""
@@ -100,9 +108,22 @@ def digest(value: Any) -> str:
     return hashlib.sha256(b"".join(_parts(value))).hexdigest()
 
 
+def _doubles(items: list[Any]) -> Any:
+    """Numbers as an array; None where some are too large to be told from their neighbours in it."""
+    from array import array
+
+    try:
+        numbers = array("d", items)
+    except OverflowError:
+        return None
+    if not (min(numbers) > -_EXACT and max(numbers) < _EXACT):
+        return None
+    # Adding 0.0 makes -0.0 and 0.0 the same, as they are equal.
+    return array("d", [number + 0.0 for number in numbers]) if _MINUS_ZERO in numbers.tobytes() else numbers
+
+
 def _parts(value: Any) -> Iterator[bytes]:
     import hashlib
-    from array import array
 
     if isinstance(value, list | tuple):
         yield b"[" if isinstance(value, list) else b"("
@@ -111,9 +132,8 @@ def _parts(value: Any) -> Iterator[bytes]:
         kinds = set(map(type, items))
         if kinds == {str}:
             yield hashlib.sha256(marshal.dumps(items, 0)).digest()
-        elif kinds and kinds <= {int, float, bool} and min(items) > -_EXACT and max(items) < _EXACT:
-            # Adding 0.0 makes -0.0 and 0.0 the same, as they are equal.
-            yield b"a" + hashlib.sha256(array("d", [item + 0.0 for item in items])).digest()
+        elif kinds and kinds <= {int, float, bool} and (numbers := _doubles(items)) is not None:
+            yield b"a" + hashlib.sha256(numbers).digest()
         else:
             folded = hashlib.sha256()
             for item in items:
@@ -183,8 +203,11 @@ _chunks: Any = make_encoder(None, None, encode_basestring_ascii, None, ": ", ", 
 
 def dumps(data: Any) -> str:
     """As `json.dumps`, for what `encode` gives."""
-    if type(data) is str:
+    kind = type(data)
+    if kind is str:
         return str(encode_basestring_ascii(data))
+    if kind is int:
+        return int.__repr__(data)
     return "".join(_chunks(data, 0))
 
 
