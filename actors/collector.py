@@ -12,7 +12,7 @@ from r2v_dist.episodes import Episode
 
 
 class Collector:
-    """Writes one stage's shards. Used as a Ray actor; runs as well in the driver's own process."""
+    """Writes one stage's shards."""
 
     def __init__(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
         self._folder, self._shard_episodes, self._shard_seconds = folder, shard_episodes, shard_seconds
@@ -39,3 +39,19 @@ class Collector:
             self._next += 1
             self._buffer = []
         return self._next
+
+
+class CollectorActor:
+    """The collectors of one stage after the other, in a process that is started once."""
+
+    def open(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
+        """Begin a stage, or go on with one."""
+        self._collector = Collector(folder, shard_episodes, shard_seconds)
+
+    def add(self, episodes: Sequence[Episode]) -> int:
+        """As `Collector.add`, for the stage that was opened last."""
+        return self._collector.add(episodes)
+
+    def flush(self) -> int:
+        """As `Collector.flush`."""
+        return self._collector.flush()

@@ -1,9 +1,10 @@
-"""The env runners of a run and the model servers they call: started together, kept from stage to stage, replaced when they die."""
+"""The env runners of a run, the model servers they call, the collector they fill: kept from stage to stage, replaced when they die."""
 
 from typing import Any
 
 import ray
 
+from actors.collector import CollectorActor
 from actors.env_runner import EnvRunner, Equipment, RunnerSetup
 from actors.servers import EngineHandle, ModelServer
 
@@ -18,6 +19,7 @@ class Fleet:
         self._setup, self._slm, self._teacher, self._in_flight = setup, slm, teacher, in_flight
         self._equipment: Equipment | None = None
         self.runners: list[Any] = [self._start() for _ in range(count)]
+        self.collector = _start_collector()
 
     def equip(self, equipment: Equipment) -> None:
         """Hand every runner, and every later one, what has been trained since they started."""
@@ -34,10 +36,15 @@ class Fleet:
         ray.kill(runner)
         self.runners[self.runners.index(runner)] = self._start()
 
+    def replace_collector(self) -> None:
+        """A new collector; what is still delivered to the old one goes nowhere."""
+        ray.kill(self.collector)
+        self.collector = _start_collector()
+
     def stop(self) -> None:
-        """End the runners' processes; the servers belong to the caller."""
-        for runner in self.runners:
-            ray.kill(runner)
+        """End the processes of runners and collector; the servers belong to the caller."""
+        for actor in (*self.runners, self.collector):
+            ray.kill(actor)
 
     def _start(self) -> Any:
         slm = EngineHandle(self._slm.actor) if self._slm else None
@@ -50,3 +57,7 @@ class Fleet:
             "runtime_env": {"env_vars": RUNNER_ENVIRONMENT},
         }
         return ray.remote(EnvRunner).options(**options).remote(self._setup, slm, teacher, self._equipment)
+
+
+def _start_collector() -> Any:
+    return ray.remote(CollectorActor).options(num_cpus=0).remote()

@@ -14,7 +14,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from actors.collector import Collector
 from actors.env_runner import UnitReport
 from actors.fleet import Fleet
 from actors.servers import first_cause
@@ -82,15 +81,17 @@ def roll_out(units: Sequence[Unit], folder: Path, fleet: Fleet, cluster: Cluster
     todo = remaining(units, folder)
     if not todo:
         return Totals()
-    collector = ray.remote(Collector).options(num_cpus=0).remote(folder, cluster.shard_episodes, cluster.shard_seconds)
+    collector = fleet.collector
     try:
+        ray.get(collector.open.remote(folder, cluster.shard_episodes, cluster.shard_seconds), timeout=COMMIT_DEADLINE_S)
         totals = _Dispatcher(todo, fleet, cluster, CollectorHandle(collector), on_progress).run()
         ray.get(collector.flush.remote(), timeout=COMMIT_DEADLINE_S)
         return totals
-    except RayError as error:
-        raise RuntimeFailure(f"the collector of {folder} failed: {first_cause(error)}") from None
-    finally:
-        ray.kill(collector)
+    except BaseException as error:
+        fleet.replace_collector()  # units may still be under way, and must not deliver into the next stage
+        if isinstance(error, RayError):
+            raise RuntimeFailure(f"the collector of {folder} failed: {first_cause(error)}") from None
+        raise
 
 
 class _Dispatcher:
