@@ -21,7 +21,7 @@ from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.labels import LabelTable
 from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, noise_floor, sweep
 from r2v_dist.operating_point import Mix
-from r2v_dist.router_model import RISKS, Mlp, RiskPrediction, RouterModel
+from r2v_dist.router_model import ESTIMATES, RISKS, Mlp, RiskPrediction, RouterModel, Score
 from r2v_dist.run_dir import write_atomically
 from r2v_dist.seeding import short_hash
 
@@ -143,6 +143,7 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
     """`known_risks`: routers that differ in their policy only share one training of the risk heads."""
     import torch
 
+    from learners.advantage import fit_advantage
     from learners.router_data import Scaler, adder, deal, distinct
     from learners.router_engine import Log
     from learners.router_phases import Setting, policy_inputs, predicted, train_policy
@@ -172,17 +173,27 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
         heads = {"rho": policy}
         calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
     if rank == 0:
-        score = "policy" if config.ablation == "no_brier" else config.score  # without risks there is nothing else
+        score = _score(config, labels)
+        if score == "advantage":
+            known = RouterModel("", config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score="value")
+            heads |= {"advantage": fit_advantage(known, labels, held_out, config.kappa)}
         version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
         model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score=score)
         _publish(job, model, duality, held_out, episodes)
     torch.distributed.barrier()
 
 
+def _score(config: RouterConfig, labels: LabelTable) -> Score:
+    """What this router can be scored by: without risks only by its policy, before a router was ever followed not by an advantage."""
+    if config.ablation == "no_brier":
+        return "policy"
+    return "value" if config.score == "advantage" and not labels.pairs.any() else config.score
+
+
 def _risk_heads(
     job: RouterJob, setting: "Setting", train: "Share", validation: "Share", known: dict[tuple[object, ...], dict[str, Mlp]]
 ) -> dict[str, Mlp]:
-    """The three risk heads; without Brier they say 1/2 everywhere."""
+    """The heads of all estimates; without Brier the risks say 1/2 everywhere."""
     from learners.router_phases import constant_risk, train_risks
 
     config = job.config
@@ -204,9 +215,9 @@ def calibrate(
     apart in every fifth of the tasks, so that tasks can be held out.
     """
     if job.config.ablation in ("uncalibrated", "no_brier"):
-        return {name: Calibrator() for name in heads if name in RISKS}
+        return {name: Calibrator() for name in heads if name in ESTIMATES}
     found: dict[str, Calibrator] = {}
-    for name, n in (("rho", labels.n), ("rho1", labels.n1), ("rhoT", labels.nT)):
+    for name, n in labels.counts.items():
         if name in heads:
             known_N = n > 0
             tasks, task_N = np.unique(labels.task[known_N], return_inverse=True)
@@ -224,10 +235,9 @@ def _publish(job: RouterJob, model: RouterModel, duality: "Duality", labels: Lab
     config = job.config
     prediction = predict_states(model, labels.features_NF)
     point = cheapest(sweep(episodes, prediction.score, config.tail, config.slm_cost / config.teacher_cost), config.epsilon)
-    n = {"rho": labels.n, "rho1": labels.n1, "rhoT": labels.nT}
     brier = {
-        name: float((n[name] * (risk - np.nan_to_num(getattr(labels, name))) ** 2).sum() / n[name].sum())
-        for name in RISKS
+        name: float((n * (risk - np.nan_to_num(getattr(labels, name))) ** 2).sum() / n.sum())
+        for name, n in labels.counts.items()
         if (risk := getattr(prediction, name)) is not None
     }
     result = RouterResult(
@@ -257,8 +267,8 @@ def predict_states(model: RouterModel, features_NF: npt.NDArray[np.float64]) -> 
 
     f_UF, place_N = distinct(features_NF)
     said = model.predict(f_UF)
-    rho1, rhoT = (None if risk_U is None else risk_U[place_N] for risk_U in (said.rho1, said.rhoT))
-    return RiskPrediction(said.rho[place_N], rho1, rhoT, said.score[place_N])
+    rho1, rhoT, dissent = (None if risk_U is None else risk_U[place_N] for risk_U in (said.rho1, said.rhoT, said.dissent))
+    return RiskPrediction(said.rho[place_N], rho1, rhoT, said.score[place_N], dissent)
 
 
 def _read_result(output: Path) -> RouterResult:

@@ -14,7 +14,7 @@ from torch import Tensor
 from learners.router_losses import Episodes, Totals
 from r2v_dist.labels import LabelTable
 from r2v_dist.latched import LatchedEpisodes
-from r2v_dist.router_model import RISKS
+from r2v_dist.router_model import ESTIMATES
 
 Array = npt.NDArray[np.float64]
 
@@ -40,7 +40,7 @@ class Scaler:
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's part of the labels. `risk` and `n` are by the names in RISKS; states without a branch have n = 0.
+    """One rank's part of the labels. `risk` and `n` are by the names in ESTIMATES; states without a label have n = 0.
 
     Heads are asked once for every different state; `place_N` says which one a state is.
     """
@@ -71,11 +71,11 @@ def deal(labels: LabelTable, scaler: Scaler, rank: int, ranks: int, device: torc
     def per_seed(counts_E: Array) -> Tensor:
         return tensor(np.bincount(np.searchsorted(seeds_Z, whole.z_E), counts_E, minlength=len(seeds_Z)))
 
-    weighted = {name: labels.weight * n for name, n in zip(RISKS, (labels.n, labels.n1, labels.nT), strict=True)}
+    weighted = {name: labels.weight * labels.counts[name] for name in ESTIMATES}
     return Share(
         f_UF=tensor(f_UF),
         place_N=tensor(place_N),
-        risk={name: tensor(np.nan_to_num(getattr(labels, name)[mine_N])) for name in RISKS},
+        risk={name: tensor(np.nan_to_num(getattr(labels, name)[mine_N])) for name in ESTIMATES},
         n={name: tensor(n[mine_N]) for name, n in weighted.items()},
         n_total={name: float(n.sum()) for name, n in weighted.items()},
         places_ET=tensor(np.where(own.mask_ET, place_N[row_N[own.rows_ET]], 0)),

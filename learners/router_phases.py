@@ -21,7 +21,7 @@ from learners.router_losses import Cvar, Outcomes, Reduce, ascend, brier_sum, co
 from r2v_dist.calibrators import Calibrator, sigmoid
 from r2v_dist.config import RouterConfig
 from r2v_dist.operating_point import Mix
-from r2v_dist.router_model import RISKS, Mlp
+from r2v_dist.router_model import ESTIMATES, RISKS, Mlp
 from r2v_dist.seeding import stable_hash
 
 Array = npt.NDArray[np.float64]
@@ -57,27 +57,28 @@ class Duality:
 
 
 def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, Mlp]:
-    """The risk heads, each at the step where its Brier score on validation was least."""
+    """A head for every estimate that has labels, each at the step where its Brier score on validation was least."""
     config, folder = setting.config, setting.checkpoints / "risk"
-    heads = nn.ModuleDict({name: _head(train.f_UF.shape[1], config.risk_hidden, setting.seed, name) for name in RISKS})
+    names = [name for name in ESTIMATES if train.n_total[name] and validation.n_total[name]]
+    heads = nn.ModuleDict({name: _head(train.f_UF.shape[1], config.risk_hidden, setting.seed, name) for name in names})
     engine = start_engine(heads.to(train.f_UF.device), config.learning_rate, config.weight_decay)
     done, numbers, best = load_checkpoint(folder, engine)
     setting.log.forget_after("risk", done)
-    least = {name: numbers.get(name, np.inf) for name in RISKS}
+    least = {name: numbers.get(name, np.inf) for name in names}
     stale = int(numbers.get("stale", 0))
     for step in range(done + 1, config.risk_steps + 1 if stale < config.patience else 0):
         sums = _briers(heads, train)
-        loss = sum((train.totals.ranks * sums[name] / train.n_total[name] for name in RISKS), torch.zeros(()))
+        loss = sum((train.totals.ranks * sums[name] / train.n_total[name] for name in names), torch.zeros(()))
         engine.backward(loss)
         norm = gradient_norm(heads)
         engine.step()
         scores = _means(setting.reduce, sums, train)
-        row = {f"brier_{name}": scores[name] for name in RISKS}
+        row = {f"brier_{name}": scores[name] for name in names}
         setting.log.add(step, phase="risk", loss=sum(scores.values()), gradient_norm=norm, **row)
         if step % config.check_every_steps == 0 or step == config.risk_steps:
             with torch.no_grad():
                 found = _means(setting.reduce, _briers(heads, validation), validation)
-            better = [name for name in RISKS if found[name] < least[name] - 1e-6]
+            better = [name for name in names if found[name] < least[name] - 1e-6]
             for name in better:
                 least[name] = found[name]
                 best |= {f"{name}.{key}": values.clone() for key, values in heads[name].state_dict().items()}
@@ -88,7 +89,7 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
         if ended:
             break
     heads.load_state_dict(best)
-    return {name: _exported(heads[name]) for name in RISKS}
+    return {name: _exported(heads[name]) for name in names}
 
 
 def train_policy(setting: Setting, share: Share, inputs_UI: Tensor, judge: Judge) -> tuple[Mlp, Duality]:
@@ -166,7 +167,7 @@ def constant_risk(features: int) -> Mlp:
 def predicted(heads: dict[str, Mlp], f_NF: Tensor) -> dict[str, Array]:
     """Raw risks at states."""
     rows = to_numpy(f_NF)
-    return {name: sigmoid(head(rows)) for name, head in heads.items()}
+    return {name: sigmoid(head(rows)) for name, head in heads.items() if name in ESTIMATES}
 
 
 def gradient_norm(module: nn.Module) -> float:
@@ -187,7 +188,9 @@ def _head(inputs: int, hidden: tuple[int, ...], seed: int, name: str) -> Head:
 
 
 def _briers(heads: nn.ModuleDict, share: Share) -> dict[str, Tensor]:
-    return {name: brier_sum(torch.sigmoid(heads[name](share.f_UF))[share.place_N], share.risk[name], share.n[name]) for name in RISKS}
+    return {
+        name: brier_sum(torch.sigmoid(head(share.f_UF))[share.place_N], share.risk[name], share.n[name]) for name, head in heads.items()
+    }
 
 
 def _exported(head: nn.Module) -> Mlp:
@@ -196,5 +199,5 @@ def _exported(head: nn.Module) -> Mlp:
 
 
 def _means(reduce: Reduce, sums: dict[str, Tensor], share: Share) -> dict[str, float]:
-    totals = reduce(torch.stack([sums[name].detach() for name in RISKS])).tolist()
-    return {name: total / share.n_total[name] for name, total in zip(RISKS, totals, strict=True)}
+    totals = reduce(torch.stack([total.detach() for total in sums.values()])).tolist()
+    return {name: total / share.n_total[name] for name, total in zip(sums, totals, strict=True)}

@@ -29,6 +29,8 @@ CANDIDATE, TEACHER = "candidate", "teacher"
 """Kinds of branches that value a first action: one of the SLM's candidates, or the teacher's."""
 S, T1, TINF = "S", "T1", "Tinf"
 """Kinds of branches that label a state for the router."""
+RS, RT = "RS", "RT"
+"""Kinds in which a router goes on, after the SLM's action or the teacher's."""
 
 
 @dataclass(frozen=True)
@@ -168,13 +170,26 @@ def label_branches(state: State, slm: Arm, teacher: Arm, n_s: int, n_t1: int, n_
     ]
 
 
+def paired_branches(state: State, router: Arm, n: int) -> list[Branch]:
+    """n pairs with common random numbers: the SLM's action or the teacher's, then the router on its own path."""
+    first = state.candidates[state.executed]
+    return [
+        branch
+        for replica in range(1, 1 + n)
+        for branch in (
+            Branch(RS, router, replica, state.path, state.seen, first=first),
+            Branch(RT, router, replica, state.path, state.seen, teacher_first=True),
+        )
+    ]
+
+
 @dataclass(frozen=True)
 class _Count:
-    """Branches of one kind from one state: how many, how many succeeded, and their mean number of steps."""
+    """Branches of one kind from one state: how many, how many succeeded, and the mean number of teacher steps in them."""
 
     n: int
     successes: int
-    steps: float
+    calls: float
 
 
 def _tally(branches: pa.Table, by_action: bool) -> tuple[dict[tuple[str, str, str], _Count], int]:
@@ -183,16 +198,18 @@ def _tally(branches: pa.Table, by_action: bool) -> tuple[dict[tuple[str, str, st
     A branch that ends where it begins, because nobody has an action there, is one that failed; it has no first action.
     """
     drifted = set(branches.filter(branches["drift"])["key"].to_pylist())
+    taught = branches.filter(pc.and_(pc.equal(branches["actor"], "teacher"), pc.greater_equal(branches["t"], branches["branch_t"])))
+    calls = Counter(taught["key"].to_pylist())
     one_a_branch = branches.filter(pc.equal(branches["t"], branches["branch_t"])) if by_action else rollout_store.outcomes(branches)
     outcomes: dict[tuple[str, str, str], list[tuple[bool, int]]] = {}
-    columns = ["key", "branch", "task", "z", "branch_prefix", "action", "success", "n_steps", "branch_t"]
+    columns = ["key", "branch", "task", "z", "branch_prefix", "action", "success"]
     for row in one_a_branch.select(columns).to_pylist():
         if row["key"] not in drifted:
             state = f"{row['task']}|{row['z']}|{row['branch_prefix']}"
             ends = outcomes.setdefault((row["branch"], state, row["action"] if by_action else ""), [])
-            ends.append((row["success"], row["n_steps"] - row["branch_t"]))
+            ends.append((row["success"], calls[row["key"]]))
     counts = {
-        name: _Count(len(ends), sum(won for won, _ in ends), float(np.mean([steps for _, steps in ends])))
+        name: _Count(len(ends), sum(won for won, _ in ends), float(np.mean([taught for _, taught in ends])))
         for name, ends in outcomes.items()
     }
     return counts, len(drifted)
@@ -250,18 +267,29 @@ def labels(states: Sequence[State], branches: pa.Table, alone: str = "slm_only")
     counts, drifted = _tally(branches, by_action=False)
     left_out: Counter[str] = Counter(drifted=drifted)
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    none = _Count(0, 0, math.nan)
+    none, told = _Count(0, 0, math.nan), _teacher_actions(branches)
     for state in states:
-        s, t1, tinf = (counts.get((kind, state.key, ""), none) for kind in (S, T1, TINF))
-        if s.n + t1.n + tinf.n == 0:
+        s, t1, tinf, rs, rt = (counts.get((kind, state.key, ""), none) for kind in (S, T1, TINF, RS, RT))
+        if rs.n != rt.n:  # one of a pair drifted
+            rs = rt = none
+        if s.n + t1.n + tinf.n + rs.n == 0:
             left_out["unlabelled"] += 1
             continue
         row = {
             **{"task": state.task, "split": state.split, "z": state.z, "prefix": state.prefix, "t": state.t},
             **{"source": "slm_only" if state.router == alone else state.router, "features": list(state.features)},
             **{"n_s": s.n, "s_s": s.successes, "n_t1": t1.n, "s_t1": t1.successes, "n_tinf": tinf.n, "s_tinf": tinf.successes},
-            **{"m_tinf": tinf.steps, "own_success": state.own_success, "episode": state.episode, "weight": 1.0},
+            **{"differs": told[state.key] != state.candidates[state.executed].action if state.key in told else None},
+            **{"n_r": rs.n, "s_rs": rs.successes, "s_rt": rt.successes, "m_rs": rs.calls, "m_rt": rt.calls},
+            **{"m_tinf": tinf.calls, "own_success": state.own_success, "episode": state.episode, "weight": 1.0},
         }
         for name, value in row.items():
             columns[name].append(value)
     return LabelTable.of_columns(columns), left_out
+
+
+def _teacher_actions(branches: pa.Table) -> dict[str, str]:
+    """What the teacher did first, by state key, wherever it was asked."""
+    first = branches.filter(pc.and_(pc.equal(branches["t"], branches["branch_t"]), pc.is_in(branches["branch"], pa.array([T1, TINF, RT]))))
+    rows = first.select(["task", "z", "branch_prefix", "action"]).to_pylist()
+    return {f"{row['task']}|{row['z']}|{row['branch_prefix']}": row["action"] for row in rows}

@@ -234,8 +234,9 @@ class RouterConfig(Section):
 
     mode: Literal["decoupled", "joint"] = "decoupled"
     """`decoupled`: calibrated risk heads, and a policy head that alone sees cost and CVaR. `joint`: the paper's single output."""
-    score: Literal["policy", "risk", "value"] = "policy"
-    """What a `decoupled` router compares with its threshold: its policy head, the risk rho, or rho - rho1, the value of a step."""
+    score: Literal["policy", "risk", "value", "advantage"] = "policy"
+    """What a `decoupled` router compares with its threshold: its policy head, the risk rho, rho - rho1, which is what a step of the
+    teacher is worth to an SLM that never asks again, or its advantage, what it is worth to an agent that may (labels.pairs > 0)."""
     surrogate: Literal["latched", "paper"] = "latched"
     ablation: Literal["none", "no_cvar", "no_brier", "uncalibrated"] = "none"
     """`no_cvar` bounds the mean failure instead of its CVaR; `no_brier` estimates no risk (decoupled: the policy sees f alone)."""
@@ -252,7 +253,7 @@ class RouterConfig(Section):
     slm_cost: float = Field(1.0, ge=0)
     """Prices of a call; only their ratio counts."""
     kappa: float = Field(20.0, gt=0)
-    """Cost of a failed episode, in teacher calls (the Bayes operating point)."""
+    """Cost of a failed episode, in teacher calls: of the Bayes operating point and of the advantage."""
     risk_hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
     policy_hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64,)
     risk_steps: int = Field(400, ge=1)
@@ -354,6 +355,9 @@ class LabelConfig(Section):
     """The same in the second round, where the first round's risk lies between .1 and .9."""
     random_rate: float = Field(0.2, gt=0, lt=1)
     """Escalation rate of the episodes that lead to states after a hand-over."""
+    pairs: int = Field(0, ge=0)
+    """States of the second round from which the first round's router goes on, once after the SLM's action and once after the
+    teacher's; a quarter as many on validation tasks."""
     rounds: Literal[1, 2] = 2
     """The second round labels states on the paths of the first round's router."""
 
@@ -467,6 +471,8 @@ class RunConfig(Section):
             raise ValueError(f"verifier.kind = trained: an SLM with backend {self.slm.backend} is not trained here; use rules or judge")
         if self.dpo is not None and not trained:
             raise ValueError("dpo: pairs need a trained verifier; add `verifier: {kind: trained}`")
+        if self.router is not None and self.router.score == "advantage" and (self.labels.rounds < 2 or not self.labels.pairs):
+            raise ValueError("router.score = advantage: needs labels.rounds = 2 and labels.pairs > 0, the branches it is learned from")
         few = min((self.perturb.train_seeds, "train_seeds"), (self.perturb.validation_seeds, "validation_seeds"))
         if self.router is not None and few[0] < self.labels.seeds:
             raise ValueError(f"labels.seeds = {self.labels.seeds}: perturb.{few[1]} is only {few[0]}; raise it")

@@ -22,7 +22,7 @@ from r2v_dist.situation import Situation
 
 Array = npt.NDArray[np.float64]
 
-FEATURE_VERSION = "1"
+FEATURE_VERSION = "2"
 FEATURE_NAMES: tuple[str, ...] = (
     "logprob_best",
     "logprob_mean",
@@ -41,6 +41,8 @@ FEATURE_NAMES: tuple[str, ...] = (
     "distinct_actions",
     "last_action_repeated",
     "proposals_repeating",
+    "proposals_done",
+    "action_words",
     "error_observed",
     "t",
     "t_share",
@@ -49,7 +51,9 @@ FEATURE_NAMES: tuple[str, ...] = (
     "escalations",
     "budget_left",
 )
-"""`t_share` is 0 without a step limit, `budget_left` is 1 without a budget; groups with a `_missing` bit are 0 where it is 1."""
+"""`proposals_repeating` and `proposals_done`: shares of candidates that repeat the last action, or any earlier one of the episode;
+`action_words`: mean length of a candidate. `t_share` is 0 without a step limit, `budget_left` is 1 without a budget; groups with a
+`_missing` bit are 0 where it is 1."""
 
 _GROUP = 4
 """Features that log-probabilities and verifier scores have in common, in this order: best, mean, std, missing."""
@@ -76,8 +80,8 @@ class StepBatch:
     candidate_texts: Sequence[Sequence[str]]
     first_tokens: Sequence[Sequence[object]]
     """First token id of every candidate; its first word where the model gives no ids."""
-    last_actions: Sequence[Sequence[str]]
-    """The two actions executed last, the latest at the end."""
+    actions: Sequence[Sequence[str]]
+    """All that were executed so far, the latest at the end."""
     observations: Sequence[str]
     t_N: Array
     max_steps_N: Array
@@ -99,7 +103,7 @@ class StepBatch:
             verifier_earlier_N2=np.array([array("f", (math.nan, math.nan, *situation.verifier_bests)[-2:])], dtype=np.float64),
             candidate_texts=[[c.text for c in candidates]],
             first_tokens=[[_first(c.text, c.token_ids) for c in candidates]],
-            last_actions=[situation.actions[-2:]],
+            actions=[situation.actions],
             observations=[situation.observations[-1]],
             t_N=np.array([float(situation.t)]),
             max_steps_N=np.array([math.inf if situation.max_steps is None else float(situation.max_steps)]),
@@ -124,8 +128,8 @@ class StepBatch:
         scores = (
             [row or [] for row in table["verifier_scores"].to_pylist()] if "verifier_scores" in table.column_names else [[] for _ in texts]
         )
-        goals, actions = table["goal"].to_pylist(), table["action"].to_pylist()
-        t_N, previous_N2, escalations_N = _history(table)
+        goals = table["goal"].to_pylist()
+        t_N, previous_N2, escalations_N, earlier = _history(table)
         width = max((max(len(a), len(b)) for a, b in zip(texts, scores, strict=True)), default=0)
         bests_N = np.array([max(row) if row else math.nan for row in scores], dtype=np.float32).astype(np.float64)
         words = {goal: float(word_count(goal)) for goal in set(goals)}
@@ -136,7 +140,7 @@ class StepBatch:
             verifier_earlier_N2=np.where(previous_N2 >= 0, bests_N[previous_N2], math.nan),
             candidate_texts=texts,
             first_tokens=[[_first(*pair) for pair in zip(*row, strict=True)] for row in zip(texts, ids, strict=True)],
-            last_actions=[[actions[i] for i in pair if i >= 0] for pair in previous_N2.tolist()],
+            actions=earlier,
             observations=[text or "" for text in table["observation"].to_pylist()],
             t_N=t_N,
             max_steps_N=np.full(len(texts), math.inf if max_steps is None else float(max_steps)),
@@ -168,13 +172,13 @@ def features(batch: StepBatch) -> Array:
     columns_FN[9] = best_N - descending_GNK[1, :, 1]
     columns_FN[10] = _slope(batch.verifier_earlier_N2, best_N)
     columns_FN[11] = _entropy(batch.first_top_logprobs_NV)
-    columns_FN[12:18] = _read_texts(batch)
-    columns_FN[18] = batch.t_N
-    columns_FN[19] = batch.t_N / batch.max_steps_N
-    columns_FN[20] = batch.context_tokens_N
-    columns_FN[21] = batch.goal_tokens_N
-    columns_FN[22] = batch.escalations_N
-    columns_FN[23] = batch.budget_left_N
+    columns_FN[12:20] = _read_texts(batch)
+    columns_FN[20] = batch.t_N
+    columns_FN[21] = batch.t_N / batch.max_steps_N
+    columns_FN[22] = batch.context_tokens_N
+    columns_FN[23] = batch.goal_tokens_N
+    columns_FN[24] = batch.escalations_N
+    columns_FN[25] = batch.budget_left_N
     # nan is where a score is missing, and nowhere else.
     columns_FN[columns_FN != columns_FN] = 0.0
     return columns_FN.T
@@ -202,22 +206,25 @@ def _entropy(logprobs_NV: Array) -> Array:
 
 
 def _read_texts(batch: StepBatch) -> Array:
-    """[6, N]: shares of candidates with the commonest first token and action, distinct actions; then whether the last action was
-    the one before it too, the share of candidates that repeat it, whether the observation speaks of an error."""
+    """[8, N]: shares of candidates with the commonest first token and action, distinct actions; then whether the last action was
+    the one before it too, the shares of candidates that repeat it and that repeat any action of the episode, the candidates' mean
+    length, whether the observation speaks of an error."""
     rows = [
         (
             max(map(tokens.count, tokens)) / len(tokens) if tokens else 0.0,
             max(map(texts.count, texts)) / len(texts) if texts else 0.0,
             len(set(texts)),
-            len(last) == 2 and last[0] == last[1],
-            texts.count(last[-1]) / len(texts) if last and texts else 0.0,
+            len(done) > 1 and done[-1] == done[-2],
+            texts.count(done[-1]) / len(texts) if done and texts else 0.0,
+            sum(text in done for text in texts) / len(texts) if done and texts else 0.0,
+            sum(map(word_count, texts)) / len(texts) if texts else 0.0,
             looks_like_an_error(observation),
         )
-        for tokens, texts, last, observation in zip(
-            batch.first_tokens, batch.candidate_texts, batch.last_actions, batch.observations, strict=True
+        for tokens, texts, done, observation in zip(
+            batch.first_tokens, batch.candidate_texts, batch.actions, batch.observations, strict=True
         )
     ]
-    return np.array(rows, dtype=np.float64).reshape(-1, 6).T
+    return np.array(rows, dtype=np.float64).reshape(-1, 8).T
 
 
 def _slope(earlier_N2: Array, now_N: Array) -> Array:
@@ -226,8 +233,8 @@ def _slope(earlier_N2: Array, now_N: Array) -> Array:
     return np.where(over_three_N == over_three_N, over_three_N, now_N - earlier_N2[:, 1])
 
 
-def _history(table: pa.Table) -> tuple[Array, npt.NDArray[np.int64], Array]:
-    """Of every row: t, the rows two and one steps before it (-1: none), and the teacher's steps before it."""
+def _history(table: pa.Table) -> tuple[Array, npt.NDArray[np.int64], Array, list[list[str]]]:
+    """Of every row: t, the rows two and one steps before it (-1: none), the teacher's steps before it, and all actions before it."""
     t_N = table["t"].to_numpy().astype(np.int64)
     _, episode_N = np.unique(np.array(table["key"].to_pylist(), dtype=object).astype(str), return_inverse=True)
     order_N = np.lexsort((t_N, episode_N))
@@ -242,7 +249,11 @@ def _history(table: pa.Table) -> tuple[Array, npt.NDArray[np.int64], Array]:
         has_N = place_N >= back
         previous_N2[order_N[has_N], column] = order_N[np.flatnonzero(has_N) - back]
     escalations_N[order_N] = before_N - before_N[starts_N]
-    return t_N.astype(np.float64), previous_N2, escalations_N
+    actions = table["action"].take(order_N).to_pylist()
+    earlier: list[list[str]] = [[]] * len(t_N)
+    for row, start, place in zip(order_N.tolist(), starts_N.tolist(), range(len(t_N)), strict=True):
+        earlier[row] = actions[start:place]
+    return t_N.astype(np.float64), previous_N2, escalations_N, earlier
 
 
 def _padded(rows: Sequence[Sequence[float]], width: int, absent: float = math.nan) -> Array:

@@ -37,6 +37,12 @@ SCHEMA = pa.schema(
         ("n_tinf", pa.int32()),
         ("s_tinf", pa.int32()),
         ("m_tinf", pa.float64()),
+        ("differs", pa.bool_()),
+        ("n_r", pa.int32()),
+        ("s_rs", pa.int32()),
+        ("s_rt", pa.int32()),
+        ("m_rs", pa.float64()),
+        ("m_rt", pa.float64()),
         ("own_success", pa.bool_()),
         ("episode", pa.string()),
         ("weight", pa.float64()),
@@ -44,6 +50,8 @@ SCHEMA = pa.schema(
     metadata={"r2v_feature_version": FEATURE_VERSION, "r2v_feature_names": json.dumps(FEATURE_NAMES)},
 )
 """`n_*` branches and `s_*` successes of the S-, T1- and Tinf-branches; `m_tinf` mean teacher steps of the Tinf-branches;
+`differs` whether the teacher's action is another one than the SLM's, null where it was not asked; `n_r` pairs of branches in which
+a router goes on after the SLM's action (RS) or the teacher's (RT), with successes `s_*` and mean teacher steps `m_*` of each;
 `source` is "slm_only" where the SLM came there alone (as deployed), else the router that led there; `own_success` is the outcome
 of that SLM-only episode, null elsewhere."""
 
@@ -57,7 +65,7 @@ class LabelTable:
     @classmethod
     def of_columns(cls, columns: dict[str, Any]) -> Self:
         """From one sequence a column of `SCHEMA`. Raises KeyError for a missing column, pa.ArrowInvalid for a wrong type."""
-        arrays = [pa.array(_plain(columns[field.name]), field.type, from_pandas=field.name == "m_tinf") for field in SCHEMA]
+        arrays = [pa.array(_plain(columns[field.name]), field.type, from_pandas=field.name.startswith("m_")) for field in SCHEMA]
         return cls(pa.Table.from_arrays(arrays, schema=SCHEMA))
 
     @classmethod
@@ -131,6 +139,36 @@ class LabelTable:
     def m(self) -> Array:
         """Teacher steps to the end of a hand-over here."""
         return self._counts("m_tinf")
+
+    @cached_property
+    def dissent(self) -> Array:
+        """1 where the teacher would not do what the SLM does, else 0; nan where it was not asked."""
+        return np.array([np.nan if one is None else float(one) for one in self.table["differs"].to_pylist()], dtype=np.float64)
+
+    @cached_property
+    def n_dissent(self) -> Array:
+        """1 where `dissent` is known."""
+        return np.isfinite(self.dissent).astype(np.float64)
+
+    @cached_property
+    def counts(self) -> dict[str, Array]:
+        """How many labels a state has, by the name of what they are labels of."""
+        return {"rho": self.n, "rho1": self.n1, "rhoT": self.nT, "dissent": self.n_dissent}
+
+    @cached_property
+    def pairs(self) -> Array:
+        """Pairs of branches in which a router goes on."""
+        return self._counts("n_r")
+
+    @cached_property
+    def success_gained(self) -> Array:
+        """Mean success after the teacher's step minus that after the SLM's, when a router goes on; nan without a pair."""
+        return _risk(self._counts("s_rs"), self.pairs) - _risk(self._counts("s_rt"), self.pairs)
+
+    @cached_property
+    def calls_saved(self) -> Array:
+        """Mean teacher steps after the SLM's step minus those after, and with, the teacher's: -1 where that step changes nothing."""
+        return self._counts("m_rs") - self._counts("m_rt")
 
     @cached_property
     def own_success(self) -> Array:

@@ -7,9 +7,13 @@
 Heads, all on standardised features (f - mean) / std:
   decoupled  `rho`, `rho1`, `rhoT`, and `policy` on the concatenation (rho, rho1, rhoT after calibration, standardised f)
   joint      `rho` alone
-The risk heads of a router have equal layer sizes. Their logits are clipped to +-`calibrators.LOGIT_EDGE` before calibration.
-The score is the calibrated rho when joint; when decoupled `router.json` says which: the policy's output (`policy`), rho (`risk`) or
-rho - rho1 (`value`, what one step of the teacher is worth). Escalate iff score >= threshold.
+Where the labels say what the teacher would have done there is `dissent` too, the probability that it is not what the SLM does; and
+where they say how a router goes on after either, `advantage`, linear in `advantage_inputs`: what a step of the teacher is worth in
+teacher calls, to an agent that may ask again later. Risks and dissent have equal layer sizes; their logits are clipped to
++-`calibrators.LOGIT_EDGE` before calibration.
+The score is the calibrated rho when joint; when decoupled `router.json` says which: the policy's output (`policy`), rho (`risk`),
+rho - rho1 (`value`, what one step of the teacher is worth to an SLM that never asks again) or the advantage (`advantage`).
+Escalate iff score >= threshold.
 """
 
 import json
@@ -28,8 +32,10 @@ from r2v_dist.features import FEATURE_NAMES, FEATURE_VERSION
 
 Array = npt.NDArray[np.float64]
 Mode = Literal["joint", "decoupled"]
-Score = Literal["policy", "risk", "value"]
+Score = Literal["policy", "risk", "value", "advantage"]
 RISKS = ("rho", "rho1", "rhoT")
+ESTIMATES = (*RISKS, "dissent")
+"""Probabilities that are learned from labels by their Brier scores."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,18 @@ class Mlp:
 
 @dataclass(frozen=True)
 class RiskPrediction:
-    """Calibrated risks and the score, each [N]; a joint router has neither rho1 nor rhoT."""
+    """Calibrated risks, the score and the calibrated dissent, each [N]; a joint router has neither rho1 nor rhoT."""
 
     rho: Array
     rho1: Array | None
     rhoT: Array | None
     score: Array
+    dissent: Array | None = None
+
+
+def advantage_inputs(rho_N: Array, rho1_N: Array, rhoT_N: Array, dissent_N: Array) -> Array:
+    """What the advantage is linear in, [N, 6]: a teacher that would do the same is worth nothing, whatever the risk."""
+    return np.stack([rho_N, rho1_N, rhoT_N, dissent_N, dissent_N * rho_N, dissent_N * (rho_N - rho1_N)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -85,8 +97,10 @@ class RouterModel:
     score: Score = "policy"
 
     def __post_init__(self) -> None:
-        if len({tuple(weight.shape for weight, _ in mlp.layers) for name, mlp in self.heads.items() if name in RISKS}) != 1:
+        if len({tuple(weight.shape for weight, _ in mlp.layers) for name, mlp in self.heads.items() if name in ESTIMATES}) != 1:
             raise ValueError(f"router {self.version}: its risk heads differ in their layer sizes")
+        if self.score == "advantage" and not {"dissent", "advantage"} <= set(self.heads):
+            raise ValueError(f"router {self.version}: no heads for the score advantage")
 
     def predict(self, features_NF: Array) -> RiskPrediction:
         """Risks and score at N states. Raises ValueError for another number of features."""
@@ -99,20 +113,29 @@ class RouterModel:
         risks = [c.pooled(q_N) for c, q_N in zip(self._risk_calibrators, sigmoid(slope_H1 * logits_HN + offset_H1), strict=True)]
         if self.mode == "joint":
             return RiskPrediction(risks[0], None, None, risks[0])
-        rho, rho1, rhoT = risks
-        if self.score != "policy":
-            return RiskPrediction(rho, rho1, rhoT, rho if self.score == "risk" else rho - rho1)
-        inputs_NI[:, 0], inputs_NI[:, 1], inputs_NI[:, 2] = risks
-        return RiskPrediction(rho, rho1, rhoT, sigmoid(self.heads["policy"](inputs_NI)))
+        (rho, rho1, rhoT), dissent = risks[: len(RISKS)], next(iter(risks[len(RISKS) :]), None)
+        return RiskPrediction(rho, rho1, rhoT, self._score(rho, rho1, rhoT, dissent, inputs_NI), dissent)
+
+    def _score(self, rho: Array, rho1: Array, rhoT: Array, dissent: Array | None, inputs_NI: Array) -> Array:
+        """Of a decoupled router; `inputs_NI` has the standardised features in its last columns."""
+        if self.score == "risk":
+            return rho
+        if self.score == "value":
+            return rho - rho1
+        if self.score == "advantage":
+            assert dissent is not None
+            return self.heads["advantage"](advantage_inputs(rho, rho1, rhoT, dissent))
+        inputs_NI[:, 0], inputs_NI[:, 1], inputs_NI[:, 2] = rho, rho1, rhoT
+        return sigmoid(self.heads["policy"](inputs_NI))
 
     @cached_property
     def _risk_heads(self) -> Mlp:
-        heads = [self.heads[name].layers for name in RISKS if name in self.heads]
+        heads = [self.heads[name].layers for name in ESTIMATES if name in self.heads]
         return Mlp(tuple((np.stack([w for w, _ in layer]), np.stack([b for _, b in layer])) for layer in zip(*heads, strict=True)))
 
     @cached_property
     def _risk_calibrators(self) -> list[Calibrator]:
-        return [self.calibrators.get(name, Calibrator()) for name in RISKS if name in self.heads]
+        return [self.calibrators.get(name, Calibrator()) for name in ESTIMATES if name in self.heads]
 
     @cached_property
     def _risk_slopes(self) -> tuple[Array, Array]:

@@ -68,17 +68,19 @@ def labels(context: Context) -> dict[str, Any]:
 
 def second_labels(context: Context) -> dict[str, Any]:
     """Branches of the second round, at half as many states. How many depends on the features alone: more where the first router is
-    unsure."""
+    unsure. Besides, pairs in which the first router goes on, at a sample of all states on its paths."""
     config, model = context.config.labels, _load(context, "router", "r2v")
-    known = {state.key for state in _visited(context, "visits")}
-    states = [state for state in _visited(context, "visits2") if state.key not in known]
+    known, visited = {state.key for state in _visited(context, "visits")}, _visited(context, "visits2")
+    states = [state for state in visited if state.key not in known]
     n: dict[str, int] = {}
     for split, count in _counts(context).items():
         chosen = branching.sample(_of(states, split), (count + 1) // 2, 1)
         risk = model.predict(np.array([s.features for s in chosen]).reshape(len(chosen), -1)).rho if chosen else np.array([])
         more = config.n_unsure if split == "train" else config.n  # what calibrates has equal n
         n |= {s.key: more if _UNSURE[0] < r < _UNSURE[1] else config.n for s, r in zip(chosen, risk, strict=True)}
-    return _label(context, states, n, set(n))
+    pairs = zip(SPLITS, (config.pairs, config.pairs // 4), strict=True)
+    paired = {state.key for split, count in pairs for state in branching.sample(_of(visited, split), count, 2)}
+    return _label(context, visited, n, set(n), paired)
 
 
 def router(context: Context) -> dict[str, Any]:
@@ -209,18 +211,23 @@ def _counts(context: Context) -> dict[Split, int]:
     return dict(zip(SPLITS, (context.config.labels.states, context.config.labels.validation_states), strict=True))
 
 
-def _label(context: Context, states: list[State], n: Mapping[str, int], handed_over: set[str]) -> dict[str, Any]:
+def _label(
+    context: Context, states: list[State], n: Mapping[str, int], handed_over: set[str], paired: frozenset[str] | set[str] = frozenset()
+) -> dict[str, Any]:
     """Branch, and write the label tables: n T1-branches by state key, a Tinf-branch where a state is handed over, and n S-branches
-    where the SLM's own episode did not go on from there already, which is as good as one."""
+    where the SLM's own episode did not go on from there already, which is as good as one. At `paired` states the first round's
+    router goes on at the threshold of its own visits."""
     config = context.config
-    arm = context.deploy()
+    arm = context.deploy(trained(context, "router") if paired else None)
     alone, teacher = arm(config.alone), arm("teacher_only")
+    router = arm("r2v", context.result("router", "threshold")) if paired else alone
     tasks = {task.id: task for task in context.tasks(*SPLITS)}
     asked: dict[tuple[str, int], list[Any]] = {}
     for state in states:
         count = n.get(state.key, 0)
         n_s = count if state.own_success is None else 0
         own = branching.label_branches(state, alone, teacher, n_s, count, int(state.key in handed_over))
+        own += branching.paired_branches(state, router, int(state.key in paired))
         asked.setdefault((state.task, state.z), []).extend(own)
     results = context.roll_out([context.unit(tasks[task], z, branches=own) for (task, z), own in asked.items() if own])
     rows = rollout_store.read(context.run.rollouts(context.stage))

@@ -15,6 +15,7 @@ from r2v_dist.branching import State
 from r2v_dist.episodes import Arm, Episode, Task, Unit
 from r2v_dist.language_model import Sampling
 from r2v_dist.routers import RouterModels
+from r2v_dist.seeding import rng_for
 from r2v_dist.tree import Tree, TreeEnv
 from tests.unit.test_agent import Ladder
 
@@ -40,10 +41,15 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> list[State]:
     return branching.states_of(play_all(units, tmp_path_factory.mktemp("states")), STEPS)
 
 
+def binomial_tail(steps: int, need: int) -> float:
+    """Chance of at least `need` of the SLM's steps going up."""
+    up = 1 - FAILURE
+    return sum(math.comb(steps, k) * up**k * FAILURE ** (steps - k) for k in range(max(need, 0), steps + 1))
+
+
 def chance(rung: int, steps_left: int) -> float:
     """Of reaching the top with independent steps."""
-    need, up = RUNGS - rung, 1 - FAILURE
-    return sum(math.comb(steps_left, k) * up**k * FAILURE ** (steps_left - k) for k in range(max(need, 0), steps_left + 1))
+    return binomial_tail(steps_left, RUNGS - rung)
 
 
 def rung(state: State) -> int:
@@ -92,6 +98,24 @@ def test_labels_are_the_risks_of_the_three_continuations(states: list[State], tm
         assert table.rho[i] == pytest.approx(risk, abs=4 * math.sqrt(risk * (1 - risk) / n) + 0.01)
         assert table.rho1[i] == pytest.approx(risk1, abs=4 * math.sqrt(risk1 * (1 - risk1) / n) + 1e-9)
         assert (table.rhoT[i], table.m[i]) == (0.0, RUNGS - rung(state)) if left >= RUNGS - rung(state) else (1.0, left)
+
+
+def test_pairs_tell_what_the_teachers_step_is_worth_to_who_goes_on_asking(states: list[State], tmp_path: Path) -> None:
+    chosen = [s for s in states if s.t in (1, 4, 6)][:8]
+    by_id, n = {task.id: task for task in TASKS}, 200
+    units = [Unit("p", "h", by_id[s.task], s.z, 0, (), tuple(branching.paired_branches(s, RANDOM, n))) for s in chosen]
+    table, left_out = branching.labels(chosen, play_all(units, tmp_path))
+    assert left_out.total() == 0
+    assert {s.candidates[0].action == "up" for s in chosen} == {True, False}
+    for i, state in enumerate(chosen):
+        asks = sum(rng_for("random-escalation", state.task, state.z, t).random() < 0.3 for t in range(state.t + 1, STEPS))
+        up = state.candidates[0].action == "up"
+        s, t = (binomial_tail(STEPS - state.t - 1 - asks, RUNGS - rung(state) - first - asks) for first in (up, True))
+        assert (table.pairs[i], table.n[i], table.dissent[i]) == (n, float(state.own_success is not None), float(not up))
+        assert table.success_gained[i] == pytest.approx(t - s, abs=4 * math.sqrt((s * (1 - s) + t * (1 - t)) / n) + 1e-9)
+        # The step itself is a call, and the way that it shortens may have others.
+        least, most = (-1.0, -1.0) if up else (-1.0 - 0.1, asks - 1.0)
+        assert least - 1e-9 <= table.calls_saved[i] <= most + 1e-9
 
 
 def test_the_oracle_knows_the_chance_of_failing_from_where_it_is() -> None:

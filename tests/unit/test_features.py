@@ -176,6 +176,8 @@ def test_every_feature_by_hand() -> None:
             "goal_tokens": 7.0,
             "last_action_repeated": 1.0,
             "proposals_repeating": 2 / 3,
+            "proposals_done": 2 / 3,
+            "action_words": 2.0,
             "error_observed": 1.0,
             "escalations": 1.0,
             "budget_left": 0.75,

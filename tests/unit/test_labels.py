@@ -28,6 +28,12 @@ def columns(**changed: Any) -> dict[str, Any]:
         "n_tinf": [1, 1, 0],
         "s_tinf": [1, 0, 0],
         "m_tinf": [4.5, 2.0, np.nan],
+        "differs": [True, None, False],
+        "n_r": [2, 0, 1],
+        "s_rs": [1, 0, 1],
+        "s_rt": [2, 0, 1],
+        "m_rs": [1.5, np.nan, 0.0],
+        "m_rt": [1.0, np.nan, 2.0],
         "own_success": [True, None, False],
         "episode": ["e2", "e1", "e2"],
         "weight": [1.0, 1.0, 1.0],
@@ -42,6 +48,10 @@ def test_shares_come_from_counts_and_the_own_outcome_is_one_more_branch() -> Non
     np.testing.assert_allclose(labels.rho1, [0.5, np.nan, 0.0])
     np.testing.assert_allclose(labels.rhoT, [0.0, 1.0, np.nan])
     np.testing.assert_allclose(labels.m, [4.5, 2.0, np.nan])
+    np.testing.assert_array_equal(labels.dissent, [1, np.nan, 0])
+    np.testing.assert_array_equal(labels.n_dissent, [1, 0, 1])
+    np.testing.assert_array_equal(labels.success_gained, [0.5, np.nan, 0.0])
+    np.testing.assert_array_equal(labels.calls_saved, [0.5, np.nan, -2.0])
     np.testing.assert_array_equal(labels.z, [1, 2, -1])
     np.testing.assert_array_equal(labels.episode, [0, 1, 0])
     assert labels.features_NF.shape == (3, len(FEATURE_NAMES))
