@@ -184,7 +184,10 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
 
 
 def _score(config: RouterConfig, labels: LabelTable) -> Score:
-    """What this router can be scored by: without risks only by its policy, before a router was ever followed not by an advantage."""
+    """What this router can be scored by: a single output by itself, without risks only by its policy, before a router was ever
+    followed not by an advantage."""
+    if config.mode == "joint":
+        return "risk"
     if config.ablation == "no_brier":
         return "policy"
     return "value" if config.score == "advantage" and not labels.pairs.any() else config.score

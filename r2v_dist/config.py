@@ -333,9 +333,9 @@ class BranchConfig(Section):
     n_agreed: int = Field(2, ge=1)
     """Where all K candidates are one action."""
     outcomes: int = Field(400, ge=0)
-    """Further training states for the verifier, each with the one outcome of its own episode."""
+    """Further training states: the executed action has the outcome of its own episode, the teacher's action one branch."""
     teacher: bool = True
-    """Also value the teacher's action there."""
+    """Also value the teacher's action."""
 
 
 class LabelConfig(Section):

@@ -132,6 +132,37 @@ def test_modes_and_ablations(ray_session: None, job: RouterJob) -> None:
     assert failures[-1]["eta"] <= failures[-1]["cvar"]
 
 
+def with_pairs(path: Path, target: Path) -> None:
+    """The labels, with a teacher that dissents in two states of four, and pairs in which its step saves two calls there."""
+    labels = LabelTable.load(path)
+    columns = {name: labels.table[name].to_pylist() for name in labels.table.column_names}
+    differs = [prefix % 4 < 2 for prefix in range(len(labels))]
+    columns |= {"differs": differs, "n_r": [1] * len(labels), "m_rs": [3.0 if one else 0.0 for one in differs], "m_rt": [1.0] * len(labels)}
+    columns["features"] = [[float(one), *row[1:]] for one, row in zip(differs, columns["features"], strict=True)]
+    LabelTable.of_columns(columns).save(target)
+
+
+def test_an_advantage_is_learned_where_the_labels_have_pairs(job: RouterJob, tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        with_pairs(getattr(job, split), tmp_path / f"{split}.arrow")
+    told = replace(job, train=tmp_path / "train.arrow", validation=tmp_path / "validation.arrow", stage=tmp_path / "stage")
+    untold = replace(job, stage=tmp_path / "stage")
+    changes = {"plain": {}, "uncalibrated": {"ablation": "uncalibrated"}, "no_brier": {"ablation": "no_brier"}, "joint": {"mode": "joint"}}
+    small = CONFIG.model_copy(update={"score": "advantage", "risk_steps": 120, "policy_steps": 5, "learning_rate": 0.05})
+    jobs = [replace(told, output=tmp_path / name, config=small.model_copy(update=change)) for name, change in changes.items()]
+    jobs.append(replace(untold, output=tmp_path / "untold", config=small))
+    plain, uncalibrated, no_brier, joint, first_round = (RouterModel.load(one.output) for one in without_ray(jobs, 1))
+    assert [m.score for m in (plain, uncalibrated, no_brier, joint, first_round)] == ["advantage", "advantage", "policy", "risk", "value"]
+    labels = LabelTable.load(told.validation)
+    for model in (plain, uncalibrated):
+        said = model.predict(labels.features_NF)
+        assert said.dissent is not None
+        assert ((said.dissent > 0.5) == (labels.dissent > 0.5)).mean() > 0.98
+        assert said.score[labels.dissent > 0.5] == pytest.approx(2.0, abs=0.4)
+        assert said.score[labels.dissent < 0.5] == pytest.approx(-1.0, abs=0.4)
+    assert first_round.predict(labels.features_NF).dissent is None
+
+
 def test_fewer_than_ten_seeds_are_refused_before_any_work(job: RouterJob, tmp_path: Path) -> None:
     labels = LabelTable.load(job.train)
     labels.where(labels.z < 9).save(tmp_path / "nine.arrow")
