@@ -14,11 +14,11 @@ from r2v_dist.config import ORACLE
 from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Taken, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request, Sampling
-from r2v_dist.routers import SINGLE_SAMPLE, RouterModels, build_router, preferred
+from r2v_dist.routers import SINGLE_SAMPLE, RouterModels, build_router
 from r2v_dist.seeding import stable_hash
 from r2v_dist.situation import Situation
 from r2v_dist.tree import Transition, TreeEnv
-from r2v_dist.verifier import Verifier
+from r2v_dist.verifier import Verifier, preferred
 
 ORACLE_REPLICAS = 10_000
 """First replica of the oracle's branches: a range that no label and no evaluation uses."""

@@ -22,8 +22,8 @@ from r2v_dist.chat import Turn, opening_message
 from r2v_dist.episodes import Arm, Branch, Taken
 from r2v_dist.features import StepBatch, features
 from r2v_dist.labels import SCHEMA, LabelTable
-from r2v_dist.routers import preferred
 from r2v_dist.seeding import stable_hash
+from r2v_dist.verifier import preferred
 
 CANDIDATE, TEACHER = "candidate", "teacher"
 """Kinds of branches that value a first action: one of the SLM's candidates, or the teacher's."""

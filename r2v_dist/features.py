@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from r2v_dist.language_model import Answer
 from r2v_dist.situation import Situation
+from r2v_dist.verifier import preferred
 
 Array = npt.NDArray[np.float64]
 
@@ -36,6 +37,7 @@ FEATURE_NAMES: tuple[str, ...] = (
     "verifier_margin",
     "verifier_slope",
     "first_token_entropy",
+    "action_logprob",
     "first_token_agreement",
     "action_agreement",
     "distinct_actions",
@@ -51,9 +53,9 @@ FEATURE_NAMES: tuple[str, ...] = (
     "escalations",
     "budget_left",
 )
-"""`proposals_repeating` and `proposals_done`: shares of candidates that repeat the last action, or any earlier one of the episode;
-`action_words`: mean length of a candidate. `t_share` is 0 without a step limit, `budget_left` is 1 without a budget; groups with a
-`_missing` bit are 0 where it is 1."""
+"""`action_logprob`: mean log-probability a token of the candidate to be executed; `proposals_repeating` and `proposals_done`: shares of
+candidates that repeat the last action, or any earlier one of the episode; `action_words`: mean length of a candidate. `t_share` is 0
+without a step limit, `budget_left` is 1 without a budget; groups with a `_missing` bit are 0 where it is 1."""
 
 _GROUP = 4
 """Features that log-probabilities and verifier scores have in common, in this order: best, mean, std, missing."""
@@ -75,6 +77,8 @@ class StepBatch:
     first_top_logprobs_NV: Array
     sequence_logprobs_NK: Array
     verifier_scores_NK: Array
+    action_logprobs_N: Array
+    """Mean over the tokens of the candidate to be executed."""
     verifier_earlier_N2: Array
     """Best verifier scores two steps ago and one step ago."""
     candidate_texts: Sequence[Sequence[str]]
@@ -100,6 +104,7 @@ class StepBatch:
             first_top_logprobs_NV=np.array([answer.first_top.logprobs or array("f", [_ABSENT])], dtype=np.float64),
             sequence_logprobs_NK=_padded([[_total(c.logprobs) for c in candidates]], width),
             verifier_scores_NK=_padded([situation.verifier_scores], width),
+            action_logprobs_N=np.array([_action_logprob([c.logprobs for c in candidates], array("f", situation.verifier_scores))]),
             verifier_earlier_N2=np.array([array("f", (math.nan, math.nan, *situation.verifier_bests)[-2:])], dtype=np.float64),
             candidate_texts=[[c.text for c in candidates]],
             first_tokens=[[_first(c.text, c.token_ids) for c in candidates]],
@@ -137,6 +142,7 @@ class StepBatch:
             first_top_logprobs_NV=_padded(tops, max(map(len, tops), default=0), _ABSENT),
             sequence_logprobs_NK=_padded([[_total(one) for one in row] for row in logprobs], width),
             verifier_scores_NK=_padded(scores, width),
+            action_logprobs_N=np.array([_action_logprob(*pair) for pair in zip(logprobs, scores, strict=True)], dtype=np.float64),
             verifier_earlier_N2=np.where(previous_N2 >= 0, bests_N[previous_N2], math.nan),
             candidate_texts=texts,
             first_tokens=[[_first(*pair) for pair in zip(*row, strict=True)] for row in zip(texts, ids, strict=True)],
@@ -172,13 +178,14 @@ def features(batch: StepBatch) -> Array:
     columns_FN[9] = best_N - descending_GNK[1, :, 1]
     columns_FN[10] = _slope(batch.verifier_earlier_N2, best_N)
     columns_FN[11] = _entropy(batch.first_top_logprobs_NV)
-    columns_FN[12:20] = _read_texts(batch)
-    columns_FN[20] = batch.t_N
-    columns_FN[21] = batch.t_N / batch.max_steps_N
-    columns_FN[22] = batch.context_tokens_N
-    columns_FN[23] = batch.goal_tokens_N
-    columns_FN[24] = batch.escalations_N
-    columns_FN[25] = batch.budget_left_N
+    columns_FN[12] = batch.action_logprobs_N
+    columns_FN[13:21] = _read_texts(batch)
+    columns_FN[21] = batch.t_N
+    columns_FN[22] = batch.t_N / batch.max_steps_N
+    columns_FN[23] = batch.context_tokens_N
+    columns_FN[24] = batch.goal_tokens_N
+    columns_FN[25] = batch.escalations_N
+    columns_FN[26] = batch.budget_left_N
     # nan is where a score is missing, and nowhere else.
     columns_FN[columns_FN != columns_FN] = 0.0
     return columns_FN.T
@@ -269,6 +276,12 @@ def _padded(rows: Sequence[Sequence[float]], width: int, absent: float = math.na
 def _total(logprobs: Sequence[float]) -> float:
     """Log-probability of a sequence, its tokens in single precision as the store keeps them; nan when unknown."""
     return sum(array("f", logprobs)) if logprobs else math.nan
+
+
+def _action_logprob(logprobs: Sequence[Sequence[float]], scores: Sequence[float]) -> float:
+    """Of the candidate to be executed; nan when unknown."""
+    chosen = logprobs[preferred(scores)] if logprobs else ()
+    return _total(chosen) / len(chosen) if chosen else math.nan
 
 
 def _first(text: str, token_ids: Sequence[int] | None) -> object:

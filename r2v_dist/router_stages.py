@@ -39,10 +39,10 @@ SPLITS: tuple[Split, Split] = ("train", "validation")
 QUERY = "query_level"
 NEVER = math.inf
 """The threshold of a router that only watches: its scores along the SLM's own path are what thresholds are chosen from."""
-ALWAYS = -1.0
+ALWAYS = -1e9
 """No score is below it."""
 _UNSURE = (0.1, 0.9)
-_SECOND_ROUND_RATE = 0.2
+_SECOND_ROUND_RATE = 0.35
 
 
 def visits(context: Context) -> dict[str, Any]:
@@ -266,7 +266,7 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
 
 
 def _often(labels: LabelTable, model: RouterModel) -> float:
-    """The threshold that one in five states of the SLM alone exceeds: what the second round visits is met often."""
+    """The threshold that one in three states of the SLM alone exceeds: about where a router is deployed, nearly every task is solved."""
     alone = labels.source == "slm_only"
     return float(np.quantile(model.predict(labels.features_NF[alone]).score, 1 - _SECOND_ROUND_RATE))
 

@@ -16,6 +16,7 @@ from r2v_dist.query_features import query_features
 from r2v_dist.router_model import RouterModel
 from r2v_dist.seeding import rng_for
 from r2v_dist.situation import Situation
+from r2v_dist.verifier import preferred
 
 
 @dataclass(frozen=True)
@@ -125,17 +126,6 @@ def entropy_of(logprobs: Sequence[float]) -> float:
     probabilities = [math.exp(logprob) for logprob in logprobs]
     rest = max(0.0, 1.0 - sum(probabilities))
     return -sum(p * math.log(p) for p in [*probabilities, rest] if p > 1e-12)
-
-
-INDIFFERENCE = 0.1
-"""Verifier scores closer than this count as equal (it is also the least gap of a preference pair). A strict argmax acts on noise,
-and where the SLM is stuck it repeats one favourite for ever, which samples would leave."""
-
-
-def preferred(verifier_scores: Sequence[float]) -> int:
-    """Index of the candidate that is executed: the first that is as good as the verifier's best; the first without a verifier."""
-    least = max(verifier_scores, default=0.0) - INDIFFERENCE
-    return next((i for i, score in enumerate(verifier_scores) if score > least), 0)
 
 
 def first_token_entropy(situation: Situation, proposal: Answer) -> float:

@@ -23,6 +23,17 @@ class Verifier(Protocol):
         ...
 
 
+INDIFFERENCE = 0.1
+"""Verifier scores closer than this count as equal (it is also the least gap of a preference pair). A strict argmax acts on noise,
+and where the SLM is stuck it repeats one favourite for ever, which samples would leave."""
+
+
+def preferred(verifier_scores: Sequence[float]) -> int:
+    """Index of the candidate that is executed: the first that is as good as the verifier's best; the first without a verifier."""
+    least = max(verifier_scores, default=0.0) - INDIFFERENCE
+    return next((i for i, score in enumerate(verifier_scores) if score > least), 0)
+
+
 _COMMANDS = tuple(
     re.compile(pattern)
     for pattern in (

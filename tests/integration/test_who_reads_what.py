@@ -68,15 +68,19 @@ def test_what_calibrates_has_equal_n_and_unit_weights(simulated_run: Path, stage
 
 
 def test_the_number_of_branches_depends_on_features_alone(simulated_run: Path) -> None:
-    """Second-round training states have n_unsure branches exactly where the first router's risk is between .1 and .9."""
+    """Second-round training states have n_unsure branches exactly where the first router's risk is between .1 and .9; all that a
+    router went on from has one pair."""
     from r2v_dist.router_model import RouterModel
 
     labels = LabelTable.load(simulated_run / "stages" / "labels2" / "train.arrow")
     first = json.loads((simulated_run / "stages" / "router" / "manifest.json").read_text())["results"]
     risk = RouterModel.load(simulated_run / first["routers"]["r2v"]).predict(labels.features_NF).rho
     config = load_config(simulated_run / "config.yaml", []).labels
-    expected = np.where((risk > 0.1) & (risk < 0.9), config.n_unsure, config.n)
-    assert labels.n1.tolist() == expected.tolist()
+    branched_N = labels.n1 > 0
+    assert labels.n1[branched_N].tolist() == np.where((risk > 0.1) & (risk < 0.9), config.n_unsure, config.n)[branched_N].tolist()
+    assert set(labels.pairs.tolist()) == {0.0, 1.0}
+    assert labels.pairs.sum() == config.pairs
+    assert (branched_N | (labels.pairs > 0)).all()
 
 
 def test_thresholds_come_from_validation_alone(simulated_run: Path) -> None:

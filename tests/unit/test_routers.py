@@ -12,8 +12,9 @@ from r2v_dist.features import FEATURE_NAMES, StepBatch, features
 from r2v_dist.language_model import Answer, Candidate, TopTokens
 from r2v_dist.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION, query_features
 from r2v_dist.router_model import Mlp, RouterModel
-from r2v_dist.routers import LEARNED, NAMES, RouterModels, build_router, preferred, stuck_steps
+from r2v_dist.routers import LEARNED, NAMES, RouterModels, build_router, stuck_steps
 from r2v_dist.situation import Situation
+from r2v_dist.verifier import preferred
 
 SITUATION = Situation(
     true_risk=0.25,
