@@ -4,8 +4,8 @@
 
 S and M are success and teacher steps of pairs of branches from x in which the first round's router goes on after the teacher's
 action (T) or the SLM's (S), under common random numbers. It is the gain of one policy improvement step on  kappa x failure + calls:
-escalate where it is positive. Linear in risks and dissent, which far more labels have taught; ridge, its strength chosen on
-validation labels. A closed form of the whole table: every number of ranks gives the same.
+escalate where it is positive. Linear in risks and dissent, which far more labels have taught, and in the features; ridge, its strength
+chosen on validation labels. A closed form of the whole table: every number of ranks gives the same.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from r2v_dist.labels import LabelTable
 from r2v_dist.router_model import Mlp, RouterModel, advantage_inputs
 
 Array = npt.NDArray[np.float64]
-STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Ridge penalties as shares of the total weight."""
 
 
@@ -48,5 +48,6 @@ def _examples(model: RouterModel, labels: LabelTable, kappa: float) -> tuple[Arr
     assert said.rho1 is not None
     assert said.rhoT is not None
     assert said.dissent is not None
-    inputs_NI = advantage_inputs(said.rho, said.rho1, said.rhoT, said.dissent)[place_N]
+    f_UF = (f_UF - model.mean_F) / model.std_F
+    inputs_NI = advantage_inputs(said.rho, said.rho1, said.rhoT, said.dissent, f_UF)[place_N]
     return inputs_NI, kappa * known.success_gained + known.calls_saved, known.pairs * known.weight

@@ -77,9 +77,11 @@ class RiskPrediction:
     dissent: Array | None = None
 
 
-def advantage_inputs(rho_N: Array, rho1_N: Array, rhoT_N: Array, dissent_N: Array) -> Array:
-    """What the advantage is linear in, [N, 6]: a teacher that would do the same is worth nothing, whatever the risk."""
-    return np.stack([rho_N, rho1_N, rhoT_N, dissent_N, dissent_N * rho_N, dissent_N * (rho_N - rho1_N)], axis=1)
+def advantage_inputs(rho_N: Array, rho1_N: Array, rhoT_N: Array, dissent_N: Array, f_NF: Array) -> Array:
+    """What the advantage is linear in, [N, 6 + F]: risks and dissent, their products, for a teacher that would do the same is worth
+    nothing whatever the risk, and the standardised features."""
+    risks_N6 = np.stack([rho_N, rho1_N, rhoT_N, dissent_N, dissent_N * rho_N, dissent_N * (rho_N - rho1_N)], axis=1)
+    return np.concatenate([risks_N6, f_NF], axis=1)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class RouterModel:
             return rho - rho1
         if self.score == "advantage":
             assert dissent is not None
-            return self.heads["advantage"](advantage_inputs(rho, rho1, rhoT, dissent))
+            return self.heads["advantage"](advantage_inputs(rho, rho1, rhoT, dissent, inputs_NI[:, len(RISKS) :]))
         inputs_NI[:, 0], inputs_NI[:, 1], inputs_NI[:, 2] = rho, rho1, rhoT
         return sigmoid(self.heads["policy"](inputs_NI))
 

@@ -12,7 +12,7 @@ from r2v_dist.labels import LabelTable
 from r2v_dist.router_model import ESTIMATES, Mlp, RouterModel, advantage_inputs
 
 F = len(FEATURE_NAMES)
-TRUTH = np.array([0.5, -0.25, 0.0, 2.0, -1.0, 1.5])
+TRUTH = np.array([0.5, -0.25, 0.0, 2.0, -1.0, 1.5, 0.3, *np.zeros(F - 2), -0.2])
 
 
 def model() -> RouterModel:
@@ -29,7 +29,7 @@ def inputs(known: RouterModel, features_NF: np.ndarray) -> np.ndarray:
     assert said.rho1 is not None
     assert said.rhoT is not None
     assert said.dissent is not None
-    return advantage_inputs(said.rho, said.rho1, said.rhoT, said.dissent)
+    return advantage_inputs(said.rho, said.rho1, said.rhoT, said.dissent, features_NF)
 
 
 def table(states: int, seed: int, known: RouterModel, noise: float) -> LabelTable:

@@ -57,7 +57,7 @@ def test_predictions_are_the_documented_forward_pass() -> None:
 
 def test_the_advantage_is_linear_in_risks_and_dissent(tmp_path: Path) -> None:
     rng, plain = np.random.default_rng(3), router()
-    heads = plain.heads | {"dissent": mlp(rng, F, 8, 5, 1), "advantage": mlp(rng, 6, 1)}
+    heads = plain.heads | {"dissent": mlp(rng, F, 8, 5, 1), "advantage": mlp(rng, 6 + F, 1)}
     replace(plain, heads=heads, score="advantage").save(tmp_path)
     model, f = RouterModel.load(tmp_path), rng.normal(size=(3, F))
     predicted, weights, offset = model.predict(f), heads["advantage"].layers[0][0][0].tolist(), float(heads["advantage"].layers[0][1][0])
@@ -65,7 +65,7 @@ def test_the_advantage_is_linear_in_risks_and_dissent(tmp_path: Path) -> None:
         x = [(a - m) / s for a, m, s in zip(f[i].tolist(), model.mean_F.tolist(), model.std_F.tolist(), strict=True)]
         risks = [float(values[i]) for values in (predicted.rho, predicted.rho1, predicted.rhoT) if values is not None]
         d = by_hand(heads["dissent"], x)
-        inputs = [*risks, d, d * risks[0], d * (risks[0] - risks[1])]
+        inputs = [*risks, d, d * risks[0], d * (risks[0] - risks[1]), *x]
         assert predicted.dissent is not None
         assert float(predicted.dissent[i]) == pytest.approx(d, rel=1e-9)
         assert float(predicted.score[i]) == pytest.approx(sum(w * v for w, v in zip(weights, inputs, strict=True)) + offset, rel=1e-9)
