@@ -146,10 +146,11 @@ def sample(states: Sequence[State], count: int, seed: int) -> list[State]:
     return sorted(states, key=lambda s: stable_hash("sample", seed, s.key))[:count]
 
 
-def candidate_branches(state: State, arm: Arm, candidates: Sequence[Taken], n: int, with_teacher: bool) -> list[Branch]:
-    """n branches for each of these candidates, and as many for the teacher's action."""
-    replicas = range(1, 1 + n)
-    branches = [Branch(CANDIDATE, arm, r, state.path, state.seen, first=taken) for taken in candidates for r in replicas]
+def candidate_branches(state: State, arm: Arm, n: int, n_agreed: int, with_teacher: bool) -> list[Branch]:
+    """n branches for every distinct candidate, `n_agreed` where there is only one; as many for the teacher's action."""
+    distinct = state.distinct
+    replicas = range(1, 1 + (n if len(distinct) > 1 else n_agreed))
+    branches = [Branch(CANDIDATE, arm, r, state.path, state.seen, first=taken) for taken in distinct for r in replicas]
     if with_teacher:
         branches += [Branch(TEACHER, arm, r, state.path, state.seen, teacher_first=True) for r in replicas]
     return branches

@@ -333,9 +333,9 @@ class BranchConfig(Section):
     n_agreed: int = Field(2, ge=1)
     """Where all K candidates are one action."""
     outcomes: int = Field(400, ge=0)
-    """Further training states: the executed action has the outcome of its own episode, the teacher's action one branch."""
+    """Further training states for the verifier, each with the one outcome of its own episode."""
     teacher: bool = True
-    """Also value the teacher's action."""
+    """Also value the teacher's action there."""
 
 
 class LabelConfig(Section):

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from r2v_dist import branch_values, branching, rollout_store
 from r2v_dist.branching import State
 from r2v_dist.config import Split
-from r2v_dist.episodes import Arm, Branch
+from r2v_dist.episodes import Arm, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.run_dir import checkpoint_version
 from r2v_dist.stages import Context
@@ -44,29 +45,22 @@ def states(context: Context) -> dict[str, Any]:
 
 
 def branches(context: Context) -> dict[str, Any]:
-    """Branch values of the chosen states, by split. Of further training states the executed action has the outcome of its episode,
-    and the teacher's action one branch."""
+    """Branch values of the chosen states, by split."""
     config, policy = context.config, context.checkpoint("bc")
     context.crew.load_slm(policy)
     chosen = _chosen(context)
-    known = {state.key for state in chosen[LEARNING]}
-    others = branching.sample([s for s in _visited(context, LEARNING) if s.key not in known], config.branches.outcomes, context.seed)
     arm = Arm("slm_only", None, policy.version, context.crew.teacher_version(), context.training_seed)
     tasks = {task.id: task for task in context.tasks(LEARNING, HELD_OUT)}
-    n = config.branches
-    asked: dict[tuple[str, int], list[Branch]] = {}
+    units: dict[tuple[str, int], Unit] = {}
     for state in (*chosen[LEARNING], *chosen[HELD_OUT]):
-        asked.setdefault((state.task, state.z), []).extend(
-            branching.candidate_branches(state, arm, state.distinct, n.n if len(state.distinct) > 1 else n.n_agreed, n.teacher)
-        )
-    for state in others if n.teacher else ():
-        asked.setdefault((state.task, state.z), []).extend(branching.candidate_branches(state, arm, (), 1, with_teacher=True))
-    results = context.roll_out([context.unit(tasks[task], z, branches=own) for (task, z), own in asked.items()])
+        more = branching.candidate_branches(state, arm, config.branches.n, config.branches.n_agreed, config.branches.teacher)
+        known = units.get((state.task, state.z))
+        units[state.task, state.z] = context.unit(tasks[state.task], state.z, branches=(*(known.branches if known else ()), *more))
+    results = context.roll_out(list(units.values()))
     table = rollout_store.read(context.rollouts("branches"))
     drifted = 0
-    for split, more in ((LEARNING, others), (HELD_OUT, [])):
-        rows, left_out = branching.branch_values([*chosen[split], *more], table)
-        rows += branching.outcome_values(more)
+    for split in (LEARNING, HELD_OUT):
+        rows, left_out = branching.branch_values(chosen[split], table)
         branch_values.save(values_path(context, split), branch_values.to_table(rows))
         results |= {f"{split}_states": len(chosen[split]), f"{split}_values": len(rows)}
         drifted = left_out
@@ -79,9 +73,14 @@ def verifier(context: Context) -> dict[str, Any]:
 
     config, run = context.config, context.run
     assert config.verifier is not None
+    branched = branch_values.load(values_path(context, LEARNING))
+    known = set(branched["key"].to_pylist())
+    others = branching.sample([s for s in _visited(context, LEARNING) if s.key not in known], config.branches.outcomes, context.seed)
+    values = run.stage(context.stage) / "values.arrow"
+    branch_values.save(values, pa.concat_tables([branched, branch_values.to_table(branching.outcome_values(others))]))
     output = run.checkpoint("verifier", f"v-{context.input_hash[:8]}")
     job = VerifierJob(
-        values=values_path(context, LEARNING),
+        values=values,
         validation=values_path(context, HELD_OUT),
         model=config.verifier.model or context.checkpoint("bc").path,
         system_prompt=config.slm.system_prompt,

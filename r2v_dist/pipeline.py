@@ -77,7 +77,7 @@ def _slm_stages(config: RunConfig) -> list[Stage]:
         made += [
             Stage("states", ("tasks", "bc"), lambda c: [c.perturb, c.slm.content(), c.branches], learning_stages.states),
             Stage("branches", ("tasks", "states", "bc"), lambda c: [c.teacher.content(), c.branches], learning_stages.branches),
-            Stage("verifier", ("branches", "bc"), lambda c: [c.verifier], learning_stages.verifier),
+            Stage("verifier", ("states", "branches", "bc"), lambda c: [c.verifier], learning_stages.verifier),
         ]
     if config.dpo is not None:
         made += [

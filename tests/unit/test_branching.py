@@ -70,8 +70,7 @@ def test_values_of_candidates_are_their_chances(states: list[State], tmp_path: P
     assert chosen
     by_id, n = {task.id: task for task in TASKS}, 300
     units = [
-        Unit("b", "h", by_id[s.task], s.z, 0, (), tuple(branching.candidate_branches(s, ALONE, s.distinct, n, with_teacher=True)))
-        for s in chosen
+        Unit("b", "h", by_id[s.task], s.z, 0, (), tuple(branching.candidate_branches(s, ALONE, n, 5, with_teacher=True))) for s in chosen
     ]
     rows, drifted = branching.branch_values(chosen, play_all(units, tmp_path))
     assert drifted == 0
