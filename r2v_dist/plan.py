@@ -26,7 +26,8 @@ def resource_plan(config: RunConfig) -> str:
         ("env runners", str(config.cluster.runners), f"{config.cluster.in_flight} units in flight on each"),
         ("vLLM engines", str(sum(m.backend == "vllm" for m in (config.slm, config.teacher))), _available("vllm")),
         ("learner ranks", str(config.bc.deepspeed.ranks if config.slm.backend == "vllm" else 0), f"ZeRO-{config.bc.deepspeed.zero_stage}"),
-        ("test episodes", str(_test_episodes(config)), "live, before memoisation"),
+        ("label branches", str(_label_branches(config)), "at most; they share what is known of their trees"),
+        ("test episodes", str(config.training_seeds * _test_episodes(config)), "live, before memoisation"),
     ]
     lines = [f"# {'resource':<14} {'asked':>10}   available{here}"]
     return "\n".join([*lines, *(f"# {name:<14} {asked:>10}   {available}" for name, asked, available in rows)])
@@ -86,3 +87,14 @@ def _test_episodes(config: RunConfig) -> int:
     tasks = len(config.env.files.get("test", ())) or config.env.splits.test
     arms = 2 + len(config.swept) * len(config.evaluate.rates)
     return tasks * (config.perturb.test_seeds * arms + 2)
+
+
+def _label_branches(config: RunConfig) -> int:
+    """S, T1 and Tinf in both rounds, and pairs, were every episode to last to the limit."""
+    if config.router is None:
+        return 0
+    labels, alone = config.labels, (config.labels.tasks + config.labels.validation_tasks) * config.labels.seeds
+    first = 2 * labels.n * (labels.states + labels.validation_states) + alone * config.env.max_steps
+    again = (1 + 2 * labels.n_unsure) * (labels.states // 2) + (1 + 2 * labels.n) * (labels.validation_states // 2)
+    pairs = 2 * (labels.pairs + labels.pairs // 4)
+    return config.training_seeds * (first + (again + pairs if labels.rounds == 2 else 0))
