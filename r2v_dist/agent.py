@@ -43,92 +43,115 @@ class Cast:
     models: RouterModels = field(default_factory=RouterModels)
 
 
-@dataclass
-class _Path:
-    """What was said so far, and the latest message."""
-
-    user: str
-    history: tuple[Turn, ...] = ()
-
-    def advance(self, actor: str, candidate: Candidate, observation: str) -> None:
-        self.history = (*self.history, Turn(self.user, candidate.text, actor, candidate.token_ids))
-        self.user = observation
-
-
 async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> Episode:
     """Play one episode, or one branch of an earlier one, to its end, through the tree of its unit.
 
     Raises RuntimeFailure when a model back end fails; the caller retries the whole unit elsewhere.
     """
-    branch, arm, replica = (run, run.arm, run.replica) if isinstance(run, Branch) else (None, run, unit.replica)
-    router = build_router(arm.router, arm.threshold, cast.models, arm.training_seed)
-    slm = cast.slm
-    if branch and arm.router in SINGLE_SAMPLE:  # nobody will look at the other candidates
-        slm = replace(slm, sampling=replace(slm.sampling, n=1))
-    tree, now = world.tree, world.reset()
-    goal, steps, detail = str(now.info["goal"]), list[Step](), ""
-    path = _Path(opening_message(goal, now.observation))
+    return await _Playing(world, unit, run, cast).to_the_end()
 
-    async def ask(player: Player) -> Answer:
-        seed = stable_hash(unit.task.id, unit.z, world.prefix, replica, player.role) % 2**31
-        perturbed = bool(now.info["perturbations"])
-        request = Request(path.history, path.user, player.sampling, seed, world.expert_action, world.wrong_action, perturbed)
-        key = (world.prefix, replica, player.sampling)
-        return await tree.answer(player.role, key, lambda: player.model.sample(request))
 
-    async def verify(proposal: Answer) -> tuple[float, ...]:
-        if cast.verifier is None or arm.router in SINGLE_SAMPLE:
-            return ()
-        verifier = cast.verifier
-        key = (world.prefix, replica, slm.sampling)
-        return await tree.score(key, lambda: verifier.score(path.history, path.user, proposal.candidates))
+class _Playing:
+    """An episode under way: where it stands, and how its next action is found."""
 
-    async def choose(situation: Situation) -> _Choice:
+    def __init__(self, world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> None:
+        self.world, self.unit, self.run, self.cast = world, unit, run, cast
+        self.branch = run if isinstance(run, Branch) else None
+        self.arm, self.replica = (run.arm, run.replica) if isinstance(run, Branch) else (run, unit.replica)
+        self.router = build_router(self.arm.router, self.arm.threshold, cast.models, self.arm.training_seed)
+        self.slm = cast.slm
+        if self.branch and self.arm.router in SINGLE_SAMPLE:  # nobody will look at the other candidates
+            self.slm = replace(cast.slm, sampling=replace(cast.slm.sampling, n=1))
+        self.steps: list[Step] = []
+        self.now = world.reset()
+        self.goal = str(self.now.info["goal"])
+        self.user, self.history = opening_message(self.goal, self.now.observation), tuple[Turn, ...]()
+
+    async def to_the_end(self) -> Episode:
+        """Step until the environment, a limit or an error ends it."""
+        detail = ""
+        while True:
+            at_branch = self.branch is not None and len(self.steps) == len(self.branch.path)
+            drift = at_branch and self.branch is not None and stable_hash(self.now.observation) != self.branch.seen
+            try:
+                choice = await self._choose(self._situation())
+            except ContextLimitReached as limit:
+                stop, success, detail = StopReason.CONTEXT_LIMIT, False, str(limit)
+                break
+            if choice.chosen is None:
+                stop, success = StopReason.NO_ACTION, False
+                break
+            step = _step(choice, self.now, self.world.prefix, drift)
+            try:
+                now = await self.world.astep(step.action)
+            except RuntimeFailure:
+                raise
+            except Exception as error:  # a boundary: whatever one task's environment raises is that episode's outcome
+                self.steps.append(step)
+                stop, success, detail = StopReason.ENV_ERROR, False, f"{type(error).__name__}: {error}"
+                break
+            self._advance(step, choice.chosen, now)
+            if now.terminated or now.truncated:
+                stop, success = StopReason(now.info["stop_reason"]), now.reward > 0
+                break
+        key, split = self.unit.key(self.run), self.unit.task.split
+        return Episode(key, split, self.arm, self.goal, tuple(self.steps), success, stop, self.now.observation, detail, self.branch)
+
+    async def _choose(self, situation: Situation) -> "_Choice":
+        branch, cast, router = self.branch, self.cast, self.router
         if branch and (given := branch.given(situation.t)):
             return _Choice(given.actor, Candidate(given.action, given.action_ids))
         if branch and branch.teacher_first and situation.t == len(branch.path):
-            return _Choice.of("teacher", await ask(cast.teacher))
-        proposal = await ask(slm) if router.needs_proposal(situation) else None
-        scores = await verify(proposal) if proposal else ()
+            return _Choice.of("teacher", await self._ask(cast.teacher))
+        proposal = await self._ask(self.slm) if router.needs_proposal(situation) else None
+        scores = await self._verify(proposal) if proposal else ()
         situation = replace(situation, verifier_scores=scores)
-        if arm.router == ORACLE and proposal is not None:
+        if self.arm.router == ORACLE and proposal is not None:
             action = proposal.candidates[preferred(scores)] if proposal.candidates else None
-            situation = replace(situation, true_risk=await _true_risk(world, unit, arm, cast, steps, action))
+            risk = await _true_risk(self.world, self.unit, self.arm, cast, self.steps, action)
+            situation = replace(situation, true_risk=risk)
         decision = router.decide(situation, proposal)
         if decision.escalate:
-            return replace(_Choice.of("teacher", await ask(cast.teacher)), proposal=proposal, verifier_scores=scores, score=decision.score)
+            told = _Choice.of("teacher", await self._ask(cast.teacher))
+            return replace(told, proposal=proposal, verifier_scores=scores, score=decision.score)
         if proposal is None:
-            proposal = await ask(slm)
-            scores = await verify(proposal)
+            proposal = await self._ask(self.slm)
+            scores = await self._verify(proposal)
         return replace(_Choice.of("slm", proposal, preferred(scores)), proposal=proposal, verifier_scores=scores, score=decision.score)
 
-    budget = cast.models.budgets.get(arm.router)
-    while True:
-        at_branch = branch is not None and len(steps) == len(branch.path)
-        drift = at_branch and branch is not None and stable_hash(now.observation) != branch.seen
-        try:
-            choice = await choose(_situation(unit, goal, steps, now.observation, budget))
-        except ContextLimitReached as limit:
-            stop, success, detail = StopReason.CONTEXT_LIMIT, False, str(limit)
-            break
-        if choice.chosen is None:
-            stop, success = StopReason.NO_ACTION, False
-            break
-        step = _step(choice, now, world.prefix, drift)
-        try:
-            now = await world.astep(step.action)
-        except RuntimeFailure:
-            raise
-        except Exception as error:  # a boundary: whatever one task's environment raises is that episode's outcome
-            steps.append(step)
-            stop, success, detail = StopReason.ENV_ERROR, False, f"{type(error).__name__}: {error}"
-            break
-        steps.append(replace(step, executed=bool(now.info["executed"]), drift=drift or world.drift))
-        path.advance(choice.actor, choice.chosen, now.observation)
-        if now.terminated or now.truncated:
-            stop, success = StopReason(now.info["stop_reason"]), now.reward > 0
-            break
-    return Episode(unit.key(run), unit.task.split, arm, goal, tuple(steps), success, stop, now.observation, detail, branch)
+    async def _ask(self, player: Player) -> Answer:
+        world = self.world
+        seed = stable_hash(self.unit.task.id, self.unit.z, world.prefix, self.replica, player.role) % 2**31
+        perturbed = bool(self.now.info["perturbations"])
+        request = Request(self.history, self.user, player.sampling, seed, world.expert_action, world.wrong_action, perturbed)
+        key = (world.prefix, self.replica, player.sampling)
+        return await world.tree.answer(player.role, key, lambda: player.model.sample(request))
+
+    async def _verify(self, proposal: Answer) -> tuple[float, ...]:
+        verifier = self.cast.verifier
+        if verifier is None or self.arm.router in SINGLE_SAMPLE:
+            return ()
+        key = (self.world.prefix, self.replica, self.slm.sampling)
+        return await self.world.tree.score(key, lambda: verifier.score(self.history, self.user, proposal.candidates))
+
+    def _situation(self) -> Situation:
+        limit = dict(self.unit.task.env_kwargs).get("max_steps")
+        return Situation(
+            t=len(self.steps),
+            draw=(self.unit.task.id, self.unit.z, len(self.steps)),
+            goal=self.goal,
+            observations=(*(s.observation for s in self.steps), self.now.observation),
+            actions=tuple(s.action for s in self.steps),
+            escalations=sum(s.actor == "teacher" for s in self.steps),
+            max_steps=None if limit is None else int(limit),
+            budget=self.cast.models.budgets.get(self.arm.router),
+            verifier_bests=tuple(max(s.verifier_scores, default=math.nan) for s in self.steps),
+        )
+
+    def _advance(self, step: Step, chosen: Candidate, now: Transition) -> None:
+        self.steps.append(replace(step, executed=bool(now.info["executed"]), drift=step.drift or self.world.drift))
+        self.history = (*self.history, Turn(self.user, chosen.text, step.actor, chosen.token_ids))
+        self.user, self.now = now.observation, now
 
 
 async def _true_risk(world: TreeEnv, unit: Unit, arm: Arm, cast: Cast, steps: Sequence[Step], action: Candidate | None) -> float:
@@ -181,19 +204,4 @@ def _step(choice: _Choice, now: Transition, prefix: int, drift: bool) -> Step:
         prefix=prefix,
         drift=drift,
         verifier_scores=choice.verifier_scores,
-    )
-
-
-def _situation(unit: Unit, goal: str, steps: Sequence[Step], observation: str, budget: int | None) -> Situation:
-    limit = dict(unit.task.env_kwargs).get("max_steps")
-    return Situation(
-        t=len(steps),
-        draw=(unit.task.id, unit.z, len(steps)),
-        goal=goal,
-        observations=(*(s.observation for s in steps), observation),
-        actions=tuple(s.action for s in steps),
-        escalations=sum(s.actor == "teacher" for s in steps),
-        max_steps=None if limit is None else int(limit),
-        budget=budget,
-        verifier_bests=tuple(max(s.verifier_scores, default=math.nan) for s in steps),
     )
