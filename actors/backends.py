@@ -14,9 +14,9 @@ import httpx
 from actors.batching import Arrivals, Batcher
 from actors.vllm_server import Arrived, EngineAnswer, EngineRequest
 from r2v_dist.chat import ChatFormat
-from r2v_dist.config import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request, TopTokens
+from r2v_dist.model_config import ModelConfig
 
 _ERROR = re.compile(r"error|failed|traceback", re.IGNORECASE)
 EngineCall = Callable[[list[EngineRequest]], Awaitable[AsyncIterator[Arrived]]]

@@ -18,10 +18,12 @@ from actors.backends import EngineCall, build_model
 from actors.verifier import ScorerCall, TrainedVerifier
 from envs.perturb import Perturb, default_rates
 from r2v_dist.agent import Cast, Player, play
-from r2v_dist.config import ModelConfig, PerturbConfig, VerifierConfig
+from r2v_dist.env_config import PerturbConfig
 from r2v_dist.episodes import Episode, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Sampling
+from r2v_dist.learner_config import VerifierConfig
+from r2v_dist.model_config import ModelConfig
 from r2v_dist.routers import RouterModels
 from r2v_dist.tree import Tree, TreeEnv
 from r2v_dist.verifier import JudgeVerifier, TextWorldRules, Verifier

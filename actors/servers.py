@@ -9,8 +9,8 @@ import ray
 from ray.exceptions import RayError
 
 from actors.vllm_server import ENGINE_ENVIRONMENT, Arrived, EngineRequest, VllmServer
-from r2v_dist.config import ModelConfig
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.model_config import ModelConfig
 
 START_DEADLINE_S = 600.0
 LOAD_DEADLINE_S = 300.0

@@ -13,9 +13,9 @@ from itertools import count
 from typing import Any
 
 from actors.cores import openmp_on, parse_cores
-from r2v_dist.config import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import TopTokens
+from r2v_dist.model_config import ModelConfig
 
 ENGINE_ENVIRONMENT = {
     "TORCHDYNAMO_DISABLE": "1",

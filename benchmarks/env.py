@@ -15,8 +15,10 @@ import textworld
 from actors.env_runner import EnvRunner, RunnerSetup
 from benchmarks.games import make_tasks, make_units
 from benchmarks.harness import Spent, interleave, measure, median_wall, publish, same
-from r2v_dist.config import ClusterConfig, ModelConfig, PerturbConfig
+from r2v_dist.config import ClusterConfig
+from r2v_dist.env_config import PerturbConfig
 from r2v_dist.episodes import Arm, Episode, Unit
+from r2v_dist.model_config import ModelConfig
 
 IN_FLIGHT = 8
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from envs.textworld_games import GameFamily, draw_games, generate
-from r2v_dist.config import EnvConfig
+from r2v_dist.env_config import EnvConfig
 from r2v_dist.episodes import Arm, Task, Unit
 
 STAGE = "benchmark"

@@ -31,8 +31,11 @@ from learners.preference import build_dataset as build_pair_examples
 from r2v_dist import branch_values, rollout_store
 from r2v_dist.branch_values import BranchValue
 from r2v_dist.chat import ChatFormat, Turn, opening_message
-from r2v_dist.config import BCConfig, ClusterConfig, DeepSpeedConfig, DPOConfig, LearnerConfig, ModelConfig, PerturbConfig
+from r2v_dist.config import ClusterConfig
+from r2v_dist.env_config import PerturbConfig
 from r2v_dist.episodes import Arm
+from r2v_dist.learner_config import BCConfig, DeepSpeedConfig, DPOConfig, LearnerConfig
+from r2v_dist.model_config import ModelConfig
 
 MODEL = Path(__file__).parent.parent / "models" / "textworld-tiny"
 SEEDS = (0, 1, 2, 3)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.vllm_server import ENGINE_ENVIRONMENT, engine_arguments, engine_place
-from r2v_dist.config import ModelConfig
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.model_config import ModelConfig
 
 STOP_DEADLINE_S = 30.0
 

@@ -17,10 +17,10 @@ import numpy as np
 from benchmarks.episodes import make_episodes
 from benchmarks.harness import Mismatch, Pairs, Spent, interleave, measure, publish
 from r2v_dist.calibrators import Calibrator
-from r2v_dist.config import RouterConfig
 from r2v_dist.episodes import Episode
 from r2v_dist.features import FEATURE_NAMES, StepBatch, features
 from r2v_dist.language_model import Answer
+from r2v_dist.learner_config import RouterConfig
 from r2v_dist.router_model import RISKS, RouterModel
 from r2v_dist.routers import RouterModels, build_router
 from r2v_dist.seeding import rng_for

@@ -21,7 +21,7 @@ from envs.code_verdict import Judge
 from envs.perturb_operators import Lexicon
 from envs.sandbox import Ending, Limits, Sandbox
 from envs.spaces import UnicodeText
-from r2v_dist.config import SandboxConfig
+from r2v_dist.env_config import SandboxConfig
 from r2v_dist.seeding import rng_for
 
 MANUAL = """You solve the task step by step. Every answer is one action; its first word says which:

@@ -8,7 +8,7 @@ from pathlib import Path
 from envs.code_tasks import Dataset, task_ids
 from envs.sandbox import Sandbox
 from envs.textworld_games import GameFamily, GameSpec, draw_games, game_path, generate
-from r2v_dist.config import SPLITS, EnvConfig, PerturbConfig, SandboxConfig, Split
+from r2v_dist.env_config import SPLITS, EnvConfig, PerturbConfig, SandboxConfig, Split
 from r2v_dist.episodes import Task
 from r2v_dist.errors import UsageError
 from r2v_dist.seeding import stable_hash

@@ -15,8 +15,8 @@ from learners.training import lora_adapter, merge_of, publish, recorder, train, 
 from learners.transcripts import IGNORED, episode_sequence
 from r2v_dist import rollout_store
 from r2v_dist.chat import ChatFormat, Turn, opening_message
-from r2v_dist.config import BCConfig
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.learner_config import BCConfig
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from learners import pairs as preference_pairs
 from learners.preference import build_dataset
 from r2v_dist.chat import ChatFormat
-from r2v_dist.config import DPOConfig
+from r2v_dist.learner_config import DPOConfig
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from r2v_dist.config import DeepSpeedConfig
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.learner_config import DeepSpeedConfig
 
 
 def run_ranks(

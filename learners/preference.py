@@ -17,8 +17,8 @@ from learners.launch import run_ranks
 from learners.pairs import Pair
 from learners.training import lora_adapter, merge_of, publish, recorder, train, trainer_arguments
 from r2v_dist.chat import ChatFormat
-from r2v_dist.config import DPOConfig
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.learner_config import DPOConfig
 
 
 @dataclass(frozen=True)

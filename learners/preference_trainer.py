@@ -13,7 +13,7 @@ from trl import DPOTrainer
 
 from learners.preference_batch import answer_logits
 from learners.preference_losses import dpo_loss, jensen_shannon, token_log_probs, token_mean
-from r2v_dist.config import DPOConfig
+from r2v_dist.learner_config import DPOConfig
 
 MEASURES = (
     "loss/dpo",

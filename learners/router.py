@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from learners.launch import run_ranks
 from r2v_dist.calibrators import Calibrator, choose_calibrator
-from r2v_dist.config import RouterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.labels import LabelTable
 from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, noise_floor, sweep
+from r2v_dist.learner_config import RouterConfig
 from r2v_dist.operating_point import Mix
 from r2v_dist.router_model import ESTIMATES, RISKS, Mlp, RiskPrediction, RouterModel, Score
 from r2v_dist.run_dir import write_atomically

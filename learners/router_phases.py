@@ -19,7 +19,7 @@ from learners.router_data import Share
 from learners.router_engine import Head, Log, load_checkpoint, save_checkpoint, start_engine, to_numpy
 from learners.router_losses import Cvar, Outcomes, Reduce, ascend, brier_sum, constrained_loss, latched_outcomes, paper_outcomes
 from r2v_dist.calibrators import Calibrator, sigmoid
-from r2v_dist.config import RouterConfig
+from r2v_dist.learner_config import RouterConfig
 from r2v_dist.operating_point import Mix
 from r2v_dist.router_model import ESTIMATES, RISKS, Mlp
 from r2v_dist.seeding import stable_hash

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from learners.launch import append_metrics, deepspeed_arguments, require_deepspeed
-from r2v_dist.config import LearnerConfig, LoraConfig
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.learner_config import LearnerConfig, LoraConfig
 
 _COMPLETE = "complete"
 

@@ -21,9 +21,9 @@ from learners.training import lora_adapter, publish, recorder, train, trainer_ar
 from r2v_dist import branch_values
 from r2v_dist.branch_values import BranchValue
 from r2v_dist.chat import ChatFormat
-from r2v_dist.config import VerifierTrainingConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.isotonic import fit_isotonic
+from r2v_dist.learner_config import VerifierTrainingConfig
 from r2v_dist.verifier_metrics import VerifierMetrics, verifier_curves, verifier_metrics
 
 

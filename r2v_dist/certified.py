@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from r2v_dist import router_stages
 from r2v_dist.certificate import Certificate, certify
-from r2v_dist.config import RouterConfig, RunConfig
+from r2v_dist.config import RunConfig
 from r2v_dist.errors import UsageError
+from r2v_dist.learner_config import RouterConfig
 from r2v_dist.run_dir import RunDir
 
 Statistic = Literal["mean", "cvar"]

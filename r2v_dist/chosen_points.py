@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from r2v_dist.comparison import REFERENCE, SeedArms
-from r2v_dist.config import RouterConfig
 from r2v_dist.evaluation import CVAR_ALPHA, ArmOutcomes
+from r2v_dist.learner_config import RouterConfig
 from r2v_dist.metrics import task_bootstrap_interval, worst_seed_success
 from r2v_dist.operating_point import Mix, bayes_escalates, bayes_threshold, meet_budget
 from r2v_dist.risk_measures import cvar_failure

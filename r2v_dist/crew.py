@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r2v_dist.config import ModelConfig, RunConfig
+from r2v_dist.config import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
+from r2v_dist.model_config import ModelConfig
 from r2v_dist.progress import Progress
 from r2v_dist.routers import RouterModels
 from r2v_dist.run_dir import RunDir, checkpoint_version

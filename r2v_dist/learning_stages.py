@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from r2v_dist import branch_values, branching, rollout_store
 from r2v_dist.branching import State
-from r2v_dist.config import Split
+from r2v_dist.env_config import Split
 from r2v_dist.episodes import Arm, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.run_dir import checkpoint_version

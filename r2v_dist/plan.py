@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from r2v_dist.config import ModelConfig, RunConfig
+from r2v_dist.config import RunConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.model_config import ModelConfig
 
 DISK_GIB = 2.0
 

@@ -22,9 +22,11 @@ import pyarrow as pa
 from r2v_dist import branching, rollout_store
 from r2v_dist.branching import State
 from r2v_dist.certificate import task_losses
-from r2v_dist.config import LEARNED, RouterConfig, Split
+from r2v_dist.config import LEARNED
+from r2v_dist.env_config import Split
 from r2v_dist.episodes import Arm, Unit
 from r2v_dist.labels import LabelTable
+from r2v_dist.learner_config import RouterConfig
 from r2v_dist.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION
 from r2v_dist.query_router import QueryOutcomes, train_query_router
 from r2v_dist.router_model import RouterModel

@@ -12,10 +12,11 @@ import psutil
 import yaml
 from pydantic import Field, model_validator
 
-from r2v_dist.config import ClusterConfig, RouterConfig, Section
+from r2v_dist.config import ClusterConfig
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.learner_config import RouterConfig
 from r2v_dist.seeding import short_hash
-from r2v_dist.yaml_config import read_mapping, validate
+from r2v_dist.yaml_config import Section, read_mapping, validate
 
 KIND = "simulated_router"
 SLM_PRICE = 1 / 50

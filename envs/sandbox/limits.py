@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
 
-from r2v_dist.config import SandboxConfig
+from r2v_dist.env_config import SandboxConfig
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from r2v_dist.comparison import REFERENCE
-from r2v_dist.config import RouterConfig, RunConfig
+from r2v_dist.config import RunConfig
+from r2v_dist.learner_config import RouterConfig
 from r2v_dist.report import figures_learning as learning
 from r2v_dist.report import figures_risk as risk
 from r2v_dist.report import figures_routers as routers

@@ -9,8 +9,9 @@ import numpy as np
 from r2v_dist.certified import RunCertificate, certificate_of
 from r2v_dist.chosen_points import ChosenPoint, Prices, bayes_point, live_points
 from r2v_dist.comparison import REFERENCE, Comparisons, SeedArms, compare
-from r2v_dist.config import LEARNED, RouterConfig, RunConfig
+from r2v_dist.config import LEARNED, RunConfig
 from r2v_dist.evaluation import RouterRow, arm_outcomes, router_rows, with_risk
+from r2v_dist.learner_config import RouterConfig
 from r2v_dist.metrics import task_bootstrap_interval, worst_seed_success
 from r2v_dist.risk_quality import AloneSteps, Array, RiskQuality, risk_of, risk_quality, score_auroc
 from r2v_dist.router_model import RouterModel

@@ -20,10 +20,11 @@ from envs.perturb import Perturb, default_rates
 from envs.perturb_operators import StackTraceCut
 from envs.tasks import make_tasks
 from r2v_dist.agent import Cast, Player, play
-from r2v_dist.config import CodeConfig, EnvConfig, ModelConfig, PerturbConfig, SplitSizes
+from r2v_dist.env_config import CodeConfig, EnvConfig, PerturbConfig, SplitSizes
 from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
 from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Sampling
+from r2v_dist.model_config import ModelConfig
 from r2v_dist.tree import Tree, TreeEnv
 from tests.codes import require_data
 from tests.sandboxes import require_bubblewrap

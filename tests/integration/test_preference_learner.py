@@ -15,8 +15,8 @@ from learners.preference import DPOJob, PairExamples, build_dataset, learn_prefe
 from r2v_dist import branch_values
 from r2v_dist.branch_values import BranchValue
 from r2v_dist.chat import ChatFormat, Turn, opening_message
-from r2v_dist.config import DeepSpeedConfig, DPOConfig, LoraConfig
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.learner_config import DeepSpeedConfig, DPOConfig, LoraConfig
 
 PAIRS = 16
 

@@ -13,9 +13,11 @@ from actors.env_runner import RunnerSetup
 from actors.fleet import Fleet
 from actors.rollout import Totals, remaining, roll_out
 from r2v_dist import rollout_store
-from r2v_dist.config import ClusterConfig, ModelConfig, PerturbConfig
+from r2v_dist.config import ClusterConfig
+from r2v_dist.env_config import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.model_config import ModelConfig
 
 SLM, TEACHER = ModelConfig(backend="simulated", failure_rate=0.4), ModelConfig(backend="expert")
 SETUP = RunnerSetup(SLM, TEACHER, "", "", PerturbConfig(), unit_timeout_s=120)

@@ -14,9 +14,9 @@ from envs.simulated_labels import TASK_BLOCK, all_cells, draw_labels
 from envs.simulated_world import World
 from learners.router import RouterJob, check_labels, train_on_rank, train_router, train_routers
 from learners.router_engine import Log
-from r2v_dist.config import DeepSpeedConfig, RouterConfig
 from r2v_dist.errors import UsageError
 from r2v_dist.labels import LabelTable
+from r2v_dist.learner_config import DeepSpeedConfig, RouterConfig
 from r2v_dist.router_model import RISKS, RouterModel
 
 CONFIG = RouterConfig(

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from envs.sandbox import Completed, Ending, Isolation, Limits, Sandbox, isolation, probe, seccomp
-from r2v_dist.config import SandboxConfig
+from r2v_dist.env_config import SandboxConfig
 from r2v_dist.errors import UsageError
 from tests.sandboxes import LIMITS, require_bubblewrap, starved_sandbox, survivors
 

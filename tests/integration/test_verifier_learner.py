@@ -15,8 +15,8 @@ from learners.verifier import VerifierJob, learn_verifier, measure, score_table
 from r2v_dist import branch_values
 from r2v_dist.branch_values import BranchValue
 from r2v_dist.chat import ChatFormat, Turn, opening_message
-from r2v_dist.config import DeepSpeedConfig, LoraConfig, VerifierTrainingConfig
 from r2v_dist.language_model import Candidate
+from r2v_dist.learner_config import DeepSpeedConfig, LoraConfig, VerifierTrainingConfig
 from r2v_dist.verifier_metrics import VerifierMetrics
 
 ACTIONS = (("take apple", (30, 31)), ("go east", (40, 41, 42)), ("drop apple", (50,)))

@@ -19,9 +19,11 @@ from actors.servers import Checkpoint, EngineHandle, ModelServer
 from actors.vllm_server import EngineRequest
 from r2v_dist import rollout_store
 from r2v_dist.chat import ChatFormat, Turn
-from r2v_dist.config import ClusterConfig, ModelConfig, PerturbConfig
+from r2v_dist.config import ClusterConfig
+from r2v_dist.env_config import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.language_model import ContextLimitReached, Request, Sampling
+from r2v_dist.model_config import ModelConfig
 
 CONFIG = ModelConfig(backend="vllm", model="models/textworld-tiny", max_model_len=512)
 HISTORY = (Turn("Goal: First, go east.\n-= Room3 =-\nThere is an exit to the east.", "go east", "teacher"),)

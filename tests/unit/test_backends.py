@@ -13,9 +13,9 @@ import pytest
 
 from actors.backends import OpenAIModel, SimulatedModel
 from r2v_dist.chat import Turn
-from r2v_dist.config import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Request, Sampling
+from r2v_dist.model_config import ModelConfig
 from r2v_dist.routers import entropy_of
 
 KEY = "sk-not-for-logs"

@@ -10,7 +10,7 @@ from envs.code_examples import VisibleTest, visible_tests
 from envs.code_tasks import dataset_of, load_task, task_ids
 from envs.sandbox.isolation import means
 from envs.tasks import make_tasks
-from r2v_dist.config import CodeConfig, EnvConfig, SandboxConfig, SplitSizes
+from r2v_dist.env_config import CodeConfig, EnvConfig, SandboxConfig, SplitSizes
 from r2v_dist.errors import UsageError
 from tests.codes import require_data
 

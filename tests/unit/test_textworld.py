@@ -120,7 +120,8 @@ def test_cleaning_keeps_the_world_and_drops_the_rest() -> None:
 
 def test_splits_never_share_a_game() -> None:
     from learners.base_model import base_families
-    from r2v_dist.config import SPLITS, load_config
+    from r2v_dist.config import load_config
+    from r2v_dist.env_config import SPLITS
     from tests.conftest import ROOT
 
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])
