@@ -78,15 +78,11 @@ def variant_of(config: RouterConfig, name: str) -> RouterConfig:
     return config.model_copy(update={"mode": "joint"} if suffix == "joint" else {"ablation": suffix or "none"})
 
 
-def train_router(job: RouterJob) -> RouterResult:
-    """Train one router. Raises UsageError for labels that cannot train one, before any rank is started."""
-    return train_routers([job])[0]
-
-
 def train_routers(jobs: Sequence[RouterJob]) -> list[RouterResult]:
     """Train routers one after the other on the same ranks: the start of the ranks is paid once. Complete ones are not trained again.
 
-    All jobs share `config.deepspeed` (that of the first is used).
+    All jobs share `config.deepspeed` (that of the first is used). Raises UsageError for labels that cannot train a router, before any
+    rank is started.
     """
     jobs = [job.resolved() for job in jobs]
     for job in jobs:

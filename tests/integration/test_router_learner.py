@@ -12,7 +12,7 @@ import torch.multiprocessing
 
 from envs.simulated_labels import TASK_BLOCK, all_cells, draw_labels
 from envs.simulated_world import World
-from learners.router import RouterJob, check_labels, train_on_rank, train_router, train_routers
+from learners.router import RouterJob, check_labels, train_on_rank, train_routers
 from learners.router_engine import Log
 from r2v_dist.errors import UsageError
 from r2v_dist.labels import LabelTable
@@ -168,10 +168,10 @@ def test_fewer_than_ten_seeds_are_refused_before_any_work(job: RouterJob, tmp_pa
     labels.where(labels.z < 9).save(tmp_path / "nine.arrow")
     few = replace(job, train=tmp_path / "nine.arrow", output=tmp_path / "router", stage=tmp_path / "stage")
     with pytest.raises(UsageError, match="9 seeds with complete episodes; CVaR needs at least 10"):
-        train_router(few)
+        train_routers([few])
     assert not (tmp_path / "stage").exists()
     labels.where(labels.t > 0).save(tmp_path / "late.arrow")
     with pytest.raises(UsageError, match="0 seeds with complete episodes"):
         check_labels(replace(few, train=tmp_path / "late.arrow"))
     with pytest.raises(UsageError, match="no label table"):
-        train_router(replace(few, train=tmp_path / "absent.arrow"))
+        train_routers([replace(few, train=tmp_path / "absent.arrow")])
