@@ -136,17 +136,26 @@ def score_auroc(folder: Path) -> dict[str, float]:
     return dict(sorted(found.items()))
 
 
-def step_risks(model: RouterModel, rows: pa.Table, max_steps: int | None) -> dict[tuple[str, int], tuple[float, float | None]]:
-    """Predicted risks by (episode, step) of whole episodes: of going on alone, and after one step of the teacher where predicted."""
+@dataclass(frozen=True)
+class StepForecast:
+    """What a router expects at a step: the risk of going on alone, and where it predicts them the risk after one step of the teacher and
+    the probability that the teacher would do something else."""
+
+    alone: float
+    after: float | None
+    dissent: float | None
+
+
+def step_forecasts(model: RouterModel, rows: pa.Table, max_steps: int | None) -> dict[tuple[str, int], StepForecast]:
+    """By (episode, step) of whole episodes."""
     if not rows.num_rows:
         return {}
     predicted = model.predict(features(StepBatch.from_rows(rows, max_steps)))
-    rho1_N = [None] * rows.num_rows if predicted.rho1 is None else predicted.rho1.tolist()
+    columns = [predicted.rho, predicted.rho1, predicted.dissent]
+    rows_N3 = zip(*([None] * rows.num_rows if one is None else one.tolist() for one in columns), strict=True)
     places = zip(rows["key"].to_pylist(), rows["t"].to_pylist(), rows["candidate_texts"].to_pylist(), strict=True)
     # Without a proposal there is nothing to predict from.
-    return {
-        (key, t): (risk, after) for (key, t, proposed), risk, after in zip(places, predicted.rho.tolist(), rho1_N, strict=True) if proposed
-    }
+    return {(key, t): StepForecast(*values) for (key, t, proposed), values in zip(places, rows_N3, strict=True) if proposed}
 
 
 def rows_where(folder: Path, condition: Callable[[pa.Table], Any], columns: list[str] | None = _COLUMNS) -> pa.Table:

@@ -13,7 +13,7 @@ from r2v_dist.config import LEARNED
 from r2v_dist.errors import UsageError
 from r2v_dist.report import open_run
 from r2v_dist.report.findings import routers_of
-from r2v_dist.risk_quality import step_risks
+from r2v_dist.risk_quality import StepForecast, step_forecasts
 from r2v_dist.router_model import RouterModel
 from r2v_dist.routers import entropy_of
 
@@ -67,15 +67,13 @@ def _routers(root: Path, stage: str) -> tuple[dict[str, RouterModel], int | None
     return routers_of(run, config, int(seed) if seed.isdigit() else 0), config.env.max_steps
 
 
-def _risks(
-    models: tuple[dict[str, RouterModel], int | None], rows: pa.Table, router: str
-) -> dict[tuple[str, int], tuple[float, float | None]]:
+def _risks(models: tuple[dict[str, RouterModel], int | None], rows: pa.Table, router: str) -> dict[tuple[str, int], StepForecast]:
     """By the router that played, else by r2v; what the query-level classifier says does not change with the step."""
     model = models[0].get(router if router in LEARNED else "r2v")
-    return step_risks(model, rows, models[1]) if model is not None else {}
+    return step_forecasts(model, rows, models[1]) if model is not None else {}
 
 
-def _show_step(console: Console, row: dict[str, Any], risk: tuple[float, float | None] | None) -> None:
+def _show_step(console: Console, row: dict[str, Any], risk: StepForecast | None) -> None:
     if row["t"] == -1:
         return
     told = ", ".join(row["perturbations"] or [])
@@ -88,12 +86,13 @@ def _show_step(console: Console, row: dict[str, Any], risk: tuple[float, float |
         console.print(Text.assemble(("     verifier: ", "dim"), (rated, "dim")))
 
 
-def _reasons(row: dict[str, Any], risk: tuple[float, float | None] | None) -> str:
+def _reasons(row: dict[str, Any], risk: StepForecast | None) -> str:
     """Entropy of the proposal, predicted risk of failing alone, and the score against its threshold: why it escalated, or did not."""
     top, score, threshold = row["first_top_logprobs"], row["score"], row["threshold"]
     parts = [f"entropy {entropy_of(top):.2f}"] if top else []
     if risk is not None:
-        parts.append(f"risk {risk[0]:.2f}" + (f", {risk[1]:.2f} after a teacher step" if risk[1] is not None else ""))
+        parts.append(f"risk {risk.alone:.2f}" + (f", {risk.after:.2f} after a teacher step" if risk.after is not None else ""))
+        parts += [f"dissent {risk.dissent:.2f}"] if risk.dissent is not None else []
     if score is not None and threshold is not None:
         parts.append(f"{'draw' if row['router'] == 'random' else 'score'} {score:.3g} {'<' if score < threshold else '≥'} {threshold:.3g}")
     return "".join(f"   {part}" for part in parts)

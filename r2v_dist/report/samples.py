@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from r2v_dist import rollout_store
 from r2v_dist.config import RunConfig
 from r2v_dist.report.findings import routers_of
-from r2v_dist.risk_quality import rows_where, step_risks
+from r2v_dist.risk_quality import StepForecast, rows_where, step_forecasts
 from r2v_dist.routers import entropy_of
 from r2v_dist.run_dir import RunDir
 
@@ -54,7 +54,7 @@ def sample_episodes(run: RunDir, config: RunConfig) -> list[Sample]:
     keys = pa.array(list(wanted), pa.string())
     rows = rows_where(folder, lambda part: pc.is_in(part["key"].cast(pa.string()), value_set=keys), None)
     model = routers_of(run, config).get("r2v")
-    risks = step_risks(model, rows, config.env.max_steps) if model is not None else {}
+    risks = step_forecasts(model, rows, config.env.max_steps) if model is not None else {}
     found = {episode[0]["key"]: episode for episode in rollout_store.episodes_of(rows)}
     return [Sample(why, [_shown(row, risks.get((key, row["t"]))) for row in found[key] if row["t"] >= 0]) for key, why in wanted.items()]
 
@@ -71,7 +71,7 @@ def _shown_router(run: RunDir, episodes: pa.Table) -> tuple[str | None, float | 
     return name, selected.get(name, levels[len(levels) // 2])
 
 
-def _shown(row: dict[str, Any], risk: tuple[float, float | None] | None) -> dict[str, Any]:
+def _shown(row: dict[str, Any], risk: StepForecast | None) -> dict[str, Any]:
     texts, logprobs, scores = (row[name] or [] for name in ("candidate_texts", "candidate_logprobs", "verifier_scores"))
     candidates = [
         {
@@ -86,8 +86,9 @@ def _shown(row: dict[str, Any], risk: tuple[float, float | None] | None) -> dict
     return row | {
         "candidates": _together(candidates),
         "entropy": entropy,
-        "risk": risk[0] if risk else None,
-        "risk_after": risk[1] if risk else None,
+        "risk": risk.alone if risk else None,
+        "risk_after": risk.after if risk else None,
+        "dissent": risk.dissent if risk else None,
         "compared": compared,
     }
 
