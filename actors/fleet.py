@@ -19,7 +19,14 @@ class Fleet:
         self._setup, self._slm, self._teacher, self._in_flight = setup, slm, teacher, in_flight
         self._equipment: Equipment | None = None
         self.runners: list[Any] = [self._start() for _ in range(count)]
-        self.collector = _start_collector()
+        self._collector: Any = None
+
+    @property
+    def collector(self) -> Any:
+        """The collector, started when it is first needed."""
+        if self._collector is None:
+            self._collector = ray.remote(CollectorActor).options(num_cpus=0).remote()
+        return self._collector
 
     def equip(self, equipment: Equipment) -> None:
         """Hand every runner, and every later one, what has been trained since they started."""
@@ -36,15 +43,17 @@ class Fleet:
         ray.kill(runner)
         self.runners[self.runners.index(runner)] = self._start()
 
-    def replace_collector(self) -> None:
-        """A new collector; what is still delivered to the old one goes nowhere."""
-        ray.kill(self.collector)
-        self.collector = _start_collector()
+    def drop_collector(self) -> None:
+        """End the collector; what is still delivered to it goes nowhere."""
+        if self._collector is not None:
+            ray.kill(self._collector)
+            self._collector = None
 
     def stop(self) -> None:
         """End the processes of runners and collector; the servers belong to the caller."""
-        for actor in (*self.runners, self.collector):
-            ray.kill(actor)
+        self.drop_collector()
+        for runner in self.runners:
+            ray.kill(runner)
 
     def _start(self) -> Any:
         slm = EngineHandle(self._slm.actor) if self._slm else None
@@ -57,7 +66,3 @@ class Fleet:
             "runtime_env": {"env_vars": RUNNER_ENVIRONMENT},
         }
         return ray.remote(EnvRunner).options(**options).remote(self._setup, slm, teacher, self._equipment)
-
-
-def _start_collector() -> Any:
-    return ray.remote(CollectorActor).options(num_cpus=0).remote()

@@ -87,10 +87,11 @@ def roll_out(units: Sequence[Unit], folder: Path, fleet: Fleet, cluster: Cluster
         totals = _Dispatcher(todo, fleet, cluster, CollectorHandle(collector), on_progress).run()
         ray.get(collector.flush.remote(), timeout=COMMIT_DEADLINE_S)
         return totals
-    except BaseException as error:
-        fleet.replace_collector()  # units may still be under way, and must not deliver into the next stage
-        if isinstance(error, RayError):
-            raise RuntimeFailure(f"the collector of {folder} failed: {first_cause(error)}") from None
+    except RayError as error:
+        fleet.drop_collector()
+        raise RuntimeFailure(f"the collector of {folder} failed: {first_cause(error)}") from None
+    except RuntimeFailure:
+        fleet.drop_collector()  # units may still be under way, and must not deliver into another stage
         raise
 
 

@@ -106,6 +106,7 @@ def train_routers_here(jobs: Sequence[RouterJob]) -> list[RouterResult]:
 
 def check_labels(job: RouterJob) -> None:
     """Raises UsageError where the labels cannot train a router."""
+    paired: set[bool] = set()
     for name, path in (("train", job.train), ("validation", job.validation)):
         labels = LabelTable.load(path)
         episodes = LatchedEpisodes.of(labels)
@@ -115,6 +116,9 @@ def check_labels(job: RouterJob) -> None:
         missing = [kind for kind, n in (("S", labels.n), ("T1", labels.n1), ("Tinf", labels.nT)) if not n.sum()]
         if missing:
             raise UsageError(f"{path}: no {missing[0]}-branches; label the {name} tasks with all three kinds")
+        paired.add(bool(labels.pairs.any()))
+        if len(paired) > 1:
+            raise UsageError(f"{path}: pairs on one split and not on the other; raise labels.pairs to 4 or more and label again")
         if len(episodes) < job.config.deepspeed.ranks:
             raise UsageError(f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = {job.config.deepspeed.ranks}; use fewer ranks")
 

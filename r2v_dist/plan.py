@@ -96,6 +96,6 @@ def _label_branches(config: RunConfig) -> int:
         return 0
     labels, alone = config.labels, (config.labels.tasks + config.labels.validation_tasks) * config.labels.seeds
     first = 2 * labels.n * (labels.states + labels.validation_states) + alone * config.env.max_steps
-    again = (1 + 2 * labels.n_unsure) * (labels.states // 2) + (1 + 2 * labels.n) * (labels.validation_states // 2)
+    again = (1 + 2 * labels.n_unsure) * ((labels.states + 1) // 2) + (1 + 2 * labels.n) * ((labels.validation_states + 1) // 2)
     pairs = 2 * (labels.pairs + labels.pairs // 4)
     return config.training_seeds * (first + (again + pairs if labels.rounds == 2 else 0))

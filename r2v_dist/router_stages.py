@@ -11,7 +11,7 @@ States of validation tasks stop and calibrate the training; nothing is trained o
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from r2v_dist.certificate import task_losses
 from r2v_dist.config import LEARNED
 from r2v_dist.env_config import Split
 from r2v_dist.episodes import Arm, Unit
+from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels import LabelTable
 from r2v_dist.learner_config import RouterConfig
 from r2v_dist.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION
@@ -214,7 +215,7 @@ def _counts(context: Context) -> dict[Split, int]:
 
 
 def _label(
-    context: Context, states: list[State], n: Mapping[str, int], handed_over: set[str], paired: frozenset[str] | set[str] = frozenset()
+    context: Context, states: list[State], n: Mapping[str, int], handed_over: Set[str], paired: Set[str] = frozenset()
 ) -> dict[str, Any]:
     """Branch, and write the label tables: n T1-branches by state key, a Tinf-branch where a state is handed over, and n S-branches
     where the SLM's own episode did not go on from there already, which is as good as one. At `paired` states the first round's
@@ -251,6 +252,10 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
         joined = tables[0]
         for table in tables[1:]:
             joined = joined.plus(table)
+        if len(stages) > 1 and config.router.score == "advantage" and not joined.pairs.any():
+            raise RuntimeFailure(
+                f"stage {context.stage}: no pair of branches came through on the {split} tasks; router.score = value needs none"
+            )
         joined.save(folder / f"{split}.arrow")
     root = run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")
     jobs = {name: _job(context, config.router, folder, root, name) for name in variants}

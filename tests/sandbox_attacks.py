@@ -132,12 +132,13 @@ ATTACKS = [
     ),
     Attack(
         "reading the host's files",
-        "for f in ('/etc/passwd', '/etc/shadow', '/etc/hostname', '/root/.bashrc', '/home', '/var', '/run', '/sys', bait['file']):\n"
+        "profile = os.path.join('/root', '.profile')\n"
+        "for f in ('/etc/passwd', '/etc/shadow', '/etc/hostname', profile, '/home', '/var', '/run', '/sys', bait['file']):\n"
         " attempt(f, lambda: os.listdir(f) if os.path.isdir(f) else open(f).read())",
     ),
     Attack(
         "symbolic and hard links",
-        "os.symlink(bait['file'], 'a'); os.symlink('/proc/1/root', 'b'); os.symlink('/proc/self/root/../../..', 'c')\n"
+        "os.symlink(bait['file'], 'a'); os.symlink('/proc/1/root', 'b'); os.symlink(os.path.join('/proc/self/root', '..', '..'), 'c')\n"
         "for f in ('a', 'b' + bait['file'], 'c' + bait['file'], 'c/etc/passwd'): attempt(f, lambda: open(f).read())\n"
         "attempt('link', lambda: os.link(sys.executable, 'd'))",
     ),
