@@ -12,7 +12,8 @@ from pathlib import Path
 
 from r2v_dist.errors import RuntimeFailure
 
-_BACKSTOP = 20.0
+BACKSTOP = 20.0
+"""However busy the machine, by the clock no program goes on for longer than so many times its limit."""
 _LOOK_AGAIN_S = 0.05
 
 
@@ -34,7 +35,7 @@ class Patience:
         left = self._wall_s - elapsed
         if left > 0:
             return left
-        if elapsed > _BACKSTOP * self._wall_s or (left := left + self._waited_s()) <= 0:
+        if elapsed > BACKSTOP * self._wall_s or (left := left + self._waited_s()) <= 0:
             return 0.0
         return max(left, _LOOK_AGAIN_S)
 
@@ -42,7 +43,7 @@ class Patience:
         """To be called when nothing is left. Raises RuntimeFailure where it is known that all processes together (`cpu_s`)
         hardly got a processor: such an end says nothing about the program, and no program can bring it about."""
         elapsed = time.monotonic() - self._started
-        if elapsed > _BACKSTOP * self._wall_s and cpu_s is not None and cpu_s < self._wall_s and elapsed - self._waited_s() < self._wall_s:
+        if elapsed > BACKSTOP * self._wall_s and cpu_s is not None and cpu_s < self._wall_s and elapsed - self._waited_s() < self._wall_s:
             raise RuntimeFailure(f"a program got {cpu_s:.1f} s of a processor in {elapsed:.0f} s; the machine is overloaded")
 
     def _waited_s(self) -> float:

@@ -17,6 +17,7 @@ import pytest
 
 from envs.sandbox import Completed, Ending, Sandbox
 from envs.sandbox.isolation import means
+from envs.sandbox.patience import BACKSTOP
 from tests.sandbox_attacks import ATTACKS, PRELUDE, Attack
 from tests.sandboxes import LIMITS, Watch, require_bubblewrap, survivors
 
@@ -111,7 +112,7 @@ def test_attack_is_contained(sandbox: Sandbox, bait: Bait, attack: Attack) -> No
     assert b"LEAK" not in completed.stdout, completed
     assert SECRET.encode() not in completed.stdout + completed.stderr
     assert max(len(completed.stdout), len(completed.stderr)) <= limits.output_kib << 10
-    assert completed.wall_s < limits.wall_s + 2
+    assert completed.wall_s < BACKSTOP * limits.wall_s + 2  # a busy machine's delays are not the program's
     assert watch.processes <= limits.processes + OWN_PROCESSES
     if "memory" in dict(means().hierarchy.folders if means().hierarchy else ()):
         assert watch.rss_mib < 2 * limits.memory_mib  # what processes share is counted for each
