@@ -103,6 +103,9 @@ def _ids(pair: Pair, chat: ChatFormat) -> tuple[list[int], list[int], list[int],
 
 
 def _save(dataset: Any, counts: PairExamples, folder: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()  # the run shows its own
     # On disk, since all ranks share one file of reference log-probabilities beside it.
     scratch = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(scratch, ignore_errors=True)
