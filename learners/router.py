@@ -116,9 +116,9 @@ def check_labels(job: RouterJob) -> None:
         missing = [kind for kind, n in (("S", labels.n), ("T1", labels.n1), ("Tinf", labels.nT)) if not n.sum()]
         if missing:
             raise UsageError(f"{path}: no {missing[0]}-branches; label the {name} tasks with all three kinds")
-        paired.add(bool(labels.pairs.any()))
+        paired.add(bool(labels.disputed.any()))
         if len(paired) > 1:
-            raise UsageError(f"{path}: pairs on one split and not on the other; raise labels.pairs to 4 or more and label again")
+            raise UsageError(f"{path}: pairs with dissent on one split and not on the other; raise labels.pairs and label again")
         if len(episodes) < job.config.deepspeed.ranks:
             raise UsageError(f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = {job.config.deepspeed.ranks}; use fewer ranks")
 
@@ -143,7 +143,7 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
     """`known_risks`: routers that differ in their policy only share one training of the risk heads."""
     import torch
 
-    from learners.advantage import fit_advantage
+    from learners.advantage import fit_effects
     from learners.router_data import Scaler, adder, deal, distinct
     from learners.router_engine import Log
     from learners.router_phases import Setting, policy_inputs, predicted, train_policy
@@ -176,7 +176,7 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
         score = _score(config, labels)
         if score == "advantage":
             known = RouterModel("", config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score="value")
-            heads |= {"advantage": fit_advantage(known, labels, held_out, config.kappa)}
+            heads |= fit_effects(known, labels, held_out)
         version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
         model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score=score)
         _publish(job, model, duality, held_out, episodes)
@@ -190,7 +190,7 @@ def _score(config: RouterConfig, labels: LabelTable) -> Score:
         return "risk"
     if config.ablation == "no_brier":
         return "policy"
-    return "value" if config.score == "advantage" and not labels.pairs.any() else config.score
+    return "value" if config.score == "advantage" and not labels.disputed.any() else config.score
 
 
 def _risk_heads(

@@ -141,9 +141,17 @@ def choose(states: Sequence[State], count: int, seed: int, views: int = 2) -> li
     return [state for _, group in sorted(places, key=itemgetter(0)) for state in groups[group]][:count]
 
 
-def sample(states: Sequence[State], count: int, seed: int) -> list[State]:
-    """`count` states, each as likely as the others."""
-    return sorted(states, key=lambda s: stable_hash("sample", seed, s.key))[:count]
+def sample(states: Sequence[State], count: int, seed: int, weights: Sequence[float] | None = None) -> list[State]:
+    """`count` states, each as likely as the others, or drawn one after the other by their weights.
+
+    The first of exponential waiting times (Efraimidis and Spirakis 2006): a state keeps its place whatever the other states are.
+    """
+
+    def wait(state: State, weight: float) -> float:
+        return -math.log1p(-stable_hash("sample", seed, state.key) / 2**63) / max(weight, 1e-9)
+
+    waits = [wait(*pair) for pair in zip(states, weights or [1.0] * len(states), strict=True)]
+    return [states[i] for i in sorted(range(len(states)), key=waits.__getitem__)[:count]]
 
 
 def candidate_branches(state: State, arm: Arm, n: int, n_agreed: int, with_teacher: bool) -> list[Branch]:

@@ -161,6 +161,11 @@ class LabelTable:
         return self._counts("n_r")
 
     @cached_property
+    def disputed(self) -> npt.NDArray[np.bool_]:
+        """States with pairs at which the teacher does something else: only they tell what its step gains."""
+        return (self.pairs > 0) & (self.dissent == 1)
+
+    @cached_property
     def success_gained(self) -> Array:
         """Mean success after the teacher's step minus that after the SLM's, when a router goes on; nan without a pair."""
         return _risk(self._counts("s_rs"), self.pairs) - _risk(self._counts("s_rt"), self.pairs)

@@ -11,6 +11,10 @@ from r2v_dist.yaml_config import Section
 class CollectConfig(Section):
     """Teacher episodes for behaviour cloning, on training tasks."""
 
+    tasks: int | None = Field(None, ge=1)
+    """The first so many; null for all. Where training tasks are left, `branches` takes the next and `labels` the last: an SLM
+    does better on tasks it was cloned on than on those it will meet."""
+
     clean_episodes: int = Field(1, ge=0, le=1)
     """Unperturbed episodes a task (0 or 1: a deterministic teacher would only repeat itself)."""
     perturbed_episodes: int = Field(8, ge=0)
@@ -82,7 +86,8 @@ class RouterConfig(Section):
     """`decoupled`: calibrated risk heads, and a policy head that alone sees cost and CVaR. `joint`: the paper's single output."""
     score: Literal["policy", "risk", "value", "advantage"] = "policy"
     """What a `decoupled` router compares with its threshold: its policy head, the risk rho, rho - rho1, which is what a step of the
-    teacher is worth to an SLM that never asks again, or its advantage, what it is worth to an agent that may (labels.pairs > 0)."""
+    teacher is worth to an SLM that never asks again, or its advantage, the success that it gains for a call
+    to an agent that may (labels.pairs > 0)."""
     surrogate: Literal["latched", "paper"] = "latched"
     ablation: Literal["none", "no_cvar", "no_brier", "uncalibrated"] = "none"
     """`no_cvar` bounds the mean failure instead of its CVaR; `no_brier` estimates no risk (decoupled: the policy sees f alone)."""
@@ -99,7 +104,7 @@ class RouterConfig(Section):
     slm_cost: float = Field(1.0, ge=0)
     """Prices of a call; only their ratio counts."""
     kappa: float = Field(20.0, gt=0)
-    """Cost of a failed episode, in teacher calls: of the Bayes operating point and of the advantage."""
+    """Cost of a failed episode, in teacher calls: of the Bayes operating point and of least expected cost."""
     risk_hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
     policy_hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64,)
     risk_steps: int = Field(400, ge=1)
@@ -203,6 +208,6 @@ class LabelConfig(Section):
     """Escalation rate of the episodes that lead to states after a hand-over."""
     pairs: int = Field(0, ge=0)
     """States of the second round from which the first round's router goes on, once after the SLM's action and once after the
-    teacher's; a quarter as many on validation tasks."""
+    teacher's, more often where it expects them to differ; a quarter as many on validation tasks."""
     rounds: Literal[1, 2] = 2
     """The second round labels states on the paths of the first round's router."""

@@ -40,7 +40,8 @@ def states(context: Context) -> dict[str, Any]:
     sizes: dict[Split, int] = {LEARNING: config.branches.tasks, HELD_OUT: config.branches.validation_tasks}
     for split, count in sizes.items():
         zs = seeds(config.perturb, split)[: config.branches.seeds]
-        units += [context.unit(task, z, (arm,)) for task in context.tasks(split)[:count] for z in zs]
+        tasks = context.training_tasks("branch") if split == LEARNING else context.tasks(split)[:count]
+        units += [context.unit(task, z, (arm,)) for task in tasks for z in zs]
     return context.roll_out(units)
 
 

@@ -172,7 +172,7 @@ def _collect(context: Context) -> dict[str, Any]:
     arm = Arm("teacher_only", None, "none", context.crew.teacher_version(), config.seed)
     pool = seeds(config.perturb, "train")
     units = []
-    for index, task in enumerate(context.tasks("train")):
+    for index, task in enumerate(context.training_tasks("clone")):
         zs: list[int | None] = [None] * config.collect.clean_episodes
         # Consecutive tasks take consecutive seeds, so that all training seeds are met equally often.
         zs += [pool[(index * config.collect.perturbed_episodes + i) % len(pool)] for i in range(config.collect.perturbed_episodes)]

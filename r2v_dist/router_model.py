@@ -8,11 +8,12 @@ Heads, all on standardised features (f - mean) / std:
   decoupled  `rho`, `rho1`, `rhoT`, and `policy` on the concatenation (rho, rho1, rhoT after calibration, standardised f)
   joint      `rho` alone
 Where the labels say what the teacher would have done there is `dissent` too, the probability that it is not what the SLM does; and
-where they say how a router goes on after either, `advantage`, linear in `advantage_inputs`: what a step of the teacher is worth in
-teacher calls, to an agent that may ask again later. Risks and dissent have equal layer sizes; their logits are clipped to
-+-`calibrators.LOGIT_EDGE` before calibration.
+where they say how a router goes on after either, `gain` and `saving`, linear in (rho, rho1, rhoT, dissent, standardised f): success
+gained and later calls saved by a step of the teacher that is not the SLM's. Risks and dissent have equal layer sizes; their logits
+are clipped to +-`calibrators.LOGIT_EDGE` before calibration.
 The score is the calibrated rho when joint; when decoupled `router.json` says which: the policy's output (`policy`), rho (`risk`),
-rho - rho1 (`value`, what one step of the teacher is worth to an SLM that never asks again) or the advantage (`advantage`).
+rho - rho1 (`value`, what one step of the teacher is worth to an SLM that never asks again) or `advantage`, the success that it gains
+for every call it costs, to an agent that may ask again later.
 Escalate iff score >= threshold.
 """
 
@@ -36,6 +37,7 @@ Score = Literal["policy", "risk", "value", "advantage"]
 RISKS = ("rho", "rho1", "rhoT")
 ESTIMATES = (*RISKS, "dissent")
 """Probabilities that are learned from labels by their Brier scores."""
+LEAST_COST = 0.1
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,15 @@ class RiskPrediction:
     dissent: Array | None = None
 
 
-def advantage_inputs(rho_N: Array, rho1_N: Array, rhoT_N: Array, dissent_N: Array, f_NF: Array) -> Array:
-    """What the advantage is linear in, [N, 6 + F]: risks and dissent, their products, for a teacher that would do the same is worth
-    nothing whatever the risk, and the standardised features."""
-    risks_N6 = np.stack([rho_N, rho1_N, rhoT_N, dissent_N, dissent_N * rho_N, dissent_N * (rho_N - rho1_N)], axis=1)
-    return np.concatenate([risks_N6, f_NF], axis=1)
+def effect_inputs(rho_N: Array, rho1_N: Array, rhoT_N: Array, dissent_N: Array, f_NF: Array) -> Array:
+    """What gain and saving are linear in, [N, 4 + F]; `f_NF` are standardised."""
+    return np.concatenate([np.stack([rho_N, rho1_N, rhoT_N, dissent_N], axis=1), f_NF], axis=1)
+
+
+def advantage(dissent_N: Array, gain_N: Array, saving_N: Array) -> Array:
+    """Success gained for every call that asking the teacher costs in the end. A teacher that would do the same changes nothing and costs
+    one call; another action costs one and saves `saving_N` later. What costs nearly nothing counts as `LEAST_COST` calls."""
+    return dissent_N * np.maximum(gain_N, 0.0) / np.maximum(1.0 - dissent_N * saving_N, LEAST_COST)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class RouterModel:
     def __post_init__(self) -> None:
         if len({tuple(weight.shape for weight, _ in mlp.layers) for name, mlp in self.heads.items() if name in ESTIMATES}) != 1:
             raise ValueError(f"router {self.version}: its risk heads differ in their layer sizes")
-        if self.score == "advantage" and not {"dissent", "advantage"} <= set(self.heads):
+        if self.score == "advantage" and not {"dissent", "gain", "saving"} <= set(self.heads):
             raise ValueError(f"router {self.version}: no heads for the score advantage")
 
     def predict(self, features_NF: Array) -> RiskPrediction:
@@ -126,7 +132,8 @@ class RouterModel:
             return rho - rho1
         if self.score == "advantage":
             assert dissent is not None
-            return self.heads["advantage"](advantage_inputs(rho, rho1, rhoT, dissent, inputs_NI[:, len(RISKS) :]))
+            x_NI = effect_inputs(rho, rho1, rhoT, dissent, inputs_NI[:, len(RISKS) :])
+            return advantage(dissent, self.heads["gain"](x_NI), self.heads["saving"](x_NI))
         inputs_NI[:, 0], inputs_NI[:, 1], inputs_NI[:, 2] = rho, rho1, rhoT
         return sigmoid(self.heads["policy"](inputs_NI))
 

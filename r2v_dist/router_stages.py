@@ -71,7 +71,7 @@ def labels(context: Context) -> dict[str, Any]:
 
 def second_labels(context: Context) -> dict[str, Any]:
     """Branches of the second round, at half as many states. How many depends on the features alone: more where the first router is
-    unsure. Besides, pairs in which the first router goes on, at a sample of all states on its paths."""
+    unsure. Besides, pairs in which the first router goes on, at states on its paths, the likelier the more dissent it expects there."""
     config, model = context.config.labels, _load(context, "router", "r2v")
     known, visited = {state.key for state in _visited(context, "visits")}, _visited(context, "visits2")
     states = [state for state in visited if state.key not in known]
@@ -81,8 +81,11 @@ def second_labels(context: Context) -> dict[str, Any]:
         risk = model.predict(np.array([s.features for s in chosen]).reshape(len(chosen), -1)).rho if chosen else np.array([])
         more = config.n_unsure if split == "train" else config.n  # what calibrates has equal n
         n |= {s.key: more if _UNSURE[0] < r < _UNSURE[1] else config.n for s, r in zip(chosen, risk, strict=True)}
-    pairs = zip(SPLITS, (config.pairs, config.pairs // 4), strict=True)
-    paired = {state.key for split, count in pairs for state in branching.sample(_of(visited, split), count, 2)}
+    paired: set[str] = set()
+    for split, count in zip(SPLITS, (config.pairs, config.pairs // 4), strict=True):
+        own = _of(visited, split)
+        dissent = model.predict(np.array([s.features for s in own]).reshape(len(own), -1)).dissent
+        paired |= {state.key for state in branching.sample(own, count, 2, None if dissent is None else dissent.tolist())}
     return _label(context, visited, n, set(n), paired)
 
 
@@ -197,7 +200,8 @@ def _learning_units(context: Context, arms: tuple[Arm, ...]) -> list[Unit]:
     config, units = context.config, list[Unit]()
     for split, count in zip(SPLITS, (config.labels.tasks, config.labels.validation_tasks), strict=True):
         zs = seeds(config.perturb, split)[: config.labels.seeds]
-        units += [context.unit(task, z, arms) for task in context.tasks(split)[:count] for z in zs]
+        tasks = context.training_tasks("label") if split == "train" else context.tasks(split)[:count]
+        units += [context.unit(task, z, arms) for task in tasks for z in zs]
     return units
 
 
@@ -252,9 +256,10 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
         joined = tables[0]
         for table in tables[1:]:
             joined = joined.plus(table)
-        if len(stages) > 1 and config.router.score == "advantage" and not joined.pairs.any():
+        if len(stages) > 1 and config.router.score == "advantage" and not joined.disputed.any():
             raise RuntimeFailure(
-                f"stage {context.stage}: no pair of branches came through on the {split} tasks; router.score = value needs none"
+                f"stage {context.stage}: no pair of branches from a state where the teacher does something else, on the {split} tasks; "
+                "raise labels.pairs, or set router.score = value, which needs none"
             )
         joined.save(folder / f"{split}.arrow")
     root = run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")

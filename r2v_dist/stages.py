@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from r2v_dist.config import RunConfig
 from r2v_dist.episodes import Arm, Branch, Task, Unit
@@ -58,6 +58,18 @@ class Context:
         """The tasks of some splits."""
         rows = json.loads((self.run.stage("tasks") / "tasks.json").read_text())
         return [Task(**{**row, "env_kwargs": tuple(map(tuple, row["env_kwargs"]))}) for row in rows if row["split"] in splits]
+
+    def training_tasks(self, use: Literal["clone", "branch", "label"]) -> list[Task]:
+        """The training tasks of a use: the first are cloned on, branches start from the next, the last are labelled. They are apart where
+        there are enough, for on tasks that it was trained on an SLM does better, and looks surer, than it will."""
+        config, tasks = self.config, self.tasks("train")
+        cloned = tasks[: config.collect.tasks]
+        if use == "clone":
+            return cloned
+        if use == "label":
+            return tasks[-config.labels.tasks :]
+        first = max(0, min(len(cloned), len(tasks) - config.branches.tasks))
+        return tasks[first : first + config.branches.tasks]
 
     def checkpoint(self, stage: str) -> "Checkpoint":
         """The model that an earlier stage published."""

@@ -133,11 +133,13 @@ def test_modes_and_ablations(ray_session: None, job: RouterJob) -> None:
 
 
 def with_pairs(path: Path, target: Path) -> None:
-    """The labels, with a teacher that dissents in two states of four, and pairs in which its step saves two calls there."""
+    """The labels, with a teacher that dissents in two states of four, and pairs in which its step there saves half a call and
+    what would have failed."""
     labels = LabelTable.load(path)
     columns = {name: labels.table[name].to_pylist() for name in labels.table.column_names}
     differs = [prefix % 4 < 2 for prefix in range(len(labels))]
-    columns |= {"differs": differs, "n_r": [1] * len(labels), "m_rs": [3.0 if one else 0.0 for one in differs], "m_rt": [1.0] * len(labels)}
+    columns |= {"differs": differs, "n_r": [1] * len(labels), "m_rs": [0.5 if one else 0.0 for one in differs], "m_rt": [1.0] * len(labels)}
+    columns |= {"s_rs": [0] * len(labels), "s_rt": [int(one) for one in differs]}
     columns["features"] = [[float(one), *row[1:]] for one, row in zip(differs, columns["features"], strict=True)]
     LabelTable.of_columns(columns).save(target)
 
@@ -158,8 +160,8 @@ def test_an_advantage_is_learned_where_the_labels_have_pairs(job: RouterJob, tmp
         said = model.predict(labels.features_NF)
         assert said.dissent is not None
         assert ((said.dissent > 0.5) == (labels.dissent > 0.5)).mean() > 0.98
-        assert said.score[labels.dissent > 0.5] == pytest.approx(2.0, abs=0.4)
-        assert said.score[labels.dissent < 0.5] == pytest.approx(-1.0, abs=0.4)
+        assert said.score[labels.dissent > 0.5] == pytest.approx(2.0, abs=0.2)
+        assert said.score[labels.dissent < 0.5] == pytest.approx(0.0, abs=0.1)
     assert first_round.predict(labels.features_NF).dissent is None
 
 
@@ -174,7 +176,7 @@ def test_fewer_than_ten_seeds_are_refused_before_any_work(job: RouterJob, tmp_pa
     with pytest.raises(UsageError, match="0 seeds with complete episodes"):
         check_labels(replace(few, train=tmp_path / "late.arrow"))
     with_pairs(job.train, tmp_path / "paired.arrow")
-    with pytest.raises(UsageError, match="pairs on one split and not on the other"):
+    with pytest.raises(UsageError, match="pairs with dissent on one split and not on the other"):
         check_labels(replace(few, train=tmp_path / "paired.arrow"))
     with pytest.raises(UsageError, match="no label table"):
         train_routers([replace(few, train=tmp_path / "absent.arrow")])

@@ -1,4 +1,4 @@
-"""The advantage of a teacher's step: recovered where it is known, given up where the labels are noise."""
+"""What a teacher's step gains and saves: recovered where it is known, given up where the labels are noise."""
 
 import itertools
 import math
@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from learners.advantage import fit_advantage
+from learners.advantage import fit_effects
 from r2v_dist.features import FEATURE_NAMES
 from r2v_dist.labels import LabelTable
-from r2v_dist.router_model import ESTIMATES, Mlp, RouterModel, advantage_inputs
+from r2v_dist.router_model import ESTIMATES, LEAST_COST, Mlp, RouterModel, advantage, effect_inputs
 
 F = len(FEATURE_NAMES)
-TRUTH = np.array([0.5, -0.25, 0.0, 2.0, -1.0, 1.5, 0.3, *np.zeros(F - 2), -0.2])
+TRUTH = np.array([0.5, -0.25, 0.0, 2.0, 0.3, *np.zeros(F - 2), -0.2])
 
 
 def model() -> RouterModel:
@@ -29,44 +29,49 @@ def inputs(known: RouterModel, features_NF: np.ndarray) -> np.ndarray:
     assert said.rho1 is not None
     assert said.rhoT is not None
     assert said.dissent is not None
-    return advantage_inputs(said.rho, said.rho1, said.rhoT, said.dissent, features_NF)
+    return effect_inputs(said.rho, said.rho1, said.rhoT, said.dissent, features_NF)
 
 
 def table(states: int, seed: int, known: RouterModel, noise: float) -> LabelTable:
-    """Pairs whose calls saved are TRUTH on the inputs, and a state without a pair."""
+    """Pairs whose saving is TRUTH on the inputs and that gain half a success. The first state has no pair; in every tenth the teacher
+    agrees, and what its pair shows there is nonsense."""
     rng = np.random.default_rng(seed)
     features_NF = rng.normal(size=(states, F))
-    saved_N = inputs(known, features_NF) @ TRUTH - 1 + noise * rng.normal(size=states)
+    differs = np.arange(states) % 10 > 0
+    saved_N = np.where(differs, inputs(known, features_NF) @ TRUTH - 1 + noise * rng.normal(size=states), 1000.0)
     constant = {"split": "train", "z": 1, "t": 0, "source": "r2v", "n_s": 0, "s_s": 0, "n_t1": 0, "s_t1": 0, "n_tinf": 0, "s_tinf": 0}
-    constant |= {"m_tinf": math.nan, "differs": True, "s_rs": 0, "s_rt": 0, "own_success": None, "episode": "e", "weight": 1.0}
+    constant |= {"m_tinf": math.nan, "s_rs": 0, "own_success": None, "episode": "e", "weight": 1.0}
     columns = {name: [value] * states for name, value in constant.items()}
-    names = [f"task {i}" for i in range(states)]
-    pairs = np.minimum(np.arange(states), 1)
-    columns |= {"task": names, "prefix": list(range(states)), "features": features_NF}
-    columns |= {"n_r": pairs, "m_rs": np.where(pairs > 0, saved_N, math.nan), "m_rt": np.where(pairs > 0, 0.0, math.nan)}
+    pairs = 2 * np.minimum(np.arange(states), 1)
+    columns |= {"task": [f"task {i}" for i in range(states)], "prefix": list(range(states)), "features": features_NF}
+    columns |= {"differs": differs, "n_r": pairs, "s_rt": pairs // 2}
+    columns |= {"m_rs": np.where(pairs > 0, saved_N, math.nan), "m_rt": np.where(pairs > 0, 0.0, math.nan)}
     return LabelTable.of_columns(columns)
 
 
-def test_a_known_advantage_is_found_again() -> None:
+def test_known_effects_are_found_again_and_agreement_teaches_nothing() -> None:
     known = model()
-    fitted = fit_advantage(known, table(3000, 1, known, 0.5), table(500, 2, known, 0.5), kappa=7.0)
+    fitted = fit_effects(known, table(3000, 1, known, 0.5), table(500, 2, known, 0.5))
     fresh = inputs(known, np.random.default_rng(3).normal(size=(400, F)))
-    expected = fresh @ TRUTH - 1
-    assert np.corrcoef(fitted(fresh), expected)[0, 1] > 0.98
-    assert np.abs(fitted(fresh) - expected).mean() < 0.1 * expected.std() + 0.05
+    expected = fresh @ TRUTH
+    assert np.corrcoef(fitted["saving"](fresh), expected)[0, 1] > 0.98
+    assert np.abs(fitted["saving"](fresh) - expected).mean() < 0.1 * expected.std() + 0.05
+    assert fitted["gain"](fresh) == pytest.approx(np.full(400, 0.5), abs=1e-6)
 
 
 def test_noise_is_shrunk_towards_the_mean() -> None:
     known = model()
-    loud = fit_advantage(known, table(60, 1, known, 40.0), table(500, 2, known, 40.0), kappa=7.0)
+    loud = fit_effects(known, table(60, 1, known, 40.0), table(500, 2, known, 40.0))
     fresh = inputs(known, np.random.default_rng(3).normal(size=(400, F)))
-    assert loud(fresh).std() < 4.0
+    assert loud["saving"](fresh).std() < 4.0
 
 
-def test_a_failure_costs_kappa_calls() -> None:
-    known = model()
-    labels = table(200, 1, known, 0.0)
-    won = labels.table.set_column(labels.table.schema.get_field_index("s_rt"), labels.table.schema.field("s_rt"), labels.table["n_r"])
-    fresh = inputs(known, np.random.default_rng(3).normal(size=(50, F)))
-    plain, saved = (fit_advantage(known, one, one, kappa=7.0)(fresh) for one in (labels, LabelTable(won)))
-    assert saved - plain == pytest.approx(np.full(50, 7.0), abs=1e-6)
+def test_the_score_is_the_price_at_which_a_step_just_pays() -> None:
+    rng = np.random.default_rng(4)
+    dissent, gain, saving = rng.random(1000), rng.random(1000), rng.uniform(-1, 0.9, 1000)
+    score = advantage(dissent, gain, saving)
+    # kappa x failures + calls: with kappa = 1 / score, what the step gains is worth what it costs.
+    net = dissent * (gain / score + saving) - 1.0
+    assert net == pytest.approx(np.zeros(1000), abs=1e-9)
+    assert advantage(np.ones(1), np.ones(1), np.full(1, 3.0)) == pytest.approx(1 / LEAST_COST)
+    assert advantage(np.ones(1), -np.ones(1), np.zeros(1)) == 0.0

@@ -55,20 +55,26 @@ def test_predictions_are_the_documented_forward_pass() -> None:
         assert got == pytest.approx([rho, rho1, rhoT, score], rel=1e-9)
 
 
-def test_the_advantage_is_linear_in_risks_and_dissent(tmp_path: Path) -> None:
+def linear(head: Mlp, inputs: list[float]) -> float:
+    [(weight, bias)] = head.layers
+    return sum(w * v for w, v in zip(weight[0].tolist(), inputs, strict=True)) + float(bias[0])
+
+
+def test_the_advantage_is_success_for_a_call(tmp_path: Path) -> None:
     rng, plain = np.random.default_rng(3), router()
-    heads = plain.heads | {"dissent": mlp(rng, F, 8, 5, 1), "advantage": mlp(rng, 6 + F, 1)}
+    heads = plain.heads | {"dissent": mlp(rng, F, 8, 5, 1), "gain": mlp(rng, 4 + F, 1), "saving": mlp(rng, 4 + F, 1)}
     replace(plain, heads=heads, score="advantage").save(tmp_path)
-    model, f = RouterModel.load(tmp_path), rng.normal(size=(3, F))
-    predicted, weights, offset = model.predict(f), heads["advantage"].layers[0][0][0].tolist(), float(heads["advantage"].layers[0][1][0])
-    for i in range(3):
+    model, f = RouterModel.load(tmp_path), rng.normal(size=(9, F))
+    predicted = model.predict(f)
+    for i in range(9):
         x = [(a - m) / s for a, m, s in zip(f[i].tolist(), model.mean_F.tolist(), model.std_F.tolist(), strict=True)]
         risks = [float(values[i]) for values in (predicted.rho, predicted.rho1, predicted.rhoT) if values is not None]
         d = by_hand(heads["dissent"], x)
-        inputs = [*risks, d, d * risks[0], d * (risks[0] - risks[1]), *x]
+        gain, saving = (linear(heads[name], [*risks, d, *x]) for name in ("gain", "saving"))
         assert predicted.dissent is not None
         assert float(predicted.dissent[i]) == pytest.approx(d, rel=1e-9)
-        assert float(predicted.score[i]) == pytest.approx(sum(w * v for w, v in zip(weights, inputs, strict=True)) + offset, rel=1e-9)
+        assert float(predicted.score[i]) == pytest.approx(d * max(gain, 0.0) / max(1 - d * saving, 0.1), rel=1e-9)
+    assert len(set(predicted.score.tolist())) > 3
     np.testing.assert_array_equal(predicted.rho, plain.predict(f).rho)
     with pytest.raises(ValueError, match="no heads for the score advantage"):
         replace(plain, score="advantage")
