@@ -28,7 +28,7 @@ LEARNED: tuple[str, ...] = get_args(Learned)
 class EvaluateConfig(Section):
     """Live evaluation on held-out tasks and seeds. Thresholds come from validation tasks alone."""
 
-    rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.03, 0.07, 0.12, 0.18, 0.25, 0.32, 0.4, 0.55, 0.8)
+    rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.03, 0.07, 0.12, 0.18, 0.25, 0.32, 0.4, 0.47, 0.55, 0.8)
     """Target escalation rates; a router's thresholds are the matching quantiles of its score along validation episodes of the SLM."""
     routers: tuple[Baseline | Learned | Literal["oracle"], ...] = (*get_args(Baseline), *get_args(Learned))
     """Those that the run has no model, verifier or log-probabilities for are left out. `oracle` has to be asked for."""

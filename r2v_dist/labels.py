@@ -163,7 +163,7 @@ class LabelTable:
     @cached_property
     def disputed(self) -> npt.NDArray[np.bool_]:
         """States with pairs at which the teacher does something else: only they tell what its step gains."""
-        return (self.pairs > 0) & (self.dissent == 1)
+        return np.asarray((self.pairs > 0) & (self.dissent == 1))
 
     @cached_property
     def success_gained(self) -> Array:

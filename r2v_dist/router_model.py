@@ -87,7 +87,8 @@ def effect_inputs(rho_N: Array, rho1_N: Array, rhoT_N: Array, dissent_N: Array, 
 def advantage(dissent_N: Array, gain_N: Array, saving_N: Array) -> Array:
     """Success gained for every call that asking the teacher costs in the end. A teacher that would do the same changes nothing and costs
     one call; another action costs one and saves `saving_N` later. What costs nearly nothing counts as `LEAST_COST` calls."""
-    return dissent_N * np.maximum(gain_N, 0.0) / np.maximum(1.0 - dissent_N * saving_N, LEAST_COST)
+    score_N: Array = dissent_N * np.maximum(gain_N, 0.0) / np.maximum(1.0 - dissent_N * saving_N, LEAST_COST)
+    return score_N
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -160,6 +161,19 @@ def test_the_choice_does_not_look_at_outcomes_and_keeps_views_together(states: l
     shared = {(s.task, s.prefix) for s in states if sum((o.task, o.prefix) == (s.task, s.prefix) for o in states) > 1}
     complete = [s for s in chosen[:-1] if (s.task, s.prefix) in shared]
     assert all(sum((o.task, o.prefix) == (s.task, s.prefix) for o in chosen) == 2 for s in complete[:-1])
+
+
+def test_states_are_sampled_by_their_weights_whatever_the_others_are(states: list[State]) -> None:
+    plain = branching.sample(states, 20, 3)
+    assert len({s.key for s in plain}) == 20
+    assert [s.key for s in branching.sample(plain[::-1], 20, 3)] == [s.key for s in plain]
+    heavy = {s.key for s in states[:10]}
+    weights = [9.0 if s.key in heavy else 1.0 for s in states]
+    total = 9.0 * 10 + len(states) - 10
+    first = [branching.sample(states, 1, seed, weights)[0].key in heavy for seed in range(600)]
+    assert np.mean(first) == pytest.approx(90 / total, abs=4 * (0.25 / 600) ** 0.5)
+    none = branching.sample(states, len(states) - 10, 3, [0.0 if s.key in heavy else 1.0 for s in states])
+    assert not heavy & {s.key for s in none}
 
 
 def test_states_where_candidates_differ_come_first(states: list[State]) -> None:

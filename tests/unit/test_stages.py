@@ -1,5 +1,6 @@
 """Training seeds: what is done again reads and writes its own folders, and shares what is shared."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from r2v_dist.stages import Context
 ROOT = Path(__file__).parents[2]
 
 
-def context(stage: str, done: list[str], seed: int, root: Path) -> Context:
-    config = load_config(ROOT / "configs" / "textworld_full.yaml", [])
+def context(stage: str, done: list[str], seed: int, root: Path, overrides: list[str] | None = None) -> Context:
+    config = load_config(ROOT / "configs" / "textworld_full.yaml", overrides or [])
     crew: Any = None
     return Context(config, RunDir(root), crew, stage, "hash", {name: Manifest(name, "hash", 0.0, 1, {}) for name in done}, seed)
 
@@ -37,6 +38,23 @@ def test_everything_trained_is_done_for_each_seed_and_the_rest_once() -> None:
         own = [need for need in stage.needs if need not in ("tasks", "collect", "baseline")]
         assert {need.partition("@")[2] for need in own} <= {stage.name.partition("@")[2]}
     assert {"evaluate", "evaluate@1", "evaluate@2"} <= set(names)
+
+
+def sharing(root: Path, count: int, cloned: str, branched: int, labelled: int) -> list[list[int]]:
+    """The numbers of the training tasks that cloning, branches and labels take of `count`."""
+    overrides = [f"collect.tasks={cloned}", f"branches.tasks={branched}", f"labels.tasks={labelled}"]
+    one = context("states", ["tasks"], 0, root, overrides)
+    rows = [{"id": str(i), "split": "train", "env": "none", "env_kwargs": []} for i in range(count)]
+    one.run.stage("tasks").mkdir(parents=True, exist_ok=True)
+    (one.run.stage("tasks") / "tasks.json").write_text(json.dumps([{**rows[0], "split": "validation"}, *rows]))
+    return [[int(task.id) for task in one.training_tasks(use)] for use in ("clone", "branch", "label")]
+
+
+def test_cloning_branches_and_labels_share_training_tasks_only_where_there_are_too_few(tmp_path: Path) -> None:
+    assert sharing(tmp_path, 10, "4", 3, 2) == [[0, 1, 2, 3], [4, 5, 6], [8, 9]]
+    assert sharing(tmp_path, 6, "4", 3, 2) == [[0, 1, 2, 3], [3, 4, 5], [4, 5]]
+    assert sharing(tmp_path, 4, "null", 3, 2) == [[0, 1, 2, 3], [1, 2, 3], [2, 3]]
+    assert sharing(tmp_path, 2, "5", 3, 4) == [[0, 1], [0, 1], [0, 1]]
 
 
 def test_no_router_no_calibration() -> None:
