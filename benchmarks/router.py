@@ -5,11 +5,12 @@ call; the torch side computes the same features and the same heads, and both giv
 """
 
 import argparse
+import math
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from r2v_dist.episodes import Episode
 from r2v_dist.features import FEATURE_NAMES, StepBatch, features
 from r2v_dist.language_model import Answer
 from r2v_dist.learner_config import RouterConfig
-from r2v_dist.router_model import RISKS, RouterModel
-from r2v_dist.routers import RouterModels, build_router
+from r2v_dist.router_model import ESTIMATES, LEAST_COST, RISKS, Mlp, RouterModel
+from r2v_dist.routers import Decision, RouterModels, build_router
 from r2v_dist.seeding import rng_for
 from r2v_dist.situation import Situation
 
@@ -75,9 +76,12 @@ def main() -> None:
 def run(steps: Sequence[LiveStep], queries: int, repeats: int) -> None:
     """Check that scores agree, compare with both, print the result."""
     model = untrained_router(RouterConfig())
-    decide = build_router("r2v", 0.5, RouterModels({("r2v", 0): model})).decide
+    decide = decider(model)
     by_torch = torch_router(model)
     check_equal(decide, by_torch, steps)
+    weighing = with_advantage(model)
+    by_advantage = decider(weighing)
+    check_equal(by_advantage, torch_router(weighing), steps)
     classify, parameters = query_classifier(queries)
     ours, torch_clock, bert_clock = Clock([]), Clock([]), Clock([])
 
@@ -86,7 +90,8 @@ def run(steps: Sequence[LiveStep], queries: int, repeats: int) -> None:
 
     against_torch = pairs(torch_clock, by_torch, steps)
     against_bert = pairs(bert_clock, classify, steps[:queries])
-    alone = features_alone(steps)
+    alone = typical(lambda situation, answer: features(StepBatch.of_step(answer, situation)), steps)
+    advantage_us = typical(by_advantage, steps)
     publish(
         "router",
         "BERT-size query classifier",
@@ -94,12 +99,14 @@ def run(steps: Sequence[LiveStep], queries: int, repeats: int) -> None:
         [
             ("decision p50, us", f"{ours.percentile(50):.1f}", f"{bert_clock.percentile(50):,.0f}"),
             ("decision p99, us", f"{ours.percentile(99):.1f}", f"{bert_clock.percentile(99):,.0f}"),
+            ("decision by advantage p50, us", f"{advantage_us:.1f}", ""),
             ("features alone p50, us", f"{alone:.1f}", ""),
             ("torch MLP, same features, p50, us", "", f"{torch_clock.percentile(50):.1f}"),
             ("torch MLP, ratio", f"{against_torch.wall_ratio:.2f}", ""),
         ],
         p50_us=ours.percentile(50),
         p99_us=ours.percentile(99),
+        advantage_p50_us=advantage_us,
         features_p50_us=alone,
         reference_p50_us=bert_clock.percentile(50),
         reference_parameters=parameters,
@@ -150,6 +157,25 @@ def untrained_router(config: RouterConfig) -> RouterModel:
     return RouterModel("untrained", "decoupled", mean_F, std_F, heads, dict.fromkeys(RISKS, Calibrator("isotonic", x=grid, y=grid)))
 
 
+def with_advantage(model: RouterModel) -> RouterModel:
+    """The same router with the heads that it needs to score by advantage, as TextWorld's does."""
+    from learners.router_engine import Head
+
+    sizes = model.heads["rho"].layers
+    effects = {
+        name: Mlp(((rng.normal(size=(1, len(ESTIMATES) + len(FEATURE_NAMES))), np.ones(1)),))
+        for name, rng in (("gain", np.random.default_rng(1)), ("saving", np.random.default_rng(2)))
+    }
+    dissent = Head(len(FEATURE_NAMES), tuple(len(bias) for _, bias in sizes[:-1]), len(ESTIMATES)).exported()
+    calibrators = model.calibrators | {"dissent": model.calibrators["rho"]}
+    return replace(model, heads=model.heads | effects | {"dissent": dissent}, calibrators=calibrators, score="advantage")
+
+
+def decider(model: RouterModel) -> Callable[[Situation, Answer], Decision]:
+    """What an agent calls at a step."""
+    return build_router("r2v", 0.5, RouterModels({("r2v", 0): model})).decide
+
+
 def torch_router(model: RouterModel) -> Callable[[Situation, Answer], float]:
     """The same features through the same heads as torch modules, each of them a plain Sequential."""
     import torch
@@ -161,15 +187,22 @@ def torch_router(model: RouterModel) -> Callable[[Situation, Answer], float]:
             layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64)
             layer.weight.data, layer.bias.data = torch.from_numpy(weight), torch.from_numpy(bias)
             parts += [layer, nn.SiLU()]
-        return nn.Sequential(*parts[:-1], nn.Sigmoid()).eval()
+        return nn.Sequential(*parts[:-1]).eval()
 
-    risks, policy = [sequential(name) for name in RISKS], sequential("policy")
+    by_advantage = model.score == "advantage"
+    estimates = [sequential(name) for name in (ESTIMATES if by_advantage else RISKS)]
+    ends = [sequential(name) for name in (("gain", "saving") if by_advantage else ("policy",))]
     mean_F, std_F = torch.from_numpy(model.mean_F), torch.from_numpy(model.std_F)
 
     @torch.inference_mode()
     def score(situation: Situation, answer: Answer) -> float:
         f_NF = (torch.from_numpy(features(StepBatch.of_step(answer, situation))) - mean_F) / std_F
-        return float(policy(torch.cat([*(risk(f_NF) for risk in risks), f_NF], dim=1)))
+        known = [torch.sigmoid(estimate(f_NF)) for estimate in estimates]
+        said = [float(end(torch.cat([*known, f_NF], dim=1))) for end in ends]
+        if not by_advantage:
+            return 1 / (1 + math.exp(-said[0]))
+        dissent = float(known[-1])
+        return dissent * max(said[0], 0.0) / max(1 - dissent * said[1], LEAST_COST)
 
     return score
 
@@ -200,11 +233,11 @@ def check_equal(
             raise Mismatch(f"score of step {number}: ours {ours!r}, reference {theirs!r}")
 
 
-def features_alone(steps: Sequence[LiveStep]) -> float:
-    """Microseconds of a step's features, median."""
+def typical(decide: Decide, steps: Sequence[LiveStep]) -> float:
+    """Microseconds of a call, median."""
     clock = Clock([])
     for _ in range(3):
-        clock.run(lambda situation, answer: features(StepBatch.of_step(answer, situation)), steps)
+        clock.run(decide, steps)
     return clock.percentile(50)
 
 
