@@ -98,7 +98,7 @@ class Crew:
 
         def watch() -> None:
             while not finished.wait(0.5):
-                if row := _last_row(metrics):
+                if row := last_row(metrics):
                     progress.update(row["step"], row["of"], f"{row.get('router', '')} loss {row['loss']:.4f}".strip())
 
         watcher = threading.Thread(target=watch, daemon=True)
@@ -108,7 +108,7 @@ class Crew:
         finally:
             finished.set()
             watcher.join()
-        row = _last_row(metrics)
+        row = last_row(metrics)
         progress.close(f"{row['of']} steps, loss {row['loss']:.4f}" if row else "nothing to learn")
 
     def log_totals(self, stage: str, totals: dict[str, int]) -> None:
@@ -182,6 +182,7 @@ def _local(model: str) -> str:
         ) from None
 
 
-def _last_row(metrics: Path) -> dict[str, Any] | None:
-    lines = metrics.read_text().splitlines() if metrics.is_file() else []
+def last_row(metrics: Path) -> dict[str, Any] | None:
+    """The last row that is written to its end: a learner may be in the middle of the next."""
+    *lines, _ = metrics.read_text().split("\n") if metrics.is_file() else [""]
     return json.loads(lines[-1]) if lines else None

@@ -1,0 +1,14 @@
+"""The crew reads what learners write while they write it."""
+
+from pathlib import Path
+
+from r2v_dist.crew import last_row
+
+
+def test_a_row_that_is_only_half_written_is_not_read(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    assert last_row(metrics) is None
+    metrics.write_text('{"step": 1')
+    assert last_row(metrics) is None
+    metrics.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert last_row(metrics) == {"step": 2}
