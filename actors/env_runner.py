@@ -124,8 +124,9 @@ class EnvRunner:
         tree, episodes = Tree(), list[Episode]()
         try:
             async with asyncio.timeout(self._setup.unit_timeout_s):
-                with self._env(unit) as env:
-                    world = TreeEnv(env, tree)
+                expert = self._needs_expert(unit)
+                with self._env(unit, expert) as env:
+                    world = TreeEnv(env, tree, expert)
                     for run in unit.runs:
                         episodes.append(await play(world, unit, run, self._cast))
         except TimeoutError:
@@ -146,12 +147,14 @@ class EnvRunner:
             drifted=sum(s.drift for e in episodes for s in e.steps),
         )
 
-    @contextlib.contextmanager
-    def _env(self, unit: Unit) -> Iterator[Perturb]:
-        # Tracking the hidden state doubles the cost of a step; without an oracle to answer it is left out.
+    def _needs_expert(self, unit: Unit) -> bool:
+        """Tracking the hidden state doubles the cost of a step; without an oracle to answer it is left out."""
         teacher_acts = any(arm.router != "slm_only" for arm in unit.played) or any(b.teacher_first for b in unit.branches)
         oracles = {self._setup.slm.backend, self._setup.teacher.backend if teacher_acts else ""}
-        expert = bool(oracles & {"expert", "simulated"})
+        return bool(oracles & {"expert", "simulated"})
+
+    @contextlib.contextmanager
+    def _env(self, unit: Unit, expert: bool) -> Iterator[Perturb]:
         task, perturb = unit.task, self._setup.perturb
         rates, lexicon = default_rates() | perturb.rates, envs.LEXICONS[task.env]()
         with self._idle.borrow(task, expert) as env:

@@ -84,10 +84,11 @@ async def _once(known: dict[tuple[object, ...], asyncio.Task[T]], key: tuple[obj
 
 class TreeEnv:
     """The environment of a unit, for one arm after the other. `prefix` is the hash of the actions so far, `drift` whether a replay
-    went another way."""
+    went another way. `expert` says that the environment was made with its oracle, which is then asked wherever a step leads: to come
+    back for it later would take a replay."""
 
-    def __init__(self, env: AgentEnv, tree: Tree) -> None:
-        self._env, self.tree = env, tree
+    def __init__(self, env: AgentEnv, tree: Tree, expert: bool = False) -> None:
+        self._env, self.tree, self._expert = env, tree, expert
         self._path: tuple[str, ...] = ()
         self._standing: tuple[str, ...] | None = None
         """What the real environment has executed since its reset; None where that is not known."""
@@ -106,6 +107,8 @@ class TreeEnv:
         if known is None:
             self._go()
             known = self.tree.transitions[after] = self._really(action)
+            if self._expert and not (known.terminated or known.truncated):
+                self.tree.oracles[after] = self._env.expert_action()
         self._path, self.prefix = (*self._path, action), after
         return known
 

@@ -72,9 +72,11 @@ def arm(router: str, threshold: float | None = None) -> Arm:
     return Arm(router, threshold, "policy", "expert", 0)
 
 
-def run(arms: Sequence[Arm | Branch], env: Any = None, slm: Any = None, z: int | None = 3, replica: int = 0) -> tuple[list[Episode], Tree]:
+def run(
+    arms: Sequence[Arm | Branch], env: Any = None, slm: Any = None, z: int | None = 3, replica: int = 0, expert: bool = False
+) -> tuple[list[Episode], Tree]:
     unit = Unit("evaluate", "hash", TASK, z, replica, ())
-    world = TreeEnv(env or Ladder(), Tree())
+    world = TreeEnv(env or Ladder(), Tree(), expert)
     slm_player = Player("slm", slm or SimulatedModel(0.4), SAMPLING)
     teacher = Player("teacher", ExpertModel(), SAMPLING)
 
@@ -231,6 +233,21 @@ def test_infrastructure_failures_are_raised_and_forgotten() -> None:
     with pytest.raises(RuntimeFailure, match="gone"):
         asyncio.run(play(TreeEnv(Ladder(), tree), unit, unit.arms[0], Cast(player, player)))
     assert asyncio.run(play(TreeEnv(Ladder(), tree), unit, unit.arms[0], Cast(player, player))).success
+
+
+def test_an_oracle_asked_on_the_way_says_the_same_and_saves_replays() -> None:
+    class Seeded:
+        async def sample(self, request: Request) -> Answer:
+            return Answer((Candidate("up" if request.seed % 3 else "wait"),), "policy")
+
+    arms = [arm("slm_only"), *(arm("random", rate) for rate in (0.2, 0.5, 0.8)), arm("teacher_only")]
+    steps = [0, 0]
+    for z in range(20):
+        (late, tree), (early, told) = run(arms, slm=Seeded(), z=z), run(arms, slm=Seeded(), z=z, expert=True)
+        assert early == late
+        assert tree.oracles.items() <= told.oracles.items()
+        steps = [steps[0] + tree.stepped, steps[1] + told.stepped]
+    assert steps[1] < steps[0]
 
 
 def test_drift_is_recorded_from_where_an_arm_needs_a_replay() -> None:
