@@ -1,6 +1,6 @@
 """The operating points of r2v (METHOD section 8): chosen on live validation episodes, measured on live test episodes.
 
-    selected       the cheapest threshold whose CVaR of failure is at most epsilon on validation
+    selected       the cheapest threshold whose CVaR of failure on validation is at most epsilon above the teacher's
     budget         the two adjacent thresholds mixed so that teacher calls are a given share of teacher-only's on validation
     expected_cost  the threshold of least expected cost on validation: calls, SLM steps at their price, kappa for a failed episode
     bayes          escalate iff rho - rho1 >= (c_T - c_S) / kappa; a rule on the predicted values that no arm plays
@@ -90,9 +90,10 @@ def live_points(validation: SeedArms, test: SeedArms, budget: float | None, pric
     found = []
     if (chosen := validation.selected.get(REFERENCE)) in arms and chosen is not None:
         tail = cvar_failure(arms[chosen].success_TZ, CVAR_ALPHA)
-        kept = f"the cheapest with CVaR of failure at most {prices.epsilon:g} on validation ({tail:.3f})"
-        missed = f"no threshold keeps CVaR of failure at most {prices.epsilon:g} on validation; the least is {tail:.3f}"
-        found.append(point("selected", Mix(chosen, chosen, 1.0, 0.0), kept if tail <= prices.epsilon else missed))
+        floor = next((cvar_failure(arm.success_TZ, CVAR_ALPHA) for arm in validation.points("teacher_only")), 0.0)
+        kept = f"the cheapest with CVaR of failure at most {prices.epsilon:g} above the teacher's on validation ({tail:.3f}, {floor:.3f})"
+        missed = f"no threshold keeps CVaR of failure within {prices.epsilon:g} of the teacher's {floor:.3f}; the least is {tail:.3f}"
+        found.append(point("selected", Mix(chosen, chosen, 1.0, 0.0), kept if tail <= prices.epsilon + floor else missed))
     if budget is not None and teacher:
         found.append(_on_budget(point, arms, budget, teacher, test.training_seed))
     cheapest = min(sorted(arms), key=lambda threshold: _expected_cost(arms[threshold], prices))

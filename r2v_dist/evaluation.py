@@ -148,19 +148,25 @@ def with_risk(rows: Sequence[RouterRow], risks: Sequence["RiskQuality"]) -> list
 
 
 def selected_thresholds(rows: list[RouterRow], epsilon: float) -> dict[str, float]:
-    """The threshold of every router: the cheapest in teacher calls whose CVaR of failure is at most epsilon; where there is none,
-    the one of least CVaR. One rule for all, on validation rows; the router without CVaR goes by its mean failure."""
+    """The threshold of every router: the cheapest in teacher calls whose CVaR of failure is at most epsilon above that of the teacher
+    alone, for no router does better than its teacher; where there is none, the one of least CVaR. One rule for all, on validation rows;
+    the router without CVaR goes by mean failures."""
+    teacher = next((row for row in rows if row.name == "teacher_only"), None)
+
+    def failure(row: RouterRow, of: RouterRow) -> float:
+        return 1.0 - of.success_rate if row.name == "r2v_no_cvar" else of.cvar_failure
+
+    def preference(row: RouterRow) -> tuple[float, float]:
+        bound = epsilon + (failure(row, teacher) if teacher is not None else 0.0)
+        own = failure(row, row)
+        return (0.0, row.teacher_calls) if own <= bound else (own, row.teacher_calls)
+
     chosen: dict[str, RouterRow] = {}
     for row in rows:
         best = chosen.get(row.name)
-        if row.threshold is not None and (best is None or _preference(row, epsilon) < _preference(best, epsilon)):
+        if row.threshold is not None and (best is None or preference(row) < preference(best)):
             chosen[row.name] = row
     return {name: row.threshold for name, row in chosen.items() if row.threshold is not None}
-
-
-def _preference(row: RouterRow, epsilon: float) -> tuple[float, float]:
-    failure = 1.0 - row.success_rate if row.name == "r2v_no_cvar" else row.cvar_failure
-    return (0.0, row.teacher_calls) if failure <= epsilon else (failure, row.teacher_calls)
 
 
 def hard_tasks(folder: Path, steps: int) -> int:

@@ -1,5 +1,7 @@
 """The one rule by which validation chooses a threshold."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,13 @@ def test_the_cheapest_that_holds() -> None:
     swept = rows({0.9: 8, 0.7: 4, 0.5: 2, 0.3: 2, 0.1: 0})
     assert selected_thresholds(swept, 0.05) == {"r2v": 0.5}
     assert selected_thresholds(swept, 0.02) == {"r2v": 0.1}
+
+
+def test_a_teacher_that_fails_itself_is_the_floor() -> None:
+    [taught] = rows({0.0: 4}, "teacher_only")
+    swept = [replace(taught, threshold=None), *rows({0.9: 8, 0.7: 6, 0.5: 5, 0.3: 4})]
+    assert selected_thresholds(swept, 0.06) == {"r2v": 0.7}
+    assert selected_thresholds(swept, 0.03) == {"r2v": 0.5}
 
 
 def test_where_none_holds_the_least_bad_one_is_taken() -> None:
