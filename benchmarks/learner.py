@@ -73,11 +73,14 @@ def compare_cloning(folder: Path, steps: int, repeats: int) -> None:
     config = BCConfig(learning_rate=5e-4, epochs=steps * 16 / len(dataset), max_length=1024, **_shared())
     write_settings(folder / "bc", config)
 
-    def train(stage: Path) -> None:
-        clone_behaviour(BCJob(folder / "rollouts", str(MODEL), "", stage / "model", stage, 0, config))
+    def train(stage: Path, how: BCConfig = config) -> None:
+        clone_behaviour(BCJob(folder / "rollouts", str(MODEL), "", stage / "model", stage, 0, how))
 
     tokens = sum(map(len, dataset["input_ids"])) / len(dataset) * 16
-    compare("bc", folder / "bc", train, repeats, "TRL SFTTrainer", tokens)
+    train(folder / "bc" / "unpadded", config.model_copy(update={"padding_free": True}))
+    unpadded_s, _ = read(folder / "bc" / "unpadded" / "metrics.jsonl")
+    more = {"padding_free_step_s": unpadded_s, "padding_free_tokens_per_s": tokens / unpadded_s}
+    compare("bc", folder / "bc", train, repeats, "TRL SFTTrainer", tokens, **more)
 
 
 def compare_preferences(folder: Path, steps: int, repeats: int) -> None:

@@ -71,6 +71,7 @@ def _train_rank(arguments: dict[str, Any]) -> None:
     training = SFTConfig(
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
+        padding_free=config.padding_free,
         **trainer_arguments("bc", config, job.stage, job.seed),
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model)

@@ -60,6 +60,10 @@ class LearnerConfig(Section):
 class BCConfig(LearnerConfig):
     """Behaviour cloning of the teacher's successful episodes. An example is an episode."""
 
+    padding_free: bool = False
+    """Lay the episodes of a micro batch end to end in one row, none seeing another, instead of padding them to one length. Saves time
+    where attention skips what is masked (flash attention on GPUs); elsewhere the mask is as large as the row is long, squared."""
+
 
 class DPOConfig(LearnerConfig):
     """Verifier-guided DPO with consistency (METHOD section 4). An example is a pair."""

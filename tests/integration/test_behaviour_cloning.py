@@ -87,6 +87,15 @@ def test_two_ranks_of_zero3_learn_and_publish_a_plain_checkpoint(
 
 
 @pytest.mark.slow
+def test_without_padding_the_losses_are_the_same(ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path) -> None:
+    plain, unpadded = (
+        train(rollouts, tiny_model, tmp_path / name, padding_free=free, deepspeed=DeepSpeedConfig(threads_per_rank=1))
+        for name, free in (("plain", False), ("unpadded", True))
+    )
+    assert unpadded == pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.slow
 def test_lora_is_merged_into_the_published_checkpoint(ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path) -> None:
     dataset = build_dataset(rollouts, ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm"), 512)
     train(rollouts, tiny_model, tmp_path, lora=LoraConfig(r=8, alpha=16, dropout=0.0), deepspeed=DeepSpeedConfig(threads_per_rank=1))
