@@ -107,7 +107,7 @@ class _Playing:
         scores = await self._verify(proposal) if proposal else ()
         situation = replace(situation, verifier_scores=scores)
         if self.arm.router == ORACLE and proposal is not None:
-            action = proposal.candidates[preferred(scores)] if proposal.candidates else None
+            action = proposal.candidates[_executed(proposal, scores)] if proposal.candidates else None
             risk = await _true_risk(self.world, self.unit, self.arm, cast, self.steps, action)
             situation = replace(situation, true_risk=risk)
         decision = router.decide(situation, proposal)
@@ -117,7 +117,8 @@ class _Playing:
         if proposal is None:
             proposal = await self._ask(self.slm)
             scores = await self._verify(proposal)
-        return replace(_Choice.of("slm", proposal, preferred(scores)), proposal=proposal, verifier_scores=scores, score=decision.score)
+        chosen = _executed(proposal, scores)
+        return replace(_Choice.of("slm", proposal, chosen), proposal=proposal, verifier_scores=scores, score=decision.score)
 
     async def _ask(self, player: Player) -> Answer:
         world = self.world
@@ -152,6 +153,10 @@ class _Playing:
         self.steps.append(replace(step, executed=bool(now.info["executed"]), drift=step.drift or self.world.drift))
         self.history = (*self.history, Turn(self.user, chosen.text, step.actor, chosen.token_ids))
         self.user, self.now = now.observation, now
+
+
+def _executed(proposal: Answer, scores: Sequence[float]) -> int:
+    return preferred([candidate.text for candidate in proposal.candidates], scores)
 
 
 async def _true_risk(world: TreeEnv, unit: Unit, arm: Arm, cast: Cast, steps: Sequence[Step], action: Candidate | None) -> float:

@@ -107,7 +107,7 @@ def _states_of_episode(rows: Sequence[Mapping[str, Any]], vectors: Mapping[tuple
                 history=history,
                 user=user,
                 candidates=candidates,
-                executed=preferred(row["verifier_scores"]),
+                executed=preferred(row["candidate_texts"], row["verifier_scores"]),
                 latent=stable_hash(row["task"], *executed),
                 policy=row["policy"],
                 router=row["router"],

@@ -104,7 +104,9 @@ class StepBatch:
             first_top_logprobs_NV=np.array([answer.first_top.logprobs or array("f", [_ABSENT])], dtype=np.float64),
             sequence_logprobs_NK=_padded([[_total(c.logprobs) for c in candidates]], width),
             verifier_scores_NK=_padded([situation.verifier_scores], width),
-            action_logprobs_N=np.array([_action_logprob([c.logprobs for c in candidates], array("f", situation.verifier_scores))]),
+            action_logprobs_N=np.array(
+                [_action_logprob([c.text for c in candidates], [c.logprobs for c in candidates], situation.verifier_scores)]
+            ),
             verifier_earlier_N2=np.array([array("f", (math.nan, math.nan, *situation.verifier_bests)[-2:])], dtype=np.float64),
             candidate_texts=[[c.text for c in candidates]],
             first_tokens=[[_first(c.text, c.token_ids) for c in candidates]],
@@ -142,7 +144,7 @@ class StepBatch:
             first_top_logprobs_NV=_padded(tops, max(map(len, tops), default=0), _ABSENT),
             sequence_logprobs_NK=_padded([[_total(one) for one in row] for row in logprobs], width),
             verifier_scores_NK=_padded(scores, width),
-            action_logprobs_N=np.array([_action_logprob(*pair) for pair in zip(logprobs, scores, strict=True)], dtype=np.float64),
+            action_logprobs_N=np.array([_action_logprob(*row) for row in zip(texts, logprobs, scores, strict=True)], dtype=np.float64),
             verifier_earlier_N2=np.where(previous_N2 >= 0, bests_N[previous_N2], math.nan),
             candidate_texts=texts,
             first_tokens=[[_first(*pair) for pair in zip(*row, strict=True)] for row in zip(texts, ids, strict=True)],
@@ -278,9 +280,9 @@ def _total(logprobs: Sequence[float]) -> float:
     return sum(array("f", logprobs)) if logprobs else math.nan
 
 
-def _action_logprob(logprobs: Sequence[Sequence[float]], scores: Sequence[float]) -> float:
+def _action_logprob(texts: Sequence[str], logprobs: Sequence[Sequence[float]], scores: Sequence[float]) -> float:
     """Of the candidate to be executed; nan when unknown."""
-    chosen = logprobs[preferred(scores)] if logprobs else ()
+    chosen = logprobs[preferred(texts, scores)] if logprobs else ()
     return _total(chosen) / len(chosen) if chosen else math.nan
 
 

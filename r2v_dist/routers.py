@@ -153,7 +153,8 @@ def action_perplexity(situation: Situation, proposal: Answer) -> float:
     """
     if not proposal.candidates:
         return math.inf
-    logprobs = proposal.candidates[preferred(situation.verifier_scores)].logprobs
+    chosen = preferred([candidate.text for candidate in proposal.candidates], situation.verifier_scores)
+    logprobs = proposal.candidates[chosen].logprobs
     if not logprobs:
         raise UsageError("router perplexity: this SLM gives no log-probabilities; leave the router out")
     return math.exp(-sum(logprobs) / len(logprobs))

@@ -7,6 +7,7 @@ deployed agent would not see.
 import json
 import math
 import re
+from array import array
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -16,22 +17,23 @@ from r2v_dist.seeding import stable_hash
 
 
 class Verifier(Protocol):
-    """Scores the candidates of one state as one batch; best-of-K executes the argmax, the first among equals."""
+    """Scores the candidates of one state as one batch; best-of-K executes the `preferred` one."""
 
     async def score(self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]) -> tuple[float, ...]:
         """V of every candidate, in order. Raises RuntimeFailure when a back end does not answer within its deadline."""
         ...
 
 
-INDIFFERENCE = 0.1
-"""Verifier scores closer than this count as equal (it is also the least gap of a preference pair). A strict argmax acts on noise,
-and where the SLM is stuck it repeats one favourite for ever, which samples would leave."""
+def preferred(actions: Sequence[str], verifier_scores: Sequence[float]) -> int:
+    """Index of the candidate that is executed: the action with most verifier score over all candidates that propose it (weighted best
+    of N), in its first place; the first candidate without a verifier.
 
-
-def preferred(verifier_scores: Sequence[float]) -> int:
-    """Index of the candidate that is executed: the first that is as good as the verifier's best; the first without a verifier."""
-    least = max(verifier_scores, default=0.0) - INDIFFERENCE
-    return next((i for i, score in enumerate(verifier_scores) if score > least), 0)
+    A strict argmax acts on the noise of single scores; how often an action is proposed says as much as what the verifier thinks of it.
+    """
+    support: dict[str, float] = {}
+    for action, score in zip(actions, array("f", verifier_scores), strict=False):  # in single precision, as the store keeps them
+        support[action] = support.get(action, 0.0) + score
+    return actions.index(max(support, key=support.__getitem__)) if support else 0
 
 
 _COMMANDS = tuple(

@@ -160,7 +160,7 @@ def test_every_feature_by_hand() -> None:
             "logprob_mean": -2.0,
             "logprob_std": std,
             "logprobs_missing": 0.0,
-            "action_logprob": -2.0,
+            "action_logprob": -0.5,
             "first_token_agreement": 2 / 3,
             "action_agreement": 2 / 3,
             "distinct_actions": 2.0,

@@ -62,7 +62,13 @@ def test_scores_by_hand() -> None:
     # The verifier's favourite would be executed, so its perplexity counts; the first candidate's without a verifier.
     assert score("perplexity") == pytest.approx(math.exp(1.0))
     assert score("perplexity", replace(SITUATION, verifier_scores=())) == pytest.approx(math.exp(2.0))
-    assert preferred((0.4, 0.4, 0.1)) == 0
+
+
+def test_the_action_of_most_verifier_score_is_executed() -> None:
+    assert preferred(["a", "b", "b", "c"], (0.5, 0.3, 0.3, 0.4)) == 1
+    assert preferred(["a", "b", "b", "c"], (0.7, 0.3, 0.3, 0.4)) == 0
+    assert preferred(["a", "b"], (0.4, 0.4)) == 0
+    assert preferred(["a", "b"], ()) == 0
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"slm_only", "best_of_k", "teacher_only", "random"}))
