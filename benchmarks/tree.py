@@ -10,8 +10,10 @@ import json
 import tempfile
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from benchmarks.harness import Mismatch, publish
-from r2v_dist import router_stages
+from r2v_dist import rollout_store, router_stages
 from r2v_dist.crew import Crew
 from r2v_dist.episodes import Arm
 from r2v_dist.report import open_run
@@ -50,6 +52,7 @@ def main() -> None:
 
         one, _ = calls((selected,), "one")
         every, unshared = calls((*swept, selected), "all")
+        own = {name: states_asked(scratch / "all", name) for name in grid}
     publish(
         "tree",
         "r2v alone",
@@ -58,7 +61,9 @@ def main() -> None:
             ("arms", str(len(swept) + 1), "1"),
             ("questions that reached a model", f"{every:,}", f"{one:,}"),
             ("the same without sharing", f"{unshared:,}", f"{one:,}"),
+            *((f"states at which {name} alone asks the SLM", f"{count:,}", "") for name, count in own.items()),
         ],
+        states_by_router=json.dumps(own),
         routers=len(grid),
         thresholds=json.dumps({name: len(levels) for name, levels in grid.items()}),
         calls=every,
@@ -67,6 +72,13 @@ def main() -> None:
         tasks=args.tasks,
         seeds=args.seeds,
     )
+
+
+def states_asked(folder: Path, router: str) -> int:
+    """Different states at which the SLM was asked along the paths of one router, all its thresholds together."""
+    table = rollout_store.read(folder, ["router", "task", "z", "prefix", "slm_tokens"])
+    table = table.filter(pc.and_(pc.equal(table["router"].cast("string"), router), pc.greater(pc.fill_null(table["slm_tokens"], 0), 0)))
+    return int(table.group_by(["task", "z", "prefix"]).aggregate([]).num_rows)
 
 
 if __name__ == "__main__":
