@@ -90,7 +90,7 @@ def live_points(validation: SeedArms, test: SeedArms, budget: float | None, pric
     found = []
     if (chosen := validation.selected.get(REFERENCE)) in arms and chosen is not None:
         tail = cvar_failure(arms[chosen].success_TZ, CVAR_ALPHA)
-        floor = next((cvar_failure(arm.success_TZ, CVAR_ALPHA) for arm in validation.points("teacher_only")), 0.0)
+        floor = cvar_failure(validation.points("teacher_only")[0].success_TZ, CVAR_ALPHA)
         kept = f"the cheapest with CVaR of failure at most {prices.epsilon:g} above the teacher's on validation ({tail:.3f}, {floor:.3f})"
         missed = f"no threshold keeps CVaR of failure within {prices.epsilon:g} of the teacher's {floor:.3f}; the least is {tail:.3f}"
         found.append(point("selected", Mix(chosen, chosen, 1.0, 0.0), kept if tail <= prices.epsilon + floor else missed))

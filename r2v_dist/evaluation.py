@@ -151,15 +151,14 @@ def selected_thresholds(rows: list[RouterRow], epsilon: float) -> dict[str, floa
     """The threshold of every router: the cheapest in teacher calls whose CVaR of failure is at most epsilon above that of the teacher
     alone, for no router does better than its teacher; where there is none, the one of least CVaR. One rule for all, on validation rows;
     the router without CVaR goes by mean failures."""
-    teacher = next((row for row in rows if row.name == "teacher_only"), None)
-
-    def failure(row: RouterRow, of: RouterRow) -> float:
-        return 1.0 - of.success_rate if row.name == "r2v_no_cvar" else of.cvar_failure
+    teacher = next(row for row in rows if row.name == "teacher_only")
 
     def preference(row: RouterRow) -> tuple[float, float]:
-        bound = epsilon + (failure(row, teacher) if teacher is not None else 0.0)
-        own = failure(row, row)
-        return (0.0, row.teacher_calls) if own <= bound else (own, row.teacher_calls)
+        if row.name == "r2v_no_cvar":
+            failure, unavoidable = 1.0 - row.success_rate, 1.0 - teacher.success_rate
+        else:
+            failure, unavoidable = row.cvar_failure, teacher.cvar_failure
+        return (0.0, row.teacher_calls) if failure <= epsilon + unavoidable else (failure, row.teacher_calls)
 
     chosen: dict[str, RouterRow] = {}
     for row in rows:

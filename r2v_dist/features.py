@@ -23,7 +23,7 @@ from r2v_dist.verifier import preferred
 
 Array = npt.NDArray[np.float64]
 
-FEATURE_VERSION = "2"
+FEATURE_VERSION = "3"
 FEATURE_NAMES: tuple[str, ...] = (
     "logprob_best",
     "logprob_mean",
@@ -99,16 +99,15 @@ class StepBatch:
     def of_step(cls, answer: Answer, situation: Situation) -> Self:
         """A batch of one live step: the SLM's answer at `situation`."""
         candidates = answer.candidates
+        texts, logprobs = [c.text for c in candidates], [c.logprobs for c in candidates]
         width = max(len(candidates), len(situation.verifier_scores))
         return cls(
             first_top_logprobs_NV=np.array([answer.first_top.logprobs or array("f", [_ABSENT])], dtype=np.float64),
-            sequence_logprobs_NK=_padded([[_total(c.logprobs) for c in candidates]], width),
+            sequence_logprobs_NK=_padded([[_total(row) for row in logprobs]], width),
             verifier_scores_NK=_padded([situation.verifier_scores], width),
-            action_logprobs_N=np.array(
-                [_action_logprob([c.text for c in candidates], [c.logprobs for c in candidates], situation.verifier_scores)]
-            ),
+            action_logprobs_N=np.array([_action_logprob(texts, logprobs, situation.verifier_scores)]),
             verifier_earlier_N2=np.array([array("f", (math.nan, math.nan, *situation.verifier_bests)[-2:])], dtype=np.float64),
-            candidate_texts=[[c.text for c in candidates]],
+            candidate_texts=[texts],
             first_tokens=[[_first(c.text, c.token_ids) for c in candidates]],
             actions=[situation.actions],
             observations=[situation.observations[-1]],

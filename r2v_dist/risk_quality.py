@@ -77,6 +77,7 @@ class RiskQuality:
     steps: int
     episodes: int
     failure_rate: float
+    mean_risk: float
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -107,6 +108,7 @@ def risk_quality(name: str, training_seed: int, rho_N: Array, steps: AloneSteps,
         steps=len(rho_N),
         episodes=int(steps.episode_N.max()) + 1,
         failure_rate=float(failed_N.mean()),
+        mean_risk=float(rho_N.mean()),
     )
 
 

@@ -30,10 +30,12 @@ def preferred(actions: Sequence[str], verifier_scores: Sequence[float]) -> int:
 
     A strict argmax acts on the noise of single scores; how often an action is proposed says as much as what the verifier thinks of it.
     """
+    if not verifier_scores:
+        return 0
     support: dict[str, float] = {}
-    for action, score in zip(actions, array("f", verifier_scores), strict=False):  # in single precision, as the store keeps them
+    for action, score in zip(actions, array("f", verifier_scores), strict=True):  # in single precision, as the store keeps them
         support[action] = support.get(action, 0.0) + score
-    return actions.index(max(support, key=support.__getitem__)) if support else 0
+    return actions.index(max(support, key=support.__getitem__))
 
 
 _COMMANDS = tuple(

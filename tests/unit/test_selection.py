@@ -1,7 +1,5 @@
 """The one rule by which validation chooses a threshold."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -10,18 +8,18 @@ from r2v_dist.evaluation import ArmOutcomes, RouterRow, router_rows, selected_th
 TASKS, SEEDS = 20, 10
 
 
-def rows(failures: dict[float, int], name: str = "r2v") -> list[RouterRow]:
-    """Thresholds with so many failures under seed 0; a lower threshold makes more calls."""
+def rows(failures: dict[float, int], name: str = "r2v", by_teacher: int = 0) -> list[RouterRow]:
+    """Thresholds with so many failures under seed 0, and the teacher with its own; a lower threshold makes more calls."""
 
-    def arm(threshold: float, failed: int) -> ArmOutcomes:
+    def arm(name: str, threshold: float | None, failed: int) -> ArmOutcomes:
         success_TZ = np.ones((TASKS, SEEDS))
         success_TZ[:failed, 0] = 0.0
-        calls_TZ, tasks = np.full((TASKS, SEEDS), 10 * (1 - threshold)), tuple(map(str, range(TASKS)))
+        calls_TZ, tasks = np.full((TASKS, SEEDS), 10 * (1 - (threshold or 0.0))), tuple(map(str, range(TASKS)))
         return ArmOutcomes(
             name, threshold, 0, "validation", tasks, tuple(range(SEEDS)), success_TZ, calls_TZ, np.full((TASKS, SEEDS), 10.0)
         )
 
-    return router_rows([arm(*pair) for pair in failures.items()], 100, 0)
+    return router_rows([arm("teacher_only", None, by_teacher), *(arm(name, *pair) for pair in failures.items())], 100, 0)
 
 
 def test_the_cheapest_that_holds() -> None:
@@ -32,8 +30,7 @@ def test_the_cheapest_that_holds() -> None:
 
 
 def test_a_teacher_that_fails_itself_is_the_floor() -> None:
-    [taught] = rows({0.0: 4}, "teacher_only")
-    swept = [replace(taught, threshold=None), *rows({0.9: 8, 0.7: 6, 0.5: 5, 0.3: 4})]
+    swept = rows({0.9: 8, 0.7: 6, 0.5: 5, 0.3: 4}, by_teacher=4)
     assert selected_thresholds(swept, 0.06) == {"r2v": 0.7}
     assert selected_thresholds(swept, 0.03) == {"r2v": 0.5}
 
