@@ -12,8 +12,8 @@ class CollectConfig(Section):
     """Teacher episodes for behaviour cloning, on training tasks."""
 
     tasks: int | None = Field(None, ge=1)
-    """The first so many; null for all. Where training tasks are left, `branches` takes the next and `labels` the last: an SLM
-    does better on tasks it was cloned on than on those it will meet."""
+    """The first so many; null for all. Where training tasks are left, `branches` takes the next and `labels` the last, tasks
+    that are new to the SLM."""
 
     clean_episodes: int = Field(1, ge=0, le=1)
     """Unperturbed episodes a task (0 or 1: a deterministic teacher would only repeat itself)."""

@@ -30,7 +30,7 @@ from r2v_dist.labels import LabelTable
 from r2v_dist.learner_config import RouterConfig
 from r2v_dist.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION
 from r2v_dist.query_router import QueryOutcomes, train_query_router
-from r2v_dist.router_model import RouterModel
+from r2v_dist.router_model import RiskPrediction, RouterModel
 from r2v_dist.routers import RouterModels
 from r2v_dist.run_dir import RunDir
 from r2v_dist.stages import Context
@@ -78,15 +78,19 @@ def second_labels(context: Context) -> dict[str, Any]:
     n: dict[str, int] = {}
     for split, count in _counts(context).items():
         chosen = branching.sample(_of(states, split), (count + 1) // 2, 1)
-        risk = model.predict(np.array([s.features for s in chosen]).reshape(len(chosen), -1)).rho if chosen else np.array([])
+        risk = _predicted(model, chosen).rho
         more = config.n_unsure if split == "train" else config.n  # what calibrates has equal n
         n |= {s.key: more if _UNSURE[0] < r < _UNSURE[1] else config.n for s, r in zip(chosen, risk, strict=True)}
     paired: set[str] = set()
     for split, count in zip(SPLITS, (config.pairs, config.pairs // 4), strict=True):
         own = _of(visited, split)
-        dissent = model.predict(np.array([s.features for s in own]).reshape(len(own), -1)).dissent
+        dissent = _predicted(model, own).dissent
         paired |= {state.key for state in branching.sample(own, count, 2, None if dissent is None else dissent.tolist())}
     return _label(context, visited, n, set(n), paired)
+
+
+def _predicted(model: RouterModel, states: list[State]) -> RiskPrediction:
+    return model.predict(np.array([state.features for state in states]).reshape(len(states), len(model.feature_names)))
 
 
 def router(context: Context) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Context:
 
     def training_tasks(self, use: Literal["clone", "branch", "label"]) -> list[Task]:
         """The training tasks of a use: the first are cloned on, branches start from the next, the last are labelled. They are apart where
-        there are enough, for on tasks that it was trained on an SLM does better, and looks surer, than it will."""
+        there are enough, so that what is learned about the SLM is learned on tasks that are new to it."""
         config, tasks = self.config, self.tasks("train")
         cloned = tasks[: config.collect.tasks]
         if use == "clone":
