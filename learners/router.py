@@ -106,7 +106,7 @@ def train_routers_here(jobs: Sequence[RouterJob]) -> list[RouterResult]:
 
 def check_labels(job: RouterJob) -> None:
     """Raises UsageError where the labels cannot train a router."""
-    paired: set[bool] = set()
+    asked: set[bool] = set()
     for name, path in (("train", job.train), ("validation", job.validation)):
         labels = LabelTable.load(path)
         episodes = LatchedEpisodes.of(labels)
@@ -116,9 +116,9 @@ def check_labels(job: RouterJob) -> None:
         missing = [kind for kind, n in (("S", labels.n), ("T1", labels.n1), ("Tinf", labels.nT)) if not n.sum()]
         if missing:
             raise UsageError(f"{path}: no {missing[0]}-branches; label the {name} tasks with all three kinds")
-        paired.add(bool(labels.disputed.any()))
-        if len(paired) > 1:
-            raise UsageError(f"{path}: pairs with dissent on one split and not on the other; raise labels.pairs and label again")
+        asked.add(bool(labels.n_dissent.any()))
+        if len(asked) > 1:
+            raise UsageError(f"{path}: the teacher's actions are known on one split and not on the other; label both again")
         if len(episodes) < job.config.deepspeed.ranks:
             raise UsageError(f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = {job.config.deepspeed.ranks}; use fewer ranks")
 
@@ -176,7 +176,7 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
         score = _score(config, labels)
         if score == "advantage":
             known = RouterModel("", config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score="value")
-            heads |= fit_effects(known, labels, held_out)
+            heads |= fit_effects(known, labels)
         version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
         model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score=score)
         _publish(job, model, duality, held_out, episodes)

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `r2v`."""
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args, left = parser.parse_known_args(arguments)
+    # argparse takes positional arguments up to the first option only.
+    if left and (not hasattr(args, "overrides") or any(one.startswith("-") for one in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        args.overrides += left
     try:
         args.command(args)
     except UsageError as error:

@@ -107,10 +107,10 @@ class RunConfig(Section):
             raise ValueError(f"verifier.kind = trained: an SLM with backend {self.slm.backend} is not trained here; use rules or judge")
         if self.dpo is not None and not trained:
             raise ValueError("dpo: pairs need a trained verifier; add `verifier: {kind: trained}`")
-        if self.router is not None and self.router.score == "advantage" and (self.labels.rounds < 2 or self.labels.pairs < 4):
+        if self.router is not None and self.router.score == "advantage" and (self.labels.rounds < 2 or self.labels.pairs < 1):
             raise ValueError(
                 f"router.score = advantage: learns from labels.pairs = {self.labels.pairs} in labels.rounds = {self.labels.rounds}; "
-                "set 4 pairs or more and 2 rounds"
+                "set some pairs and 2 rounds"
             )
         few = min((self.perturb.train_seeds, "train_seeds"), (self.perturb.validation_seeds, "validation_seeds"))
         if self.router is not None and few[0] < self.labels.seeds:

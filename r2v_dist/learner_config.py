@@ -213,6 +213,6 @@ class LabelConfig(Section):
     """Escalation rate of the episodes that lead to states after a hand-over."""
     pairs: int = Field(0, ge=0)
     """States of the second round from which the first round's router goes on, once after the SLM's action and once after the
-    teacher's, more often where it expects them to differ; a quarter as many on validation tasks."""
+    teacher's, more often where it expects them to differ. Training tasks only."""
     rounds: Literal[1, 2] = 2
     """The second round labels states on the paths of the first round's router."""

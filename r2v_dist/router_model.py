@@ -2,15 +2,16 @@
 
 `router.safetensors` holds `scaler.mean` [F], `scaler.std` [F] and for every head, in float64, `<head>.<layer>.weight` [out, in] and
 `<head>.<layer>.bias` [out], layers counted from 0. Layers are joined by SiLU; the last has one output, whose sigmoid is the head's.
-`router.json` holds the feature names and version, the mode, the router's version and the calibrator of each risk head.
+`router.json` holds the feature names and version, the mode, the score, `effect_features`, the router's version and the calibrator of
+each risk head.
 
 Heads, all on standardised features (f - mean) / std:
   decoupled  `rho`, `rho1`, `rhoT`, and `policy` on the concatenation (rho, rho1, rhoT after calibration, standardised f)
   joint      `rho` alone
 Where the labels say what the teacher would have done there is `dissent` too, the probability that it is not what the SLM does; and
-where they say how a router goes on after either, `gain` and `saving`, linear in (rho, rho1, rhoT, dissent, standardised f): success
-gained and later calls saved by a step of the teacher that is not the SLM's. Risks and dissent have equal layer sizes; their logits
-are clipped to +-`calibrators.LOGIT_EDGE` before calibration.
+where they say how a router goes on after either, `gain` and `saving`, linear in (rho, rho1, rhoT, dissent, `EFFECT_FEATURES`):
+success gained and later calls saved by a step of the teacher that is not the SLM's. Risks and dissent have equal layer sizes; their
+logits are clipped to +-`calibrators.LOGIT_EDGE` before calibration.
 The score is the calibrated rho when joint; when decoupled `router.json` says which: the policy's output (`policy`), rho (`risk`),
 rho - rho1 (`value`, what one step of the teacher is worth to an SLM that never asks again) or `advantage`, the success that it gains
 for every call it costs, to an agent that may ask again later.
@@ -37,6 +38,10 @@ Score = Literal["policy", "risk", "value", "advantage"]
 RISKS = ("rho", "rho1", "rhoT")
 ESTIMATES = (*RISKS, "dissent")
 """Probabilities that are learned from labels by their Brier scores."""
+EFFECT_FEATURES = ("t", "escalations")
+"""What gain and saving are linear in besides risks and dissent. Pairs are few and each is one coin toss: what the estimates already
+say of the other features is worth more than these themselves."""
+_EFFECT_COLUMNS = [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES]
 LEAST_COST = 0.1
 
 
@@ -80,8 +85,8 @@ class RiskPrediction:
 
 
 def effect_inputs(rho_N: Array, rho1_N: Array, rhoT_N: Array, dissent_N: Array, f_NF: Array) -> Array:
-    """What gain and saving are linear in, [N, 4 + F]; `f_NF` are standardised."""
-    return np.concatenate([np.stack([rho_N, rho1_N, rhoT_N, dissent_N], axis=1), f_NF], axis=1)
+    """What gain and saving are linear in, [N, 6]; `f_NF` are standardised."""
+    return np.stack([rho_N, rho1_N, rhoT_N, dissent_N, *f_NF.T[_EFFECT_COLUMNS]], axis=1)
 
 
 def advantage(dissent_N: Array, gain_N: Array, saving_N: Array) -> Array:
@@ -165,6 +170,7 @@ class RouterModel:
             "score": self.score,
             "feature_version": self.feature_version,
             "feature_names": self.feature_names,
+            "effect_features": EFFECT_FEATURES,
             "layers": {head: len(mlp.layers) for head, mlp in self.heads.items()},
             "calibrators": {name: calibrator.to_json() for name, calibrator in self.calibrators.items()},
         }
@@ -190,6 +196,10 @@ class RouterModel:
             raise UsageError(
                 f"{described}: feature_version = {version!r} with {len(names)} features, this program computes "
                 f"{feature_version!r} with {len(feature_names)}{differing}; train the router again"
+            )
+        if "gain" in description["layers"] and tuple(description.get("effect_features", ())) != EFFECT_FEATURES:
+            raise UsageError(
+                f"{described}: effect_features: here gain and saving take {EFFECT_FEATURES}; train the router again"
             )
         tensors = load_file(path / "router.safetensors")
         return cls(

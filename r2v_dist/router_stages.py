@@ -71,7 +71,8 @@ def labels(context: Context) -> dict[str, Any]:
 
 def second_labels(context: Context) -> dict[str, Any]:
     """Branches of the second round, at half as many states. How many depends on the features alone: more where the first router is
-    unsure. Besides, pairs in which the first router goes on, at states on its paths, the likelier the more dissent it expects there."""
+    unsure. Besides, pairs in which the first router goes on, at states on its paths of the training tasks, the likelier the more dissent it
+    expects there."""
     config, model = context.config.labels, _load(context, "router", "r2v")
     known, visited = {state.key for state in _visited(context, "visits")}, _visited(context, "visits2")
     states = [state for state in visited if state.key not in known]
@@ -81,11 +82,9 @@ def second_labels(context: Context) -> dict[str, Any]:
         risk = _predicted(model, chosen).rho
         more = config.n_unsure if split == "train" else config.n  # what calibrates has equal n
         n |= {s.key: more if _UNSURE[0] < r < _UNSURE[1] else config.n for s, r in zip(chosen, risk, strict=True)}
-    paired: set[str] = set()
-    for split, count in zip(SPLITS, (config.pairs, config.pairs // 4), strict=True):
-        own = _of(visited, split)
-        dissent = _predicted(model, own).dissent
-        paired |= {state.key for state in branching.sample(own, count, 2, None if dissent is None else dissent.tolist())}
+    own = _of(visited, "train")
+    dissent = _predicted(model, own).dissent
+    paired = {s.key for s in branching.sample(own, config.pairs, 2, None if dissent is None else dissent.tolist())}
     return _label(context, visited, n, set(n), paired)
 
 
@@ -260,10 +259,10 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
         joined = tables[0]
         for table in tables[1:]:
             joined = joined.plus(table)
-        if len(stages) > 1 and config.router.score == "advantage" and not joined.disputed.any():
+        if split == "train" and len(stages) > 1 and config.router.score == "advantage" and not joined.disputed.any():
             raise RuntimeFailure(
-                f"stage {context.stage}: no pair of branches from a state where the teacher does something else, on the {split} tasks; "
-                "raise labels.pairs, or set router.score = value, which needs none"
+                f"stage {context.stage}: no pair of branches from a state where the teacher does something else; raise labels.pairs, "
+                "or set router.score = value, which needs none"
             )
         joined.save(folder / f"{split}.arrow")
     root = run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")

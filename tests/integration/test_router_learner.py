@@ -176,7 +176,7 @@ def test_fewer_than_ten_seeds_are_refused_before_any_work(job: RouterJob, tmp_pa
     with pytest.raises(UsageError, match="0 seeds with complete episodes"):
         check_labels(replace(few, train=tmp_path / "late.arrow"))
     with_pairs(job.train, tmp_path / "paired.arrow")
-    with pytest.raises(UsageError, match="pairs with dissent on one split and not on the other"):
+    with pytest.raises(UsageError, match="actions are known on one split and not on the other"):
         check_labels(replace(few, train=tmp_path / "paired.arrow"))
     with pytest.raises(UsageError, match="no label table"):
         train_routers([replace(few, train=tmp_path / "absent.arrow")])

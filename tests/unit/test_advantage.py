@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from learners.advantage import fit_effects
+from learners.advantage import STRENGTH, fit_effects
 from r2v_dist.features import FEATURE_NAMES
 from r2v_dist.labels import LabelTable
 from r2v_dist.router_model import ESTIMATES, LEAST_COST, Mlp, RouterModel, advantage, effect_inputs
 
 F = len(FEATURE_NAMES)
-TRUTH = np.array([0.5, -0.25, 0.0, 2.0, 0.3, *np.zeros(F - 2), -0.2])
+TRUTH = np.array([0.5, -0.25, 0.0, 2.0, 0.3, -0.2])
 
 
 def model() -> RouterModel:
@@ -49,21 +49,22 @@ def table(states: int, seed: int, known: RouterModel, noise: float) -> LabelTabl
     return LabelTable.of_columns(columns)
 
 
-def test_known_effects_are_found_again_and_agreement_teaches_nothing() -> None:
+def test_known_effects_are_found_again_at_half_their_size_and_agreement_teaches_nothing() -> None:
     known = model()
-    fitted = fit_effects(known, table(3000, 1, known, 0.5), table(500, 2, known, 0.5))
+    fitted = fit_effects(known, table(20_000, 1, known, 0.5))
     fresh = inputs(known, np.random.default_rng(3).normal(size=(400, F)))
-    expected = fresh @ TRUTH
+    slope, expected = np.polyfit(fresh @ TRUTH, fitted["saving"](fresh), 1)[0], fresh @ TRUTH
     assert np.corrcoef(fitted["saving"](fresh), expected)[0, 1] > 0.98
-    assert np.abs(fitted["saving"](fresh) - expected).mean() < 0.1 * expected.std() + 0.05
+    assert slope == pytest.approx(1 / (1 + STRENGTH), abs=0.05)
+    assert fitted["saving"](fresh).mean() == pytest.approx(expected.mean(), abs=0.1)
     assert fitted["gain"](fresh) == pytest.approx(np.full(400, 0.5), abs=1e-6)
 
 
 def test_noise_is_shrunk_towards_the_mean() -> None:
     known = model()
-    loud = fit_effects(known, table(60, 1, known, 40.0), table(500, 2, known, 40.0))
+    loud = fit_effects(known, table(60, 1, known, 40.0))
     fresh = inputs(known, np.random.default_rng(3).normal(size=(400, F)))
-    assert loud["saving"](fresh).std() < 4.0
+    assert loud["saving"](fresh).std() < 10.0
 
 
 def test_the_score_is_the_price_at_which_a_step_just_pays() -> None:

@@ -25,6 +25,15 @@ def test_shipped_configs_survive_a_dry_run(path: Path, capsys: pytest.CaptureFix
     assert "# test episodes" in printed
 
 
+def test_overrides_may_follow_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", str(DEMO), "seed=8", "--dry-run", "collect.tasks=20"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["seed"], printed["collect"]["tasks"]) == (8, 20)
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", str(DEMO), "--dry-run", "--seed=8"])
+    assert "unrecognized arguments: --seed=8" in capsys.readouterr().err
+
+
 def test_a_simulated_run_is_told_by_its_kind() -> None:
     config = load_simulated(SIMULATED, ["seed=3", "router.epsilon=0.2"])
     assert config is not None

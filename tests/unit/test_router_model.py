@@ -62,15 +62,16 @@ def linear(head: Mlp, inputs: list[float]) -> float:
 
 def test_the_advantage_is_success_for_a_call(tmp_path: Path) -> None:
     rng, plain = np.random.default_rng(3), router()
-    heads = plain.heads | {"dissent": mlp(rng, F, 8, 5, 1), "gain": mlp(rng, 4 + F, 1), "saving": mlp(rng, 4 + F, 1)}
+    heads = plain.heads | {"dissent": mlp(rng, F, 8, 5, 1), "gain": mlp(rng, 6, 1), "saving": mlp(rng, 6, 1)}
     replace(plain, heads=heads, score="advantage").save(tmp_path)
     model, f = RouterModel.load(tmp_path), rng.normal(size=(9, F))
     predicted = model.predict(f)
+    step, calls = (FEATURE_NAMES.index(name) for name in ("t", "escalations"))
     for i in range(9):
         x = [(a - m) / s for a, m, s in zip(f[i].tolist(), model.mean_F.tolist(), model.std_F.tolist(), strict=True)]
         risks = [float(values[i]) for values in (predicted.rho, predicted.rho1, predicted.rhoT) if values is not None]
         d = by_hand(heads["dissent"], x)
-        gain, saving = (linear(heads[name], [*risks, d, *x]) for name in ("gain", "saving"))
+        gain, saving = (linear(heads[name], [*risks, d, x[step], x[calls]]) for name in ("gain", "saving"))
         assert predicted.dissent is not None
         assert float(predicted.dissent[i]) == pytest.approx(d, rel=1e-9)
         assert float(predicted.score[i]) == pytest.approx(d * max(gain, 0.0) / max(1 - d * saving, 0.1), rel=1e-9)
@@ -78,6 +79,10 @@ def test_the_advantage_is_success_for_a_call(tmp_path: Path) -> None:
     np.testing.assert_array_equal(predicted.rho, plain.predict(f).rho)
     with pytest.raises(ValueError, match="no heads for the score advantage"):
         replace(plain, score="advantage")
+    described = json.loads((tmp_path / "router.json").read_text())
+    (tmp_path / "router.json").write_text(json.dumps({**described, "effect_features": ["t"]}))
+    with pytest.raises(UsageError, match=r"effect_features: .*train the router again"):
+        RouterModel.load(tmp_path)
 
 
 def test_a_joint_router_scores_by_its_risk() -> None:
