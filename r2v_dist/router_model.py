@@ -198,9 +198,7 @@ class RouterModel:
                 f"{feature_version!r} with {len(feature_names)}{differing}; train the router again"
             )
         if "gain" in description["layers"] and tuple(description.get("effect_features", ())) != EFFECT_FEATURES:
-            raise UsageError(
-                f"{described}: effect_features: here gain and saving take {EFFECT_FEATURES}; train the router again"
-            )
+            raise UsageError(f"{described}: effect_features: here gain and saving take {EFFECT_FEATURES}; train the router again")
         tensors = load_file(path / "router.safetensors")
         return cls(
             version=description["version"],
