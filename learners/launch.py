@@ -91,9 +91,11 @@ def _deepspeed_config(config: DeepSpeedConfig, cuda: bool) -> dict[str, Any]:
         if config.offload_parameters:
             zero["offload_param"] = {"device": "cpu"}
     optimizer = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
+    # DeepSpeed's own would be compiled at run time; torch's plain loop takes four times as long as its fused one on small models.
+    on_cpu = {"torch_adam": True, "fused": True}
     return {
         "zero_optimization": zero,
-        "optimizer": {"type": "AdamW", "params": optimizer | ({} if cuda else {"torch_adam": True})},
+        "optimizer": {"type": "AdamW", "params": optimizer | ({} if cuda else on_cpu)},
         "bf16": {"enabled": "auto"},
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",
