@@ -44,6 +44,7 @@ def test_the_slm_learns_from_its_own_failures(tmp_path: Path) -> None:
     cloned = rollout_store.read(tmp_path / "rollouts" / "cloned", ["router", "policy"])
     assert all(policy.startswith("bc") for policy in cloned["policy"].unique().to_pylist())
     assert set(cloned["router"].unique().to_pylist()) == {"slm_only", "best_of_k"}
-    assert [row["gain"] for row in summary["policy_gains"]] == ["DPO, one sample", "DPO, best of K", "best of K, cloned", "best of K, deployed"]
+    gains = ["DPO, one sample", "DPO, best of K", "best of K, cloned", "best of K, deployed"]
+    assert [row["gain"] for row in summary["policy_gains"]] == gains
     rates = {row["name"]: row["success_rate"] for row in summary["routers"] if row["threshold"] is None}
     assert summary["policy_gains"][3]["difference"] == pytest.approx(rates["best_of_k"] - rates["slm_only"])
