@@ -91,7 +91,7 @@ def _deepspeed_config(config: DeepSpeedConfig, cuda: bool) -> dict[str, Any]:
         if config.offload_parameters:
             zero["offload_param"] = {"device": "cpu"}
     optimizer = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
-    # DeepSpeed's own would be compiled at run time; torch's plain loop takes four times as long as its fused one on small models.
+    # DeepSpeed's own would be compiled at run time.
     on_cpu = {"torch_adam": True, "fused": True}
     return {
         "zero_optimization": zero,

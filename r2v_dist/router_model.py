@@ -39,8 +39,8 @@ RISKS = ("rho", "rho1", "rhoT")
 ESTIMATES = (*RISKS, "dissent")
 """Probabilities that are learned from labels by their Brier scores."""
 EFFECT_FEATURES = ("t", "escalations")
-"""What gain and saving are linear in besides risks and dissent. Pairs are few and each is one coin toss: what the estimates already
-say of the other features is worth more than these themselves."""
+"""What gain and saving are linear in besides risks and dissent. Pairs are few and each is one coin toss, so the inputs are few
+too: the estimates stand for the other features."""
 _EFFECT_COLUMNS = [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES]
 LEAST_COST = 0.1
 

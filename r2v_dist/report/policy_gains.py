@@ -24,7 +24,7 @@ class PolicyGain:
 
 
 def policy_gains(run: RunDir, config: RunConfig, found: Findings) -> list[PolicyGain]:
-    """Every pair of policies that the run has played; empty without DPO and verifier."""
+    """Every pair of policies that the run has played: those of DPO need a run with DPO, those of best of K a verifier."""
     played: dict[tuple[str, str], list[Array]] = {}
     for one in found.seeds:
         cloned = stage_name("cloned", one.training_seed)
