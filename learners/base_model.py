@@ -1,39 +1,31 @@
-"""Makes the tiny base models that stand in for a pretrained backbone (`make base-model`); runs once, by hand.
+"""Trains the tiny base models that stand in for a pretrained backbone (`make base-model`); runs once, by hand.
 
-The model reads transcripts of generated games that no run ever uses. Entities are renumbered anew in every pass, so the
-only way to lower the loss is to copy names from the conversation; memorising games does not help.
+The model reads the transcripts of `learners.base_play` and needs no game itself.
 """
 
 import argparse
 import math
-import random
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from envs.perturb import Perturb, default_rates
-from envs.textworld import LEXICON, TextWorldEnv
-from envs.textworld_games import GameFamily, draw_games, game_path, generate
-from learners.transcripts import episode_sequence
-from r2v_dist.chat import ChatFormat, Turn, opening_message
-from r2v_dist.seeding import rng_for
+from learners.base_data import LM_WEIGHT, Batch, RenumberedBatches, Transcript, read_transcripts
+from r2v_dist.chat import ChatFormat
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL_TOKENS = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>"]
-LM_WEIGHT = 0.3
-MAX_LENGTH = 1024
-MAX_STEPS = 30
 PERTURBED_SHARE = 0.25
+HELD_OUT_SHARE = 0.02
+"""Of the games, the last ones: their loss goes into the card."""
 
 
 @dataclass(frozen=True)
@@ -56,76 +48,6 @@ RECIPES = {
     "tiny": Recipe(192, 4, 512, 3, detour_rates=(0.1, 0.4, 0.8), imitate_detours=True),
     "small": Recipe(256, 5, 704, 4, detour_rates=(0.0, 0.1, 0.3), imitate_detours=False),
 }
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """An episode: turns, and which of them the expert chose (the others are random detours)."""
-
-    turns: tuple[Turn, ...]
-    expert: tuple[bool, ...]
-
-
-def base_families() -> tuple[GameFamily, ...]:
-    """Quests of 2-6 steps in 1-4 rooms, goals told step by step or only by their last step."""
-    ranges: tuple[tuple[str, tuple[int, int]], ...] = (("rooms", (1, 4)), ("objects", (3, 8)), ("quest_length", (2, 6)))
-    return tuple(GameFamily("custom", (*ranges, ("instructions", told)), weight=weight) for told, weight in (("full", 0.6), ("last", 0.4)))
-
-
-def play_game(job: tuple[str, int, tuple[float, ...]]) -> list[Transcript]:
-    """Won episodes of one game: the expert with random detours, a quarter of them under perturbation."""
-    path, episodes, detour_rates = job
-    game = TextWorldEnv(path, expert=True, admissible=True, max_steps=MAX_STEPS)
-    transcripts = []
-    for episode in range(episodes):
-        rng = rng_for("base-model", Path(path).stem, episode)
-        z = rng.randrange(10**9, 2 * 10**9) if rng.random() < PERTURBED_SHARE else None
-        env = Perturb(game, Path(path).stem, z, default_rates(), MAX_STEPS, LEXICON)
-        if transcript := _play(env, rng, rng.choice(detour_rates)):
-            transcripts.append(transcript)
-    game.close()
-    return transcripts
-
-
-def _play(env: Perturb, rng: random.Random, detour_rate: float) -> Transcript | None:
-    observation, info = env.reset()
-    user = opening_message(info["goal"], observation)
-    turns: list[Turn] = []
-    expert: list[bool] = []
-    while (best := env.expert_action()) is not None:
-        action = best
-        if rng.random() < detour_rate and info.get("admissible"):
-            action = rng.choice(info["admissible"])
-        turns.append(Turn(user, action))
-        expert.append(action == best)
-        user, reward, terminated, truncated, info = env.step(action)
-        if terminated or truncated:
-            return Transcript(tuple(turns), tuple(expert)) if reward > 0 else None
-    return None
-
-
-_NUMBERED = re.compile(r"\b([A-Za-z]+?)(\d+)\b")
-_LETTERED = re.compile(r"\b([A-Z])(?=-[a-z])")
-
-
-class Renumber:
-    """Renames a transcript's entities consistently: numbers by kind of thing, letters shared by box and key."""
-
-    def __init__(self, rng: random.Random, numbers: list[str]) -> None:
-        self._rng, self._numbers = rng, numbers
-        letters = [chr(c) for c in range(ord("A"), ord("Z") + 1)]
-        self._letters = dict(zip(letters, rng.sample(letters, 26), strict=True))
-        self._names: dict[tuple[str, str], str] = {}
-
-    def __call__(self, text: str) -> str:
-        text = _LETTERED.sub(lambda m: self._letters[m[1]], text)
-        return _NUMBERED.sub(lambda m: m[1] + self._number(m[1].lower(), m[2]), text)
-
-    def _number(self, kind: str, number: str) -> str:
-        if (kind, number) not in self._names:
-            taken = {new for (other, _), new in self._names.items() if other == kind}
-            self._names[kind, number] = next(n for n in iter(lambda: self._rng.choice(self._numbers), None) if n not in taken)
-        return self._names[kind, number]
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -168,35 +90,17 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
     )
 
 
-def batches(
-    transcripts: list[Transcript], chat: ChatFormat, tokens: int, seed: int, imitate_detours: bool
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless (ids_BT, weights_BT), right-padded with weight 0; renumbered anew in every pass, similar lengths together."""
-    numbers = [m[2] for t in transcripts[:500] for turn in t.turns for m in _NUMBERED.finditer(turn.user)]
-    for epoch in range(10**9):
-        rng = rng_for("base-model-batches", seed, epoch)
-        rows = []
-        for transcript in transcripts:
-            renumber = Renumber(rng, numbers)
-            turns = [Turn(renumber(turn.user), renumber(turn.action)) for turn in transcript.turns]
-            sequence = episode_sequence(chat, turns, [imitate_detours or e for e in transcript.expert], MAX_LENGTH)
-            rows.append((sequence.input_ids, [1.0 if m else LM_WEIGHT for m in sequence.completion_mask]))
-        rows.sort(key=lambda row: len(row[0]))
-        grouped: list[list[tuple[list[int], list[float]]]] = [[]]
-        for row in rows:
-            if grouped[-1] and (len(grouped[-1]) + 1) * len(row[0]) > tokens:
-                grouped.append([])
-            grouped[-1].append(row)
-        rng.shuffle(grouped)
-        for group in grouped:
-            longest = max(len(ids) for ids, _ in group)
-            yield (
-                torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in group]),
-                torch.tensor([weights + [0.0] * (longest - len(weights)) for _, weights in group]),
-            )
+def losses(model: Qwen3ForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weighted loss of (ids_BT, weights_BT), and the mean negative log-likelihood of the action tokens alone."""
+    ids_BT, weights_BT = (tensor.to(model.device, non_blocking=True) for tensor in batch)
+    with torch.autocast(model.device.type, dtype=torch.bfloat16):
+        logits_BTV = model(input_ids=ids_BT[:, :-1], use_cache=False).logits.float()
+    nll_BT = torch.nn.functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none")
+    weights_BT = weights_BT[:, 1:]
+    return (nll_BT * weights_BT).sum() / weights_BT.sum(), nll_BT.detach()[weights_BT == 1.0].mean()
 
 
-def train(model: Qwen3ForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int) -> None:
+def train(model: Qwen3ForCausalLM, data: Iterator[Batch], steps: int) -> None:
     """Muon for the weight matrices, AdamW for the rest; 2 % warm-up, cosine decay to a twentieth."""
     hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -214,22 +118,32 @@ def train(model: Qwen3ForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tens
     seen, started = 0, time.monotonic()
     model.train()
     for step in range(steps):
-        ids_BT, weights_BT = next(data)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits_BTV = model(input_ids=ids_BT[:, :-1], use_cache=False).logits.float()
-        nll_BT = torch.nn.functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none")
-        loss = (nll_BT * weights_BT[:, 1:]).sum() / weights_BT[:, 1:].sum()
+        batch = next(data)
+        loss, actions = losses(model, batch)
         model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
-        seen += ids_BT.numel()
-        if step % 20 == 0 or step == steps - 1:
-            actions = nll_BT[weights_BT[:, 1:] == 1.0].mean().item()
+        seen += batch[0].numel()
+        if step % (20 if steps < 5000 else 200) == 0 or step == steps - 1:
             rate = seen / (time.monotonic() - started)
-            print(f"step {step}/{steps}  loss {loss.item():.3f}  actions {actions:.3f}  {rate:.0f} tokens/s", flush=True)
+            print(f"step {step}/{steps}  loss {loss.item():.3f}  actions {actions.item():.3f}  {rate:.0f} tokens/s", flush=True)
+
+
+def held_out(transcripts: list[Transcript]) -> tuple[list[Transcript], list[Transcript]]:
+    """(to learn, held out): the last games of all are held out."""
+    games = list(dict.fromkeys(t.game for t in transcripts))
+    kept = set(games[: len(games) - max(1, round(HELD_OUT_SHARE * len(games)))])
+    return [t for t in transcripts if t.game in kept], [t for t in transcripts if t.game not in kept]
+
+
+@torch.no_grad()
+def action_loss(model: Qwen3ForCausalLM, data: RenumberedBatches) -> float:
+    """Mean negative log-likelihood of an action token, in nats, over one pass."""
+    model.eval()
+    return torch.stack([losses(model, batch)[1] for batch in data.one_pass(0)]).mean().item()
 
 
 CARD = """---
@@ -247,47 +161,45 @@ text style, and knows nothing else.
 | architecture | Qwen3, {parameters:.2f} M parameters, hidden {recipe.hidden}, {recipe.layers} layers, vocabulary {vocabulary} |
 | file | bfloat16 safetensors, {megabytes:.1f} MB |
 | games | {games} generated quests (2-6 expert steps, 1-4 rooms) |
-| data | {transcripts} won episodes, up to {episodes} a game: the expert with {detours} random detours; {perturbed:.0%} of them perturbed |
-| disjointness | the games are the split `base`, seed {seed}; runs draw train, validation, calibration and test; a test compares their ids |
+| data | {transcripts} won episodes: the expert with {detours} random detours; {perturbed:.0%} of them perturbed |
+| disjointness | the games are the split `base`; runs draw train, validation, calibration and test; a test compares their ids |
 | entities | renumbered at random in every pass, names drawn from the games' own distribution, so that names are copied and not memorised |
 | loss | cross-entropy, {imitated} 1, everything else {lm_weight} |
 | optimizer | Muon (lr 0.02) for matrices, AdamW (lr 0.004) for the rest, {steps} steps of {tokens} tokens, bfloat16 autocast |
-| made by | `python -m learners.base_model --size {name} --steps {steps} --threads {threads}` (`make base-model`) |
-| time | {minutes:.0f} minutes of training on {threads} CPU thread(s), plus generating and playing the games |
+| held out | {held_out:.3f} nats an action token, on {held_out_games:.0%} of the games |
+| made by | `learners.base_play`, then `learners.base_model` (Makefile) |
+| time | {minutes:.1f} minutes of training on {machine}, plus generating and playing the games |
 """
 
 
 def main() -> None:
-    """Generate games, play them, train the tokenizer and the model, save both with a card."""
+    """Train the tokenizer and the model on the transcripts, save both with a card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=RECIPES, default="tiny")
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--transcripts", type=Path, required=True, help="what learners.base_play wrote")
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--tokens", type=int, default=2048, help="tokens a step")
-    parser.add_argument("--games", type=int, default=800)
-    parser.add_argument("--episodes", type=int, default=10, help="episodes a game")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/r2v/textworld").expanduser())
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches; a GPU waits for fewer than a dozen")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     recipe = RECIPES[args.size]
 
-    specs = draw_games(base_families(), "base", args.games, args.seed)
-    generate(specs, args.cache, 2, lambda done, total: print(f"game {done}/{total}", flush=True))
-    with get_context("spawn").Pool(2) as pool:
-        played = pool.map(
-            play_game, [(str(game_path(args.cache, spec)), args.episodes, recipe.detour_rates) for spec in specs], chunksize=4
-        )
-    transcripts = [transcript for episodes in played for transcript in episodes]
-    print(f"{len(transcripts)} transcripts", flush=True)
-
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    tokenizer = train_tokenizer([text for t in transcripts for turn in t.turns for text in (turn.user, turn.action)], 1024)
-    model = build_model(recipe, tokenizer)
+    transcripts = read_transcripts(args.transcripts)
+    learned, held = held_out(transcripts)
+    tokenizer = train_tokenizer([text for t in learned for turn in t.turns for text in (turn.user, turn.action)], 1024)
+    model = build_model(recipe, tokenizer).to(args.device)
+    chat = ChatFormat(tokenizer, "slm")
+    data = RenumberedBatches(learned, chat, args.tokens, args.seed, recipe.imitate_detours)
     started = time.monotonic()
-    train(model, batches(transcripts, ChatFormat(tokenizer, "slm"), args.tokens, args.seed, recipe.imitate_detours), args.steps)
+    train(model, iter(DataLoader(data, batch_size=None, num_workers=args.workers)), args.steps)
     minutes = (time.monotonic() - started) / 60
+    loss = action_loss(model, RenumberedBatches(held, chat, args.tokens, args.seed, recipe.imitate_detours))
+    print(f"{minutes:.1f} minutes; {loss:.3f} nats an action token on games held out", flush=True)
 
     model.to(torch.bfloat16).save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
@@ -299,17 +211,17 @@ def main() -> None:
         vocabulary=model.config.vocab_size,
         megabytes=weights.stat().st_size / 1e6,
         transcripts=len(transcripts),
-        games=args.games,
-        episodes=args.episodes,
+        games=len({t.game for t in transcripts}),
         detours=", ".join(f"{rate:.0%}" for rate in recipe.detour_rates),
         imitated="all actions" if recipe.imitate_detours else "the expert's actions",
         perturbed=PERTURBED_SHARE,
-        seed=args.seed,
         lm_weight=LM_WEIGHT,
         steps=args.steps,
         tokens=args.tokens,
+        held_out=loss,
+        held_out_games=HELD_OUT_SHARE,
         minutes=minutes,
-        threads=args.threads,
+        machine=f"one {torch.cuda.get_device_name()}" if args.device == "cuda" else f"{args.threads} CPU thread(s)",
     )
     (args.output / "README.md").write_text(card)
 

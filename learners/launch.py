@@ -91,11 +91,11 @@ def _deepspeed_config(config: DeepSpeedConfig, cuda: bool) -> dict[str, Any]:
         if config.offload_parameters:
             zero["offload_param"] = {"device": "cpu"}
     optimizer = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
-    # DeepSpeed's own would be compiled at run time.
-    on_cpu = {"torch_adam": True, "fused": True}
+    # DeepSpeed's own is compiled at run time, which takes a compiler; only offloading from a GPU cannot do without.
+    of_torch = {} if cuda and config.offload_optimizer else {"torch_adam": True, "fused": True}
     return {
         "zero_optimization": zero,
-        "optimizer": {"type": "AdamW", "params": optimizer | ({} if cuda else on_cpu)},
+        "optimizer": {"type": "AdamW", "params": optimizer | of_torch},
         "bf16": {"enabled": "auto"},
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",
