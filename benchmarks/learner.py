@@ -1,8 +1,8 @@
 """Behaviour cloning and preference learning against stock TRL trainers: seconds a step, once training is under way.
 
-Invariant: both sides start from the same checkpoint and see the same token ids in the same batches; their losses are
-compared before any time counts. Ours runs as in a run (Ray Train, DeepSpeed, one rank), the reference as TRL's
-documentation has it: a plain process. Both have the same threads and the same niceness.
+Invariant: both sides start from the same checkpoint and see the same token ids, as many a step; their losses on the same batches
+are compared before any time counts. Ours runs as in a run (Ray Train, DeepSpeed, one rank, cloning's micro-batches by length), the
+reference as TRL's documentation has it: a plain process, a batch one pass. Both have the same threads and the same niceness.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from r2v_dist.model_config import ModelConfig
 MODEL = Path(__file__).parent.parent / "models" / "textworld-tiny"
 SEEDS = (0, 1, 2, 3)
 SAME_LOSS = 2e-3
+SEED = 42  # the one by which a stock trainer divides batches by length
 
 
 def main() -> None:
@@ -66,21 +67,31 @@ def main() -> None:
 
 
 def compare_cloning(folder: Path, steps: int, repeats: int) -> None:
-    """The same sequences, the same loss."""
+    """The same sequences. The reference draws other batches of them, so the losses are compared where it divides batches as we do."""
     chat = ChatFormat(_tokenizer(), "slm")
     dataset = build_episodes(folder / "rollouts", chat, 1024)
-    dataset.save_to_disk(str(folder / "bc" / "data"))
-    config = BCConfig(learning_rate=5e-4, epochs=steps * 16 / len(dataset), max_length=1024, **_shared())
-    write_settings(folder / "bc", config)
+    config = BCConfig(learning_rate=5e-4, epochs=steps * 16 / len(dataset), max_length=1024, **_shared(micro=4))
+    by_length = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "train_sampling_strategy": "batch_rebalance"}
+    for name, more in (("bc", {}), ("bc-same", by_length)):
+        dataset.save_to_disk(str(folder / name / "data"))
+        write_settings(folder / name, config, **more)
 
     def train(stage: Path, how: BCConfig = config) -> None:
-        clone_behaviour(BCJob(folder / "rollouts", str(MODEL), "", stage / "model", stage, 0, how))
+        clone_behaviour(BCJob(folder / "rollouts", str(MODEL), "", stage / "model", stage, SEED, how))
 
+    def timed(stage: Path, work: Callable[[Path], None]) -> tuple[float, list[float]]:
+        stage.mkdir()
+        work(stage)
+        return read(stage / "metrics.jsonl")
+
+    _, losses = timed(folder / "bc-same" / "ours", train)
+    same_s, stock_losses = timed(folder / "bc-same" / "stock", lambda stage: run_stock("bc", stage))
+    difference = loss_difference("bc", losses, stock_losses)
     tokens = sum(map(len, dataset["input_ids"])) / len(dataset) * 16
-    train(folder / "bc" / "unpadded", config.model_copy(update={"padding_free": True}))
-    unpadded_s, _ = read(folder / "bc" / "unpadded" / "metrics.jsonl")
-    more = {"padding_free_step_s": unpadded_s, "padding_free_tokens_per_s": tokens / unpadded_s}
-    compare("bc", folder / "bc", train, repeats, "TRL SFTTrainer", tokens, **more)
+    unpadded = config.model_copy(update={"padding_free": True, "micro_batch_size": 16})
+    unpadded_s, _ = timed(folder / "bc" / "unpadded", lambda stage: train(stage, unpadded))
+    more = {"padding_free_step_s": unpadded_s, "padding_free_tokens_per_s": tokens / unpadded_s, "reference_by_length_step_s": same_s}
+    compare("bc", folder / "bc", train, repeats, "TRL SFTTrainer", tokens, loss_difference=difference, **more)
 
 
 def compare_preferences(folder: Path, steps: int, repeats: int) -> None:
@@ -89,7 +100,7 @@ def compare_preferences(folder: Path, steps: int, repeats: int) -> None:
     preference_pairs.save(folder / "pairs.arrow", table)
     dataset, counts = build_pair_examples(table, ChatFormat(_tokenizer(), "slm"), 1024)
     dataset.save_to_disk(str(folder / "dpo" / "data"))
-    config = DPOConfig(learning_rate=1e-4, epochs=steps * 16 / len(dataset), max_length=1024, beta_c=0, beta_s=0, **_shared())
+    config = DPOConfig(learning_rate=1e-4, epochs=steps * 16 / len(dataset), max_length=1024, beta_c=0, beta_s=0, **_shared(micro=16))
     write_settings(folder / "dpo", config)
 
     def learn(stage: Path, objective: DPOConfig = config) -> None:
@@ -105,7 +116,8 @@ def compare_preferences(folder: Path, steps: int, repeats: int) -> None:
 
 
 def compare(kind: str, folder: Path, train: Callable[[Path], None], repeats: int, reference: str, tokens: float, **more: Any) -> None:
-    """Alternate both sides and print the result. `tokens` are a batch's own, padding not counted."""
+    """Alternate both sides and print the result. `tokens` are a batch's own, padding not counted. Losses are compared here unless
+    `more` has their difference."""
     runs = iter(range(10**6))
     losses: dict[str, list[float]] = {}
 
@@ -116,19 +128,27 @@ def compare(kind: str, folder: Path, train: Callable[[Path], None], repeats: int
         seconds, losses[side] = read(stage / "metrics.jsonl")
         return Spent(seconds)
 
-    def stock(stage: Path) -> None:
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.learner", "--stock", kind, "--folder", str(stage)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"})
-
-    pairs = interleave(lambda: timed("ours", train), lambda: timed("stock", stock), repeats)
-    worst = max(abs(a - b) for a, b in zip(losses["ours"], losses["stock"], strict=True))
-    if worst > SAME_LOSS:
-        raise Mismatch(f"{kind} losses differ by {worst:.2g}: ours {losses['ours']}, reference {losses['stock']}")
+    pairs = interleave(lambda: timed("ours", train), lambda: timed("stock", lambda stage: run_stock(kind, stage)), repeats)
+    measures = {"loss_difference": loss_difference(kind, losses["ours"], losses["stock"])} if "loss_difference" not in more else {}
     ours, theirs = median_wall(pairs.ours), median_wall(pairs.reference)
     rates = tokens / ours, tokens / theirs
     table = [("s/step", f"{ours:.3f}", f"{theirs:.3f}"), ("tokens/s, without padding", f"{rates[0]:,.0f}", f"{rates[1]:,.0f}")]
-    measures = {"step_s": ours, "reference_step_s": theirs, "tokens_per_s": rates[0], "reference_tokens_per_s": rates[1]}
-    publish(f"learner_{kind}", reference, pairs.wall_ratio, table, **measures, loss_difference=worst, repeats=repeats, **more)
+    measures |= {"step_s": ours, "reference_step_s": theirs, "tokens_per_s": rates[0], "reference_tokens_per_s": rates[1]}
+    publish(f"learner_{kind}", reference, pairs.wall_ratio, table, **measures, repeats=repeats, **more)
+
+
+def loss_difference(kind: str, ours: list[float], theirs: list[float]) -> float:
+    """The largest difference. Raises Mismatch where the two did not train the same thing."""
+    worst = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    if worst > SAME_LOSS:
+        raise Mismatch(f"{kind} losses differ by {worst:.2g}: ours {ours}, reference {theirs}")
+    return worst
+
+
+def run_stock(kind: str, stage: Path) -> None:
+    """The reference in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.learner", "--stock", kind, "--folder", str(stage)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"})
 
 
 def read(metrics: Path) -> tuple[float, list[float]]:
@@ -170,13 +190,13 @@ def branches(folder: Path) -> list[BranchValue]:
     return rows
 
 
-def _shared() -> dict[str, Any]:
-    return {"batch_size": 16, "micro_batch_size": 16, "save_every_steps": 10**6, "deepspeed": DeepSpeedConfig(zero_stage=0)}
+def _shared(micro: int) -> dict[str, Any]:
+    return {"batch_size": 16, "micro_batch_size": micro, "save_every_steps": 10**6, "deepspeed": DeepSpeedConfig(zero_stage=0)}
 
 
-def write_settings(folder: Path, config: LearnerConfig) -> None:
+def write_settings(folder: Path, config: LearnerConfig, **more: Any) -> None:
     """What the reference trains with."""
-    settings = {"learning_rate": config.learning_rate, "num_train_epochs": config.epochs, "warmup_steps": config.warmup_share}
+    settings = {"learning_rate": config.learning_rate, "num_train_epochs": config.epochs, "warmup_steps": config.warmup_share, **more}
     (folder / "settings.json").write_text(json.dumps(settings))
 
 
@@ -216,10 +236,10 @@ def _run_stock(kind: str, stage: Path) -> None:
 
     settings = json.loads((stage.parent / "settings.json").read_text())
     shared: dict[str, Any] = {
-        **settings,
         **{"output_dir": str(stage / "out"), "save_strategy": "no", "logging_steps": 5, "report_to": [], "disable_tqdm": True},
         **{"per_device_train_batch_size": 16, "lr_scheduler_type": "cosine", "weight_decay": 0.01, "seed": 0, "data_seed": 0},
         **{"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "remove_unused_columns": False, "max_length": None},
+        **settings,
     }
     data = load_from_disk(str(stage.parent / "data"))
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)

@@ -64,7 +64,9 @@ def _train_rank(arguments: dict[str, Any]) -> None:
     """What every rank runs."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
+
+    from learners.cloning_trainer import CloningTrainer
 
     job: BCJob = arguments["job"]
     config = job.config
@@ -72,10 +74,11 @@ def _train_rank(arguments: dict[str, Any]) -> None:
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         padding_free=config.padding_free,
+        train_sampling_strategy="batch_rebalance",
         **trainer_arguments("bc", config, job.stage, job.seed),
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model)
-    trainer = SFTTrainer(
+    trainer = CloningTrainer(
         model=AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.bfloat16 if config.bf16 else torch.float32),
         args=training,
         train_dataset=build_dataset(job.rollouts, ChatFormat(tokenizer, "slm", job.system_prompt), config.max_length),

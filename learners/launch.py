@@ -29,6 +29,8 @@ def run_ranks(
         "OMP_NUM_THREADS": str(deepspeed.threads_per_rank),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # In bfloat16, cuDNN's attention builds a plan for every new shape of a batch: most of a step, where lengths vary.
+        "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
         **({} if use_gpu else {"DS_ACCELERATOR": "cpu"}),
     }
     trainer = TorchTrainer(

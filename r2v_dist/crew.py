@@ -91,9 +91,10 @@ class Crew:
         return roll_out(units, folder, fleet, self._config.cluster, on_progress)
 
     @contextlib.contextmanager
-    def learner_progress(self, name: str, metrics: Path) -> Iterator[None]:
-        """Start Ray, and show what the learner logs while the block runs."""
+    def learner_progress(self, name: str, metrics: Path, ranks: int) -> Iterator[None]:
+        """Start Ray, see to it that the ranks find GPUs, and show what the learner logs while the block runs."""
         self._ray
+        self._make_room(ranks)
         progress, finished = Progress(name), threading.Event()
 
         def watch() -> None:
@@ -115,6 +116,19 @@ class Crew:
         """Keep the account of a rollout stage."""
         with (self._run.stage(stage) / "metrics.jsonl").open("a") as log:
             log.write(json.dumps(totals) + "\n")
+
+    def _make_room(self, ranks: int) -> None:
+        """End engines, scorer and runners where they hold GPUs that the ranks need; what is asked next starts them again."""
+        import ray
+
+        everything, unused = (resources().get("GPU", 0) for resources in (ray.cluster_resources, ray.available_resources))
+        if "_servers" not in self.__dict__ or not everything >= ranks > unused:
+            return
+        if fleet := self.__dict__.pop("_fleet", None):
+            fleet.stop()
+        for server in self.__dict__.pop("_servers").values():
+            server.stop()
+        self._verifier = self._scorer = None  # the scorer ends with its last handle
 
     @cached_property
     def _ray(self) -> None:

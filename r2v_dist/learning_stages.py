@@ -90,7 +90,7 @@ def verifier(context: Context) -> dict[str, Any]:
         seed=context.seed,
         config=config.verifier.training,
     )
-    with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl"):
+    with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks):
         metrics = learn_verifier(job)
     return {"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("v", output), "validation": asdict(metrics)}
 
@@ -129,7 +129,7 @@ def dpo(context: Context) -> dict[str, Any]:
         seed=context.seed,
         config=config.dpo,
     )
-    with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl"):
+    with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks):
         examples = learn_preferences(job)
     before, after = (measure_consistency(m, _pairs_path(context), config.slm.system_prompt, config.dpo) for m in (cloned.path, str(output)))
     return {

@@ -199,7 +199,7 @@ def _bc(context: Context) -> dict[str, Any]:
             seed=context.seed,
             config=config.bc,
         )
-        with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl"):
+        with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks):
             clone_behaviour(job)
     return {"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("bc", output)}
 

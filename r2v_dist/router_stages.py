@@ -267,7 +267,7 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
         joined.save(folder / f"{split}.arrow")
     root = run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")
     jobs = {name: _job(context, config.router, folder, root, name) for name in variants}
-    with context.crew.learner_progress(context.stage, folder / "metrics.jsonl"):
+    with context.crew.learner_progress(context.stage, folder / "metrics.jsonl", config.router.deepspeed.ranks):
         results = dict(zip(jobs, train_routers(list(jobs.values())), strict=True))
     paths = {name: str(job.output.relative_to(run.root)) for name, job in jobs.items()}
     if QUERY in config.swept:

@@ -43,8 +43,9 @@ def rollouts(tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def train(rollouts: Path, tiny_model: Path, folder: Path, **changes: Any) -> list[float]:
-    config = BCConfig(learning_rate=1e-3, epochs=3, batch_size=8, micro_batch_size=4, max_length=512, save_every_steps=2, **changes)
+def train(rollouts: Path, tiny_model: Path, folder: Path, micro_batch_size: int = 4, **changes: Any) -> list[float]:
+    shape = {"batch_size": 8, "micro_batch_size": micro_batch_size, "max_length": 512}
+    config = BCConfig(learning_rate=1e-3, epochs=3, save_every_steps=2, **shape, **changes)
     job = BCJob(rollouts, str(tiny_model), "", folder / "model", folder / "stage", 0, config)
     clone_behaviour(job)
     return [json.loads(line)["loss"] for line in (folder / "stage" / "metrics.jsonl").read_text().splitlines()]
@@ -93,6 +94,18 @@ def test_without_padding_the_losses_are_the_same(ray_session: None, rollouts: Pa
         for name, free in (("plain", False), ("unpadded", True))
     )
     assert unpadded == pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_how_a_steps_episodes_are_divided_does_not_change_its_loss(
+    ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    whole, divided, ranks = (
+        train(rollouts, tiny_model, tmp_path / str(n), n, deepspeed=DeepSpeedConfig(ranks=r, threads_per_rank=1))
+        for n, r in ((8, 1), (2, 1), (4, 2))
+    )
+    assert divided == pytest.approx(whole, rel=1e-4)
+    assert ranks == pytest.approx(whole, rel=1e-4)
 
 
 @pytest.mark.slow
