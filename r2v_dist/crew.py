@@ -110,7 +110,7 @@ class Crew:
             finished.set()
             watcher.join()
         row = last_row(metrics)
-        progress.close(f"{row['of']} steps, loss {row['loss']:.4f}" if row else "nothing to learn")
+        progress.close(f"{row['of']} steps, loss {row['loss']:.4f}" if row else "too few steps to log a loss")
 
     def log_totals(self, stage: str, totals: dict[str, int]) -> None:
         """Keep the account of a rollout stage."""
