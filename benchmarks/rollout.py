@@ -84,7 +84,7 @@ class Side:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--games", type=int, default=16)
+    parser.add_argument("--games", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=16, help="perturbation seeds of every game")
     parser.add_argument("--candidates", type=int, default=5, help="K, the proposals a step; 5 is the method's")
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "textworld-tiny", help="a Hugging Face directory")
