@@ -22,7 +22,7 @@ from r2v_dist.episodes import Episode
 from r2v_dist.features import FEATURE_NAMES, StepBatch, features
 from r2v_dist.language_model import Answer
 from r2v_dist.learner_config import RouterConfig
-from r2v_dist.router_model import ESTIMATES, LEAST_COST, RISKS, Mlp, RouterModel
+from r2v_dist.router_model import EFFECT_FEATURES, ESTIMATES, LEAST_COST, RISKS, Mlp, RouterModel
 from r2v_dist.routers import Decision, RouterModels, build_router
 from r2v_dist.seeding import rng_for
 from r2v_dist.situation import Situation
@@ -163,7 +163,7 @@ def with_advantage(model: RouterModel) -> RouterModel:
 
     sizes = model.heads["rho"].layers
     effects = {
-        name: Mlp(((rng.normal(size=(1, len(ESTIMATES) + len(FEATURE_NAMES))), np.ones(1)),))
+        name: Mlp(((rng.normal(size=(1, len(ESTIMATES) + len(EFFECT_FEATURES))), np.ones(1)),))
         for name, rng in (("gain", np.random.default_rng(1)), ("saving", np.random.default_rng(2)))
     }
     dissent = Head(len(FEATURE_NAMES), tuple(len(bias) for _, bias in sizes[:-1]), len(ESTIMATES)).exported()
@@ -192,13 +192,14 @@ def torch_router(model: RouterModel) -> Callable[[Situation, Answer], float]:
     by_advantage = model.score == "advantage"
     estimates = [sequential(name) for name in (ESTIMATES if by_advantage else RISKS)]
     ends = [sequential(name) for name in (("gain", "saving") if by_advantage else ("policy",))]
+    columns = [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES] if by_advantage else slice(None)
     mean_F, std_F = torch.from_numpy(model.mean_F), torch.from_numpy(model.std_F)
 
     @torch.inference_mode()
     def score(situation: Situation, answer: Answer) -> float:
         f_NF = (torch.from_numpy(features(StepBatch.of_step(answer, situation))) - mean_F) / std_F
         known = [torch.sigmoid(estimate(f_NF)) for estimate in estimates]
-        said = [float(end(torch.cat([*known, f_NF], dim=1))) for end in ends]
+        said = [float(end(torch.cat([*known, f_NF[:, columns]], dim=1))) for end in ends]
         if not by_advantage:
             return 1 / (1 + math.exp(-said[0]))
         dissent = float(known[-1])
