@@ -1,7 +1,5 @@
-"""What the tiny base models read: won episodes as JSON lines, and batches in which entities are renumbered anew in every pass.
-
-The only way to lower the loss is then to copy names from the conversation; memorising games does not help.
-"""
+"""What the tiny base models read: won episodes as JSON lines, and batches in which entities are renumbered anew in every pass,
+so that names have to be copied from the conversation."""
 
 import json
 import random

@@ -92,7 +92,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
 
 def losses(model: Qwen3ForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """The weighted loss of (ids_BT, weights_BT), and the mean negative log-likelihood of the action tokens alone."""
-    ids_BT, weights_BT = (tensor.to(model.device, non_blocking=True) for tensor in batch)
+    ids_BT, weights_BT = (tensor.to(model.device) for tensor in batch)
     with torch.autocast(model.device.type, dtype=torch.bfloat16):
         logits_BTV = model(input_ids=ids_BT[:, :-1], use_cache=False).logits.float()
     nll_BT = torch.nn.functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none")
@@ -127,7 +127,7 @@ def train(model: Qwen3ForCausalLM, data: Iterator[Batch], steps: int) -> None:
             optimizer.step()
             schedule.step()
         seen += batch[0].numel()
-        if step % (20 if steps < 5000 else 200) == 0 or step == steps - 1:
+        if step % 20 == 0 or step == steps - 1:
             rate = seen / (time.monotonic() - started)
             print(f"step {step}/{steps}  loss {loss.item():.3f}  actions {actions.item():.3f}  {rate:.0f} tokens/s", flush=True)
 
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches; a GPU waits for fewer than a dozen")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare batches")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     recipe = RECIPES[args.size]
