@@ -30,7 +30,7 @@ def main() -> None:
     names = task_ids("humaneval_plus")
     solutions = [(name, load_task("humaneval_plus", name).code) for name in names]
 
-    with Sandbox(warm=args.parallel) as sandbox, tempfile.TemporaryDirectory() as scratch:
+    with Sandbox(warm=2 * args.parallel) as sandbox, tempfile.TemporaryDirectory() as scratch:
 
         def ours() -> Spent:
             load_task.cache_clear()

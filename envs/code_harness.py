@@ -6,10 +6,9 @@ change which values come out. Values leave as plain data: an object with an `__e
 in is marshalled, which is quick and safe from the trusted side to the other; nothing that comes out is ever unmarshalled.
 """
 
-from __future__ import annotations
-
 import marshal
-import os
+import posix  # `os` takes a millisecond to import
+import sys
 import time
 from _json import encode_basestring_ascii, make_encoder  # `json` takes 10 ms to import
 
@@ -17,11 +16,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # the sandbox need not import them
     from collections.abc import Iterator
     from typing import Any
+else:
+    Any = object
 
 _JSON_INTEGER_BITS = 256
 _LOOK_S = 0.1
-_EXACT = 2**53
-_MINUS_ZERO = b"\0\0\0\0\0\0\0\x80"
+_SMALL = 2**63
+_NEAR_ZERO = bytes((*range(0x43), *range(0x80, 0xC3)))
+"""The highest bytes of doubles below 2**49 in size: among these every integer is told from its neighbours."""
+_HIGHEST = slice(7 if sys.byteorder == "little" else 0, None, 8)
 
 
 class Digest(str):
@@ -45,6 +48,24 @@ class Opaque:
 
 class Oversize(Exception):
     """The value is larger than the caller wants to send."""
+
+
+class Budget:
+    """What may still be sent."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def spend(self, amount: int) -> None:
+        """Raises Oversize when nothing is left."""
+        self.left -= amount
+        if self.left < 0:
+            raise Oversize
+
+    def must_hold(self, items: int) -> None:
+        """Raises Oversize before the first item is sent where the last one could not be."""
+        if items > self.left:
+            raise Oversize
 
 
 def encode(value: Any, budget: Budget) -> Any:
@@ -83,24 +104,6 @@ def encode(value: Any, budget: Budget) -> Any:
     return {"o": type(value).__name__}
 
 
-class Budget:
-    """What may still be sent."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-
-    def spend(self, amount: int) -> None:
-        """Raises Oversize when nothing is left."""
-        self.left -= amount
-        if self.left < 0:
-            raise Oversize
-
-    def must_hold(self, items: int) -> None:
-        """Raises Oversize before the first item is sent where the last one could not be."""
-        if items > self.left:
-            raise Oversize
-
-
 def digest(value: Any) -> str:
     """Equal for values that are equal in Python, 1 and 1.0 and True included; for values too large to send."""
     import hashlib
@@ -116,13 +119,14 @@ def _doubles(items: list[Any]) -> Any:
         numbers = array("d", items)
     except OverflowError:
         return None
-    if not (min(numbers) > -_EXACT and max(numbers) < _EXACT):
+    highest = numbers.tobytes()[_HIGHEST]
+    if highest.translate(None, _NEAR_ZERO):
         return None
     # Adding 0.0 makes -0.0 and 0.0 the same, as they are equal.
-    return array("d", [number + 0.0 for number in numbers]) if _MINUS_ZERO in numbers.tobytes() else numbers
+    return array("d", [number + 0.0 for number in numbers]) if b"\x80" in highest else numbers
 
 
-def _parts(value: Any) -> Iterator[bytes]:
+def _parts(value: Any) -> "Iterator[bytes]":
     import hashlib
 
     if isinstance(value, list | tuple):
@@ -157,7 +161,7 @@ def _parts(value: Any) -> Iterator[bytes]:
     elif value is None or isinstance(value, bytes):
         yield b"r" + repr(value).encode() + b";"
     else:
-        yield os.urandom(16)  # equal to nothing
+        yield posix.urandom(16)  # equal to nothing
 
 
 def decode(data: Any) -> Any:
@@ -211,6 +215,31 @@ def dumps(data: Any) -> str:
     return "".join(_chunks(data, 0))
 
 
+def written(value: Any, budget: int, whole_floats: bool) -> str:
+    """`message` as text. A few words or small numbers, which most values are, come to the same text by a shorter way."""
+    kind = type(value)
+    if kind is str and len(value) < budget:
+        return str(encode_basestring_ascii(value))
+    if kind is int and -_SMALL < value < _SMALL:
+        return int.__repr__(value)
+    if kind is bool:
+        return "true" if value else "false"
+    if (kind is list or kind is tuple) and len(value) < budget and _flat(value, budget):
+        items = "".join(_chunks(value, 0))
+        return items if kind is list else f'{{"t": {items}}}'
+    return dumps(message(value, budget, whole_floats))
+
+
+def _flat(items: list[Any] | tuple[Any, ...], budget: int) -> bool:
+    """Whether all are small numbers, or all are words and within the budget."""
+    kinds = set(map(type, items))
+    if kinds == {int}:
+        return bool(max(items) < _SMALL and min(items) > -_SMALL)
+    if kinds == {str}:
+        return len(items) + sum(map(len, items)) < budget
+    return kinds <= {float, bool}
+
+
 def line(index: int, seconds: float, encoded: str) -> str:
     """What the sandbox says of one call."""
     return f"[{index}, {seconds!r}, {encoded}]\n"
@@ -231,7 +260,10 @@ class Watch:
         """The call that runs now, its second item the seconds it may take; None between calls."""
         self._seen: tuple[bytes, float, int] | None = None
         self._cpu_end = self._own_end = 0.0
-        self._schedstat = os.open("/proc/self/schedstat", os.O_RDONLY) if os.path.exists("/proc/self/schedstat") else -1
+        try:
+            self._schedstat = posix.open("/proc/self/schedstat", posix.O_RDONLY)
+        except OSError:
+            self._schedstat = -1
 
     def look(self, *_: object) -> None:
         """Handle a signal. Raises TimeLimit, also inside the candidate, which may catch it: its time starts again then."""
@@ -247,7 +279,7 @@ class Watch:
 
     def _own(self) -> float:
         """Seconds by the clock, without those in which this process was ready and got no processor; see envs/sandbox/patience.py."""
-        waited = int(os.pread(self._schedstat, 99, 0).split()[1]) if self._schedstat >= 0 else 0
+        waited = int(posix.pread(self._schedstat, 99, 0).split()[1]) if self._schedstat >= 0 else 0
         return time.monotonic() - waited / 1e9
 
 
@@ -261,10 +293,10 @@ def main(data: bytes) -> None:
     import _signal  # type: ignore[import-not-found]  # without the enums of `signal`
 
     job = dict(zip(("code", "entry_point", "truth", "calls"), marshal.loads(data), strict=True))
-    channel = os.fdopen(os.dup(1), "w")
-    nowhere = os.open(os.devnull, os.O_RDWR)
+    channel = open(posix.dup(1), "w")  # noqa: SIM115 (this process ends with it)
+    nowhere = posix.open("/dev/null", posix.O_RDWR)
     for stream in (0, 1, 2):
-        os.dup2(nowhere, stream)
+        posix.dup2(nowhere, stream)
 
     if "random" in job["code"]:  # it takes 2 ms to import
         import random
@@ -285,8 +317,8 @@ def main(data: bytes) -> None:
             result = function(*arguments)
             watch.call = None
             seconds = clock() - started
-            channel.write(line(index, seconds, dumps(message(result, call[2], truth))))
+            channel.write(line(index, seconds, written(result, call[2], truth)))
     finally:
         watch.call = None
         channel.flush()
-        os._exit(0)  # threads and exit handlers of the candidate have nothing more to say
+        posix._exit(0)  # threads and exit handlers of the candidate have nothing more to say

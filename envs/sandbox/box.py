@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
@@ -23,6 +22,7 @@ from envs.sandbox.cgroups import Group, Hierarchy
 from envs.sandbox.limits import Completed, Ending, Limits
 from envs.sandbox.message import decode_report, encode
 from envs.sandbox.patience import Patience
+from envs.sandbox.starter import nobody
 from envs.sandbox.streams import Streams, readable
 from r2v_dist.errors import RuntimeFailure
 
@@ -30,18 +30,6 @@ START_S = 60.0
 """A sandbox that is not ready by then never will be; a busy machine takes a few seconds."""
 END_S = 60.0
 _CHUNK = 1 << 16
-
-
-def starter(bubblewrapped: bool = True) -> ThreadPoolExecutor:
-    """The thread that starts boxes, and must outlive them. Raises RuntimeFailure where sandboxes cannot be prepared."""
-    thread = ThreadPoolExecutor(1, "sandbox-starter")
-    try:
-        if bubblewrapped:
-            thread.submit(command.settle).result()
-    except OSError as error:
-        thread.shutdown()
-        raise RuntimeFailure(f"sandboxes cannot be prepared: {error}") from error
-    return thread
 
 
 class Box:
@@ -69,20 +57,32 @@ class Box:
 
     def _bubblewrap(self) -> subprocess.Popen[bytes]:
         self._status_fd, status_fd = os.pipe()
-        closing = [status_fd]
+        options_fd, options_end = os.pipe()
+        inherited, own = [status_fd, options_fd], [options_end]
         seccomp_fd = None
         if code := seccomp.program():
             seccomp_fd, writer = os.pipe()
+            inherited.append(seccomp_fd)
             os.write(writer, code)
             os.close(writer)
-            closing.append(seccomp_fd)
-        entrances = self._group.entrances if self._group else []
-        arguments = command.bubblewrap(4 * self.file_mib, status_fd, seccomp_fd, entrances)
+        options = command.options(4 * self.file_mib, status_fd, seccomp_fd)
         try:
             # bubblewrap inherits no environment either: a program could read its keys and tokens in /proc.
-            return _start(arguments, {"PATH": os.environ.get("PATH", os.defpath)}, [*closing, self._report_inside])
+            environment = {"PATH": os.environ.get("PATH", os.defpath)}
+            with nobody():
+                process = _start(command.bubblewrap(options_fd), environment, [*inherited, self._report_inside])
+            try:
+                # It waits for its options, so nothing that it will start escapes the group.
+                if self._group:
+                    self._group.admit(process.pid)
+                os.write(options_end, b"".join(option.encode() + b"\0" for option in options))
+            except OSError:
+                process.kill()
+                process.wait()
+                raise
+            return process
         finally:
-            for fd in closing:
+            for fd in inherited + own:
                 os.close(fd)
 
     def _bare(self) -> subprocess.Popen[bytes]:

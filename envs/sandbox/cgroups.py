@@ -40,9 +40,13 @@ class Group:
             folder.mkdir()
 
     @property
-    def entrances(self) -> list[Path]:
-        """Files into which a process writes its number to join."""
-        return sorted({folder / "cgroup.procs" for folder in self._folders.values()})
+    def _entrances(self) -> set[Path]:
+        return {folder / "cgroup.procs" for folder in self._folders.values()}
+
+    def admit(self, process: int) -> None:
+        """Make a process and all that it will start members."""
+        for entrance in self._entrances:
+            entrance.write_text(str(process))
 
     def limit(self, memory_mib: int, processes: int) -> None:
         """Set the limits, once."""
@@ -126,7 +130,7 @@ def _works(version: int, controller: str, folder: Path) -> bool:
         return False
     try:
         group.limit(64, 8)
-        return all(os.access(entrance, os.W_OK) for entrance in group.entrances)
+        return all(os.access(entrance, os.W_OK) for entrance in group._entrances)
     except OSError:
         return False
     finally:

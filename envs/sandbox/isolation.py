@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from envs.sandbox import cgroups, patience, seccomp
-from envs.sandbox.box import Box, starter
+from envs.sandbox.box import Box
 from envs.sandbox.limits import Ending, Limits
+from envs.sandbox.starter import starter
 from r2v_dist.errors import RuntimeFailure
 
 _LOOK = 'print([line.split()[1] for line in open("/proc/self/status") if line.startswith(("CapEff", "CapBnd", "NoNewPrivs", "Seccomp:"))])'

@@ -8,9 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Self
 
-from envs.sandbox.box import Box, starter
+from envs.sandbox.box import Box
 from envs.sandbox.isolation import means
 from envs.sandbox.limits import Completed, Limits
+from envs.sandbox.starter import starter
 from r2v_dist.errors import RuntimeFailure, UsageError
 
 _NO_FILES: Mapping[str, bytes] = MappingProxyType({})

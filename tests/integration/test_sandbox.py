@@ -178,6 +178,22 @@ def test_a_sandbox_that_died_waiting_is_replaced() -> None:
         assert said(sandbox.run("print('fine')")) == "fine\n"
 
 
+def test_nothing_of_a_sandbox_is_root_or_can_become_it() -> None:
+    require_bubblewrap()
+    before = os.getresuid(), os.getresgid(), os.getgroups()
+    with Sandbox(LIMITS, warm=1) as sandbox:
+        box = sandbox._warm[0].result()
+        box.wait_ready()
+        for process in (box._process.pid, box._init):
+            status = dict(line.split(":\t") for line in Path(f"/proc/{process}/status").read_text().splitlines())
+            assert "0" not in (status["Uid"] + "\t" + status["Gid"]).split("\t")
+            assert "0" not in status["Groups"].split()
+            assert status["NoNewPrivs"] == "1"
+            kept = ("CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd") if os.geteuid() == 0 or process == box._init else ("CapEff",)
+            assert {status[name] for name in kept} == {"0" * 16}
+        assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
+
+
 def test_nothing_is_left_after_close() -> None:
     require_bubblewrap()
     descriptors, groups = len(os.listdir("/proc/self/fd")), _groups()

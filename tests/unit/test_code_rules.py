@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.code_harness import Budget, Digest, Opaque, Oversize, decode, digest, dumps, encode, message
+from envs.code_harness import Budget, Digest, Opaque, Oversize, decode, digest, dumps, encode, message, written
 from envs.code_rules import Comparison
 
 SCALARS = (
@@ -182,3 +182,8 @@ def test_a_root_counts_by_what_it_is_and_not_by_which_one() -> None:
 def test_the_oracles_of_mbpp(name: str, expected: Any, output: Any, arguments: Any, verdict: bool) -> None:
     assert equal(expected, output, "mbpp_plus", name, 1e-6 if name == "surface_Area" else 0.0, arguments) is verdict
     assert equal([1, 2], [2, 1], "humaneval_plus", "Diff") is False
+
+
+@given(VALUES | st.floats() | st.lists(st.integers()) | st.lists(st.text()) | st.lists(st.floats()), st.integers(1, 30), st.booleans())
+def test_the_short_way_to_a_values_text_is_no_other_text(value: Any, budget: int, whole_floats: bool) -> None:
+    assert written(value, budget, whole_floats) == dumps(message(value, budget, whole_floats))
