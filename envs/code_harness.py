@@ -108,7 +108,10 @@ def digest(value: Any) -> str:
     """Equal for values that are equal in Python, 1 and 1.0 and True included; for values too large to send."""
     import hashlib
 
-    return hashlib.sha256(b"".join(_parts(value))).hexdigest()
+    whole = hashlib.sha256()
+    for part in _parts(value):
+        whole.update(part)
+    return whole.hexdigest()
 
 
 def _doubles(items: list[Any]) -> Any:
@@ -132,7 +135,7 @@ def _parts(value: Any) -> "Iterator[bytes]":
     if isinstance(value, list | tuple):
         yield b"[" if isinstance(value, list) else b"("
         yield str(len(value)).encode()
-        items = list(value)
+        items = value if type(value) is list else list(value)
         kinds = set(map(type, items))
         if kinds == {str}:
             yield hashlib.sha256(marshal.dumps(items, 0)).digest()
@@ -157,7 +160,8 @@ def _parts(value: Any) -> "Iterator[bytes]":
     elif isinstance(value, int | float):
         yield b"i" + format(int(value), "x").encode() + b";"
     elif isinstance(value, str):
-        yield b"u" + str(len(value)).encode() + b":" + value.encode(errors="surrogatepass")
+        yield b"u" + str(len(value)).encode() + b":"
+        yield value.encode(errors="surrogatepass")
     elif value is None or isinstance(value, bytes):
         yield b"r" + repr(value).encode() + b";"
     else:

@@ -69,9 +69,13 @@ class Truth:
     outputs: tuple[str, ...]
     seconds: tuple[float, ...]
 
-    def limits(self) -> list[float]:
-        """Seconds that each call may take."""
-        return [max(MIN_LIMIT_S, LIMIT_FACTOR * seconds) for seconds in self.seconds]
+    def bounds(self) -> list[tuple[float, int]]:
+        """Seconds that each call may take, and how many items and characters of its output are sent: enough for one that is right,
+        however it is written."""
+        return [
+            (max(MIN_LIMIT_S, LIMIT_FACTOR * seconds), _LARGE if expected.startswith('{"h"') else 4 * len(expected) + _LARGE)
+            for seconds, expected in zip(self.seconds, self.outputs, strict=True)
+        ]
 
 
 class Judge:
@@ -125,9 +129,8 @@ class Judge:
 
     def _judge(self, task: CodeTask, code: str) -> Verdict:
         truth = self.truth(task)
-        limits = truth.limits()
-        bounds = list(zip(limits, map(_budget, truth.outputs), strict=True))
-        seconds = min(TASK_LIMIT_S, sum(limits)) + _GRACE_S
+        bounds = truth.bounds()
+        seconds = min(TASK_LIMIT_S, sum(limit for limit, _ in bounds)) + _GRACE_S
         verdict = _compare(task, truth, self._run(task, code, bounds, seconds, truth=False))
         if verdict.silent:
             # A program that is killed from outside, by the host's memory killer say, looks like one that ended itself.
@@ -158,11 +161,6 @@ def _compare(task: CodeTask, truth: Truth, completed: Completed) -> Verdict:
             if not comparison.equal(arguments, decode(_JSON.decode(expected)), _value(row.value)):
                 return Verdict(False, number, _WRONG)
     return Verdict(True) if next(rows, None) is None else Verdict(False, len(truth.outputs), "more outputs than calls")
-
-
-def _budget(expected: str) -> int:
-    """Items and characters of an output that are sent: enough for one that is right, however it is written."""
-    return _LARGE if expected.startswith('{"h"') else 4 * len(expected) + _LARGE
 
 
 def _exactly(truth: Truth) -> bytes | None:
@@ -205,9 +203,7 @@ def _encoded_inputs(task: CodeTask) -> tuple[bytes, ...]:
 @lru_cache(maxsize=1024)
 def _truth_key(task: CodeTask) -> str:
     digest = hashlib.sha256(_source().encode())
-    for part in (task.code.encode(), *_encoded_inputs(task)):
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
+    digest.update(marshal.dumps((task.code, _encoded_inputs(task)), 2))
     return digest.hexdigest()[:32]
 
 

@@ -55,12 +55,13 @@ def options(tmp_mib: int, status_fd: int, seccomp_fd: int | None) -> list[str]:
     return command
 
 
-def _system_folders() -> list[str]:
+@cache
+def _system_folders() -> tuple[str, ...]:
     """/bin, /lib and the like: links into /usr on most systems, folders of their own on others."""
-    arguments = []
+    arguments: list[str] = []
     for path in (Path("/bin"), Path("/lib"), Path("/lib64"), Path("/sbin")):
         if path.is_symlink():
             arguments += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             arguments += ["--ro-bind", str(path), str(path)]
-    return arguments
+    return tuple(arguments)

@@ -9,6 +9,7 @@ import errno
 import platform
 import struct
 from dataclasses import dataclass
+from functools import cache
 
 # name: (x86_64, aarch64); None where the architecture has no such call.
 _REFUSED: dict[str, tuple[int | None, int | None]] = {
@@ -128,6 +129,7 @@ _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _REFUSE, _UNKNOWN = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
 
 
+@cache
 def program(machine: str = platform.machine()) -> bytes | None:
     """The filter for `bwrap --seccomp`: 8 bytes an instruction. None on an architecture without a table."""
     architecture = _ARCHITECTURES.get(machine)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from r2v_dist.errors import RuntimeFailure
@@ -51,11 +52,13 @@ def nobody() -> Iterator[None]:
         _demand(_libc.syscall(_SETRESUID, 0, 0, 0))
 
 
+@cache
 def hidden() -> bool:
     """Whether nobody could not reach the interpreter, so that it is also at REACHABLE: it often lives in root's home."""
     return os.geteuid() == 0 and not _reachable_by_anyone(prefix())
 
 
+@cache
 def prefix() -> Path:
     """The folder of the interpreter and its library."""
     return Path(sys.base_prefix).resolve()
