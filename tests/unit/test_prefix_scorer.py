@@ -1,4 +1,4 @@
-"""A conversation read on from where it stopped scores as one that is read afresh."""
+"""A score is a function of its conversation, whatever was read before."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForTokenClassification
 
 from learners.answer_rows import AnswerRow
-from learners.prefix_scorer import PrefixScorer
+from learners.prefix_scorer import BLOCK, PrefixScorer
 from learners.value_model import ValueModel
 
 
@@ -24,11 +24,11 @@ def verifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def conversations() -> list[AnswerRow]:
-    """Four conversations, three steps each, in turns; at every step up to three candidate answers."""
+    """Four conversations, nine steps each, in turns; at every step up to three candidate answers."""
     rng = np.random.default_rng(0)
     prompts: list[list[int]] = [rng.integers(0, 200, 20).tolist() for _ in range(4)]
     rows = []
-    for step in range(3):
+    for step in range(9):
         for i, prompt in enumerate(prompts):
             answers = tuple(rng.integers(0, 200, 2 + k).tolist() for k in range(1 + (i + step) % 3))
             rows.append(AnswerRow(list(prompt), answers))
@@ -36,18 +36,24 @@ def conversations() -> list[AnswerRow]:
     return rows
 
 
-@pytest.mark.parametrize("kept", [10_000, 50, 1])
-def test_scores_do_not_depend_on_what_was_kept(verifier: Path, kept: int) -> None:
-    afresh, going_on = ValueModel(verifier), ValueModel(verifier, kept_tokens=kept)
+def test_scores_are_those_of_whole_rows(verifier: Path) -> None:
     rows = conversations()
-    expected = afresh.score(rows)
-    for once_more in range(2):
-        found = going_on.score(rows)
-        for a, b in zip(expected, found, strict=True):
-            assert b == pytest.approx(a, abs=1e-5), once_more
+    expected = ValueModel(verifier).score(rows)
+    for a, b in zip(expected, ValueModel(verifier, kept_tokens=10_000).score(rows), strict=True):
+        assert b == pytest.approx(a, abs=1e-5)
 
 
-def test_only_new_tokens_are_read(verifier: Path) -> None:
+@pytest.mark.parametrize("kept", [10_000, 200, 1])
+def test_what_was_read_before_changes_no_bit(verifier: Path, kept: int) -> None:
+    """A run that was killed starts again with a scorer that knows nothing, in the middle of a conversation."""
+    rows = conversations()
+    alone = [ValueModel(verifier, kept_tokens=10_000).score([row]) for row in rows]
+    scorer = ValueModel(verifier, kept_tokens=kept)
+    assert [scorer.score([row]) for row in rows] == alone
+    assert [scorer.score([row]) for row in reversed(rows)] == alone[::-1]
+
+
+def test_a_block_is_read_once(verifier: Path) -> None:
     read: list[int] = []
 
     class Counting:
@@ -59,7 +65,7 @@ def test_only_new_tokens_are_read(verifier: Path) -> None:
             return self._model(input_ids=input_ids, **rest)
 
     scorer = PrefixScorer(Counting(Qwen3ForTokenClassification.from_pretrained(verifier).eval()), 10_000)
-    prompt = list(range(30))
-    for row in (AnswerRow(prompt, ([1, 2],)), AnswerRow(prompt, ([3],)), AnswerRow([*prompt, 1, 2, 9], ([4, 5],))):
+    prompt = list(range(BLOCK + 3))
+    for row in (AnswerRow(prompt, ([1, 2],)), AnswerRow(prompt, ([3],)), AnswerRow([*prompt, *range(BLOCK)], ([4, 5],))):
         scorer.logits(row)
-    assert read == [32, 1, 5]
+    assert read == [BLOCK, 3 + 2, 3 + 1, BLOCK, 3 + 2]
