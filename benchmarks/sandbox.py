@@ -1,6 +1,7 @@
 """Verdicts per second on all 164 canonical HumanEval+ solutions, against `evalplus.evaluate`'s checker with the same parallelism.
 
-Both sides start with cached expected outputs and load the tasks within the measured time. EvalPlus runs programs without a
+Both sides start with cached expected outputs and load the tasks within the measured time; on ours two sandboxes a program in
+parallel wait already, as between any two verdicts. EvalPlus runs programs without a
 sandbox. It must fail HumanEval/32 (its own known error) and pass all others; we must pass all. `cpu_ratio` compares processor time
 (own process, workers and sandboxes), and is the steadier one on a busy machine.
 

@@ -156,7 +156,7 @@ def _parts(value: Any) -> "Iterator[bytes]":
     elif isinstance(value, complex):
         yield from _parts(value.real)
     elif isinstance(value, float) and not value.is_integer():
-        yield b"f" + value.hex().encode() + b";"
+        yield b"f" + value.hex().encode() + b";" if value == value else posix.urandom(16)
     elif isinstance(value, int | float):
         yield b"i" + format(int(value), "x").encode() + b";"
     elif isinstance(value, str):
@@ -211,11 +211,6 @@ _chunks: Any = make_encoder(None, None, encode_basestring_ascii, None, ": ", ", 
 
 def dumps(data: Any) -> str:
     """As `json.dumps`, for what `encode` gives."""
-    kind = type(data)
-    if kind is str:
-        return str(encode_basestring_ascii(data))
-    if kind is int:
-        return int.__repr__(data)
     return "".join(_chunks(data, 0))
 
 

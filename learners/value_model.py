@@ -46,7 +46,8 @@ def answer_scores(model: Any, batch: dict[str, Tensor]) -> Tensor:
 class ValueModel:
     """A published verifier, ready to score. `max_tokens` bounds a forward pass (padding included).
 
-    With `kept_tokens`, a processor without an accelerator reads conversations on from where it stopped (`PrefixScorer`).
+    With `kept_tokens`, a processor without an accelerator reads conversations on from where it stopped (`PrefixScorer`). Elsewhere the
+    batch in which a row is read may change the last bits of its scores.
     """
 
     def __init__(self, path: Path, max_tokens: int = 8192, kept_tokens: int = 0) -> None:

@@ -30,8 +30,10 @@ def receive(count: int) -> bytes:
 
 def unpack(files: dict[str, bytes]) -> None:
     """Write the program's files under the working directory."""
-    if files:
-        import os
+    if not files:
+        return
+    import os
+
     for name, content in files.items():
         os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
         with open(name, "wb") as file:

@@ -194,6 +194,20 @@ def test_nothing_of_a_sandbox_is_root_or_can_become_it() -> None:
         assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
 
 
+def test_a_waiting_sandbox_is_in_its_control_groups() -> None:
+    require_bubblewrap()
+    hierarchy = isolation.means().hierarchy
+    if hierarchy is None:
+        pytest.skip("no control groups here")
+    with Sandbox(LIMITS, warm=1) as sandbox:
+        box = sandbox._warm[0].result()
+        box.wait_ready()
+        assert box._group is not None
+        for folder in box._group._folders.values():
+            members = {int(number) for number in (folder / "cgroup.procs").read_text().split()}
+            assert members == {box._process.pid, box._init}
+
+
 def test_nothing_is_left_after_close() -> None:
     require_bubblewrap()
     descriptors, groups = len(os.listdir("/proc/self/fd")), _groups()

@@ -52,6 +52,7 @@ def test_digests_follow_pythons_equality_of_numbers() -> None:
     assert digest([1]) != digest((1,))
     assert digest([object()]) != digest([object()])
     assert digest({1: "a", 2: "b"}) == digest({2: "b", 1: "a"})
+    assert digest([math.nan, 1.0]) != digest([math.nan, 1.0])
 
 
 class Equal:
