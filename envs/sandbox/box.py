@@ -94,12 +94,11 @@ class Box:
         """Wait until the interpreter waits for its program. Raises RuntimeFailure, with the reason, when it never will."""
         if not readable(self._stdout.fileno(), START_S):
             raise RuntimeFailure(f"a sandbox did not start within {START_S:.0f} s; is the machine overloaded?")
-        if os.read(self._stdout.fileno(), 1) != b"\n" or self._over():
-            raise RuntimeFailure(f"a sandbox did not start: {self._complaint()}")
+        said = os.read(self._stdout.fileno(), 1)
         if self._private:
-            # Written before the interpreter starts. The process number is valid: its owner, bubblewrap, has not ended.
-            self._init = json.loads(os.read(self._status_fd, _CHUNK).splitlines()[0])["child-pid"]
-            self._init_fd = os.pidfd_open(self._init)
+            self._meet_init()
+        if said != b"\n" or self._over():
+            raise RuntimeFailure(f"a sandbox did not start: {self._complaint()}")
 
     def run(self, source: str, files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> Completed:
         """Run `source`. Raises RuntimeFailure when something from outside ended or starved it, and ValueError for a bad file name."""
@@ -143,8 +142,24 @@ class Box:
         text = os.read(self._stderr.fileno(), _CHUNK).decode(errors="replace").strip()
         return text.splitlines()[-1] if text else f"it ended with status {self._process.returncode} and no message"
 
+    def _meet_init(self) -> None:
+        """Know the first process of the namespace: bubblewrap names it before the interpreter starts. The number is valid as long as
+        its owner, bubblewrap, has not ended; nothing is known afterwards where it has."""
+        said = b""
+        while b"\n" not in said:  # written piece by piece
+            part = os.read(self._status_fd, _CHUNK) if readable(self._status_fd, START_S) else b""
+            if not part:
+                return
+            said += part
+        if not self._over():
+            self._init = json.loads(said.splitlines()[0])["child-pid"]
+            self._init_fd = os.pidfd_open(self._init)
+
     def _kill(self) -> None:
         """End every process, and wait until they are gone. Raises RuntimeFailure when the kernel cannot."""
+        # An orphan would wait for the host's first process, which in a container may never ask after it.
+        if self._private and self._init_fd < 0:
+            self._meet_init()
         if self._init_fd >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)

@@ -221,6 +221,16 @@ def test_nothing_is_left_after_close() -> None:
         sandbox.run("pass")
 
 
+def test_no_zombie_is_left_to_the_first_process_of_the_host() -> None:
+    """Closed while it waits or still starts: bubblewrap collects its own child."""
+    require_bubblewrap()
+    for pause_s in (0.0, 0.01, 0.3):
+        with Sandbox(LIMITS, warm=3) as sandbox:
+            boxes = [future.result() for future in sandbox._warm]
+            time.sleep(pause_s)
+        assert all(box._init > 0 and not Path(f"/proc/{box._init}").exists() for box in boxes)
+
+
 def _groups() -> list[Path]:
     hierarchy = isolation.means().hierarchy
     """Control groups of this process, those of the module's shared sandbox included."""
