@@ -65,6 +65,11 @@ def brier_sum(risk_N: Tensor, rho_N: Tensor, n_N: Tensor) -> Tensor:
     return (n_N * (risk_N - rho_N) ** 2).sum()
 
 
+def log_loss_sum(logits_N: Tensor, share_N: Tensor, n_N: Tensor) -> Tensor:
+    """-sum n (share log p + (1 - share) log (1 - p)); divide by the n of all ranks. Unlike Brier it tells .001 from .03."""
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits_N, share_N, n_N, reduction="sum")
+
+
 def latched(p_ET: Tensor, episodes: Episodes) -> tuple[Tensor, Tensor, Tensor]:
     """Expected failure, teacher steps and SLM calls [E] when the first escalation, drawn ~ p, hands over for good.
 

@@ -1,4 +1,4 @@
-"""The two phases of a router's training, full batch on every rank: risks by their Brier scores, then the policy.
+"""The two phases of a router's training, full batch on every rank: risks by their Brier scores, dissent by its log loss, then the policy.
 
 The policy is the primal of  min_p max_lambda cost + lambda (CVaR - eps); lambda ascends after every step. The risk heads
 are fixed by then and calibrated, so that what the policy reads is what will be deployed. In `joint` mode there is one phase:
@@ -17,7 +17,17 @@ from torch import Tensor, nn
 
 from learners.router_data import Share
 from learners.router_engine import Head, Log, load_checkpoint, save_checkpoint, start_engine, to_numpy
-from learners.router_losses import Cvar, Outcomes, Reduce, ascend, brier_sum, constrained_loss, latched_outcomes, paper_outcomes
+from learners.router_losses import (
+    Cvar,
+    Outcomes,
+    Reduce,
+    ascend,
+    brier_sum,
+    constrained_loss,
+    latched_outcomes,
+    log_loss_sum,
+    paper_outcomes,
+)
 from r2v_dist.calibrators import Calibrator, sigmoid
 from r2v_dist.learner_config import RouterConfig
 from r2v_dist.operating_point import Mix
@@ -57,7 +67,7 @@ class Duality:
 
 
 def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, Mlp]:
-    """A head for every estimate that has labels, each at the step where its Brier score on validation was least."""
+    """A head for every estimate that has labels, each at the step where its score on validation was least."""
     config, folder = setting.config, setting.checkpoints / "risk"
     names = [name for name in ESTIMATES if train.n_total[name] and validation.n_total[name]]
     heads = nn.ModuleDict({name: _head(train.f_UF.shape[1], config.risk_hidden, setting.seed, name) for name in names})
@@ -67,17 +77,17 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
     least = {name: numbers.get(name, np.inf) for name in names}
     stale = int(numbers.get("stale", 0))
     for step in range(done + 1, config.risk_steps + 1 if stale < config.patience else 0):
-        sums = _briers(heads, train)
+        sums = _scores(heads, train)
         loss = sum((train.totals.ranks * sums[name] / train.n_total[name] for name in names), torch.zeros(()))
         engine.backward(loss)
         norm = gradient_norm(heads)
         engine.step()
         scores = _means(setting.reduce, sums, train)
-        row = {f"brier_{name}": scores[name] for name in names}
+        row = {f"{'brier' if name in RISKS else 'log_loss'}_{name}": scores[name] for name in names}
         setting.log.add(step, phase="risk", loss=sum(scores.values()), gradient_norm=norm, **row)
         if step % config.check_every_steps == 0 or step == config.risk_steps:
             with torch.no_grad():
-                found = _means(setting.reduce, _briers(heads, validation), validation)
+                found = _means(setting.reduce, _scores(heads, validation), validation)
             better = [name for name in names if found[name] < least[name] - 1e-6]
             for name in better:
                 least[name] = found[name]
@@ -187,10 +197,13 @@ def _head(inputs: int, hidden: tuple[int, ...], seed: int, name: str) -> Head:
     return Head(inputs, hidden, stable_hash("router", seed, name) % 2**31)
 
 
-def _briers(heads: nn.ModuleDict, share: Share) -> dict[str, Tensor]:
-    return {
-        name: brier_sum(torch.sigmoid(head(share.f_UF))[share.place_N], share.risk[name], share.n[name]) for name, head in heads.items()
-    }
+def _scores(heads: nn.ModuleDict, share: Share) -> dict[str, Tensor]:
+    """Brier sums of the risks; the log loss of dissent, whose small values decide where the SLM is sure."""
+    found = {}
+    for name, head in heads.items():
+        logits_N, label_N, n_N = head(share.f_UF)[share.place_N], share.risk[name], share.n[name]
+        found[name] = brier_sum(torch.sigmoid(logits_N), label_N, n_N) if name in RISKS else log_loss_sum(logits_N, label_N, n_N)
+    return found
 
 
 def _exported(head: nn.Module) -> Mlp:

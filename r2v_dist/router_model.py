@@ -37,7 +37,7 @@ Mode = Literal["joint", "decoupled"]
 Score = Literal["policy", "risk", "value", "advantage"]
 RISKS = ("rho", "rho1", "rhoT")
 ESTIMATES = (*RISKS, "dissent")
-"""Probabilities that are learned from labels by their Brier scores."""
+"""Probabilities that are learned from labels, risks by their Brier scores and dissent by its log loss."""
 EFFECT_FEATURES = ("t", "escalations")
 """What gain and saving are linear in besides risks and dissent. Pairs are few and each is one coin toss, so the inputs are few
 too: the estimates stand for the other features."""

@@ -156,11 +156,11 @@ def test_every_feature_by_hand() -> None:
     assert got == pytest.approx(
         {
             "first_token_entropy": 1.5 * math.log(2),
-            "logprob_best": -1.0,
+            "surprisal_best": math.log(1.0 + 1e-4),
             "logprob_mean": -2.0,
             "logprob_std": std,
             "logprobs_missing": 0.0,
-            "action_logprob": -0.5,
+            "action_surprisal": math.log(0.5 + 1e-4),
             "first_token_agreement": 2 / 3,
             "action_agreement": 2 / 3,
             "distinct_actions": 2.0,
@@ -192,7 +192,7 @@ def test_an_api_model_without_logprobs_is_marked_and_finite() -> None:
     got = dict(zip(FEATURE_NAMES, features(StepBatch.of_step(answer, Situation(0, ())))[0].tolist(), strict=True))
     assert (got["logprobs_missing"], got["verifier_missing"]) == (1.0, 1.0)
     assert got["first_token_agreement"] == pytest.approx(2 / 3)
-    assert (got["logprob_best"], got["verifier_slope"], got["t_share"], got["budget_left"]) == (0.0, 0.0, 0.0, 1.0)
+    assert (got["surprisal_best"], got["verifier_slope"], got["t_share"], got["budget_left"]) == (0.0, 0.0, 0.0, 1.0)
 
 
 @given(st.lists(logprobs, max_size=6))

@@ -17,6 +17,7 @@ from learners.router_losses import (
     exact_cvar,
     latched,
     latched_outcomes,
+    log_loss_sum,
     paper_outcomes,
 )
 
@@ -73,6 +74,15 @@ def test_brier_of_soft_labels_is_that_of_single_branches_up_to_a_constant() -> N
     single = [sum(((r - b) ** 2).sum() for r, b in zip(row, branches, strict=True)) for row in risk]
     soft = [float(brier_sum(torch.tensor(row), rho, torch.tensor(n * 1.0))) for row in risk]
     assert soft[0] - soft[1] == pytest.approx(single[0] - single[1], abs=1e-12)
+
+
+def test_log_loss_of_soft_labels_is_that_of_single_branches() -> None:
+    rng = np.random.default_rng(1)
+    n, p = rng.integers(1, 6, 40), rng.random(40)
+    branches = [rng.integers(0, 2, count) for count in n]
+    single = -sum(np.log(np.where(b == 1, q, 1 - q)).sum() for q, b in zip(p, branches, strict=True))
+    share = torch.tensor([b.mean() for b in branches])
+    assert float(log_loss_sum(torch.tensor(np.log(p / (1 - p))), share, torch.tensor(n * 1.0))) == pytest.approx(single, rel=1e-12)
 
 
 def test_the_latched_surrogate_is_the_sum_over_hand_overs() -> None:
