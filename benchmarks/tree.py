@@ -19,8 +19,6 @@ from r2v_dist.episodes import Arm
 from r2v_dist.report import open_run
 from r2v_dist.stages import Context
 
-RATES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85)
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -37,7 +35,7 @@ def main() -> None:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         context = Context(config, run, Crew(config, run, stack), "evaluate", "tree", manifests)
         arm = context.deploy(router_stages.trained(context, router_stages.last_round(context)))
-        grid = router_stages.grid(context.rollouts("validate"), config.swept, RATES)
+        grid = router_stages.grid(context.rollouts("validate"), config.swept, config.evaluate.rates)
         selected = arm("r2v", context.result("validate", "selected")["r2v"])
         swept = router_stages.sweep(arm, grid)
 
