@@ -190,7 +190,7 @@ def features(batch: StepBatch) -> Array:
     columns_FN[24] = batch.goal_tokens_N
     columns_FN[25] = batch.escalations_N
     columns_FN[26] = batch.budget_left_N
-    surprisals_2N = columns_FN[:13:12]
+    surprisals_2N = columns_FN[:13:12]  # rows 0 and 12, until here log-probabilities; nan stays nan
     np.log(_SURE - np.minimum(surprisals_2N, 0.0), out=surprisals_2N)
     # nan is where a score is missing, and nowhere else.
     columns_FN[columns_FN != columns_FN] = 0.0
