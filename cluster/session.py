@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
         raise RuntimeFailure(
             f"cluster.address = {config.address or 'local'}: Ray cannot be reached: {' '.join(str(error).split())[:300]}"
         ) from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler aborts the process with a stack trace
     try:
         logs.mkdir(parents=True, exist_ok=True)
         (logs / "ray_session.txt").write_text(f"{ray.get_runtime_context().gcs_address}\n")

@@ -94,12 +94,15 @@ class TextWorldEnv(gymnasium.Env[str, str]):
         truncated = not terminated and self._steps >= self.max_steps
         return self._observation, float(won), terminated, truncated, self._info()
 
-    def expert_action(self) -> str | None:
-        """The planner's next command (it reads hidden state), or None where the game can no longer be won."""
+    def expert_plan(self) -> tuple[str, ...]:
+        """The planner's commands from here to the end (it reads hidden state); none where the game can no longer be won."""
         if not self._expert:
-            raise ValueError("expert_action() needs the environment made with expert=True")
-        commands = self._state.policy_commands
-        return commands[0] if commands else None
+            raise ValueError("the expert needs the environment made with expert=True")
+        return tuple(self._state.policy_commands or ())
+
+    def expert_action(self) -> str | None:
+        """The planner's next command, or None where the game can no longer be won."""
+        return next(iter(self.expert_plan()), None)
 
     def render(self) -> str:
         """The last observation."""

@@ -23,7 +23,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL_TOKENS = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>"]
-PERTURBED_SHARE = 0.25
 HELD_OUT_SHARE = 0.02
 """Of the games, the last ones: their loss goes into the card."""
 
@@ -33,7 +32,9 @@ class Recipe:
     """Shape of a Qwen3 model, and the play it reads.
 
     `detour_rates`: share of random actions, drawn an episode. `imitate_detours`: whether they are learned like the expert's actions.
-    The backbone has read play of mixed quality and is not told which is good, as a pretrained model has; the teacher learns the expert.
+    `perturbed_share`: of the episodes. `searches`: whether the expert has to find out what the goal does not tell, or sees the whole game.
+    The backbone has read play of mixed quality and is not told which is good, as a pretrained model has; the teacher learns the expert,
+    and one that searches can be imitated where one that sees everything cannot.
     """
 
     hidden: int
@@ -42,11 +43,13 @@ class Recipe:
     heads: int
     detour_rates: tuple[float, ...]
     imitate_detours: bool
+    perturbed_share: float
+    searches: bool
 
 
 RECIPES = {
-    "tiny": Recipe(192, 4, 512, 3, detour_rates=(0.1, 0.4, 0.8), imitate_detours=True),
-    "small": Recipe(256, 5, 704, 4, detour_rates=(0.0, 0.1, 0.3), imitate_detours=False),
+    "tiny": Recipe(192, 4, 512, 3, detour_rates=(0.1, 0.4, 0.8), imitate_detours=True, perturbed_share=0.25, searches=False),
+    "small": Recipe(256, 5, 704, 4, detour_rates=(0.0, 0.1, 0.3), imitate_detours=False, perturbed_share=0.75, searches=True),
 }
 
 
@@ -161,7 +164,7 @@ text style, and knows nothing else.
 | architecture | Qwen3, {parameters:.2f} M parameters, hidden {recipe.hidden}, {recipe.layers} layers, vocabulary {vocabulary} |
 | file | bfloat16 safetensors, {megabytes:.1f} MB |
 | games | {games} generated quests (2-6 expert steps, 1-4 rooms) |
-| data | {transcripts} won episodes: the expert with {detours} random detours; {perturbed:.0%} of them perturbed |
+| data | {transcripts} won episodes: {expert} with {detours} random detours; {perturbed:.0%} of them perturbed |
 | disjointness | the games are the split `base`; runs draw train, validation, calibration and test; a test compares their ids |
 | entities | renumbered at random in every pass, names drawn from the games' own distribution, so that names are copied and not memorised |
 | loss | cross-entropy, {imitated} 1, everything else {lm_weight} |
@@ -214,7 +217,8 @@ def main() -> None:
         games=len({t.game for t in transcripts}),
         detours=", ".join(f"{rate:.0%}" for rate in recipe.detour_rates),
         imitated="all actions" if recipe.imitate_detours else "the expert's actions",
-        perturbed=PERTURBED_SHARE,
+        perturbed=recipe.perturbed_share,
+        expert="an expert that searches for what the goal does not tell," if recipe.searches else "the planner, which sees the whole game,",
         lm_weight=LM_WEIGHT,
         steps=args.steps,
         tokens=args.tokens,

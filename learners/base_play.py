@@ -5,6 +5,7 @@ A step of its own, so that the model can be trained on a machine with a GPU and 
 
 import argparse
 import random
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from envs.perturb import Perturb, default_rates
 from envs.textworld import LEXICON, TextWorldEnv
 from envs.textworld_games import GameFamily, draw_games, game_path, generate
 from learners.base_data import Transcript, write_transcripts
-from learners.base_model import PERTURBED_SHARE, RECIPES
+from learners.base_model import RECIPES, Recipe
+from learners.searching_expert import SearchingExpert
 from r2v_dist.chat import Turn, opening_message
 from r2v_dist.seeding import rng_for
 
 MAX_STEPS = 30
+HASTY_SHARE = 0.5
+"""Of the detours of an expert that searches: what the planner would do later, as a model does that takes for done what is not."""
 
 
 def base_families() -> tuple[GameFamily, ...]:
@@ -25,34 +29,48 @@ def base_families() -> tuple[GameFamily, ...]:
     return tuple(GameFamily("custom", (*ranges, ("instructions", told)), weight=weight) for told, weight in (("full", 0.6), ("last", 0.4)))
 
 
-def play_game(job: tuple[str, int, tuple[float, ...]]) -> list[Transcript]:
-    """Won episodes of one game: the expert with random detours, a quarter of them under perturbation."""
-    path, episodes, detour_rates = job
-    task = Path(path).stem
-    game = TextWorldEnv(path, expert=True, admissible=True, max_steps=MAX_STEPS)
+@dataclass(frozen=True)
+class Job:
+    """Episodes of one game. `searches`: the expert has to find out what the goal does not tell."""
+
+    game: Path
+    episodes: int
+    recipe: Recipe
+    searches: bool
+
+
+def play_game(job: Job) -> list[Transcript]:
+    """Won episodes of one game: the expert with random detours, a share of them under perturbation."""
+    task = job.game.stem
+    game = TextWorldEnv(str(job.game), expert=True, admissible=True, max_steps=MAX_STEPS)
     transcripts = []
-    for episode in range(episodes):
+    for episode in range(job.episodes):
         rng = rng_for("base-model", task, episode)
-        z = rng.randrange(10**9, 2 * 10**9) if rng.random() < PERTURBED_SHARE else None
+        z = rng.randrange(10**9, 2 * 10**9) if rng.random() < job.recipe.perturbed_share else None
         env = Perturb(game, task, z, default_rates(), MAX_STEPS, LEXICON)
-        if transcript := _play(env, task, rng, rng.choice(detour_rates)):
+        if transcript := _play(env, game, task, rng, rng.choice(job.recipe.detour_rates), job.searches):
             transcripts.append(transcript)
     game.close()
     return transcripts
 
 
-def _play(env: Perturb, task: str, rng: random.Random, detour_rate: float) -> Transcript | None:
+def _play(env: Perturb, game: TextWorldEnv, task: str, rng: random.Random, detour_rate: float, searches: bool) -> Transcript | None:
     observation, info = env.reset()
     user = opening_message(info["goal"], observation)
+    searcher = SearchingExpert(game, info["goal"]) if searches else None
     turns: list[Turn] = []
     expert: list[bool] = []
-    while (best := env.expert_action()) is not None:
+    while (best := searcher.action() if searcher else env.expert_action()) is not None:
         action = best
-        if rng.random() < detour_rate and info.get("admissible"):
-            action = rng.choice(info["admissible"])
+        if rng.random() < detour_rate and (
+            others := game.expert_plan()[1:] if searcher and rng.random() < HASTY_SHARE else info.get("admissible")
+        ):
+            action = rng.choice(others)
         turns.append(Turn(user, action))
         expert.append(action == best)
         user, reward, terminated, truncated, info = env.step(action)
+        if searcher and info["executed"]:
+            searcher.done(action)
         if terminated or truncated:
             return Transcript(task, tuple(turns), tuple(expert)) if reward > 0 else None
     return None
@@ -71,7 +89,11 @@ def main() -> None:
 
     specs = draw_games(base_families(), "base", args.games, args.seed)
     generate(specs, args.cache, 2, lambda done, total: print(f"game {done}/{total}", flush=True))
-    jobs = [(str(game_path(args.cache, spec)), args.episodes, RECIPES[args.size].detour_rates) for spec in specs]
+    recipe = RECIPES[args.size]
+    jobs = [
+        Job(game_path(args.cache, spec), args.episodes, recipe, recipe.searches and dict(spec.settings)["instructions"] == "last")
+        for spec in specs
+    ]
     with get_context("spawn").Pool(2) as pool:
         transcripts = [transcript for episodes in pool.imap(play_game, jobs, chunksize=4) for transcript in episodes]
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""SIGKILL the driver at a random moment and run it again: nothing is lost, nothing is done twice."""
+"""Kill or terminate the driver at some moment and run it again: nothing is lost, nothing is done twice."""
 
 import json
 import random
@@ -38,18 +38,21 @@ def kill_somewhere(arguments: list[str], run_dir: Path, after_s: float) -> None:
     process.communicate(timeout=60)
 
 
-def kill_during(arguments: list[str], run_dir: Path, stage: str) -> None:
-    """Kill once the stage has committed something but not everything."""
+def end_during(arguments: list[str], run_dir: Path, stage: str, how: signal.Signals) -> tuple[int, str]:
+    """Send the signal once the stage has committed something but not everything; the exit code and what was complained."""
     process, deadline = start(arguments, run_dir), time.monotonic() + 300
     while not rollout_store.shards(run_dir / "rollouts" / stage) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
     assert rollout_store.shards(run_dir / "rollouts" / stage)
+    return process.returncode, errors
 
 
 def test_a_killed_run_ends_like_an_undisturbed_one(simulated_run: Path, tmp_path: Path) -> None:
-    kill_during(SIMULATED, tmp_path, "labels")
+    interrupted = "r2v: error: interrupted; run the same command again to continue\n"
+    assert end_during(SIMULATED, tmp_path, "labels", signal.SIGTERM) == (130, interrupted)
+    assert end_during(SIMULATED, tmp_path, "calibrate", signal.SIGKILL)[0] == -signal.SIGKILL
     assert len(outcomes(tmp_path)) < len(outcomes(simulated_run))
     assert "SIMULATED" in finish(SIMULATED, tmp_path, 400)
     assert outcomes(tmp_path) == outcomes(simulated_run)

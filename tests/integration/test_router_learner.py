@@ -1,6 +1,7 @@
 """The router learner for real: two ranks under Ray Train and DeepSpeed; one and four ranks of the same function without Ray."""
 
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -153,7 +154,8 @@ def test_an_advantage_is_learned_where_the_labels_have_pairs(job: RouterJob, tmp
     small = CONFIG.model_copy(update={"score": "advantage", "risk_steps": 120, "policy_steps": 5, "learning_rate": 0.05})
     jobs = [replace(told, output=tmp_path / name, config=small.model_copy(update=change)) for name, change in changes.items()]
     jobs.append(replace(untold, output=tmp_path / "untold", config=small))
-    plain, uncalibrated, no_brier, joint, first_round = (RouterModel.load(one.output) for one in without_ray(jobs, 1))
+    trained = without_ray(jobs, 1)
+    plain, uncalibrated, no_brier, joint, first_round = (RouterModel.load(one.output) for one in trained)
     assert [m.score for m in (plain, uncalibrated, no_brier, joint, first_round)] == ["advantage", "advantage", "policy", "risk", "value"]
     labels = LabelTable.load(told.validation)
     for model in (plain, uncalibrated):
@@ -163,6 +165,9 @@ def test_an_advantage_is_learned_where_the_labels_have_pairs(job: RouterJob, tmp
         assert said.score[labels.dissent > 0.5] == pytest.approx(2.0, abs=0.2)
         assert said.score[labels.dissent < 0.5] == pytest.approx(0.0, abs=0.1)
     assert first_round.predict(labels.features_NF).dissent is None
+    untaught = rows(trained[0])[0]  # what about one half costs
+    assert untaught["log_loss_dissent"] == pytest.approx(math.log(2), abs=0.15)
+    assert untaught["brier_rho"] == pytest.approx(1 / 4, abs=0.1)
 
 
 def test_fewer_than_ten_seeds_are_refused_before_any_work(job: RouterJob, tmp_path: Path) -> None:

@@ -127,5 +127,5 @@ def test_splits_never_share_a_game() -> None:
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])
     families = [GameFamily(g.challenge, tuple(sorted(g.settings.items())), config.env.text, g.weight) for g in config.env.games]
     drawn = [{s.id for s in draw_games(families, split, 200, config.seed)} for split in SPLITS]
-    drawn.append({s.id for s in draw_games(base_families(), "base", 3200, 0)})
+    drawn.append({s.id for s in draw_games(base_families(), "base", 4750, 0)})
     assert sum(map(len, drawn)) == len(set.union(*drawn))
