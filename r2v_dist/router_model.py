@@ -195,10 +195,13 @@ class RouterModel:
             differing = f"; they differ in {', '.join(odd)}" if odd else ""
             raise UsageError(
                 f"{described}: feature_version = {version!r} with {len(names)} features, this program computes "
-                f"{feature_version!r} with {len(feature_names)}{differing}; train the router again"
+                f"{feature_version!r} with {len(feature_names)}{differing}; train the router again: r2v run with a run_dir of its own"
             )
         if "gain" in description["layers"] and tuple(description.get("effect_features", ())) != EFFECT_FEATURES:
-            raise UsageError(f"{described}: effect_features: here gain and saving take {EFFECT_FEATURES}; train the router again")
+            raise UsageError(
+                f"{described}: effect_features: here gain and saving take {EFFECT_FEATURES}; "
+                "train the router again: r2v run with a run_dir of its own"
+            )
         tensors = load_file(path / "router.safetensors")
         return cls(
             version=description["version"],
