@@ -115,7 +115,8 @@ def validate(context: Context) -> dict[str, Any]:
     units = [context.unit(task, None, ends) for task in tasks] + [context.unit(task, z, (*ends, *watching)) for task in tasks for z in zs]
     context.roll_out(units)
     thresholds = grid(context.run.rollouts(context.stage), config.swept, config.evaluate.rates)
-    results = context.roll_out([context.unit(task, z, sweep(arm, thresholds)) for task in tasks for z in zs])
+    swept = sweep(arm, thresholds)
+    results = context.roll_out([context.unit(task, z, swept) for task in tasks for z in zs])
     rows = router_rows(arm_outcomes(context.run.rollouts(context.stage)), config.evaluate.bootstrap, context.seed)
     epsilon = config.router.epsilon if config.router is not None else RouterConfig().epsilon
     return results | {"thresholds": thresholds, "selected": selected_thresholds(rows, epsilon)}
@@ -142,10 +143,10 @@ def test_seeds(context: Context) -> list[int]:
 def evaluate(context: Context) -> dict[str, Any]:
     """Every router at every threshold, live, on test tasks and seeds."""
     arm = context.deploy(trained(context, last_round(context)))
-    ends, thresholds = _ends(context, arm), context.result("validate", "thresholds")
+    ends, swept = _ends(context, arm), sweep(arm, context.result("validate", "thresholds"))
     tasks, zs = context.tasks("test"), test_seeds(context)
     units = [context.unit(task, None, ends) for task in tasks]
-    units += [context.unit(task, z, (*ends, *sweep(arm, thresholds))) for task in tasks for z in zs]
+    units += [context.unit(task, z, (*ends, *swept)) for task in tasks for z in zs]
     return context.roll_out(units)
 
 

@@ -95,12 +95,11 @@ class Context:
     def deploy(self, models: RouterModels | None = None, policy: "Checkpoint | None" = None) -> Callable[..., Arm]:
         """Have policy (None: the deployed one), verifier and routers ready on the runners. The function that comes back makes arms of
         (router, threshold)."""
-        policy, verifier = policy or self.policy(), self.verifier()
+        policy, verifier, teacher = policy or self.policy(), self.verifier(), self.crew.teacher_version()
         self.crew.load_slm(policy)
         self.crew.equip(verifier, models or RouterModels())
 
         def arm(router: str, threshold: float | None = None) -> Arm:
-            teacher = self.crew.teacher_version()
             return Arm(router, threshold, policy.version, teacher, self.training_seed, verifier.version if verifier else "")
 
         return arm
