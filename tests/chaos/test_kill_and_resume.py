@@ -50,9 +50,11 @@ def end_during(arguments: list[str], run_dir: Path, stage: str, how: signal.Sign
 
 
 def test_a_killed_run_ends_like_an_undisturbed_one(simulated_run: Path, tmp_path: Path) -> None:
-    interrupted = "r2v: error: interrupted; run the same command again to continue\n"
-    assert end_during(SIMULATED, tmp_path, "labels", signal.SIGTERM) == (130, interrupted)
-    assert end_during(SIMULATED, tmp_path, "calibrate", signal.SIGKILL)[0] == -signal.SIGKILL
+    code, said = end_during(SIMULATED, tmp_path, "visits", signal.SIGTERM)
+    *progress, complaint = said.splitlines()
+    assert (code, complaint) == (130, "r2v: interrupted; run the same command again to continue")
+    assert all(line.startswith("[") for line in progress)
+    assert end_during(SIMULATED, tmp_path, "labels", signal.SIGKILL)[0] == -signal.SIGKILL
     assert len(outcomes(tmp_path)) < len(outcomes(simulated_run))
     assert "SIMULATED" in finish(SIMULATED, tmp_path, 400)
     assert outcomes(tmp_path) == outcomes(simulated_run)
