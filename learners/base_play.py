@@ -60,7 +60,7 @@ def _play(env: Perturb, game: TextWorldEnv, task: str, rng: random.Random, detou
     searcher = SearchingExpert(game, info["goal"]) if searches else None
     turns: list[Turn] = []
     expert: list[bool] = []
-    while (best := searcher.action() if searcher else env.expert_action()) is not None:
+    while (best := searcher.action(user) if searcher else env.expert_action()) is not None:
         action = best
         if rng.random() < detour_rate and (
             others := game.expert_plan()[1:] if searcher and rng.random() < HASTY_SHARE else info.get("admissible")

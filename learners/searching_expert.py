@@ -1,7 +1,8 @@
 """An expert that knows no more of a game than its episode has told: whoever reads the episode can learn to do as it does.
 
 TextWorld's planner sees the whole game. This expert does what the planner does as far as all of it has been seen, and searches
-otherwise: it tries what is closed, then goes where it has not been, nearest first.
+otherwise: it tries what is closed, then goes where it has not been, nearest first. What the room's description should have shown and
+did not, it looks for again.
 """
 
 import re
@@ -18,6 +19,8 @@ _LOCKED = re.compile(r"You have to unlock the (\S+) with the (\S+) first")
 _NOT_SEEN = re.compile(r"You (?:have to unlock|need to take|can't) [^.]*\.")
 _PORTABLE = re.compile(r"thing|snack|key|[A-Z]-key")
 _TOLD_PLACE = re.compile(r"take the (\S+) (?:from|in) ")
+MAX_LOOKS = 2
+"""In a row: what is not shown then is guessed."""
 _BACK = {"north": "south", "south": "north", "east": "west", "west": "east"}
 
 
@@ -39,18 +42,37 @@ class SearchingExpert:
         self._tried: set[str] = set()
         self._takes: dict[str, tuple[str, str]] = {}
         """By thing that has been seen to lie somewhere: (room, command that takes it)."""
+        self._shown = goal
+        self._shown_here = ""
+        """Since it is in this room."""
+        self._looks = 0
 
-    def action(self) -> str | None:
-        """The next command, or None where the game can no longer be won. Reads what the game says, unperturbed."""
+    def action(self, shown: str) -> str | None:
+        """The next command after the agent was shown this, or None where the game can no longer be won.
+
+        What it knows is read from what the game says, unperturbed.
+        """
         plan = self._game.expert_plan()
         if not plan:
             return None
         self._read(self._game.render())
-        return plan[0] if self._all_seen(plan) else self._search() or plan[0]
+        self._shown += f"\n{shown}"
+        self._shown_here += f"\n{shown}"
+        command = plan[0] if self._all_seen(plan) else self._search() or plan[0]
+        return "look" if self._looks < MAX_LOOKS and self._hidden(command) else command
 
     def done(self, command: str) -> None:
         """`command` is what is done now."""
         self._last = command
+        self._looks = self._looks + 1 if command == "look" else 0
+
+    def _hidden(self, command: str) -> bool:
+        """Whether the command needs an exit or a thing that this room's description has and the agent was not shown."""
+        if command.startswith("go "):
+            way = command.removeprefix("go ")
+            return way not in self._ways[self._room] and way not in self._shown_here
+        described = {*self._closed[self._room], *(thing for thing, (room, _) in self._takes.items() if room == self._room)}
+        return bool(described & set(_NAME.findall(command)) - set(_NAME.findall(self._shown)))
 
     def _read(self, text: str) -> None:
         self._seen.update(_NAME.findall(_NOT_SEEN.sub("", text)))
@@ -72,6 +94,8 @@ class SearchingExpert:
         if direction in _BACK and room != self._room:
             self._ways[self._room][direction] = room
             self._ways[room][_BACK[direction]] = self._room
+        if room != self._room:
+            self._shown_here = ""
         self._seen.add(room)
         self._room = room
 

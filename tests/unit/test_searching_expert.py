@@ -17,16 +17,16 @@ LAST_STEP_TOLD = GameFamily("custom", (("rooms", (3, 4)), ("objects", (4, 6)), (
 def play(game: Path, max_steps: int = 12, detour: tuple[str, ...] = ()) -> tuple[list[str], bool]:
     """The commands after `detour`, and whether they won."""
     env = TextWorldEnv(str(game), expert=True, admissible=True, max_steps=max_steps)
-    _, info = env.reset()
+    observation, info = env.reset()
     expert, commands, done, reward = SearchingExpert(env, info["goal"]), list[str](), False, 0.0
     while not done:
-        command = expert.action()
+        command = expert.action(observation)
         assert command is not None
         if len(commands) < len(detour):
             command = detour[len(commands)]
         commands.append(command)
         expert.done(command)
-        _, reward, terminated, truncated, _ = env.step(command)
+        observation, reward, terminated, truncated, _ = env.step(command)
         done = terminated or truncated
     env.close()
     return commands[len(detour) :], reward > 0
@@ -65,3 +65,15 @@ def test_it_searches_where_the_planner_knows(fork: Path) -> None:
 
 def test_it_does_what_the_planner_does_once_the_way_has_been_seen(fork: Path) -> None:
     assert play(fork, detour=("go west", "go east")) == (["go west", "take thing5"], True)
+
+
+def test_it_looks_again_for_what_it_was_not_shown(fork: Path) -> None:
+    env = TextWorldEnv(str(fork), expert=True)
+    text, info = env.reset()
+    assert "box4" in text
+    expert = SearchingExpert(env, info["goal"])
+    for expected in ("look", "look", "open box4"):
+        assert expert.action("-= Room1 =-\nThere is [truncated]") == expected
+        expert.done(expected)
+        env.step(expected)
+    env.close()
