@@ -1,6 +1,6 @@
 """The learning part of a run's configuration: what is collected, labelled and trained."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -216,3 +216,10 @@ class LabelConfig(Section):
     teacher's, more often where it expects them to differ. Training tasks only."""
     rounds: Literal[1, 2] = 2
     """The second round labels states on the paths of the first round's router."""
+    followed_rate: float = Field(0.25, gt=0, lt=1)
+    """How often that router asks there: at this share of the states of the SLM alone. What a step gains and saves depends on how often is
+    asked later, so it should be about where the router will be deployed."""
+
+    def first_round(self) -> dict[str, Any]:
+        """The keys that decide the labels of the first round; the others are of the second alone."""
+        return self.model_dump(mode="json", exclude={"n_unsure", "pairs", "followed_rate"})

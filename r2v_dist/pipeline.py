@@ -5,7 +5,8 @@
     baseline  tasks, base model                -> rollouts/baseline       the SLM before training, on validation tasks
     bc        collect                          -> checkpoints/slm/bc
     ...       r2v_dist.learning_stages         -> a verifier, and an SLM that learned from its own failures (where configured)
-    ...       r2v_dist.router_stages           -> labels, routers (where configured), thresholds by validation, calibration episodes
+    ...       r2v_dist.label_stages            -> counterfactual labels of states (where a router is configured)
+    ...       r2v_dist.router_stages           -> routers, thresholds by validation, calibration episodes
     evaluate  tasks, policy, validate          -> rollouts/evaluate       every router, live, on test tasks and seeds
     report    everything above                 -> report/index.html
 
@@ -20,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from r2v_dist import learning_stages, router_stages
+from r2v_dist import label_stages, learning_stages, router_stages
 from r2v_dist.config import RunConfig
 from r2v_dist.episodes import Arm
 from r2v_dist.progress import Progress
@@ -98,6 +99,12 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
         return [*plays(c), c.labels.tasks, c.labels.validation_tasks, c.labels.seeds, c.labels.random_rate]
 
     def labels(c: RunConfig) -> list[Any]:
+        return [*plays(c), c.labels.first_round()]
+
+    def follows(c: RunConfig) -> list[Any]:
+        return [*visits(c), c.labels.followed_rate]
+
+    def both_rounds(c: RunConfig) -> list[Any]:
         return [*plays(c), c.labels]
 
     def learns(c: RunConfig) -> list[Any]:
@@ -109,15 +116,15 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
     made, models = list[Stage](), tuple[str, ...]()
     if config.router is not None:
         made += [
-            Stage("visits", ("tasks", *policy), visits, router_stages.visits),
-            Stage("labels", ("tasks", *policy, "visits"), labels, router_stages.labels),
+            Stage("visits", ("tasks", *policy), visits, label_stages.visits),
+            Stage("labels", ("tasks", *policy, "visits"), labels, label_stages.labels),
             Stage("router", ("visits", "labels"), learns, router_stages.router),
         ]
         models = ("router",)
         if config.labels.rounds == 2:
             made += [
-                Stage("visits2", ("tasks", *policy, "router"), visits, router_stages.second_visits),
-                Stage("labels2", ("tasks", *policy, "router", "visits", "visits2"), labels, router_stages.second_labels),
+                Stage("visits2", ("tasks", *policy, "router"), follows, label_stages.second_visits),
+                Stage("labels2", ("tasks", *policy, "router", "visits", "visits2"), both_rounds, label_stages.second_labels),
                 Stage("router2", ("visits", "labels", "labels2"), learns, router_stages.second_router),
             ]
             models = ("router2",)

@@ -1,9 +1,7 @@
-"""The stages that make the router (METHOD sections 6 to 8).
+"""The stages that train the router and choose where it acts (METHOD sections 7 and 8).
 
-    visits     tasks, policy            -> rollouts/visits     the SLM as deployed, alone and under random escalation
-    labels     visits                   -> rollouts/labels     S-, T1- and Tinf-branches; stages/labels/{train,validation}.arrow
     router     labels                   -> checkpoints/router  the router, its ablations, the query-level classifier
-    visits2, labels2, router2                                  the same on the paths of the first router (two rounds)
+    router2    labels, labels2                                 the same with the labels of both rounds
     validate   tasks, router            -> rollouts/validate   every router, live, on validation tasks; thresholds are chosen here
     calibrate  tasks, validate          -> rollouts/calibrate  the router on calibration tasks, which touch nothing else
 
@@ -11,7 +9,7 @@ States of validation tasks stop and calibrate the training; nothing is trained o
 """
 
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from r2v_dist import branching, rollout_store
-from r2v_dist.branching import State
+from r2v_dist import rollout_store
 from r2v_dist.certificate import task_losses
 from r2v_dist.config import LEARNED
 from r2v_dist.env_config import Split
-from r2v_dist.episodes import Arm, Unit
+from r2v_dist.episodes import Arm
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels import LabelTable
 from r2v_dist.learner_config import RouterConfig
 from r2v_dist.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION
 from r2v_dist.query_router import QueryOutcomes, train_query_router
-from r2v_dist.router_model import RiskPrediction, RouterModel
+from r2v_dist.router_model import RouterModel
 from r2v_dist.routers import RouterModels
 from r2v_dist.run_dir import RunDir
 from r2v_dist.stages import Context
@@ -44,52 +41,6 @@ NEVER = math.inf
 """The threshold of a router that only watches: its scores along the SLM's own path are what thresholds are chosen from."""
 ALWAYS = -1e9
 """No score is below it."""
-_UNSURE = (0.1, 0.9)
-_SECOND_ROUND_RATE = 0.25
-
-
-def visits(context: Context) -> dict[str, Any]:
-    """The SLM alone and under random escalation, so that states after a hand-over are met too."""
-    arm, config = context.deploy(), context.config
-    return context.roll_out(_learning_units(context, (arm(config.alone), arm("random", config.labels.random_rate))))
-
-
-def second_visits(context: Context) -> dict[str, Any]:
-    """The first round's router on its own paths."""
-    arm = context.deploy(trained(context, "router"))
-    return context.roll_out(_learning_units(context, (arm("r2v", context.result("router", "threshold")),)))
-
-
-def labels(context: Context) -> dict[str, Any]:
-    """Branches of the first round: every state of the SLM alone has a hand-over, a sample of all states the rest besides."""
-    config = context.config.labels
-    states = _visited(context, "visits")
-    n = {state.key: config.n for split, count in _counts(context).items() for state in branching.sample(_of(states, split), count, 0)}
-    handed_over = {state.key for state in states if state.router == context.config.alone}
-    return _label(context, states, n, handed_over)
-
-
-def second_labels(context: Context) -> dict[str, Any]:
-    """Branches of the second round, at half as many states. How many depends on the features alone: more where the first router is
-    unsure. Besides, pairs in which the first router goes on, at states on its paths of the training tasks, the likelier the more dissent it
-    expects there."""
-    config, model = context.config.labels, _load(context, "router", "r2v")
-    known, visited = {state.key for state in _visited(context, "visits")}, _visited(context, "visits2")
-    states = [state for state in visited if state.key not in known]
-    n: dict[str, int] = {}
-    for split, count in _counts(context).items():
-        chosen = branching.sample(_of(states, split), (count + 1) // 2, 1)
-        risk = _predicted(model, chosen).rho
-        more = config.n_unsure if split == "train" else config.n  # what calibrates has equal n
-        n |= {s.key: more if _UNSURE[0] < r < _UNSURE[1] else config.n for s, r in zip(chosen, risk, strict=True)}
-    own = _of(visited, "train")
-    dissent = _predicted(model, own).dissent
-    paired = {s.key for s in branching.sample(own, config.pairs, 2, None if dissent is None else dissent.tolist())}
-    return _label(context, visited, n, set(n), paired)
-
-
-def _predicted(model: RouterModel, states: list[State]) -> RiskPrediction:
-    return model.predict(np.array([state.features for state in states]).reshape(len(states), len(model.feature_names)))
 
 
 def router(context: Context) -> dict[str, Any]:
@@ -166,7 +117,7 @@ def calibration_losses(folder: Path, thresholds: list[float], statistic: Any, al
 def trained(context: Context, stage: str | None) -> RouterModels:
     """The routers that a stage published; none without a stage."""
     names = context.result(stage, "routers") if stage is not None else ()
-    models = {(name, context.training_seed): _load(context, stage, name) for name in names if stage is not None}
+    models = {(name, context.training_seed): load_trained(context, stage, name) for name in names if stage is not None}
     return RouterModels(models, oracle_branches=context.config.evaluate.oracle_branches)
 
 
@@ -177,7 +128,8 @@ def load_router(run: RunDir, name: str, path: str) -> RouterModel:
     return RouterModel.load(run.root / path)
 
 
-def _load(context: Context, stage: str, name: str) -> RouterModel:
+def load_trained(context: Context, stage: str, name: str) -> RouterModel:
+    """A router that an earlier stage published."""
     return load_router(context.run, name, context.result(stage, "routers")[name])
 
 
@@ -196,57 +148,6 @@ def _variants(context: Context) -> tuple[str, ...]:
 def _ends(context: Context, arm: Callable[..., Arm]) -> tuple[Arm, ...]:
     """The SLM alone, by one sample and as deployed, and the teacher alone."""
     return tuple(arm(name) for name in dict.fromkeys(("slm_only", context.config.alone, "teacher_only")))
-
-
-def _learning_units(context: Context, arms: tuple[Arm, ...]) -> list[Unit]:
-    from envs.tasks import seeds
-
-    config, units = context.config, list[Unit]()
-    for split, count in zip(SPLITS, (config.labels.tasks, config.labels.validation_tasks), strict=True):
-        zs = seeds(config.perturb, split)[: config.labels.seeds]
-        tasks = context.training_tasks("label") if split == "train" else context.tasks(split)[:count]
-        units += [context.unit(task, z, arms) for task in tasks for z in zs]
-    return units
-
-
-def _visited(context: Context, stage: str) -> list[State]:
-    config = context.config
-    return branching.states_of(rollout_store.read(context.rollouts(stage)), config.env.max_steps, config.alone)
-
-
-def _of(states: list[State], split: str) -> list[State]:
-    return [state for state in states if state.split == split]
-
-
-def _counts(context: Context) -> dict[Split, int]:
-    return dict(zip(SPLITS, (context.config.labels.states, context.config.labels.validation_states), strict=True))
-
-
-def _label(
-    context: Context, states: list[State], n: Mapping[str, int], handed_over: Set[str], paired: Set[str] = frozenset()
-) -> dict[str, Any]:
-    """Branch, and write the label tables: n T1-branches by state key, a Tinf-branch where a state is handed over, and n S-branches
-    where the SLM's own episode did not go on from there already, which is as good as one. At `paired` states the first round's
-    router goes on at the threshold of its own visits."""
-    config = context.config
-    arm = context.deploy(trained(context, "router") if paired else None)
-    alone, teacher = arm(config.alone), arm("teacher_only")
-    router = arm("r2v", context.result("router", "threshold")) if paired else alone
-    tasks = {task.id: task for task in context.tasks(*SPLITS)}
-    asked: dict[tuple[str, int], list[Any]] = {}
-    for state in states:
-        count = n.get(state.key, 0)
-        n_s = count if state.own_success is None else 0
-        own = branching.label_branches(state, alone, teacher, n_s, count, int(state.key in handed_over))
-        own += branching.paired_branches(state, router, int(state.key in paired))
-        asked.setdefault((state.task, state.z), []).extend(own)
-    results = context.roll_out([context.unit(tasks[task], z, branches=own) for (task, z), own in asked.items() if own])
-    rows = rollout_store.read(context.run.rollouts(context.stage))
-    for split in SPLITS:
-        table, left_out = branching.labels(_of(states, split), rows, config.alone)
-        table.save(context.run.stage(context.stage) / f"{split}.arrow")
-        results |= {f"{split}_states": len(table), f"{split}_branched": int((table.n1 > 0).sum()), "drifted": left_out["drifted"]}
-    return results
 
 
 def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...]) -> dict[str, Any]:
@@ -276,15 +177,8 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
         _query_router(context).save(root / QUERY)
     return {
         "routers": paths,
-        "threshold": _often(LabelTable.load(folder / "train.arrow"), load_router(run, "r2v", paths["r2v"])),
         "training": {name: asdict(result) | {"output": paths[name]} for name, result in results.items()},
     }
-
-
-def _often(labels: LabelTable, model: RouterModel) -> float:
-    """The threshold that one in four states of the SLM alone exceeds: about where a router is deployed, most tasks are solved."""
-    alone = labels.source == "slm_only"
-    return float(np.quantile(model.predict(labels.features_NF[alone]).score, 1 - _SECOND_ROUND_RATE))
 
 
 def _job(context: Context, config: RouterConfig, folder: Path, root: Path, name: str) -> "RouterJob":
@@ -324,4 +218,9 @@ def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict
         picked = [levels[min(int(np.searchsorted(below, 1 - rate)), len(levels) - 1)] for rate in rates if len(levels)]
         lowest = levels[0] if len(levels) else 0.0  # a threshold that every step reaches is the teacher alone
         found[name] = sorted({float(level) for level in picked if level > lowest})
+        if name == "r2v" and not found[name]:
+            raise RuntimeFailure(
+                f"{folder}: r2v's score is {lowest:.3g} nearly everywhere on the validation tasks, so no threshold tells states apart; "
+                "raise labels.pairs and labels.states, or set router.score = value"
+            )
     return found
