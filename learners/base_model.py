@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from learners.base_data import LM_WEIGHT, Batch, RenumberedBatches, Transcript, read_transcripts
 from r2v_dist.chat import ChatFormat
@@ -23,9 +23,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL_TOKENS = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>"]
-MUON_RATE, ADAMW_RATE = 0.02, 0.004
-CONTINUED_RATE = 0.3
-"""Of the learning rates, for a model that has learned already."""
 HELD_OUT_SHARE = 0.02
 """Of the games, the last ones: their loss goes into the card."""
 
@@ -111,13 +108,13 @@ def losses(model: Qwen3ForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.T
     return (nll_BT * weights_BT).sum() / weights_BT.sum(), nll_BT.detach()[weights_BT == 1.0].mean()
 
 
-def train(model: Qwen3ForCausalLM, data: Iterator[Batch], steps: int, rate: float) -> None:
-    """Muon for the weight matrices, AdamW for the rest; 2 % warm-up, cosine decay to a twentieth. `rate` scales both learning rates."""
+def train(model: Qwen3ForCausalLM, data: Iterator[Batch], steps: int) -> None:
+    """Muon for the weight matrices, AdamW for the rest; 2 % warm-up, cosine decay to a twentieth."""
     hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = (
-        torch.optim.Muon(hidden, lr=MUON_RATE * rate, momentum=0.95, weight_decay=0.05),
-        torch.optim.AdamW(others, lr=ADAMW_RATE * rate, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(hidden, lr=0.02, momentum=0.95, weight_decay=0.05),
+        torch.optim.AdamW(others, lr=0.004, betas=(0.9, 0.98), weight_decay=0.0),
     )
     warmup = max(1, steps // 50)
     schedules = [
@@ -139,8 +136,8 @@ def train(model: Qwen3ForCausalLM, data: Iterator[Batch], steps: int, rate: floa
             schedule.step()
         seen += batch[0].numel()
         if step % 20 == 0 or step == steps - 1:
-            speed = seen / (time.monotonic() - started)
-            print(f"step {step}/{steps}  loss {loss.item():.3f}  actions {actions.item():.3f}  {speed:.0f} tokens/s", flush=True)
+            rate = seen / (time.monotonic() - started)
+            print(f"step {step}/{steps}  loss {loss.item():.3f}  actions {actions.item():.3f}  {rate:.0f} tokens/s", flush=True)
 
 
 def held_out(transcripts: list[Transcript]) -> tuple[list[Transcript], list[Transcript]]:
@@ -176,9 +173,9 @@ text style, and knows nothing else.
 | disjointness | the games are the split `base`; runs draw train, validation, calibration and test; a test compares their ids |
 | entities | renumbered at random in every pass, names drawn from the games' own distribution, so that names are copied and not memorised |
 | loss | cross-entropy, {imitated} 1, everything else {lm_weight} |
-| optimizer | Muon (lr {muon}) for matrices, AdamW (lr {adamw}) for the rest, {steps} steps of {tokens} tokens, {precision} |
+| optimizer | Muon (lr 0.02) for matrices, AdamW (lr 0.004) for the rest, {steps} steps of {tokens} tokens, {precision} |
 | held out | {held_out:.3f} nats an action token, on {held_out_games:.0%} of the games |
-| made by | `learners.base_play`, then `learners.base_model` (Makefile){start} |
+| made by | `learners.base_play`, then `learners.base_model` (Makefile) |
 | time | {minutes:.1f} minutes of training on {machine}, plus generating and playing the games |
 """
 
@@ -188,7 +185,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=RECIPES, default="tiny")
     parser.add_argument("--transcripts", type=Path, required=True, help="what learners.base_play wrote")
-    parser.add_argument("--start", type=Path, help="a model of this size that reads on, instead of a new one")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--tokens", type=int, default=2048, help="tokens a step")
     parser.add_argument("--seed", type=int, default=0)
@@ -203,17 +199,12 @@ def main() -> None:
     torch.manual_seed(args.seed)
     transcripts = read_transcripts(args.transcripts)
     learned, held = held_out(transcripts)
-    if args.start:
-        tokenizer = AutoTokenizer.from_pretrained(args.start)
-        model = Qwen3ForCausalLM.from_pretrained(args.start, dtype=torch.float32).to(args.device)
-    else:
-        tokenizer = train_tokenizer([text for t in learned for turn in t.turns for text in (turn.user, turn.action)], 1024)
-        model = build_model(recipe, tokenizer).to(args.device)
-    rate = CONTINUED_RATE if args.start else 1.0
+    tokenizer = train_tokenizer([text for t in learned for turn in t.turns for text in (turn.user, turn.action)], 1024)
+    model = build_model(recipe, tokenizer).to(args.device)
     chat = ChatFormat(tokenizer, "slm")
     data = RenumberedBatches(learned, chat, args.tokens, args.seed, recipe.imitate_detours)
     started = time.monotonic()
-    train(model, iter(DataLoader(data, batch_size=None, num_workers=args.workers)), args.steps, rate)
+    train(model, iter(DataLoader(data, batch_size=None, num_workers=args.workers)), args.steps)
     minutes = (time.monotonic() - started) / 60
     loss = action_loss(model, RenumberedBatches(held, chat, args.tokens, args.seed, recipe.imitate_detours))
     print(f"{minutes:.1f} minutes; {loss:.3f} nats an action token on games held out", flush=True)
@@ -234,10 +225,7 @@ def main() -> None:
         perturbed=recipe.perturbed_share,
         expert="an expert that searches for what the goal does not tell," if recipe.searches else "the planner, which sees the whole game,",
         lm_weight=LM_WEIGHT,
-        muon=MUON_RATE * rate,
-        adamw=ADAMW_RATE * rate,
         precision="bfloat16 autocast" if has_bfloat16(args.device) else "float32",
-        start=f", going on from an earlier `{args.start.name}`" if args.start else "",
         steps=args.steps,
         tokens=args.tokens,
         held_out=loss,
