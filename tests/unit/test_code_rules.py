@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from envs.code_harness import Budget, Digest, Opaque, Oversize, decode, digest, dumps, encode, message, written
@@ -186,5 +186,8 @@ def test_the_oracles_of_mbpp(name: str, expected: Any, output: Any, arguments: A
 
 
 @given(VALUES | st.floats() | st.lists(st.integers()) | st.lists(st.text()) | st.lists(st.floats()), st.integers(1, 30), st.booleans())
+@example([math.nan], 1, False)
 def test_the_short_way_to_a_values_text_is_no_other_text(value: Any, budget: int, whole_floats: bool) -> None:
-    assert written(value, budget, whole_floats) == dumps(message(value, budget, whole_floats))
+    """But for the digest of a value with a NaN, which equals nothing, not even itself."""
+    short, long, again = written(value, budget, whole_floats), *(dumps(message(value, budget, whole_floats)) for _ in range(2))
+    assert short == long if long == again else short.startswith('{"h": ') and short != long
