@@ -75,7 +75,8 @@ class RouterResult:
 def variant_of(config: RouterConfig, name: str) -> RouterConfig:
     """The configuration of `r2v` or of one of its ablations, by the name of its arms."""
     suffix = name.removeprefix("r2v").removeprefix("_")
-    return config.model_copy(update={"mode": "joint"} if suffix == "joint" else {"ablation": suffix or "none"})
+    changes = {"joint": {"mode": "joint"}, "dissent": {"mode": "decoupled", "score": "dissent"}}
+    return config.model_copy(update=changes.get(suffix, {"ablation": suffix or "none"}))
 
 
 def train_routers(jobs: Sequence[RouterJob]) -> list[RouterResult]:
@@ -117,6 +118,8 @@ def check_labels(job: RouterJob) -> None:
         if missing:
             raise UsageError(f"{path}: no {missing[0]}-branches; label the {name} tasks with all three kinds")
         asked.add(bool(labels.n_dissent.any()))
+        if job.config.mode == "decoupled" and job.config.score in ("dissent", "advantage") and not labels.n_dissent.any():
+            raise UsageError(f"{path}: router.score = {job.config.score}: no label says what the teacher would do; use score value")
         if len(asked) > 1:
             raise UsageError(f"{path}: the teacher's actions are known on one split and not on the other; label both again")
         if len(episodes) < job.config.deepspeed.ranks:
@@ -184,13 +187,13 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
 
 
 def _score(config: RouterConfig, labels: LabelTable) -> Score:
-    """What this router can be scored by: a single output by itself, without risks only by its policy, before a router was ever
-    followed not by an advantage."""
+    """What this router can be scored by: a single output by itself, without risks only by its policy, and before a router was ever
+    followed by dissent: it asks where the teacher would do something else, so a search that takes several of its steps is gone on with."""
     if config.mode == "joint":
         return "risk"
     if config.ablation == "no_brier":
         return "policy"
-    return "value" if config.score == "advantage" and not labels.disputed.any() else config.score
+    return "dissent" if config.score == "advantage" and not labels.disputed.any() else config.score
 
 
 def _risk_heads(

@@ -17,7 +17,7 @@ from r2v_dist.seeding import short_hash
 from r2v_dist.yaml_config import Section, read_mapping, validate
 
 Baseline = Literal["random", "entropy", "heuristic", "verifier", "perplexity", "stuck_latch", "query_level"]
-Learned = Literal["r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint"]
+Learned = Literal["r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint", "r2v_dissent"]
 ORACLE: Literal["oracle"] = "oracle"
 """Escalates by the share of independent branches that fail from a state: a bound on what a perfect risk would buy, and dear."""
 BASELINES: tuple[str, ...] = get_args(Baseline)

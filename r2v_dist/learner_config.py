@@ -88,10 +88,10 @@ class RouterConfig(Section):
 
     mode: Literal["decoupled", "joint"] = "decoupled"
     """`decoupled`: calibrated risk heads, and a policy head that alone sees cost and CVaR. `joint`: the paper's single output."""
-    score: Literal["policy", "risk", "value", "advantage"] = "policy"
+    score: Literal["policy", "risk", "value", "dissent", "advantage"] = "policy"
     """What a `decoupled` router compares with its threshold: its policy head, the risk rho, rho - rho1, which is what a step of the
-    teacher is worth to an SLM that never asks again, or its advantage, the success that it gains for a call
-    to an agent that may (labels.pairs > 0)."""
+    teacher is worth to an SLM that never asks again, the probability of dissent, that the teacher would do something else, or the
+    advantage, the success that a step of the teacher gains for a call to an agent that may ask again (labels.pairs > 0)."""
     surrogate: Literal["latched", "paper"] = "latched"
     ablation: Literal["none", "no_cvar", "no_brier", "uncalibrated"] = "none"
     """`no_cvar` bounds the mean failure instead of its CVaR; `no_brier` estimates no risk (decoupled: the policy sees f alone)."""
@@ -216,7 +216,7 @@ class LabelConfig(Section):
     teacher's, more often where it expects them to differ. Training tasks only."""
     rounds: Literal[1, 2] = 2
     """The second round labels states on the paths of the first round's router."""
-    followed_rate: float = Field(0.25, gt=0, lt=1)
+    followed_rate: float = Field(0.5, gt=0, lt=1)
     """How often that router asks there: at this share of the states of the SLM alone. What a step gains and saves depends on how often is
     asked later, so it should be about where the router will be deployed."""
 

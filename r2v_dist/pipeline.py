@@ -107,8 +107,11 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
     def both_rounds(c: RunConfig) -> list[Any]:
         return [*plays(c), c.labels]
 
+    def learns_first(c: RunConfig) -> list[Any]:
+        return [c.router, c.labels.rounds]
+
     def learns(c: RunConfig) -> list[Any]:
-        return [c.router, c.labels.rounds, c.evaluate.routers]
+        return [*learns_first(c), c.evaluate.routers]
 
     def sweeps(c: RunConfig) -> list[Any]:
         return [*plays(c), c.evaluate.rates, c.evaluate.routers, c.evaluate.oracle_branches]
@@ -118,7 +121,7 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
         made += [
             Stage("visits", ("tasks", *policy), visits, label_stages.visits),
             Stage("labels", ("tasks", *policy, "visits"), labels, label_stages.labels),
-            Stage("router", ("visits", "labels"), learns, router_stages.router),
+            Stage("router", ("visits", "labels"), learns if config.labels.rounds == 1 else learns_first, router_stages.router),
         ]
         models = ("router",)
         if config.labels.rounds == 2:

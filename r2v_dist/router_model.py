@@ -13,8 +13,8 @@ where they say how a router goes on after either, `gain` and `saving`, linear in
 success gained and later calls saved by a step of the teacher that is not the SLM's. Risks and dissent have equal layer sizes; their
 logits are clipped to +-`calibrators.LOGIT_EDGE` before calibration.
 The score is the calibrated rho when joint; when decoupled `router.json` says which: the policy's output (`policy`), rho (`risk`),
-rho - rho1 (`value`, what one step of the teacher is worth to an SLM that never asks again) or `advantage`, the success that it gains
-for every call it costs, to an agent that may ask again later.
+rho - rho1 (`value`, what one step of the teacher is worth to an SLM that never asks again), `dissent`, or `advantage`, the success that
+a step gains for every call it costs, to an agent that may ask again later.
 Escalate iff score >= threshold.
 """
 
@@ -34,7 +34,7 @@ from r2v_dist.features import FEATURE_NAMES, FEATURE_VERSION
 
 Array = npt.NDArray[np.float64]
 Mode = Literal["joint", "decoupled"]
-Score = Literal["policy", "risk", "value", "advantage"]
+Score = Literal["policy", "risk", "value", "dissent", "advantage"]
 RISKS = ("rho", "rho1", "rhoT")
 ESTIMATES = (*RISKS, "dissent")
 """Probabilities that are learned from labels, risks by their Brier scores and dissent by its log loss."""
@@ -42,6 +42,7 @@ EFFECT_FEATURES = ("t", "escalations")
 """What gain and saving are linear in besides risks and dissent. Pairs are few and each is one coin toss, so the inputs are few
 too: the estimates stand for the other features."""
 _EFFECT_COLUMNS = [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES]
+_HEADS_OF: dict[Score, tuple[str, ...]] = {"dissent": ("dissent",), "advantage": ("dissent", "gain", "saving")}
 LEAST_COST = 0.1
 
 
@@ -113,8 +114,8 @@ class RouterModel:
     def __post_init__(self) -> None:
         if len({tuple(weight.shape for weight, _ in mlp.layers) for name, mlp in self.heads.items() if name in ESTIMATES}) != 1:
             raise ValueError(f"router {self.version}: its risk heads differ in their layer sizes")
-        if self.score == "advantage" and not {"dissent", "gain", "saving"} <= set(self.heads):
-            raise ValueError(f"router {self.version}: no heads for the score advantage")
+        if not set(_HEADS_OF.get(self.score, ())) <= set(self.heads):
+            raise ValueError(f"router {self.version}: no heads for the score {self.score}")
 
     def predict(self, features_NF: Array) -> RiskPrediction:
         """Risks and score at N states. Raises ValueError for another number of features."""
@@ -136,8 +137,10 @@ class RouterModel:
             return rho
         if self.score == "value":
             return rho - rho1
-        if self.score == "advantage":
+        if self.score in ("dissent", "advantage"):
             assert dissent is not None
+            if self.score == "dissent":
+                return dissent
             x_NI = effect_inputs(rho, rho1, rhoT, dissent, inputs_NI[:, len(RISKS) :])
             return advantage(dissent, self.heads["gain"](x_NI), self.heads["saving"](x_NI))
         inputs_NI[:, 0], inputs_NI[:, 1], inputs_NI[:, 2] = rho, rho1, rhoT

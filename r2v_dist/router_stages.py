@@ -1,7 +1,7 @@
 """The stages that train the router and choose where it acts (METHOD sections 7 and 8).
 
-    router     labels                   -> checkpoints/router  the router, its ablations, the query-level classifier
-    router2    labels, labels2                                 the same with the labels of both rounds
+    router     labels                   -> checkpoints/router  the router; where no second round follows also what router2 trains
+    router2    labels, labels2                                 the router, its ablations and the query-level classifier
     validate   tasks, router            -> rollouts/validate   every router, live, on validation tasks; thresholds are chosen here
     calibrate  tasks, validate          -> rollouts/calibrate  the router on calibration tasks, which touch nothing else
 
@@ -141,8 +141,8 @@ def last_round(context: Context) -> str | None:
 
 
 def _variants(context: Context) -> tuple[str, ...]:
-    """The router comes first: certificate and second round need it even where its arms are not evaluated."""
-    return ("r2v", *(name for name in context.config.swept if name in LEARNED and name != "r2v"))
+    """The router comes first: the certificate needs it even where its arms are not evaluated."""
+    return ("r2v", *(name for name in context.config.swept if name in (*LEARNED, QUERY) and name != "r2v"))
 
 
 def _ends(context: Context, arm: Callable[..., Arm]) -> tuple[Arm, ...]:
@@ -168,11 +168,11 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
             )
         joined.save(folder / f"{split}.arrow")
     root = run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")
-    jobs = {name: _job(context, config.router, folder, root, name) for name in variants}
+    jobs = {name: _job(context, config.router, folder, root, name) for name in variants if name != QUERY}
     with context.crew.learner_progress(context.stage, folder / "metrics.jsonl", config.router.deepspeed.ranks):
         results = dict(zip(jobs, train_routers(list(jobs.values())), strict=True))
     paths = {name: str(job.output.relative_to(run.root)) for name, job in jobs.items()}
-    if QUERY in config.swept:
+    if QUERY in variants:
         paths[QUERY] = str((root / QUERY).relative_to(run.root))
         _query_router(context).save(root / QUERY)
     return {

@@ -1,4 +1,4 @@
-"""One colour and one name a router, everywhere. Baselines are muted so that the router under test stands out among fifteen others."""
+"""One colour and one name a router, everywhere. Baselines are muted so that the router under test stands out among all others."""
 
 LABELS = {
     "slm_only": "SLM only",
@@ -16,6 +16,7 @@ LABELS = {
     "r2v_no_brier": "r2v without Brier",
     "r2v_uncalibrated": "r2v uncalibrated",
     "r2v_joint": "r2v joint (paper)",
+    "r2v_dissent": "r2v by dissent alone",
     "oracle": "oracle on branches",
 }
 COLOURS = {
@@ -34,6 +35,7 @@ COLOURS = {
     "r2v_no_brier": "#db7706",
     "r2v_uncalibrated": "#0d9488",
     "r2v_joint": "#9333ea",
+    "r2v_dissent": "#be185d",
     "oracle": "#111827",
 }
 MARKERS = {
@@ -47,4 +49,4 @@ MARKERS = {
     "oracle": "*",
 }
 ENDS = ("slm_only", "best_of_k", "teacher_only")
-ABLATIONS = ("r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint")
+ABLATIONS = ("r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint", "r2v_dissent")

@@ -145,26 +145,40 @@ def with_pairs(path: Path, target: Path) -> None:
     LabelTable.of_columns(columns).save(target)
 
 
+def without_pairs(path: Path, target: Path) -> None:
+    """The labels as the first round has them."""
+    labels = LabelTable.load(path)
+    columns = {name: labels.table[name].to_pylist() for name in labels.table.column_names}
+    LabelTable.of_columns(columns | {name: [0] * len(labels) for name in ("n_r", "s_rs", "s_rt", "m_rs", "m_rt")}).save(target)
+
+
+def test_what_the_teacher_would_do_is_asked_for_before_any_work(job: RouterJob, tmp_path: Path) -> None:
+    for score in ("dissent", "advantage"):
+        untold = replace(job, output=tmp_path / score, config=CONFIG.model_copy(update={"score": score}))
+        with pytest.raises(UsageError, match=rf"router\.score = {score}: no label says what the teacher would do"):
+            train_routers([untold])
+
+
 def test_an_advantage_is_learned_where_the_labels_have_pairs(job: RouterJob, tmp_path: Path) -> None:
     for split in ("train", "validation"):
         with_pairs(getattr(job, split), tmp_path / f"{split}.arrow")
     told = replace(job, train=tmp_path / "train.arrow", validation=tmp_path / "validation.arrow", stage=tmp_path / "stage")
-    untold = replace(job, stage=tmp_path / "stage")
     changes = {"plain": {}, "uncalibrated": {"ablation": "uncalibrated"}, "no_brier": {"ablation": "no_brier"}, "joint": {"mode": "joint"}}
     small = CONFIG.model_copy(update={"score": "advantage", "risk_steps": 120, "policy_steps": 5, "learning_rate": 0.05})
     jobs = [replace(told, output=tmp_path / name, config=small.model_copy(update=change)) for name, change in changes.items()]
-    jobs.append(replace(untold, output=tmp_path / "untold", config=small))
-    trained = without_ray(jobs, 1)
-    plain, uncalibrated, no_brier, joint, first_round = (RouterModel.load(one.output) for one in trained)
-    assert [m.score for m in (plain, uncalibrated, no_brier, joint, first_round)] == ["advantage", "advantage", "policy", "risk", "value"]
     labels = LabelTable.load(told.validation)
+    without_pairs(told.train, tmp_path / "first.arrow")
+    jobs.append(replace(told, train=tmp_path / "first.arrow", output=tmp_path / "first", config=small))
+    trained = without_ray(jobs, 1)
+    models = plain, uncalibrated, *_, first_round = [RouterModel.load(one.output) for one in trained]
+    assert [m.score for m in models] == ["advantage", "advantage", "policy", "risk", "dissent"]
     for model in (plain, uncalibrated):
         said = model.predict(labels.features_NF)
         assert said.dissent is not None
         assert ((said.dissent > 0.5) == (labels.dissent > 0.5)).mean() > 0.98
         assert said.score[labels.dissent > 0.5] == pytest.approx(2.0, abs=0.2)
         assert said.score[labels.dissent < 0.5] == pytest.approx(0.0, abs=0.1)
-    assert first_round.predict(labels.features_NF).dissent is None
+    assert first_round.predict(labels.features_NF).score.tolist() == plain.predict(labels.features_NF).dissent.tolist()
     untaught = rows(trained[0])[0]  # what about one half costs
     assert untaught["log_loss_dissent"] == pytest.approx(math.log(2), abs=0.15)
     assert untaught["brier_rho"] == pytest.approx(1 / 4, abs=0.1)

@@ -77,8 +77,10 @@ def test_the_advantage_is_success_for_a_call(tmp_path: Path) -> None:
         assert float(predicted.score[i]) == pytest.approx(d * max(gain, 0.0) / max(1 - d * saving, 0.1), rel=1e-9)
     assert len(set(predicted.score.tolist())) > 3
     np.testing.assert_array_equal(predicted.rho, plain.predict(f).rho)
-    with pytest.raises(ValueError, match="no heads for the score advantage"):
-        replace(plain, score="advantage")
+    np.testing.assert_array_equal(replace(model, score="dissent").predict(f).score, predicted.dissent)
+    for score in ("dissent", "advantage"):
+        with pytest.raises(ValueError, match=f"no heads for the score {score}"):
+            replace(plain, score=score)
     described = json.loads((tmp_path / "router.json").read_text())
     (tmp_path / "router.json").write_text(json.dumps({**described, "effect_features": ["t"]}))
     with pytest.raises(UsageError, match=r"effect_features: .*train the router again"):

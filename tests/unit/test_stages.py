@@ -57,6 +57,23 @@ def test_cloning_branches_and_labels_share_training_tasks_only_where_there_are_t
     assert sharing(tmp_path, 2, "5", 3, 4) == [[0, 1], [0, 1], [0, 1]]
 
 
+def decided_by(override: str) -> set[str]:
+    """The stages of the first training seed whose own part of the configuration an override changes."""
+    path = ROOT / "configs" / "textworld_demo.yaml"
+    before, after = load_config(path, []), load_config(path, [override])
+    return {one.name for one, other in zip(stages(before), stages(after), strict=True) if one.content(before) != other.content(after)}
+
+
+def test_a_key_of_the_second_round_leaves_the_labels_of_the_first() -> None:
+    assert decided_by("labels.followed_rate=0.4") == {"visits2", "labels2"}
+    assert decided_by("labels.pairs=7") == {"labels2"}
+    assert decided_by("labels.n=3") == {"labels", "labels2"}
+
+
+def test_another_choice_of_routers_labels_nothing_again() -> None:
+    assert decided_by("evaluate.routers=[random, r2v]") == {"router2", "validate", "evaluate"}
+
+
 def test_no_router_no_calibration() -> None:
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", ["evaluate.routers=[entropy]"])
     assert "calibrate" not in [stage.name for stage in stages(config)]
