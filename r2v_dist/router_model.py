@@ -44,6 +44,8 @@ too: the estimates stand for the other features."""
 _EFFECT_COLUMNS = [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES]
 _HEADS_OF: dict[Score, tuple[str, ...]] = {"dissent": ("dissent",), "advantage": ("dissent", "gain", "saving")}
 LEAST_COST = 0.1
+LEAST_GAIN = 0.01
+"""A router that asks often recovers from most steps, and few pairs may then show no gain at all: what a step saves decides."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,9 @@ def effect_inputs(rho_N: Array, rho1_N: Array, rhoT_N: Array, dissent_N: Array, 
 
 def advantage(dissent_N: Array, gain_N: Array, saving_N: Array) -> Array:
     """Success gained for every call that asking the teacher costs in the end. A teacher that would do the same changes nothing and costs
-    one call; another action costs one and saves `saving_N` later. What costs nearly nothing counts as `LEAST_COST` calls."""
-    score_N: Array = dissent_N * np.maximum(gain_N, 0.0) / np.maximum(1.0 - dissent_N * saving_N, LEAST_COST)
+    one call; another action costs one and saves `saving_N` later. What costs nearly nothing counts as `LEAST_COST` calls, and what gains
+    nearly nothing as `LEAST_GAIN`."""
+    score_N: Array = dissent_N * np.maximum(gain_N, LEAST_GAIN) / np.maximum(1.0 - dissent_N * saving_N, LEAST_COST)
     return score_N
 
 

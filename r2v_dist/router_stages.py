@@ -164,7 +164,7 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
         if split == "train" and len(stages) > 1 and config.router.score == "advantage" and not joined.disputed.any():
             raise RuntimeFailure(
                 f"stage {context.stage}: no pair of branches from a state where the teacher does something else; raise labels.pairs, "
-                "or set router.score = value, which needs none"
+                "or set router.score = dissent, which needs none"
             )
         joined.save(folder / f"{split}.arrow")
     root = run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")

@@ -9,7 +9,7 @@ import pytest
 from learners.advantage import STRENGTH, fit_effects
 from r2v_dist.features import FEATURE_NAMES
 from r2v_dist.labels import LabelTable
-from r2v_dist.router_model import ESTIMATES, LEAST_COST, Mlp, RouterModel, advantage, effect_inputs
+from r2v_dist.router_model import ESTIMATES, LEAST_COST, LEAST_GAIN, Mlp, RouterModel, advantage, effect_inputs
 
 F = len(FEATURE_NAMES)
 TRUTH = np.array([0.5, -0.25, 0.0, 2.0, 0.3, -0.2])
@@ -69,10 +69,15 @@ def test_noise_is_shrunk_towards_the_mean() -> None:
 
 def test_the_score_is_the_price_at_which_a_step_just_pays() -> None:
     rng = np.random.default_rng(4)
-    dissent, gain, saving = rng.random(1000), rng.random(1000), rng.uniform(-1, 0.9, 1000)
+    dissent, gain, saving = rng.random(1000), rng.uniform(LEAST_GAIN, 1, 1000), rng.uniform(-1, 0.9, 1000)
     score = advantage(dissent, gain, saving)
     # kappa x failures + calls: with kappa = 1 / score, what the step gains is worth what it costs.
     net = dissent * (gain / score + saving) - 1.0
     assert net == pytest.approx(np.zeros(1000), abs=1e-9)
     assert advantage(np.ones(1), np.ones(1), np.full(1, 3.0)) == pytest.approx(1 / LEAST_COST)
-    assert advantage(np.ones(1), -np.ones(1), np.zeros(1)) == 0.0
+    assert advantage(np.ones(1), -np.ones(1), np.zeros(1)) == pytest.approx(LEAST_GAIN)
+
+
+def test_where_no_step_gains_anything_the_calls_it_saves_still_order_states() -> None:
+    few, more, sure = advantage(np.array([0.5, 0.5, 0.9]), np.zeros(3), np.array([0.2, 0.8, 0.8]))
+    assert 0 < few < more < sure

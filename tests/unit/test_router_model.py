@@ -74,7 +74,7 @@ def test_the_advantage_is_success_for_a_call(tmp_path: Path) -> None:
         gain, saving = (linear(heads[name], [*risks, d, x[step], x[calls]]) for name in ("gain", "saving"))
         assert predicted.dissent is not None
         assert float(predicted.dissent[i]) == pytest.approx(d, rel=1e-9)
-        assert float(predicted.score[i]) == pytest.approx(d * max(gain, 0.0) / max(1 - d * saving, 0.1), rel=1e-9)
+        assert float(predicted.score[i]) == pytest.approx(d * max(gain, 0.01) / max(1 - d * saving, 0.1), rel=1e-9)
     assert len(set(predicted.score.tolist())) > 3
     np.testing.assert_array_equal(predicted.rho, plain.predict(f).rho)
     np.testing.assert_array_equal(replace(model, score="dissent").predict(f).score, predicted.dissent)
