@@ -1,6 +1,6 @@
 """The operating points of r2v (METHOD section 8): chosen on live validation episodes, measured on live test episodes.
 
-    selected       the cheapest threshold whose CVaR of failure on validation is at most epsilon above the teacher's
+    selected       the cheapest threshold whose CVaR of failure is at most epsilon above the teacher's, with confidence (r2v_dist.selection)
     budget         the two adjacent thresholds mixed so that teacher calls are a given share of teacher-only's on validation
     expected_cost  the threshold of least expected cost on validation: calls, SLM steps at their price, kappa for a failed episode
     bayes          escalate iff rho - rho1 >= (c_T - c_S) / kappa; a rule on the predicted values that no arm plays
@@ -21,6 +21,7 @@ from r2v_dist.learner_config import RouterConfig
 from r2v_dist.metrics import task_bootstrap_interval, worst_seed_success
 from r2v_dist.operating_point import Mix, bayes_escalates, bayes_threshold, meet_budget
 from r2v_dist.risk_measures import cvar_failure
+from r2v_dist.selection import Tolerance
 
 Array = npt.NDArray[np.float64]
 
@@ -60,19 +61,18 @@ class ChosenPoint:
 
 @dataclass(frozen=True)
 class Prices:
-    """What the router was told: the price of an SLM step and of a failed episode in teacher calls, the most CVaR of failure."""
+    """What the router was told: the price of an SLM step and of a failed episode in teacher calls."""
 
     slm: float
     failure: float
-    epsilon: float
 
     @classmethod
     def of(cls, config: RouterConfig) -> "Prices":
         """Of a run's configuration."""
-        return cls(config.slm_cost / config.teacher_cost, config.kappa, config.epsilon)
+        return cls(config.slm_cost / config.teacher_cost, config.kappa)
 
 
-def live_points(validation: SeedArms, test: SeedArms, budget: float | None, prices: Prices, resamples: int, seed: int) -> list[ChosenPoint]:
+def live_points(validation: SeedArms, test: SeedArms, budget: float | None, prices: Prices, tolerance: Tolerance) -> list[ChosenPoint]:
     """The points that were played, for one training seed."""
     arms = {arm.threshold: arm for arm in validation.points(REFERENCE) if arm.threshold is not None}
     if not arms:
@@ -83,17 +83,18 @@ def live_points(validation: SeedArms, test: SeedArms, budget: float | None, pric
     def point(kind: str, mix: Mix, note: str) -> ChosenPoint:
         spent = [float(arms[threshold].calls_TZ.mean()) / teacher if teacher else None for threshold in (mix.expensive, mix.cheap)]
         validation_share = None if None in spent else float(np.dot([mix.share, 1 - mix.share], np.array(spent, dtype=np.float64)))
-        outcome = _outcome([played[mix.expensive], played[mix.cheap]], mix.share, _teacher_calls(test), resamples, seed)
+        outcome = _outcome([played[mix.expensive], played[mix.cheap]], mix.share, _teacher_calls(test), tolerance.resamples, tolerance.seed)
         cheap = None if mix.cheap == mix.expensive else mix.cheap
         return ChosenPoint(kind, test.training_seed, mix.expensive, cheap, mix.share, validation_share, outcome, note)
 
     found = []
     if (chosen := validation.selected.get(REFERENCE)) in arms and chosen is not None:
-        tail = cvar_failure(arms[chosen].success_TZ, CVAR_ALPHA)
-        floor = cvar_failure(validation.points("teacher_only")[0].success_TZ, CVAR_ALPHA)
-        kept = f"the cheapest with CVaR of failure at most {prices.epsilon:g} above the teacher's on validation ({tail:.3f}, {floor:.3f})"
-        missed = f"no threshold keeps CVaR of failure within {prices.epsilon:g} of the teacher's {floor:.3f}; the least is {tail:.3f}"
-        found.append(point("selected", Mix(chosen, chosen, 1.0, 0.0), kept if tail <= prices.epsilon + floor else missed))
+        alone = validation.points("teacher_only")[0]
+        tail, floor = (cvar_failure(arm.success_TZ, CVAR_ALPHA) for arm in (arms[chosen], alone))
+        promise = f"CVaR of failure at most {tolerance.epsilon:g} above the teacher's with {tolerance.confidence:.0%} confidence"
+        seen = f"on validation ({tail:.3f}, {floor:.3f})"
+        kept, missed = f"the cheapest with {promise} {seen}", f"no threshold has {promise} {seen}; this one has the least CVaR"
+        found.append(point("selected", Mix(chosen, chosen, 1.0, 0.0), kept if tolerance.keeps(arms[chosen], alone) else missed))
     if budget is not None and teacher:
         found.append(_on_budget(point, arms, budget, teacher, test.training_seed))
     cheapest = min(sorted(arms), key=lambda threshold: _expected_cost(arms[threshold], prices))

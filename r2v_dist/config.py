@@ -35,6 +35,8 @@ class EvaluateConfig(Section):
     oracle_branches: int = Field(4, ge=1)
     """Of the oracle, from every state on its path; their replicas are used for nothing else."""
     bootstrap: int = Field(2000, ge=100)
+    confidence: float = Field(0.9, ge=0.5, lt=1)
+    """With which a chosen threshold keeps `router.epsilon` on validation tasks, by bootstrap over tasks."""
     budget: float | None = Field(0.3, gt=0, le=1)
     """Teacher calls that the router may spend, as a share of teacher-only's: a second operating point in the report; null for none."""
 

@@ -147,27 +147,6 @@ def with_risk(rows: Sequence[RouterRow], risks: Sequence["RiskQuality"]) -> list
     ]
 
 
-def selected_thresholds(rows: list[RouterRow], epsilon: float) -> dict[str, float]:
-    """The threshold of every router: the cheapest in teacher calls whose CVaR of failure is at most epsilon above that of the teacher
-    alone, for no router does better than its teacher; where there is none, the one of least CVaR. One rule for all, on validation rows;
-    the router without CVaR goes by mean failures."""
-    teacher = next(row for row in rows if row.name == "teacher_only")
-
-    def preference(row: RouterRow) -> tuple[float, float]:
-        if row.name == "r2v_no_cvar":
-            failure, unavoidable = 1.0 - row.success_rate, 1.0 - teacher.success_rate
-        else:
-            failure, unavoidable = row.cvar_failure, teacher.cvar_failure
-        return (0.0, row.teacher_calls) if failure <= epsilon + unavoidable else (failure, row.teacher_calls)
-
-    chosen: dict[str, RouterRow] = {}
-    for row in rows:
-        best = chosen.get(row.name)
-        if row.threshold is not None and (best is None or preference(row) < preference(best)):
-            chosen[row.name] = row
-    return {name: row.threshold for name, row in chosen.items() if row.threshold is not None}
-
-
 def hard_tasks(folder: Path, steps: int) -> int:
     """How many tasks take the teacher at least `steps` steps when nothing is perturbed."""
     table = rollout_store.outcomes(rollout_store.read(folder, ["t", "z", "router", "n_steps"]))

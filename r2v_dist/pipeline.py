@@ -116,6 +116,9 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
     def sweeps(c: RunConfig) -> list[Any]:
         return [*plays(c), c.evaluate.rates, c.evaluate.routers, c.evaluate.oracle_branches]
 
+    def chooses(c: RunConfig) -> list[Any]:
+        return [*sweeps(c), c.evaluate.confidence]
+
     made, models = list[Stage](), tuple[str, ...]()
     if config.router is not None:
         made += [
@@ -131,7 +134,7 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
                 Stage("router2", ("visits", "labels", "labels2"), learns, router_stages.second_router),
             ]
             models = ("router2",)
-    made.append(Stage("validate", ("tasks", *policy, *models), sweeps, router_stages.validate))
+    made.append(Stage("validate", ("tasks", *policy, *models), chooses, router_stages.validate))
     if "r2v" in config.swept and (config.env.splits.calibration or config.env.files.get("calibration")):
         made.append(Stage("calibrate", ("tasks", *policy, *models, "validate"), plays, router_stages.calibrate))
     made.append(Stage("evaluate", ("tasks", *policy, *models, "validate"), sweeps, router_stages.evaluate))

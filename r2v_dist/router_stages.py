@@ -56,7 +56,8 @@ def second_router(context: Context) -> dict[str, Any]:
 def validate(context: Context) -> dict[str, Any]:
     """Sweep every router on the validation tasks and choose its threshold there."""
     from envs.tasks import seeds
-    from r2v_dist.evaluation import arm_outcomes, router_rows, selected_thresholds
+    from r2v_dist.evaluation import arm_outcomes
+    from r2v_dist.selection import Tolerance, selected_thresholds
 
     config = context.config
     arm = context.deploy(trained(context, last_round(context)))
@@ -68,9 +69,9 @@ def validate(context: Context) -> dict[str, Any]:
     thresholds = grid(context.run.rollouts(context.stage), config.swept, config.evaluate.rates)
     swept = sweep(arm, thresholds)
     results = context.roll_out([context.unit(task, z, swept) for task in tasks for z in zs])
-    rows = router_rows(arm_outcomes(context.run.rollouts(context.stage)), config.evaluate.bootstrap, context.seed)
-    epsilon = config.router.epsilon if config.router is not None else RouterConfig().epsilon
-    return results | {"thresholds": thresholds, "selected": selected_thresholds(rows, epsilon)}
+    arms = arm_outcomes(context.run.rollouts(context.stage))
+    selected = selected_thresholds(arms, Tolerance.of(config, context.training_seed))
+    return results | {"thresholds": thresholds, "selected": selected}
 
 
 def calibrate(context: Context) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from r2v_dist.risk_quality import AloneSteps, Array, RiskQuality, risk_of, risk_
 from r2v_dist.router_model import RouterModel
 from r2v_dist.router_stages import QUERY, load_router
 from r2v_dist.run_dir import Manifest, RunDir
+from r2v_dist.selection import Tolerance
 from r2v_dist.stages import stage_name
 
 
@@ -148,10 +149,9 @@ def _risk(forecasts: Sequence[Forecasts], seed: int) -> list[RiskQuality]:
 def _points(
     run: RunDir, config: RunConfig, tests: Sequence[SeedArms], validations: Sequence[SeedArms], forecasts: Sequence[Forecasts]
 ) -> list[ChosenPoint]:
-    prices, resamples = Prices.of(config.router or RouterConfig()), config.evaluate.bootstrap
-    by_seed, found = {one.training_seed: one for one in forecasts}, list[ChosenPoint]()
+    prices, by_seed, found = Prices.of(config.router or RouterConfig()), {one.training_seed: one for one in forecasts}, list[ChosenPoint]()
     for test, validation in zip(tests, validations, strict=False):
-        found += live_points(validation, test, config.evaluate.budget, prices, resamples, config.seed)
+        found += live_points(validation, test, config.evaluate.budget, prices, Tolerance.of(config, test.training_seed))
         model = routers_of(run, config, test.training_seed).get(REFERENCE)
         if model is not None and (own := by_seed.get(test.training_seed)) is not None:
             predicted = model.predict(own.steps.features_NF)

@@ -6,9 +6,11 @@ import pytest
 from r2v_dist.chosen_points import ChosenPoint, Prices, bayes_point, live_points
 from r2v_dist.comparison import SeedArms
 from r2v_dist.evaluation import ArmOutcomes
+from r2v_dist.selection import Tolerance
 from tests.arms import SEEDS, STEPS, TASKS, arm
 
-PRICES = Prices(slm=0.02, failure=20.0, epsilon=0.05)
+PRICES = Prices(slm=0.02, failure=20.0)
+TOLERANCE = Tolerance(epsilon=0.05, confidence=0.9, resamples=200, seed=0)
 POINTS = ((0.2, 1.0, 0.8), (0.5, 0.85, 0.4), (0.8, 0.6, 0.1))
 
 
@@ -20,7 +22,7 @@ def seed_arms(seed: int, points: tuple[tuple[float, float, float], ...] = POINTS
 
 def found(budget: float | None = 0.5) -> tuple[dict[str, ChosenPoint], SeedArms, SeedArms]:
     validation, test = seed_arms(0), seed_arms(1)
-    return {point.kind: point for point in live_points(validation, test, budget, PRICES, 200, 0)}, validation, test
+    return {point.kind: point for point in live_points(validation, test, budget, PRICES, TOLERANCE)}, validation, test
 
 
 def at(one: SeedArms, threshold: float | None) -> ArmOutcomes:
@@ -32,8 +34,8 @@ def test_the_selected_point_is_measured_on_test() -> None:
     assert points["selected"].test is not None
     assert points["selected"].test.success_rate == pytest.approx(at(test, 0.2).success_TZ.mean())
     assert "at most 0.05" in points["selected"].note
-    infeasible = live_points(SeedArms(0, seed_arms(0).arms, {"r2v": 0.8}, "slm_only"), test, None, PRICES, 200, 0)[0]
-    assert infeasible.note.startswith("no threshold keeps")
+    infeasible = live_points(SeedArms(0, seed_arms(0).arms, {"r2v": 0.8}, "slm_only"), test, None, PRICES, TOLERANCE)[0]
+    assert infeasible.note.startswith("no threshold has")
 
 
 def test_the_budget_is_met_on_validation_by_two_neighbours() -> None:
