@@ -35,8 +35,11 @@ class EvaluateConfig(Section):
     oracle_branches: int = Field(4, ge=1)
     """Of the oracle, from every state on its path; their replicas are used for nothing else."""
     bootstrap: int = Field(2000, ge=100)
+    epsilon: float = Field(0.05, gt=0, lt=1)
+    """The most CVaR of failure over seeds, above that of the teacher alone, that a chosen threshold may have."""
     confidence: float = Field(0.9, ge=0.5, lt=1)
-    """With which a chosen threshold keeps `router.epsilon` on validation tasks, by bootstrap over tasks."""
+    """With which it is to have no more than that, by bootstrap over validation tasks. Where the teacher errs itself, few tasks tell little:
+    ask for a larger epsilon rather than for less confidence."""
     budget: float | None = Field(0.3, gt=0, le=1)
     """Teacher calls that the router may spend, as a share of teacher-only's: a second operating point in the report; null for none."""
 

@@ -98,8 +98,7 @@ class RouterConfig(Section):
     alpha: float = Field(0.2, gt=0, le=1)
     """Tail mass of CVaR."""
     epsilon: float = Field(0.10, gt=0, lt=1)
-    """The most CVaR of failure over seeds: in training of a policy that hands over once, and above the teacher's own where a threshold is
-    chosen on validation, there with evaluate.confidence."""
+    """The most CVaR of failure over seeds, in training of a policy that hands over once; evaluate.epsilon is for thresholds."""
     lambda_max: float = Field(20.0, gt=0)
     lambda_start: float = Field(1.0, ge=0)
     lambda_learning_rate: float = Field(0.05, gt=0)

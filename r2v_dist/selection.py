@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from r2v_dist.config import RunConfig
 from r2v_dist.evaluation import CVAR_ALPHA, ArmOutcomes
-from r2v_dist.learner_config import RouterConfig
 from r2v_dist.risk_measures import cvar_failure, cvar_weights
 
 Array = npt.NDArray[np.float64]
@@ -29,8 +28,8 @@ class Tolerance:
     @classmethod
     def of(cls, config: RunConfig, training_seed: int) -> "Tolerance":
         """Of a run's configuration."""
-        router, evaluate = config.router or RouterConfig(), config.evaluate
-        return cls(router.epsilon, evaluate.confidence, evaluate.bootstrap, config.seed + training_seed)
+        evaluate = config.evaluate
+        return cls(evaluate.epsilon, evaluate.confidence, evaluate.bootstrap, config.seed + training_seed)
 
     def keeps(self, arm: ArmOutcomes, teacher: ArmOutcomes) -> bool:
         """Whether the upper limit of the excess, by bootstrap over tasks (pairs of arm and teacher), is at most epsilon."""
