@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from r2v_dist.config import load_config
 from r2v_dist.pipeline import stages
 from r2v_dist.run_dir import Manifest, RunDir
@@ -72,6 +74,11 @@ def test_a_key_of_the_second_round_leaves_the_labels_of_the_first() -> None:
 
 def test_another_choice_of_routers_labels_nothing_again() -> None:
     assert decided_by("evaluate.routers=[random, r2v]") == {"router2", "validate", "evaluate"}
+
+
+@pytest.mark.parametrize("change", ["evaluate.epsilon=0.3", "evaluate.confidence=0.6"])
+def test_another_tolerance_trains_nothing_again(change: str) -> None:
+    assert decided_by(change) == {"validate"}
 
 
 def test_no_router_no_calibration() -> None:
