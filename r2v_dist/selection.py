@@ -58,8 +58,5 @@ def selected_thresholds(arms: Sequence[ArmOutcomes], tolerance: Tolerance) -> di
         kept = tolerance.keeps(arm, teacher)
         return not kept, 0.0 if kept else cvar_failure(arm.success_TZ, tail_of(arm.name)), float(arm.calls_TZ.sum())
 
-    chosen: dict[str, tuple[tuple[bool, float, float], float]] = {}
-    for arm in arms:
-        if arm.threshold is not None:
-            chosen[arm.name] = min(chosen.get(arm.name, (preference(arm), arm.threshold)), (preference(arm), arm.threshold))
-    return {name: threshold for name, (_, threshold) in chosen.items()}
+    worst_first = sorted((arm for arm in arms if arm.threshold is not None), key=preference)[::-1]
+    return {arm.name: arm.threshold for arm in worst_first if arm.threshold is not None}

@@ -76,7 +76,7 @@ def test_another_choice_of_routers_labels_nothing_again() -> None:
     assert decided_by("evaluate.routers=[random, r2v]") == {"router2", "validate", "evaluate"}
 
 
-@pytest.mark.parametrize("change", ["evaluate.epsilon=0.3", "evaluate.confidence=0.6"])
+@pytest.mark.parametrize("change", ["evaluate.epsilon=0.3", "evaluate.confidence=0.6", "evaluate.bootstrap=500"])
 def test_another_tolerance_trains_nothing_again(change: str) -> None:
     assert decided_by(change) == {"validate"}
 
