@@ -58,5 +58,4 @@ def selected_thresholds(arms: Sequence[ArmOutcomes], tolerance: Tolerance) -> di
         kept = tolerance.keeps(arm, teacher)
         return not kept, 0.0 if kept else cvar_failure(arm.success_TZ, tail_of(arm.name)), float(arm.calls_TZ.sum())
 
-    worst_first = sorted((arm for arm in arms if arm.threshold is not None), key=preference)[::-1]
-    return {arm.name: arm.threshold for arm in worst_first if arm.threshold is not None}
+    return {arm.name: arm.threshold for arm in sorted(arms, key=preference)[::-1] if arm.threshold is not None}
