@@ -20,7 +20,7 @@ lint: setup
 
 setup: $(VENV)/.complete-$(EXTRA)
 
-$(VENV)/.complete-$(EXTRA): pyproject.toml constraints.txt scripts/setup.sh
+$(VENV)/.complete-$(EXTRA): pyproject.toml $(wildcard constraints*.txt overrides*.txt) scripts/setup.sh
 	PYTHON=$(PYTHON) EXTRA=$(EXTRA) bash scripts/setup.sh $(VENV)
 	touch $@
 

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.vllm_server import ENGINE_ENVIRONMENT, Arrived, EngineRequest, VllmServer
+from actors.vllm_server import CPU_ENVIRONMENT, ENGINE_ENVIRONMENT, Arrived, EngineRequest, VllmServer
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.model_config import ModelConfig
 
@@ -25,23 +25,24 @@ class Checkpoint:
 
 
 class ModelServer:
-    """Owns one vLLM actor. `start` returns at once; `wait` blocks until the engine answers."""
+    """Owns one vLLM actor. `start` returns at once; `wait` blocks until the engine answers. On GPUs it starts when `after` answers."""
 
-    def __init__(self, role: str, config: ModelConfig, checkpoint: Checkpoint) -> None:
-        self._role, self._config = role, config
+    def __init__(self, role: str, config: ModelConfig, checkpoint: Checkpoint, after: "ModelServer | None" = None) -> None:
+        self._role, self._config, self._after = role, config, after
         self.checkpoint = checkpoint
         self.start()
 
     def start(self) -> None:
         """Start the engine's process without waiting for it."""
-        gpus = self._config.tensor_parallel if ray.cluster_resources().get("GPU", 0) > 0 else 0
-        environment = {**ENGINE_ENVIRONMENT, **({} if gpus else {"OMP_NUM_THREADS": "1"})}
+        gpus = self._config.gpus if ray.cluster_resources().get("GPU", 0) > 0 else 0
+        environment = {**ENGINE_ENVIRONMENT, **({} if gpus else CPU_ENVIRONMENT)}
         self.actor: Any = (
             ray.remote(VllmServer)
             .options(num_cpus=0, num_gpus=gpus, max_concurrency=1024, runtime_env={"env_vars": environment})
-            .remote(self._config, self.checkpoint.path, self.checkpoint.version)
+            # An engine measures how much of its GPU is free; what starts beside it meanwhile would mislead both.
+            .remote(self._config, self.checkpoint.path, self.checkpoint.version, self._after._ready if self._after and gpus else "")
         )
-        self._ready = self.actor.ready.remote()
+        self._ready: Any = self.actor.ready.remote()
 
     def wait(self) -> None:
         """Return when the engine answers. Raises RuntimeFailure with the first cause."""

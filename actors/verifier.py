@@ -14,6 +14,7 @@ from actors.batching import Arrivals, Batcher, all_at_once
 from learners.answer_rows import AnswerRow
 from r2v_dist.chat import ChatFormat, Turn
 from r2v_dist.language_model import Candidate
+from r2v_dist.learner_config import VerifierConfig
 
 ScorerCall = Callable[[list[tuple[list[int], list[list[int]]]]], Awaitable[list[tuple[float, ...]]]]
 """(prompt, answers) of each state to V of its answers."""
@@ -26,13 +27,16 @@ KEPT_TOKENS = 50_000
 class VerifierServer:
     """Create it as an async Ray actor with a high `max_concurrency`: calls wait while a forward pass runs."""
 
-    def __init__(self, path: str, version: str, threads: int, max_tokens: int) -> None:
+    def __init__(self, path: str, version: str, config: VerifierConfig) -> None:
         import torch
 
         from learners.value_model import ValueModel
 
-        torch.set_num_threads(threads)
-        self._model, self._version, self._max_tokens = ValueModel(Path(path), max_tokens, KEPT_TOKENS), version, max_tokens
+        torch.set_num_threads(config.threads)
+        if torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(config.gpu_memory_utilization)
+        self._max_tokens = config.max_tokens
+        self._model, self._version = ValueModel(Path(path), self._max_tokens, KEPT_TOKENS), version
         self._waiting: list[tuple[list[AnswerRow], asyncio.Future[list[tuple[float, ...]]]]] = []
         self._worker: asyncio.Task[None] | None = None
 
@@ -82,14 +86,14 @@ class ScorerHandle:
         return answer
 
 
-def start_verifier(path: str, version: str, threads: int, max_tokens: int) -> Any:
+def start_verifier(path: str, version: str, config: VerifierConfig) -> Any:
     """Start the actor without waiting for it; its `ready` answers with the version. Ray starts it again when its process dies."""
     import ray
 
-    gpus = 1 if ray.cluster_resources().get("GPU", 0) > 0 else 0
-    environment = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": str(threads)}
+    gpus = config.gpu_memory_utilization if ray.cluster_resources().get("GPU", 0) > 0 else 0
+    environment = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": str(config.threads)}
     options = {"num_cpus": 0, "num_gpus": gpus, "max_concurrency": 1024, "max_restarts": 3, "runtime_env": {"env_vars": environment}}
-    return ray.remote(VerifierServer).options(**options).remote(os.path.abspath(path), version, threads, max_tokens)
+    return ray.remote(VerifierServer).options(**options).remote(os.path.abspath(path), version, config)
 
 
 class TrainedVerifier:

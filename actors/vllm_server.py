@@ -18,7 +18,6 @@ from r2v_dist.language_model import TopTokens
 from r2v_dist.model_config import ModelConfig
 
 ENGINE_ENVIRONMENT = {
-    "TORCHDYNAMO_DISABLE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CONFIGURE_LOGGING": "0",
@@ -27,6 +26,9 @@ ENGINE_ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 """What the engine's process must find in its environment before vLLM is imported."""
+
+CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
+"""And where it gets no GPU: compiling takes longer than it saves there. On a GPU vLLM does not start without the compiler."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ Arrived = tuple[str, list[tuple[int, EngineAnswer]]]
 class VllmServer:
     """One engine. Create it as an async Ray actor with `server_options`."""
 
-    def __init__(self, config: ModelConfig, path: str, version: str) -> None:
+    def __init__(self, config: ModelConfig, path: str, version: str, _after: str = "") -> None:
         self._config, self._version = config, version
         self._ids = count()
         self._engine = _build_engine(config, path)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.vllm_server import ENGINE_ENVIRONMENT, engine_arguments, engine_place
+from actors.vllm_server import CPU_ENVIRONMENT, ENGINE_ENVIRONMENT, engine_arguments, engine_place
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.model_config import ModelConfig
 
@@ -22,12 +22,7 @@ class OfflineEngine:
     """Starts the process; `generate` answers with seconds and token ids. Ends with the `with` block."""
 
     def __init__(self, path: Path, config: ModelConfig) -> None:
-        environment = {
-            **os.environ,
-            **ENGINE_ENVIRONMENT,
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
+        environment = {**os.environ, **ENGINE_ENVIRONMENT, **CPU_ENVIRONMENT, "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.offline"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         self._ask({"path": str(path), "config": config.model_dump(mode="json")})

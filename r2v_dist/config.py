@@ -138,10 +138,22 @@ class RunConfig(Section):
         }
         return tuple(name for name in self.evaluate.routers if name not in impossible)
 
+    @property
+    def gpus(self) -> dict[str, float]:
+        """What engines and verifier, which work at the same time, ask of a cluster with GPUs, by the key that says how much."""
+        asked: dict[str, float] = {}
+        for role, model in (("slm", self.slm), ("teacher", self.teacher)):
+            if model.backend == "vllm":
+                asked[f"{role}.{'gpu_memory_utilization' if model.tensor_parallel == 1 else 'tensor_parallel'}"] = model.gpus
+        if self.verifier is not None and self.verifier.kind == "trained":
+            asked["verifier.gpu_memory_utilization"] = self.verifier.gpu_memory_utilization
+        return asked
+
     def content_hash(self) -> str:
         """Hash of everything that decides an outcome."""
-        content = self.model_dump(mode="json", exclude={"cluster", "run_dir", "name", "slm", "teacher"})
-        return short_hash(json.dumps([content, self.slm.content(), self.teacher.content()], sort_keys=True))
+        content = self.model_dump(mode="json", exclude={"cluster", "run_dir", "name", "slm", "teacher", "verifier"})
+        verifier = self.verifier and self.verifier.content()
+        return short_hash(json.dumps([content, self.slm.content(), self.teacher.content(), verifier], sort_keys=True))
 
 
 def load_config(path: Path, overrides: list[str]) -> RunConfig:

@@ -73,7 +73,7 @@ class Crew:
 
         config = self._config.verifier
         if verifier is not None and verifier != self._verifier and config is not None and config.kind == "trained":
-            self._scorer = ScorerHandle(start_verifier(verifier.path, verifier.version, config.threads, config.max_tokens))
+            self._scorer = ScorerHandle(start_verifier(verifier.path, verifier.version, config))
         self._verifier = verifier
         self._fleet.equip(Equipment(config if verifier else None, self._scorer if verifier else None, models))
 
@@ -143,11 +143,22 @@ class Crew:
 
         self._ray
         servers, config = {}, self._config
+        self._require_gpus()
         if config.slm.backend == "vllm":
             servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint())
         if config.teacher.backend == "vllm":
-            servers["teacher"] = ModelServer("teacher", config.teacher, Checkpoint(_local(config.teacher.model), self.teacher_version()))
+            checkpoint = Checkpoint(_local(config.teacher.model), self.teacher_version())
+            servers["teacher"] = ModelServer("teacher", config.teacher, checkpoint, after=servers.get("slm"))
         return servers
+
+    def _require_gpus(self) -> None:
+        """Refuse what the GPUs of the cluster cannot hold at one time: it would wait for room for ever."""
+        import ray
+
+        keys, there = self._config.gpus, ray.cluster_resources().get("GPU", 0)
+        asked = round(sum(keys.values()), 6)
+        if 0 < there < asked:
+            raise UsageError(f"{' + '.join(keys)} = {asked:g} GPUs, the cluster has {there:g}: lower these keys, or add GPUs")
 
     @cached_property
     def _fleet(self) -> "Fleet":

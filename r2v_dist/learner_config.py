@@ -159,6 +159,8 @@ class VerifierConfig(Section):
     """`trained`: CPU threads of the scorer."""
     max_tokens: int = Field(8192, ge=256)
     """`trained`: tokens a forward pass of the scorer, padding included."""
+    gpu_memory_utilization: float = Field(0.3, gt=0, le=1)
+    """`trained`, GPU only: the share of a GPU that the scorer asks Ray for, and the most of its memory that it takes."""
 
     @model_validator(mode="after")
     def _has_judge(self) -> Self:
@@ -172,6 +174,11 @@ class VerifierConfig(Section):
     def version(self) -> str:
         """Under which scores are stored that no trained model gives."""
         return self.kind if self.judge is None else f"judge-{self.judge.model}"
+
+    def content(self) -> dict[str, Any]:
+        """The keys that stages depend on; where the scorer runs is none of them."""
+        content = self.model_dump(mode="json", exclude={"gpu_memory_utilization"})
+        return content | ({} if self.judge is None else {"judge": self.judge.content()})
 
 
 class BranchConfig(Section):

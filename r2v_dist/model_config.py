@@ -36,7 +36,8 @@ class ModelConfig(Section):
     max_num_seqs: int = Field(128, ge=1)
     kv_cache_mib: int = Field(256, ge=16)
     """CPU only: memory of the key-value cache."""
-    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+    gpu_memory_utilization: float = Field(0.6, gt=0, le=1)
+    """GPU only: the share of each GPU's memory that the engine takes. An engine of one rank asks Ray for as much of a GPU."""
     tensor_parallel: int = Field(1, ge=1)
     cpu_cores: str = ""
     """CPU only: cores the engine's threads are bound to, for example `0-1`; empty for all."""
@@ -52,6 +53,11 @@ class ModelConfig(Section):
     """`simulated`: the probability where the last observation reads like an error, for example of failed visible tests."""
     signal_auroc: float | None = Field(None, gt=0, lt=1)
     """`simulated`: how well the first-token entropy tells failing from right proposals; without it there are no log-probabilities."""
+
+    @property
+    def gpus(self) -> float:
+        """What the engine asks Ray for where there are GPUs: a share of one, or whole ones."""
+        return self.gpu_memory_utilization if self.tensor_parallel == 1 else self.tensor_parallel
 
     def content(self) -> dict[str, Any]:
         """The keys that decide what the model answers; the others say where and how fast."""

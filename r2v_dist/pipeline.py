@@ -78,7 +78,7 @@ def _slm_stages(config: RunConfig) -> list[Stage]:
         made += [
             Stage("states", ("tasks", "bc"), lambda c: [c.perturb, c.slm.content(), c.branches], learning_stages.states),
             Stage("branches", ("tasks", "states", "bc"), lambda c: [c.teacher.content(), c.branches], learning_stages.branches),
-            Stage("verifier", ("states", "branches", "bc"), lambda c: [c.verifier], learning_stages.verifier),
+            Stage("verifier", ("states", "branches", "bc"), lambda c: [c.verifier and c.verifier.content()], learning_stages.verifier),
         ]
     if config.dpo is not None:
         made += [
@@ -93,7 +93,7 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
     """From the deployed SLM on: labels and routers where they are trained, then every router live."""
 
     def plays(c: RunConfig) -> list[Any]:
-        return [c.perturb, c.slm.content(), c.teacher.content(), c.verifier]
+        return [c.perturb, c.slm.content(), c.teacher.content(), c.verifier and c.verifier.content()]
 
     def visits(c: RunConfig) -> list[Any]:
         return [*plays(c), c.labels.tasks, c.labels.validation_tasks, c.labels.seeds, c.labels.random_rate]

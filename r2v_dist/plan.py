@@ -26,6 +26,7 @@ def resource_plan(config: RunConfig) -> str:
         ("disk", f"{DISK_GIB:.1f} GiB", f"{_free_disk_gib(config.run_dir):.1f} GiB"),
         ("env runners", str(config.cluster.runners), f"{config.cluster.in_flight} units in flight on each"),
         ("vLLM engines", str(sum(m.backend == "vllm" for m in (config.slm, config.teacher))), _available("vllm")),
+        ("GPUs", f"{sum(config.gpus.values()):g}", "where the cluster has any; a learner's rank takes a whole one"),
         ("learner ranks", str(config.bc.deepspeed.ranks if config.slm.backend == "vllm" else 0), f"ZeRO-{config.bc.deepspeed.zero_stage}"),
         ("label branches", str(_label_branches(config)), "at most; they share what is known of their trees"),
         ("test episodes", str(config.training_seeds * _test_episodes(config)), "live, before memoisation"),

@@ -6,6 +6,7 @@ python=${PYTHON:-python3}
 extra=${EXTRA:-cpu}
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+[ -f "constraints-$extra.txt" ] || fail "EXTRA=$extra: there are cpu and gpu"
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
     fail "Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3.11 make setup"
@@ -18,17 +19,19 @@ echo "setup: virtual environment in $venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv==0.13.9" ||
     fail "uv could not be installed; check the network and run the same command again"
 
-# PyTorch without CUDA: from a local wheel folder where one is configured, else from PyTorch's CPU index.
+options=(--constraint constraints.txt --constraint "constraints-$extra.txt")
 if [ "$extra" = cpu ]; then
+    options+=(--overrides overrides-cpu.txt)
+    # PyTorch without CUDA: from a local wheel folder where one is configured, else from PyTorch's CPU index.
     if [ -n "${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}" ]; then
         export UV_FIND_LINKS=${UV_FIND_LINKS:-$PIP_FIND_LINKS}
     else
         export UV_TORCH_BACKEND=${UV_TORCH_BACKEND:-cpu}
     fi
 fi
-echo "setup: installing packages (about 3 GB on disk)"
+echo "setup: installing packages (on disk about 3 GB, with CUDA 10)"
 UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-180} "$venv/bin/uv" pip install --python "$venv/bin/python" \
-    --constraint constraints.txt --editable ".[$extra,dev]" ||
+    "${options[@]}" --editable ".[$extra,dev]" ||
     fail "installation failed; the lines above name the package. Run the same command again to continue"
 "$venv/bin/r2v" --version >/dev/null || fail "r2v does not start; remove $venv and run the same command again"
 echo "setup: done"

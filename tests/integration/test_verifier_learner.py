@@ -16,7 +16,7 @@ from r2v_dist import branch_values
 from r2v_dist.branch_values import BranchValue
 from r2v_dist.chat import ChatFormat, Turn, opening_message
 from r2v_dist.language_model import Candidate
-from r2v_dist.learner_config import DeepSpeedConfig, LoraConfig, VerifierTrainingConfig
+from r2v_dist.learner_config import DeepSpeedConfig, LoraConfig, VerifierConfig, VerifierTrainingConfig
 from r2v_dist.verifier_metrics import VerifierMetrics
 
 ACTIONS = (("take apple", (30, 31)), ("go east", (40, 41, 42)), ("drop apple", (50,)))
@@ -137,7 +137,7 @@ def test_the_actor_gives_the_same_scores_whoever_asks_with_whom(
     from actors.verifier import ScorerHandle, TrainedVerifier, start_verifier
 
     _, _, path = one_rank
-    actor = start_verifier(str(path), "v1", threads=1, max_tokens=256)
+    actor = start_verifier(str(path), "v1", VerifierConfig(max_tokens=256))
     assert ray.get(actor.ready.remote(), timeout=120) == "v1"
     tokenizer = AutoTokenizer.from_pretrained(path)
     states = branch_values.states_of(branch_values.load(files[1]))

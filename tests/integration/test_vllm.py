@@ -26,6 +26,8 @@ from r2v_dist.language_model import ContextLimitReached, Request, Sampling
 from r2v_dist.model_config import ModelConfig
 
 CONFIG = ModelConfig(backend="vllm", model="models/textworld-tiny", max_model_len=512)
+TOLERANCE = 5e-3 if torch.cuda.is_available() else 1e-3
+"""Of a log-probability, against float32 on the CPU: a GPU's attention kernel rounds what it multiplies."""
 HISTORY = (Turn("Goal: First, go east.\n-= Room3 =-\nThere is an exit to the east.", "go east", "teacher"),)
 
 
@@ -73,10 +75,10 @@ def test_a_sample_is_a_function_of_its_request_alone(server: ModelServer, prompt
 def test_log_probabilities_are_the_models_own(server: ModelServer, prompts: list[list[int]], tiny_model: Path) -> None:
     for answer, prompt in zip(sample(server, [request(p, 1) for p in prompts[:3]]), prompts, strict=False):
         for ids, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
-            assert logprobs == pytest.approx(hf_logprobs(tiny_model, prompt, ids), abs=1e-3)
+            assert logprobs == pytest.approx(hf_logprobs(tiny_model, prompt, ids), abs=TOLERANCE)
         assert len(answer.first_top) == 20
         best, logprob = answer.first_top.ids[0], answer.first_top.logprobs[0]
-        assert [logprob] == pytest.approx(hf_logprobs(tiny_model, prompt, [best]), abs=1e-3)
+        assert [logprob] == pytest.approx(hf_logprobs(tiny_model, prompt, [best]), abs=TOLERANCE)
 
 
 def test_many_long_prompts_at_once_do_not_end_the_engine(server: ModelServer, prompts: list[list[int]]) -> None:
@@ -99,7 +101,7 @@ def test_weights_are_replaced_in_place(server: ModelServer, prompts: list[list[i
     version, [answer] = ray.get(server.actor.sample.remote([request(prompts[0], 0)]), timeout=60)
     assert version == "changed"
     for ids, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
-        assert logprobs == pytest.approx(hf_logprobs(tmp_path, prompts[0], ids), abs=1e-3)
+        assert logprobs == pytest.approx(hf_logprobs(tmp_path, prompts[0], ids), abs=TOLERANCE)
     server.load(Checkpoint(str(tiny_model), "base"))
     _, [back] = ray.get(server.actor.sample.remote([request(prompts[0], 0)]), timeout=60)
     assert back.token_ids == process[1][0].token_ids

@@ -92,7 +92,8 @@ def test_overrides_reach_nested_keys_and_are_parsed_as_yaml() -> None:
 
 
 def test_content_hash_ignores_where_and_how_fast() -> None:
-    same = load_config(DEMO, ["cluster.runners=7", "run_dir=/tmp/x", "slm.cpu_cores=0"]).content_hash()
+    elsewhere = ["cluster.runners=7", "run_dir=/tmp/x", "slm.cpu_cores=0", "verifier.gpu_memory_utilization=0.5"]
+    same = load_config(DEMO, elsewhere).content_hash()
     assert same == load_config(DEMO, []).content_hash()
     assert same != load_config(DEMO, ["slm.sampling.temperature=0.5"]).content_hash()
 
