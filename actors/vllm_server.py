@@ -59,7 +59,7 @@ Arrived = tuple[str, list[tuple[int, EngineAnswer]]]
 
 
 class VllmServer:
-    """One engine. Create it as an async Ray actor with `server_options`."""
+    """One engine, as an async Ray actor. `_after` may be a reference, for which Ray waits before it makes the engine."""
 
     def __init__(self, config: ModelConfig, path: str, version: str, _after: str = "") -> None:
         self._config, self._version = config, version
