@@ -22,7 +22,10 @@ class OfflineEngine:
     """Starts the process; `generate` answers with seconds and token ids. Ends with the `with` block."""
 
     def __init__(self, path: Path, config: ModelConfig) -> None:
-        environment = {**os.environ, **ENGINE_ENVIRONMENT, **CPU_ENVIRONMENT, "HF_HUB_OFFLINE": "1"}
+        import torch
+
+        on_cpu = {} if torch.cuda.is_available() else CPU_ENVIRONMENT
+        environment = {**os.environ, **ENGINE_ENVIRONMENT, **on_cpu, "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.offline"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         self._ask({"path": str(path), "config": config.model_dump(mode="json")})
