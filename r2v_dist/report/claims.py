@@ -29,7 +29,7 @@ def seeds_words(one: SeedDifference) -> str:
 
 
 def shown_signals(found: Findings) -> RoutingSignals | None:
-    """The correlations that words are made of: the first training seed's, on the SLM's own states."""
+    """The correlations that words are made of: first training seed, states of the SLM alone."""
     return found.signals[0] if found.signals else None
 
 

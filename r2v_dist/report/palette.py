@@ -1,6 +1,7 @@
-"""One colour and one name a router, everywhere. Baselines are muted so that the router under test stands out among all others.
+"""One colour and one name a router, everywhere.
 
-A baseline is listed with whether it is fitted: that an unfitted one is behind a fitted router says little.
+Baselines are muted so that the router under test stands out among all others. Each is listed as fitted
+or unfitted: that an unfitted one is behind a fitted router says little.
 """
 
 from r2v_dist.config import BASELINES, FITTED_BASELINES, LEARNED
@@ -58,7 +59,7 @@ ABLATIONS = ("r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint", "r2
 
 
 def is_fitted(name: str) -> bool | None:
-    """Whether a router learned from outcomes; None for one that decides nothing or is no candidate."""
+    """Whether a router learned from outcomes; None for the ends and the oracle."""
     if name in BASELINES:
         return name in FITTED_BASELINES
     return True if name in LEARNED else None
