@@ -15,7 +15,7 @@ import numpy.typing as npt
 from r2v_dist.risk_measures import cvar, cvar_weights
 
 Array = npt.NDArray[np.float64]
-PERMUTATIONS = 20_000
+PERMUTATIONS = 10_000
 LEVEL = 0.01
 """Seeds count as different when the permutation test rejects at this level."""
 _CHUNK = 1_000
