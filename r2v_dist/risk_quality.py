@@ -106,7 +106,7 @@ class RiskQuality:
     failure_rate: float
     mean_risk: float
     step_number_auroc: float | None
-    """Of the number of the step alone, which predicts nothing that the router learned."""
+    """Of the step number alone: what pooling over steps gives away."""
     by_episode: EpisodeQuality
     by_step: tuple[StepQuality, ...]
 

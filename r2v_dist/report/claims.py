@@ -33,6 +33,18 @@ def shown_signals(found: Findings) -> RoutingSignals | None:
     return found.signals[0] if found.signals else None
 
 
+def first_step_words(found: Findings, router: str) -> str:
+    """Whether a router's residual risk is better than the base rate where no step was made yet."""
+    by_seed = [one.by_step[0] for one in found.risk if one.name == router]
+    if not by_seed:
+        return ""
+    worse = sum(one.brier >= one.constant_brier for one in by_seed)
+    if not worse:
+        return f"At the first step the risk of {LABELS[router]} is better than the base rate."
+    seeds = "" if len(by_seed) == 1 else f" in {worse} of {len(by_seed)} training seeds"
+    return f"At the first step the risk of {LABELS[router]} is no better than the base rate{seeds}."
+
+
 def cvar_role(config: RunConfig) -> str:
     """What CVaR does in this run, whether or not the seeds differ."""
     router = config.router

@@ -6,9 +6,16 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from r2v_dist.comparison import REFERENCE
 from r2v_dist.config import RunConfig
 from r2v_dist.evaluation import RouterRow
-from r2v_dist.report.claims import cvar_role, deciding, seeds_words, shown_signals
+from r2v_dist.report.claims import (
+    cvar_role,
+    deciding,
+    first_step_words,
+    seeds_words,
+    shown_signals,
+)
 from r2v_dist.report.drawing import Figure
 from r2v_dist.report.findings import Findings
 from r2v_dist.report.palette import ABLATIONS, COLOURS, ENDS, LABELS, fitting, listed
@@ -49,6 +56,7 @@ def render_page(
         scores=_best_first(found.scores),
         cvar_role=cvar_role(config),
         deciding=deciding(found),
+        first_step=first_step_words(found, REFERENCE),
         seeds_words=seeds_words,
         level=LEVEL,
         signals=shown_signals(found),

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from r2v_dist.config import BASELINES, FITTED_BASELINES, load_config
-from r2v_dist.report.claims import cvar_role, p_text, seeds_words
+from r2v_dist.report.claims import cvar_role, first_step_words, p_text, seeds_words
+from r2v_dist.report.findings import Findings
 from r2v_dist.report.palette import LABELS, is_fitted, listed
+from r2v_dist.risk_quality import EpisodeQuality, RiskQuality, StepQuality
 from r2v_dist.seed_difference import seed_difference
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
@@ -42,6 +44,29 @@ def test_a_p_value_at_its_floor_is_only_bounded() -> None:
 )
 def test_what_cvar_does_depends_on_what_routes(overrides: list[str], said: str) -> None:
     assert said in cvar_role(load_config(CONFIGS / "textworld_demo.yaml", overrides))
+
+
+def risk_at_first_step(brier: float, training_seed: int) -> RiskQuality:
+    first = StepQuality(0, 10, 0.5, 0.5, brier, 0.25, 0.5)
+    alike = EpisodeQuality(0.2, 0.25, 0.1, 0.5)
+    measures = [0.2] * 10
+    return RiskQuality("r2v", training_seed, *measures, 0.6, 20, 10, 0.5, 0.5, 0.6, alike, (first,))
+
+
+@pytest.mark.parametrize(
+    ("briers", "said"),
+    [
+        ([0.2], "At the first step the risk of r2v is better than the base rate."),
+        ([0.3], "At the first step the risk of r2v is no better than the base rate."),
+        ([0.3, 0.2, 0.25], "no better than the base rate in 2 of 3 training seeds."),
+        ([], ""),
+    ],
+)
+def test_the_first_step_is_compared_with_the_base_rate(briers: list[float], said: str) -> None:
+    risk = [risk_at_first_step(brier, s) for s, brier in enumerate(briers)]
+    found = Findings((), [], [], (), risk, [], [], {}, None, [], None)
+    assert first_step_words(found, "r2v").endswith(said)
+    assert bool(first_step_words(found, "r2v")) == bool(briers)
 
 
 def test_every_baseline_says_whether_it_is_fitted() -> None:
