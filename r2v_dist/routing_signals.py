@@ -69,11 +69,13 @@ class RoutingSignals:
         leading = self.leading
         if leading is None:
             return f"the score ({self.score}) does not tell these states apart"
+        risk = self.correlations.get("rho")
         if self.score in SCORED_BY:
-            return f"{SIGNALS[SCORED_BY[self.score]]} routes: it is the score"
+            signal = SCORED_BY[self.score]
+            beside = "" if signal == "rho" or risk is None else f" (with the residual risk {risk:.2f})"
+            return f"{SIGNALS[signal]} routes: it is the score{beside}"
         own = self.correlations[leading]
         assert own is not None
-        risk = self.correlations.get("rho")
         beside = "" if leading == "rho" or risk is None else f", with the residual risk {risk:.2f}"
         said = f"rank correlation {own:.2f}{beside}"
         signal = SIGNALS[leading]

@@ -106,7 +106,8 @@ def test_a_score_that_is_no_ratio_has_no_clipped_share() -> None:
         assert found is not None
         assert (found.clipped_cost, found.clipped_gain) == (None, None)
         assert found.correlations[leading] == pytest.approx(1.0)
-        assert found.words.endswith("it is the score")
+        assert "routes: it is the score" in found.words
+        assert ("with the residual risk" in found.words) == (score != "risk")
     assert clipped_shares(model("risk").predict(features_NF)) == (None, None)
     assert routing_signals("r2v", model("risk"), np.zeros((0, F)), 0, "alone") is None
 
