@@ -23,8 +23,8 @@ _FRONTIER = "Test tasks and seeds, every point played live. Bars are 95 % interv
 _RING = " The ring is the threshold that validation chose."
 _STAR = " The star is what the paper reports, for other models and other tasks."
 _SEEDS = (
-    "All test tasks under one seed. Dotted lines are the worst seed of each: a router that is good on average can still fail under a "
-    "harsh one."
+    "All test tasks under one seed. Dotted lines are the worst seed of each. Rates differ by chance "
+    "even where seeds are alike: whether they differ beyond it is tested below."
 )
 _HINDSIGHT = " The baseline is the best at r2v's number of teacher calls, picked with hindsight."
 _ABLATIONS = "Each ablation against r2v (the broad pale line): same labels, same rule for thresholds, one thing taken away."
