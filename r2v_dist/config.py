@@ -21,6 +21,8 @@ Learned = Literal["r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v
 ORACLE: Literal["oracle"] = "oracle"
 """Escalates by the share of independent branches that fail from a state: a bound on what a perfect risk would buy, and dear."""
 BASELINES: tuple[str, ...] = get_args(Baseline)
+FITTED_BASELINES: tuple[str, ...] = ("query_level",)
+"""Baselines that learn from outcomes. The others are unfitted: only their threshold is chosen."""
 LEARNED: tuple[str, ...] = get_args(Learned)
 """The router and its ablations: each one `RouterModel` on the step's features, differently trained."""
 

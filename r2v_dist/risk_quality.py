@@ -2,6 +2,10 @@
 
 The forecast at a step is rho_hat from what the deployed agent saw there; the observation is the episode's own outcome, one
 branch a step (n = 1). Nothing on test tasks is labelled by extra branches, and nothing here is fitted.
+
+All of it is about the residual risk, not about the score that routes. Pooled over steps, long
+episodes weigh most and the number of the step alone tells much; so the same is measured with every
+episode weighing alike, and step by step.
 """
 
 import math
@@ -57,6 +61,29 @@ class AloneSteps:
 
 
 @dataclass(frozen=True)
+class StepQuality:
+    """Measures at one step number, over the episodes that reach it. AUROC is None where all of them end alike."""
+
+    t: int
+    steps: int
+    failure_rate: float
+    mean_risk: float
+    brier: float
+    constant_brier: float
+    auroc: float | None
+
+
+@dataclass(frozen=True)
+class EpisodeQuality:
+    """Measures with every episode weighing alike: a step counts 1 / (steps of its episode)."""
+
+    brier: float
+    constant_brier: float
+    ece15: float
+    auroc: float | None
+
+
+@dataclass(frozen=True)
 class RiskQuality:
     """Measures of one router's rho_hat. `perfect_ece` treats steps as independent; `perfect_ece_shared` gives all steps of an episode
     the same luck, which is nearer to the truth: a perfect forecaster's ECE lies between the two, and neither is 0."""
@@ -78,6 +105,10 @@ class RiskQuality:
     episodes: int
     failure_rate: float
     mean_risk: float
+    step_number_auroc: float | None
+    """Of the step number alone: what pooling over steps gives away."""
+    by_episode: EpisodeQuality
+    by_step: tuple[StepQuality, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -104,12 +135,58 @@ def risk_quality(name: str, training_seed: int, rho_N: Array, steps: AloneSteps,
         perfect_ece_upper_95=independent.upper_95,
         perfect_ece_shared=shared.mean,
         perfect_ece_shared_upper_95=shared.upper_95,
-        auroc=auroc(rho_N, failed_N, n_N) if 0 < failed_N.sum() < len(failed_N) else None,
+        auroc=_auroc(rho_N, failed_N, n_N),
         steps=len(rho_N),
         episodes=int(steps.episode_N.max()) + 1,
         failure_rate=float(failed_N.mean()),
         mean_risk=float(rho_N.mean()),
+        step_number_auroc=_auroc(steps.t_N.astype(np.float64), failed_N, n_N),
+        by_episode=episode_quality(rho_N, failed_N, steps.episode_N),
+        by_step=step_qualities(rho_N, failed_N, steps.t_N),
     )
+
+
+def episode_quality(rho_N: Array, failed_N: Array, episode_N: npt.NDArray[np.int64]) -> EpisodeQuality:
+    """The pooled measures with weights that sum to 1 in every episode."""
+    weight_N = 1.0 / np.bincount(episode_N)[episode_N]
+    failures_N = failed_N * weight_N
+    parts = brier_parts(rho_N, failures_N, weight_N)
+    return EpisodeQuality(
+        brier=parts.brier,
+        constant_brier=parts.constant,
+        ece15=ece(rho_N, failures_N, weight_N),
+        auroc=_auroc(rho_N, failures_N, weight_N),
+    )
+
+
+def step_qualities(
+    rho_N: Array,
+    failed_N: Array,
+    t_N: npt.NDArray[np.int64],
+) -> tuple[StepQuality, ...]:
+    """One entry for every step number, ascending."""
+    qualities = []
+    for t in np.unique(t_N).tolist():
+        rho_E = rho_N[t_N == t]
+        failed_E = failed_N[t_N == t]
+        failure_rate = float(failed_E.mean())
+        quality = StepQuality(
+            t=t,
+            steps=len(rho_E),
+            failure_rate=failure_rate,
+            mean_risk=float(rho_E.mean()),
+            brier=float(((rho_E - failed_E) ** 2).mean()),
+            constant_brier=failure_rate * (1 - failure_rate),
+            auroc=_auroc(rho_E, failed_E, np.ones(len(rho_E))),
+        )
+        qualities.append(quality)
+    return tuple(qualities)
+
+
+def _auroc(score_N: Array, failures_N: Array, weight_N: Array) -> float | None:
+    """None where all fail or all succeed."""
+    mixed = failures_N.sum() > 0 and bool((failures_N < weight_N).any())
+    return auroc(score_N, failures_N, weight_N) if mixed else None
 
 
 def luck_ece(rho_N: Array, draw_N: npt.NDArray[np.int64], seed: int) -> PerfectEce:

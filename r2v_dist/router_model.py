@@ -78,13 +78,18 @@ class Mlp:
 
 @dataclass(frozen=True)
 class RiskPrediction:
-    """Calibrated risks, the score and the calibrated dissent, each [N]; a joint router has neither rho1 nor rhoT."""
+    """Calibrated risks, the score and the calibrated dissent, each [N]; a joint router has neither rho1 nor rhoT.
+
+    Gain and saving are those of an `advantage` score, whose numerator and denominator are made of them.
+    """
 
     rho: Array
     rho1: Array | None
     rhoT: Array | None
     score: Array
     dissent: Array | None = None
+    gain: Array | None = None
+    saving: Array | None = None
 
 
 def effect_inputs(rho_N: Array, rho1_N: Array, rhoT_N: Array, dissent_N: Array, f_NF: Array) -> Array:
@@ -96,8 +101,14 @@ def advantage(dissent_N: Array, gain_N: Array, saving_N: Array) -> Array:
     """Success gained for every call that asking the teacher costs in the end. A teacher that would do the same changes nothing and costs
     one call; another action costs one and saves `saving_N` later. What costs nearly nothing counts as `LEAST_COST` calls, and what gains
     nearly nothing as `LEAST_GAIN`."""
-    score_N: Array = dissent_N * np.maximum(gain_N, LEAST_GAIN) / np.maximum(1.0 - dissent_N * saving_N, LEAST_COST)
+    score_N: Array = dissent_N * np.maximum(gain_N, LEAST_GAIN) / np.maximum(call_cost(dissent_N, saving_N), LEAST_COST)
     return score_N
+
+
+def call_cost(dissent_N: Array, saving_N: Array) -> Array:
+    """Calls that asking the teacher costs in the end: the denominator of `advantage` before it is clipped."""
+    cost_N: Array = 1.0 - dissent_N * saving_N
+    return cost_N
 
 
 @dataclass(frozen=True)
@@ -132,20 +143,22 @@ class RouterModel:
         if self.mode == "joint":
             return RiskPrediction(risks[0], None, None, risks[0])
         (rho, rho1, rhoT), dissent = risks[: len(RISKS)], next(iter(risks[len(RISKS) :]), None)
+        if self.score == "advantage":
+            assert dissent is not None
+            x_NI = effect_inputs(rho, rho1, rhoT, dissent, inputs_NI[:, len(RISKS) :])
+            gain, saving = self.heads["gain"](x_NI), self.heads["saving"](x_NI)
+            return RiskPrediction(rho, rho1, rhoT, advantage(dissent, gain, saving), dissent, gain, saving)
         return RiskPrediction(rho, rho1, rhoT, self._score(rho, rho1, rhoT, dissent, inputs_NI), dissent)
 
     def _score(self, rho: Array, rho1: Array, rhoT: Array, dissent: Array | None, inputs_NI: Array) -> Array:
-        """Of a decoupled router; `inputs_NI` has the standardised features in its last columns."""
+        """Of a decoupled router that needs no effects; `inputs_NI` has the standardised features in its last columns."""
         if self.score == "risk":
             return rho
         if self.score == "value":
             return rho - rho1
-        if self.score in ("dissent", "advantage"):
+        if self.score == "dissent":
             assert dissent is not None
-            if self.score == "dissent":
-                return dissent
-            x_NI = effect_inputs(rho, rho1, rhoT, dissent, inputs_NI[:, len(RISKS) :])
-            return advantage(dissent, self.heads["gain"](x_NI), self.heads["saving"](x_NI))
+            return dissent
         inputs_NI[:, 0], inputs_NI[:, 1], inputs_NI[:, 2] = rho, rho1, rhoT
         return sigmoid(self.heads["policy"](inputs_NI))
 

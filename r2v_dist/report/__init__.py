@@ -10,6 +10,7 @@ from r2v_dist.errors import UsageError
 from r2v_dist.evaluation import hard_tasks
 from r2v_dist.report.findings import Findings, learning_of, router_manifest
 from r2v_dist.report.headline import HARD_STEPS, headline
+from r2v_dist.report.palette import is_fitted
 from r2v_dist.report.policy_gains import policy_gains
 from r2v_dist.run_dir import RunDir, write_atomically
 
@@ -55,8 +56,8 @@ def summary(run: RunDir, config: RunConfig, found: Findings) -> dict[str, Any]:
         "versions": versions(),
         "wall_s": sum(m.wall_s for m in manifests),
         "stages": [{"name": m.stage, "wall_s": m.wall_s} for m in manifests],
-        "routers": [row.as_dict() for row in found.perturbed],
-        "clean": [row.as_dict() for row in found.clean],
+        "routers": [row.as_dict() | {"fitted": is_fitted(row.name)} for row in found.perturbed],
+        "clean": [row.as_dict() | {"fitted": is_fitted(row.name)} for row in found.clean],
         "hard_tasks": hard_tasks(run.rollouts("evaluate"), HARD_STEPS)
         if run.manifest("evaluate") and config.teacher.backend == "expert"
         else None,
@@ -66,12 +67,23 @@ def summary(run: RunDir, config: RunConfig, found: Findings) -> dict[str, Any]:
             {"training_seed": s, "name": name} | result for s, m in trained.items() for name, result in m.results["training"].items()
         ]
         or None,
-        "comparisons": found.comparisons.as_dict() if found.comparisons else None,
+        "comparisons": _comparisons(found),
         "risk_quality": [quality.as_dict() for quality in found.risk] or None,
         "score_auroc": found.scores or None,
+        "routing_signals": [one.as_dict() for one in found.signals] or None,
+        "seed_differences": [one.as_dict() for one in found.seed_differences] or None,
         "operating_points": [point.as_dict() for point in found.points] or None,
         "certificate": found.certificate.as_dict() if found.certificate else None,
     }
+
+
+def _comparisons(found: Findings) -> dict[str, Any] | None:
+    """With whether each other router is fitted."""
+    if found.comparisons is None:
+        return None
+    facts = found.comparisons.as_dict()
+    others = [other | {"fitted": is_fitted(other["other"])} for other in facts["others"]]
+    return facts | {"others": others}
 
 
 def write_report(run: RunDir, config: RunConfig, found: Findings | None = None) -> Path:

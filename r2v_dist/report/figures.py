@@ -11,6 +11,7 @@ from r2v_dist.learner_config import RouterConfig
 from r2v_dist.report import figures_learning as learning
 from r2v_dist.report import figures_risk as risk
 from r2v_dist.report import figures_routers as routers
+from r2v_dist.report.claims import cvar_role
 from r2v_dist.report.drawing import Figure, draw, metrics
 from r2v_dist.report.findings import Findings, router_manifest
 from r2v_dist.report.palette import ABLATIONS
@@ -22,22 +23,24 @@ _FRONTIER = "Test tasks and seeds, every point played live. Bars are 95 % interv
 _RING = " The ring is the threshold that validation chose."
 _STAR = " The star is what the paper reports, for other models and other tasks."
 _SEEDS = (
-    "All test tasks under one seed. Dotted lines are the worst seed of each: a router that is good on average can still fail under a "
-    "harsh one."
+    "All test tasks under one seed. Dotted lines are the worst seed of each. Rates differ by chance "
+    "even where seeds are alike: whether they differ beyond it is tested below."
 )
 _HINDSIGHT = " The baseline is the best at r2v's number of teacher calls, picked with hindsight."
 _ABLATIONS = "Each ablation against r2v (the broad pale line): same labels, same rule for thresholds, one thing taken away."
 _RELIABILITY = (
-    "Steps of the SLM alone on test tasks, against the episode's own outcome; 15 bins, areas are numbers of steps. Not even a perfect "
-    "forecaster shows an ECE of 0 on so few: the range takes steps as independent, then as sharing their episode's luck."
+    "The residual risk, not the score that routes: steps of the SLM alone on test tasks, against the "
+    "episode's own outcome; 15 bins, areas are numbers of steps. Not even a perfect forecaster shows "
+    "an ECE of 0 on so few: the range takes steps as independent, then as sharing their episode's luck."
 )
 _OVER_STEPS = (
-    "Mean predicted risk by step of episodes that the SLM plays alone; bands are quartiles. The further apart the lines and the earlier, "
-    "the sooner help can be called."
+    "Mean residual risk by step of episodes that the SLM plays alone; bands are quartiles. The further "
+    "apart the lines and the earlier, the sooner the risk tells them apart. Failed episodes are longer, "
+    "so the step number alone tells something too."
 )
 _TRAINING = (
-    "Full-batch primal-dual training of r2v's policy: the multiplier rises while the CVaR of failure over training seeds exceeds epsilon, "
-    "and falls while it does not."
+    "Full-batch primal-dual training of r2v's policy head: the multiplier rises while the CVaR of "
+    "failure over training seeds exceeds epsilon, and falls while it does not. "
 )
 _CLONING = "Cross-entropy on action tokens of the teacher's successful episodes."
 _VERIFIER = "Uncalibrated V on candidates of validation states, against the share of their branches that succeeded."
@@ -86,7 +89,8 @@ class _Drawing:
         logged = {s: rows for s in range(found.training_seeds) if (rows := self._policy_metrics(s))}
         if logged:
             paint = partial(risk.training, logged=logged, epsilon=(self.config.router or RouterConfig()).epsilon)
-            drawn.append(self._wide("training", "training", "Training under the constraint", _TRAINING, paint, 2.9))
+            caption = _TRAINING + cvar_role(self.config)
+            drawn.append(self._wide("training", "training", "Training under the constraint", caption, paint, 2.9))
         return drawn
 
     def learning(self) -> list[Figure]:

@@ -80,6 +80,6 @@ def _measures(quality: RiskQuality) -> str:
         [
             f"Brier {quality.brier:.3f}  (constant {quality.constant_brier:.3f})",
             f"ECE-15 {quality.ece15:.3f}  (perfect {quality.perfect_ece:.3f} – {quality.perfect_ece_shared:.3f})",
-            f"AUROC {quality.auroc:.3f}" if quality.auroc is not None else "AUROC –",
+            "AUROC of $\\hat{\\rho}$ " + ("–" if quality.auroc is None else f"{quality.auroc:.3f}"),
         ]
     )

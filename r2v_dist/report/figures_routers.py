@@ -9,10 +9,10 @@ from r2v_dist.comparison import REFERENCE
 from r2v_dist.evaluation import RouterRow
 from r2v_dist.report.drawing import INK, percent_axis
 from r2v_dist.report.findings import Findings
-from r2v_dist.report.palette import ABLATIONS, COLOURS, ENDS, LABELS, MARKERS
+from r2v_dist.report.palette import ABLATIONS, COLOURS, ENDS, LABELS, MARKERS, listed
 
 PUBLISHED = {
-    "textworld": (0.417, 0.982, "published, TextWorld:\n64.6 → 98.2 % at 41.7 % LLM calls"),
+    "textworld": (0.417, 0.982, "published, TextWorld:\n98.2 % at 41.7 % LLM calls"),
     "humaneval_plus": (0.0060, 0.943, "published, HumanEval+:\n94.3 % at 0.60 % LLM calls"),
 }
 """LLM-call rate and success that the R2V paper reports for this environment: other models, other games, measured offline."""
@@ -84,7 +84,7 @@ def _by_seed(found: Findings) -> list[tuple[str, str, Any]]:
     if best is not None and len(chosen) == len(found.seeds):
         matched = [one.matched(best, float(arm.calls_TZ.mean())) for one, arm in zip(found.seeds, chosen, strict=True)]
         values = np.mean([m.mean(axis=0) for m in matched if m is not None], axis=0)
-        middle.insert(0, (f"{LABELS[best]}, as many calls", COLOURS[best], values))
+        middle.insert(0, (f"{listed(best)}, as many calls", COLOURS[best], values))
     return [ends[0], *middle, ends[1]]
 
 
@@ -108,7 +108,7 @@ def _sweep(
             low, high = np.array([row.success_ci for row in own]).T
             bars = [np.maximum(0, y - low), np.maximum(0, high - y)]
             ax.errorbar(x, y, yerr=bars, fmt="none", capsize=2.5, linewidth=1.2, **style)
-        label = LABELS[name] if training_seed == min(row.training_seed for row in rows) else None
+        label = listed(name) if training_seed == min(row.training_seed for row in rows) else None
         if size:
             ax.plot(x, y, MARKERS.get(name, "o"), markersize=size, markeredgewidth=0, label=label, **style)
 

@@ -10,13 +10,15 @@ from r2v_dist.certified import RunCertificate, certificate_of
 from r2v_dist.chosen_points import ChosenPoint, Prices, bayes_point, live_points
 from r2v_dist.comparison import REFERENCE, Comparisons, SeedArms, compare
 from r2v_dist.config import LEARNED, RunConfig
-from r2v_dist.evaluation import RouterRow, arm_outcomes, router_rows, with_risk
+from r2v_dist.evaluation import ArmOutcomes, RouterRow, arm_outcomes, router_rows, with_risk
 from r2v_dist.learner_config import RouterConfig
 from r2v_dist.metrics import task_bootstrap_interval, worst_seed_success
 from r2v_dist.risk_quality import AloneSteps, Array, RiskQuality, risk_of, risk_quality, score_auroc
 from r2v_dist.router_model import RouterModel
 from r2v_dist.router_stages import QUERY, load_router
+from r2v_dist.routing_signals import RoutingSignals, routed_states, routing_signals
 from r2v_dist.run_dir import Manifest, RunDir
+from r2v_dist.seed_difference import SeedDifference, seed_difference
 from r2v_dist.selection import Tolerance
 from r2v_dist.stages import stage_name
 
@@ -52,7 +54,9 @@ class Findings:
     clean: list[RouterRow]
     forecasts: tuple[Forecasts, ...]
     risk: list[RiskQuality]
-    scores: dict[str, float]
+    signals: list[RoutingSignals]
+    seed_differences: list[SeedDifference]
+    scores: dict[str, list[float | None]]
     comparisons: Comparisons | None
     points: list[ChosenPoint]
     certificate: RunCertificate | None
@@ -63,7 +67,8 @@ class Findings:
         resamples, seed = config.evaluate.bootstrap, config.seed
         complete = evaluated(run, config)
         tests = [_seed_arms(run, config, "evaluate", s) for s in complete]
-        validations = [_seed_arms(run, config, "validate", s) for s in complete if run.manifest(stage_name("validate", s))]
+        validated = [s for s in complete if run.manifest(stage_name("validate", s))]
+        validations = [_seed_arms(run, config, "validate", s) for s in validated]
         forecasts = tuple(made for s in complete if (made := forecasts_of(run, config, s)) is not None)
         risk = _risk(forecasts, seed)
         perturbed = [row for one in tests for row in router_rows(one.arms, resamples, seed, one.selected or None)]
@@ -78,7 +83,9 @@ class Findings:
             clean,
             forecasts,
             risk,
-            score_auroc(run.rollouts("validate")) if run.manifest("validate") else {},
+            _signals(run, config, tests, forecasts),
+            _seed_differences(config, tests),
+            _scores(run, complete, validated),
             compare(tests, resamples, seed),
             _points(run, config, tests, validations, forecasts),
             certificate_of(run, config) if run.manifest("calibrate") else None,
@@ -86,9 +93,8 @@ class Findings:
 
     def overall(self, name: str, resamples: int, seed: int) -> "Overall | None":
         """An end, or a router at its selected thresholds, over all training seeds; None where one of them lacks it."""
-        arms = [next((a for a in one.points(name) if a.threshold is None), None) or one.chosen(name) for one in self.seeds]
-        played = [arm for arm in arms if arm is not None]
-        if not played or len(played) < len(arms):
+        played = shown_arms(self.seeds, name)
+        if not played:
             return None
         success_TZ = np.mean([arm.success_TZ for arm in played], axis=0)
         return Overall(
@@ -105,6 +111,18 @@ class Findings:
     def training_seeds(self) -> int:
         """How many were evaluated."""
         return len(self.seeds)
+
+
+def shown_arms(seeds: Sequence[SeedArms], name: str) -> list[ArmOutcomes]:
+    """An end, or a router at its selected threshold, for every training seed. Empty where one of them lacks it."""
+    shown = []
+    for one in seeds:
+        ends = [arm for arm in one.points(name) if arm.threshold is None]
+        arm = ends[0] if ends else one.chosen(name)
+        if arm is None:
+            return []
+        shown.append(arm)
+    return shown
 
 
 def evaluated(run: RunDir, config: RunConfig) -> list[int]:
@@ -147,16 +165,85 @@ def _risk(forecasts: Sequence[Forecasts], seed: int) -> list[RiskQuality]:
 
 
 def _points(
-    run: RunDir, config: RunConfig, tests: Sequence[SeedArms], validations: Sequence[SeedArms], forecasts: Sequence[Forecasts]
+    run: RunDir,
+    config: RunConfig,
+    tests: Sequence[SeedArms],
+    validations: Sequence[SeedArms],
+    forecasts: Sequence[Forecasts],
 ) -> list[ChosenPoint]:
-    prices, by_seed, found = Prices.of(config.router or RouterConfig()), {one.training_seed: one for one in forecasts}, list[ChosenPoint]()
-    for test, validation in zip(tests, validations, strict=False):
-        found += live_points(validation, test, config.evaluate.budget, prices, Tolerance.of(config, test.training_seed))
-        model = routers_of(run, config, test.training_seed).get(REFERENCE)
-        if model is not None and (own := by_seed.get(test.training_seed)) is not None:
+    """The operating points of every training seed, from the validation of that seed."""
+    prices = Prices.of(config.router or RouterConfig())
+    validation_by_seed = {one.training_seed: one for one in validations}
+    forecasts_by_seed = {one.training_seed: one for one in forecasts}
+    found = list[ChosenPoint]()
+    for test in tests:
+        training_seed = test.training_seed
+        validation = validation_by_seed.get(training_seed)
+        if validation is not None:
+            tolerance = Tolerance.of(config, training_seed)
+            found += live_points(validation, test, config.evaluate.budget, prices, tolerance)
+        elif test.points(REFERENCE):
+            found.append(_not_validated(training_seed))
+        model = routers_of(run, config, training_seed).get(REFERENCE)
+        own = forecasts_by_seed.get(training_seed)
+        if model is not None and own is not None:
             predicted = model.predict(own.steps.features_NF)
-            found.append(bayes_point(predicted.rho, predicted.rho1, test.training_seed, prices))
+            found.append(bayes_point(predicted.rho, predicted.rho1, training_seed, prices))
     return found
+
+
+def _not_validated(training_seed: int) -> ChosenPoint:
+    note = "the validation of this training seed is not complete: nothing was chosen"
+    return ChosenPoint("selected", training_seed, None, None, 1.0, None, None, note)
+
+
+def _signals(
+    run: RunDir,
+    config: RunConfig,
+    tests: Sequence[SeedArms],
+    forecasts: Sequence[Forecasts],
+) -> list[RoutingSignals]:
+    """Of the deployed router of every training seed, on the SLM's own states and on the router's."""
+    forecasts_by_seed = {one.training_seed: one for one in forecasts}
+    found = list[RoutingSignals | None]()
+    for test in tests:
+        training_seed = test.training_seed
+        model = routers_of(run, config, training_seed).get(REFERENCE)
+        own = forecasts_by_seed.get(training_seed)
+        if model is None or own is None:
+            continue
+        features_NF = own.steps.features_NF
+        found.append(routing_signals(REFERENCE, model, features_NF, training_seed, "alone"))
+        chosen = test.chosen(REFERENCE)
+        if chosen is not None and chosen.threshold is not None:
+            folder = run.rollouts(stage_name("evaluate", training_seed))
+            limit = config.env.max_steps
+            features_NF = routed_states(folder, REFERENCE, chosen.threshold, limit)
+            found.append(routing_signals(REFERENCE, model, features_NF, training_seed, "selected"))
+    return [one for one in found if one is not None]
+
+
+def _seed_differences(config: RunConfig, tests: Sequence[SeedArms]) -> list[SeedDifference]:
+    """For the SLM as deployed, r2v at its selected thresholds and the teacher: mean losses over training seeds."""
+    alpha = (config.router or RouterConfig()).alpha
+    found = []
+    for name in (config.alone, REFERENCE, "teacher_only"):
+        shown = shown_arms(tests, name)
+        if shown and len(shown[0].zs) > 1:
+            losses_TZ = 1.0 - np.mean([arm.success_TZ for arm in shown], axis=0)
+            found.append(seed_difference(name, losses_TZ, alpha, config.seed))
+    return found
+
+
+def _scores(
+    run: RunDir,
+    complete: Sequence[int],
+    validated: Sequence[int],
+) -> dict[str, list[float | None]]:
+    """AUROC of every router's score by training seed; None where a seed has no validation."""
+    by_seed = {s: score_auroc(run.rollouts(stage_name("validate", s))) for s in validated}
+    names = sorted({name for known in by_seed.values() for name in known})
+    return {name: [by_seed.get(s, {}).get(name) for s in complete] for name in names}
 
 
 def learning_of(run: RunDir, names: Sequence[str], of_interest: Sequence[str]) -> dict[str, Any] | None:

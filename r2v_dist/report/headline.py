@@ -2,8 +2,9 @@
 
 from r2v_dist.config import RunConfig
 from r2v_dist.evaluation import hard_tasks
+from r2v_dist.report.claims import deciding, seeds_words, shown_signals
 from r2v_dist.report.findings import Findings, Overall
-from r2v_dist.report.palette import LABELS
+from r2v_dist.report.palette import LABELS, fitting, listed
 from r2v_dist.run_dir import RunDir
 
 HARD_STEPS = 4
@@ -26,8 +27,9 @@ def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
     if "r2v" not in shown:
         others = found.seeds[0].swept[:6]
         shown |= {name: one for name in others if (one := found.overall(name, config.evaluate.bootstrap, config.seed)) is not None}
-    lines += [_line(titles.get(name, LABELS[name]), one) for name, one in shown.items()]
+    lines += [_line(titles.get(name, listed(name)), one) for name, one in shown.items()]
     lines += _compared(found)
+    lines += _claims(found)
     if found.certificate is not None:
         of_first = "; training seed 0" if config.training_seeds > 1 else ""
         lines.append(f"  certificate: {found.certificate.line}{of_first}")
@@ -55,13 +57,27 @@ def _compared(found: Findings) -> list[str]:
     assert best.matched_difference is not None
     gap, lines = best.matched_difference, list[str]()
     lines.append(
-        f"  {'best baseline at that cost: ' + LABELS[best.other]:<{_WIDTH}} {best.matched_success:6.1%}"
+        f"  {'best baseline at that cost: ' + listed(best.other):<{_WIDTH}} {best.matched_success:6.1%}"
         f"  r2v is {gap.difference * 100:+.1f} points [{gap.low * 100:+.1f}, {gap.high * 100:+.1f}], Holm p = {best.p_holm:.2g}"
     )
     closest = min((one for one in compared.others if one.family == "baseline"), key=lambda one: one.auc_difference.low)
     area = closest.auc_difference
     lines.append(
-        f"  frontier area: r2v {compared.auc:.3f}; closest baseline {LABELS[closest.other]} {closest.auc:.3f}"
+        f"  frontier area: r2v {compared.auc:.3f}; closest baseline"
+        f" {LABELS[closest.other]} ({fitting(closest.other)}) {closest.auc:.3f}"
         f", difference {area.difference:+.3f} [{area.low:+.3f}, {area.high:+.3f}]"
     )
+    return lines
+
+
+def _claims(found: Findings) -> list[str]:
+    """Which signal routes, and whether seeds differ so that CVaR has something to act on."""
+    lines = []
+    signals = shown_signals(found)
+    if signals is not None:
+        of_first = "; training seed 0" if found.training_seeds > 1 else ""
+        lines.append(f"  {signals.words}{of_first}")
+    difference = deciding(found)
+    if difference is not None:
+        lines.append(f"  {seeds_words(difference)}")
     return lines

@@ -3,14 +3,25 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from r2v_dist.comparison import REFERENCE
 from r2v_dist.config import RunConfig
 from r2v_dist.evaluation import RouterRow
+from r2v_dist.report.claims import (
+    cvar_role,
+    deciding,
+    first_step_words,
+    seeds_words,
+    shown_signals,
+)
 from r2v_dist.report.drawing import Figure
 from r2v_dist.report.findings import Findings
-from r2v_dist.report.palette import ABLATIONS, COLOURS, ENDS, LABELS
+from r2v_dist.report.palette import ABLATIONS, COLOURS, ENDS, LABELS, fitting, listed
 from r2v_dist.report.samples import Sample
+from r2v_dist.routing_signals import SIGNALS
+from r2v_dist.seed_difference import LEVEL
 
 KINDS = {"selected": "selected", "budget": "on a budget", "expected_cost": "least expected cost", "bayes": "Bayes rule"}
 _ORDER = (*ENDS, "r2v", *(name for name in LABELS if name not in (*ENDS, "r2v", *ABLATIONS)), *ABLATIONS)
@@ -40,10 +51,35 @@ def render_page(
         trained=_trained(facts, rows),
         colours=COLOURS,
         labels=LABELS,
+        fitting=fitting,
+        listed=listed,
+        scores=_best_first(found.scores),
+        cvar_role=cvar_role(config),
+        deciding=deciding(found),
+        first_step=first_step_words(found, REFERENCE),
+        seeds_words=seeds_words,
+        level=LEVEL,
+        signals=shown_signals(found),
+        signal_names=_known_signals(found),
+        signal_words=SIGNALS,
         ablations=ABLATIONS,
         kinds=KINDS,
         config=config,
     )
+
+
+def _known_signals(found: Findings) -> list[str]:
+    """The signals that some router of the run estimates, in one order."""
+    return [name for name in SIGNALS if any(name in one.correlations for one in found.signals)]
+
+
+def _best_first(scores: dict[str, list[float | None]]) -> list[tuple[str, list[float | None]]]:
+    """AUROCs by router; those of highest mean first."""
+
+    def mean(item: tuple[str, list[float | None]]) -> float:
+        return float(np.mean([value for value in item[1] if value is not None]))
+
+    return sorted(scores.items(), key=mean, reverse=True)
 
 
 def _trained(facts: dict[str, Any], rows: list[RouterRow]) -> list[dict[str, Any]]:

@@ -1,4 +1,10 @@
-"""One colour and one name a router, everywhere. Baselines are muted so that the router under test stands out among all others."""
+"""One colour and one name a router, everywhere.
+
+Baselines are muted so that the router under test stands out among all others. Each is listed as fitted
+or unfitted: that an unfitted one is behind a fitted router says little.
+"""
+
+from r2v_dist.config import BASELINES, FITTED_BASELINES, LEARNED
 
 LABELS = {
     "slm_only": "SLM only",
@@ -50,3 +56,22 @@ MARKERS = {
 }
 ENDS = ("slm_only", "best_of_k", "teacher_only")
 ABLATIONS = ("r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint", "r2v_dissent")
+
+
+def is_fitted(name: str) -> bool | None:
+    """Whether a router learned from outcomes; None for the ends and the oracle."""
+    if name in BASELINES:
+        return name in FITTED_BASELINES
+    return True if name in LEARNED else None
+
+
+def fitting(name: str) -> str:
+    """What to write beside a baseline; empty for other routers."""
+    if name not in BASELINES:
+        return ""
+    return "fitted" if is_fitted(name) else "unfitted"
+
+
+def listed(name: str) -> str:
+    """A router's name in a list of several, a baseline with whether it is fitted."""
+    return ", ".join(part for part in (LABELS[name], fitting(name)) if part)

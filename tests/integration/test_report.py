@@ -19,6 +19,7 @@ from tests.runs import ROOT
 ROW_KEYS = {
     *("name", "threshold", "selected", "split", "training_seed", "success_rate", "success_ci", "llm_call_rate", "teacher_calls"),
     *("teacher_call_fraction", "worst_seed_success", "cvar_failure", "brier", "ece15", "auroc", "episodes", "tasks", "seeds"),
+    "fitted",
 }
 
 
@@ -50,6 +51,9 @@ def test_the_summary_has_the_documented_shape(summary: dict[str, Any]) -> None:
     documented = (ROOT / "docs" / "report.md").read_text()
     parts = [summary, summary["comparisons"], summary["comparisons"]["others"][0], summary["certificate"]]
     parts += [summary["risk_quality"][0], summary["operating_points"][0], summary["operating_points"][0]["test"], *summary["routers"]]
+    parts += [summary["risk_quality"][0]["by_episode"], summary["risk_quality"][0]["by_step"][0]]
+    parts += [*summary["routing_signals"], *summary["seed_differences"]]
+    parts += [one["correlations"] for one in summary["routing_signals"]]
     missing = {key for part in parts for key in part if not re.search(rf"\b{key}\b", documented)}
     assert not missing
     assert all(set(row) == ROW_KEYS for row in summary["routers"])
@@ -95,7 +99,46 @@ def test_the_risk_is_judged_on_the_steps_of_the_slm_alone(summary: dict[str, Any
         expected = (quality["brier"], quality["ece15"], quality["auroc"]) if quality else (None, None, None)
         assert (row["brier"], row["ece15"], row["auroc"]) == expected
     assert by_name["r2v"]["auroc"] > 0.5
+    first = alone[alone.t == 0]
+    assert by_name["r2v"]["by_step"][0]["steps"] == len(first) == by_name["r2v"]["episodes"]
+    assert by_name["r2v"]["by_step"][0]["failure_rate"] == pytest.approx(1 - first.success.mean())
+    assert by_name["r2v"]["step_number_auroc"] > 0.5
     assert {"entropy", "r2v"} <= set(summary["score_auroc"])
+    assert all(len(values) == 1 for values in summary["score_auroc"].values())
+
+
+def test_what_routes_is_measured_on_the_states_of_the_episodes(summary: dict[str, Any], steps: pd.DataFrame) -> None:
+    alone, selected = summary["routing_signals"]
+    assert (alone["path"], selected["path"]) == ("alone", "selected")
+    assert alone["states"] == ((steps.router == "slm_only") & (steps.t >= 0)).sum()
+    threshold = next(row["threshold"] for row in summary["routers"] if row["name"] == "r2v" and row["selected"])
+    own = steps[(steps.router == "r2v") & (steps.threshold == threshold)]
+    assert selected["states"] == own.score.notna().sum() > 0
+    for one in (alone, selected):
+        assert one["score"] == "advantage"
+        assert set(one["correlations"]) == {"rho", "rho1", "rhoT", "value", "dissent", "gain", "saving"}
+        assert all(value is None or -1 <= value <= 1 for value in one["correlations"].values())
+        assert 0 <= one["clipped_cost"] <= 1
+
+
+def test_whether_seeds_differ_is_said_of_the_same_episodes(summary: dict[str, Any]) -> None:
+    rows = {row["name"]: row for row in summary["routers"] if row["threshold"] is None or row["selected"]}
+    assert [one["name"] for one in summary["seed_differences"]] == ["slm_only", "r2v", "teacher_only"]
+    for one in summary["seed_differences"]:
+        assert one["cvar_failure"] == pytest.approx(rows[one["name"]]["cvar_failure"])
+        assert 1 - rows[one["name"]]["success_rate"] - 1e-9 <= one["cvar_noise_floor"] <= one["cvar_noise_floor_upper_95"] + 1e-9
+        assert 0 < one["p_value"] <= 1
+
+
+def test_baselines_say_whether_they_are_fitted(summary: dict[str, Any], simulated_run: Path) -> None:
+    fitted = {row["name"]: row["fitted"] for row in summary["routers"]}
+    assert {name for name, value in fitted.items() if value is False} == {"random", "entropy", "heuristic", "perplexity", "stuck_latch"}
+    assert fitted["query_level"] is fitted["r2v"] is True
+    assert fitted["slm_only"] is None
+    assert {one["other"]: one["fitted"] for one in summary["comparisons"]["others"]}["query_level"] is True
+    page = (simulated_run / "report" / "index.html").read_text()
+    assert re.search(r"first-token entropy <span[^>]*>unfitted<", page)
+    assert re.search(r"query-level classifier <span[^>]*>fitted<", page)
 
 
 def test_comparisons_and_operating_points_agree_with_the_rows(summary: dict[str, Any]) -> None:
@@ -115,7 +158,7 @@ def test_comparisons_and_operating_points_agree_with_the_rows(summary: dict[str,
     assert {one["kind"] for one in summary["operating_points"]} == {"selected", "budget", "expected_cost", "bayes"}
 
 
-def test_the_page_stands_alone_and_says_simulated(simulated_run: Path) -> None:
+def test_the_page_stands_alone_and_says_simulated(simulated_run: Path, summary: dict[str, Any]) -> None:
     page = (simulated_run / "report" / "index.html").read_text()
     assert "Simulated policy." in page
     assert "privileged oracle" in page
@@ -123,6 +166,11 @@ def test_the_page_stands_alone_and_says_simulated(simulated_run: Path) -> None:
     assert 'src="http' not in page
     assert "published, TextWorld" in page
     assert "risk of failing alone" in page
+    assert "What routes" in page
+    idle = not summary["seed_differences"][0]["differ"]
+    assert ("Seeds do not differ beyond noise: CVaR is idle" in page) == idle
+    assert ("Seeds differ beyond noise" in page) != idle
+    assert "CVaR only filters thresholds here" in page
     drawn = {path.stem for path in (simulated_run / "report").glob("*.png")}
     assert {"frontier", "seeds", "reliability", "risk_over_steps", "training"} <= drawn
     assert page.count("<svg") == len(drawn)
@@ -136,7 +184,16 @@ def test_the_last_lines_are_the_headline(simulated_run: Path) -> None:
     assert len(lines) <= 12
     text = "\n".join(lines)
     assert "SIMULATED" in lines[0]
-    for part in ("SLM only", "teacher only (privileged oracle)", "r2v @", "best baseline at that cost", "worst seed", "certificate:"):
+    for part in (
+        "SLM only",
+        "teacher only (privileged oracle)",
+        "r2v @",
+        "best baseline at that cost",
+        "worst seed",
+        "certificate:",
+        "the score (advantage)",
+        "seeds d",
+    ):
         assert part in text
     assert lines[-1] == f"Report: {simulated_run / 'report' / 'index.html'}"
 
@@ -165,26 +222,52 @@ def test_certify_needs_calibration_and_probabilities(simulated_run: Path, tmp_pa
         assert said in result.stderr
 
 
-def test_every_training_seed_is_read(simulated_run: Path, summary: dict[str, Any], tmp_path: Path) -> None:
-    """A second training seed that came to the same: all means stay, and the rows are there twice."""
-    run_dir = tmp_path / "two"
+def with_seeds(simulated_run: Path, run_dir: Path, count: int) -> Path:
+    """The run with more training seeds that all came to the same."""
     shutil.copytree(simulated_run, run_dir)
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(config | {"training_seeds": 2}))
-    for stage in ("router", "router2", "validate", "evaluate"):
-        if (run_dir / "stages" / stage).is_dir():
-            shutil.copytree(run_dir / "stages" / stage, run_dir / "stages" / f"{stage}@1")
-        for shard in (run_dir / "rollouts" / stage).glob("*.arrow"):
-            table = feather.read_table(shard)
-            seed = pa.array([1] * table.num_rows, pa.int16())
-            target = run_dir / "rollouts" / f"{stage}@1" / shard.name
-            target.parent.mkdir(exist_ok=True)
-            feather.write_feather(table.set_column(table.column_names.index("training_seed"), "training_seed", seed), target)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config | {"training_seeds": count}))
+    for training_seed in range(1, count):
+        for stage in ("router", "router2", "validate", "evaluate"):
+            name = f"{stage}@{training_seed}"
+            if (run_dir / "stages" / stage).is_dir():
+                shutil.copytree(run_dir / "stages" / stage, run_dir / "stages" / name)
+            for shard in (run_dir / "rollouts" / stage).glob("*.arrow"):
+                table = feather.read_table(shard)
+                seeds = pa.array([training_seed] * table.num_rows, pa.int16())
+                target = run_dir / "rollouts" / name / shard.name
+                target.parent.mkdir(exist_ok=True)
+                place = table.column_names.index("training_seed")
+                feather.write_feather(table.set_column(place, "training_seed", seeds), target)
+    return run_dir
+
+
+def test_every_training_seed_is_read(simulated_run: Path, summary: dict[str, Any], tmp_path: Path) -> None:
+    """A second training seed that came to the same: all means stay, and the rows are there twice."""
+    run_dir = with_seeds(simulated_run, tmp_path / "two", 2)
     found = json.loads(cli("report", str(run_dir), "--json"))
     assert [row["training_seed"] for row in found["routers"]].count(1) == len(summary["routers"])
     assert found["routers"][len(summary["routers"]) :] == [row | {"training_seed": 1} for row in summary["routers"]]
     assert found["comparisons"] == summary["comparisons"] | {"training_seeds": 2}
+    assert found["seed_differences"] == summary["seed_differences"]
+    assert found["score_auroc"] == {name: values * 2 for name, values in summary["score_auroc"].items()}
+    assert [one["training_seed"] for one in found["routing_signals"]] == [0, 0, 1, 1]
     assert "x 2 training seeds" in cli("report", str(run_dir))
+
+
+def test_points_of_a_training_seed_come_from_its_own_validation(simulated_run: Path, tmp_path: Path) -> None:
+    """Without the second seed's validation the third seed keeps its points, and the second says so."""
+    run_dir = with_seeds(simulated_run, tmp_path / "three", 3)
+    (run_dir / "stages" / "validate@1" / "manifest.json").unlink()
+    found = json.loads(cli("report", str(run_dir), "--json"))
+    of_seed: dict[int, dict[str, Any]] = {0: {}, 1: {}, 2: {}}
+    for point in found["operating_points"]:
+        of_seed[point["training_seed"]][point["kind"]] = point
+    assert of_seed[2] == {kind: point | {"training_seed": 2} for kind, point in of_seed[0].items()}
+    assert set(of_seed[1]) == {"selected", "bayes"}
+    assert of_seed[1]["selected"]["test"] is None
+    assert "is not complete" in of_seed[1]["selected"]["note"]
+    assert all(values == [values[0], None, values[0]] for values in found["score_auroc"].values())
 
 
 def test_episodes_on_the_terminal(simulated_run: Path) -> None:

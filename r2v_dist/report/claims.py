@@ -1,0 +1,58 @@
+"""What a report may say of routing and of CVaR, in words that follow from the measured numbers."""
+
+from r2v_dist.config import RunConfig
+from r2v_dist.report.findings import Findings
+from r2v_dist.report.palette import LABELS
+from r2v_dist.routing_signals import RoutingSignals
+from r2v_dist.seed_difference import SeedDifference
+
+IDLE = "seeds do not differ beyond noise: CVaR is idle"
+
+
+def p_text(p_value: float, at_floor: bool) -> str:
+    """A p-value; at the least that its permutations can give it is only known to be no larger."""
+    return f"p {'<=' if at_floor else '='} {p_value:.2g}"
+
+
+def deciding(found: Findings) -> SeedDifference | None:
+    """The test that says whether seeds differ: that of the SLM alone, which fails most."""
+    return found.seed_differences[0] if found.seed_differences else None
+
+
+def seeds_words(one: SeedDifference) -> str:
+    """Whether the seeds differ, and the CVaR beside its noise floor; without a full stop."""
+    measured = (
+        f"{p_text(one.p_value, one.at_floor)}; {LABELS[one.name]}: CVaR of failure "
+        f"{one.cvar_failure:.3f}, noise floor {one.cvar_noise_floor:.3f}"
+    )
+    return f"{'seeds differ beyond noise' if one.differ else IDLE} ({measured})"
+
+
+def shown_signals(found: Findings) -> RoutingSignals | None:
+    """The correlations that words are made of: first training seed, states of the SLM alone."""
+    return found.signals[0] if found.signals else None
+
+
+def first_step_words(found: Findings, router: str) -> str:
+    """Whether a router's residual risk is better than the base rate where no step was made yet."""
+    by_seed = [one.by_step[0] for one in found.risk if one.name == router]
+    if not by_seed:
+        return ""
+    worse = sum(one.brier >= one.constant_brier for one in by_seed)
+    if not worse:
+        return f"At the first step the risk of {LABELS[router]} is better than the base rate."
+    seeds = "" if len(by_seed) == 1 else f" in {worse} of {len(by_seed)} training seeds"
+    return f"At the first step the risk of {LABELS[router]} is no better than the base rate{seeds}."
+
+
+def cvar_role(config: RunConfig) -> str:
+    """What CVaR does in this run, whether or not the seeds differ."""
+    router = config.router
+    if router is None:
+        return "No router is trained: CVaR only filters thresholds."
+    if router.mode == "joint" or router.score == "policy":
+        return "CVaR acts in the training of what routes, and filters thresholds."
+    return (
+        "CVaR only filters thresholds here: the policy head, which alone sees it in training, "
+        f"is not what routes (router.score is {router.score})."
+    )

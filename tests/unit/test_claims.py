@@ -1,0 +1,79 @@
+"""Words follow from the numbers, and every baseline is listed as fitted or unfitted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from r2v_dist.config import BASELINES, FITTED_BASELINES, load_config
+from r2v_dist.report.claims import cvar_role, first_step_words, p_text, seeds_words
+from r2v_dist.report.findings import Findings
+from r2v_dist.report.palette import LABELS, is_fitted, listed
+from r2v_dist.risk_quality import EpisodeQuality, RiskQuality, StepQuality
+from r2v_dist.seed_difference import seed_difference
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+
+
+def test_equal_seeds_leave_cvar_idle_and_harsh_ones_do_not() -> None:
+    rng = np.random.default_rng(0)
+    alike_TZ = (rng.random((30, 10)) < 0.4).astype(np.float64)
+    harsh_TZ = alike_TZ.copy()
+    harsh_TZ[:, 0] = 1.0
+    idle = seeds_words(seed_difference("slm_only", alike_TZ, 0.2, 0, 2_000))
+    assert idle.startswith("seeds do not differ beyond noise: CVaR is idle (p = ")
+    assert "noise floor" in idle
+    differ = seeds_words(seed_difference("slm_only", harsh_TZ, 0.2, 0, 2_000))
+    assert differ.startswith("seeds differ beyond noise (p <= 0.0005; SLM only: CVaR of failure 0.")
+    assert "idle" not in differ
+
+
+def test_a_p_value_at_its_floor_is_only_bounded() -> None:
+    assert p_text(0.0001, True) == "p <= 0.0001"
+    assert p_text(0.31, False) == "p = 0.31"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "CVaR only filters thresholds here"),
+        (["router.score=policy"], "acts in the training of what routes"),
+        (["router.mode=joint"], "acts in the training of what routes"),
+        (["router=null"], "No router is trained"),
+    ],
+)
+def test_what_cvar_does_depends_on_what_routes(overrides: list[str], said: str) -> None:
+    assert said in cvar_role(load_config(CONFIGS / "textworld_demo.yaml", overrides))
+
+
+def risk_at_first_step(brier: float, training_seed: int) -> RiskQuality:
+    first = StepQuality(0, 10, 0.5, 0.5, brier, 0.25, 0.5)
+    alike = EpisodeQuality(0.2, 0.25, 0.1, 0.5)
+    measures = [0.2] * 10
+    return RiskQuality("r2v", training_seed, *measures, 0.6, 20, 10, 0.5, 0.5, 0.6, alike, (first,))
+
+
+@pytest.mark.parametrize(
+    ("briers", "said"),
+    [
+        ([0.2], "At the first step the risk of r2v is better than the base rate."),
+        ([0.3], "At the first step the risk of r2v is no better than the base rate."),
+        ([0.3, 0.2, 0.25], "no better than the base rate in 2 of 3 training seeds."),
+        ([], ""),
+    ],
+)
+def test_the_first_step_is_compared_with_the_base_rate(briers: list[float], said: str) -> None:
+    risk = [risk_at_first_step(brier, s) for s, brier in enumerate(briers)]
+    found = Findings((), [], [], (), risk, [], [], {}, None, [], None)
+    assert first_step_words(found, "r2v").endswith(said)
+    assert bool(first_step_words(found, "r2v")) == bool(briers)
+
+
+def test_every_baseline_says_whether_it_is_fitted() -> None:
+    assert set(FITTED_BASELINES) <= set(BASELINES)
+    unfitted = {name for name in BASELINES if is_fitted(name) is False}
+    assert unfitted == {"random", "entropy", "heuristic", "verifier", "perplexity", "stuck_latch"}
+    for name in BASELINES:
+        assert listed(name) == f"{LABELS[name]}, {'unfitted' if name in unfitted else 'fitted'}"
+    assert listed("r2v") == "r2v"
+    assert (is_fitted("r2v"), is_fitted("oracle"), is_fitted("slm_only")) == (True, None, None)
