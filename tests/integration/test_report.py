@@ -242,19 +242,6 @@ def with_seeds(simulated_run: Path, run_dir: Path, count: int) -> Path:
     return run_dir
 
 
-def test_every_training_seed_is_read(simulated_run: Path, summary: dict[str, Any], tmp_path: Path) -> None:
-    """A second training seed that came to the same: all means stay, and the rows are there twice."""
-    run_dir = with_seeds(simulated_run, tmp_path / "two", 2)
-    found = json.loads(cli("report", str(run_dir), "--json"))
-    assert [row["training_seed"] for row in found["routers"]].count(1) == len(summary["routers"])
-    assert found["routers"][len(summary["routers"]) :] == [row | {"training_seed": 1} for row in summary["routers"]]
-    assert found["comparisons"] == summary["comparisons"] | {"training_seeds": 2}
-    assert found["seed_differences"] == summary["seed_differences"]
-    assert found["score_auroc"] == {name: values * 2 for name, values in summary["score_auroc"].items()}
-    assert [one["training_seed"] for one in found["routing_signals"]] == [0, 0, 1, 1]
-    assert "x 2 training seeds" in cli("report", str(run_dir))
-
-
 def test_points_of_a_training_seed_come_from_its_own_validation(simulated_run: Path, tmp_path: Path) -> None:
     """Without the second seed's validation the third seed keeps its points, and the second says so."""
     run_dir = with_seeds(simulated_run, tmp_path / "three", 3)
@@ -268,6 +255,19 @@ def test_points_of_a_training_seed_come_from_its_own_validation(simulated_run: P
     assert of_seed[1]["selected"]["test"] is None
     assert "is not complete" in of_seed[1]["selected"]["note"]
     assert all(values == [values[0], None, values[0]] for values in found["score_auroc"].values())
+
+
+def test_every_training_seed_is_read(simulated_run: Path, summary: dict[str, Any], tmp_path: Path) -> None:
+    """A second training seed that came to the same: all means stay, and the rows are there twice."""
+    run_dir = with_seeds(simulated_run, tmp_path / "two", 2)
+    found = json.loads(cli("report", str(run_dir), "--json"))
+    assert [row["training_seed"] for row in found["routers"]].count(1) == len(summary["routers"])
+    assert found["routers"][len(summary["routers"]) :] == [row | {"training_seed": 1} for row in summary["routers"]]
+    assert found["comparisons"] == summary["comparisons"] | {"training_seeds": 2}
+    assert found["seed_differences"] == summary["seed_differences"]
+    assert found["score_auroc"] == {name: values * 2 for name, values in summary["score_auroc"].items()}
+    assert [one["training_seed"] for one in found["routing_signals"]] == [0, 0, 1, 1]
+    assert "x 2 training seeds" in cli("report", str(run_dir))
 
 
 def test_episodes_on_the_terminal(simulated_run: Path) -> None:
