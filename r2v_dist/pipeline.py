@@ -117,7 +117,7 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
         return [*plays(c), c.evaluate.rates, c.evaluate.routers, c.evaluate.oracle_branches]
 
     def chooses(c: RunConfig) -> list[Any]:
-        return [*sweeps(c), c.evaluate.epsilon, c.evaluate.confidence, c.evaluate.bootstrap]
+        return [*sweeps(c), c.alpha, c.evaluate.epsilon, c.evaluate.confidence, c.evaluate.bootstrap]
 
     made, models = list[Stage](), tuple[str, ...]()
     if config.router is not None:

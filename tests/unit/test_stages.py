@@ -81,6 +81,10 @@ def test_another_tolerance_trains_nothing_again(change: str) -> None:
     assert decided_by(change) == {"validate"}
 
 
+def test_another_tail_chooses_thresholds_again() -> None:
+    assert decided_by("router.alpha=0.1") == {"router", "router2", "validate"}
+
+
 def test_no_router_no_calibration() -> None:
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", ["evaluate.routers=[entropy]"])
     assert "calibrate" not in [stage.name for stage in stages(config)]
