@@ -97,7 +97,7 @@ def main() -> None:
         model = args.model.resolve()
         overrides = [f"slm.model={model}", f"perturb.test_seeds={args.seeds}", f"slm.sampling.candidates={args.candidates}"]
         config = load_config(ROOT / "configs" / "textworld_demo.yaml", [*overrides, *args.overrides])
-        units = make_units(tasks, seeds(config.perturb, "test"), arm)
+        units = make_units(tasks, seeds(config.perturb, "test", config.seed), arm)
         warm = make_units([spare], range(config.cluster.runners), arm)
         stack.enter_context(ray_session(config.cluster, Path(scratch) / "logs"))
         server = ModelServer("slm", config.slm, Checkpoint(str(model), "base"))

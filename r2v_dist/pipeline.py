@@ -84,7 +84,7 @@ def _slm_stages(config: RunConfig) -> list[Stage]:
         made += [
             Stage("pairs", ("states", "branches", "verifier"), lambda c: [c.dpo], learning_stages.pairs),
             Stage("dpo", ("pairs", "bc"), lambda c: [c.dpo], learning_stages.dpo),
-            Stage("cloned", ("tasks", "bc", "verifier"), lambda c: [c.perturb, c.slm.content()], _cloned),
+            Stage("cloned", ("tasks", "bc", "verifier"), lambda c: [c.perturb, _test_seeds(c), c.slm.content()], _cloned),
         ]
     return made
 
@@ -116,6 +116,12 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
     def sweeps(c: RunConfig) -> list[Any]:
         return [*plays(c), c.evaluate.rates, c.evaluate.routers, c.evaluate.oracle_branches]
 
+    def calibrates(c: RunConfig) -> list[Any]:
+        return [*plays(c), _test_seeds(c)]
+
+    def tests(c: RunConfig) -> list[Any]:
+        return [*sweeps(c), _test_seeds(c)]
+
     def chooses(c: RunConfig) -> list[Any]:
         return [*sweeps(c), c.alpha, c.evaluate.epsilon, c.evaluate.confidence, c.evaluate.bootstrap]
 
@@ -136,9 +142,15 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
             models = ("router2",)
     made.append(Stage("validate", ("tasks", *policy, *models), chooses, router_stages.validate))
     if "r2v" in config.swept and (config.env.splits.calibration or config.env.files.get("calibration")):
-        made.append(Stage("calibrate", ("tasks", *policy, *models, "validate"), plays, router_stages.calibrate))
-    made.append(Stage("evaluate", ("tasks", *policy, *models, "validate"), sweeps, router_stages.evaluate))
+        made.append(Stage("calibrate", ("tasks", *policy, *models, "validate"), calibrates, router_stages.calibrate))
+    made.append(Stage("evaluate", ("tasks", *policy, *models, "validate"), tests, router_stages.evaluate))
     return made
+
+
+def _test_seeds(config: RunConfig) -> list[int]:
+    from envs.tasks import seeds
+
+    return seeds(config.perturb, "test", config.seed)
 
 
 def _complete(stage: Stage, config: RunConfig, run: RunDir, crew: "Crew", manifests: Mapping[str, Manifest]) -> Manifest:
@@ -183,7 +195,7 @@ def _collect(context: Context) -> dict[str, Any]:
 
     config = context.config
     arm = Arm("teacher_only", None, "none", context.crew.teacher_version(), config.seed)
-    pool = seeds(config.perturb, "train")
+    pool = seeds(config.perturb, "train", config.seed)
     units = []
     for index, task in enumerate(context.training_tasks("clone")):
         zs: list[int | None] = [None] * config.collect.clean_episodes
@@ -219,11 +231,9 @@ def _bc(context: Context) -> dict[str, Any]:
 
 def _cloned(context: Context) -> dict[str, Any]:
     """The SLM as it was before DPO, on the test tasks: alone, and with the verifier's choice."""
-    from envs.tasks import seeds
-
     arm = context.deploy(policy=context.checkpoint("bc"))
     arms = (arm("slm_only"), arm("best_of_k"))
-    zs = seeds(context.config.perturb, "test")
+    zs = router_stages.test_seeds(context)
     return context.roll_out([context.unit(task, z, arms) for task in context.tasks("test") for z in zs])
 
 
@@ -231,7 +241,8 @@ def _roll_out_slm(context: Context, checkpoint: "Checkpoint") -> dict[str, Any]:
     """SLM-only on the validation tasks, clean and under every validation seed."""
     from envs.tasks import seeds
 
+    config = context.config
     context.crew.load_slm(checkpoint)
-    arm = Arm("slm_only", None, checkpoint.version, context.crew.teacher_version(), context.config.seed)
-    zs = [None, *seeds(context.config.perturb, "validation")]
+    arm = Arm("slm_only", None, checkpoint.version, context.crew.teacher_version(), config.seed)
+    zs = [None, *seeds(config.perturb, "validation", config.seed)]
     return context.roll_out([context.unit(task, z, (arm,)) for task in context.tasks("validation") for z in zs])

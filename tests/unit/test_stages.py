@@ -81,6 +81,10 @@ def test_another_tolerance_trains_nothing_again(change: str) -> None:
     assert decided_by(change) == {"validate"}
 
 
+def test_another_seed_tests_under_other_perturbation_seeds() -> None:
+    assert decided_by("seed=5") == {"cloned", "calibrate", "evaluate"}
+
+
 def test_another_tail_chooses_thresholds_again() -> None:
     assert decided_by("router.alpha=0.1") == {"router", "router2", "validate"}
 
