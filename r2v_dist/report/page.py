@@ -67,6 +67,6 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def p_value(value: float | None) -> str:
-    """A p-value with two digits that count."""
-    return "–" if value is None else f"{value:.2g}"
+def p_value(value: float | None, at_floor: bool | None = False) -> str:
+    """A p-value with two digits that count; no more than that where it is at its floor."""
+    return "–" if value is None else f"{'≤ ' if at_floor else ''}{value:.2g}"
