@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from r2v_dist import label_stages, learning_stages, router_stages
 from r2v_dist.config import RunConfig
 from r2v_dist.episodes import Arm
+from r2v_dist.learner_config import CONSTRAINT_STATUSES
 from r2v_dist.progress import Progress
 from r2v_dist.run_dir import Manifest, RunDir, checkpoint_version, write_atomically
 from r2v_dist.seeding import short_hash
@@ -108,7 +109,7 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
         return [*plays(c), c.labels]
 
     def learns_first(c: RunConfig) -> list[Any]:
-        return [c.router, c.labels.rounds]
+        return [c.router, c.labels.rounds, CONSTRAINT_STATUSES]
 
     def learns(c: RunConfig) -> list[Any]:
         return [*learns_first(c), c.evaluate.routers]

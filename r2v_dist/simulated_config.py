@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from r2v_dist.config import ClusterConfig
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.learner_config import RouterConfig
+from r2v_dist.learner_config import CONSTRAINT_STATUSES, RouterConfig
 from r2v_dist.seeding import short_hash
 from r2v_dist.yaml_config import Section, read_mapping, validate
 
@@ -59,7 +59,8 @@ class SimulatedConfig(Section):
     def folder(self) -> Path:
         """Where labels and routers of this very configuration are kept: a changed one never meets another's."""
         content = self.model_dump(mode="json", exclude={"run_dir", "cluster", "routers", "test_tasks"})
-        return self.run_dir / short_hash(json.dumps(content, sort_keys=True))[:12]
+        decided = json.dumps([content, CONSTRAINT_STATUSES], sort_keys=True)
+        return self.run_dir / short_hash(decided)[:12]
 
 
 def load_simulated(path: Path, overrides: list[str]) -> SimulatedConfig | None:
