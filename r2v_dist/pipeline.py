@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2v_dist import label_stages, learning_stages, router_stages
 from r2v_dist.config import RunConfig
+from r2v_dist.env_config import SPLITS
 from r2v_dist.episodes import Arm
 from r2v_dist.learner_config import CONSTRAINT_STATUSES
 from r2v_dist.progress import Progress
@@ -186,7 +187,7 @@ def _tasks(context: Context) -> dict[str, Any]:
 
     tasks = make_tasks(config.env, config.seed, context.crew.cores(), show, config.sandbox)
     write_atomically(context.run.stage("tasks") / "tasks.json", json.dumps([asdict(task) for task in tasks], indent=1))
-    counts = {split: sum(t.split == split for t in tasks) for split in ("train", "validation", "calibration", "test")}
+    counts = {split: sum(t.split == split for t in tasks) for split in SPLITS}
     progress.close(", ".join(f"{count} {split}" for split, count in counts.items() if count) + " tasks")
     return {"counts": counts, "ids": short_hash(*(t.id for t in tasks))}
 

@@ -9,6 +9,7 @@ from r2v_dist.config import RunConfig
 from r2v_dist.evaluation import RouterRow
 from r2v_dist.report.drawing import Figure
 from r2v_dist.report.findings import Findings
+from r2v_dist.report.headline import HARD_STEPS
 from r2v_dist.report.palette import ABLATIONS, COLOURS, ENDS, LABELS
 from r2v_dist.report.samples import Sample
 
@@ -43,6 +44,7 @@ def render_page(
         ablations=ABLATIONS,
         kinds=KINDS,
         config=config,
+        hard_steps=HARD_STEPS,
     )
 
 
