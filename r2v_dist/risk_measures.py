@@ -22,6 +22,16 @@ def cvar(F_Z: Array, alpha: float) -> float:
     return min(max(mean, tail_threshold(F_Z, alpha)), float(F_Z.max()))
 
 
+def cvars(F_XZ: Array, alpha: float) -> Array:
+    """The CVaR of every row of losses, over the last axis."""
+    ordered_XZ = -np.sort(-F_XZ, axis=-1)
+    places_Z = np.arange(F_XZ.shape[-1], 0, -1, dtype=np.float64)
+    means_X = ordered_XZ @ cvar_weights(places_Z, alpha)
+    eta = len(places_Z) - int(tail_threshold(places_Z, alpha))
+    clipped_X: Array = np.clip(means_X, ordered_XZ[..., eta], ordered_XZ[..., 0])
+    return clipped_X
+
+
 def cvar_weights(F_Z: Array, alpha: float) -> Array:
     """dCVaR / dF_z, summing to 1. Losses equal to eta share what is left of the tail, so that equal seeds weigh alike.
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from r2v_dist.config import RunConfig
 from r2v_dist.evaluation import ArmOutcomes
-from r2v_dist.risk_measures import cvar_failure, cvar_weights
+from r2v_dist.risk_measures import cvar_failure, cvars
 
 Array = npt.NDArray[np.float64]
 
@@ -44,12 +44,12 @@ class Tolerance:
 
         A task counts as a pair of arm and teacher.
         """
-        n_tasks, n_seeds = arm.success_TZ.shape
+        n_tasks = len(arm.success_TZ)
         counts_BT = np.random.default_rng(self.seed).multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), self.resamples) / n_tasks
-        weights_Z = cvar_weights(np.arange(n_seeds, 0, -1, dtype=np.float64), self.tail(arm.name))  # of losses in descending order
+        alpha = self.tail(arm.name)
 
         def tails_B(success_TZ: Array) -> Array:
-            return -np.sort(counts_BT @ (success_TZ - 1.0), axis=1) @ weights_Z
+            return cvars(counts_BT @ (1.0 - success_TZ), alpha)
 
         excess_B = tails_B(arm.success_TZ) - tails_B(teacher.success_TZ)
         return float(np.quantile(excess_B, self.margin)) <= self.epsilon + 1e-9
