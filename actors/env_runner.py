@@ -158,8 +158,9 @@ class EnvRunner:
         task, perturb = unit.task, self._setup.perturb
         rates, lexicon = default_rates() | perturb.rates, envs.LEXICONS[task.env]()
         with self._idle.borrow(task, expert) as env:
-            max_steps = int(dict(task.env_kwargs)["max_steps"])
-            yield Perturb(env, task.id, unit.z, rates, max_steps, lexicon, perturb.quota, perturb.cooldown)
+            # A task that leaves the limit to its environment has the environment's own.
+            limit = task.max_steps or int(env.get_wrapper_attr("max_steps"))
+            yield Perturb(env, task.id, unit.z, rates, limit, lexicon, perturb.quota, perturb.cooldown)
 
     def _verifier(self, equipment: Equipment) -> Verifier | None:
         config, slm = equipment.verifier, self._setup.slm

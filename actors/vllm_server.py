@@ -14,7 +14,7 @@ from typing import Any
 
 from actors.cores import openmp_on, parse_cores
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.language_model import TopTokens
+from r2v_dist.language_model import TOP_LOGPROBS, TopTokens
 from r2v_dist.model_config import ModelConfig
 
 ENGINE_ENVIRONMENT = {
@@ -144,7 +144,7 @@ def engine_arguments(config: ModelConfig, path: str) -> dict[str, Any]:
         "max_num_seqs": config.max_num_seqs,
         "tensor_parallel_size": config.tensor_parallel,
         "enable_prefix_caching": True,
-        "max_logprobs": 20,
+        "max_logprobs": TOP_LOGPROBS,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }

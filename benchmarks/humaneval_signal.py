@@ -36,7 +36,7 @@ def frontier(auroc: float, folder: Path, overrides: list[str]) -> list[Point]:
     """Points of the entropy router from SLM-only up, by rate."""
     swept = ["evaluate.routers=[entropy]", f"evaluate.rates={RATES}"]
     config = load_config(CONFIG, [f"slm.signal_auroc={auroc}", f"run_dir={folder / f'auroc-{auroc:g}'}", *swept, *overrides])
-    rows = router_rows(arm_outcomes(execute(config).rollouts("evaluate")), config.evaluate.bootstrap, config.seed)
+    rows = router_rows(arm_outcomes(execute(config).rollouts("evaluate")), config.alpha, config.evaluate.bootstrap, config.seed)
     points = [Point(row.llm_call_rate, row.success_rate, row.success_ci) for row in rows if row.name in ("slm_only", "entropy")]
     return sorted(points, key=lambda point: point.rate)
 

@@ -32,6 +32,7 @@ from r2v_dist import rollout_store
 from r2v_dist.chat import ChatFormat, Turn, opening_message
 from r2v_dist.config import RunConfig, load_config
 from r2v_dist.episodes import Arm, Unit
+from r2v_dist.language_model import TOP_LOGPROBS
 from r2v_dist.seeding import stable_hash
 
 ROOT = Path(__file__).parent.parent
@@ -97,7 +98,7 @@ def main() -> None:
         model = args.model.resolve()
         overrides = [f"slm.model={model}", f"perturb.test_seeds={args.seeds}", f"slm.sampling.candidates={args.candidates}"]
         config = load_config(ROOT / "configs" / "textworld_demo.yaml", [*overrides, *args.overrides])
-        units = make_units(tasks, seeds(config.perturb, "test"), arm)
+        units = make_units(tasks, seeds(config.perturb, "test", config.seed), arm)
         warm = make_units([spare], range(config.cluster.runners), arm)
         stack.enter_context(ray_session(config.cluster, Path(scratch) / "logs"))
         server = ModelServer("slm", config.slm, Checkpoint(str(model), "base"))
@@ -168,7 +169,7 @@ def calls_of(folder: Path, config: RunConfig) -> list[Call]:
         "top_p": chosen.top_p,
         "max_tokens": chosen.max_tokens,
     }
-    shared |= {"logprobs": 20, "stop_token_ids": stop}
+    shared |= {"logprobs": TOP_LOGPROBS, "stop_token_ids": stop}
     calls = []
     table = rollout_store.read(folder)
     for rows in rollout_store.episodes_of(table.filter(table["t"].to_numpy() >= 0)):

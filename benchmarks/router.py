@@ -22,7 +22,7 @@ from r2v_dist.episodes import Episode
 from r2v_dist.features import FEATURE_NAMES, StepBatch, features
 from r2v_dist.language_model import Answer
 from r2v_dist.learner_config import RouterConfig
-from r2v_dist.router_model import EFFECT_FEATURES, ESTIMATES, LEAST_COST, RISKS, Mlp, RouterModel
+from r2v_dist.router_model import EFFECT_FEATURES, ESTIMATES, LEAST_COST, LEAST_GAIN, RISKS, Mlp, RouterModel
 from r2v_dist.routers import Decision, RouterModels, build_router
 from r2v_dist.seeding import rng_for
 from r2v_dist.situation import Situation
@@ -64,16 +64,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--steps", type=int, default=400, help="live steps in a run, all different")
     parser.add_argument("--queries", type=int, default=3, help="queries a run of the BERT-size classifier")
+    parser.add_argument("--layers", type=int, default=12, help="of the classifier; 12 are BERT-base")
     args = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     import torch
 
     torch.set_num_threads(1)
-    run(live_steps(args.steps), args.queries, args.repeats)
+    run(live_steps(args.steps), args.queries, args.layers, args.repeats)
 
 
-def run(steps: Sequence[LiveStep], queries: int, repeats: int) -> None:
+def run(steps: Sequence[LiveStep], queries: int, layers: int, repeats: int) -> None:
     """Check that scores agree, compare with both, print the result."""
     model = untrained_router(RouterConfig())
     decide = decider(model)
@@ -82,7 +83,7 @@ def run(steps: Sequence[LiveStep], queries: int, repeats: int) -> None:
     weighing = with_advantage(model)
     by_advantage = decider(weighing)
     check_equal(by_advantage, torch_router(weighing), steps)
-    classify, parameters = query_classifier(queries)
+    classify, parameters = query_classifier(layers)
     ours, torch_clock, bert_clock = Clock([]), Clock([]), Clock([])
 
     def pairs(reference: Clock, other: Decide, work: Sequence[LiveStep]) -> Pairs:
@@ -203,18 +204,18 @@ def torch_router(model: RouterModel) -> Callable[[Situation, Answer], float]:
         if not by_advantage:
             return 1 / (1 + math.exp(-said[0]))
         dissent = float(known[-1])
-        return dissent * max(said[0], 0.0) / max(1 - dissent * said[1], LEAST_COST)
+        return dissent * max(said[0], LEAST_GAIN) / max(1 - dissent * said[1], LEAST_COST)
 
     return score
 
 
-def query_classifier(queries: int) -> tuple[Decide, int]:
+def query_classifier(layers: int) -> tuple[Decide, int]:
     """BERT-base as a classifier, randomly initialised, on made-up token ids: tokenising is not counted. Also its parameters."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
-    bert: Any = BertForSequenceClassification(BertConfig(num_labels=2)).eval()
+    bert: Any = BertForSequenceClassification(BertConfig(num_labels=2, num_hidden_layers=layers)).eval()
     tokens = iter(torch.randint(1000, 30000, (10_000, 1, QUERY_TOKENS)))
 
     @torch.inference_mode()

@@ -48,7 +48,8 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
     `info` gains `clean_observation`, `perturbations` (names of the operators that changed this step, in order) and
     `executed` (False when a tool fault kept the action from being executed).
 
-    A failed call uses up a step: `max_steps` calls, failed or not, end the episode as `truncated`.
+    A failed call uses up a step: `max_steps` calls, failed or not, end the episode as `truncated`. The
+    environment counts the calls that reach it, and so would let the failed ones go free.
     """
 
     def __init__(

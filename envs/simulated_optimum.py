@@ -23,6 +23,9 @@ class Optimum:
     failure_V: Array
 
 
+_BISECTIONS = 14
+
+
 class Frontier:
     """All trade-offs of one world. `latched=False` may hand back to the SLM after a teacher's step."""
 
@@ -46,6 +49,26 @@ class Frontier:
             at_third, at_two_thirds = (self._allocate(share_V, eta, alpha * (epsilon - eta)).cost for eta in (low + third, high - third))
             low, high = (low, high - third) if at_third <= at_two_thirds else (low + third, high)
         return self._allocate(share_V, (low + high) / 2, alpha * (epsilon - (low + high) / 2))
+
+    def mean_bound(self, zs: range, alpha: float, epsilon: float) -> float:
+        """The bound on mean failure under which the cheapest router has CVaR epsilon.
+
+        It is what somebody would bound who cares for the tail and cannot bound it. At most epsilon, as
+        a mean is at most its CVaR.
+        """
+        symptom_Z = [symptom(z) for z in zs]
+
+        def tail(bound: float) -> float:
+            return cvar(self.best(zs, 1.0, bound).failure_V[symptom_Z], alpha)
+
+        safest = float(np.mean([self.curves[v][-1, 0] for v in symptom_Z]))
+        low, high = safest + 1e-9, epsilon
+        if tail(high) <= epsilon:
+            return high
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if tail(middle) <= epsilon else (low, middle)
+        return low
 
     def _hulls(self) -> list[Array]:
         """Vertices (failure, cost) of the lower hull under each symptom, from the cheapest router to the safest."""

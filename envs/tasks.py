@@ -8,14 +8,15 @@ from pathlib import Path
 from envs.code_tasks import Dataset, task_ids
 from envs.sandbox import Sandbox
 from envs.textworld_games import GameFamily, GameSpec, draw_games, game_path, generate
-from r2v_dist.env_config import SPLITS, EnvConfig, PerturbConfig, SandboxConfig, Split
+from r2v_dist.env_config import SEED_BLOCK, SPLITS, EnvConfig, PerturbConfig, SandboxConfig, Split
 from r2v_dist.episodes import Task
 from r2v_dist.errors import UsageError
 from r2v_dist.seeding import stable_hash
 
 _DEFAULT_SANDBOX = SandboxConfig()
-SEED_BLOCK = 1000
-"""Seeds of a split start at SEED_BLOCK x its position, so splits never share one."""
+TEST_BLOCKS = 2**31 // SEED_BLOCK - 2
+"""Blocks of perturbation seeds for test tasks: as many as the store's 32-bit column holds beside the
+blocks of training and validation."""
 
 
 def make_tasks(
@@ -70,13 +71,23 @@ def _code_tasks(config: EnvConfig, sandbox: SandboxConfig) -> list[Task]:
     return tasks
 
 
-def seeds(config: PerturbConfig, split: Split) -> list[int]:
-    """Perturbation seeds of a split. Calibration meets the test seeds on tasks of its own (METHOD section 10)."""
+def seeds(config: PerturbConfig, split: Split, run_seed: int) -> list[int]:
+    """Perturbation seeds of a split, consecutive numbers from the start of the split's block.
+
+        train                0, 1, 2, ...
+        validation           1000, 1001, 1002, ...
+        test, calibration    1000 * (2 + run_seed % TEST_BLOCKS), ...
+
+    Test seeds change with the seed of the run, as its games do: what was tuned under one seed has met
+    the test seeds of no other, for run seeds below TEST_BLOCKS (2,147,481) without exception.
+    Calibration tasks meet the test seeds: the certificate speaks of new tasks under these seeds.
+    """
+    test = (config.test_seeds, 2 + run_seed % TEST_BLOCKS)
     count, block = {
         "train": (config.train_seeds, 0),
         "validation": (config.validation_seeds, 1),
-        "calibration": (config.test_seeds, 2),
-        "test": (config.test_seeds, 2),
+        "calibration": test,
+        "test": test,
     }[split]
     return [SEED_BLOCK * block + i for i in range(count)]
 

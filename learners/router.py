@@ -19,7 +19,7 @@ from r2v_dist.calibrators import Calibrator, choose_calibrator
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.labels import LabelTable
 from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, noise_floor, sweep
-from r2v_dist.learner_config import RouterConfig
+from r2v_dist.learner_config import ConstraintStatus, RouterConfig
 from r2v_dist.operating_point import Mix
 from r2v_dist.router_model import ESTIMATES, RISKS, Mlp, RiskPrediction, RouterModel, Score
 from r2v_dist.run_dir import write_atomically
@@ -56,13 +56,13 @@ class RouterJob:
 class RouterResult:
     """A trained router and what validation says of it. `point` is None where no threshold keeps CVaR at most epsilon.
 
-    `constraint` is `active`, `slack` or `infeasible`: how the primal-dual run ended, or `infeasible` without a point.
+    `constraint` is how the primal-dual run ended, by the CVaR that training measured (`train_cvar`).
     `cvar_noise_floor` is the CVaR that the point would show if seeds did not differ.
     """
 
     output: str
     version: str
-    constraint: str
+    constraint: ConstraintStatus
     multiplier: float
     train_cvar: float
     point: LatchedPoint | None
@@ -249,7 +249,7 @@ def _publish(job: RouterJob, model: RouterModel, duality: "Duality", labels: Lab
     result = RouterResult(
         str(job.output),
         model.version,
-        duality.status(config) if point is not None else "infeasible",
+        duality.status(config),
         duality.multiplier,
         duality.late_cvar,
         point,

@@ -24,12 +24,13 @@ from learners.router_losses import (
     ascend,
     brier_sum,
     constrained_loss,
+    exact_cvar,
     latched_outcomes,
     log_loss_sum,
     paper_outcomes,
 )
 from r2v_dist.calibrators import Calibrator, sigmoid
-from r2v_dist.learner_config import RouterConfig
+from r2v_dist.learner_config import ConstraintStatus, RouterConfig
 from r2v_dist.operating_point import Mix
 from r2v_dist.router_model import ESTIMATES, RISKS, Mlp
 from r2v_dist.seeding import stable_hash
@@ -51,19 +52,36 @@ class Setting:
     log: Log
 
 
+AT_BOUND = 0.1
+"""CVaR is at its bound within this share of epsilon."""
+AT_CAP = 0.99
+"""Lambda is at its cap from this share of it on."""
+
+
 @dataclass(frozen=True)
 class Duality:
-    """How the constraint ended: lambda, and the mean CVaR and lambda of the last tenth of the steps."""
+    """How the constraint ended: lambda, the mean CVaR and lambda of the last tenth of the steps, and the
+    CVaR that training labels show for handing over at the first step of every episode."""
 
     multiplier: float
     late_multiplier: float
     late_cvar: float
+    handed_over_cvar: float
 
-    def status(self, config: RouterConfig) -> str:
-        """`active`, `slack` or `infeasible`."""
-        if self.late_cvar > config.epsilon + 0.1 * config.epsilon and self.late_multiplier >= 0.99 * config.lambda_max:
-            return "infeasible"
-        return "slack" if self.late_multiplier < 1e-3 * config.lambda_max else "active"
+    def status(self, config: RouterConfig) -> ConstraintStatus:
+        """What the measured CVaR says.
+
+        slack       it is below epsilon by more than `AT_BOUND`
+        active      it is epsilon, within `AT_BOUND`
+        violated    it is above epsilon by more than `AT_BOUND`
+        infeasible  it is, and nothing was left to do: lambda is at its cap, or the teacher alone
+                    is above epsilon as well
+        """
+        low, high = (1 - AT_BOUND) * config.epsilon, (1 + AT_BOUND) * config.epsilon
+        if self.late_cvar <= high:
+            return "slack" if self.late_cvar < low else "active"
+        hopeless = self.late_multiplier >= AT_CAP * config.lambda_max or self.handed_over_cvar > high
+        return "infeasible" if hopeless else "violated"
 
 
 def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, Mlp]:
@@ -135,7 +153,15 @@ def train_policy(setting: Setting, share: Share, inputs_UI: Tensor, judge: Judge
             save_checkpoint(folder, step, engine, scalars, best)
     if np.isfinite(least):
         head.load_state_dict(best)
-    return _exported(head), Duality(multiplier, *(late[1:] / max(late[0], 1.0)).tolist())
+    late_multiplier, late_cvar = (late[1:] / max(late[0], 1.0)).tolist()
+    return _exported(head), Duality(multiplier, late_multiplier, late_cvar, handed_over(config, share, setting.reduce))
+
+
+def handed_over(config: RouterConfig, share: Share, reduce: Reduce) -> float:
+    """CVaR of the whole batch when the teacher acts from the first step on."""
+    always_ET = torch.ones_like(share.episodes.rhoT_ET)
+    outcomes = surrogate(config, always_ET, share)
+    return exact_cvar(reduce(outcomes.failure_Z) / outcomes.per_Z, config.tail).value
 
 
 def policy_loss(

@@ -1,6 +1,8 @@
 """Judges of simulated routers: thresholds are chosen on validation labels, and what they deploy is evaluated exactly.
 
-Nothing that is printed of cost, failure and CVaR is sampled but the paired interval: the rest is dynamic programming on the world.
+Every router is deployed by the same rule, the cheapest play of two thresholds with CVaR at most epsilon on
+validation labels, so that costs are compared at equal CVaR. Nothing that is printed of cost, failure and
+CVaR is sampled but the paired interval: the rest is dynamic programming on the world.
 """
 
 from collections.abc import Callable
@@ -13,17 +15,19 @@ import numpy.typing as npt
 from envs.simulated_exact import Exact, Outcome, scores
 from envs.simulated_labels import all_cells, cell_of
 from envs.simulated_optimum import Frontier
-from envs.simulated_world import symptom
 from learners.router import RouterResult, predict_states
 from r2v_dist.labels import LabelTable
-from r2v_dist.latched import LatchedEpisodes, cheapest_mix, sweep, threshold_outcomes
+from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest_mix, sweep, threshold_outcomes
 from r2v_dist.operating_point import Mix, bayes_escalates
-from r2v_dist.risk_measures import cvar
+from r2v_dist.risk_measures import cvars
 from r2v_dist.router_model import RouterModel
 from r2v_dist.seeding import rng_for
 from r2v_dist.simulated_config import SimulatedConfig
 
 Array = npt.NDArray[np.float64]
+_RESAMPLES = 500
+_THRESHOLDS = 40
+"""Thresholds at which test episodes are played for the paired interval, besides both ends."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +58,23 @@ class SimulatedReport:
     rows: tuple[Row, ...]
     optimum: float
     optimum_unlatched: float
-    mean_optimum: tuple[float, float]
-    """Cost and CVaR of the best router whose mean failure is at most epsilon."""
-    cvar_gain: tuple[float, float, float] | None
-    """CVaR of r2v_no_cvar minus that of r2v on paired test episodes: estimate and 95 % interval by task bootstrap."""
+    mean_bound: float
+    """The bound on mean failure under which the best router has CVaR epsilon; r2v_no_cvar is trained with it."""
+    mean_optimum: float
+    """The cost of that router."""
+    cvar_saving: tuple[float, float, float] | None
+    """Cost of r2v_no_cvar minus that of r2v, both with CVaR epsilon on the same test episodes: estimate and
+    95 % interval by task bootstrap, thresholds matched anew in every sample."""
 
     def row(self, name: str) -> Row:
         """The row of a router."""
         return next(row for row in self.rows if row.name == name)
 
 
-def evaluate(config: SimulatedConfig, exact: Exact, results: dict[str, RouterResult]) -> SimulatedReport:
+def evaluate(config: SimulatedConfig, exact: Exact, results: dict[str, RouterResult], mean_bound: float) -> SimulatedReport:
     """Exact rows of trained routers and baselines, with thresholds that validation chose."""
     router, zs = config.router, range(config.seeds)
     latched, unlatched = Frontier(exact), Frontier(exact, latched=False)
-    mean_best = latched.best(zs, 1.0, router.epsilon)
     models = {name: RouterModel.load(Path(result.output)) for name, result in results.items()}
     judge = _Judge(config, exact)
     cells = all_cells(exact.world)
@@ -76,19 +82,18 @@ def evaluate(config: SimulatedConfig, exact: Exact, results: dict[str, RouterRes
     rows.append(judge.random())
     rows += [judge.row(name, *scores) for name, scores in _baseline_scores(exact, judge.labels, cells).items()]
     for name, model in models.items():
-        alpha = 1.0 if name == "r2v_no_cvar" else router.alpha
-        score = model.predict(cells).score
-        rows.append(
-            judge.row(name, predict_states(model, judge.labels.features_NF).score, score, alpha, f"constraint {results[name].constraint}")
-        )
+        at_states = predict_states(model, judge.labels.features_NF).score
+        note = f"constraint {results[name].constraint}"
+        rows.append(judge.row(name, at_states, model.predict(cells).score, note))
     if "r2v" in models:
         rows.append(_bayes(config, exact, models["r2v"], judge))
     return SimulatedReport(
         tuple(rows),
         latched.best(zs, router.alpha, router.epsilon).cost,
         unlatched.best(zs, router.alpha, router.epsilon).cost,
-        (mean_best.cost, cvar(mean_best.failure_V[[symptom(z) for z in zs]], router.alpha)),
-        _paired_gain(config, models, {row.name: row.mix for row in rows}),
+        mean_bound,
+        latched.best(zs, 1.0, mean_bound).cost,
+        cvar_saving(config, models),
     )
 
 
@@ -119,14 +124,14 @@ class _Judge:
         draws_N = np.random.default_rng(self._config.seed).random(len(self.labels))
         return self._deployed("random", draws_N, lambda tau: np.full(self._exact.shape, min(max(0.0, 1.0 - tau), 1.0)))
 
-    def row(self, name: str, score_N: Array, score_cells: Array, alpha: float | None = None, note: str = "") -> Row:
-        """A score: by validation state, and by cell in the order of `all_cells`. `alpha` is the tail that validation bounds."""
+    def row(self, name: str, score_N: Array, score_cells: Array, note: str = "") -> Row:
+        """A score: by validation state, and by cell in the order of `all_cells`."""
         cells = score_cells.reshape(self._exact.shape)
-        return self._deployed(name, score_N, lambda tau: (cells >= tau).astype(np.float64), alpha, note)
+        return self._deployed(name, score_N, lambda tau: (cells >= tau).astype(np.float64), note)
 
-    def _deployed(self, name: str, score_N: Array, escalates: Callable[[float], Array], alpha: float | None = None, note: str = "") -> Row:
+    def _deployed(self, name: str, score_N: Array, escalates: Callable[[float], Array], note: str = "") -> Row:
         router = self._config.router
-        points = sweep(self._episodes, score_N, alpha or router.alpha, router.slm_cost / router.teacher_cost)
+        points = sweep(self._episodes, score_N, router.alpha, router.slm_cost / router.teacher_cost)
         mix = cheapest_mix(points, router.epsilon)
         if mix is None:
             return self.fixed(name, self._exact.teacher_only(), note="infeasible on validation: the teacher acts alone")
@@ -154,31 +159,67 @@ def _baseline_scores(exact: Exact, labels: LabelTable, cells: Array) -> dict[str
     return {name: (at_states[name], in_cells[name]) for name in at_states}
 
 
-def _paired_gain(
-    config: SimulatedConfig, models: dict[str, RouterModel], mixes: dict[str, Mix | None], resamples: int = 1000
-) -> tuple[float, float, float] | None:
+def cvar_saving(config: SimulatedConfig, models: dict[str, RouterModel]) -> tuple[float, float, float] | None:
+    """What bounding CVaR in training saves at equal CVaR; None without both routers."""
     if not {"r2v", "r2v_no_cvar"} <= set(models):
         return None
     labels = LabelTable.load(labels_path(config, "test"))
-    episodes = LatchedEpisodes.of(labels)
-    tasks, task_E = np.unique(episodes.task_E, return_inverse=True)
-    _, seed_E = np.unique(episodes.z_E, return_inverse=True)
-    losses = {}
-    for name in ("r2v", "r2v_no_cvar"):
-        mix = mixes[name] or Mix(-np.inf, -np.inf, 1.0, np.nan)  # where nothing is feasible the teacher acts alone
-        score_N = predict_states(models[name], labels.features_NF).score
-        expensive_E, cheap_E = (threshold_outcomes(episodes, score_N, tau, 0.0)[0] for tau in (mix.expensive, mix.cheap))
-        losses[name] = np.zeros((len(tasks), int(seed_E.max()) + 1))
-        losses[name][task_E, seed_E] = mix.share * expensive_E + (1 - mix.share) * cheap_E
+    with_cvar, without = (
+        _TestPlays.of(config, labels, predict_states(models[name], labels.features_NF).score) for name in ("r2v", "r2v_no_cvar")
+    )
+    tasks = with_cvar.tasks
     rng = np.random.default_rng(rng_for("simulated-bootstrap", config.seed).getrandbits(32))
+    counts_BT = rng.multinomial(tasks, np.full(tasks, 1 / tasks), _RESAMPLES) / tasks
+    counts_BT = np.concatenate([np.full((1, tasks), 1 / tasks), counts_BT])  # the first are the tasks themselves
+    saving_B = without.matched(counts_BT, config) - with_cvar.matched(counts_BT, config)
+    low, high = np.quantile(saving_B[1:], [0.025, 0.975])
+    return float(saving_B[0]), float(low), float(high)
 
-    def gain(rows: npt.NDArray[np.int64]) -> float:
-        with_cvar, without = (cvar(losses[name][rows].mean(axis=0), config.router.alpha) for name in ("r2v", "r2v_no_cvar"))
-        return without - with_cvar
 
-    draws = [gain(rng.integers(0, len(tasks), len(tasks))) for _ in range(resamples)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return gain(np.arange(len(tasks))), float(low), float(high)
+@dataclass(frozen=True)
+class _TestPlays:
+    """One router on the test episodes at A thresholds around the bound: failure by task and seed, cost by task."""
+
+    failure_ATZ: Array
+    cost_AT: Array
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.cost_AT[0])
+
+    @classmethod
+    def of(cls, config: SimulatedConfig, labels: LabelTable, score_N: Array) -> "_TestPlays":
+        """Play the thresholds at which CVaR is within a factor of two of epsilon, and both ends."""
+        router, episodes = config.router, LatchedEpisodes.of(labels)
+        price = router.slm_cost / router.teacher_cost
+        points = sweep(episodes, score_N, router.alpha, price)
+        near = [point.threshold for point in points if 0.5 <= point.cvar / router.epsilon <= 2.0]
+        chosen = near[:: 1 + len(near) // _THRESHOLDS]
+        tasks, task_E = np.unique(episodes.task_E, return_inverse=True)
+        zs, seed_E = np.unique(episodes.z_E, return_inverse=True)
+        failure_ATZ = np.zeros((len(chosen) + 2, len(tasks), len(zs)))
+        cost_ATZ = np.zeros_like(failure_ATZ)
+        for a, tau in enumerate((-np.inf, *chosen, np.inf)):
+            failure_E, cost_E = threshold_outcomes(episodes, score_N, tau, price)
+            failure_ATZ[a, task_E, seed_E] = failure_E
+            cost_ATZ[a, task_E, seed_E] = cost_E
+        return cls(failure_ATZ, cost_ATZ.mean(axis=2))
+
+    def matched(self, counts_BT: Array, config: SimulatedConfig) -> Array:
+        """The least cost [B] with CVaR at most epsilon on tasks that count so much; that of the teacher alone
+        where no threshold keeps it."""
+        failure_BAZ = np.einsum("bt,atz->baz", counts_BT, self.failure_ATZ, optimize=True)
+        cost_BA = counts_BT @ self.cost_AT.T
+        tails_BA = cvars(failure_BAZ, config.router.alpha)
+        failure_BA = failure_BAZ.mean(axis=2)
+        found = []
+        for cost_A, failure_A, tail_A in zip(cost_BA, failure_BA, tails_BA, strict=True):
+            rows = zip(cost_A.tolist(), failure_A.tolist(), tail_A.tolist(), strict=True)
+            points = [LatchedPoint(float(a), *row) for a, row in enumerate(rows)]
+            mix = cheapest_mix(points, config.router.epsilon)
+            found.append(float(cost_A[0]) if mix is None else mix.cost)
+        return np.array(found)
 
 
 def labels_path(config: SimulatedConfig, split: str) -> Path:

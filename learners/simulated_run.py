@@ -8,9 +8,11 @@ from pathlib import Path
 
 from envs.simulated_exact import Exact
 from envs.simulated_labels import TASK_BLOCK, draw_labels
+from envs.simulated_optimum import Frontier
 from envs.simulated_world import World
 from learners.router import RouterJob, RouterResult, train_routers, train_routers_here, variant_of
 from learners.simulated_judge import Row, SimulatedReport, evaluate, labels_path
+from r2v_dist.env_config import SEED_BLOCK
 from r2v_dist.progress import Progress
 from r2v_dist.simulated_config import SimulatedConfig
 
@@ -25,12 +27,15 @@ def simulate(config: SimulatedConfig) -> SimulatedReport:
     draw(config)
     progress.close("drawn")
     progress = Progress("routers")
+    exact = Exact(World())
+    router, zs = config.router, range(config.seeds)
+    mean_bound = Frontier(exact).mean_bound(zs, router.alpha, router.epsilon)
     train = train_routers if config.needs_ray else train_routers_here
-    results = train([job_of(config, name) for name in config.routers])
+    results = train([job_of(config, name, mean_bound) for name in config.routers])
     progress.close("trained")
-    progress, exact = Progress("report"), Exact(World())
+    progress = Progress("report")
     trained: dict[str, RouterResult] = dict(zip(config.routers, results, strict=True))
-    report = evaluate(config, exact, trained)
+    report = evaluate(config, exact, trained, mean_bound)
     progress.close(f"in {write_page(config, exact, report, trained)}")
     return report
 
@@ -39,17 +44,22 @@ def draw(config: SimulatedConfig) -> None:
     """Label tables of the three splits, which share neither tasks nor seeds."""
     for block, (split, tasks) in enumerate(zip(SPLITS, (config.train_tasks, config.validation_tasks, config.test_tasks), strict=True)):
         start = TASK_BLOCK * (len(SPLITS) * config.seed + block)
-        zs = range(1000 * block, 1000 * block + config.seeds)
+        zs = range(SEED_BLOCK * block, SEED_BLOCK * block + config.seeds)
         draw_labels(World(), split, range(start, start + tasks), zs, config.branches).save(labels_path(config, split))
 
 
-def job_of(config: SimulatedConfig, name: str) -> RouterJob:
-    """The learner's job for a router by name."""
+def job_of(config: SimulatedConfig, name: str, mean_bound: float) -> RouterJob:
+    """The learner's job for a router by name.
+
+    Without CVaR it is the mean that is bounded, so tightly that the best such router has CVaR epsilon:
+    the two then differ in what they bound and not in how safe they are to be.
+    """
     train, validation = (labels_path(config, split) for split in SPLITS[:2])
     folder: Path = config.folder
-    return RouterJob(
-        train, validation, folder / "checkpoints" / name, folder / "stages" / "router", config.seed, variant_of(config.router, name)
-    )
+    router = variant_of(config.router, name)
+    if router.ablation == "no_cvar":
+        router = router.model_copy(update={"epsilon": mean_bound})
+    return RouterJob(train, validation, folder / "checkpoints" / name, folder / "stages" / "router", config.seed, router)
 
 
 def render(report: SimulatedReport) -> str:
@@ -58,9 +68,12 @@ def render(report: SimulatedReport) -> str:
     lines.append(f"{'router':<20}{'cost':>8}{'x optimum':>11}{'failure':>9}{'CVaR':>8}  threshold")
     lines += [_line(row, report.optimum) for row in report.rows]
     lines.append(f"optimum: {report.optimum:.3f} teacher calls an episode; {report.optimum_unlatched:.3f} if it may hand back")
-    lines.append("optimum with the mean bounded instead of CVaR: {:.3f} teacher calls, CVaR {:.3f}".format(*report.mean_optimum))
-    if report.cvar_gain is not None:
-        lines.append("without CVaR it is larger by {:.3f} (95 % interval {:.3f} to {:.3f}, paired by task)".format(*report.cvar_gain))
+    bounded = f"optimum where the mean is bounded, at {report.mean_bound:.4f}, for equal CVaR"
+    lines.append(f"{bounded}: {report.mean_optimum:.3f} teacher calls")
+    if report.cvar_saving is not None:
+        saving, low, high = report.cvar_saving
+        interval = f"95 % interval {low:.3f} to {high:.3f}, paired by task"
+        lines.append(f"trained without CVaR it costs {saving:+.3f} teacher calls at equal CVaR ({interval})")
     return "\n".join(lines)
 
 

@@ -136,7 +136,6 @@ class _Playing:
         return await self.world.tree.score(key, lambda: verifier.score(self.history, self.user, proposal.candidates))
 
     def _situation(self) -> Situation:
-        limit = dict(self.unit.task.env_kwargs).get("max_steps")
         return Situation(
             t=len(self.steps),
             draw=(self.unit.task.id, self.unit.z, len(self.steps)),
@@ -144,7 +143,7 @@ class _Playing:
             observations=(*(s.observation for s in self.steps), self.now.observation),
             actions=tuple(s.action for s in self.steps),
             escalations=sum(s.actor == "teacher" for s in self.steps),
-            max_steps=None if limit is None else int(limit),
+            max_steps=self.unit.task.max_steps,
             budget=self.cast.models.budgets.get(self.arm.router),
             verifier_bests=tuple(max(s.verifier_scores, default=math.nan) for s in self.steps),
         )

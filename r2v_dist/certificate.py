@@ -61,7 +61,7 @@ def certify(thresholds: Sequence[float], losses_PT: Array, risk: float, delta: f
     return Certificate(certified[-1] if certified else None, risk, delta, tasks, _reason(tested, tasks, risk, delta), tuple(tested))
 
 
-def task_losses(failures_TZ: Array, statistic: Literal["mean", "cvar"] = "mean", alpha: float = 0.2) -> Array:
+def task_losses(failures_TZ: Array, statistic: Literal["mean", "cvar"], alpha: float) -> Array:
     """Each task's loss over its seeds: its failure rate, or the CVaR of its failures as the stronger promise."""
     if statistic == "mean":
         means_T: Array = failures_TZ.mean(axis=1)

@@ -10,7 +10,6 @@ from r2v_dist import router_stages
 from r2v_dist.certificate import Certificate, certify
 from r2v_dist.config import RunConfig
 from r2v_dist.errors import UsageError
-from r2v_dist.learner_config import RouterConfig
 from r2v_dist.run_dir import RunDir
 
 Statistic = Literal["mean", "cvar"]
@@ -91,7 +90,6 @@ def certificate_of(
         if not 0 < value < 1:
             raise UsageError(f"{name} {value:g}: a probability between 0 and 1, for example 0.1")
     kind = statistic or config.certificate.statistic
-    alpha = (config.router or RouterConfig()).alpha
     thresholds = manifest.results["thresholds"]
-    losses = router_stages.calibration_losses(run.rollouts(STAGE), thresholds, kind, alpha)
-    return RunCertificate(certify(thresholds, losses, risk, delta), kind, alpha, config.training_seeds, config.simulated)
+    losses = router_stages.calibration_losses(run.rollouts(STAGE), thresholds, kind, config.alpha)
+    return RunCertificate(certify(thresholds, losses, risk, delta), kind, config.alpha, config.training_seeds, config.simulated)

@@ -1,6 +1,6 @@
 """The operating points of r2v (METHOD section 8): chosen on live validation episodes, measured on live test episodes.
 
-    selected       the cheapest threshold whose CVaR of failure is at most epsilon above the teacher's, with confidence (r2v_dist.selection)
+    selected       the cheapest threshold whose CVaR of failure is at most epsilon above the teacher's, with a margin (r2v_dist.selection)
     budget         the two adjacent thresholds mixed so that teacher calls are a given share of teacher-only's on validation
     expected_cost  the threshold of least expected cost on validation: calls, SLM steps at their price, kappa for a failed episode
     bayes          escalate iff rho - rho1 >= (c_T - c_S) / kappa; a rule on the predicted values that no arm plays
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from r2v_dist.comparison import REFERENCE, SeedArms
-from r2v_dist.evaluation import CVAR_ALPHA, ArmOutcomes
+from r2v_dist.evaluation import ArmOutcomes
 from r2v_dist.learner_config import RouterConfig
 from r2v_dist.metrics import task_bootstrap_interval, worst_seed_success
 from r2v_dist.operating_point import Mix, bayes_escalates, bayes_threshold, meet_budget
@@ -83,18 +83,21 @@ def live_points(validation: SeedArms, test: SeedArms, budget: float | None, pric
     def point(kind: str, mix: Mix, note: str) -> ChosenPoint:
         spent = [float(arms[threshold].calls_TZ.mean()) / teacher if teacher else None for threshold in (mix.expensive, mix.cheap)]
         validation_share = None if None in spent else float(np.dot([mix.share, 1 - mix.share], np.array(spent, dtype=np.float64)))
-        outcome = _outcome([played[mix.expensive], played[mix.cheap]], mix.share, _teacher_calls(test), tolerance.resamples, tolerance.seed)
+        outcome = _outcome([played[mix.expensive], played[mix.cheap]], mix.share, _teacher_calls(test), tolerance)
         cheap = None if mix.cheap == mix.expensive else mix.cheap
         return ChosenPoint(kind, test.training_seed, mix.expensive, cheap, mix.share, validation_share, outcome, note)
 
     found = []
     if (chosen := validation.selected.get(REFERENCE)) in arms and chosen is not None:
         alone = validation.points("teacher_only")[0]
-        tail, floor = (cvar_failure(arm.success_TZ, CVAR_ALPHA) for arm in (arms[chosen], alone))
-        promise = f"CVaR of failure at most {tolerance.epsilon:g} above the teacher's with {tolerance.confidence:.0%} confidence"
-        seen = f"on validation ({tail:.3f}, {floor:.3f})"
-        kept, missed = f"the cheapest with {promise} {seen}", f"no threshold has {promise} {seen}; this one has the least CVaR"
-        found.append(point("selected", Mix(chosen, chosen, 1.0, 0.0), kept if tolerance.keeps(arms[chosen], alone) else missed))
+        tail, floor = (cvar_failure(arm.success_TZ, tolerance.alpha) for arm in (arms[chosen], alone))
+        limit = (
+            f"CVaR of failure at most {tolerance.epsilon:g} above the teacher's on validation tasks, "
+            f"bootstrap margin {tolerance.margin:.0%} (as played {tail:.3f}, the teacher {floor:.3f})"
+        )
+        kept = tolerance.keeps(arms[chosen], alone)
+        note = f"the cheapest with {limit}" if kept else f"no threshold has {limit}; this one has the least"
+        found.append(point("selected", Mix(chosen, chosen, 1.0, 0.0), note))
     if budget is not None and teacher:
         found.append(_on_budget(point, arms, budget, teacher, test.training_seed))
     cheapest = min(sorted(arms), key=lambda threshold: _expected_cost(arms[threshold], prices))
@@ -121,18 +124,18 @@ def _on_budget(point: Any, arms: dict[float, ArmOutcomes], budget: float, teache
     return chosen
 
 
-def _outcome(arms: Sequence[ArmOutcomes], share: float, teacher: float, resamples: int, seed: int) -> Outcome:
+def _outcome(arms: Sequence[ArmOutcomes], share: float, teacher: float, tolerance: Tolerance) -> Outcome:
     weights = np.array([share, 1 - share])
     success_TZ, calls_TZ, steps_TZ = (
         np.tensordot(weights, np.stack([getattr(arm, name) for arm in arms]), 1) for name in ("success_TZ", "calls_TZ", "steps_TZ")
     )
     return Outcome(
         float(success_TZ.mean()),
-        task_bootstrap_interval(success_TZ, resamples, seed),
+        task_bootstrap_interval(success_TZ, tolerance.resamples, tolerance.seed),
         float(calls_TZ.sum() / max(1.0, steps_TZ.sum())),
         float(calls_TZ.mean()) / teacher if teacher else None,
         worst_seed_success(success_TZ),
-        cvar_failure(success_TZ, CVAR_ALPHA),
+        cvar_failure(success_TZ, tolerance.alpha),
     )
 
 

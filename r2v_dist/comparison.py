@@ -5,7 +5,7 @@ A comparison at r2v's cost mixes the two operating points of the other router on
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from r2v_dist.config import BASELINES
 from r2v_dist.evaluation import ArmOutcomes
-from r2v_dist.frontier import Ends, PairedDifference, RouterCurve, apgr, cpt, frontier_auc, holm, pgr, sign_flip_p
+from r2v_dist.frontier import Ends, PairedDifference, PValue, RouterCurve, apgr, cpt, frontier_auc, holm, pgr, sign_flip_test
 from r2v_dist.operating_point import at_cost
 
 Array = npt.NDArray[np.float64]
@@ -67,7 +67,12 @@ class SeedArms:
 
 @dataclass(frozen=True)
 class Comparison:
-    """r2v minus one other router. The matched part is None where r2v has no selected threshold or spends what the other cannot."""
+    """r2v minus one other router.
+
+    The matched part is None where r2v has no selected threshold or spends what the other cannot. Its
+    p-values are upper bounds where they are said to be at their floor; `differing_tasks` is how many
+    tasks tell the two apart at all.
+    """
 
     other: str
     family: str
@@ -75,8 +80,16 @@ class Comparison:
     auc_difference: PairedDifference
     matched_success: float | None
     matched_difference: PairedDifference | None
+    differing_tasks: int | None
     p_value: float | None
-    p_holm: float | None
+    p_at_floor: bool | None
+    p_holm: float | None = None
+    p_holm_at_floor: bool | None = None
+
+    @property
+    def p(self) -> PValue | None:
+        """The p-value of the difference at equal calls, before Holm."""
+        return None if self.p_value is None else PValue(self.p_value, bool(self.p_at_floor))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -115,7 +128,7 @@ def compare(seeds: Sequence[SeedArms], resamples: int, seed: int) -> Comparisons
     tasks_BT = np.random.default_rng(seed).integers(0, seeds[0].ends.slm.cost_PT.shape[1], (resamples, seeds[0].ends.slm.cost_PT.shape[1]))
     area = {name: float(np.mean([frontier_auc(one.curve(name), one.ends) for one in seeds])) for name in names}
     area_B = {name: np.mean([resampled_areas(one.curve(name), one.ends, tasks_BT) for one in seeds], axis=0) for name in names}
-    others = [_against(seeds, name, area, area_B, tasks_BT, resamples, seed) for name in names if name != REFERENCE]
+    others = [_against(seeds, name, area, area_B, tasks_BT, seed) for name in names if name != REFERENCE]
     chosen = [one.chosen(REFERENCE) for one in seeds]
     played = [arm for arm in chosen if arm is not None]
     return Comparisons(
@@ -162,18 +175,19 @@ def _against(
     area: Mapping[str, float],
     area_B: Mapping[str, Array],
     tasks_BT: npt.NDArray[np.int64],
-    resamples: int,
     seed: int,
 ) -> Comparison:
     by_area = _interval(area[REFERENCE] - area[name], area_B[REFERENCE] - area_B[name])
     family = "baseline" if name in BASELINES else "ablation" if name.startswith(f"{REFERENCE}_") else "oracle"
     matched = [_matched(one, name) for one in seeds]
     if any(pair is None for pair in matched):
-        return Comparison(name, family, area[name], by_area, None, None, None, None)
+        return Comparison(name, family, area[name], by_area, None, None, None, None, None)
     own_T, other_T = np.mean([pair for pair in matched if pair is not None], axis=0)
     gap_T = own_T - other_T
     by_cost = _interval(float(gap_T.mean()), gap_T[tasks_BT].mean(axis=1))
-    return Comparison(name, family, area[name], by_area, float(other_T.mean()), by_cost, sign_flip_p(gap_T, resamples, seed), None)
+    test = sign_flip_test(gap_T, seed)
+    matched_part = (float(other_T.mean()), by_cost, test.differing, test.p.value, test.p.at_floor)
+    return Comparison(name, family, area[name], by_area, *matched_part)
 
 
 def _matched(one: SeedArms, name: str) -> tuple[Array, Array] | None:
@@ -185,11 +199,14 @@ def _matched(one: SeedArms, name: str) -> tuple[Array, Array] | None:
 
 def _with_holm(others: Sequence[Comparison]) -> list[Comparison]:
     """Baselines are one family of hypotheses, ablations another."""
-    adjusted: dict[str, float] = {}
+    adjusted: dict[str, PValue] = {}
     for family in {one.family for one in others}:
-        own = [one for one in others if one.family == family and one.p_value is not None]
-        adjusted |= dict(zip([one.other for one in own], holm([one.p_value for one in own if one.p_value is not None]), strict=True))
-    return [Comparison(**{**vars(one), "p_holm": adjusted.get(one.other)}) for one in others]
+        tested = {one.other: one.p for one in others if one.family == family and one.p is not None}
+        adjusted |= dict(zip(tested, holm(list(tested.values())), strict=True))
+    return [
+        replace(one, p_holm=adjusted[one.other].value, p_holm_at_floor=adjusted[one.other].at_floor) if one.other in adjusted else one
+        for one in others
+    ]
 
 
 def _interval(value: float, resampled_B: Array) -> PairedDifference:

@@ -40,8 +40,10 @@ class EvaluateConfig(Section):
     epsilon: float = Field(0.05, gt=0, lt=1)
     """The most CVaR of failure over seeds, above that of the teacher alone, that a chosen threshold may have."""
     confidence: float = Field(0.9, ge=0.5, lt=1)
-    """With which it is to have no more than that, by bootstrap over validation tasks. Where the teacher errs itself, few tasks tell little:
-    ask for a larger epsilon rather than for less confidence."""
+    """Bootstrap margin: the share of bootstrap samples of the validation tasks in which the chosen
+    threshold has no more than that. It is not the confidence level of a test: where no validation
+    episode shows an excess, no sample does, however few the tasks are. Where the teacher fails too,
+    raise epsilon rather than lower the margin."""
     budget: float | None = Field(0.3, gt=0, le=1)
     """Teacher calls that the router may spend, as a share of teacher-only's: a second operating point in the report; null for none."""
 
@@ -123,6 +125,14 @@ class RunConfig(Section):
         if self.router is not None and few[0] < self.labels.seeds:
             raise ValueError(f"labels.seeds = {self.labels.seeds}: perturb.{few[1]} is only {few[0]}; raise it")
         return self
+
+    @property
+    def alpha(self) -> float:
+        """Tail mass of every CVaR of this run: training, thresholds, report and certificate.
+
+        The key is `router.alpha`; a run that trains no router has the default of that key.
+        """
+        return (self.router or RouterConfig()).alpha
 
     @property
     def alone(self) -> str:

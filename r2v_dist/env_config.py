@@ -78,14 +78,19 @@ class EnvConfig(Section):
         return self
 
 
+SEED_BLOCK = 1000
+"""The most perturbation seeds of a split: each split has a block of so many numbers to itself."""
+
+
 class PerturbConfig(Section):
-    """Perturbation operators and seeds. Splits never share a seed: z = 1000 * split + 0, 1, 2, ..."""
+    """Perturbation operators and seeds. Splits never share a seed; envs/tasks.py says which they have."""
 
     rates: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     """Probability a step by operator; an operator that is not named has its default rate."""
-    train_seeds: int = Field(20, ge=1)
-    validation_seeds: int = Field(10, ge=1)
-    test_seeds: int = Field(10, ge=1)
+    train_seeds: int = Field(20, ge=1, le=SEED_BLOCK)
+    validation_seeds: int = Field(10, ge=1, le=SEED_BLOCK)
+    test_seeds: int = Field(10, ge=1, le=SEED_BLOCK)
+    """Of test and calibration tasks."""
     quota: int | None = Field(None, ge=0)
     cooldown: int = Field(0, ge=0)
 

@@ -30,6 +30,12 @@ class Task:
     env_kwargs: tuple[tuple[str, str | int | bool], ...]
     expert_steps: int = 0
 
+    @property
+    def max_steps(self) -> int | None:
+        """Steps after which an episode is cut off, as the environment was told; None for its own default."""
+        limit = dict(self.env_kwargs).get("max_steps")
+        return None if limit is None else int(limit)
+
 
 @dataclass(frozen=True)
 class Arm:

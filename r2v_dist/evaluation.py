@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from r2v_dist.risk_quality import RiskQuality
 
 Array = npt.NDArray[np.float64]
-CVAR_ALPHA = 0.2
 _COLUMNS = ["key", "task", "z", "arm", "router", "threshold", "training_seed", "split", "success", "n_steps", "t", "actor"]
 
 
@@ -132,10 +131,16 @@ def _outcomes(first: Mapping[str, Any], task_E: npt.NDArray[Any], z_E: npt.NDArr
     )
 
 
-def router_rows(arms: Sequence[ArmOutcomes], bootstrap: int, seed: int, selected: Mapping[str, float] | None = None) -> list[RouterRow]:
-    """One row an arm. `selected` are thresholds that validation chose, by router."""
+def router_rows(
+    arms: Sequence[ArmOutcomes],
+    alpha: float,
+    bootstrap: int,
+    seed: int,
+    selected: Mapping[str, float] | None = None,
+) -> list[RouterRow]:
+    """One row an arm. `alpha` is the tail mass of CVaR; `selected` are thresholds that validation chose, by router."""
     teacher_only = next((arm.calls_TZ.sum() for arm in arms if arm.name == "teacher_only"), None)
-    return [_row(arm, teacher_only, bootstrap, seed, selected) for arm in arms]
+    return [_row(arm, teacher_only, alpha, bootstrap, seed, selected) for arm in arms]
 
 
 def with_risk(rows: Sequence[RouterRow], risks: Sequence["RiskQuality"]) -> list[RouterRow]:
@@ -154,7 +159,14 @@ def hard_tasks(folder: Path, steps: int) -> int:
     return int(pc.sum(pc.greater_equal(clean["n_steps"], steps)).as_py() or 0)
 
 
-def _row(arm: ArmOutcomes, teacher_only: float | None, bootstrap: int, seed: int, selected: Mapping[str, float] | None) -> RouterRow:
+def _row(
+    arm: ArmOutcomes,
+    teacher_only: float | None,
+    alpha: float,
+    bootstrap: int,
+    seed: int,
+    selected: Mapping[str, float] | None,
+) -> RouterRow:
     calls = int(arm.calls_TZ.sum())
     return RouterRow(
         name=arm.name,
@@ -168,7 +180,7 @@ def _row(arm: ArmOutcomes, teacher_only: float | None, bootstrap: int, seed: int
         teacher_calls=calls,
         teacher_call_fraction=calls / teacher_only if teacher_only else None,
         worst_seed_success=worst_seed_success(arm.success_TZ),
-        cvar_failure=cvar_failure(arm.success_TZ, CVAR_ALPHA),
+        cvar_failure=cvar_failure(arm.success_TZ, alpha),
         brier=None,
         ece15=None,
         auroc=None,

@@ -5,7 +5,6 @@ point of a chord, and a budget need not be spent. Costs are shares of what teach
 operating points, T tasks; the unit of resampling is the task.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+FLIPS = 100_000
+"""Random sign flips of a test whose flips are too many to enumerate."""
+EXACT_TASKS = 16
+"""Up to so many tasks that differ, all flips are enumerated: 65,536 at the most."""
+_CHUNK = 10_000
+"""Flips at once: bounds memory."""
+_SAME = 1e-12
+"""A difference that rounding can make is none."""
 
 
 @dataclass(frozen=True)
@@ -130,24 +137,54 @@ def cpt(curve: RouterCurve, ends: Ends, share: float) -> float | None:
     return frontier_hull(curve, ends).cost_of(weak + share * _gap(weak, strong))
 
 
-def sign_flip_p(differences_T: Array, resamples: int, seed: int) -> float:
-    """One-sided p-value of "the mean paired difference is not above 0"; exact up to 12 tasks, else by random flips.
+@dataclass(frozen=True)
+class PValue:
+    """A p-value. `at_floor`: no random flip reached what was seen, so p is `value` at the most."""
 
-    Under the null each task's difference is as likely to have the other sign.
+    value: float
+    at_floor: bool = False
+
+
+@dataclass(frozen=True)
+class SignFlips:
+    """A sign-flip test, and on how many tasks its two sides differ at all."""
+
+    p: PValue
+    differing: int
+
+
+def sign_flip_test(differences_T: Array, seed: int, flips: int = FLIPS) -> SignFlips:
+    """One-sided test of "the mean paired difference is not above 0".
+
+    Under the null each task's difference is as likely to have the other sign. A task without a
+    difference changes no sum, so the test is over those that differ: exact for up to `EXACT_TASKS` of
+    them, else by random flips.
     """
-    observed, tasks = differences_T.sum(), len(differences_T)
-    if tasks <= 12:
-        sums = np.array(list(itertools.product((-1.0, 1.0), repeat=tasks))) @ differences_T
-        return float((sums >= observed - 1e-12).mean())
-    signs = np.random.default_rng(seed).integers(0, 2, (resamples, tasks)) * 2.0 - 1.0
-    return float((1 + (signs @ differences_T >= observed - 1e-12).sum()) / (1 + resamples))
+    differing_D = differences_T[np.abs(differences_T) > _SAME]
+    count = len(differing_D)
+    total = float(differing_D.sum())
+    # The sum under a flip is 2 x (the sum of what keeps its sign) - total.
+    least_kept = total - _SAME * max(1.0, float(np.abs(differing_D).sum()))
+    if count <= EXACT_TASKS:
+        kept_FD = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
+        return SignFlips(PValue(float((kept_FD @ differing_D >= least_kept).mean())), count)
+    rng = np.random.default_rng(seed)
+    reached = 0
+    for start in range(0, flips, _CHUNK):
+        kept_FD = rng.integers(0, 2, (min(_CHUNK, flips - start), count), dtype=np.int8)
+        reached += int((kept_FD @ differing_D >= least_kept).sum())
+    return SignFlips(PValue((1 + reached) / (1 + flips), at_floor=reached == 0), count)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given."""
-    adjusted, running = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+def holm(p_values: Sequence[PValue]) -> list[PValue]:
+    """Holm's adjusted p-values, in the order given; one that comes from a p-value at its floor is at its floor."""
+    adjusted = [PValue(1.0)] * len(p_values)
+    running = PValue(0.0)
+    order = np.argsort([p.value for p in p_values], kind="stable").tolist()
+    for rank, index in enumerate(order):
+        own = PValue((len(p_values) - rank) * p_values[index].value, p_values[index].at_floor)
+        if own.value > running.value:
+            running = own if own.value < 1.0 else PValue(1.0)
         adjusted[index] = running
     return adjusted
 

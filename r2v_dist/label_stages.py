@@ -104,7 +104,7 @@ def _learning_units(context: Context, arms: tuple[Arm, ...]) -> list[Unit]:
 
     config, units = context.config, list[Unit]()
     for split, count in zip(SPLITS, (config.labels.tasks, config.labels.validation_tasks), strict=True):
-        zs = seeds(config.perturb, split)[: config.labels.seeds]
+        zs = seeds(config.perturb, split, config.seed)[: config.labels.seeds]
         tasks = context.training_tasks("label") if split == "train" else context.tasks(split)[:count]
         units += [context.unit(task, z, arms) for task in tasks for z in zs]
     return units

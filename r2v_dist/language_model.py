@@ -16,6 +16,10 @@ class ContextLimitReached(Exception):
     """The conversation no longer fits the model: the episode ends, the run goes on."""
 
 
+TOP_LOGPROBS = 20
+"""First-token alternatives that the features are made of; an engine must be ready to return as many."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to sample. `top` is the number of first-token alternatives returned."""
@@ -24,7 +28,7 @@ class Sampling:
     temperature: float = 0.7
     top_p: float = 0.95
     max_tokens: int = 24
-    top: int = 20
+    top: int = TOP_LOGPROBS
 
 
 @dataclass(frozen=True)

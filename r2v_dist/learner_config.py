@@ -1,11 +1,15 @@
 """The learning part of a run's configuration: what is collected, labelled and trained."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from r2v_dist.model_config import ModelConfig
 from r2v_dist.yaml_config import Section
+
+ConstraintStatus = Literal["slack", "active", "violated", "infeasible"]
+CONSTRAINT_STATUSES: tuple[ConstraintStatus, ...] = get_args(ConstraintStatus)
+"""How the constraint CVaR <= epsilon ends, by what training measured; learners/router_phases.py says when."""
 
 
 class CollectConfig(Section):

@@ -39,7 +39,7 @@ def states(context: Context) -> dict[str, Any]:
     units = []
     sizes: dict[Split, int] = {LEARNING: config.branches.tasks, HELD_OUT: config.branches.validation_tasks}
     for split, count in sizes.items():
-        zs = seeds(config.perturb, split)[: config.branches.seeds]
+        zs = seeds(config.perturb, split, config.seed)[: config.branches.seeds]
         tasks = context.training_tasks("branch") if split == LEARNING else context.tasks(split)[:count]
         units += [context.unit(task, z, (arm,)) for task in tasks for z in zs]
     return context.roll_out(units)

@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from r2v_dist import label_stages, learning_stages, router_stages
 from r2v_dist.config import RunConfig
+from r2v_dist.env_config import SPLITS
 from r2v_dist.episodes import Arm
+from r2v_dist.learner_config import CONSTRAINT_STATUSES
 from r2v_dist.progress import Progress
 from r2v_dist.run_dir import Manifest, RunDir, checkpoint_version, write_atomically
 from r2v_dist.seeding import short_hash
@@ -84,7 +86,7 @@ def _slm_stages(config: RunConfig) -> list[Stage]:
         made += [
             Stage("pairs", ("states", "branches", "verifier"), lambda c: [c.dpo], learning_stages.pairs),
             Stage("dpo", ("pairs", "bc"), lambda c: [c.dpo], learning_stages.dpo),
-            Stage("cloned", ("tasks", "bc", "verifier"), lambda c: [c.perturb, c.slm.content()], _cloned),
+            Stage("cloned", ("tasks", "bc", "verifier"), lambda c: [c.perturb, _test_seeds(c), c.slm.content()], _cloned),
         ]
     return made
 
@@ -108,7 +110,7 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
         return [*plays(c), c.labels]
 
     def learns_first(c: RunConfig) -> list[Any]:
-        return [c.router, c.labels.rounds]
+        return [c.router, c.labels.rounds, CONSTRAINT_STATUSES]
 
     def learns(c: RunConfig) -> list[Any]:
         return [*learns_first(c), c.evaluate.routers]
@@ -116,8 +118,14 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
     def sweeps(c: RunConfig) -> list[Any]:
         return [*plays(c), c.evaluate.rates, c.evaluate.routers, c.evaluate.oracle_branches]
 
+    def calibrates(c: RunConfig) -> list[Any]:
+        return [*plays(c), _test_seeds(c)]
+
+    def tests(c: RunConfig) -> list[Any]:
+        return [*sweeps(c), _test_seeds(c)]
+
     def chooses(c: RunConfig) -> list[Any]:
-        return [*sweeps(c), c.evaluate.epsilon, c.evaluate.confidence, c.evaluate.bootstrap]
+        return [*sweeps(c), c.alpha, c.evaluate.epsilon, c.evaluate.confidence, c.evaluate.bootstrap]
 
     made, models = list[Stage](), tuple[str, ...]()
     if config.router is not None:
@@ -136,9 +144,15 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
             models = ("router2",)
     made.append(Stage("validate", ("tasks", *policy, *models), chooses, router_stages.validate))
     if "r2v" in config.swept and (config.env.splits.calibration or config.env.files.get("calibration")):
-        made.append(Stage("calibrate", ("tasks", *policy, *models, "validate"), plays, router_stages.calibrate))
-    made.append(Stage("evaluate", ("tasks", *policy, *models, "validate"), sweeps, router_stages.evaluate))
+        made.append(Stage("calibrate", ("tasks", *policy, *models, "validate"), calibrates, router_stages.calibrate))
+    made.append(Stage("evaluate", ("tasks", *policy, *models, "validate"), tests, router_stages.evaluate))
     return made
+
+
+def _test_seeds(config: RunConfig) -> list[int]:
+    from envs.tasks import seeds
+
+    return seeds(config.perturb, "test", config.seed)
 
 
 def _complete(stage: Stage, config: RunConfig, run: RunDir, crew: "Crew", manifests: Mapping[str, Manifest]) -> Manifest:
@@ -173,7 +187,7 @@ def _tasks(context: Context) -> dict[str, Any]:
 
     tasks = make_tasks(config.env, config.seed, context.crew.cores(), show, config.sandbox)
     write_atomically(context.run.stage("tasks") / "tasks.json", json.dumps([asdict(task) for task in tasks], indent=1))
-    counts = {split: sum(t.split == split for t in tasks) for split in ("train", "validation", "calibration", "test")}
+    counts = {split: sum(t.split == split for t in tasks) for split in SPLITS}
     progress.close(", ".join(f"{count} {split}" for split, count in counts.items() if count) + " tasks")
     return {"counts": counts, "ids": short_hash(*(t.id for t in tasks))}
 
@@ -183,7 +197,7 @@ def _collect(context: Context) -> dict[str, Any]:
 
     config = context.config
     arm = Arm("teacher_only", None, "none", context.crew.teacher_version(), config.seed)
-    pool = seeds(config.perturb, "train")
+    pool = seeds(config.perturb, "train", config.seed)
     units = []
     for index, task in enumerate(context.training_tasks("clone")):
         zs: list[int | None] = [None] * config.collect.clean_episodes
@@ -219,11 +233,9 @@ def _bc(context: Context) -> dict[str, Any]:
 
 def _cloned(context: Context) -> dict[str, Any]:
     """The SLM as it was before DPO, on the test tasks: alone, and with the verifier's choice."""
-    from envs.tasks import seeds
-
     arm = context.deploy(policy=context.checkpoint("bc"))
     arms = (arm("slm_only"), arm("best_of_k"))
-    zs = seeds(context.config.perturb, "test")
+    zs = router_stages.test_seeds(context)
     return context.roll_out([context.unit(task, z, arms) for task in context.tasks("test") for z in zs])
 
 
@@ -231,7 +243,8 @@ def _roll_out_slm(context: Context, checkpoint: "Checkpoint") -> dict[str, Any]:
     """SLM-only on the validation tasks, clean and under every validation seed."""
     from envs.tasks import seeds
 
+    config = context.config
     context.crew.load_slm(checkpoint)
-    arm = Arm("slm_only", None, checkpoint.version, context.crew.teacher_version(), context.config.seed)
-    zs = [None, *seeds(context.config.perturb, "validation")]
+    arm = Arm("slm_only", None, checkpoint.version, context.crew.teacher_version(), config.seed)
+    zs = [None, *seeds(config.perturb, "validation", config.seed)]
     return context.roll_out([context.unit(task, z, (arm,)) for task in context.tasks("validation") for z in zs])

@@ -13,9 +13,23 @@ Array = npt.NDArray[np.float64]
 
 
 def cvar(F_Z: Array, alpha: float) -> float:
-    """Mean of the worst alpha of the losses; the boundary one counts in part."""
+    """Mean of the worst alpha of the losses; the boundary one counts in part.
+
+    Lies between eta and the largest loss, whatever rounding makes of the sum: a loss in [0, 1] has a CVaR in [0, 1].
+    """
     F_Z = np.asarray(F_Z, dtype=np.float64)
-    return float(F_Z @ cvar_weights(F_Z, alpha))
+    mean = float(F_Z @ cvar_weights(F_Z, alpha))
+    return min(max(mean, tail_threshold(F_Z, alpha)), float(F_Z.max()))
+
+
+def cvars(F_XZ: Array, alpha: float) -> Array:
+    """The CVaR of every row of losses, over the last axis."""
+    ordered_XZ = -np.sort(-F_XZ, axis=-1)
+    places_Z = np.arange(F_XZ.shape[-1], 0, -1, dtype=np.float64)
+    means_X = ordered_XZ @ cvar_weights(places_Z, alpha)
+    eta = len(places_Z) - int(tail_threshold(places_Z, alpha))
+    clipped_X: Array = np.clip(means_X, ordered_XZ[..., eta], ordered_XZ[..., 0])
+    return clipped_X
 
 
 def cvar_weights(F_Z: Array, alpha: float) -> Array:
@@ -26,7 +40,8 @@ def cvar_weights(F_Z: Array, alpha: float) -> Array:
     F_Z = np.asarray(F_Z, dtype=np.float64)
     eta, mass = tail_threshold(F_Z, alpha), alpha * len(F_Z)
     above_Z, at_Z = np.where(eta < F_Z, 1.0, 0.0), np.where(eta == F_Z, 1.0, 0.0)
-    weights_Z: Array = (above_Z + at_Z * (mass - above_Z.sum()) / at_Z.sum()) / mass
+    rest = max(mass - above_Z.sum(), 0.0)  # rounding may leave a whole tail a little less than whole
+    weights_Z: Array = (above_Z + at_Z * rest / at_Z.sum()) / mass
     return weights_Z
 
 

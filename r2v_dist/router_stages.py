@@ -61,7 +61,7 @@ def validate(context: Context) -> dict[str, Any]:
 
     config = context.config
     arm = context.deploy(trained(context, last_round(context)))
-    tasks, zs = context.tasks("validation"), seeds(config.perturb, "validation")
+    tasks, zs = context.tasks("validation"), seeds(config.perturb, "validation", config.seed)
     ends = _ends(context, arm)
     watching = tuple(arm(name, NEVER) for name in config.swept if name != "random")
     units = [context.unit(task, None, ends) for task in tasks] + [context.unit(task, z, (*ends, *watching)) for task in tasks for z in zs]
@@ -78,8 +78,9 @@ def calibrate(context: Context) -> dict[str, Any]:
     """Play the router on the calibration tasks, from always escalating to its cheapest threshold."""
     from envs.tasks import seeds
 
+    config = context.config
     arm = context.deploy(trained(context, last_round(context)))
-    zs = seeds(context.config.perturb, "calibration")
+    zs = seeds(config.perturb, "calibration", config.seed)
     arms = [arm("r2v", threshold) for threshold in (ALWAYS, *context.result("validate", "thresholds")["r2v"])]
     results = context.roll_out([context.unit(task, z, tuple(arms)) for task in context.tasks("calibration") for z in zs])
     return results | {"thresholds": [one.threshold for one in arms]}
@@ -89,7 +90,7 @@ def test_seeds(context: Context) -> list[int]:
     """The perturbation seeds of the test split."""
     from envs.tasks import seeds
 
-    return seeds(context.config.perturb, "test")
+    return seeds(context.config.perturb, "test", context.config.seed)
 
 
 def evaluate(context: Context) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import yaml
 from pydantic import Field, model_validator
 
 from r2v_dist.config import ClusterConfig
+from r2v_dist.env_config import SEED_BLOCK
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.learner_config import RouterConfig
+from r2v_dist.learner_config import CONSTRAINT_STATUSES, RouterConfig
 from r2v_dist.seeding import short_hash
 from r2v_dist.yaml_config import Section, read_mapping, validate
 
@@ -35,7 +36,7 @@ class SimulatedConfig(Section):
     validation_tasks: int = Field(2000, ge=5)
     test_tasks: int = Field(1000, ge=5)
     """For the paired interval; every other number is exact."""
-    seeds: int = Field(20, ge=10)
+    seeds: int = Field(20, ge=10, le=SEED_BLOCK)
     branches: int = Field(3, ge=1)
     """n, branches of each kind at a training or validation state."""
     routers: tuple[RouterName, ...] = ("r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint")
@@ -59,7 +60,8 @@ class SimulatedConfig(Section):
     def folder(self) -> Path:
         """Where labels and routers of this very configuration are kept: a changed one never meets another's."""
         content = self.model_dump(mode="json", exclude={"run_dir", "cluster", "routers", "test_tasks"})
-        return self.run_dir / short_hash(json.dumps(content, sort_keys=True))[:12]
+        decided = json.dumps([content, CONSTRAINT_STATUSES], sort_keys=True)
+        return self.run_dir / short_hash(decided)[:12]
 
 
 def load_simulated(path: Path, overrides: list[str]) -> SimulatedConfig | None:

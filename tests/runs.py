@@ -1,8 +1,10 @@
 """Runs of the command line, as a user types it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from r2v_dist import rollout_store
 
@@ -30,6 +32,25 @@ def finish(arguments: list[str], run_dir: Path, timeout: float) -> str:
     output, errors = process.communicate(timeout=timeout)
     assert process.returncode == 0, errors[-2000:]
     return output
+
+
+def benchmark(name: str, arguments: list[str], timeout: float) -> dict[str, Any]:
+    """Run a benchmark as a user does; its last line is one JSON object."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json_object(done.stdout.splitlines()[-1])
+
+
+def json_object(line: str) -> dict[str, Any]:
+    """A line that is one JSON object, without NaN, which JSON does not have."""
+    found = json.loads(line, parse_constant=_no_number)
+    assert isinstance(found, dict)
+    return found
+
+
+def _no_number(name: str) -> None:
+    raise AssertionError(f"{name} is no JSON")
 
 
 def outcomes(run_dir: Path) -> list[tuple[str, bool]]:

@@ -71,11 +71,11 @@ class Findings:
         validations = [_seed_arms(run, config, "validate", s) for s in validated]
         forecasts = tuple(made for s in complete if (made := forecasts_of(run, config, s)) is not None)
         risk = _risk(forecasts, seed)
-        perturbed = [row for one in tests for row in router_rows(one.arms, resamples, seed, one.selected or None)]
+        perturbed = [row for one in tests for row in router_rows(one.arms, config.alpha, resamples, seed, one.selected or None)]
         clean = [
             row
             for s in complete
-            for row in router_rows(arm_outcomes(run.rollouts(stage_name("evaluate", s)), clean=True), resamples, seed, None)
+            for row in router_rows(arm_outcomes(run.rollouts(stage_name("evaluate", s)), clean=True), config.alpha, resamples, seed)
         ]
         return cls(
             tuple(tests),

@@ -55,11 +55,12 @@ def _compared(found: Findings) -> list[str]:
     best = next(one for one in compared.others if one.other == compared.best_at_cost)
     assert best.matched_success is not None
     assert best.matched_difference is not None
-    gap, lines = best.matched_difference, list[str]()
-    lines.append(
-        f"  {'best baseline at that cost: ' + listed(best.other):<{_WIDTH}} {best.matched_success:6.1%}"
-        f"  r2v is {gap.difference * 100:+.1f} points [{gap.low * 100:+.1f}, {gap.high * 100:+.1f}], Holm p = {best.p_holm:.2g}"
-    )
+    gap = best.matched_difference
+    title = f"best baseline at that cost: {listed(best.other)}"
+    ahead = f"r2v is {gap.difference * 100:+.1f} points [{gap.low * 100:+.1f}, {gap.high * 100:+.1f}]"
+    p = f"Holm p {'<=' if best.p_holm_at_floor else '='} {best.p_holm:.2g}"
+    differ = f"{best.differing_tasks} tasks differ"
+    lines = [f"  {title:<{_WIDTH}} {best.matched_success:6.1%}  {ahead}, {p}, {differ}"]
     closest = min((one for one in compared.others if one.family == "baseline"), key=lambda one: one.auc_difference.low)
     area = closest.auc_difference
     lines.append(

@@ -18,6 +18,7 @@ from r2v_dist.report.claims import (
 )
 from r2v_dist.report.drawing import Figure
 from r2v_dist.report.findings import Findings
+from r2v_dist.report.headline import HARD_STEPS
 from r2v_dist.report.palette import ABLATIONS, COLOURS, ENDS, LABELS, fitting, listed
 from r2v_dist.report.samples import Sample
 from r2v_dist.routing_signals import SIGNALS
@@ -65,6 +66,7 @@ def render_page(
         ablations=ABLATIONS,
         kinds=KINDS,
         config=config,
+        hard_steps=HARD_STEPS,
     )
 
 
@@ -103,6 +105,6 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def p_value(value: float | None) -> str:
-    """A p-value with two digits that count."""
-    return "–" if value is None else f"{value:.2g}"
+def p_value(value: float | None, at_floor: bool | None = False) -> str:
+    """A p-value with two digits that count; no more than that where it is at its floor."""
+    return "–" if value is None else f"{'≤ ' if at_floor else ''}{value:.2g}"

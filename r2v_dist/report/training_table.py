@@ -29,7 +29,7 @@ def changed_by_training(run: RunDir, config: RunConfig, found: Findings) -> list
 
 def _rows(run: RunDir, config: RunConfig, stage: str, label: str, training_seed: int, clean: bool) -> list[dict[str, Any]]:
     arms = [arm for arm in arm_outcomes(run.rollouts(stage), clean) if arm.threshold is None]
-    rows = router_rows(arms, config.evaluate.bootstrap, config.seed)
+    rows = router_rows(arms, config.alpha, config.evaluate.bootstrap, config.seed)
     return [_entry(label, "clean" if clean else "perturbed", row, training_seed) for row in rows if _alone(row)]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from r2v_dist import branch_values, rollout_store
-from tests.runs import finish
+from tests.runs import benchmark, finish
 
 SMALL = [
     "configs/textworld_full.yaml",
@@ -48,3 +48,5 @@ def test_the_slm_learns_from_its_own_failures(tmp_path: Path) -> None:
     assert [row["gain"] for row in summary["policy_gains"]] == gains
     rates = {row["name"]: row["success_rate"] for row in summary["routers"] if row["threshold"] is None}
     assert summary["policy_gains"][3]["difference"] == pytest.approx(rates["best_of_k"] - rates["slm_only"])
+    ablation = benchmark("dpo_ablation", ["--run", str(tmp_path)], 900)
+    assert [row["policy"] for row in ablation["policies"]] == ["BC", "DPO", "DPO + consistency", "DPO + likelihood of a+", "all terms"]

@@ -17,7 +17,7 @@ from learners.router import RouterJob, check_labels, train_on_rank, train_router
 from learners.router_engine import Log
 from r2v_dist.errors import UsageError
 from r2v_dist.labels import LabelTable
-from r2v_dist.learner_config import DeepSpeedConfig, RouterConfig
+from r2v_dist.learner_config import CONSTRAINT_STATUSES, DeepSpeedConfig, RouterConfig
 from r2v_dist.router_model import RISKS, RouterModel
 
 CONFIG = RouterConfig(
@@ -91,7 +91,7 @@ def test_ranks_agree_and_a_killed_run_resumes(ray_session: None, job: RouterJob)
     # The joint router's first step is the constrained loss itself; a decoupled policy starts from risks that 30 steps have trained.
     joint = replace(job, output=job.output.with_name("joint"), config=CONFIG.model_copy(update={"mode": "joint"}))
     result, _ = train_routers([job, joint])
-    assert result.constraint in ("active", "slack", "infeasible")
+    assert result.constraint in CONSTRAINT_STATUSES
     assert {path.name for path in job.output.iterdir()} == {"router.json", "router.safetensors", "training.json"}
     one, joint_of_one = without_ray([job, joint], 1, dies_at=55)
     four, joint_of_four = without_ray([job, joint], 4)
@@ -182,6 +182,39 @@ def test_an_advantage_is_learned_where_the_labels_have_pairs(job: RouterJob, tmp
     untaught = rows(trained[0])[0]  # what about one half costs
     assert untaught["log_loss_dissent"] == pytest.approx(math.log(2), abs=0.15)
     assert untaught["brier_rho"] == pytest.approx(1 / 4, abs=0.1)
+
+
+BAD_TEACHER = World(teacher_slip=0.4)
+WORLDS: dict[str, tuple[World, dict[str, float]]] = {
+    "slack": (World(), {"epsilon": 0.95, "lambda_start": 0.0}),
+    "active": (World(), {"epsilon": 0.2, "lambda_start": 2.0, "lambda_learning_rate": 0.4, "policy_steps": 200}),
+    # A price that never rises buys no safety, though the teacher alone would keep the bound.
+    "violated": (World(), {"epsilon": 0.3, "lambda_start": 0.0, "lambda_learning_rate": 1e-9}),
+    "infeasible": (BAD_TEACHER, {"epsilon": 0.05}),
+    "infeasible at the cap": (World(), {"epsilon": 0.3, "lambda_start": 0.0, "lambda_max": 1e-6}),
+}
+"""Worlds and dual rates in which each status is the truth; what is not named is as shipped."""
+
+
+def test_the_constraint_ends_as_it_is_measured(tmp_path: Path) -> None:
+    shipped = RouterConfig(ablation="no_brier", policy_hidden=(8,), policy_steps=60, check_every_steps=200)
+    jobs = []
+    for name, (world, changes) in WORLDS.items():
+        folder = tmp_path / name.replace(" ", "-")
+        draw_labels(world, "train", range(12), range(10), 2).save(folder / "train.arrow")
+        tasks = range(TASK_BLOCK, TASK_BLOCK + 12)
+        draw_labels(world, "validation", tasks, range(1000, 1010), 2).save(folder / "validation.arrow")
+        config = shipped.model_copy(update=changes)
+        tables = (folder / "train.arrow", folder / "validation.arrow")
+        jobs.append(RouterJob(*tables, folder / "router", folder / "stage", 0, config))
+    for (name, (_, changes)), job in zip(WORLDS.items(), without_ray(jobs, 1), strict=True):
+        found = json.loads((job.output / "training.json").read_text())
+        epsilon = changes["epsilon"]
+        assert found["constraint"] == name.split()[0], (name, found)
+        assert (found["train_cvar"] < 0.9 * epsilon) == (name == "slack")
+        assert (found["train_cvar"] > 1.1 * epsilon) == (name not in ("slack", "active"))
+        if name == "infeasible":
+            assert found["multiplier"] < shipped.lambda_max / 2
 
 
 def test_fewer_than_ten_seeds_are_refused_before_any_work(job: RouterJob, tmp_path: Path) -> None:

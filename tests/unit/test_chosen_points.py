@@ -10,7 +10,7 @@ from r2v_dist.selection import Tolerance
 from tests.arms import SEEDS, STEPS, TASKS, arm
 
 PRICES = Prices(slm=0.02, failure=20.0)
-TOLERANCE = Tolerance(epsilon=0.05, confidence=0.9, resamples=200, seed=0)
+TOLERANCE = Tolerance(epsilon=0.05, margin=0.9, alpha=0.2, resamples=200, seed=0)
 POINTS = ((0.2, 1.0, 0.8), (0.5, 0.85, 0.4), (0.8, 0.6, 0.1))
 
 

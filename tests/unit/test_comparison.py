@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from r2v_dist.comparison import SeedArms, compare, resampled_areas
-from r2v_dist.frontier import Ends, RouterCurve, frontier_auc, holm, sign_flip_p
+from r2v_dist.evaluation import ArmOutcomes
+from r2v_dist.frontier import Ends, RouterCurve, frontier_auc, holm, sign_flip_test
 from r2v_dist.operating_point import at_cost
+from r2v_dist.report.page import p_value
 from tests.arms import STEPS, TASKS, arm
 from tests.paired_areas import auc_difference
 
@@ -63,12 +65,36 @@ def test_the_cost_is_matched_by_mixing_neighbours_and_tested_by_task() -> None:
         assert other.matched_difference is not None
         assert other.matched_difference.difference == pytest.approx(gap_T.mean())
         assert other.matched_difference.low <= gap_T.mean() <= other.matched_difference.high
-        p_values[other.other] = sign_flip_p(gap_T, 500, 5)
-        assert other.p_value == pytest.approx(p_values[other.other])
+        test = sign_flip_test(gap_T, 5)
+        assert other.differing_tasks == test.differing <= TASKS
+        assert other.p_value == pytest.approx(test.p.value)
+        assert other.p_at_floor is False
+        p_values[other.other] = test.p
     baselines = ["entropy", "random"]
     adjusted = dict(zip(baselines, holm([p_values[name] for name in baselines]), strict=True)) | {"r2v_joint": p_values["r2v_joint"]}
-    assert {other.other: other.p_holm for other in found.others} == pytest.approx(adjusted)
+    assert {other.other: other.p_holm for other in found.others} == pytest.approx({name: p.value for name, p in adjusted.items()})
     assert {other.other: other.family for other in found.others} == {"entropy": "baseline", "random": "baseline", "r2v_joint": "ablation"}
+
+
+def test_a_p_value_at_its_floor_is_said_to_be_there() -> None:
+    """r2v solves all of thirty tasks, the baselines none but at the price of the teacher: no random flip comes near."""
+    tasks = tuple(f"game{i:02d}" for i in range(30))
+
+    def sure(name: str, threshold: float | None, success: float, calls: float) -> ArmOutcomes:
+        full = np.ones((30, 2))
+        return ArmOutcomes(name, threshold, 0, "test", tasks, (0, 1), success * full, calls * full, 8 * full)
+
+    ends = (sure("slm_only", None, 0.0, 0.0), sure("teacher_only", None, 1.0, 8.0))
+    routers = (sure("r2v", 0.5, 1.0, 1.0), sure("entropy", 0.5, 0.0, 2.0), sure("random", 0.5, 0.5, 4.0))
+    found = compare([SeedArms(0, (*ends, *routers), {"r2v": 0.5}, "slm_only")], 100, 0)
+    assert found is not None
+    for other in found.others:
+        assert other.differing_tasks == 30
+        assert other.p_value == pytest.approx(1 / 100_001)
+        assert other.p_holm == pytest.approx(2 / 100_001)
+        assert other.p_at_floor is other.p_holm_at_floor is True
+        assert p_value(other.p_holm, other.p_holm_at_floor) == "≤ 2e-05"
+        assert other.as_dict()["differing_tasks"] == 30
 
 
 def test_training_seeds_are_averaged_before_a_task_counts() -> None:

@@ -1,13 +1,14 @@
 """Frontiers against brute force over chords, and paired comparisons with a known answer."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2v_dist.frontier import Ends, RouterCurve, aiq, apgr, cpt, frontier_auc, holm, hull, pgr, sign_flip_p
+from r2v_dist.frontier import Ends, PValue, RouterCurve, aiq, apgr, cpt, frontier_auc, holm, hull, pgr, sign_flip_test
 from tests.paired_areas import auc_difference
 
 points = st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=1, max_size=7)
@@ -104,24 +105,63 @@ def test_the_paired_bootstrap_finds_a_difference_and_none_where_there_is_none() 
     assert excluded <= 8
 
 
-def test_sign_flips_are_counted_exactly_and_sampled_closely() -> None:
+@pytest.mark.parametrize("count", [1, 4, 12, 16])
+def test_sign_flips_are_counted_exactly_where_few_tasks_differ(count: int) -> None:
+    differences = np.random.default_rng(count).normal(0.2, 0.5, count)
+    sums = np.array(list(itertools.product((-1, 1), repeat=count))) @ differences
+    found = sign_flip_test(differences, 0, flips=1)
+    assert found.p == PValue(float(np.mean(sums >= differences.sum() - 1e-9)))
+    assert found.differing == count
+
+
+def test_tasks_that_do_not_differ_count_for_nothing() -> None:
     differences = np.array([0.5, 0.2, -0.1, 0.4])
-    sums = [np.dot(signs, differences) for signs in itertools.product((-1, 1), repeat=4)]
-    assert sign_flip_p(differences, 0, 0) == np.mean([value >= differences.sum() - 1e-12 for value in sums])
-    assert sign_flip_p(np.zeros(5), 0, 0) == 1.0
-    rng = np.random.default_rng(0)
-    many = rng.normal(0.1, 0.5, 13)
-    exact = np.mean(np.array(list(itertools.product((-1, 1), repeat=13))) @ many >= many.sum() - 1e-12)
-    assert sign_flip_p(many, 20000, 0) == pytest.approx(exact, abs=0.01)
+    padded = np.concatenate([np.zeros(60), differences, np.full(60, 1e-17)])
+    assert sign_flip_test(padded, 0) == sign_flip_test(differences, 0)
+    nothing = sign_flip_test(np.zeros(40), 0)
+    assert (nothing.p, nothing.differing) == (PValue(1.0), 0)
+
+
+def binomial_tail(trials: int, least: int) -> float:
+    """P(Bin(trials, 1/2) >= least)."""
+    return sum(math.comb(trials, i) for i in range(least, trials + 1)) / 2**trials
+
+
+@pytest.mark.parametrize(("tasks", "lost"), [(8, 0), (12, 3), (16, 0), (17, 4), (30, 10), (200, 88)])
+def test_equal_differences_are_a_binomial_test(tasks: int, lost: int) -> None:
+    differences = np.repeat([0.3, -0.3], [tasks - lost, lost])
+    exact = binomial_tail(tasks, tasks - lost)
+    found = sign_flip_test(differences, 3)
+    error = 0.0 if tasks <= 16 else 4 * math.sqrt(exact / 100_000)
+    assert found.p.value == pytest.approx(exact, abs=error + 1e-12)
+    assert not found.p.at_floor
+
+
+def test_random_flips_end_at_a_floor_that_is_said() -> None:
+    # The exact value is 2 to the power of -40; of 16 tasks it is enumerated and no floor.
+    found = sign_flip_test(np.full(40, 0.1), 0)
+    assert found.p == PValue(1 / 100_001, at_floor=True)
+    assert sign_flip_test(np.full(16, 0.1), 0).p == PValue(2.0**-16)
 
 
 def test_sign_flips_reject_a_true_null_as_often_as_they_say() -> None:
     rng = np.random.default_rng(1)
-    rejected = [sign_flip_p(rng.normal(0, 1, 30), 199, i) <= 0.1 for i in range(1000)]
+    rejected = [sign_flip_test(rng.normal(0, 1, 30), i, flips=199).p.value <= 0.1 for i in range(1000)]
     assert np.mean(rejected) == pytest.approx(0.1, abs=0.03)
 
 
 def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    plain = holm([PValue(p) for p in (0.01, 0.04, 0.03, 0.005)])
+    assert [p.value for p in plain] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert not any(p.at_floor for p in plain)
+    assert holm([PValue(0.5), PValue(0.9)]) == [PValue(1.0), PValue(1.0)]
     assert holm([]) == []
+
+
+def test_holm_keeps_the_floor() -> None:
+    floor = PValue(0.001, at_floor=True)
+    found = holm([PValue(0.04), floor, PValue(0.0012), floor])
+    assert [p.value for p in found] == pytest.approx([0.04, 0.004, 0.004, 0.004])
+    # The third is held up by the first two, so it is an upper bound as well.
+    assert [p.at_floor for p in found] == [False, True, True, True]
+    assert holm([PValue(0.6, at_floor=True), PValue(0.7)]) == [PValue(1.0), PValue(1.0)]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2v_dist.risk_measures import cvar, cvar_failure, cvar_noise_floor, cvar_weights, rockafellar_uryasev, tail_threshold
+from r2v_dist.risk_measures import cvar, cvar_failure, cvar_noise_floor, cvar_weights, cvars, rockafellar_uryasev, tail_threshold
 
 losses = st.lists(st.floats(0, 1, width=16), min_size=1, max_size=12).map(np.array)
 alphas = st.one_of(st.sampled_from([0.1, 0.2, 0.25, 1 / 3, 0.5, 1.0]), st.floats(0.01, 1.0))
@@ -27,6 +27,28 @@ def test_cvar_is_the_formula_of_order_statistics(F: np.ndarray, alpha: float) ->
     k = int(mass + 1e-12)
     partial = (mass - k) * ordered[k] if k < len(F) else 0.0
     assert cvar(F, alpha) == pytest.approx((sum(ordered[:k]) + partial) / mass, abs=1e-9)
+
+
+def test_every_pattern_of_failures_keeps_to_its_range() -> None:
+    """The order of seeds does not matter, so a pattern of up to 50 seeds is how many of them fail."""
+    for seeds in range(1, 51):
+        for failed in range(seeds + 1):
+            F = np.repeat([1.0, 0.0], [failed, seeds - failed])
+            for tenths in range(1, 11):
+                found = cvar(F, tenths / 10)
+                assert 0.0 <= found <= 1.0
+                assert found == pytest.approx(min(1.0, 10 * failed / (tenths * seeds)), abs=1e-12)
+                assert cvar_weights(F, tenths / 10).min() >= 0.0
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50).map(np.array), alphas)
+@settings(max_examples=300, deadline=None)
+def test_cvar_lies_between_eta_and_the_largest_loss(F: np.ndarray, alpha: float) -> None:
+    found = cvar(F, alpha)
+    rows = cvars(np.stack([F, F[::-1], np.zeros_like(F)])[:, None], alpha)
+    assert rows[:, 0] == pytest.approx([found, found, 0.0], rel=1e-9, abs=1e-6)
+    assert max(F.min(), tail_threshold(F, alpha)) <= found <= F.max()
+    assert found == pytest.approx(min(rockafellar_uryasev(F, alpha, eta) for eta in F.tolist()), rel=1e-9, abs=1e-6)
 
 
 @given(st.permutations(range(10)), alphas)

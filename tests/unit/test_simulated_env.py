@@ -191,6 +191,18 @@ def test_a_bound_on_the_mean_violates_cvar(exact: Exact) -> None:
         frontier.best(ZS, 0.2, 0.005)
 
 
+def test_the_mean_is_bounded_so_that_the_tail_is_equal(exact: Exact) -> None:
+    frontier = Frontier(exact)
+    bound = frontier.mean_bound(ZS, 0.2, 0.1)
+    bounded = frontier.best(ZS, 1.0, bound)
+    failures = bounded.failure_V[[symptom(z) for z in ZS]]
+    assert failures.mean() == pytest.approx(bound)
+    assert cvar(failures, 0.2) == pytest.approx(0.1, abs=1e-3)
+    assert frontier.best(ZS, 0.2, 0.1).cost < bounded.cost
+    # Where the mean is the tail, the bound is the same.
+    assert frontier.mean_bound(ZS, 1.0, 0.1) == pytest.approx(0.1, abs=1e-4)
+
+
 def test_handing_back_is_never_dearer(exact: Exact) -> None:
     assert Frontier(exact, latched=False).best(ZS, 0.2, 0.1).cost < Frontier(exact).best(ZS, 0.2, 0.1).cost
 

@@ -81,6 +81,21 @@ def test_another_tolerance_trains_nothing_again(change: str) -> None:
     assert decided_by(change) == {"validate"}
 
 
+def test_another_seed_tests_under_other_perturbation_seeds() -> None:
+    assert decided_by("seed=5") == {"cloned", "calibrate", "evaluate"}
+
+
+def test_a_router_is_trained_again_where_its_constraint_can_end_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])
+    before = {one.name: str(one.content(config)) for one in stages(config)}
+    monkeypatch.setattr("r2v_dist.pipeline.CONSTRAINT_STATUSES", ("active", "slack", "infeasible"))
+    assert {one.name for one in stages(config) if before[one.name] != str(one.content(config))} == {"router", "router2"}
+
+
+def test_another_tail_chooses_thresholds_again() -> None:
+    assert decided_by("router.alpha=0.1") == {"router", "router2", "validate"}
+
+
 def test_no_router_no_calibration() -> None:
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", ["evaluate.routers=[entropy]"])
     assert "calibrate" not in [stage.name for stage in stages(config)]

@@ -1,0 +1,104 @@
+"""Every benchmark runs at its smallest size and ends in one JSON object. No figure is asserted: what it says belongs to an idle machine."""
+
+import os
+import runpy
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.runs import ROOT, benchmark, json_object
+from tests.sandboxes import require_bubblewrap
+
+FAST = {
+    "env": ["--repeats=1", "--games=1", "--plays=1"],
+    "router": ["--repeats=1", "--steps=2", "--queries=1", "--layers=1"],
+    "router_simulated": [
+        *("--seeds=1", "configs/simulated.yaml", "routers=[r2v, r2v_no_cvar]", "train_tasks=20", "validation_tasks=30", "test_tasks=10"),
+        *("router.risk_steps=4", "router.policy_steps=6", "router.check_every_steps=3"),
+    ],
+    "sandbox_overhead": ["--executions=1", "--pause=0.05"],
+    "store": ["--repeats=1", "--episodes=2"],
+}
+"""Benchmarks that need neither Ray nor an engine, with the arguments of their smallest size."""
+SLOW = {
+    "humaneval_signal": ["--auroc", "0.9", "--", "env.code.source=shipped", "env.splits={train: 1, validation: 2, test: 2}"],
+    "learner": ["--games=4", "--steps=6", "--repeats=1"],
+    "rollout": ["--games=1", "--seeds=1", "--repeats=1", "--candidates=2"],
+}
+"""Those that start Ray, vLLM or DeepSpeed."""
+ELSEWHERE = {"code_agreement", "dpo_ablation", "sandbox", "tree"}
+"""Tested below or in test_learning_stages.py, with what they need beside arguments."""
+PARTS = {"evalplus_driver", "offline"}
+"""Processes that a benchmark starts for itself."""
+
+
+def commands() -> set[str]:
+    """Modules that can be run."""
+    return {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()}
+
+
+def test_every_benchmark_is_run_by_a_test() -> None:
+    assert commands() == {*FAST, *SLOW, *ELSEWHERE, *PARTS}
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_benchmark_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    if name == "sandbox_overhead":
+        require_bubblewrap()
+    threads = torch.get_num_threads()
+    own = [f"run_dir={tmp_path}"] if name == "router_simulated" else []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [name, *FAST[name], *own])
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)  # this process has other tests to run
+    code: object = None
+    try:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        torch.set_num_threads(threads)
+    assert not code
+    printed = capsys.readouterr().out.splitlines()
+    assert json_object(printed[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_a_benchmark_with_engines_runs(name: str, tmp_path: Path) -> None:
+    own = [f"--runs={tmp_path}"] if name == "humaneval_signal" else []
+    assert benchmark(name, [*own, *SLOW[name]], 500)
+
+
+@pytest.mark.slow
+def test_the_tree_benchmark_runs_on_a_finished_run(simulated_run: Path) -> None:
+    assert benchmark("tree", ["--run", str(simulated_run), "--tasks=1", "--seeds=1"], 300)
+
+
+AGREEING = """
+import json, sys
+rows = [json.loads(line) for line in sys.stdin]
+for row in rows:
+    passed = row["task_id"] != "HumanEval/32"
+    print(json.dumps({"passed": passed, "base": "pass", "plus": "pass" if passed else "fail"}))
+print(json.dumps({"seconds": 1.0, "cpu_seconds": 1.0}))
+"""
+"""What evalplus says of canonical solutions."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["code_agreement", "sandbox"])
+def test_a_benchmark_against_evalplus_runs(name: str, tmp_path: Path) -> None:
+    """With a stand-in for its interpreter, which needs an environment of its own."""
+    require_bubblewrap()
+    if not os.environ.get("R2V_DATA_DIR"):
+        pytest.skip("R2V_DATA_DIR does not say where HumanEval+ is")
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable}\n{AGREEING}")
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    alone = ["--executions=1"]
+    if name == "code_agreement":
+        alone = ["--datasets", "humaneval_plus", "--mutants=0", f"--cache={tmp_path}"]
+    assert benchmark(name, ["--evalplus-python", str(python), *alone], 500)
