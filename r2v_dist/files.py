@@ -148,7 +148,8 @@ def publish(scratch: Path, target: Path) -> None:
 
 def publish_new(scratch: Path, target: Path) -> None:
     """As `publish`, for a file whose name is taken once: raises FileExistsError where it is taken,
-    and of two writers that try at one time only one succeeds."""
+    and of two writers that try at one time only one succeeds. The contents are on disk before the
+    name is there; the name itself only after `sync_entries`, which costs as much again."""
     sync(scratch)
     try:
         os.link(scratch, target)
@@ -158,7 +159,6 @@ def publish_new(scratch: Path, target: Path) -> None:
         # Without hard links the name is taken by an empty file, which the scratch file replaces.
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         os.replace(scratch, target)
-    sync_entries(target.parent)
 
 
 def sync(path: Path) -> None:

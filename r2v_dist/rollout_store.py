@@ -191,6 +191,11 @@ def keys_of(paths: Sequence[Path]) -> set[str]:
     return set(pc.unique(read_all(paths, ["key"])["key"]).to_pylist())
 
 
+def verify(folder: Path) -> None:
+    """Raises DamagedFile for the first shard that cannot be read."""
+    keys_of(shards(folder))
+
+
 def committed_keys(folder: Path) -> set[str]:
     """Keys of the episodes that must not be run again."""
     return keys_of(shards(folder))
