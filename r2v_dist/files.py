@@ -78,8 +78,6 @@ def append_json_line(path: Path, row: Mapping[str, Any]) -> None:
     with path.open("a+b") as log:
         _end_last_line(log)
         log.write(json.dumps(row).encode() + b"\n")
-        log.flush()
-        os.fsync(log.fileno())
 
 
 def _end_last_line(log: Any) -> None:

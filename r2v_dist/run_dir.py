@@ -113,6 +113,7 @@ class RunDir:
         if old_hash != input_hash:
             self._set_aside(stage, old_hash)
         files.append_json_line(attempts, {"input_hash": input_hash, "started": time.time(), "pid": os.getpid()})
+        files.sync(attempts)
 
     def complete(self, stage: str, input_hash: str, wall_s: float, results: dict[str, Any]) -> None:
         """Record a stage as complete, with the files that it is complete with."""

