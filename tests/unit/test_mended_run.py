@@ -75,6 +75,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [Task(f"{split}-{n}", split, "none", ()) for split in ("validation", "test") for n in range(3)]
     monkeypatch.setattr("envs.tasks.make_tasks", lambda *_: tasks)
     monkeypatch.setattr("r2v_dist.crew.Crew", PretendedCrew)
+    monkeypatch.setattr("r2v_dist.report.figures.draw_figures", lambda *_: [])  # they take most of the time
 
 
 def run(folder: Path) -> int:
