@@ -83,6 +83,9 @@ class RunDir:
 
     def lost(self, manifest: Manifest) -> DamagedFile | None:
         """A file that a complete stage no longer has as it was; None where all are there."""
+        for folder in (self.root / name for name in _checkpoints(manifest.results)):
+            if not folder.is_dir():
+                return DamagedFile(folder / "*.safetensors", "is missing", _AGAIN.format(manifest.stage))
         for name, size in (manifest.covers or {}).items():
             path = self.root / name
             if not path.is_file():
@@ -97,7 +100,7 @@ class RunDir:
         manifest = self.manifest(stage)
         covers = (manifest.covers if manifest else None) or {}
         episodes = {name: size for name, size in covers.items() if name.startswith("rollouts/")}
-        found = self.lost(replace(manifest, covers=episodes)) if manifest else None
+        found = self.lost(replace(manifest, covers=episodes, results={})) if manifest else None
         if found is not None:
             raise found
 
@@ -127,11 +130,9 @@ class RunDir:
 
     def _files_of(self, stage: str, results: dict[str, Any]) -> list[Path]:
         """Tables, episodes and checkpoints of a stage: what later stages read."""
-        checkpoints = [results["checkpoint"]] if "checkpoint" in results else []
-        checkpoints += results.get("routers", {}).values()
         found = [*self.stage(stage).glob("*.arrow"), *self.rollouts(stage).glob("*.arrow")]
         found += self.stage(stage).glob("tasks.json")
-        for name in checkpoints:
+        for name in _checkpoints(results):
             found += (self.root / name).glob("*")
         return sorted(path for path in found if path.is_file())
 
@@ -184,6 +185,12 @@ class RunDir:
             except BlockingIOError:
                 raise UsageError(f"run_dir = {self.root}: another run is at work there; wait for it or choose another run_dir") from None
             yield
+
+
+def _checkpoints(results: dict[str, Any]) -> list[str]:
+    """The folders of the models that a stage published, in the run directory."""
+    one = [results["checkpoint"]] if "checkpoint" in results else []
+    return [*one, *results.get("routers", {}).values()]
 
 
 def _manifest(path: Path) -> Manifest:

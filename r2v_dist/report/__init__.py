@@ -21,6 +21,9 @@ LEARNING = ("labels", "labels2", "branches", "verifier", "pairs", "dpo")
 
 def open_run(root: Path) -> tuple[RunDir, RunConfig]:
     """A run that exists, and its configuration."""
+    page = root / "report" / "index.html"
+    if not (root / "config.yaml").is_file() and page.is_file():
+        raise UsageError(f"{root}: a run of a simulated router, whose only report is {page}; `r2v run` writes it")
     if not (root / "config.yaml").is_file():
         raise UsageError(f"{root}: not a run directory (no config.yaml); give the run_dir of a `r2v run`")
     return RunDir(root), load_config(root / "config.yaml", [])

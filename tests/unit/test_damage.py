@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -234,12 +235,13 @@ def test_attempts_that_cannot_be_read_set_their_stage_aside(run: RunDir, capsys:
     assert len(rollout_store.shards(run.root / "rollouts" / "evaluate.damaged")) == 4
 
 
-def test_a_complete_stage_knows_its_files(run: RunDir) -> None:
+@pytest.mark.parametrize("results", [{"checkpoint": "checkpoints/slm/bc-1"}, {"routers": {"r2v": "checkpoints/slm/bc-1"}}])
+def test_a_complete_stage_knows_its_files(run: RunDir, results: dict[str, Any]) -> None:
     checkpoint = run.checkpoint("slm", "bc-1")
     checkpoint.mkdir(parents=True)
     (checkpoint / "model.safetensors").write_bytes(b"weights")
     run.begin("bc", "hash")
-    run.complete("bc", "hash", 1.0, {"checkpoint": "checkpoints/slm/bc-1"})
+    run.complete("bc", "hash", 1.0, results)
     manifest = run.manifest("bc")
     assert manifest is not None
     assert run.lost(manifest) is None
@@ -253,6 +255,7 @@ def test_a_complete_stage_knows_its_files(run: RunDir) -> None:
     assert gone is not None
     assert "is missing" in str(gone)
     assert not run.set_aside(gone)
+    assert run.lost(replace(manifest, covers=None)) is not None  # as an older version of r2v left it
 
 
 def test_work_is_done_again_once_for_each_damaged_file(run: RunDir) -> None:
