@@ -1,14 +1,19 @@
-"""The only writer of a stage's rollouts: an episode is committed once, whatever is retried or delivered twice.
+"""Writes a stage's rollouts: an episode is committed once, whatever is retried or delivered twice.
 
-It keeps at most one shard's worth of episodes in memory; callers wait while a shard is written (back-pressure).
+A shard's number is taken by one writer alone, and a writer takes a number only once it knows the keys
+of all shards below it. So a second writer, on another machine where no lock reaches it, costs work
+but no row. The collector keeps at most one shard's worth of episodes in memory; callers wait while a
+shard is written (back-pressure).
 """
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from r2v_dist import rollout_store
 from r2v_dist.episodes import Episode
+from r2v_dist.errors import StoreFailure, explain
 
 
 class Collector:
@@ -16,8 +21,9 @@ class Collector:
 
     def __init__(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
         self._folder, self._shard_episodes, self._shard_seconds = folder, shard_episodes, shard_seconds
-        self._keys = rollout_store.committed_keys(folder)
-        self._next = len(rollout_store.shards(folder))
+        shards = rollout_store.shards(folder)
+        self._keys = rollout_store.keys_of(shards)
+        self._next = rollout_store.next_index(shards)
         self._buffer: list[Episode] = []
         self._oldest = time.monotonic()
 
@@ -33,12 +39,21 @@ class Collector:
         return len(new)
 
     def flush(self) -> int:
-        """Commit what is buffered; returns the number of shards."""
-        if self._buffer:
-            rollout_store.commit(self._folder, self._next, self._buffer)
+        """Commit what is buffered; returns the number that the next shard will have."""
+        while self._buffer:
+            try:
+                rollout_store.commit(self._folder, self._next, self._buffer)
+                self._buffer = []
+            except FileExistsError:
+                self._yield_to_other()
             self._next += 1
-            self._buffer = []
         return self._next
+
+    def _yield_to_other(self) -> None:
+        """Another writer has taken the number: drop what its shard already holds."""
+        taken = rollout_store.keys_of([self._folder / f"{self._next:06d}.arrow"])
+        self._keys |= taken
+        self._buffer = [episode for episode in self._buffer if str(episode.key) not in taken]
 
 
 class CollectorActor:
@@ -46,12 +61,25 @@ class CollectorActor:
 
     def open(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
         """Begin a stage, or go on with one."""
-        self._collector = Collector(folder, shard_episodes, shard_seconds)
+        with _named(folder):
+            self._collector = Collector(folder, shard_episodes, shard_seconds)
+        self._folder = folder
 
     def add(self, episodes: Sequence[Episode]) -> int:
         """As `Collector.add`, for the stage that was opened last."""
-        return self._collector.add(episodes)
+        with _named(self._folder):
+            return self._collector.add(episodes)
 
     def flush(self) -> int:
         """As `Collector.flush`."""
-        return self._collector.flush()
+        with _named(self._folder):
+            return self._collector.flush()
+
+
+@contextlib.contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """A boundary: what the file system refuses is no fault of the unit that delivers."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreFailure(f"episodes cannot be written to {folder}: {explain(error)}") from None

@@ -16,11 +16,11 @@ from ray.exceptions import RayActorError, RayError
 
 from actors.env_runner import UnitReport
 from actors.fleet import Fleet
-from actors.servers import first_cause
+from actors.servers import cause_of, first_cause
 from r2v_dist import rollout_store
 from r2v_dist.config import ClusterConfig
 from r2v_dist.episodes import Episode, Unit
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, StoreFailure
 
 COMMIT_DEADLINE_S = 120.0
 STALL_DEADLINE_S = 900.0
@@ -136,6 +136,8 @@ class _Dispatcher:
             load[runner] += 1
 
     def _recover(self, runner: Any, unit: Unit, error: RayError) -> None:
+        if (refused := cause_of(error, StoreFailure)) is not None:
+            raise refused
         name = (unit.task.id, unit.z)
         self._failures[name] = self._failures.get(name, 0) + 1
         if self._failures[name] > self._cluster.max_restarts:

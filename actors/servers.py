@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError
@@ -12,6 +12,7 @@ from actors.vllm_server import CPU_ENVIRONMENT, ENGINE_ENVIRONMENT, Arrived, Eng
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.model_config import ModelConfig
 
+Cause = TypeVar("Cause", bound=BaseException)
 START_DEADLINE_S = 600.0
 LOAD_DEADLINE_S = 300.0
 
@@ -109,6 +110,18 @@ def first_cause(error: BaseException) -> str:
     last = lines[-1] if lines else ""
     # Ray's own errors end in the text of the error that caused them; others do not name their type.
     return (last if isinstance(cause, RayError) else f"{type(cause).__name__}: {last}")[:500]
+
+
+def cause_of(error: BaseException, kind: type[Cause]) -> Cause | None:
+    """The error of a kind that led to another one, in this process or in an actor; None without."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # What an actor raised is of its own kind and of Ray's at once; the bare one has no traces.
+        inner = getattr(cause, "cause", None) or cause.__cause__
+        if isinstance(cause, kind) and not isinstance(cause, RayError):
+            return cause
+        cause = inner if inner is not cause else None
+    return None
 
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

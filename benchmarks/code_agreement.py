@@ -101,8 +101,8 @@ def main() -> None:
                 path = kept / f"{short_hash(batch)}.json"
                 if not path.is_file():
                     outcomes = judge_batch(batch, judge, args.evalplus_python, args.parallel, cache)
-                    path.write_text(json.dumps([[o.ours, o.theirs, o.why] for o in outcomes]))
-                for case, outcome in zip(batch, (Outcome(*row) for row in json.loads(path.read_text())), strict=True):
+                    path.write_text(json.dumps([[o.ours, o.theirs, o.why] for o in outcomes]), encoding="utf-8")
+                for case, outcome in zip(batch, (Outcome(*row) for row in json.loads(path.read_text(encoding="utf-8"))), strict=True):
                     tested, agreed, failing = tested + 1, agreed + (outcome.ours == outcome.theirs), failing + (not outcome.ours)
                     again += _AGAIN in outcome.why
                     if outcome.ours != outcome.theirs:

@@ -56,6 +56,7 @@ def evalplus_verdicts(
         timeout=timeout_s,
         check=False,
         env={**os.environ, "XDG_CACHE_HOME": str(cache.expanduser()), "PYTHONHASHSEED": "0", **memory},
+        encoding="utf-8",
     )
     if completed.returncode:
         raise Mismatch(f"evalplus failed: {completed.stderr.strip()[-500:]}")

@@ -140,7 +140,7 @@ def run_stock(kind: str, stage: Path) -> None:
 
 def read(metrics: Path) -> tuple[float, list[float]]:
     """Seconds a step between the first and the last line, and the losses."""
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     return (rows[-1]["seconds"] - rows[0]["seconds"]) / (rows[-1]["step"] - rows[0]["step"]), [row["loss"] for row in rows]
 
 
@@ -184,7 +184,7 @@ def _shared(micro: int) -> dict[str, Any]:
 def write_settings(folder: Path, config: LearnerConfig, **more: Any) -> None:
     """What the reference trains with."""
     settings = {"learning_rate": config.learning_rate, "num_train_epochs": config.epochs, "warmup_steps": config.warmup_share, **more}
-    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def _tokenizer() -> Any:
@@ -214,14 +214,14 @@ def _run_stock(kind: str, stage: Path) -> None:
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if "loss" in logs:
                 row = {"step": state.global_step, "seconds": time.monotonic() - self.started, "loss": logs["loss"]}
-                with (stage / "metrics.jsonl").open("a") as file:
+                with (stage / "metrics.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
 
     class StockDPO(DPOTrainer):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset  # it holds token ids already, which this version can only be told by a subclass
 
-    settings = json.loads((stage.parent / "settings.json").read_text())
+    settings = json.loads((stage.parent / "settings.json").read_text(encoding="utf-8"))
     shared: dict[str, Any] = {
         **{"output_dir": str(stage / "out"), "save_strategy": "no", "logging_steps": 5, "report_to": [], "disable_tqdm": True},
         **{"per_device_train_batch_size": 16, "lr_scheduler_type": "cosine", "weight_decay": 0.01, "seed": 0, "data_seed": 0},

@@ -27,7 +27,9 @@ class OfflineEngine:
         on_cpu = {} if torch.cuda.is_available() else CPU_ENVIRONMENT
         environment = {**os.environ, **ENGINE_ENVIRONMENT, **on_cpu, "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.offline"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, encoding="utf-8"
+        )
         self._ask({"path": str(path), "config": config.model_dump(mode="json")})
 
     def __enter__(self) -> "OfflineEngine":
@@ -83,7 +85,7 @@ def _serve() -> None:
     # Ray runs its workers at this niceness; on a busy machine the reference must not be served before them.
     os.nice(15)
     # Libraries print; the parent reads answers from the real stdout.
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     engine: Any = None
     for line in sys.stdin:
@@ -91,7 +93,7 @@ def _serve() -> None:
         if engine is None:
             engine, answer = _build(message), {"ready": True}
         else:
-            answer = _generate(engine, json.loads(Path(message["requests"]).read_text()))
+            answer = _generate(engine, json.loads(Path(message["requests"]).read_text(encoding="utf-8")))
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -116,7 +116,7 @@ def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> 
     calls = calls_of(side.folder, config)
     same("tokens in the store and in the account", sum(call.tokens for call in calls), side.tokens[0])
     requests = side.folder / "requests.json"
-    requests.write_text(json.dumps([{"prompt_ids": call.prompt_ids, "sampling": call.sampling} for call in calls]))
+    requests.write_text(json.dumps([{"prompt_ids": call.prompt_ids, "sampling": call.sampling} for call in calls]), encoding="utf-8")
     answers: list[list[list[list[int]]]] = []
 
     def reference() -> Spent:

@@ -85,7 +85,7 @@ def read_arrow(folder: Path) -> list[bool]:
 
 def write_jsonl(path: Path, episodes: Sequence[Episode]) -> None:
     """The obvious alternative: one line a step, episode columns repeated as in the store."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for episode in episodes:
             for row in rows_of(episode):
                 file.write(json.dumps(row) + "\n")
@@ -93,7 +93,7 @@ def write_jsonl(path: Path, episodes: Sequence[Episode]) -> None:
 
 def read_jsonl(path: Path) -> list[bool]:
     """The success column; every line must be parsed for it."""
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return [json.loads(line)["success"] for line in file]
 
 
@@ -157,7 +157,7 @@ def _step_columns(step: Step) -> dict[str, Any]:
 def check_equal(folder: Path, path: Path) -> None:
     """Raises Mismatch unless both files say the same."""
     table = rollout_store.read(folder)
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         reference = [json.loads(line) for line in file]
     same("rows", table.num_rows, len(reference))
     same("columns", set(table.column_names), set(reference[0]))

@@ -46,7 +46,7 @@ def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler aborts the process with a stack trace
     try:
         logs.mkdir(parents=True, exist_ok=True)
-        (logs / "ray_session.txt").write_text(f"{ray.get_runtime_context().gcs_address}\n")
+        (logs / "ray_session.txt").write_text(f"{ray.get_runtime_context().gcs_address}\n", encoding="utf-8")
         yield
     finally:
         ray.shutdown()

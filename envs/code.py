@@ -61,7 +61,7 @@ class Workshop:
 @lru_cache(maxsize=2048)
 def _execute(settings: str, code: str, call: str, limit: int) -> str:
     """What one function of the runner says of a solution. The same program says the same, so each is run once."""
-    program = Path(runner.__file__).read_text() + f"\n\n{call}\n"
+    program = Path(runner.__file__).read_text(encoding="utf-8") + f"\n\n{call}\n"
     completed = Workshop.of(settings).sandbox.run(program, files={"solution.py": code.encode(errors="replace")})
     text = "\n".join(part.decode(errors="replace").rstrip() for part in (completed.stdout, completed.stderr))
     said = _ADDRESS.sub("0x...", text.strip("\n"))

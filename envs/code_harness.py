@@ -292,7 +292,7 @@ def main(data: bytes) -> None:
     import _signal  # type: ignore[import-not-found]  # without the enums of `signal`
 
     job = dict(zip(("code", "entry_point", "truth", "calls"), marshal.loads(data), strict=True))
-    channel = open(posix.dup(1), "w")  # noqa: SIM115 (this process ends with it)
+    channel = open(posix.dup(1), "w", encoding="utf-8")  # noqa: SIM115 (this process ends with it)
     nowhere = posix.open("/dev/null", posix.O_RDWR)
     for stream in (0, 1, 2):
         posix.dup2(nowhere, stream)

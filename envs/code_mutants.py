@@ -55,7 +55,7 @@ def wrong_solution(judge: Judge, task: CodeTask, seed: int) -> str:
     path = judge.memo(task, f"wrong-{variant}")
     if not path.is_file():
         write_atomically(path, json.dumps({"task": task.id, "code": _search(judge, task, variant)}))
-    code: str = json.loads(path.read_text())["code"]
+    code: str = json.loads(path.read_text(encoding="utf-8"))["code"]
     return code
 
 

@@ -12,7 +12,7 @@ from typing import Any
 def load() -> dict[str, Any]:
     """The solution's names. Ends the program, with the traceback, where it does not load."""
     scope: dict[str, Any] = {"__name__": "solution"}
-    with open("solution.py") as file:
+    with open("solution.py", encoding="utf-8") as file:
         source = file.read()
     attempt(source, "solution.py", scope)
     return scope

@@ -113,7 +113,7 @@ def load_task(dataset: Dataset, task_id: str, data_dir: str = "") -> CodeTask:
 def _rows(dataset: Dataset, data_dir: str) -> dict[str, str]:
     """The dataset's lines by task id, in order; a line is parsed only when its task is asked for."""
     if dataset == "shipped":
-        lines = files("envs").joinpath("data/code_tasks.jsonl").read_text().splitlines()
+        lines = files("envs").joinpath("data/code_tasks.jsonl").read_text(encoding="utf-8").splitlines()
     else:
         lines = gzip.decompress(data_file(dataset, data_dir).read_bytes()).decode().splitlines()
     return {json.loads(line)["task_id"]: line for line in lines if line.strip()}

@@ -107,7 +107,7 @@ class Judge:
         if not path.is_file():
             truth = self._compute(task)
             write_atomically(path, json.dumps({"task": task.id, "outputs": truth.outputs, "seconds": truth.seconds}))
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text(encoding="utf-8"))
         return Truth(tuple(stored["outputs"]), tuple(stored["seconds"]))
 
     def memo(self, task: CodeTask, name: str) -> Path:
@@ -209,7 +209,7 @@ def _truth_key(task: CodeTask) -> str:
 
 @cache
 def _source() -> str:
-    return Path(harness.__file__).read_text() + "\n\nmain(job)\n"
+    return Path(harness.__file__).read_text(encoding="utf-8") + "\n\nmain(job)\n"
 
 
 _LOADER = """

@@ -83,7 +83,7 @@ def is_cached(path: Path) -> bool:
     digest = path.with_suffix(".sha256")
     if not (path.is_file() and path.with_suffix(".json").is_file() and digest.is_file()):
         return False
-    return digest.read_text() == _sha256(path)
+    return digest.read_text(encoding="utf-8") == _sha256(path)
 
 
 def generate(
@@ -130,7 +130,7 @@ class _Worker:
     def __init__(self, cache: Path) -> None:
         command = [sys.executable, "-W", "ignore", "-m", "envs.textworld_games", str(cache)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONHASHSEED": "0"}
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONHASHSEED": "0"}, encoding="utf-8"
         )
 
     def __enter__(self) -> "_Worker":
@@ -199,20 +199,20 @@ def _publish(spec: GameSpec, cache: Path) -> None:
         options.force_recompile = True
         made = Path(compile_game(game, options))
         digest = made.with_suffix(".sha256")
-        digest.write_text(_sha256(made))
+        digest.write_text(_sha256(made), encoding="utf-8")
         for suffix in (".json", ".sha256", ".z8"):
             shutil.move(made.with_suffix(suffix), target.with_suffix(suffix))
 
 
 def _serve(cache: Path) -> None:
     # The compilers print; the parent reads answers from the real stdout.
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     for line in sys.stdin:
         raw = json.loads(line)
         spec = GameSpec(raw["challenge"], raw["seed"], raw["text"], tuple((k, v) for k, v in raw["settings"]))
         problem = ""
-        with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
+        with open(os.devnull, "w", encoding="utf-8") as silence, contextlib.redirect_stdout(silence):
             try:
                 _publish(spec, cache)
             except Exception as error:  # a boundary: the parent process turns it into a RuntimeFailure

@@ -34,7 +34,7 @@ class Transcript:
 
 def write_transcripts(path: Path, transcripts: Sequence[Transcript]) -> None:
     """One JSON object a line: the game, and of every turn what was seen, what was done and whether the expert chose it."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for t in transcripts:
             turns = [(turn.user, turn.action, expert) for turn, expert in zip(t.turns, t.expert, strict=True)]
             file.write(json.dumps({"game": t.game, "turns": turns}) + "\n")
@@ -43,7 +43,7 @@ def write_transcripts(path: Path, transcripts: Sequence[Transcript]) -> None:
 def read_transcripts(path: Path) -> list[Transcript]:
     """What `write_transcripts` wrote."""
     transcripts = []
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         for row in map(json.loads, file):
             turns = tuple(Turn(user, action) for user, action, _ in row["turns"])
             transcripts.append(Transcript(row["game"], turns, tuple(expert for *_, expert in row["turns"])))

@@ -233,7 +233,7 @@ def main() -> None:
         minutes=minutes,
         machine=f"one {torch.cuda.get_device_name()}" if args.device == "cuda" else f"{args.threads} CPU thread(s)",
     )
-    (args.output / "README.md").write_text(card)
+    (args.output / "README.md").write_text(card, encoding="utf-8")
 
 
 if __name__ == "__main__":

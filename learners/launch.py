@@ -4,12 +4,12 @@ On a CPU machine accelerate would silently fall back to plain data parallelism; 
 every learner checks with `require_deepspeed` that the engine it trained with was DeepSpeed's.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.files import append_json_line
 from r2v_dist.learner_config import DeepSpeedConfig
 
 
@@ -108,6 +108,4 @@ def _deepspeed_config(config: DeepSpeedConfig, cuda: bool) -> dict[str, Any]:
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
     """Add one line to a stage's metrics."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as log:
-        log.write(json.dumps(row) + "\n")
+    append_json_line(path, row)

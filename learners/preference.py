@@ -16,6 +16,7 @@ from learners import pairs as preference_pairs
 from learners.launch import run_ranks
 from learners.pairs import Pair
 from learners.training import lora_adapter, merge_of, publish, recorder, train, trainer_arguments
+from r2v_dist import files
 from r2v_dist.chat import ChatFormat
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.learner_config import DPOConfig
@@ -59,7 +60,7 @@ def learn_preferences(job: DPOJob) -> PairExamples:
         chat = ChatFormat(AutoTokenizer.from_pretrained(job.model), "slm", job.system_prompt)
         dataset, counts = build_dataset(preference_pairs.load(job.pairs), chat, job.config.max_length)
         _save(dataset, counts, folder)
-    counts = PairExamples(**json.loads((folder / "counts.json").read_text()))
+    counts = _counts(folder)
     run_ranks(_train_rank, {"job": job}, job.config.deepspeed, "dpo", job.stage / "ray_train")
     if not (job.output / "config.json").is_file():
         raise RuntimeFailure(f"preference learning ended without a checkpoint in {job.output}")
@@ -110,8 +111,12 @@ def _save(dataset: Any, counts: PairExamples, folder: Path) -> None:
     scratch = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     dataset.save_to_disk(str(scratch))
-    (scratch / "counts.json").write_text(json.dumps(asdict(counts)))
-    scratch.rename(folder)
+    (scratch / "counts.json").write_text(json.dumps(asdict(counts)), encoding="utf-8")
+    files.publish(scratch, folder)
+
+
+def _counts(folder: Path) -> PairExamples:
+    return PairExamples(**files.read_json_object(folder / "counts.json"))
 
 
 def _train_rank(arguments: dict[str, Any]) -> None:
@@ -137,7 +142,7 @@ def _train_rank(arguments: dict[str, Any]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.bfloat16 if config.bf16 else torch.float32)
     examples = datasets.load_from_disk(str(job.stage / "examples"))
-    counts = PairExamples(**json.loads((job.stage / "examples" / "counts.json").read_text()))
+    counts = _counts(job.stage / "examples")
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = PreferenceTrainer(
         model=model,

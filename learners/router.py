@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.launch import run_ranks
+from r2v_dist import files
 from r2v_dist.calibrators import Calibrator, choose_calibrator
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError
 from r2v_dist.labels import LabelTable
 from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, noise_floor, sweep
 from r2v_dist.learner_config import ConstraintStatus, RouterConfig
@@ -262,8 +263,7 @@ def _publish(job: RouterJob, model: RouterModel, duality: "Duality", labels: Lab
     shutil.rmtree(scratch, ignore_errors=True)
     model.save(scratch)
     write_atomically(scratch / _RESULT, json.dumps(asdict(result), indent=1) + "\n")
-    shutil.rmtree(job.output, ignore_errors=True)
-    scratch.rename(job.output)
+    files.publish(scratch, job.output)
     shutil.rmtree(job.stage / "checkpoints" / job.output.name, ignore_errors=True)
 
 
@@ -280,5 +280,8 @@ def predict_states(model: RouterModel, features_NF: npt.NDArray[np.float64]) -> 
 def _read_result(output: Path) -> RouterResult:
     if not (output / _RESULT).is_file():
         raise RuntimeFailure(f"the router learner ended without a router in {output}")
-    values = json.loads((output / _RESULT).read_text())
-    return RouterResult(**values | {"point": LatchedPoint(**values["point"]) if values["point"] else None})
+    values = files.read_json_object(output / _RESULT)
+    try:
+        return RouterResult(**values | {"point": LatchedPoint(**values["point"]) if values["point"] else None})
+    except (TypeError, KeyError) as error:
+        raise DamagedFile(output / _RESULT, f"is no result of a router ({error})") from None

@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from learners.launch import append_metrics
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist import files
+from r2v_dist.errors import DamagedFile, RuntimeFailure
+from r2v_dist.progress import warn
 from r2v_dist.router_model import Mlp
 
 _KEPT = 2
@@ -107,25 +109,34 @@ def save_checkpoint(folder: Path, step: int, engine: Any, numbers: Mapping[str, 
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     save_file({name: values.detach().cpu().clone().contiguous() for name, values in tensors.items()}, scratch / "state.safetensors")
-    (scratch / "numbers.json").write_text(json.dumps(dict(numbers)))
-    shutil.rmtree(target, ignore_errors=True)
-    scratch.rename(target)
+    (scratch / "numbers.json").write_text(json.dumps(dict(numbers)), encoding="utf-8")
+    files.publish(scratch, target)
     for old in _checkpoints(folder)[:-_KEPT]:
         shutil.rmtree(old)
 
 
 def load_checkpoint(folder: Path, engine: Any) -> tuple[int, dict[str, float], dict[str, Tensor]]:
     """Step, scalars and best parameters of the last complete checkpoint, restored into the engine; step 0 where there is none."""
-    found = _checkpoints(folder)
-    if not found:
+    found = next(filter(None, map(_read_checkpoint, reversed(_checkpoints(folder)))), None)
+    if found is None:
         return 0, {}, {}
-    tensors = load_file(found[-1] / "state.safetensors")
+    step, numbers, tensors = found
     engine.module.load_state_dict(_under("now.", tensors))
     for index, parameter in enumerate(engine.module.parameters()):
         for name, values in _under(f"adam.{index}.", tensors).items():
             engine.optimizer.state[parameter][name] = values if name == "step" else values.to(parameter.device)
-    numbers: dict[str, float] = json.loads((found[-1] / "numbers.json").read_text())
-    return int(found[-1].name), numbers, _under("best.", tensors)
+    return step, numbers, _under("best.", tensors)
+
+
+def _read_checkpoint(folder: Path) -> tuple[int, dict[str, float], dict[str, Tensor]] | None:
+    """Step, scalars and tensors; None for a damaged one: training goes on from the one before."""
+    try:
+        tensors = files.read_tensors(folder / "state.safetensors")
+        numbers = files.read_json_object(folder / "numbers.json")
+    except DamagedFile as error:
+        warn(f"{error.path} {error.problem}: training goes on from an earlier checkpoint")
+        return None
+    return int(folder.name), numbers, {name: torch.from_numpy(values) for name, values in tensors.items()}
 
 
 class Log:
@@ -137,9 +148,9 @@ class Log:
     def forget_after(self, phase: str, step: int) -> None:
         """Drop this job's rows of a phase beyond a step."""
         if self._writes and self._path.is_file():
-            rows = [json.loads(line) for line in self._path.read_text().splitlines()]
+            rows = files.read_json_lines(self._path)
             kept = [row for row in rows if (row["router"], row["phase"]) != (self._job, phase) or row["step"] <= step]
-            self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            files.write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def add(self, step: int, **values: Any) -> None:
         """One row."""

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from r2v_dist import files
+
 TINY = Path(__file__).parent.parent / "models" / "textworld-tiny"
 
 
@@ -14,4 +16,4 @@ def make_scratch(output: Path, seed: int) -> None:
     scratch = output.with_name(output.name + ".tmp")
     AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(TINY), dtype=torch.float32).save_pretrained(scratch)
     AutoTokenizer.from_pretrained(TINY).save_pretrained(scratch)
-    scratch.rename(output)
+    files.publish(scratch, output)

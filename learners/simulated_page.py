@@ -1,7 +1,6 @@
 """The report of a simulated run: one self-contained HTML file, every number labelled simulated."""
 
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from envs.simulated_labels import all_cells
 from envs.simulated_optimum import Frontier
 from learners.router import RouterResult
 from learners.simulated_judge import SimulatedReport
+from r2v_dist.files import read_json_lines
 from r2v_dist.router_model import RouterModel
 from r2v_dist.run_dir import write_atomically
 from r2v_dist.simulated_config import SimulatedConfig
@@ -113,7 +113,7 @@ def _risk(exact: Exact, model: RouterModel) -> Figure:
 
 
 def _duality(config: SimulatedConfig) -> Figure:
-    log = [json.loads(line) for line in (config.folder / "stages" / "router" / "metrics.jsonl").read_text().splitlines()]
+    log = read_json_lines(config.folder / "stages" / "router" / "metrics.jsonl")
     rows = [row for row in log if row["router"] == "r2v" and row["phase"] == "policy"]
 
     def draw(axes: Any) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from learners.launch import append_metrics, deepspeed_arguments, require_deepspeed
+from r2v_dist import files
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.learner_config import LearnerConfig, LoraConfig
 
@@ -117,8 +118,7 @@ def publish(trainer: Any, tokenizer: Any, output: Path, merge: Any = None, finis
     (scratch / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing of ours needs it
     if finish is not None:
         finish(scratch)
-    shutil.rmtree(output, ignore_errors=True)
-    scratch.rename(output)
+    files.publish(scratch, output)
 
 
 def recorder(stage: Path, *measures: str) -> Any:
@@ -159,5 +159,5 @@ def _last_complete(folder: Path) -> str | None:
 
 def _forget_metrics_after(path: Path, step: int) -> None:
     if path.is_file():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in kept))
+        kept = [row for row in files.read_json_lines(path) if row["step"] <= step]
+        files.write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))

@@ -4,7 +4,6 @@ The checkpoint is plain: `AutoModelForTokenClassification` loads it, the value h
 the head's output, passed through the calibration in `verifier.json`. Axes: N answers, T tokens.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from learners.answer_rows import AnswerRow, can_share_prompt
 from learners.prefix_scorer import PrefixScorer
 from learners.row_tensors import row_tensors
+from r2v_dist.files import read_json_object
 from r2v_dist.isotonic import Isotonic
 
 CALIBRATION = "verifier.json"
@@ -61,7 +61,7 @@ class ValueModel:
         on = kept_tokens > 0 and self._share and self._device == "cpu"
         self._prefixes = PrefixScorer(self._model, kept_tokens) if on else None
         saved = path / CALIBRATION
-        self._calibration = Isotonic.from_json(json.loads(saved.read_text())["calibration"]) if saved.is_file() else None
+        self._calibration = Isotonic.from_json(read_json_object(saved)["calibration"]) if saved.is_file() else None
 
     def score(self, states: Sequence[AnswerRow]) -> list[tuple[float, ...]]:
         """V in [0, 1] of every answer of every state, calibrated where the checkpoint has a calibration."""

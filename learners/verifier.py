@@ -18,7 +18,7 @@ import pyarrow as pa
 from learners.answer_rows import AnswerRow
 from learners.launch import run_ranks
 from learners.training import lora_adapter, publish, recorder, train, trainer_arguments
-from r2v_dist import branch_values
+from r2v_dist import branch_values, files
 from r2v_dist.branch_values import BranchValue
 from r2v_dist.chat import ChatFormat
 from r2v_dist.errors import RuntimeFailure
@@ -54,7 +54,7 @@ def learn_verifier(job: VerifierJob) -> VerifierMetrics:
     if not saved.is_file():
         raise RuntimeFailure(f"verifier learning ended without a checkpoint in {job.output}")
     shutil.rmtree(job.stage / "checkpoints", ignore_errors=True)
-    return VerifierMetrics(**json.loads(saved.read_text())["validation"])
+    return VerifierMetrics(**files.read_json_object(saved)["validation"])
 
 
 def state_row(candidates: Sequence[BranchValue], chat: ChatFormat, max_length: int) -> AnswerRow | None:
@@ -147,4 +147,4 @@ def _calibrate(folder: Path, job: VerifierJob) -> None:
     calibration = fit_isotonic(scores, values, weights)
     curves = verifier_curves(scores, values, weights)
     saved = {"calibration": calibration.to_json(), "validation": asdict(measure(scores, table)), "curves": curves}
-    (folder / "verifier.json").write_text(json.dumps(saved))
+    (folder / "verifier.json").write_text(json.dumps(saved), encoding="utf-8")

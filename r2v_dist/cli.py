@@ -1,15 +1,16 @@
 """The command line. Nothing heavy is imported before a command needs it; bad input ends in one line and exit code 2."""
 
 import argparse
+import errno
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2v_dist import __version__
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure, UsageError, explain
 
 if TYPE_CHECKING:
     from r2v_dist.simulated_config import SimulatedConfig
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_complain(RuntimeFailure("interrupted; run the same command again to continue"), 130))
     except BrokenPipeError:
         sys.stderr.close()
+    except OSError as error:
+        sys.exit(_complain(RuntimeFailure(explain(error)), 1))
 
 
 def _complain(error: Exception, code: int) -> int:
@@ -123,37 +126,55 @@ def _run_simulated(config: "SimulatedConfig", dry_run: bool) -> None:
     from learners.simulated_run import render, simulate
 
     session = ray_session(config.cluster, config.run_dir / "logs") if config.needs_ray else nullcontext()
-    with RunDir(config.run_dir).lock(), session:
-        report = simulate(config)
+    run = RunDir(config.run_dir)
+    with run.lock(), session:
+        report = run.repairing(lambda: simulate(config))
     print(render(report))
     print(f"Report: {config.run_dir / 'report' / 'index.html'}")
 
 
 def _report(args: argparse.Namespace) -> None:
-    from r2v_dist.report import open_run, summary, write_report
+    from r2v_dist.report import open_run, require_evaluated, summary, write_report
     from r2v_dist.report.findings import Findings
     from r2v_dist.report.headline import headline
 
     run, config = open_run(args.run_dir)
+    require_evaluated(run, config)
     found = Findings.of(run, config)
     if args.json:
         print(json.dumps(summary(run, config, found), indent=1))
         return
-    write_report(run, config, found)
+    with _may_be_read_only():
+        write_report(run, config, found)
     print(headline(run, config, found))
 
 
 def _certify(args: argparse.Namespace) -> None:
-    from r2v_dist.certified import certificate_of
+    from r2v_dist.certified import STAGE, certificate_of
+    from r2v_dist.files import write_atomically
     from r2v_dist.report import open_run
-    from r2v_dist.run_dir import write_atomically
 
     run, config = open_run(args.run_dir)
+    run.require_rollouts(STAGE)
     found = certificate_of(run, config, args.risk, args.delta, args.statistic)
     target = run.root / "report" / "certificate.json"
-    write_atomically(target, json.dumps(found.as_dict(), indent=1))
     print(found.render())
-    print(f"Written to {target}")
+    with _may_be_read_only():
+        write_atomically(target, json.dumps(found.as_dict(), indent=1))
+        print(f"Written to {target}")
+
+
+@contextmanager
+def _may_be_read_only() -> Iterator[None]:
+    """What a finished run shows can be seen where nothing can be written; only a copy is missing."""
+    from r2v_dist.progress import warn
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        warn(f"shown only, not written: {explain(error)}")
 
 
 def _rollouts(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from r2v_dist import files
 from r2v_dist.config import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
@@ -114,8 +115,7 @@ class Crew:
 
     def log_totals(self, stage: str, totals: dict[str, int]) -> None:
         """Keep the account of a rollout stage."""
-        with (self._run.stage(stage) / "metrics.jsonl").open("a") as log:
-            log.write(json.dumps(totals) + "\n")
+        files.append_json_line(self._run.stage(stage) / "metrics.jsonl", totals)
 
     def _make_room(self, ranks: int) -> None:
         """End engines, scorer and runners where they hold GPUs that the ranks need; what is asked next starts them again."""
@@ -209,5 +209,5 @@ def _local(model: str) -> str:
 
 def last_row(metrics: Path) -> dict[str, Any] | None:
     """The last row that is written to its end: a learner may be in the middle of the next."""
-    *lines, _ = metrics.read_text().split("\n") if metrics.is_file() else [""]
+    *lines, _ = files.read_text(metrics).split("\n") if metrics.is_file() else [""]
     return json.loads(lines[-1]) if lines else None

@@ -66,7 +66,7 @@ def _gpus() -> list[dict[str, Any]]:
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False, encoding="utf-8")
     rows = [line.rsplit(",", 1) for line in answer.stdout.splitlines() if "," in line]
     return [{"name": name.strip(), "memory_gib": round(int(mib) / 1024)} for name, mib in rows]
 

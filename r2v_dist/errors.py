@@ -1,5 +1,8 @@
 """One error type per boundary: a user can act on a `UsageError`; a `RuntimeFailure` is the machine's doing."""
 
+import errno
+from pathlib import Path
+
 
 class UsageError(Exception):
     """Bad input. The one-line message names the file, the key, the value and the fix; the CLI exits with 2."""
@@ -7,3 +10,44 @@ class UsageError(Exception):
 
 class RuntimeFailure(Exception):
     """The run cannot go on (engine, node, network). The message names the first cause; the CLI exits with 1."""
+
+
+class StoreFailure(RuntimeFailure):
+    """Episodes cannot be written, whichever unit they belong to: playing it again does not help."""
+
+
+class DamagedFile(UsageError):
+    """A file that cannot be read as what it should be."""
+
+    def __init__(
+        self,
+        path: Path,
+        problem: str,
+        fix: str = "`r2v run` with the run's configuration sets it aside and makes it again",
+    ) -> None:
+        super().__init__(path, problem, fix)  # the arguments, so that the error can be pickled
+        self.path, self.problem, self.fix = path, problem, fix
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}; {self.fix}"
+
+
+_FIXES = {
+    errno.EROFS: "it is on a read-only file system; choose a place that can be written",
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+    errno.ENOSPC: "make room there and run the same command again",
+    errno.EDQUOT: "make room there and run the same command again",
+    errno.ENOENT: "it does not exist; correct the path",
+    errno.EISDIR: "it is a folder; give a file",
+    errno.ENOTDIR: "a part of the path is no folder; correct it",
+}
+
+
+def explain(error: OSError) -> str:
+    """An operating system's refusal as one line: the file, what it said, and what to do."""
+    where = error.filename2 or error.filename
+    said = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    fix = _FIXES.get(error.errno or 0, "")
+    parts = [f"{where}: {said}" if where else said, fix]
+    return "; ".join(part for part in parts if part)

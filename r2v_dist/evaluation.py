@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2v_dist import rollout_store
+from r2v_dist.errors import UsageError
 from r2v_dist.metrics import task_bootstrap_interval, worst_seed_success
 from r2v_dist.risk_measures import cvar_failure
 
@@ -90,7 +91,7 @@ class ArmOutcomes:
 def arm_outcomes(folder: Path, clean: bool = False) -> list[ArmOutcomes]:
     """Every arm of a stage, over its perturbed (or its clean) episodes. Arms that only watch are left out.
 
-    Raises ValueError where an arm lacks an episode.
+    Raises UsageError where an arm lacks an episode.
     """
     table = rollout_store.read(folder, _COLUMNS)
     table = table.filter((pc.is_null if clean else pc.is_valid)(table["z"]))
@@ -105,7 +106,7 @@ def arm_outcomes(folder: Path, clean: bool = False) -> list[ArmOutcomes]:
     order_E = np.argsort(arm_E, kind="stable")
     groups = np.split(order_E, np.flatnonzero(np.diff(arm_E[order_E])) + 1)
     task_E, z_E = np.asarray(first["task"].to_pylist()), np.asarray(pc.fill_null(first["z"], -1))
-    found = [_outcomes(first.slice(int(own[0]), 1).to_pylist()[0], task_E[own], z_E[own], cells_3E[:, own]) for own in groups]
+    found = [_outcomes(folder, first.slice(int(own[0]), 1).to_pylist()[0], task_E[own], z_E[own], cells_3E[:, own]) for own in groups]
     return sorted(found, key=lambda arm: (arm.threshold is not None, arm.name, arm.threshold or 0.0, arm.training_seed))
 
 
@@ -116,13 +117,16 @@ def codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], list[str]]:
     return np.asarray(chunk.indices.fill_null(-1), dtype=np.int64), chunk.dictionary.to_pylist()
 
 
-def _outcomes(first: Mapping[str, Any], task_E: npt.NDArray[Any], z_E: npt.NDArray[Any], cells_3E: Array) -> ArmOutcomes:
+def _outcomes(folder: Path, first: Mapping[str, Any], task_E: npt.NDArray[Any], z_E: npt.NDArray[Any], cells_3E: Array) -> ArmOutcomes:
     tasks, t_E = np.unique(task_E, return_inverse=True)
     zs, column_E = np.unique(z_E, return_inverse=True)
     cells_3TZ = np.full((3, len(tasks), len(zs)), np.nan)
     cells_3TZ[:, t_E, column_E] = cells_3E
     if np.isnan(cells_3TZ).any():
-        raise ValueError(f"arm {first['arm']}: the episodes do not cover every task under every seed")
+        raise UsageError(
+            f"{folder}: the episodes of arm {first['arm']} do not cover every task under every seed; "
+            "`r2v run` with the run's configuration plays what is missing"
+        )
     return ArmOutcomes(
         *(first["router"], first["threshold"], first["training_seed"], first["split"]),
         tuple(tasks.tolist()),

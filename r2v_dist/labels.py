@@ -12,7 +12,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.feather as feather
 
 from r2v_dist import table_file
 from r2v_dist.errors import UsageError
@@ -73,7 +72,7 @@ class LabelTable:
         """Read a table that `save` wrote. Raises UsageError when it is missing or of another version of the features."""
         if not path.is_file():
             raise UsageError(f"{path}: no label table; run the labelling stage first")
-        table = feather.read_table(path)
+        table = table_file.read(path)
         version = (table.schema.metadata or {}).get(b"r2v_feature_version", b"none").decode()
         if version != FEATURE_VERSION or table.schema != SCHEMA:
             raise UsageError(f"{path}: labels of feature version {version}, this program has {FEATURE_VERSION}; label again")

@@ -21,12 +21,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from r2v_dist import label_stages, learning_stages, router_stages
+from r2v_dist import label_stages, learning_stages, rollout_store, router_stages
 from r2v_dist.config import RunConfig
 from r2v_dist.env_config import SPLITS
 from r2v_dist.episodes import Arm
 from r2v_dist.learner_config import CONSTRAINT_STATUSES
-from r2v_dist.progress import Progress
+from r2v_dist.progress import Progress, warn
 from r2v_dist.run_dir import Manifest, RunDir, checkpoint_version, write_atomically
 from r2v_dist.seeding import short_hash
 from r2v_dist.stages import Context, Stage, for_training_seed
@@ -34,7 +34,6 @@ from r2v_dist.stages import Context, Stage, for_training_seed
 if TYPE_CHECKING:
     from actors.servers import Checkpoint
     from r2v_dist.crew import Crew
-
 
 PUBLISHING = ("bc", "verifier", "dpo", "router", "router2")
 """Stages whose models are deployed."""
@@ -49,13 +48,21 @@ def execute(config: RunConfig) -> RunDir:
     with run.lock(), contextlib.ExitStack() as stack:
         run.write_config(config)
         crew = Crew(config, run, stack)
-        manifests: dict[str, Manifest] = {}
-        for stage in stages(config):
-            if stage.name == "tasks" and run.manifest("evaluate") is None:
-                crew.start_early()
-            manifests[stage.name] = _complete(stage, config, run, crew, manifests)
-        write_report(run, config)
+
+        def finish() -> None:
+            _run_stages(config, run, crew)
+            write_report(run, config)
+
+        run.repairing(finish)
     return run
+
+
+def _run_stages(config: RunConfig, run: RunDir, crew: "Crew") -> None:
+    manifests: dict[str, Manifest] = {}
+    for stage in stages(config):
+        if stage.name == "tasks" and run.manifest("evaluate") is None:
+            crew.start_early()
+        manifests[stage.name] = _complete(stage, config, run, crew, manifests)
 
 
 def stages(config: RunConfig) -> list[Stage]:
@@ -160,14 +167,31 @@ def _complete(stage: Stage, config: RunConfig, run: RunDir, crew: "Crew", manife
     content = json.dumps([_plain(stage.content(config)), upstream], sort_keys=True)
     input_hash = short_hash(config.seed + stage.training_seed, content)
     manifest = run.manifest(stage.name)
-    if manifest is None or manifest.input_hash != input_hash:
+    if manifest is None or manifest.input_hash != input_hash or not _still_whole(run, manifest):
         run.begin(stage.name, input_hash)
+        for name in (*stage.needs, stage.name):
+            rollout_store.verify(run.rollouts(name))
         started = time.monotonic()
         results = stage.run(Context(config, run, crew, stage.name, input_hash, manifests, stage.training_seed))
         run.complete(stage.name, input_hash, time.monotonic() - started, results)
         manifest = run.manifest(stage.name)
         assert manifest is not None
     return manifest
+
+
+def _still_whole(run: RunDir, manifest: Manifest) -> bool:
+    """Whether a complete stage still has what it was complete with. A damaged file is set aside."""
+    lost = run.lost(manifest)
+    if lost is not None:
+        if not run.set_aside(lost):
+            warn(f"{lost.path} {lost.problem}: what stage {manifest.stage} lost is made again")
+        return False
+    counted = manifest.results.get("episodes") if manifest.covers is None else None
+    there = len(rollout_store.committed_keys(run.rollouts(manifest.stage))) if counted else 0
+    if counted and there != counted:
+        folder = run.rollouts(manifest.stage)
+        warn(f"{folder} has {there} episodes of {counted}: stage {manifest.stage} plays the others again")
+    return not counted or there == counted
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.feather as feather
 
 from r2v_dist import rollout_store
 from r2v_dist.calibration import BINS, PerfectEce, adaptive_ece, auroc, brier_parts, ece, equal_width
@@ -239,6 +238,6 @@ def step_forecasts(model: RouterModel, rows: pa.Table, max_steps: int | None) ->
 
 def rows_where(folder: Path, condition: Callable[[pa.Table], Any], columns: list[str] | None = _COLUMNS) -> pa.Table:
     """Rows of a stage that meet a condition, read shard by shard: a stage's candidates together may not fit in memory."""
-    tables = (feather.read_table(path, columns=columns) for path in rollout_store.shards(folder))
+    tables = (rollout_store.read_shard(path, columns) for path in rollout_store.shards(folder))
     parts = [table.filter(condition(table)) for table in tables]
     return pa.concat_tables([part for part in parts if part.num_rows] or parts[:1]).unify_dictionaries()

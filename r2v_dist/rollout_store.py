@@ -1,4 +1,4 @@
-"""Rollouts as Arrow: one row a step, one shard one atomic rename, one writer a stage.
+"""Rollouts as Arrow: one row a step, one shard one atomic step, a shard's number taken once.
 
 A shard holds whole episodes only, so that an episode is committed with all its steps or not at all. Shards are Arrow IPC
 files with lz4, readable with nothing but pyarrow, pandas, polars or duckdb; token ids are stored as sampled.
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.feather as feather
-import pyarrow.ipc as ipc
 
+from r2v_dist import table_file
 from r2v_dist.episodes import Episode, Step
+from r2v_dist.errors import UsageError
 from r2v_dist.language_model import TopTokens
 
 SCHEMA_VERSION = "2"
@@ -137,22 +137,14 @@ def _lists(groups: Sequence[Sequence[Any]], kind: type[np.number[Any]]) -> pa.Li
 
 
 def commit(folder: Path, index: int, episodes: Sequence[Episode]) -> Path:
-    """Write one shard and publish it by renaming; afterwards its keys are committed for good."""
+    """Publish one shard; afterwards its keys are committed for good.
+
+    Raises FileExistsError where the folder has a shard of that number: nothing is ever overwritten.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{index:06d}.arrow"
-    scratch = target.with_suffix(".tmp")
-    # Hundreds of small buffers: gathered in memory, they reach the file in few system calls.
-    with (
-        pa.output_stream(str(scratch), compression=None, buffer_size=1 << 20) as sink,
-        ipc.new_file(sink, SCHEMA, options=_OPTIONS) as writer,
-    ):
-        writer.write_table(to_table(episodes))
-    scratch.rename(target)
+    table_file.save_new(target, to_table(episodes))
     return target
-
-
-# Shards are small: handing their buffers to other threads costs more than compressing them.
-_OPTIONS = ipc.IpcWriteOptions(compression="lz4", use_threads=False, unify_dictionaries=True)
 
 
 def shards(folder: Path) -> list[Path]:
@@ -160,17 +152,53 @@ def shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.arrow"))
 
 
+def next_index(paths: Sequence[Path]) -> int:
+    """The number after the highest of some shards. How many there are says nothing: one may have
+    been set aside, or deleted."""
+    return max((int(path.stem) + 1 for path in paths if path.stem.isdigit()), default=0)
+
+
+def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """The rows of one shard.
+
+    Raises DamagedFile where it cannot be read, UsageError where another version wrote it.
+    """
+    table = table_file.read(path, columns)
+    version = (table.schema.metadata or {}).get(b"r2v_schema_version", b"none").decode()
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path}: r2v_schema_version = {version}, this program reads {SCHEMA_VERSION}; read it "
+            "with the version of r2v that wrote it, or choose another run_dir"
+        )
+    return table
+
+
 def read(folder: Path, columns: list[str] | None = None) -> pa.Table:
-    """All committed rows of a stage, memory-mapped; an empty table when there are none."""
-    tables = [feather.read_table(path, columns=columns) for path in shards(folder)]
+    """All committed rows of a stage; an empty table when there are none."""
+    return read_all(shards(folder), columns)
+
+
+def read_all(paths: Sequence[Path], columns: list[str] | None = None) -> pa.Table:
+    """All rows of some shards."""
+    tables = [read_shard(path, columns) for path in paths]
     if not tables:
         return SCHEMA.empty_table().select(columns or SCHEMA.names)
     return pa.concat_tables(tables).unify_dictionaries()
 
 
+def keys_of(paths: Sequence[Path]) -> set[str]:
+    """Keys of the episodes in some shards."""
+    return set(pc.unique(read_all(paths, ["key"])["key"]).to_pylist())
+
+
+def verify(folder: Path) -> None:
+    """Raises DamagedFile for the first shard that cannot be read."""
+    keys_of(shards(folder))
+
+
 def committed_keys(folder: Path) -> set[str]:
     """Keys of the episodes that must not be run again."""
-    return set(pc.unique(read(folder, ["key"])["key"]).to_pylist())
+    return keys_of(shards(folder))
 
 
 def outcomes(table: pa.Table) -> pa.Table:

@@ -16,6 +16,7 @@ from r2v_dist.report.findings import routers_of
 from r2v_dist.risk_quality import StepForecast, step_forecasts
 from r2v_dist.router_model import RouterModel
 from r2v_dist.routers import entropy_of
+from r2v_dist.run_dir import RunDir
 
 
 def show(root: Path, stage: str, *, router: str | None, task: str | None, z: int | None, failed: bool, limit: int) -> None:
@@ -27,6 +28,7 @@ def show(root: Path, stage: str, *, router: str | None, task: str | None, z: int
     if not rollout_store.shards(folder):
         have = sorted(path.name for path in (root / "rollouts").glob("*") if rollout_store.shards(path))
         raise UsageError(f"{root}: no rollouts of stage {stage}; there are {', '.join(have) or 'none'}")
+    RunDir(root).require_rollouts(stage)
     table = rollout_store.read(folder)
     if router is not None:
         table = table.filter(pc.equal(table["router"], router))

@@ -26,10 +26,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from r2v_dist import files
 from r2v_dist.calibrators import LOGIT_EDGE, Calibrator, sigmoid
-from r2v_dist.errors import UsageError
+from r2v_dist.errors import DamagedFile, UsageError
 from r2v_dist.features import FEATURE_NAMES, FEATURE_VERSION
 
 Array = npt.NDArray[np.float64]
@@ -42,6 +43,7 @@ EFFECT_FEATURES = ("t", "escalations")
 """What gain and saving are linear in besides risks and dissent. Pairs are few and each is one coin toss, so the inputs are few
 too: the estimates stand for the other features."""
 _EFFECT_COLUMNS = [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES]
+_DESCRIBED = {"version", "mode", "score", "feature_version", "feature_names", "layers", "calibrators"}
 _HEADS_OF: dict[Score, tuple[str, ...]] = {"dissent": ("dissent",), "advantage": ("dissent", "gain", "saving")}
 LEAST_COST = 0.1
 LEAST_GAIN = 0.01
@@ -193,10 +195,10 @@ class RouterModel:
             "layers": {head: len(mlp.layers) for head, mlp in self.heads.items()},
             "calibrators": {name: calibrator.to_json() for name, calibrator in self.calibrators.items()},
         }
-        weights, scratch = path / "router.safetensors", path / "router.json.tmp"
+        weights = path / "router.safetensors"
         save_file({name: np.ascontiguousarray(values, dtype=np.float64) for name, values in tensors.items()}, weights)
-        scratch.write_text(json.dumps(description, indent=1) + "\n")
-        scratch.rename(path / "router.json")
+        files.sync(weights)
+        files.write_atomically(path / "router.json", json.dumps(description, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path, feature_names: tuple[str, ...] = FEATURE_NAMES, feature_version: str = FEATURE_VERSION) -> Self:
@@ -207,7 +209,10 @@ class RouterModel:
         described = path / "router.json"
         if not described.is_file():
             raise UsageError(f"{path}: no router.json; train the router first or name the folder of a trained one")
-        description: dict[str, Any] = json.loads(described.read_text())
+        description = files.read_json_object(described)
+        missing = sorted(_DESCRIBED - set(description))
+        if missing:
+            raise DamagedFile(described, f"has no {missing[0]}")
         names, version = tuple(description["feature_names"]), description["feature_version"]
         if (names, version) != (feature_names, feature_version):
             odd = sorted(set(names) ^ set(feature_names))
@@ -221,7 +226,14 @@ class RouterModel:
                 f"{described}: effect_features: here gain and saving take {EFFECT_FEATURES}; "
                 "train the router again: r2v run with a run_dir of its own"
             )
-        tensors = load_file(path / "router.safetensors")
+        tensors = files.read_tensors(path / "router.safetensors")
+        try:
+            return cls._of(description, tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedFile(described, f"does not fit router.safetensors ({error})") from None
+
+    @classmethod
+    def _of(cls, description: dict[str, Any], tensors: dict[str, Array]) -> Self:
         return cls(
             version=description["version"],
             mode=description["mode"],
@@ -233,6 +245,6 @@ class RouterModel:
             },
             calibrators={name: Calibrator.from_json(values) for name, values in description["calibrators"].items()},
             score=description["score"],
-            feature_names=names,
-            feature_version=version,
+            feature_names=tuple(description["feature_names"]),
+            feature_version=description["feature_version"],
         )

@@ -13,36 +13,36 @@ import fcntl
 import hashlib
 import json
 import os
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
+from r2v_dist import files
 from r2v_dist.config import RunConfig
-from r2v_dist.errors import UsageError
+from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError, explain
+from r2v_dist.files import write_atomically as write_atomically
+from r2v_dist.progress import warn
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """Publish a file by renaming it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")  # caches have more than one writer
-    scratch.write_text(text)
-    os.replace(scratch, path)
+Result = TypeVar("Result")
+_AGAIN = "`r2v run` with the run's configuration does stage {} again"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A complete stage: what it was made from, how long the run that finished it took, and what it found."""
+    """A complete stage: what it was made from, how long the run that finished it took, and what it
+    found. `covers` are its files, by path in the run directory, with their sizes: without them it is
+    not complete. None where an older version of r2v completed the stage."""
 
     stage: str
     input_hash: str
     wall_s: float
     attempts: int
     results: dict[str, Any]
+    covers: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,24 +70,96 @@ class RunDir:
         write_atomically(self.root / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
     def manifest(self, stage: str) -> Manifest | None:
-        """The record of a complete stage, None when it is not complete."""
+        """The record of a complete stage, None when it is not complete. One that cannot be read is
+        none, and is warned of."""
         path = self.root / "stages" / stage / "manifest.json"
-        return Manifest(**json.loads(path.read_text())) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return _manifest(path)
+        except DamagedFile as error:
+            warn(f"{path}: {error.problem}: stage {stage} counts as not complete; {_AGAIN.format(stage)}")
+            return None
+
+    def lost(self, manifest: Manifest) -> DamagedFile | None:
+        """A file that a complete stage no longer has as it was; None where all are there."""
+        for folder in (self.root / name for name in _checkpoints(manifest.results)):
+            if not folder.is_dir():
+                return DamagedFile(folder / "*.safetensors", "is missing", _AGAIN.format(manifest.stage))
+        for name, size in (manifest.covers or {}).items():
+            path = self.root / name
+            if not path.is_file():
+                return DamagedFile(path, "is missing", _AGAIN.format(manifest.stage))
+            if path.stat().st_size != size:
+                problem = f"is damaged: {path.stat().st_size} bytes instead of {size}"
+                return DamagedFile(path, problem, _AGAIN.format(manifest.stage))
+        return None
+
+    def require_rollouts(self, stage: str) -> None:
+        """Raises DamagedFile where a complete stage has lost episodes."""
+        manifest = self.manifest(stage)
+        covers = (manifest.covers if manifest else None) or {}
+        episodes = {name: size for name, size in covers.items() if name.startswith("rollouts/")}
+        found = self.lost(replace(manifest, covers=episodes, results={})) if manifest else None
+        if found is not None:
+            raise found
 
     def begin(self, stage: str, input_hash: str) -> None:
         """Note an attempt; set aside what an attempt with other inputs has left."""
         attempts = self.stage(stage) / "attempts.jsonl"
-        previous = [json.loads(line) for line in attempts.read_text().splitlines()] if attempts.is_file() else []
-        if previous and previous[-1]["input_hash"] != input_hash:
-            self._set_aside(stage, previous[-1]["input_hash"])
-        with (self.stage(stage) / "attempts.jsonl").open("a") as log:
-            log.write(json.dumps({"input_hash": input_hash, "started": time.time(), "pid": os.getpid()}) + "\n")
+        try:
+            previous = files.read_json_lines(attempts)
+            old_hash = previous[-1].get("input_hash", "unknown") if previous else input_hash
+        except DamagedFile as error:
+            old_hash = "damaged"  # nobody knows from which inputs the files were made
+            warn(f"{attempts}: {error.problem}: what stage {stage} has is set aside, and made again")
+        if old_hash != input_hash:
+            self._set_aside(stage, old_hash)
+        files.append_json_line(attempts, {"input_hash": input_hash, "started": time.time(), "pid": os.getpid()})
+        files.sync(attempts)
 
     def complete(self, stage: str, input_hash: str, wall_s: float, results: dict[str, Any]) -> None:
-        """Record a stage as complete."""
-        attempts = len((self.stage(stage) / "attempts.jsonl").read_text().splitlines())
-        manifest = {"stage": stage, "input_hash": input_hash, "wall_s": wall_s, "attempts": attempts, "results": results}
-        write_atomically(self.stage(stage) / "manifest.json", json.dumps(manifest, indent=1))
+        """Record a stage as complete, with the files that it is complete with."""
+        attempts = len(files.read_json_lines(self.stage(stage) / "attempts.jsonl"))
+        made = self._files_of(stage, results)
+        for folder in {path.parent for path in made}:
+            files.sync_entries(folder)
+        covers = {str(path.relative_to(self.root)): path.stat().st_size for path in made}
+        manifest = Manifest(stage, input_hash, wall_s, attempts, results, covers)
+        files.write_atomically(self.stage(stage) / "manifest.json", json.dumps(asdict(manifest), indent=1))
+
+    def _files_of(self, stage: str, results: dict[str, Any]) -> list[Path]:
+        """Tables, episodes and checkpoints of a stage: what later stages read."""
+        found = [*self.stage(stage).glob("*.arrow"), *self.rollouts(stage).glob("*.arrow")]
+        found += self.stage(stage).glob("tasks.json")
+        for name in _checkpoints(results):
+            found += (self.root / name).glob("*")
+        return sorted(path for path in found if path.is_file())
+
+    def repairing(self, work: Callable[[], Result]) -> Result:
+        """The work's result. A file of the run that cannot be read is set aside, and the work done
+        once more: what is complete is skipped, and what the file held is made again."""
+        repaired: set[Path] = set()
+        while True:
+            try:
+                return work()
+            except DamagedFile as error:
+                if error.path in repaired or not self.set_aside(error):
+                    raise
+                repaired.add(error.path)
+
+    def set_aside(self, damaged: DamagedFile) -> bool:
+        """Rename a damaged file of this run, so that it is made again; a checkpoint as a whole.
+        False where there is nothing to rename, or where it is none of the run's."""
+        root, path = self.root.resolve(), damaged.path.resolve()
+        parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
+        if not {"stages", "rollouts", "checkpoints"} & set(parts[:2]):
+            return False
+        whole = path.parent if "checkpoints" in parts else path
+        if not whole.exists():
+            return False
+        warn(f"{path} {damaged.problem}: set aside as {files.set_aside(whole)}, to be made again")
+        return True
 
     def _set_aside(self, stage: str, old_hash: str) -> None:
         for folder in (self.root / "stages" / stage, self.rollouts(stage)):
@@ -102,13 +174,31 @@ class RunDir:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the directory for one run; the lock goes with the process, however it ends."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as handle:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = (self.root / ".lock").open("w", encoding="utf-8")
+        except OSError as error:
+            raise RuntimeFailure(f"run_dir = {self.root} cannot be written: {explain(error)}") from None
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UsageError(f"run_dir = {self.root}: another run is at work there; wait for it or choose another run_dir") from None
             yield
+
+
+def _checkpoints(results: dict[str, Any]) -> list[str]:
+    """The folders of the models that a stage published, in the run directory."""
+    one = [results["checkpoint"]] if "checkpoint" in results else []
+    return [*one, *results.get("routers", {}).values()]
+
+
+def _manifest(path: Path) -> Manifest:
+    values = files.read_json_object(path)
+    try:
+        return Manifest(**values)
+    except TypeError as error:
+        raise DamagedFile(path, f"is no manifest ({error})") from None
 
 
 def checkpoint_version(name: str, folder: Path) -> str:

@@ -1,15 +1,15 @@
 """What a stage of the pipeline is, and what its function works with."""
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from r2v_dist import files
 from r2v_dist.config import RunConfig
 from r2v_dist.episodes import Arm, Branch, Task, Unit
-from r2v_dist.errors import UsageError
+from r2v_dist.errors import DamagedFile, UsageError
 from r2v_dist.progress import Progress
 from r2v_dist.routers import RouterModels
 from r2v_dist.run_dir import Manifest, RunDir
@@ -56,8 +56,12 @@ class Context:
 
     def tasks(self, *splits: str) -> list[Task]:
         """The tasks of some splits."""
-        rows = json.loads((self.run.stage("tasks") / "tasks.json").read_text())
-        return [Task(**{**row, "env_kwargs": tuple(map(tuple, row["env_kwargs"]))}) for row in rows if row["split"] in splits]
+        path = self.run.stage("tasks") / "tasks.json"
+        try:
+            tasks = [_task(row) for row in files.read_json(path)]
+        except (TypeError, KeyError) as error:
+            raise DamagedFile(path, f"is no list of tasks ({error})") from None
+        return [task for task in tasks if task.split in splits]
 
     def training_tasks(self, use: Literal["clone", "branch", "label"]) -> list[Task]:
         """The training tasks of a use: the first are cloned on, branches start from the next, the last are labelled. They are apart where
@@ -132,6 +136,10 @@ class Context:
         )
         self.crew.log_totals(self.stage, asdict(totals))
         return {"episodes": summary.episodes}
+
+
+def _task(row: dict[str, Any]) -> Task:
+    return Task(**{**row, "env_kwargs": tuple(map(tuple, row["env_kwargs"]))})
 
 
 @dataclass(frozen=True)

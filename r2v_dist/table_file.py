@@ -1,26 +1,102 @@
-"""An Arrow table as one file: published by renaming, read back only under the schema it was written with."""
+"""An Arrow table as one file: published whole, and read back only as it was written.
 
+The footer of every file holds a checksum of all its bytes: what a disk or a copy changed is found
+before anything is parsed, for a parser believes the offsets that it meets. A file without a checksum
+(of an older version, or rewritten by other tools) is checked by its structure alone.
+"""
+
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.ipc as ipc
 
-from r2v_dist.errors import UsageError
+from r2v_dist import files
+from r2v_dist.errors import DamagedFile, UsageError
+
+_MARK = b"r2v-crc32:"
+_DIGITS = 8
+_TAIL = 1 << 20
+"""The footer is searched for in so many bytes of the file's end."""
+
+# Tables are small: handing their buffers to other threads costs more than compressing them.
+_OPTIONS = ipc.IpcWriteOptions(compression="lz4", use_threads=False, unify_dictionaries=True)
+
+_sound: set[tuple[str, int, int]] = set()
+"""(path, size, time of change) of the files whose checksum this process has checked."""
 
 
 def save(path: Path, table: pa.Table, schema: pa.Schema) -> None:
-    """Write the table as Arrow IPC."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".tmp")
-    with ipc.new_file(scratch, schema, options=ipc.IpcWriteOptions(compression="lz4", unify_dictionaries=True)) as writer:
-        writer.write_table(table.cast(schema))
-    scratch.rename(path)
+    """Write the table as Arrow IPC. It replaces an earlier file."""
+    with files.scratch_beside(path) as scratch:
+        scratch.write_bytes(encoded(table.cast(schema)))
+        files.publish(scratch, path)
+
+
+def save_new(path: Path, table: pa.Table) -> None:
+    """Write the table under a name that no file has yet. Raises FileExistsError where one has."""
+    with files.scratch_beside(path) as scratch:
+        scratch.write_bytes(encoded(table))
+        files.publish_new(scratch, path)
+
+
+def encoded(table: pa.Table) -> memoryview:
+    """The bytes of an Arrow IPC file with a checksum."""
+    sink = pa.BufferOutputStream()
+    blank = {"r2v_checksum": (_MARK + b"0" * _DIGITS).decode()}
+    with ipc.new_file(sink, table.schema, options=_OPTIONS, metadata=blank) as writer:
+        writer.write_table(table)
+    data = memoryview(sink.getvalue()).cast("B")
+    at = _place_of_checksum(data)
+    assert at is not None
+    whole = bytearray(data)
+    whole[at : at + _DIGITS] = b"%08x" % zlib.crc32(data)
+    return memoryview(whole)
 
 
 def load(path: Path, schema: pa.Schema, what: str) -> pa.Table:
     """Read the table. Raises UsageError when the file holds something else, or another version."""
-    table = feather.read_table(path)
+    table = read(path)
     if not table.schema.equals(schema, check_metadata=True):
         raise UsageError(f"{path}: not a table of {what} of this version; make it again")
     return table.unify_dictionaries()
+
+
+def read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Some columns of an Arrow IPC file. Raises DamagedFile where it is none, or was changed."""
+    try:
+        checked = _check(path)
+        table = feather.read_table(path, columns=columns)
+        if not checked:
+            table.validate(full=True)
+    except FileNotFoundError:
+        raise DamagedFile(path, "is missing") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the file could not be opened or read: that says nothing about what it holds
+        raise DamagedFile(path, f"is no whole Arrow file ({' '.join(str(error).split())})") from None
+    return table
+
+
+def _check(path: Path) -> bool:
+    """Whether the checksum was found right; False where there is none."""
+    state = path.stat()
+    known = (str(path), state.st_size, state.st_mtime_ns)
+    if known in _sound:
+        return True
+    data = memoryview(path.read_bytes())
+    at = _place_of_checksum(data)
+    if at is None:
+        return False
+    crc = zlib.crc32(data[at + _DIGITS :], zlib.crc32(b"0" * _DIGITS, zlib.crc32(data[:at])))
+    if bytes(data[at : at + _DIGITS]) != b"%08x" % crc:
+        raise DamagedFile(path, "is damaged: its checksum does not match")
+    _sound.add(known)
+    return True
+
+
+def _place_of_checksum(data: memoryview) -> int | None:
+    start = max(0, len(data) - _TAIL)
+    at = bytes(data[start:]).rfind(_MARK)
+    return None if at < 0 else start + at + len(_MARK)

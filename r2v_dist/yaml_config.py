@@ -21,7 +21,7 @@ class Section(BaseModel):
 def read_mapping(path: Path, overrides: list[str]) -> dict[str, Any]:
     """The file's keys with the overrides applied; the values of overrides are YAML."""
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path}: no such config; the shipped ones are in configs/") from None
     except yaml.YAMLError as error:

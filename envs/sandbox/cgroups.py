@@ -46,7 +46,7 @@ class Group:
     def admit(self, process: int) -> None:
         """Make a process and all that it will start members."""
         for entrance in self._entrances:
-            entrance.write_text(str(process))
+            entrance.write_text(str(process), encoding="utf-8")
 
     def limit(self, memory_mib: int, processes: int) -> None:
         """Set the limits, once."""
@@ -54,28 +54,28 @@ class Group:
             memory, swap = (
                 ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes") if self._version == 1 else ("memory.max", "memory.swap.max")
             )
-            (folder / memory).write_text(str(memory_mib << 20))
+            (folder / memory).write_text(str(memory_mib << 20), encoding="utf-8")
             with suppress(OSError):  # a kernel without swap accounting
-                (folder / swap).write_text(str(memory_mib << 20) if self._version == 1 else "0")
+                (folder / swap).write_text(str(memory_mib << 20) if self._version == 1 else "0", encoding="utf-8")
         if folder := self._folders.get("pids"):
             # Two more: bubblewrap and the interpreter that supervises the program.
-            (folder / "pids.max").write_text(str(processes + 2))
+            (folder / "pids.max").write_text(str(processes + 2), encoding="utf-8")
 
     def out_of_memory(self) -> bool:
         """Whether the kernel ended a process of the group because its memory was used up."""
         folder = self._folders.get("memory")
         if folder is None:
             return False
-        events = (folder / ("memory.oom_control" if self._version == 1 else "memory.events")).read_text().split()
+        events = (folder / ("memory.oom_control" if self._version == 1 else "memory.events")).read_text(encoding="utf-8").split()
         return "oom_kill" in events and events[events.index("oom_kill") + 1] != "0"
 
     def cpu_s(self) -> float | None:
         """Processor seconds of all processes that were ever in the group; None where nobody counts them."""
         if self._version == 2:
-            figures = (next(iter(self._folders.values())) / "cpu.stat").read_text().split()
+            figures = (next(iter(self._folders.values())) / "cpu.stat").read_text(encoding="utf-8").split()
             return int(figures[figures.index("usage_usec") + 1]) / 1e6
         folder = self._folders.get(_COUNTING)
-        return int((folder / "cpuacct.usage").read_text()) / 1e9 if folder else None
+        return int((folder / "cpuacct.usage").read_text(encoding="utf-8")) / 1e9 if folder else None
 
     def remove(self) -> None:
         """Delete the emptied group; the kernel may need a moment to see that it is empty."""
@@ -105,14 +105,14 @@ def _own_groups() -> list[tuple[str, Path]]:
     """This process's folder for each controller; version 2 goes by the name ''."""
     groups = []
     mounts = {}
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         fields, _, tail = line.partition(" - ")
         kind, _, options = tail.split(" ", 2)
         if kind == "cgroup2":
             mounts[""] = Path(fields.split()[4])
         elif kind == "cgroup":
             mounts.update(dict.fromkeys(options.split(","), Path(fields.split()[4])))
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         for name in controllers.split(","):
             if name in mounts:

@@ -27,7 +27,7 @@ def interpreter() -> list[str]:
 @cache
 def _inside() -> str:
     """`inside.py`, compiled here, once, for the same interpreter."""
-    code = compile(Path(__file__).with_name("inside.py").read_text(), "inside.py", "exec", dont_inherit=True)
+    code = compile(Path(__file__).with_name("inside.py").read_text(encoding="utf-8"), "inside.py", "exec", dont_inherit=True)
     return f"import marshal\nexec(marshal.loads(bytes.fromhex({marshal.dumps(code).hex()!r})))"
 
 

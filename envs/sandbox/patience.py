@@ -53,12 +53,12 @@ class Patience:
             if self._supervised:
                 [process] = _children(process)
             if not _children(process) and len(os.listdir(f"/proc/{process}/task")) == 1:
-                return int(_schedstat(Path(f"/proc/{process}")).read_text().split()[1]) / 1e9
+                return int(_schedstat(Path(f"/proc/{process}")).read_text(encoding="utf-8").split()[1]) / 1e9
         return 0.0
 
 
 def _children(process: int) -> list[int]:
-    return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()]
 
 
 def _schedstat(process: Path) -> Path:

