@@ -182,7 +182,7 @@ def _collect(context: Context) -> dict[str, Any]:
     from envs.tasks import seeds
 
     config = context.config
-    arm = Arm("teacher_only", None, "none", context.crew.teacher_version(), config.seed)
+    arm = Arm("teacher_only", None, "none", context.crew.teacher_version(), context.training_seed)
     pool = seeds(config.perturb, "train")
     units = []
     for index, task in enumerate(context.training_tasks("clone")):
@@ -232,6 +232,6 @@ def _roll_out_slm(context: Context, checkpoint: "Checkpoint") -> dict[str, Any]:
     from envs.tasks import seeds
 
     context.crew.load_slm(checkpoint)
-    arm = Arm("slm_only", None, checkpoint.version, context.crew.teacher_version(), context.config.seed)
+    arm = Arm("slm_only", None, checkpoint.version, context.crew.teacher_version(), context.training_seed)
     zs = [None, *seeds(context.config.perturb, "validation")]
     return context.roll_out([context.unit(task, z, (arm,)) for task in context.tasks("validation") for z in zs])

@@ -6,41 +6,56 @@ A YAML file with `kind: simulated_router` is one. Loading imports nothing heavy.
 import json
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import psutil
 import yaml
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from r2v_dist.config import ClusterConfig
+from r2v_dist.env_config import LARGEST_SEED, MOST_SEEDS
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.learner_config import RouterConfig
+from r2v_dist.learner_config import MOST_BRANCHES, RouterConfig
+from r2v_dist.places import UserPath
 from r2v_dist.seeding import short_hash
-from r2v_dist.yaml_config import Section, read_mapping, validate
+from r2v_dist.yaml_config import Section, distinct, read_mapping, validate
 
 KIND = "simulated_router"
+_MOST_TASKS = 1_000_000
 SLM_PRICE = 1 / 50
 """Of a call, in teacher calls; part of the world."""
 RouterName = Literal["r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint"]
+
+
+class SimulatedClusterConfig(ClusterConfig):
+    """Where a simulated run happens: it takes little memory, whatever other keys are given."""
+
+    memory_gib: float = Field(1.0, gt=0, le=1e6)
 
 
 class SimulatedConfig(Section):
     """A whole simulated run."""
 
     kind: Literal["simulated_router"]
-    run_dir: Path = Path("runs/simulated")
-    seed: int = Field(0, ge=0)
+    run_dir: UserPath = Path("runs/simulated")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Of tasks, labels and training alike."""
-    train_tasks: int = Field(200, ge=5)
-    validation_tasks: int = Field(2000, ge=5)
-    test_tasks: int = Field(1000, ge=5)
+    train_tasks: int = Field(200, ge=5, le=_MOST_TASKS)
+    validation_tasks: int = Field(2000, ge=5, le=_MOST_TASKS)
+    test_tasks: int = Field(1000, ge=5, le=_MOST_TASKS)
     """For the paired interval; every other number is exact."""
-    seeds: int = Field(20, ge=10)
-    branches: int = Field(3, ge=1)
+    seeds: int = Field(20, ge=10, le=MOST_SEEDS)
+    branches: int = Field(3, ge=1, le=MOST_BRANCHES)
     """n, branches of each kind at a training or validation state."""
-    routers: tuple[RouterName, ...] = ("r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint")
+    routers: Annotated[tuple[RouterName, ...], Field(min_length=1), AfterValidator(distinct)] = (
+        "r2v",
+        "r2v_no_cvar",
+        "r2v_no_brier",
+        "r2v_uncalibrated",
+        "r2v_joint",
+    )
     router: RouterConfig = RouterConfig()
-    cluster: ClusterConfig = ClusterConfig(memory_gib=1.0)
+    cluster: SimulatedClusterConfig = SimulatedClusterConfig()
 
     @model_validator(mode="after")
     def _as_the_world_is(self) -> Self:
@@ -48,6 +63,9 @@ class SimulatedConfig(Section):
             raise ValueError("router.surrogate: the routers of a simulated run are latched; set latched")
         if abs(self.router.slm_cost / self.router.teacher_cost - SLM_PRICE) > 1e-12:
             raise ValueError(f"router.slm_cost: in the simulated world an SLM call costs {SLM_PRICE:g} teacher calls; keep that ratio")
+        episodes = min(self.train_tasks, self.validation_tasks) * self.seeds
+        if episodes < self.router.deepspeed.ranks:
+            raise ValueError(f"router.deepspeed.ranks = {self.router.deepspeed.ranks}: there are {episodes} episodes; use fewer ranks")
         return self
 
     @property
