@@ -113,12 +113,12 @@ def _run(args: argparse.Namespace) -> None:
 
 def _run_simulated(config: "SimulatedConfig", dry_run: bool) -> None:
     from r2v_dist.run_dir import RunDir
-    from r2v_dist.simulated_config import check_memory, simulated_plan
+    from r2v_dist.simulated_config import check_simulated, simulated_plan
 
     if dry_run:
         print(simulated_plan(config))
         return
-    check_memory(config)
+    check_simulated(config)
     from cluster.session import ray_session
     from learners.simulated_run import render, simulate
 

@@ -59,7 +59,7 @@ def execute(config: RunConfig) -> RunDir:
 def stages(config: RunConfig) -> list[Stage]:
     """The stages that this configuration needs, in order."""
     trains = config.slm.backend == "vllm"
-    shared = [Stage("tasks", (), lambda c: [c.env, c.sandbox], _tasks)]
+    shared = [Stage("tasks", (), _tasks_content, _tasks)]
     if trains:
         shared += [
             Stage("collect", ("tasks",), lambda c: [c.perturb, c.teacher.content(), c.collect], _collect),
@@ -70,6 +70,13 @@ def stages(config: RunConfig) -> list[Stage]:
     trained += _router_stages(config, policy)
     seeds = range(config.training_seeds)
     return [*shared, *(stage for seed in seeds for stage in for_training_seed(trained, seed))]
+
+
+def _tasks_content(config: RunConfig) -> list[Any]:
+    """What the tasks are, wherever games and data lie."""
+    from envs.tasks import identity
+
+    return [config.env.content(), identity(config.env), config.sandbox]
 
 
 def _slm_stages(config: RunConfig) -> list[Stage]:

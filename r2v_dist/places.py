@@ -35,6 +35,14 @@ def user_path(text: str) -> Path:
     return path
 
 
+def named_path(text: str, key: str) -> Path:
+    """A path that does not come out of the configuration. Raises UsageError that names where it comes from."""
+    try:
+        return user_path(text)
+    except ValueError as error:
+        raise UsageError(f"{key} = {text!r}: {error}") from None
+
+
 def _check_text(value: object) -> object:
     if isinstance(value, str):
         user_path(value)

@@ -14,9 +14,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from r2v_dist.config import ClusterConfig
 from r2v_dist.env_config import LARGEST_SEED, MOST_SEEDS
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.learner_config import MOST_BRANCHES, RouterConfig
-from r2v_dist.places import UserPath
+from r2v_dist.places import UserPath, require_writable
+from r2v_dist.plan import ranks_problem
 from r2v_dist.seeding import short_hash
 from r2v_dist.yaml_config import Section, distinct, read_mapping, validate
 
@@ -95,16 +96,29 @@ def simulated_plan(config: SimulatedConfig) -> str:
         ("episodes", str((config.train_tasks + config.validation_tasks + config.test_tasks) * config.seeds), "simulated, in seconds"),
     ]
     lines = [f"# {'resource':<14} {'asked':>10}   available", *(f"# {name:<14} {asked:>10}   {there}" for name, asked, there in rows)]
+    if problem := _problem_here(config):
+        lines.append(f"# NO ROOM: {problem}")
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + "\n".join(lines)
 
 
-def check_memory(config: SimulatedConfig) -> None:
-    """Raises RuntimeFailure where the machine has less memory free than the run needs."""
+def check_simulated(config: SimulatedConfig) -> None:
+    """Refuse a run that cannot succeed here. Raises UsageError or RuntimeFailure."""
+    require_writable(config.run_dir, "run_dir")
+    if problem := _problem_here(config):
+        raise UsageError(problem)
     if not config.cluster.address and _available_gib() < config.cluster.memory_gib:
         raise RuntimeFailure(
             f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {_available_gib():.1f} GiB of memory are available; "
             "close something, or lower the key if you know better"
         )
+
+
+def _problem_here(config: SimulatedConfig) -> str | None:
+    """What there is no room for on this machine. One rank needs none: it is the run's own process."""
+    ranks = config.router.deepspeed.ranks
+    if config.cluster.address or ranks == 1:
+        return None
+    return ranks_problem({"router.deepspeed.ranks": ranks}, config.cluster.num_cpus or os.cpu_count() or 1)
 
 
 def _available_gib() -> float:
