@@ -201,7 +201,7 @@ def _task_id(line: str, where: str, dataset: Dataset) -> str:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not JSON ({error}); is the file cut? Download it again") from None
     if not isinstance(row, dict):
-        raise UsageError(f"{where}: a {type(row).__name__} where a JSON object is to be; write one object a line")
+        raise UsageError(f"{where}: no JSON object; write one object a line")
     for field, kind in _FIELDS.items():
         if field not in row:
             raise UsageError(f"{where}: no field {field}; EvalPlus's files have {', '.join(_FIELDS)}")
