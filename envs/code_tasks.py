@@ -199,7 +199,8 @@ def _task_id(line: str, where: str, dataset: Dataset) -> str:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: not JSON ({error}); is the file cut? Download it again") from None
+        reason = str(error).split(";")[0]
+        raise UsageError(f"{where}: not JSON that can be read ({reason}); is the file cut? Download it again") from None
     if not isinstance(row, dict):
         raise UsageError(f"{where}: no JSON object; write one object a line")
     for field, kind in _FIELDS.items():

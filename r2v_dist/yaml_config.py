@@ -35,15 +35,30 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, raw: Any) -> Any:
-        """Python's True is the number 1; in a configuration it is a slip."""
+    def _numbers_and_texts(cls, raw: Any) -> Any:
+        """A text that looks like a number stays as it was written; a truth value is no number, though Python's True is 1."""
+        texts: dict[str, str] = {}
         for name, value in raw.items() if isinstance(raw, dict) else ():
             field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None:
-                kinds = (field.annotation, *get_args(field.annotation))
-                if bool not in kinds and (int in kinds or float in kinds):
-                    raise ValueError(f"{name} = {str(value).lower()}: write a number")
-        return raw
+            kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+            number = int in kinds or float in kinds
+            if isinstance(value, bool) and number and bool not in kinds:
+                raise ValueError(f"{name} = {str(value).lower()}: write a number")
+            if isinstance(value, _Int | _Float) and str in kinds and not number:
+                texts[name] = value.text
+        return raw | texts if texts else raw
+
+
+class _Int(int):
+    """An integer that knows how it was written."""
+
+    text: str
+
+
+class _Float(float):
+    """A number that knows how it was written."""
+
+    text: str
 
 
 def distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
@@ -93,6 +108,22 @@ for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})\\Z"), list(_first))
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> _Int:
+    number = _Int(loader.construct_yaml_int(node))
+    number.text = node.value
+    return number
+
+
+def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> _Float:
+    number = _Float(loader.construct_yaml_float(node))
+    number.text = node.value
+    return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
 def _read_text(path: Path) -> str:

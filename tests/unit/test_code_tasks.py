@@ -182,6 +182,7 @@ WHOLE = gzip.compress(lines(*map(row, range(50))))
         (gzip.compress(json.dumps([row(0)]).encode()), ["JSON list"]),
         (lines(row(0), row(1))[:-40], ["line 2", "not JSON"]),
         (lines(row(0)) + b"{" * 5000 + b"\n", ["line 2", "not JSON"]),
+        (lines(row(0)).replace(b"[[1]]", b"[[" + b"1" * 5000 + b"]]"), ["line 1", "integer"]),
         (lines(row(0)) + b"7\n", ["line 2", "no JSON object"]),
         (lines(row(0), {"task_id": "HumanEval/1"}), ["line 2", "no field prompt"]),
         (lines(row(0, atol="x")), ["line 1", "atol", '"x"']),

@@ -10,6 +10,7 @@ import yaml
 from r2v_dist.cli import main
 from r2v_dist.config import load_config
 from r2v_dist.errors import UsageError
+from r2v_dist.run_dir import RunDir
 from r2v_dist.simulated_config import load_simulated
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +160,14 @@ def test_words_of_old_yaml_are_text_and_merged_keys_are_no_duplicates(tmp_path: 
     assert (config.name, config.bc.bf16, config.bc.learning_rate) == ("off", True, 1e-3)
     assert config.dpo is not None
     assert (config.dpo.micro_batch_size, config.dpo.batch_size) == (8, 16)
+
+
+@pytest.mark.parametrize("text", ["1.10", "1e3", "0o10", "12", "on", "1:30", ".5"])
+def test_a_text_that_looks_like_a_number_stays_as_it_was_written(tmp_path: Path, text: str) -> None:
+    config = load_config(DEMO, [f"name={text}", f"slm.model='{text}'"])
+    assert (config.name, config.slm.model) == (text, text)
+    RunDir(tmp_path).write_config(config)
+    assert load_config(tmp_path / "config.yaml", []) == config
 
 
 def test_an_override_is_given_once() -> None:
