@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from r2v_dist.env_config import MOST_SEEDS
 from r2v_dist.model_config import ModelConfig
@@ -118,11 +118,9 @@ class DPOConfig(LearnerConfig):
     """How many branches the verifier's opinion is worth where a candidate has branches of its own: V = (successes + w V) / (n + w)."""
 
 
-class RouterRanksConfig(DeepSpeedConfig):
-    """The same for the router learner, whose defaults hold also where only some keys are given."""
-
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    threads_per_rank: int = Field(1, ge=1, le=1024)
+def _for_a_router(given: Any) -> Any:
+    """The defaults of a router's ranks hold also where only some keys are given."""
+    return {"zero_stage": 0, "threads_per_rank": 1} | given if isinstance(given, dict) else given
 
 
 class RouterConfig(Section):
@@ -165,7 +163,7 @@ class RouterConfig(Section):
     patience: int = Field(5, ge=1, le=MOST_STEPS)
     """Checks without a better Brier score before a risk head stops."""
     save_every_steps: int = Field(100, ge=1, le=MOST_STEPS)
-    deepspeed: RouterRanksConfig = RouterRanksConfig()
+    deepspeed: Annotated[DeepSpeedConfig, BeforeValidator(_for_a_router)] = DeepSpeedConfig(zero_stage=0, threads_per_rank=1)
 
     @property
     def tail(self) -> float:

@@ -6,11 +6,11 @@ A YAML file with `kind: simulated_router` is one. Loading imports nothing heavy.
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import psutil
 import yaml
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from r2v_dist.config import ClusterConfig
 from r2v_dist.env_config import LARGEST_SEED, MOST_SEEDS
@@ -28,10 +28,9 @@ SLM_PRICE = 1 / 50
 RouterName = Literal["r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint"]
 
 
-class SimulatedClusterConfig(ClusterConfig):
-    """Where a simulated run happens: it takes little memory, whatever other keys are given."""
-
-    memory_gib: float = Field(1.0, gt=0, le=1e6)
+def _little_memory(given: Any) -> Any:
+    """A simulated run takes little memory, whatever other keys of the section are given."""
+    return {"memory_gib": 1.0} | given if isinstance(given, dict) else given
 
 
 class SimulatedConfig(Section):
@@ -56,7 +55,7 @@ class SimulatedConfig(Section):
         "r2v_joint",
     )
     router: RouterConfig = RouterConfig()
-    cluster: SimulatedClusterConfig = SimulatedClusterConfig()
+    cluster: Annotated[ClusterConfig, BeforeValidator(_little_memory)] = ClusterConfig(memory_gib=1.0)
 
     @model_validator(mode="after")
     def _as_the_world_is(self) -> Self:
