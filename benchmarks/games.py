@@ -1,11 +1,10 @@
 """The games that the benchmarks play: quests like the demo's, from the cache or made now, the same in every run."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from envs.textworld_games import GameFamily, draw_games, generate
-from r2v_dist.env_config import EnvConfig
 from r2v_dist.episodes import Arm, Task, Unit
+from r2v_dist.places import cache_folder
 
 STAGE = "benchmark"
 MAX_STEPS = 20
@@ -14,8 +13,7 @@ _QUESTS = GameFamily("custom", (("instructions", "full"), ("objects", (3, 8)), (
 
 def make_tasks(count: int) -> list[Task]:
     """`count` test tasks."""
-    cache: Path = EnvConfig.model_fields["cache"].default.expanduser()
-    paths = generate(draw_games([_QUESTS], "benchmarks", count, 0), cache, workers=2)
+    paths = generate(draw_games([_QUESTS], "benchmarks", count, 0), cache_folder("textworld"), workers=2)
     return [Task(path.stem, "test", "r2v/TextWorld-v0", (("game", str(path)), ("max_steps", MAX_STEPS))) for path in paths]
 
 

@@ -17,7 +17,7 @@ from benchmarks.evalplus_side import evalplus_verdicts
 from benchmarks.harness import Spent, interleave, measure, median_wall, publish, same
 from benchmarks.sandbox_overhead import overhead
 from envs.code_tasks import load_task, task_ids
-from envs.code_verdict import CACHE, Judge
+from envs.code_verdict import Judge
 from envs.sandbox import Sandbox
 
 
@@ -35,7 +35,7 @@ def main() -> None:
 
         def ours() -> Spent:
             load_task.cache_clear()
-            judge = Judge(sandbox, CACHE)
+            judge = Judge(sandbox)
 
             def work() -> None:
                 tasks = [load_task("humaneval_plus", name) for name in names]

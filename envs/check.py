@@ -1,7 +1,7 @@
 """Whether tasks are in order: the expert passes each of them, and an agent that does nothing passes none."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,12 +25,14 @@ _EMPTY = "submit"
 
 @dataclass(frozen=True)
 class TaskCheck:
-    """`failures` names each task that the expert failed or the empty agent passed."""
+    """`failures` names each task that the expert failed, the empty agent passed, or that could not be played; `reasons` says of the
+    last what went wrong."""
 
     tasks: int
     oracle_passed: int
     empty_failed: int
     failures: tuple[str, ...]
+    reasons: Mapping[str, str]
 
     @property
     def good(self) -> bool:
@@ -52,15 +54,32 @@ def check(target: str, on_done: OnDone) -> TaskCheck:
     workers = 1 if target == "textworld" or tasks[0].env == "r2v/TextWorld-v0" else os.cpu_count() or 1
     oracle, empty = 0, 0
     failures = list[str]()
+    reasons = dict[str, str]()
     with ThreadPoolExecutor(workers) as pool:
-        for done, (task, passed, nothing) in enumerate(
-            zip(tasks, pool.map(_expert_passes, tasks), pool.map(_empty_passes, tasks), strict=True)
-        ):
-            oracle, empty = oracle + passed, empty + (not nothing)
-            if not passed or nothing:
+        for done, (task, outcome) in enumerate(zip(tasks, pool.map(_look, tasks), strict=True)):
+            oracle += outcome.expert_passed
+            empty += not outcome.empty_passed and not outcome.problem
+            if not outcome.expert_passed or outcome.empty_passed:
                 failures.append(task.id)
+            if outcome.problem:
+                reasons[task.id] = outcome.problem
             on_done(done + 1, len(tasks))
-    return TaskCheck(len(tasks), oracle, empty, tuple(failures))
+    return TaskCheck(len(tasks), oracle, empty, tuple(failures), reasons)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    expert_passed: bool
+    empty_passed: bool
+    problem: str
+
+
+def _look(task: Task) -> _Outcome:
+    """Both agents on one task. One that cannot be played is a finding, and the others are still looked at."""
+    try:
+        return _Outcome(_expert_passes(task), _empty_passes(task), "")
+    except Exception as error:  # a boundary: whatever a broken task raises is what the check is there to tell
+        return _Outcome(False, False, " ".join(f"{type(error).__name__}: {error}".split())[:300])
 
 
 def _tasks(target: str) -> list[Task]:
@@ -106,4 +125,7 @@ def _passes(task: Task, choose: Callable[[Any], str | None]) -> bool:
 def render(target: str, result: TaskCheck) -> str:
     """The result for a person."""
     lines = [f"{target}: {result.tasks} tasks, the expert passed {result.oracle_passed}, the empty agent failed {result.empty_failed}"]
-    return "\n".join([*lines, *(f"  not in order: {name}" for name in result.failures)])
+    for name in result.failures:
+        reason = f" ({result.reasons[name]})" if name in result.reasons else ""
+        lines.append(f"  not in order: {name}{reason}")
+    return "\n".join(lines)

@@ -25,9 +25,9 @@ from envs.code_tasks import CodeTask
 from envs.once import Once
 from envs.sandbox import Completed, Limits, Sandbox
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.places import CACHE_VARIABLE, cache_folder, make_cache
 from r2v_dist.run_dir import write_atomically
 
-CACHE = Path("~/.cache/r2v/code")
 MIN_LIMIT_S, LIMIT_FACTOR, TASK_LIMIT_S = 1.0, 4.0, 60.0
 """EvalPlus's: a call may take max(MIN_LIMIT_S, LIMIT_FACTOR x the canonical solution's time), all calls TASK_LIMIT_S."""
 _GRACE_S, _TRUTH_LIMIT_S = 2.0, 120.0
@@ -81,8 +81,8 @@ class Truth:
 class Judge:
     """Gives verdicts; a verdict on equal code is given once, also when several threads ask at the same time."""
 
-    def __init__(self, sandbox: Sandbox, cache: Path = CACHE) -> None:
-        self._sandbox, self._cache = sandbox, cache.expanduser()
+    def __init__(self, sandbox: Sandbox, cache: Path | None = None) -> None:
+        self._sandbox, self._cache = sandbox, make_cache(cache or cache_folder("code"), CACHE_VARIABLE)
         self._truths = Once[str, Truth](_REMEMBERED)
         self._verdicts = Once[tuple[str, str, str], Verdict](_REMEMBERED)
 

@@ -1,16 +1,20 @@
 """From a configuration to tasks: every split its own problems, no problem in two splits."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from envs.code_tasks import Dataset, task_ids
+from envs.code_tasks import identity as content
 from envs.sandbox import Sandbox
 from envs.textworld_games import GameFamily, GameSpec, draw_games, game_path, generate
 from r2v_dist.env_config import SEED_BLOCK, SPLITS, EnvConfig, PerturbConfig, SandboxConfig, Split
 from r2v_dist.episodes import Task
 from r2v_dist.errors import UsageError
+from r2v_dist.places import CACHE_VARIABLE, cache_folder, make_cache, named_path, require_writable
 from r2v_dist.seeding import stable_hash
 
 _DEFAULT_SANDBOX = SandboxConfig()
@@ -29,37 +33,106 @@ def make_tasks(
     if config.kind == "humaneval_plus":
         return _code_tasks(config, sandbox)
     cache = config.cache.expanduser().resolve()
-    specs = {split: _drawn(config, split, seed) for split in SPLITS}
-    generate([spec for split in SPLITS for spec in specs[split]], cache, workers, on_done)
+    drawn, named = _drawn(config, seed), _named(config)
+    specs = [spec for split in SPLITS for spec in drawn[split]]
+    if specs:
+        generate(specs, make_cache(cache, "env.cache"), workers, on_done)
     tasks = []
     for split in SPLITS:
-        files = [(game.stem, Path(game)) for game in config.files.get(split, ())]
-        for name, path in [*files, *((spec.id, game_path(cache, spec)) for spec in specs[split])]:
-            if not path.is_file():
-                raise UsageError(f"env.files.{split}: game file {path} does not exist; generate one with tw-make or remove the entry")
+        for name, path in [*named[split], *((spec.id, game_path(cache, spec)) for spec in drawn[split])]:
             kwargs: tuple[tuple[str, str | int | bool], ...] = (("game", str(path.resolve())), ("max_steps", config.max_steps))
             tasks.append(Task(name, split, "r2v/TextWorld-v0", kwargs))
-    names = [task.id for task in tasks]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"env: game {twice[0]} is in two splits; give every split its own games")
     return tasks
+
+
+def check_tasks(config: EnvConfig, seed: int, sandbox: SandboxConfig = _DEFAULT_SANDBOX) -> None:
+    """Raises UsageError where `make_tasks` would find that there cannot be such tasks; makes nothing."""
+    if config.kind == "humaneval_plus":
+        _code_tasks(config, sandbox)
+        require_writable(cache_folder("code"), CACHE_VARIABLE)
+        return
+    _named(config)
+    if any(_drawn(config, seed).values()):
+        require_writable(config.cache, "env.cache")
+
+
+def identity(config: EnvConfig) -> dict[str, str]:
+    """Digests of what the configuration names by a place: game files, and the data of the benchmarks."""
+    if config.kind == "humaneval_plus":
+        return {dataset: content(dataset, config.code.data_dir) for dataset, _ in _pools(config)}
+    return {f"{split}: {name}": _digest(path) for split, games in _named(config).items() for name, path in games}
+
+
+def at_hand(tasks: list[Task], config: EnvConfig, seed: int, workers: int, sandbox: SandboxConfig) -> list[Task]:
+    """The same tasks with their files where the configuration says now; what is gone from there is made again."""
+    if all(_in_place(task, config) for task in tasks):
+        return tasks
+    by_id = {task.id: task for task in make_tasks(config, seed, workers, lambda done, total: None, sandbox)}
+    return [by_id[task.id] for task in tasks]
+
+
+def _in_place(task: Task, config: EnvConfig) -> bool:
+    arguments = dict(task.env_kwargs)
+    if config.kind == "humaneval_plus":
+        return arguments.get("data_dir", "") == _data_dir(config)
+    if "game" not in arguments:
+        return True
+    game = Path(str(arguments["game"]))
+    files = config.files.get(cast(Split, task.split), ())
+    folders = {path.resolve().parent for path in files} if files else {config.cache.resolve()}
+    return game.is_file() and game.parent in folders
+
+
+def _data_dir(config: EnvConfig) -> str:
+    """Where the benchmarks are, empty for a download; other nodes need not know the variable."""
+    if config.code.source != "evalplus":
+        return ""
+    directory = config.code.data_dir or os.environ.get("R2V_DATA_DIR", "")
+    return str(named_path(directory, "R2V_DATA_DIR").absolute()) if directory else ""
+
+
+def _named(config: EnvConfig) -> dict[Split, list[tuple[str, Path]]]:
+    """Every game file that the configuration names, with the task's id: its name and a digest of its bytes, so that files of equal names
+    are different games. Raises UsageError for a missing one, and for a game that stands twice."""
+    named: dict[Split, list[tuple[str, Path]]] = {split: [] for split in SPLITS}
+    known: dict[str, str] = {}
+    for split, files in config.files.items():
+        for path in files:
+            if not os.path.isfile(path):
+                raise UsageError(f"env.files.{split}: game file {path} does not exist; generate one with tw-make or remove the entry")
+            digest, where = _digest(path), f"env.files.{split}: {path}"
+            if digest in known:
+                raise UsageError(f"{where}: the same game as {known[digest]}; name every game once")
+            known[digest] = where
+            named[split].append((f"{path.stem}-{digest[:8]}", path))
+    return named
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"game file {path} cannot be read ({error.strerror})") from None
+
+
+def _pools(config: EnvConfig) -> list[tuple[Dataset, tuple[Split, ...]]]:
+    """Where the tasks of the splits come from."""
+    if config.code.source == "shipped":
+        return [("shipped", SPLITS)]
+    return [("mbpp_plus", ("train", "validation", "calibration")), ("humaneval_plus", ("test",))]
 
 
 def _code_tasks(config: EnvConfig, sandbox: SandboxConfig) -> list[Task]:
     """Which tasks a split has depends on their ids and the sizes only, so that every run of a benchmark means the same ones."""
     code, sizes = config.code, config.splits
     kwargs: list[tuple[str, str | int | bool]] = [("max_steps", config.max_steps), ("observation_chars", code.observation_chars)]
-    if code.source == "evalplus" and (data_dir := code.data_dir or os.environ.get("R2V_DATA_DIR", "")):
-        kwargs.append(("data_dir", data_dir))  # other nodes need not know the variable
+    if data_dir := _data_dir(config):
+        kwargs.append(("data_dir", data_dir))
     Sandbox(warm=0, allow_weaker=sandbox.allow_weaker).close()  # refuses here and now where programs must not run
     if sandbox != _DEFAULT_SANDBOX:
         kwargs.append(("sandbox", sandbox.model_dump_json()))
-    if code.source == "shipped":
-        pools: list[tuple[Dataset, tuple[Split, ...]]] = [("shipped", SPLITS)]
-    else:
-        pools = [("mbpp_plus", ("train", "validation", "calibration")), ("humaneval_plus", ("test",))]
     tasks = []
-    for dataset, splits in pools:
+    for dataset, splits in _pools(config):
         ids = sorted(task_ids(dataset, code.data_dir), key=lambda name: stable_hash("code-split", name))
         asked = sum(getattr(sizes, split) for split in splits)
         if asked > len(ids):
@@ -92,9 +165,18 @@ def seeds(config: PerturbConfig, split: Split, run_seed: int) -> list[int]:
     return [SEED_BLOCK * block + i for i in range(count)]
 
 
-def _drawn(config: EnvConfig, split: Split, seed: int) -> list[GameSpec]:
-    if split in config.files:
-        return []
+def _drawn(config: EnvConfig, seed: int) -> dict[Split, list[GameSpec]]:
+    """The games to generate for every split. Raises UsageError where there are too few, or one is in two splits."""
     families = [GameFamily(g.challenge, tuple(sorted(g.settings.items())), config.text, g.weight) for g in config.games]
-    count: int = getattr(config.splits, split)
-    return draw_games(families, split, count, seed) if count else []
+    drawn: dict[Split, list[GameSpec]] = {split: [] for split in SPLITS}
+    split_of: dict[str, Split] = {}
+    for split in SPLITS:
+        count = 0 if split in config.files else config.size(split)
+        if count and not families:
+            raise UsageError(f"env.splits.{split} = {count}: neither env.games nor env.files.{split} says which; add one or set 0")
+        drawn[split] = draw_games(families, split, count, seed) if count else []
+        for spec in drawn[split]:
+            if spec.id in split_of:
+                raise UsageError(f"env: game {spec.id} is in the splits {split_of[spec.id]} and {split}; widen the ranges of env.games")
+            split_of[spec.id] = split
+    return drawn

@@ -16,6 +16,7 @@ from learners.base_data import Transcript, write_transcripts
 from learners.base_model import RECIPES, Recipe
 from learners.searching_expert import SearchingExpert
 from r2v_dist.chat import Turn, opening_message
+from r2v_dist.places import cache_folder, user_path
 from r2v_dist.seeding import rng_for
 
 MAX_STEPS = 30
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--games", type=int, default=800)
     parser.add_argument("--episodes", type=int, default=10, help="episodes a game")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/r2v/textworld").expanduser())
+    parser.add_argument("--cache", type=user_path, default=cache_folder("textworld"))
     parser.add_argument("--output", type=Path, required=True, help="transcripts, JSON lines")
     args = parser.parse_args()
 

@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     tasks = commands.add_parser("tasks", help="look after tasks").add_subparsers(required=True, metavar="ACTION")
     check = tasks.add_parser("check", help="does the expert pass every task, and an agent that does nothing none?")
     check.add_argument("env", metavar="ENV", help="a run config, or humaneval_plus, mbpp_plus, shipped or textworld")
-    check.add_argument("--json", action="store_true", help="machine-readable: {tasks, oracle_passed, empty_failed, failures}")
+    check.add_argument("--json", action="store_true", help="machine-readable: {tasks, oracle_passed, empty_failed, failures, reasons}")
     check.set_defaults(command=_check_tasks)
 
     doctor = commands.add_parser("doctor", help="versions, devices, memory, engines, sandbox")
@@ -116,12 +116,12 @@ def _run(args: argparse.Namespace) -> None:
 
 def _run_simulated(config: "SimulatedConfig", dry_run: bool) -> None:
     from r2v_dist.run_dir import RunDir
-    from r2v_dist.simulated_config import check_memory, simulated_plan
+    from r2v_dist.simulated_config import check_simulated, simulated_plan
 
     if dry_run:
         print(simulated_plan(config))
         return
-    check_memory(config)
+    check_simulated(config)
     from cluster.session import ray_session
     from learners.simulated_run import render, simulate
 

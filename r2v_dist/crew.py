@@ -17,6 +17,7 @@ from r2v_dist.config import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
 from r2v_dist.model_config import ModelConfig
+from r2v_dist.places import named_path
 from r2v_dist.progress import Progress
 from r2v_dist.routers import RouterModels
 from r2v_dist.run_dir import RunDir, checkpoint_version
@@ -194,8 +195,9 @@ def _version(config: ModelConfig) -> str:
 
 def _local(model: str) -> str:
     """A local directory with the model: the directory itself, or the snapshot of a hub id."""
-    if Path(model).is_dir():
-        return str(Path(model).resolve())
+    folder = named_path(model, "model")
+    if folder.is_dir():
+        return str(folder.resolve())
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

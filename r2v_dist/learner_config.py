@@ -2,63 +2,97 @@
 
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from r2v_dist.env_config import SEED_BLOCK
 from r2v_dist.model_config import ModelConfig
 from r2v_dist.yaml_config import Section
 
 ConstraintStatus = Literal["slack", "active", "violated", "infeasible"]
 CONSTRAINT_STATUSES: tuple[ConstraintStatus, ...] = get_args(ConstraintStatus)
 """How the constraint CVaR <= epsilon ends, by what training measured; learners/router_phases.py says when."""
+MOST_BRANCHES = 1000
+"""From one state; the columns that count them and their replicas hold no more than 32,767."""
+MOST_STATES = 10_000_000
+MOST_STEPS = 10_000_000
+MOST_TOKENS = 10_000_000
+MOST_WEIGHT = 1e6
 
 
 class CollectConfig(Section):
     """Teacher episodes for behaviour cloning, on training tasks."""
 
-    tasks: int | None = Field(None, ge=1)
+    tasks: int | None = Field(None, ge=1, le=MOST_STATES)
     """The first so many; null for all. Where training tasks are left, `branches` takes the next and `labels` the last, tasks
     that are new to the SLM."""
 
     clean_episodes: int = Field(1, ge=0, le=1)
     """Unperturbed episodes a task (0 or 1: a deterministic teacher would only repeat itself)."""
-    perturbed_episodes: int = Field(8, ge=0)
+    perturbed_episodes: int = Field(8, ge=0, le=SEED_BLOCK)
     """Perturbed episodes a task, each under a training seed of its own."""
+
+    @model_validator(mode="after")
+    def _some_episodes(self) -> Self:
+        if self.clean_episodes + self.perturbed_episodes == 0:
+            raise ValueError("clean_episodes and perturbed_episodes are both 0: there is nothing to clone; raise one")
+        return self
 
 
 class LoraConfig(Section):
     """Low-rank adaptation; METHOD section 2 gives the defaults."""
 
-    r: int = Field(32, ge=1)
-    alpha: int = Field(64, ge=1)
+    r: int = Field(32, ge=1, le=65_536)
+    alpha: int = Field(64, ge=1, le=65_536)
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
 class DeepSpeedConfig(Section):
     """How the learner is spread over ranks."""
 
-    ranks: int = Field(1, ge=1)
+    ranks: int = Field(1, ge=1, le=4096)
     zero_stage: Literal[0, 1, 2, 3] = 2
     offload_optimizer: bool = False
     offload_parameters: bool = False
-    threads_per_rank: int = Field(2, ge=1)
+    threads_per_rank: int = Field(2, ge=1, le=1024)
+
+    @model_validator(mode="after")
+    def _something_to_offload(self) -> Self:
+        if self.offload_parameters and self.zero_stage != 3:
+            raise ValueError(f"offload_parameters: takes zero_stage 3, not {self.zero_stage}; set zero_stage or leave it out")
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("offload_optimizer: takes zero_stage 1, 2 or 3, not 0; set zero_stage or leave it out")
+        return self
 
 
 class LearnerConfig(Section):
     """What all learners are told."""
 
-    learning_rate: float = Field(1.5e-4, gt=0)
-    epochs: float = Field(3.0, gt=0)
-    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1.5e-4, gt=0, le=10)
+    epochs: float = Field(3.0, gt=0, le=10_000)
+    batch_size: int = Field(16, ge=1, le=1_000_000)
     """Examples an optimizer step, over all ranks."""
-    micro_batch_size: int = Field(16, ge=1)
+    micro_batch_size: int = Field(16, ge=1, le=1_000_000)
     """Examples a forward pass, on one rank."""
     warmup_share: float = Field(0.05, ge=0, le=1)
-    max_length: int = Field(4096, ge=64)
+    max_length: int = Field(4096, ge=64, le=MOST_TOKENS)
     lora: LoraConfig | None = None
     bf16: bool = False
     gradient_checkpointing: bool = False
-    save_every_steps: int = Field(50, ge=1)
+    save_every_steps: int = Field(50, ge=1, le=MOST_STEPS)
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        ranks = self.deepspeed.ranks
+        together = self.micro_batch_size * ranks
+        if self.batch_size % together:
+            below = self.batch_size // together * together
+            sizes = f"{below} or {below + together}" if below else str(together)
+            raise ValueError(
+                f"batch_size = {self.batch_size}: must be a multiple of micro_batch_size x deepspeed.ranks = "
+                f"{self.micro_batch_size} x {ranks} = {together}; set {sizes}"
+            )
+        return self
 
 
 class BCConfig(LearnerConfig):
@@ -72,19 +106,24 @@ class BCConfig(LearnerConfig):
 class DPOConfig(LearnerConfig):
     """Verifier-guided DPO with consistency (METHOD section 4). An example is a pair."""
 
-    learning_rate: float = Field(5e-6, gt=0)
-    epochs: float = Field(1.0, gt=0)
-    beta: float = Field(0.1, gt=0)
-    beta_c: float = Field(0.1, ge=0)
+    learning_rate: float = Field(5e-6, gt=0, le=10)
+    epochs: float = Field(1.0, gt=0, le=10_000)
+    beta: float = Field(0.1, gt=0, le=MOST_WEIGHT)
+    beta_c: float = Field(0.1, ge=0, le=MOST_WEIGHT)
     """Weight of the consistency term; 0 also saves its forward pass."""
-    beta_s: float = Field(0.1, ge=0)
+    beta_s: float = Field(0.1, ge=0, le=MOST_WEIGHT)
     """Weight of the likelihood of a+."""
-    temperature: float = Field(2.0, gt=0)
+    temperature: float = Field(2.0, gt=0, le=1000)
     """Of the distributions that the consistency term compares."""
     min_gap: float = Field(0.1, ge=0, le=1)
     """Pairs with a smaller V(a+) - V(a-) are dropped."""
-    verifier_branches: float = Field(2.0, ge=0)
+    verifier_branches: float = Field(2.0, ge=0, le=MOST_WEIGHT)
     """How many branches the verifier's opinion is worth where a candidate has branches of its own: V = (successes + w V) / (n + w)."""
+
+
+def _for_a_router(given: Any) -> Any:
+    """The defaults of a router's ranks hold also where only some keys are given."""
+    return {"zero_stage": 0, "threads_per_rank": 1} | given if isinstance(given, dict) else given
 
 
 class RouterConfig(Section):
@@ -103,31 +142,31 @@ class RouterConfig(Section):
     """Tail mass of CVaR."""
     epsilon: float = Field(0.10, gt=0, lt=1)
     """The most CVaR of failure over seeds, in training of a policy that hands over once; evaluate.epsilon is for thresholds."""
-    lambda_max: float = Field(20.0, gt=0)
-    lambda_start: float = Field(1.0, ge=0)
-    lambda_learning_rate: float = Field(0.05, gt=0)
-    lambda_brier: float = Field(0.3, ge=0)
+    lambda_max: float = Field(20.0, gt=0, le=MOST_WEIGHT)
+    lambda_start: float = Field(1.0, ge=0, le=MOST_WEIGHT)
+    lambda_learning_rate: float = Field(0.05, gt=0, le=MOST_WEIGHT)
+    lambda_brier: float = Field(0.3, ge=0, le=MOST_WEIGHT)
     """Weight of the Brier score (`joint`)."""
-    teacher_cost: float = Field(50.0, gt=0)
-    slm_cost: float = Field(1.0, ge=0)
+    teacher_cost: float = Field(50.0, gt=0, le=1e9)
+    slm_cost: float = Field(1.0, ge=0, le=1e9)
     """Prices of a call; only their ratio counts."""
-    kappa: float = Field(20.0, gt=0)
+    kappa: float = Field(20.0, gt=0, le=1e9)
     """Cost of a failed episode, in teacher calls: of the Bayes operating point and of least expected cost."""
-    risk_hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64, 64)
-    policy_hidden: tuple[Annotated[int, Field(ge=1)], ...] = (64,)
-    risk_steps: int = Field(400, ge=1)
-    policy_steps: int = Field(600, ge=1)
+    risk_hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (64, 64)
+    policy_hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (64,)
+    risk_steps: int = Field(400, ge=1, le=MOST_STEPS)
+    policy_steps: int = Field(600, ge=1, le=MOST_STEPS)
     """Full-batch optimizer steps; `joint` takes `policy_steps`."""
-    learning_rate: float = Field(0.01, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
+    learning_rate: float = Field(0.01, gt=0, le=10)
+    weight_decay: float = Field(1e-4, ge=0, le=10)
     temperature_end: float = Field(0.2, gt=0, le=1)
     """p = sigmoid(logit / temperature), the temperature falling from 1 to this: a hard threshold is what will be deployed."""
-    check_every_steps: int = Field(20, ge=1)
+    check_every_steps: int = Field(20, ge=1, le=MOST_STEPS)
     """Validation labels are looked at this often: early stopping."""
-    patience: int = Field(5, ge=1)
+    patience: int = Field(5, ge=1, le=MOST_STEPS)
     """Checks without a better Brier score before a risk head stops."""
-    save_every_steps: int = Field(100, ge=1)
-    deepspeed: DeepSpeedConfig = DeepSpeedConfig(zero_stage=0, threads_per_rank=1)
+    save_every_steps: int = Field(100, ge=1, le=MOST_STEPS)
+    deepspeed: Annotated[DeepSpeedConfig, BeforeValidator(_for_a_router)] = DeepSpeedConfig(zero_stage=0, threads_per_rank=1)
 
     @property
     def tail(self) -> float:
@@ -144,7 +183,7 @@ class RouterConfig(Section):
 class VerifierTrainingConfig(LearnerConfig):
     """Learning V from branch values (METHOD section 3). An example is a state with all its candidates."""
 
-    pairwise_weight: float = Field(0.5, ge=0)
+    pairwise_weight: float = Field(0.5, ge=0, le=MOST_WEIGHT)
     """Of the logistic loss on pairs of candidates of one state."""
 
 
@@ -157,11 +196,11 @@ class VerifierConfig(Section):
     training: VerifierTrainingConfig = VerifierTrainingConfig()
     judge: ModelConfig | None = None
     """`judge`: the language model that is asked for scores."""
-    attempts: int = Field(3, ge=1)
+    attempts: int = Field(3, ge=1, le=100)
     """`judge`: how often an answer that cannot be read is asked for again, the first time included."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=1024)
     """`trained`: CPU threads of the scorer."""
-    max_tokens: int = Field(8192, ge=256)
+    max_tokens: int = Field(8192, ge=256, le=MOST_TOKENS)
     """`trained`: tokens a forward pass of the scorer, padding included."""
     gpu_memory_utilization: float = Field(0.3, gt=0, le=1)
     """`trained`, GPU only: the share of a GPU that the scorer asks Ray for, and the most of its memory that it takes."""
@@ -188,17 +227,17 @@ class VerifierConfig(Section):
 class BranchConfig(Section):
     """The states whose candidates are valued by branches, for the verifier and for preference pairs."""
 
-    tasks: int = Field(40, ge=1)
-    validation_tasks: int = Field(12, ge=1)
-    seeds: int = Field(4, ge=2)
+    tasks: int = Field(40, ge=1, le=MOST_STATES)
+    validation_tasks: int = Field(12, ge=1, le=MOST_STATES)
+    seeds: int = Field(4, ge=2, le=SEED_BLOCK)
     """Of each split; two views of one state are two seeds that met it."""
-    states: int = Field(100, ge=1)
-    validation_states: int = Field(40, ge=1)
-    n: int = Field(4, ge=1)
+    states: int = Field(100, ge=1, le=MOST_STATES)
+    validation_states: int = Field(40, ge=1, le=MOST_STATES)
+    n: int = Field(4, ge=1, le=MOST_BRANCHES)
     """Branches a candidate."""
-    n_agreed: int = Field(2, ge=1)
+    n_agreed: int = Field(2, ge=1, le=MOST_BRANCHES)
     """Where all K candidates are one action."""
-    outcomes: int = Field(400, ge=0)
+    outcomes: int = Field(400, ge=0, le=MOST_STATES)
     """Further training states for the verifier, each with the one outcome of its own episode."""
     teacher: bool = True
     """Also value the teacher's action there."""
@@ -207,21 +246,21 @@ class BranchConfig(Section):
 class LabelConfig(Section):
     """The states that the router learns from, and their counterfactual branches (METHOD section 6)."""
 
-    tasks: int = Field(60, ge=2)
-    validation_tasks: int = Field(20, ge=2)
-    seeds: int = Field(10, ge=10)
+    tasks: int = Field(60, ge=2, le=MOST_STATES)
+    validation_tasks: int = Field(20, ge=2, le=MOST_STATES)
+    seeds: int = Field(10, ge=10, le=SEED_BLOCK)
     """Of each split. CVaR over fewer says nothing."""
-    states: int = Field(400, ge=1)
+    states: int = Field(400, ge=1, le=MOST_STATES)
     """States of a round with T1-branches, and S-branches where the SLM's own outcome is not one already. Every state of the SLM alone
     has a Tinf-branch besides."""
-    validation_states: int = Field(200, ge=1)
-    n: int = Field(2, ge=1)
+    validation_states: int = Field(200, ge=1, le=MOST_STATES)
+    n: int = Field(2, ge=1, le=MOST_BRANCHES)
     """Branches of a kind; many states with few branches teach more than few states with many."""
-    n_unsure: int = Field(4, ge=1)
+    n_unsure: int = Field(4, ge=1, le=MOST_BRANCHES)
     """The same in the second round, where the first round's risk lies between .1 and .9."""
     random_rate: float = Field(0.2, gt=0, lt=1)
     """Escalation rate of the episodes that lead to states after a hand-over."""
-    pairs: int = Field(0, ge=0)
+    pairs: int = Field(0, ge=0, le=MOST_STATES)
     """States of the second round from which the first round's router goes on, once after the SLM's action and once after the
     teacher's, more often where it expects them to differ. Training tasks only."""
     rounds: Literal[1, 2] = 2

@@ -21,6 +21,7 @@ from r2v_dist.branching import State
 from r2v_dist.env_config import Split
 from r2v_dist.episodes import Arm, Unit
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.places import named_path
 from r2v_dist.run_dir import checkpoint_version
 from r2v_dist.stages import Context
 
@@ -83,7 +84,7 @@ def verifier(context: Context) -> dict[str, Any]:
     job = VerifierJob(
         values=values,
         validation=values_path(context, HELD_OUT),
-        model=config.verifier.model or context.checkpoint("bc").path,
+        model=str(named_path(config.verifier.model, "verifier.model")) if config.verifier.model else context.checkpoint("bc").path,
         system_prompt=config.slm.system_prompt,
         output=output,
         stage=run.stage(context.stage),

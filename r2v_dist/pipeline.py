@@ -68,7 +68,7 @@ def _run_stages(config: RunConfig, run: RunDir, crew: "Crew") -> None:
 def stages(config: RunConfig) -> list[Stage]:
     """The stages that this configuration needs, in order."""
     trains = config.slm.backend == "vllm"
-    shared = [Stage("tasks", (), lambda c: [c.env, c.sandbox], _tasks)]
+    shared = [Stage("tasks", (), _tasks_content, _tasks)]
     if trains:
         shared += [
             Stage("collect", ("tasks",), lambda c: [c.perturb, c.teacher.content(), c.collect], _collect),
@@ -79,6 +79,13 @@ def stages(config: RunConfig) -> list[Stage]:
     trained += _router_stages(config, policy)
     seeds = range(config.training_seeds)
     return [*shared, *(stage for seed in seeds for stage in for_training_seed(trained, seed))]
+
+
+def _tasks_content(config: RunConfig) -> list[Any]:
+    """What the tasks are, wherever games and data lie."""
+    from envs.tasks import identity
+
+    return [config.env.content(), identity(config.env), config.sandbox]
 
 
 def _slm_stages(config: RunConfig) -> list[Stage]:
@@ -220,7 +227,7 @@ def _collect(context: Context) -> dict[str, Any]:
     from envs.tasks import seeds
 
     config = context.config
-    arm = Arm("teacher_only", None, "none", context.crew.teacher_version(), config.seed)
+    arm = Arm("teacher_only", None, "none", context.crew.teacher_version(), context.training_seed)
     pool = seeds(config.perturb, "train", config.seed)
     units = []
     for index, task in enumerate(context.training_tasks("clone")):
@@ -269,6 +276,6 @@ def _roll_out_slm(context: Context, checkpoint: "Checkpoint") -> dict[str, Any]:
 
     config = context.config
     context.crew.load_slm(checkpoint)
-    arm = Arm("slm_only", None, checkpoint.version, context.crew.teacher_version(), config.seed)
+    arm = Arm("slm_only", None, checkpoint.version, context.crew.teacher_version(), context.training_seed)
     zs = [None, *seeds(config.perturb, "validation", config.seed)]
     return context.roll_out([context.unit(task, z, (arm,)) for task in context.tasks("validation") for z in zs])

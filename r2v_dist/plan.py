@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ import psutil
 from r2v_dist.config import RunConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.model_config import ModelConfig
+from r2v_dist.places import named_path, require_writable
 
 DISK_GIB = 2.0
 
@@ -27,12 +29,23 @@ def resource_plan(config: RunConfig) -> str:
         ("env runners", str(config.cluster.runners), f"{config.cluster.in_flight} units in flight on each"),
         ("vLLM engines", str(sum(m.backend == "vllm" for m in (config.slm, config.teacher))), _available("vllm")),
         ("GPUs", f"{sum(config.gpus.values()):g}", "where the cluster has any; a learner's rank takes a whole one"),
-        ("learner ranks", str(config.bc.deepspeed.ranks if config.slm.backend == "vllm" else 0), f"ZeRO-{config.bc.deepspeed.zero_stage}"),
+        ("learner ranks", str(max(_ranks(config).values(), default=0)), "a core each, or a GPU each where there are as many"),
+        *_sandbox_row(config),
         ("label branches", str(_label_branches(config)), "at most; they share what is known of their trees"),
         ("test episodes", str(config.training_seeds * _test_episodes(config)), "live, before memoisation"),
     ]
     lines = [f"# {'resource':<14} {'asked':>10}   available{here}"]
-    return "\n".join([*lines, *(f"# {name:<14} {asked:>10}   {available}" for name, asked, available in rows)])
+    lines += [f"# {name:<14} {asked:>10}   {available}" for name, asked, available in rows]
+    if not config.cluster.address and (problem := _problem_here(config)):
+        lines.append(f"# NO ROOM: {problem}")
+    return "\n".join(lines)
+
+
+def _sandbox_row(config: RunConfig) -> list[tuple[str, str, str]]:
+    if config.env.kind != "humaneval_plus":
+        return []
+    asked = "any" if config.sandbox.allow_weaker else "bubblewrap"
+    return [("sandbox", asked, "bubblewrap is installed" if shutil.which("bwrap") else "bubblewrap is NOT INSTALLED")]
 
 
 def check(config: RunConfig) -> None:
@@ -40,12 +53,18 @@ def check(config: RunConfig) -> None:
 
     Raises UsageError for what the user can correct, RuntimeFailure for what is missing on the machine.
     """
-    for split, files in config.env.files.items():
-        for game in files:
-            if not game.is_file():
-                raise UsageError(f"env.files.{split}: game file {game} does not exist; generate one with tw-make or remove the entry")
+    from envs.tasks import check_tasks
+
+    require_writable(config.run_dir, "run_dir")
+    check_tasks(config.env, config.seed, config.sandbox)
+    if config.verifier is not None and config.verifier.judge is not None:
+        _check_model("verifier.judge", config.verifier.judge)
+    if config.verifier is not None and config.verifier.model:
+        _check_folder("verifier.model", config.verifier.model)
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
         _check_model(role, model)
+    if not config.cluster.address and (problem := _problem_here(config)):
+        raise UsageError(problem)
     available = psutil.virtual_memory().available / 2**30
     if not config.cluster.address and available < config.cluster.memory_gib:
         raise RuntimeFailure(
@@ -56,28 +75,105 @@ def check(config: RunConfig) -> None:
         raise RuntimeFailure(f"run_dir = {config.run_dir}: less than {DISK_GIB:.0f} GiB of disk are free there; choose another run_dir")
 
 
+def placement_problem(config: RunConfig, cpus: float, gpus: float) -> str | None:
+    """Why a cluster of this size never finds room for something that the run starts; None where it does.
+
+    A rank takes a core, and a whole GPU where there are as many; engines and the verifier share what GPUs there are.
+    """
+    if problem := ranks_problem(_ranks(config), cpus):
+        return problem
+    asked = round(sum(config.gpus.values()), 6)
+    if 0 < gpus < asked:
+        return f"{' + '.join(config.gpus)} = {asked:g} GPUs, the cluster has {gpus:g}: lower these keys, or add GPUs"
+    return None
+
+
+def ranks_problem(ranks: Mapping[str, int], cpus: float) -> str | None:
+    """Which learner, by the key of its ranks, never finds cores for all of them."""
+    for key, count in ranks.items():
+        if count > cpus:
+            return f"{key} = {count}: a rank takes a core and there are {cpus:g}; lower it, or raise cluster.num_cpus"
+    return None
+
+
+def _ranks(config: RunConfig) -> dict[str, int]:
+    """How many ranks every learner of this run has."""
+    ranks: dict[str, int] = {}
+    if config.slm.backend == "vllm":
+        ranks["bc.deepspeed.ranks"] = config.bc.deepspeed.ranks
+    if config.verifier is not None and config.verifier.kind == "trained":
+        ranks["verifier.training.deepspeed.ranks"] = config.verifier.training.deepspeed.ranks
+    if config.dpo is not None:
+        ranks["dpo.deepspeed.ranks"] = config.dpo.deepspeed.ranks
+    if config.router is not None:
+        ranks["router.deepspeed.ranks"] = config.router.deepspeed.ranks
+    return ranks
+
+
+def _problem_here(config: RunConfig) -> str | None:
+    """What there is no room for on this machine."""
+    gpus = local_gpus()
+    there = set(os.sched_getaffinity(0))
+    for role, model in (("slm", config.slm), ("teacher", config.teacher)):
+        if model.backend == "vllm" and not gpus and model.cpu_cores:
+            missing = sorted(_cores(model.cpu_cores) - there)
+            if missing:
+                return (
+                    f"{role}.cpu_cores = {model.cpu_cores}: there is no core {missing[0]} here; there are {len(there)}, from {min(there)}"
+                )
+    return placement_problem(config, config.cluster.num_cpus or os.cpu_count() or 1, gpus)
+
+
+def _cores(text: str) -> set[int]:
+    cores = set[int]()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        cores.update(range(int(first), int(last or first) + 1))
+    return cores
+
+
+def local_gpus() -> int:
+    """GPUs of this machine that a process may use, without asking a driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    there = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return there if visible is None else min(there, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+
+
+def _check_folder(key: str, model: str) -> None:
+    looks_local = model.startswith((".", "/", "~", "models/", "runs/"))
+    if looks_local and not os.path.isdir(named_path(model, key)):
+        raise UsageError(f"{key} = {model}: no such directory; give a Hugging Face directory, a hub id or `scratch`")
+
+
 def _check_model(role: str, model: ModelConfig) -> None:
     if model.backend == "vllm":
         if importlib.util.find_spec("vllm") is None:
             raise RuntimeFailure(
                 f"{role}.backend = vllm: vLLM is not installed; run `make setup`, or install the extra [gpu] on a CUDA machine"
             )
-        looks_local = model.model.startswith((".", "/", "~", "models/", "runs/"))
-        if looks_local and not Path(model.model).is_dir():
-            raise UsageError(f"{role}.model = {model.model}: no such directory; give a Hugging Face directory, a hub id or `scratch`")
+        _check_folder(f"{role}.model", model.model)
     if model.backend == "openai":
-        url = urlsplit(model.base_url)
-        port = url.port or (443 if url.scheme == "https" else 80)
-        try:
-            socket.create_connection((url.hostname or "", port), timeout=5.0).close()
-        except OSError as error:
-            raise RuntimeFailure(
-                f"{role}.base_url = {model.base_url}: cannot be reached ({error}); start the endpoint or correct the address"
-            ) from None
+        _check_endpoint(role, model.base_url)
+
+
+def _check_endpoint(role: str, base_url: str) -> None:
+    try:
+        url = urlsplit(base_url)
+        host, port = url.hostname, url.port or (443 if url.scheme == "https" else 80)
+    except ValueError as error:
+        raise UsageError(f"{role}.base_url: no address ({error}); write for example http://127.0.0.1:8000/v1") from None
+    if url.scheme not in ("http", "https") or not host:
+        raise UsageError(f"{role}.base_url: begins with http:// or https:// and a host; write for example http://127.0.0.1:8000/v1")
+    try:
+        socket.create_connection((host, port), timeout=5.0).close()
+    except (OSError, UnicodeError) as error:
+        raise RuntimeFailure(
+            f"{role}.base_url = {base_url}: cannot be reached ({error}); start the endpoint or correct the address"
+        ) from None
 
 
 def _free_disk_gib(folder: Path) -> float:
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.exists(parent))
     return shutil.disk_usage(existing).free / 2**30
 
 
@@ -86,7 +182,7 @@ def _available(package: str) -> str:
 
 
 def _test_episodes(config: RunConfig) -> int:
-    tasks = len(config.env.files.get("test", ())) or config.env.splits.test
+    tasks = config.env.size("test")
     arms = 2 + len(config.swept) * len(config.evaluate.rates)
     return tasks * (config.perturb.test_seeds * arms + 2)
 

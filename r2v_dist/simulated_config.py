@@ -6,42 +6,56 @@ A YAML file with `kind: simulated_router` is one. Loading imports nothing heavy.
 import json
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import psutil
 import yaml
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from r2v_dist.config import ClusterConfig
-from r2v_dist.env_config import SEED_BLOCK
-from r2v_dist.errors import RuntimeFailure
-from r2v_dist.learner_config import CONSTRAINT_STATUSES, RouterConfig
+from r2v_dist.env_config import LARGEST_SEED, SEED_BLOCK
+from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.learner_config import CONSTRAINT_STATUSES, MOST_BRANCHES, RouterConfig
+from r2v_dist.places import UserPath, require_writable
+from r2v_dist.plan import ranks_problem
 from r2v_dist.seeding import short_hash
-from r2v_dist.yaml_config import Section, read_mapping, validate
+from r2v_dist.yaml_config import Section, distinct, read_mapping, validate
 
 KIND = "simulated_router"
+_MOST_TASKS = 1_000_000
 SLM_PRICE = 1 / 50
 """Of a call, in teacher calls; part of the world."""
 RouterName = Literal["r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint"]
+
+
+def _little_memory(given: Any) -> Any:
+    """A simulated run takes little memory, whatever other keys of the section are given."""
+    return {"memory_gib": 1.0} | given if isinstance(given, dict) else given
 
 
 class SimulatedConfig(Section):
     """A whole simulated run."""
 
     kind: Literal["simulated_router"]
-    run_dir: Path = Path("runs/simulated")
-    seed: int = Field(0, ge=0)
+    run_dir: UserPath = Path("runs/simulated")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Of tasks, labels and training alike."""
-    train_tasks: int = Field(200, ge=5)
-    validation_tasks: int = Field(2000, ge=5)
-    test_tasks: int = Field(1000, ge=5)
+    train_tasks: int = Field(200, ge=5, le=_MOST_TASKS)
+    validation_tasks: int = Field(2000, ge=5, le=_MOST_TASKS)
+    test_tasks: int = Field(1000, ge=5, le=_MOST_TASKS)
     """For the paired interval; every other number is exact."""
     seeds: int = Field(20, ge=10, le=SEED_BLOCK)
-    branches: int = Field(3, ge=1)
+    branches: int = Field(3, ge=1, le=MOST_BRANCHES)
     """n, branches of each kind at a training or validation state."""
-    routers: tuple[RouterName, ...] = ("r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint")
+    routers: Annotated[tuple[RouterName, ...], Field(min_length=1), AfterValidator(distinct)] = (
+        "r2v",
+        "r2v_no_cvar",
+        "r2v_no_brier",
+        "r2v_uncalibrated",
+        "r2v_joint",
+    )
     router: RouterConfig = RouterConfig()
-    cluster: ClusterConfig = ClusterConfig(memory_gib=1.0)
+    cluster: Annotated[ClusterConfig, BeforeValidator(_little_memory)] = ClusterConfig(memory_gib=1.0)
 
     @model_validator(mode="after")
     def _as_the_world_is(self) -> Self:
@@ -49,6 +63,9 @@ class SimulatedConfig(Section):
             raise ValueError("router.surrogate: the routers of a simulated run are latched; set latched")
         if abs(self.router.slm_cost / self.router.teacher_cost - SLM_PRICE) > 1e-12:
             raise ValueError(f"router.slm_cost: in the simulated world an SLM call costs {SLM_PRICE:g} teacher calls; keep that ratio")
+        episodes = min(self.train_tasks, self.validation_tasks) * self.seeds
+        if episodes < self.router.deepspeed.ranks:
+            raise ValueError(f"router.deepspeed.ranks = {self.router.deepspeed.ranks}: there are {episodes} episodes; use fewer ranks")
         return self
 
     @property
@@ -79,16 +96,29 @@ def simulated_plan(config: SimulatedConfig) -> str:
         ("episodes", str((config.train_tasks + config.validation_tasks + config.test_tasks) * config.seeds), "simulated, in seconds"),
     ]
     lines = [f"# {'resource':<14} {'asked':>10}   available", *(f"# {name:<14} {asked:>10}   {there}" for name, asked, there in rows)]
+    if problem := _problem_here(config):
+        lines.append(f"# NO ROOM: {problem}")
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + "\n".join(lines)
 
 
-def check_memory(config: SimulatedConfig) -> None:
-    """Raises RuntimeFailure where the machine has less memory free than the run needs."""
+def check_simulated(config: SimulatedConfig) -> None:
+    """Refuse a run that cannot succeed here. Raises UsageError or RuntimeFailure."""
+    require_writable(config.run_dir, "run_dir")
+    if problem := _problem_here(config):
+        raise UsageError(problem)
     if not config.cluster.address and _available_gib() < config.cluster.memory_gib:
         raise RuntimeFailure(
             f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {_available_gib():.1f} GiB of memory are available; "
             "close something, or lower the key if you know better"
         )
+
+
+def _problem_here(config: SimulatedConfig) -> str | None:
+    """What there is no room for on this machine. One rank needs none: it is the run's own process."""
+    ranks = config.router.deepspeed.ranks
+    if config.cluster.address or ranks == 1:
+        return None
+    return ranks_problem({"router.deepspeed.ranks": ranks}, config.cluster.num_cpus or os.cpu_count() or 1)
 
 
 def _available_gib() -> float:

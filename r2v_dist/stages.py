@@ -1,5 +1,7 @@
 """What a stage of the pipeline is, and what its function works with."""
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +14,7 @@ from r2v_dist.episodes import Arm, Branch, Task, Unit
 from r2v_dist.errors import DamagedFile, UsageError
 from r2v_dist.progress import Progress
 from r2v_dist.routers import RouterModels
-from r2v_dist.run_dir import Manifest, RunDir
+from r2v_dist.run_dir import Manifest, RunDir, write_atomically
 
 if TYPE_CHECKING:
     from actors.rollout import Totals
@@ -56,11 +58,18 @@ class Context:
 
     def tasks(self, *splits: str) -> list[Task]:
         """The tasks of some splits."""
+        from envs.tasks import at_hand
+
+        config = self.config
         path = self.run.stage("tasks") / "tasks.json"
         try:
-            tasks = [_task(row) for row in files.read_json(path)]
+            stored = [_task(row) for row in files.read_json(path)]
         except (TypeError, KeyError) as error:
             raise DamagedFile(path, f"is no list of tasks ({error})") from None
+        workers = config.cluster.num_cpus or os.cpu_count() or 1
+        tasks = at_hand(stored, config.env, config.seed, workers, config.sandbox)
+        if tasks != stored:
+            write_atomically(path, json.dumps([asdict(task) for task in tasks], indent=1))
         return [task for task in tasks if task.split in splits]
 
     def training_tasks(self, use: Literal["clone", "branch", "label"]) -> list[Task]:

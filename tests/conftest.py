@@ -13,11 +13,12 @@ from envs.sandbox import Sandbox
 from envs.textworld_games import GameFamily, draw_games, generate
 from r2v_dist.config import ClusterConfig
 from r2v_dist.episodes import Task
+from r2v_dist.places import cache_folder
 from tests.runs import SIMULATED, finish
 from tests.sandboxes import require_bubblewrap
 
 ROOT = Path(__file__).parent.parent
-GAME_CACHE = Path("~/.cache/r2v/textworld").expanduser()
+GAME_CACHE = cache_folder("textworld")
 QUESTS = GameFamily("custom", (("instructions", "full"), ("objects", (3, 6)), ("quest_length", (2, 4)), ("rooms", (1, 3))))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from envs import check as checking
 from envs.check import check
-from r2v_dist.errors import UsageError
+from r2v_dist.errors import RuntimeFailure, UsageError
 from tests.runs import ROOT
 from tests.sandboxes import require_bubblewrap
 
@@ -24,7 +24,7 @@ def test_the_shipped_programming_tasks_are_in_order() -> None:
     require_bubblewrap()
     done = r2v("shipped", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"tasks": 6, "oracle_passed": 6, "empty_failed": 6, "failures": []}
+    assert json.loads(done.stdout) == {"tasks": 6, "oracle_passed": 6, "empty_failed": 6, "failures": [], "reasons": {}}
 
 
 def test_a_config_names_the_tasks_of_all_its_splits(tmp_path: Path) -> None:
@@ -57,6 +57,19 @@ def test_what_is_not_in_order_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.tasks, result.oracle_passed, result.empty_failed) == (6, 5, 5)
     assert result.failures == ("R2V/3", "R2V/5")
     assert not result.good
+
+
+def test_a_task_that_cannot_be_played_does_not_end_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(task: Any) -> bool:
+        if task.id == "R2V/0":
+            raise RuntimeFailure("the canonical solution\ndoes not run")
+        return True
+
+    monkeypatch.setattr(checking, "_expert_passes", broken)
+    monkeypatch.setattr(checking, "_empty_passes", lambda task: False)
+    result = check("shipped", lambda done, total: None)
+    assert (result.tasks, result.oracle_passed, result.empty_failed, result.failures) == (6, 5, 5, ("R2V/0",))
+    assert "not in order: R2V/0 (RuntimeFailure: the canonical solution does not run)" in checking.render("shipped", result)
 
 
 def test_an_unknown_environment_is_a_usage_error() -> None:

@@ -1,5 +1,7 @@
 """Tasks are data: the shipped ones always, the benchmarks where R2V_DATA_DIR names them; visible tests come from the prompt."""
 
+import gzip
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 from envs.code_examples import VisibleTest, visible_tests
 from envs.code_tasks import dataset_of, load_task, task_ids
 from envs.sandbox.isolation import means
-from envs.tasks import make_tasks
+from envs.tasks import identity, make_tasks
 from r2v_dist.env_config import CodeConfig, EnvConfig, SandboxConfig, SplitSizes
 from r2v_dist.errors import UsageError
 from tests.codes import require_data
@@ -125,3 +127,108 @@ def test_shipped_tasks_are_shared_out_and_carry_the_sandbox() -> None:
 def test_asking_for_more_tasks_than_there_are_is_an_error() -> None:
     with pytest.raises(UsageError, match=r"env\.splits.*ask for 9 tasks where shipped has 6"):
         make_tasks(config("shipped", train=5, test=4), 0, 1, lambda done, total: None, ANYWHERE)
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    """A task as EvalPlus writes it."""
+    name = f"inc{number}"
+    return {
+        "task_id": f"HumanEval/{number}",
+        "prompt": f'def {name}(x):\n    """Add one.\n    >>> {name}(1)\n    2\n    """\n',
+        "entry_point": name,
+        "canonical_solution": "    return x + 1\n",
+        "base_input": [[1]],
+        "plus_input": [],
+        "atol": 0,
+        "contract": "",
+    } | changes
+
+
+def lines(*rows: dict[str, Any]) -> bytes:
+    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in rows).encode()
+
+
+def humaneval(folder: Path, data: bytes) -> str:
+    """A data directory with this file as HumanEval+."""
+    path = folder / "humaneval" / "HumanEvalPlus.jsonl.gz"
+    path.parent.mkdir()
+    path.write_bytes(data)
+    return str(folder)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x1e"])
+@pytest.mark.parametrize("pack", [gzip.compress, bytes], ids=["gzip", "plain"])
+def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path, separator: str, pack: Any) -> None:
+    # JSON writes control characters escaped; all other separators may stand in a string as they are.
+    data = lines(row(0, contract=f"a{separator}b"), row(1)).replace(b"\n", b"\r\n")
+    folder = humaneval(tmp_path, pack(data))
+    assert task_ids("humaneval_plus", folder) == ["HumanEval/0", "HumanEval/1"]
+    assert load_task("humaneval_plus", "HumanEval/0", folder).contract == f"a{separator}b"
+
+
+WHOLE = gzip.compress(lines(*map(row, range(50))))
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 10\n", ["git-lfs pointer", "git lfs pull"]),
+        (b"\n <html>Sign in</html>", ["web page"]),
+        (WHOLE[:60], ["cut or damaged"]),
+        (WHOLE[:-20] + bytes(20), ["cut or damaged"]),
+        (b"", ["empty"]),
+        (gzip.compress(b""), ["empty"]),
+        (b"PK\x03\x04", ["zip archive"]),
+        (gzip.compress(json.dumps([row(0)]).encode()), ["JSON list"]),
+        (lines(row(0), row(1))[:-40], ["line 2", "not JSON"]),
+        (lines(row(0)) + b"{" * 5000 + b"\n", ["line 2", "not JSON"]),
+        (lines(row(0)).replace(b"[[1]]", b"[[" + b"1" * 5000 + b"]]"), ["line 1", "integer"]),
+        (lines(row(0)) + b"7\n", ["line 2", "no JSON object"]),
+        (lines(row(0), {"task_id": "HumanEval/1"}), ["line 2", "no field prompt"]),
+        (lines(row(0, atol="x")), ["line 1", "atol", '"x"']),
+        (lines(row(0, base_input=[1])), ["line 1", "base_input", "list of lists"]),
+        (lines(row(0, plus_input={"a": 1})), ["line 1", "plus_input"]),
+        (lines(row(0, task_id="Mbpp/3")), ["line 1", "Mbpp/3", "humaneval_plus"]),
+        (lines(row(0), row(1), row(0)), ["HumanEval/0", "lines 1 and 3"]),
+        (lines(row(0)) + json.dumps(row(1, contract="caf\u00e9"), ensure_ascii=False).encode("latin-1"), ["line 2", "UTF-8"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_damaged_data_file_is_named_in_one_line(tmp_path: Path, data: bytes, parts: list[str]) -> None:
+    folder = humaneval(tmp_path, data)
+    with pytest.raises(UsageError) as caught:
+        task_ids("humaneval_plus", folder)
+    message = str(caught.value)
+    assert message.startswith(f"{folder}/humaneval/HumanEvalPlus.jsonl.gz")
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_arguments_that_a_task_cannot_have_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "mbppplus" / "MbppPlus.jsonl.gz"
+    path.parent.mkdir()
+    path.write_bytes(lines(row(0, task_id="Mbpp/124", base_input=[["x", "y"]])))
+    with pytest.raises(UsageError, match="task Mbpp/124: base_input does not have the form"):
+        load_task("mbpp_plus", "Mbpp/124", str(tmp_path))
+
+
+def test_equal_data_has_one_identity_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(folder: str) -> dict[str, str]:
+        return identity(EnvConfig(kind="humaneval_plus", code=CodeConfig(data_dir=folder)))
+
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder, numbers in zip(folders, ((0, 1), (0, 1), (0, 2)), strict=True):
+        humaneval_dir = Path(humaneval(make(folder), lines(*map(row, numbers))))
+        (humaneval_dir / "mbppplus").mkdir()
+        (humaneval_dir / "mbppplus" / "MbppPlus.jsonl.gz").write_bytes(lines(row(0, task_id="Mbpp/3")))
+    first, equal, other = (at(str(folder)) for folder in folders)
+    assert first == equal
+    assert first["humaneval_plus"] != other["humaneval_plus"]
+    monkeypatch.setenv("R2V_DATA_DIR", str(folders[1]))
+    assert at("") == first
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder

@@ -10,6 +10,7 @@ import yaml
 from r2v_dist.cli import main
 from r2v_dist.config import load_config
 from r2v_dist.errors import UsageError
+from r2v_dist.run_dir import RunDir
 from r2v_dist.simulated_config import load_simulated
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,39 @@ def _folder(*overrides: str) -> Path:
         ("bc.deepspeed.zero_stage=4", ["zero_stage", "4"]),
         ("slm.sampling={temperature: 0, candidates: 5}", ["slm.sampling", "temperature 0", "candidates"]),
         ("seed", ["key=value"]),
+        ("seed=-1", ["seed", "-1", "greater than or equal to 0"]),
+        ("seed=4294967296", ["seed", "4294967296", "2147483647"]),
+        ("seed=true", ["seed", "true", "number"]),
+        ("seed=010", ["override", "010", "begins with 0"]),
+        ("seed=1:30", ["seed", "1:30", "integer"]),
+        (f"seed={'9' * 5000}", ["5000 digits"]),
+        (f"evaluate.rates={'[' * 3000}{']' * 3000}", ["nested too deeply"]),
+        ("perturb={test_seeds: 1, test_seeds: 2}", ["test_seeds", "twice"]),
+        ("evaluate.rates=[]", ["evaluate.rates", "at least 1"]),
+        ("evaluate.rates=[0.1, 0.2, 0.1]", ["evaluate.rates", "0.1 stands twice"]),
+        ("evaluate.routers=[r2v, r2v]", ["evaluate.routers", "r2v stands twice"]),
+        ("perturb.rates={failur: 0.1}", ["perturb.rates", "failur", "did you mean failure?"]),
+        ("perturb.train_seeds=1001", ["perturb.train_seeds", "1000"]),
+        ("bc.learning_rate=.inf", ["bc.learning_rate", "inf", "finite"]),
+        ("bc={batch_size: 10, micro_batch_size: 4}", ["bc", "batch_size = 10", "4 x 1", "8 or 12"]),
+        ("bc={batch_size: 2, micro_batch_size: 4}", ["bc", "batch_size = 2", "set 4"]),
+        ("dpo.deepspeed.ranks=3", ["dpo", "batch_size = 16", "8 x 3"]),
+        ("verifier.training.micro_batch_size=5", ["verifier.training", "batch_size = 16", "5"]),
+        ("bc.deepspeed={offload_parameters: true}", ["bc.deepspeed", "zero_stage 3"]),
+        ("router.deepspeed.ranks=400", ["router.deepspeed.ranks", "400", "episodes", "fewer ranks"]),
+        ("collect={clean_episodes: 0, perturbed_episodes: 0}", ["collect", "both 0"]),
+        ("env.splits.validation=0", ["env.splits.validation", "0", "at least 2"]),
+        ("router={score: policy, deepspeed: {ranks: 1, zero_stage: 2}}", ["router", "zero_stage = 2", "set 0"]),
+        ("env.splits.train=1", ["env.splits.train", "1", "at least 2"]),
+        ("env.max_steps=40000", ["env.max_steps", "40000", "10000"]),
+        ("slm.cpu_cores=0-x", ["slm.cpu_cores", "0-x", "0-1,3"]),
+        ("slm.cpu_cores=3-1", ["slm.cpu_cores", "3-1"]),
+        ("slm.sampling.max_tokens=1024", ["slm.sampling.max_tokens", "1024", "max_model_len"]),
+        ("run_dir=''", ["run_dir", "empty path"]),
+        ('run_dir="a\\0b"', ["run_dir", "no text"]),
+        (f"run_dir=runs/{'x' * 300}", ["run_dir", "300 bytes", "255"]),
+        ("run_dir=~nobody-of-this-name/runs", ["run_dir", "nobody-of-this-name"]),
+        ("name=''", ["name", "at least 1"]),
     ],
 )
 def test_bad_values_name_key_value_and_fix(override: str, parts: list[str]) -> None:
@@ -76,13 +110,123 @@ def test_bad_values_name_key_value_and_fix(override: str, parts: list[str]) -> N
         assert part in message
 
 
-def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"a: [1", ["not YAML"]),
+        ("name: caf\u00e9".encode("latin-1"), ["line 1", "not UTF-8", "0xe9"]),
+        ("name: tiny".encode("utf-16"), ["UTF-16"]),
+        (b"x: " + b"[" * 3000 + b"]" * 3000, ["nested too deeply"]),
+        (b"seed: " + b"9" * 5000, ["seed", "line 1", "5000 digits"]),
+        (b"seed: 010", ["seed", "010", "begins with 0"]),
+        (b"a: {b: [{c: 1,\n c: 2}]}", ["a.b.0.c", "lines 1 and 2"]),
+        (b"seed: 0\nname: x\nseed: 7", ["key seed", "lines 1 and 3"]),
+        (b"a: &a {b: *a}", ["a.b", "holds itself"]),
+        (b"seed: !!int x", ["not YAML"]),
+        (b"- 1", ["mapping"]),
+        (b"", ["mapping"]),
+        (b"#" * (1 << 21), ["larger"]),
+    ],
+    ids=lambda value: str(value)[:30] if isinstance(value, list) else "",
+)
+def test_a_file_that_is_no_configuration_is_one_line(tmp_path: Path, content: bytes, parts: list[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    for read in (load_config, load_simulated):
+        with pytest.raises(UsageError) as caught:
+            read(path, [])
+        message = str(caught.value)
+        assert message.startswith(str(path))
+        assert "\n" not in message
+        assert len(message) < 600
+        for part in parts:
+            assert part in message
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such config"):
         load_config(tmp_path / "absent.yaml", [])
-    broken = tmp_path / "broken.yaml"
-    broken.write_text("a: [1")
-    with pytest.raises(UsageError, match="not YAML"):
-        load_config(broken, [])
+    with pytest.raises(UsageError, match="a directory"):
+        load_config(tmp_path, [])
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_config(Path("x" * 300), [])
+
+
+def test_words_of_old_yaml_are_text_and_merged_keys_are_no_duplicates(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    anchored = DEMO.read_text().replace("name: textworld_demo", "name: off").replace("bc: {", "bc: &bc {")
+    path.write_text(anchored.replace("dpo: {", "dpo: {<<: *bc, ") + "training_seeds: 1e0\n")
+    config = load_config(path, ["bc.bf16=on", "bc.learning_rate=1e-3"])
+    assert (config.name, config.bc.bf16, config.bc.learning_rate) == ("off", True, 1e-3)
+    assert config.dpo is not None
+    assert (config.dpo.micro_batch_size, config.dpo.batch_size) == (8, 16)
+
+
+@pytest.mark.parametrize("text", ["1.10", "1e3", "0o10", "12", "on", "1:30", ".5"])
+def test_a_text_that_looks_like_a_number_stays_as_it_was_written(tmp_path: Path, text: str) -> None:
+    config = load_config(DEMO, [f"name={text}", f"slm.model='{text}'"])
+    assert (config.name, config.slm.model) == (text, text)
+    RunDir(tmp_path).write_config(config)
+    assert load_config(tmp_path / "config.yaml", []) == config
+
+
+def test_an_override_is_given_once() -> None:
+    with pytest.raises(UsageError, match="seed is given twice"):
+        load_config(DEMO, ["seed=1", "seed=2"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ("{rooms: [1, 2], objects: [2, 3], quest_length: [2, 3], instructions: lsat}", ["instructions = lsat", "full or last"]),
+        ("{rooms: [1, 2], objects: [2, 3], quest_length: [2, 3], instructions: [1, 2]}", ["instructions = [1, 2]", "full or last"]),
+        ("{rooms: [4, 1], objects: [2, 3], quest_length: [2, 3], instructions: full}", ["rooms = [4, 1]", "write [1, 4]"]),
+        ("{rooms: 2, objects: [2, 3], quest_length: [2, 3], instructions: full}", ["rooms = 2", "range"]),
+        ("{rooms: [0, 0], objects: [2, 3], quest_length: [2, 3], instructions: full}", ["rooms = [0, 0]", "from 1 to 100"]),
+        ("{rooms: [1, 2], objects: [2, 3], quest_length: [-1, -1], instructions: full}", ["quest_length = [-1, -1]", "from 1"]),
+        ("{rooms: [1, 2], objects: [2, 3], quest_length: [2, 3]}", ["needs exactly"]),
+        ("{room: [1, 2]}", ["settings.room", "rooms"]),
+    ],
+)
+def test_settings_of_games_are_checked_one_by_one(settings: str, parts: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config(DEMO, [f"env.games=[{{challenge: custom, settings: {settings}}}]"])
+    for part in ["env.games.0", *parts]:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("challenge", "settings", "part"),
+    [
+        ("coin_collector", "{level: [1, 301]}", "from 1 to 300"),
+        ("treasure_hunter", "{level: [0, 3]}", "from 1 to 30"),
+        ("cooking", "{go: [1, 6]}", "1, 6, 9, 12"),
+        ("cooking", "{cook: [0, 2]}", "from 0 to 1"),
+        ("cooking", "{recipe: [1, 3], take: [1, 2]}", "at most the smallest recipe, 1"),
+    ],
+)
+def test_every_challenge_says_what_it_takes(challenge: str, settings: str, part: str) -> None:
+    with pytest.raises(UsageError, match=part):
+        load_config(DEMO, [f"env.games=[{{challenge: {challenge}, settings: {settings}}}]"])
+
+
+def test_every_run_needs_validation_tasks() -> None:
+    with pytest.raises(UsageError, match=r"env\.splits\.validation = 0: .* at least 1"):
+        load_config(ROOT / "configs" / "humaneval_simulated.yaml", ["router=null", "env.splits.validation=0"])
+
+
+def test_a_key_does_not_change_the_defaults_beside_it() -> None:
+    assert load_config(DEMO, ["router.deepspeed.ranks=2"]).router.deepspeed.zero_stage == 0  # type: ignore[union-attr]
+    simulated = load_simulated(SIMULATED, ["cluster={num_cpus: 2}"])
+    assert simulated is not None
+    assert simulated.cluster.memory_gib == 1.0
+
+
+def test_rules_are_refused_where_an_environment_has_none() -> None:
+    simulated = ROOT / "configs" / "humaneval_simulated.yaml"
+    with pytest.raises(UsageError, match=r"verifier\.kind = rules: .* none for humaneval_plus"):
+        load_config(simulated, ["verifier={kind: rules}"])
+    assert load_config(ROOT / "configs" / "textworld_simulated.yaml", ["verifier={kind: rules}"]).verifier is not None
 
 
 def test_overrides_reach_nested_keys_and_are_parsed_as_yaml() -> None:
