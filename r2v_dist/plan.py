@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from r2v_dist.chat_check import check_chat
 from r2v_dist.config import RunConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.model_config import ModelConfig
+from r2v_dist.model_config import ModelConfig, read_key, shown_address
 
 DISK_GIB = 2.0
 
@@ -46,6 +47,8 @@ def check(config: RunConfig) -> None:
                 raise UsageError(f"env.files.{split}: game file {game} does not exist; generate one with tw-make or remove the entry")
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
         _check_model(role, model)
+    if config.verifier is not None and config.verifier.judge is not None:
+        _check_model("verifier.judge", config.verifier.judge)
     available = psutil.virtual_memory().available / 2**30
     if not config.cluster.address and available < config.cluster.memory_gib:
         raise RuntimeFailure(
@@ -65,14 +68,16 @@ def _check_model(role: str, model: ModelConfig) -> None:
         looks_local = model.model.startswith((".", "/", "~", "models/", "runs/"))
         if looks_local and not Path(model.model).is_dir():
             raise UsageError(f"{role}.model = {model.model}: no such directory; give a Hugging Face directory, a hub id or `scratch`")
+        check_chat(role, model)
     if model.backend == "openai":
+        read_key(model.api_key_env)
         url = urlsplit(model.base_url)
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
             socket.create_connection((url.hostname or "", port), timeout=5.0).close()
         except OSError as error:
             raise RuntimeFailure(
-                f"{role}.base_url = {model.base_url}: cannot be reached ({error}); start the endpoint or correct the address"
+                f"{role}.base_url = {shown_address(model.base_url)}: cannot be reached ({error}); start the endpoint or correct the address"
             ) from None
 
 
