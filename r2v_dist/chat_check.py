@@ -54,7 +54,8 @@ def _problem(chat: ChatFormat, tokenizer: Any) -> str:
     if bos is not None and opening[:2] == [bos, bos]:
         return f"the chat template begins with {tokenizer.bos_token} twice"
     told = [tokenizer.decode(ids) for ids in (opening, continuation)]
-    letters = "".join(_PROBE.split())
+    probe = tokenizer.decode(tokenizer.encode(_PROBE, add_special_tokens=False))
+    letters = "".join(probe.split())
     if any(letters not in "".join(text.split()) for text in told):
         return "the chat template leaves a message out or changes its letters"
     return ""
