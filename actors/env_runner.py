@@ -184,7 +184,8 @@ class EnvRunner:
 
         assert equipment.scorer is not None
         tokenizer = AutoTokenizer.from_pretrained(self._setup.slm_tokenizer)
-        return TrainedVerifier(equipment.scorer, tokenizer, slm.system_prompt, slm.timeout_s)
+        settings = slm.chat_template_kwargs
+        return TrainedVerifier(equipment.scorer, tokenizer, slm.system_prompt, slm.timeout_s, settings)
 
     def _check_versions(self, unit: Unit, tree: Tree) -> None:
         """A row must never name a policy that did not act."""

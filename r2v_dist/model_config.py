@@ -90,7 +90,7 @@ class ModelConfig(Section):
     @classmethod
     def _is_address(cls, url: str) -> str:
         if url and not _is_http(url):
-            raise ValueError("not the address of an endpoint; write for example http://127.0.0.1:8000/v1")
+            raise ValueError(f"{url} is not the address of an endpoint; write for example http://127.0.0.1:8000/v1")
         return url
 
     @model_validator(mode="after")

@@ -57,6 +57,9 @@ def check(config: RunConfig) -> None:
         )
     if _free_disk_gib(config.run_dir) < DISK_GIB:
         raise RuntimeFailure(f"run_dir = {config.run_dir}: less than {DISK_GIB:.0f} GiB of disk are free there; choose another run_dir")
+    # Last, because a tokenizer takes seconds to load.
+    for role, model in (("slm", config.slm), ("teacher", config.teacher)):
+        check_chat(role, model)
 
 
 def _check_model(role: str, model: ModelConfig) -> None:
@@ -68,7 +71,6 @@ def _check_model(role: str, model: ModelConfig) -> None:
         looks_local = model.model.startswith((".", "/", "~", "models/", "runs/"))
         if looks_local and not Path(model.model).is_dir():
             raise UsageError(f"{role}.model = {model.model}: no such directory; give a Hugging Face directory, a hub id or `scratch`")
-        check_chat(role, model)
     if model.backend == "openai":
         read_key(model.api_key_env)
         url = urlsplit(model.base_url)
