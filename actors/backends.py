@@ -82,9 +82,11 @@ class SimulatedModel:
 
 
 class VllmModel:
-    """A vLLM server as seen from an env runner: tokenises here, and sends what has piled up in one call.
+    """A vLLM server as seen from an env runner: tokenises here, and sends what has piled up in one
+    call.
 
-    `eos_ids` are those of the model's generation configuration, at which the engine stops by itself.
+    `eos_ids` are those of the model's generation configuration, at which the engine stops by
+    itself.
     """
 
     def __init__(
@@ -136,7 +138,8 @@ class VllmModel:
             return None
         if action == text.strip():
             return Candidate(action, tuple(kept), tuple(logprobs[: length + 1]))
-        # Reasoning is no part of the action: its tokens enter neither the history nor what is cloned.
+        # Reasoning is no part of the action: its tokens enter neither the history nor what is
+        # cloned.
         start = self._start_of(action, kept)
         exact = self._tokenizer.decode(kept[start:]).strip() == action
         return Candidate(action, tuple(kept[start:]) if exact else None, tuple(logprobs[start : length + 1]))
@@ -158,9 +161,11 @@ class OpenAIModel:
         self._endpoint = Endpoint(config, role, attempts, backoff_s)
 
     async def sample(self, request: Request) -> Answer:
-        """K candidates, less those that hold no action. An endpoint that gives fewer answers is asked for the others.
+        """K candidates, less those that hold no action. An endpoint that gives fewer answers is
+        asked for the others.
 
-        Raises RuntimeFailure when the endpoint fails, ContextLimitReached when the conversation is too long for it.
+        Raises RuntimeFailure when the endpoint fails, ContextLimitReached when the conversation is
+        too long for it.
         """
         wanted, choices = request.sampling.n, list[Choice]()
         prompt_tokens = generated = requests = barren = 0
@@ -194,7 +199,8 @@ class OpenAIModel:
             ]
         sampling, chosen = request.sampling, self._config.sampling
         settings = {
-            # What the configuration leaves to the model, nobody sends: a judge sets its own temperature otherwise.
+            # What the configuration leaves to the model, nobody sends: a judge sets its own
+            # temperature otherwise.
             "temperature": None if chosen.temperature is None else sampling.temperature,
             "top_p": None if chosen.top_p is None else sampling.top_p,
             "seed": (request.seed + earlier) % 2**31 if chosen.send_seed else None,
@@ -229,7 +235,8 @@ def build_model(config: ModelConfig, role: str, call: EngineCall | None, tokeniz
 
 
 def eos_ids_of(folder: Path) -> list[int]:
-    """Every token at which a model of this Hugging Face directory stops by its own configuration."""
+    """Every token at which a model of this Hugging Face directory stops by its own
+    configuration."""
     ids: list[int] = []
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():

@@ -1,7 +1,8 @@
-"""A chat endpoint over HTTP: what may pass is asked for again, at the pace that the endpoint sets; its reply is read, not indexed.
+"""A chat endpoint over HTTP: what may pass is asked for again, at the pace that the endpoint sets;
+its reply is read, not indexed.
 
-All requests of this process to one address share one gate: when the endpoint asks for silence, everybody is silent. The key
-is in the requests and in nothing else.
+All requests of this process to one address share one gate: when the endpoint asks for silence,
+everybody is silent. The key is in the requests and in nothing else.
 """
 
 import asyncio
@@ -66,7 +67,8 @@ class Reply:
 class Unusable(Exception):
     """A reply that is no answer; another request may bring one.
 
-    `wait_s` is what the endpoint asks for. One that is asked too much, and does not say for how long, is `crowded`.
+    `wait_s` is what the endpoint asks for. One that is asked too much, and does not say for how
+    long, is `crowded`.
     """
 
     def __init__(self, problem: str, wait_s: float | None = None, crowded: bool = False) -> None:
@@ -103,7 +105,8 @@ _GATES: dict[str, Gate] = {}
 
 
 class Endpoint:
-    """One endpoint as one model asks it. `role` is the section of the configuration that names it."""
+    """One endpoint as one model asks it. `role` is the section of the configuration that names
+    it."""
 
     def __init__(self, config: ModelConfig, role: str, attempts: int, backoff_s: float) -> None:
         self._config, self._role = config, role
@@ -122,8 +125,9 @@ class Endpoint:
     async def ask(self, body: dict[str, Any]) -> Reply:
         """The endpoint's reply, with at least one choice.
 
-        Raises RuntimeFailure when none comes within `retry_s`, UsageError where the endpoint refuses what the configuration
-        says, ContextLimitReached and PromptFiltered where it refuses this prompt.
+        Raises RuntimeFailure when none comes within `retry_s`, UsageError where the endpoint
+        refuses what the configuration says, ContextLimitReached and PromptFiltered where it refuses
+        this prompt.
         """
         deadline = time.monotonic() + self._config.retry_s
         problem, failures = "", 0
@@ -143,7 +147,7 @@ class Endpoint:
             if wait is not None:
                 reason = f"{problem} (it asks to wait; {self._section}.retry_s = {self._config.retry_s:g})"
                 self._gate.close(max(wait, self._backoff_s), reason)
-            elif failures >= self._attempts:
+            elif failures >= self._attempts or time.monotonic() >= deadline:
                 break
             else:
                 await asyncio.sleep(max(0.0, min(self._backoff(failures - 1), deadline - time.monotonic())))
@@ -191,7 +195,8 @@ class Endpoint:
 
 
 def redacted(text: str, key: str) -> str:
-    """The text without the key, without the beginning or the end of it, and without anything called a bearer token."""
+    """The text without the key, without the beginning or the end of it, and without anything
+    called a bearer token."""
     for length in range(len(key), _TOLD_PREFIX, -1):
         text = text.replace(key[:length], "[key]").replace(key[-length:], "[key]")
     if key:
@@ -200,7 +205,8 @@ def redacted(text: str, key: str) -> str:
 
 
 def retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that the endpoint asks to wait, as a number or as a date; None where it says nothing of the kind."""
+    """Seconds that the endpoint asks to wait, as a number or as a date; None where it says
+    nothing of the kind."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         value = headers.get(name, "").strip()
         if re.fullmatch(r"\d{1,9}(\.\d+)?", value):

@@ -66,7 +66,8 @@ class UnitReport:
     drifted: int
     judge_retries: int = 0
     judge_malformed: int = 0
-    """States that a judge left undecided, and times it was asked again. Units in flight at once share what they count."""
+    """States that a judge left undecided, and times it was asked again. Units in flight at once
+    share what they count."""
 
 
 class IdleEnvs:

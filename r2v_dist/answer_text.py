@@ -1,7 +1,8 @@
-"""The one place where text of a model becomes an action: every back end hands its answers through `action_of`.
+"""The one place where text of a model becomes an action: every back end hands its answers through
+`action_of`.
 
-What leaves it can be hashed, stored and sent as UTF-8, holds no reasoning, and has no space around it. It is empty where
-the model gave no action; such an answer is no candidate.
+What leaves it can be hashed, stored and sent as UTF-8, holds no reasoning, and has no space around
+it. It is empty where the model gave no action; such an answer is no candidate.
 """
 
 import re
@@ -17,14 +18,17 @@ def action_of(text: str) -> str:
 
 
 def whole(text: str) -> str:
-    """The text with halves of surrogate pairs replaced by U+FFFD: no encoder takes them, and no shard could hold them."""
+    """The text with halves of surrogate pairs replaced by U+FFFD: no encoder takes them, and no
+    shard could hold them."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def without_reasoning(text: str) -> str:
-    """What follows the reasoning at the start of an answer; nothing where the reasoning was cut off before its end.
+    """What follows the reasoning at the start of an answer; nothing where the reasoning was cut off
+    before its end.
 
-    Some templates open the reasoning in the prompt, so a closing tag without an opening one ends it as well.
+    Some templates open the reasoning in the prompt, so a closing tag without an opening one ends it
+    as well.
     """
     rest = text
     while opening := _OPENING.match(rest):

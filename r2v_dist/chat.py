@@ -1,9 +1,10 @@
 """Conversations as token ids that only ever grow: what was sampled is never tokenised again.
 
-The prompt at step t is a strict prefix of the prompt at step t+1, so that an engine's prefix cache holds the whole
-history and an episode trains as one sequence. Any chat template works whose turns end with one special token: the text
-between two assistant turns is read off the template itself. The control tokens of a prompt are the template's; where a
-message spells one, its letters are encoded.
+The prompt at step t is a strict prefix of the prompt at step t+1, so that an engine's prefix cache
+holds the whole history and an episode trains as one sequence. Any chat template works whose turns
+end with one special token: the text between two assistant turns is read off the template itself.
+The control tokens of a prompt are the template's; where a message spells one, its letters are
+encoded.
 """
 
 import re
@@ -16,7 +17,8 @@ from r2v_dist.errors import UsageError
 
 _ANSWER = "\x00\x01\x00"
 _CUT = "\x00\x02\x00"
-"""Marks in rendered text. They hold no letter, so that a template that changes case or trims leaves them alone."""
+"""Marks in rendered text. They hold no letter, so that a template that changes case or trims
+leaves them alone."""
 _REMEMBERED_TURNS = 4096
 
 
@@ -82,7 +84,8 @@ class ChatFormat:
         return [self._end]
 
     def stop_ids(self, eos_ids: Collection[int] = ()) -> list[int]:
-        """Ids at which an answer is over: the end of a turn, every EOS, and what opens a turn in the template.
+        """Ids at which an answer is over: the end of a turn, every EOS, and what opens a turn in
+        the template.
 
         `eos_ids` are those that the model's generation configuration names beside the tokenizer's.
         """
@@ -153,7 +156,8 @@ class ChatFormat:
 
     @cached_property
     def _control(self) -> frozenset[str]:
-        """What no message may become: special tokens, and added tokens that the template itself writes."""
+        """What no message may become: special tokens, and added tokens that the template itself
+        writes."""
         template = self._tokenizer.chat_template
         source = template if isinstance(template, str) else str(template)
         added = self._tokenizer.added_tokens_decoder.values()
@@ -182,7 +186,8 @@ class ChatFormat:
         return text
 
     def _encode(self, text: str) -> list[int]:
-        """Ids of a text. Its pieces between cuts are encoded apart, so that no control token arises across a cut."""
+        """Ids of a text. Its pieces between cuts are encoded apart, so that no control token
+        arises across a cut."""
         ids: list[int] = []
         for piece in text.split(_CUT):
             ids += self._tokenizer.encode(piece, add_special_tokens=False)

@@ -1,6 +1,8 @@
-"""Whether a model can be talked to, before anything starts: its chat template is rendered once, with nothing but its tokenizer.
+"""Whether a model can be talked to, before anything starts: its chat template is rendered once,
+with nothing but its tokenizer.
 
-A run whose template refuses its messages, or whose turns nothing would end, costs hours before it shows.
+A run whose template refuses its messages, or whose turns nothing would end, costs hours before it
+shows.
 """
 
 from typing import Any
@@ -10,11 +12,13 @@ from r2v_dist.errors import UsageError
 from r2v_dist.model_config import ModelConfig
 
 _PROBE = "Goal: Zx1\n-= Room =-"
-"""A message with large and small letters: a template that changes them tells the model another story."""
+"""A message with large and small letters: a template that changes them tells the model another
+story."""
 
 
 def check_chat(role: str, model: ModelConfig) -> None:
-    """Refuse a vLLM model whose chat template does not suit. Raises UsageError with key, model and fix."""
+    """Refuse a vLLM model whose chat template does not suit. Raises UsageError with key, model
+    and fix."""
     if model.backend != "vllm" or model.model == "scratch":
         return
     where = f"{role}.model = {model.model}"
@@ -66,7 +70,7 @@ def _tokenizer(where: str, name: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # a boundary: a missing file, a hub that cannot be reached, a tokenizer of an unknown kind
+    except Exception as error:  # a boundary: a missing file, a silent hub, an unknown kind
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise UsageError(
             f"{where}: its tokenizer cannot be loaded ({type(error).__name__}: {reason}); check the name or the network"

@@ -83,8 +83,8 @@ class TopTokens:
 class Answer:
     """The candidates among the K answers, and the likeliest first tokens.
 
-    An answer without an action is no candidate. `generated` counts the tokens of all K answers, reasoning included; None
-    where only the candidates' log-probabilities tell.
+    An answer without an action is no candidate. `generated` counts the tokens of all K answers,
+    reasoning included; None where only the candidates' log-probabilities tell.
     """
 
     candidates: tuple[Candidate, ...]

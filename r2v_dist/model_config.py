@@ -57,10 +57,11 @@ class ModelConfig(Section):
     timeout_s: float = Field(60.0, gt=0)
     """The longest that one request to an engine or endpoint may take."""
     retry_s: float = Field(300.0, gt=0)
-    """`openai`: the longest that a request is tried again, with all waits that the endpoint asks for. Less than
-    cluster.unit_timeout_s."""
+    """`openai`: the longest that a request is tried again, with all waits that the endpoint asks
+    for. Less than cluster.unit_timeout_s."""
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Variables of the chat template, for example {enable_thinking: false}. `openai`: sent along, if there are any."""
+    """Variables of the chat template, for example {enable_thinking: false}. `openai`: sent
+    along, if there are any."""
     failure_rate: float = Field(0.2, ge=0, le=1)
     """`simulated`: probability that a proposed action is not the expert's."""
     failure_rate_perturbed: float | None = Field(None, ge=0, le=1)
@@ -78,7 +79,8 @@ class ModelConfig(Section):
     def content(self) -> dict[str, Any]:
         """The keys that decide what the model answers; the others say where and how fast."""
         content = self.model_dump(mode="json", exclude=set(_OPERATIONAL))
-        # Keys that came later count only where they are set, so that what was finished before stays finished.
+        # Keys that came later count only where they are set, so that what was finished before stays
+        # finished.
         if not self.chat_template_kwargs:
             del content["chat_template_kwargs"]
         for name in ("max_tokens_field", "send_seed"):

@@ -134,7 +134,8 @@ def first_token_entropy(situation: Situation, proposal: Answer) -> float:
 
 
 def verifier_doubt(situation: Situation, proposal: Answer) -> float:
-    """1 minus the verifier's best score, 1 where the SLM has no action. Raises UsageError without a verifier."""
+    """1 minus the verifier's best score, 1 where the SLM has no action. Raises UsageError
+    without a verifier."""
     if not proposal.candidates:
         return 1.0
     if not situation.verifier_scores:

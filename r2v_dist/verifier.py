@@ -150,7 +150,8 @@ def judge_prompt(history: Sequence[Turn], user: str, candidates: Sequence[Candid
 
 
 def read_scores(text: str, k: int) -> tuple[float, ...] | None:
-    """The k scores of a judge's answer: of the last JSON object in it with exactly k numbers in [0, 1], None without one."""
+    """The k scores of a judge's answer: of the last JSON object in it with exactly k numbers in
+    [0, 1], None without one."""
     decoder, last = json.JSONDecoder(), None
     answer = without_reasoning(text)
     for brace in re.finditer(r"\{", answer):

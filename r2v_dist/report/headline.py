@@ -45,7 +45,8 @@ def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
 
 
 def abnormal_ends(run: RunDir, config: RunConfig) -> list[str]:
-    """One line with the share of test episodes that neither the agent nor its step limit ended; none where there are none."""
+    """One line with the share of test episodes that neither the agent nor its step limit ended;
+    none where there are none."""
     by_router: dict[str, Counter[str]] = {}
     for seed in range(config.training_seeds):
         folder = run.rollouts(stage_name("evaluate", seed))

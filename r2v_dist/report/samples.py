@@ -26,7 +26,8 @@ _OUTCOME = ["key", "task", "z", "router", "threshold", "success", "n_steps", "t"
 
 @dataclass(frozen=True)
 class Sample:
-    """One episode to show, and why it was chosen. `facts` are equal on all rows; there may be no step to show."""
+    """One episode to show, and why it was chosen. `facts` are equal on all rows; there may be no
+    step to show."""
 
     why: str
     facts: dict[str, Any]

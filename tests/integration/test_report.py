@@ -205,7 +205,8 @@ def test_episodes_without_a_step_are_shown_as_what_they_are(simulated_run: Path,
 
 
 def _without_steps(table: pa.Table, everywhere: bool) -> pa.Table:
-    """The table with failed episodes of the SLM alone, or all episodes, over before their first step."""
+    """The table with failed episodes of the SLM alone, or all episodes, over before their first
+    step."""
     alone = pc.and_(pc.equal(table["router"].cast(pa.string()), "slm_only"), pc.invert(table["success"]))
     over = pc.or_(alone, everywhere)
     kept = table.filter(pc.or_(pc.invert(over), pc.equal(table["t"], 0)))

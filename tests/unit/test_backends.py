@@ -23,7 +23,8 @@ KEY = "sk-not-for-logs"
 
 
 class Endpoint(ThreadingHTTPServer):
-    """Answers with `up`; the first requests get a fault instead: a status, or a status, a body and headers."""
+    """Answers with `up`; the first requests get a fault instead: a status, or a status, a body
+    and headers."""
 
     daemon_threads = True
     faults: list[Any]

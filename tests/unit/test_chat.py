@@ -1,4 +1,5 @@
-"""Conversations grow and are never tokenised again; what ends a turn is known, and no message can forge one."""
+"""Conversations grow and are never tokenised again; what ends a turn is known, and no message
+can forge one."""
 
 import asyncio
 import json
@@ -88,7 +89,8 @@ CONTROL = ["<|end|>", "<|user|>", "<|assistant|>"]
 
 @cache
 def trained(kind: str) -> PreTrainedTokenizerFast:
-    """A small tokenizer of another family, with control tokens and a `<think>` that is not called special."""
+    """A small tokenizer of another family, with control tokens and a `<think>` that is not
+    called special."""
     model = models.WordPiece(unk_token="?") if kind == "wordpiece" else models.BPE(byte_fallback=True, unk_token="?")
     tokenizer = Tokenizer(model)
     if kind == "wordpiece":
