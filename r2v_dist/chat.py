@@ -123,7 +123,12 @@ class ChatFormat:
         parts = self._render([*before, message], prompt=True).split(_ANSWER, 1)
         if len(parts) < 2:
             raise UsageError("the chat template leaves an earlier answer out or changes its letters")
-        return self._ending + parts[1].lstrip().removeprefix(self._ending)
+        following = parts[1].lstrip()
+        if not following.startswith(self._ending):
+            raise UsageError(
+                f"the chat template ends the last answer with {self._ending!r}, and an earlier one otherwise",
+            )
+        return following
 
     @cached_property
     def _ending(self) -> str:

@@ -201,6 +201,7 @@ REFUSED = {
     OWN.replace("m.content", "m.content | upper"): "slm.model = m: .*changes its letters",
     FORGETS: "slm.model = m: .*leaves an earlier answer out",
     "{{ bos_token }}{{ bos_token }}" + OWN: "slm.model = m: .*twice",
+    OWN.replace("<|end|>", "{% if loop.last or m.role != 'assistant' %}<|end|>{% endif %}"): "slm.model = m: .*an earlier one otherwise",
     "{{ messages.nothing.at.all }}": "slm.model = m: .*UndefinedError",
     "{% for": "slm.model = m: .*TemplateSyntaxError",
     None: "slm.model = m: .*no chat template",
