@@ -24,9 +24,9 @@ from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Sampling
 from r2v_dist.learner_config import VerifierConfig
 from r2v_dist.model_config import ModelConfig
-from r2v_dist.routers import RouterModels
+from r2v_dist.routers import ALONE, RouterModels
 from r2v_dist.tree import Tree, TreeEnv
-from r2v_dist.verifier import JudgeVerifier, TextWorldRules, Verifier
+from r2v_dist.verifier import JUDGE_TOKENS, JudgeVerifier, TextWorldRules, Verifier
 
 Deliver = Callable[[Sequence[Episode]], Awaitable[object]]
 
@@ -64,6 +64,10 @@ class UnitReport:
     engine_calls: int
     sampled_tokens: int
     drifted: int
+    judge_retries: int = 0
+    judge_malformed: int = 0
+    """States that a judge left undecided, and times it was asked again. Units in flight at once
+    share what they count."""
 
 
 class IdleEnvs:
@@ -145,11 +149,17 @@ class EnvRunner:
             engine_calls=len(answers),
             sampled_tokens=sum(a.sampled_tokens for a in answers),
             drifted=sum(s.drift for e in episodes for s in e.steps),
+            **self._judged(),
         )
+
+    def _judged(self) -> dict[str, int]:
+        """What the judge has counted since the last unit, if there is one."""
+        verifier = self._cast.verifier
+        return verifier.take_counts() if isinstance(verifier, JudgeVerifier) else {}
 
     def _needs_expert(self, unit: Unit) -> bool:
         """Tracking the hidden state doubles the cost of a step; without an oracle to answer it is left out."""
-        teacher_acts = any(arm.router != "slm_only" for arm in unit.played) or any(b.teacher_first for b in unit.branches)
+        teacher_acts = any(arm.router not in ALONE for arm in unit.played) or any(b.teacher_first for b in unit.branches)
         oracles = {self._setup.slm.backend, self._setup.teacher.backend if teacher_acts else ""}
         return bool(oracles & {"expert", "simulated"})
 
@@ -170,12 +180,14 @@ class EnvRunner:
             return TextWorldRules()
         if config.kind == "judge":
             assert config.judge is not None
-            return JudgeVerifier(build_model(config.judge, "judge", None, ""), config.attempts)
+            model = build_model(config.judge, "judge", None, "")
+            return JudgeVerifier(model, config.attempts, max(JUDGE_TOKENS, config.judge.sampling.max_tokens))
         from transformers import AutoTokenizer
 
         assert equipment.scorer is not None
         tokenizer = AutoTokenizer.from_pretrained(self._setup.slm_tokenizer)
-        return TrainedVerifier(equipment.scorer, tokenizer, slm.system_prompt, slm.timeout_s)
+        settings = slm.chat_template_kwargs
+        return TrainedVerifier(equipment.scorer, tokenizer, slm.system_prompt, slm.timeout_s, settings)
 
     def _check_versions(self, unit: Unit, tree: Tree) -> None:
         """A row must never name a policy that did not act."""

@@ -38,6 +38,8 @@ class Totals:
     engine_calls: int = 0
     sampled_tokens: int = 0
     drifted: int = 0
+    judge_retries: int = 0
+    judge_malformed: int = 0
 
     def plus(self, report: UnitReport) -> "Totals":
         """These totals with one more unit."""
@@ -50,6 +52,8 @@ class Totals:
             self.engine_calls + report.engine_calls,
             self.sampled_tokens + report.sampled_tokens,
             self.drifted + report.drifted,
+            self.judge_retries + report.judge_retries,
+            self.judge_malformed + report.judge_malformed,
         )
 
 

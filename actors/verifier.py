@@ -6,7 +6,7 @@ state share one reading of their prompt. A runner sends what has piled up in one
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,15 @@ def start_verifier(path: str, version: str, config: VerifierConfig) -> Any:
 class TrainedVerifier:
     """The trained verifier as seen from an env runner. `candidates` are the SLM's: their token ids are used as sampled."""
 
-    def __init__(self, call: ScorerCall, tokenizer: Any, system_prompt: str, timeout_s: float) -> None:
-        self._chat = ChatFormat(tokenizer, "slm", system_prompt)
+    def __init__(
+        self,
+        call: ScorerCall,
+        tokenizer: Any,
+        system_prompt: str,
+        timeout_s: float,
+        template_settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._chat = ChatFormat(tokenizer, "slm", system_prompt, template_settings)
         self._end = self._chat.end_of_turn()
 
         def ask(questions: list[tuple[list[int], list[list[int]]]]) -> Arrivals[tuple[float, ...]]:

@@ -161,7 +161,8 @@ def _same_answer(call: Call, candidates: Sequence[Sequence[int]]) -> bool:
 
 def calls_of(folder: Path, config: RunConfig) -> list[Call]:
     """Every model call of a roll-out, rebuilt from its rows."""
-    chat = ChatFormat(AutoTokenizer.from_pretrained(config.slm.model), "slm", config.slm.system_prompt)
+    tokenizer = AutoTokenizer.from_pretrained(config.slm.model)
+    chat = ChatFormat(tokenizer, "slm", config.slm.system_prompt, config.slm.chat_template_kwargs)
     chosen, stop = config.slm.sampling, chat.end_of_turn()
     shared: dict[str, Any] = {
         "n": chosen.candidates,

@@ -6,7 +6,8 @@ first; training resumes from its last complete checkpoint.
 """
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class BCJob:
     stage: Path
     seed: int
     config: BCConfig
+    template_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the chat template."""
 
 
 def clone_behaviour(job: BCJob) -> None:
@@ -78,10 +81,11 @@ def _train_rank(arguments: dict[str, Any]) -> None:
         **trainer_arguments("bc", config, job.stage, job.seed),
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model)
+    chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)
     trainer = CloningTrainer(
         model=AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.bfloat16 if config.bf16 else torch.float32),
         args=training,
-        train_dataset=build_dataset(job.rollouts, ChatFormat(tokenizer, "slm", job.system_prompt), config.max_length),
+        train_dataset=build_dataset(job.rollouts, chat, config.max_length),
         processing_class=tokenizer,
         peft_config=lora_adapter(config.lora),
         callbacks=[recorder(job.stage)],

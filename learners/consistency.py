@@ -3,8 +3,10 @@
 Measured on given pairs with a published checkpoint, so that any two policies can be compared on the same views.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from learners import pairs as preference_pairs
 from learners.preference import build_dataset
@@ -20,7 +22,13 @@ class Consistency:
     pairs: int
 
 
-def measure_consistency(model: str, pairs: Path, system_prompt: str, config: DPOConfig) -> Consistency:
+def measure_consistency(
+    model: str,
+    pairs: Path,
+    system_prompt: str,
+    config: DPOConfig,
+    template_settings: Mapping[str, Any] | None = None,
+) -> Consistency:
     """Compare the two views of every pair of a file; `divergence` is nan when no pair has a second view."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -30,7 +38,8 @@ def measure_consistency(model: str, pairs: Path, system_prompt: str, config: DPO
     from learners.preference_losses import jensen_shannon, token_mean
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    dataset, _ = build_dataset(preference_pairs.load(pairs), ChatFormat(tokenizer, "slm", system_prompt), config.max_length)
+    chat = ChatFormat(tokenizer, "slm", system_prompt, template_settings)
+    dataset, _ = build_dataset(preference_pairs.load(pairs), chat, config.max_length)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device).eval()
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

@@ -6,7 +6,8 @@ ids are used as they are, prompts are never truncated: a pair that does not fit 
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ class DPOJob:
     stage: Path
     seed: int
     config: DPOConfig
+    template_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the chat template."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def learn_preferences(job: DPOJob) -> PairExamples:
 
     folder = job.stage / "examples"
     if not folder.is_dir():
-        chat = ChatFormat(AutoTokenizer.from_pretrained(job.model), "slm", job.system_prompt)
+        tokenizer = AutoTokenizer.from_pretrained(job.model)
+        chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)
         dataset, counts = build_dataset(preference_pairs.load(job.pairs), chat, job.config.max_length)
         _save(dataset, counts, folder)
     counts = _counts(folder)

@@ -6,8 +6,8 @@ isotonic regression on validation states. V reads the conversation and the candi
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class VerifierJob:
     stage: Path
     seed: int
     config: VerifierTrainingConfig
+    template_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the chat template."""
 
 
 def learn_verifier(job: VerifierJob) -> VerifierMetrics:
@@ -65,13 +67,19 @@ def state_row(candidates: Sequence[BranchValue], chat: ChatFormat, max_length: i
     return AnswerRow(prompt, answers) if len(prompt) + max(map(len, answers)) <= max_length else None
 
 
-def score_table(path: Path, table: pa.Table, system_prompt: str, max_tokens: int = 8192) -> npt.NDArray[np.float64]:
+def score_table(
+    path: Path,
+    table: pa.Table,
+    system_prompt: str,
+    template_settings: Mapping[str, Any] | None = None,
+    max_tokens: int = 8192,
+) -> npt.NDArray[np.float64]:
     """V of every row of a branch-value table, in its order, by a published verifier."""
     from transformers import AutoTokenizer
 
     from learners.value_model import ValueModel
 
-    chat = ChatFormat(AutoTokenizer.from_pretrained(path), "slm", system_prompt)
+    chat = ChatFormat(AutoTokenizer.from_pretrained(path), "slm", system_prompt, template_settings)
     rows = list(branch_values.rows_of(table))
     members: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
@@ -116,6 +124,7 @@ def _train_rank(arguments: dict[str, Any]) -> None:
     config = job.config
     training = TrainingArguments(**trainer_arguments("verifier.training", config, job.stage, job.seed))
     tokenizer = AutoTokenizer.from_pretrained(job.model)
+    chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)
     model = load_backbone(job.model, torch.bfloat16 if config.bf16 else torch.float32)
     merge = None
     if config.lora is not None:
@@ -130,7 +139,7 @@ def _train_rank(arguments: dict[str, Any]) -> None:
     trainer = VerifierTrainer(
         model=model,
         args=training,
-        train_dataset=build_dataset(branch_values.load(job.values), ChatFormat(tokenizer, "slm", job.system_prompt), config.max_length),
+        train_dataset=build_dataset(branch_values.load(job.values), chat, config.max_length),
         processing_class=tokenizer,
         callbacks=[recorder(job.stage, *MEASURES)],
         pairwise_weight=config.pairwise_weight,
@@ -142,7 +151,8 @@ def _train_rank(arguments: dict[str, Any]) -> None:
 def _calibrate(folder: Path, job: VerifierJob) -> None:
     """Fit the calibration on validation states and put it beside the weights."""
     table = branch_values.load(job.validation)
-    scores, weights = score_table(folder, table, job.system_prompt), table["n"].to_numpy().astype(np.float64)
+    scores = score_table(folder, table, job.system_prompt, job.template_settings)
+    weights = table["n"].to_numpy().astype(np.float64)
     values = branch_values.values(table)
     calibration = fit_isotonic(scores, values, weights)
     curves = verifier_curves(scores, values, weights)

@@ -79,7 +79,7 @@ class _Playing:
                 stop, success, detail = StopReason.CONTEXT_LIMIT, False, str(limit)
                 break
             if choice.chosen is None:
-                stop, success = StopReason.NO_ACTION, False
+                stop, success, detail = StopReason.NO_ACTION, False, f"the {choice.actor} gave no action"
                 break
             step = _step(choice, self.now, self.world.prefix, drift)
             try:

@@ -1,24 +1,39 @@
 """Conversations as token ids that only ever grow: what was sampled is never tokenised again.
 
-The prompt at step t is a strict prefix of the prompt at step t+1, so that an engine's prefix cache holds the whole
-history and an episode trains as one sequence. Any chat template works: the text between two assistant turns is read
-off the template itself.
+The prompt at step t is a strict prefix of the prompt at step t+1, so that an engine's prefix cache
+holds the whole history and an episode trains as one sequence. Any chat template works whose turns
+end with one special token: the text between two assistant turns is read off the template itself.
+The control tokens of a prompt are the template's; where a message spells one, its letters are
+encoded.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
-_ANSWER = "\x00answer\x00"
+from r2v_dist.errors import UsageError
+
+_ANSWER = "\x00\x01\x00"
+_CUT = "\x00\x02\x00"
+"""Marks in rendered text. They hold no letter, so that a template that changes case or trims
+leaves them alone."""
 _REMEMBERED_TURNS = 4096
 
 
 class ChatTokenizer(Protocol):
     """The part of a Hugging Face tokenizer used here."""
 
+    eos_token_id: int | None
+    added_tokens_decoder: Mapping[int, Any]
+    all_special_tokens: Sequence[str]
+    all_special_ids: Sequence[int]
+    chat_template: Any
+
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
-    def apply_chat_template(self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool) -> Any: ...
+    def apply_chat_template(self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool, **settings: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -39,8 +54,16 @@ def opening_message(goal: str, observation: str) -> str:
 class ChatFormat:
     """Turns conversations into token ids for the model in one role (`slm` or `teacher`), with its own tokenizer."""
 
-    def __init__(self, tokenizer: ChatTokenizer, role: str, system: str = "") -> None:
+    def __init__(
+        self,
+        tokenizer: ChatTokenizer,
+        role: str,
+        system: str = "",
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`settings` are variables of the template, as `enable_thinking`."""
         self._tokenizer, self._role = tokenizer, role
+        self._settings = dict(settings or {})
         # An episode asks for the same turns at every step, and the arms of a unit share most of theirs.
         self._turns: dict[tuple[bool, str], list[int]] = {}
         self._system = [{"role": "system", "content": system}] if system else []
@@ -54,15 +77,27 @@ class ChatFormat:
         return self._remembered(False, user)
 
     def end_of_turn(self) -> list[int]:
-        """Ids that close an answer; the first of them is what the model must emit to stop."""
-        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}]
-        return self._encode(self._render(messages, prompt=False).split(_ANSWER, 1)[1])[:1]
+        """The one id that closes an answer, and that the model must emit to stop.
+
+        Raises UsageError where the template closes an answer with anything else.
+        """
+        return [self._end]
+
+    def stop_ids(self, eos_ids: Collection[int] = ()) -> list[int]:
+        """Ids at which an answer is over: the end of a turn, every EOS, and what opens a turn in
+        the template.
+
+        `eos_ids` are those that the model's generation configuration names beside the tokenizer's.
+        """
+        special = self._special_ids
+        between = [token for token in self.continuation("x") if token in special]
+        return list(dict.fromkeys([self._end, *eos_ids, *self._own_eos, *between]))
 
     def action_ids(self, turn: Turn) -> list[int]:
         """The answer as this role sampled it; somebody else's is text to this role and is encoded here."""
         if turn.action_ids is not None and turn.actor == self._role:
             return list(turn.action_ids)
-        return self._encode(turn.action)
+        return self._encode(self._cut(turn.action))
 
     def prompt(self, history: Sequence[Turn], user: str) -> list[int]:
         """The whole prompt. `tests` hold it equal to growing it turn by turn."""
@@ -77,14 +112,88 @@ class ChatFormat:
         if (opening, user) not in self._turns:
             if len(self._turns) >= _REMEMBERED_TURNS:
                 self._turns.clear()
-            before = [] if opening else [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}]
-            text = self._render([*before, {"role": "user", "content": user}], prompt=True)
-            self._turns[opening, user] = self._encode(text if opening else text.split(_ANSWER, 1)[1])
+            message = {"role": "user", "content": self._cut(user)}
+            text = self._render([message], prompt=True) if opening else self._following(message)
+            self._turns[opening, user] = self._encode(text)
         return list(self._turns[opening, user])
 
+    def _following(self, message: dict[str, str]) -> str:
+        """What the template writes from an answer's end mark to where the next answer begins."""
+        before = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}]
+        parts = self._render([*before, message], prompt=True).split(_ANSWER, 1)
+        if len(parts) < 2:
+            raise UsageError("the chat template leaves an earlier answer out or changes its letters")
+        following = parts[1].lstrip()
+        if not following.startswith(self._ending):
+            raise UsageError(
+                f"the chat template ends the last answer with {self._ending!r}, and an earlier one otherwise",
+            )
+        return following
+
+    @cached_property
+    def _ending(self) -> str:
+        """The end mark as the template spells it."""
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}]
+        parts = self._render(messages, prompt=False).split(_ANSWER, 1)
+        if len(parts) < 2:
+            raise UsageError("the chat template leaves an answer out or changes its letters")
+        closing = parts[1].lstrip()
+        mark = max((t for t in self._control if closing.startswith(t)), key=len, default="")
+        if not mark or len(self._encode(mark)) != 1:
+            shown = closing.split("\n", 1)[0][:20]
+            raise UsageError(f"the chat template ends an answer with {shown!r}, which is no special token: nothing would stop the model")
+        return mark
+
+    @cached_property
+    def _end(self) -> int:
+        return self._encode(self._ending)[0]
+
+    @cached_property
+    def _own_eos(self) -> list[int]:
+        eos = self._tokenizer.eos_token_id
+        return [] if eos is None else [eos]
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        """Tokens that the tokenizer calls special."""
+        added = self._tokenizer.added_tokens_decoder.items()
+        return frozenset([*self._tokenizer.all_special_ids, *(i for i, token in added if token.special)])
+
+    @cached_property
+    def _control(self) -> frozenset[str]:
+        """What no message may become: special tokens, and added tokens that the template itself
+        writes."""
+        template = self._tokenizer.chat_template
+        source = template if isinstance(template, str) else str(template)
+        added = self._tokenizer.added_tokens_decoder.values()
+        written = [str(token) for token in added if token.special or str(token) in source]
+        return frozenset(text for text in [*self._tokenizer.all_special_tokens, *written] if text.strip())
+
+    @cached_property
+    def _spelled(self) -> re.Pattern[str]:
+        """The place behind the first letter of a control token, also where two of them overlap."""
+        spellings = [f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in sorted(self._control)]
+        return re.compile("|".join(spellings) or "(?!)")
+
+    def _cut(self, text: str) -> str:
+        """The text, cut inside every control token that it spells."""
+        if not any(token in text for token in self._control):
+            return text
+        return self._spelled.sub(_CUT, text)
+
     def _render(self, messages: list[dict[str, str]], prompt: bool) -> str:
-        text: str = self._tokenizer.apply_chat_template([*self._system, *messages], tokenize=False, add_generation_prompt=prompt)
+        text: str = self._tokenizer.apply_chat_template(
+            [*self._system, *messages],
+            tokenize=False,
+            add_generation_prompt=prompt,
+            **self._settings,
+        )
         return text
 
     def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        """Ids of a text. Its pieces between cuts are encoded apart, so that no control token
+        arises across a cut."""
+        ids: list[int] = []
+        for piece in text.split(_CUT):
+            ids += self._tokenizer.encode(piece, add_special_tokens=False)
+        return ids

@@ -22,11 +22,14 @@ TOP_LOGPROBS = 20
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. `top` is the number of first-token alternatives returned."""
+    """How to sample. `top` is the number of first-token alternatives returned.
+
+    None leaves a setting to the model; only endpoints know such models.
+    """
 
     n: int = 1
-    temperature: float = 0.7
-    top_p: float = 0.95
+    temperature: float | None = 0.7
+    top_p: float | None = 0.95
     max_tokens: int = 24
     top: int = TOP_LOGPROBS
 
@@ -50,7 +53,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A proposed action. `token_ids` exclude the end-of-turn mark; `logprobs` (nats) include it where it was sampled."""
+    """A proposed action, as `answer_text` lets it through, never empty.
+
+    `token_ids` exclude the end-of-turn mark; `logprobs` (nats) include it where it was sampled.
+    """
 
     text: str
     token_ids: tuple[int, ...] | None = None
@@ -79,16 +85,23 @@ class TopTokens:
 
 @dataclass(frozen=True)
 class Answer:
-    """K candidates, and the likeliest first tokens."""
+    """The candidates among the K answers, and the likeliest first tokens.
+
+    An answer without an action is no candidate. `generated` counts the tokens of all K answers,
+    reasoning included; None where only the candidates' log-probabilities tell.
+    """
 
     candidates: tuple[Candidate, ...]
     version: str
     prompt_tokens: int = 0
     first_top: TopTokens = field(default_factory=lambda: TopTokens.of(()))
+    generated: int | None = None
 
     @property
     def sampled_tokens(self) -> int:
         """Tokens generated for this answer."""
+        if self.generated is not None:
+            return self.generated
         return sum(len(c.logprobs) for c in self.candidates)
 
 

@@ -90,6 +90,7 @@ def verifier(context: Context) -> dict[str, Any]:
         stage=run.stage(context.stage),
         seed=context.seed,
         config=config.verifier.training,
+        template_settings=config.slm.chat_template_kwargs,
     )
     with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks):
         metrics = learn_verifier(job)
@@ -104,7 +105,8 @@ def pairs(context: Context) -> dict[str, Any]:
     config, trained = context.config, context.checkpoint("verifier")
     assert config.dpo is not None
     table = branch_values.load(values_path(context, LEARNING))
-    opinion, w = score_table(Path(trained.path), table, config.slm.system_prompt), config.dpo.verifier_branches
+    settings, w = config.slm.chat_template_kwargs, config.dpo.verifier_branches
+    opinion = score_table(Path(trained.path), table, config.slm.system_prompt, settings)
     n = table["n"].to_numpy().astype(np.float64)
     scores = (branch_values.values(table) * n + w * opinion) / (n + w)
     visited = branching.outcome_values(_visited(context, LEARNING))
@@ -129,10 +131,13 @@ def dpo(context: Context) -> dict[str, Any]:
         stage=run.stage(context.stage),
         seed=context.seed,
         config=config.dpo,
+        template_settings=config.slm.chat_template_kwargs,
     )
     with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks):
         examples = learn_preferences(job)
-    before, after = (measure_consistency(m, _pairs_path(context), config.slm.system_prompt, config.dpo) for m in (cloned.path, str(output)))
+    before, after = (
+        measure_consistency(m, job.pairs, job.system_prompt, job.config, job.template_settings) for m in (cloned.path, str(output))
+    )
     return {
         **{"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("dpo", output)},
         **asdict(examples),

@@ -1,9 +1,12 @@
 """The configuration of a language model, in whichever role."""
 
+import os
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from r2v_dist.errors import UsageError
 from r2v_dist.yaml_config import Section
 
 
@@ -12,9 +15,16 @@ class SamplingConfig(Section):
 
     candidates: int = Field(1, ge=1)
     """K, the proposals a step."""
-    temperature: float = Field(0.7, ge=0)
-    top_p: float = Field(0.95, gt=0, le=1)
+    temperature: float | None = Field(0.7, ge=0)
+    """null, `openai` only: not sent. Reasoning models refuse it."""
+    top_p: float | None = Field(0.95, gt=0, le=1)
+    """null, `openai` only: not sent."""
     max_tokens: int = Field(24, ge=1)
+    """The most tokens of an answer. Those of a reasoning model count its reasoning too."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """`openai`: under which name the endpoint is told; reasoning models ask for the longer one."""
+    send_seed: bool = True
+    """`openai`: whether the endpoint is told the seed; false for those that refuse it."""
 
     @model_validator(mode="after")
     def _greedy_is_single(self) -> Self:
@@ -45,6 +55,13 @@ class ModelConfig(Section):
     """`openai`: the endpoint, for example http://127.0.0.1:8000/v1. The key is read from the environment variable `api_key_env`."""
     api_key_env: str = "OPENAI_API_KEY"
     timeout_s: float = Field(60.0, gt=0)
+    """The longest that one request to an engine or endpoint may take."""
+    retry_s: float = Field(300.0, gt=0)
+    """`openai`: the longest that a request is tried again, with all waits that the endpoint asks
+    for. Less than cluster.unit_timeout_s."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Variables of the chat template, for example {enable_thinking: false}. `openai`: sent
+    along, if there are any."""
     failure_rate: float = Field(0.2, ge=0, le=1)
     """`simulated`: probability that a proposed action is not the expert's."""
     failure_rate_perturbed: float | None = Field(None, ge=0, le=1)
@@ -61,8 +78,22 @@ class ModelConfig(Section):
 
     def content(self) -> dict[str, Any]:
         """The keys that decide what the model answers; the others say where and how fast."""
-        operational = {"max_num_seqs", "kv_cache_mib", "gpu_memory_utilization", "tensor_parallel", "cpu_cores", "timeout_s", "api_key_env"}
-        return self.model_dump(mode="json", exclude=operational)
+        content = self.model_dump(mode="json", exclude=set(_OPERATIONAL))
+        # Keys that came later count only where they are set, so that what was finished before stays
+        # finished.
+        if not self.chat_template_kwargs:
+            del content["chat_template_kwargs"]
+        for name in ("max_tokens_field", "send_seed"):
+            if getattr(self.sampling, name) == SamplingConfig.model_fields[name].default:
+                del content["sampling"][name]
+        return content
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        if url and not _is_http(url):
+            raise ValueError(f"{url} is not the address of an endpoint; write for example http://127.0.0.1:8000/v1")
+        return url
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -70,4 +101,47 @@ class ModelConfig(Section):
             raise ValueError(f"backend {self.backend} needs `model`")
         if self.backend == "openai" and not self.base_url:
             raise ValueError("backend openai needs `base_url`")
+        if self.backend == "vllm" and None in (self.sampling.temperature, self.sampling.top_p):
+            raise ValueError("backend vllm needs numbers for sampling.temperature and sampling.top_p")
         return self
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        parts.port  # reading it checks it
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and url.isprintable()
+
+
+def read_key(variable: str) -> str:
+    """The key in an environment variable, without the space around it; empty where there is none.
+
+    Raises UsageError, without showing it, for one that no HTTP header can carry.
+    """
+    key = os.environ.get(variable, "").strip()
+    if any(not "!" <= letter <= "~" for letter in key):
+        raise UsageError(
+            f"environment variable {variable}: the key holds a space, a line break or a letter that is not ASCII; set it again without"
+        )
+    return key
+
+
+def shown_address(url: str) -> str:
+    """The address without user, password and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+_OPERATIONAL = (
+    "max_num_seqs",
+    "kv_cache_mib",
+    "gpu_memory_utilization",
+    "tensor_parallel",
+    "cpu_cores",
+    "timeout_s",
+    "retry_s",
+    "api_key_env",
+)
+"""Keys that say where and how fast, and change no answer."""

@@ -256,6 +256,7 @@ def _bc(context: Context) -> dict[str, Any]:
             stage=run.stage(context.stage),
             seed=context.seed,
             config=config.bc,
+            template_settings=config.slm.chat_template_kwargs,
         )
         with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks):
             clone_behaviour(job)

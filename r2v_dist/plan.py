@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from r2v_dist.chat_check import check_chat
 from r2v_dist.config import RunConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.model_config import ModelConfig
+from r2v_dist.model_config import ModelConfig, read_key, shown_address
 from r2v_dist.places import named_path, require_writable
 
 DISK_GIB = 2.0
@@ -73,6 +74,9 @@ def check(config: RunConfig) -> None:
         )
     if _free_disk_gib(config.run_dir) < DISK_GIB:
         raise RuntimeFailure(f"run_dir = {config.run_dir}: less than {DISK_GIB:.0f} GiB of disk are free there; choose another run_dir")
+    # Last, because a tokenizer takes seconds to load.
+    for role, model in (("slm", config.slm), ("teacher", config.teacher)):
+        check_chat(role, model)
 
 
 def placement_problem(config: RunConfig, cpus: float, gpus: float) -> str | None:
@@ -153,6 +157,7 @@ def _check_model(role: str, model: ModelConfig) -> None:
             )
         _check_folder(f"{role}.model", model.model)
     if model.backend == "openai":
+        read_key(model.api_key_env)
         _check_endpoint(role, model.base_url)
 
 
@@ -168,7 +173,7 @@ def _check_endpoint(role: str, base_url: str) -> None:
         socket.create_connection((host, port), timeout=5.0).close()
     except (OSError, UnicodeError) as error:
         raise RuntimeFailure(
-            f"{role}.base_url = {base_url}: cannot be reached ({error}); start the endpoint or correct the address"
+            f"{role}.base_url = {shown_address(base_url)}: cannot be reached ({error}); start the endpoint or correct the address"
         ) from None
 
 

@@ -134,7 +134,10 @@ def first_token_entropy(situation: Situation, proposal: Answer) -> float:
 
 
 def verifier_doubt(situation: Situation, proposal: Answer) -> float:
-    """1 minus the verifier's best score. Raises UsageError without a verifier."""
+    """1 minus the verifier's best score, 1 where the SLM has no action. Raises UsageError
+    without a verifier."""
+    if not proposal.candidates:
+        return 1.0
     if not situation.verifier_scores:
         raise UsageError("router verifier: this run has no verifier; configure one or leave the router out")
     return 1.0 - max(situation.verifier_scores)
@@ -217,6 +220,8 @@ _BY_PROPOSAL: dict[str, Callable[[Situation, Answer], float]] = {
 }
 SINGLE_SAMPLE = frozenset({"slm_only"})
 """Routers whose SLM acts with one sample; under all others the verifier picks among the K, where there is a verifier."""
+ALONE = frozenset({"slm_only", "best_of_k"})
+"""Routers that never ask the teacher."""
 _CONSTANT = {"slm_only": False, "best_of_k": False, "teacher_only": True}
 NAMES = (*_CONSTANT, "random", *_BY_PROPOSAL, "stuck_latch", "query_level", *LEARNED)
 

@@ -140,9 +140,11 @@ class Context:
         started = time.monotonic()
         totals = self.crew.roll_out(units, self.run.rollouts(self.stage), show)
         summary = success_summary(self.run.rollouts(self.stage))
-        progress.close(
-            f"{totals.episodes} episodes, {totals.steps} steps, {totals.engine_calls} of {totals.asked} model calls made; " + summary.text
-        )
+        judged = ""
+        if totals.judge_retries or totals.judge_malformed:
+            judged = f"judge asked again {totals.judge_retries} times, {totals.judge_malformed} states left undecided; "
+        calls = f"{totals.engine_calls} of {totals.asked} model calls made; "
+        progress.close(f"{totals.episodes} episodes, {totals.steps} steps, {calls}{judged}{summary.text}")
         self.crew.log_totals(self.stage, asdict(totals))
         return {"episodes": summary.episodes}
 

@@ -5,12 +5,12 @@ deployed agent would not see.
 """
 
 import json
-import math
 import re
 from array import array
 from collections.abc import Sequence
 from typing import Protocol
 
+from r2v_dist.answer_text import without_reasoning
 from r2v_dist.chat import Turn
 from r2v_dist.language_model import Candidate, LanguageModel, Request, Sampling
 from r2v_dist.seeding import stable_hash
@@ -97,6 +97,10 @@ Candidates:
 """
 
 
+JUDGE_TOKENS = 256
+"""Tokens of a judge's answer, where its configuration does not allow for more."""
+
+
 class JudgeVerifier:
     """Asks a language model for one score a candidate. An answer that cannot be read is asked for again, then counted.
 
@@ -105,13 +109,21 @@ class JudgeVerifier:
 
     UNDECIDED = 0.5
 
-    def __init__(self, model: LanguageModel, attempts: int = 3, max_tokens: int = 256) -> None:
+    def __init__(self, model: LanguageModel, attempts: int = 3, max_tokens: int = JUDGE_TOKENS) -> None:
         self._model, self._attempts, self._max_tokens = model, attempts, max_tokens
         self.malformed = 0
         self.retries = 0
 
+    def take_counts(self) -> dict[str, int]:
+        """What was counted since this was last asked."""
+        counts = {"judge_retries": self.retries, "judge_malformed": self.malformed}
+        self.retries = self.malformed = 0
+        return counts
+
     async def score(self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]) -> tuple[float, ...]:
         """V of every candidate."""
+        if not candidates:
+            return ()
         prompt = judge_prompt(history, user, candidates)
         for attempt in range(self._attempts):
             self.retries += attempt > 0
@@ -138,14 +150,23 @@ def judge_prompt(history: Sequence[Turn], user: str, candidates: Sequence[Candid
 
 
 def read_scores(text: str, k: int) -> tuple[float, ...] | None:
-    """The k scores of a judge's answer, None unless it holds a JSON object with exactly k numbers in [0, 1]."""
-    found = re.search(r"\{.*\}", text, re.DOTALL)
-    try:
-        scores = json.loads(found.group())["scores"] if found else None
-    except (json.JSONDecodeError, KeyError, RecursionError):
-        return None
+    """The k scores of a judge's answer: of the last JSON object in it with exactly k numbers in
+    [0, 1], None without one."""
+    decoder, last = json.JSONDecoder(), None
+    answer = without_reasoning(text)
+    for brace in re.finditer(r"\{", answer):
+        try:
+            found, _ = decoder.raw_decode(answer, brace.start())
+        except (ValueError, RecursionError):
+            continue
+        last = _scores(found, k) or last
+    return last
+
+
+def _scores(found: object, k: int) -> tuple[float, ...] | None:
+    scores = found.get("scores") if isinstance(found, dict) else None
     if not isinstance(scores, list) or len(scores) != k:
         return None
-    if not all(isinstance(s, int | float) and not isinstance(s, bool) and math.isfinite(s) and 0 <= s <= 1 for s in scores):
+    if not all(isinstance(s, int | float) and not isinstance(s, bool) and 0 <= s <= 1 for s in scores):
         return None
     return tuple(float(s) for s in scores)

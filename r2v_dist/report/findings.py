@@ -145,11 +145,13 @@ def routers_of(run: RunDir, config: RunConfig, training_seed: int = 0) -> dict[s
 
 
 def forecasts_of(run: RunDir, config: RunConfig, training_seed: int) -> Forecasts | None:
-    """What the routers say of the SLM's own test steps."""
+    """What the routers say of the SLM's own test steps. None where no router is trained or no step was taken."""
     models = {name: model for name, model in routers_of(run, config, training_seed).items() if name in (*LEARNED, QUERY)}
     if not models:
         return None
     steps = AloneSteps.read(run.rollouts(stage_name("evaluate", training_seed)), config.alone, config.env.max_steps)
+    if not len(steps.t_N):
+        return None
     return Forecasts(training_seed, steps, {name: risk_of(name, model, steps) for name, model in models.items()})
 
 

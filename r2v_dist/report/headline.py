@@ -1,14 +1,23 @@
 """The last lines of a run: who solved how much at which LLM-call rate, and what is promised. The full table is in the report."""
 
+from collections import Counter
+
+import pyarrow as pa
+
+from r2v_dist import rollout_store
 from r2v_dist.config import RunConfig
+from r2v_dist.episodes import StopReason
 from r2v_dist.evaluation import hard_tasks
 from r2v_dist.report.claims import deciding, seeds_words, shown_signals
 from r2v_dist.report.findings import Findings, Overall
 from r2v_dist.report.palette import LABELS, fitting, listed
 from r2v_dist.run_dir import RunDir
+from r2v_dist.stages import stage_name
 
 HARD_STEPS = 4
 _WIDTH = 44
+_ENDS = (StopReason.WON, StopReason.LOST, StopReason.STEP_LIMIT)
+"""How an episode of a working run ends."""
 
 
 def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
@@ -33,7 +42,28 @@ def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
     if found.certificate is not None:
         of_first = "; training seed 0" if config.training_seeds > 1 else ""
         lines.append(f"  certificate: {found.certificate.line}{of_first}")
+    lines += abnormal_ends(run, config)
     return "\n".join([*lines, f"Report: {run.root / 'report' / 'index.html'}"])
+
+
+def abnormal_ends(run: RunDir, config: RunConfig) -> list[str]:
+    """One line with the share of test episodes that neither the agent nor its step limit ended;
+    none where there are none."""
+    by_router: dict[str, Counter[str]] = {}
+    for seed in range(config.training_seeds):
+        folder = run.rollouts(stage_name("evaluate", seed))
+        table = rollout_store.outcomes(rollout_store.read(folder, ["t", "router", "stop_reason"]))
+        routers, reasons = (table[name].cast(pa.string()).to_pylist() for name in ("router", "stop_reason"))
+        for router, reason in zip(routers, reasons, strict=True):
+            by_router.setdefault(router, Counter())[reason] += 1
+    played = sum(by_router.values(), Counter[str]())
+    told = [f"{reason.replace('_', ' ')} {played[reason] / played.total():.1%}" for reason in sorted({*played} - {*_ENDS})]
+    if not told:
+        return []
+    shares = {name: 1 - sum(ends[end] for end in _ENDS) / ends.total() for name, ends in by_router.items()}
+    worst = max(shares, key=lambda name: shares[name])
+    most = f"most with {LABELS[worst]}, {shares[worst]:.1%}"
+    return [f"  NOT ENDED BY THE TASK: {', '.join(told)} of {played.total()} test episodes; {most}"]
 
 
 def _line(title: str, one: Overall) -> str:

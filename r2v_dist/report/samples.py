@@ -26,9 +26,11 @@ _OUTCOME = ["key", "task", "z", "router", "threshold", "success", "n_steps", "t"
 
 @dataclass(frozen=True)
 class Sample:
-    """One episode to show, and why it was chosen."""
+    """One episode to show, and why it was chosen. `facts` are equal on all rows; there may be no
+    step to show."""
 
     why: str
+    facts: dict[str, Any]
     rows: list[dict[str, Any]]
 
 
@@ -56,7 +58,11 @@ def sample_episodes(run: RunDir, config: RunConfig) -> list[Sample]:
     model = routers_of(run, config).get("r2v")
     risks = step_forecasts(model, rows, config.env.max_steps) if model is not None else {}
     found = {episode[0]["key"]: episode for episode in rollout_store.episodes_of(rows)}
-    return [Sample(why, [_shown(row, risks.get((key, row["t"]))) for row in found[key] if row["t"] >= 0]) for key, why in wanted.items()]
+    samples = []
+    for key, why in wanted.items():
+        steps = [row for row in found[key] if row["t"] >= 0]
+        samples.append(Sample(why, found[key][0], [_shown(row, risks.get((key, row["t"]))) for row in steps]))
+    return samples
 
 
 def _shown_router(run: RunDir, episodes: pa.Table) -> tuple[str | None, float | None]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.feather as feather
 import pytest
 import yaml
@@ -268,6 +269,37 @@ def test_every_training_seed_is_read(simulated_run: Path, summary: dict[str, Any
     assert found["score_auroc"] == {name: values * 2 for name, values in summary["score_auroc"].items()}
     assert [one["training_seed"] for one in found["routing_signals"]] == [0, 0, 1, 1]
     assert "x 2 training seeds" in cli("report", str(run_dir))
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_episodes_without_a_step_are_shown_as_what_they_are(simulated_run: Path, tmp_path: Path, everywhere: bool) -> None:
+    run_dir = tmp_path / "stepless"
+    shutil.copytree(simulated_run, run_dir)
+    for shard in (run_dir / "rollouts" / "evaluate").glob("*.arrow"):
+        feather.write_feather(_without_steps(feather.read_table(shard), everywhere), shard)
+    lines = cli("report", str(run_dir)).splitlines()
+    [told] = [line for line in lines if "NOT ENDED BY THE TASK" in line]
+    assert ("context limit 100.0% of" if everywhere else "most with SLM only") in told
+    page = (run_dir / "report" / "index.html").read_text()
+    assert "No step was taken." in page
+    assert '<span class="tag bad">context limit</span>' in page
+    shown = cli("rollouts", str(run_dir), "--router", "slm_only", "--failed", "--limit", "1")
+    assert "context_limit" in shown
+
+
+def _without_steps(table: pa.Table, everywhere: bool) -> pa.Table:
+    """The table with failed episodes of the SLM alone, or all episodes, over before their first
+    step."""
+    alone = pc.and_(pc.equal(table["router"].cast(pa.string()), "slm_only"), pc.invert(table["success"]))
+    over = pc.or_(alone, everywhere)
+    kept = table.filter(pc.or_(pc.invert(over), pc.equal(table["t"], 0)))
+    rows = kept.to_pylist()
+    for row in rows:
+        if everywhere or (row["router"] == "slm_only" and not row["success"]):
+            step = dict.fromkeys(kept.column_names[kept.column_names.index("observation") :])
+            listed = {name: [] for name in step if name.startswith(("candidate", "first_top"))}
+            row |= step | listed | {"t": -1, "n_steps": 0, "success": False, "stop_reason": "context_limit"}
+    return pa.Table.from_pylist(rows, schema=table.schema)
 
 
 def test_episodes_on_the_terminal(simulated_run: Path) -> None:

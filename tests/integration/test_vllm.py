@@ -11,7 +11,7 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.backends import VllmModel
+from actors.backends import VllmModel, eos_ids_of
 from actors.env_runner import RunnerSetup
 from actors.fleet import Fleet
 from actors.rollout import Totals, roll_out
@@ -28,6 +28,12 @@ from r2v_dist.model_config import ModelConfig
 CONFIG = ModelConfig(backend="vllm", model="models/textworld-tiny", max_model_len=512)
 TOLERANCE = 5e-3 if torch.cuda.is_available() else 1e-3
 """Of a log-probability, against float32 on the CPU: a GPU's attention kernel rounds what it multiplies."""
+SPACED = (
+    "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content | trim }}"
+    "{% else %}<|assistant|> {{ m.content | trim }} <|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""Writes a space before the token at which the model stops, as some models' templates do."""
 HISTORY = (Turn("Goal: First, go east.\n-= Room3 =-\nThere is an exit to the east.", "go east", "teacher"),)
 
 
@@ -132,6 +138,20 @@ def test_the_client_batches_and_keeps_the_ids_it_sampled(server: ModelServer, ti
 
     with pytest.raises(ContextLimitReached, match="512"):
         asyncio.run(model.sample(Request((), "north " * 600, Sampling(), 0)))
+
+
+def test_an_answer_ends_where_the_model_stops_and_not_where_the_template_has_space(server: ModelServer, tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = SPACED
+    model = VllmModel(EngineHandle(server.actor), tokenizer, CONFIG, "slm", eos_ids_of(tiny_model))
+    user = "Goal: First, go east.\n-= Room3 =-\nThere is an exit to the east."
+    answer = asyncio.run(model.sample(Request((), user, Sampling(n=4), 0)))
+    assert len(answer.candidates) == 4
+    assert all("<|end|>" not in candidate.text for candidate in answer.candidates)
+    assert "go east" in {candidate.text for candidate in answer.candidates}
+    for candidate in answer.candidates:
+        assert candidate.token_ids is not None
+        assert len(candidate.logprobs) == len(candidate.token_ids) + 1
 
 
 def test_an_engine_killed_in_mid_stage_is_brought_back(

@@ -5,27 +5,44 @@ import bisect
 import json
 import math
 import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from actors.backends import OpenAIModel, SimulatedModel
 from r2v_dist.chat import Turn
-from r2v_dist.errors import RuntimeFailure
-from r2v_dist.language_model import Request, Sampling
+from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.language_model import Answer, ContextLimitReached, Request, Sampling
 from r2v_dist.model_config import ModelConfig
 from r2v_dist.routers import entropy_of
 
 KEY = "sk-not-for-logs"
 
 
-class Endpoint(HTTPServer):
-    """Answers with `up`; the first `faults` requests get the given status instead."""
+class Endpoint(ThreadingHTTPServer):
+    """Answers with `up`; the first requests get a fault instead: a status, or a status, a body
+    and headers."""
 
-    faults: list[int]
+    daemon_threads = True
+    faults: list[Any]
     seen: list[tuple[dict[str, Any], str]]
+    moments: list[float]
+
+    def answer(self, body: dict[str, Any]) -> tuple[int, bytes, dict[str, str]]:
+        if not self.faults:
+            return 200, json.dumps(reply([" up\n"] * body["n"])).encode(), {}
+        fault = self.faults.pop(0)
+        status, said, headers = (fault, {"error": "no"}, {}) if isinstance(fault, int) else fault
+        return status, said if isinstance(said, bytes) else json.dumps(said).encode(), headers
+
+
+def reply(contents: list[Any], reason: str = "stop", **usage: Any) -> dict[str, Any]:
+    messages = [{"role": "assistant", "content": content} for content in contents]
+    choices = [{"message": message, "finish_reason": reason} for message in messages]
+    return {"choices": choices, "usage": usage or {"prompt_tokens": 7, "completion_tokens": 3}}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -34,11 +51,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.seen.append((body, self.headers.get("authorization", "")))
-        status = self.server.faults.pop(0) if self.server.faults else 200
-        choices = [{"message": {"role": "assistant", "content": " up\n"}}] * body["n"]
-        payload = json.dumps({"choices": choices, "usage": {"prompt_tokens": 7}} if status == 200 else {"error": "no"}).encode()
+        self.server.moments.append(time.monotonic())
+        status, payload, headers = self.server.answer(body)
         self.send_response(status)
-        self.send_header("content-length", str(len(payload)))
+        for name, value in {"content-length": str(len(payload)), **headers}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(payload)
 
@@ -49,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
     server = Endpoint(("127.0.0.1", 0), Handler)
-    server.faults, server.seen = [], []
+    server.faults, server.seen, server.moments = [], [], []
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -57,10 +74,10 @@ def endpoint() -> Iterator[Endpoint]:
     thread.join()
 
 
-def config(port: int) -> ModelConfig:
-    return ModelConfig(
-        backend="openai", model="big", base_url=f"http://127.0.0.1:{port}/v1", api_key_env="R2V_TEST_KEY", system_prompt="Be brief."
-    )
+def config(port: int, **settings: Any) -> ModelConfig:
+    address = f"http://127.0.0.1:{port}/v1"
+    named = {"backend": "openai", "model": "big", "base_url": address, "api_key_env": "R2V_TEST_KEY"}
+    return ModelConfig.model_validate({**named, "system_prompt": "Be brief.", **settings})
 
 
 REQUEST = Request((Turn("rung 0", "up", "slm", (1, 2)),), "rung 1", Sampling(n=2, temperature=0.3), seed=11)
@@ -76,7 +93,7 @@ def test_the_conversation_arrives_and_the_key_is_sent_but_not_kept(endpoint: End
     assert (body["n"], body["seed"], body["temperature"], body["model"]) == (2, 11, 0.3, "big")
     assert authorization == f"Bearer {KEY}"
     assert [c.text for c in answer.candidates] == ["up", "up"]
-    assert (answer.version, answer.prompt_tokens) == ("big", 7)
+    assert (answer.version, answer.prompt_tokens, answer.sampled_tokens) == ("big", 7, 3)
     assert KEY not in repr(answer) + config(1).model_dump_json()
 
 
@@ -87,13 +104,141 @@ def test_what_may_pass_is_retried(endpoint: Endpoint) -> None:
     assert len(endpoint.seen) == 3
 
 
-def test_what_will_not_pass_is_a_failure_with_the_address(endpoint: Endpoint) -> None:
-    endpoint.faults = [401]
-    with pytest.raises(RuntimeFailure, match=rf"127\.0\.0\.1:{endpoint.server_port}.*HTTP 401"):
-        asyncio.run(OpenAIModel(config(endpoint.server_port), backoff_s=0.01).sample(REQUEST))
-    assert len(endpoint.seen) == 1
+def ask(endpoint: Endpoint, request: Request | None = None, **settings: Any) -> Answer:
+    model = OpenAIModel(config(endpoint.server_port, **settings), attempts=3, backoff_s=0.01)
+    return asyncio.run(model.sample(request or REQUEST))
+
+
+def test_what_a_user_must_mend_is_said_at_once_with_the_fix(endpoint: Endpoint) -> None:
+    for fault, fix in (
+        (401, "R2V_TEST_KEY"),
+        (404, "teacher.model"),
+        ((400, {"error": {"message": "Unsupported parameter: 'seed'"}}, {}), "teacher.sampling.send_seed to false"),
+        ((400, {"error": {"message": "Use 'max_completion_tokens'"}}, {}), "teacher.sampling.max_tokens_field"),
+    ):
+        endpoint.faults = [fault]
+        with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{endpoint.server_port}.*HTTP 4.*{fix}") as caught:
+            ask(endpoint)
+        assert "\n" not in str(caught.value)
+    assert len(endpoint.seen) == 4
+
+
+def test_an_address_where_nobody_is_is_a_failure_with_the_address() -> None:
     with pytest.raises(RuntimeFailure, match=r"127\.0\.0\.1:9/v1.*ConnectError"):
         asyncio.run(OpenAIModel(config(9), backoff_s=0.01).sample(REQUEST))
+
+
+@pytest.mark.parametrize(
+    ("body", "quoted"),
+    [
+        ({"error": {"message": "Provider returned error", "code": 502}}, "Provider returned error; 502"),
+        (b"<html>\n<body>Please log in</body></html>", "<html> <body>Please log in"),
+        ({"id": "x", "choices": None}, '"choices": null'),
+        ({"id": "x", "choices": []}, '"choices": \\[\\]'),
+        ({"choices": [None]}, "no message: null"),
+        ([reply(["up"])], '^.*HTTP 200 without an answer: \\[{"choices"'),
+        (reply([None, None]), "without text, finish_reason 'stop'"),
+        (reply(["", ""], "tool_calls"), "without text, finish_reason 'tool_calls'"),
+    ],
+)
+def test_a_reply_that_is_no_answer_is_asked_for_again_and_then_quoted(endpoint: Endpoint, body: Any, quoted: str) -> None:
+    endpoint.faults = [(200, body, {})]
+    assert [c.text for c in ask(endpoint).candidates] == ["up", "up"]
+    endpoint.faults = [(200, body, {})] * 3
+    with pytest.raises(RuntimeFailure, match=quoted) as caught:
+        ask(endpoint)
+    assert f"127.0.0.1:{endpoint.server_port}/v1" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(endpoint.seen) == 5
+
+
+@pytest.mark.parametrize(
+    ("body", "texts"),
+    [
+        (reply([[{"type": "text", "text": "go "}, {"type": "text", "text": "up"}], "up"]), ["go up", "up"]),
+        (reply(["up", "up"], prompt_tokens=None, completion_tokens=None), ["up", "up"]),
+        (b'{"choices": [{"message": {"content": "caf\xe9"}}, {"message": {"content": "\\ud83d"}}]}', ["caf�", "�"]),
+        (reply(["<think>Up?</think>\nup", "<think>Up or"]), ["up"]),
+        (reply([None, None], "length"), []),
+        (reply(["up", "up", "down"]), ["up", "up"]),
+    ],
+)
+def test_a_usable_answer_is_used(endpoint: Endpoint, body: Any, texts: list[str]) -> None:
+    endpoint.faults = [(200, body, {})]
+    assert [c.text for c in ask(endpoint).candidates] == texts
+    assert len(endpoint.seen) == 1
+
+
+def test_an_endpoint_that_gives_fewer_answers_is_asked_for_the_others(endpoint: Endpoint) -> None:
+    endpoint.faults = [(200, reply(["up"]), {})]
+    answer = ask(endpoint)
+    assert [c.text for c in answer.candidates] == ["up", "up"]
+    assert [(body["n"], body["seed"]) for body, _ in endpoint.seen] == [(2, 11), (1, 12)]
+    assert answer.sampled_tokens == 6
+
+
+def test_a_refused_prompt_ends_the_episode_and_not_the_run(endpoint: Endpoint) -> None:
+    endpoint.faults = [(400, {"error": {"message": "maximum context length is 64 tokens", "code": "x"}}, {})]
+    with pytest.raises(ContextLimitReached, match="64 tokens"):
+        ask(endpoint)
+    endpoint.faults = [(400, {"error": {"message": "filtered", "code": "content_filter"}}, {})]
+    assert ask(endpoint).candidates == ()
+
+
+def test_an_endpoint_that_asks_for_silence_gets_it_from_everybody(endpoint: Endpoint) -> None:
+    endpoint.faults = [(429, {"error": "slow down"}, {"retry-after": "1"})]
+    model = OpenAIModel(config(endpoint.server_port), attempts=1, backoff_s=0.01)
+
+    async def four() -> list[Answer]:
+        first = asyncio.ensure_future(model.sample(REQUEST))
+        while not endpoint.moments or endpoint.faults:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        other = OpenAIModel(config(endpoint.server_port), attempts=1, backoff_s=0.01)
+        return await asyncio.gather(first, *(other.sample(REQUEST) for _ in range(3)))
+
+    assert all(len(answer.candidates) == 2 for answer in asyncio.run(four()))
+    refused, *others = endpoint.moments
+    assert len(others) == 4
+    assert min(others) - refused >= 1.0
+
+
+def test_a_silence_longer_than_the_deadline_is_a_failure_at_once(endpoint: Endpoint) -> None:
+    endpoint.faults = [(503, {"error": "closed"}, {"retry-after": "3600"})]
+    started = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(RuntimeFailure, match=r"HTTP 503: closed.*teacher\.retry_s = 300"):
+            ask(endpoint)
+    assert time.monotonic() - started < 5
+    assert len(endpoint.seen) == 1
+
+
+@pytest.mark.parametrize("echoed", [KEY, KEY[:9] + "****", f"b'Bearer {KEY}'", KEY[:5]])
+def test_a_key_that_the_endpoint_echoes_is_not_told(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, echoed: str) -> None:
+    monkeypatch.setenv("R2V_TEST_KEY", f" {KEY}\n")
+    endpoint.faults = [(401, {"error": {"message": f"Incorrect API key: {echoed}"}}, {})]
+    with pytest.raises(UsageError, match="Incorrect API key") as caught:
+        ask(endpoint)
+    assert endpoint.seen[0][1] == f"Bearer {KEY}"
+    assert KEY[:5] not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sk-a b", "sk-a\nb", "sk-“a”"])
+def test_a_key_that_no_header_can_carry_is_refused_by_its_variable(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("R2V_TEST_KEY", key)
+    with pytest.raises(UsageError, match="R2V_TEST_KEY") as caught:
+        OpenAIModel(config(9))
+    assert key not in str(caught.value)
+    assert "sk-" not in str(caught.value)
+
+
+def test_a_reasoning_model_is_asked_in_its_own_terms(endpoint: Endpoint) -> None:
+    sampling = {"temperature": None, "top_p": None, "send_seed": False, "max_tokens_field": "max_completion_tokens"}
+    settings = {"enable_thinking": False}
+    ask(endpoint, sampling=sampling, chat_template_kwargs=settings)
+    [(body, _)] = endpoint.seen
+    assert not {"temperature", "top_p", "seed", "max_tokens"} & set(body)
+    assert (body["max_completion_tokens"], body["chat_template_kwargs"]) == (24, settings)
 
 
 def test_the_simulated_policy_fails_at_its_rate_and_is_named_simulated() -> None:

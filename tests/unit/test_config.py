@@ -1,5 +1,6 @@
 """Bad input ends in one line that names the file, the key, the value and the fix."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import yaml
 from r2v_dist.cli import main
 from r2v_dist.config import load_config
 from r2v_dist.errors import UsageError
+from r2v_dist.model_config import ModelConfig
+from r2v_dist.plan import check
 from r2v_dist.run_dir import RunDir
 from r2v_dist.simulated_config import load_simulated
 
@@ -64,6 +67,10 @@ def _folder(*overrides: str) -> Path:
         ("slm.backend=expert", ["expert", "teacher"]),
         ("teacher.backend=openai", ["openai", "model"]),
         ("bc.deepspeed.zero_stage=4", ["zero_stage", "4"]),
+        ("teacher={backend: openai, model: m, base_url: 'ftp://x/v1'}", ["teacher.base_url", "ftp://x/v1", "http://"]),
+        ("teacher={backend: openai, model: m, base_url: 'http://x:port/v1'}", ["teacher.base_url", "x:port", "http://"]),
+        ("slm.sampling={temperature: null}", ["slm", "vllm", "sampling.temperature"]),
+        ("teacher.retry_s=0", ["teacher.retry_s", "0", "greater than 0"]),
         ("slm.sampling={temperature: 0, candidates: 5}", ["slm.sampling", "temperature 0", "candidates"]),
         ("seed", ["key=value"]),
         ("seed=-1", ["seed", "-1", "greater than or equal to 0"]),
@@ -242,6 +249,21 @@ def test_content_hash_ignores_where_and_how_fast() -> None:
     assert same != load_config(DEMO, ["slm.sampling.temperature=0.5"]).content_hash()
 
 
+def test_keys_that_came_later_leave_finished_stages_finished() -> None:
+    plain = ModelConfig(backend="openai", model="m", base_url="http://127.0.0.1:1/v1")
+    earlier = "backend model sampling system_prompt dtype max_model_len base_url failure_rate failure_rate_perturbed"
+    assert set(plain.content()) == {*earlier.split(), "failure_rate_after_error", "signal_auroc"}
+    assert set(plain.content()["sampling"]) == {"candidates", "temperature", "top_p", "max_tokens"}
+    for key, value in (
+        ("chat_template_kwargs", {"enable_thinking": False}),
+        ("sampling", {"max_tokens_field": "max_completion_tokens"}),
+        ("sampling", {"send_seed": False}),
+        ("sampling", {"temperature": None}),
+    ):
+        assert ModelConfig.model_validate(plain.model_dump() | {key: value}).content() != plain.content()
+    assert plain.model_copy(update={"retry_s": 5.0}).content() == plain.content()
+
+
 @pytest.mark.parametrize(("config", "asked"), [(DEMO, "vLLM engines"), (SIMULATED, "kind: simulated_router")], ids=["run", "simulated"])
 def test_help_and_dry_run_import_nothing_heavy(config: Path, asked: str) -> None:
     program = (
@@ -281,6 +303,19 @@ def test_the_command_line_fails_in_one_line(arguments: list[str], code: int, par
     assert result.returncode == code
     assert part in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_what_a_model_cannot_do_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(ROOT / "models" / "textworld-tiny", model)
+    (model / "chat_template.jinja").unlink()
+    here = [f"run_dir={tmp_path / 'run'}", "cluster.memory_gib=0.1"]
+    check(load_config(DEMO, here))
+    with pytest.raises(UsageError, match=rf"slm.model = {model}: its tokenizer has no chat template"):
+        check(load_config(DEMO, [*here, f"slm.model={model}"]))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a\nb")
+    with pytest.raises(UsageError, match="OPENAI_API_KEY"):
+        check(load_config(DEMO, [*here, "teacher={backend: openai, model: m, base_url: 'http://127.0.0.1:9/v1'}"]))
 
 
 def test_a_missing_engine_is_said_in_one_line() -> None:

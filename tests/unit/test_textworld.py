@@ -1,15 +1,24 @@
 """TextWorld games through Gymnasium's own door: checked, deterministic, winnable, and silent about the score."""
 
+import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401 -- registers
+from actors.env_runner import EnvRunner, RunnerSetup
 from envs.textworld import clean_feedback, clean_introduction
 from envs.textworld_games import GameFamily, draw_games, game_path, generate, is_cached
+from r2v_dist.agent import Player
+from r2v_dist.env_config import PerturbConfig
+from r2v_dist.episodes import Arm, Task, Unit
+from r2v_dist.language_model import Answer, Candidate, Request, Sampling
+from r2v_dist.model_config import ModelConfig
 from tests.conftest import GAME_CACHE, QUESTS
 
 SCORE = re.compile(r"score|possible \d|\d+/\d+", re.IGNORECASE)
@@ -27,6 +36,36 @@ def solve(game: Path, max_steps: int = 60) -> tuple[list[str], list[str], str]:
         done = terminated or truncated
     env.close()
     return actions, seen, info["stop_reason"]
+
+
+@pytest.mark.parametrize(("router", "tracks"), [("slm_only", False), ("best_of_k", False), ("random", True)])
+def test_hidden_state_is_tracked_only_for_arms_that_may_ask_the_oracle(
+    games: list[Path], monkeypatch: pytest.MonkeyPatch, router: str, tracks: bool
+) -> None:
+    made: list[bool] = []
+    make = gymnasium.make
+
+    def noted(name: str, *, expert: bool, **arguments: Any) -> Any:
+        made.append(expert)
+        return make(name, expert=expert, **arguments)
+
+    async def deliver(episodes: Any) -> None:
+        assert [len(episode.steps) for episode in episodes] == [1]
+
+    monkeypatch.setattr(gymnasium, "make", noted)
+    slm = ModelConfig(backend="openai", model="m", base_url="http://127.0.0.1:9/v1")
+    runner = EnvRunner(RunnerSetup(slm, ModelConfig(backend="expert"), "", "", PerturbConfig(), 20.0), None, None)
+    task = Task(games[0].stem, "test", "r2v/TextWorld-v0", (("game", str(games[0])), ("max_steps", 1)))
+    looks = Player("slm", Looks(), Sampling())
+    monkeypatch.setattr(runner, "_cast", replace(runner._cast, slm=looks))
+    arm = Arm(router, 0.0 if router == "random" else None, "look", "expert", 0)
+    asyncio.run(runner.run(Unit("evaluate", "h", task, None, 0, (arm,)), deliver))
+    assert made == [tracks]
+
+
+class Looks:
+    async def sample(self, request: Request) -> Answer:
+        return Answer((Candidate("look"),), "look")
 
 
 def test_passes_gymnasiums_checker(games: list[Path]) -> None:

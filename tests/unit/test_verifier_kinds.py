@@ -92,11 +92,33 @@ def test_a_judge_that_never_makes_sense_is_counted() -> None:
         '{"scores": ["0.1"]}',
         '{"scores": [NaN]}',
         "{" * 99,
+        '{"scores": [1' + "0" * 400 + "]}",
+        "<think>" + '{"scores": [0.2]}',
     ],
 )
 def test_only_numbers_in_range_are_scores(text: str) -> None:
     assert read_scores(text, 1) is None
     assert read_scores('{"scores": [1]}', 1) == (1.0,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<think>{a} or {"scores": [0.1]}?</think>\n{"scores": [0.7]}',
+        'First {"scores": [0.1]}, no: {"scores": [0.7]} {done}',
+        '{"why": "it {may}", "scores": [0.7]}',
+    ],
+)
+def test_the_scores_are_those_of_the_last_object_behind_the_reasoning(text: str) -> None:
+    assert read_scores(text, 1) == (0.7,)
+
+
+def test_what_a_judge_counted_is_told_once_and_nothing_is_asked_about_nothing() -> None:
+    judge = JudgeVerifier(Judge("no", "no", "no"), attempts=3)
+    assert asyncio.run(judge.score((), "x", [])) == ()
+    asyncio.run(judge.score((), "x", [Candidate("a")]))
+    assert judge.take_counts() == {"judge_retries": 2, "judge_malformed": 1}
+    assert judge.take_counts() == {"judge_retries": 0, "judge_malformed": 0}
 
 
 def test_the_client_sends_what_piled_up_in_one_call(tiny_model: Any) -> None:
