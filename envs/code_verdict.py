@@ -114,7 +114,8 @@ class Judge:
     def _load(self, task: CodeTask) -> Truth:
         path = self._cache / f"{_truth_key(task)}.json"
         stored = kept(path, "outputs", "seconds")
-        if stored is None:
+        calls = len(task.base_inputs) + len(task.plus_inputs)
+        if stored is None or not len(stored["outputs"]) == len(stored["seconds"]) == calls:
             truth = self._compute(task)
             stored = {"task": task.id, "outputs": truth.outputs, "seconds": truth.seconds}
             write_atomically(path, json.dumps(stored))

@@ -188,7 +188,7 @@ def test_outputs_that_must_be_looked_into_and_are_too_large_are_told(tmp_path: P
         judged(Scripted(['{"h": "00"}'] * CALLS), tmp_path, atol=1e-4)
 
 
-@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"outputs": ["1"]}', "\x00"])
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"outputs": ["1"]}', '{"outputs": [], "seconds": []}', "\x00"])
 def test_a_damaged_file_of_the_cache_is_made_again(damaged: str, tmp_path: Path) -> None:
     right = rows("1", "2", "3")
     assert judged(Scripted(["1", "2", "3"], candidate=right), tmp_path).passed
