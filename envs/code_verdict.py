@@ -41,6 +41,7 @@ _GRACE_S, _TRUTH_LIMIT_S = 2.0, 120.0
 _LATE_S = 0.1
 """As much later the sandbox notices the end of a call's time."""
 _WRONG, _SILENT, _SLOW = "wrong output", "no output", "too slow"
+_HUGE = "an output far larger than expected"
 _PERHAPS_FROM_OUTSIDE = (Ending.SIGNALLED, Ending.TIMEOUT)
 """The kernel counted what led to the other endings."""
 _REMEMBERED = 4096
@@ -66,7 +67,7 @@ class Verdict:
     @property
     def wrong_output(self) -> bool:
         """Whether it failed by what it answered, and not by giving no answer."""
-        return self.reason == _WRONG
+        return self.reason in (_WRONG, _HUGE)
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def _wrong(row: "_Row | None", expected: str, comparison: Comparison, arguments:
     """What is wrong with a value; nothing for a right one."""
     assert row is not None
     if len(row.value) > 4 * len(expected) + _SPARE:  # not even decoded, as it could be made to take for ever
-        return "an output far larger than expected"
+        return _HUGE
     return "" if comparison.equal(arguments, *_alike(decode(_JSON.decode(expected)), _value(row.value))) else _WRONG
 
 

@@ -183,6 +183,11 @@ def test_equal_numbers_are_right_whichever_form_they_come_in(tmp_path: Path) -> 
         assert judged(sandbox, tmp_path / str(number)).passed, said[:80]
 
 
+def test_an_answer_that_is_far_too_large_is_wrong_by_what_it_says(tmp_path: Path) -> None:
+    verdict = judged(Scripted(["1", "2", "3"], candidate=rows(json.dumps("x" * 100_000))), tmp_path)
+    assert (verdict.passed, verdict.failed_test, verdict.wrong_output) == (False, 0, True)
+
+
 def test_outputs_that_must_be_looked_into_and_are_too_large_are_told(tmp_path: Path) -> None:
     with pytest.raises(RuntimeFailure, match="more than 1048576 items"):
         judged(Scripted(['{"h": "00"}'] * CALLS), tmp_path, atol=1e-4)
