@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -183,6 +184,16 @@ def equal(
 )
 def test_equality_and_the_tolerance_of_floats(expected: Any, output: Any, verdict: bool) -> None:
     assert equal(expected, output) is verdict
+
+
+NEAR = st.floats() | st.sampled_from([0.0, -0.0, 1.0, 1.0 + 9e-7, 1.0 + 2e-6, 1e9, 1e9 + 90, 1e9 + 150, math.inf])
+
+
+@given(st.lists(st.tuples(NEAR, NEAR | st.integers(-(2**53), 2**53)), min_size=1, max_size=5))
+def test_the_tolerance_is_numpys(pairs: list[tuple[float, float]]) -> None:
+    expected = [one for one, _ in pairs]
+    output = [other for _, other in pairs]
+    assert equal(expected, output) is (output == expected or bool(np.allclose(output, expected, rtol=1e-7, atol=1e-6)))
 
 
 def test_a_tolerance_of_the_task_counts_for_every_type() -> None:
