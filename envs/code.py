@@ -196,7 +196,8 @@ def shorten(text: str, limit: int) -> str:
 
 
 def _own(code: str) -> str:
-    """A program as it is kept: the empty lines around it do not count. Its other lines end where Python's do."""
+    """A program as it is kept: the empty lines around it do not count. Its other lines end where
+    Python's do."""
     return code.replace("\r\n", "\n").strip("\n") + "\n"
 
 

@@ -96,7 +96,8 @@ class _Lines:
         return self._next(self._closing(opening) + 1) < len(self._lines)
 
     def _closing(self, opening: int) -> int:
-        """The line that closes a fence; the number of lines where none does. A fence in a docstring closes nothing."""
+        """The line that closes a fence; the number of lines where none does. A fence in a docstring
+        closes nothing."""
         mine = self._fences[opening]
         first = None
         for number in range(opening + 1, len(self._lines)):

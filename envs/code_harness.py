@@ -123,7 +123,8 @@ _COLLECTIONS: Any = ((list, ""), (tuple, "t"), (set, "s"), (frozenset, "z"), (_K
 
 
 def _counted(number: float, budget: Budget) -> float:
-    """A float costs as much as the integer that equals it: which form a value is sent in must be the same for equal ones."""
+    """A float costs as much as the integer that equals it: which form a value is sent in must be
+    the same for equal ones."""
     if abs(number) >= _LARGE_NUMBER and abs(number) != float("inf"):
         budget.spend(int(number).bit_length() >> 6)
     return number
@@ -241,7 +242,8 @@ def decode(data: Any) -> Any:
 
 
 def spread(keys: list[Any]) -> list[Any]:
-    """The keys. Raises ValueError where many different ones have one hash: a set of them would take for ever."""
+    """The keys. Raises ValueError where many different ones have one hash: a set of them would take
+    for ever."""
     firsts: dict[int, Any] = {}
     crowd = 0
     for key in keys if len(keys) > _CROWD else ():

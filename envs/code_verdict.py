@@ -149,7 +149,8 @@ class Judge:
         return _compare(task, truth, completed)
 
     def _run(self, task: CodeTask, code: str, limit: float, seconds: float, truth: bool) -> Completed:
-        """`limit` of each call. By the clock the program may take twice as long: the machine has other work."""
+        """`limit` of each call. By the clock the program may take twice as long: the machine has
+        other work."""
         budget = _WHOLE if _looked_into(task) else _LARGE
         job = marshal.dumps((code, task.entry_point, truth, budget, limit, _encoded_inputs(task)))
         limits = replace(_LIMITS, wall_s=2 * seconds, cpu_s=seconds)
@@ -157,7 +158,8 @@ class Judge:
 
 
 def kept(path: Path, *names: str) -> dict[str, Any] | None:
-    """What a file of the cache holds; None where there is none, or one that was damaged: it can be made again."""
+    """What a file of the cache holds; None where there is none, or one that was damaged: it can be
+    made again."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -166,7 +168,8 @@ def kept(path: Path, *names: str) -> dict[str, Any] | None:
 
 
 def _looked_into(task: CodeTask) -> bool:
-    """Whether more than equality may count, so that outputs must come out whole; the task itself says so."""
+    """Whether more than equality may count, so that outputs must come out whole; the task itself
+    says so."""
     return task.atol != 0 or has_oracle(task.dataset, task.entry_point)
 
 
@@ -186,7 +189,8 @@ def _compare(task: CodeTask, truth: Truth, completed: Completed) -> Verdict:
 
 
 def _complaint(row: "_Row | None", completed: Completed, limit: float) -> str:
-    """What is to be said of a call before its value is looked at; nothing for one that answered in time."""
+    """What is to be said of a call before its value is looked at; nothing for one that answered in
+    time."""
     if row is None:
         return f"{_SILENT} ({completed.ending})"
     if row.value == RAISED:
@@ -203,7 +207,8 @@ def _wrong(row: "_Row | None", expected: str, comparison: Comparison, arguments:
 
 
 def _alike(expected: Any, output: Any) -> tuple[Any, Any]:
-    """Both as digests where one of them is: equal lists of numbers come whole where one is a fraction, and else as a digest."""
+    """Both as digests where one of them is: equal lists of numbers come whole where one is a
+    fraction, and else as a digest."""
     if isinstance(output, Digest) and isinstance(expected, list | tuple):
         return Digest(digest(expected)), output
     return expected, output

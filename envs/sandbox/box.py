@@ -104,7 +104,8 @@ class Box:
             raise RuntimeFailure(f"a sandbox did not start: {self._complaint()}")
 
     def run(self, source: str, files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> Completed:
-        """Run `source`. Raises RuntimeFailure when something from outside ended it, and ValueError for a bad file name."""
+        """Run `source`. Raises RuntimeFailure when something from outside ended it, and ValueError
+        for a bad file name."""
         message = encode(source, files, limits.rlimits(self._private), self._report_inside)
         if self._group:
             self._group.limit(limits.memory_mib, limits.processes)

@@ -74,7 +74,8 @@ def _system_folders() -> tuple[str, ...]:
 
 @cache
 def _hidden_folders() -> tuple[str, ...]:
-    """What would be seen and must not be had: installed packages, and this project with its solutions."""
+    """What would be seen and must not be had: installed packages, and this project with its
+    solutions."""
     places = (Path("/usr"), prefix())
     found = {Path(__file__).resolve().parents[1]}
     for root in (Path("/usr"), Path("/usr/local"), prefix()):

@@ -8,7 +8,8 @@ from math import ceil
 from r2v_dist.env_config import SandboxConfig
 
 _SIGNALS = 128
-"""Pending signals and timers: the kernel counts them for all processes of a host user too, so what one sandbox held, others would lack."""
+"""Pending signals and timers: the kernel counts them for all processes of a host user too, so what
+one sandbox held, others would lack."""
 
 
 @dataclass(frozen=True)

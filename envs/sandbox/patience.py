@@ -20,7 +20,8 @@ _LOOK_AGAIN_S = 0.05
 _START_S = 1.0
 """Of waiting that is credited without work: a program that has just begun has not worked yet."""
 _USER, _OF_CHILDREN = 11, 13
-"""Where a line of /proc/PID/stat, behind the command's name, has processor time: each time two fields."""
+"""Where a line of /proc/PID/stat, behind the command's name, has processor time: each time two
+fields."""
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
