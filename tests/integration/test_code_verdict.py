@@ -199,9 +199,10 @@ def test_a_call_may_take_a_second_and_not_more(judge: Judge) -> None:
     assert (slow.passed, slow.failed_test) == (False, 0)
     asleep = task.code + "\nimport time\n_valid = luhn_valid\ndef luhn_valid(number):\n    time.sleep(6)\n    return _valid(number)\n"
     assert not judge.verdict(task, asleep).passed
-    unwatched = "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0)\n" + task.code
-    unwatched += "\n_valid = luhn_valid\ndef luhn_valid(number):\n    signal.setitimer(signal.ITIMER_REAL, 0)\n"
-    unwatched += "    end = time.process_time() + 1.5\n    while time.process_time() < end: pass\n    return _valid(number)\nimport time\n"
+    unwatched = task.code + "\nimport signal, time\n_valid, _spin = luhn_valid, 1.5\n"
+    unwatched += "def luhn_valid(number):\n    global _spin\n    signal.setitimer(signal.ITIMER_REAL, 0)\n"
+    unwatched += "    end, _spin = time.process_time() + _spin, 0.0\n"
+    unwatched += "    while time.process_time() < end: pass\n    return _valid(number)\n"
     assert judge.verdict(task, unwatched) == Verdict(False, 0, "too slow")
 
 
@@ -227,7 +228,7 @@ def test_a_program_that_is_killed_from_outside_gets_its_verdict(judge: Judge) ->
             time.sleep(0.01)
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
-                    if process.cpu_times().user > 0.2 and process.name().startswith("python"):
+                    if sum(process.cpu_times()[:2]) > 0.2 and process.name().startswith("python"):
                         process.kill()
                         killed.append(process.pid)
                         return
