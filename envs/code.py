@@ -5,8 +5,8 @@ Whatever a program does happens in the sandbox; the verdict is given outside of 
 """
 
 import atexit
-import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import Any
 
 import gymnasium
 
+import envs.code_loading as loading
 import envs.code_runner as runner
+from envs.code_actions import clean, parse_action
 from envs.code_mutants import VARIANTS, wrong_solution
 from envs.code_tasks import dataset_of, load_task
 from envs.code_verdict import Judge
@@ -29,8 +31,6 @@ write   the lines below it become your solution (the whole program, it replaces 
 test    runs your solution on the examples of the task
 run     runs the lines below it as a program that knows your solution's names
 submit  hands in your solution and ends the task"""
-_ACTION = re.compile(r"\s*(?:```\w*\s*)?(write|test|run|submit)\b[ \t]*:?(.*)", re.IGNORECASE | re.DOTALL)
-_FENCE = re.compile(r"\s*```[\w+-]*[ \t]*\n(.*?)(?:\n?```\s*)?", re.DOTALL)
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
 _STOPPED = {
     Ending.TIMEOUT: "Error: stopped, it took too long.",
@@ -59,14 +59,18 @@ class Workshop:
 
 
 @lru_cache(maxsize=2048)
-def _execute(settings: str, code: str, call: str, limit: int) -> str:
+def _execute(settings: str, call: str, limit: int) -> str:
     """What one function of the runner says of a solution. The same program says the same, so each is run once."""
-    program = Path(runner.__file__).read_text(encoding="utf-8") + f"\n\n{call}\n"
-    completed = Workshop.of(settings).sandbox.run(program, files={"solution.py": code.encode(errors="replace")})
+    program = "\n\n".join([*map(_text, (loading.__file__, runner.__file__)), f"{call}\n"])
+    completed = Workshop.of(settings).sandbox.run(program)
     text = "\n".join(part.decode(errors="replace").rstrip() for part in (completed.stdout, completed.stderr))
     said = _ADDRESS.sub("0x...", text.strip("\n"))
     whole = "\n".join(part for part in (said, _STOPPED.get(completed.ending, "")) if part)
     return shorten(whole, limit) or "It ran and printed nothing."
+
+
+def _text(file: str) -> str:
+    return Path(file).read_text(encoding="utf-8")
 
 
 class CodeEnv(gymnasium.Env[str, str]):
@@ -115,7 +119,9 @@ class CodeEnv(gymnasium.Env[str, str]):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Do what the action says. One that says nothing known costs a step, is answered, and never raises."""
         self._steps += 1
-        verb, body = parse_action(self._said.clip(action))
+        # Cut, it would be another program.
+        too_long = len(action) > self._said.max_length
+        verb, body = ("", "") if too_long else parse_action(clean(action))
         reward, terminated = 0.0, verb == "submit"
         if terminated:
             passed = self._judge.verdict(self._task, self._solution).passed
@@ -124,7 +130,8 @@ class CodeEnv(gymnasium.Env[str, str]):
         if truncated:
             self._stop = "step_limit"
         self._just_tested = verb == "test"
-        self._observation = self._seen.clip(self._answer(verb, body))
+        answer = self._too_long(action) if too_long else self._answer(verb, body)
+        self._observation = self._seen.clip(answer)
         return self._observation, reward, terminated, truncated, self._info()
 
     def expert_action(self) -> str | None:
@@ -150,22 +157,27 @@ class CodeEnv(gymnasium.Env[str, str]):
             if not body.strip():
                 return "Error: write needs the program on the lines below it; nothing was changed."
             self._solution = _own(body)
-            return f"Saved your solution ({len(self._solution.splitlines())} lines)."
+            return f"Saved your solution ({self._solution.count(chr(10))} lines)."
         if verb == "run":
-            return self._tell(f"run({body!r})") if body.strip() else "Error: run needs a program on the lines below it."
+            return self._tell("run", body) if body.strip() else "Error: run needs a program on the lines below it."
         if verb == "test":
             return self._test()
         return f"Error: the first word must be write, test, run or submit, not {verb!r}.\n{MANUAL}"
+
+    def _too_long(self, action: str) -> str:
+        most = self._said.max_length
+        return f"Error: an answer may have {most} characters; this one has {len(action)}, and nothing was done."
 
     def _test(self) -> str:
         if not self._solution:
             return "Error: there is no solution yet; use write first."
         if not self._task.visible:
             return "The task shows no examples that could be run; use run with tests of your own."
-        return self._tell(f"test({json.dumps([[test.expression, test.expected] for test in self._task.visible])})")
+        return self._tell("test", [[test.expression, test.expected] for test in self._task.visible])
 
-    def _tell(self, call: str) -> str:
-        return _execute(self._settings, self._solution, call, self._observation_chars)
+    def _tell(self, function: str, argument: str | Sequence[object]) -> str:
+        call = f"{function}({self._solution!r}, {argument!r})"
+        return _execute(self._settings, call, self._observation_chars)
 
     def _needs_expert(self, name: str) -> None:
         if not self._expert:
@@ -173,16 +185,6 @@ class CodeEnv(gymnasium.Env[str, str]):
 
     def _info(self) -> dict[str, Any]:
         return {"goal": self._task.prompt.strip()} | ({"stop_reason": self._stop} if self._stop else {})
-
-
-def parse_action(action: str) -> tuple[str, str]:
-    """(verb, body); the body loses the code fence around it. For an unknown verb the verb is the first word as it was said."""
-    match = _ACTION.match(action)
-    if match is None:
-        return (action.split() or [""])[0][:40], ""
-    body = match[2]
-    fenced = _FENCE.fullmatch(body)
-    return match[1].lower(), fenced[1] if fenced else body.removeprefix("\n")
 
 
 def shorten(text: str, limit: int) -> str:
@@ -194,8 +196,9 @@ def shorten(text: str, limit: int) -> str:
 
 
 def _own(code: str) -> str:
-    """A program as it is kept: line ends and the empty lines around it do not count."""
-    return "\n".join(code.splitlines()).strip("\n") + "\n"
+    """A program as it is kept: the empty lines around it do not count. Its other lines end where
+    Python's do."""
+    return code.replace("\r\n", "\n").strip("\n") + "\n"
 
 
 LEXICON = Lexicon(

@@ -53,7 +53,7 @@ def _doctests(text: str, entry_point: str) -> list[VisibleTest]:
 
 def _asserts(text: str, entry_point: str) -> list[VisibleTest]:
     tests = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if not line.startswith("assert ") or entry_point not in line or not _is_expression(line.removeprefix("assert ")):
             continue
         claim = ast.parse(line.removeprefix("assert "), mode="eval").body
@@ -68,7 +68,7 @@ def _written(text: str, entry_point: str) -> list[VisibleTest]:
     """`entry_point(...)` followed by a sign or word that means "gives" and a literal."""
     tests = []
     call_start = re.compile(rf"(?<!def )\b{re.escape(entry_point)}\s*\(")
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if (match := call_start.search(line)) is None:
             continue
         said = line[match.start() :]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from envs.code_tasks import CodeTask
-from envs.code_verdict import Judge
+from envs.code_verdict import Judge, kept
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.run_dir import write_atomically
 from r2v_dist.seeding import rng_for
@@ -53,10 +53,11 @@ def wrong_solution(judge: Judge, task: CodeTask, seed: int) -> str:
     """
     variant = seed % VARIANTS
     path = judge.memo(task, f"wrong-{variant}")
-    if not path.is_file():
-        write_atomically(path, json.dumps({"task": task.id, "code": _search(judge, task, variant)}))
-    code: str = json.loads(path.read_text(encoding="utf-8"))["code"]
-    return code
+    stored = kept(path, "code")
+    if stored is None:
+        stored = {"task": task.id, "code": _search(judge, task, variant)}
+        write_atomically(path, json.dumps(stored))
+    return str(stored["code"])
 
 
 def _search(judge: Judge, task: CodeTask, variant: int) -> str:

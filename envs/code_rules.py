@@ -4,11 +4,12 @@ Written from the behaviour of evalplus 0.3.1, its per-task oracles included, wit
 too: a root that `find_zero` (HumanEval/32) finds within tolerance counts as right.
 """
 
+import cmath
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
+from envs.code_harness import spread
 
 _SET_EQUAL = {
     "similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum", "intersection_array",
@@ -48,9 +49,7 @@ class Comparison:
             self._atol = _FLOAT_ATOL
         if exact or self._atol == 0:
             return exact
-        if type(output) is not type(expected) or (isinstance(expected, list | tuple) and len(output) != len(expected)):
-            return False
-        return bool(np.allclose(output, expected, rtol=_RTOL, atol=self._atol))
+        return type(output) is type(expected) and _near(output, expected, self._atol)
 
     def _mbpp_oracle(self, exact: bool, arguments: Callable[[], Sequence[Any]], expected: Any, output: Any) -> bool:
         name = self._entry_point
@@ -63,7 +62,7 @@ class Comparison:
         if name == "digit_distance_nums":
             return exact or bool(output == _digit_distance(*arguments()))
         if name in _SET_EQUAL:
-            return set(output) == set(expected)
+            return set(spread(list(output))) == set(expected)
         if name in _NOT_NONE:
             return bool(output == expected) if isinstance(output, bool) else expected is (output is not None)
         return exact
@@ -84,6 +83,20 @@ def _is_floats(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return bool(value) and all(isinstance(item, float) for item in value)
     return isinstance(value, float)
+
+
+def _near(output: Any, expected: Any, atol: float) -> bool:
+    """As numpy's `allclose` on data of one shape: numbers, and lists or tuples of such. Nothing is converted and nothing
+    broadcast, so a value of another shape is not near, and none costs more than its own length."""
+    if isinstance(expected, list | tuple):
+        if not isinstance(output, list | tuple) or len(output) != len(expected):
+            return False
+        return all(_near(mine, theirs, atol) for mine, theirs in zip(output, expected, strict=True))
+    if not all(isinstance(number, int | float | complex) for number in (output, expected)):
+        return False
+    if output == expected:
+        return True
+    return bool(cmath.isfinite(output) and cmath.isfinite(expected) and abs(output - expected) <= atol + _RTOL * abs(expected))
 
 
 def _polynomial(coefficients: Sequence[float], x: float) -> float:

@@ -1,29 +1,48 @@
 """The program behind an agent's `test` and `run`: it runs inside the sandbox and prints what the agent will read.
 
-Sent into the sandbox as text beside `solution.py`. It decides nothing: a solution that fools it fools its own author.
+Sent into the sandbox as text, behind that of `code_loading`. It decides nothing: a solution that fools it
+fools its own author.
 """
 
+import linecache
 import math
+import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # its text comes before this one
+    from envs.code_loading import load, settle
 
-def load() -> dict[str, Any]:
+_OF_THE_AGENT = ("solution.py", "snippet.py", "<test>")
+_out = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 (this process ends with it)
+"""Of this program alone: a solution may close or replace its own."""
+
+
+def say(text: str) -> None:
+    """Print a line, behind what the solution has printed."""
+    with suppress(Exception):  # the solution's own stream may be anything by now
+        sys.stdout.flush()
+    _out.write(f"{text}\n")
+    _out.flush()
+
+
+def solution(source: str) -> dict[str, Any]:
     """The solution's names. Ends the program, with the traceback, where it does not load."""
-    scope: dict[str, Any] = {"__name__": "solution"}
-    with open("solution.py", encoding="utf-8") as file:
-        source = file.read()
-    attempt(source, "solution.py", scope)
+    scope = dict[str, Any]()
+    attempt("solution.py", source, lambda: scope.update(load(source)))
     return scope
 
 
-def attempt(source: str, name: str, scope: dict[str, Any]) -> None:
-    """Run a file; an error is printed and ends the program."""
+def attempt(name: str, source: str, action: Any) -> None:
+    """Run a program; an error is printed, with its lines, and ends this one."""
+    linecache.cache[name] = (len(source), None, [f"{line}\n" for line in source.split("\n")], name)
     try:
-        exec(compile(source, name, "exec"), scope)
+        action()
     except SystemExit:
-        print(f"{name} ended the program.")
+        say(f"{name} ended the program.")
         sys.exit(1)
     except BaseException as error:
         complain(error)
@@ -31,9 +50,11 @@ def attempt(source: str, name: str, scope: dict[str, Any]) -> None:
 
 
 def complain(error: BaseException) -> None:
-    """The traceback without this program's own frame."""
-    trace = error.__traceback__.tb_next if error.__traceback__ else None
-    print("".join(traceback.format_exception(type(error), error, trace, chain=False)).rstrip())
+    """The traceback without this program's own frames."""
+    trace = error.__traceback__
+    while trace and trace.tb_frame.f_code.co_filename not in _OF_THE_AGENT:
+        trace = trace.tb_next
+    say("".join(traceback.format_exception(type(error), error, trace, chain=False)).rstrip())
 
 
 def close(got: Any, want: Any) -> bool:
@@ -45,9 +66,9 @@ def close(got: Any, want: Any) -> bool:
     return bool(got == want)
 
 
-def test(cases: list[list[str]]) -> None:
-    """Run [expression, expected] pairs and say how each went."""
-    scope = {"math": math, **load()}
+def test(source: str, cases: list[list[str]]) -> None:
+    """Run [expression, expected] pairs on a solution and say how each went."""
+    scope = {"math": math, **solution(source)}
     passed = 0
     for expression, expected in cases:
         want = eval(expected, dict(scope))
@@ -55,17 +76,23 @@ def test(cases: list[list[str]]) -> None:
             got = eval(compile(expression, "<test>", "eval"), dict(scope))
             right = close(got, want)
         except BaseException as error:
-            print(f"FAILED {expression}")
+            say(f"FAILED {expression}")
             complain(error)
             continue
         if right:
             passed += 1
-            print(f"ok     {expression}")
+            say(f"ok     {expression}")
         else:
-            print(f"FAILED {expression}\n  expected {want!r}\n  got      {got!r}")
-    print(f"{passed} of {len(cases)} visible tests pass.")
+            say(f"FAILED {expression}\n  expected {want!r}\n  got      {got!r}")
+    say(f"{passed} of {len(cases)} visible tests pass.")
 
 
-def run(snippet: str) -> None:
-    """Run the agent's own code where the solution's names are known."""
-    attempt(snippet, "snippet.py", load())
+def run(source: str, snippet: str) -> None:
+    """Run the agent's own program where the solution's names are known."""
+    scope = solution(source) | {"__name__": "__main__"}
+    settle(snippet)
+    attempt(
+        "snippet.py",
+        snippet,
+        lambda: exec(compile(snippet, "snippet.py", "exec", dont_inherit=True), scope),
+    )

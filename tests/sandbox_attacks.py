@@ -40,6 +40,88 @@ class Attack:
 
 
 ATTACKS = [
+    Attack(
+        "the supervisor's memory and files",
+        "for f in ('mem', 'oom_score_adj', 'coredump_filter', 'clear_refs', 'sched', 'autogroup',\n"
+        "          'timerslack_ns', 'comm', 'setgroups'):\n"
+        " for p in (1, 'self'):\n"
+        "  attempt(f'{p}/{f}', lambda: os.open(f'/proc/{p}/{f}', os.O_WRONLY))\n"
+        "attempt('mem', lambda: os.open('/proc/1/mem', os.O_RDWR))",
+    ),
+    Attack(
+        "the supervisor's report",
+        "for name in os.listdir('/proc/1/fd'):\n"
+        " path = '/proc/1/fd/' + name\n"
+        " for way in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, 0o10000000):\n"
+        "  attempt(name, lambda: os.write(os.open(path, way), bytes(16)))\n"
+        " attempt('connect', lambda: socket.socket(socket.AF_UNIX).connect(path))",
+    ),
+    Attack(
+        "the supervisor's limits and place",
+        "for k in ('AS', 'CPU', 'NOFILE', 'FSIZE'):\n"
+        " attempt(k, lambda: resource.prlimit(1, getattr(resource, 'RLIMIT_' + k), (0, 0)))\n"
+        "attempt('affinity', lambda: os.sched_setaffinity(1, {0}))\n"
+        "attempt('priority', lambda: os.setpriority(os.PRIO_PROCESS, 1, 19))\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); os.sched_setaffinity(0, {0})\n"
+        "print('its own')",
+    ),
+    Attack(
+        "locks on files that all share",
+        "import fcntl, struct\n"
+        "f = open('/usr/bin/env', 'rb')\n"
+        "lock = struct.pack('hhqqi', fcntl.F_RDLCK, 0, 0, 1, 0)\n"
+        "for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):\n"
+        " attempt('flock', lambda: fcntl.flock(f, kind))\n"
+        "for command in (6, 7, 37, 38): attempt(command, lambda: fcntl.fcntl(f, command, lock))\n"
+        "attempt('lease', lambda: fcntl.fcntl(f, 1024, fcntl.F_RDLCK))",
+    ),
+    Attack(
+        "notices of what happens to files that all share",
+        "import fcntl\n"
+        "d = os.open('/usr/bin', os.O_RDONLY)\n"
+        "attempt('dnotify', lambda: fcntl.fcntl(d, 1026, 1))\n"
+        "for n in numbers((253, 26), (294, 26), (300, 262)): attempt(n, lambda: call(n, 0))",
+    ),
+    Attack(
+        "the disks of the host",
+        "d = os.open('/usr/bin', os.O_RDONLY)\nfor n in numbers((162, 81), (306, 267)): attempt(n, lambda: call(n, d))",
+    ),
+    Attack(
+        "packages of the host",
+        "import glob\n"
+        "roots = ('/usr', '/usr/local', sys.base_prefix)\n"
+        "patterns = [f'{r}/lib*/python3*/{k}-packages' for r in roots for k in ('site', 'dist')]\n"
+        "folders = [f for pattern in patterns for f in glob.glob(pattern)]\n"
+        "print('LEAK' if any(map(os.listdir, folders)) else 'nothing there')\n"
+        "sys.path += folders\n"
+        "for m in ('numpy', 'pip', 'yaml', 'envs', 'r2v_dist'): attempt(m, lambda: __import__(m))\n"
+        "for f in folders: attempt(f, lambda: open(f + '/x', 'w'))",
+    ),
+    Attack(
+        "more than its share of what the kernel counts by user",
+        "import fcntl\n"
+        "attempt('pipe', lambda: fcntl.fcntl(os.pipe()[1], 1031, 1 << 20))\n"
+        "create, timer = numbers((222, 107))[0], ctypes.c_int()\n"
+        "attempt('timers', lambda: [call(create, 1, None, ctypes.byref(timer)) for _ in range(1000)])",
+    ),
+    Attack(
+        "a race for its own input",
+        "w = os.open('/proc/self/fd/0', os.O_WRONLY | os.O_NONBLOCK)\n"
+        "os.set_blocking(0, False); end = time.time() + 1\n"
+        "os.fork(); os.fork()\n"
+        "while time.time() < end:\n"
+        " for step in (lambda: os.read(0, 4096), lambda: os.write(w, bytes(4096))):\n"
+        "  try: step()\n"
+        "  except BlockingIOError: pass",
+        stdin=bytes(8 << 20),
+    ),
+    Attack(
+        "network by pairs",
+        "for family in (2, 10, 16, 17, 21, 29, 30, 38, 40, 43, 44):\n"
+        " kind = socket.SOCK_RAW if family == 17 else socket.SOCK_STREAM\n"
+        " made = libc.socketpair(family, kind, 0, (ctypes.c_int * 2)())\n"
+        " if made == 0 or ctypes.get_errno() != 1: print('LEAK reached', family)",
+    ),
     Attack("fork bomb", "while True:\n try: os.fork()\n except OSError: pass", ("timeout",), {"wall_s": 1.0}),
     Attack(
         "fork bomb that hides in sessions",

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -42,7 +43,9 @@ class Box:
         self._group = Group(hierarchy) if hierarchy else None
         self._scratch: Path | None = None
         self._init = self._init_fd = self._status_fd = -1
-        self._report_fd, self._report_inside = os.pipe()
+        # Not a pipe, which any process of the same user could open again at /proc/PID/fd.
+        outside, inside = socket.socketpair()
+        self._report_fd, self._report_inside = outside.detach(), inside.detach()
         try:
             self._process = self._bubblewrap() if bubblewrapped else self._bare()
         except OSError as error:
@@ -101,17 +104,18 @@ class Box:
             raise RuntimeFailure(f"a sandbox did not start: {self._complaint()}")
 
     def run(self, source: str, files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> Completed:
-        """Run `source`. Raises RuntimeFailure when something from outside ended or starved it, and ValueError for a bad file name."""
+        """Run `source`. Raises RuntimeFailure when something from outside ended it, and ValueError
+        for a bad file name."""
         message = encode(source, files, limits.rlimits(self._private), self._report_inside)
         if self._group:
             self._group.limit(limits.memory_mib, limits.processes)
-        patience = Patience(limits.wall_s, self._init if self._private else self._process.pid, self._private)
+        process = self._init if self._private else self._process.pid
+        cpu_s = self._group.cpu_s if self._group else None
+        patience = Patience(limits.wall_s, process, self._private, cpu_s)
         started = time.monotonic()
         streams = Streams(self._stdin, self._stdout, self._stderr, message + stdin, limits.output_kib << 10)
         stopped = streams.pump((self._report_fd, self._exit_fd), patience.left)
         wall_s = time.monotonic() - started
-        if stopped == Ending.TIMEOUT:
-            patience.blame_machine(self._group.cpu_s() if self._group else None)
         report = None if stopped else decode_report(os.read(self._report_fd, _CHUNK))
         if report is None or not self._private:
             self._kill()

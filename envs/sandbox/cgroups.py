@@ -15,6 +15,8 @@ _CONTROLLERS = ("memory", "pids")
 _COUNTING = "cpuacct"
 """Version 1 only; in version 2 every group counts processor time."""
 _STALE_S = 60.0
+_HUGE_PAGE = 2 << 20
+"""The most that is asked for at once, so that a group which is full lacks less than that."""
 _numbers = itertools.count()
 
 
@@ -62,18 +64,23 @@ class Group:
             (folder / "pids.max").write_text(str(processes + 2), encoding="utf-8")
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel ended a process of the group because its memory was used up."""
+        """Whether the kernel ended a process of the group because the group's memory was used up.
+
+        Where the host's memory was, a process of the group can be ended without the group having reached its limit.
+        """
         folder = self._folders.get("memory")
         if folder is None:
             return False
-        events = (folder / ("memory.oom_control" if self._version == 1 else "memory.events")).read_text(encoding="utf-8").split()
-        return "oom_kill" in events and events[events.index("oom_kill") + 1] != "0"
+        if self._version == 2:
+            events = _figures(folder / "memory.events")
+            return events.get("oom_kill", 0) > 0 and events.get("oom", 0) > 0
+        most, limit = (int((folder / f"memory.{name}_in_bytes").read_text(encoding="utf-8")) for name in ("max_usage", "limit"))
+        return _figures(folder / "memory.oom_control").get("oom_kill", 0) > 0 and most >= limit - _HUGE_PAGE
 
     def cpu_s(self) -> float | None:
         """Processor seconds of all processes that were ever in the group; None where nobody counts them."""
         if self._version == 2:
-            figures = (next(iter(self._folders.values())) / "cpu.stat").read_text(encoding="utf-8").split()
-            return int(figures[figures.index("usage_usec") + 1]) / 1e6
+            return _figures(next(iter(self._folders.values())) / "cpu.stat")["usage_usec"] / 1e6
         folder = self._folders.get(_COUNTING)
         return int((folder / "cpuacct.usage").read_text(encoding="utf-8")) / 1e9 if folder else None
 
@@ -85,6 +92,12 @@ class Group:
                 with suppress(OSError):
                     folder.rmdir()
                     break
+
+
+def _figures(path: Path) -> dict[str, int]:
+    """A file of lines `name number`."""
+    words = path.read_text(encoding="utf-8").split()
+    return {name: int(number) for name, number in zip(words[::2], words[1::2], strict=True)}
 
 
 def find() -> Hierarchy | None:

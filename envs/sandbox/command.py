@@ -1,9 +1,11 @@
 """The command that starts a sandbox. What is not named here does not exist inside.
 
-A sandbox sees /usr and the interpreter's own prefix, read-only; /proc of its own processes; four harmless devices; an empty
-environment; and /tmp, the only place it can write, held in memory and limited in size. It has no network, no capabilities, no
-way to new namespaces, and is never root on the host. Addresses are not randomised and string hashes are fixed, so that a
-program that prints them prints the same every time.
+A sandbox sees /usr and the interpreter's own prefix, read-only and without the packages that are
+installed there; /proc of its own processes, read-only, as its files lead to the supervisor's memory and
+to priorities; four harmless devices; an empty environment; and /tmp, the only place it can write, held
+in memory and limited in size. It has no network, no capabilities, no way to new namespaces, and is never
+root on the host. Addresses are not randomised and string hashes are fixed, so that a program that prints
+them prints the same every time.
 """
 
 import marshal
@@ -42,13 +44,16 @@ def options(tmp_mib: int, status_fd: int, seccomp_fd: int | None) -> list[str]:
     command += ["--new-session", "--die-with-parent", "--as-pid-1", "--hostname", "sandbox", "--clearenv"]
     for name, value in ENVIRONMENT.items():
         command += ["--setenv", name, value]
-    command += ["--ro-bind", "/usr", "/usr", *_system_folders(), "--proc", "/proc", "--dir", "/dev"]
+    command += ["--ro-bind", "/usr", "/usr", *_system_folders()]
+    command += ["--proc", "/proc", "--remount-ro", "/proc", "--dir", "/dev"]
     for device in ("null", "zero", "random", "urandom"):
         command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     command += ["--size", str(_SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"]
     command += ["--size", str(tmp_mib << 20), "--tmpfs", "/tmp", "--dir", "/tmp/work", "--chdir", "/tmp/work"]
     if not prefix().is_relative_to("/usr"):
         command += ["--ro-bind", REACHABLE if hidden() else str(prefix()), str(prefix())]
+    for folder in _hidden_folders():
+        command += ["--tmpfs", folder, "--remount-ro", folder]
     command += ["--remount-ro", "/", "--json-status-fd", str(status_fd)]
     if seccomp_fd is not None:
         command += ["--seccomp", str(seccomp_fd)]
@@ -65,3 +70,18 @@ def _system_folders() -> tuple[str, ...]:
         elif path.is_dir():
             arguments += ["--ro-bind", str(path), str(path)]
     return tuple(arguments)
+
+
+@cache
+def _hidden_folders() -> tuple[str, ...]:
+    """What would be seen and must not be had: installed packages, and this project with its
+    solutions."""
+    places = (Path("/usr"), prefix())
+    found = {Path(__file__).resolve().parents[1]}
+    for root in (Path("/usr"), Path("/usr/local"), prefix()):
+        for kind in ("site-packages", "dist-packages"):
+            found.update(folder.resolve() for folder in root.glob(f"lib*/python3*/{kind}"))
+    shown = [path for path in found if any(path.is_relative_to(place) for place in places)]
+    # Nothing can be mounted inside of a hidden folder, and nothing need be.
+    outermost = [path for path in shown if not any(other in path.parents for other in shown)]
+    return tuple(str(path) for path in sorted(outermost))

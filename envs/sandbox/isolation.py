@@ -12,7 +12,12 @@ from envs.sandbox.limits import Ending, Limits
 from envs.sandbox.starter import starter
 from r2v_dist.errors import RuntimeFailure
 
-_LOOK = 'print([line.split()[1] for line in open("/proc/self/status") if line.startswith(("CapEff", "CapBnd", "NoNewPrivs", "Seccomp:"))])'
+_LOOK = """
+import os
+names = ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp:")
+print([line.split()[1] for line in open("/proc/self/status") if line.startswith(names)])
+print([bool(os.statvfs(path).f_flag & os.ST_RDONLY) for path in ("/", "/usr", "/proc", "/tmp")])
+"""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ def _look(hierarchy: cgroups.Hierarchy | None) -> str:
             box.discard()
     filtered = seccomp.program() is not None
     expected = f"['{0:016x}', '{0:016x}', '1', '{2 if filtered else 0}']\n"
+    expected += "[True, True, True, False]\n"
     if completed.ending != Ending.EXITED or completed.stdout.decode() != expected:
         raise RuntimeFailure(f"a sandbox reports {completed.stdout!r} {completed.stderr!r} instead of {expected!r}")
     parts = ["namespaces", "no network", "read-only system", "no capabilities", "rlimits"]

@@ -7,6 +7,10 @@ from math import ceil
 
 from r2v_dist.env_config import SandboxConfig
 
+_SIGNALS = 128
+"""Pending signals and timers: the kernel counts them for all processes of a host user too, so what
+one sandbox held, others would lack."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -38,11 +42,13 @@ class Limits:
             (resource.RLIMIT_AS, (memory, memory)),
             (resource.RLIMIT_FSIZE, (file, file)),
             (resource.RLIMIT_NOFILE, (self.open_files, self.open_files)),
-            (resource.RLIMIT_CORE, (0, 0)),
+            # 0 would still start the helper of a host that pipes core files; for 1 the kernel does not.
+            (resource.RLIMIT_CORE, (1, 1)),
         ]
         if private_user:
             # One more: the interpreter that supervises the program.
             limits.append((resource.RLIMIT_NPROC, (self.processes + 1, self.processes + 1)))
+            limits.append((resource.RLIMIT_SIGPENDING, (_SIGNALS, _SIGNALS)))
         return limits
 
 

@@ -1,32 +1,46 @@
 """How long a program may go on: the time in which it was ready to run and got no processor is not its own.
 
-A busy machine must not change how a run ends. The limit on the clock is compared with the program's own time: that of the
-clock less what the kernel says it has waited for a processor. A program of several threads or processes may be waiting for
-itself: for such a one the clock counts alone.
+A busy machine must not change how a run ends. The limit on the clock is compared with the program's
+own time: that of the clock less what the kernel says it has waited for a processor. What a program can
+bring about is never credited: waiting for its own threads and processes, and waiting in which it hardly
+wanted to work (it may sleep and wake as often as it likes). So on an idle machine a program ends at its
+limit, and on a busy one at most after `BACKSTOP` times as long. Each such end is the program's.
 """
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from r2v_dist.errors import RuntimeFailure
-
 BACKSTOP = 20.0
-"""However busy the machine, by the clock no program goes on for longer than so many times its limit."""
+"""However busy the machine, by the clock no program goes on for longer than so many times its limit,
+and for each second of a processor it is credited at most so many seconds of waiting."""
 _LOOK_AGAIN_S = 0.05
+_START_S = 1.0
+"""Of waiting that is credited without work: a program that has just begun has not worked yet."""
+_USER, _OF_CHILDREN = 11, 13
+"""Where a line of /proc/PID/stat, behind the command's name, has processor time: each time two
+fields."""
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def told() -> bool:
     """Whether this kernel says how long processes wait; without it time is that of the clock."""
-    return _schedstat(Path("/proc/self")).is_file() and Path("/proc/thread-self/children").is_file()
+    own, thread = Path("/proc/self/schedstat"), Path("/proc/thread-self/children")
+    return own.is_file() and thread.is_file()
 
 
 class Patience:
-    """Counts from its creation for one program: the child of process `init`, or `init` itself where nothing supervises it."""
+    """Counts from its creation for one program: the child of process `init`, or `init` itself where nothing
+    supervises it. `cpu_s` gives the processor seconds of all its processes, or None where nobody counts them."""
 
-    def __init__(self, wall_s: float, init: int, supervised: bool) -> None:
-        self._wall_s, self._init, self._supervised = wall_s, init, supervised
+    def __init__(self, wall_s: float, init: int, supervised: bool, cpu_s: Callable[[], float | None] | None = None) -> None:
+        self._wall_s = wall_s
+        self._init = init
+        self._supervised = supervised
+        self._cpu_s = cpu_s or (lambda: None)
+        self._cpu_before_s = self._cpu_s()
         self._started = time.monotonic()
 
     def left(self) -> float:
@@ -35,32 +49,49 @@ class Patience:
         left = self._wall_s - elapsed
         if left > 0:
             return left
-        if elapsed > BACKSTOP * self._wall_s or (left := left + self._waited_s()) <= 0:
+        if elapsed > BACKSTOP * self._wall_s or (left := left + self._credit_s()) <= 0:
             return 0.0
         return max(left, _LOOK_AGAIN_S)
 
-    def blame_machine(self, cpu_s: float | None) -> None:
-        """To be called when nothing is left. Raises RuntimeFailure where it is known that all processes together (`cpu_s`)
-        hardly got a processor: such an end says nothing about the program, and no program can bring it about."""
-        elapsed = time.monotonic() - self._started
-        if elapsed > BACKSTOP * self._wall_s and cpu_s is not None and cpu_s < self._wall_s and elapsed - self._waited_s() < self._wall_s:
-            raise RuntimeFailure(f"a program got {cpu_s:.1f} s of a processor in {elapsed:.0f} s; the machine is overloaded")
-
-    def _waited_s(self) -> float:
-        """Seconds that the program has waited for a processor; 0 for one that may be waiting for its own threads or processes."""
+    def _credit_s(self) -> float:
+        """Seconds that the program has waited for a processor that others used; 0 for one that may be waiting
+        for its own threads or processes."""
         with suppress(OSError, ValueError, IndexError):  # it has just ended, or the kernel does not tell
             process = self._init
             if self._supervised:
                 [process] = _children(process)
             if not _children(process) and len(os.listdir(f"/proc/{process}/task")) == 1:
-                return int(_schedstat(Path(f"/proc/{process}")).read_text(encoding="utf-8").split()[1]) / 1e9
+                worked_s, waited_s = _schedule(process)
+                credit = waited_s - self._by_its_others_s(process, worked_s)
+                return max(0.0, min(credit, _START_S + BACKSTOP * worked_s))
         return 0.0
+
+    def _by_its_others_s(self, process: int, worked_s: float) -> float:
+        """Processor seconds that went to threads and processes of the program other than its first thread, those
+        that are gone included: as long may it have waited for them."""
+        together_s = self._cpu_s()
+        if together_s is not None and self._cpu_before_s is not None:
+            return max(0.0, together_s - self._cpu_before_s - worked_s)
+        # Without control groups: the ones that somebody waited for.
+        return _times(process, _USER) - worked_s + _times(process, _OF_CHILDREN) + _orphans_s(self._init, process)
 
 
 def _children(process: int) -> list[int]:
     return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()]
 
 
-def _schedstat(process: Path) -> Path:
-    """Nanoseconds on a processor, nanoseconds waiting for one, and a count; of the first thread."""
-    return process / "schedstat"
+def _schedule(process: int) -> tuple[float, float]:
+    """Seconds on a processor and seconds waiting for one, of the first thread."""
+    worked, waited, _ = Path(f"/proc/{process}/schedstat").read_text(encoding="utf-8").split()
+    return int(worked) / 1e9, int(waited) / 1e9
+
+
+def _times(process: int, field: int) -> float:
+    """User and system seconds of all threads, or of the children that were waited for."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[field]) + int(fields[field + 1])) * _TICK_S
+
+
+def _orphans_s(init: int, process: int) -> float:
+    """Seconds of the processes whose parents have ended: the supervisor waits for them."""
+    return _times(init, _OF_CHILDREN) if init != process else 0.0

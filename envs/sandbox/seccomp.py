@@ -91,6 +91,13 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "move_pages": (279, 239),
     "set_mempolicy": (238, 237),
     "set_mempolicy_home_node": (450, 450),
+    # what happens to files that all sandboxes and the host share, and locks on them
+    "flock": (73, 32),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    # waits for the disks of the whole host, and cannot be ended while it does
+    "sync": (162, 81),
+    "syncfs": (306, 267),
     # memory that neither the address-space limit nor the sized /tmp would count
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
@@ -103,24 +110,63 @@ _NEWEST = 450
 _NEW_NAMESPACES = 0x7E020080
 """CLONE_NEW{CGROUP,UTS,IPC,USER,PID,NET,NS,TIME} of clone's flags."""
 _AF_UNIX = 1
+_ITSELF = 0
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_REFUSED_FCNTL = {
+    "F_SETLK": 6,
+    "F_SETLKW": 7,
+    "F_OFD_SETLK": 37,
+    "F_OFD_SETLKW": 38,
+    "F_SETLEASE": 1024,
+    "F_NOTIFY": 1026,
+    "F_SETPIPE_SZ": 1031,
+}
+"""Locks, leases and notices on files that all sandboxes share; and a pipe's size, which the kernel
+counts for all processes of a host user."""
 
 
 @dataclass(frozen=True)
 class _Architecture:
-    """`column` of the table above, the audit value the kernel reports, and the calls whose arguments are looked at."""
+    """`column` of the table above, the audit value the kernel reports, and the calls whose arguments
+    are looked at."""
 
     column: int
     audit: int
     clone: int
     clone3: int
     socket: int
+    socketpair: int
     ioctl: int
+    fcntl: int
+    prlimit64: int
+    sched_setaffinity: int
 
 
 _ARCHITECTURES = {
-    "x86_64": _Architecture(0, 0xC000003E, clone=56, clone3=435, socket=41, ioctl=16),
-    "aarch64": _Architecture(1, 0xC00000B7, clone=220, clone3=435, socket=198, ioctl=29),
+    "x86_64": _Architecture(
+        0,
+        0xC000003E,
+        clone=56,
+        clone3=435,
+        socket=41,
+        socketpair=53,
+        ioctl=16,
+        fcntl=72,
+        prlimit64=302,
+        sched_setaffinity=203,
+    ),
+    "aarch64": _Architecture(
+        1,
+        0xC00000B7,
+        clone=220,
+        clone3=435,
+        socket=198,
+        socketpair=199,
+        ioctl=29,
+        fcntl=25,
+        prlimit64=261,
+        sched_setaffinity=122,
+    ),
 }
 
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
@@ -149,9 +195,19 @@ def program(machine: str = platform.machine()) -> bytes | None:
         _instruction(_RETURN, _UNKNOWN),
     ]
     code += _when(a.clone, _ARGUMENT_0, _instruction(_JUMP_ANY_BIT, _NEW_NAMESPACES, no=1))
-    code += _when(a.socket, _ARGUMENT_0, _instruction(_JUMP_EQUAL, _AF_UNIX, yes=1))
+    only = (
+        (a.socket, _AF_UNIX),
+        (a.socketpair, _AF_UNIX),
+        # Limits and placement of other processes: the supervisor is one.
+        (a.prlimit64, _ITSELF),
+        (a.sched_setaffinity, _ITSELF),
+    )
+    for number, allowed in only:
+        code += _when(number, _ARGUMENT_0, _instruction(_JUMP_EQUAL, allowed, yes=1))
     for request in (_TIOCSTI, _TIOCLINUX):
         code += _when(a.ioctl, _ARGUMENT_1, _instruction(_JUMP_EQUAL, request, no=1))
+    for request in _REFUSED_FCNTL.values():
+        code += _when(a.fcntl, _ARGUMENT_1, _instruction(_JUMP_EQUAL, request, no=1))
     for index, number in enumerate(refused):
         code.append(_instruction(_JUMP_EQUAL, number, yes=len(refused) - index))
     return b"".join([*code, _instruction(_RETURN, _ALLOW), _instruction(_RETURN, _REFUSE)])

@@ -3,6 +3,7 @@
 import os
 import select
 import selectors
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO
@@ -10,6 +11,10 @@ from typing import IO
 from envs.sandbox.limits import Ending
 
 _CHUNK = 1 << 16
+_CRUMB, _CRUMBS = 1 << 10, 500
+"""A program that has written so many times less than a crumb's bytes is waited for: it could otherwise have this side work more
+than it does itself."""
+_GATHER_S = 0.002
 
 
 class Streams:
@@ -26,12 +31,16 @@ class Streams:
     @property
     def output(self) -> bytes:
         """Standard output, as far as it was kept."""
-        return bytes(self._kept[self._stdout][: self._cap])
+        return bytes(memoryview(self._kept[self._stdout])[: self._cap])
 
     @property
     def errors(self) -> bytes:
         """Standard error, as far as it was kept."""
-        return bytes(self._kept[self._stderr][: self._cap])
+        return bytes(memoryview(self._kept[self._stderr])[: self._cap])
+
+    @property
+    def _taken(self) -> int:
+        return sum(map(len, self._kept.values()))
 
     @property
     def flooded(self) -> bool:
@@ -46,7 +55,11 @@ class Streams:
             selector.register(self._stdin, selectors.EVENT_WRITE)
             for stream in self._kept:
                 selector.register(stream, selectors.EVENT_READ)
+            crumbs = 0
             while not self.flooded:
+                if crumbs > _CRUMBS:
+                    time.sleep(_GATHER_S)
+                before = self._taken
                 remaining = left()
                 if remaining <= 0:
                     return Ending.TIMEOUT
@@ -59,6 +72,7 @@ class Streams:
                         return None
                     elif self._take(key.fileobj):  # type: ignore[arg-type]
                         selector.unregister(key.fileobj)
+                crumbs += 0 < self._taken - before < _CRUMB
         return Ending.OUTPUT_LIMIT
 
     def drain(self) -> None:
@@ -73,6 +87,8 @@ class Streams:
             written = os.write(self._stdin.fileno(), self._pending[:_CHUNK])
         except BrokenPipeError:
             return True
+        except BlockingIOError:  # the program can open its input for writing, and was quicker
+            return False
         self._pending = self._pending[written:]
         return not self._pending
 

@@ -13,7 +13,8 @@ from gymnasium.utils.env_checker import check_env
 import envs
 from actors.backends import ExpertModel, SimulatedModel
 from actors.env_runner import EnvRunner, RunnerSetup, UnitReport
-from envs.code import MANUAL, CodeEnv, parse_action, shorten
+from envs.code import MANUAL, CodeEnv, shorten
+from envs.code_actions import parse_action
 from envs.code_tasks import load_task, task_ids
 from envs.once import Once
 from envs.perturb import Perturb, default_rates
@@ -107,6 +108,8 @@ def test_snippets_know_the_solution_and_cannot_hurt(env: CodeEnv) -> None:
     assert env.step("run\n```python\nprint(merge_intervals([[1, 2], [2, 4]]))\n```")[0] == "[[1, 4]]"
     assert env.step("run\nx = 1")[0] == "It ran and printed nothing."
     assert "NameError: name 'absent' is not defined" in env.step("run\nabsent")[0]
+    assert env.step("run\nif __name__ == '__main__':\n    print('as a program')")[0] == "as a program"
+    assert env.step("run\nfrom solution import merge_intervals as m\nprint(m([]))")[0] == "[]"
     assert "Error: stopped, it took too long." in env.step("run\nprint('begin', flush=True)\nwhile True: pass")[0]
     assert "Error: stopped, it printed too much." in env.step("run\nwhile True: print('flood')")[0]
     seen = env.step("run\nimport os\nprint(os.listdir('/'))\nopen('/etc/r2v-was-here', 'w')")[0]
@@ -122,6 +125,56 @@ def test_nonsense_is_answered_and_costs_a_step(env: CodeEnv, action: str) -> Non
     observation, reward, terminated, truncated, _ = env.step(action)
     assert observation.startswith("Error: ")
     assert (reward, terminated, truncated) == (0.0, False, False)
+
+
+BEFORE = {
+    "dataclasses": "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n",
+    "half a pair": "HALF = '\ud83d'\n",
+    "line ends that are none": "ENDS = 'a\u2028b\x0cc\x85d\x1ce'\n",
+    "a form feed between functions": "import math\n\x0c\n",
+    "its own name": "assert __name__ == 'solution'\n",
+    "its own module": "import solution, sys\nassert sys.modules['solution'].__dict__ is globals()\n",
+    "a byte order mark": "\ufeff",
+    "a closed output": "import sys\nsys.stdout.close()\n",
+    "what is run only as a program": "if __name__ == '__main__':\n    raise SystemExit(3)\n",
+    "another encoding": "# -*- coding: latin-1 -*-\nN = '\u00e9'\nassert len(N) == 1\n",
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_what_test_passes_submit_passes(env: CodeEnv, name: str) -> None:
+    env.step(f"write\n{BEFORE[name]}{load_task('shipped', 'R2V/1').code}")
+    assert env.step("test")[0].endswith("2 of 2 visible tests pass.")
+    assert env.step("submit")[1] == 1.0
+
+
+NOT_BEFORE = {
+    "no file of the solution": "open('solution.py')\n",
+    "an end": "import sys\nsys.exit(0)\n",
+    "a null character": "X = '\x00'\n",
+    "no module": "import numpy\n",
+}
+
+
+@pytest.mark.parametrize("name", NOT_BEFORE)
+def test_what_test_fails_submit_fails(env: CodeEnv, name: str) -> None:
+    env.step(f"write\n{NOT_BEFORE[name]}{load_task('shipped', 'R2V/1').code}")
+    assert "visible tests pass" not in env.step("test")[0]
+    assert env.step("submit")[1] == 0.0
+
+
+def test_an_answer_that_is_too_long_is_told_and_not_cut(env: CodeEnv) -> None:
+    code = load_task("shipped", "R2V/1").code
+    seen = env.step(f"write\n{code}\n# {'x' * 20_000}")[0]
+    assert seen == f"Error: an answer may have 16384 characters; this one has {len(code) + 20_009}, and nothing was done."
+    assert env.step("test")[0].startswith("Error: there is no solution yet")
+
+
+def test_a_number_that_lies_ends_the_episode_as_any_wrong_answer(env: CodeEnv) -> None:
+    lying = "class Lying(complex):\n    real = 10 ** 400\ndef merge_intervals(intervals): return Lying(1, 0)"
+    env.step(f"write\n{lying}")
+    _, reward, terminated, _, info = env.step("submit")
+    assert (reward, terminated, info["stop_reason"]) == (0.0, True, "lost")
 
 
 @pytest.mark.parametrize(

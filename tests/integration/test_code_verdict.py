@@ -11,7 +11,7 @@ import pytest
 
 from envs.code_mutants import mutants
 from envs.code_tasks import CodeTask, Dataset, load_task, task_ids
-from envs.code_verdict import Judge
+from envs.code_verdict import Judge, Verdict
 from envs.sandbox import Sandbox
 from r2v_dist.errors import RuntimeFailure
 from tests.codes import require_data
@@ -84,7 +84,7 @@ def luhn_valid(number):
 import marshal, sys
 def luhn_valid(number):
     job = sys._getframe(1).f_locals["job"]
-    job["calls"][:] = [(marshal.dumps(("79927398713",)), 9, 999)] * len(job["calls"])
+    job["calls"][:] = [marshal.dumps(("79927398713",))] * len(job["calls"])
     return True
 """,
     "no time limit": """
@@ -99,6 +99,38 @@ import gc
 def luhn_valid(number):
     known = [o for o in gc.get_objects() if isinstance(o, dict) and ("outputs" in o or "expected" in o or "canonical_solution" in o)]
     return known[0]["outputs"][0] == "true" if known else None
+""",
+    "every number that is in the harness": """
+import sys
+def numbers(value):
+    if isinstance(value, (list, tuple)):
+        return [n for item in value for n in numbers(item)]
+    return [value] if isinstance(value, (int, float)) else []
+def luhn_valid(number):
+    known = sys._getframe(1).f_locals
+    told = [n for value in (known["job"], *known.values()) for n in numbers(value)]
+    return any(n in (4112, 4116, 16, 4) for n in told)
+""",
+    "a complex number that lies": """
+class Lying(complex):
+    real = 10 ** 400
+    imag = 0
+def luhn_valid(number): return Lying(1, 0)
+""",
+    "a row with a number that is none": """
+import os, sys
+def luhn_valid(number):
+    os.write(sys._getframe(1).f_locals["channel"].fileno(), b'[0, 0.0, {"c": [1' + b"0" * 400 + b", 0]}]\\n")
+    os._exit(0)
+""",
+    "references that grow without end": """
+def luhn_valid(number):
+    x = ["lol"] * 10
+    for _ in range(30): x = [x] * 10
+    return x
+""",
+    "keys that collide": """
+def luhn_valid(number): return [k * ((1 << 61) - 1) for k in range(4000)]
 """,
     "deep nesting": "def luhn_valid(number):\n    x = []\n    for _ in range(100000): x = [x]\n    return x\n",
     "itself inside itself": "def luhn_valid(number):\n    x = []\n    x.append(x)\n    return x\n",
@@ -129,6 +161,26 @@ def test_equality_is_of_content(judge: Judge) -> None:
     assert judge.verdict(task, counter).passed
 
 
+def test_views_of_a_dictionary_are_sets(sandbox: Sandbox, tmp_path: Path) -> None:
+    task = CodeTask("R2V/views", "shipped", "def f(x):\n", "f", "    return set(x)\n", (([1, 2],), ([],)), (), 0.0, "", ())
+    assert Judge(sandbox, tmp_path).verdict(task, "def f(x): return dict.fromkeys(x).keys()\n").passed
+
+
+def test_a_wrong_shape_is_not_broadcast(judge: Judge) -> None:
+    task = load_task("shipped", "R2V/0")
+    rows = "\n_average = moving_average\ndef moving_average(values, width):\n    a = _average(values, width)\n    return [a for _ in a]\n"
+    assert not judge.verdict(task, task.code + rows).passed
+
+
+def test_a_solution_is_a_module_that_is_known(judge: Judge) -> None:
+    task = load_task("shipped", LUHN)
+    typed = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport pickle, typing\n@dataclass\nclass P:\n    x: int\n"
+    )
+    typed += "assert pickle.loads(pickle.dumps(P(1))) == P(1) and typing.get_type_hints(P) == {'x': int}\n"
+    assert judge.verdict(task, typed + task.code).passed
+
+
 def test_inputs_are_fresh_in_every_call(judge: Judge) -> None:
     task = load_task("shipped", MERGE)
     assert "intervals.sort()" in task.code  # the canonical solution changes its input
@@ -147,6 +199,11 @@ def test_a_call_may_take_a_second_and_not_more(judge: Judge) -> None:
     assert (slow.passed, slow.failed_test) == (False, 0)
     asleep = task.code + "\nimport time\n_valid = luhn_valid\ndef luhn_valid(number):\n    time.sleep(6)\n    return _valid(number)\n"
     assert not judge.verdict(task, asleep).passed
+    unwatched = task.code + "\nimport signal, time\n_valid, _spin = luhn_valid, 1.5\n"
+    unwatched += "def luhn_valid(number):\n    global _spin\n    signal.setitimer(signal.ITIMER_REAL, 0)\n"
+    unwatched += "    end, _spin = time.process_time() + _spin, 0.0\n"
+    unwatched += "    while time.process_time() < end: pass\n    return _valid(number)\n"
+    assert judge.verdict(task, unwatched) == Verdict(False, 0, "too slow")
 
 
 def test_a_busy_machine_does_not_change_a_verdict(judge: Judge) -> None:
@@ -171,7 +228,7 @@ def test_a_program_that_is_killed_from_outside_gets_its_verdict(judge: Judge) ->
             time.sleep(0.01)
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
-                    if process.cpu_times().user > 0.2 and process.name().startswith("python"):
+                    if sum(process.cpu_times()[:2]) > 0.2 and process.name().startswith("python"):
                         process.kill()
                         killed.append(process.pid)
                         return

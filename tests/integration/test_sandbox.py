@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from envs.sandbox import Completed, Ending, Isolation, Limits, Sandbox, isolation, probe, seccomp
+from envs.sandbox.patience import BACKSTOP
 from r2v_dist.env_config import SandboxConfig
 from r2v_dist.errors import UsageError
 from tests.sandboxes import LIMITS, require_bubblewrap, starved_sandbox, survivors
@@ -69,9 +70,9 @@ def test_every_ending_has_its_name(sandbox: Sandbox, source: str, ending: Ending
 def test_limits_of_a_run_replace_those_of_the_sandbox(sandbox: Sandbox) -> None:
     source = "import resource as r\n"
     source += "print([r.getrlimit(k)[0] for k in (r.RLIMIT_AS, r.RLIMIT_CPU, r.RLIMIT_NOFILE, r.RLIMIT_FSIZE, r.RLIMIT_CORE)])"
-    assert said(sandbox.run(source)) == f"{[256 << 20, 4, 64, 16 << 20, 0]}\n"
+    assert said(sandbox.run(source)) == f"{[256 << 20, 4, 64, 16 << 20, 1]}\n"
     limits = Limits(memory_mib=512, cpu_s=1.5, open_files=20, file_mib=2)
-    assert said(sandbox.run(source, limits=limits)) == f"{[512 << 20, 2, 20, 2 << 20, 0]}\n"
+    assert said(sandbox.run(source, limits=limits)) == f"{[512 << 20, 2, 20, 2 << 20, 1]}\n"
     space = "import os; s = os.statvfs('/tmp'); print(s.f_blocks * s.f_frsize >> 20)"
     assert [said(sandbox.run(space)), said(sandbox.run(space, limits=limits))] == ["64\n", "8\n"]
 
@@ -86,7 +87,7 @@ def test_output_is_cut_at_its_limit_in_each_stream(sandbox: Sandbox) -> None:
 
 
 def test_what_was_printed_before_a_time_limit_is_kept(sandbox: Sandbox) -> None:
-    completed = sandbox.run("print('so far')\nwhile True: pass", limits=replace(LIMITS, wall_s=0.5))
+    completed = sandbox.run("import time\nprint('so far')\ntime.sleep(60)", limits=replace(LIMITS, wall_s=0.5))
     assert (completed.ending, completed.stdout) == (Ending.TIMEOUT, b"so far\n")
     assert 0.5 <= completed.wall_s < 1.5
 
@@ -106,6 +107,57 @@ def test_a_program_that_starves_itself_ends(sandbox: Sandbox) -> None:
     completed = sandbox.run(source, limits=replace(LIMITS, wall_s=0.5, cpu_s=600))
     assert completed.ending == Ending.TIMEOUT
     assert completed.wall_s < 5.0
+
+
+STARVING_UNSEEN = """
+import os, time
+def burn(until):
+    children = []
+    for _ in range(12):
+        child = os.fork()
+        if not child:
+            while time.monotonic() < until + 1: pass
+            os._exit(0)
+        children.append(child)
+    while time.monotonic() < until: pass
+    for child in children: os.kill(child, 9)
+    for child in children: os.waitpid(child, 0)
+os.sched_setaffinity(0, {0})
+began = time.monotonic()
+look = began + WALL
+while time.monotonic() - began < 8:
+    burn(look - 0.2 * WALL)
+    while time.monotonic() < look + 0.03: time.sleep(0.005)
+    waited = int(open("/proc/self/schedstat").read().split()[1]) / 1e9
+    look = max(began + WALL + waited, time.monotonic() + 0.05)
+"""
+
+
+def test_a_program_that_starves_itself_while_nobody_looks_ends(sandbox: Sandbox) -> None:
+    wall_s = 1.5
+    source = STARVING_UNSEEN.replace("WALL", repr(wall_s))
+    completed = sandbox.run(source, limits=replace(LIMITS, wall_s=wall_s, cpu_s=600))
+    assert completed.ending == Ending.TIMEOUT
+    assert completed.wall_s < 1.6 * wall_s
+
+
+@pytest.mark.parametrize("rest", ["os.sched_yield()", "time.sleep(1e-6)", "os.sched_yield(); time.process_time()"])
+def test_no_program_has_the_machine_blamed(rest: str) -> None:
+    """On a busy machine each of these waits nearly all of its time, because it wants to."""
+    require_bubblewrap()
+    with starved_sandbox(busy=6) as sandbox:
+        completed = sandbox.run(f"import os, time\nwhile True: {rest}", limits=replace(LIMITS, wall_s=0.3))
+        assert completed.ending in (Ending.TIMEOUT, Ending.CPU_LIMIT)
+        assert completed.wall_s < 0.3 * BACKSTOP + 2
+
+
+@pytest.mark.parametrize("mode", ["0", "os.O_DIRECT"])
+def test_crumbs_cost_this_side_less_than_the_program(sandbox: Sandbox, mode: str) -> None:
+    source = f"import fcntl, os\nfcntl.fcntl(1, fcntl.F_SETFL, os.O_WRONLY | {mode})\nfor _ in range(200_000): os.write(1, b'x')"
+    before = time.process_time()
+    completed = sandbox.run(source, limits=replace(LIMITS, wall_s=2.0))
+    assert completed.ending in (Ending.EXITED, Ending.TIMEOUT)
+    assert time.process_time() - before < 0.7 * completed.wall_s
 
 
 def test_files_input_and_a_large_source_arrive(sandbox: Sandbox) -> None:
