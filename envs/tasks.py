@@ -3,10 +3,10 @@
 import os
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 
 from envs.code_tasks import Dataset, task_ids
 from envs.sandbox import Sandbox
+from envs.textworld_check import checked_names
 from envs.textworld_games import GameFamily, GameSpec, draw_games, game_path, generate
 from r2v_dist.env_config import SPLITS, EnvConfig, PerturbConfig, SandboxConfig, Split
 from r2v_dist.episodes import Task
@@ -28,18 +28,17 @@ def make_tasks(
     if config.kind == "humaneval_plus":
         return _code_tasks(config, sandbox)
     cache = config.cache.expanduser().resolve()
+    names = checked_names(config.files, cache)
     specs = {split: _drawn(config, split, seed) for split in SPLITS}
     generate([spec for split in SPLITS for spec in specs[split]], cache, workers, on_done)
     tasks = []
     for split in SPLITS:
-        files = [(game.stem, Path(game)) for game in config.files.get(split, ())]
+        files = [(names[game], game) for game in config.files.get(split, ())]
         for name, path in [*files, *((spec.id, game_path(cache, spec)) for spec in specs[split])]:
-            if not path.is_file():
-                raise UsageError(f"env.files.{split}: game file {path} does not exist; generate one with tw-make or remove the entry")
             kwargs: tuple[tuple[str, str | int | bool], ...] = (("game", str(path.resolve())), ("max_steps", config.max_steps))
             tasks.append(Task(name, split, "r2v/TextWorld-v0", kwargs))
-    names = [task.id for task in tasks]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    ids = [task.id for task in tasks]
+    if twice := sorted({name for name in ids if ids.count(name) > 1}):
         raise UsageError(f"env: game {twice[0]} is in two splits; give every split its own games")
     return tasks
 

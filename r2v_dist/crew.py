@@ -63,7 +63,14 @@ class Crew:
             server.wait()
 
     def start_early(self) -> None:
-        """Start engines and runners without waiting for them: they come up while games are generated."""
+        """Start engines and runners without waiting for them: they come up while games are generated.
+
+        Raises UsageError before anything is started where a game file cannot be played.
+        """
+        if self._config.env.files:
+            from envs.textworld_check import checked_names
+
+            checked_names(self._config.env.files, self._config.env.cache)
         self._fleet
 
     def equip(self, verifier: "Checkpoint | None", models: RouterModels) -> None:
