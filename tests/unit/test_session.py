@@ -18,6 +18,8 @@ from r2v_dist.errors import RuntimeFailure, UsageError
 from tests.runs import ROOT
 
 STUCK = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the shell says so
 import ctypes, subprocess, sys
 from cluster.guard import guarded
 
@@ -29,6 +31,8 @@ with guarded(grace_s=0.5):
     libc.pthread_mutex_lock(mutex)
 """
 BUSY = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the shell says so
 import subprocess, sys, time
 from cluster.guard import guarded, undisturbed
 
