@@ -59,7 +59,8 @@ class Crew:
     def load_slm(self, checkpoint: "Checkpoint") -> None:
         """Have the SLM server answer with this checkpoint; loads in place where it already runs."""
         if server := self._servers.get("slm"):
-            server.load(checkpoint)
+            if server.load(checkpoint) and "_fleet" in self.__dict__:
+                self._fleet.renew()
             server.wait()
 
     def start_early(self) -> None:
