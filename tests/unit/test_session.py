@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from cluster import session
+from r2v_dist import doctor
 from r2v_dist.config import ClusterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from tests.runs import ROOT
@@ -151,3 +152,19 @@ def test_a_slow_start_gets_a_second_try(tmp_path: Path, monkeypatch: pytest.Monk
         enter(ClusterConfig(num_cpus=1), tmp_path)
     assert [one["address"] for one in tries] == ["local", "local"]
     assert not any(psutil.pid_exists(process.pid) for process in left)
+
+
+def test_doctor_and_set_up_say_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/my projects/.venv/bin/python")
+    findings = doctor.examine()
+    assert "from a path with a space" in findings["path_problem"]
+    assert findings["path_problem"] in doctor.render(findings)
+    told = subprocess.run(
+        ["bash", "scripts/setup.sh", "/my projects/.venv"],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "PYTHON": "/nowhere"},
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 1
+    assert told.stderr.startswith("setup: /my projects/.venv: Ray cannot start workers from a path with a space")
