@@ -18,6 +18,8 @@ from r2v_dist.run_dir import write_atomically
 STARTS = 2
 """Tries to find room for the ranks; cluster.session says how long one takes."""
 _VERDICT = "verdict.json"
+_SECTIONS = {"verifier": "verifier.training"}
+"""Of the configuration, where a learner has another name."""
 
 Loop = Callable[[dict[str, Any]], None]
 
@@ -60,7 +62,7 @@ def require_room(name: str, ranks: int, there: dict[str, float]) -> bool:
     cores = there.get("CPU", 0)
     if cores < ranks:
         raise UsageError(
-            f"{name}.deepspeed.ranks = {ranks}: the cluster has {cores:g} CPU cores and every rank takes one; "
+            f"{_SECTIONS.get(name, name)}.deepspeed.ranks = {ranks}: the cluster has {cores:g} CPU cores and every rank takes one; "
             "lower the key, raise cluster.num_cpus where it is set, or add nodes"
         )
     return False
