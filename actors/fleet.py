@@ -1,12 +1,15 @@
 """The env runners of a run, the model servers they call, the collector they fill: kept from stage to stage, replaced when they die."""
 
+import time
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.collector import CollectorActor
 from actors.env_runner import EnvRunner, Equipment, RunnerSetup
-from actors.servers import EngineHandle, ModelServer
+from actors.servers import EngineHandle, ModelServer, first_cause, usage_error
+from r2v_dist.errors import RuntimeFailure
 
 EQUIP_DEADLINE_S = 300.0
 RUNNER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
@@ -29,9 +32,25 @@ class Fleet:
         return self._collector
 
     def equip(self, equipment: Equipment) -> None:
-        """Hand every runner, and every later one, what has been trained since they started."""
+        """Hand every runner, and every later one, what has been trained since they started. One that died meanwhile is replaced.
+
+        Raises UsageError for what a runner refuses, RuntimeFailure for one that cannot take it.
+        """
         self._equipment = equipment
-        ray.get([runner.equip.remote(equipment) for runner in self.runners], timeout=EQUIP_DEADLINE_S)
+        deadline = time.monotonic() + EQUIP_DEADLINE_S
+        asked = [(runner, runner.equip.remote(equipment)) for runner in self.runners]
+        for runner, answer in asked:
+            try:
+                ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
+            except GetTimeoutError:
+                problem = f"no answer within {EQUIP_DEADLINE_S:.0f} s; Ray's log is in the run directory: logs/ray.log"
+                raise RuntimeFailure(f"the env runners did not start: {problem}") from None
+            except RayError as error:
+                if refused := usage_error(error):
+                    raise refused from None
+                if not isinstance(error, RayActorError):
+                    raise RuntimeFailure(f"an env runner cannot be equipped: {first_cause(error)}") from None
+                self.replace(runner)
 
     def heal_servers(self) -> bool:
         """Bring back the model servers that died; True when one had."""
@@ -42,6 +61,11 @@ class Fleet:
         """A new runner in place of one that is dead or holds dead handles."""
         ray.kill(runner)
         self.runners[self.runners.index(runner)] = self._start()
+
+    def renew(self) -> None:
+        """New runners in place of all: these hold handles of an engine that is no more."""
+        for runner in list(self.runners):
+            self.replace(runner)
 
     def drop_collector(self) -> None:
         """End the collector; what is still delivered to it goes nowhere."""

@@ -1,7 +1,8 @@
 """Drives a rollout stage: hands units to runners, keeps every runner full, retries what machines did wrong.
 
 Invariant: every unit is either waiting, under way on exactly one runner, or committed. Infrastructure failures have a
-budget of their own; when it is spent the stage stops with the first cause, and what was committed stays committed.
+budget of their own; when it is spent the stage stops with the first cause, and what was committed stays committed. What
+our own code refuses (UsageError) would be refused on every machine, and ends the stage at once.
 """
 
 import time
@@ -12,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.env_runner import UnitReport
 from actors.fleet import Fleet
-from actors.servers import cause_of, first_cause
+from actors.servers import cause_of, first_cause, innermost, usage_error
 from r2v_dist import rollout_store
 from r2v_dist.config import ClusterConfig
 from r2v_dist.episodes import Episode, Unit
-from r2v_dist.errors import RuntimeFailure, StoreFailure
+from r2v_dist.errors import RuntimeFailure, StoreFailure, UsageError
 
 COMMIT_DEADLINE_S = 120.0
 STALL_DEADLINE_S = 900.0
@@ -60,6 +61,10 @@ class Totals:
 OnProgress = Callable[[Totals, int], None]
 
 
+class CollectorLost(RuntimeFailure):
+    """The collector's process is gone, and with it what it had not written yet."""
+
+
 class CollectorHandle:
     """Delivers episodes to the collector actor and waits until it has taken them."""
 
@@ -67,7 +72,12 @@ class CollectorHandle:
         self._actor = actor
 
     async def __call__(self, episodes: Sequence[Episode]) -> int:
-        taken: int = await self._actor.add.remote(episodes)
+        try:
+            taken: int = await self._actor.add.remote(episodes)
+        except RayActorError as error:
+            if isinstance(error, RayTaskError):
+                raise
+            raise CollectorLost(first_cause(error)) from None
         return taken
 
 
@@ -78,10 +88,17 @@ def remaining(units: Sequence[Unit], folder: Path) -> list[Unit]:
 
 
 def roll_out(units: Sequence[Unit], folder: Path, fleet: Fleet, cluster: ClusterConfig, on_progress: OnProgress) -> Totals:
-    """Run every unit that is not committed yet and commit its episodes under `folder`.
+    """Run every unit that is not committed yet and commit its episodes under `folder`. A collector that dies is replaced once.
 
-    Raises RuntimeFailure when failures of machines exceed `cluster.max_restarts` for one unit.
+    Raises UsageError for what a runner refuses, RuntimeFailure when failures of machines exceed `cluster.max_restarts`.
     """
+    try:
+        return _roll_out(units, folder, fleet, cluster, on_progress)
+    except CollectorLost:
+        return _roll_out(units, folder, fleet, cluster, on_progress)
+
+
+def _roll_out(units: Sequence[Unit], folder: Path, fleet: Fleet, cluster: ClusterConfig, on_progress: OnProgress) -> Totals:
     todo = remaining(units, folder)
     if not todo:
         return Totals()
@@ -93,8 +110,10 @@ def roll_out(units: Sequence[Unit], folder: Path, fleet: Fleet, cluster: Cluster
         return totals
     except RayError as error:
         fleet.drop_collector()
-        raise RuntimeFailure(f"the collector of {folder} failed: {first_cause(error)}") from None
-    except RuntimeFailure:
+        lost = isinstance(error, RayActorError) and not isinstance(error, RayTaskError)
+        problem = f"the collector of {folder} failed: {first_cause(error)}"
+        raise usage_error(error) or (CollectorLost if lost else RuntimeFailure)(problem) from None
+    except (RuntimeFailure, UsageError):
         fleet.drop_collector()  # units may still be under way, and must not deliver into another stage
         raise
 
@@ -108,9 +127,13 @@ class _Dispatcher:
         self._failures: dict[tuple[str, int | None], int] = {}
         self._fleet, self._cluster, self._deliver, self._on_progress = fleet, cluster, deliver, on_progress
         self._under_way: dict[ray.ObjectRef[UnitReport], tuple[Any, Unit]] = {}
+        self._dead = 0
+        """Runners that died since a unit was finished."""
+        self._last = time.monotonic()
+        """When a unit was finished, or an engine was brought back."""
 
     def run(self) -> Totals:
-        totals, last = Totals(), time.monotonic()
+        totals = Totals()
         self._fill()
         while self._under_way:
             ready, _ = ray.wait(list(self._under_way), timeout=1.0)
@@ -122,10 +145,12 @@ class _Dispatcher:
                     totals = totals.plus(ray.get(ref))
                 except RayError as error:
                     self._recover(runner, unit, error)
-                last = time.monotonic()
+                    continue
+                self._dead = 0
+                self._last = time.monotonic()
             self._fill()
             self._on_progress(totals, self._total)
-            if time.monotonic() - last > STALL_DEADLINE_S:
+            if time.monotonic() - self._last > STALL_DEADLINE_S:
                 raise RuntimeFailure(f"no unit finished within {STALL_DEADLINE_S:.0f} s; {len(self._under_way)} are under way")
         return totals
 
@@ -140,19 +165,38 @@ class _Dispatcher:
             load[runner] += 1
 
     def _recover(self, runner: Any, unit: Unit, error: RayError) -> None:
-        if (refused := cause_of(error, StoreFailure)) is not None:
-            raise refused
+        if (full := cause_of(error, StoreFailure)) is not None:
+            raise full from None
+        if refused := usage_error(error):
+            raise refused from None
+        if isinstance(lost := innermost(error), CollectorLost):
+            raise CollectorLost(str(lost)) from None
+        died = isinstance(error, RayActorError) and not isinstance(error, RayTaskError)
+        if died:
+            self._count_death(error)
         name = (unit.task.id, unit.z)
         self._failures[name] = self._failures.get(name, 0) + 1
         if self._failures[name] > self._cluster.max_restarts:
             raise RuntimeFailure(f"unit {unit.task.id} z={unit.z} failed {self._failures[name]} times, last with {first_cause(error)}")
         self._todo.append(unit)
-        if isinstance(error, RayActorError):
+        if died:
             self._replace(runner)
         elif self._fleet.heal_servers():
+            self._last = time.monotonic()
             # Runners hold handles of the engine that died.
             for other in list(self._fleet.runners):
                 self._replace(other)
+
+    def _count_death(self, error: RayActorError) -> None:
+        """Stop where runners only die: one charges a single unit of all that it held, so that their units' budgets last for hours.
+
+        A constructor that raised will raise again, and is given one more try on every place.
+        """
+        self._dead += 1
+        rounds = min(1, self._cluster.max_restarts) if error.actor_init_failed else self._cluster.max_restarts
+        if self._dead > rounds * len(self._fleet.runners):
+            what = "do not start" if error.actor_init_failed else "die before one unit is finished"
+            raise RuntimeFailure(f"env runners {what} ({self._dead} tries): {first_cause(error)}")
 
     def _replace(self, runner: Any) -> None:
         """A new runner in place of this one; what it had under way waits again."""

@@ -1,15 +1,15 @@
 """Model servers as the driver sees them: started once, brought back when they die, always at the version asked for."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
 from actors.vllm_server import CPU_ENVIRONMENT, ENGINE_ENVIRONMENT, Arrived, EngineRequest, VllmServer
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.model_config import ModelConfig
 
 Cause = TypeVar("Cause", bound=BaseException)
@@ -52,15 +52,16 @@ class ModelServer:
             if version != self.checkpoint.version:
                 self._load()
         except RayError as error:
-            raise RuntimeFailure(f"the {self._role} engine for {self.checkpoint.path} did not start: {first_cause(error)}") from None
+            problem = f"the {self._role} engine for {self.checkpoint.path} did not start: {first_cause(error)}"
+            raise usage_error(error) or RuntimeFailure(problem) from None
 
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Replace the weights in place."""
+    def load(self, checkpoint: Checkpoint) -> bool:
+        """Replace the weights in place; True when the engine had died meanwhile and was started anew with them."""
         if checkpoint == self.checkpoint:
-            return
+            return False
         self.wait()
         self.checkpoint = checkpoint
-        self._load()
+        return self._load()
 
     def heal(self) -> bool:
         """Start the engine anew if it no longer answers; True when it had to."""
@@ -77,12 +78,19 @@ class ModelServer:
         """End the engine's processes."""
         ray.kill(self.actor)
 
-    def _load(self) -> None:
+    def _load(self) -> bool:
         try:
             ray.get(self.actor.load.remote(self.checkpoint.path, self.checkpoint.version), timeout=LOAD_DEADLINE_S)
+        except RayActorError:
+            self.stop()
+            self.start()
+            self.wait()
+            return True
         except RayError as error:
-            raise RuntimeFailure(f"the {self._role} engine could not load {self.checkpoint.path}: {first_cause(error)}") from None
+            problem = f"the {self._role} engine could not load {self.checkpoint.path}: {first_cause(error)}"
+            raise usage_error(error) or RuntimeFailure(problem) from None
         self._ready = self.actor.ready.remote()
+        return False
 
 
 class EngineHandle:
@@ -103,9 +111,7 @@ async def _arriving(references: Any) -> AsyncIterator[Arrived]:
 
 def first_cause(error: BaseException) -> str:
     """The innermost reason of a Ray error in one line, without actor traces and colours."""
-    cause: BaseException = error
-    while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None and inner is not cause:
-        cause = inner
+    cause = innermost(error)
     lines = [line.strip() for line in _COLOUR.sub("", str(cause)).splitlines() if line.strip()]
     last = lines[-1] if lines else ""
     # Ray's own errors end in the text of the error that caused them; others do not name their type.
@@ -114,14 +120,33 @@ def first_cause(error: BaseException) -> str:
 
 def cause_of(error: BaseException, kind: type[Cause]) -> Cause | None:
     """The error of a kind that led to another one, in this process or in an actor; None without."""
+    # What an actor raised is of its own kind and of Ray's at once; the bare one has no traces.
+    bare = (cause for cause in _causes(error) if not isinstance(cause, RayError))
+    return next((cause for cause in bare if isinstance(cause, kind)), None)
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The error that caused the others."""
+    return list(_causes(error))[-1]
+
+
+def usage_error(error: BaseException) -> UsageError | None:
+    """What our own code refused inside an actor, None for other failures. It is refused on every machine and every try."""
+    if (cause := cause_of(error, UsageError)) is not None:
+        return UsageError(str(cause))
+    # Of an error in a constructor Ray keeps the text only.
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        _, refused, message = first_cause(error).partition(f"{UsageError.__module__}.{UsageError.__name__}: ")
+        return UsageError(message) if refused else None
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
-        # What an actor raised is of its own kind and of Ray's at once; the bare one has no traces.
+        yield cause
         inner = getattr(cause, "cause", None) or cause.__cause__
-        if isinstance(cause, kind) and not isinstance(cause, RayError):
-            return cause
         cause = inner if inner is not cause else None
-    return None
 
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -1,14 +1,26 @@
-"""A Ray session that always ends: started here or joined, and shut down when the run is over, however it ends."""
+"""A Ray session that always ends: started here or joined, and shut down when the run is over, however it ends.
+
+Only the configuration decides where Ray runs. An empty address starts it on this machine, whatever RAY_ADDRESS or the
+traces of another cluster say. Starting and joining have deadlines of ours, since Ray's own calls may wait for ever.
+"""
 
 import contextlib
 import logging
 import os
-import signal
+import re
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
+
+from cluster.guard import end_at_once, end_children, guarded, interrupt_on_sigterm, undisturbed
 from r2v_dist.config import ClusterConfig
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, UsageError
 
 DRIVER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -18,35 +30,149 @@ DRIVER_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "120",
     "TOKENIZERS_PARALLELISM": "false",
 }
+START_DEADLINE_S = 240.0
+"""Of one try to start Ray here; on a busy machine Ray's own limit of 30 s is too short."""
+START_TRIES = 2
+JOIN_DEADLINE_S = 90.0
+CONNECT_DEADLINE_S = 10.0
+
+_OF_THE_SHELL = re.compile(r"[\s\"'$&;()|<>*?`\\#]")
+_JOIN = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="CRITICAL")
+ray.cluster_resources()
+ray.shutdown()
+"""
 
 
 @contextlib.contextmanager
 def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
     """Join the cluster at `config.address`, or start Ray on this machine (loopback only).
 
-    Raises RuntimeFailure when the cluster cannot be reached.
+    What Ray itself has to say goes to `logs`. SIGINT and SIGTERM end the block, and the process if the block does not.
+    Raises RuntimeFailure when the cluster cannot be reached, UsageError where Ray cannot run.
     """
+    if problem := path_problem():
+        raise UsageError(problem)
+    logs.mkdir(parents=True, exist_ok=True)
     for name, value in DRIVER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    with guarded(), _own_log(logs / "ray.log"):
+        import ray
+
+        try:
+            _begin(config)
+            interrupt_on_sigterm()  # Ray's own handler aborts the process with a stack trace
+            (logs / "ray_session.txt").write_text(f"{ray.get_runtime_context().gcs_address}\n", encoding="utf-8")
+            yield
+        finally:
+            with undisturbed():
+                ray.shutdown()
+
+
+def path_problem() -> str:
+    """Why Ray could not start workers from this environment's path; empty where it can."""
+    path = sys.executable
+    found = _OF_THE_SHELL.search(path)
+    if found is None:
+        return ""
+    what = "a space" if found.group().isspace() else f"the character {found.group()}"
+    fix = "make the environment elsewhere: make setup VENV=/path/without/it"
+    return f"{path}: Ray cannot start workers from a path with {what}; {fix}"
+
+
+def _begin(config: ClusterConfig) -> None:
+    """Have Ray running and joined when this returns."""
+    if config.address:
+        _require_answer(config.address)
+        _start(f"cluster.address = {config.address}", JOIN_DEADLINE_S, address=config.address)
+        return
+    # Workers and Ray's tools read it too, and would look for a cluster that is not this one.
+    os.environ.pop("RAY_ADDRESS", None)
+    for attempt in range(1, START_TRIES + 1):
+        children = {child.pid for child in psutil.Process().children(recursive=True)}
+        try:
+            _start("cluster.address = local", START_DEADLINE_S, address="local", num_cpus=config.num_cpus, include_dashboard=False)
+            return
+        except RuntimeFailure:
+            end_children(children)  # what did start would stay, and take the next try's place
+            if attempt == START_TRIES:
+                raise
+
+
+def _start(where: str, deadline_s: float, **options: Any) -> None:
+    """`ray.init`, or RuntimeFailure. Where it neither returns nor raises, the process ends after the deadline."""
     import ray
 
-    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    message = f"{where}: Ray did not start within {deadline_s:.0f} s"
+    watchdog = threading.Timer(deadline_s, end_at_once, (1, message))
+    watchdog.daemon = True
+    watchdog.start()
     try:
-        if config.address:
-            ray.init(address=config.address, **options)
-        else:
-            ray.init(num_cpus=config.num_cpus, include_dashboard=False, **options)
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+    except SystemExit:  # what Ray makes of SIGTERM while it starts
+        raise KeyboardInterrupt from None
     except Exception as error:  # a boundary: a node that starts too slowly is a bare Exception of Ray's
-        raise RuntimeFailure(
-            f"cluster.address = {config.address or 'local'}: Ray cannot be reached: {' '.join(str(error).split())[:300]}"
-        ) from None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler aborts the process with a stack trace
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
-        (logs / "ray_session.txt").write_text(f"{ray.get_runtime_context().gcs_address}\n", encoding="utf-8")
-        yield
-    finally:
         ray.shutdown()
+        raise RuntimeFailure(f"{where}: Ray cannot be reached: {' '.join(str(error).split())[:300]}") from None
+    finally:
+        watchdog.cancel()
+
+
+def _require_answer(address: str) -> None:
+    """Join in another process first: where nothing answers, Ray's own call neither returns nor can be interrupted."""
+    where = f"cluster.address = {address}"
+    named = os.environ.get("RAY_ADDRESS", "")
+    target = named if address == "auto" and named else address
+    if target != address:
+        where += f" (RAY_ADDRESS = {target})"
+    _require_listener(where, target)
+    command = [sys.executable, "-c", _JOIN, address]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=JOIN_DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        problem = f"Ray did not answer within {JOIN_DEADLINE_S:.0f} s; is the cluster up, and is this Ray's port?"
+        raise RuntimeFailure(f"{where}: {problem}") from None
+    if done.returncode:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise RuntimeFailure(f"{where}: Ray cannot be reached: {said[-1][:300] if said else f'exit code {done.returncode}'}")
+
+
+def _require_listener(where: str, target: str) -> None:
+    host, _, port = target.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return  # a name that Ray resolves itself, such as auto
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_DEADLINE_S).close()
+    except OSError as error:
+        raise RuntimeFailure(f"{where}: nothing answers there ({error}); start the cluster or correct the address") from None
+
+
+@contextlib.contextmanager
+def _own_log(path: Path) -> Iterator[None]:
+    """Keep Ray's messages out of the user's output: each death of a worker is a kilobyte, in colours."""
+    import ray  # adds its handlers to its logger
+    from ray._private import worker
+
+    said = worker.print_to_stdstream
+    logger = logging.getLogger(ray.__name__)
+    handlers = logger.handlers[:]
+    with path.open("a", encoding="utf-8") as log:
+
+        def keep(data: dict[str, Any], *_: Any, **__: Any) -> None:
+            if not log.closed:
+                log.write("".join(f"{line}\n" for line in data["lines"]))
+                log.flush()
+
+        worker.print_to_stdstream = keep  # there is no option for what the raylet says
+        logger.handlers[:] = [logging.StreamHandler(log)]
+        try:
+            yield
+        finally:
+            worker.print_to_stdstream = said
+            logger.handlers[:] = handlers

@@ -10,6 +10,7 @@ from typing import cast
 from envs.code_tasks import Dataset, task_ids
 from envs.code_tasks import identity as content
 from envs.sandbox import Sandbox
+from envs.textworld_check import check_games
 from envs.textworld_games import GameFamily, GameSpec, draw_games, game_path, generate
 from r2v_dist.env_config import SEED_BLOCK, SPLITS, EnvConfig, PerturbConfig, SandboxConfig, Split
 from r2v_dist.episodes import Task
@@ -33,6 +34,7 @@ def make_tasks(
     if config.kind == "humaneval_plus":
         return _code_tasks(config, sandbox)
     cache = config.cache.expanduser().resolve()
+    check_games(config.files, cache)
     drawn, named = _drawn(config, seed), _named(config)
     specs = [spec for split in SPLITS for spec in drawn[split]]
     if specs:

@@ -58,6 +58,9 @@ class TextWorldEnv(gymnasium.Env[str, str]):
     ) -> None:
         if not Path(game).is_file():
             raise FileNotFoundError(f"game file {game} does not exist")
+        world = Path(game).with_suffix(".json")
+        if not world.is_file():  # TextWorld would start it, tell no goal and notice no victory
+            raise FileNotFoundError(f"game file {game}: no {world.name} beside it")
         self.observation_space = self._seen = UnicodeText(max_length=16_384, min_length=0)
         self.action_space = self._said = UnicodeText(max_length=256, min_length=0)
         self.render_mode = render_mode

@@ -4,27 +4,82 @@ On a CPU machine accelerate would silently fall back to plain data parallelism; 
 every learner checks with `require_deepspeed` that the engine it trained with was DeepSpeed's.
 """
 
+import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.files import append_json_line
 from r2v_dist.learner_config import DeepSpeedConfig
+from r2v_dist.run_dir import write_atomically
+
+STARTS = 2
+"""Tries to find room for the ranks; cluster.session says how long one takes."""
+_VERDICT = "verdict.json"
+_SECTIONS = {"verifier": "verifier.training"}
+"""Of the configuration, where a learner has another name."""
+
+Loop = Callable[[dict[str, Any]], None]
 
 
-def run_ranks(
-    loop: Callable[[dict[str, Any]], None], arguments: dict[str, Any], deepspeed: DeepSpeedConfig, name: str, storage: Path
-) -> None:
+def run_ranks(loop: Loop, arguments: dict[str, Any], deepspeed: DeepSpeedConfig, name: str, storage: Path) -> None:
     """Run `loop(arguments)` on every rank; a rank that dies is started again from its last checkpoint.
 
-    Raises RuntimeFailure with the first cause when that does not help.
+    Raises UsageError where the cluster is too small for the ranks, and what a rank says is wrong with its input at
+    once, without another try. Raises RuntimeFailure with the first cause when the ranks cannot be kept alive.
     """
     import ray
+
+    use_gpu = require_room(name, deepspeed.ranks, ray.cluster_resources())
+    verdict = storage.resolve() / _VERDICT
+    verdict.unlink(missing_ok=True)
+    trainer = _trainer(loop, arguments, deepspeed, name, verdict, use_gpu)
+    ended: Future[None] = Future()
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+            ended.set_result(None)
+        except BaseException as error:
+            ended.set_exception(error)
+
+    # In the main thread Ray Train takes Ctrl-C to itself, and then waits for ranks that wait for room.
+    threading.Thread(target=fit, daemon=True).start()
+    while not ended.done():
+        _raise_verdict(verdict)
+        threading.Event().wait(0.2)
+    _raise_verdict(verdict)
+    if (error := ended.exception()) is not None:  # a boundary: whatever ended the ranks, the user gets its first cause
+        raise RuntimeFailure(f"learner {name}: {_innermost(error)}") from None
+
+
+def require_room(name: str, ranks: int, there: dict[str, float]) -> bool:
+    """Whether the ranks take GPUs. Raises UsageError where the cluster could never place them: they would wait for ever."""
+    if there.get("GPU", 0) >= ranks:
+        return True
+    cores = there.get("CPU", 0)
+    if cores < ranks:
+        raise UsageError(
+            f"{_SECTIONS.get(name, name)}.deepspeed.ranks = {ranks}: the cluster has {cores:g} CPU cores and every rank takes one; "
+            "lower the key, raise cluster.num_cpus where it is set, or add nodes"
+        )
+    return False
+
+
+def _trainer(
+    loop: Loop,
+    arguments: dict[str, Any],
+    deepspeed: DeepSpeedConfig,
+    name: str,
+    verdict: Path,
+    use_gpu: bool,
+) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= deepspeed.ranks
     environment = {
         "OMP_NUM_THREADS": str(deepspeed.threads_per_rank),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -33,29 +88,44 @@ def run_ranks(
         "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
         **({} if use_gpu else {"DS_ACCELERATOR": "cpu"}),
     }
-    trainer = TorchTrainer(
-        loop,
-        train_loop_config=arguments,
+    return TorchTrainer(
+        _rank,
+        train_loop_config={"loop": loop, "arguments": arguments, "verdict": str(verdict)},
         scaling_config=ScalingConfig(
             num_workers=deepspeed.ranks, use_gpu=use_gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if use_gpu else {})}
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(storage.resolve()),
-            failure_config=FailureConfig(max_failures=2),
+            storage_path=str(verdict.parent),
+            failure_config=FailureConfig(max_failures=2, controller_failure_limit=STARTS - 1),
             worker_runtime_env={"env_vars": environment},
         ),
     )
+
+
+def _rank(config: dict[str, Any]) -> None:
+    """What a rank runs. What our own code says about its input is true on every try, so that it is left for the driver to read."""
     try:
-        trainer.fit()
-    except Exception as error:  # a boundary: whatever ended the ranks, the user gets its first cause
-        raise RuntimeFailure(f"learner {name}: {_innermost(error)}") from None
+        config["loop"](config["arguments"])
+    except (UsageError, RuntimeFailure) as error:
+        verdict = {"usage": isinstance(error, UsageError), "message": str(error)}
+        write_atomically(Path(config["verdict"]), json.dumps(verdict))
+        raise
+
+
+def _raise_verdict(path: Path) -> None:
+    if path.is_file():
+        verdict = json.loads(path.read_text(encoding="utf-8"))
+        raise (UsageError if verdict["usage"] else RuntimeFailure)(verdict["message"])
 
 
 def _innermost(error: BaseException) -> str:
     failures = getattr(error, "worker_failures", None)
     if failures:
         return _innermost(next(iter(failures.values())))
+    if (failure := getattr(error, "controller_failure", None)) is not None:
+        # Ray Train goes on with a page of what may be the matter.
+        return f"{type(failure).__name__}: {' '.join(str(failure).split()).partition(' Potential causes')[0]}"[:500]
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:500]
 

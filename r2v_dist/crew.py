@@ -61,11 +61,19 @@ class Crew:
     def load_slm(self, checkpoint: "Checkpoint") -> None:
         """Have the SLM server answer with this checkpoint; loads in place where it already runs."""
         if server := self._servers.get("slm"):
-            server.load(checkpoint)
+            if server.load(checkpoint) and "_fleet" in self.__dict__:
+                self._fleet.renew()
             server.wait()
 
     def start_early(self) -> None:
-        """Start engines and runners without waiting for them: they come up while games are generated."""
+        """Start engines and runners without waiting for them: they come up while games are generated.
+
+        Raises UsageError before anything is started where a game file cannot be played.
+        """
+        if self._config.env.files:
+            from envs.textworld_check import check_games
+
+            check_games(self._config.env.files, self._config.env.cache)
         self._fleet
 
     def equip(self, verifier: "Checkpoint | None", models: RouterModels) -> None:
@@ -145,6 +153,7 @@ class Crew:
         self._ray
         servers, config = {}, self._config
         self._require_gpus()
+        self._require_cores()
         if config.slm.backend == "vllm":
             servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint())
         if config.teacher.backend == "vllm":
@@ -160,6 +169,15 @@ class Crew:
         asked = round(sum(keys.values()), 6)
         if 0 < there < asked:
             raise UsageError(f"{' + '.join(keys)} = {asked:g} GPUs, the cluster has {there:g}: lower these keys, or add GPUs")
+
+    def _require_cores(self) -> None:
+        """Refuse learners whose ranks the cluster could never place now, and not after the rollouts they learn from."""
+        import ray
+
+        from learners.launch import require_room
+
+        for name, ranks in learner_ranks(self._config).items():
+            require_room(name, ranks, ray.cluster_resources())
 
     @cached_property
     def _fleet(self) -> "Fleet":
@@ -186,6 +204,18 @@ class Crew:
         if not path.is_dir():
             make_scratch(path, self._config.seed)
         return Checkpoint(str(path.resolve()), checkpoint_version("scratch", path))
+
+
+def learner_ranks(config: RunConfig) -> dict[str, int]:
+    """The ranks of every learner of a run by its name."""
+    ranks = {"bc": config.bc.deepspeed.ranks} if config.slm.backend == "vllm" else {}
+    if config.verifier is not None and config.verifier.kind == "trained":
+        ranks["verifier"] = config.verifier.training.deepspeed.ranks
+    if config.dpo is not None:
+        ranks["dpo"] = config.dpo.deepspeed.ranks
+    if config.router is not None:
+        ranks["router"] = config.router.deepspeed.ranks
+    return ranks
 
 
 def _version(config: ModelConfig) -> str:

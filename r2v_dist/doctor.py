@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from cluster.session import path_problem
+
 _PACKAGES = ("ray", "torch", "deepspeed", "transformers", "trl", "gymnasium", "textworld", "pyarrow")
 
 
@@ -32,6 +34,7 @@ def examine() -> dict[str, Any]:
         },
         "compiler": shutil.which("gcc") or shutil.which("cc"),
         "sandbox": _sandbox(),
+        "path_problem": path_problem(),
     }
 
 
@@ -49,6 +52,8 @@ def render(findings: dict[str, Any]) -> str:
     ]
     if findings["sandbox"]["level"] != "bubblewrap":
         lines.append("to do       model-written programs are refused here: install bubblewrap, or set sandbox.allow_weaker: true")
+    if findings["path_problem"]:
+        lines.append(f"to do       {findings['path_problem']}")
     missing = [name for name, version in findings["versions"].items() if version is None]
     if missing:
         lines.append(f"to do       install {', '.join(missing)}: run `make setup`")

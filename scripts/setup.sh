@@ -7,6 +7,16 @@ extra=${EXTRA:-cpu}
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 [ -f "constraints-$extra.txt" ] || fail "EXTRA=$extra: there are cpu and gpu"
+case $venv in
+    /*) full=$venv ;;
+    *) full=$PWD/$venv ;;
+esac
+# Ray starts its workers by a shell command in which this path is not quoted.
+case $full in
+    *[[:space:]\"\'\$\&\;\(\)\|\<\>\*\?\`\\\#]*)
+        fail "$full: Ray cannot start workers from a path with a space or a character of the shell;" \
+            "make the environment elsewhere: make setup VENV=/path/without/it" ;;
+esac
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
     fail "Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3.11 make setup"

@@ -316,4 +316,5 @@ def test_doctor_finds_what_is_installed() -> None:
     findings = json.loads(cli("doctor", "--json"))
     assert findings["engines"] == {"vllm": True, "deepspeed": True, "ray": True}
     assert findings["cpu_cores"] >= 1
+    assert findings["path_problem"] == ""
     assert findings["sandbox"]["level"] in ("bubblewrap", "rlimits", "none")

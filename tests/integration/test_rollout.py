@@ -2,21 +2,22 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import ray
 
-from actors.env_runner import RunnerSetup
+from actors.env_runner import Equipment, RunnerSetup
 from actors.fleet import Fleet
 from actors.rollout import Totals, remaining, roll_out
 from r2v_dist import rollout_store
 from r2v_dist.config import ClusterConfig
 from r2v_dist.env_config import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.model_config import ModelConfig
 
 SLM, TEACHER = ModelConfig(backend="simulated", failure_rate=0.4), ModelConfig(backend="expert")
@@ -71,25 +72,60 @@ def test_a_second_call_runs_nothing_and_a_partial_one_only_the_rest(
     assert outcomes(tmp_path) == undisturbed
 
 
-def test_a_runner_that_dies_is_replaced(undisturbed: list[tuple[str, bool, int]], fleet: Fleet, tasks: list[Task], tmp_path: Path) -> None:
-    """Kill the runner's process, as the kernel's memory killer would."""
-    killed: list[int] = []
+def process_of(actor: str) -> psutil.Process:
+    children = psutil.Process().children(recursive=True)
+    return next(child for child in children if child.name().startswith(f"ray::{actor}"))
 
-    def kill_one() -> None:
+
+def kill_once(actor: str, when: Callable[[], object]) -> threading.Thread:
+    """Kill a process of that kind as the kernel's memory killer would, as soon as there is reason to."""
+
+    def wait_and_kill() -> None:
         deadline = time.monotonic() + 60
-        while not killed and time.monotonic() < deadline:
+        while not when() and time.monotonic() < deadline:
             time.sleep(0.05)
-            if rollout_store.shards(tmp_path):
-                runner = next(p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::EnvRunner"))
-                runner.kill()
-                killed.append(runner.pid)
+        process_of(actor).kill()
 
-    killer = threading.Thread(target=kill_one)
+    killer = threading.Thread(target=wait_and_kill)
     killer.start()
+    return killer
+
+
+@pytest.mark.parametrize("actor", ["EnvRunner", "Collector"])
+def test_who_dies_in_a_stage_is_replaced(
+    actor: str, undisturbed: list[tuple[str, bool, int]], fleet: Fleet, tasks: list[Task], tmp_path: Path
+) -> None:
+    killer = kill_once(actor, lambda: rollout_store.shards(tmp_path))
     roll_out(units(tasks, range(12)), tmp_path, fleet, CLUSTER, lambda *_: None)
     killer.join()
-    assert killed
     assert outcomes(tmp_path) == undisturbed
+
+
+def test_who_dies_between_two_stages_is_replaced(
+    undisturbed: list[tuple[str, bool, int]], fleet: Fleet, tasks: list[Task], tmp_path: Path
+) -> None:
+    dead = [process_of("EnvRunner"), process_of("Collector")]
+    for process in dead:
+        process.kill()
+    psutil.wait_procs(dead, timeout=20)
+    fleet.equip(Equipment(None, None))
+    roll_out(units(tasks, range(12)), tmp_path, fleet, CLUSTER, lambda *_: None)
+    assert outcomes(tmp_path) == undisturbed
+
+
+def test_what_a_runner_refuses_ends_the_stage_at_once(ray_session: None, tasks: list[Task], tmp_path: Path) -> None:
+    misspelt = replace(SETUP, perturb=PerturbConfig(rates={"typo": 0.5}))
+    runners = Fleet(misspelt, None, None, 1, CLUSTER.in_flight)
+    with pytest.raises(UsageError, match=r"^perturb\.rates: unknown operator typo"):
+        roll_out(units(tasks, range(12)), tmp_path, runners, CLUSTER, lambda *_: None)
+    runners.stop()
+
+
+def test_runners_that_cannot_start_end_the_stage_and_no_unit_is_blamed(ray_session: None, tasks: list[Task], tmp_path: Path) -> None:
+    runners = Fleet(replace(SETUP, slm=None), None, None, 1, CLUSTER.in_flight)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeFailure, match=r"^env runners do not start \(2 tries\): AttributeError: "):
+        roll_out(units(tasks, range(12)), tmp_path, runners, CLUSTER, lambda *_: None)
+    runners.stop()
 
 
 def test_when_retries_are_used_up_the_first_cause_is_named(fleet: Fleet, tasks: list[Task], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,12 @@ def test_no_action_reaches_the_interpreter_itself(games: list[Path]) -> None:
 def test_a_missing_game_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.z8"):
         gymnasium.make("r2v/TextWorld-v0", game="nowhere.z8")
+
+
+def test_a_game_without_its_world_is_refused(games: list[Path], tmp_path: Path) -> None:
+    alone = Path(shutil.copy(games[0], tmp_path / "alone.z8"))
+    with pytest.raises(FileNotFoundError, match=r"alone\.z8: no alone\.json beside it"):
+        gymnasium.make("r2v/TextWorld-v0", game=str(alone))
 
 
 def test_admissible_commands_on_request(games: list[Path]) -> None:

@@ -1,0 +1,91 @@
+"""Ranks that cannot be placed, that refuse their input, or that wait when the user gives up."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from learners.launch import run_ranks
+from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.learner_config import DeepSpeedConfig
+from tests.runs import ROOT
+
+WAITING = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the shell says so
+import sys
+from pathlib import Path
+from cluster.session import ray_session
+from learners.launch import run_ranks
+from r2v_dist.config import ClusterConfig
+from r2v_dist.learner_config import DeepSpeedConfig
+
+def loop(arguments):
+    raise AssertionError("there is no room for a rank")
+
+with ray_session(ClusterConfig(num_cpus=1), Path(sys.argv[1])):
+    import ray
+
+    @ray.remote(num_cpus=1)
+    class Occupant:
+        def ready(self):
+            return True
+
+    occupant = Occupant.remote()
+    ray.get(occupant.ready.remote())
+    print("waiting", flush=True)
+    run_ranks(loop, {}, DeepSpeedConfig(), "router", Path(sys.argv[1]))
+"""
+
+
+def test_more_ranks_than_cores_are_refused(ray_session: None, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^bc\.deepspeed\.ranks = 64: the cluster has 4 CPU cores"):
+        run_ranks(lambda _: None, {}, DeepSpeedConfig(ranks=64), "bc", tmp_path)
+
+
+@pytest.mark.parametrize(("usage", "kind"), [(True, UsageError), (False, RuntimeFailure)])
+def test_what_a_rank_refuses_is_not_tried_again(usage: bool, kind: type[Exception], ray_session: None, tmp_path: Path) -> None:
+    def refuse(arguments: dict[str, Any]) -> None:  # local, so that it travels with its code
+        with Path(arguments["tries"]).open("a") as tries:
+            tries.write("x")
+        raise (UsageError if arguments["usage"] else RuntimeFailure)("bc.batch_size = 10: no multiple")
+
+    arguments = {"tries": str(tmp_path / "tries"), "usage": usage}
+    with pytest.raises(kind, match=r"^bc\.batch_size = 10: no multiple$"):
+        run_ranks(refuse, arguments, DeepSpeedConfig(), "bc", tmp_path)
+    assert (tmp_path / "tries").read_text() == "x"
+
+
+def test_ctrl_c_ends_a_run_whose_ranks_wait_for_room(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        started = psutil.Process(process.pid).children(recursive=True)
+        if any("TrainController" in " ".join(child.cmdline()) for child in started):
+            break
+        time.sleep(0.2)
+    time.sleep(3)  # the controller asks for room by now
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    told = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - told < 30
+    assert process.returncode != 0
+    assert errors.splitlines()[-1] in (
+        "KeyboardInterrupt",
+        "r2v: interrupted; run the same command again to continue",
+    )
+    assert psutil.wait_procs(started, timeout=20)[1] == []

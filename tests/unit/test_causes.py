@@ -1,0 +1,37 @@
+"""What an actor refused is told from what its machine did."""
+
+import pytest
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+
+from actors.servers import first_cause, usage_error
+from r2v_dist.errors import RuntimeFailure, UsageError
+
+
+def raised(cause: Exception) -> RayTaskError:
+    """As `ray.get` raises what a task raised."""
+    text = f"ray::run()\n  File ...\n{type(cause).__module__}.{type(cause).__name__}: {cause}"
+    error: RayTaskError = RayTaskError("run", text, cause).as_instanceof_cause()
+    return error
+
+
+def in_constructor(cause: Exception) -> ActorDiedError:
+    text = f"ray::__init__()\n  File ...\n{type(cause).__module__}.{type(cause).__name__}: {cause}"
+    return ActorDiedError(RayTaskError("__init__", text, cause))
+
+
+@pytest.mark.parametrize("how", [raised, in_constructor])
+def test_a_refusal_keeps_its_type_and_its_line(how: "type[RayError]") -> None:
+    found = usage_error(how(UsageError("perturb.rates: unknown operator typo")))
+    assert type(found) is UsageError
+    assert str(found) == "perturb.rates: unknown operator typo"
+
+
+@pytest.mark.parametrize("how", [raised, in_constructor])
+def test_other_failures_are_no_refusals(how: "type[RayError]") -> None:
+    error = how(RuntimeFailure("the engine did not answer"))
+    assert usage_error(error) is None
+    assert "the engine did not answer" in first_cause(error)
+
+
+def test_a_process_that_died_refused_nothing() -> None:
+    assert usage_error(ActorDiedError()) is None

@@ -1,0 +1,160 @@
+"""How a rollout stage takes failures: who is charged, who is replaced, and when it is over. Ray's part is played by a stand-in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from actors.env_runner import UnitReport
+from actors.rollout import CollectorLost, roll_out
+from r2v_dist.config import ClusterConfig
+from r2v_dist.episodes import Arm, Task, Unit
+from r2v_dist.errors import RuntimeFailure, UsageError
+
+REPORT = UnitReport(1, 1, 1, 1, 1, 1, 0)
+TASKS = [Task(f"t{i}", "test", "r2v/TextWorld-v0", ()) for i in range(40)]
+UNITS = [Unit("evaluate", "h", task, 0, 0, (Arm("slm_only", None, "p", "t", 0),)) for task in TASKS]
+CLUSTER = ClusterConfig(runners=2, in_flight=4)
+
+Outcome = Callable[["StandIn", Unit], object]
+
+
+class Answer:
+    """What `remote` gives back: the value, or the error that `ray.get` raises."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+class Remote:
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._function = function
+
+    def remote(self, *arguments: Any) -> Answer:
+        return Answer(self._function(*arguments))
+
+
+@dataclass(eq=False)
+class Runner:
+    fleet: "StandIn"
+
+    @property
+    def run(self) -> Remote:
+        return Remote(lambda unit, deliver: self.fleet.outcome(self.fleet, unit))
+
+
+class CollectorStandIn:
+    open, flush = (Remote(lambda *_: None) for _ in range(2))
+
+
+@dataclass
+class StandIn:
+    """As `Fleet`; every unit comes to what `outcome` says."""
+
+    outcome: Outcome
+    replaced: int = 0
+    collectors: int = 0
+    tried: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.runners = [Runner(self), Runner(self)]
+
+    @property
+    def collector(self) -> CollectorStandIn:
+        self.collectors += 1
+        return CollectorStandIn()
+
+    def replace(self, runner: Runner) -> None:
+        self.replaced += 1
+        self.runners[self.runners.index(runner)] = Runner(self)
+
+    def heal_servers(self) -> bool:
+        return False
+
+    def drop_collector(self) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(answer: Answer, timeout: float | None = None) -> object:
+        if isinstance(answer.value, Exception):
+            raise answer.value
+        return answer.value
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "wait", lambda answers, timeout: (answers[:1], answers[1:]))
+
+
+def play(outcome: Outcome, folder: Path) -> StandIn:
+    fleet = StandIn(outcome)
+    roll_out(UNITS, folder, fleet, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
+    return fleet
+
+
+def raised(cause: Exception) -> Exception:
+    text = f"ray::run()\n{type(cause).__module__}.{type(cause).__name__}: {cause}"
+    error: Exception = RayTaskError("run", text, cause).as_instanceof_cause()
+    return error
+
+
+def in_constructor(cause: Exception) -> Exception:
+    text = f"ray::__init__()\n{type(cause).__module__}.{type(cause).__name__}: {cause}"
+    return ActorDiedError(RayTaskError("__init__", text, cause))
+
+
+def first_of(units: int, error: Exception) -> Outcome:
+    """The first so many tries fail, whichever unit it is."""
+
+    def outcome(fleet: StandIn, unit: Unit) -> object:
+        fleet.tried.append(unit.task.id)
+        return error if len(fleet.tried) <= units else REPORT
+
+    return outcome
+
+
+def never(error: Exception) -> Outcome:
+    return first_of(10**9, error)
+
+
+@pytest.mark.parametrize("how", [raised, in_constructor])
+def test_what_is_refused_is_refused_once(how: Callable[[Exception], Exception], tmp_path: Path) -> None:
+    fleet = StandIn(never(how(UsageError("slm.model = x: no template"))))
+    with pytest.raises(UsageError, match=r"^slm\.model = x: no template$"):
+        roll_out(UNITS, tmp_path, fleet, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
+    assert fleet.replaced == 0
+
+
+def test_a_constructor_that_raises_gets_one_more_try_on_every_place(tmp_path: Path) -> None:
+    fleet = StandIn(never(in_constructor(ValueError("no template"))))
+    with pytest.raises(RuntimeFailure, match=r"^env runners do not start \(3 tries\): .*no template"):
+        roll_out(UNITS, tmp_path, fleet, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
+    assert fleet.replaced == 2
+
+
+def test_runners_that_only_die_end_the_stage_and_no_unit_is_blamed(tmp_path: Path) -> None:
+    fleet = StandIn(never(ActorDiedError()))
+    with pytest.raises(RuntimeFailure, match=r"^env runners die before one unit is finished \(7 tries\)"):
+        roll_out(UNITS, tmp_path, fleet, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
+    assert fleet.replaced == CLUSTER.max_restarts * CLUSTER.runners
+
+
+@pytest.mark.parametrize("error", [ActorDiedError(), in_constructor(OSError("busy"))])
+def test_a_few_deaths_are_the_machines_doing(error: Exception, tmp_path: Path) -> None:
+    fleet = play(first_of(1, error), tmp_path)
+    assert fleet.replaced == 1
+    assert set(fleet.tried) == {task.id for task in TASKS}
+
+
+def test_a_machine_failure_in_a_unit_replaces_nobody(tmp_path: Path) -> None:
+    assert play(first_of(3, raised(RuntimeFailure("no answer"))), tmp_path).replaced == 0
+
+
+def test_a_lost_collector_is_replaced_once_and_runners_are_not(tmp_path: Path) -> None:
+    fleet = play(first_of(1, raised(CollectorLost("it died"))), tmp_path)
+    assert (fleet.collectors, fleet.replaced) == (2, 0)
+    with pytest.raises(RuntimeFailure, match="it died"):
+        play(never(raised(CollectorLost("it died"))), tmp_path)

@@ -1,0 +1,41 @@
+"""Ranks that a cluster could never place are refused by the key that asks for them."""
+
+from pathlib import Path
+
+import pytest
+
+from learners.launch import require_room
+from r2v_dist.config import load_config
+from r2v_dist.crew import learner_ranks
+from r2v_dist.errors import UsageError
+from tests.runs import ROOT
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("bc", "bc.deepspeed.ranks"),
+        ("dpo", "dpo.deepspeed.ranks"),
+        ("router", "router.deepspeed.ranks"),
+        ("verifier", "verifier.training.deepspeed.ranks"),
+    ],
+)
+def test_the_key_is_named_and_means_this_learner(name: str, key: str) -> None:
+    config = load_config(ROOT / "configs" / "textworld_demo.yaml", [f"{key}=4", "router.deepspeed.zero_stage=0"])
+    ranks = learner_ranks(config)
+    assert set(ranks) == {"bc", "dpo", "router", "verifier"}
+    assert ranks[name] == 4
+    with pytest.raises(UsageError, match=rf"^{key} = 4: the cluster has 2 CPU cores") as raised:
+        require_room(name, ranks[name], {"CPU": 2.0})
+    assert "\n" not in str(raised.value)
+
+
+def test_ranks_that_fit_take_gpus_where_each_finds_one() -> None:
+    assert not require_room("bc", 2, {"CPU": 2.0})
+    assert not require_room("bc", 2, {"CPU": 2.0, "GPU": 1.0})
+    assert require_room("bc", 2, {"CPU": 2.0, "GPU": 2.0})
+
+
+def test_a_run_has_only_the_learners_it_asks_for() -> None:
+    config = load_config(Path(ROOT / "configs" / "textworld_simulated.yaml"), ["router=null"])
+    assert learner_ranks(config) == {}

@@ -1,0 +1,170 @@
+"""A session ends: where nothing answers, where a call into C waits for ever, and where Ray could not start workers."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster import session
+from r2v_dist import doctor
+from r2v_dist.config import ClusterConfig
+from r2v_dist.errors import RuntimeFailure, UsageError
+from tests.runs import ROOT
+
+STUCK = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the shell says so
+import ctypes, subprocess, sys
+from cluster.guard import guarded
+
+with guarded(grace_s=0.5):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print(child.pid, flush=True)
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+"""
+BUSY = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the shell says so
+import subprocess, sys, time
+from cluster.guard import guarded, undisturbed
+
+with guarded(grace_s=60):
+    try:
+        print("ready", flush=True)
+        time.sleep(600)
+    except KeyboardInterrupt:
+        with undisturbed():
+            time.sleep(1)
+        print("ended", flush=True)
+"""
+
+
+@pytest.fixture
+def mute() -> Iterator[int]:
+    """A port that accepts connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def started(program: str) -> "subprocess.Popen[str]":
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def enter(config: ClusterConfig, logs: Path) -> None:
+    with session.ray_session(config, logs):
+        pass
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_waits_in_c_for_ever_ends_with_its_children(how: signal.Signals) -> None:
+    process = started(STUCK)
+    child = int(process.stdout.readline())  # type: ignore[union-attr]
+    time.sleep(0.5)  # so that the lock is being waited for
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == "r2v: interrupted; run the same command again to continue\n"
+    assert gone(child)
+
+
+def test_an_ending_is_not_disturbed_by_a_second_signal() -> None:
+    process = started(BUSY)
+    process.stdout.readline()  # type: ignore[union-attr]
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output, errors) == (0, "ended\n", "")
+
+
+def test_an_address_where_nothing_listens_is_named_at_once(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    began = time.monotonic()
+    with pytest.raises(RuntimeFailure, match=rf"^cluster\.address = {re.escape(address)}: nothing answers there .*correct the address$"):
+        enter(ClusterConfig(address=address), tmp_path)
+    assert time.monotonic() - began < 30
+
+
+def test_auto_follows_the_environment_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(RuntimeFailure, match=r"^cluster\.address = auto \(RAY_ADDRESS = 127\.0\.0\.1:9\): nothing answers there"):
+        enter(ClusterConfig(address="auto"), tmp_path)
+
+
+def test_an_address_that_listens_and_is_mute_is_given_up(mute: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "JOIN_DEADLINE_S", 4.0)
+    with pytest.raises(RuntimeFailure, match=rf"^cluster\.address = 127\.0\.0\.1:{mute}: Ray did not answer within 4 s"):
+        enter(ClusterConfig(address=f"127.0.0.1:{mute}"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/home/me/my projects/r2v/.venv/bin/python", "a space"),
+        ("/r&d/bin/python", "the character &"),
+    ],
+)
+def test_a_path_from_which_ray_cannot_start_workers(path: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", path)
+    complaint = rf"^{re.escape(path)}: Ray cannot start workers from a path with {named}; .*VENV="
+    with pytest.raises(UsageError, match=complaint):
+        enter(ClusterConfig(), tmp_path)
+
+
+def test_other_letters_in_a_path_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/home/zoë/r2v-1.0_x/.venv/bin/python3.11")
+    assert session.path_problem() == ""
+
+
+def test_a_slow_start_gets_a_second_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too slow twice is the end; what the tries left running is ended as well."""
+    import ray
+
+    tries, left = list[dict[str, object]](), list[subprocess.Popen[bytes]]()
+
+    def slow(**options: object) -> None:
+        tries.append(options)
+        left.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", slow)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6399")
+    with pytest.raises(RuntimeFailure, match=r"^cluster\.address = local: Ray cannot be reached: The current node timed out"):
+        enter(ClusterConfig(num_cpus=1), tmp_path)
+    assert [one["address"] for one in tries] == ["local", "local"]
+    assert not any(psutil.pid_exists(process.pid) for process in left)
+
+
+def test_doctor_and_set_up_say_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/my projects/.venv/bin/python")
+    findings = doctor.examine()
+    assert "from a path with a space" in findings["path_problem"]
+    assert findings["path_problem"] in doctor.render(findings)
+    told = subprocess.run(
+        ["bash", "scripts/setup.sh", "/my projects/.venv"],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "PYTHON": "/nowhere"},
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 1
+    assert told.stderr.startswith("setup: /my projects/.venv: Ray cannot start workers from a path with a space")
