@@ -162,15 +162,10 @@ def _check_model(role: str, model: ModelConfig) -> None:
 
 
 def _check_endpoint(role: str, base_url: str) -> None:
+    url = urlsplit(base_url)
+    port = url.port or (443 if url.scheme == "https" else 80)
     try:
-        url = urlsplit(base_url)
-        host, port = url.hostname, url.port or (443 if url.scheme == "https" else 80)
-    except ValueError as error:
-        raise UsageError(f"{role}.base_url: no address ({error}); write for example http://127.0.0.1:8000/v1") from None
-    if url.scheme not in ("http", "https") or not host:
-        raise UsageError(f"{role}.base_url: begins with http:// or https:// and a host; write for example http://127.0.0.1:8000/v1")
-    try:
-        socket.create_connection((host, port), timeout=5.0).close()
+        socket.create_connection((url.hostname or "", port), timeout=5.0).close()
     except (OSError, UnicodeError) as error:
         raise RuntimeFailure(
             f"{role}.base_url = {shown_address(base_url)}: cannot be reached ({error}); start the endpoint or correct the address"

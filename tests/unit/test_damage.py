@@ -312,8 +312,8 @@ def test_a_read_only_run_is_shown_and_not_continued(run: RunDir) -> None:
     assert "teacher only" in shown.stdout
     assert shown.stderr.startswith("r2v: warning: shown only, not written: ")
     assert shown.stderr.count("\n") == 1
-    assert continued.returncode == 1
-    assert continued.stderr.startswith(f"r2v: run_dir = {run.root} cannot be written: ")
+    assert continued.returncode == 2
+    assert continued.stderr.startswith(f"r2v: run_dir = {run.root}: {run.root} cannot be written; ")
     assert continued.stderr.count("\n") == 1
 
 

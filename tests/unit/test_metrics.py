@@ -9,6 +9,7 @@ import pytest
 
 from r2v_dist import rollout_store
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, StopReason
+from r2v_dist.errors import UsageError
 from r2v_dist.evaluation import arm_outcomes
 from r2v_dist.metrics import task_bootstrap_interval, worst_seed_success
 from r2v_dist.risk_measures import cvar_failure
@@ -57,5 +58,5 @@ def test_an_incomplete_arm_is_refused(tmp_path: Path) -> None:
     [found] = arm_outcomes(tmp_path / "whole")
     assert found.success_TZ.tolist() == [[1.0, 0.0], [1.0, 0.0]]
     rollout_store.commit(tmp_path / "part", 0, episodes[:-1])
-    with pytest.raises(ValueError, match="every task under every seed"):
+    with pytest.raises(UsageError, match="every task under every seed"):
         arm_outcomes(tmp_path / "part")

@@ -21,7 +21,9 @@ from tests.runs import ROOT
     ],
 )
 def test_the_key_is_named_and_means_this_learner(name: str, key: str) -> None:
-    config = load_config(ROOT / "configs" / "textworld_demo.yaml", [f"{key}=4", "router.deepspeed.zero_stage=0"])
+    batches = ["dpo.batch_size=32", "verifier.training.batch_size=64", "bc.batch_size=64"]
+    overrides = [f"{key}=4", "router.deepspeed.zero_stage=0", *batches]
+    config = load_config(ROOT / "configs" / "textworld_demo.yaml", overrides)
     ranks = learner_ranks(config)
     assert set(ranks) == {"bc", "dpo", "router", "verifier"}
     assert ranks[name] == 4

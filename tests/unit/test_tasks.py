@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
+from envs import tasks as tasks_module
 from envs.tasks import at_hand, check_tasks, identity, make_tasks
 from r2v_dist import rollout_store
 from r2v_dist.config import RunConfig, load_config
@@ -57,6 +58,12 @@ def keys(config: RunConfig) -> list[Any]:
     return [config.content_hash(), plain]
 
 
+@pytest.fixture
+def any_bytes_are_a_game(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of these tests hold a word each; test_textworld_check plays real ones."""
+    monkeypatch.setattr(tasks_module, "check_games", lambda files, cache: None)
+
+
 def test_no_place_is_part_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = {name: games_at(tmp_path / name / "games", a=b"one", b=b"two") for name in ("here", "there")}
 
@@ -80,6 +87,7 @@ def test_no_place_is_part_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert load_config(DEMO, []).content_hash() == load_config(DEMO, ["env.cache=/somewhere"]).content_hash()
 
 
+@pytest.mark.usefixtures("any_bytes_are_a_game")
 def test_other_bytes_are_another_game(tmp_path: Path) -> None:
     first = games_at(tmp_path / "first", game=b"one", other=b"two")
     second = games_at(tmp_path / "second", game=b"three")
@@ -112,6 +120,7 @@ def test_what_cannot_be_drawn_is_found_before_any_game_is_made(tmp_path: Path) -
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.usefixtures("any_bytes_are_a_game")
 def test_tasks_follow_files_that_were_moved(tmp_path: Path) -> None:
     old, new = games_at(tmp_path / "old", a=b"one", b=b"two"), tmp_path / "new"
     before = EnvConfig(files={"train": (old / "a.z8",), "test": (old / "b.z8",)})
@@ -124,6 +133,7 @@ def test_tasks_follow_files_that_were_moved(tmp_path: Path) -> None:
     assert [dict(task.env_kwargs)["game"] for task in moved] == [str(new / "a.z8"), str(new / "b.z8")]
 
 
+@pytest.mark.usefixtures("any_bytes_are_a_game")
 def test_a_stage_reads_tasks_where_they_are_now(tmp_path: Path) -> None:
     games_at(tmp_path / "old", a=b"one", b=b"two")
     config = load_config(DEMO, [])
