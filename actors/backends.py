@@ -14,10 +14,9 @@ from typing import Any
 from actors.batching import Arrivals, Batcher
 from actors.endpoint import Choice, Endpoint, PromptFiltered
 from actors.vllm_server import Arrived, EngineAnswer, EngineRequest
-from r2v_dist.answer_text import action_of, whole
 from r2v_dist.chat import ChatFormat
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request, TopTokens
+from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request, TopTokens, action_of, whole
 from r2v_dist.model_config import ModelConfig
 
 _ERROR = re.compile(r"error|failed|traceback", re.IGNORECASE)

@@ -16,9 +16,8 @@ from typing import Any
 
 import httpx
 
-from r2v_dist.answer_text import whole
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.language_model import ContextLimitReached
+from r2v_dist.language_model import ContextLimitReached, whole
 from r2v_dist.model_config import ModelConfig, read_key, shown_address
 
 _CROWDED = 429

@@ -13,7 +13,7 @@ from typing import Any
 from envs.code_tasks import CodeTask
 from envs.code_verdict import Judge, kept
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.run_dir import write_atomically
+from r2v_dist.files import write_atomically
 from r2v_dist.seeding import rng_for
 
 VARIANTS = 4

@@ -32,8 +32,8 @@ from envs.code_tasks import CodeTask
 from envs.once import Once
 from envs.sandbox import Completed, Ending, Limits, Sandbox
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.files import write_atomically
 from r2v_dist.places import CACHE_VARIABLE, cache_folder, make_cache
-from r2v_dist.run_dir import write_atomically
 
 MIN_LIMIT_S, LIMIT_FACTOR, TASK_LIMIT_S = 1.0, 4.0, 60.0
 """EvalPlus's: a call may take max(MIN_LIMIT_S, LIMIT_FACTOR x the canonical solution's time), all calls TASK_LIMIT_S."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.run_dir import write_atomically
+from r2v_dist.files import write_atomically
 
 START_DEADLINE_S = 180.0
 GAME_DEADLINE_S = 60.0

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.files import append_json_line
+from r2v_dist.files import append_json_line, write_atomically
 from r2v_dist.learner_config import DeepSpeedConfig
-from r2v_dist.run_dir import write_atomically
 
 STARTS = 2
 """Tries to find room for the ranks; cluster.session says how long one takes."""

@@ -18,12 +18,12 @@ from learners.launch import run_ranks
 from r2v_dist import files
 from r2v_dist.calibrators import Calibrator, choose_calibrator
 from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError
+from r2v_dist.files import write_atomically
 from r2v_dist.labels import LabelTable
 from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, noise_floor, sweep
 from r2v_dist.learner_config import ConstraintStatus, RouterConfig
 from r2v_dist.operating_point import Mix
 from r2v_dist.router_model import ESTIMATES, RISKS, Mlp, RiskPrediction, RouterModel, Score
-from r2v_dist.run_dir import write_atomically
 from r2v_dist.seeding import short_hash
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from learners.launch import append_metrics
 from r2v_dist import files
-from r2v_dist.errors import DamagedFile, RuntimeFailure
-from r2v_dist.progress import warn
+from r2v_dist.errors import DamagedFile, RuntimeFailure, warn
 from r2v_dist.router_model import Mlp
 
 _KEPT = 2

@@ -19,9 +19,8 @@ from envs.simulated_labels import all_cells
 from envs.simulated_optimum import Frontier
 from learners.router import RouterResult
 from learners.simulated_judge import SimulatedReport
-from r2v_dist.files import read_json_lines
+from r2v_dist.files import read_json_lines, write_atomically
 from r2v_dist.router_model import RouterModel
-from r2v_dist.run_dir import write_atomically
 from r2v_dist.simulated_config import SimulatedConfig
 
 _OURS, _OTHER, _TRUTH = "#4f46e5", "#64748b", "#0f766e"

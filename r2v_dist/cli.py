@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> None:
     from r2v_dist.config import load_config
-    from r2v_dist.plan import check, resource_plan
+    from r2v_dist.plan import check, check_operators, resource_plan
     from r2v_dist.simulated_config import load_simulated
 
     simulated = load_simulated(args.config, args.overrides)
@@ -101,6 +101,7 @@ def _run(args: argparse.Namespace) -> None:
         _run_simulated(simulated, args.dry_run)
         return
     config = load_config(args.config, args.overrides)
+    check_operators(config)
     if args.dry_run:
         import yaml
 
@@ -167,7 +168,7 @@ def _certify(args: argparse.Namespace) -> None:
 @contextmanager
 def _may_be_read_only() -> Iterator[None]:
     """What a finished run shows can be seen where nothing can be written; only a copy is missing."""
-    from r2v_dist.progress import warn
+    from r2v_dist.errors import warn
 
     try:
         yield

@@ -1,6 +1,5 @@
 """The environment part of a run's configuration: tasks, splits, perturbation, the sandbox."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -155,17 +154,6 @@ class PerturbConfig(Section):
     """Of test and calibration tasks."""
     quota: int | None = Field(None, ge=0, le=10_000)
     cooldown: int = Field(0, ge=0, le=10_000)
-
-    @field_validator("rates")
-    @classmethod
-    def _known_operators(cls, rates: dict[str, float]) -> dict[str, float]:
-        from envs.perturb_operators import OPERATORS  # not where no rate is given: it takes a moment
-
-        for name in rates:
-            if name not in OPERATORS:
-                near = difflib.get_close_matches(name, OPERATORS, n=1, cutoff=0.0)[0]
-                raise ValueError(f"unknown operator {name}; did you mean {near}? There are {', '.join(OPERATORS)}")
-        return rates
 
 
 class SandboxConfig(Section):

@@ -1,6 +1,7 @@
 """One error type per boundary: a user can act on a `UsageError`; a `RuntimeFailure` is the machine's doing."""
 
 import errno
+import sys
 from pathlib import Path
 
 
@@ -51,3 +52,14 @@ def explain(error: OSError) -> str:
     fix = _FIXES.get(error.errno or 0, "")
     parts = [f"{where}: {said}" if where else said, fix]
     return "; ".join(part for part in parts if part)
+
+
+_said: set[str] = set()
+
+
+def warn(text: str) -> None:
+    """One line that the user should know of, said once."""
+    if text not in _said:
+        _said.add(text)
+        sys.stderr.write(("\r" if sys.stderr.isatty() else "") + f"r2v: warning: {text}\n")
+        sys.stderr.flush()

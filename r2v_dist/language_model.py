@@ -1,9 +1,12 @@
 """What a language model is to an agent: candidates for the next action, a pure function of the request.
 
 Equal (model version, prompt, sampling, seed) gives equal candidates. Where an engine cannot promise that, the stored
-sample is authoritative.
+sample is authoritative. Every back end hands the text of its model through `action_of`: what leaves
+it can be hashed, stored and sent as UTF-8, holds no reasoning, and has no space around it. It is
+empty where the model gave no action; such an answer is no candidate.
 """
 
+import re
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -53,7 +56,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A proposed action, as `answer_text` lets it through, never empty.
+    """A proposed action, as `action_of` lets it through, never empty.
 
     `token_ids` exclude the end-of-turn mark; `logprobs` (nats) include it where it was sampled.
     """
@@ -111,3 +114,38 @@ class LanguageModel(Protocol):
     async def sample(self, request: Request) -> Answer:
         """K candidate actions. Raises RuntimeFailure when the back end cannot answer within its deadline."""
         ...
+
+
+_NAME = r"(?:seed:)?(?:think|thinking|thought|reasoning)"
+_OPENING = re.compile(rf"\s*[<\[]({_NAME})[>\]]", re.IGNORECASE)
+_CLOSING = re.compile(r"[<\[]/(?:seed:)?think(?:ing)?[>\]]", re.IGNORECASE)
+
+
+def action_of(text: str) -> str:
+    """The action in a model's answer, empty where there is none."""
+    return without_reasoning(whole(text)).strip()
+
+
+def whole(text: str) -> str:
+    """The text with halves of surrogate pairs replaced by U+FFFD: no encoder takes them, and no
+    shard could hold them."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def without_reasoning(text: str) -> str:
+    """What follows the reasoning at the start of an answer; nothing where the reasoning was cut off
+    before its end.
+
+    Some templates open the reasoning in the prompt, so a closing tag without an opening one ends it
+    as well.
+    """
+    rest = text
+    while opening := _OPENING.match(rest):
+        closing = re.compile(rf"[<\[]/{re.escape(opening[1])}[>\]]", re.IGNORECASE).search(rest, opening.end())
+        if closing is None:
+            return ""
+        rest = rest[closing.end() :]
+    orphan = _CLOSING.search(rest) if rest is text else None
+    if orphan is None or re.search(rf"[<\[]{_NAME}[>\]]", rest[: orphan.start()], re.IGNORECASE):
+        return rest
+    return rest[orphan.end() :]

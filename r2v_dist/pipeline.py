@@ -25,9 +25,11 @@ from r2v_dist import label_stages, learning_stages, rollout_store, router_stages
 from r2v_dist.config import RunConfig
 from r2v_dist.env_config import SPLITS
 from r2v_dist.episodes import Arm
+from r2v_dist.errors import warn
+from r2v_dist.files import write_atomically
 from r2v_dist.learner_config import CONSTRAINT_STATUSES
-from r2v_dist.progress import Progress, warn
-from r2v_dist.run_dir import Manifest, RunDir, checkpoint_version, write_atomically
+from r2v_dist.progress import Progress
+from r2v_dist.run_dir import Manifest, RunDir, checkpoint_version
 from r2v_dist.seeding import short_hash
 from r2v_dist.stages import Context, Stage, for_training_seed
 

@@ -1,5 +1,6 @@
 """What a run asks for, beside what this machine has. Imports neither ray nor torch, so that `--dry-run` is instant."""
 
+import difflib
 import importlib.util
 import os
 import shutil
@@ -77,6 +78,18 @@ def check(config: RunConfig) -> None:
     # Last, because a tokenizer takes seconds to load.
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
         check_chat(role, model)
+
+
+def check_operators(config: RunConfig) -> None:
+    """Raises UsageError, with the nearest name, where a rate is given to an operator that does not exist."""
+    if not config.perturb.rates:
+        return
+    from envs.perturb_operators import OPERATORS  # not where no rate is given: it takes a moment
+
+    for name in config.perturb.rates:
+        if name not in OPERATORS:
+            near = difflib.get_close_matches(name, OPERATORS, n=1, cutoff=0.0)[0]
+            raise UsageError(f"perturb.rates: unknown operator {name}; did you mean {near}? There are {', '.join(OPERATORS)}")
 
 
 def placement_problem(config: RunConfig, cpus: float, gpus: float) -> str | None:

