@@ -25,14 +25,14 @@ $(VENV)/.complete-$(EXTRA): pyproject.toml $(wildcard constraints*.txt overrides
 	touch $@
 
 base-model: setup
-	$(BIN)/python -m learners.base_play --size tiny --output build/tiny.jsonl
-	$(BIN)/python -m learners.base_model --size tiny --transcripts build/tiny.jsonl --output models/textworld-tiny
+	$(BIN)/python -m scripts.tiny_models.play --size tiny --output build/tiny.jsonl
+	$(BIN)/python -m scripts.tiny_models.train --size tiny --transcripts build/tiny.jsonl --output models/textworld-tiny
 
 # The larger one reads 16 million tokens, eight times as many: 35 minutes on two cores that have bfloat16 instructions, once its games are
 # made and played; hours on others.
 teacher-model: setup
-	$(BIN)/python -m learners.base_play --size small --games 4750 --episodes 6 --output build/small.jsonl
-	$(BIN)/python -m learners.base_model --size small --transcripts build/small.jsonl --steps 1000 --tokens 16384 \
+	$(BIN)/python -m scripts.tiny_models.play --size small --games 4750 --episodes 6 --output build/small.jsonl
+	$(BIN)/python -m scripts.tiny_models.train --size small --transcripts build/small.jsonl --steps 1000 --tokens 16384 \
 		--threads 2 --workers 1 --output models/textworld-small
 
 clean-venv:

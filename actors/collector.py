@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from r2v_dist import rollout_store
 from r2v_dist.episodes import Episode
 from r2v_dist.errors import StoreFailure, explain
+from r2v_dist.storage import rollouts as rollout_store
 
 
 class Collector:

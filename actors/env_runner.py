@@ -14,19 +14,19 @@ from typing import Any
 import gymnasium
 
 import envs
-from actors.backends import EngineCall, build_model
-from actors.verifier import ScorerCall, TrainedVerifier
-from envs.perturb import Perturb, default_rates
-from r2v_dist.agent import Cast, Player, play
-from r2v_dist.env_config import PerturbConfig
+from actors.language_models.factory import EngineCall, build_model
+from actors.verifier.server import ScorerCall, TrainedVerifier
+from envs.perturbation.wrapper import Perturb, default_rates
+from r2v_dist.agent.episode import Cast, Player, play
+from r2v_dist.agent.tree import Tree, TreeEnv
+from r2v_dist.config.env import PerturbConfig
+from r2v_dist.config.learners import VerifierConfig
+from r2v_dist.config.models import ModelConfig
 from r2v_dist.episodes import Episode, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Sampling
-from r2v_dist.learner_config import VerifierConfig
-from r2v_dist.model_config import ModelConfig
-from r2v_dist.routers import ALONE, RouterModels
-from r2v_dist.tree import Tree, TreeEnv
-from r2v_dist.verifier import JUDGE_TOKENS, JudgeVerifier, TextWorldRules, Verifier
+from r2v_dist.router.registry import ALONE, RouterModels
+from r2v_dist.verifier.base import JUDGE_TOKENS, JudgeVerifier, TextWorldRules, Verifier
 
 Deliver = Callable[[Sequence[Episode]], Awaitable[object]]
 

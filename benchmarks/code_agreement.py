@@ -18,9 +18,9 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.evalplus_side import evalplus_verdicts
-from envs.code_mutants import mutants
-from envs.code_tasks import Dataset, load_task, task_ids
-from envs.code_verdict import Judge
+from envs.coding.mutants import mutants
+from envs.coding.tasks import Dataset, load_task, task_ids
+from envs.coding.verdict import Judge
 from envs.sandbox import Sandbox
 from r2v_dist.seeding import short_hash
 

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.servers import Checkpoint
+from actors.vllm.server_handle import Checkpoint
 from benchmarks.harness import Mismatch
-from r2v_dist import learning_stages
-from r2v_dist.config import RunConfig
-from r2v_dist.crew import Crew
-from r2v_dist.evaluation import arm_outcomes
-from r2v_dist.metrics import Array, task_bootstrap_interval
-from r2v_dist.report import open_run
-from r2v_dist.router_stages import test_seeds
-from r2v_dist.run_dir import Manifest, RunDir
+from r2v_dist.config.run import RunConfig
+from r2v_dist.evaluation.outcomes import arm_outcomes
+from r2v_dist.pipeline.context import Context, stage_name
+from r2v_dist.pipeline.services import Crew
+from r2v_dist.pipeline.steps import verifier as learning_stages
+from r2v_dist.pipeline.steps.router import test_seeds
+from r2v_dist.report.summary import open_run
 from r2v_dist.seeding import short_hash
-from r2v_dist.stages import Context, stage_name
+from r2v_dist.stats.bootstrap import Array, task_bootstrap_interval
+from r2v_dist.storage.run_dir import Manifest, RunDir
 
 VARIANTS = {"DPO": (0.0, 0.0), "DPO + consistency": (1.0, 0.0), "DPO + likelihood of a+": (0.0, 1.0)}
 """Which of the run's weights beta_c and beta_s stay."""

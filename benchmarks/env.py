@@ -15,10 +15,10 @@ import textworld
 from actors.env_runner import EnvRunner, RunnerSetup
 from benchmarks.games import make_tasks, make_units
 from benchmarks.harness import Spent, interleave, measure, median_wall, publish, same
-from r2v_dist.config import ClusterConfig
-from r2v_dist.env_config import PerturbConfig
+from r2v_dist.config.env import PerturbConfig
+from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.run import ClusterConfig
 from r2v_dist.episodes import Arm, Episode, Unit
-from r2v_dist.model_config import ModelConfig
 
 IN_FLIGHT = 8
 
@@ -104,7 +104,7 @@ def play_units(units: Sequence[Unit], delivered: list[Episode] | None = None) ->
 
 
 def play_bare(games: Sequence[Game]) -> list[bool]:
-    """TextWorld as its own documentation uses it, asked for what `envs.textworld` asks for with an expert."""
+    """TextWorld as its own documentation uses it, asked for what `envs.textworld.env` asks for with an expert."""
     won = []
     infos = textworld.EnvInfos(won=True, objective=True, policy_commands=True, admissible_commands=False)
     with warnings.catch_warnings():

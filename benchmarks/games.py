@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from envs.textworld_games import GameFamily, draw_games, generate
+from envs.textworld.games import GameFamily, draw_games, generate
+from r2v_dist.config.places import cache_folder
 from r2v_dist.episodes import Arm, Task, Unit
-from r2v_dist.places import cache_folder
 
 STAGE = "benchmark"
 MAX_STEPS = 20

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from r2v_dist.config import load_config
-from r2v_dist.evaluation import arm_outcomes, router_rows
-from r2v_dist.pipeline import execute
+from r2v_dist.config.run import load_config
+from r2v_dist.evaluation.outcomes import arm_outcomes, router_rows
+from r2v_dist.pipeline.stages import execute
 
 CONFIG = Path(__file__).parent.parent / "configs" / "humaneval_simulated.yaml"
 ORACLE = 0.999999

@@ -22,20 +22,21 @@ from actors.collector import Collector
 from actors.env_runner import EnvRunner, RunnerSetup
 from benchmarks.games import make_tasks, make_units
 from benchmarks.harness import Mismatch, Spent, interleave, median_wall, publish
-from learners import pairs as preference_pairs
-from learners.behaviour_cloning import BCJob, clone_behaviour
-from learners.behaviour_cloning import build_dataset as build_episodes
-from learners.pairs import build_pairs
-from learners.preference import DPOJob, learn_preferences
-from learners.preference import build_dataset as build_pair_examples
-from r2v_dist import branch_values, rollout_store
-from r2v_dist.branch_values import BranchValue
+from learners.behaviour_cloning.train import BCJob, clone_behaviour
+from learners.behaviour_cloning.train import build_dataset as build_episodes
+from learners.dpo import pairs as preference_pairs
+from learners.dpo.pairs import build_pairs
+from learners.dpo.train import DPOJob, learn_preferences
+from learners.dpo.train import build_dataset as build_pair_examples
 from r2v_dist.chat import ChatFormat, Turn, opening_message
-from r2v_dist.config import ClusterConfig
-from r2v_dist.env_config import PerturbConfig
+from r2v_dist.config.env import PerturbConfig
+from r2v_dist.config.learners import BCConfig, DeepSpeedConfig, DPOConfig, LearnerConfig
+from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.run import ClusterConfig
 from r2v_dist.episodes import Arm
-from r2v_dist.learner_config import BCConfig, DeepSpeedConfig, DPOConfig, LearnerConfig
-from r2v_dist.model_config import ModelConfig
+from r2v_dist.labels import branch_values
+from r2v_dist.labels.branch_values import BranchValue
+from r2v_dist.storage import rollouts as rollout_store
 
 MODEL = Path(__file__).parent.parent / "models" / "textworld-tiny"
 SEEDS = (0, 1, 2, 3)

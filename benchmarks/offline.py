@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.vllm_server import CPU_ENVIRONMENT, ENGINE_ENVIRONMENT, engine_arguments, engine_place
+from actors.vllm.engine import CPU_ENVIRONMENT, ENGINE_ENVIRONMENT, engine_arguments, engine_place
+from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.model_config import ModelConfig
 
 STOP_DEADLINE_S = 30.0
 

@@ -19,21 +19,21 @@ from typing import Any
 import ray
 from transformers import AutoTokenizer
 
+from actors.dispatcher import Totals, roll_out
 from actors.env_runner import RunnerSetup
-from actors.fleet import Fleet
-from actors.rollout import Totals, roll_out
-from actors.servers import Checkpoint, ModelServer
+from actors.runner_group import Fleet
+from actors.vllm.server_handle import Checkpoint, ModelServer
 from benchmarks.games import make_tasks, make_units
 from benchmarks.harness import Mismatch, Spent, interleave, median_wall, publish, same
 from benchmarks.offline import OfflineEngine
 from cluster.session import ray_session
 from envs.tasks import seeds
-from r2v_dist import rollout_store
 from r2v_dist.chat import ChatFormat, Turn, opening_message
-from r2v_dist.config import RunConfig, load_config
+from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.episodes import Arm, Unit
 from r2v_dist.language_model import TOP_LOGPROBS
 from r2v_dist.seeding import stable_hash
+from r2v_dist.storage import rollouts as rollout_store
 
 ROOT = Path(__file__).parent.parent
 TOLERANCE = 0.05

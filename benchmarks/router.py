@@ -17,15 +17,15 @@ import numpy as np
 
 from benchmarks.episodes import make_episodes
 from benchmarks.harness import Mismatch, Pairs, Spent, interleave, measure, publish
-from r2v_dist.calibrators import Calibrator
+from r2v_dist.config.learners import RouterConfig
 from r2v_dist.episodes import Episode
-from r2v_dist.features import FEATURE_NAMES, StepBatch, features
 from r2v_dist.language_model import Answer
-from r2v_dist.learner_config import RouterConfig
-from r2v_dist.router_model import EFFECT_FEATURES, ESTIMATES, LEAST_COST, LEAST_GAIN, RISKS, Mlp, RouterModel
-from r2v_dist.routers import Decision, RouterModels, build_router
+from r2v_dist.router.calibration import Calibrator
+from r2v_dist.router.features import FEATURE_NAMES, StepBatch, features
+from r2v_dist.router.model import EFFECT_FEATURES, ESTIMATES, LEAST_COST, LEAST_GAIN, RISKS, Mlp, RouterModel
+from r2v_dist.router.registry import Decision, RouterModels, build_router
+from r2v_dist.router.step_context import Situation
 from r2v_dist.seeding import rng_for
-from r2v_dist.situation import Situation
 
 CANDIDATES, MAX_STEPS, QUERY_TOKENS = 5, 20, 60
 TOLERANCE = 1e-9
@@ -147,7 +147,7 @@ def _live(episode: Episode, t: int) -> LiveStep:
 
 def untrained_router(config: RouterConfig) -> RouterModel:
     """A decoupled router of the default sizes. Every head has an isotonic calibrator, the dearest kind, here the identity."""
-    from learners.router_engine import Head
+    from learners.router.engine import Head
 
     wide = len(FEATURE_NAMES) + len(RISKS)
     heads = {name: Head(len(FEATURE_NAMES), config.risk_hidden, seed).exported() for seed, name in enumerate(RISKS)}
@@ -160,7 +160,7 @@ def untrained_router(config: RouterConfig) -> RouterModel:
 
 def with_advantage(model: RouterModel) -> RouterModel:
     """The same router with the heads that it needs to score by advantage, as TextWorld's does."""
-    from learners.router_engine import Head
+    from learners.router.engine import Head
 
     sizes = model.heads["rho"].layers
     effects = {

@@ -10,10 +10,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from cluster.session import ray_session
-from learners.simulated_judge import SimulatedReport
-from learners.simulated_run import render, simulate
+from r2v_dist.config.simulated import SimulatedConfig, load_simulated
 from r2v_dist.errors import UsageError
-from r2v_dist.simulated_config import SimulatedConfig, load_simulated
+from r2v_dist.pipeline.simulated.judge import SimulatedReport
+from r2v_dist.pipeline.simulated.run import render, simulate
 
 CONFIG = Path(__file__).parent.parent / "configs" / "simulated.yaml"
 

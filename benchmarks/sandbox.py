@@ -16,8 +16,8 @@ from pathlib import Path
 from benchmarks.evalplus_side import evalplus_verdicts
 from benchmarks.harness import Spent, interleave, measure, median_wall, publish, same
 from benchmarks.sandbox_overhead import overhead
-from envs.code_tasks import load_task, task_ids
-from envs.code_verdict import Judge
+from envs.coding.tasks import load_task, task_ids
+from envs.coding.verdict import Judge
 from envs.sandbox import Sandbox
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from benchmarks.harness import Mismatch, publish
-from r2v_dist import rollout_store, router_stages
-from r2v_dist.crew import Crew
 from r2v_dist.episodes import Arm
-from r2v_dist.report import open_run
-from r2v_dist.stages import Context
+from r2v_dist.pipeline.context import Context
+from r2v_dist.pipeline.services import Crew
+from r2v_dist.pipeline.steps import router as router_stages
+from r2v_dist.report.summary import open_run
+from r2v_dist.storage import rollouts as rollout_store
 
 
 def main() -> None:

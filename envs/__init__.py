@@ -2,13 +2,13 @@
 
 from gymnasium.envs.registration import register, registry
 
-from envs.perturb_operators import Lexicon
+from envs.perturbation.operators import Lexicon
 
 ENVIRONMENTS = {
-    "r2v/TextWorld-v0": "envs.textworld:TextWorldEnv",
-    "r2v/Simulated-v0": "envs.simulated:SimulatedEnv",
-    "r2v/HumanEvalPlus-v0": "envs.code:CodeEnv",
-    "r2v/MBPPPlus-v0": "envs.code:CodeEnv",
+    "r2v/TextWorld-v0": "envs.textworld.env:TextWorldEnv",
+    "r2v/Simulated-v0": "envs.simulated.env:SimulatedEnv",
+    "r2v/HumanEvalPlus-v0": "envs.coding.env:CodeEnv",
+    "r2v/MBPPPlus-v0": "envs.coding.env:CodeEnv",
 }
 
 for _name, _entry_point in ENVIRONMENTS.items():
@@ -18,19 +18,19 @@ for _name, _entry_point in ENVIRONMENTS.items():
 
 
 def _textworld_lexicon() -> Lexicon:
-    from envs.textworld import LEXICON
+    from envs.textworld.env import LEXICON
 
     return LEXICON
 
 
 def _simulated_lexicon() -> Lexicon:
-    from envs.simulated import LEXICON
+    from envs.simulated.env import LEXICON
 
     return LEXICON
 
 
 def _code_lexicon() -> Lexicon:
-    from envs.code import LEXICON
+    from envs.coding.env import LEXICON
 
     return LEXICON
 

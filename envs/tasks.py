@@ -7,15 +7,15 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
-from envs.code_tasks import Dataset, task_ids
-from envs.code_tasks import identity as content
+from envs.coding.tasks import Dataset, task_ids
+from envs.coding.tasks import identity as content
 from envs.sandbox import Sandbox
-from envs.textworld_check import check_games
-from envs.textworld_games import GameFamily, GameSpec, draw_games, game_path, generate
-from r2v_dist.env_config import SEED_BLOCK, SPLITS, EnvConfig, PerturbConfig, SandboxConfig, Split
+from envs.textworld.check import check_games
+from envs.textworld.games import GameFamily, GameSpec, draw_games, game_path, generate
+from r2v_dist.config.env import SEED_BLOCK, SPLITS, EnvConfig, PerturbConfig, SandboxConfig, Split
+from r2v_dist.config.places import CACHE_VARIABLE, cache_folder, make_cache, named_path, require_writable
 from r2v_dist.episodes import Task
 from r2v_dist.errors import UsageError
-from r2v_dist.places import CACHE_VARIABLE, cache_folder, make_cache, named_path, require_writable
 from r2v_dist.seeding import stable_hash
 
 _DEFAULT_SANDBOX = SandboxConfig()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from r2v_dist.evaluation import ArmOutcomes
+from r2v_dist.evaluation.outcomes import ArmOutcomes
 
 TASKS, SEEDS, STEPS = 14, 10, 8
 

@@ -8,12 +8,12 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from envs.code_verdict import Judge
+from envs.coding.verdict import Judge
 from envs.sandbox import Sandbox
-from envs.textworld_games import GameFamily, draw_games, generate
-from r2v_dist.config import ClusterConfig
+from envs.textworld.games import GameFamily, draw_games, generate
+from r2v_dist.config.places import cache_folder
+from r2v_dist.config.run import ClusterConfig
 from r2v_dist.episodes import Task
-from r2v_dist.places import cache_folder
 from tests.runs import SIMULATED, finish
 from tests.sandboxes import require_bubblewrap
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from r2v_dist.frontier import Ends, PairedDifference, RouterCurve, frontier_auc
+from r2v_dist.stats.frontier import Ends, PairedDifference, RouterCurve, frontier_auc
 
 
 def auc_difference(

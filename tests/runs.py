@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from r2v_dist import rollout_store
+from r2v_dist.storage import rollouts as rollout_store
 
 ROOT = Path(__file__).parent.parent
 SIMULATED = [

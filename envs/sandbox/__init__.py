@@ -2,6 +2,6 @@
 
 from envs.sandbox.isolation import Isolation, probe
 from envs.sandbox.limits import Completed, Ending, Limits
-from envs.sandbox.pool import Sandbox
+from envs.sandbox.sandbox import Sandbox
 
 __all__ = ["Completed", "Ending", "Isolation", "Limits", "Sandbox", "probe"]

@@ -6,10 +6,11 @@ import shutil
 from dataclasses import dataclass
 from typing import Literal
 
-from envs.sandbox import cgroups, patience, seccomp
-from envs.sandbox.box import Box
+from envs.sandbox import cgroups, seccomp
+from envs.sandbox import deadline as patience
 from envs.sandbox.limits import Ending, Limits
-from envs.sandbox.starter import starter
+from envs.sandbox.privileges import starter
+from envs.sandbox.process import Box
 from r2v_dist.errors import RuntimeFailure
 
 _LOOK = """

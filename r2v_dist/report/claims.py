@@ -1,10 +1,10 @@
 """What a report may say of routing and of CVaR, in words that follow from the measured numbers."""
 
-from r2v_dist.config import RunConfig
-from r2v_dist.report.findings import Findings
-from r2v_dist.report.palette import LABELS
-from r2v_dist.routing_signals import RoutingSignals
-from r2v_dist.seed_difference import SeedDifference
+from r2v_dist.config.run import RunConfig
+from r2v_dist.evaluation.results import Findings
+from r2v_dist.evaluation.routing_signals import RoutingSignals
+from r2v_dist.report.figures.palette import LABELS
+from r2v_dist.stats.seed_difference import SeedDifference
 
 IDLE = "seeds do not differ beyond noise: CVaR is idle"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from r2v_dist import rollout_store
-from r2v_dist.config import load_config
+from r2v_dist.config.run import load_config
+from r2v_dist.storage import rollouts as rollout_store
 from tests.runs import SIMULATED, finish, outcomes, start
 
 REAL = [

@@ -11,13 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.collector import Collector
 from actors.env_runner import EnvRunner, RunnerSetup
-from learners.behaviour_cloning import BCJob, build_dataset, clone_behaviour
-from learners.transcripts import IGNORED
+from learners.behaviour_cloning.train import BCJob, build_dataset, clone_behaviour
+from learners.common.sequences import IGNORED
 from r2v_dist.chat import ChatFormat
-from r2v_dist.env_config import PerturbConfig
+from r2v_dist.config.env import PerturbConfig
+from r2v_dist.config.learners import BCConfig, DeepSpeedConfig, LoraConfig
+from r2v_dist.config.models import ModelConfig
 from r2v_dist.episodes import Arm, Task, Unit
-from r2v_dist.learner_config import BCConfig, DeepSpeedConfig, LoraConfig
-from r2v_dist.model_config import ModelConfig
 
 SETUP = RunnerSetup(ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), unit_timeout_s=60)
 ARM = Arm("teacher_only", None, "none", "expert", 0)

@@ -11,22 +11,22 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs
-from actors.backends import ExpertModel, SimulatedModel
 from actors.env_runner import EnvRunner, RunnerSetup, UnitReport
-from envs.code import MANUAL, CodeEnv, shorten
-from envs.code_actions import parse_action
-from envs.code_tasks import load_task, task_ids
-from envs.once import Once
-from envs.perturb import Perturb, default_rates
-from envs.perturb_operators import StackTraceCut
+from actors.language_models.factory import ExpertModel, SimulatedModel
+from envs.coding.actions import parse_action
+from envs.coding.env import MANUAL, CodeEnv, shorten
+from envs.coding.once import Once
+from envs.coding.tasks import load_task, task_ids
+from envs.perturbation.operators import StackTraceCut
+from envs.perturbation.wrapper import Perturb, default_rates
 from envs.tasks import make_tasks
-from r2v_dist.agent import Cast, Player, play
-from r2v_dist.env_config import CodeConfig, EnvConfig, PerturbConfig, SplitSizes
+from r2v_dist.agent.episode import Cast, Player, play
+from r2v_dist.agent.tree import Tree, TreeEnv
+from r2v_dist.config.env import CodeConfig, EnvConfig, PerturbConfig, SplitSizes
+from r2v_dist.config.models import ModelConfig
 from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
 from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Sampling
-from r2v_dist.model_config import ModelConfig
-from r2v_dist.tree import Tree, TreeEnv
 from tests.codes import require_data
 from tests.sandboxes import require_bubblewrap
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from envs.code_mutants import mutants
-from envs.code_tasks import CodeTask, Dataset, load_task, task_ids
-from envs.code_verdict import Judge, Verdict
+from envs.coding.mutants import mutants
+from envs.coding.tasks import CodeTask, Dataset, load_task, task_ids
+from envs.coding.verdict import Judge, Verdict
 from envs.sandbox import Sandbox
 from r2v_dist.errors import RuntimeFailure
 from tests.codes import require_data

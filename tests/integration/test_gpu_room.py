@@ -23,11 +23,11 @@ def take_turns(folder: Path) -> None:
     """Run in a fresh process."""
     import ray
 
-    from actors.vllm_server import CPU_ENVIRONMENT
-    from r2v_dist.config import load_config
-    from r2v_dist.crew import Crew
+    from actors.vllm.engine import CPU_ENVIRONMENT
+    from r2v_dist.config.run import load_config
     from r2v_dist.errors import UsageError
-    from r2v_dist.run_dir import RunDir
+    from r2v_dist.pipeline.services import Crew
+    from r2v_dist.storage.run_dir import RunDir
 
     config = load_config(
         ROOT / "configs" / "textworld_demo.yaml", [f"run_dir={folder / 'run'}", f"slm.model={ROOT / 'models/textworld-tiny'}"]

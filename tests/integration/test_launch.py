@@ -10,9 +10,9 @@ from typing import Any
 import psutil
 import pytest
 
-from learners.launch import run_ranks
+from learners.common.ray_train import run_ranks
+from r2v_dist.config.learners import DeepSpeedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.learner_config import DeepSpeedConfig
 from tests.runs import ROOT
 
 WAITING = """

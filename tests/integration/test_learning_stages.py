@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from r2v_dist import branch_values, rollout_store
+from r2v_dist.labels import branch_values
+from r2v_dist.storage import rollouts as rollout_store
 from tests.runs import benchmark, finish
 
 SMALL = [

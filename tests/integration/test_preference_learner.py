@@ -9,14 +9,14 @@ import torch
 from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from learners import pairs as preference_pairs
-from learners.pairs import build_pairs
-from learners.preference import DPOJob, PairExamples, build_dataset, learn_preferences
-from r2v_dist import branch_values
-from r2v_dist.branch_values import BranchValue
+from learners.dpo import pairs as preference_pairs
+from learners.dpo.pairs import build_pairs
+from learners.dpo.train import DPOJob, PairExamples, build_dataset, learn_preferences
 from r2v_dist.chat import ChatFormat, Turn, opening_message
+from r2v_dist.config.learners import DeepSpeedConfig, DPOConfig, LoraConfig
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.learner_config import DeepSpeedConfig, DPOConfig, LoraConfig
+from r2v_dist.labels import branch_values
+from r2v_dist.labels.branch_values import BranchValue
 
 PAIRS = 16
 
@@ -120,8 +120,8 @@ def test_without_its_own_terms_the_loss_is_trls(pairs: Path, model: Path, tmp_pa
     from trl import DPOConfig as TrlArguments
     from trl import DPOTrainer
 
-    from learners.preference_batch import PairCollator
-    from learners.preference_trainer import PreferenceTrainer
+    from learners.dpo.collator import PairCollator
+    from learners.dpo.trainer import PreferenceTrainer
 
     dataset, _ = build_dataset(preference_pairs.load(pairs), ChatFormat(AutoTokenizer.from_pretrained(model), "slm"), 256)
     dataset.save_to_disk(str(tmp_path / "examples"))
@@ -162,8 +162,8 @@ def plain_log_probability(policy: Any, prompt: list[int], answer: list[int]) -> 
 def test_the_reference_is_the_starting_policy(pairs: Path, model: Path, tmp_path: Path) -> None:
     from trl import DPOConfig as TrlArguments
 
-    from learners.preference_batch import PairCollator
-    from learners.preference_trainer import PreferenceTrainer
+    from learners.dpo.collator import PairCollator
+    from learners.dpo.trainer import PreferenceTrainer
 
     tokenizer, policy = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     dataset, _ = build_dataset(preference_pairs.load(pairs), ChatFormat(tokenizer, "slm"), 256)
@@ -188,7 +188,7 @@ def test_the_reference_is_the_starting_policy(pairs: Path, model: Path, tmp_path
 
 
 def test_consistency_is_the_plain_mean_over_views(pairs: Path, model: Path) -> None:
-    from learners.consistency import measure_consistency
+    from learners.dpo.consistency import measure_consistency
 
     tokenizer, policy = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     dataset, _ = build_dataset(preference_pairs.load(pairs), ChatFormat(tokenizer, "slm"), 256)

@@ -10,15 +10,15 @@ import psutil
 import pytest
 import ray
 
+from actors.dispatcher import Totals, remaining, roll_out
 from actors.env_runner import Equipment, RunnerSetup
-from actors.fleet import Fleet
-from actors.rollout import Totals, remaining, roll_out
-from r2v_dist import rollout_store
-from r2v_dist.config import ClusterConfig
-from r2v_dist.env_config import PerturbConfig
+from actors.runner_group import Fleet
+from r2v_dist.config.env import PerturbConfig
+from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.run import ClusterConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.model_config import ModelConfig
+from r2v_dist.storage import rollouts as rollout_store
 
 SLM, TEACHER = ModelConfig(backend="simulated", failure_rate=0.4), ModelConfig(backend="expert")
 SETUP = RunnerSetup(SLM, TEACHER, "", "", PerturbConfig(), unit_timeout_s=120)

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch.multiprocessing
 
-from envs.simulated_labels import TASK_BLOCK, all_cells, draw_labels
-from envs.simulated_world import World
-from learners.router import RouterJob, check_labels, train_on_rank, train_routers
-from learners.router_engine import Log
+from envs.simulated.labels import TASK_BLOCK, all_cells, draw_labels
+from envs.simulated.world import World
+from learners.router.engine import Log
+from learners.router.train import RouterJob, check_labels, train_on_rank, train_routers
+from r2v_dist.config.learners import CONSTRAINT_STATUSES, DeepSpeedConfig, RouterConfig
 from r2v_dist.errors import UsageError
-from r2v_dist.labels import LabelTable
-from r2v_dist.learner_config import CONSTRAINT_STATUSES, DeepSpeedConfig, RouterConfig
-from r2v_dist.router_model import RISKS, RouterModel
+from r2v_dist.labels.table import LabelTable
+from r2v_dist.router.model import RISKS, RouterModel
 
 CONFIG = RouterConfig(
     risk_hidden=(16,),

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from envs.sandbox import Completed, Ending, Isolation, Limits, Sandbox, isolation, probe, seccomp
-from envs.sandbox.patience import BACKSTOP
-from r2v_dist.env_config import SandboxConfig
+from envs.sandbox.deadline import BACKSTOP
+from r2v_dist.config.env import SandboxConfig
 from r2v_dist.errors import UsageError
 from tests.sandboxes import LIMITS, require_bubblewrap, starved_sandbox, survivors
 
@@ -321,7 +321,7 @@ def test_probe_says_what_is_in_force() -> None:
 
 def test_weak_isolation_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     weak = isolation.Means(Isolation("rlimits", "bubblewrap is not installed"), None)
-    monkeypatch.setattr("envs.sandbox.pool.means", lambda: weak)
+    monkeypatch.setattr("envs.sandbox.sandbox.means", lambda: weak)
     with pytest.raises(UsageError, match=r"sandbox\.allow_weaker = false.*bubblewrap is not installed"):
         Sandbox()
     with Sandbox(LIMITS, allow_weaker=True) as sandbox:
@@ -332,7 +332,7 @@ def test_weak_isolation_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_isolation_at_all_is_never_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("envs.sandbox.pool.means", lambda: isolation.Means(Isolation("none", "not Linux"), None))
+    monkeypatch.setattr("envs.sandbox.sandbox.means", lambda: isolation.Means(Isolation("none", "not Linux"), None))
     with pytest.raises(UsageError, match="not Linux"):
         Sandbox(allow_weaker=True)
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from envs.sandbox import Completed, Ending, Sandbox
+from envs.sandbox.deadline import BACKSTOP
 from envs.sandbox.isolation import means
-from envs.sandbox.patience import BACKSTOP
 from tests.sandbox_attacks import ATTACKS, PRELUDE, Attack
 from tests.sandboxes import LIMITS, Watch, require_bubblewrap, survivors
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from learners.verifier import VerifierJob, learn_verifier, measure, score_table
-from r2v_dist import branch_values
-from r2v_dist.branch_values import BranchValue
+from learners.verifier.train import VerifierJob, learn_verifier, measure, score_table
 from r2v_dist.chat import ChatFormat, Turn, opening_message
+from r2v_dist.config.learners import DeepSpeedConfig, LoraConfig, VerifierConfig, VerifierTrainingConfig
+from r2v_dist.labels import branch_values
+from r2v_dist.labels.branch_values import BranchValue
 from r2v_dist.language_model import Candidate
-from r2v_dist.learner_config import DeepSpeedConfig, LoraConfig, VerifierConfig, VerifierTrainingConfig
-from r2v_dist.verifier_metrics import VerifierMetrics
+from r2v_dist.verifier.metrics import VerifierMetrics
 
 ACTIONS = (("take apple", (30, 31)), ("go east", (40, 41, 42)), ("drop apple", (50,)))
 
@@ -95,7 +95,7 @@ def test_it_learns_which_candidate_succeeds(one_rank: tuple[Any, VerifierMetrics
 
 
 def test_the_checkpoint_is_plain(one_rank: tuple[Any, Any, Path], files: tuple[Path, Path]) -> None:
-    from r2v_dist.isotonic import Isotonic
+    from r2v_dist.router.isotonic import Isotonic
 
     _, _, path = one_rank
     assert {p.suffix for p in path.iterdir()} <= {".json", ".safetensors", ".jinja"}
@@ -134,7 +134,7 @@ def test_the_actor_gives_the_same_scores_whoever_asks_with_whom(
 ) -> None:
     import ray
 
-    from actors.verifier import ScorerHandle, TrainedVerifier, start_verifier
+    from actors.verifier.server import ScorerHandle, TrainedVerifier, start_verifier
 
     _, _, path = one_rank
     actor = start_verifier(str(path), "v1", VerifierConfig(max_tokens=256))

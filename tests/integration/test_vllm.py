@@ -11,19 +11,19 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.backends import VllmModel, eos_ids_of
+from actors.dispatcher import Totals, roll_out
 from actors.env_runner import RunnerSetup
-from actors.fleet import Fleet
-from actors.rollout import Totals, roll_out
-from actors.servers import Checkpoint, EngineHandle, ModelServer
-from actors.vllm_server import EngineRequest
-from r2v_dist import rollout_store
+from actors.language_models.factory import VllmModel, eos_ids_of
+from actors.runner_group import Fleet
+from actors.vllm.engine import EngineRequest
+from actors.vllm.server_handle import Checkpoint, EngineHandle, ModelServer
 from r2v_dist.chat import ChatFormat, Turn
-from r2v_dist.config import ClusterConfig
-from r2v_dist.env_config import PerturbConfig
+from r2v_dist.config.env import PerturbConfig
+from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.run import ClusterConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.language_model import ContextLimitReached, Request, Sampling
-from r2v_dist.model_config import ModelConfig
+from r2v_dist.storage import rollouts as rollout_store
 
 CONFIG = ModelConfig(backend="vllm", model="models/textworld-tiny", max_model_len=512)
 TOLERANCE = 5e-3 if torch.cuda.is_available() else 1e-3

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from r2v_dist import rollout_store
-from r2v_dist.config import load_config
-from r2v_dist.labels import LabelTable
+from r2v_dist.config.run import load_config
+from r2v_dist.labels.table import LabelTable
+from r2v_dist.storage import rollouts as rollout_store
 
 TRAIN, VALIDATION, TEST = 0, 1000, 2000
 """First seed of each split's block."""
@@ -70,7 +70,7 @@ def test_what_calibrates_has_equal_n_and_unit_weights(simulated_run: Path, stage
 def test_the_number_of_branches_depends_on_features_alone(simulated_run: Path) -> None:
     """Second-round training states have n_unsure branches exactly where the first router's risk is between .1 and .9; all that a
     router went on from has one pair."""
-    from r2v_dist.router_model import RouterModel
+    from r2v_dist.router.model import RouterModel
 
     labels = LabelTable.load(simulated_run / "stages" / "labels2" / "train.arrow")
     first = json.loads((simulated_run / "stages" / "router" / "manifest.json").read_text())["results"]

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from learners.advantage import STRENGTH, fit_effects
-from r2v_dist.features import FEATURE_NAMES
-from r2v_dist.labels import LabelTable
-from r2v_dist.router_model import ESTIMATES, LEAST_COST, LEAST_GAIN, Mlp, RouterModel, advantage, effect_inputs
+from learners.router.teacher_effects import STRENGTH, fit_effects
+from r2v_dist.labels.table import LabelTable
+from r2v_dist.router.features import FEATURE_NAMES
+from r2v_dist.router.model import ESTIMATES, LEAST_COST, LEAST_GAIN, Mlp, RouterModel, advantage, effect_inputs
 
 F = len(FEATURE_NAMES)
 TRUTH = np.array([0.5, -0.25, 0.0, 2.0, 0.3, -0.2])

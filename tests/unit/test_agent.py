@@ -10,17 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from actors.backends import ExpertModel, SimulatedModel
-from r2v_dist import rollout_store
-from r2v_dist.agent import Cast, Player, play
+from actors.language_models.factory import ExpertModel, SimulatedModel
+from r2v_dist.agent.episode import Cast, Player, play
+from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.episodes import Arm, Branch, Episode, StopReason, Taken, Task, Unit
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.features import StepBatch, features
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Request, Sampling, TopTokens
-from r2v_dist.routers import Decision, ProposalThreshold, RandomEscalation, RouterModels
+from r2v_dist.router.features import StepBatch, features
+from r2v_dist.router.registry import Decision, ProposalThreshold, RandomEscalation, RouterModels
+from r2v_dist.router.step_context import Situation
 from r2v_dist.seeding import stable_hash
-from r2v_dist.situation import Situation
-from r2v_dist.tree import Tree, TreeEnv
+from r2v_dist.storage import rollouts as rollout_store
 
 TASK = Task("ladder", "test", "none", (("max_steps", 12),))
 SAMPLING = Sampling()
@@ -157,7 +157,7 @@ def test_a_router_sees_the_history_of_its_own_path(monkeypatch: pytest.MonkeyPat
             seen.append(situation)
             return super().decide(situation, proposal)
 
-    monkeypatch.setattr("r2v_dist.agent.build_router", lambda *_: Watching(0.5))
+    monkeypatch.setattr("r2v_dist.agent.episode.build_router", lambda *_: Watching(0.5))
     [episode], _ = run([arm("random", 0.5)])
     assert [s.t for s in seen] == list(range(len(episode.steps)))
     assert seen[-1].actions == tuple(s.action for s in episode.steps[:-1])
@@ -179,7 +179,7 @@ def test_what_a_router_saw_live_is_what_the_store_gives_back(monkeypatch: pytest
         seen.append(features(StepBatch.of_step(proposal, situation))[0])
         return float(situation.t % 3 == 1)
 
-    monkeypatch.setattr("r2v_dist.agent.build_router", lambda *_: ProposalThreshold(1.0, watched))
+    monkeypatch.setattr("r2v_dist.agent.episode.build_router", lambda *_: ProposalThreshold(1.0, watched))
     episodes = [run([arm("entropy", 1.0)], slm=Talkative(), z=z)[0][0] for z in range(3)]
     assert {s.actor for e in episodes for s in e.steps} == {"slm", "teacher"}
     stored = features(StepBatch.from_rows(rollout_store.to_table(episodes), max_steps=12))

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from learners.base_data import RenumberedBatches, Transcript, read_transcripts, write_transcripts
-from learners.base_model import held_out
 from r2v_dist.chat import ChatFormat, Turn
+from scripts.tiny_models.train import held_out
+from scripts.tiny_models.transcripts import RenumberedBatches, Transcript, read_transcripts, write_transcripts
 
 NAMES = ("You are in Room{0}. There is a box{1} here, and a key{0}.", "take key{0}", "You take key{0}.", "go to Room{0}")
 

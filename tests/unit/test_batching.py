@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from actors.batching import Arrivals, Batcher, all_at_once
-from actors.cores import openmp_on, parse_cores
+from actors.vllm.cpu_affinity import openmp_on, parse_cores
 from r2v_dist.errors import RuntimeFailure
 
 

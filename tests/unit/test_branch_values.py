@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.feather as feather
 import pytest
 
-from r2v_dist import branch_values
-from r2v_dist.branch_values import BranchValue
 from r2v_dist.chat import Turn
 from r2v_dist.errors import UsageError
+from r2v_dist.labels import branch_values
+from r2v_dist.labels.branch_values import BranchValue
 
 ROW = BranchValue(
     key="train|g1|7|99",

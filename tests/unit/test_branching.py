@@ -9,15 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.backends import ExpertModel, SimulatedModel
-from r2v_dist import branching, rollout_store
-from r2v_dist.agent import Cast, Player, play
-from r2v_dist.branching import State
+from actors.language_models.factory import ExpertModel, SimulatedModel
+from r2v_dist.agent.episode import Cast, Player, play
+from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.episodes import Arm, Episode, Task, Unit
+from r2v_dist.labels import estimates as branching
+from r2v_dist.labels.estimates import State
 from r2v_dist.language_model import Sampling
-from r2v_dist.routers import RouterModels
+from r2v_dist.router.registry import RouterModels
 from r2v_dist.seeding import rng_for
-from r2v_dist.tree import Tree, TreeEnv
+from r2v_dist.storage import rollouts as rollout_store
 from tests.unit.test_agent import Ladder
 
 FAILURE = 0.55

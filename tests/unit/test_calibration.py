@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2v_dist.calibration import Array, adaptive_ece, auroc, brier_parts, ece, equal_mass, perfect_ece, reliability_bins
+from r2v_dist.stats.calibration_error import Array, adaptive_ece, auroc, brier_parts, ece, equal_mass, perfect_ece, reliability_bins
 
 states = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 4), st.integers(1, 4)), min_size=2, max_size=12)
 

@@ -8,16 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2v_dist.calibrators import (
-    Array,
-    Calibrator,
-    choose_calibrator,
-    fit_isotonic,
-    fit_platt,
-    fit_temperature,
-    logit,
-    sigmoid,
-)
+from r2v_dist.router.calibration import Array, Calibrator, choose_calibrator, fit_isotonic, fit_platt, fit_temperature, logit, sigmoid
 
 
 def drawn(truth: Array, n: int, seed: int) -> tuple[Array, Array]:

@@ -6,16 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from r2v_dist.certificate import (
-    Certificate,
-    bernoulli_kl,
-    binomial_cdf,
-    certify,
-    hoeffding_bentkus,
-    least_tasks,
-    task_losses,
-)
-from r2v_dist.risk_measures import cvar
+from r2v_dist.stats.cvar import cvar
+from r2v_dist.stats.learn_then_test import Certificate, bernoulli_kl, binomial_cdf, certify, hoeffding_bentkus, least_tasks, task_losses
 
 RISK = DELTA = 0.1
 REPETITIONS = 1000

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from r2v_dist import rollout_store
-from r2v_dist.cli import main
-from r2v_dist.config import load_config
+from r2v_dist.cli.main import main
+from r2v_dist.config.run import load_config
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, StopReason
-from r2v_dist.run_dir import RunDir
+from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.run_dir import RunDir
 
 SIMULATED = Path(__file__).parents[2] / "configs" / "textworld_simulated.yaml"
 TASKS, SEEDS = 60, 10

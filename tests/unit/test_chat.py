@@ -13,14 +13,14 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from actors.backends import VllmModel, eos_ids_of
-from actors.vllm_server import Arrived, EngineAnswer, EngineRequest
-from learners.transcripts import episode_sequence
+from actors.language_models.factory import VllmModel, eos_ids_of
+from actors.vllm.engine import Arrived, EngineAnswer, EngineRequest
+from learners.common.sequences import episode_sequence
 from r2v_dist.chat import ChatFormat, Turn
-from r2v_dist.chat_check import check_chat, check_template
+from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Answer, Request, Sampling, TopTokens
-from r2v_dist.model_config import ModelConfig
+from r2v_dist.pipeline.chat_check import check_chat, check_template
 
 QWEN_LIKE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from r2v_dist.chosen_points import ChosenPoint, Prices, bayes_point, live_points
-from r2v_dist.comparison import SeedArms
-from r2v_dist.evaluation import ArmOutcomes
-from r2v_dist.selection import Tolerance
+from r2v_dist.evaluation.comparison import SeedArms
+from r2v_dist.evaluation.operating_points import ChosenPoint, Prices, bayes_point, live_points
+from r2v_dist.evaluation.outcomes import ArmOutcomes
+from r2v_dist.evaluation.threshold_selection import Tolerance
 from tests.arms import SEEDS, STEPS, TASKS, arm
 
 PRICES = Prices(slm=0.02, failure=20.0)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from envs.code_actions import clean, parse_action
+from envs.coding.actions import clean, parse_action
 
 CODE = "def f(x):\n    return x"
 

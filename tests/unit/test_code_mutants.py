@@ -2,9 +2,9 @@
 
 import ast
 
-from envs.code_mutants import mutants, wrong_solution
-from envs.code_tasks import load_task, task_ids
-from envs.code_verdict import Judge
+from envs.coding.mutants import mutants, wrong_solution
+from envs.coding.tasks import load_task, task_ids
+from envs.coding.verdict import Judge
 
 PROGRAM = '''def f(items, n):
     """Not code: 1 < 2."""

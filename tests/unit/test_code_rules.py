@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from envs.code_harness import Budget, Digest, Opaque, Oversize, decode, digest, dumps, encode, message, written
-from envs.code_rules import Comparison
+from envs.coding.comparison import Comparison
+from envs.coding.in_sandbox.harness import Budget, Digest, Opaque, Oversize, decode, digest, dumps, encode, message, written
 
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | st.complex_numbers(allow_nan=False)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from envs.code_tasks import CodeTask
-from envs.code_verdict import Judge, Verdict
+from envs.coding.tasks import CodeTask
+from envs.coding.verdict import Judge, Verdict
 from envs.sandbox import Completed, Ending, Limits
 from r2v_dist.errors import RuntimeFailure
 
@@ -172,7 +172,7 @@ def test_noise_costs_this_side_little_more_than_its_own_size(tmp_path: Path) -> 
 
 
 def test_equal_numbers_are_right_whichever_form_they_come_in(tmp_path: Path) -> None:
-    from envs.code_harness import digest, dumps
+    from envs.coding.in_sandbox.harness import digest, dumps
 
     thirds = [n / 3 for n in range(5000)]
     whole = [float(n) for n in range(5000)]

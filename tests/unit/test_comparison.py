@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from r2v_dist.comparison import SeedArms, compare, resampled_areas
-from r2v_dist.evaluation import ArmOutcomes
-from r2v_dist.frontier import Ends, RouterCurve, frontier_auc, holm, sign_flip_test
-from r2v_dist.operating_point import at_cost
-from r2v_dist.report.page import p_value
+from r2v_dist.evaluation.comparison import SeedArms, compare, resampled_areas
+from r2v_dist.evaluation.outcomes import ArmOutcomes
+from r2v_dist.report.html.page import p_value
+from r2v_dist.stats.frontier import Ends, RouterCurve, frontier_auc, holm, sign_flip_test
+from r2v_dist.stats.mixing import at_cost
 from tests.arms import STEPS, TASKS, arm
 from tests.paired_areas import auc_difference
 

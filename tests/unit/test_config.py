@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from r2v_dist.cli import main
-from r2v_dist.config import load_config
+from r2v_dist.cli.main import main
+from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.run import load_config
+from r2v_dist.config.simulated import load_simulated
 from r2v_dist.errors import UsageError
-from r2v_dist.model_config import ModelConfig
-from r2v_dist.plan import check
-from r2v_dist.run_dir import RunDir
-from r2v_dist.simulated_config import load_simulated
+from r2v_dist.pipeline.preflight import check
+from r2v_dist.storage.run_dir import RunDir
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs" / "textworld_demo.yaml"

@@ -20,14 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.collector import Collector, CollectorActor
-from r2v_dist import files, rollout_store
-from r2v_dist.cli import main
-from r2v_dist.config import load_config
+from r2v_dist import files
+from r2v_dist.cli.main import main
+from r2v_dist.config.run import load_config
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
 from r2v_dist.errors import DamagedFile, StoreFailure, UsageError
 from r2v_dist.language_model import Answer, Candidate, TopTokens
-from r2v_dist.router_model import Mlp, RouterModel
-from r2v_dist.run_dir import RunDir
+from r2v_dist.router.model import Mlp, RouterModel
+from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.run_dir import RunDir
 
 ROOT = Path(__file__).parents[2]
 ALONE, TEACHER = (Arm(name, None, "simulated-0.6", "expert", 0) for name in ("slm_only", "teacher_only"))

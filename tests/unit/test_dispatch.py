@@ -9,9 +9,9 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, RayTaskError
 
+from actors.dispatcher import CollectorLost, roll_out
 from actors.env_runner import UnitReport
-from actors.rollout import CollectorLost, roll_out
-from r2v_dist.config import ClusterConfig
+from r2v_dist.config.run import ClusterConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.errors import RuntimeFailure, UsageError
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2v_dist import rollout_store
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
-from r2v_dist.features import FEATURE_NAMES, StepBatch, features, looks_like_an_error
 from r2v_dist.language_model import Answer, Candidate, TopTokens
-from r2v_dist.routers import entropy_of
-from r2v_dist.situation import Situation
+from r2v_dist.router.features import FEATURE_NAMES, StepBatch, features, looks_like_an_error
+from r2v_dist.router.registry import entropy_of
+from r2v_dist.router.step_context import Situation
+from r2v_dist.storage import rollouts as rollout_store
 
 MAX_STEPS, BUDGET = 12, 3
 ARM = Arm("random", 0.3, "p", "expert", 0)

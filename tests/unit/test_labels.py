@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from r2v_dist.errors import UsageError
-from r2v_dist.features import FEATURE_NAMES
-from r2v_dist.labels import SCHEMA, LabelTable
+from r2v_dist.labels.table import SCHEMA, LabelTable
+from r2v_dist.router.features import FEATURE_NAMES
 
 
 def columns(**changed: Any) -> dict[str, Any]:

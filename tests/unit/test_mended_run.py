@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from actors.collector import Collector
-from actors.rollout import Totals, remaining
-from actors.servers import Checkpoint
-from r2v_dist import rollout_store
-from r2v_dist.cli import main
+from actors.dispatcher import Totals, remaining
+from actors.vllm.server_handle import Checkpoint
+from r2v_dist.cli.main import main
 from r2v_dist.episodes import Task, Unit
+from r2v_dist.storage import rollouts as rollout_store
 from tests.runs import outcomes
 from tests.unit.test_damage import DAMAGE, complaint, episode
 
@@ -74,8 +74,8 @@ class PretendedCrew:
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [Task(f"{split}-{n}", split, "none", ()) for split in ("validation", "test") for n in range(3)]
     monkeypatch.setattr("envs.tasks.make_tasks", lambda *_: tasks)
-    monkeypatch.setattr("r2v_dist.crew.Crew", PretendedCrew)
-    monkeypatch.setattr("r2v_dist.report.figures.draw_figures", lambda *_: [])  # they take most of the time
+    monkeypatch.setattr("r2v_dist.pipeline.services.Crew", PretendedCrew)
+    monkeypatch.setattr("r2v_dist.report.figures.catalogue.draw_figures", lambda *_: [])  # they take most of the time
 
 
 def run(folder: Path) -> int:

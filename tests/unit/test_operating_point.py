@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2v_dist.operating_point import at_cost, bayes_escalates, bayes_threshold, meet_budget
+from r2v_dist.stats.mixing import at_cost, bayes_escalates, bayes_threshold, meet_budget
 
 
 def test_bayes_minimises_expected_cost() -> None:

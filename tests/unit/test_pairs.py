@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from learners import pairs as preference_pairs
-from learners.pairs import PairCounts, build_pairs, pairs_of
-from r2v_dist import branch_values
-from r2v_dist.branch_values import BranchValue
+from learners.dpo import pairs as preference_pairs
+from learners.dpo.pairs import PairCounts, build_pairs, pairs_of
 from r2v_dist.chat import Turn
 from r2v_dist.errors import UsageError
+from r2v_dist.labels import branch_values
+from r2v_dist.labels.branch_values import BranchValue
 
 STATE: dict[str, Any] = {
     "key": "s",

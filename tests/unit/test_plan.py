@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from r2v_dist.cli import main
-from r2v_dist.config import RunConfig, load_config
+from r2v_dist.cli.main import main
+from r2v_dist.config.places import cache_folder, make_cache, write_problem
+from r2v_dist.config.run import RunConfig, load_config
+from r2v_dist.config.simulated import check_simulated, load_simulated
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.places import cache_folder, make_cache, write_problem
-from r2v_dist.plan import check, placement_problem
-from r2v_dist.simulated_config import check_simulated, load_simulated
+from r2v_dist.pipeline.preflight import check, placement_problem
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DEMO = CONFIGS / "textworld_demo.yaml"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from learners.preference_batch import PairCollator, answer_logits
-from learners.preference_losses import dpo_loss, jensen_shannon, token_log_probs, token_mean
+from learners.dpo.collator import PairCollator, answer_logits
+from learners.dpo.losses import dpo_loss, jensen_shannon, token_log_probs, token_mean
 
 VOCABULARY = 23
 

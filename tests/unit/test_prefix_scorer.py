@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForTokenClassification
 
-from learners.answer_rows import AnswerRow
-from learners.prefix_scorer import BLOCK, PrefixScorer
-from learners.value_model import ValueModel
+from learners.common.packing import AnswerRow
+from learners.verifier.network import ValueModel
+from learners.verifier.prefix_cache import BLOCK, PrefixScorer
 
 
 @pytest.fixture(scope="module")

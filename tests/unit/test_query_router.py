@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2v_dist import rollout_store
-from r2v_dist.calibration import auroc, brier_parts
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
 from r2v_dist.errors import UsageError
-from r2v_dist.features import FEATURE_NAMES
-from r2v_dist.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION
-from r2v_dist.query_router import QueryOutcomes, train_query_router
-from r2v_dist.router_model import RouterModel
+from r2v_dist.router.features import FEATURE_NAMES
+from r2v_dist.router.model import RouterModel
+from r2v_dist.router.query_classifier import QueryOutcomes, train_query_router
+from r2v_dist.router.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION
+from r2v_dist.stats.calibration_error import auroc, brier_parts
+from r2v_dist.storage import rollouts as rollout_store
 
 
 def outcomes(tasks: int, seed: int, told: bool = True) -> tuple[QueryOutcomes, np.ndarray]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2v_dist.risk_measures import cvar, cvar_failure, cvar_noise_floor, cvar_weights, cvars, rockafellar_uryasev, tail_threshold
+from r2v_dist.stats.cvar import cvar, cvar_failure, cvar_noise_floor, cvar_weights, cvars, rockafellar_uryasev, tail_threshold
 
 losses = st.lists(st.floats(0, 1, width=16), min_size=1, max_size=12).map(np.array)
 alphas = st.one_of(st.sampled_from([0.1, 0.2, 0.25, 1 / 3, 0.5, 1.0]), st.floats(0.01, 1.0))

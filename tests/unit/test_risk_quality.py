@@ -3,14 +3,8 @@
 import numpy as np
 import pytest
 
-from r2v_dist.calibration import auroc, brier_parts, ece, perfect_ece
-from r2v_dist.risk_quality import (
-    AloneSteps,
-    episode_quality,
-    luck_ece,
-    risk_quality,
-    step_qualities,
-)
+from r2v_dist.evaluation.risk_quality import AloneSteps, episode_quality, luck_ece, risk_quality, step_qualities
+from r2v_dist.stats.calibration_error import auroc, brier_parts, ece, perfect_ece
 
 
 def steps(failed_N: np.ndarray, episode_N: np.ndarray) -> AloneSteps:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from learners.launch import require_room
-from r2v_dist.config import load_config
-from r2v_dist.crew import learner_ranks
+from learners.common.ray_train import require_room
+from r2v_dist.config.run import load_config
 from r2v_dist.errors import UsageError
+from r2v_dist.pipeline.services import learner_ranks
 from tests.runs import ROOT
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learners.router_losses import (
+from learners.router.losses import (
     Episodes,
     Outcomes,
     Totals,

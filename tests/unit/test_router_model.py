@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2v_dist.calibrators import Array, Calibrator
 from r2v_dist.errors import UsageError
-from r2v_dist.features import FEATURE_NAMES
-from r2v_dist.router_model import Mlp, Mode, RouterModel
+from r2v_dist.router.calibration import Array, Calibrator
+from r2v_dist.router.features import FEATURE_NAMES
+from r2v_dist.router.model import Mlp, Mode, RouterModel
 
 F = len(FEATURE_NAMES)
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from r2v_dist.calibrators import Calibrator
 from r2v_dist.errors import UsageError
-from r2v_dist.features import FEATURE_NAMES, StepBatch, features
 from r2v_dist.language_model import Answer, Candidate, TopTokens
-from r2v_dist.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION, query_features
-from r2v_dist.router_model import Mlp, RouterModel
-from r2v_dist.routers import LEARNED, NAMES, RouterModels, build_router, stuck_steps
-from r2v_dist.situation import Situation
-from r2v_dist.verifier import preferred
+from r2v_dist.router.calibration import Calibrator
+from r2v_dist.router.features import FEATURE_NAMES, StepBatch, features
+from r2v_dist.router.model import Mlp, RouterModel
+from r2v_dist.router.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION, query_features
+from r2v_dist.router.registry import LEARNED, NAMES, RouterModels, build_router, stuck_steps
+from r2v_dist.router.step_context import Situation
+from r2v_dist.verifier.base import preferred
 
 SITUATION = Situation(
     true_risk=0.25,

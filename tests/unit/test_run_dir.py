@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from r2v_dist.errors import UsageError
-from r2v_dist.run_dir import RunDir, checkpoint_version
+from r2v_dist.storage.run_dir import RunDir, checkpoint_version
 
 
 def test_a_stage_is_complete_only_with_a_manifest(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import pytest
 from textworld import GameMaker
 from textworld.generator import GameOptions, compile_game
 
-from envs.textworld import TextWorldEnv
-from envs.textworld_games import GameFamily, draw_games, generate
-from learners.searching_expert import SearchingExpert
+from envs.textworld.env import TextWorldEnv
+from envs.textworld.games import GameFamily, draw_games, generate
+from scripts.tiny_models.searching_expert import SearchingExpert
 from tests.conftest import GAME_CACHE
 
 LAST_STEP_TOLD = GameFamily("custom", (("rooms", (3, 4)), ("objects", (4, 6)), ("quest_length", (3, 5)), ("instructions", "last")))

@@ -5,8 +5,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from r2v_dist.risk_measures import cvar, cvar_noise_floor
-from r2v_dist.seed_difference import LEVEL, permuted_rates, seed_difference, tail_means
+from r2v_dist.stats.cvar import cvar, cvar_noise_floor
+from r2v_dist.stats.seed_difference import LEVEL, permuted_rates, seed_difference, tail_means
 
 ALPHA = 0.2
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2v_dist.config import load_config
-from r2v_dist.evaluation import ArmOutcomes, router_rows
-from r2v_dist.learner_config import RouterConfig
-from r2v_dist.risk_measures import cvar_failure
-from r2v_dist.selection import Tolerance, selected_thresholds
+from r2v_dist.config.learners import RouterConfig
+from r2v_dist.config.run import load_config
+from r2v_dist.evaluation.outcomes import ArmOutcomes, router_rows
+from r2v_dist.evaluation.threshold_selection import Tolerance, selected_thresholds
+from r2v_dist.stats.cvar import cvar_failure
 
 TASKS, SEEDS = 20, 10
 ALPHA = 0.2

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from cluster import session
-from r2v_dist import doctor
-from r2v_dist.config import ClusterConfig
+from r2v_dist.cli import doctor
+from r2v_dist.config.run import ClusterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from tests.runs import ROOT
 

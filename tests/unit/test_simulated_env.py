@@ -8,15 +8,15 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401 -- registers
-from envs.simulated import SimulatedEnv
-from envs.simulated_exact import Exact, Score, scores
-from envs.simulated_labels import all_cells, cell_of, draw_labels
-from envs.simulated_optimum import Frontier
-from envs.simulated_world import World, symptom, uniforms
-from r2v_dist.labels import LabelTable
-from r2v_dist.latched import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, sweep, threshold_outcomes
-from r2v_dist.risk_measures import cvar
-from r2v_dist.simulated_config import SLM_PRICE
+from envs.simulated.env import SimulatedEnv
+from envs.simulated.exact import Exact, Score, scores
+from envs.simulated.labels import all_cells, cell_of, draw_labels
+from envs.simulated.optimum import Frontier
+from envs.simulated.world import World, symptom, uniforms
+from r2v_dist.config.simulated import SLM_PRICE
+from r2v_dist.evaluation.handover import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, sweep, threshold_outcomes
+from r2v_dist.labels.table import LabelTable
+from r2v_dist.stats.cvar import cvar
 
 ZS = range(20)
 TINY = World(

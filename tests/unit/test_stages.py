@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from r2v_dist.config import load_config
-from r2v_dist.pipeline import stages
-from r2v_dist.run_dir import Manifest, RunDir
-from r2v_dist.stages import Context
+from r2v_dist.config.run import load_config
+from r2v_dist.pipeline.context import Context
+from r2v_dist.pipeline.stages import stages
+from r2v_dist.storage.run_dir import Manifest, RunDir
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,7 +88,7 @@ def test_another_seed_tests_under_other_perturbation_seeds() -> None:
 def test_a_router_is_trained_again_where_its_constraint_can_end_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])
     before = {one.name: str(one.content(config)) for one in stages(config)}
-    monkeypatch.setattr("r2v_dist.pipeline.CONSTRAINT_STATUSES", ("active", "slack", "infeasible"))
+    monkeypatch.setattr("r2v_dist.pipeline.stages.CONSTRAINT_STATUSES", ("active", "slack", "infeasible"))
     assert {one.name for one in stages(config) if before[one.name] != str(one.content(config))} == {"router", "router2"}
 
 

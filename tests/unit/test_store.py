@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.collector import Collector
-from r2v_dist import rollout_store
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
 from r2v_dist.language_model import Answer, Candidate, TopTokens
+from r2v_dist.storage import rollouts as rollout_store
 
 ARM = Arm("entropy", 0.25, "bc-1", "expert", 0)
 

@@ -13,14 +13,14 @@ from pydantic import BaseModel
 
 from envs import tasks as tasks_module
 from envs.tasks import at_hand, check_tasks, identity, make_tasks
-from r2v_dist import rollout_store
-from r2v_dist.config import RunConfig, load_config
-from r2v_dist.env_config import LARGEST_SEED, EnvConfig, SandboxConfig
+from r2v_dist.config.env import LARGEST_SEED, EnvConfig, SandboxConfig
+from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.episodes import Episode, EpisodeKey, StopReason, Unit
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline import stages
-from r2v_dist.run_dir import RunDir
-from r2v_dist.stages import Context
+from r2v_dist.pipeline.context import Context
+from r2v_dist.pipeline.stages import stages
+from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.run_dir import RunDir
 
 DEMO = Path(__file__).parents[2] / "configs" / "textworld_demo.yaml"
 NOTHING: Any = None

@@ -13,13 +13,13 @@ from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401 -- registers
 from actors.env_runner import EnvRunner, RunnerSetup
-from envs.textworld import clean_feedback, clean_introduction
-from envs.textworld_games import GameFamily, draw_games, game_path, generate, is_cached
-from r2v_dist.agent import Player
-from r2v_dist.env_config import PerturbConfig
+from envs.textworld.env import clean_feedback, clean_introduction
+from envs.textworld.games import GameFamily, draw_games, game_path, generate, is_cached
+from r2v_dist.agent.episode import Player
+from r2v_dist.config.env import PerturbConfig
+from r2v_dist.config.models import ModelConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.language_model import Answer, Candidate, Request, Sampling
-from r2v_dist.model_config import ModelConfig
 from tests.conftest import GAME_CACHE, QUESTS
 
 SCORE = re.compile(r"score|possible \d|\d+/\d+", re.IGNORECASE)
@@ -165,9 +165,9 @@ def test_cleaning_keeps_the_world_and_drops_the_rest() -> None:
 
 
 def test_splits_never_share_a_game() -> None:
-    from learners.base_play import base_families
-    from r2v_dist.config import load_config
-    from r2v_dist.env_config import SPLITS
+    from r2v_dist.config.env import SPLITS
+    from r2v_dist.config.run import load_config
+    from scripts.tiny_models.play import base_families
     from tests.conftest import ROOT
 
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])

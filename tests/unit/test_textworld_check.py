@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from envs import textworld_check
 from envs.tasks import make_tasks
-from envs.textworld_check import check_games
-from r2v_dist.env_config import EnvConfig
+from envs.textworld import check as textworld_check
+from envs.textworld.check import check_games
+from r2v_dist.config.env import EnvConfig
 from r2v_dist.errors import UsageError
 
 

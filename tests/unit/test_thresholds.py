@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from r2v_dist import rollout_store
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.router_stages import grid
+from r2v_dist.pipeline.steps.router import grid
+from r2v_dist.storage import rollouts as rollout_store
 
 
 def watched(folder: Path, router: str, scores: list[list[float]]) -> Path:

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from actors.verifier import TrainedVerifier
+from actors.verifier.server import TrainedVerifier
 from r2v_dist.chat import Turn
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, Request
-from r2v_dist.verifier import JudgeVerifier, TextWorldRules, read_scores
+from r2v_dist.verifier.base import JudgeVerifier, TextWorldRules, read_scores
 
 HISTORY = (Turn("Goal: open the chest4.\nYou see a chest4 and a C-key.", "open chest4"),)
 
@@ -34,7 +34,7 @@ def test_rules_doubt_what_was_refused_a_moment_ago_but_not_what_never_reached_th
 
 
 def test_every_command_of_the_expert_is_in_the_grammar(tasks: Any) -> None:
-    from envs.textworld import TextWorldEnv
+    from envs.textworld.env import TextWorldEnv
 
     for task in tasks:
         env = TextWorldEnv(**dict(task.env_kwargs), expert=True)

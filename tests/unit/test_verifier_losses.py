@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForTokenClassification, Qwen3Config, Qwen3ForTokenClassification
 
-from learners.answer_rows import AnswerRow, can_share_prompt
-from learners.value_model import answer_scores, value_batch
-from learners.verifier_losses import verifier_loss
+from learners.common.packing import AnswerRow, can_share_prompt
+from learners.verifier.losses import verifier_loss
+from learners.verifier.network import answer_scores, value_batch
 
 
 def plain_loss(groups: list[list[tuple[Tensor, float]]], weight: float) -> Tensor:

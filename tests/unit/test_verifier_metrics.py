@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from r2v_dist.calibration import auroc
-from r2v_dist.isotonic import Isotonic, fit_isotonic, pool_adjacent_violators
-from r2v_dist.verifier_metrics import pairwise_accuracy, verifier_curves, verifier_metrics
+from r2v_dist.router.isotonic import Isotonic, fit_isotonic, pool_adjacent_violators
+from r2v_dist.stats.calibration_error import auroc
+from r2v_dist.verifier.metrics import pairwise_accuracy, verifier_curves, verifier_metrics
 
 
 def random_case(seed: int, size: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Perturbations of any text environment: the wrapper, the operators, the words they use."""

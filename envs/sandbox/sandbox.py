@@ -1,0 +1,112 @@
+"""Sandboxes for programs that nobody has read: one fresh sandbox a program, never shared, gone when the program's run returns."""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
+from typing import Self
+
+from envs.sandbox.isolation import means
+from envs.sandbox.limits import Completed, Limits
+from envs.sandbox.privileges import starter
+from envs.sandbox.process import Box
+from r2v_dist.errors import RuntimeFailure, UsageError
+
+_NO_FILES: Mapping[str, bytes] = MappingProxyType({})
+_ATTEMPTS = 3
+_CONCURRENT = 64
+"""Most programs at once through `arun`; more of them wait."""
+
+
+class Sandbox:
+    """Runs Python programs. Keeps `warm` sandboxes whose interpreter has started; thread-safe; a context manager.
+
+    Raises UsageError where isolation is weaker than bubblewrap and `allow_weaker` is not set, and where there is none.
+    """
+
+    def __init__(self, limits: Limits = Limits(), warm: int = 2, allow_weaker: bool = False) -> None:  # noqa: B008 (frozen)
+        isolation = means().isolation
+        if isolation.level == "none" or (isolation.level != "bubblewrap" and not allow_weaker):
+            raise UsageError(
+                f"sandbox.allow_weaker = {str(allow_weaker).lower()}: isolation here is only {isolation.level!r} ({isolation.detail}); "
+                "install bubblewrap, or set sandbox.allow_weaker: true to run model-written code with what there is"
+            )
+        self.limits = limits
+        self._bubblewrapped = isolation.level == "bubblewrap"
+        self._starter = starter(self._bubblewrapped)
+        self._runners = ThreadPoolExecutor(_CONCURRENT, "sandbox-runner")
+        self._janitors = ThreadPoolExecutor(4, "sandbox-janitor")
+        self._lock = threading.Lock()
+        self._size = warm
+        self._closed = False
+        self._warm: deque[Future[Box]] = deque()
+        self._refill()
+
+    def run(self, source: str, stdin: bytes = b"", files: Mapping[str, bytes] = _NO_FILES, limits: Limits | None = None) -> Completed:
+        """Run `source` as the main module of a fresh interpreter, in a writable directory that holds `files`.
+
+        The standard library can be imported, and `files`; nothing else. Raises RuntimeFailure when no sandbox starts, and
+        ValueError for a file name outside the directory. Whatever the program does is an `Ending`.
+        """
+        limits = limits or self.limits
+        box = self._ready_box(limits)
+        try:
+            return box.run(source, files, stdin, limits)
+        finally:
+            self._janitors.submit(box.discard)
+            # Not before: starting an interpreter takes a core for longer than many a program runs.
+            self._refill()
+
+    async def arun(
+        self, source: str, stdin: bytes = b"", files: Mapping[str, bytes] = _NO_FILES, limits: Limits | None = None
+    ) -> Completed:
+        """As `run`, in a thread of the sandbox's own. A program whose caller is cancelled runs on to its limit."""
+        return await asyncio.get_running_loop().run_in_executor(self._runners, self.run, source, stdin, files, limits)
+
+    def close(self) -> None:
+        """Wait for programs of `arun`, then end the waiting sandboxes, and any program still run by `run`."""
+        self._runners.shutdown()
+        with self._lock:
+            self._closed = True
+            waiting = list(self._warm)
+            self._warm.clear()
+        for future in waiting:
+            future.result().discard()
+        self._janitors.shutdown()
+        self._starter.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ready_box(self, limits: Limits) -> Box:
+        """A sandbox that waits for its program. One that died waiting (it was idle for hours, memory ran out) is replaced."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            box = self._take(limits).result()
+            try:
+                box.wait_ready()
+            except RuntimeFailure:
+                box.discard()
+                if attempt == _ATTEMPTS:
+                    raise
+            else:
+                return box
+        raise AssertionError("unreachable")
+
+    def _take(self, limits: Limits) -> Future[Box]:
+        with self._lock:
+            # The size of /tmp is fixed at the start.
+            fits = self._warm and limits.file_mib == self.limits.file_mib
+            return self._warm.popleft() if fits else self._start(limits)
+
+    def _refill(self) -> None:
+        with self._lock:
+            while len(self._warm) < self._size and not self._closed:
+                self._warm.append(self._start(self.limits))
+
+    def _start(self, limits: Limits) -> Future[Box]:
+        return self._starter.submit(Box, limits, means().hierarchy, self._bubblewrapped)

@@ -1,0 +1,1 @@
+"""Behaviour cloning of the SLM on the teacher's successful episodes."""

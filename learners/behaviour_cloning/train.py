@@ -1,0 +1,94 @@
+"""Behaviour cloning (METHOD section 2): L = -E log pi(a* | x), on action tokens of successful teacher episodes only.
+
+TRL's SFTTrainer and DeepSpeed do the training; here is the data, the launch and the published checkpoint, a plain
+Hugging Face directory. Episodes are read in the order of their keys, so the result does not depend on who finished
+first; training resumes from its last complete checkpoint.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from learners.common.hf_trainer import lora_adapter, merge_of, publish, recorder, train, trainer_arguments
+from learners.common.ray_train import run_ranks
+from learners.common.sequences import IGNORED, episode_sequence
+from r2v_dist.chat import ChatFormat, Turn, opening_message
+from r2v_dist.config.learners import BCConfig
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.storage import rollouts as rollout_store
+
+
+@dataclass(frozen=True)
+class BCJob:
+    """What to learn from what; `model` is the checkpoint to start from."""
+
+    rollouts: Path
+    model: str
+    system_prompt: str
+    output: Path
+    stage: Path
+    seed: int
+    config: BCConfig
+    template_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the chat template."""
+
+
+def clone_behaviour(job: BCJob) -> None:
+    """Train and publish `job.output`; returns when the checkpoint is complete."""
+    run_ranks(_train_rank, {"job": job}, job.config.deepspeed, "bc", job.stage / "ray_train")
+    if not (job.output / "config.json").is_file():
+        raise RuntimeFailure(f"behaviour cloning ended without a checkpoint in {job.output}")
+    shutil.rmtree(job.stage / "checkpoints", ignore_errors=True)
+
+
+def build_dataset(rollouts: Path, chat: ChatFormat, max_length: int) -> Any:
+    """Successful teacher episodes as `input_ids` and `labels` (IGNORED everywhere but on action tokens), one row an episode."""
+    from datasets import Dataset
+
+    columns = ["key", "t", "goal", "success", "observation", "action", "action_ids", "actor"]
+    rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for episode in rollout_store.episodes_of(rollout_store.read(rollouts, columns)):
+        if not episode[0]["success"]:
+            continue
+        users = [row["observation"] for row in episode]
+        users[0] = opening_message(episode[0]["goal"], users[0])
+        turns = [Turn(user, row["action"], row["actor"]) for user, row in zip(users, episode, strict=True)]
+        sequence = episode_sequence(chat, turns, [True] * len(turns), max_length)
+        rows["input_ids"].append(sequence.input_ids)
+        rows["labels"].append([i if m else IGNORED for i, m in zip(sequence.input_ids, sequence.completion_mask, strict=True)])
+    if not rows["input_ids"]:
+        raise RuntimeFailure(f"{rollouts} holds no successful teacher episode to learn from")
+    return Dataset.from_dict(rows)
+
+
+def _train_rank(arguments: dict[str, Any]) -> None:
+    """What every rank runs."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig
+
+    from learners.behaviour_cloning.trainer import CloningTrainer
+
+    job: BCJob = arguments["job"]
+    config = job.config
+    training = SFTConfig(
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        padding_free=config.padding_free,
+        train_sampling_strategy="batch_rebalance",
+        **trainer_arguments("bc", config, job.stage, job.seed),
+    )
+    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)
+    trainer = CloningTrainer(
+        model=AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.bfloat16 if config.bf16 else torch.float32),
+        args=training,
+        train_dataset=build_dataset(job.rollouts, chat, config.max_length),
+        processing_class=tokenizer,
+        peft_config=lora_adapter(config.lora),
+        callbacks=[recorder(job.stage)],
+    )
+    train(trainer, job.stage)
+    publish(trainer, tokenizer, job.output, merge_of(config.lora))

@@ -1,0 +1,163 @@
+"""What every learner's ranks share: trainer arguments, resuming, metrics, and the published checkpoint.
+
+A checkpoint is whole or absent: training checkpoints are marked once everything in them is on disk, and a published
+one is renamed into place. Steps that are trained again are logged again, never twice.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from learners.common.ray_train import append_metrics, deepspeed_arguments, require_deepspeed
+from r2v_dist import files
+from r2v_dist.config.learners import LearnerConfig, LoraConfig
+from r2v_dist.errors import RuntimeFailure
+
+_COMPLETE = "complete"
+
+
+def trainer_arguments(name: str, config: LearnerConfig, stage: Path, seed: int) -> dict[str, Any]:
+    """Arguments of a Hugging Face trainer. Call on every rank, and before the model is loaded (ZeRO-3 shards while loading).
+
+    Raises RuntimeFailure when the batch cannot be divided among the ranks.
+    """
+    import torch.distributed
+    import transformers
+    from transformers import set_seed
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    set_seed(seed)
+    together = config.micro_batch_size * torch.distributed.get_world_size()
+    if config.batch_size % together:
+        raise RuntimeFailure(f"{name}.batch_size = {config.batch_size}: must be a multiple of micro_batch_size x ranks = {together}")
+    return {
+        "output_dir": str(stage / "checkpoints"),
+        "learning_rate": config.learning_rate,
+        "num_train_epochs": config.epochs,
+        "per_device_train_batch_size": config.micro_batch_size,
+        "gradient_accumulation_steps": config.batch_size // together,
+        "warmup_steps": config.warmup_share,
+        "lr_scheduler_type": "cosine",
+        "weight_decay": 0.01,
+        "remove_unused_columns": False,
+        "bf16": config.bf16,
+        "fp16": False,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "logging_steps": 5,
+        "save_steps": config.save_every_steps,
+        "save_total_limit": 2,
+        "report_to": [],
+        "disable_tqdm": True,
+        "seed": seed,
+        "data_seed": seed,
+        **deepspeed_arguments(config.deepspeed),
+    }
+
+
+def lora_adapter(config: LoraConfig | None, task: str = "CAUSAL_LM", without: tuple[str, ...] = ()) -> Any:
+    """The adapter's configuration, None for full-parameter training.
+
+    Args:
+        task: PEFT's name of the model's kind.
+        without: linear layers that are trained themselves (a new head) and get no adapter.
+    """
+    if config is None:
+        return None
+    from peft import LoraConfig as Adapter
+
+    shape = {"r": config.r, "lora_alpha": config.alpha, "lora_dropout": config.dropout}
+    return Adapter(**shape, target_modules="all-linear", exclude_modules=list(without) or None, task_type=task)
+
+
+def merge_of(config: LoraConfig | None) -> Any:
+    """How `publish` merges a causal language model's adapter, None without one."""
+    if config is None:
+        return None
+    from peft import AutoPeftModelForCausalLM
+
+    return AutoPeftModelForCausalLM.from_pretrained
+
+
+def train(trainer: Any, stage: Path) -> None:
+    """Train from the last complete checkpoint in `stage` to the end. Raises RuntimeFailure unless DeepSpeed did it."""
+    import torch.distributed
+
+    resumed = _last_complete(stage / "checkpoints")
+    if torch.distributed.get_rank() == 0:
+        _forget_metrics_after(stage / "metrics.jsonl", int(resumed.rpartition("-")[2]) if resumed else 0)
+    trainer.train(resume_from_checkpoint=resumed)
+    require_deepspeed(trainer)
+
+
+def publish(trainer: Any, tokenizer: Any, output: Path, merge: Any = None, finish: Callable[[Path], None] | None = None) -> None:
+    """Save a plain Hugging Face directory next to the target and rename it.
+
+    Args:
+        merge: loads a folder with an adapter as a PEFT model, which is then merged; None for full-parameter training.
+        finish: adds to the folder before it is published, on the first rank only.
+    """
+    import torch.distributed
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    scratch = output.with_name(output.name + ".tmp")
+    trainer.save_model(str(scratch))
+    torch.distributed.barrier()
+    if torch.distributed.get_rank() != 0:
+        return
+    # Under ZeRO-3 this rank would load models in shards, and wait for ever for ranks that are done.
+    unset_hf_deepspeed_config()
+    if merge is not None:
+        merged: Any = merge(scratch).merge_and_unload()
+        shutil.rmtree(scratch)
+        merged.save_pretrained(scratch)
+    tokenizer.save_pretrained(scratch)
+    (scratch / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing of ours needs it
+    if finish is not None:
+        finish(scratch)
+    files.publish(scratch, output)
+
+
+def recorder(stage: Path, *measures: str) -> Any:
+    """A callback that logs progress, loss and the named measures, and marks checkpoints complete.
+
+    `seconds` are counted from where this attempt started to train.
+    """
+    import torch.distributed
+    from transformers import TrainerCallback
+
+    first_rank = torch.distributed.get_rank() == 0
+
+    class Recorder(TrainerCallback):  # type: ignore[misc]
+        """Writes on the first rank only."""
+
+        started = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.started = time.monotonic()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            if first_rank and logs and "loss" in logs:
+                row = {"step": state.global_step, "of": state.max_steps, "epoch": logs["epoch"], "loss": logs["loss"]}
+                row |= {"seconds": round(time.monotonic() - self.started, 3), **{name: logs[name] for name in measures}}
+                append_metrics(stage / "metrics.jsonl", row)
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if first_rank:
+                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+
+    return Recorder()
+
+
+def _last_complete(folder: Path) -> str | None:
+    done = sorted(folder.glob(f"checkpoint-*/{_COMPLETE}"), key=lambda marker: int(marker.parent.name.rpartition("-")[2]))
+    return str(done[-1].parent) if done else None
+
+
+def _forget_metrics_after(path: Path, step: int) -> None:
+    if path.is_file():
+        kept = [row for row in files.read_json_lines(path) if row["step"] <= step]
+        files.write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))

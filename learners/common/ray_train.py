@@ -1,0 +1,180 @@
+"""Starts the ranks of a learner with Ray Train and hands DeepSpeed to TRL, on CUDA and on CPU machines alike.
+
+On a CPU machine accelerate would silently fall back to plain data parallelism; `deepspeed_arguments` prevents it, and
+every learner checks with `require_deepspeed` that the engine it trained with was DeepSpeed's.
+"""
+
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from r2v_dist.config.learners import DeepSpeedConfig
+from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.files import append_json_line, write_atomically
+
+STARTS = 2
+"""Tries to find room for the ranks; cluster.session says how long one takes."""
+_VERDICT = "verdict.json"
+_SECTIONS = {"verifier": "verifier.training"}
+"""Of the configuration, where a learner has another name."""
+
+Loop = Callable[[dict[str, Any]], None]
+
+
+def run_ranks(loop: Loop, arguments: dict[str, Any], deepspeed: DeepSpeedConfig, name: str, storage: Path) -> None:
+    """Run `loop(arguments)` on every rank; a rank that dies is started again from its last checkpoint.
+
+    Raises UsageError where the cluster is too small for the ranks, and what a rank says is wrong with its input at
+    once, without another try. Raises RuntimeFailure with the first cause when the ranks cannot be kept alive.
+    """
+    import ray
+
+    use_gpu = require_room(name, deepspeed.ranks, ray.cluster_resources())
+    verdict = storage.resolve() / _VERDICT
+    verdict.unlink(missing_ok=True)
+    trainer = _trainer(loop, arguments, deepspeed, name, verdict, use_gpu)
+    ended: Future[None] = Future()
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+            ended.set_result(None)
+        except BaseException as error:
+            ended.set_exception(error)
+
+    # In the main thread Ray Train takes Ctrl-C to itself, and then waits for ranks that wait for room.
+    threading.Thread(target=fit, daemon=True).start()
+    while not ended.done():
+        _raise_verdict(verdict)
+        threading.Event().wait(0.2)
+    _raise_verdict(verdict)
+    if (error := ended.exception()) is not None:  # a boundary: whatever ended the ranks, the user gets its first cause
+        raise RuntimeFailure(f"learner {name}: {_innermost(error)}") from None
+
+
+def require_room(name: str, ranks: int, there: dict[str, float]) -> bool:
+    """Whether the ranks take GPUs. Raises UsageError where the cluster could never place them: they would wait for ever."""
+    if there.get("GPU", 0) >= ranks:
+        return True
+    cores = there.get("CPU", 0)
+    if cores < ranks:
+        raise UsageError(
+            f"{_SECTIONS.get(name, name)}.deepspeed.ranks = {ranks}: the cluster has {cores:g} CPU cores and every rank takes one; "
+            "lower the key, raise cluster.num_cpus where it is set, or add nodes"
+        )
+    return False
+
+
+def _trainer(
+    loop: Loop,
+    arguments: dict[str, Any],
+    deepspeed: DeepSpeedConfig,
+    name: str,
+    verdict: Path,
+    use_gpu: bool,
+) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    environment = {
+        "OMP_NUM_THREADS": str(deepspeed.threads_per_rank),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # In bfloat16, cuDNN's attention builds a plan for every new shape of a batch: most of a step, where lengths vary.
+        "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
+        **({} if use_gpu else {"DS_ACCELERATOR": "cpu"}),
+    }
+    return TorchTrainer(
+        _rank,
+        train_loop_config={"loop": loop, "arguments": arguments, "verdict": str(verdict)},
+        scaling_config=ScalingConfig(
+            num_workers=deepspeed.ranks, use_gpu=use_gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if use_gpu else {})}
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(verdict.parent),
+            failure_config=FailureConfig(max_failures=2, controller_failure_limit=STARTS - 1),
+            worker_runtime_env={"env_vars": environment},
+        ),
+    )
+
+
+def _rank(config: dict[str, Any]) -> None:
+    """What a rank runs. What our own code says about its input is true on every try, so that it is left for the driver to read."""
+    try:
+        config["loop"](config["arguments"])
+    except (UsageError, RuntimeFailure) as error:
+        verdict = {"usage": isinstance(error, UsageError), "message": str(error)}
+        write_atomically(Path(config["verdict"]), json.dumps(verdict))
+        raise
+
+
+def _raise_verdict(path: Path) -> None:
+    if path.is_file():
+        verdict = json.loads(path.read_text(encoding="utf-8"))
+        raise (UsageError if verdict["usage"] else RuntimeFailure)(verdict["message"])
+
+
+def _innermost(error: BaseException) -> str:
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        return _innermost(next(iter(failures.values())))
+    if (failure := getattr(error, "controller_failure", None)) is not None:
+        # Ray Train goes on with a page of what may be the matter.
+        return f"{type(failure).__name__}: {' '.join(str(failure).split()).partition(' Potential causes')[0]}"[:500]
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:500]
+
+
+def deepspeed_arguments(config: DeepSpeedConfig) -> dict[str, Any]:
+    """Trainer arguments that put DeepSpeed in charge. Call on every rank before the trainer's config is made."""
+    import torch
+
+    arguments: dict[str, Any] = {"deepspeed": _deepspeed_config(config, torch.cuda.is_available())}
+    if not torch.cuda.is_available():
+        import deepspeed
+        import deepspeed.ops
+        from accelerate import DistributedType, PartialState
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would compile at run time; gloo does the work
+        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+        PartialState(cpu=True).distributed_type = DistributedType.DEEPSPEED
+        arguments |= {"use_cpu": False, "accelerator_config": {"use_configured_state": True}, "dataloader_pin_memory": False}
+    return arguments
+
+
+def require_deepspeed(trainer: Any) -> None:
+    """Raise RuntimeFailure unless DeepSpeed did the training."""
+    engine = type(trainer.model_wrapped).__name__
+    if engine != "DeepSpeedEngine":
+        raise RuntimeFailure(f"trained with {engine} where DeepSpeedEngine was asked for")
+
+
+def _deepspeed_config(config: DeepSpeedConfig, cuda: bool) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.zero_stage}
+    if config.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if config.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+        if config.offload_parameters:
+            zero["offload_param"] = {"device": "cpu"}
+    optimizer = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
+    # DeepSpeed's own is compiled at run time, which takes a compiler; only offloading from a GPU cannot do without.
+    of_torch = {} if cuda and config.offload_optimizer else {"torch_adam": True, "fused": True}
+    return {
+        "zero_optimization": zero,
+        "optimizer": {"type": "AdamW", "params": optimizer | of_torch},
+        "bf16": {"enabled": "auto"},
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+    }
+
+
+def append_metrics(path: Path, row: dict[str, Any]) -> None:
+    """Add one line to a stage's metrics."""
+    append_json_line(path, row)

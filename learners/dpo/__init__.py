@@ -1,0 +1,1 @@
+"""Verifier-guided preference learning with a consistency term."""

@@ -1,0 +1,217 @@
+"""Preference pairs from branch values (METHOD section 4): Arrow in, Arrow out, and an account of every state left out.
+
+At most one pair a state: a+ = argmax V over the SLM's candidates and the teacher's action, a- = argmin V, kept when
+V(a+) - V(a-) reaches the gap. The second view is the same hidden state met under another perturbation seed: same task,
+same action prefix and equal state hash. The result depends on the rows alone, not on their order.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from r2v_dist.chat import Turn
+from r2v_dist.labels import branch_values
+from r2v_dist.labels.branch_values import TURNS, BranchValue, Source
+from r2v_dist.seeding import rng_for
+from r2v_dist.storage import arrow_file as table_file
+
+_NAME, _IDS = pa.dictionary(pa.int32(), pa.string()), pa.list_(pa.int32())
+_ROUNDING = 1e-9
+"""0.5 - 0.4 is a gap of 0.1."""
+
+SCHEMA = pa.schema(
+    [
+        *(("key", _NAME), ("task", _NAME), ("split", _NAME), ("z", pa.int32()), ("prefix", pa.int64()), ("t", pa.int16())),
+        *(("state_hash", pa.int64()), ("policy", _NAME), ("scored_by", _NAME), ("history", TURNS), ("user", _NAME)),
+        *(("chosen", _NAME), ("chosen_ids", _IDS), ("chosen_source", _NAME), ("chosen_value", pa.float64()), ("chosen_n", pa.int32())),
+        *(
+            ("rejected", _NAME),
+            ("rejected_ids", _IDS),
+            ("rejected_source", _NAME),
+            ("rejected_value", pa.float64()),
+            ("rejected_n", pa.int32()),
+        ),
+        *(("view_key", _NAME), ("view_z", pa.int32()), ("view_history", TURNS), ("view_user", _NAME)),
+    ],
+    metadata={"r2v_pairs_version": "1"},
+)
+"""`chosen_value` and `rejected_value` are V as given by `scored_by`; the view columns are null where there is no second view."""
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """Every state is kept or counted under one reason; so is every kept pair's second view.
+
+    `clean`: met without perturbation. `one_action`: fewer than two different actions. `small_gap`: V does not tell them apart.
+    `unseen_elsewhere`: no other seed met this task and prefix. `other_state`: others did, in another hidden state.
+    `same_text`: others did, but read exactly the same.
+    """
+
+    states: int
+    pairs: int
+    clean: int
+    one_action: int
+    small_gap: int
+    teacher_chosen: int
+    with_view: int
+    unseen_elsewhere: int
+    other_state: int
+    same_text: int
+
+
+@dataclass(frozen=True)
+class View:
+    """Another conversation that led to the same hidden state."""
+
+    key: str
+    z: int | None
+    history: tuple[Turn, ...]
+    user: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a learner needs of a pair: the context, both answers to `user`, and the second view."""
+
+    key: str
+    history: tuple[Turn, ...]
+    user: str
+    chosen: Turn
+    rejected: Turn
+    view: View | None
+
+
+@dataclass(frozen=True)
+class _Action:
+    """A distinct action of a state; candidates with equal text are one action, its value their mean over branches."""
+
+    row: BranchValue
+    value: float
+    n: int
+
+
+def build_pairs(
+    table: pa.Table,
+    min_gap: float,
+    scores: npt.NDArray[np.float64] | None = None,
+    scored_by: str = "branches",
+    visited: Sequence[BranchValue] = (),
+) -> tuple[pa.Table, PairCounts]:
+    """Pairs of a branch-value table.
+
+    Args:
+        table: rows of `r2v_dist.labels.branch_values`.
+        min_gap: the least V(a+) - V(a-).
+        scores: V of every row, in [0, 1]; None takes the branch values themselves.
+        scored_by: where V comes from, kept with every pair.
+        visited: further states that were met, one row each: second views may be among them.
+    """
+    scores = branch_values.values(table) if scores is None else scores
+    score_of = {(row.key, row.source, row.candidate_index): float(v) for row, v in zip(branch_values.rows_of(table), scores, strict=True)}
+    states = branch_values.states_of(table)
+    met: dict[tuple[str, int], list[BranchValue]] = defaultdict(list)
+    for row in {row.key: row for row in (*visited, *(rows[0] for rows in states))}.values():
+        met[row.task, row.prefix].append(row)
+    for others in met.values():
+        others.sort(key=lambda row: row.key)
+    counted: dict[str, int] = defaultdict(int)
+    kept: list[tuple[_Action, _Action, View | None]] = []
+    for rows in states:
+        pair = _pair(rows, score_of, min_gap)
+        if isinstance(pair, str):
+            counted[pair] += 1
+            continue
+        view = _second_view(rows[0], met[rows[0].task, rows[0].prefix])
+        counted["with_view" if isinstance(view, View) else view] += 1
+        counted["teacher_chosen"] += pair[0].row.source == "teacher"
+        kept.append((*pair, view if isinstance(view, View) else None))
+    names = ("clean", "one_action", "small_gap", "teacher_chosen", "with_view", "unseen_elsewhere", "other_state", "same_text")
+    counts = PairCounts(states=len(states), pairs=len(kept), **{name: counted[name] for name in names})
+    return _to_table(kept, scored_by), counts
+
+
+def _pair(rows: Sequence[BranchValue], score_of: Mapping[tuple[str, Source, int], float], min_gap: float) -> tuple[_Action, _Action] | str:
+    """(a+, a-), or the reason why there is none."""
+    if rows[0].z is None:
+        return "clean"
+    same_text: dict[str, list[BranchValue]] = defaultdict(list)
+    for row in rows:
+        same_text[row.candidate].append(row)
+    actions = []
+    for alike in same_text.values():
+        n = sum(row.n for row in alike)
+        value = sum(score_of[row.key, row.source, row.candidate_index] * row.n for row in alike) / n
+        # The policy's own wording (and token ids) where it has one: what it did sample, it can learn to prefer.
+        actions.append(_Action(min(alike, key=lambda row: row.source == "teacher"), value, n))
+    if len(actions) < 2:
+        return "one_action"
+    best = max(actions, key=lambda action: (action.value, action.row.source == "slm", -action.row.candidate_index))
+    worst = min(actions, key=lambda action: (action.value, action.row.source == "teacher", action.row.candidate_index))
+    return (best, worst) if best.value - worst.value >= min_gap - _ROUNDING else "small_gap"
+
+
+def _second_view(state: BranchValue, met: Sequence[BranchValue]) -> View | str:
+    """Another view of the state, drawn by the state's key; or the reason why there is none."""
+    elsewhere = [other for other in met if other.z != state.z]
+    if not elsewhere:
+        return "unseen_elsewhere"
+    alike = [other for other in elsewhere if other.state_hash == state.state_hash]
+    if not alike:
+        return "other_state"
+    read = _text(state)
+    different = [other for other in alike if _text(other) != read]
+    if not different:
+        return "same_text"
+    other = rng_for("second-view", state.key).choice(different)
+    return View(other.key, other.z, other.history, other.user)
+
+
+def _text(state: BranchValue) -> list[str]:
+    return [*(turn.user for turn in state.history), state.user]
+
+
+def _to_table(kept: Sequence[tuple[_Action, _Action, View | None]], scored_by: str) -> pa.Table:
+    state_columns = ("key", "task", "split", "z", "prefix", "t", "state_hash", "policy", "user")
+    columns: dict[str, list[object]] = {name: [getattr(best.row, name) for best, _, _ in kept] for name in state_columns}
+    columns["history"] = [branch_values.turn_rows(best.row.history) for best, _, _ in kept]
+    columns["scored_by"] = [scored_by] * len(kept)
+    for name, actions in (("chosen", [best for best, _, _ in kept]), ("rejected", [worst for _, worst, _ in kept])):
+        columns[name] = [action.row.candidate for action in actions]
+        columns[f"{name}_ids"] = [action.row.candidate_ids for action in actions]
+        columns[f"{name}_source"] = [action.row.source for action in actions]
+        columns[f"{name}_value"] = [action.value for action in actions]
+        columns[f"{name}_n"] = [action.n for action in actions]
+    views = [view for _, _, view in kept]
+    columns["view_key"] = [view and view.key for view in views]
+    columns["view_z"] = [view and view.z for view in views]
+    columns["view_history"] = [view and branch_values.turn_rows(view.history) for view in views]
+    columns["view_user"] = [view and view.user for view in views]
+    return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+
+
+def pairs_of(table: pa.Table) -> Iterator[Pair]:
+    """The pairs of a table, in its order."""
+    for row in (row for batch in table.to_batches() for row in batch.to_pylist()):
+        view = None
+        if row["view_key"] is not None:
+            view = View(row["view_key"], row["view_z"], tuple(branch_values.read_turns(row["view_history"])), row["view_user"])
+        answers = [
+            Turn(row["user"], row[name], row[f"{name}_source"], ids if (ids := row[f"{name}_ids"]) is None else tuple(ids))
+            for name in ("chosen", "rejected")
+        ]
+        yield Pair(row["key"], tuple(branch_values.read_turns(row["history"])), row["user"], answers[0], answers[1], view)
+
+
+def save(path: Path, table: pa.Table) -> None:
+    """Publish pairs as a file."""
+    table_file.save(path, table, SCHEMA)
+
+
+def load(path: Path) -> pa.Table:
+    """Read pairs. Raises UsageError when the file is of another kind or version."""
+    return table_file.load(path, SCHEMA, "preference pairs")

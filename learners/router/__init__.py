@@ -1,0 +1,1 @@
+"""Training of the step-level router: data, losses, phases."""

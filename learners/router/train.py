@@ -1,0 +1,287 @@
+"""The router learner (METHOD section 7): from label tables to a folder that numpy alone can run.
+
+Ray Train starts the ranks and a DeepSpeed engine trains on them; every number that a rank logs is that of the whole batch.
+Validation labels alone stop training, calibrate the risks and choose the threshold.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from learners.common.ray_train import run_ranks
+from r2v_dist import files
+from r2v_dist.config.learners import ConstraintStatus, RouterConfig
+from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError
+from r2v_dist.evaluation.handover import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, noise_floor, sweep
+from r2v_dist.files import write_atomically
+from r2v_dist.labels.table import LabelTable
+from r2v_dist.router.calibration import Calibrator, choose_calibrator
+from r2v_dist.router.model import ESTIMATES, RISKS, Mlp, RiskPrediction, RouterModel, Score
+from r2v_dist.seeding import short_hash
+from r2v_dist.stats.mixing import Mix
+
+if TYPE_CHECKING:
+    from learners.router.data import Share
+    from learners.router.phases import Duality, Setting
+
+MIN_SEEDS = 10
+"""CVaR over fewer seeds says nothing (METHOD section 0)."""
+_RESULT = "training.json"
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class RouterJob:
+    """Which labels, and where the router goes; `stage` keeps metrics and checkpoints."""
+
+    train: Path
+    validation: Path
+    output: Path
+    stage: Path
+    seed: int
+    config: RouterConfig
+
+    def resolved(self) -> "RouterJob":
+        """The same job with absolute paths: ranks work in another directory."""
+        paths = {name: getattr(self, name).resolve() for name in ("train", "validation", "output", "stage")}
+        return replace(self, **paths)
+
+
+@dataclass(frozen=True)
+class RouterResult:
+    """A trained router and what validation says of it. `point` is None where no threshold keeps CVaR at most epsilon.
+
+    `constraint` is how the primal-dual run ended, by the CVaR that training measured (`train_cvar`).
+    `cvar_noise_floor` is the CVaR that the point would show if seeds did not differ.
+    """
+
+    output: str
+    version: str
+    constraint: ConstraintStatus
+    multiplier: float
+    train_cvar: float
+    point: LatchedPoint | None
+    cvar_noise_floor: float | None
+    brier: dict[str, float]
+    calibrators: dict[str, str]
+    dropped_episodes: int
+
+
+def variant_of(config: RouterConfig, name: str) -> RouterConfig:
+    """The configuration of `r2v` or of one of its ablations, by the name of its arms."""
+    suffix = name.removeprefix("r2v").removeprefix("_")
+    changes = {"joint": {"mode": "joint"}, "dissent": {"mode": "decoupled", "score": "dissent"}}
+    return config.model_copy(update=changes.get(suffix, {"ablation": suffix or "none"}))
+
+
+def train_routers(jobs: Sequence[RouterJob]) -> list[RouterResult]:
+    """Train routers one after the other on the same ranks: the start of the ranks is paid once. Complete ones are not trained again.
+
+    All jobs share `config.deepspeed` (that of the first is used). Raises UsageError for labels that cannot train a router, before any
+    rank is started.
+    """
+    jobs = [job.resolved() for job in jobs]
+    for job in jobs:
+        check_labels(job)
+    if any(not (job.output / _RESULT).is_file() for job in jobs):
+        run_ranks(_train_rank, {"jobs": jobs}, jobs[0].config.deepspeed, "router", jobs[0].stage / "ray_train")
+    return [_read_result(job.output) for job in jobs]
+
+
+def train_routers_here(jobs: Sequence[RouterJob]) -> list[RouterResult]:
+    """As `train_routers`, by one rank that is this process: seconds faster to start, for labels that need no more than one."""
+    from learners.router.engine import be_the_only_rank
+
+    jobs = [job.resolved() for job in jobs]
+    for job in jobs:
+        check_labels(job)
+    be_the_only_rank(jobs[0].config.deepspeed.threads_per_rank)
+    train_on_rank(jobs)
+    return [_read_result(job.output) for job in jobs]
+
+
+def check_labels(job: RouterJob) -> None:
+    """Raises UsageError where the labels cannot train a router."""
+    asked: set[bool] = set()
+    for name, path in (("train", job.train), ("validation", job.validation)):
+        labels = LabelTable.load(path)
+        episodes = LatchedEpisodes.of(labels)
+        seeds = len(np.unique(episodes.z_E))
+        if seeds < MIN_SEEDS:
+            raise UsageError(f"{path}: perturb.{name}_seeds: {seeds} seeds with complete episodes; CVaR needs at least {MIN_SEEDS}")
+        missing = [kind for kind, n in (("S", labels.n), ("T1", labels.n1), ("Tinf", labels.nT)) if not n.sum()]
+        if missing:
+            raise UsageError(f"{path}: no {missing[0]}-branches; label the {name} tasks with all three kinds")
+        asked.add(bool(labels.n_dissent.any()))
+        if job.config.mode == "decoupled" and job.config.score in ("dissent", "advantage") and not labels.n_dissent.any():
+            raise UsageError(f"{path}: router.score = {job.config.score}: no label says what the teacher would do; use score value")
+        if len(asked) > 1:
+            raise UsageError(f"{path}: the teacher's actions are known on one split and not on the other; label both again")
+        if len(episodes) < job.config.deepspeed.ranks:
+            raise UsageError(f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = {job.config.deepspeed.ranks}; use fewer ranks")
+
+
+def _train_rank(arguments: dict[str, Any]) -> None:
+    """What every rank runs under Ray Train."""
+    train_on_rank(arguments["jobs"])
+
+
+def train_on_rank(jobs: Sequence[RouterJob]) -> None:
+    """Train on this rank of a process group that exists or that the environment describes."""
+    from learners.router.engine import start_communication
+
+    device = start_communication()
+    risks: dict[tuple[object, ...], dict[str, Mlp]] = {}
+    for job in jobs:
+        if not (job.output / _RESULT).is_file():
+            _train_one(job, device, risks)
+
+
+def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...], dict[str, Mlp]]) -> None:
+    """`known_risks`: routers that differ in their policy only share one training of the risk heads."""
+    import torch
+
+    from learners.router.data import Scaler, adder, deal, distinct
+    from learners.router.engine import Log
+    from learners.router.phases import Setting, policy_inputs, predicted, train_policy
+    from learners.router.teacher_effects import fit_effects
+
+    config, rank, ranks = job.config, torch.distributed.get_rank(), torch.distributed.get_world_size()
+    labels, held_out = LabelTable.load(job.train), LabelTable.load(job.validation)
+    scaler, episodes = Scaler.of(labels), LatchedEpisodes.of(held_out)
+    train, validation = (deal(table, scaler, rank, ranks, device) for table in (labels, held_out))
+    total = config.policy_steps + (config.risk_steps if config.mode == "decoupled" else 0)
+    log = Log(job.stage / "metrics.jsonl", rank == 0, job.output.name, total)
+    setting = Setting(config, job.seed, job.stage / "checkpoints" / job.output.name, rank == 0, adder(device), log)
+
+    f_UF, place_N = distinct(scaler(held_out.features_NF))
+    seen_UF = torch.from_numpy(f_UF)
+    heads = _risk_heads(job, setting, train, validation, known_risks) if config.mode == "decoupled" else {}
+    calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
+    inputs_UI, held_out_UI = policy_inputs(heads, calibrators, train.f_UF), policy_inputs(heads, calibrators, seen_UF).numpy()
+
+    def judge(policy: Mlp) -> Mix | None:
+        points = sweep(episodes, policy(held_out_UI)[place_N], config.tail, config.slm_cost / config.teacher_cost)
+        return cheapest_mix(points, config.epsilon)
+
+    policy, duality = train_policy(setting, train, inputs_UI, judge)
+    if config.mode == "decoupled":
+        heads = heads | {"policy": policy}
+    else:
+        heads = {"rho": policy}
+        calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
+    if rank == 0:
+        score = _score(config, labels)
+        if score == "advantage":
+            known = RouterModel("", config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score="value")
+            heads |= fit_effects(known, labels)
+        version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
+        model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score=score)
+        _publish(job, model, duality, held_out, episodes)
+    torch.distributed.barrier()
+
+
+def _score(config: RouterConfig, labels: LabelTable) -> Score:
+    """What this router can be scored by: a single output by itself, without risks only by its policy, and before a router was ever
+    followed by dissent: it asks where the teacher would do something else, so a search that takes several of its steps is gone on with."""
+    if config.mode == "joint":
+        return "risk"
+    if config.ablation == "no_brier":
+        return "policy"
+    return "dissent" if config.score == "advantage" and not labels.disputed.any() else config.score
+
+
+def _risk_heads(
+    job: RouterJob, setting: "Setting", train: "Share", validation: "Share", known: dict[tuple[object, ...], dict[str, Mlp]]
+) -> dict[str, Mlp]:
+    """The heads of all estimates; without Brier the risks say 1/2 everywhere."""
+    from learners.router.phases import constant_risk, train_risks
+
+    config = job.config
+    if config.ablation == "no_brier":
+        return dict.fromkeys(RISKS, constant_risk(train.f_UF.shape[1]))
+    decisive = (config.risk_hidden, config.risk_steps, config.learning_rate, config.weight_decay, config.check_every_steps, config.patience)
+    key = (job.train, job.validation, job.seed, *decisive)
+    if key not in known:
+        known[key] = train_risks(setting, train, validation)
+    return known[key]
+
+
+def calibrate(
+    heads: dict[str, Mlp], labels: LabelTable, raw_U: dict[str, Any], place_N: npt.NDArray[np.int64], job: RouterJob
+) -> dict[str, Calibrator]:
+    """The calibrator of every risk head, chosen on validation labels; the identity where the ablation says so.
+
+    `raw_U` are risks of the different states, `place_N` says which one a state is. Branches of equal states are counted together,
+    apart in every fifth of the tasks, so that tasks can be held out.
+    """
+    if job.config.ablation in ("uncalibrated", "no_brier"):
+        return {name: Calibrator() for name in heads if name in ESTIMATES}
+    found: dict[str, Calibrator] = {}
+    for name, n in labels.counts.items():
+        if name in heads:
+            known_N = n > 0
+            tasks, task_N = np.unique(labels.task[known_N], return_inverse=True)
+            fold_N = (np.random.default_rng(job.seed).permutation(len(tasks)) % _FOLDS)[task_N]
+            pools_P, pool_N = np.unique(place_N[known_N] * _FOLDS + fold_N, return_inverse=True)
+            n_P, failures_P = (
+                np.bincount(pool_N, weights).astype(np.float64) for weights in (n[known_N], getattr(labels, name)[known_N] * n[known_N])
+            )
+            found[name] = choose_calibrator(raw_U[name][pools_P // _FOLDS], failures_P, n_P, pools_P % _FOLDS, job.seed, _FOLDS).calibrator
+    return found
+
+
+def _publish(job: RouterJob, model: RouterModel, duality: "Duality", labels: LabelTable, episodes: LatchedEpisodes) -> None:
+    """Write the router, then the result: a folder with the result is complete."""
+    config = job.config
+    prediction = predict_states(model, labels.features_NF)
+    point = cheapest(sweep(episodes, prediction.score, config.tail, config.slm_cost / config.teacher_cost), config.epsilon)
+    brier = {
+        name: float((n * (risk - np.nan_to_num(getattr(labels, name))) ** 2).sum() / n.sum())
+        for name, n in labels.counts.items()
+        if (risk := getattr(prediction, name)) is not None
+    }
+    result = RouterResult(
+        str(job.output),
+        model.version,
+        duality.status(config),
+        duality.multiplier,
+        duality.late_cvar,
+        point,
+        noise_floor(episodes, prediction.score, point.threshold, config.alpha, job.seed) if point else None,
+        brier,
+        {name: calibrator.kind for name, calibrator in model.calibrators.items()},
+        episodes.dropped,
+    )
+    scratch = job.output.with_name(job.output.name + ".tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    model.save(scratch)
+    write_atomically(scratch / _RESULT, json.dumps(asdict(result), indent=1) + "\n")
+    files.publish(scratch, job.output)
+    shutil.rmtree(job.stage / "checkpoints" / job.output.name, ignore_errors=True)
+
+
+def predict_states(model: RouterModel, features_NF: npt.NDArray[np.float64]) -> RiskPrediction:
+    """What `model.predict` says, asked once for every different state."""
+    from learners.router.data import distinct
+
+    f_UF, place_N = distinct(features_NF)
+    said = model.predict(f_UF)
+    rho1, rhoT, dissent = (None if risk_U is None else risk_U[place_N] for risk_U in (said.rho1, said.rhoT, said.dissent))
+    return RiskPrediction(said.rho[place_N], rho1, rhoT, said.score[place_N], dissent)
+
+
+def _read_result(output: Path) -> RouterResult:
+    if not (output / _RESULT).is_file():
+        raise RuntimeFailure(f"the router learner ended without a router in {output}")
+    values = files.read_json_object(output / _RESULT)
+    try:
+        return RouterResult(**values | {"point": LatchedPoint(**values["point"]) if values["point"] else None})
+    except (TypeError, KeyError) as error:
+        raise DamagedFile(output / _RESULT, f"is no result of a router ({error})") from None

@@ -1,0 +1,1 @@
+"""Training of the process verifier, and its network."""

@@ -1,0 +1,1 @@
+"""One step, one episode, one tree of episodes. No Ray."""

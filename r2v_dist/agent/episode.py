@@ -1,0 +1,211 @@
+"""The agent loop: propose -> verify -> route -> act, one episode along one router's own path through the tree of its (task, z).
+
+Plain asyncio, no Ray: the same function runs in an env runner, in a test with no cluster, and behind a gateway. A bad
+action or an env crash ends the episode with a `StopReason`; only an infrastructure failure is raised.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+
+from r2v_dist.agent.tree import Transition, TreeEnv
+from r2v_dist.chat import Turn, opening_message
+from r2v_dist.config.run import ORACLE
+from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Taken, Unit
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request, Sampling
+from r2v_dist.router.registry import SINGLE_SAMPLE, RouterModels, build_router
+from r2v_dist.router.step_context import Situation
+from r2v_dist.seeding import stable_hash
+from r2v_dist.verifier.base import Verifier, preferred
+
+ORACLE_REPLICAS = 10_000
+"""First replica of the oracle's branches: a range that no label and no evaluation uses."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """A language model in its role, and how it is sampled."""
+
+    role: str
+    model: LanguageModel
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who plays: both models, the verifier that picks among the SLM's candidates, and the trained routers that arms may name."""
+
+    slm: Player
+    teacher: Player
+    verifier: Verifier | None = None
+    models: RouterModels = field(default_factory=RouterModels)
+
+
+async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> Episode:
+    """Play one episode, or one branch of an earlier one, to its end, through the tree of its unit.
+
+    Raises RuntimeFailure when a model back end fails; the caller retries the whole unit elsewhere.
+    """
+    return await _Playing(world, unit, run, cast).to_the_end()
+
+
+class _Playing:
+    """An episode under way: where it stands, and how its next action is found."""
+
+    def __init__(self, world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> None:
+        self.world, self.unit, self.run, self.cast = world, unit, run, cast
+        self.branch = run if isinstance(run, Branch) else None
+        self.arm, self.replica = (run.arm, run.replica) if isinstance(run, Branch) else (run, unit.replica)
+        self.router = build_router(self.arm.router, self.arm.threshold, cast.models, self.arm.training_seed)
+        self.slm = cast.slm
+        if self.branch and self.arm.router in SINGLE_SAMPLE:  # nobody will look at the other candidates
+            self.slm = replace(cast.slm, sampling=replace(cast.slm.sampling, n=1))
+        self.steps: list[Step] = []
+        self.now = world.reset()
+        self.goal = str(self.now.info["goal"])
+        self.user, self.history = opening_message(self.goal, self.now.observation), tuple[Turn, ...]()
+
+    async def to_the_end(self) -> Episode:
+        """Step until the environment, a limit or an error ends it."""
+        detail = ""
+        while True:
+            at_branch = self.branch is not None and len(self.steps) == len(self.branch.path)
+            drift = at_branch and self.branch is not None and stable_hash(self.now.observation) != self.branch.seen
+            try:
+                choice = await self._choose(self._situation())
+            except ContextLimitReached as limit:
+                stop, success, detail = StopReason.CONTEXT_LIMIT, False, str(limit)
+                break
+            if choice.chosen is None:
+                stop, success, detail = StopReason.NO_ACTION, False, f"the {choice.actor} gave no action"
+                break
+            step = _step(choice, self.now, self.world.prefix, drift)
+            try:
+                now = await self.world.astep(step.action)
+            except RuntimeFailure:
+                raise
+            except Exception as error:  # a boundary: whatever one task's environment raises is that episode's outcome
+                self.steps.append(step)
+                stop, success, detail = StopReason.ENV_ERROR, False, f"{type(error).__name__}: {error}"
+                break
+            self._advance(step, choice.chosen, now)
+            if now.terminated or now.truncated:
+                stop, success = StopReason(now.info["stop_reason"]), now.reward > 0
+                break
+        key, split = self.unit.key(self.run), self.unit.task.split
+        return Episode(key, split, self.arm, self.goal, tuple(self.steps), success, stop, self.now.observation, detail, self.branch)
+
+    async def _choose(self, situation: Situation) -> "_Choice":
+        branch, cast, router = self.branch, self.cast, self.router
+        if branch and (given := branch.given(situation.t)):
+            return _Choice(given.actor, Candidate(given.action, given.action_ids))
+        if branch and branch.teacher_first and situation.t == len(branch.path):
+            return _Choice.of("teacher", await self._ask(cast.teacher))
+        proposal = await self._ask(self.slm) if router.needs_proposal(situation) else None
+        scores = await self._verify(proposal) if proposal else ()
+        situation = replace(situation, verifier_scores=scores)
+        if self.arm.router == ORACLE and proposal is not None:
+            action = proposal.candidates[_executed(proposal, scores)] if proposal.candidates else None
+            risk = await _true_risk(self.world, self.unit, self.arm, cast, self.steps, action)
+            situation = replace(situation, true_risk=risk)
+        decision = router.decide(situation, proposal)
+        if decision.escalate:
+            told = _Choice.of("teacher", await self._ask(cast.teacher))
+            return replace(told, proposal=proposal, verifier_scores=scores, score=decision.score)
+        if proposal is None:
+            proposal = await self._ask(self.slm)
+            scores = await self._verify(proposal)
+        chosen = _executed(proposal, scores)
+        return replace(_Choice.of("slm", proposal, chosen), proposal=proposal, verifier_scores=scores, score=decision.score)
+
+    async def _ask(self, player: Player) -> Answer:
+        world = self.world
+        seed = stable_hash(self.unit.task.id, self.unit.z, world.prefix, self.replica, player.role) % 2**31
+        perturbed = bool(self.now.info["perturbations"])
+        request = Request(self.history, self.user, player.sampling, seed, world.expert_action, world.wrong_action, perturbed)
+        key = (world.prefix, self.replica, player.sampling)
+        return await world.tree.answer(player.role, key, lambda: player.model.sample(request))
+
+    async def _verify(self, proposal: Answer) -> tuple[float, ...]:
+        verifier = self.cast.verifier
+        if verifier is None or self.arm.router in SINGLE_SAMPLE:
+            return ()
+        key = (self.world.prefix, self.replica, self.slm.sampling)
+        return await self.world.tree.score(key, lambda: verifier.score(self.history, self.user, proposal.candidates))
+
+    def _situation(self) -> Situation:
+        return Situation(
+            t=len(self.steps),
+            draw=(self.unit.task.id, self.unit.z, len(self.steps)),
+            goal=self.goal,
+            observations=(*(s.observation for s in self.steps), self.now.observation),
+            actions=tuple(s.action for s in self.steps),
+            escalations=sum(s.actor == "teacher" for s in self.steps),
+            max_steps=self.unit.task.max_steps,
+            budget=self.cast.models.budgets.get(self.arm.router),
+            verifier_bests=tuple(max(s.verifier_scores, default=math.nan) for s in self.steps),
+        )
+
+    def _advance(self, step: Step, chosen: Candidate, now: Transition) -> None:
+        self.steps.append(replace(step, executed=bool(now.info["executed"]), drift=step.drift or self.world.drift))
+        self.history = (*self.history, Turn(self.user, chosen.text, step.actor, chosen.token_ids))
+        self.user, self.now = now.observation, now
+
+
+def _executed(proposal: Answer, scores: Sequence[float]) -> int:
+    return preferred([candidate.text for candidate in proposal.candidates], scores)
+
+
+async def _true_risk(world: TreeEnv, unit: Unit, arm: Arm, cast: Cast, steps: Sequence[Step], action: Candidate | None) -> float:
+    """The share of independent branches that fail when the SLM takes this action here and goes on alone as it is deployed."""
+    if action is None:
+        return 1.0
+    here = world.prefix
+    if here not in world.tree.risks:
+        alone = replace(arm, router="slm_only" if cast.verifier is None else "best_of_k", threshold=None)
+        path, first = tuple(Taken(s.actor, s.action, s.action_ids) for s in steps), Taken("slm", action.text, action.token_ids)
+        seen = stable_hash(world.tree.transitions[here].observation)
+        replicas = range(ORACLE_REPLICAS, ORACLE_REPLICAS + cast.models.oracle_branches)
+        branches = [Branch(ORACLE, alone, replica, path, seen, first=first) for replica in replicas]
+        world.tree.risks[here] = fmean([not (await play(world, unit, branch, cast)).success for branch in branches])
+        world.reset()
+        for step in steps:  # back to where this arm was, from memory
+            world.step(step.action)
+    return world.tree.risks[here]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Who acts and how; `chosen` is None where an actor has no action to offer."""
+
+    actor: str
+    chosen: Candidate | None
+    teacher_tokens: int = 0
+    proposal: Answer | None = None
+    verifier_scores: tuple[float, ...] = ()
+    score: float | None = None
+
+    @classmethod
+    def of(cls, actor: str, answer: Answer, index: int = 0) -> "_Choice":
+        return cls(actor, answer.candidates[index] if answer.candidates else None, answer.sampled_tokens if actor == "teacher" else 0)
+
+
+def _step(choice: _Choice, now: Transition, prefix: int, drift: bool) -> Step:
+    assert choice.chosen is not None
+    return Step(
+        observation=now.observation,
+        clean_observation=now.info["clean_observation"],
+        perturbations=tuple(now.info["perturbations"]),
+        actor=choice.actor,
+        action=choice.chosen.text,
+        action_ids=choice.chosen.token_ids,
+        executed=True,
+        score=choice.score,
+        proposal=choice.proposal,
+        teacher_tokens=choice.teacher_tokens,
+        prefix=prefix,
+        drift=drift,
+        verifier_scores=choice.verifier_scores,
+    )

@@ -1,0 +1,174 @@
+"""The environment part of a run's configuration: tasks, splits, perturbation, the sandbox."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from r2v_dist.config.base import Section
+from r2v_dist.config.places import UserPath, cache_folder, user_path
+
+Split = Literal["train", "validation", "calibration", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "calibration", "test")
+
+
+LARGEST_SEED = 2**31 - 1
+SEED_BLOCK = 1000
+"""The most perturbation seeds of a split: each split has a block of so many numbers to itself."""
+_MOST_TASKS = 1_000_000
+_COOKING_ROOMS = (1, 6, 9, 12)
+
+
+class GameFamilyConfig(Section):
+    """A distribution of generated games; every game draws its settings from the inclusive ranges."""
+
+    challenge: Literal["custom", "coin_collector", "treasure_hunter", "cooking"] = "custom"
+    weight: float = Field(1.0, gt=0, le=1e6)
+    settings: dict[str, tuple[int, int] | str] = Field(default_factory=dict)
+    """`custom`: rooms, objects, quest_length, and instructions `full` (every step told) or `last` (only the last). `coin_collector` and
+    `treasure_hunter`: level. `cooking`: recipe, take, go, open, cook, cut, drop."""
+
+    @model_validator(mode="after")
+    def _known_settings(self) -> Self:
+        bounds = _BOUNDS[self.challenge]
+        known = {*bounds, *({"instructions"} if self.challenge == "custom" else ())}
+        if not set(self.settings) <= known:
+            unknown = sorted(set(self.settings) - known)[0]
+            raise ValueError(f"settings.{unknown}: challenge {self.challenge} knows only {', '.join(sorted(known))}")
+        if self.challenge != "cooking" and set(self.settings) != known:
+            raise ValueError(f"challenge {self.challenge} needs exactly the settings {', '.join(sorted(known))}")
+        for name, value in self.settings.items():
+            if problem := _setting_problem(name, value, bounds.get(name)):
+                raise ValueError(f"settings.{name} = {_written(value)}: {problem}")
+        if self.challenge == "cooking" and (problem := _cooking_problem(self.settings)):
+            raise ValueError(problem)
+        return self
+
+
+_BOUNDS: dict[str, dict[str, tuple[int, int]]] = {
+    "custom": {"rooms": (1, 100), "objects": (1, 200), "quest_length": (1, 100)},
+    "coin_collector": {"level": (1, 300)},
+    "treasure_hunter": {"level": (1, 30)},
+    "cooking": {"recipe": (1, 5), "take": (0, 5), "go": (1, 12)} | dict.fromkeys(("open", "cook", "cut", "drop"), (0, 1)),
+}
+"""Smallest and largest number of each setting that TextWorld makes games of."""
+
+
+def _setting_problem(name: str, value: tuple[int, int] | str, bounds: tuple[int, int] | None) -> str | None:
+    if bounds is None:
+        return None if value in ("full", "last") else "either full or last"
+    low, high = bounds
+    if isinstance(value, str):
+        return f"a range of two whole numbers from {low} to {high}, for example [{low}, {low}]"
+    if value[0] > value[1]:
+        return f"the smaller number comes first; write [{value[1]}, {value[0]}]"
+    if value[0] < low or value[1] > high:
+        return f"both numbers lie from {low} to {high}"
+    if name == "go" and (value[0] != value[1] or value[0] not in _COOKING_ROOMS):
+        return f"both numbers are the same one of {', '.join(map(str, _COOKING_ROOMS))}"
+    return None
+
+
+def _cooking_problem(settings: Mapping[str, tuple[int, int] | str]) -> str | None:
+    """A game cannot ask to fetch more ingredients than its recipe has."""
+    most, fewest = int(settings.get("take", (0, 0))[1]), int(settings.get("recipe", (1, 1))[0])
+    if most > fewest:
+        return f"settings.take = {_written(settings['take'])}: at most the smallest recipe, {fewest}"
+    return None
+
+
+def _written(value: tuple[int, int] | str) -> str:
+    return value if isinstance(value, str) else f"[{value[0]}, {value[1]}]"
+
+
+class SplitSizes(Section):
+    """Number of tasks in each split."""
+
+    train: int = Field(60, ge=1, le=_MOST_TASKS)
+    validation: int = Field(0, ge=0, le=_MOST_TASKS)
+    calibration: int = Field(0, ge=0, le=_MOST_TASKS)
+    test: int = Field(40, ge=1, le=_MOST_TASKS)
+
+
+class CodeConfig(Section):
+    """Programming tasks. HumanEval+ is the test split and nothing else; MBPP+ trains, validates and calibrates."""
+
+    source: Literal["evalplus", "shipped"] = "evalplus"
+    """`shipped`: the few tasks that come with the project, shared out over the splits; for trying things out without data."""
+    data_dir: str = ""
+    """Directory with `humaneval/HumanEvalPlus.jsonl.gz` and `mbppplus/MbppPlus.jsonl.gz`; empty: R2V_DATA_DIR, or else a download."""
+    observation_chars: int = Field(2000, ge=200, le=16_000)
+    """Tool output beyond this loses its middle."""
+
+    @field_validator("data_dir")
+    @classmethod
+    def _as_a_person_writes_it(cls, value: str) -> str:
+        return str(user_path(value)) if value else ""
+
+
+class EnvConfig(Section):
+    """`textworld`: games generated by `games` and `splits`, or your own by `files`. `humaneval_plus`: the tasks that `code` names."""
+
+    kind: Literal["textworld", "humaneval_plus"] = "textworld"
+    code: CodeConfig = CodeConfig()
+    games: tuple[GameFamilyConfig, ...] = ()
+    splits: SplitSizes = SplitSizes()
+    files: dict[Split, tuple[UserPath, ...]] = Field(default_factory=dict)
+    """Game files (`.z8` with its `.json`) of a split; a split named here is not generated."""
+    text: Literal["plain", "house"] = "plain"
+    max_steps: int = Field(20, ge=1, le=10_000)
+    cache: UserPath = Field(default_factory=lambda: cache_folder("textworld"))
+    """Directory of generated games; without it they lie below XDG_CACHE_HOME or ~/.cache."""
+
+    @model_validator(mode="after")
+    def _some_games(self) -> Self:
+        if self.kind == "humaneval_plus":
+            if self.games or self.files:
+                raise ValueError("env.games and env.files belong to kind textworld; remove them, or change env.kind")
+        elif not self.games and set(self.files) < {"train", "test"}:
+            raise ValueError("give env.games, or env.files for at least train and test")
+        if empty := next((split for split, files in self.files.items() if not files and split in ("train", "test")), None):
+            raise ValueError(f"files.{empty} = []: a run needs {empty} games; name some, or remove the key")
+        return self
+
+    def size(self, split: Split) -> int:
+        """Number of tasks of a split."""
+        sizes: dict[str, int] = self.splits.model_dump()
+        return len(self.files[split]) if split in self.files else sizes[split]
+
+    def content(self) -> dict[str, Any]:
+        """The keys that decide what the tasks are; where games and data lie is none of them. Game files count by their names here;
+        `envs.tasks.identity` knows their bytes."""
+        content = self.model_dump(mode="json", exclude={"cache": True, "files": True, "code": {"data_dir"}})
+        return content | {"files": {split: [file.name for file in files] for split, files in self.files.items()}}
+
+
+class PerturbConfig(Section):
+    """Perturbation operators and seeds. Splits never share a seed; envs/tasks.py says which they have."""
+
+    rates: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    """Probability a step by operator; an operator that is not named has its default rate."""
+    train_seeds: int = Field(20, ge=1, le=SEED_BLOCK)
+    validation_seeds: int = Field(10, ge=1, le=SEED_BLOCK)
+    test_seeds: int = Field(10, ge=1, le=SEED_BLOCK)
+    """Of test and calibration tasks."""
+    quota: int | None = Field(None, ge=0, le=10_000)
+    cooldown: int = Field(0, ge=0, le=10_000)
+
+
+class SandboxConfig(Section):
+    """What a program that a model wrote may use; docs/sandbox.md says how it is contained."""
+
+    allow_weaker: bool = False
+    """Run such programs even where bubblewrap does not work, with nothing but limits on each process."""
+    wall_s: float = Field(10.0, gt=0, le=3600)
+    cpu_s: float = Field(10.0, gt=0, le=3600)
+    """Of each process, rounded up to a whole second."""
+    memory_mib: int = Field(1024, ge=64, le=1_048_576)
+    processes: int = Field(16, ge=1, le=4096)
+    """Processes and threads, the program's first one included."""
+    open_files: int = Field(64, ge=16, le=4096)
+    file_mib: int = Field(16, ge=1, le=4096)
+    """Of each file; all files of a program together may have four times as much."""
+    output_kib: int = Field(256, ge=1, le=65_536)
+    """Of standard output, and as much of standard error."""

@@ -1,0 +1,147 @@
+"""The configuration of a language model, in whichever role."""
+
+import os
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from r2v_dist.config.base import Section
+from r2v_dist.errors import UsageError
+
+
+class SamplingConfig(Section):
+    """How a model is asked for an action."""
+
+    candidates: int = Field(1, ge=1)
+    """K, the proposals a step."""
+    temperature: float | None = Field(0.7, ge=0)
+    """null, `openai` only: not sent. Reasoning models refuse it."""
+    top_p: float | None = Field(0.95, gt=0, le=1)
+    """null, `openai` only: not sent."""
+    max_tokens: int = Field(24, ge=1)
+    """The most tokens of an answer. Those of a reasoning model count its reasoning too."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """`openai`: under which name the endpoint is told; reasoning models ask for the longer one."""
+    send_seed: bool = True
+    """`openai`: whether the endpoint is told the seed; false for those that refuse it."""
+
+    @model_validator(mode="after")
+    def _greedy_is_single(self) -> Self:
+        if self.temperature == 0 and self.candidates > 1:
+            raise ValueError("temperature 0 gives one candidate; set candidates to 1 or raise the temperature")
+        return self
+
+
+class ModelConfig(Section):
+    """A language model; SLM and teacher are configured alike."""
+
+    backend: Literal["vllm", "expert", "openai", "simulated"]
+    model: str = ""
+    """`vllm`: a Hugging Face id, a local directory, or `scratch`. `openai`: the model's name at the endpoint."""
+    sampling: SamplingConfig = SamplingConfig()
+    system_prompt: str = ""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    max_model_len: int = Field(2048, ge=64)
+    max_num_seqs: int = Field(128, ge=1)
+    kv_cache_mib: int = Field(256, ge=16)
+    """CPU only: memory of the key-value cache."""
+    gpu_memory_utilization: float = Field(0.6, gt=0, le=1)
+    """GPU only: the share of each GPU's memory that the engine takes. An engine of one rank asks Ray for as much of a GPU."""
+    tensor_parallel: int = Field(1, ge=1)
+    cpu_cores: str = ""
+    """CPU only: cores the engine's threads are bound to, for example `0-1`; empty for all."""
+    base_url: str = ""
+    """`openai`: the endpoint, for example http://127.0.0.1:8000/v1. The key is read from the environment variable `api_key_env`."""
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout_s: float = Field(60.0, gt=0)
+    """The longest that one request to an engine or endpoint may take."""
+    retry_s: float = Field(300.0, gt=0)
+    """`openai`: the longest that a request is tried again, with all waits that the endpoint asks
+    for. Less than cluster.unit_timeout_s."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Variables of the chat template, for example {enable_thinking: false}. `openai`: sent
+    along, if there are any."""
+    failure_rate: float = Field(0.2, ge=0, le=1)
+    """`simulated`: probability that a proposed action is not the expert's."""
+    failure_rate_perturbed: float | None = Field(None, ge=0, le=1)
+    """`simulated`: the probability where the last observation was perturbed; the larger one counts where several apply."""
+    failure_rate_after_error: float | None = Field(None, ge=0, le=1)
+    """`simulated`: the probability where the last observation reads like an error, for example of failed visible tests."""
+    signal_auroc: float | None = Field(None, gt=0, lt=1)
+    """`simulated`: how well the first-token entropy tells failing from right proposals; without it there are no log-probabilities."""
+
+    @property
+    def gpus(self) -> float:
+        """What the engine asks Ray for where there are GPUs: a share of one, or whole ones."""
+        return self.gpu_memory_utilization if self.tensor_parallel == 1 else self.tensor_parallel
+
+    def content(self) -> dict[str, Any]:
+        """The keys that decide what the model answers; the others say where and how fast."""
+        content = self.model_dump(mode="json", exclude=set(_OPERATIONAL))
+        # Keys that came later count only where they are set, so that what was finished before stays
+        # finished.
+        if not self.chat_template_kwargs:
+            del content["chat_template_kwargs"]
+        for name in ("max_tokens_field", "send_seed"):
+            if getattr(self.sampling, name) == SamplingConfig.model_fields[name].default:
+                del content["sampling"][name]
+        return content
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        if url and not _is_http(url):
+            raise ValueError(f"{url} is not the address of an endpoint; write for example http://127.0.0.1:8000/v1")
+        return url
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.backend in ("vllm", "openai") and not self.model:
+            raise ValueError(f"backend {self.backend} needs `model`")
+        if self.backend == "openai" and not self.base_url:
+            raise ValueError("backend openai needs `base_url`")
+        if self.backend == "vllm" and None in (self.sampling.temperature, self.sampling.top_p):
+            raise ValueError("backend vllm needs numbers for sampling.temperature and sampling.top_p")
+        return self
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        parts.port  # reading it checks it
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and url.isprintable()
+
+
+def read_key(variable: str) -> str:
+    """The key in an environment variable, without the space around it; empty where there is none.
+
+    Raises UsageError, without showing it, for one that no HTTP header can carry.
+    """
+    key = os.environ.get(variable, "").strip()
+    if any(not "!" <= letter <= "~" for letter in key):
+        raise UsageError(
+            f"environment variable {variable}: the key holds a space, a line break or a letter that is not ASCII; set it again without"
+        )
+    return key
+
+
+def shown_address(url: str) -> str:
+    """The address without user, password and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+_OPERATIONAL = (
+    "max_num_seqs",
+    "kv_cache_mib",
+    "gpu_memory_utilization",
+    "tensor_parallel",
+    "cpu_cores",
+    "timeout_s",
+    "retry_s",
+    "api_key_env",
+)
+"""Keys that say where and how fast, and change no answer."""

@@ -1,0 +1,125 @@
+"""Configuration of a simulated router run: routers trained and judged on a world whose every probability is known.
+
+A YAML file with `kind: simulated_router` is one. Loading imports nothing heavy.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import psutil
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from r2v_dist.config.base import Section, distinct, read_mapping, validate
+from r2v_dist.config.env import LARGEST_SEED, SEED_BLOCK
+from r2v_dist.config.learners import CONSTRAINT_STATUSES, MOST_BRANCHES, RouterConfig
+from r2v_dist.config.places import UserPath, require_writable
+from r2v_dist.config.run import ClusterConfig
+from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.pipeline.preflight import ranks_problem
+from r2v_dist.seeding import short_hash
+
+KIND = "simulated_router"
+_MOST_TASKS = 1_000_000
+SLM_PRICE = 1 / 50
+"""Of a call, in teacher calls; part of the world."""
+RouterName = Literal["r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint"]
+
+
+def _little_memory(given: Any) -> Any:
+    """A simulated run takes little memory, whatever other keys of the section are given."""
+    return {"memory_gib": 1.0} | given if isinstance(given, dict) else given
+
+
+class SimulatedConfig(Section):
+    """A whole simulated run."""
+
+    kind: Literal["simulated_router"]
+    run_dir: UserPath = Path("runs/simulated")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
+    """Of tasks, labels and training alike."""
+    train_tasks: int = Field(200, ge=5, le=_MOST_TASKS)
+    validation_tasks: int = Field(2000, ge=5, le=_MOST_TASKS)
+    test_tasks: int = Field(1000, ge=5, le=_MOST_TASKS)
+    """For the paired interval; every other number is exact."""
+    seeds: int = Field(20, ge=10, le=SEED_BLOCK)
+    branches: int = Field(3, ge=1, le=MOST_BRANCHES)
+    """n, branches of each kind at a training or validation state."""
+    routers: Annotated[tuple[RouterName, ...], Field(min_length=1), AfterValidator(distinct)] = (
+        "r2v",
+        "r2v_no_cvar",
+        "r2v_no_brier",
+        "r2v_uncalibrated",
+        "r2v_joint",
+    )
+    router: RouterConfig = RouterConfig()
+    cluster: Annotated[ClusterConfig, BeforeValidator(_little_memory)] = ClusterConfig(memory_gib=1.0)
+
+    @model_validator(mode="after")
+    def _as_the_world_is(self) -> Self:
+        if self.router.surrogate != "latched":
+            raise ValueError("router.surrogate: the routers of a simulated run are latched; set latched")
+        if abs(self.router.slm_cost / self.router.teacher_cost - SLM_PRICE) > 1e-12:
+            raise ValueError(f"router.slm_cost: in the simulated world an SLM call costs {SLM_PRICE:g} teacher calls; keep that ratio")
+        episodes = min(self.train_tasks, self.validation_tasks) * self.seeds
+        if episodes < self.router.deepspeed.ranks:
+            raise ValueError(f"router.deepspeed.ranks = {self.router.deepspeed.ranks}: there are {episodes} episodes; use fewer ranks")
+        return self
+
+    @property
+    def needs_ray(self) -> bool:
+        """Whether ranks are started, here or on a cluster; else the run's own process trains."""
+        return self.router.deepspeed.ranks > 1 or bool(self.cluster.address)
+
+    @property
+    def folder(self) -> Path:
+        """Where labels and routers of this very configuration are kept: a changed one never meets another's."""
+        content = self.model_dump(mode="json", exclude={"run_dir", "cluster", "routers", "test_tasks"})
+        decided = json.dumps([content, CONSTRAINT_STATUSES], sort_keys=True)
+        return self.run_dir / short_hash(decided)[:12]
+
+
+def load_simulated(path: Path, overrides: list[str]) -> SimulatedConfig | None:
+    """A simulated run's configuration, None where the file is of another kind. Raises UsageError with one line."""
+    raw = read_mapping(path, overrides)
+    return validate(SimulatedConfig, raw, path) if raw.get("kind") == KIND else None
+
+
+def simulated_plan(config: SimulatedConfig) -> str:
+    """What `--dry-run` prints: the resolved configuration, then asked and available."""
+    rows = [
+        ("CPU cores", str(config.cluster.num_cpus or "all"), str(os.cpu_count())),
+        ("memory", f"{config.cluster.memory_gib:.1f} GiB", f"{_available_gib():.1f} GiB"),
+        ("learner ranks", str(config.router.deepspeed.ranks), f"for {len(config.routers)} routers, one after the other"),
+        ("episodes", str((config.train_tasks + config.validation_tasks + config.test_tasks) * config.seeds), "simulated, in seconds"),
+    ]
+    lines = [f"# {'resource':<14} {'asked':>10}   available", *(f"# {name:<14} {asked:>10}   {there}" for name, asked, there in rows)]
+    if problem := _no_room_here(config):
+        lines.append(f"# NO ROOM: {problem}")
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + "\n".join(lines)
+
+
+def check_simulated(config: SimulatedConfig) -> None:
+    """Refuse a run that cannot succeed here. Raises UsageError or RuntimeFailure."""
+    require_writable(config.run_dir, "run_dir")
+    if problem := _no_room_here(config):
+        raise UsageError(problem)
+    if not config.cluster.address and _available_gib() < config.cluster.memory_gib:
+        raise RuntimeFailure(
+            f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {_available_gib():.1f} GiB of memory are available; "
+            "close something, or lower the key if you know better"
+        )
+
+
+def _no_room_here(config: SimulatedConfig) -> str | None:
+    """What there is no room for on this machine. One rank needs none: it is the run's own process."""
+    ranks = config.router.deepspeed.ranks
+    if config.cluster.address or ranks == 1:
+        return None
+    return ranks_problem({"router.deepspeed.ranks": ranks}, config.cluster.num_cpus or os.cpu_count() or 1)
+
+
+def _available_gib() -> float:
+    return float(psutil.virtual_memory().available) / 2**30

@@ -1,0 +1,1 @@
+"""Numbers from live episodes only."""

@@ -1,0 +1,95 @@
+"""The certificate of a finished run, computed from its calibration episodes whenever it is asked for: nothing is remembered.
+
+With several training seeds it is the first one's router that is certified.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from r2v_dist.config.run import RunConfig
+from r2v_dist.errors import UsageError
+from r2v_dist.pipeline.steps import router as router_stages
+from r2v_dist.stats.learn_then_test import Certificate, certify
+from r2v_dist.storage.run_dir import RunDir
+
+Statistic = Literal["mean", "cvar"]
+STAGE = "calibrate"
+
+
+@dataclass(frozen=True)
+class RunCertificate:
+    """A certificate and what it is about."""
+
+    certificate: Certificate
+    statistic: Statistic
+    alpha: float
+    training_seeds: int
+    simulated: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        own = asdict(self.certificate)
+        return own | {
+            "feasible": self.certificate.threshold is not None,
+            "statistic": self.statistic,
+            "training_seed": 0,
+            "words": self.words,
+        }
+
+    @property
+    def words(self) -> str:
+        """The promise in one sentence, or why there is none."""
+        found = self.certificate
+        if found.threshold is None:
+            return found.reason
+        worst = f"the mean over the worst {self.alpha:.0%} of its perturbation seeds of the chance to fail"
+        loss = "the chance to fail, over the seeds of this run," if self.statistic == "mean" else worst
+        return (
+            f"threshold {found.threshold:.4g}: on a new task, {loss} is at most {found.risk:.0%} on average "
+            f"(wrong with probability at most {found.delta:.0%} over the draw of the {found.tasks} calibration tasks)"
+        )
+
+    @property
+    def line(self) -> str:
+        """For the last lines of a run."""
+        found = self.certificate
+        if found.threshold is None:
+            return f"no feasible threshold at risk {found.risk:g}, delta {found.delta:g} ({found.tasks} calibration tasks)"
+        kind = "mean failure" if self.statistic == "mean" else f"CVaR of failure ({self.alpha:g})"
+        return f"threshold {found.threshold:.3g} keeps {kind} <= {found.risk:g} with confidence {1 - found.delta:g} ({found.tasks} tasks)"
+
+    def render(self) -> str:
+        """For the terminal: the promise, then every threshold tested."""
+        found = self.certificate
+        lines = ["[SIMULATED policy: not a result about a model]"] if self.simulated else []
+        if self.training_seeds > 1:
+            lines.append(f"The router of training seed 0, the first of {self.training_seeds}")
+        lines.append(self.words[0].upper() + self.words[1:])
+        if found.threshold is not None:
+            lines.append(f"Why no cheaper one: {found.reason}")
+        lines.append(f"{'threshold':>12}  {'empirical risk':>14}  {'p-value':>9}  certified")
+        for place, one in enumerate(found.tested):
+            threshold = f"{one.threshold:.4g}" if place else "always"  # the test starts where every step is the teacher's
+            lines.append(f"{threshold:>12}  {one.empirical_risk:>14.3f}  {one.p_value:>9.3g}  {'yes' if one.rejected else 'no'}")
+        return "\n".join(lines)
+
+
+def certificate_of(
+    run: RunDir, config: RunConfig, risk: float | None = None, delta: float | None = None, statistic: Statistic | None = None
+) -> RunCertificate:
+    """Test the thresholds of the calibration stage; what is not given is as the run's configuration says.
+
+    Raises UsageError when the run has no complete calibration stage, or for a risk or delta outside (0, 1).
+    """
+    manifest = run.manifest(STAGE)
+    if manifest is None:
+        fix = "configure a router and env.splits.calibration, then `r2v run` it to its end"
+        raise UsageError(f"{run.root}: no calibration stage is complete; {fix}")
+    risk, delta = config.certificate.risk if risk is None else risk, config.certificate.delta if delta is None else delta
+    for name, value in (("--risk", risk), ("--delta", delta)):
+        if not 0 < value < 1:
+            raise UsageError(f"{name} {value:g}: a probability between 0 and 1, for example 0.1")
+    kind = statistic or config.certificate.statistic
+    thresholds = manifest.results["thresholds"]
+    losses = router_stages.calibration_losses(run.rollouts(STAGE), thresholds, kind, config.alpha)
+    return RunCertificate(certify(thresholds, losses, risk, delta), kind, config.alpha, config.training_seeds, config.simulated)

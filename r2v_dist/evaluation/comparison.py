@@ -1,0 +1,236 @@
+"""r2v against every other router on the same live test episodes (METHOD sections 9 and 11): by frontier area, and at equal cost.
+
+Everything is paired by task and averaged over training seeds before a task counts as one observation. Costs are teacher calls.
+A comparison at r2v's cost mixes the two operating points of the other router on either side of it; nothing is extrapolated.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from r2v_dist.config.run import BASELINES
+from r2v_dist.evaluation.outcomes import ArmOutcomes
+from r2v_dist.stats.frontier import Ends, PairedDifference, PValue, RouterCurve, apgr, cpt, frontier_auc, holm, pgr, sign_flip_test
+from r2v_dist.stats.mixing import at_cost
+
+Array = npt.NDArray[np.float64]
+REFERENCE = "r2v"
+SHARES = (0.5, 0.8, 0.95)
+_CHUNK = 500
+"""Resamples at once: bounds memory."""
+
+
+@dataclass(frozen=True)
+class SeedArms:
+    """The evaluation of one training seed: all arms, and the threshold that validation chose for each router."""
+
+    training_seed: int
+    arms: tuple[ArmOutcomes, ...]
+    selected: Mapping[str, float]
+    alone: str
+
+    def points(self, name: str) -> list[ArmOutcomes]:
+        """The operating points of a router, ascending in threshold."""
+        return [arm for arm in self.arms if arm.name == name]
+
+    def chosen(self, name: str) -> ArmOutcomes | None:
+        """A router at its selected threshold."""
+        return next((arm for arm in self.points(name) if arm.threshold is not None and arm.threshold == self.selected.get(name)), None)
+
+    def curve(self, name: str) -> RouterCurve:
+        """A router's cost and success by task."""
+        own = self.points(name)
+        return RouterCurve(np.stack([a.calls_TZ.mean(axis=1) for a in own]), np.stack([a.success_TZ.mean(axis=1) for a in own]))
+
+    @property
+    def ends(self) -> Ends:
+        """The SLM as deployed and the teacher, alone."""
+        return Ends(self.curve(self.alone), self.curve("teacher_only"))
+
+    @property
+    def swept(self) -> list[str]:
+        """Routers with a threshold."""
+        return sorted({arm.name for arm in self.arms if arm.threshold is not None})
+
+    def matched(self, name: str, cost: float) -> Array | None:
+        """Success [tasks, seeds] of a router that spends `cost` calls an episode, mixing its own points and both ends; None outside."""
+        own = [*self.points(self.alone), *self.points(name), *self.points("teacher_only")]
+        values_PC = np.stack([arm.success_TZ.ravel() for arm in own])
+        try:
+            return at_cost([float(arm.calls_TZ.mean()) for arm in own], values_PC, cost).reshape(own[0].success_TZ.shape)
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """r2v minus one other router.
+
+    The matched part is None where r2v has no selected threshold or spends what the other cannot. Its
+    p-values are upper bounds where they are said to be at their floor; `differing_tasks` is how many
+    tasks tell the two apart at all.
+    """
+
+    other: str
+    family: str
+    auc: float
+    auc_difference: PairedDifference
+    matched_success: float | None
+    matched_difference: PairedDifference | None
+    differing_tasks: int | None
+    p_value: float | None
+    p_at_floor: bool | None
+    p_holm: float | None = None
+    p_holm_at_floor: bool | None = None
+
+    @property
+    def p(self) -> PValue | None:
+        """The p-value of the difference at equal calls, before Holm."""
+        return None if self.p_value is None else PValue(self.p_value, bool(self.p_at_floor))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """All of them, and how much of the gap between SLM and teacher r2v recovers (None where there is no gap)."""
+
+    auc: float
+    cost: float | None
+    success: float | None
+    pgr: float | None
+    apgr: float | None
+    cpt: dict[str, float | None]
+    training_seeds: int
+    others: tuple[Comparison, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @property
+    def best_at_cost(self) -> str | None:
+        """The baseline of highest test success at r2v's cost: chosen with hindsight, in its favour."""
+        own = [one for one in self.others if one.family == "baseline" and one.matched_success is not None]
+        return max(own, key=lambda one: one.matched_success or 0.0).other if own else None
+
+
+def compare(seeds: Sequence[SeedArms], resamples: int, seed: int) -> Comparisons | None:
+    """Compare r2v with all other swept routers. None without r2v or without teacher calls to save."""
+    if not seeds or REFERENCE not in seeds[0].swept or seeds[0].ends.teacher.cost_PT.sum() == 0:
+        return None
+    names = [name for name in seeds[0].swept if all(name in one.swept for one in seeds)]
+    tasks_BT = np.random.default_rng(seed).integers(0, seeds[0].ends.slm.cost_PT.shape[1], (resamples, seeds[0].ends.slm.cost_PT.shape[1]))
+    area = {name: float(np.mean([frontier_auc(one.curve(name), one.ends) for one in seeds])) for name in names}
+    area_B = {name: np.mean([resampled_areas(one.curve(name), one.ends, tasks_BT) for one in seeds], axis=0) for name in names}
+    others = [_against(seeds, name, area, area_B, tasks_BT, seed) for name in names if name != REFERENCE]
+    chosen = [one.chosen(REFERENCE) for one in seeds]
+    played = [arm for arm in chosen if arm is not None]
+    return Comparisons(
+        auc=area[REFERENCE],
+        cost=float(np.mean([arm.calls_TZ.mean() for arm in played])) if played else None,
+        success=float(np.mean([arm.success_TZ.mean() for arm in played])) if played else None,
+        pgr=_mean([_recovered(one, arm) for one, arm in zip(seeds, chosen, strict=True)]),
+        apgr=_mean([_average_recovered(one) for one in seeds]),
+        cpt={f"{share:.0%}": _mean([_calls_for(one, share) for one in seeds]) for share in SHARES},
+        training_seeds=len(seeds),
+        others=tuple(_with_holm(others)),
+    )
+
+
+def resampled_areas(curve: RouterCurve, ends: Ends, tasks_BT: npt.NDArray[np.int64]) -> Array:
+    """`frontier_auc` on each row's tasks, all rows at once."""
+    cost_PT = np.concatenate([ends.slm.cost_PT, curve.cost_PT, ends.teacher.cost_PT])
+    success_PT = np.concatenate([ends.slm.success_PT, curve.success_PT, ends.teacher.success_PT])
+    parts = [tasks_BT[i : i + _CHUNK] for i in range(0, len(tasks_BT), _CHUNK)]
+    return np.concatenate([_areas(cost_PT[:, part].mean(axis=2).T, success_PT[:, part].mean(axis=2).T) for part in parts])
+
+
+def _areas(cost_BP: Array, success_BP: Array) -> Array:
+    """Area under the non-decreasing concave hull from the first point's cost to the last's, as a mean height.
+
+    The hull at a cost is the highest of all chords across it and of all points left of it. It bends at points only.
+    """
+    cost_BP = cost_BP / cost_BP[:, -1:]
+    low_B1 = cost_BP[:, :1]
+    grid_BG = np.clip(np.sort(cost_BP, axis=1), low_B1, 1.0)
+    left_BP, right_BP = cost_BP[:, None, :, None], cost_BP[:, None, None, :]
+    at_BG = grid_BG[:, :, None, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(right_BP > left_BP, (at_BG - left_BP) / (right_BP - left_BP), 0.0)
+    chord = success_BP[:, None, :, None] + share * (success_BP[:, None, None, :] - success_BP[:, None, :, None])
+    height_BG = np.where((left_BP <= at_BG) & (at_BG <= np.maximum(right_BP, left_BP)), chord, -np.inf).max(axis=(2, 3))
+    points = np.where(cost_BP[:, None, :] <= grid_BG[:, :, None], success_BP[:, None, :], -np.inf).max(axis=2)
+    return np.asarray(np.trapezoid(np.maximum(height_BG, points), grid_BG, axis=1) / (1.0 - low_B1[:, 0]))
+
+
+def _against(
+    seeds: Sequence[SeedArms],
+    name: str,
+    area: Mapping[str, float],
+    area_B: Mapping[str, Array],
+    tasks_BT: npt.NDArray[np.int64],
+    seed: int,
+) -> Comparison:
+    by_area = _interval(area[REFERENCE] - area[name], area_B[REFERENCE] - area_B[name])
+    family = "baseline" if name in BASELINES else "ablation" if name.startswith(f"{REFERENCE}_") else "oracle"
+    matched = [_matched(one, name) for one in seeds]
+    if any(pair is None for pair in matched):
+        return Comparison(name, family, area[name], by_area, None, None, None, None, None)
+    own_T, other_T = np.mean([pair for pair in matched if pair is not None], axis=0)
+    gap_T = own_T - other_T
+    by_cost = _interval(float(gap_T.mean()), gap_T[tasks_BT].mean(axis=1))
+    test = sign_flip_test(gap_T, seed)
+    matched_part = (float(other_T.mean()), by_cost, test.differing, test.p.value, test.p.at_floor)
+    return Comparison(name, family, area[name], by_area, *matched_part)
+
+
+def _matched(one: SeedArms, name: str) -> tuple[Array, Array] | None:
+    """Success by task of r2v at its selected threshold, and of another router at the same cost."""
+    chosen = one.chosen(REFERENCE)
+    other_TZ = one.matched(name, float(chosen.calls_TZ.mean())) if chosen is not None else None
+    return None if chosen is None or other_TZ is None else (chosen.success_TZ.mean(axis=1), other_TZ.mean(axis=1))
+
+
+def _with_holm(others: Sequence[Comparison]) -> list[Comparison]:
+    """Baselines are one family of hypotheses, ablations another."""
+    adjusted: dict[str, PValue] = {}
+    for family in {one.family for one in others}:
+        tested = {one.other: one.p for one in others if one.family == family and one.p is not None}
+        adjusted |= dict(zip(tested, holm(list(tested.values())), strict=True))
+    return [
+        replace(one, p_holm=adjusted[one.other].value, p_holm_at_floor=adjusted[one.other].at_floor) if one.other in adjusted else one
+        for one in others
+    ]
+
+
+def _interval(value: float, resampled_B: Array) -> PairedDifference:
+    low, high = np.quantile(resampled_B, [0.025, 0.975])
+    return PairedDifference(value, float(low), float(high))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def _recovered(one: SeedArms, arm: ArmOutcomes | None) -> float | None:
+    weak, strong = float(one.ends.slm.success_PT.mean()), float(one.ends.teacher.success_PT.mean())
+    return pgr(float(arm.success_TZ.mean()), weak, strong) if arm is not None and strong > weak else None
+
+
+def _average_recovered(one: SeedArms) -> float | None:
+    return apgr(one.curve(REFERENCE), one.ends) if _has_gap(one) else None
+
+
+def _calls_for(one: SeedArms, share: float) -> float | None:
+    return cpt(one.curve(REFERENCE), one.ends, share) if _has_gap(one) else None
+
+
+def _has_gap(one: SeedArms) -> bool:
+    return bool(one.ends.teacher.success_PT.mean() > one.ends.slm.success_PT.mean())

@@ -1,0 +1,194 @@
+"""From committed episodes to the rows of a report. Every number comes from live episodes in the store."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from r2v_dist.errors import UsageError
+from r2v_dist.stats.bootstrap import task_bootstrap_interval, worst_seed_success
+from r2v_dist.stats.cvar import cvar_failure
+from r2v_dist.storage import rollouts as rollout_store
+
+if TYPE_CHECKING:
+    from r2v_dist.evaluation.risk_quality import RiskQuality
+
+Array = npt.NDArray[np.float64]
+_COLUMNS = ["key", "task", "z", "arm", "router", "threshold", "training_seed", "split", "success", "n_steps", "t", "actor"]
+
+
+@dataclass(frozen=True)
+class SuccessSummary:
+    """How a stage went, for the terminal."""
+
+    episodes: int
+    text: str
+
+
+@dataclass(frozen=True)
+class RouterRow:
+    """One router at one threshold. None where a later capability fills the value in."""
+
+    name: str
+    threshold: float | None
+    selected: bool | None
+    split: str
+    training_seed: int
+    success_rate: float
+    success_ci: tuple[float, float]
+    llm_call_rate: float
+    teacher_calls: int
+    teacher_call_fraction: float | None
+    worst_seed_success: float
+    cvar_failure: float
+    brier: float | None
+    ece15: float | None
+    auroc: float | None
+    episodes: int
+    tasks: int
+    seeds: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def success_summary(folder: Path) -> SuccessSummary:
+    """Episodes and success, clean and perturbed apart."""
+    table = rollout_store.outcomes(rollout_store.read(folder, ["t", "z", "router", "success"]))
+    routers = pc.unique(table["router"]).to_pylist()
+    parts = []
+    for router in sorted(routers):
+        own = table.filter(pc.equal(table["router"], router))
+        clean = own.filter(pc.is_null(own["z"]))["success"].to_numpy()
+        perturbed = own.filter(pc.is_valid(own["z"]))["success"].to_numpy()
+        values = [f"{label} {v.mean():.0%}" for label, v in (("clean", clean), ("perturbed", perturbed)) if len(v)]
+        if router in ("slm_only", "teacher_only") and values:
+            parts.append(f"{router} {', '.join(values)}")
+    return SuccessSummary(table.num_rows, "; ".join(parts))
+
+
+@dataclass(frozen=True)
+class ArmOutcomes:
+    """The episodes of one router at one threshold, (tasks x seeds): success, teacher calls, steps. A clean run has one column."""
+
+    name: str
+    threshold: float | None
+    training_seed: int
+    split: str
+    tasks: tuple[str, ...]
+    zs: tuple[int, ...]
+    success_TZ: Array
+    calls_TZ: Array
+    steps_TZ: Array
+
+
+def arm_outcomes(folder: Path, clean: bool = False) -> list[ArmOutcomes]:
+    """Every arm of a stage, over its perturbed (or its clean) episodes. Arms that only watch are left out.
+
+    Raises UsageError where an arm lacks an episode.
+    """
+    table = rollout_store.read(folder, _COLUMNS)
+    table = table.filter((pc.is_null if clean else pc.is_valid)(table["z"]))
+    table = table.filter(pc.fill_null(pc.is_finite(table["threshold"]), True))
+    if not table.num_rows:
+        return []
+    by_teacher = np.asarray(pc.equal(table["actor"].cast(pa.string()), "teacher").fill_null(False))
+    calls_K = np.bincount(codes(table["key"])[0], by_teacher)
+    first = rollout_store.outcomes(table)
+    cells_3E = np.stack([np.asarray(first["success"]), calls_K[codes(first["key"])[0]], np.asarray(first["n_steps"])]).astype(np.float64)
+    arm_E = codes(first["arm"])[0]
+    order_E = np.argsort(arm_E, kind="stable")
+    groups = np.split(order_E, np.flatnonzero(np.diff(arm_E[order_E])) + 1)
+    task_E, z_E = np.asarray(first["task"].to_pylist()), np.asarray(pc.fill_null(first["z"], -1))
+    found = [_outcomes(folder, first.slice(int(own[0]), 1).to_pylist()[0], task_E[own], z_E[own], cells_3E[:, own]) for own in groups]
+    return sorted(found, key=lambda arm: (arm.threshold is not None, arm.name, arm.threshold or 0.0, arm.training_seed))
+
+
+def codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """A dictionary column as numbers, and what they stand for. Columns of one table share their numbers after any filter."""
+    chunk = column.combine_chunks()
+    chunk = chunk.chunk(0) if isinstance(chunk, pa.ChunkedArray) else chunk
+    return np.asarray(chunk.indices.fill_null(-1), dtype=np.int64), chunk.dictionary.to_pylist()
+
+
+def _outcomes(folder: Path, first: Mapping[str, Any], task_E: npt.NDArray[Any], z_E: npt.NDArray[Any], cells_3E: Array) -> ArmOutcomes:
+    tasks, t_E = np.unique(task_E, return_inverse=True)
+    zs, column_E = np.unique(z_E, return_inverse=True)
+    cells_3TZ = np.full((3, len(tasks), len(zs)), np.nan)
+    cells_3TZ[:, t_E, column_E] = cells_3E
+    if np.isnan(cells_3TZ).any():
+        raise UsageError(
+            f"{folder}: the episodes of arm {first['arm']} do not cover every task under every seed; "
+            "`r2v run` with the run's configuration plays what is missing"
+        )
+    return ArmOutcomes(
+        *(first["router"], first["threshold"], first["training_seed"], first["split"]),
+        tuple(tasks.tolist()),
+        tuple(zs.tolist()),
+        *cells_3TZ,
+    )
+
+
+def router_rows(
+    arms: Sequence[ArmOutcomes],
+    alpha: float,
+    bootstrap: int,
+    seed: int,
+    selected: Mapping[str, float] | None = None,
+) -> list[RouterRow]:
+    """One row an arm. `alpha` is the tail mass of CVaR; `selected` are thresholds that validation chose, by router."""
+    teacher_only = next((arm.calls_TZ.sum() for arm in arms if arm.name == "teacher_only"), None)
+    return [_row(arm, teacher_only, alpha, bootstrap, seed, selected) for arm in arms]
+
+
+def with_risk(rows: Sequence[RouterRow], risks: Sequence["RiskQuality"]) -> list[RouterRow]:
+    """The rows with what is known of each router's predicted risk; it does not depend on the threshold."""
+    known = {(risk.name, risk.training_seed): risk for risk in risks}
+    return [
+        replace(row, brier=risk.brier, ece15=risk.ece15, auroc=risk.auroc) if (risk := known.get((row.name, row.training_seed))) else row
+        for row in rows
+    ]
+
+
+def hard_tasks(folder: Path, steps: int) -> int:
+    """How many tasks take the teacher at least `steps` steps when nothing is perturbed."""
+    table = rollout_store.outcomes(rollout_store.read(folder, ["t", "z", "router", "n_steps"]))
+    clean = table.filter(pc.and_(pc.is_null(table["z"]), pc.equal(table["router"], "teacher_only")))
+    return int(pc.sum(pc.greater_equal(clean["n_steps"], steps)).as_py() or 0)
+
+
+def _row(
+    arm: ArmOutcomes,
+    teacher_only: float | None,
+    alpha: float,
+    bootstrap: int,
+    seed: int,
+    selected: Mapping[str, float] | None,
+) -> RouterRow:
+    calls = int(arm.calls_TZ.sum())
+    return RouterRow(
+        name=arm.name,
+        threshold=arm.threshold,
+        selected=None if selected is None or arm.threshold is None else selected.get(arm.name) == arm.threshold,
+        split=arm.split,
+        training_seed=arm.training_seed,
+        success_rate=float(arm.success_TZ.mean()),
+        success_ci=task_bootstrap_interval(arm.success_TZ, bootstrap, seed),
+        llm_call_rate=calls / max(1.0, float(arm.steps_TZ.sum())),
+        teacher_calls=calls,
+        teacher_call_fraction=calls / teacher_only if teacher_only else None,
+        worst_seed_success=worst_seed_success(arm.success_TZ),
+        cvar_failure=cvar_failure(arm.success_TZ, alpha),
+        brier=None,
+        ece15=None,
+        auroc=None,
+        episodes=arm.success_TZ.size,
+        tasks=arm.success_TZ.shape[0],
+        seeds=arm.success_TZ.shape[1],
+    )

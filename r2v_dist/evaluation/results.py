@@ -1,0 +1,254 @@
+"""Everything a report says, computed once from the store and the manifests; page, JSON and terminal only show it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from r2v_dist.config.learners import RouterConfig
+from r2v_dist.config.run import LEARNED, RunConfig
+from r2v_dist.evaluation.certificate import RunCertificate, certificate_of
+from r2v_dist.evaluation.comparison import REFERENCE, Comparisons, SeedArms, compare
+from r2v_dist.evaluation.operating_points import ChosenPoint, Prices, bayes_point, live_points
+from r2v_dist.evaluation.outcomes import ArmOutcomes, RouterRow, arm_outcomes, router_rows, with_risk
+from r2v_dist.evaluation.risk_quality import AloneSteps, Array, RiskQuality, risk_of, risk_quality, score_auroc
+from r2v_dist.evaluation.routing_signals import RoutingSignals, routed_states, routing_signals
+from r2v_dist.evaluation.threshold_selection import Tolerance
+from r2v_dist.pipeline.context import stage_name
+from r2v_dist.pipeline.steps.router import QUERY, load_router
+from r2v_dist.router.model import RouterModel
+from r2v_dist.stats.bootstrap import task_bootstrap_interval, worst_seed_success
+from r2v_dist.stats.seed_difference import SeedDifference, seed_difference
+from r2v_dist.storage.run_dir import Manifest, RunDir
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """Predicted risks of the SLM's own test steps, by router, for one training seed."""
+
+    training_seed: int
+    steps: AloneSteps
+    rho: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Overall:
+    """A router over all training seeds: means, an interval over tasks, and the lowest success under one perturbation seed."""
+
+    name: str
+    thresholds: tuple[float, ...]
+    success_rate: float
+    success_ci: tuple[float, float]
+    llm_call_rate: float
+    worst_seed_success: float
+    training_seeds: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Test rows of all training seeds, perturbed and clean, and what follows from them. Empty or None where a run has no such stage."""
+
+    seeds: tuple[SeedArms, ...]
+    perturbed: list[RouterRow]
+    clean: list[RouterRow]
+    forecasts: tuple[Forecasts, ...]
+    risk: list[RiskQuality]
+    signals: list[RoutingSignals]
+    seed_differences: list[SeedDifference]
+    scores: dict[str, list[float | None]]
+    comparisons: Comparisons | None
+    points: list[ChosenPoint]
+    certificate: RunCertificate | None
+
+    @classmethod
+    def of(cls, run: RunDir, config: RunConfig) -> "Findings":
+        """All of it. Nothing before the evaluation of the first training seed is complete."""
+        resamples, seed = config.evaluate.bootstrap, config.seed
+        complete = evaluated(run, config)
+        tests = [_seed_arms(run, config, "evaluate", s) for s in complete]
+        validated = [s for s in complete if run.manifest(stage_name("validate", s))]
+        validations = [_seed_arms(run, config, "validate", s) for s in validated]
+        forecasts = tuple(made for s in complete if (made := forecasts_of(run, config, s)) is not None)
+        risk = _risk(forecasts, seed)
+        perturbed = [row for one in tests for row in router_rows(one.arms, config.alpha, resamples, seed, one.selected or None)]
+        clean = [
+            row
+            for s in complete
+            for row in router_rows(arm_outcomes(run.rollouts(stage_name("evaluate", s)), clean=True), config.alpha, resamples, seed)
+        ]
+        return cls(
+            tuple(tests),
+            with_risk(perturbed, risk),
+            clean,
+            forecasts,
+            risk,
+            _signals(run, config, tests, forecasts),
+            _seed_differences(config, tests),
+            _scores(run, complete, validated),
+            compare(tests, resamples, seed),
+            _points(run, config, tests, validations, forecasts),
+            certificate_of(run, config) if run.manifest("calibrate") else None,
+        )
+
+    def overall(self, name: str, resamples: int, seed: int) -> "Overall | None":
+        """An end, or a router at its selected thresholds, over all training seeds; None where one of them lacks it."""
+        played = shown_arms(self.seeds, name)
+        if not played:
+            return None
+        success_TZ = np.mean([arm.success_TZ for arm in played], axis=0)
+        return Overall(
+            name,
+            tuple(arm.threshold for arm in played if arm.threshold is not None),
+            float(success_TZ.mean()),
+            task_bootstrap_interval(success_TZ, resamples, seed),
+            float(np.mean([arm.calls_TZ.sum() / max(1.0, arm.steps_TZ.sum()) for arm in played])),
+            min(worst_seed_success(arm.success_TZ) for arm in played),
+            len(played),
+        )
+
+    @property
+    def training_seeds(self) -> int:
+        """How many were evaluated."""
+        return len(self.seeds)
+
+
+def shown_arms(seeds: Sequence[SeedArms], name: str) -> list[ArmOutcomes]:
+    """An end, or a router at its selected threshold, for every training seed. Empty where one of them lacks it."""
+    shown = []
+    for one in seeds:
+        ends = [arm for arm in one.points(name) if arm.threshold is None]
+        arm = ends[0] if ends else one.chosen(name)
+        if arm is None:
+            return []
+        shown.append(arm)
+    return shown
+
+
+def evaluated(run: RunDir, config: RunConfig) -> list[int]:
+    """Training seeds whose evaluation is complete."""
+    return [s for s in range(config.training_seeds) if run.manifest(stage_name("evaluate", s)) is not None]
+
+
+def router_manifest(run: RunDir, config: RunConfig, training_seed: int = 0) -> Manifest | None:
+    """The stage that made the routers which are evaluated, None where none are trained."""
+    if config.router is None:
+        return None
+    return run.manifest(stage_name("router2" if config.labels.rounds == 2 else "router", training_seed))
+
+
+def routers_of(run: RunDir, config: RunConfig, training_seed: int = 0) -> dict[str, RouterModel]:
+    """The trained routers of a training seed."""
+    manifest = router_manifest(run, config, training_seed)
+    paths: dict[str, str] = manifest.results["routers"] if manifest else {}
+    return {name: load_router(run, name, path) for name, path in paths.items() if (run.root / path).is_dir()}
+
+
+def forecasts_of(run: RunDir, config: RunConfig, training_seed: int) -> Forecasts | None:
+    """What the routers say of the SLM's own test steps. None where no router is trained or no step was taken."""
+    models = {name: model for name, model in routers_of(run, config, training_seed).items() if name in (*LEARNED, QUERY)}
+    if not models:
+        return None
+    steps = AloneSteps.read(run.rollouts(stage_name("evaluate", training_seed)), config.alone, config.env.max_steps)
+    if not len(steps.t_N):
+        return None
+    return Forecasts(training_seed, steps, {name: risk_of(name, model, steps) for name, model in models.items()})
+
+
+def _seed_arms(run: RunDir, config: RunConfig, stage: str, training_seed: int) -> SeedArms:
+    chosen = run.manifest(stage_name("validate", training_seed))
+    selected = chosen.results.get("selected", {}) if chosen else {}
+    return SeedArms(training_seed, tuple(arm_outcomes(run.rollouts(stage_name(stage, training_seed)))), selected, config.alone)
+
+
+def _risk(forecasts: Sequence[Forecasts], seed: int) -> list[RiskQuality]:
+    made = [risk_quality(name, one.training_seed, rho_N, one.steps, seed) for one in forecasts for name, rho_N in one.rho.items()]
+    return [quality for quality in made if quality is not None]
+
+
+def _points(
+    run: RunDir,
+    config: RunConfig,
+    tests: Sequence[SeedArms],
+    validations: Sequence[SeedArms],
+    forecasts: Sequence[Forecasts],
+) -> list[ChosenPoint]:
+    """The operating points of every training seed, from the validation of that seed."""
+    prices = Prices.of(config.router or RouterConfig())
+    validation_by_seed = {one.training_seed: one for one in validations}
+    forecasts_by_seed = {one.training_seed: one for one in forecasts}
+    found = list[ChosenPoint]()
+    for test in tests:
+        training_seed = test.training_seed
+        validation = validation_by_seed.get(training_seed)
+        if validation is not None:
+            tolerance = Tolerance.of(config, training_seed)
+            found += live_points(validation, test, config.evaluate.budget, prices, tolerance)
+        elif test.points(REFERENCE):
+            found.append(_not_validated(training_seed))
+        model = routers_of(run, config, training_seed).get(REFERENCE)
+        own = forecasts_by_seed.get(training_seed)
+        if model is not None and own is not None:
+            predicted = model.predict(own.steps.features_NF)
+            found.append(bayes_point(predicted.rho, predicted.rho1, training_seed, prices))
+    return found
+
+
+def _not_validated(training_seed: int) -> ChosenPoint:
+    note = "the validation of this training seed is not complete: nothing was chosen"
+    return ChosenPoint("selected", training_seed, None, None, 1.0, None, None, note)
+
+
+def _signals(
+    run: RunDir,
+    config: RunConfig,
+    tests: Sequence[SeedArms],
+    forecasts: Sequence[Forecasts],
+) -> list[RoutingSignals]:
+    """Of the deployed router of every training seed, on the SLM's own states and on the router's."""
+    forecasts_by_seed = {one.training_seed: one for one in forecasts}
+    found = list[RoutingSignals | None]()
+    for test in tests:
+        training_seed = test.training_seed
+        model = routers_of(run, config, training_seed).get(REFERENCE)
+        own = forecasts_by_seed.get(training_seed)
+        if model is None or own is None:
+            continue
+        features_NF = own.steps.features_NF
+        found.append(routing_signals(REFERENCE, model, features_NF, training_seed, "alone"))
+        chosen = test.chosen(REFERENCE)
+        if chosen is not None and chosen.threshold is not None:
+            folder = run.rollouts(stage_name("evaluate", training_seed))
+            limit = config.env.max_steps
+            features_NF = routed_states(folder, REFERENCE, chosen.threshold, limit)
+            found.append(routing_signals(REFERENCE, model, features_NF, training_seed, "selected"))
+    return [one for one in found if one is not None]
+
+
+def _seed_differences(config: RunConfig, tests: Sequence[SeedArms]) -> list[SeedDifference]:
+    """For the SLM as deployed, r2v at its selected thresholds and the teacher: mean losses over training seeds."""
+    alpha = (config.router or RouterConfig()).alpha
+    found = []
+    for name in (config.alone, REFERENCE, "teacher_only"):
+        shown = shown_arms(tests, name)
+        if shown and len(shown[0].zs) > 1:
+            losses_TZ = 1.0 - np.mean([arm.success_TZ for arm in shown], axis=0)
+            found.append(seed_difference(name, losses_TZ, alpha, config.seed))
+    return found
+
+
+def _scores(
+    run: RunDir,
+    complete: Sequence[int],
+    validated: Sequence[int],
+) -> dict[str, list[float | None]]:
+    """AUROC of every router's score by training seed; None where a seed has no validation."""
+    by_seed = {s: score_auroc(run.rollouts(stage_name("validate", s))) for s in validated}
+    names = sorted({name for known in by_seed.values() for name in known})
+    return {name: [by_seed.get(s, {}).get(name) for s in complete] for name in names}
+
+
+def learning_of(run: RunDir, names: Sequence[str], of_interest: Sequence[str]) -> dict[str, Any] | None:
+    """Results of the stages that say how learning went, for every training seed."""
+    manifests = [m for name in names if name.partition("@")[0] in of_interest and (m := run.manifest(name)) is not None]
+    return {m.stage: m.results for m in manifests} or None

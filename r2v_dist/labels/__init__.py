@@ -1,0 +1,1 @@
+"""Counterfactual labels: which states, which branches, what their ends say."""

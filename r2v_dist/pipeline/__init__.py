@@ -1,0 +1,1 @@
+"""The only place where components meet: the list of stages, and what runs them."""

@@ -1,0 +1,81 @@
+"""Whether a model can be talked to, before anything starts: its chat template is rendered once,
+with nothing but its tokenizer.
+
+A run whose template refuses its messages, or whose turns nothing would end, costs hours before it
+shows.
+"""
+
+import os
+from typing import Any
+
+from r2v_dist.chat import ChatFormat
+from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.places import named_path
+from r2v_dist.errors import UsageError
+
+_PROBE = "Goal: Zx1\n-= Room =-"
+"""A message with large and small letters: a template that changes them tells the model another
+story."""
+
+
+def check_chat(role: str, model: ModelConfig) -> None:
+    """Refuse a vLLM model whose chat template does not suit. Raises UsageError with key, model
+    and fix."""
+    if model.backend != "vllm" or model.model == "scratch":
+        return
+    where = f"{role}.model = {model.model}"
+    name = str(named_path(model.model, f"{role}.model"))
+    local = os.path.isdir(name)
+    check_template(_tokenizer(where, name if local else model.model), where, role, model)
+
+
+def check_template(tokenizer: Any, where: str, role: str, model: ModelConfig) -> None:
+    """As `check_chat`, with the tokenizer at hand. `where` is the beginning of the message."""
+    if tokenizer.chat_template is None:
+        raise UsageError(
+            f"{where}: its tokenizer has no chat template; take an instruction-tuned model, or put a chat_template.jinja into its directory"
+        )
+    system, settings = model.system_prompt, model.chat_template_kwargs
+    problem = _problem(ChatFormat(tokenizer, role, "", settings), tokenizer)
+    if problem:
+        raise UsageError(f"{where}: {problem}; take another model, or correct its chat_template.jinja")
+    if not system:
+        return
+    with_system = ChatFormat(tokenizer, role, system, settings)
+    problem = _problem(with_system, tokenizer)
+    if not problem and with_system.opening("x") == ChatFormat(tokenizer, role, "", settings).opening("x"):
+        problem = "the chat template leaves the system message out"
+    if problem:
+        raise UsageError(f"{role}.system_prompt: {model.model} does not take it: {problem}; set {role}.system_prompt to the empty string")
+
+
+def _problem(chat: ChatFormat, tokenizer: Any) -> str:
+    """What is wrong with conversations in this format, empty where nothing is."""
+    try:
+        opening, continuation = chat.opening(_PROBE), chat.continuation(_PROBE)
+        chat.stop_ids()
+    except UsageError as error:
+        return str(error)
+    except Exception as error:  # a boundary: a template is a program of somebody else's
+        return f"the chat template fails with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    bos = tokenizer.bos_token_id
+    if bos is not None and opening[:2] == [bos, bos]:
+        return f"the chat template begins with {tokenizer.bos_token} twice"
+    told = [tokenizer.decode(ids) for ids in (opening, continuation)]
+    probe = tokenizer.decode(tokenizer.encode(_PROBE, add_special_tokens=False))
+    letters = "".join(probe.split())
+    if any(letters not in "".join(text.split()) for text in told):
+        return "the chat template leaves a message out or changes its letters"
+    return ""
+
+
+def _tokenizer(where: str, name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # a boundary: a missing file, a silent hub, an unknown kind
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise UsageError(
+            f"{where}: its tokenizer cannot be loaded ({type(error).__name__}: {reason}); check the name or the network"
+        ) from None

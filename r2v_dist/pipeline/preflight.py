@@ -1,0 +1,211 @@
+"""What a run asks for, beside what this machine has. Imports neither ray nor torch, so that `--dry-run` is instant."""
+
+import difflib
+import importlib.util
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from r2v_dist.config.models import ModelConfig, read_key, shown_address
+from r2v_dist.config.places import named_path, require_writable
+from r2v_dist.config.run import RunConfig
+from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.pipeline.chat_check import check_chat
+
+DISK_GIB = 2.0
+
+
+def resource_plan(config: RunConfig) -> str:
+    """A table: asked and available."""
+    memory = psutil.virtual_memory()
+    here = "" if not config.cluster.address else f" (on this machine; the cluster at {config.cluster.address} may differ)"
+    rows = [
+        ("CPU cores", str(config.cluster.num_cpus or "all"), str(os.cpu_count())),
+        ("memory", f"{config.cluster.memory_gib:.1f} GiB", f"{memory.available / 2**30:.1f} GiB"),
+        ("disk", f"{DISK_GIB:.1f} GiB", f"{_free_disk_gib(config.run_dir):.1f} GiB"),
+        ("env runners", str(config.cluster.runners), f"{config.cluster.in_flight} units in flight on each"),
+        ("vLLM engines", str(sum(m.backend == "vllm" for m in (config.slm, config.teacher))), _available("vllm")),
+        ("GPUs", f"{sum(config.gpus.values()):g}", "where the cluster has any; a learner's rank takes a whole one"),
+        ("learner ranks", str(max(_ranks(config).values(), default=0)), "a core each, or a GPU each where there are as many"),
+        *_sandbox_row(config),
+        ("label branches", str(_label_branches(config)), "at most; they share what is known of their trees"),
+        ("test episodes", str(config.training_seeds * _test_episodes(config)), "live, before memoisation"),
+    ]
+    lines = [f"# {'resource':<14} {'asked':>10}   available{here}"]
+    lines += [f"# {name:<14} {asked:>10}   {available}" for name, asked, available in rows]
+    if not config.cluster.address and (problem := _problem_here(config)):
+        lines.append(f"# NO ROOM: {problem}")
+    return "\n".join(lines)
+
+
+def _sandbox_row(config: RunConfig) -> list[tuple[str, str, str]]:
+    if config.env.kind != "humaneval_plus":
+        return []
+    asked = "any" if config.sandbox.allow_weaker else "bubblewrap"
+    return [("sandbox", asked, "bubblewrap is installed" if shutil.which("bwrap") else "bubblewrap is NOT INSTALLED")]
+
+
+def check(config: RunConfig) -> None:
+    """Refuse a run that cannot succeed here, before anything is started.
+
+    Raises UsageError for what the user can correct, RuntimeFailure for what is missing on the machine.
+    """
+    from envs.tasks import check_tasks
+
+    require_writable(config.run_dir, "run_dir")
+    check_tasks(config.env, config.seed, config.sandbox)
+    if config.verifier is not None and config.verifier.judge is not None:
+        _check_model("verifier.judge", config.verifier.judge)
+    if config.verifier is not None and config.verifier.model:
+        _check_folder("verifier.model", config.verifier.model)
+    for role, model in (("slm", config.slm), ("teacher", config.teacher)):
+        _check_model(role, model)
+    if not config.cluster.address and (problem := _problem_here(config)):
+        raise UsageError(problem)
+    available = psutil.virtual_memory().available / 2**30
+    if not config.cluster.address and available < config.cluster.memory_gib:
+        raise RuntimeFailure(
+            f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {available:.1f} GiB of memory are available; "
+            "close something, or lower the key if you know better"
+        )
+    if _free_disk_gib(config.run_dir) < DISK_GIB:
+        raise RuntimeFailure(f"run_dir = {config.run_dir}: less than {DISK_GIB:.0f} GiB of disk are free there; choose another run_dir")
+    # Last, because a tokenizer takes seconds to load.
+    for role, model in (("slm", config.slm), ("teacher", config.teacher)):
+        check_chat(role, model)
+
+
+def check_operators(config: RunConfig) -> None:
+    """Raises UsageError, with the nearest name, where a rate is given to an operator that does not exist."""
+    if not config.perturb.rates:
+        return
+    from envs.perturbation.operators import OPERATORS  # not where no rate is given: it takes a moment
+
+    for name in config.perturb.rates:
+        if name not in OPERATORS:
+            near = difflib.get_close_matches(name, OPERATORS, n=1, cutoff=0.0)[0]
+            raise UsageError(f"perturb.rates: unknown operator {name}; did you mean {near}? There are {', '.join(OPERATORS)}")
+
+
+def placement_problem(config: RunConfig, cpus: float, gpus: float) -> str | None:
+    """Why a cluster of this size never finds room for something that the run starts; None where it does.
+
+    A rank takes a core, and a whole GPU where there are as many; engines and the verifier share what GPUs there are.
+    """
+    if problem := ranks_problem(_ranks(config), cpus):
+        return problem
+    asked = round(sum(config.gpus.values()), 6)
+    if 0 < gpus < asked:
+        return f"{' + '.join(config.gpus)} = {asked:g} GPUs, the cluster has {gpus:g}: lower these keys, or add GPUs"
+    return None
+
+
+def ranks_problem(ranks: Mapping[str, int], cpus: float) -> str | None:
+    """Which learner, by the key of its ranks, never finds cores for all of them."""
+    for key, count in ranks.items():
+        if count > cpus:
+            return f"{key} = {count}: a rank takes a core and there are {cpus:g}; lower it, or raise cluster.num_cpus"
+    return None
+
+
+def _ranks(config: RunConfig) -> dict[str, int]:
+    """How many ranks every learner of this run has."""
+    ranks: dict[str, int] = {}
+    if config.slm.backend == "vllm":
+        ranks["bc.deepspeed.ranks"] = config.bc.deepspeed.ranks
+    if config.verifier is not None and config.verifier.kind == "trained":
+        ranks["verifier.training.deepspeed.ranks"] = config.verifier.training.deepspeed.ranks
+    if config.dpo is not None:
+        ranks["dpo.deepspeed.ranks"] = config.dpo.deepspeed.ranks
+    if config.router is not None:
+        ranks["router.deepspeed.ranks"] = config.router.deepspeed.ranks
+    return ranks
+
+
+def _problem_here(config: RunConfig) -> str | None:
+    """What there is no room for on this machine."""
+    gpus = local_gpus()
+    there = set(os.sched_getaffinity(0))
+    for role, model in (("slm", config.slm), ("teacher", config.teacher)):
+        if model.backend == "vllm" and not gpus and model.cpu_cores:
+            missing = sorted(_cores(model.cpu_cores) - there)
+            if missing:
+                return (
+                    f"{role}.cpu_cores = {model.cpu_cores}: there is no core {missing[0]} here; there are {len(there)}, from {min(there)}"
+                )
+    return placement_problem(config, config.cluster.num_cpus or os.cpu_count() or 1, gpus)
+
+
+def _cores(text: str) -> set[int]:
+    cores = set[int]()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        cores.update(range(int(first), int(last or first) + 1))
+    return cores
+
+
+def local_gpus() -> int:
+    """GPUs of this machine that a process may use, without asking a driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    there = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return there if visible is None else min(there, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+
+
+def _check_folder(key: str, model: str) -> None:
+    looks_local = model.startswith((".", "/", "~", "models/", "runs/"))
+    if looks_local and not os.path.isdir(named_path(model, key)):
+        raise UsageError(f"{key} = {model}: no such directory; give a Hugging Face directory, a hub id or `scratch`")
+
+
+def _check_model(role: str, model: ModelConfig) -> None:
+    if model.backend == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            raise RuntimeFailure(
+                f"{role}.backend = vllm: vLLM is not installed; run `make setup`, or install the extra [gpu] on a CUDA machine"
+            )
+        _check_folder(f"{role}.model", model.model)
+    if model.backend == "openai":
+        read_key(model.api_key_env)
+        _check_endpoint(role, model.base_url)
+
+
+def _check_endpoint(role: str, base_url: str) -> None:
+    url = urlsplit(base_url)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((url.hostname or "", port), timeout=5.0).close()
+    except (OSError, UnicodeError) as error:
+        raise RuntimeFailure(
+            f"{role}.base_url = {shown_address(base_url)}: cannot be reached ({error}); start the endpoint or correct the address"
+        ) from None
+
+
+def _free_disk_gib(folder: Path) -> float:
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.exists(parent))
+    return shutil.disk_usage(existing).free / 2**30
+
+
+def _available(package: str) -> str:
+    return "installed" if importlib.util.find_spec(package) else "NOT INSTALLED"
+
+
+def _test_episodes(config: RunConfig) -> int:
+    tasks = config.env.size("test")
+    arms = 2 + len(config.swept) * len(config.evaluate.rates)
+    return tasks * (config.perturb.test_seeds * arms + 2)
+
+
+def _label_branches(config: RunConfig) -> int:
+    """S, T1 and Tinf in both rounds, and pairs, were every episode to last to the limit."""
+    if config.router is None:
+        return 0
+    labels, alone = config.labels, (config.labels.tasks + config.labels.validation_tasks) * config.labels.seeds
+    first = 2 * labels.n * (labels.states + labels.validation_states) + alone * config.env.max_steps
+    again = (1 + 2 * labels.n_unsure) * ((labels.states + 1) // 2) + (1 + 2 * labels.n) * ((labels.validation_states + 1) // 2)
+    pairs = 2 * (labels.pairs + labels.pairs // 4)
+    return config.training_seeds * (first + (again + pairs if labels.rounds == 2 else 0))

@@ -1,0 +1,245 @@
+"""The processes of a run, started when a stage first needs them and ended with the run: Ray, model servers, runners.
+
+The third composition point beside the pipeline and the CLI; nothing points back to it.
+"""
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r2v_dist import files
+from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.places import named_path
+from r2v_dist.config.run import RunConfig
+from r2v_dist.episodes import Unit
+from r2v_dist.errors import UsageError
+from r2v_dist.pipeline.progress import Progress
+from r2v_dist.router.registry import RouterModels
+from r2v_dist.storage.run_dir import RunDir, checkpoint_version
+
+if TYPE_CHECKING:
+    from actors.dispatcher import OnProgress, Totals
+    from actors.runner_group import Fleet
+    from actors.verifier.server import ScorerHandle
+    from actors.vllm.server_handle import Checkpoint, ModelServer
+
+
+class Crew:
+    """Starts and stops what the stages work with."""
+
+    def __init__(self, config: RunConfig, run: RunDir, stack: contextlib.ExitStack) -> None:
+        self._config, self._run, self._stack = config, run, stack
+        self._verifier: Checkpoint | None = None
+        self._scorer: ScorerHandle | None = None
+
+    def cores(self) -> int:
+        """Processes to start for CPU-bound work on this machine."""
+        return self._config.cluster.num_cpus or os.cpu_count() or 1
+
+    def base_checkpoint(self) -> "Checkpoint":
+        """The SLM before training. `scratch` gets random weights, made once a run."""
+        from actors.vllm.server_handle import Checkpoint
+
+        slm = self._config.slm
+        if slm.backend != "vllm":
+            return Checkpoint("", _version(slm))
+        if slm.model == "scratch":
+            return self._scratch
+        path = _local(slm.model)
+        return Checkpoint(path, checkpoint_version("base", Path(path)))
+
+    def teacher_version(self) -> str:
+        """What the teacher's answers are stored under."""
+        teacher = self._config.teacher
+        return checkpoint_version("teacher", Path(_local(teacher.model))) if teacher.backend == "vllm" else _version(teacher)
+
+    def load_slm(self, checkpoint: "Checkpoint") -> None:
+        """Have the SLM server answer with this checkpoint; loads in place where it already runs."""
+        if server := self._servers.get("slm"):
+            if server.load(checkpoint) and "_fleet" in self.__dict__:
+                self._fleet.renew()
+            server.wait()
+
+    def start_early(self) -> None:
+        """Start engines and runners without waiting for them: they come up while games are generated.
+
+        Raises UsageError before anything is started where a game file cannot be played.
+        """
+        if self._config.env.files:
+            from envs.textworld.check import check_games
+
+            check_games(self._config.env.files, self._config.env.cache)
+        self._fleet
+
+    def equip(self, verifier: "Checkpoint | None", models: RouterModels) -> None:
+        """From here on this verifier picks among the SLM's candidates, and these trained routers can be named."""
+        from actors.env_runner import Equipment
+        from actors.verifier.server import ScorerHandle, start_verifier
+
+        config = self._config.verifier
+        if verifier is not None and verifier != self._verifier and config is not None and config.kind == "trained":
+            self._scorer = ScorerHandle(start_verifier(verifier.path, verifier.version, config))
+        self._verifier = verifier
+        self._fleet.equip(Equipment(config if verifier else None, self._scorer if verifier else None, models))
+
+    def roll_out(self, units: list[Unit], folder: Path, on_progress: "OnProgress") -> "Totals":
+        """Run the units that are not committed yet."""
+        from actors.dispatcher import Totals, remaining, roll_out
+
+        if not remaining(units, folder):
+            return Totals()
+        fleet = self._fleet
+        slm_acts = any(arm.router != "teacher_only" for unit in units for arm in unit.played)
+        for role, server in self._servers.items():
+            if role == "teacher" or slm_acts:
+                server.wait()
+        return roll_out(units, folder, fleet, self._config.cluster, on_progress)
+
+    @contextlib.contextmanager
+    def learner_progress(self, name: str, metrics: Path, ranks: int) -> Iterator[None]:
+        """Start Ray, see to it that the ranks find GPUs, and show what the learner logs while the block runs."""
+        self._ray
+        self._make_room(ranks)
+        progress, finished = Progress(name), threading.Event()
+
+        def watch() -> None:
+            while not finished.wait(0.5):
+                if row := last_row(metrics):
+                    progress.update(row["step"], row["of"], f"{row.get('router', '')} loss {row['loss']:.4f}".strip())
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            watcher.join()
+        row = last_row(metrics)
+        progress.close(f"{row['of']} steps, loss {row['loss']:.4f}" if row else "too few steps to log a loss")
+
+    def log_totals(self, stage: str, totals: dict[str, int]) -> None:
+        """Keep the account of a rollout stage."""
+        files.append_json_line(self._run.stage(stage) / "metrics.jsonl", totals)
+
+    def _make_room(self, ranks: int) -> None:
+        """End engines, scorer and runners where they hold GPUs that the ranks need; what is asked next starts them again."""
+        import ray
+
+        everything, unused = (resources().get("GPU", 0) for resources in (ray.cluster_resources, ray.available_resources))
+        if "_servers" not in self.__dict__ or not everything >= ranks > unused:
+            return
+        if fleet := self.__dict__.pop("_fleet", None):
+            fleet.stop()
+        for server in self.__dict__.pop("_servers").values():
+            server.stop()
+        self._verifier = self._scorer = None  # the scorer ends with its last handle
+
+    @cached_property
+    def _ray(self) -> None:
+        from cluster.session import ray_session
+
+        self._stack.enter_context(ray_session(self._config.cluster, self._run.root / "logs"))
+
+    @cached_property
+    def _servers(self) -> "dict[str, ModelServer]":
+        """The model servers of this run by role, starting."""
+        from actors.vllm.server_handle import Checkpoint, ModelServer
+
+        self._ray
+        servers, config = {}, self._config
+        self._require_gpus()
+        self._require_cores()
+        if config.slm.backend == "vllm":
+            servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint())
+        if config.teacher.backend == "vllm":
+            checkpoint = Checkpoint(_local(config.teacher.model), self.teacher_version())
+            servers["teacher"] = ModelServer("teacher", config.teacher, checkpoint, after=servers.get("slm"))
+        return servers
+
+    def _require_gpus(self) -> None:
+        """Refuse what the GPUs of the cluster cannot hold at one time: it would wait for room for ever."""
+        import ray
+
+        keys, there = self._config.gpus, ray.cluster_resources().get("GPU", 0)
+        asked = round(sum(keys.values()), 6)
+        if 0 < there < asked:
+            raise UsageError(f"{' + '.join(keys)} = {asked:g} GPUs, the cluster has {there:g}: lower these keys, or add GPUs")
+
+    def _require_cores(self) -> None:
+        """Refuse learners whose ranks the cluster could never place now, and not after the rollouts they learn from."""
+        import ray
+
+        from learners.common.ray_train import require_room
+
+        for name, ranks in learner_ranks(self._config).items():
+            require_room(name, ranks, ray.cluster_resources())
+
+    @cached_property
+    def _fleet(self) -> "Fleet":
+        from actors.env_runner import RunnerSetup
+        from actors.runner_group import Fleet
+
+        config, servers = self._config, self._servers
+        setup = RunnerSetup(
+            slm=config.slm,
+            teacher=config.teacher,
+            slm_tokenizer=self.base_checkpoint().path,
+            teacher_tokenizer=_local(config.teacher.model) if config.teacher.backend == "vllm" else "",
+            perturb=config.perturb,
+            unit_timeout_s=config.cluster.unit_timeout_s,
+        )
+        return Fleet(setup, servers.get("slm"), servers.get("teacher"), config.cluster.runners, config.cluster.in_flight)
+
+    @cached_property
+    def _scratch(self) -> "Checkpoint":
+        from actors.vllm.server_handle import Checkpoint
+        from learners.common.scratch import make_scratch
+
+        path = self._run.checkpoint("slm", "scratch")
+        if not path.is_dir():
+            make_scratch(path, self._config.seed)
+        return Checkpoint(str(path.resolve()), checkpoint_version("scratch", path))
+
+
+def learner_ranks(config: RunConfig) -> dict[str, int]:
+    """The ranks of every learner of a run by its name."""
+    ranks = {"bc": config.bc.deepspeed.ranks} if config.slm.backend == "vllm" else {}
+    if config.verifier is not None and config.verifier.kind == "trained":
+        ranks["verifier"] = config.verifier.training.deepspeed.ranks
+    if config.dpo is not None:
+        ranks["dpo"] = config.dpo.deepspeed.ranks
+    if config.router is not None:
+        ranks["router"] = config.router.deepspeed.ranks
+    return ranks
+
+
+def _version(config: ModelConfig) -> str:
+    """The version under which a back end without weights of ours answers."""
+    return {"expert": "expert", "simulated": f"simulated-{config.failure_rate:g}", "openai": config.model}[config.backend]
+
+
+def _local(model: str) -> str:
+    """A local directory with the model: the directory itself, or the snapshot of a hub id."""
+    folder = named_path(model, "model")
+    if folder.is_dir():
+        return str(folder.resolve())
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return str(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UsageError(
+            f"model {model}: neither a local directory nor to be had from the hub ({type(error).__name__}); check the name or the network"
+        ) from None
+
+
+def last_row(metrics: Path) -> dict[str, Any] | None:
+    """The last row that is written to its end: a learner may be in the middle of the next."""
+    *lines, _ = files.read_text(metrics).split("\n") if metrics.is_file() else [""]
+    return json.loads(lines[-1]) if lines else None

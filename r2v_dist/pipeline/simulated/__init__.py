@@ -1,0 +1,1 @@
+"""The router on a simulated world, from training to its page."""

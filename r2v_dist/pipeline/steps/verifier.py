@@ -1,0 +1,173 @@
+"""The stages in which the SLM learns from its own failures (METHOD sections 3 and 4).
+
+    states    tasks, bc                -> rollouts/states      the SLM alone, K candidates a step, under training seeds
+    branches  states                   -> rollouts/branches    every candidate of the chosen states, continued by single samples
+    verifier  branches                 -> checkpoints/verifier
+    pairs     branches, verifier       -> stages/pairs         preference pairs, with an account of what was dropped
+    dpo       pairs, bc                -> checkpoints/slm/dpo
+
+States of validation tasks calibrate and measure the verifier; no pair is made of them.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from r2v_dist.config.env import Split
+from r2v_dist.config.places import named_path
+from r2v_dist.episodes import Arm, Unit
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.labels import branch_values
+from r2v_dist.labels import estimates as branching
+from r2v_dist.labels.estimates import State
+from r2v_dist.pipeline.context import Context
+from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.run_dir import checkpoint_version
+
+LEARNING: Split = "train"
+HELD_OUT: Split = "validation"
+"""The splits whose states teach the verifier, and those that calibrate it."""
+
+
+def states(context: Context) -> dict[str, Any]:
+    """The SLM alone on some training and validation tasks, under seeds of their own splits."""
+    from envs.tasks import seeds
+
+    config, policy = context.config, context.checkpoint("bc")
+    context.crew.load_slm(policy)
+    arm = Arm("slm_only", None, policy.version, context.crew.teacher_version(), context.training_seed)
+    units = []
+    sizes: dict[Split, int] = {LEARNING: config.branches.tasks, HELD_OUT: config.branches.validation_tasks}
+    for split, count in sizes.items():
+        zs = seeds(config.perturb, split, config.seed)[: config.branches.seeds]
+        tasks = context.training_tasks("branch") if split == LEARNING else context.tasks(split)[:count]
+        units += [context.unit(task, z, (arm,)) for task in tasks for z in zs]
+    return context.roll_out(units)
+
+
+def branches(context: Context) -> dict[str, Any]:
+    """Branch values of the chosen states, by split."""
+    config, policy = context.config, context.checkpoint("bc")
+    context.crew.load_slm(policy)
+    chosen = _chosen(context)
+    arm = Arm("slm_only", None, policy.version, context.crew.teacher_version(), context.training_seed)
+    tasks = {task.id: task for task in context.tasks(LEARNING, HELD_OUT)}
+    units: dict[tuple[str, int], Unit] = {}
+    for state in (*chosen[LEARNING], *chosen[HELD_OUT]):
+        more = branching.candidate_branches(state, arm, config.branches.n, config.branches.n_agreed, config.branches.teacher)
+        known = units.get((state.task, state.z))
+        units[state.task, state.z] = context.unit(tasks[state.task], state.z, branches=(*(known.branches if known else ()), *more))
+    results = context.roll_out(list(units.values()))
+    table = rollout_store.read(context.rollouts("branches"))
+    drifted = 0
+    for split in (LEARNING, HELD_OUT):
+        rows, left_out = branching.branch_values(chosen[split], table)
+        branch_values.save(values_path(context, split), branch_values.to_table(rows))
+        results |= {f"{split}_states": len(chosen[split]), f"{split}_values": len(rows)}
+        drifted = left_out
+    return results | {"drifted": drifted}
+
+
+def verifier(context: Context) -> dict[str, Any]:
+    """Learn V, and measure it on the validation states."""
+    from learners.verifier.train import VerifierJob, learn_verifier
+
+    config, run = context.config, context.run
+    assert config.verifier is not None
+    branched = branch_values.load(values_path(context, LEARNING))
+    known = set(branched["key"].to_pylist())
+    others = branching.sample([s for s in _visited(context, LEARNING) if s.key not in known], config.branches.outcomes, context.seed)
+    values = run.stage(context.stage) / "values.arrow"
+    branch_values.save(values, pa.concat_tables([branched, branch_values.to_table(branching.outcome_values(others))]))
+    output = run.checkpoint("verifier", f"v-{context.input_hash[:8]}")
+    job = VerifierJob(
+        values=values,
+        validation=values_path(context, HELD_OUT),
+        model=str(named_path(config.verifier.model, "verifier.model")) if config.verifier.model else context.checkpoint("bc").path,
+        system_prompt=config.slm.system_prompt,
+        output=output,
+        stage=run.stage(context.stage),
+        seed=context.seed,
+        config=config.verifier.training,
+        template_settings=config.slm.chat_template_kwargs,
+    )
+    with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks):
+        metrics = learn_verifier(job)
+    return {"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("v", output), "validation": asdict(metrics)}
+
+
+def pairs(context: Context) -> dict[str, Any]:
+    """Preference pairs of the training states, by the verifier's opinion and the branches that were run."""
+    from learners.dpo import pairs as preference_pairs
+    from learners.verifier.train import score_table
+
+    config, trained = context.config, context.checkpoint("verifier")
+    assert config.dpo is not None
+    table = branch_values.load(values_path(context, LEARNING))
+    settings, w = config.slm.chat_template_kwargs, config.dpo.verifier_branches
+    opinion = score_table(Path(trained.path), table, config.slm.system_prompt, settings)
+    n = table["n"].to_numpy().astype(np.float64)
+    scores = (branch_values.values(table) * n + w * opinion) / (n + w)
+    visited = branching.outcome_values(_visited(context, LEARNING))
+    made, counts = preference_pairs.build_pairs(table, config.dpo.min_gap, scores, trained.version, visited)
+    preference_pairs.save(_pairs_path(context), made)
+    return asdict(counts)
+
+
+def dpo(context: Context) -> dict[str, Any]:
+    """Prefer the better candidate, and answer alike under two views of one state."""
+    from learners.dpo.consistency import measure_consistency
+    from learners.dpo.train import DPOJob, learn_preferences
+
+    config, run, cloned = context.config, context.run, context.checkpoint("bc")
+    assert config.dpo is not None
+    output = run.checkpoint("slm", f"dpo-{context.input_hash[:8]}")
+    job = DPOJob(
+        pairs=_pairs_path(context),
+        model=cloned.path,
+        system_prompt=config.slm.system_prompt,
+        output=output,
+        stage=run.stage(context.stage),
+        seed=context.seed,
+        config=config.dpo,
+        template_settings=config.slm.chat_template_kwargs,
+    )
+    with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks):
+        examples = learn_preferences(job)
+    before, after = (
+        measure_consistency(m, job.pairs, job.system_prompt, job.config, job.template_settings) for m in (cloned.path, str(output))
+    )
+    return {
+        **{"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("dpo", output)},
+        **asdict(examples),
+        **{"consistency_before": before.divergence if before.pairs else None, "views": after.pairs},
+        **{"consistency_after": after.divergence if after.pairs else None},
+    }
+
+
+def values_path(context: Context, split: str) -> Path:
+    """The branch values of a split."""
+    return context.folder("branches") / f"{split}.arrow"
+
+
+def _pairs_path(context: Context) -> Path:
+    return context.folder("pairs") / "pairs.arrow"
+
+
+def _visited(context: Context, split: Split) -> list[State]:
+    """The states of a split that the cloned SLM met alone."""
+    found = branching.states_of(rollout_store.read(context.rollouts("states")), context.config.env.max_steps)
+    return [state for state in found if state.split == split]
+
+
+def _chosen(context: Context) -> dict[Split, list[State]]:
+    """The states to branch from, the same on every call."""
+    config = context.config
+    counts = {LEARNING: config.branches.states, HELD_OUT: config.branches.validation_states}
+    chosen = {split: branching.choose(_visited(context, split), count, context.seed) for split, count in counts.items()}
+    if empty := next((split for split, members in chosen.items() if not members), None):
+        raise RuntimeFailure(f"no state of the {empty} tasks to branch from: the SLM proposed nothing there")
+    return chosen

@@ -1,0 +1,111 @@
+"""The report as one self-contained HTML file: no script, no network, readable on paper."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from r2v_dist.config.run import RunConfig
+from r2v_dist.evaluation.comparison import REFERENCE
+from r2v_dist.evaluation.outcomes import RouterRow
+from r2v_dist.evaluation.results import Findings
+from r2v_dist.evaluation.routing_signals import SIGNALS
+from r2v_dist.report.claims import (
+    cvar_role,
+    deciding,
+    first_step_words,
+    seeds_words,
+    shown_signals,
+)
+from r2v_dist.report.episodes import Sample
+from r2v_dist.report.figures.drawing import Figure
+from r2v_dist.report.figures.palette import ABLATIONS, COLOURS, ENDS, LABELS, fitting, listed
+from r2v_dist.report.headline import HARD_STEPS
+from r2v_dist.stats.seed_difference import LEVEL
+
+TEMPLATES = Path(__file__).parent
+KINDS = {"selected": "selected", "budget": "on a budget", "expected_cost": "least expected cost", "bayes": "Bayes rule"}
+_ORDER = (*ENDS, "r2v", *(name for name in LABELS if name not in (*ENDS, "r2v", *ABLATIONS)), *ABLATIONS)
+
+
+def render_page(
+    facts: dict[str, Any], training: list[dict[str, Any]], config: RunConfig, found: Findings, figures: list[Figure], samples: list[Sample]
+) -> str:
+    """The page's HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "points": points, "number": number, "p": p_value}
+    rows = sorted(found.perturbed, key=lambda row: (_ORDER.index(row.name), row.training_seed, row.threshold or 0.0))
+    return environment.get_template("page.html.jinja").render(
+        facts=facts,
+        training=training,
+        rows=rows,
+        chosen=[row for row in rows if row.threshold is None or row.selected],
+        clean={row.name: row for row in reversed(found.clean)},
+        ends={row.name: row for row in reversed(found.perturbed) if row.threshold is None},
+        overall={n: o for n in _ORDER if (o := found.overall(n, config.evaluate.bootstrap, config.seed)) is not None},
+        found=found,
+        figures={section: [f for f in figures if f.section == section] for section in {f.section for f in figures}},
+        samples=samples,
+        against={one.other: one for one in found.comparisons.others} if found.comparisons else {},
+        trained=_trained(facts, rows),
+        colours=COLOURS,
+        labels=LABELS,
+        fitting=fitting,
+        listed=listed,
+        scores=_best_first(found.scores),
+        cvar_role=cvar_role(config),
+        deciding=deciding(found),
+        first_step=first_step_words(found, REFERENCE),
+        seeds_words=seeds_words,
+        level=LEVEL,
+        signals=shown_signals(found),
+        signal_names=_known_signals(found),
+        signal_words=SIGNALS,
+        ablations=ABLATIONS,
+        kinds=KINDS,
+        config=config,
+        hard_steps=HARD_STEPS,
+    )
+
+
+def _known_signals(found: Findings) -> list[str]:
+    """The signals that some router of the run estimates, in one order."""
+    return [name for name in SIGNALS if any(name in one.correlations for one in found.signals)]
+
+
+def _best_first(scores: dict[str, list[float | None]]) -> list[tuple[str, list[float | None]]]:
+    """AUROCs by router; those of highest mean first."""
+
+    def mean(item: tuple[str, list[float | None]]) -> float:
+        return float(np.mean([value for value in item[1] if value is not None]))
+
+    return sorted(scores.items(), key=mean, reverse=True)
+
+
+def _trained(facts: dict[str, Any], rows: list[RouterRow]) -> list[dict[str, Any]]:
+    """One line a trained router: how its constraint ended, and its selected threshold on test tasks (None where it has no arm)."""
+    chosen = {(row.name, row.training_seed): row for row in rows if row.selected}
+    return [one | {"row": chosen.get((one["name"], one["training_seed"]))} for one in facts["router_training"] or []]
+
+
+def percent(value: float | None) -> str:
+    """A share."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares, in percentage points."""
+    return "–" if value is None else f"{value * 100:+.1f}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A plain number."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def p_value(value: float | None, at_floor: bool | None = False) -> str:
+    """A p-value with two digits that count; no more than that where it is at its floor."""
+    return "–" if value is None else f"{'≤ ' if at_floor else ''}{value:.2g}"

@@ -1,0 +1,1 @@
+"""What a deployed agent needs to decide who acts. numpy only."""

@@ -1,0 +1,1 @@
+"""What is published is whole, and nothing that is published is overwritten."""

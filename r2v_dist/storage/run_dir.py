@@ -1,0 +1,213 @@
+"""The run directory: what is complete is never done again, what is half done resumes, nothing is overwritten in silence.
+
+config.yaml                     the resolved configuration
+stages/<name>/manifest.json     present only when the stage is complete; its input hash says for which inputs
+stages/<name>/metrics.jsonl     what the stage logged
+rollouts/<stage>/*.arrow        committed episodes
+checkpoints/<model>/<version>/  Hugging Face directories
+report/  logs/
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from r2v_dist import files
+from r2v_dist.config.run import RunConfig
+from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError, explain, warn
+from r2v_dist.files import write_atomically
+
+Result = TypeVar("Result")
+_AGAIN = "`r2v run` with the run's configuration does stage {} again"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A complete stage: what it was made from, how long the run that finished it took, and what it
+    found. `covers` are its files, by path in the run directory, with their sizes: without them it is
+    not complete. None where an older version of r2v completed the stage."""
+
+    stage: str
+    input_hash: str
+    wall_s: float
+    attempts: int
+    results: dict[str, Any]
+    covers: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run, and its record of complete stages."""
+
+    root: Path
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage, made if there is none."""
+        folder = self.root / "stages" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def rollouts(self, stage: str) -> Path:
+        """The committed episodes of a stage."""
+        return self.root / "rollouts" / stage
+
+    def checkpoint(self, model: str, version: str) -> Path:
+        """Where a model version is kept."""
+        return self.root / "checkpoints" / model / version
+
+    def write_config(self, config: RunConfig) -> None:
+        """Store the resolved configuration."""
+        write_atomically(self.root / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+    def manifest(self, stage: str) -> Manifest | None:
+        """The record of a complete stage, None when it is not complete. One that cannot be read is
+        none, and is warned of."""
+        path = self.root / "stages" / stage / "manifest.json"
+        if not path.is_file():
+            return None
+        try:
+            return _manifest(path)
+        except DamagedFile as error:
+            warn(f"{path}: {error.problem}: stage {stage} counts as not complete; {_AGAIN.format(stage)}")
+            return None
+
+    def lost(self, manifest: Manifest) -> DamagedFile | None:
+        """A file that a complete stage no longer has as it was; None where all are there."""
+        for folder in (self.root / name for name in _checkpoints(manifest.results)):
+            if not folder.is_dir():
+                return DamagedFile(folder / "*.safetensors", "is missing", _AGAIN.format(manifest.stage))
+        for name, size in (manifest.covers or {}).items():
+            path = self.root / name
+            if not path.is_file():
+                return DamagedFile(path, "is missing", _AGAIN.format(manifest.stage))
+            if path.stat().st_size != size:
+                problem = f"is damaged: {path.stat().st_size} bytes instead of {size}"
+                return DamagedFile(path, problem, _AGAIN.format(manifest.stage))
+        return None
+
+    def require_rollouts(self, stage: str) -> None:
+        """Raises DamagedFile where a complete stage has lost episodes."""
+        manifest = self.manifest(stage)
+        covers = (manifest.covers if manifest else None) or {}
+        episodes = {name: size for name, size in covers.items() if name.startswith("rollouts/")}
+        found = self.lost(replace(manifest, covers=episodes, results={})) if manifest else None
+        if found is not None:
+            raise found
+
+    def begin(self, stage: str, input_hash: str) -> None:
+        """Note an attempt; set aside what an attempt with other inputs has left."""
+        attempts = self.stage(stage) / "attempts.jsonl"
+        try:
+            previous = files.read_json_lines(attempts)
+            old_hash = previous[-1].get("input_hash", "unknown") if previous else input_hash
+        except DamagedFile as error:
+            old_hash = "damaged"  # nobody knows from which inputs the files were made
+            warn(f"{attempts}: {error.problem}: what stage {stage} has is set aside, and made again")
+        if old_hash != input_hash:
+            self._set_aside(stage, old_hash)
+        files.append_json_line(attempts, {"input_hash": input_hash, "started": time.time(), "pid": os.getpid()})
+        files.sync(attempts)
+
+    def complete(self, stage: str, input_hash: str, wall_s: float, results: dict[str, Any]) -> None:
+        """Record a stage as complete, with the files that it is complete with."""
+        attempts = len(files.read_json_lines(self.stage(stage) / "attempts.jsonl"))
+        made = self._files_of(stage, results)
+        for folder in {path.parent for path in made}:
+            files.sync_entries(folder)
+        covers = {str(path.relative_to(self.root)): path.stat().st_size for path in made}
+        manifest = Manifest(stage, input_hash, wall_s, attempts, results, covers)
+        files.write_atomically(self.stage(stage) / "manifest.json", json.dumps(asdict(manifest), indent=1))
+
+    def _files_of(self, stage: str, results: dict[str, Any]) -> list[Path]:
+        """Tables, episodes and checkpoints of a stage: what later stages read."""
+        found = [*self.stage(stage).glob("*.arrow"), *self.rollouts(stage).glob("*.arrow")]
+        found += self.stage(stage).glob("tasks.json")
+        for name in _checkpoints(results):
+            found += (self.root / name).glob("*")
+        return sorted(path for path in found if path.is_file())
+
+    def repairing(self, work: Callable[[], Result]) -> Result:
+        """The work's result. A file of the run that cannot be read is set aside, and the work done
+        once more: what is complete is skipped, and what the file held is made again."""
+        repaired: set[Path] = set()
+        while True:
+            try:
+                return work()
+            except DamagedFile as error:
+                if error.path in repaired or not self.set_aside(error):
+                    raise
+                repaired.add(error.path)
+
+    def set_aside(self, damaged: DamagedFile) -> bool:
+        """Rename a damaged file of this run, so that it is made again; a checkpoint as a whole.
+        False where there is nothing to rename, or where it is none of the run's."""
+        root, path = self.root.resolve(), damaged.path.resolve()
+        parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
+        if not {"stages", "rollouts", "checkpoints"} & set(parts[:2]):
+            return False
+        whole = path.parent if "checkpoints" in parts else path
+        if not whole.exists():
+            return False
+        warn(f"{path} {damaged.problem}: set aside as {files.set_aside(whole)}, to be made again")
+        return True
+
+    def _set_aside(self, stage: str, old_hash: str) -> None:
+        for folder in (self.root / "stages" / stage, self.rollouts(stage)):
+            if folder.is_dir():
+                target = folder.with_name(f"{folder.name}.{old_hash}")
+                number = 1
+                while target.exists():
+                    number += 1
+                    target = folder.with_name(f"{folder.name}.{old_hash}.{number}")
+                folder.rename(target)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory for one run; the lock goes with the process, however it ends."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = (self.root / ".lock").open("w", encoding="utf-8")
+        except OSError as error:
+            raise RuntimeFailure(f"run_dir = {self.root} cannot be written: {explain(error)}") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"run_dir = {self.root}: another run is at work there; wait for it or choose another run_dir") from None
+            yield
+
+
+def _checkpoints(results: dict[str, Any]) -> list[str]:
+    """The folders of the models that a stage published, in the run directory."""
+    one = [results["checkpoint"]] if "checkpoint" in results else []
+    return [*one, *results.get("routers", {}).values()]
+
+
+def _manifest(path: Path) -> Manifest:
+    values = files.read_json_object(path)
+    try:
+        return Manifest(**values)
+    except TypeError as error:
+        raise DamagedFile(path, f"is no manifest ({error})") from None
+
+
+def checkpoint_version(name: str, folder: Path) -> str:
+    """A version that names the weights themselves: `name` and a hash of the safetensors files."""
+    digest = hashlib.blake2b(digest_size=6)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UsageError(f"{folder}: no safetensors file; a model is a Hugging Face directory with safetensors weights")
+    for file in files:
+        with file.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return f"{name}-{digest.hexdigest()}"

@@ -1,0 +1,1 @@
+"""V(x, a) in [0, 1], and which candidate acts."""
