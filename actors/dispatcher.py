@@ -16,9 +16,9 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.env_runner import UnitReport
+from actors.ray_errors import cause_of, first_cause, innermost, usage_error
 from actors.runner_group import Fleet
-from actors.vllm.server_handle import cause_of, first_cause, innermost, usage_error
-from r2v_dist.config.run import ClusterConfig
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import RuntimeFailure, StoreFailure, UsageError
 from r2v_dist.storage import rollouts as rollout_store

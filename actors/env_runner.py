@@ -6,27 +6,27 @@ the stages of a run: everything it knows of a stage comes with the unit.
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import gymnasium
 
 import envs
-from actors.language_models.factory import EngineCall, build_model
-from actors.verifier.server import ScorerCall, TrainedVerifier
+from actors.env_pool import IdleEnvs
+from actors.language_models.factory import build_model
+from actors.language_models.vllm import EngineCall
+from actors.verifier.client import ScorerCall, TrainedVerifier
 from envs.perturbation.wrapper import Perturb, default_rates
+from envs.textworld.rules import TextWorldRules
 from r2v_dist.agent.episode import Cast, Player, play
 from r2v_dist.agent.tree import Tree, TreeEnv
-from r2v_dist.config.env import PerturbConfig
-from r2v_dist.config.learners import VerifierConfig
 from r2v_dist.config.models import ModelConfig
-from r2v_dist.episodes import Episode, Task, Unit
+from r2v_dist.config.perturbation import PerturbConfig
+from r2v_dist.config.verifier import VerifierConfig
+from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Sampling
 from r2v_dist.router.registry import ALONE, RouterModels
-from r2v_dist.verifier.base import JUDGE_TOKENS, JudgeVerifier, TextWorldRules, Verifier
+from r2v_dist.verifier.base import Verifier
+from r2v_dist.verifier.llm_judge import JUDGE_TOKENS, JudgeVerifier
 
 Deliver = Callable[[Sequence[Episode]], Awaitable[object]]
 
@@ -68,35 +68,6 @@ class UnitReport:
     judge_malformed: int = 0
     """States that a judge left undecided, and times it was asked again. Units in flight at once
     share what they count."""
-
-
-class IdleEnvs:
-    """Environments that nobody plays at the moment: starting a game costs as much as two steps, and its next unit comes soon."""
-
-    def __init__(self, kept: int = 32) -> None:
-        self._kept = kept
-        self._idle: deque[tuple[tuple[Task, bool], gymnasium.Env[str, str]]] = deque()
-
-    @contextlib.contextmanager
-    def borrow(self, task: Task, expert: bool) -> Iterator[gymnasium.Env[str, str]]:
-        """An environment of this task, to be reset before use. One that raised is not used again."""
-        wanted = (task, expert)
-        match = next((item for item in self._idle if item[0] == wanted), None)
-        if match is not None:
-            self._idle.remove(match)
-            env = match[1]
-        else:
-            arguments: dict[str, Any] = dict(task.env_kwargs)
-            # The bare environment: Gymnasium's order-enforcing wrappers only cost time on this path.
-            env = gymnasium.make(task.env, expert=expert, **arguments).unwrapped
-        try:
-            yield env
-        except BaseException:
-            env.close()
-            raise
-        self._idle.append((wanted, env))
-        if len(self._idle) > self._kept:
-            self._idle.popleft()[1].close()
 
 
 class EnvRunner:

@@ -8,7 +8,8 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.collector import CollectorActor
 from actors.env_runner import EnvRunner, Equipment, RunnerSetup
-from actors.vllm.server_handle import EngineHandle, ModelServer, first_cause, usage_error
+from actors.ray_errors import first_cause, usage_error
+from actors.vllm.server_handle import EngineHandle, ModelServer
 from r2v_dist.errors import RuntimeFailure
 
 EQUIP_DEADLINE_S = 300.0

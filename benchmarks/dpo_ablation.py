@@ -15,18 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.vllm.server_handle import Checkpoint
 from benchmarks.harness import Mismatch
 from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.outcomes import arm_outcomes
-from r2v_dist.pipeline.context import Context, stage_name
+from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.services import Crew
-from r2v_dist.pipeline.steps import verifier as learning_stages
-from r2v_dist.pipeline.steps.router import test_seeds
-from r2v_dist.report.summary import open_run
+from r2v_dist.pipeline.steps import preference
+from r2v_dist.pipeline.steps.evaluation import test_seeds
 from r2v_dist.seeding import short_hash
 from r2v_dist.stats.bootstrap import Array, task_bootstrap_interval
-from r2v_dist.storage.run_dir import Manifest, RunDir
+from r2v_dist.storage.checkpoints import Checkpoint
+from r2v_dist.storage.run_dir import Manifest, RunDir, open_run, stage_name
 
 VARIANTS = {"DPO": (0.0, 0.0), "DPO + consistency": (1.0, 0.0), "DPO + likelihood of a+": (0.0, 1.0)}
 """Which of the run's weights beta_c and beta_s stay."""
@@ -75,7 +74,7 @@ def policies(config: RunConfig, run: RunDir, crew: Crew, manifests: dict[str, Ma
         context = Context(changed, run, crew, stage, input_hash, manifests, seed)
         if (done := run.manifest(stage)) is None:
             run.begin(stage, input_hash)
-            run.complete(stage, input_hash, 0.0, learning_stages.dpo(context))
+            run.complete(stage, input_hash, 0.0, preference.dpo(context))
             done = run.manifest(stage)
         assert done is not None
         checkpoint = Checkpoint(str((run.root / done.results["checkpoint"]).resolve()), done.results["version"])

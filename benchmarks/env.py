@@ -15,9 +15,9 @@ import textworld
 from actors.env_runner import EnvRunner, RunnerSetup
 from benchmarks.games import make_tasks, make_units
 from benchmarks.harness import Spent, interleave, measure, median_wall, publish, same
-from r2v_dist.config.env import PerturbConfig
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
-from r2v_dist.config.run import ClusterConfig
+from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Episode, Unit
 
 IN_FLIGHT = 8

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from envs.textworld.games import GameFamily, draw_games, generate
+from envs.textworld.games import GameFamily, draw_games
+from envs.textworld.generator import generate
 from r2v_dist.config.places import cache_folder
 from r2v_dist.episodes import Arm, Task, Unit
 

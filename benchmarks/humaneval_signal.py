@@ -14,7 +14,7 @@ from pathlib import Path
 
 from r2v_dist.config.run import load_config
 from r2v_dist.evaluation.outcomes import arm_outcomes, router_rows
-from r2v_dist.pipeline.stages import execute
+from r2v_dist.pipeline.run import execute
 
 CONFIG = Path(__file__).parent.parent / "configs" / "humaneval_simulated.yaml"
 ORACLE = 0.999999

@@ -29,10 +29,10 @@ from learners.dpo.pairs import build_pairs
 from learners.dpo.train import DPOJob, learn_preferences
 from learners.dpo.train import build_dataset as build_pair_examples
 from r2v_dist.chat import ChatFormat, Turn, opening_message
-from r2v_dist.config.env import PerturbConfig
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.learners import BCConfig, DeepSpeedConfig, DPOConfig, LearnerConfig
 from r2v_dist.config.models import ModelConfig
-from r2v_dist.config.run import ClusterConfig
+from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm
 from r2v_dist.labels import branch_values
 from r2v_dist.labels.branch_values import BranchValue

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from actors.dispatcher import Totals, roll_out
 from actors.env_runner import RunnerSetup
 from actors.runner_group import Fleet
-from actors.vllm.server_handle import Checkpoint, ModelServer
+from actors.vllm.server_handle import ModelServer
 from benchmarks.games import make_tasks, make_units
 from benchmarks.harness import Mismatch, Spent, interleave, median_wall, publish, same
 from benchmarks.offline import OfflineEngine
@@ -34,6 +34,7 @@ from r2v_dist.episodes import Arm, Unit
 from r2v_dist.language_model import TOP_LOGPROBS
 from r2v_dist.seeding import stable_hash
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.checkpoints import Checkpoint
 
 ROOT = Path(__file__).parent.parent
 TOLERANCE = 0.05

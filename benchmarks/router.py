@@ -17,13 +17,15 @@ import numpy as np
 
 from benchmarks.episodes import make_episodes
 from benchmarks.harness import Mismatch, Pairs, Spent, interleave, measure, publish
-from r2v_dist.config.learners import RouterConfig
+from r2v_dist.config.router import RouterConfig
 from r2v_dist.episodes import Episode
 from r2v_dist.language_model import Answer
 from r2v_dist.router.calibration import Calibrator
-from r2v_dist.router.features import FEATURE_NAMES, StepBatch, features
+from r2v_dist.router.features import FEATURE_NAMES, features
 from r2v_dist.router.model import EFFECT_FEATURES, ESTIMATES, LEAST_COST, LEAST_GAIN, RISKS, Mlp, RouterModel
-from r2v_dist.router.registry import Decision, RouterModels, build_router
+from r2v_dist.router.policies import Decision
+from r2v_dist.router.registry import RouterModels, build_router
+from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import Situation
 from r2v_dist.seeding import rng_for
 

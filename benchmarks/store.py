@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.episodes import make_episodes
 from benchmarks.harness import Spent, interleave, measure, median_wall, publish, same
-from r2v_dist.config.run import ClusterConfig
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Episode, Step
 from r2v_dist.storage import rollouts as rollout_store
 

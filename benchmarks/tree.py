@@ -14,11 +14,13 @@ import pyarrow.compute as pc
 
 from benchmarks.harness import Mismatch, publish
 from r2v_dist.episodes import Arm
+from r2v_dist.evaluation.threshold_selection import grid
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.services import Crew
 from r2v_dist.pipeline.steps import router as router_stages
-from r2v_dist.report.summary import open_run
+from r2v_dist.pipeline.steps.evaluation import sweep, test_seeds
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.run_dir import open_run
 
 
 def main() -> None:
@@ -36,22 +38,18 @@ def main() -> None:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         context = Context(config, run, Crew(config, run, stack), "evaluate", "tree", manifests)
         arm = context.deploy(router_stages.trained(context, router_stages.last_round(context)))
-        grid = router_stages.grid(context.rollouts("validate"), config.swept, config.evaluate.rates)
+        thresholds = grid(context.rollouts("validate"), config.swept, config.evaluate.rates)
         selected = arm("r2v", context.result("validate", "selected")["r2v"])
-        swept = router_stages.sweep(arm, grid)
+        swept = sweep(arm, thresholds)
 
         def calls(arms: tuple[Arm, ...], folder: str) -> tuple[int, int]:
-            units = [
-                context.unit(task, z, arms)
-                for task in context.tasks("test")[: args.tasks]
-                for z in router_stages.test_seeds(context)[: args.seeds]
-            ]
+            units = [context.unit(task, z, arms) for task in context.tasks("test")[: args.tasks] for z in test_seeds(context)[: args.seeds]]
             totals = context.crew.roll_out(units, scratch / folder, lambda *_: None)
             return totals.engine_calls, totals.asked
 
         one, _ = calls((selected,), "one")
         every, unshared = calls((*swept, selected), "all")
-        own = {name: states_asked(scratch / "all", name) for name in grid}
+        own = {name: states_asked(scratch / "all", name) for name in thresholds}
     publish(
         "tree",
         "r2v alone",
@@ -63,8 +61,8 @@ def main() -> None:
             *((f"states at which {name} alone asks the SLM", f"{count:,}", "") for name, count in own.items()),
         ],
         states_by_router=json.dumps(own),
-        routers=len(grid),
-        thresholds=json.dumps({name: len(levels) for name, levels in grid.items()}),
+        routers=len(thresholds),
+        thresholds=json.dumps({name: len(levels) for name, levels in thresholds.items()}),
         calls=every,
         reference_calls=one,
         unshared_calls=unshared,

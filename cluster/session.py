@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from cluster.guard import end_at_once, end_children, guarded, interrupt_on_sigterm, undisturbed
-from r2v_dist.config.run import ClusterConfig
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 
 DRIVER_ENVIRONMENT = {

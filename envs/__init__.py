@@ -2,7 +2,7 @@
 
 from gymnasium.envs.registration import register, registry
 
-from envs.perturbation.operators import Lexicon
+from envs.perturbation.lexicon import Lexicon
 
 ENVIRONMENTS = {
     "r2v/TextWorld-v0": "envs.textworld.env:TextWorldEnv",

@@ -12,8 +12,9 @@ import gymnasium
 import envs  # noqa: F401 -- registers
 from envs.coding.tasks import Dataset, task_ids
 from envs.tasks import make_tasks
-from r2v_dist.config.env import EnvConfig, GameFamilyConfig, SandboxConfig, SplitSizes
+from r2v_dist.config.env import EnvConfig, GameFamilyConfig, SplitSizes
 from r2v_dist.config.run import load_config
+from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.episodes import Task
 from r2v_dist.errors import UsageError
 

@@ -3,39 +3,39 @@
 import hashlib
 import os
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import cast
 
-from envs.coding.tasks import Dataset, task_ids
+from envs.coding.splits import DEFAULT_SANDBOX, coding_tasks, data_dir_of, pools
 from envs.coding.tasks import identity as content
-from envs.sandbox import Sandbox
 from envs.textworld.check import check_games
-from envs.textworld.games import GameFamily, GameSpec, draw_games, game_path, generate
-from r2v_dist.config.env import SEED_BLOCK, SPLITS, EnvConfig, PerturbConfig, SandboxConfig, Split
-from r2v_dist.config.places import CACHE_VARIABLE, cache_folder, make_cache, named_path, require_writable
+from envs.textworld.games import game_path
+from envs.textworld.generator import generate
+from envs.textworld.tasks import drawn_games
+from r2v_dist.config.env import SEED_BLOCK, SPLITS, EnvConfig, Split
+from r2v_dist.config.perturbation import PerturbConfig
+from r2v_dist.config.places import CACHE_VARIABLE, cache_folder, make_cache, require_writable
+from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.episodes import Task
 from r2v_dist.errors import UsageError
-from r2v_dist.seeding import stable_hash
 
-_DEFAULT_SANDBOX = SandboxConfig()
 TEST_BLOCKS = 2**31 // SEED_BLOCK - 2
 """Blocks of perturbation seeds for test tasks: as many as the store's 32-bit column holds beside the
 blocks of training and validation."""
 
 
 def make_tasks(
-    config: EnvConfig, seed: int, workers: int, on_done: Callable[[int, int], None], sandbox: SandboxConfig = _DEFAULT_SANDBOX
+    config: EnvConfig, seed: int, workers: int, on_done: Callable[[int, int], None], sandbox: SandboxConfig = DEFAULT_SANDBOX
 ) -> list[Task]:
     """All tasks of a run; generates the games that are not cached.
 
     Raises UsageError for missing games or data, and where two splits would share a task.
     """
     if config.kind == "humaneval_plus":
-        return _code_tasks(config, sandbox)
+        return coding_tasks(config, sandbox)
     cache = config.cache.expanduser().resolve()
     check_games(config.files, cache)
-    drawn, named = _drawn(config, seed), _named(config)
+    drawn, named = drawn_games(config, seed), _named(config)
     specs = [spec for split in SPLITS for spec in drawn[split]]
     if specs:
         generate(specs, make_cache(cache, "env.cache"), workers, on_done)
@@ -47,21 +47,21 @@ def make_tasks(
     return tasks
 
 
-def check_tasks(config: EnvConfig, seed: int, sandbox: SandboxConfig = _DEFAULT_SANDBOX) -> None:
+def check_tasks(config: EnvConfig, seed: int, sandbox: SandboxConfig = DEFAULT_SANDBOX) -> None:
     """Raises UsageError where `make_tasks` would find that there cannot be such tasks; makes nothing."""
     if config.kind == "humaneval_plus":
-        _code_tasks(config, sandbox)
+        coding_tasks(config, sandbox)
         require_writable(cache_folder("code"), CACHE_VARIABLE)
         return
     _named(config)
-    if any(_drawn(config, seed).values()):
+    if any(drawn_games(config, seed).values()):
         require_writable(config.cache, "env.cache")
 
 
 def identity(config: EnvConfig) -> dict[str, str]:
     """Digests of what the configuration names by a place: game files, and the data of the benchmarks."""
     if config.kind == "humaneval_plus":
-        return {dataset: content(dataset, config.code.data_dir) for dataset, _ in _pools(config)}
+        return {dataset: content(dataset, config.code.data_dir) for dataset, _ in pools(config)}
     return {f"{split}: {name}": _digest(path) for split, games in _named(config).items() for name, path in games}
 
 
@@ -76,21 +76,13 @@ def at_hand(tasks: list[Task], config: EnvConfig, seed: int, workers: int, sandb
 def _in_place(task: Task, config: EnvConfig) -> bool:
     arguments = dict(task.env_kwargs)
     if config.kind == "humaneval_plus":
-        return arguments.get("data_dir", "") == _data_dir(config)
+        return arguments.get("data_dir", "") == data_dir_of(config)
     if "game" not in arguments:
         return True
     game = Path(str(arguments["game"]))
     files = config.files.get(cast(Split, task.split), ())
     folders = {path.resolve().parent for path in files} if files else {config.cache.resolve()}
     return game.is_file() and game.parent in folders
-
-
-def _data_dir(config: EnvConfig) -> str:
-    """Where the benchmarks are, empty for a download; other nodes need not know the variable."""
-    if config.code.source != "evalplus":
-        return ""
-    directory = config.code.data_dir or os.environ.get("R2V_DATA_DIR", "")
-    return str(named_path(directory, "R2V_DATA_DIR").absolute()) if directory else ""
 
 
 def _named(config: EnvConfig) -> dict[Split, list[tuple[str, Path]]]:
@@ -117,35 +109,6 @@ def _digest(path: Path) -> str:
         raise UsageError(f"game file {path} cannot be read ({error.strerror})") from None
 
 
-def _pools(config: EnvConfig) -> list[tuple[Dataset, tuple[Split, ...]]]:
-    """Where the tasks of the splits come from."""
-    if config.code.source == "shipped":
-        return [("shipped", SPLITS)]
-    return [("mbpp_plus", ("train", "validation", "calibration")), ("humaneval_plus", ("test",))]
-
-
-def _code_tasks(config: EnvConfig, sandbox: SandboxConfig) -> list[Task]:
-    """Which tasks a split has depends on their ids and the sizes only, so that every run of a benchmark means the same ones."""
-    code, sizes = config.code, config.splits
-    kwargs: list[tuple[str, str | int | bool]] = [("max_steps", config.max_steps), ("observation_chars", code.observation_chars)]
-    if data_dir := _data_dir(config):
-        kwargs.append(("data_dir", data_dir))
-    Sandbox(warm=0, allow_weaker=sandbox.allow_weaker).close()  # refuses here and now where programs must not run
-    if sandbox != _DEFAULT_SANDBOX:
-        kwargs.append(("sandbox", sandbox.model_dump_json()))
-    tasks = []
-    for dataset, splits in _pools(config):
-        ids = sorted(task_ids(dataset, code.data_dir), key=lambda name: stable_hash("code-split", name))
-        asked = sum(getattr(sizes, split) for split in splits)
-        if asked > len(ids):
-            raise UsageError(f"env.splits: {' + '.join(splits)} ask for {asked} tasks where {dataset} has {len(ids)}; lower the sizes")
-        rest = iter(ids)
-        for split in splits:
-            name = "r2v/MBPPPlus-v0" if dataset == "mbpp_plus" else "r2v/HumanEvalPlus-v0"
-            tasks += [Task(i, split, name, (("task", i), *kwargs)) for i in islice(rest, getattr(sizes, split))]
-    return tasks
-
-
 def seeds(config: PerturbConfig, split: Split, run_seed: int) -> list[int]:
     """Perturbation seeds of a split, consecutive numbers from the start of the split's block.
 
@@ -165,20 +128,3 @@ def seeds(config: PerturbConfig, split: Split, run_seed: int) -> list[int]:
         "test": test,
     }[split]
     return [SEED_BLOCK * block + i for i in range(count)]
-
-
-def _drawn(config: EnvConfig, seed: int) -> dict[Split, list[GameSpec]]:
-    """The games to generate for every split. Raises UsageError where there are too few, or one is in two splits."""
-    families = [GameFamily(g.challenge, tuple(sorted(g.settings.items())), config.text, g.weight) for g in config.games]
-    drawn: dict[Split, list[GameSpec]] = {split: [] for split in SPLITS}
-    split_of: dict[str, Split] = {}
-    for split in SPLITS:
-        count = 0 if split in config.files else config.size(split)
-        if count and not families:
-            raise UsageError(f"env.splits.{split} = {count}: neither env.games nor env.files.{split} says which; add one or set 0")
-        drawn[split] = draw_games(families, split, count, seed) if count else []
-        for spec in drawn[split]:
-            if spec.id in split_of:
-                raise UsageError(f"env: game {spec.id} is in the splits {split_of[spec.id]} and {split}; widen the ranges of env.games")
-            split_of[spec.id] = split
-    return drawn

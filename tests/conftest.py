@@ -10,9 +10,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from envs.coding.verdict import Judge
 from envs.sandbox import Sandbox
-from envs.textworld.games import GameFamily, draw_games, generate
+from envs.textworld.games import GameFamily, draw_games
+from envs.textworld.generator import generate
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.places import cache_folder
-from r2v_dist.config.run import ClusterConfig
 from r2v_dist.episodes import Task
 from tests.runs import SIMULATED, finish
 from tests.sandboxes import require_bubblewrap

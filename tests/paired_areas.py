@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from r2v_dist.stats.frontier import Ends, PairedDifference, RouterCurve, frontier_auc
+from r2v_dist.stats.bootstrap import PairedDifference
+from r2v_dist.stats.frontier import Ends, RouterCurve, frontier_auc
 
 
 def auc_difference(

@@ -1,28 +1,19 @@
 """Model servers as the driver sees them: started once, brought back when they die, always at the version asked for."""
 
-import re
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from actors.ray_errors import first_cause, usage_error
 from actors.vllm.engine import CPU_ENVIRONMENT, ENGINE_ENVIRONMENT, Arrived, EngineRequest, VllmServer
 from r2v_dist.config.models import ModelConfig
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.storage.checkpoints import Checkpoint
 
-Cause = TypeVar("Cause", bound=BaseException)
 START_DEADLINE_S = 600.0
 LOAD_DEADLINE_S = 300.0
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A Hugging Face directory and the version under which its answers are stored."""
-
-    path: str
-    version: str
 
 
 class ModelServer:
@@ -107,46 +98,3 @@ class EngineHandle:
 async def _arriving(references: Any) -> AsyncIterator[Arrived]:
     async for reference in references:
         yield await reference
-
-
-def first_cause(error: BaseException) -> str:
-    """The innermost reason of a Ray error in one line, without actor traces and colours."""
-    cause = innermost(error)
-    lines = [line.strip() for line in _COLOUR.sub("", str(cause)).splitlines() if line.strip()]
-    last = lines[-1] if lines else ""
-    # Ray's own errors end in the text of the error that caused them; others do not name their type.
-    return (last if isinstance(cause, RayError) else f"{type(cause).__name__}: {last}")[:500]
-
-
-def cause_of(error: BaseException, kind: type[Cause]) -> Cause | None:
-    """The error of a kind that led to another one, in this process or in an actor; None without."""
-    # What an actor raised is of its own kind and of Ray's at once; the bare one has no traces.
-    bare = (cause for cause in _causes(error) if not isinstance(cause, RayError))
-    return next((cause for cause in bare if isinstance(cause, kind)), None)
-
-
-def innermost(error: BaseException) -> BaseException:
-    """The error that caused the others."""
-    return list(_causes(error))[-1]
-
-
-def usage_error(error: BaseException) -> UsageError | None:
-    """What our own code refused inside an actor, None for other failures. It is refused on every machine and every try."""
-    if (cause := cause_of(error, UsageError)) is not None:
-        return UsageError(str(cause))
-    # Of an error in a constructor Ray keeps the text only.
-    if isinstance(error, RayActorError) and error.actor_init_failed:
-        _, refused, message = first_cause(error).partition(f"{UsageError.__module__}.{UsageError.__name__}: ")
-        return UsageError(message) if refused else None
-    return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        inner = getattr(cause, "cause", None) or cause.__cause__
-        cause = inner if inner is not cause else None
-
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -20,10 +20,10 @@ from envs.coding.actions import clean, parse_action
 from envs.coding.mutants import VARIANTS, wrong_solution
 from envs.coding.tasks import dataset_of, load_task
 from envs.coding.verdict import Judge
-from envs.perturbation.operators import Lexicon
+from envs.perturbation.lexicon import Lexicon
 from envs.sandbox import Ending, Limits, Sandbox
 from envs.spaces import UnicodeText
-from r2v_dist.config.env import SandboxConfig
+from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.seeding import rng_for
 
 MANUAL = """You solve the task step by step. Every answer is one action; its first word says which:

@@ -10,7 +10,8 @@ from typing import Any
 
 import gymnasium
 
-from envs.perturbation.operators import FAULTS, OPERATORS, TEXT_OPERATORS, Lexicon, Scene
+from envs.perturbation.lexicon import Lexicon
+from envs.perturbation.operators import FAULTS, OPERATORS, TEXT_OPERATORS, Scene
 from envs.spaces import UnicodeText
 from r2v_dist.errors import UsageError
 from r2v_dist.seeding import rng_for

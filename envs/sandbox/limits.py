@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil
 
-from r2v_dist.config.env import SandboxConfig
+from r2v_dist.config.sandbox import SandboxConfig
 
 _SIGNALS = 128
 """Pending signals and timers: the kernel counts them for all processes of a host user too, so what

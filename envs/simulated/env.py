@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.perturbation.operators import Lexicon
+from envs.perturbation.lexicon import Lexicon
 from envs.simulated.world import Ints, World, luck, worker_draws
 from envs.spaces import UnicodeText
 

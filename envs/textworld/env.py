@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 import textworld
 
-from envs.perturbation.operators import Lexicon
+from envs.perturbation.lexicon import Lexicon
 from envs.spaces import UnicodeText
 
 _STATUS_LINE = re.compile(r"^>.*\Z", re.MULTILINE | re.DOTALL)

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from learners.common.ray_train import append_metrics, deepspeed_arguments, require_deepspeed
+from learners.common.deepspeed_setup import deepspeed_arguments, require_deepspeed
 from r2v_dist import files
 from r2v_dist.config.learners import LearnerConfig, LoraConfig
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.storage.metrics_log import append_metrics
 
 _COMPLETE = "complete"
 

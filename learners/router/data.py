@@ -14,7 +14,7 @@ from torch import Tensor
 from learners.router.losses import Episodes, Totals
 from r2v_dist.evaluation.handover import LatchedEpisodes
 from r2v_dist.labels.table import LabelTable
-from r2v_dist.router.model import ESTIMATES
+from r2v_dist.router.model import ESTIMATES, distinct
 
 Array = npt.NDArray[np.float64]
 
@@ -88,16 +88,6 @@ def deal(labels: LabelTable, scaler: Scaler, rank: int, ranks: int, device: torc
         ),
         totals=Totals(ranks, per_seed(np.ones(len(whole))), per_seed(whole.mask_ET.sum(axis=1)), float(whole.m_ET[:, 0].mean())),
     )
-
-
-def distinct(f_NF: Array) -> tuple[Array, npt.NDArray[np.int64]]:
-    """The different rows, and of every row which one it is."""
-    # Rows are told apart by one number each, which is ten times faster than comparing them; that none differ is checked.
-    key_N = f_NF @ np.random.default_rng(0).normal(size=f_NF.shape[1])
-    _, first_U, place_N = np.unique(key_N, return_index=True, return_inverse=True)
-    if not np.array_equal(f_NF[first_U][place_N], f_NF):
-        return f_NF, np.arange(len(f_NF))
-    return f_NF[first_U], place_N
 
 
 def adder(device: torch.device) -> Callable[[Tensor], Tensor]:

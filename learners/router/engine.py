@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from learners.common.ray_train import append_metrics
 from r2v_dist import files
 from r2v_dist.errors import DamagedFile, RuntimeFailure, warn
 from r2v_dist.router.model import Mlp
+from r2v_dist.storage.metrics_log import append_metrics
 
 _KEPT = 2
 

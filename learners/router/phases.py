@@ -29,7 +29,8 @@ from learners.router.losses import (
     log_loss_sum,
     paper_outcomes,
 )
-from r2v_dist.config.learners import ConstraintStatus, RouterConfig
+from r2v_dist.config.learners import ConstraintStatus
+from r2v_dist.config.router import RouterConfig
 from r2v_dist.router.calibration import Calibrator, sigmoid
 from r2v_dist.router.model import ESTIMATES, RISKS, Mlp
 from r2v_dist.seeding import stable_hash

@@ -13,9 +13,8 @@ stays the same, whatever kappa. Ridge is a closed form of the whole table: every
 import numpy as np
 import numpy.typing as npt
 
-from learners.router.data import distinct
 from r2v_dist.labels.table import LabelTable
-from r2v_dist.router.model import Mlp, RouterModel, effect_inputs
+from r2v_dist.router.model import Mlp, RouterModel, distinct, effect_inputs
 
 Array = npt.NDArray[np.float64]
 STRENGTH = 1.0

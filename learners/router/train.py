@@ -16,13 +16,14 @@ import numpy.typing as npt
 
 from learners.common.ray_train import run_ranks
 from r2v_dist import files
-from r2v_dist.config.learners import ConstraintStatus, RouterConfig
+from r2v_dist.config.learners import ConstraintStatus
+from r2v_dist.config.router import RouterConfig
 from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError
 from r2v_dist.evaluation.handover import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, noise_floor, sweep
 from r2v_dist.files import write_atomically
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.router.calibration import Calibrator, choose_calibrator
-from r2v_dist.router.model import ESTIMATES, RISKS, Mlp, RiskPrediction, RouterModel, Score
+from r2v_dist.router.model import ESTIMATES, RISKS, Mlp, RouterModel, Score, predict_states
 from r2v_dist.seeding import short_hash
 from r2v_dist.stats.mixing import Mix
 
@@ -147,10 +148,11 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
     """`known_risks`: routers that differ in their policy only share one training of the risk heads."""
     import torch
 
-    from learners.router.data import Scaler, adder, deal, distinct
+    from learners.router.data import Scaler, adder, deal
     from learners.router.engine import Log
     from learners.router.phases import Setting, policy_inputs, predicted, train_policy
     from learners.router.teacher_effects import fit_effects
+    from r2v_dist.router.model import distinct
 
     config, rank, ranks = job.config, torch.distributed.get_rank(), torch.distributed.get_world_size()
     labels, held_out = LabelTable.load(job.train), LabelTable.load(job.validation)
@@ -265,16 +267,6 @@ def _publish(job: RouterJob, model: RouterModel, duality: "Duality", labels: Lab
     write_atomically(scratch / _RESULT, json.dumps(asdict(result), indent=1) + "\n")
     files.publish(scratch, job.output)
     shutil.rmtree(job.stage / "checkpoints" / job.output.name, ignore_errors=True)
-
-
-def predict_states(model: RouterModel, features_NF: npt.NDArray[np.float64]) -> RiskPrediction:
-    """What `model.predict` says, asked once for every different state."""
-    from learners.router.data import distinct
-
-    f_UF, place_N = distinct(features_NF)
-    said = model.predict(f_UF)
-    rho1, rhoT, dissent = (None if risk_U is None else risk_U[place_N] for risk_U in (said.rho1, said.rhoT, said.dissent))
-    return RiskPrediction(said.rho[place_N], rho1, rhoT, said.score[place_N], dissent)
 
 
 def _read_result(output: Path) -> RouterResult:

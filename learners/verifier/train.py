@@ -20,7 +20,7 @@ from learners.common.packing import AnswerRow
 from learners.common.ray_train import run_ranks
 from r2v_dist import files
 from r2v_dist.chat import ChatFormat
-from r2v_dist.config.learners import VerifierTrainingConfig
+from r2v_dist.config.verifier import VerifierTrainingConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels import branch_values
 from r2v_dist.labels.branch_values import BranchValue

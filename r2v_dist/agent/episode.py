@@ -11,10 +11,10 @@ from statistics import fmean
 
 from r2v_dist.agent.tree import Transition, TreeEnv
 from r2v_dist.chat import Turn, opening_message
-from r2v_dist.config.run import ORACLE
 from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Taken, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request, Sampling
+from r2v_dist.router.names import ORACLE
 from r2v_dist.router.registry import SINGLE_SAMPLE, RouterModels, build_router
 from r2v_dist.router.step_context import Situation
 from r2v_dist.seeding import stable_hash

@@ -109,14 +109,14 @@ def _run(args: argparse.Namespace) -> None:
         print(resource_plan(config))
         return
     check(config)
-    from r2v_dist.pipeline.stages import execute
-    from r2v_dist.report.summary import show_headline
+    from r2v_dist.pipeline.run import execute
+    from r2v_dist.report.write import show_headline
 
     print(show_headline(execute(config)))
 
 
 def _run_simulated(config: "SimulatedConfig", dry_run: bool) -> None:
-    from r2v_dist.config.simulated import check_simulated, simulated_plan
+    from r2v_dist.pipeline.preflight import check_simulated, simulated_plan
     from r2v_dist.storage.run_dir import RunDir
 
     if dry_run:
@@ -136,24 +136,28 @@ def _run_simulated(config: "SimulatedConfig", dry_run: bool) -> None:
 
 def _report(args: argparse.Namespace) -> None:
     from r2v_dist.evaluation.results import Findings
+    from r2v_dist.pipeline.stages import stages
     from r2v_dist.report.headline import headline
-    from r2v_dist.report.summary import open_run, require_evaluated, summary, write_report
+    from r2v_dist.report.summary import require_evaluated, summary
+    from r2v_dist.report.write import write_report
+    from r2v_dist.storage.run_dir import open_run
 
     run, config = open_run(args.run_dir)
     require_evaluated(run, config)
+    names = [stage.name for stage in stages(config)]
     found = Findings.of(run, config)
     if args.json:
-        print(json.dumps(summary(run, config, found), indent=1))
+        print(json.dumps(summary(run, config, found, names), indent=1))
         return
     with _may_be_read_only():
-        write_report(run, config, found)
+        write_report(run, config, names, found)
     print(headline(run, config, found))
 
 
 def _certify(args: argparse.Namespace) -> None:
     from r2v_dist.evaluation.certificate import STAGE, certificate_of
     from r2v_dist.files import write_atomically
-    from r2v_dist.report.summary import open_run
+    from r2v_dist.storage.run_dir import open_run
 
     run, config = open_run(args.run_dir)
     run.require_rollouts(STAGE)

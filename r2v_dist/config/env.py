@@ -1,7 +1,7 @@
 """The environment part of a run's configuration: tasks, splits, perturbation, the sandbox."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -141,34 +141,3 @@ class EnvConfig(Section):
         `envs.tasks.identity` knows their bytes."""
         content = self.model_dump(mode="json", exclude={"cache": True, "files": True, "code": {"data_dir"}})
         return content | {"files": {split: [file.name for file in files] for split, files in self.files.items()}}
-
-
-class PerturbConfig(Section):
-    """Perturbation operators and seeds. Splits never share a seed; envs/tasks.py says which they have."""
-
-    rates: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
-    """Probability a step by operator; an operator that is not named has its default rate."""
-    train_seeds: int = Field(20, ge=1, le=SEED_BLOCK)
-    validation_seeds: int = Field(10, ge=1, le=SEED_BLOCK)
-    test_seeds: int = Field(10, ge=1, le=SEED_BLOCK)
-    """Of test and calibration tasks."""
-    quota: int | None = Field(None, ge=0, le=10_000)
-    cooldown: int = Field(0, ge=0, le=10_000)
-
-
-class SandboxConfig(Section):
-    """What a program that a model wrote may use; docs/sandbox.md says how it is contained."""
-
-    allow_weaker: bool = False
-    """Run such programs even where bubblewrap does not work, with nothing but limits on each process."""
-    wall_s: float = Field(10.0, gt=0, le=3600)
-    cpu_s: float = Field(10.0, gt=0, le=3600)
-    """Of each process, rounded up to a whole second."""
-    memory_mib: int = Field(1024, ge=64, le=1_048_576)
-    processes: int = Field(16, ge=1, le=4096)
-    """Processes and threads, the program's first one included."""
-    open_files: int = Field(64, ge=16, le=4096)
-    file_mib: int = Field(16, ge=1, le=4096)
-    """Of each file; all files of a program together may have four times as much."""
-    output_kib: int = Field(256, ge=1, le=65_536)
-    """Of standard output, and as much of standard error."""

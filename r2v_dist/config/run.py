@@ -6,87 +6,27 @@ the work is done (`cluster`, `run_dir`) is not, so that a run can be resumed on 
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from r2v_dist.config.base import Section, distinct, read_mapping, validate
-from r2v_dist.config.env import LARGEST_SEED, EnvConfig, PerturbConfig, SandboxConfig, Split
-from r2v_dist.config.learners import (
-    MOST_BRANCHES,
-    BCConfig,
-    BranchConfig,
-    CollectConfig,
-    DPOConfig,
-    LabelConfig,
-    RouterConfig,
-    VerifierConfig,
-)
+from r2v_dist.config.base import Section, read_mapping, validate
+from r2v_dist.config.cluster import ClusterConfig
+from r2v_dist.config.env import LARGEST_SEED, EnvConfig, Split
+from r2v_dist.config.evaluation import CertificateConfig, EvaluateConfig
+from r2v_dist.config.labels import BranchConfig, LabelConfig
+from r2v_dist.config.learners import BCConfig, CollectConfig, DPOConfig
 from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.config.places import UserPath
+from r2v_dist.config.router import RouterConfig
+from r2v_dist.config.sandbox import SandboxConfig
+from r2v_dist.config.verifier import VerifierConfig
+from r2v_dist.router.names import LEARNED
 from r2v_dist.seeding import short_hash
 
-Baseline = Literal["random", "entropy", "heuristic", "verifier", "perplexity", "stuck_latch", "query_level"]
-Learned = Literal["r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint", "r2v_dissent"]
-ORACLE: Literal["oracle"] = "oracle"
-"""Escalates by the share of independent branches that fail from a state: a bound on what a perfect risk would buy, and dear."""
-RouterName = Baseline | Learned | Literal["oracle"]
-Rate = Annotated[float, Field(gt=0, lt=1)]
-BASELINES: tuple[str, ...] = get_args(Baseline)
 FITTED_BASELINES: tuple[str, ...] = ("query_level",)
 """Baselines that learn from outcomes. The others are unfitted: only their threshold is chosen."""
-LEARNED: tuple[str, ...] = get_args(Learned)
-"""The router and its ablations: each one `RouterModel` on the step's features, differently trained."""
-
-
-class EvaluateConfig(Section):
-    """Live evaluation on held-out tasks and seeds. Thresholds come from validation tasks alone."""
-
-    rates: Annotated[tuple[Rate, ...], Field(min_length=1), AfterValidator(distinct)] = (
-        0.03, 0.07, 0.12, 0.18, 0.25, 0.32, 0.4, 0.47, 0.55, 0.8,
-    )  # fmt: skip
-    """Target escalation rates; a router's thresholds are the matching quantiles of its score along validation episodes of the SLM."""
-    routers: Annotated[tuple[RouterName, ...], AfterValidator(distinct)] = (*get_args(Baseline), *get_args(Learned))
-    """Those that the run has no model, verifier or log-probabilities for are left out. `oracle` has to be asked for."""
-    oracle_branches: int = Field(4, ge=1, le=MOST_BRANCHES)
-    """Of the oracle, from every state on its path; their replicas are used for nothing else."""
-    bootstrap: int = Field(2000, ge=100, le=100_000)
-    epsilon: float = Field(0.05, gt=0, lt=1)
-    """The most CVaR of failure over seeds, above that of the teacher alone, that a chosen threshold may have."""
-    confidence: float = Field(0.9, ge=0.5, lt=1)
-    """Bootstrap margin: the share of bootstrap samples of the validation tasks in which the chosen
-    threshold has no more than that. It is not the confidence level of a test: where no validation
-    episode shows an excess, no sample does, however few the tasks are. Where the teacher fails too,
-    raise epsilon rather than lower the margin."""
-    budget: float | None = Field(0.3, gt=0, le=1)
-    """Teacher calls that the router may spend, as a share of teacher-only's: a second operating point in the report; null for none."""
-
-
-class CertificateConfig(Section):
-    """What the certificate promises of new tasks (METHOD section 8). It needs calibration tasks."""
-
-    risk: float = Field(0.1, gt=0, lt=1)
-    delta: float = Field(0.1, gt=0, lt=1)
-    """Probability that the promise is wrong."""
-    statistic: Literal["mean", "cvar"] = "mean"
-    """A task's loss: its failure rate over seeds, or the CVaR of its failures as the stronger promise."""
-
-
-class ClusterConfig(Section):
-    """Where the run happens. Changing this section changes no result."""
-
-    address: str = ""
-    """A Ray address (`auto`, `ray://host:10001`); empty starts Ray on this machine."""
-    num_cpus: int | None = Field(None, ge=1, le=1_000_000)
-    runners: int = Field(2, ge=1, le=10_000)
-    in_flight: int = Field(12, ge=1, le=10_000)
-    """Units (task x seed) under way at once on one runner."""
-    memory_gib: float = Field(6.0, gt=0, le=1e6)
-    """What the run needs; it refuses to start with less available."""
-    max_restarts: int = Field(3, ge=0, le=1000)
-    unit_timeout_s: float = Field(600.0, gt=0, le=1e6)
-    shard_episodes: int = Field(256, ge=1, le=1_000_000)
-    shard_seconds: float = Field(5.0, gt=0, le=1e6)
 
 
 class RunConfig(Section):

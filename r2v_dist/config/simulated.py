@@ -4,21 +4,17 @@ A YAML file with `kind: simulated_router` is one. Loading imports nothing heavy.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import psutil
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from r2v_dist.config.base import Section, distinct, read_mapping, validate
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.env import LARGEST_SEED, SEED_BLOCK
-from r2v_dist.config.learners import CONSTRAINT_STATUSES, MOST_BRANCHES, RouterConfig
-from r2v_dist.config.places import UserPath, require_writable
-from r2v_dist.config.run import ClusterConfig
-from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.pipeline.preflight import ranks_problem
+from r2v_dist.config.learners import CONSTRAINT_STATUSES, MOST_BRANCHES
+from r2v_dist.config.places import UserPath
+from r2v_dist.config.router import RouterConfig
 from r2v_dist.seeding import short_hash
 
 KIND = "simulated_router"
@@ -85,41 +81,3 @@ def load_simulated(path: Path, overrides: list[str]) -> SimulatedConfig | None:
     """A simulated run's configuration, None where the file is of another kind. Raises UsageError with one line."""
     raw = read_mapping(path, overrides)
     return validate(SimulatedConfig, raw, path) if raw.get("kind") == KIND else None
-
-
-def simulated_plan(config: SimulatedConfig) -> str:
-    """What `--dry-run` prints: the resolved configuration, then asked and available."""
-    rows = [
-        ("CPU cores", str(config.cluster.num_cpus or "all"), str(os.cpu_count())),
-        ("memory", f"{config.cluster.memory_gib:.1f} GiB", f"{_available_gib():.1f} GiB"),
-        ("learner ranks", str(config.router.deepspeed.ranks), f"for {len(config.routers)} routers, one after the other"),
-        ("episodes", str((config.train_tasks + config.validation_tasks + config.test_tasks) * config.seeds), "simulated, in seconds"),
-    ]
-    lines = [f"# {'resource':<14} {'asked':>10}   available", *(f"# {name:<14} {asked:>10}   {there}" for name, asked, there in rows)]
-    if problem := _no_room_here(config):
-        lines.append(f"# NO ROOM: {problem}")
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + "\n".join(lines)
-
-
-def check_simulated(config: SimulatedConfig) -> None:
-    """Refuse a run that cannot succeed here. Raises UsageError or RuntimeFailure."""
-    require_writable(config.run_dir, "run_dir")
-    if problem := _no_room_here(config):
-        raise UsageError(problem)
-    if not config.cluster.address and _available_gib() < config.cluster.memory_gib:
-        raise RuntimeFailure(
-            f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {_available_gib():.1f} GiB of memory are available; "
-            "close something, or lower the key if you know better"
-        )
-
-
-def _no_room_here(config: SimulatedConfig) -> str | None:
-    """What there is no room for on this machine. One rank needs none: it is the run's own process."""
-    ranks = config.router.deepspeed.ranks
-    if config.cluster.address or ranks == 1:
-        return None
-    return ranks_problem({"router.deepspeed.ranks": ranks}, config.cluster.num_cpus or os.cpu_count() or 1)
-
-
-def _available_gib() -> float:
-    return float(psutil.virtual_memory().available) / 2**30

@@ -6,8 +6,7 @@ from typing import Any
 from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.outcomes import RouterRow, arm_outcomes, router_rows
 from r2v_dist.evaluation.results import Findings
-from r2v_dist.pipeline.context import stage_name
-from r2v_dist.storage.run_dir import RunDir
+from r2v_dist.storage.run_dir import RunDir, stage_name
 
 
 def changed_by_training(run: RunDir, config: RunConfig, found: Findings) -> list[dict[str, Any]]:

@@ -4,12 +4,14 @@ With several training seeds it is the first one's router that is certified.
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline.steps import router as router_stages
-from r2v_dist.stats.learn_then_test import Certificate, certify
+from r2v_dist.stats.learn_then_test import Certificate, certify, task_losses
 from r2v_dist.storage.run_dir import RunDir
 
 Statistic = Literal["mean", "cvar"]
@@ -91,5 +93,13 @@ def certificate_of(
             raise UsageError(f"{name} {value:g}: a probability between 0 and 1, for example 0.1")
     kind = statistic or config.certificate.statistic
     thresholds = manifest.results["thresholds"]
-    losses = router_stages.calibration_losses(run.rollouts(STAGE), thresholds, kind, config.alpha)
+    losses = calibration_losses(run.rollouts(STAGE), thresholds, kind, config.alpha)
     return RunCertificate(certify(thresholds, losses, risk, delta), kind, config.alpha, config.training_seeds, config.simulated)
+
+
+def calibration_losses(folder: Path, thresholds: list[float], statistic: Any, alpha: float) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """Losses [thresholds, tasks] of the router on the calibration tasks."""
+    from r2v_dist.evaluation.outcomes import arm_outcomes
+
+    successes = {arm.threshold: arm.success_TZ for arm in arm_outcomes(folder)}
+    return np.stack([task_losses(1.0 - successes[threshold], statistic, alpha) for threshold in thresholds])

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from r2v_dist.config.run import BASELINES
 from r2v_dist.evaluation.outcomes import ArmOutcomes
-from r2v_dist.stats.frontier import Ends, PairedDifference, PValue, RouterCurve, apgr, cpt, frontier_auc, holm, pgr, sign_flip_test
+from r2v_dist.router.names import BASELINES
+from r2v_dist.stats.bootstrap import PairedDifference
+from r2v_dist.stats.frontier import Ends, RouterCurve, apgr, cpt, frontier_auc, pgr
+from r2v_dist.stats.hypothesis_tests import PValue, holm, sign_flip_test
 from r2v_dist.stats.mixing import at_cost
 
 Array = npt.NDArray[np.float64]

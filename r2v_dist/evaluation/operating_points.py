@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from r2v_dist.config.learners import RouterConfig
+from r2v_dist.config.router import RouterConfig
 from r2v_dist.evaluation.comparison import REFERENCE, SeedArms
 from r2v_dist.evaluation.outcomes import ArmOutcomes
 from r2v_dist.evaluation.threshold_selection import Tolerance

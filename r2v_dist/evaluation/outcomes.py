@@ -1,7 +1,7 @@
 """From committed episodes to the rows of a report. Every number comes from live episodes in the store."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +14,13 @@ from r2v_dist.errors import UsageError
 from r2v_dist.stats.bootstrap import task_bootstrap_interval, worst_seed_success
 from r2v_dist.stats.cvar import cvar_failure
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.rollouts import codes
 
 if TYPE_CHECKING:
-    from r2v_dist.evaluation.risk_quality import RiskQuality
+    pass
 
 Array = npt.NDArray[np.float64]
 _COLUMNS = ["key", "task", "z", "arm", "router", "threshold", "training_seed", "split", "success", "n_steps", "t", "actor"]
-
-
-@dataclass(frozen=True)
-class SuccessSummary:
-    """How a stage went, for the terminal."""
-
-    episodes: int
-    text: str
 
 
 @dataclass(frozen=True)
@@ -56,21 +49,6 @@ class RouterRow:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
-
-
-def success_summary(folder: Path) -> SuccessSummary:
-    """Episodes and success, clean and perturbed apart."""
-    table = rollout_store.outcomes(rollout_store.read(folder, ["t", "z", "router", "success"]))
-    routers = pc.unique(table["router"]).to_pylist()
-    parts = []
-    for router in sorted(routers):
-        own = table.filter(pc.equal(table["router"], router))
-        clean = own.filter(pc.is_null(own["z"]))["success"].to_numpy()
-        perturbed = own.filter(pc.is_valid(own["z"]))["success"].to_numpy()
-        values = [f"{label} {v.mean():.0%}" for label, v in (("clean", clean), ("perturbed", perturbed)) if len(v)]
-        if router in ("slm_only", "teacher_only") and values:
-            parts.append(f"{router} {', '.join(values)}")
-    return SuccessSummary(table.num_rows, "; ".join(parts))
 
 
 @dataclass(frozen=True)
@@ -110,13 +88,6 @@ def arm_outcomes(folder: Path, clean: bool = False) -> list[ArmOutcomes]:
     return sorted(found, key=lambda arm: (arm.threshold is not None, arm.name, arm.threshold or 0.0, arm.training_seed))
 
 
-def codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """A dictionary column as numbers, and what they stand for. Columns of one table share their numbers after any filter."""
-    chunk = column.combine_chunks()
-    chunk = chunk.chunk(0) if isinstance(chunk, pa.ChunkedArray) else chunk
-    return np.asarray(chunk.indices.fill_null(-1), dtype=np.int64), chunk.dictionary.to_pylist()
-
-
 def _outcomes(folder: Path, first: Mapping[str, Any], task_E: npt.NDArray[Any], z_E: npt.NDArray[Any], cells_3E: Array) -> ArmOutcomes:
     tasks, t_E = np.unique(task_E, return_inverse=True)
     zs, column_E = np.unique(z_E, return_inverse=True)
@@ -145,15 +116,6 @@ def router_rows(
     """One row an arm. `alpha` is the tail mass of CVaR; `selected` are thresholds that validation chose, by router."""
     teacher_only = next((arm.calls_TZ.sum() for arm in arms if arm.name == "teacher_only"), None)
     return [_row(arm, teacher_only, alpha, bootstrap, seed, selected) for arm in arms]
-
-
-def with_risk(rows: Sequence[RouterRow], risks: Sequence["RiskQuality"]) -> list[RouterRow]:
-    """The rows with what is known of each router's predicted risk; it does not depend on the threshold."""
-    known = {(risk.name, risk.training_seed): risk for risk in risks}
-    return [
-        replace(row, brier=risk.brier, ece15=risk.ece15, auroc=risk.auroc) if (risk := known.get((row.name, row.training_seed))) else row
-        for row in rows
-    ]
 
 
 def hard_tasks(folder: Path, steps: int) -> int:

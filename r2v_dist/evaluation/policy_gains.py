@@ -7,9 +7,8 @@ import numpy as np
 from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.outcomes import Array, arm_outcomes
 from r2v_dist.evaluation.results import Findings
-from r2v_dist.pipeline.context import stage_name
 from r2v_dist.stats.bootstrap import task_bootstrap_interval
-from r2v_dist.storage.run_dir import RunDir
+from r2v_dist.storage.run_dir import RunDir, stage_name
 
 
 @dataclass(frozen=True)

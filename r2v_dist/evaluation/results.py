@@ -1,26 +1,27 @@
 """Everything a report says, computed once from the store and the manifests; page, JSON and terminal only show it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from r2v_dist.config.learners import RouterConfig
-from r2v_dist.config.run import LEARNED, RunConfig
+from r2v_dist.config.router import RouterConfig
+from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.certificate import RunCertificate, certificate_of
 from r2v_dist.evaluation.comparison import REFERENCE, Comparisons, SeedArms, compare
 from r2v_dist.evaluation.operating_points import ChosenPoint, Prices, bayes_point, live_points
-from r2v_dist.evaluation.outcomes import ArmOutcomes, RouterRow, arm_outcomes, router_rows, with_risk
+from r2v_dist.evaluation.outcomes import ArmOutcomes, RouterRow, arm_outcomes, router_rows
 from r2v_dist.evaluation.risk_quality import AloneSteps, Array, RiskQuality, risk_of, risk_quality, score_auroc
 from r2v_dist.evaluation.routing_signals import RoutingSignals, routed_states, routing_signals
 from r2v_dist.evaluation.threshold_selection import Tolerance
-from r2v_dist.pipeline.context import stage_name
-from r2v_dist.pipeline.steps.router import QUERY, load_router
 from r2v_dist.router.model import RouterModel
+from r2v_dist.router.names import LEARNED
+from r2v_dist.router.query_classifier import QUERY
 from r2v_dist.stats.bootstrap import task_bootstrap_interval, worst_seed_success
 from r2v_dist.stats.seed_difference import SeedDifference, seed_difference
-from r2v_dist.storage.run_dir import Manifest, RunDir
+from r2v_dist.storage.routers import load_router
+from r2v_dist.storage.run_dir import Manifest, RunDir, stage_name
 
 
 @dataclass(frozen=True)
@@ -252,3 +253,12 @@ def learning_of(run: RunDir, names: Sequence[str], of_interest: Sequence[str]) -
     """Results of the stages that say how learning went, for every training seed."""
     manifests = [m for name in names if name.partition("@")[0] in of_interest and (m := run.manifest(name)) is not None]
     return {m.stage: m.results for m in manifests} or None
+
+
+def with_risk(rows: Sequence[RouterRow], risks: Sequence["RiskQuality"]) -> list[RouterRow]:
+    """The rows with what is known of each router's predicted risk; it does not depend on the threshold."""
+    known = {(risk.name, risk.training_seed): risk for risk in risks}
+    return [
+        replace(row, brier=risk.brier, ece15=risk.ece15, auroc=risk.auroc) if (risk := known.get((row.name, row.training_seed))) else row
+        for row in rows
+    ]

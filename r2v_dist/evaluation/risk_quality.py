@@ -9,7 +9,6 @@ episode weighing alike, and step by step.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from r2v_dist.evaluation.outcomes import codes
-from r2v_dist.router.features import StepBatch, features
+from r2v_dist.router.features import features
 from r2v_dist.router.model import RouterModel
 from r2v_dist.router.query_features import query_features
+from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.stats.calibration_error import BINS, PerfectEce, adaptive_ece, auroc, brier_parts, ece, equal_width
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.rollouts import codes, rows_where
 
 Array = npt.NDArray[np.float64]
-_COLUMNS = [
+CANDIDATE_COLUMNS = [
     *("key", "task", "z", "router", "threshold", "goal", "success", "t", "observation", "actor", "action", "prompt_tokens"),
     *("verifier_scores", "first_top_logprobs", "candidate_texts", "candidate_ids", "candidate_logprobs"),
 ]
@@ -47,7 +47,7 @@ class AloneSteps:
     @classmethod
     def read(cls, folder: Path, alone: str, max_steps: int | None) -> "AloneSteps":
         """The episodes of the SLM as deployed among those of a stage."""
-        table = rows_where(folder, lambda rows: pc.and_(pc.equal(rows["router"], alone), pc.is_valid(rows["z"])))
+        table = rows_where(folder, lambda rows: pc.and_(pc.equal(rows["router"], alone), pc.is_valid(rows["z"])), CANDIDATE_COLUMNS)
         table = table.filter(pc.greater_equal(table["t"], 0))
         _, episode_N = np.unique(codes(table["key"])[0], return_inverse=True)
         t_N = np.asarray(table["t"], dtype=np.int64)
@@ -234,10 +234,3 @@ def step_forecasts(model: RouterModel, rows: pa.Table, max_steps: int | None) ->
     places = zip(rows["key"].to_pylist(), rows["t"].to_pylist(), rows["candidate_texts"].to_pylist(), strict=True)
     # Without a proposal there is nothing to predict from.
     return {(key, t): StepForecast(*values) for (key, t, proposed), values in zip(places, rows_N3, strict=True) if proposed}
-
-
-def rows_where(folder: Path, condition: Callable[[pa.Table], Any], columns: list[str] | None = _COLUMNS) -> pa.Table:
-    """Rows of a stage that meet a condition, read shard by shard: a stage's candidates together may not fit in memory."""
-    tables = (rollout_store.read_shard(path, columns) for path in rollout_store.shards(folder))
-    parts = [table.filter(condition(table)) for table in tables]
-    return pa.concat_tables([part for part in parts if part.num_rows] or parts[:1]).unify_dictionaries()

@@ -13,9 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from r2v_dist.evaluation.risk_quality import rows_where
-from r2v_dist.router.features import StepBatch, features
+from r2v_dist.evaluation.risk_quality import CANDIDATE_COLUMNS
+from r2v_dist.router.features import features
 from r2v_dist.router.model import LEAST_COST, LEAST_GAIN, RiskPrediction, RouterModel, call_cost
+from r2v_dist.router.step_batch import StepBatch
+from r2v_dist.storage.rollouts import rows_where
 
 Array = npt.NDArray[np.float64]
 States = Literal["alone", "selected"]
@@ -164,7 +166,7 @@ def routed_states(folder: Path, name: str, threshold: float, max_steps: int | No
         of_router = pc.and_(pc.equal(rows["router"], name), pc.is_valid(rows["z"]))
         return pc.and_(of_router, at_threshold)
 
-    table = rows_where(folder, own)
+    table = rows_where(folder, own, CANDIDATE_COLUMNS)
     table = table.filter(pc.greater_equal(table["t"], 0))
     # After a latched hand-over the SLM proposes nothing, and the router decides nothing.
     proposed = [bool(texts) for texts in table["candidate_texts"].to_pylist()]

@@ -7,13 +7,17 @@ limit: where nothing was lost it is 0 for any number of tasks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from r2v_dist.config.run import RunConfig
+from r2v_dist.errors import RuntimeFailure
 from r2v_dist.evaluation.outcomes import ArmOutcomes
 from r2v_dist.stats.cvar import cvar_failure, cvars
+from r2v_dist.storage import rollouts as rollout_store
 
 Array = npt.NDArray[np.float64]
 
@@ -65,3 +69,32 @@ def selected_thresholds(arms: Sequence[ArmOutcomes], tolerance: Tolerance) -> di
         return not kept, 0.0 if kept else cvar_failure(arm.success_TZ, tolerance.tail(arm.name)), float(arm.calls_TZ.sum())
 
     return {arm.name: arm.threshold for arm in sorted(arms, key=preference)[::-1] if arm.threshold is not None}
+
+
+def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict[str, list[float]]:
+    """Thresholds of every router, ascending: where its score along the SLM's own path exceeds them at the given rates.
+
+    Every episode weighs the same: a router that helps leaves the long tails of episodes in which the SLM alone is stuck.
+    """
+    table = rollout_store.read(folder, ["key", "router", "threshold", "score"])
+    table = table.filter(pa.array(np.isposinf(table["threshold"].to_numpy()) & np.isfinite(table["score"].to_numpy())))
+    routers, scores = np.array(table["router"].to_pylist()), table["score"].to_numpy()
+    _, episode, steps = np.unique(np.array(table["key"].to_pylist()), return_inverse=True, return_counts=True)
+    found: dict[str, list[float]] = {}
+    for name in names:
+        if name == "random":
+            found[name] = sorted(rates)
+            continue
+        own = routers == name
+        order = np.lexsort((episode[own], scores[own]))
+        levels, weight = scores[own][order], (1.0 / steps[episode[own]])[order]
+        below = np.cumsum(weight) / weight.sum() if len(levels) else weight
+        picked = [levels[min(int(np.searchsorted(below, 1 - rate)), len(levels) - 1)] for rate in rates if len(levels)]
+        lowest = levels[0] if len(levels) else 0.0  # a threshold that every step reaches is the teacher alone
+        found[name] = sorted({float(level) for level in picked if level > lowest})
+        if name == "r2v" and not found[name]:
+            raise RuntimeFailure(
+                f"{folder}: r2v's score is {lowest:.3g} nearly everywhere on the validation tasks, so no threshold tells states apart; "
+                "raise labels.pairs and labels.states, or set router.score = value"
+            )
+    return found

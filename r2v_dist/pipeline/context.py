@@ -3,8 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,12 +15,12 @@ from r2v_dist.errors import DamagedFile, UsageError
 from r2v_dist.files import write_atomically
 from r2v_dist.pipeline.progress import Progress
 from r2v_dist.router.registry import RouterModels
-from r2v_dist.storage.run_dir import Manifest, RunDir
+from r2v_dist.storage.run_dir import Manifest, RunDir, stage_name
 
 if TYPE_CHECKING:
     from actors.dispatcher import Totals
-    from actors.vllm.server_handle import Checkpoint
     from r2v_dist.pipeline.services import Crew
+    from r2v_dist.storage.checkpoints import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Context:
 
     def checkpoint(self, stage: str) -> "Checkpoint":
         """The model that an earlier stage published."""
-        from actors.vllm.server_handle import Checkpoint
+        from r2v_dist.storage.checkpoints import Checkpoint
 
         return Checkpoint(str((self.run.root / self.result(stage, "checkpoint")).resolve()), self.result(stage, "version"))
 
@@ -99,7 +99,7 @@ class Context:
 
     def verifier(self) -> "Checkpoint | None":
         """The verifier that is deployed, None where the run has none."""
-        from actors.vllm.server_handle import Checkpoint
+        from r2v_dist.storage.checkpoints import Checkpoint
 
         config = self.config.verifier
         if config is None:
@@ -124,7 +124,7 @@ class Context:
 
     def roll_out(self, units: list[Unit]) -> dict[str, Any]:
         """Play what is not committed yet, and show how it goes. Raises UsageError when there is nothing to play."""
-        from r2v_dist.evaluation.outcomes import success_summary
+        from r2v_dist.pipeline.progress import success_summary
 
         if not units:
             raise UsageError(f"stage {self.stage} has no tasks: give env.splits or env.files the split it needs")
@@ -152,28 +152,3 @@ class Context:
 
 def _task(row: dict[str, Any]) -> Task:
     return Task(**{**row, "env_kwargs": tuple(map(tuple, row["env_kwargs"]))})
-
-
-@dataclass(frozen=True)
-class Stage:
-    """`content` is the part of the configuration that decides the stage's outcome; `needs` are the stages it reads."""
-
-    name: str
-    needs: tuple[str, ...]
-    content: Callable[[RunConfig], Any]
-    run: Callable[[Context], dict[str, Any]]
-    training_seed: int = 0
-
-
-def stage_name(stage: str, training_seed: int) -> str:
-    """The first training seed has the plain names."""
-    return f"{stage}@{training_seed}" if training_seed else stage
-
-
-def for_training_seed(stages: Sequence[Stage], training_seed: int) -> list[Stage]:
-    """The same stages with everything trained anew; they read each other, and of all other stages the shared ones."""
-    names = {stage.name: stage_name(stage.name, training_seed) for stage in stages}
-    return [
-        replace(stage, name=names[stage.name], needs=tuple(names.get(n, n) for n in stage.needs), training_seed=training_seed)
-        for stage in stages
-    ]

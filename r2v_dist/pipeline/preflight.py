@@ -10,10 +10,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
+import yaml
 
 from r2v_dist.config.models import ModelConfig, read_key, shown_address
 from r2v_dist.config.places import named_path, require_writable
 from r2v_dist.config.run import RunConfig
+from r2v_dist.config.simulated import SimulatedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.pipeline.chat_check import check_chat
 
@@ -209,3 +211,41 @@ def _label_branches(config: RunConfig) -> int:
     again = (1 + 2 * labels.n_unsure) * ((labels.states + 1) // 2) + (1 + 2 * labels.n) * ((labels.validation_states + 1) // 2)
     pairs = 2 * (labels.pairs + labels.pairs // 4)
     return config.training_seeds * (first + (again + pairs if labels.rounds == 2 else 0))
+
+
+def simulated_plan(config: SimulatedConfig) -> str:
+    """What `--dry-run` prints: the resolved configuration, then asked and available."""
+    rows = [
+        ("CPU cores", str(config.cluster.num_cpus or "all"), str(os.cpu_count())),
+        ("memory", f"{config.cluster.memory_gib:.1f} GiB", f"{_available_gib():.1f} GiB"),
+        ("learner ranks", str(config.router.deepspeed.ranks), f"for {len(config.routers)} routers, one after the other"),
+        ("episodes", str((config.train_tasks + config.validation_tasks + config.test_tasks) * config.seeds), "simulated, in seconds"),
+    ]
+    lines = [f"# {'resource':<14} {'asked':>10}   available", *(f"# {name:<14} {asked:>10}   {there}" for name, asked, there in rows)]
+    if problem := _no_room_here(config):
+        lines.append(f"# NO ROOM: {problem}")
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + "\n".join(lines)
+
+
+def check_simulated(config: SimulatedConfig) -> None:
+    """Refuse a run that cannot succeed here. Raises UsageError or RuntimeFailure."""
+    require_writable(config.run_dir, "run_dir")
+    if problem := _no_room_here(config):
+        raise UsageError(problem)
+    if not config.cluster.address and _available_gib() < config.cluster.memory_gib:
+        raise RuntimeFailure(
+            f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {_available_gib():.1f} GiB of memory are available; "
+            "close something, or lower the key if you know better"
+        )
+
+
+def _no_room_here(config: SimulatedConfig) -> str | None:
+    """What there is no room for on this machine. One rank needs none: it is the run's own process."""
+    ranks = config.router.deepspeed.ranks
+    if config.cluster.address or ranks == 1:
+        return None
+    return ranks_problem({"router.deepspeed.ranks": ranks}, config.cluster.num_cpus or os.cpu_count() or 1)
+
+
+def _available_gib() -> float:
+    return float(psutil.virtual_memory().available) / 2**30

@@ -2,6 +2,12 @@
 
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from r2v_dist.storage import rollouts as rollout_store
 
 
 class Progress:
@@ -36,3 +42,26 @@ class Progress:
         line = f"[{self._stage}] {summary}  ({elapsed:.0f} s)"
         sys.stderr.write(("\r" + line.ljust(self._width) if self._live else line) + "\n")
         sys.stderr.flush()
+
+
+@dataclass(frozen=True)
+class SuccessSummary:
+    """How a stage went, for the terminal."""
+
+    episodes: int
+    text: str
+
+
+def success_summary(folder: Path) -> SuccessSummary:
+    """Episodes and success, clean and perturbed apart."""
+    table = rollout_store.outcomes(rollout_store.read(folder, ["t", "z", "router", "success"]))
+    routers = pc.unique(table["router"]).to_pylist()
+    parts = []
+    for router in sorted(routers):
+        own = table.filter(pc.equal(table["router"], router))
+        clean = own.filter(pc.is_null(own["z"]))["success"].to_numpy()
+        perturbed = own.filter(pc.is_valid(own["z"]))["success"].to_numpy()
+        values = [f"{label} {v.mean():.0%}" for label, v in (("clean", clean), ("perturbed", perturbed)) if len(v)]
+        if router in ("slm_only", "teacher_only") and values:
+            parts.append(f"{router} {', '.join(values)}")
+    return SuccessSummary(table.num_rows, "; ".join(parts))

@@ -4,13 +4,12 @@ The third composition point beside the pipeline and the CLI; nothing points back
 """
 
 import contextlib
-import json
 import os
 import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r2v_dist import files
 from r2v_dist.config.models import ModelConfig
@@ -20,13 +19,15 @@ from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
 from r2v_dist.pipeline.progress import Progress
 from r2v_dist.router.registry import RouterModels
+from r2v_dist.storage.metrics_log import last_row
 from r2v_dist.storage.run_dir import RunDir, checkpoint_version
 
 if TYPE_CHECKING:
     from actors.dispatcher import OnProgress, Totals
     from actors.runner_group import Fleet
-    from actors.verifier.server import ScorerHandle
-    from actors.vllm.server_handle import Checkpoint, ModelServer
+    from actors.verifier.client import ScorerHandle
+    from actors.vllm.server_handle import ModelServer
+    from r2v_dist.storage.checkpoints import Checkpoint
 
 
 class Crew:
@@ -43,7 +44,7 @@ class Crew:
 
     def base_checkpoint(self) -> "Checkpoint":
         """The SLM before training. `scratch` gets random weights, made once a run."""
-        from actors.vllm.server_handle import Checkpoint
+        from r2v_dist.storage.checkpoints import Checkpoint
 
         slm = self._config.slm
         if slm.backend != "vllm":
@@ -79,7 +80,8 @@ class Crew:
     def equip(self, verifier: "Checkpoint | None", models: RouterModels) -> None:
         """From here on this verifier picks among the SLM's candidates, and these trained routers can be named."""
         from actors.env_runner import Equipment
-        from actors.verifier.server import ScorerHandle, start_verifier
+        from actors.verifier.client import ScorerHandle
+        from actors.verifier.server import start_verifier
 
         config = self._config.verifier
         if verifier is not None and verifier != self._verifier and config is not None and config.kind == "trained":
@@ -148,7 +150,8 @@ class Crew:
     @cached_property
     def _servers(self) -> "dict[str, ModelServer]":
         """The model servers of this run by role, starting."""
-        from actors.vllm.server_handle import Checkpoint, ModelServer
+        from actors.vllm.server_handle import ModelServer
+        from r2v_dist.storage.checkpoints import Checkpoint
 
         self._ray
         servers, config = {}, self._config
@@ -197,8 +200,8 @@ class Crew:
 
     @cached_property
     def _scratch(self) -> "Checkpoint":
-        from actors.vllm.server_handle import Checkpoint
         from learners.common.scratch import make_scratch
+        from r2v_dist.storage.checkpoints import Checkpoint
 
         path = self._run.checkpoint("slm", "scratch")
         if not path.is_dir():
@@ -237,9 +240,3 @@ def _local(model: str) -> str:
         raise UsageError(
             f"model {model}: neither a local directory nor to be had from the hub ({type(error).__name__}); check the name or the network"
         ) from None
-
-
-def last_row(metrics: Path) -> dict[str, Any] | None:
-    """The last row that is written to its end: a learner may be in the middle of the next."""
-    *lines, _ = files.read_text(metrics).split("\n") if metrics.is_file() else [""]
-    return json.loads(lines[-1]) if lines else None

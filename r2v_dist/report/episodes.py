@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 
 from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.results import routers_of
-from r2v_dist.evaluation.risk_quality import StepForecast, rows_where, step_forecasts
-from r2v_dist.router.registry import entropy_of
+from r2v_dist.evaluation.risk_quality import StepForecast, step_forecasts
+from r2v_dist.router.baselines import entropy_of
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.rollouts import rows_where
 from r2v_dist.storage.run_dir import RunDir
 
 PER_KIND = 2

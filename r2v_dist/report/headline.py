@@ -8,11 +8,10 @@ from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import StopReason
 from r2v_dist.evaluation.outcomes import hard_tasks
 from r2v_dist.evaluation.results import Findings, Overall
-from r2v_dist.pipeline.context import stage_name
 from r2v_dist.report.claims import deciding, seeds_words, shown_signals
 from r2v_dist.report.figures.palette import LABELS, fitting, listed
 from r2v_dist.storage import rollouts as rollout_store
-from r2v_dist.storage.run_dir import RunDir
+from r2v_dist.storage.run_dir import RunDir, stage_name
 
 HARD_STEPS = 4
 _WIDTH = 44

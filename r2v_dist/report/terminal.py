@@ -8,15 +8,14 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.text import Text
 
-from r2v_dist.config.run import LEARNED
 from r2v_dist.errors import UsageError
 from r2v_dist.evaluation.results import routers_of
 from r2v_dist.evaluation.risk_quality import StepForecast, step_forecasts
-from r2v_dist.report.summary import open_run
+from r2v_dist.router.baselines import entropy_of
 from r2v_dist.router.model import RouterModel
-from r2v_dist.router.registry import entropy_of
+from r2v_dist.router.names import LEARNED
 from r2v_dist.storage import rollouts as rollout_store
-from r2v_dist.storage.run_dir import RunDir
+from r2v_dist.storage.run_dir import RunDir, open_run
 
 
 def show(root: Path, stage: str, *, router: str | None, task: str | None, z: int | None, failed: bool, limit: int) -> None:

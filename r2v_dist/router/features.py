@@ -5,21 +5,12 @@ No reward, outcome, seed, task id, clean observation or operator is read. Tensor
 alternatives, F features.
 """
 
-import math
 import re
-from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from r2v_dist.language_model import Answer
-from r2v_dist.router.step_context import Situation
-from r2v_dist.verifier.base import preferred
+from r2v_dist.router.step_batch import ABSENT, StepBatch, word_count
 
 Array = npt.NDArray[np.float64]
 
@@ -68,97 +59,6 @@ _ERROR = re.compile(
     r"\berrors?\b|\bexception\b|\btraceback\b|\bfail(ed|s|ure)?\b|\btimed[ -]?out\b|\btimeout\b|\bdenied\b|\binvalid\b|\bunable\b"
     r"|\bnot (found|executed|recogni[sz]ed|understood|allowed)\b|\bcan('|no)t\b|\bdon't understand\b|\bno such\b"
 )
-_WORD = re.compile(r"\w+|[^\w\s]")
-_ABSENT = -1000.0
-"""Pads log-probabilities of first tokens: its probability is exactly 0, and so is its share of an entropy."""
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """N steps as columns. Scores that do not exist are nan; both K axes have at least two places."""
-
-    first_top_logprobs_NV: Array
-    sequence_logprobs_NK: Array
-    verifier_scores_NK: Array
-    action_logprobs_N: Array
-    """Mean over the tokens of the candidate to be executed."""
-    verifier_earlier_N2: Array
-    """Best verifier scores two steps ago and one step ago."""
-    candidate_texts: Sequence[Sequence[str]]
-    first_tokens: Sequence[Sequence[object]]
-    """First token id of every candidate; its first word where the model gives no ids."""
-    actions: Sequence[Sequence[str]]
-    """All that were executed so far, the latest at the end."""
-    observations: Sequence[str]
-    t_N: Array
-    max_steps_N: Array
-    """inf without a limit."""
-    context_tokens_N: Array
-    goal_tokens_N: Array
-    escalations_N: Array
-    budget_left_N: Array
-
-    @classmethod
-    def of_step(cls, answer: Answer, situation: Situation) -> Self:
-        """A batch of one live step: the SLM's answer at `situation`."""
-        candidates = answer.candidates
-        texts, logprobs = [c.text for c in candidates], [c.logprobs for c in candidates]
-        width = max(len(candidates), len(situation.verifier_scores))
-        return cls(
-            first_top_logprobs_NV=np.array([answer.first_top.logprobs or array("f", [_ABSENT])], dtype=np.float64),
-            sequence_logprobs_NK=_padded([[_total(row) for row in logprobs]], width),
-            verifier_scores_NK=_padded([situation.verifier_scores], width),
-            action_logprobs_N=np.array([_action_logprob(texts, logprobs, situation.verifier_scores)]),
-            verifier_earlier_N2=np.array([array("f", (math.nan, math.nan, *situation.verifier_bests)[-2:])], dtype=np.float64),
-            candidate_texts=[texts],
-            first_tokens=[[_first(c.text, c.token_ids) for c in candidates]],
-            actions=[situation.actions],
-            observations=[situation.observations[-1]],
-            t_N=np.array([float(situation.t)]),
-            max_steps_N=np.array([math.inf if situation.max_steps is None else float(situation.max_steps)]),
-            context_tokens_N=np.array([float(answer.prompt_tokens)]),
-            goal_tokens_N=np.array([float(word_count(situation.goal))]),
-            escalations_N=np.array([float(situation.escalations)]),
-            budget_left_N=np.array([_left(situation.escalations, situation.budget)]),
-        )
-
-    @classmethod
-    def from_rows(cls, table: pa.Table, max_steps: int | None = None, budget: int | None = None) -> Self:
-        """The rows of whole episodes (`rollout_store.SCHEMA`, in any order); step i of the batch is row i of the table.
-
-        A column `verifier_scores` (list of float, one a candidate) is read where the table has one. Rows without a proposal, as
-        after an escalation that did not wait for one, have all bits for missing scores set. Raises ValueError when earlier steps
-        of an episode are missing, because the history would be wrong.
-        """
-        texts, ids, logprobs, tops = (
-            [row or [] for row in table[name].to_pylist()]
-            for name in ("candidate_texts", "candidate_ids", "candidate_logprobs", "first_top_logprobs")
-        )
-        scores = (
-            [row or [] for row in table["verifier_scores"].to_pylist()] if "verifier_scores" in table.column_names else [[] for _ in texts]
-        )
-        goals = table["goal"].to_pylist()
-        t_N, previous_N2, escalations_N, earlier = _history(table)
-        width = max((max(len(a), len(b)) for a, b in zip(texts, scores, strict=True)), default=0)
-        bests_N = np.array([max(row) if row else math.nan for row in scores], dtype=np.float32).astype(np.float64)
-        words = {goal: float(word_count(goal)) for goal in set(goals)}
-        return cls(
-            first_top_logprobs_NV=_padded(tops, max(map(len, tops), default=0), _ABSENT),
-            sequence_logprobs_NK=_padded([[_total(one) for one in row] for row in logprobs], width),
-            verifier_scores_NK=_padded(scores, width),
-            action_logprobs_N=np.array([_action_logprob(*row) for row in zip(texts, logprobs, scores, strict=True)], dtype=np.float64),
-            verifier_earlier_N2=np.where(previous_N2 >= 0, bests_N[previous_N2], math.nan),
-            candidate_texts=texts,
-            first_tokens=[[_first(*pair) for pair in zip(*row, strict=True)] for row in zip(texts, ids, strict=True)],
-            actions=earlier,
-            observations=[text or "" for text in table["observation"].to_pylist()],
-            t_N=t_N,
-            max_steps_N=np.full(len(texts), math.inf if max_steps is None else float(max_steps)),
-            context_tokens_N=np.array([count or 0.0 for count in table["prompt_tokens"].to_pylist()], dtype=np.float64),
-            goal_tokens_N=np.array([words[goal] for goal in goals], dtype=np.float64),
-            escalations_N=escalations_N,
-            budget_left_N=np.array([_left(count, budget) for count in escalations_N.tolist()], dtype=np.float64),
-        )
 
 
 def features(batch: StepBatch) -> Array:
@@ -197,12 +97,6 @@ def features(batch: StepBatch) -> Array:
     return columns_FN.T
 
 
-@lru_cache(maxsize=4096)
-def word_count(text: str) -> int:
-    """Words and punctuation marks: a token count that needs no tokenizer."""
-    return len(_WORD.findall(text))
-
-
 def looks_like_an_error(observation: str) -> bool:
     """Whether what the agent reads speaks of an error; true or planted, it cannot know."""
     text = observation.lower()
@@ -211,7 +105,7 @@ def looks_like_an_error(observation: str) -> bool:
 
 def _entropy(logprobs_NV: Array) -> Array:
     """As `routers.entropy_of`: what lies beyond the returned alternatives counts as one more outcome."""
-    logprobs_NV = np.maximum(logprobs_NV, _ABSENT)
+    logprobs_NV = np.maximum(logprobs_NV, ABSENT)
     p_NV = np.exp(logprobs_NV)
     rest_N = np.maximum(1.0 - np.add.reduce(p_NV, axis=1), 1e-300)
     entropy_N: Array = -rest_N * np.log(rest_N) - np.add.reduce(p_NV * logprobs_NV, axis=1)
@@ -244,58 +138,3 @@ def _slope(earlier_N2: Array, now_N: Array) -> Array:
     """Change a step over three steps, over two where the first is unknown; nan where there is nothing to compare."""
     over_three_N = (now_N - earlier_N2[:, 0]) / 2
     return np.where(over_three_N == over_three_N, over_three_N, now_N - earlier_N2[:, 1])
-
-
-def _history(table: pa.Table) -> tuple[Array, npt.NDArray[np.int64], Array, list[list[str]]]:
-    """Of every row: t, the rows two and one steps before it (-1: none), the teacher's steps before it, and all actions before it."""
-    t_N = table["t"].to_numpy().astype(np.int64)
-    _, episode_N = np.unique(np.array(table["key"].to_pylist(), dtype=object).astype(str), return_inverse=True)
-    order_N = np.lexsort((t_N, episode_N))
-    starts_N = np.searchsorted(episode_N[order_N], episode_N[order_N])
-    place_N = np.arange(len(t_N)) - starts_N
-    if ((place_N != t_N[order_N]) & (t_N[order_N] >= 0)).any():
-        raise ValueError("features need every step of an episode: earlier rows of one are missing")
-    by_teacher_N = np.array([actor == "teacher" for actor in table["actor"].to_pylist()], dtype=np.float64)[order_N]
-    before_N = np.cumsum(by_teacher_N) - by_teacher_N
-    previous_N2, escalations_N = np.full((len(t_N), 2), -1), np.empty(len(t_N))
-    for column, back in ((0, 2), (1, 1)):
-        has_N = place_N >= back
-        previous_N2[order_N[has_N], column] = order_N[np.flatnonzero(has_N) - back]
-    escalations_N[order_N] = before_N - before_N[starts_N]
-    actions = table["action"].take(order_N).to_pylist()
-    earlier: list[list[str]] = [[]] * len(t_N)
-    for row, start, place in zip(order_N.tolist(), starts_N.tolist(), range(len(t_N)), strict=True):
-        earlier[row] = actions[start:place]
-    return t_N.astype(np.float64), previous_N2, escalations_N, earlier
-
-
-def _padded(rows: Sequence[Sequence[float]], width: int, absent: float = math.nan) -> Array:
-    """Rows as [N, at least 2], in single precision as the store keeps them."""
-    width = max(width, 2)
-    flat = array("f")
-    for row in rows:
-        flat.extend(row)
-        flat.extend([absent] * (width - len(row)))
-    return np.array(flat, dtype=np.float64).reshape(-1, width)
-
-
-def _total(logprobs: Sequence[float]) -> float:
-    """Log-probability of a sequence, its tokens in single precision as the store keeps them; nan when unknown."""
-    return sum(array("f", logprobs)) if logprobs else math.nan
-
-
-def _action_logprob(texts: Sequence[str], logprobs: Sequence[Sequence[float]], scores: Sequence[float]) -> float:
-    """Of the candidate to be executed; nan when unknown."""
-    chosen = logprobs[preferred(texts, scores)] if logprobs else ()
-    return _total(chosen) / len(chosen) if chosen else math.nan
-
-
-def _first(text: str, token_ids: Sequence[int] | None) -> object:
-    return token_ids[0] if token_ids else text.partition(" ")[0]
-
-
-def _left(escalations: float, budget: int | None) -> float:
-    """Share of the budget that is left; 1 without a budget."""
-    if budget is None:
-        return 1.0
-    return max(0.0, budget - escalations) / budget if budget else 0.0

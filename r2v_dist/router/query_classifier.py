@@ -88,3 +88,6 @@ def _held_out_brier(x_ND: Array, train: QueryOutcomes, strength: float, seed: in
         w_D = logistic_fit(x_ND[inside_N], train.failed_N[inside_N], np.ones(inside_N.sum()), np.zeros(x_ND.shape[1]), strength)
         squared += float(((sigmoid(x_ND[~inside_N] @ w_D) - train.failed_N[~inside_N]) ** 2).sum())
     return squared / len(x_ND)
+
+
+QUERY = "query_level"

@@ -3,175 +3,19 @@
 A router sees only what a deployed agent sees. One score, one threshold: escalate iff score >= threshold.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from r2v_dist.config.run import LEARNED, ORACLE
 from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Answer
-from r2v_dist.router.features import StepBatch, features, looks_like_an_error
+from r2v_dist.router.baselines import action_perplexity, entropy_or_doubt, first_token_entropy, stuck_steps, true_risk, verifier_doubt
+from r2v_dist.router.features import features
 from r2v_dist.router.model import RouterModel
+from r2v_dist.router.names import LEARNED, ORACLE
+from r2v_dist.router.policies import Capped, Constant, Latched, ProposalThreshold, RandomEscalation, Router, SituationThreshold
 from r2v_dist.router.query_features import query_features
+from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import Situation
-from r2v_dist.seeding import rng_for
-from r2v_dist.verifier.base import preferred
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the router chose, and the score it chose by."""
-
-    escalate: bool
-    score: float | None
-
-
-class Router(Protocol):
-    """`needs_proposal`: whether the SLM must propose before the decision, which then costs an SLM call even if it escalates."""
-
-    def needs_proposal(self, situation: Situation) -> bool: ...
-
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision: ...
-
-
-@dataclass(frozen=True)
-class Constant:
-    """SLM-only or teacher-only."""
-
-    escalate: bool
-
-    def needs_proposal(self, situation: Situation) -> bool:
-        return False
-
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
-        return Decision(self.escalate, None)
-
-
-@dataclass(frozen=True)
-class RandomEscalation:
-    """Escalates each step with probability `rate`; arms of different rate use the same draws, so their paths nest."""
-
-    rate: float
-
-    def needs_proposal(self, situation: Situation) -> bool:
-        return False
-
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
-        draw = rng_for("random-escalation", *situation.draw).random()
-        return Decision(draw < self.rate, draw)
-
-
-@dataclass(frozen=True)
-class ProposalThreshold:
-    """Escalates when a score of the situation and the SLM's proposal is at least `threshold`."""
-
-    threshold: float
-    score: Callable[[Situation, Answer], float]
-
-    def needs_proposal(self, situation: Situation) -> bool:
-        return True
-
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
-        assert proposal is not None
-        score = self.score(situation, proposal)
-        return Decision(score >= self.threshold, score)
-
-
-@dataclass(frozen=True)
-class SituationThreshold:
-    """Escalates when a score of the situation alone is at least `threshold`: an escalation costs no SLM call."""
-
-    threshold: float
-    score: Callable[[Situation], float]
-
-    def needs_proposal(self, situation: Situation) -> bool:
-        return False
-
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
-        score = self.score(situation)
-        return Decision(score >= self.threshold, score)
-
-
-@dataclass(frozen=True)
-class Latched:
-    """The first escalation of `router` keeps the teacher to the end of the episode."""
-
-    router: Router
-
-    def needs_proposal(self, situation: Situation) -> bool:
-        return situation.escalations == 0 and self.router.needs_proposal(situation)
-
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
-        return Decision(True, None) if situation.escalations else self.router.decide(situation, proposal)
-
-
-@dataclass(frozen=True)
-class Capped:
-    """Never makes more than `budget` teacher calls in an episode, whatever `router` says."""
-
-    router: Router
-    budget: int
-
-    def needs_proposal(self, situation: Situation) -> bool:
-        return self.router.needs_proposal(situation)
-
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
-        decision = self.router.decide(situation, proposal)
-        return Decision(False, decision.score) if situation.escalations >= self.budget else decision
-
-
-def entropy_of(logprobs: Sequence[float]) -> float:
-    """Entropy in nats of a first token's distribution; what lies beyond the returned top counts as one more outcome."""
-    probabilities = [math.exp(logprob) for logprob in logprobs]
-    rest = max(0.0, 1.0 - sum(probabilities))
-    return -sum(p * math.log(p) for p in [*probabilities, rest] if p > 1e-12)
-
-
-def first_token_entropy(situation: Situation, proposal: Answer) -> float:
-    """Entropy of the SLM's first token in nats."""
-    return entropy_of(proposal.first_top.logprobs)
-
-
-def verifier_doubt(situation: Situation, proposal: Answer) -> float:
-    """1 minus the verifier's best score, 1 where the SLM has no action. Raises UsageError
-    without a verifier."""
-    if not proposal.candidates:
-        return 1.0
-    if not situation.verifier_scores:
-        raise UsageError("router verifier: this run has no verifier; configure one or leave the router out")
-    return 1.0 - max(situation.verifier_scores)
-
-
-def entropy_or_doubt(situation: Situation, proposal: Answer) -> float:
-    """The larger of 1 - exp(-entropy) and the verifier's doubt: at least tau iff either is."""
-    unsure = -math.expm1(-first_token_entropy(situation, proposal))
-    return max(unsure, verifier_doubt(situation, proposal)) if situation.verifier_scores else unsure
-
-
-def action_perplexity(situation: Situation, proposal: Answer) -> float:
-    """exp of the mean negative log-probability of the action to be executed.
-
-    Raises UsageError where the SLM gives no log-probabilities.
-    """
-    if not proposal.candidates:
-        return math.inf
-    chosen = preferred([candidate.text for candidate in proposal.candidates], situation.verifier_scores)
-    logprobs = proposal.candidates[chosen].logprobs
-    if not logprobs:
-        raise UsageError("router perplexity: this SLM gives no log-probabilities; leave the router out")
-    return math.exp(-sum(logprobs) / len(logprobs))
-
-
-def stuck_steps(situation: Situation) -> float:
-    """Latest steps in a row that led nowhere: an action said again, or an answer that is the same again or speaks of an error."""
-    actions, seen, stuck = situation.actions, situation.observations, 0
-    for i in reversed(range(len(actions))):
-        again = i > 0 and actions[i] == actions[i - 1]
-        if not (again or seen[i + 1] == seen[i] or looks_like_an_error(seen[i + 1])):
-            break
-        stuck += 1
-    return float(stuck)
 
 
 def risk_of_step(model: RouterModel) -> Callable[[Situation, Answer], float]:
@@ -203,12 +47,6 @@ class RouterModels:
         if (name, training_seed) not in self.trained:
             raise UsageError(f"router {name}: no model of training seed {training_seed}; train it first or leave the router out")
         return self.trained[name, training_seed]
-
-
-def true_risk(situation: Situation, proposal: Answer) -> float:
-    """The share of independent branches that fail: no deployed agent could know it."""
-    assert situation.true_risk is not None
-    return situation.true_risk
 
 
 _BY_PROPOSAL: dict[str, Callable[[Situation, Answer], float]] = {

@@ -3,6 +3,8 @@
 `outcomes_TZ` is a (tasks x seeds) array of success in {0, 1}; numpy only.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,3 +25,12 @@ def task_bootstrap_interval(values_TZ: Array, resamples: int, seed: int, level: 
 def worst_seed_success(outcomes_TZ: Array) -> float:
     """Success rate under the seed where it is lowest."""
     return float(outcomes_TZ.mean(axis=0).min())
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Difference of frontier areas, first minus second, with a percentile interval over resampled tasks."""
+
+    difference: float
+    low: float
+    high: float

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from r2v_dist.stats.cvar import cvar
+from r2v_dist.stats.hypothesis_tests import hoeffding_bentkus
 
 Array = npt.NDArray[np.float64]
 
@@ -67,29 +68,6 @@ def task_losses(failures_TZ: Array, statistic: Literal["mean", "cvar"], alpha: f
         means_T: Array = failures_TZ.mean(axis=1)
         return means_T
     return np.array([cvar(failures_Z, alpha) for failures_Z in failures_TZ])
-
-
-def hoeffding_bentkus(empirical: float, n: int, risk: float) -> float:
-    """p-value of "the mean of n independent losses in [0, 1] exceeds `risk`", given their empirical mean."""
-    hoeffding = math.exp(-n * bernoulli_kl(min(empirical, risk), risk))
-    # n * mean is a whole number for losses in {0, 1}; rounding must not push it to the next one.
-    bentkus = math.e * binomial_cdf(math.ceil(n * empirical - 1e-9), n, risk)
-    return min(1.0, hoeffding, bentkus)
-
-
-def bernoulli_kl(a: float, b: float) -> float:
-    """h1(a, b) = a log(a / b) + (1 - a) log((1 - a) / (1 - b)), for 0 < b < 1."""
-    return (a * math.log(a / b) if a > 0 else 0.0) + ((1 - a) * math.log((1 - a) / (1 - b)) if a < 1 else 0.0)
-
-
-def binomial_cdf(k: int, n: int, p: float) -> float:
-    """P(Bin(n, p) <= k) for 0 < p < 1, by summing the terms in logarithms."""
-    if k >= n:
-        return 1.0
-    log_p, log_q, whole = math.log(p), math.log1p(-p), math.lgamma(n + 1)
-    return min(
-        1.0, math.fsum(math.exp(whole - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log_p + (n - i) * log_q) for i in range(k + 1))
-    )
 
 
 def least_tasks(risk: float, delta: float) -> int:

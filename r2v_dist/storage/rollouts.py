@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -218,3 +219,17 @@ def episodes_of(table: pa.Table) -> Iterator[list[dict[str, Any]]]:
         current.append(row)
     if current:
         yield current
+
+
+def codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """A dictionary column as numbers, and what they stand for. Columns of one table share their numbers after any filter."""
+    chunk = column.combine_chunks()
+    chunk = chunk.chunk(0) if isinstance(chunk, pa.ChunkedArray) else chunk
+    return np.asarray(chunk.indices.fill_null(-1), dtype=np.int64), chunk.dictionary.to_pylist()
+
+
+def rows_where(folder: Path, condition: Callable[[pa.Table], Any], columns: list[str] | None) -> pa.Table:
+    """Rows of a stage that meet a condition, read shard by shard: a stage's candidates together may not fit in memory."""
+    tables = (read_shard(path, columns) for path in shards(folder))
+    parts = [table.filter(condition(table)) for table in tables]
+    return pa.concat_tables([part for part in parts if part.num_rows] or parts[:1]).unify_dictionaries()

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import yaml
 
 from r2v_dist import files
-from r2v_dist.config.run import RunConfig
+from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError, explain, warn
 from r2v_dist.files import write_atomically
 
@@ -211,3 +211,18 @@ def checkpoint_version(name: str, folder: Path) -> str:
             while block := handle.read(1 << 20):
                 digest.update(block)
     return f"{name}-{digest.hexdigest()}"
+
+
+def open_run(root: Path) -> tuple[RunDir, RunConfig]:
+    """A run that exists, and its configuration."""
+    page = root / "report" / "index.html"
+    if not (root / "config.yaml").is_file() and page.is_file():
+        raise UsageError(f"{root}: a run of a simulated router, whose only report is {page}; `r2v run` writes it")
+    if not (root / "config.yaml").is_file():
+        raise UsageError(f"{root}: not a run directory (no config.yaml); give the run_dir of a `r2v run`")
+    return RunDir(root), load_config(root / "config.yaml", [])
+
+
+def stage_name(stage: str, training_seed: int) -> str:
+    """The first training seed has the plain names."""
+    return f"{stage}@{training_seed}" if training_seed else stage

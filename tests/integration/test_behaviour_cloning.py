@@ -14,9 +14,9 @@ from actors.env_runner import EnvRunner, RunnerSetup
 from learners.behaviour_cloning.train import BCJob, build_dataset, clone_behaviour
 from learners.common.sequences import IGNORED
 from r2v_dist.chat import ChatFormat
-from r2v_dist.config.env import PerturbConfig
 from r2v_dist.config.learners import BCConfig, DeepSpeedConfig, LoraConfig
 from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
 
 SETUP = RunnerSetup(ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), unit_timeout_s=60)

@@ -12,7 +12,8 @@ from gymnasium.utils.env_checker import check_env
 
 import envs
 from actors.env_runner import EnvRunner, RunnerSetup, UnitReport
-from actors.language_models.factory import ExpertModel, SimulatedModel
+from actors.language_models.expert import ExpertModel
+from actors.language_models.simulated import SimulatedModel
 from envs.coding.actions import parse_action
 from envs.coding.env import MANUAL, CodeEnv, shorten
 from envs.coding.once import Once
@@ -22,8 +23,9 @@ from envs.perturbation.wrapper import Perturb, default_rates
 from envs.tasks import make_tasks
 from r2v_dist.agent.episode import Cast, Player, play
 from r2v_dist.agent.tree import Tree, TreeEnv
-from r2v_dist.config.env import CodeConfig, EnvConfig, PerturbConfig, SplitSizes
+from r2v_dist.config.env import CodeConfig, EnvConfig, SplitSizes
 from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
 from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Sampling

@@ -13,9 +13,9 @@ import ray
 from actors.dispatcher import Totals, remaining, roll_out
 from actors.env_runner import Equipment, RunnerSetup
 from actors.runner_group import Fleet
-from r2v_dist.config.env import PerturbConfig
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
-from r2v_dist.config.run import ClusterConfig
+from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.storage import rollouts as rollout_store

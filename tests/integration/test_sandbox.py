@@ -16,7 +16,7 @@ import pytest
 
 from envs.sandbox import Completed, Ending, Isolation, Limits, Sandbox, isolation, probe, seccomp
 from envs.sandbox.deadline import BACKSTOP
-from r2v_dist.config.env import SandboxConfig
+from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.errors import UsageError
 from tests.sandboxes import LIMITS, require_bubblewrap, starved_sandbox, survivors
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learners.router.train import predict_states
 from r2v_dist.config.simulated import SLM_PRICE, SimulatedConfig, load_simulated
 from r2v_dist.evaluation.handover import LatchedEpisodes, cheapest_mix, sweep
 from r2v_dist.labels.table import LabelTable
@@ -16,7 +15,7 @@ from r2v_dist.pipeline.simulated.judge import cvar_saving, labels_path
 from r2v_dist.pipeline.simulated.run import draw, simulate
 from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.features import FEATURE_NAMES
-from r2v_dist.router.model import Mlp, RouterModel
+from r2v_dist.router.model import Mlp, RouterModel, predict_states
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "simulated.yaml"

@@ -13,7 +13,8 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, Qwen3Co
 
 from learners.verifier.train import VerifierJob, learn_verifier, measure, score_table
 from r2v_dist.chat import ChatFormat, Turn, opening_message
-from r2v_dist.config.learners import DeepSpeedConfig, LoraConfig, VerifierConfig, VerifierTrainingConfig
+from r2v_dist.config.learners import DeepSpeedConfig, LoraConfig
+from r2v_dist.config.verifier import VerifierConfig, VerifierTrainingConfig
 from r2v_dist.labels import branch_values
 from r2v_dist.labels.branch_values import BranchValue
 from r2v_dist.language_model import Candidate
@@ -134,7 +135,8 @@ def test_the_actor_gives_the_same_scores_whoever_asks_with_whom(
 ) -> None:
     import ray
 
-    from actors.verifier.server import ScorerHandle, TrainedVerifier, start_verifier
+    from actors.verifier.client import ScorerHandle, TrainedVerifier
+    from actors.verifier.server import start_verifier
 
     _, _, path = one_rank
     actor = start_verifier(str(path), "v1", VerifierConfig(max_tokens=256))

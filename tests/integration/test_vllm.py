@@ -13,17 +13,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.dispatcher import Totals, roll_out
 from actors.env_runner import RunnerSetup
-from actors.language_models.factory import VllmModel, eos_ids_of
+from actors.language_models.factory import eos_ids_of
+from actors.language_models.vllm import VllmModel
 from actors.runner_group import Fleet
 from actors.vllm.engine import EngineRequest
-from actors.vllm.server_handle import Checkpoint, EngineHandle, ModelServer
+from actors.vllm.server_handle import EngineHandle, ModelServer
 from r2v_dist.chat import ChatFormat, Turn
-from r2v_dist.config.env import PerturbConfig
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
-from r2v_dist.config.run import ClusterConfig
+from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.language_model import ContextLimitReached, Request, Sampling
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.checkpoints import Checkpoint
 
 CONFIG = ModelConfig(backend="vllm", model="models/textworld-tiny", max_model_len=512)
 TOLERANCE = 5e-3 if torch.cuda.is_available() else 1e-3

@@ -10,14 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from actors.language_models.factory import ExpertModel, SimulatedModel
+from actors.language_models.expert import ExpertModel
+from actors.language_models.simulated import SimulatedModel
 from r2v_dist.agent.episode import Cast, Player, play
 from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.episodes import Arm, Branch, Episode, StopReason, Taken, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Request, Sampling, TopTokens
-from r2v_dist.router.features import StepBatch, features
-from r2v_dist.router.registry import Decision, ProposalThreshold, RandomEscalation, RouterModels
+from r2v_dist.router.features import features
+from r2v_dist.router.policies import Decision, ProposalThreshold, RandomEscalation
+from r2v_dist.router.registry import RouterModels
+from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import Situation
 from r2v_dist.seeding import stable_hash
 from r2v_dist.storage import rollouts as rollout_store

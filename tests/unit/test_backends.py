@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from actors.language_models.factory import OpenAIModel, SimulatedModel
+from actors.language_models.openai import OpenAIModel
+from actors.language_models.simulated import SimulatedModel
 from r2v_dist.chat import Turn
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.language_model import Answer, ContextLimitReached, Request, Sampling
-from r2v_dist.router.registry import entropy_of
+from r2v_dist.router.baselines import entropy_of
 
 KEY = "sk-not-for-logs"
 

@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.language_models.factory import ExpertModel, SimulatedModel
+from actors.language_models.expert import ExpertModel
+from actors.language_models.simulated import SimulatedModel
 from r2v_dist.agent.episode import Cast, Player, play
 from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.episodes import Arm, Episode, Task, Unit
 from r2v_dist.labels import estimates as branching
-from r2v_dist.labels.estimates import State
+from r2v_dist.labels.branches import candidate_branches, label_branches, paired_branches
+from r2v_dist.labels.states import State, choose, sample, states_of
 from r2v_dist.language_model import Sampling
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.seeding import rng_for
@@ -40,7 +42,7 @@ def play_all(units: list[Unit], folder: Path, game: type[Ladder] = Ladder) -> pa
 @pytest.fixture(scope="module")
 def states(tmp_path_factory: pytest.TempPathFactory) -> list[State]:
     units = [Unit("states", "h", task, z, 0, (ALONE, RANDOM)) for task in TASKS for z in range(3)]
-    return branching.states_of(play_all(units, tmp_path_factory.mktemp("states")), STEPS)
+    return states_of(play_all(units, tmp_path_factory.mktemp("states")), STEPS)
 
 
 def binomial_tail(steps: int, need: int) -> float:
@@ -68,12 +70,10 @@ def test_states_are_whole_and_each_is_there_once(states: list[State]) -> None:
 
 
 def test_values_of_candidates_are_their_chances(states: list[State], tmp_path: Path) -> None:
-    chosen = [s for s in branching.choose(states, 60, seed=1) if len(s.distinct) == 2 and s.t < 8][:5]
+    chosen = [s for s in choose(states, 60, seed=1) if len(s.distinct) == 2 and s.t < 8][:5]
     assert chosen
     by_id, n = {task.id: task for task in TASKS}, 300
-    units = [
-        Unit("b", "h", by_id[s.task], s.z, 0, (), tuple(branching.candidate_branches(s, ALONE, n, 5, with_teacher=True))) for s in chosen
-    ]
+    units = [Unit("b", "h", by_id[s.task], s.z, 0, (), tuple(candidate_branches(s, ALONE, n, 5, with_teacher=True))) for s in chosen]
     rows, drifted = branching.branch_values(chosen, play_all(units, tmp_path))
     assert drifted == 0
     assert len(rows) == 3 * len(chosen)
@@ -88,7 +88,7 @@ def test_values_of_candidates_are_their_chances(states: list[State], tmp_path: P
 def test_labels_are_the_risks_of_the_three_continuations(states: list[State], tmp_path: Path) -> None:
     chosen = [s for s in states if s.t in (1, 4, 6)][:8]
     by_id, n = {task.id: task for task in TASKS}, 300
-    units = [Unit("l", "h", by_id[s.task], s.z, 0, (), tuple(branching.label_branches(s, ALONE, TEACHER, n, n, 1))) for s in chosen]
+    units = [Unit("l", "h", by_id[s.task], s.z, 0, (), tuple(label_branches(s, ALONE, TEACHER, n, n, 1))) for s in chosen]
     table, left_out = branching.labels(chosen, play_all(units, tmp_path))
     assert left_out.total() == 0
     assert len(table) == len(chosen)
@@ -105,7 +105,7 @@ def test_labels_are_the_risks_of_the_three_continuations(states: list[State], tm
 def test_pairs_tell_what_the_teachers_step_is_worth_to_who_goes_on_asking(states: list[State], tmp_path: Path) -> None:
     chosen = [s for s in states if s.t in (1, 4, 6)][:8]
     by_id, n = {task.id: task for task in TASKS}, 200
-    units = [Unit("p", "h", by_id[s.task], s.z, 0, (), tuple(branching.paired_branches(s, RANDOM, n))) for s in chosen]
+    units = [Unit("p", "h", by_id[s.task], s.z, 0, (), tuple(paired_branches(s, RANDOM, n))) for s in chosen]
     table, left_out = branching.labels(chosen, play_all(units, tmp_path))
     assert left_out.total() == 0
     assert {s.candidates[0].action == "up" for s in chosen} == {True, False}
@@ -145,7 +145,7 @@ def test_where_nobody_can_help_the_branch_has_failed_and_is_not_forgotten(states
 
     chosen = [s for s in states if s.t in (0, 5)][:6]
     by_id = {task.id: task for task in TASKS}
-    units = [Unit("l", "h", by_id[s.task], s.z, 0, (), tuple(branching.label_branches(s, ALONE, TEACHER, 4, 4, 1))) for s in chosen]
+    units = [Unit("l", "h", by_id[s.task], s.z, 0, (), tuple(label_branches(s, ALONE, TEACHER, 4, 4, 1))) for s in chosen]
     table, left_out = branching.labels(chosen, play_all(units, tmp_path, Lost))
     assert (len(table), left_out.total()) == (len(chosen), 0)
     assert {s.t for s in chosen} == {0, 5}
@@ -156,8 +156,8 @@ def test_where_nobody_can_help_the_branch_has_failed_and_is_not_forgotten(states
 
 def test_the_choice_does_not_look_at_outcomes_and_keeps_views_together(states: list[State]) -> None:
     flipped = [replace(s, own_success=not s.own_success) for s in states]
-    assert [s.key for s in branching.choose(states, 20, 3)] == [s.key for s in branching.choose(flipped, 20, 3)]
-    chosen = branching.choose(states, 24, 3)
+    assert [s.key for s in choose(states, 20, 3)] == [s.key for s in choose(flipped, 20, 3)]
+    chosen = choose(states, 24, 3)
     assert len(chosen) == 24
     shared = {(s.task, s.prefix) for s in states if sum((o.task, o.prefix) == (s.task, s.prefix) for o in states) > 1}
     complete = [s for s in chosen[:-1] if (s.task, s.prefix) in shared]
@@ -165,20 +165,20 @@ def test_the_choice_does_not_look_at_outcomes_and_keeps_views_together(states: l
 
 
 def test_states_are_sampled_by_their_weights_whatever_the_others_are(states: list[State]) -> None:
-    plain = branching.sample(states, 20, 3)
+    plain = sample(states, 20, 3)
     assert len({s.key for s in plain}) == 20
-    assert [s.key for s in branching.sample(plain[::-1], 20, 3)] == [s.key for s in plain]
+    assert [s.key for s in sample(plain[::-1], 20, 3)] == [s.key for s in plain]
     heavy = {s.key for s in states[:10]}
     weights = [9.0 if s.key in heavy else 1.0 for s in states]
     total = 9.0 * 10 + len(states) - 10
-    first = [branching.sample(states, 1, seed, weights)[0].key in heavy for seed in range(600)]
+    first = [sample(states, 1, seed, weights)[0].key in heavy for seed in range(600)]
     assert np.mean(first) == pytest.approx(90 / total, abs=4 * (0.25 / 600) ** 0.5)
-    none = branching.sample(states, len(states) - 10, 3, [0.0 if s.key in heavy else 1.0 for s in states])
+    none = sample(states, len(states) - 10, 3, [0.0 if s.key in heavy else 1.0 for s in states])
     assert not heavy & {s.key for s in none}
 
 
 def test_states_where_candidates_differ_come_first(states: list[State]) -> None:
-    chosen = branching.choose(states, 24, 3)
+    chosen = choose(states, 24, 3)
     assert sum(len(s.distinct) > 1 for s in chosen) >= 14
     assert sum(len(s.distinct) == 1 for s in chosen) >= 2
 

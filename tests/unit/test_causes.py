@@ -3,7 +3,7 @@
 import pytest
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from actors.vllm.server_handle import first_cause, usage_error
+from actors.ray_errors import first_cause, usage_error
 from r2v_dist.errors import RuntimeFailure, UsageError
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from r2v_dist.stats.cvar import cvar
-from r2v_dist.stats.learn_then_test import Certificate, bernoulli_kl, binomial_cdf, certify, hoeffding_bentkus, least_tasks, task_losses
+from r2v_dist.stats.hypothesis_tests import bernoulli_kl, binomial_cdf, hoeffding_bentkus
+from r2v_dist.stats.learn_then_test import Certificate, certify, least_tasks, task_losses
 
 RISK = DELTA = 0.1
 REPETITIONS = 1000

@@ -13,7 +13,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from actors.language_models.factory import VllmModel, eos_ids_of
+from actors.language_models.factory import eos_ids_of
+from actors.language_models.vllm import VllmModel
 from actors.vllm.engine import Arrived, EngineAnswer, EngineRequest
 from learners.common.sequences import episode_sequence
 from r2v_dist.chat import ChatFormat, Turn

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2v_dist.config.run import BASELINES, FITTED_BASELINES, load_config
+from r2v_dist.config.run import FITTED_BASELINES, load_config
 from r2v_dist.evaluation.results import Findings
 from r2v_dist.evaluation.risk_quality import EpisodeQuality, RiskQuality, StepQuality
 from r2v_dist.report.claims import cvar_role, first_step_words, p_text, seeds_words
 from r2v_dist.report.figures.palette import LABELS, is_fitted, listed
+from r2v_dist.router.names import BASELINES
 from r2v_dist.stats.seed_difference import seed_difference
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"

@@ -12,7 +12,8 @@ from envs.coding.tasks import dataset_of, load_task, task_ids
 from envs.coding.visible_tests import VisibleTest, visible_tests
 from envs.sandbox.isolation import means
 from envs.tasks import identity, make_tasks
-from r2v_dist.config.env import CodeConfig, EnvConfig, SandboxConfig, SplitSizes
+from r2v_dist.config.env import CodeConfig, EnvConfig, SplitSizes
+from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.errors import UsageError
 from tests.codes import require_data
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from r2v_dist.pipeline.services import last_row
+from r2v_dist.storage.metrics_log import last_row
 
 
 def test_a_row_that_is_only_half_written_is_not_read(tmp_path: Path) -> None:

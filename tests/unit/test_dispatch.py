@@ -11,7 +11,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from actors.dispatcher import CollectorLost, roll_out
 from actors.env_runner import UnitReport
-from r2v_dist.config.run import ClusterConfig
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.errors import RuntimeFailure, UsageError
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
 from r2v_dist.language_model import Answer, Candidate, TopTokens
-from r2v_dist.router.features import FEATURE_NAMES, StepBatch, features, looks_like_an_error
-from r2v_dist.router.registry import entropy_of
+from r2v_dist.router.baselines import entropy_of
+from r2v_dist.router.features import FEATURE_NAMES, features, looks_like_an_error
+from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import Situation
 from r2v_dist.storage import rollouts as rollout_store
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2v_dist.stats.frontier import Ends, PValue, RouterCurve, aiq, apgr, cpt, frontier_auc, holm, hull, pgr, sign_flip_test
+from r2v_dist.stats.frontier import Ends, RouterCurve, aiq, apgr, cpt, frontier_auc, hull, pgr
+from r2v_dist.stats.hypothesis_tests import PValue, holm, sign_flip_test
 from tests.paired_areas import auc_difference
 
 points = st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=1, max_size=7)

@@ -16,10 +16,10 @@ import pytest
 
 from actors.collector import Collector
 from actors.dispatcher import Totals, remaining
-from actors.vllm.server_handle import Checkpoint
 from r2v_dist.cli.main import main
 from r2v_dist.episodes import Task, Unit
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.checkpoints import Checkpoint
 from tests.runs import outcomes
 from tests.unit.test_damage import DAMAGE, complaint, episode
 

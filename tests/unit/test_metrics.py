@@ -10,7 +10,7 @@ import pytest
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, StopReason
 from r2v_dist.errors import UsageError
 from r2v_dist.evaluation.outcomes import arm_outcomes
-from r2v_dist.router.registry import entropy_of
+from r2v_dist.router.baselines import entropy_of
 from r2v_dist.stats.bootstrap import task_bootstrap_interval, worst_seed_success
 from r2v_dist.stats.cvar import cvar_failure
 from r2v_dist.storage import rollouts as rollout_store

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.perturbation.operators import OPERATORS, TEXT_OPERATORS, Lexicon, Scene
+from envs.perturbation.lexicon import Lexicon
+from envs.perturbation.operators import OPERATORS, TEXT_OPERATORS, Scene
 from envs.perturbation.wrapper import Perturb, default_rates, severity_profile
 from envs.spaces import UnicodeText
 from r2v_dist.errors import UsageError

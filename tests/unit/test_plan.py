@@ -10,9 +10,9 @@ import pytest
 from r2v_dist.cli.main import main
 from r2v_dist.config.places import cache_folder, make_cache, write_problem
 from r2v_dist.config.run import RunConfig, load_config
-from r2v_dist.config.simulated import check_simulated, load_simulated
+from r2v_dist.config.simulated import load_simulated
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.pipeline.preflight import check, placement_problem
+from r2v_dist.pipeline.preflight import check, check_simulated, placement_problem
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DEMO = CONFIGS / "textworld_demo.yaml"

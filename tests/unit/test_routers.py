@@ -8,11 +8,13 @@ import pytest
 
 from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Answer, Candidate, TopTokens
+from r2v_dist.router.baselines import stuck_steps
 from r2v_dist.router.calibration import Calibrator
-from r2v_dist.router.features import FEATURE_NAMES, StepBatch, features
+from r2v_dist.router.features import FEATURE_NAMES, features
 from r2v_dist.router.model import Mlp, RouterModel
 from r2v_dist.router.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION, query_features
-from r2v_dist.router.registry import LEARNED, NAMES, RouterModels, build_router, stuck_steps
+from r2v_dist.router.registry import LEARNED, NAMES, RouterModels, build_router
+from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import Situation
 from r2v_dist.verifier.base import preferred
 

@@ -7,7 +7,8 @@ from textworld import GameMaker
 from textworld.generator import GameOptions, compile_game
 
 from envs.textworld.env import TextWorldEnv
-from envs.textworld.games import GameFamily, draw_games, generate
+from envs.textworld.games import GameFamily, draw_games
+from envs.textworld.generator import generate
 from scripts.tiny_models.searching_expert import SearchingExpert
 from tests.conftest import GAME_CACHE
 

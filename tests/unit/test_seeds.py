@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from envs.tasks import TEST_BLOCKS, seeds
-from r2v_dist.config.env import SEED_BLOCK, SPLITS, PerturbConfig
+from r2v_dist.config.env import SEED_BLOCK, SPLITS
+from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.storage.rollouts import SCHEMA
 
 FULL = PerturbConfig(train_seeds=SEED_BLOCK, validation_seeds=SEED_BLOCK, test_seeds=SEED_BLOCK)

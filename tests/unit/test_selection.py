@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2v_dist.config.learners import RouterConfig
+from r2v_dist.config.router import RouterConfig
 from r2v_dist.config.run import load_config
 from r2v_dist.evaluation.outcomes import ArmOutcomes, router_rows
 from r2v_dist.evaluation.threshold_selection import Tolerance, selected_thresholds

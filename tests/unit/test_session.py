@@ -14,7 +14,7 @@ import pytest
 
 from cluster import session
 from r2v_dist.cli import doctor
-from r2v_dist.config.run import ClusterConfig
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from tests.runs import ROOT
 

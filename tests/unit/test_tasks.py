@@ -13,8 +13,9 @@ from pydantic import BaseModel
 
 from envs import tasks as tasks_module
 from envs.tasks import at_hand, check_tasks, identity, make_tasks
-from r2v_dist.config.env import LARGEST_SEED, EnvConfig, SandboxConfig
+from r2v_dist.config.env import LARGEST_SEED, EnvConfig
 from r2v_dist.config.run import RunConfig, load_config
+from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.episodes import Episode, EpisodeKey, StopReason, Unit
 from r2v_dist.errors import UsageError
 from r2v_dist.pipeline.context import Context

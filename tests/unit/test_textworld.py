@@ -14,10 +14,11 @@ from gymnasium.utils.env_checker import check_env
 import envs  # noqa: F401 -- registers
 from actors.env_runner import EnvRunner, RunnerSetup
 from envs.textworld.env import clean_feedback, clean_introduction
-from envs.textworld.games import GameFamily, draw_games, game_path, generate, is_cached
+from envs.textworld.games import GameFamily, draw_games, game_path, is_cached
+from envs.textworld.generator import generate
 from r2v_dist.agent.episode import Player
-from r2v_dist.config.env import PerturbConfig
 from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.language_model import Answer, Candidate, Request, Sampling
 from tests.conftest import GAME_CACHE, QUESTS

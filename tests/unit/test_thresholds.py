@@ -7,7 +7,7 @@ import pytest
 
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.pipeline.steps.router import grid
+from r2v_dist.evaluation.threshold_selection import grid
 from r2v_dist.storage import rollouts as rollout_store
 
 

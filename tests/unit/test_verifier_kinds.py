@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from actors.verifier.server import TrainedVerifier
+from actors.verifier.client import TrainedVerifier
+from envs.textworld.rules import TextWorldRules
 from r2v_dist.chat import Turn
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, Request
-from r2v_dist.verifier.base import JudgeVerifier, TextWorldRules, read_scores
+from r2v_dist.verifier.llm_judge import JudgeVerifier, read_scores
 
 HISTORY = (Turn("Goal: open the chest4.\nYou see a chest4 and a C-key.", "open chest4"),)
 

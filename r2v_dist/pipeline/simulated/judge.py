@@ -15,11 +15,11 @@ import numpy.typing as npt
 from envs.simulated.exact import Exact, Outcome, scores
 from envs.simulated.labels import all_cells, cell_of
 from envs.simulated.optimum import Frontier
-from learners.router.train import RouterResult, predict_states
+from learners.router.train import RouterResult
 from r2v_dist.config.simulated import SimulatedConfig
 from r2v_dist.evaluation.handover import LatchedEpisodes, LatchedPoint, cheapest_mix, sweep, threshold_outcomes
 from r2v_dist.labels.table import LabelTable
-from r2v_dist.router.model import RouterModel
+from r2v_dist.router.model import RouterModel, predict_states
 from r2v_dist.seeding import rng_for
 from r2v_dist.stats.cvar import cvars
 from r2v_dist.stats.mixing import Mix, bayes_escalates

@@ -15,7 +15,8 @@ import numpy as np
 from r2v_dist.config.env import Split
 from r2v_dist.episodes import Arm, Unit
 from r2v_dist.labels import estimates as branching
-from r2v_dist.labels.estimates import State
+from r2v_dist.labels.branches import label_branches, paired_branches
+from r2v_dist.labels.states import State, sample, states_of
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.steps.router import SPLITS, load_trained, trained
@@ -44,7 +45,7 @@ def labels(context: Context) -> dict[str, Any]:
     """Branches of the first round: every state of the SLM alone has a hand-over, a sample of all states the rest besides."""
     config = context.config.labels
     states = _visited(context, "visits")
-    n = {state.key: config.n for split, count in _counts(context).items() for state in branching.sample(_of(states, split), count, 0)}
+    n = {state.key: config.n for split, count in _counts(context).items() for state in sample(_of(states, split), count, 0)}
     handed_over = {state.key for state in states if state.router == context.config.alone}
     return _label(context, states, n, handed_over)
 
@@ -59,13 +60,13 @@ def second_labels(context: Context) -> dict[str, Any]:
     states = [state for state in visited if state.key not in known]
     n: dict[str, int] = {}
     for split, count in _counts(context).items():
-        chosen = branching.sample(_of(states, split), (count + 1) // 2, 1)
+        chosen = sample(_of(states, split), (count + 1) // 2, 1)
         risk = _predicted(model, chosen).rho
         more = config.n_unsure if split == "train" else config.n  # what calibrates has equal n
         n |= {s.key: more if _UNSURE[0] < r < _UNSURE[1] else config.n for s, r in zip(chosen, risk, strict=True)}
     own = _of(visited, "train")
     dissent = _predicted(model, own).dissent
-    paired = {s.key for s in branching.sample(own, config.pairs, 2, None if dissent is None else dissent.tolist())}
+    paired = {s.key for s in sample(own, config.pairs, 2, None if dissent is None else dissent.tolist())}
     return _label(context, visited, n, set(n), paired)
 
 
@@ -84,8 +85,8 @@ def _label(
     for state in states:
         count = n.get(state.key, 0)
         n_s = count if state.own_success is None else 0
-        own = branching.label_branches(state, alone, teacher, n_s, count, int(state.key in handed_over))
-        own += branching.paired_branches(state, router, int(state.key in paired))
+        own = label_branches(state, alone, teacher, n_s, count, int(state.key in handed_over))
+        own += paired_branches(state, router, int(state.key in paired))
         asked.setdefault((state.task, state.z), []).extend(own)
     results = context.roll_out([context.unit(tasks[task], z, branches=own) for (task, z), own in asked.items() if own])
     rows = rollout_store.read(context.run.rollouts(context.stage))
@@ -113,7 +114,7 @@ def _learning_units(context: Context, arms: tuple[Arm, ...]) -> list[Unit]:
 
 def _visited(context: Context, stage: str) -> list[State]:
     config = context.config
-    return branching.states_of(rollout_store.read(context.rollouts(stage)), config.env.max_steps, config.alone)
+    return states_of(rollout_store.read(context.rollouts(stage)), config.env.max_steps, config.alone)
 
 
 def _of(states: list[State], split: str) -> list[State]:

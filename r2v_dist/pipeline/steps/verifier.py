@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from r2v_dist.config.env import Split
@@ -22,7 +21,8 @@ from r2v_dist.episodes import Arm, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels import branch_values
 from r2v_dist.labels import estimates as branching
-from r2v_dist.labels.estimates import State
+from r2v_dist.labels.branches import candidate_branches
+from r2v_dist.labels.states import State, choose, sample, states_of
 from r2v_dist.pipeline.context import Context
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import checkpoint_version
@@ -57,7 +57,7 @@ def branches(context: Context) -> dict[str, Any]:
     tasks = {task.id: task for task in context.tasks(LEARNING, HELD_OUT)}
     units: dict[tuple[str, int], Unit] = {}
     for state in (*chosen[LEARNING], *chosen[HELD_OUT]):
-        more = branching.candidate_branches(state, arm, config.branches.n, config.branches.n_agreed, config.branches.teacher)
+        more = candidate_branches(state, arm, config.branches.n, config.branches.n_agreed, config.branches.teacher)
         known = units.get((state.task, state.z))
         units[state.task, state.z] = context.unit(tasks[state.task], state.z, branches=(*(known.branches if known else ()), *more))
     results = context.roll_out(list(units.values()))
@@ -79,7 +79,7 @@ def verifier(context: Context) -> dict[str, Any]:
     assert config.verifier is not None
     branched = branch_values.load(values_path(context, LEARNING))
     known = set(branched["key"].to_pylist())
-    others = branching.sample([s for s in _visited(context, LEARNING) if s.key not in known], config.branches.outcomes, context.seed)
+    others = sample([s for s in visited_rows(context, LEARNING) if s.key not in known], config.branches.outcomes, context.seed)
     values = run.stage(context.stage) / "values.arrow"
     branch_values.save(values, pa.concat_tables([branched, branch_values.to_table(branching.outcome_values(others))]))
     output = run.checkpoint("verifier", f"v-{context.input_hash[:8]}")
@@ -99,67 +99,14 @@ def verifier(context: Context) -> dict[str, Any]:
     return {"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("v", output), "validation": asdict(metrics)}
 
 
-def pairs(context: Context) -> dict[str, Any]:
-    """Preference pairs of the training states, by the verifier's opinion and the branches that were run."""
-    from learners.dpo import pairs as preference_pairs
-    from learners.verifier.train import score_table
-
-    config, trained = context.config, context.checkpoint("verifier")
-    assert config.dpo is not None
-    table = branch_values.load(values_path(context, LEARNING))
-    settings, w = config.slm.chat_template_kwargs, config.dpo.verifier_branches
-    opinion = score_table(Path(trained.path), table, config.slm.system_prompt, settings)
-    n = table["n"].to_numpy().astype(np.float64)
-    scores = (branch_values.values(table) * n + w * opinion) / (n + w)
-    visited = branching.outcome_values(_visited(context, LEARNING))
-    made, counts = preference_pairs.build_pairs(table, config.dpo.min_gap, scores, trained.version, visited)
-    preference_pairs.save(_pairs_path(context), made)
-    return asdict(counts)
-
-
-def dpo(context: Context) -> dict[str, Any]:
-    """Prefer the better candidate, and answer alike under two views of one state."""
-    from learners.dpo.consistency import measure_consistency
-    from learners.dpo.train import DPOJob, learn_preferences
-
-    config, run, cloned = context.config, context.run, context.checkpoint("bc")
-    assert config.dpo is not None
-    output = run.checkpoint("slm", f"dpo-{context.input_hash[:8]}")
-    job = DPOJob(
-        pairs=_pairs_path(context),
-        model=cloned.path,
-        system_prompt=config.slm.system_prompt,
-        output=output,
-        stage=run.stage(context.stage),
-        seed=context.seed,
-        config=config.dpo,
-        template_settings=config.slm.chat_template_kwargs,
-    )
-    with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks):
-        examples = learn_preferences(job)
-    before, after = (
-        measure_consistency(m, job.pairs, job.system_prompt, job.config, job.template_settings) for m in (cloned.path, str(output))
-    )
-    return {
-        **{"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("dpo", output)},
-        **asdict(examples),
-        **{"consistency_before": before.divergence if before.pairs else None, "views": after.pairs},
-        **{"consistency_after": after.divergence if after.pairs else None},
-    }
-
-
 def values_path(context: Context, split: str) -> Path:
     """The branch values of a split."""
     return context.folder("branches") / f"{split}.arrow"
 
 
-def _pairs_path(context: Context) -> Path:
-    return context.folder("pairs") / "pairs.arrow"
-
-
-def _visited(context: Context, split: Split) -> list[State]:
+def visited_rows(context: Context, split: Split) -> list[State]:
     """The states of a split that the cloned SLM met alone."""
-    found = branching.states_of(rollout_store.read(context.rollouts("states")), context.config.env.max_steps)
+    found = states_of(rollout_store.read(context.rollouts("states")), context.config.env.max_steps)
     return [state for state in found if state.split == split]
 
 
@@ -167,7 +114,7 @@ def _chosen(context: Context) -> dict[Split, list[State]]:
     """The states to branch from, the same on every call."""
     config = context.config
     counts = {LEARNING: config.branches.states, HELD_OUT: config.branches.validation_states}
-    chosen = {split: branching.choose(_visited(context, split), count, context.seed) for split, count in counts.items()}
+    chosen = {split: choose(visited_rows(context, split), count, context.seed) for split, count in counts.items()}
     if empty := next((split for split, members in chosen.items() if not members), None):
         raise RuntimeFailure(f"no state of the {empty} tasks to branch from: the SLM proposed nothing there")
     return chosen

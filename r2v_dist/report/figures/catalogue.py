@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from r2v_dist.config.learners import RouterConfig
+from r2v_dist.config.router import RouterConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.comparison import REFERENCE
 from r2v_dist.evaluation.results import Findings, router_manifest

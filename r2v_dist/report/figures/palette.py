@@ -4,7 +4,8 @@ Baselines are muted so that the router under test stands out among all others. E
 or unfitted: that an unfitted one is behind a fitted router says little.
 """
 
-from r2v_dist.config.run import BASELINES, FITTED_BASELINES, LEARNED
+from r2v_dist.config.run import FITTED_BASELINES
+from r2v_dist.router.names import BASELINES, LEARNED
 
 LABELS = {
     "slm_only": "SLM only",

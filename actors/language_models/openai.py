@@ -1,0 +1,74 @@
+"""Any OpenAI-compatible chat endpoint as a language model. Its key is never logged or stored."""
+
+import asyncio
+from typing import Any
+
+from actors.language_models.endpoint import Choice, Endpoint, PromptFiltered
+from r2v_dist.config.models import ModelConfig
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.language_model import Answer, Candidate, Request, action_of, whole
+
+_TELLING = ("length", "content_filter")
+"""Reasons to end an answer that are the model's, though it holds no text."""
+
+
+class OpenAIModel:
+    """Any OpenAI-compatible chat endpoint. The key comes from the environment and is never logged or stored."""
+
+    def __init__(self, config: ModelConfig, attempts: int = 5, backoff_s: float = 1.0, role: str = "teacher") -> None:
+        self._config, self._attempts, self._backoff_s = config, attempts, backoff_s
+        self._endpoint = Endpoint(config, role, attempts, backoff_s)
+
+    async def sample(self, request: Request) -> Answer:
+        """K candidates, less those that hold no action. An endpoint that gives fewer answers is
+        asked for the others.
+
+        Raises RuntimeFailure when the endpoint fails, ContextLimitReached when the conversation is
+        too long for it.
+        """
+        wanted, choices = request.sampling.n, list[Choice]()
+        prompt_tokens = generated = requests = barren = 0
+        while len(choices) < wanted:
+            try:
+                reply = await self._endpoint.ask(self._body(request, wanted - len(choices), requests))
+            except PromptFiltered:
+                break
+            usable = [choice for choice in reply.choices if choice.text.strip() or choice.finish_reason in _TELLING]
+            choices += usable[: wanted - len(choices)]
+            prompt_tokens = prompt_tokens or reply.prompt_tokens
+            generated += reply.completion_tokens
+            requests += 1
+            if not usable:
+                barren += 1
+                if barren >= self._attempts:
+                    reasons = ", ".join(sorted({repr(choice.finish_reason) for choice in reply.choices}))
+                    raise RuntimeFailure(self._endpoint.told(f"HTTP 200 without text, finish_reason {reasons}"))
+                await asyncio.sleep(self._backoff_s)
+        actions = [action_of(choice.text) for choice in choices]
+        candidates = tuple(Candidate(action) for action in actions if action)
+        return Answer(candidates, self._config.model, prompt_tokens, generated=generated)
+
+    def _body(self, request: Request, n: int, earlier: int) -> dict[str, Any]:
+        """The request for `n` answers, after `earlier` requests that left some out."""
+        messages = [{"role": "system", "content": self._config.system_prompt}] if self._config.system_prompt else []
+        for turn in request.history:
+            messages += [
+                {"role": "user", "content": whole(turn.user)},
+                {"role": "assistant", "content": whole(turn.action)},
+            ]
+        sampling, chosen = request.sampling, self._config.sampling
+        settings = {
+            # What the configuration leaves to the model, nobody sends: a judge sets its own
+            # temperature otherwise.
+            "temperature": None if chosen.temperature is None else sampling.temperature,
+            "top_p": None if chosen.top_p is None else sampling.top_p,
+            "seed": (request.seed + earlier) % 2**31 if chosen.send_seed else None,
+            "chat_template_kwargs": self._config.chat_template_kwargs or None,
+        }
+        return {
+            "model": self._config.model,
+            "messages": [*messages, {"role": "user", "content": whole(request.user)}],
+            "n": n,
+            chosen.max_tokens_field: sampling.max_tokens,
+            **{name: value for name, value in settings.items() if value is not None},
+        }

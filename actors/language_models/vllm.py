@@ -1,0 +1,86 @@
+"""A vLLM server as seen from an env runner: token ids in, token ids out."""
+
+import bisect
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from typing import Any
+
+from actors.batching import Arrivals, Batcher
+from actors.vllm.engine import Arrived, EngineAnswer, EngineRequest
+from r2v_dist.chat import ChatFormat
+from r2v_dist.config.models import ModelConfig
+from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Request, action_of, whole
+
+EngineCall = Callable[[list[EngineRequest]], Awaitable[AsyncIterator[Arrived]]]
+"""Sends a batch; the iterator then gives each answer once, as it comes."""
+
+
+class VllmModel:
+    """A vLLM server as seen from an env runner: tokenises here, and sends what has piled up in one
+    call.
+
+    `eos_ids` are those of the model's generation configuration, at which the engine stops by
+    itself.
+    """
+
+    def __init__(
+        self,
+        call: EngineCall,
+        tokenizer: Any,
+        config: ModelConfig,
+        role: str,
+        eos_ids: Collection[int] = (),
+    ) -> None:
+        self._call, self._tokenizer, self._config = call, tokenizer, config
+        self._chat = ChatFormat(tokenizer, role, config.system_prompt, config.chat_template_kwargs)
+        self._stop = self._chat.stop_ids(eos_ids)
+        self._batcher = Batcher(self._ask_engine, config.timeout_s, f"the model server of {config.model}")
+
+    async def sample(self, request: Request) -> Answer:
+        """K candidates. Raises RuntimeFailure when the server does not answer, ContextLimitReached when the prompt is too long."""
+        sampling = request.sampling
+        assert sampling.temperature is not None
+        assert sampling.top_p is not None
+        prompt = self._chat.prompt(request.history, request.user)
+        if len(prompt) + sampling.max_tokens > self._config.max_model_len:
+            raise ContextLimitReached(f"{len(prompt)} prompt tokens and {sampling.max_tokens} new ones exceed {self._config.max_model_len}")
+        engine_request = EngineRequest(
+            prompt, request.seed, sampling.n, sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.top, self._stop
+        )
+        version, answer = await self._batcher.ask(engine_request)
+        return self._read(version, engine_request, answer)
+
+    async def _ask_engine(self, requests: list[EngineRequest]) -> Arrivals[tuple[str, EngineAnswer]]:
+        async for version, answers in await self._call(requests):
+            yield [(place, (version, answer)) for place, answer in answers]
+
+    def _read(self, version: str, request: EngineRequest, answer: EngineAnswer) -> Answer:
+        candidates = []
+        for ids, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
+            candidate = self._candidate(ids, logprobs)
+            if candidate is not None:
+                candidates.append(candidate)
+        generated = sum(map(len, answer.token_ids))
+        return Answer(tuple(candidates), version, len(request.prompt_ids), answer.first_top, generated)
+
+    def _candidate(self, ids: Sequence[int], logprobs: Sequence[float]) -> Candidate | None:
+        """What was sampled up to the token that ended it; None where that is no action."""
+        length = next((place for place, token in enumerate(ids) if token in self._stop), len(ids))
+        kept, text = ids[:length], self._tokenizer.decode(ids[:length])
+        action = action_of(text)
+        if not action:
+            return None
+        if action == text.strip():
+            return Candidate(action, tuple(kept), tuple(logprobs[: length + 1]))
+        # Reasoning is no part of the action: its tokens enter neither the history nor what is
+        # cloned.
+        start = self._start_of(action, kept)
+        exact = self._tokenizer.decode(kept[start:]).strip() == action
+        return Candidate(action, tuple(kept[start:]) if exact else None, tuple(logprobs[start : length + 1]))
+
+    def _start_of(self, action: str, ids: Sequence[int]) -> int:
+        """The last place from which on the ids hold all of the action, with which they end."""
+
+        def holds(place: int) -> bool:
+            return whole(self._tokenizer.decode(ids[place:])).rstrip().endswith(action)
+
+        return bisect.bisect_left(range(len(ids)), True, key=lambda place: not holds(place)) - 1

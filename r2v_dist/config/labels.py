@@ -1,0 +1,59 @@
+"""Branches for the verifier and labels for the router."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from r2v_dist.config.base import Section
+from r2v_dist.config.env import SEED_BLOCK
+from r2v_dist.config.learners import MOST_BRANCHES, MOST_STATES
+
+
+class BranchConfig(Section):
+    """The states whose candidates are valued by branches, for the verifier and for preference pairs."""
+
+    tasks: int = Field(40, ge=1, le=MOST_STATES)
+    validation_tasks: int = Field(12, ge=1, le=MOST_STATES)
+    seeds: int = Field(4, ge=2, le=SEED_BLOCK)
+    """Of each split; two views of one state are two seeds that met it."""
+    states: int = Field(100, ge=1, le=MOST_STATES)
+    validation_states: int = Field(40, ge=1, le=MOST_STATES)
+    n: int = Field(4, ge=1, le=MOST_BRANCHES)
+    """Branches a candidate."""
+    n_agreed: int = Field(2, ge=1, le=MOST_BRANCHES)
+    """Where all K candidates are one action."""
+    outcomes: int = Field(400, ge=0, le=MOST_STATES)
+    """Further training states for the verifier, each with the one outcome of its own episode."""
+    teacher: bool = True
+    """Also value the teacher's action there."""
+
+
+class LabelConfig(Section):
+    """The states that the router learns from, and their counterfactual branches (METHOD section 6)."""
+
+    tasks: int = Field(60, ge=2, le=MOST_STATES)
+    validation_tasks: int = Field(20, ge=2, le=MOST_STATES)
+    seeds: int = Field(10, ge=10, le=SEED_BLOCK)
+    """Of each split. CVaR over fewer says nothing."""
+    states: int = Field(400, ge=1, le=MOST_STATES)
+    """States of a round with T1-branches, and S-branches where the SLM's own outcome is not one already. Every state of the SLM alone
+    has a Tinf-branch besides."""
+    validation_states: int = Field(200, ge=1, le=MOST_STATES)
+    n: int = Field(2, ge=1, le=MOST_BRANCHES)
+    """Branches of a kind; many states with few branches teach more than few states with many."""
+    n_unsure: int = Field(4, ge=1, le=MOST_BRANCHES)
+    """The same in the second round, where the first round's risk lies between .1 and .9."""
+    random_rate: float = Field(0.2, gt=0, lt=1)
+    """Escalation rate of the episodes that lead to states after a hand-over."""
+    pairs: int = Field(0, ge=0, le=MOST_STATES)
+    """States of the second round from which the first round's router goes on, once after the SLM's action and once after the
+    teacher's, more often where it expects them to differ. Training tasks only."""
+    rounds: Literal[1, 2] = 2
+    """The second round labels states on the paths of the first round's router."""
+    followed_rate: float = Field(0.5, gt=0, lt=1)
+    """How often that router asks there: at this share of the states of the SLM alone. What a step gains and saves depends on how often is
+    asked later, so it should be about where the router will be deployed."""
+
+    def first_round(self) -> dict[str, Any]:
+        """The keys that decide the labels of the first round; the others are of the second alone."""
+        return self.model_dump(mode="json", exclude={"n_unsure", "pairs", "followed_rate"})

@@ -1,0 +1,83 @@
+"""Runs the stages in order. A complete stage whose inputs are unchanged is skipped, another resumes."""
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from r2v_dist.config.run import RunConfig
+from r2v_dist.errors import warn
+from r2v_dist.pipeline.context import Context
+from r2v_dist.pipeline.stage import Stage
+from r2v_dist.pipeline.stages import stages
+from r2v_dist.seeding import short_hash
+from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.run_dir import Manifest, RunDir
+
+if TYPE_CHECKING:
+    from r2v_dist.pipeline.services import Crew
+
+
+def execute(config: RunConfig) -> RunDir:
+    """Run every stage that is not complete, then write the report. Safe to kill at any moment and to call again."""
+    from r2v_dist.pipeline.services import Crew
+    from r2v_dist.report.write import write_report
+
+    run = RunDir(config.run_dir.resolve())
+    with run.lock(), contextlib.ExitStack() as stack:
+        run.write_config(config)
+        crew = Crew(config, run, stack)
+
+        def finish() -> None:
+            _run_stages(config, run, crew)
+            write_report(run, config, [stage.name for stage in stages(config)])
+
+        run.repairing(finish)
+    return run
+
+
+def _complete(stage: Stage, config: RunConfig, run: RunDir, crew: "Crew", manifests: Mapping[str, Manifest]) -> Manifest:
+    upstream = [(name, manifests[name].input_hash, manifests[name].results) for name in stage.needs]
+    content = json.dumps([_plain(stage.content(config)), upstream], sort_keys=True)
+    input_hash = short_hash(config.seed + stage.training_seed, content)
+    manifest = run.manifest(stage.name)
+    if manifest is None or manifest.input_hash != input_hash or not _still_whole(run, manifest):
+        run.begin(stage.name, input_hash)
+        for name in (*stage.needs, stage.name):
+            rollout_store.verify(run.rollouts(name))
+        started = time.monotonic()
+        results = stage.run(Context(config, run, crew, stage.name, input_hash, manifests, stage.training_seed))
+        run.complete(stage.name, input_hash, time.monotonic() - started, results)
+        manifest = run.manifest(stage.name)
+        assert manifest is not None
+    return manifest
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _run_stages(config: RunConfig, run: RunDir, crew: "Crew") -> None:
+    manifests: dict[str, Manifest] = {}
+    for stage in stages(config):
+        if stage.name == "tasks" and run.manifest("evaluate") is None:
+            crew.start_early()
+        manifests[stage.name] = _complete(stage, config, run, crew, manifests)
+
+
+def _still_whole(run: RunDir, manifest: Manifest) -> bool:
+    """Whether a complete stage still has what it was complete with. A damaged file is set aside."""
+    lost = run.lost(manifest)
+    if lost is not None:
+        if not run.set_aside(lost):
+            warn(f"{lost.path} {lost.problem}: what stage {manifest.stage} lost is made again")
+        return False
+    counted = manifest.results.get("episodes") if manifest.covers is None else None
+    there = len(rollout_store.committed_keys(run.rollouts(manifest.stage))) if counted else 0
+    if counted and there != counted:
+        folder = run.rollouts(manifest.stage)
+        warn(f"{folder} has {there} episodes of {counted}: stage {manifest.stage} plays the others again")
+    return not counted or there == counted

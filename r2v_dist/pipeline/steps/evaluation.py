@@ -1,0 +1,80 @@
+"""The stages that play: validation, calibration and test."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from r2v_dist.episodes import Arm
+from r2v_dist.evaluation.threshold_selection import grid
+from r2v_dist.pipeline.context import Context
+from r2v_dist.pipeline.steps.router import last_round, trained
+
+if TYPE_CHECKING:
+    pass
+
+NEVER = math.inf
+"""The threshold of a router that only watches: its scores along the SLM's own path are what thresholds are chosen from."""
+
+
+ALWAYS = -1e9
+"""No score is below it."""
+
+
+def validate(context: Context) -> dict[str, Any]:
+    """Sweep every router on the validation tasks and choose its threshold there."""
+    from envs.tasks import seeds
+    from r2v_dist.evaluation.outcomes import arm_outcomes
+    from r2v_dist.evaluation.threshold_selection import Tolerance, selected_thresholds
+
+    config = context.config
+    arm = context.deploy(trained(context, last_round(context)))
+    tasks, zs = context.tasks("validation"), seeds(config.perturb, "validation", config.seed)
+    ends = _ends(context, arm)
+    watching = tuple(arm(name, NEVER) for name in config.swept if name != "random")
+    units = [context.unit(task, None, ends) for task in tasks] + [context.unit(task, z, (*ends, *watching)) for task in tasks for z in zs]
+    context.roll_out(units)
+    thresholds = grid(context.run.rollouts(context.stage), config.swept, config.evaluate.rates)
+    swept = sweep(arm, thresholds)
+    results = context.roll_out([context.unit(task, z, swept) for task in tasks for z in zs])
+    arms = arm_outcomes(context.run.rollouts(context.stage))
+    selected = selected_thresholds(arms, Tolerance.of(config, context.training_seed))
+    return results | {"thresholds": thresholds, "selected": selected}
+
+
+def calibrate(context: Context) -> dict[str, Any]:
+    """Play the router on the calibration tasks, from always escalating to its cheapest threshold."""
+    from envs.tasks import seeds
+
+    config = context.config
+    arm = context.deploy(trained(context, last_round(context)))
+    zs = seeds(config.perturb, "calibration", config.seed)
+    arms = [arm("r2v", threshold) for threshold in (ALWAYS, *context.result("validate", "thresholds")["r2v"])]
+    results = context.roll_out([context.unit(task, z, tuple(arms)) for task in context.tasks("calibration") for z in zs])
+    return results | {"thresholds": [one.threshold for one in arms]}
+
+
+def test_seeds(context: Context) -> list[int]:
+    """The perturbation seeds of the test split."""
+    from envs.tasks import seeds
+
+    return seeds(context.config.perturb, "test", context.config.seed)
+
+
+def evaluate(context: Context) -> dict[str, Any]:
+    """Every router at every threshold, live, on test tasks and seeds."""
+    arm = context.deploy(trained(context, last_round(context)))
+    ends, swept = _ends(context, arm), sweep(arm, context.result("validate", "thresholds"))
+    tasks, zs = context.tasks("test"), test_seeds(context)
+    units = [context.unit(task, None, ends) for task in tasks]
+    units += [context.unit(task, z, (*ends, *swept)) for task in tasks for z in zs]
+    return context.roll_out(units)
+
+
+def sweep(arm: Callable[..., Arm], thresholds: Mapping[str, list[float]]) -> tuple[Arm, ...]:
+    """The arms of a grid of thresholds."""
+    return tuple(arm(name, threshold) for name, levels in thresholds.items() for threshold in levels)
+
+
+def _ends(context: Context, arm: Callable[..., Arm]) -> tuple[Arm, ...]:
+    """The SLM alone, by one sample and as deployed, and the teacher alone."""
+    return tuple(arm(name) for name in dict.fromkeys(("slm_only", context.config.alone, "teacher_only")))

@@ -1,0 +1,66 @@
+"""The stages `pairs` and `dpo`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r2v_dist.labels import branch_values
+from r2v_dist.labels import estimates as branching
+from r2v_dist.pipeline.context import Context
+from r2v_dist.pipeline.steps.verifier import LEARNING, values_path, visited_rows
+from r2v_dist.storage.run_dir import checkpoint_version
+
+
+def pairs(context: Context) -> dict[str, Any]:
+    """Preference pairs of the training states, by the verifier's opinion and the branches that were run."""
+    from learners.dpo import pairs as preference_pairs
+    from learners.verifier.train import score_table
+
+    config, trained = context.config, context.checkpoint("verifier")
+    assert config.dpo is not None
+    table = branch_values.load(values_path(context, LEARNING))
+    settings, w = config.slm.chat_template_kwargs, config.dpo.verifier_branches
+    opinion = score_table(Path(trained.path), table, config.slm.system_prompt, settings)
+    n = table["n"].to_numpy().astype(np.float64)
+    scores = (branch_values.values(table) * n + w * opinion) / (n + w)
+    visited = branching.outcome_values(visited_rows(context, LEARNING))
+    made, counts = preference_pairs.build_pairs(table, config.dpo.min_gap, scores, trained.version, visited)
+    preference_pairs.save(_pairs_path(context), made)
+    return asdict(counts)
+
+
+def dpo(context: Context) -> dict[str, Any]:
+    """Prefer the better candidate, and answer alike under two views of one state."""
+    from learners.dpo.consistency import measure_consistency
+    from learners.dpo.train import DPOJob, learn_preferences
+
+    config, run, cloned = context.config, context.run, context.checkpoint("bc")
+    assert config.dpo is not None
+    output = run.checkpoint("slm", f"dpo-{context.input_hash[:8]}")
+    job = DPOJob(
+        pairs=_pairs_path(context),
+        model=cloned.path,
+        system_prompt=config.slm.system_prompt,
+        output=output,
+        stage=run.stage(context.stage),
+        seed=context.seed,
+        config=config.dpo,
+        template_settings=config.slm.chat_template_kwargs,
+    )
+    with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks):
+        examples = learn_preferences(job)
+    before, after = (
+        measure_consistency(m, job.pairs, job.system_prompt, job.config, job.template_settings) for m in (cloned.path, str(output))
+    )
+    return {
+        **{"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("dpo", output)},
+        **asdict(examples),
+        **{"consistency_before": before.divergence if before.pairs else None, "views": after.pairs},
+        **{"consistency_after": after.divergence if after.pairs else None},
+    }
+
+
+def _pairs_path(context: Context) -> Path:
+    return context.folder("pairs") / "pairs.arrow"

@@ -1,0 +1,40 @@
+"""Writes the report of a run and shows its headline."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from r2v_dist.config.run import RunConfig, load_config
+from r2v_dist.errors import UsageError
+from r2v_dist.evaluation.results import Findings
+from r2v_dist.files import write_atomically
+from r2v_dist.report.headline import headline
+from r2v_dist.report.summary import summary
+from r2v_dist.storage.run_dir import RunDir
+
+
+def write_report(run: RunDir, config: RunConfig, stage_names: Sequence[str], found: Findings | None = None) -> Path:
+    """Write `report/index.html`, `report/summary.json` and PNG copies of the figures."""
+    import json
+
+    from r2v_dist.evaluation.before_after import changed_by_training
+    from r2v_dist.report.episodes import sample_episodes
+    from r2v_dist.report.figures.catalogue import draw_figures
+    from r2v_dist.report.html.page import render_page
+
+    found = found or Findings.of(run, config)
+    if not found.perturbed:
+        raise UsageError(f"{run.root}: no evaluated episodes yet; continue the run with `r2v run`")
+    folder = run.root / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = draw_figures(run, config, found, folder)
+    facts = summary(run, config, found, stage_names)
+    write_atomically(folder / "summary.json", json.dumps(facts, indent=1))
+    page = render_page(facts, changed_by_training(run, config, found), config, found, figures, sample_episodes(run, config))
+    write_atomically(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def show_headline(run: RunDir) -> str:
+    """The last lines of a run that has just finished."""
+    config = load_config(run.root / "config.yaml", [])
+    return headline(run, config, Findings.of(run, config))

@@ -1,0 +1,111 @@
+"""How a score becomes a decision."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from r2v_dist.language_model import Answer
+from r2v_dist.router.step_context import Situation
+from r2v_dist.seeding import rng_for
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the router chose, and the score it chose by."""
+
+    escalate: bool
+    score: float | None
+
+
+class Router(Protocol):
+    """`needs_proposal`: whether the SLM must propose before the decision, which then costs an SLM call even if it escalates."""
+
+    def needs_proposal(self, situation: Situation) -> bool: ...
+
+    def decide(self, situation: Situation, proposal: Answer | None) -> Decision: ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """SLM-only or teacher-only."""
+
+    escalate: bool
+
+    def needs_proposal(self, situation: Situation) -> bool:
+        return False
+
+    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
+        return Decision(self.escalate, None)
+
+
+@dataclass(frozen=True)
+class RandomEscalation:
+    """Escalates each step with probability `rate`; arms of different rate use the same draws, so their paths nest."""
+
+    rate: float
+
+    def needs_proposal(self, situation: Situation) -> bool:
+        return False
+
+    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
+        draw = rng_for("random-escalation", *situation.draw).random()
+        return Decision(draw < self.rate, draw)
+
+
+@dataclass(frozen=True)
+class ProposalThreshold:
+    """Escalates when a score of the situation and the SLM's proposal is at least `threshold`."""
+
+    threshold: float
+    score: Callable[[Situation, Answer], float]
+
+    def needs_proposal(self, situation: Situation) -> bool:
+        return True
+
+    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
+        assert proposal is not None
+        score = self.score(situation, proposal)
+        return Decision(score >= self.threshold, score)
+
+
+@dataclass(frozen=True)
+class SituationThreshold:
+    """Escalates when a score of the situation alone is at least `threshold`: an escalation costs no SLM call."""
+
+    threshold: float
+    score: Callable[[Situation], float]
+
+    def needs_proposal(self, situation: Situation) -> bool:
+        return False
+
+    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
+        score = self.score(situation)
+        return Decision(score >= self.threshold, score)
+
+
+@dataclass(frozen=True)
+class Latched:
+    """The first escalation of `router` keeps the teacher to the end of the episode."""
+
+    router: Router
+
+    def needs_proposal(self, situation: Situation) -> bool:
+        return situation.escalations == 0 and self.router.needs_proposal(situation)
+
+    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
+        return Decision(True, None) if situation.escalations else self.router.decide(situation, proposal)
+
+
+@dataclass(frozen=True)
+class Capped:
+    """Never makes more than `budget` teacher calls in an episode, whatever `router` says."""
+
+    router: Router
+    budget: int
+
+    def needs_proposal(self, situation: Situation) -> bool:
+        return self.router.needs_proposal(situation)
+
+    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
+        decision = self.router.decide(situation, proposal)
+        return Decision(False, decision.score) if situation.escalations >= self.budget else decision
