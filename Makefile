@@ -16,7 +16,7 @@ test-full: setup
 	$(BIN)/pytest tests
 
 lint: setup
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 setup: $(VENV)/.complete-$(EXTRA)
 
