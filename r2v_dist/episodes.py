@@ -72,7 +72,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Branch:
-    """Another continuation from a state of an earlier path (METHOD section 6).
+    """Another continuation from a state of an earlier path (docs/method.md, section 6).
 
     The path's actions are replayed, then comes the first action, then the arm's router decides. `first` is an action to take
     there, `teacher_first` has the teacher asked for it; with neither the router decides there too. `seen` is the hash of the

@@ -1,4 +1,4 @@
-"""The perturbation operators (METHOD section 1): small pure classes; equal arguments give equal results, always.
+"""The perturbation operators (docs/method.md, section 1): small pure classes; equal arguments give equal results, always.
 
 A `ToolFault` replaces the call: the action is not executed. A `TextOperator` rewrites what the agent sees of a call that
 was. Neither touches rewards, termination or hidden state. A class in `OPERATORS` is all that a new operator needs.

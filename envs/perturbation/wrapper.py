@@ -32,7 +32,7 @@ def severity_profile(z: int) -> dict[str, float]:
 
 
 def default_rates() -> dict[str, float]:
-    """METHOD's rate of every operator."""
+    """The default rate of every operator."""
     return {name: operator.rate for name, operator in OPERATORS.items()}
 
 

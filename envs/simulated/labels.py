@@ -1,4 +1,4 @@
-"""Counterfactual branch labels of the simulated world, drawn as METHOD section 6 asks, all (task, z) at once.
+"""Counterfactual branch labels of the simulated world, drawn as docs/method.md, section 6 asks, all (task, z) at once.
 
 Every state of an SLM-only episode (replica 0) gets S-, T1- and Tinf-branches with replicas 1..n under the world's own luck; the
 first action of an S-branch is the recorded one. Axes: N (task, z) pairs, R labelled states, B branches, T steps.

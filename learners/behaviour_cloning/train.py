@@ -1,4 +1,4 @@
-"""Behaviour cloning (METHOD section 2): L = -E log pi(a* | x), on action tokens of successful teacher episodes only.
+"""Behaviour cloning (docs/method.md, section 2): L = -E log pi(a* | x), on action tokens of successful teacher episodes only.
 
 TRL's SFTTrainer and DeepSpeed do the training; here is the data, the launch and the published checkpoint, a plain
 Hugging Face directory. Episodes are read in the order of their keys, so the result does not depend on who finished

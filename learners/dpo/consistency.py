@@ -1,4 +1,4 @@
-"""How far a policy's action distributions differ between two views of one hidden state (METHOD section 4, L_cons).
+"""How far a policy's action distributions differ between two views of one hidden state (docs/method.md, section 4, L_cons).
 
 Measured on given pairs with a published checkpoint, so that any two policies can be compared on the same views.
 """

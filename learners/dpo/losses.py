@@ -1,4 +1,4 @@
-"""The terms of METHOD section 4 as pure functions of logits; every one is a value per pair.
+"""The terms of docs/method.md, section 4 as pure functions of logits; every one is a value per pair.
 
 A pair's value depends on that pair alone, so that a mean over pairs is the same however they are split into batches and
 ranks. Axes: B pairs, A completion tokens, V vocabulary. Log-probabilities and divergences are in nats.

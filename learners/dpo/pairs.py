@@ -1,4 +1,4 @@
-"""Preference pairs from branch values (METHOD section 4): Arrow in, Arrow out, and an account of every state left out.
+"""Preference pairs from branch values (docs/method.md, section 4): Arrow in, Arrow out, and an account of every state left out.
 
 At most one pair a state: a+ = argmax V over the SLM's candidates and the teacher's action, a- = argmin V, kept when
 V(a+) - V(a-) reaches the gap. The second view is the same hidden state met under another perturbation seed: same task,

@@ -1,4 +1,4 @@
-"""Verifier-guided DPO with consistency (METHOD section 4), from preference pairs to a published checkpoint.
+"""Verifier-guided DPO with consistency (docs/method.md, section 4), from preference pairs to a published checkpoint.
 
 The reference is the checkpoint that training starts from, and its log-probabilities are computed once. Sampled token
 ids are used as they are, prompts are never truncated: a pair that does not fit is left out and counted.

@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer with the loss of METHOD section 4: L = L_DPO + beta_c L_cons + beta_s L_SFT(a+).
+"""TRL's DPOTrainer with the loss of docs/method.md, section 4: L = L_DPO + beta_c L_cons + beta_s L_SFT(a+).
 
 The policy's pass over a batch is one forward, second views included, and both views are trained. The loss of a pair
 does not depend on its batch, so that any number of ranks and micro-batches gives the same gradient.

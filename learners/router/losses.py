@@ -1,4 +1,4 @@
-"""The router's losses (METHOD section 7), as sums that add up over data-parallel ranks.
+"""The router's losses (docs/method.md, section 7), as sums that add up over data-parallel ranks.
 
 A rank holds whole episodes; what it returns are sums, and every mean is taken after the sums of all ranks are added, so
 that CVaR, cost and Brier are those of the whole batch for any number of ranks. DeepSpeed averages gradients over W ranks,

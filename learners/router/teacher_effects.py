@@ -1,4 +1,4 @@
-"""What a step of the teacher gains and saves where it is another one than the SLM's (METHOD section 7: re-roll online each round).
+"""What a step of the teacher gains and saves where it is another one than the SLM's (docs/method.md, section 7: re-roll online each round).
 
 Pairs of branches tell: the first round's router goes on after the teacher's action (T) or the SLM's (S), under common random numbers,
 with success S_T, S_S and teacher steps M_T, M_S. Where both actions are one, both branches are one world, and the step costs its call

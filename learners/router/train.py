@@ -1,4 +1,4 @@
-"""The router learner (METHOD section 7): from label tables to a folder that numpy alone can run.
+"""The router learner (docs/method.md, section 7): from label tables to a folder that numpy alone can run.
 
 Ray Train starts the ranks and a DeepSpeed engine trains on them; every number that a rank logs is that of the whole batch.
 Validation labels alone stop training, calibrate the risks and choose the threshold.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from learners.router.phases import Duality, Setting
 
 MIN_SEEDS = 10
-"""CVaR over fewer seeds says nothing (METHOD section 0)."""
+"""CVaR over fewer seeds says nothing (docs/method.md, section 0)."""
 _RESULT = "training.json"
 _FOLDS = 5
 

@@ -1,4 +1,4 @@
-"""The verifier's loss (METHOD section 3): BCE(V, v) + w * pairwise logistic inside each group of candidates.
+"""The verifier's loss (docs/method.md, section 3): BCE(V, v) + w * pairwise logistic inside each group of candidates.
 
 Every term is a value per group that depends on that group alone: a mean over groups is the same however they are split
 into batches and ranks. Axes: N candidates, G groups.

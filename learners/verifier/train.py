@@ -1,4 +1,4 @@
-"""Learning V(x, a) from branch values (METHOD section 3): soft labels, BCE plus a pairwise term inside each state.
+"""Learning V(x, a) from branch values (docs/method.md, section 3): soft labels, BCE plus a pairwise term inside each state.
 
 A backbone with a scalar head, trained by the Hugging Face trainer and DeepSpeed under Ray Train; V is then calibrated by
 isotonic regression on validation states. V reads the conversation and the candidate, as the deployed agent has them.

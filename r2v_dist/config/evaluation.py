@@ -38,7 +38,7 @@ class EvaluateConfig(Section):
 
 
 class CertificateConfig(Section):
-    """What the certificate promises of new tasks (METHOD section 8). It needs calibration tasks."""
+    """What the certificate promises of new tasks (docs/method.md, section 8). It needs calibration tasks."""
 
     risk: float = Field(0.1, gt=0, lt=1)
     delta: float = Field(0.1, gt=0, lt=1)

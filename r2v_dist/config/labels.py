@@ -29,7 +29,7 @@ class BranchConfig(Section):
 
 
 class LabelConfig(Section):
-    """The states that the router learns from, and their counterfactual branches (METHOD section 6)."""
+    """The states that the router learns from, and their counterfactual branches (docs/method.md, section 6)."""
 
     tasks: int = Field(60, ge=2, le=MOST_STATES)
     validation_tasks: int = Field(20, ge=2, le=MOST_STATES)

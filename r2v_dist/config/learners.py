@@ -38,7 +38,7 @@ class CollectConfig(Section):
 
 
 class LoraConfig(Section):
-    """Low-rank adaptation; METHOD section 2 gives the defaults."""
+    """Low-rank adaptation; docs/method.md, section 2 gives the defaults."""
 
     r: int = Field(32, ge=1, le=65_536)
     alpha: int = Field(64, ge=1, le=65_536)
@@ -103,7 +103,7 @@ class BCConfig(LearnerConfig):
 
 
 class DPOConfig(LearnerConfig):
-    """Verifier-guided DPO with consistency (METHOD section 4). An example is a pair."""
+    """Verifier-guided DPO with consistency (docs/method.md, section 4). An example is a pair."""
 
     learning_rate: float = Field(5e-6, gt=0, le=10)
     epochs: float = Field(1.0, gt=0, le=10_000)

@@ -14,7 +14,7 @@ def _for_a_router(given: Any) -> Any:
 
 
 class RouterConfig(Section):
-    """The router learner (METHOD section 7)."""
+    """The router learner (docs/method.md, section 7)."""
 
     mode: Literal["decoupled", "joint"] = "decoupled"
     """`decoupled`: calibrated risk heads, and a policy head that alone sees cost and CVaR. `joint`: the paper's single output."""

@@ -10,7 +10,7 @@ from r2v_dist.config.models import ModelConfig
 
 
 class VerifierTrainingConfig(LearnerConfig):
-    """Learning V from branch values (METHOD section 3). An example is a state with all its candidates."""
+    """Learning V from branch values (docs/method.md, section 3). An example is a state with all its candidates."""
 
     pairwise_weight: float = Field(0.5, ge=0, le=MOST_WEIGHT)
     """Of the logistic loss on pairs of candidates of one state."""

@@ -1,4 +1,4 @@
-"""r2v against every other router on the same live test episodes (METHOD sections 9 and 11): by frontier area, and at equal cost.
+"""r2v against every other router on the same live test episodes (docs/method.md, sections 9 and 11): by frontier area, and at equal cost.
 
 Everything is paired by task and averaged over training seeds before a task counts as one observation. Costs are teacher calls.
 A comparison at r2v's cost mixes the two operating points of the other router on either side of it; nothing is extrapolated.

@@ -1,4 +1,4 @@
-"""Latched routers on recorded SLM-only episodes (METHOD section 7): the first escalation hands over to the teacher for good.
+"""Latched routers on recorded SLM-only episodes (docs/method.md, section 7): the first escalation hands over to the teacher for good.
 
 In an SLM-only episode whose every step has a Tinf label, what a latched router would come to is known for any threshold,
 because up to the hand-over it walks the same path. Axes: E episodes, T steps, N labelled states, A thresholds, Z seeds.

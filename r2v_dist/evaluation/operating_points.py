@@ -1,4 +1,4 @@
-"""The operating points of r2v (METHOD section 8): chosen on live validation episodes, measured on live test episodes.
+"""The operating points of r2v (docs/method.md, section 8): chosen on live validation episodes, measured on live test episodes.
 
     selected       the cheapest threshold whose CVaR of failure is at most epsilon above the teacher's, with a margin (threshold_selection)
     budget         the two adjacent thresholds mixed so that teacher calls are a given share of teacher-only's on validation
@@ -106,7 +106,7 @@ def live_points(validation: SeedArms, test: SeedArms, budget: float | None, pric
 
 
 def bayes_point(rho_N: Array, rho1_N: Array | None, training_seed: int, prices: Prices) -> ChosenPoint:
-    """The rule of METHOD section 8.1 on test states along the SLM's own path."""
+    """The rule of docs/method.md, section 8 on test states along the SLM's own path."""
     threshold = bayes_threshold(1.0, prices.slm, prices.failure)
     if rho1_N is None:
         return ChosenPoint("bayes", training_seed, threshold, None, 1.0, None, None, "this router predicts no risk after one teacher step")

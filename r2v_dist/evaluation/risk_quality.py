@@ -1,4 +1,4 @@
-"""How good the predicted risk of every learned router is on test episodes of the SLM alone (METHOD section 9).
+"""How good the predicted risk of every learned router is on test episodes of the SLM alone (docs/method.md, section 9).
 
 The forecast at a step is rho_hat from what the deployed agent saw there; the observation is the episode's own outcome, one
 branch a step (n = 1). Nothing on test tasks is labelled by extra branches, and nothing here is fitted.

@@ -1,4 +1,4 @@
-"""The one rule by which validation chooses a threshold (METHOD section 8).
+"""The one rule by which validation chooses a threshold (docs/method.md, section 8).
 
 A threshold is not chosen because a few games flatter it: what it loses against the teacher counts by
 an upper quantile over bootstrap samples of the tasks. That quantile is a margin and no confidence

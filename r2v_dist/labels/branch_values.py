@@ -1,4 +1,4 @@
-"""Branch values as Arrow: one row per (state, candidate), v(x, a) = successes / n (METHOD section 3).
+"""Branch values as Arrow: one row per (state, candidate), v(x, a) = successes / n (docs/method.md, section 3).
 
 A row is complete in itself: it holds the conversation so far, so that a learner needs no other file. Rows of one state
 share `key`; states with an equal `state_hash` are the same hidden state, seen under different perturbations.

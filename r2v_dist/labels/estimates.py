@@ -1,4 +1,4 @@
-"""Which states to branch from, and what the branches say of them (METHOD sections 3 and 6).
+"""Which states to branch from, and what the branches say of them (docs/method.md, sections 3 and 6).
 
 States are chosen without a look at how their episodes ended, and the number of branches depends on the proposal alone, so
 that every share of successes is unbiased. Branches whose replay drifted are left out and counted.

@@ -1,4 +1,4 @@
-"""Counterfactual branch labels (METHOD section 6): one Arrow row a state, counts and successes rather than averages.
+"""Counterfactual branch labels (docs/method.md, section 6): one Arrow row a state, counts and successes rather than averages.
 
 What the branches say of a state is derived here and nowhere else. A label table belongs to one version of the features.
 """

@@ -1,4 +1,4 @@
-"""Monotone maps from a raw risk to a calibrated one (METHOD section 7): plain numbers, applied by numpy.
+"""Monotone maps from a raw risk to a calibrated one (docs/method.md, section 7): plain numbers, applied by numpy.
 
 Labels are soft: `failures` out of `n` branches at a state, so that a state weighs as much as it was sampled.
 """

@@ -1,4 +1,4 @@
-"""Router features f_t (METHOD section 5): what a deployed agent sees at a step, and nothing else.
+"""Router features f_t (docs/method.md, section 5): what a deployed agent sees at a step, and nothing else.
 
 One function, `features`, serves training, evaluation and the gateway; a live step and a stored row of it give the same vector.
 No reward, outcome, seed, task id, clean observation or operator is read. Tensor axes: N steps, K candidates, V first-token

@@ -1,4 +1,4 @@
-"""The query-level baseline (METHOD section 11): one logistic model of how SLM-only fares, from goal and first observation.
+"""The query-level baseline (docs/method.md, section 11): one logistic model of how SLM-only fares, from goal and first observation.
 
 Trained on training episodes, calibrated on validation episodes; exported as a joint `RouterModel`, so that it is loaded and run
 like every other learned router.

@@ -1,4 +1,4 @@
-"""What a query-level classifier sees (METHOD section 11): the goal and the first observation, and nothing that happens later.
+"""What a query-level classifier sees (docs/method.md, section 11): the goal and the first observation, and nothing that happens later.
 
 A hashed bag of words, equal across processes and machines; a router that reads it sends a whole episode to one model.
 """

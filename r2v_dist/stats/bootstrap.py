@@ -1,4 +1,4 @@
-"""Statistics over outcomes (METHOD section 9). The unit of resampling is the task: its episodes are correlated.
+"""Statistics over outcomes (docs/method.md, section 9). The unit of resampling is the task: its episodes are correlated.
 
 `outcomes_TZ` is a (tasks x seeds) array of success in {0, 1}; numpy only.
 """

@@ -1,4 +1,4 @@
-"""How good a risk is (METHOD section 9), against soft labels: `failures` out of `n` branches (or outcomes, n = 1) at each state.
+"""How good a risk is (docs/method.md, section 9), against soft labels: `failures` out of `n` branches (or outcomes, n = 1) at each state.
 
 Every branch counts as one observation, so that a state weighs n. Bins are closed above, except the first, which is closed.
 """

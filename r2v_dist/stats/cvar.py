@@ -1,4 +1,4 @@
-"""Tail risk over perturbation seeds (METHOD section 7): one exact CVaR, its Rockafellar-Uryasev form, and its gradient.
+"""Tail risk over perturbation seeds (docs/method.md, section 7): one exact CVaR, its Rockafellar-Uryasev form, and its gradient.
 
 F_Z is the failure rate under each seed on the same tasks, alpha the tail mass. An interpolated quantile minimises nothing;
 everything here uses the order statistic F_[k+1], k = floor(alpha |Z|), which does.

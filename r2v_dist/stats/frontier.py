@@ -1,4 +1,4 @@
-"""Cost against success (METHOD section 9): the frontier of a router, its area, and paired comparisons of two.
+"""Cost against success (docs/method.md, section 9): the frontier of a router, its area, and paired comparisons of two.
 
 The hull is the least concave non-decreasing function above a router's operating points: mixing two thresholds reaches every
 point of a chord, and a budget need not be spent. Costs are shares of what teacher-only costs unless said otherwise. Axes: P

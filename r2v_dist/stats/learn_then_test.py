@@ -1,4 +1,4 @@
-"""Learn-then-Test certificate of a threshold (METHOD section 8.3): with probability 1 - delta its risk is at most `risk`.
+"""Learn-then-Test certificate of a threshold (docs/method.md, section 8): with probability 1 - delta its risk is at most `risk`.
 
 The unit is the task, never the step or the episode. The guarantee is for new tasks under the seeds tested; calibration tasks
 must have touched nothing else. No feasible threshold is a valid result.

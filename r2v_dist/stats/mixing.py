@@ -1,4 +1,4 @@
-"""Where to set a threshold (METHOD section 8): by expected value, by a budget that is rolled out, or at another router's cost.
+"""Where to set a threshold (docs/method.md, section 8): by expected value, by a budget that is rolled out, or at another router's cost.
 
 Thresholds ascend from expensive (escalate iff score >= threshold) to cheap. Costs are measured on live episodes at each
 threshold: a quantile of scores recorded at another threshold is wrong, because the states shift with it.

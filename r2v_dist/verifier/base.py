@@ -1,4 +1,4 @@
-"""The process verifier V(x, a) in [0, 1] (METHOD section 3): three kinds behind one interface.
+"""The process verifier V(x, a) in [0, 1] (docs/method.md, section 3): three kinds behind one interface.
 
 `trained` is served by `actors.verifier.server`; `rules` and `judge` are here. None reads reward, score, or any text that the
 deployed agent would not see.

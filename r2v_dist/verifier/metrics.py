@@ -1,4 +1,4 @@
-"""How good a verifier is (METHOD section 9): soft labels v in [0, 1] from branches, numpy only.
+"""How good a verifier is (docs/method.md, section 9): soft labels v in [0, 1] from branches, numpy only.
 
 Axes: N candidates. `weights` are numbers of branches; a soft label counts as that share of successes and failures.
 """

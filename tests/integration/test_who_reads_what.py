@@ -1,4 +1,4 @@
-"""METHOD section 10: which stage may touch which tasks, seeds and replicas, checked on the episodes of a finished run."""
+"""docs/method.md, section 10: which stage may touch which tasks, seeds and replicas, checked on the episodes of a finished run."""
 
 import json
 from pathlib import Path

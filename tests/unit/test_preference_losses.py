@@ -56,7 +56,7 @@ def random_pairs(seed: int, pairs: int = 4) -> list[dict[str, Any]]:
 
 
 def reference_terms(model: Any, pair: dict[str, Any], beta: float, temperature: float) -> dict[str, Tensor]:
-    """METHOD section 4, word for word, a token at a time."""
+    """docs/method.md, section 4, word for word, a token at a time."""
 
     def predictions(prompt: list[int], answer: list[int]) -> list[Tensor]:
         logits = model(torch.tensor([prompt + answer])).logits[0]

@@ -13,7 +13,7 @@ from learners.verifier.network import answer_scores, value_batch
 
 
 def plain_loss(groups: list[list[tuple[Tensor, float]]], weight: float) -> Tensor:
-    """METHOD section 3, a candidate and a pair at a time."""
+    """docs/method.md, section 3, a candidate and a pair at a time."""
     total = []
     for group in groups:
         bce = [-(v * torch.log(1 / (1 + torch.exp(-s))) + (1 - v) * torch.log(1 - 1 / (1 + torch.exp(-s)))) for s, v in group]

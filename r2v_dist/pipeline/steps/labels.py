@@ -1,4 +1,4 @@
-"""The stages that label states for the router (METHOD section 6).
+"""The stages that label states for the router (docs/method.md, section 6).
 
     visits     tasks, policy            -> rollouts/visits     the SLM as deployed, alone and under random escalation
     labels     visits                   -> rollouts/labels     S-, T1- and Tinf-branches; stages/labels/{train,validation}.arrow

@@ -1,4 +1,4 @@
-"""The stages that train the router and choose where it acts (METHOD sections 7 and 8).
+"""The stages that train the router and choose where it acts (docs/method.md, sections 7 and 8).
 
     router     labels                   -> checkpoints/router  the router; where no second round follows also what router2 trains
     router2    labels, labels2                                 the router, its ablations and the query-level classifier

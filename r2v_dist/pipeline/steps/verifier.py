@@ -1,4 +1,4 @@
-"""The stages in which the SLM learns from its own failures (METHOD sections 3 and 4).
+"""The stages in which the SLM learns from its own failures (docs/method.md, sections 3 and 4).
 
     states    tasks, bc                -> rollouts/states      the SLM alone, K candidates a step, under training seeds
     branches  states                   -> rollouts/branches    every candidate of the chosen states, continued by single samples
