@@ -1,4 +1,4 @@
-"""The agent loop: propose -> verify -> route -> act, one episode along one router's own path through the tree of its (task, z).
+"""The agent loop: decide, act, again: one episode along one router's own path through the tree of its (task, z).
 
 Plain asyncio, no Ray: the same function runs in an env runner, in a test with no cluster, and behind a gateway. A bad
 action or an env crash ends the episode with a `StopReason`; only an infrastructure failure is raised.
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
+from r2v_dist.agent.step import StepDecision, decide, executed
 from r2v_dist.agent.tree import Transition, TreeEnv
 from r2v_dist.chat import Turn, opening_message
 from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Taken, Unit
@@ -18,7 +19,7 @@ from r2v_dist.router.names import ORACLE
 from r2v_dist.router.registry import SINGLE_SAMPLE, RouterModels, build_router
 from r2v_dist.router.step_context import Situation
 from r2v_dist.seeding import stable_hash
-from r2v_dist.verifier.base import Verifier, preferred
+from r2v_dist.verifier.base import Verifier
 
 ORACLE_REPLICAS = 10_000
 """First replica of the oracle's branches: a range that no label and no evaluation uses."""
@@ -97,28 +98,29 @@ class _Playing:
         key, split = self.unit.key(self.run), self.unit.task.split
         return Episode(key, split, self.arm, self.goal, tuple(self.steps), success, stop, self.now.observation, detail, self.branch)
 
-    async def _choose(self, situation: Situation) -> "_Choice":
-        branch, cast, router = self.branch, self.cast, self.router
+    async def _choose(self, situation: Situation) -> StepDecision:
+        """The step's decision; a branch knows its first actions beforehand."""
+        branch = self.branch
         if branch and (given := branch.given(situation.t)):
-            return _Choice(given.actor, Candidate(given.action, given.action_ids))
+            return StepDecision(given.actor, Candidate(given.action, given.action_ids))
         if branch and branch.teacher_first and situation.t == len(branch.path):
-            return _Choice.of("teacher", await self._ask(cast.teacher))
-        proposal = await self._ask(self.slm) if router.needs_proposal(situation) else None
-        scores = await self._verify(proposal) if proposal else ()
-        situation = replace(situation, verifier_scores=scores)
-        if self.arm.router == ORACLE and proposal is not None:
-            action = proposal.candidates[_executed(proposal, scores)] if proposal.candidates else None
-            risk = await _true_risk(self.world, self.unit, self.arm, cast, self.steps, action)
-            situation = replace(situation, true_risk=risk)
-        decision = router.decide(situation, proposal)
-        if decision.escalate:
-            told = _Choice.of("teacher", await self._ask(cast.teacher))
-            return replace(told, proposal=proposal, verifier_scores=scores, score=decision.score)
-        if proposal is None:
-            proposal = await self._ask(self.slm)
-            scores = await self._verify(proposal)
-        chosen = _executed(proposal, scores)
-        return replace(_Choice.of("slm", proposal, chosen), proposal=proposal, verifier_scores=scores, score=decision.score)
+            return StepDecision.of_teacher(await self.teach())
+        if self.arm.router == ORACLE:
+            situation = replace(situation, true_risk=await self._true_risk())
+        return await decide(self.router, situation, self)
+
+    async def propose(self) -> Answer:
+        """The SLM's candidates at this state, from memory where the tree knows them."""
+        return await self._ask(self.slm)
+
+    async def teach(self) -> Answer:
+        """The teacher's answer at this state, from memory where the tree knows it."""
+        return await self._ask(self.cast.teacher)
+
+    async def _true_risk(self) -> float:
+        proposal = await self.propose()
+        action = executed(proposal, await self.verify(proposal))
+        return await _true_risk(self.world, self.unit, self.arm, self.cast, self.steps, action)
 
     async def _ask(self, player: Player) -> Answer:
         world = self.world
@@ -128,7 +130,8 @@ class _Playing:
         key = (world.prefix, self.replica, player.sampling)
         return await world.tree.answer(player.role, key, lambda: player.model.sample(request))
 
-    async def _verify(self, proposal: Answer) -> tuple[float, ...]:
+    async def verify(self, proposal: Answer) -> tuple[float, ...]:
+        """The verifier's scores of the candidates; none where the SLM acts with one sample."""
         verifier = self.cast.verifier
         if verifier is None or self.arm.router in SINGLE_SAMPLE:
             return ()
@@ -154,10 +157,6 @@ class _Playing:
         self.user, self.now = now.observation, now
 
 
-def _executed(proposal: Answer, scores: Sequence[float]) -> int:
-    return preferred([candidate.text for candidate in proposal.candidates], scores)
-
-
 async def _true_risk(world: TreeEnv, unit: Unit, arm: Arm, cast: Cast, steps: Sequence[Step], action: Candidate | None) -> float:
     """The share of independent branches that fail when the SLM takes this action here and goes on alone as it is deployed."""
     if action is None:
@@ -176,23 +175,7 @@ async def _true_risk(world: TreeEnv, unit: Unit, arm: Arm, cast: Cast, steps: Se
     return world.tree.risks[here]
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """Who acts and how; `chosen` is None where an actor has no action to offer."""
-
-    actor: str
-    chosen: Candidate | None
-    teacher_tokens: int = 0
-    proposal: Answer | None = None
-    verifier_scores: tuple[float, ...] = ()
-    score: float | None = None
-
-    @classmethod
-    def of(cls, actor: str, answer: Answer, index: int = 0) -> "_Choice":
-        return cls(actor, answer.candidates[index] if answer.candidates else None, answer.sampled_tokens if actor == "teacher" else 0)
-
-
-def _step(choice: _Choice, now: Transition, prefix: int, drift: bool) -> Step:
+def _step(choice: StepDecision, now: Transition, prefix: int, drift: bool) -> Step:
     assert choice.chosen is not None
     return Step(
         observation=now.observation,
