@@ -1,14 +1,24 @@
 """Live evaluation and the certificate."""
 
-from typing import Annotated, Literal, get_args
+import difflib
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from r2v_dist.config.base import Section, distinct
 from r2v_dist.config.learners import MOST_BRANCHES
-from r2v_dist.router.names import Baseline, Learned
+from r2v_dist.router.names import EVALUATED, ORACLE
 
-RouterName = Baseline | Learned | Literal["oracle"]
+
+def _known_router(name: str) -> str:
+    known = (*EVALUATED, ORACLE)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise ValueError(f"no such router; did you mean {near}? There are {', '.join(known)}")
+    return name
+
+
+RouterName = Annotated[str, AfterValidator(_known_router)]
 
 
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -21,7 +31,7 @@ class EvaluateConfig(Section):
         0.03, 0.07, 0.12, 0.18, 0.25, 0.32, 0.4, 0.47, 0.55, 0.8,
     )  # fmt: skip
     """Target escalation rates; a router's thresholds are the matching quantiles of its score along validation episodes of the SLM."""
-    routers: Annotated[tuple[RouterName, ...], AfterValidator(distinct)] = (*get_args(Baseline), *get_args(Learned))
+    routers: Annotated[tuple[RouterName, ...], AfterValidator(distinct)] = EVALUATED
     """Those that the run has no model, verifier or log-probabilities for are left out. `oracle` has to be asked for."""
     oracle_branches: int = Field(4, ge=1, le=MOST_BRANCHES)
     """Of the oracle, from every state on its path; their replicas are used for nothing else."""

@@ -22,11 +22,8 @@ from r2v_dist.config.places import UserPath
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.config.verifier import VerifierConfig
-from r2v_dist.router.names import LEARNED
+from r2v_dist.router.names import BY_NAME
 from r2v_dist.seeding import short_hash
-
-FITTED_BASELINES: tuple[str, ...] = ("query_level",)
-"""Baselines that learn from outcomes. The others are unfitted: only their threshold is chosen."""
 
 
 class RunConfig(Section):
@@ -84,13 +81,13 @@ class RunConfig(Section):
     @property
     def swept(self) -> tuple[str, ...]:
         """The routers with a threshold that this run can play."""
-        logprobs = self.slm.backend == "vllm" or self.slm.signal_auroc is not None
-        impossible = {
-            *(() if logprobs else ("entropy", "heuristic", "perplexity")),
-            *(() if self.verifier is not None else ("verifier",)),
-            *(() if self.router is not None else ("query_level", *LEARNED)),
+        has = {
+            "logprobs": self.slm.backend == "vllm" or self.slm.signal_auroc is not None,
+            "verifier": self.verifier is not None,
+            "router": self.router is not None,
         }
-        return tuple(name for name in self.evaluate.routers if name not in impossible)
+        asked = self.evaluate.routers
+        return tuple(name for name in asked if all(has[need] for need in BY_NAME[name].needs))
 
     @property
     def gpus(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from r2v_dist.evaluation.outcomes import ArmOutcomes
-from r2v_dist.router.names import BASELINES
+from r2v_dist.router.names import BY_NAME
 from r2v_dist.stats.bootstrap import PairedDifference
 from r2v_dist.stats.frontier import Ends, RouterCurve, apgr, cpt, frontier_auc, pgr
 from r2v_dist.stats.hypothesis_tests import PValue, holm, sign_flip_test
@@ -180,7 +180,7 @@ def _against(
     seed: int,
 ) -> Comparison:
     by_area = _interval(area[REFERENCE] - area[name], area_B[REFERENCE] - area_B[name])
-    family = "baseline" if name in BASELINES else "ablation" if name.startswith(f"{REFERENCE}_") else "oracle"
+    family = BY_NAME[name].family
     matched = [_matched(one, name) for one in seeds]
     if any(pair is None for pair in matched):
         return Comparison(name, family, area[name], by_area, None, None, None, None, None)

@@ -11,7 +11,7 @@ from r2v_dist.language_model import Answer
 from r2v_dist.router.baselines import action_perplexity, entropy_or_doubt, first_token_entropy, stuck_steps, true_risk, verifier_doubt
 from r2v_dist.router.features import features
 from r2v_dist.router.model import RouterModel
-from r2v_dist.router.names import LEARNED, ORACLE
+from r2v_dist.router.names import BY_NAME, LEARNED, ORACLE
 from r2v_dist.router.policies import Capped, Constant, Latched, ProposalThreshold, RandomEscalation, Router, SituationThreshold
 from r2v_dist.router.query_features import query_features
 from r2v_dist.router.step_batch import StepBatch
@@ -61,7 +61,6 @@ SINGLE_SAMPLE = frozenset({"slm_only"})
 ALONE = frozenset({"slm_only", "best_of_k"})
 """Routers that never ask the teacher."""
 _CONSTANT = {"slm_only": False, "best_of_k": False, "teacher_only": True}
-NAMES = (*_CONSTANT, "random", *_BY_PROPOSAL, "stuck_latch", "query_level", *LEARNED)
 
 
 def build_router(name: str, threshold: float | None, models: RouterModels | None = None, training_seed: int = 0) -> Router:
@@ -77,8 +76,8 @@ def build_router(name: str, threshold: float | None, models: RouterModels | None
 
 
 def _unbound(name: str, threshold: float | None, models: RouterModels, training_seed: int) -> Router:
-    if name not in NAMES:
-        raise UsageError(f"router {name}: no such router; there are {', '.join(NAMES)}")
+    if name not in BY_NAME:
+        raise UsageError(f"router {name}: no such router; there are {', '.join(BY_NAME)}")
     if name in _CONSTANT:
         return Constant(_CONSTANT[name])
     if threshold is None:

@@ -12,8 +12,9 @@ from r2v_dist.router.baselines import stuck_steps
 from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.features import FEATURE_NAMES, features
 from r2v_dist.router.model import Mlp, RouterModel
+from r2v_dist.router.names import BY_NAME
 from r2v_dist.router.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION, query_features
-from r2v_dist.router.registry import LEARNED, NAMES, RouterModels, build_router
+from r2v_dist.router.registry import LEARNED, RouterModels, build_router
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import Situation
 from r2v_dist.verifier.base import preferred
@@ -73,7 +74,7 @@ def test_the_action_of_most_verifier_score_is_executed() -> None:
     assert preferred(["a", "b"], ()) == 0
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"slm_only", "best_of_k", "teacher_only", "random"}))
+@pytest.mark.parametrize("name", sorted(set(BY_NAME) - {"slm_only", "best_of_k", "teacher_only", "random"}))
 def test_every_thresholded_router_escalates_iff_its_score_reaches_the_threshold(name: str) -> None:
     at = score(name)
     assert build_router(name, at, MODELS).decide(SITUATION, PROPOSAL).escalate
@@ -82,7 +83,7 @@ def test_every_thresholded_router_escalates_iff_its_score_reaches_the_threshold(
 
 def test_constants_and_who_needs_a_proposal() -> None:
     assert [build_router(name, None).decide(SITUATION, None).escalate for name in ("slm_only", "best_of_k", "teacher_only")] == [0, 0, 1]
-    before = {name for name in NAMES if not build_router(name, 0.5, MODELS).needs_proposal(SITUATION)}
+    before = {name for name in BY_NAME if not build_router(name, 0.5, MODELS).needs_proposal(SITUATION)}
     assert before == {"slm_only", "best_of_k", "teacher_only", "random", "query_level", "stuck_latch"}
 
 
@@ -155,3 +156,12 @@ def test_what_is_missing_is_named() -> None:
         score("verifier", replace(SITUATION, verifier_scores=()))
     with pytest.raises(UsageError, match="no log-probabilities"):
         score("perplexity", proposal=Answer((Candidate("x"), Candidate("y")), "api"))
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_every_router_of_the_table_is_known_to_the_registry(name: str) -> None:
+    if "router" not in BY_NAME[name].needs:
+        assert build_router(name, 0.5) is not None
+        return
+    with pytest.raises(UsageError, match="no model of training seed 0"):
+        build_router(name, 0.5)
