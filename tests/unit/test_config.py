@@ -266,7 +266,7 @@ def test_keys_that_came_later_leave_finished_stages_finished() -> None:
 @pytest.mark.parametrize(("config", "asked"), [(DEMO, "vLLM engines"), (SIMULATED, "kind: simulated_router")], ids=["run", "simulated"])
 def test_help_and_dry_run_import_nothing_heavy(config: Path, asked: str) -> None:
     program = (
-        "import sys\nfrom r2v_dist.cli import main\nmain(['run', sys.argv[1], '--dry-run'])\n"
+        "import sys\nfrom r2v_dist.cli.main import main\nmain(['run', sys.argv[1], '--dry-run'])\n"
         "heavy = {'ray', 'torch', 'vllm', 'transformers', 'pyarrow'} & set(sys.modules)\nassert not heavy, heavy"
     )
     result = subprocess.run([sys.executable, "-c", program, str(config)], capture_output=True, text=True, timeout=60, check=False)
@@ -321,7 +321,7 @@ def test_a_missing_engine_is_said_in_one_line() -> None:
     program = (
         "import importlib.util, sys\nreal = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *a: None if name == 'vllm' else real(name, *a)\n"
-        "from r2v_dist.cli import main\nmain(['run', 'configs/textworld_demo.yaml'])"
+        "from r2v_dist.cli.main import main\nmain(['run', 'configs/textworld_demo.yaml'])"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
     assert result.returncode == 1
