@@ -92,7 +92,7 @@ def main() -> None:
     listed = subprocess.run(
         ["git", "ls-files", *(f"{package}/*.py" for package in PACKAGES)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     figures = Figures()
