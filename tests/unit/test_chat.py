@@ -199,6 +199,7 @@ REFUSED = {
     OWN.replace("<|end|>", " [/end]"): r"slm.model = m: .*ends an answer with '\[/end\]'",
     OWN.replace("<|end|>", ""): "slm.model = m: .*no special token",
     OWN.replace("m.content", "m.content | upper"): "slm.model = m: .*changes its letters",
+    OWN.split("{% endfor %}")[0] + "{% endfor %}": "slm.model = m: .*does not open an answer",
     FORGETS: "slm.model = m: .*leaves an earlier answer out",
     "{{ bos_token }}{{ bos_token }}" + OWN: "slm.model = m: .*twice",
     OWN.replace("<|end|>", "{% if loop.last or m.role != 'assistant' %}<|end|>{% endif %}"): "slm.model = m: .*an earlier one otherwise",
