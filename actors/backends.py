@@ -2,7 +2,6 @@
 
 import asyncio
 import bisect
-import json
 import math
 import random
 import re
@@ -16,7 +15,8 @@ from actors.endpoint import Choice, Endpoint, PromptFiltered
 from actors.vllm_server import Arrived, EngineAnswer, EngineRequest
 from r2v_dist.answer_text import action_of, whole
 from r2v_dist.chat import ChatFormat
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import DamagedFile, RuntimeFailure
+from r2v_dist.files import read_json_object
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request, TopTokens
 from r2v_dist.model_config import ModelConfig
 
@@ -236,11 +236,14 @@ def build_model(config: ModelConfig, role: str, call: EngineCall | None, tokeniz
 
 def eos_ids_of(folder: Path) -> list[int]:
     """Every token at which a model of this Hugging Face directory stops by its own
-    configuration."""
+    configuration. Raises DamagedFile for one that cannot be read."""
     ids: list[int] = []
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
-            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+            try:
+                settings = read_json_object(folder / name)
+            except DamagedFile as error:
+                raise DamagedFile(error.path, error.problem, "take the model from where it came again") from None
             eos = settings.get("eos_token_id")
             ids += eos if isinstance(eos, list) else [eos]
     return [token for token in dict.fromkeys(ids) if isinstance(token, int)]

@@ -6,6 +6,7 @@ shows.
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 from r2v_dist.chat import ChatFormat
@@ -26,6 +27,10 @@ def check_chat(role: str, model: ModelConfig) -> None:
     where = f"{role}.model = {model.model}"
     name = str(named_path(model.model, f"{role}.model"))
     local = os.path.isdir(name)
+    if local:
+        from actors.backends import eos_ids_of
+
+        eos_ids_of(Path(name))
     check_template(_tokenizer(where, name if local else model.model), where, role, model)
 
 
