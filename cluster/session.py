@@ -20,7 +20,7 @@ import psutil
 
 from cluster.guard import end_at_once, end_children, guarded, interrupt_on_sigterm, undisturbed
 from r2v_dist.config.cluster import ClusterConfig
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure, UsageError, warn
 
 DRIVER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -37,7 +37,9 @@ DRIVER_ENVIRONMENT = {
 }
 START_DEADLINE_S = 240.0
 """Of one try to start Ray here; on a busy machine Ray's own limit of 30 s is too short."""
-START_TRIES = 2
+START_TRIES = 4
+"""A raylet waits 15 s for its agent and then ends; no option changes that, and a busy machine needs
+longer. Each try finds more of what is read in memory."""
 JOIN_DEADLINE_S = 90.0
 CONNECT_DEADLINE_S = 10.0
 
@@ -99,10 +101,11 @@ def _begin(config: ClusterConfig) -> None:
         try:
             _start("cluster.address = local", START_DEADLINE_S, address="local", num_cpus=config.num_cpus, include_dashboard=False)
             return
-        except RuntimeFailure:
+        except RuntimeFailure as error:
             end_children(children)  # what did start would stay, and take the next try's place
             if attempt == START_TRIES:
-                raise
+                raise RuntimeFailure(f"{error} ({START_TRIES} tries; if the machine is busy, run the same command later)") from None
+            warn(f"Ray did not start; try {attempt + 1} of {START_TRIES}")
 
 
 def _start(where: str, deadline_s: float, **options: Any) -> None:

@@ -83,6 +83,17 @@ class ChatFormat:
         """
         return [self._end]
 
+    def opens_answers(self) -> bool:
+        """Whether a prompt ends where an answer begins.
+
+        Not so where the template writes something between them, and writes it for answers alone:
+        the model would have to write it first, and the action would begin with it.
+        """
+        user = {"role": "user", "content": "x"}
+        asked, told = (self._render([user], prompt=prompt) for prompt in (True, False))
+        answered = self._render([user, {"role": "assistant", "content": _ANSWER}], prompt=False)
+        return asked != told or "".join(answered.split(_ANSWER, 1)[0].split()) == "".join(asked.split())
+
     def stop_ids(self, eos_ids: Collection[int] = ()) -> list[int]:
         """Ids at which an answer is over: the end of a turn, every EOS, and what opens a turn in
         the template.

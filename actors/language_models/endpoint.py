@@ -7,7 +7,6 @@ everybody is silent. The key is in the requests and in nothing else.
 
 import asyncio
 import json
-import math
 import re
 import time
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from r2v_dist.language_model import ContextLimitReached, whole
 _CROWDED = 429
 _PASSING = (408, 409, 425, _CROWDED)
 _LONGEST_BACKOFF_S = 30.0
+_MOST_TOKENS = 10_000_000
+"""Of one reply; an episode's sum has to fit a 32-bit column."""
 _READ, _QUOTED = 4000, 300
 """Letters of a problem that are looked at, and that are told."""
 _TOLD_PREFIX = 4
@@ -114,12 +115,15 @@ class Endpoint:
         self._key = read_key(config.api_key_env)
         self._gate = _GATES.setdefault(config.base_url, Gate())
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._http = httpx.AsyncClient(
-            base_url=config.base_url,
-            headers=headers,
-            timeout=config.timeout_s,
-            follow_redirects=True,
-        )
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=config.base_url,
+                headers=headers,
+                timeout=config.timeout_s,
+                follow_redirects=True,
+            )
+        except (httpx.InvalidURL, ImportError, ValueError, OSError) as error:
+            raise UsageError(f"{self._section}.base_url = {shown_address(config.base_url)}: {_client_problem(error)}") from None
 
     async def ask(self, body: dict[str, Any]) -> Reply:
         """The endpoint's reply, with at least one choice.
@@ -193,6 +197,13 @@ class Endpoint:
         return f"{self._role} endpoint {shown_address(self._config.base_url)}: {line}"
 
 
+def _client_problem(error: Exception) -> str:
+    """Why no client can be made: the address, or what the environment says of proxies and
+    certificates. A proxy's address may hold a password, so it is not told."""
+    variables = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+    return f"no client can be made for it ({type(error).__name__}); check the address, and the environment variables {variables}"
+
+
 def redacted(text: str, key: str) -> str:
     """The text without the key, without the beginning or the end of it, and without anything
     called a bearer token."""
@@ -211,10 +222,10 @@ def retry_after(headers: httpx.Headers) -> float | None:
         if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
             return float(value) * unit
     try:
-        moment = parsedate_to_datetime(headers.get("retry-after", ""))
-    except ValueError:
+        moment = parsedate_to_datetime(headers.get("retry-after", "")).timestamp()
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, moment.timestamp() - time.time())
+    return max(0.0, moment - time.time())
 
 
 def read_reply(payload: object, text: str) -> Reply:
@@ -246,8 +257,9 @@ def _content(content: object) -> str:
 
 
 def _count(value: object) -> int:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return max(0, int(value)) if usable else 0  # type: ignore[call-overload]
+    """A number of tokens; 0 for what cannot be one, and for more than the store keeps."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if usable and 0 <= value <= _MOST_TOKENS else 0  # type: ignore[operator, call-overload]
 
 
 def _error_of(payload: object) -> str:

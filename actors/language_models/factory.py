@@ -1,13 +1,15 @@
 """Language models as env runners use them. Every back end can play SLM or teacher; all look the same to the agent loop."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 from actors.language_models.expert import ExpertModel
 from actors.language_models.openai import OpenAIModel
 from actors.language_models.simulated import SimulatedModel
 from actors.language_models.vllm import EngineCall, VllmModel
 from r2v_dist.config.models import ModelConfig
+from r2v_dist.errors import DamagedFile
+from r2v_dist.files import read_json_object
 from r2v_dist.language_model import LanguageModel
 
 
@@ -28,11 +30,15 @@ def build_model(config: ModelConfig, role: str, call: EngineCall | None, tokeniz
 
 def eos_ids_of(folder: Path) -> list[int]:
     """Every token at which a model of this Hugging Face directory stops by its own
-    configuration."""
-    ids: list[int] = []
+    configuration. Raises DamagedFile for one that cannot be read."""
+    ids: list[Any] = []
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
-            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+            try:
+                settings = read_json_object(folder / name)
+            except DamagedFile as error:
+                fix = "take the model from where it came again"
+                raise DamagedFile(error.path, error.problem, fix) from None
             eos = settings.get("eos_token_id")
             ids += eos if isinstance(eos, list) else [eos]
     return [token for token in dict.fromkeys(ids) if isinstance(token, int)]

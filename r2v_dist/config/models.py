@@ -9,17 +9,20 @@ from pydantic import Field, field_validator, model_validator
 from r2v_dist.config.base import Section
 from r2v_dist.errors import UsageError
 
+_MOST_TOKENS = 10_000_000
+"""Longer than any context; beyond it a number is a slip."""
+
 
 class SamplingConfig(Section):
     """How a model is asked for an action."""
 
-    candidates: int = Field(1, ge=1)
+    candidates: int = Field(1, ge=1, le=1000)
     """K, the proposals a step."""
-    temperature: float | None = Field(0.7, ge=0)
+    temperature: float | None = Field(0.7, ge=0, le=100)
     """null, `openai` only: not sent. Reasoning models refuse it."""
     top_p: float | None = Field(0.95, gt=0, le=1)
     """null, `openai` only: not sent."""
-    max_tokens: int = Field(24, ge=1)
+    max_tokens: int = Field(24, ge=1, le=_MOST_TOKENS)
     """The most tokens of an answer. Those of a reasoning model count its reasoning too."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """`openai`: under which name the endpoint is told; reasoning models ask for the longer one."""
@@ -42,21 +45,21 @@ class ModelConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     system_prompt: str = ""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    max_model_len: int = Field(2048, ge=64)
-    max_num_seqs: int = Field(128, ge=1)
-    kv_cache_mib: int = Field(256, ge=16)
+    max_model_len: int = Field(2048, ge=64, le=_MOST_TOKENS)
+    max_num_seqs: int = Field(128, ge=1, le=1_000_000)
+    kv_cache_mib: int = Field(256, ge=16, le=1_000_000_000)
     """CPU only: memory of the key-value cache."""
     gpu_memory_utilization: float = Field(0.6, gt=0, le=1)
     """GPU only: the share of each GPU's memory that the engine takes. An engine of one rank asks Ray for as much of a GPU."""
-    tensor_parallel: int = Field(1, ge=1)
+    tensor_parallel: int = Field(1, ge=1, le=1024)
     cpu_cores: str = ""
     """CPU only: cores the engine's threads are bound to, for example `0-1`; empty for all."""
     base_url: str = ""
     """`openai`: the endpoint, for example http://127.0.0.1:8000/v1. The key is read from the environment variable `api_key_env`."""
     api_key_env: str = "OPENAI_API_KEY"
-    timeout_s: float = Field(60.0, gt=0)
+    timeout_s: float = Field(60.0, gt=0, le=1e6)
     """The longest that one request to an engine or endpoint may take."""
-    retry_s: float = Field(300.0, gt=0)
+    retry_s: float = Field(300.0, gt=0, le=1e6)
     """`openai`: the longest that a request is tried again, with all waits that the endpoint asks
     for. Less than cluster.unit_timeout_s."""
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)

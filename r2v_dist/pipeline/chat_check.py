@@ -6,6 +6,7 @@ shows.
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 from r2v_dist.chat import ChatFormat
@@ -26,6 +27,10 @@ def check_chat(role: str, model: ModelConfig) -> None:
     where = f"{role}.model = {model.model}"
     name = str(named_path(model.model, f"{role}.model"))
     local = os.path.isdir(name)
+    if local:
+        from actors.language_models.factory import eos_ids_of
+
+        eos_ids_of(Path(name))
     check_template(_tokenizer(where, name if local else model.model), where, role, model)
 
 
@@ -54,10 +59,13 @@ def _problem(chat: ChatFormat, tokenizer: Any) -> str:
     try:
         opening, continuation = chat.opening(_PROBE), chat.continuation(_PROBE)
         chat.stop_ids()
+        opens = chat.opens_answers()
     except UsageError as error:
         return str(error)
     except Exception as error:  # a boundary: a template is a program of somebody else's
         return f"the chat template fails with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if not opens:
+        return "the chat template does not open an answer where it is asked to (add_generation_prompt)"
     bos = tokenizer.bos_token_id
     if bos is not None and opening[:2] == [bos, bos]:
         return f"the chat template begins with {tokenizer.bos_token} twice"

@@ -8,11 +8,12 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import psutil
 import yaml
 
-from r2v_dist.config.models import ModelConfig, read_key, shown_address
+from r2v_dist.config.models import ModelConfig, shown_address
 from r2v_dist.config.places import named_path, require_writable
 from r2v_dist.config.run import RunConfig
 from r2v_dist.config.simulated import SimulatedConfig
@@ -172,12 +173,16 @@ def _check_model(role: str, model: ModelConfig) -> None:
             )
         _check_folder(f"{role}.model", model.model)
     if model.backend == "openai":
-        read_key(model.api_key_env)
+        from actors.language_models.endpoint import Endpoint  # not where there is no endpoint: it takes a moment
+
+        Endpoint(model, role, attempts=1, backoff_s=1.0)  # refuses keys, proxies and certificates that no client takes
         _check_endpoint(role, model.base_url)
 
 
 def _check_endpoint(role: str, base_url: str) -> None:
     url = urlsplit(base_url)
+    if url.scheme in getproxies() and not proxy_bypass(url.hostname or ""):
+        return  # only the proxy has to be reached, which may know more than this machine
     port = url.port or (443 if url.scheme == "https" else 80)
     try:
         socket.create_connection((url.hostname or "", port), timeout=5.0).close()

@@ -21,9 +21,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the sh
 import sys
 from pathlib import Path
 from cluster.session import ray_session
-from learners.launch import run_ranks
-from r2v_dist.config import ClusterConfig
-from r2v_dist.learner_config import DeepSpeedConfig
+from learners.common.ray_train import run_ranks
+from r2v_dist.config.cluster import ClusterConfig
+from r2v_dist.config.learners import DeepSpeedConfig
 
 def loop(arguments):
     raise AssertionError("there is no room for a rank")

@@ -14,7 +14,7 @@ PROGRAM = """
 import os, sys, time
 from pathlib import Path
 from cluster.session import ray_session
-from r2v_dist.config import ClusterConfig
+from r2v_dist.config.cluster import ClusterConfig
 
 with ray_session(ClusterConfig(num_cpus=1), Path(sys.argv[1])):
     import ray

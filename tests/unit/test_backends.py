@@ -204,6 +204,46 @@ def test_an_endpoint_that_asks_for_silence_gets_it_from_everybody(endpoint: Endp
     assert min(others) - refused >= 1.0
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "Wed, 21 Oct 2035 07:28:00 +99999999999999",
+        "Wed, 21 Oct 2035 07:28:99999999999999999999 GMT",
+        "soon",
+        "-5",
+    ],
+)
+def test_a_silence_that_nobody_can_read_is_none(endpoint: Endpoint, asked: str) -> None:
+    endpoint.faults = [(503, {"error": "closed"}, {"retry-after": asked})]
+    model = OpenAIModel(config(endpoint.server_port), backoff_s=0.01)
+    assert len(asyncio.run(model.sample(REQUEST)).candidates) == 2
+    assert len(endpoint.seen) == 2
+
+
+@pytest.mark.parametrize("count", [10**400, 1e300, 2**31, -1, True, "7", None])
+def test_a_count_of_tokens_that_cannot_be_is_none(endpoint: Endpoint, count: Any) -> None:
+    usage = {"prompt_tokens": count, "completion_tokens": count}
+    endpoint.faults = [(200, reply(["up", "up"], **usage), {})]
+    answer = ask(endpoint)
+    assert (answer.prompt_tokens, answer.sampled_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HTTP_PROXY", "foo://user:secret@x"),
+        ("HTTP_PROXY", "http://user:secret@127.0.0.1:x"),
+        ("NO_PROXY", "[::1"),
+        ("SSL_CERT_FILE", "/nowhere/secret.pem"),
+    ],
+)
+def test_an_environment_with_which_no_client_can_be_made_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError, match=rf"^teacher\.base_url = http://127\.0\.0\.1:1/v1: no client.*{variable}") as caught:
+        OpenAIModel(config(1))
+    assert "secret" not in str(caught.value)
+
+
 def test_a_silence_longer_than_the_deadline_is_a_failure_at_once(endpoint: Endpoint) -> None:
     endpoint.faults = [(503, {"error": "closed"}, {"retry-after": "3600"})]
     started = time.monotonic()

@@ -3,6 +3,7 @@ can forge one."""
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from functools import cache
 from itertools import pairwise
@@ -200,6 +201,7 @@ REFUSED = {
     OWN.replace("<|end|>", " [/end]"): r"slm.model = m: .*ends an answer with '\[/end\]'",
     OWN.replace("<|end|>", ""): "slm.model = m: .*no special token",
     OWN.replace("m.content", "m.content | upper"): "slm.model = m: .*changes its letters",
+    OWN.split("{% endfor %}")[0] + "{% endfor %}": "slm.model = m: .*does not open an answer",
     FORGETS: "slm.model = m: .*leaves an earlier answer out",
     "{{ bos_token }}{{ bos_token }}" + OWN: "slm.model = m: .*twice",
     OWN.replace("<|end|>", "{% if loop.last or m.role != 'assistant' %}<|end|>{% endif %}"): "slm.model = m: .*an earlier one otherwise",
@@ -224,6 +226,15 @@ def test_a_model_without_a_tokenizer_is_refused_by_its_key(tmp_path: Path) -> No
     with pytest.raises(UsageError, match=rf"teacher.model = {tmp_path}: its tokenizer cannot be loaded") as caught:
         check_chat("teacher", ModelConfig(backend="vllm", model=str(tmp_path)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"eos_token_id": ', ""])
+def test_a_model_whose_settings_cannot_be_read_is_refused_by_the_file(tiny_model: Path, tmp_path: Path, text: str) -> None:
+    damaged = tmp_path / "model"
+    shutil.copytree(tiny_model, damaged)
+    (damaged / "generation_config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"^.*generation_config\.json: .*; take the model from where it came again$"):
+        check_chat("slm", ModelConfig(backend="vllm", model=str(damaged)))
 
 
 def test_variables_of_the_template_reach_it(tiny_model: Path) -> None:
