@@ -237,7 +237,7 @@ def build_model(config: ModelConfig, role: str, call: EngineCall | None, tokeniz
 def eos_ids_of(folder: Path) -> list[int]:
     """Every token at which a model of this Hugging Face directory stops by its own
     configuration. Raises DamagedFile for one that cannot be read."""
-    ids: list[int] = []
+    ids: list[Any] = []
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
             try:
