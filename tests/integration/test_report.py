@@ -277,6 +277,7 @@ def test_episodes_without_a_step_are_shown_as_what_they_are(simulated_run: Path,
     shutil.copytree(simulated_run, run_dir)
     for shard in (run_dir / "rollouts" / "evaluate").glob("*.arrow"):
         feather.write_feather(_without_steps(feather.read_table(shard), everywhere), shard)
+    _covers_what_is_there(run_dir)
     lines = cli("report", str(run_dir)).splitlines()
     [told] = [line for line in lines if "NOT ENDED BY THE TASK" in line]
     assert ("context limit 100.0% of" if everywhere else "most with SLM only") in told
@@ -285,6 +286,14 @@ def test_episodes_without_a_step_are_shown_as_what_they_are(simulated_run: Path,
     assert '<span class="tag bad">context limit</span>' in page
     shown = cli("rollouts", str(run_dir), "--router", "slm_only", "--failed", "--limit", "1")
     assert "context_limit" in shown
+
+
+def _covers_what_is_there(run_dir: Path) -> None:
+    """The stage's manifest as if it had written these shards."""
+    manifest = run_dir / "stages" / "evaluate" / "manifest.json"
+    values = json.loads(manifest.read_text())
+    values["covers"] = {name: (run_dir / name).stat().st_size for name in values["covers"]}
+    manifest.write_text(json.dumps(values))
 
 
 def _without_steps(table: pa.Table, everywhere: bool) -> pa.Table:

@@ -274,13 +274,16 @@ def message(value: Any, budget: int, whole_floats: bool) -> Any:
 
 def _fractions(items: list[Any] | tuple[Any, ...]) -> bool:
     """Whether all are numbers, and one is a float that is no integer."""
-    if not all(isinstance(item, (int, float)) for item in items):
+    kinds = set(map(type, items))  # one pass in C: most long lists hold no float
+    if not any(issubclass(kind, float) for kind in kinds):
+        return False
+    if not all(issubclass(kind, (int, float)) for kind in kinds):
         return False
     return any(isinstance(item, float) and not float.is_integer(item) for item in items)
 
 
 def _only_floats(items: list[Any] | tuple[Any, ...]) -> bool:
-    return all(isinstance(item, float) for item in items)
+    return all(issubclass(kind, float) for kind in set(map(type, items)))
 
 
 _chunks: Any = make_encoder(None, None, encode_basestring_ascii, None, ": ", ", ", False, False, True)  # type: ignore[arg-type]
