@@ -1,4 +1,6 @@
-"""Many questions, one call: what is asked within one turn of the event loop reaches a server together."""
+"""Many questions, one call: what is asked within one turn of the event loop reaches a server
+together.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -25,7 +27,9 @@ class Batcher(Generic[Question, Reply]):
     Whoever asked goes on as soon as its own reply is there. `timeout_s` is for the whole batch.
     """
 
-    def __init__(self, call: Callable[[list[Question]], Arrivals[Reply]], timeout_s: float, server: str) -> None:
+    def __init__(
+        self, call: Callable[[list[Question]], Arrivals[Reply]], timeout_s: float, server: str
+    ) -> None:
         self._call, self._timeout_s, self._server = call, timeout_s, server
         self._waiting: list[tuple[Question, asyncio.Future[Reply]]] = []
         self._senders: set[asyncio.Task[None]] = set()
@@ -51,7 +55,11 @@ class Batcher(Generic[Question, Reply]):
             reason = (str(error).strip().splitlines() or [""])[-1]
             for _, future in batch:
                 if not future.done():
-                    future.set_exception(RuntimeFailure(f"{self._server} did not answer: {type(error).__name__}: {reason}"))
+                    future.set_exception(
+                        RuntimeFailure(
+                            f"{self._server} did not answer: {type(error).__name__}: {reason}"
+                        )
+                    )
 
     async def _receive(self, batch: Sequence[tuple[Question, asyncio.Future[Reply]]]) -> None:
         missing = set(range(len(batch)))
@@ -61,4 +69,6 @@ class Batcher(Generic[Question, Reply]):
                 if not (future := batch[place][1]).done():
                     future.set_result(reply)
         if missing:
-            raise RuntimeError(f"{len(missing)} of {len(batch)} questions were left without a reply")
+            raise RuntimeError(
+                f"{len(missing)} of {len(batch)} questions were left without a reply"
+            )

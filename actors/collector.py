@@ -1,9 +1,9 @@
 """Writes a stage's rollouts: an episode is committed once, whatever is retried or delivered twice.
 
-A shard's number is taken by one writer alone, and a writer takes a number only once it knows the keys
-of all shards below it. So a second writer, on another machine where no lock reaches it, costs work
-but no row. The collector keeps at most one shard's worth of episodes in memory; callers wait while a
-shard is written (back-pressure).
+A shard's number is taken by one writer alone, and a writer takes a number only once it knows the
+keys of all shards below it. So a second writer, on another machine where no lock reaches it, costs
+work but no row. The collector keeps at most one shard's worth of episodes in memory; callers wait
+while a shard is written (back-pressure).
 """
 
 import contextlib
@@ -20,7 +20,11 @@ class Collector:
     """Writes one stage's shards."""
 
     def __init__(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
-        self._folder, self._shard_episodes, self._shard_seconds = folder, shard_episodes, shard_seconds
+        self._folder, self._shard_episodes, self._shard_seconds = (
+            folder,
+            shard_episodes,
+            shard_seconds,
+        )
         shards = rollout_store.shards(folder)
         self._keys = rollout_store.keys_of(shards)
         self._next = rollout_store.next_index(shards)
@@ -28,13 +32,18 @@ class Collector:
         self._oldest = time.monotonic()
 
     def add(self, episodes: Sequence[Episode]) -> int:
-        """Take finished episodes and return how many were new. Writes a shard when one is full or old enough."""
+        """Take finished episodes and return how many were new. Writes a shard when one is full or
+        old enough.
+        """
         new = [episode for episode in episodes if str(episode.key) not in self._keys]
         if new and not self._buffer:
             self._oldest = time.monotonic()
         self._keys.update(str(episode.key) for episode in new)
         self._buffer += new
-        if len(self._buffer) >= self._shard_episodes or time.monotonic() - self._oldest > self._shard_seconds:
+        if (
+            len(self._buffer) >= self._shard_episodes
+            or time.monotonic() - self._oldest > self._shard_seconds
+        ):
             self.flush()
         return len(new)
 

@@ -1,8 +1,10 @@
-"""Drives a rollout stage: hands units to runners, keeps every runner full, retries what machines did wrong.
+"""Drives a rollout stage: hands units to runners, keeps every runner full, retries what machines
+did wrong.
 
-Invariant: every unit is either waiting, under way on exactly one runner, or committed. Infrastructure failures have a
-budget of their own; when it is spent the stage stops with the first cause, and what was committed stays committed. What
-our own code refuses (UsageError) would be refused on every machine, and ends the stage at once.
+Invariant: every unit is either waiting, under way on exactly one runner, or committed.
+Infrastructure failures have a budget of their own; when it is spent the stage stops with the first
+cause, and what was committed stays committed. What our own code refuses (UsageError) would be
+refused on every machine, and ends the stage at once.
 """
 
 import time
@@ -87,10 +89,18 @@ def remaining(units: Sequence[Unit], folder: Path) -> list[Unit]:
     return [left for unit in units if (left := unit.without(done)).runs]
 
 
-def roll_out(units: Sequence[Unit], folder: Path, fleet: Fleet, cluster: ClusterConfig, on_progress: OnProgress) -> Totals:
-    """Run every unit that is not committed yet and commit its episodes under `folder`. A collector that dies is replaced once.
+def roll_out(
+    units: Sequence[Unit],
+    folder: Path,
+    fleet: Fleet,
+    cluster: ClusterConfig,
+    on_progress: OnProgress,
+) -> Totals:
+    """Run every unit that is not committed yet and commit its episodes under `folder`. A collector
+    that dies is replaced once.
 
-    Raises UsageError for what a runner refuses, RuntimeFailure when failures of machines exceed `cluster.max_restarts`.
+    Raises UsageError for what a runner refuses, RuntimeFailure when failures of machines exceed
+    `cluster.max_restarts`.
     """
     try:
         return _roll_out(units, folder, fleet, cluster, on_progress)
@@ -98,13 +108,22 @@ def roll_out(units: Sequence[Unit], folder: Path, fleet: Fleet, cluster: Cluster
         return _roll_out(units, folder, fleet, cluster, on_progress)
 
 
-def _roll_out(units: Sequence[Unit], folder: Path, fleet: Fleet, cluster: ClusterConfig, on_progress: OnProgress) -> Totals:
+def _roll_out(
+    units: Sequence[Unit],
+    folder: Path,
+    fleet: Fleet,
+    cluster: ClusterConfig,
+    on_progress: OnProgress,
+) -> Totals:
     todo = remaining(units, folder)
     if not todo:
         return Totals()
     collector = fleet.collector
     try:
-        ray.get(collector.open.remote(folder, cluster.shard_episodes, cluster.shard_seconds), timeout=COMMIT_DEADLINE_S)
+        ray.get(
+            collector.open.remote(folder, cluster.shard_episodes, cluster.shard_seconds),
+            timeout=COMMIT_DEADLINE_S,
+        )
         totals = _Dispatcher(todo, fleet, cluster, CollectorHandle(collector), on_progress).run()
         ray.get(collector.flush.remote(), timeout=COMMIT_DEADLINE_S)
         return totals
@@ -114,18 +133,29 @@ def _roll_out(units: Sequence[Unit], folder: Path, fleet: Fleet, cluster: Cluste
         problem = f"the collector of {folder} failed: {first_cause(error)}"
         raise usage_error(error) or (CollectorLost if lost else RuntimeFailure)(problem) from None
     except (RuntimeFailure, UsageError):
-        fleet.drop_collector()  # units may still be under way, and must not deliver into another stage
+        # units may still be under way, and must not deliver into another stage
+        fleet.drop_collector()
         raise
 
 
 class _Dispatcher:
     def __init__(
-        self, units: Sequence[Unit], fleet: Fleet, cluster: ClusterConfig, deliver: CollectorHandle, on_progress: OnProgress
+        self,
+        units: Sequence[Unit],
+        fleet: Fleet,
+        cluster: ClusterConfig,
+        deliver: CollectorHandle,
+        on_progress: OnProgress,
     ) -> None:
         self._todo = deque(units)
         self._total = len(units)
         self._failures: dict[tuple[str, int | None], int] = {}
-        self._fleet, self._cluster, self._deliver, self._on_progress = fleet, cluster, deliver, on_progress
+        self._fleet, self._cluster, self._deliver, self._on_progress = (
+            fleet,
+            cluster,
+            deliver,
+            on_progress,
+        )
         self._under_way: dict[ray.ObjectRef[UnitReport], tuple[Any, Unit]] = {}
         self._dead = 0
         """Runners that died since a unit was finished."""
@@ -151,7 +181,10 @@ class _Dispatcher:
             self._fill()
             self._on_progress(totals, self._total)
             if time.monotonic() - self._last > STALL_DEADLINE_S:
-                raise RuntimeFailure(f"no unit finished within {STALL_DEADLINE_S:.0f} s; {len(self._under_way)} are under way")
+                raise RuntimeFailure(
+                    f"no unit finished within {STALL_DEADLINE_S:.0f} s; {len(self._under_way)} "
+                    f"are under way"
+                )
         return totals
 
     def _fill(self) -> None:
@@ -177,7 +210,10 @@ class _Dispatcher:
         name = (unit.task.id, unit.z)
         self._failures[name] = self._failures.get(name, 0) + 1
         if self._failures[name] > self._cluster.max_restarts:
-            raise RuntimeFailure(f"unit {unit.task.id} z={unit.z} failed {self._failures[name]} times, last with {first_cause(error)}")
+            raise RuntimeFailure(
+                f"unit {unit.task.id} z={unit.z} failed {self._failures[name]} times, last with "
+                f"{first_cause(error)}"
+            )
         self._todo.append(unit)
         if died:
             self._replace(runner)
@@ -188,12 +224,17 @@ class _Dispatcher:
                 self._replace(other)
 
     def _count_death(self, error: RayActorError) -> None:
-        """Stop where runners only die: one charges a single unit of all that it held, so that their units' budgets last for hours.
+        """Stop where runners only die: one charges a single unit of all that it held, so that their
+        units' budgets last for hours.
 
         A constructor that raised will raise again, and is given one more try on every place.
         """
         self._dead += 1
-        rounds = min(1, self._cluster.max_restarts) if error.actor_init_failed else self._cluster.max_restarts
+        rounds = (
+            min(1, self._cluster.max_restarts)
+            if error.actor_init_failed
+            else self._cluster.max_restarts
+        )
         if self._dead > rounds * len(self._fleet.runners):
             what = "do not start" if error.actor_init_failed else "die before one unit is finished"
             raise RuntimeFailure(f"env runners {what} ({self._dead} tries): {first_cause(error)}")

@@ -11,7 +11,9 @@ from r2v_dist.episodes import Task
 
 
 class IdleEnvs:
-    """Environments that nobody plays at the moment: starting a game costs as much as two steps, and its next unit comes soon."""
+    """Environments that nobody plays at the moment: starting a game costs as much as two steps, and
+    its next unit comes soon.
+    """
 
     def __init__(self, kept: int = 32) -> None:
         self._kept = kept
@@ -19,7 +21,9 @@ class IdleEnvs:
 
     @contextlib.contextmanager
     def borrow(self, task: Task, expert: bool) -> Iterator[gymnasium.Env[str, str]]:
-        """An environment of this task, to be reset before use. One that raised is not used again."""
+        """An environment of this task, to be reset before use. One that raised is not
+        used again.
+        """
         wanted = (task, expert)
         match = next((item for item in self._idle if item[0] == wanted), None)
         if match is not None:
@@ -27,7 +31,8 @@ class IdleEnvs:
             env = match[1]
         else:
             arguments: dict[str, Any] = dict(task.env_kwargs)
-            # The bare environment: Gymnasium's order-enforcing wrappers only cost time on this path.
+            # The bare environment: Gymnasium's order-enforcing wrappers only cost time on this
+            # path.
             env = gymnasium.make(task.env, expert=expert, **arguments).unwrapped
         try:
             yield env

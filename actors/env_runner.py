@@ -1,7 +1,8 @@
-"""Plays units of work: many in flight, every arm of a (task, z) in turn, each along its own path in the real environment.
+"""Plays units of work: many in flight, every arm of a (task, z) in turn, each along its own path in
+the real environment.
 
-The tree of a unit lives only while the unit runs. An episode leaves the runner finished or not at all. A runner outlives
-the stages of a run: everything it knows of a stage comes with the unit.
+The tree of a unit lives only while the unit runs. An episode leaves the runner finished or not at
+all. A runner outlives the stages of a run: everything it knows of a stage comes with the unit.
 """
 
 import asyncio
@@ -82,19 +83,24 @@ class EnvRunner:
     ) -> None:
         self._setup = setup
         slm = _player("slm", setup.slm, slm_call, setup.slm_tokenizer)
-        self._cast = Cast(slm, _player("teacher", setup.teacher, teacher_call, setup.teacher_tokenizer))
+        self._cast = Cast(
+            slm, _player("teacher", setup.teacher, teacher_call, setup.teacher_tokenizer)
+        )
         self._idle = IdleEnvs()
         if equipment is not None:
             self.equip(equipment)
 
     def equip(self, equipment: Equipment) -> None:
         """Take it into use. No unit may be under way."""
-        self._cast = replace(self._cast, verifier=self._verifier(equipment), models=equipment.models)
+        self._cast = replace(
+            self._cast, verifier=self._verifier(equipment), models=equipment.models
+        )
 
     async def run(self, unit: Unit, deliver: Deliver) -> UnitReport:
         """Play every arm and branch of the unit and deliver the episodes.
 
-        Raises RuntimeFailure when a back end fails or the unit runs past its deadline: the unit is to be run again.
+        Raises RuntimeFailure when a back end fails or the unit runs past its deadline: the unit is
+        to be run again.
         """
         tree, episodes = Tree(), list[Episode]()
         try:
@@ -105,7 +111,9 @@ class EnvRunner:
                     for run in unit.runs:
                         episodes.append(await play(world, unit, run, self._cast))
         except TimeoutError:
-            raise RuntimeFailure(f"unit {unit.task.id} z={unit.z} ran past {self._setup.unit_timeout_s:.0f} s") from None
+            raise RuntimeFailure(
+                f"unit {unit.task.id} z={unit.z} ran past {self._setup.unit_timeout_s:.0f} s"
+            ) from None
         self._check_versions(unit, tree)
         await deliver(episodes)
         # The environment's own oracle answers without a model.
@@ -129,8 +137,12 @@ class EnvRunner:
         return verifier.take_counts() if isinstance(verifier, JudgeVerifier) else {}
 
     def _needs_expert(self, unit: Unit) -> bool:
-        """Tracking the hidden state doubles the cost of a step; without an oracle to answer it is left out."""
-        teacher_acts = any(arm.router not in ALONE for arm in unit.played) or any(b.teacher_first for b in unit.branches)
+        """Tracking the hidden state doubles the cost of a step; without an oracle to answer it is
+        left out.
+        """
+        teacher_acts = any(arm.router not in ALONE for arm in unit.played) or any(
+            b.teacher_first for b in unit.branches
+        )
         oracles = {self._setup.slm.backend, self._setup.teacher.backend if teacher_acts else ""}
         return bool(oracles & {"expert", "simulated"})
 
@@ -141,7 +153,9 @@ class EnvRunner:
         with self._idle.borrow(task, expert) as env:
             # A task that leaves the limit to its environment has the environment's own.
             limit = task.max_steps or int(env.get_wrapper_attr("max_steps"))
-            yield Perturb(env, task.id, unit.z, rates, limit, lexicon, perturb.quota, perturb.cooldown)
+            yield Perturb(
+                env, task.id, unit.z, rates, limit, lexicon, perturb.quota, perturb.cooldown
+            )
 
     def _verifier(self, equipment: Equipment) -> Verifier | None:
         config, slm = equipment.verifier, self._setup.slm
@@ -152,20 +166,26 @@ class EnvRunner:
         if config.kind == "judge":
             assert config.judge is not None
             model = build_model(config.judge, "judge", None, "")
-            return JudgeVerifier(model, config.attempts, max(JUDGE_TOKENS, config.judge.sampling.max_tokens))
+            return JudgeVerifier(
+                model, config.attempts, max(JUDGE_TOKENS, config.judge.sampling.max_tokens)
+            )
         from transformers import AutoTokenizer
 
         assert equipment.scorer is not None
         tokenizer = AutoTokenizer.from_pretrained(self._setup.slm_tokenizer)
         settings = slm.chat_template_kwargs
-        return TrainedVerifier(equipment.scorer, tokenizer, slm.system_prompt, slm.timeout_s, settings)
+        return TrainedVerifier(
+            equipment.scorer, tokenizer, slm.system_prompt, slm.timeout_s, settings
+        )
 
     def _check_versions(self, unit: Unit, tree: Tree) -> None:
         """A row must never name a policy that did not act."""
         expected = {"slm": unit.played[0].policy, "teacher": unit.played[0].teacher}
         for role, needed in expected.items():
             for version in {answer.version for answer in tree.answered(role)} - {needed}:
-                raise RuntimeFailure(f"the {role} answered as version {version}, this unit needs {needed}")
+                raise RuntimeFailure(
+                    f"the {role} answered as version {version}, this unit needs {needed}"
+                )
 
 
 def _player(role: str, config: ModelConfig, call: EngineCall | None, tokenizer: str) -> Player:

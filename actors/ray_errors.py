@@ -36,12 +36,16 @@ def innermost(error: BaseException) -> BaseException:
 
 
 def usage_error(error: BaseException) -> UsageError | None:
-    """What our own code refused inside an actor, None for other failures. It is refused on every machine and every try."""
+    """What our own code refused inside an actor, None for other failures. It is refused on every
+    machine and every try.
+    """
     if (cause := cause_of(error, UsageError)) is not None:
         return UsageError(str(cause))
     # Of an error in a constructor Ray keeps the text only.
     if isinstance(error, RayActorError) and error.actor_init_failed:
-        _, refused, message = first_cause(error).partition(f"{UsageError.__module__}.{UsageError.__name__}: ")
+        _, refused, message = first_cause(error).partition(
+            f"{UsageError.__module__}.{UsageError.__name__}: "
+        )
         return UsageError(message) if refused else None
     return None
 

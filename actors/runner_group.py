@@ -1,4 +1,6 @@
-"""The env runners of a run, the model servers they call, the collector they fill: kept from stage to stage, replaced when they die."""
+"""The env runners of a run, the model servers they call, the collector they fill: kept from stage
+to stage, replaced when they die.
+"""
 
 import time
 from typing import Any
@@ -13,13 +15,26 @@ from actors.vllm.server_handle import EngineHandle, ModelServer
 from r2v_dist.errors import RuntimeFailure
 
 EQUIP_DEADLINE_S = 300.0
-RUNNER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+RUNNER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}
 
 
 class Fleet:
-    """Starts `count` runners at once and does not wait for them. A server is None where a role needs none."""
+    """Starts `count` runners at once and does not wait for them. A server is None where a role
+    needs none.
+    """
 
-    def __init__(self, setup: RunnerSetup, slm: ModelServer | None, teacher: ModelServer | None, count: int, in_flight: int) -> None:
+    def __init__(
+        self,
+        setup: RunnerSetup,
+        slm: ModelServer | None,
+        teacher: ModelServer | None,
+        count: int,
+        in_flight: int,
+    ) -> None:
         self._setup, self._slm, self._teacher, self._in_flight = setup, slm, teacher, in_flight
         self._equipment: Equipment | None = None
         self.runners: list[Any] = [self._start() for _ in range(count)]
@@ -33,7 +48,8 @@ class Fleet:
         return self._collector
 
     def equip(self, equipment: Equipment) -> None:
-        """Hand every runner, and every later one, what has been trained since they started. One that died meanwhile is replaced.
+        """Hand every runner, and every later one, what has been trained since they started. One
+        that died meanwhile is replaced.
 
         Raises UsageError for what a runner refuses, RuntimeFailure for one that cannot take it.
         """
@@ -50,7 +66,9 @@ class Fleet:
                 if refused := usage_error(error):
                     raise refused from None
                 if not isinstance(error, RayActorError):
-                    raise RuntimeFailure(f"an env runner cannot be equipped: {first_cause(error)}") from None
+                    raise RuntimeFailure(
+                        f"an env runner cannot be equipped: {first_cause(error)}"
+                    ) from None
                 self.replace(runner)
 
     def heal_servers(self) -> bool:
@@ -83,11 +101,15 @@ class Fleet:
     def _start(self) -> Any:
         slm = EngineHandle(self._slm.actor) if self._slm else None
         teacher = EngineHandle(self._teacher.actor) if self._teacher else None
-        # Without `num_cpus` Ray asks for one core to place a runner and for none while it lives, so that a learner finds
-        # the cores of runners that wait for the next stage.
+        # Without `num_cpus` Ray asks for one core to place a runner and for none while it lives, so
+        # that a learner finds the cores of runners that wait for the next stage.
         options = {
             "max_concurrency": self._in_flight + 1,
             "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": RUNNER_ENVIRONMENT},
         }
-        return ray.remote(EnvRunner).options(**options).remote(self._setup, slm, teacher, self._equipment)
+        return (
+            ray.remote(EnvRunner)
+            .options(**options)
+            .remote(self._setup, slm, teacher, self._equipment)
+        )

@@ -1,1 +1,3 @@
-"""Speed and size, each measured against a named reference: both sides do the same work, or there is no number."""
+"""Speed and size, each measured against a named reference: both sides do the same work, or there is
+no number.
+"""

@@ -1,9 +1,11 @@
-"""What each term of the preference learner does: `python -m benchmarks.dpo_ablation --run runs/full`.
+"""What each term of the preference learner does: `python -m benchmarks.dpo_ablation --run
+runs/full`.
 
-From the pairs of a finished run, for each of its training seeds, DPO alone, with the consistency term and with the likelihood of a+;
-all play the run's test tasks beside the cloned SLM and the run's own DPO (all terms), by one sample and by the verifier's choice.
-Invariant: policies differ in the terms of the loss alone; tasks, perturbation seeds and verifier are those of the run. What was done
-stays in the run directory (`ablation-*`), so the command can be interrupted.
+From the pairs of a finished run, for each of its training seeds, DPO alone, with the consistency
+term and with the likelihood of a+; all play the run's test tasks beside the cloned SLM and the
+run's own DPO (all terms), by one sample and by the verifier's choice. Invariant: policies differ in
+the terms of the loss alone; tasks, perturbation seeds and verifier are those of the run. What was
+done stays in the run directory (`ablation-*`), so the command can be interrupted.
 """
 
 import argparse
@@ -27,14 +29,20 @@ from r2v_dist.stats.bootstrap import Array, task_bootstrap_interval
 from r2v_dist.storage.checkpoints import Checkpoint
 from r2v_dist.storage.run_dir import Manifest, RunDir, open_run, stage_name
 
-VARIANTS = {"DPO": (0.0, 0.0), "DPO + consistency": (1.0, 0.0), "DPO + likelihood of a+": (0.0, 1.0)}
+VARIANTS = {
+    "DPO": (0.0, 0.0),
+    "DPO + consistency": (1.0, 0.0),
+    "DPO + likelihood of a+": (0.0, 1.0),
+}
 """Which of the run's weights beta_c and beta_s stay."""
 ARMS = ("slm_only", "best_of_k")
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Success [tasks, perturbation seeds] of each arm, and the divergence between two views of a state."""
+    """Success [tasks, perturbation seeds] of each arm, and the divergence between two views of a
+    state.
+    """
 
     outcomes: dict[str, Array]
     divergence: float | None
@@ -42,7 +50,9 @@ class Policy:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, default=Path("runs/full"), help="a finished run with DPO")
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/full"), help="a finished run with DPO"
+    )
     args = parser.parse_args()
     run, config = open_run(args.run)
     names = [path.parent.name for path in (run.root / "stages").glob("*/manifest.json")]
@@ -58,18 +68,32 @@ def main() -> None:
     rows = [row(name, policies, found["BC"], config) for name, policies in found.items()]
     for values in rows:
         print("  ".join(str(value) for value in values.values()))
-    print(json.dumps({"name": "dpo_ablation", "training_seeds": config.training_seeds, "policies": rows}))
+    print(
+        json.dumps(
+            {"name": "dpo_ablation", "training_seeds": config.training_seeds, "policies": rows}
+        )
+    )
 
 
-def policies(config: RunConfig, run: RunDir, crew: Crew, manifests: dict[str, Manifest], seed: int) -> Iterator[tuple[str, Policy]]:
+def policies(
+    config: RunConfig, run: RunDir, crew: Crew, manifests: dict[str, Manifest], seed: int
+) -> Iterator[tuple[str, Policy]]:
     """Every policy of one training seed."""
     assert config.dpo is not None
     learned = manifests[stage_name("dpo", seed)].results
-    yield "BC", Policy(successes(run.rollouts(stage_name("cloned", seed))), learned["consistency_before"])
+    yield (
+        "BC",
+        Policy(successes(run.rollouts(stage_name("cloned", seed))), learned["consistency_before"]),
+    )
     for name, (c, s) in VARIANTS.items():
-        dpo = config.dpo.model_copy(update={"beta_c": c * config.dpo.beta_c, "beta_s": s * config.dpo.beta_s})
+        dpo = config.dpo.model_copy(
+            update={"beta_c": c * config.dpo.beta_c, "beta_s": s * config.dpo.beta_s}
+        )
         changed = config.model_copy(update={"dpo": dpo})
-        stage = stage_name("ablation-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower()), seed)
+        stage = stage_name(
+            "ablation-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower()),
+            seed,
+        )
         input_hash = short_hash(name, seed, manifests[stage_name("pairs", seed)].input_hash)
         context = Context(changed, run, crew, stage, input_hash, manifests, seed)
         if (done := run.manifest(stage)) is None:
@@ -77,12 +101,23 @@ def policies(config: RunConfig, run: RunDir, crew: Crew, manifests: dict[str, Ma
             run.complete(stage, input_hash, 0.0, preference.dpo(context))
             done = run.manifest(stage)
         assert done is not None
-        checkpoint = Checkpoint(str((run.root / done.results["checkpoint"]).resolve()), done.results["version"])
+        checkpoint = Checkpoint(
+            str((run.root / done.results["checkpoint"]).resolve()), done.results["version"]
+        )
         arm = context.deploy(policy=checkpoint)
         zs = test_seeds(context)
-        context.roll_out([context.unit(task, z, tuple(map(arm, ARMS))) for task in context.tasks("test") for z in zs])
+        context.roll_out(
+            [
+                context.unit(task, z, tuple(map(arm, ARMS)))
+                for task in context.tasks("test")
+                for z in zs
+            ]
+        )
         yield name, Policy(successes(run.rollouts(stage)), done.results["consistency_after"])
-    yield "all terms", Policy(successes(run.rollouts(stage_name("evaluate", seed))), learned["consistency_after"])
+    yield (
+        "all terms",
+        Policy(successes(run.rollouts(stage_name("evaluate", seed))), learned["consistency_after"]),
+    )
 
 
 def successes(folder: Path) -> dict[str, Array]:
@@ -90,8 +125,12 @@ def successes(folder: Path) -> dict[str, Array]:
     return {arm.name: arm.success_TZ for arm in arm_outcomes(folder) if arm.name in ARMS}
 
 
-def row(name: str, policies: list[Policy], cloned: list[Policy], config: RunConfig) -> dict[str, object]:
-    """Means over training seeds, with 95 % intervals over tasks; differences are paired by task and perturbation seed."""
+def row(
+    name: str, policies: list[Policy], cloned: list[Policy], config: RunConfig
+) -> dict[str, object]:
+    """Means over training seeds, with 95 % intervals over tasks; differences are paired by task and
+    perturbation seed.
+    """
 
     def mean(of: list[Policy], arm: str) -> Array:
         return np.asarray(np.mean([policy.outcomes[arm] for policy in of], axis=0))

@@ -1,7 +1,8 @@
 """Playing TextWorld through the runner against bare TextWorld in a plain loop, on one core.
 
-Invariant: both sides create, reset and step the same games with the same commands and the same hidden-state tracking, so
-that what differs is our agent loop, wrappers, text cleaning and bookkeeping. Every game must end in the same way on both.
+Invariant: both sides create, reset and step the same games with the same commands and the same
+hidden-state tracking, so that what differs is our agent loop, wrappers, text cleaning and
+bookkeeping. Every game must end in the same way on both.
 """
 
 import argparse
@@ -38,7 +39,9 @@ def main() -> None:
     parser.add_argument("--games", type=int, default=8)
     parser.add_argument("--plays", type=int, default=4, help="of every game in one run")
     args = parser.parse_args()
-    units = make_units(make_tasks(args.games), [None], Arm("teacher_only", None, "none", "expert", 0), args.plays)
+    units = make_units(
+        make_tasks(args.games), [None], Arm("teacher_only", None, "none", "expert", 0), args.plays
+    )
     run(units, args.repeats)
 
 
@@ -51,7 +54,9 @@ def run(units: Sequence[Unit], repeats: int) -> None:
         return measure(lambda: same("steps", play_units(units), steps))
 
     def reference() -> Spent:
-        return measure(lambda: same("games won", play_bare(recorded), [game.won for game in recorded]))
+        return measure(
+            lambda: same("games won", play_bare(recorded), [game.won for game in recorded])
+        )
 
     pairs = interleave(ours, reference, repeats)
     rates = steps / median_wall(pairs.ours), steps / median_wall(pairs.reference)
@@ -61,7 +66,11 @@ def run(units: Sequence[Unit], repeats: int) -> None:
         pairs.wall_ratio,
         [
             ("steps/s", f"{rates[0]:,.0f}", f"{rates[1]:,.0f}"),
-            ("ms/game", f"{1e3 * median_wall(pairs.ours) / len(units):.1f}", f"{1e3 * median_wall(pairs.reference) / len(units):.1f}"),
+            (
+                "ms/game",
+                f"{1e3 * median_wall(pairs.ours) / len(units):.1f}",
+                f"{1e3 * median_wall(pairs.reference) / len(units):.1f}",
+            ),
         ],
         cpu_ratio=pairs.cpu_ratio,
         steps_per_s=rates[0],
@@ -80,11 +89,16 @@ def record(units: Sequence[Unit]) -> list[Game]:
     by_key = {str(episode.key): episode for episode in delivered}
     episodes = [by_key[str(unit.key(unit.arms[0]))] for unit in units]
     paths = [str(dict(unit.task.env_kwargs)["game"]) for unit in units]
-    return [Game(path, tuple(s.action for s in e.steps), e.success) for path, e in zip(paths, episodes, strict=True)]
+    return [
+        Game(path, tuple(s.action for s in e.steps), e.success)
+        for path, e in zip(paths, episodes, strict=True)
+    ]
 
 
 def play_units(units: Sequence[Unit], delivered: list[Episode] | None = None) -> int:
-    """The product's path without Ray: one runner, several units in flight; returns the number of steps."""
+    """The product's path without Ray: one runner, several units in flight; returns the number of
+    steps.
+    """
 
     async def deliver(episodes: Sequence[Episode]) -> None:
         if delivered is not None:
@@ -104,9 +118,13 @@ def play_units(units: Sequence[Unit], delivered: list[Episode] | None = None) ->
 
 
 def play_bare(games: Sequence[Game]) -> list[bool]:
-    """TextWorld as its own documentation uses it, asked for what `envs.textworld.env` asks for with an expert."""
+    """TextWorld as its own documentation uses it, asked for what `envs.textworld.env` asks for with
+    an expert.
+    """
     won = []
-    infos = textworld.EnvInfos(won=True, objective=True, policy_commands=True, admissible_commands=False)
+    infos = textworld.EnvInfos(
+        won=True, objective=True, policy_commands=True, admissible_commands=False
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for game in games:
@@ -121,7 +139,9 @@ def play_bare(games: Sequence[Game]) -> list[bool]:
 
 def _setup() -> RunnerSetup:
     expert = ModelConfig(backend="expert")
-    return RunnerSetup(expert, expert, "", "", PerturbConfig(), unit_timeout_s=ClusterConfig().unit_timeout_s)
+    return RunnerSetup(
+        expert, expert, "", "", PerturbConfig(), unit_timeout_s=ClusterConfig().unit_timeout_s
+    )
 
 
 if __name__ == "__main__":

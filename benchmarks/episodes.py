@@ -1,6 +1,8 @@
-"""Made-up rollouts that cost what real TextWorld rollouts cost: the same shapes, text lengths and amount of repetition.
+"""Made-up rollouts that cost what real TextWorld rollouts cost: the same shapes, text lengths and
+amount of repetition.
 
-Episodes of one task share its goal, rooms and commands, as they do under many seeds and routers; numbers never repeat.
+Episodes of one task share its goal, rooms and commands, as they do under many seeds and routers;
+numbers never repeat.
 """
 
 import pickle
@@ -18,7 +20,18 @@ _VOCABULARY = 600
 _TOP = 20
 
 _ROOMS = ("bedroom", "kitchen", "attic", "cellar", "garden", "study", "office", "pantry")
-_THINGS = ("red box", "old chest", "type P safe", "wooden crate", "latchkey", "passkey", "milk", "folder", "shirt", "insect")
+_THINGS = (
+    "red box",
+    "old chest",
+    "type P safe",
+    "wooden crate",
+    "latchkey",
+    "passkey",
+    "milk",
+    "folder",
+    "shirt",
+    "insect",
+)
 _DIRECTIONS = ("north", "south", "east", "west")
 _SENTENCES = (
     "You can see a closed {thing} here.",
@@ -36,7 +49,13 @@ _RESULTS = (
     "You unlock the {thing} with the {other}.",
     "You can't see any such thing. Your score has not changed.",
 )
-_COMMANDS = ("open {thing}", "take {thing}", "go {direction}", "insert {thing} into {other}", "unlock {thing} with {other}")
+_COMMANDS = (
+    "open {thing}",
+    "take {thing}",
+    "go {direction}",
+    "insert {thing} into {other}",
+    "unlock {thing} with {other}",
+)
 _OPERATORS = ("truncate", "distractor", "stale_observation", "false_error")
 _ARMS = ("slm_only", "teacher_only", "random", "entropy")
 
@@ -55,7 +74,8 @@ def make_episodes(count: int) -> list[Episode]:
     """`count` episodes of eight steps; equal counts give equal episodes."""
     worlds = [_world(index) for index in range(-(-count // _EPISODES_A_TASK))]
     episodes = [_episode(worlds[index // _EPISODES_A_TASK], index) for index in range(count)]
-    # A collector gets a unit's episodes by pickle: equal text of different units is different objects.
+    # A collector gets a unit's episodes by pickle: equal text of different units is different
+    # objects.
     units = [episodes[start : start + len(_ARMS)] for start in range(0, count, len(_ARMS))]
     return [episode for unit in units for episode in pickle.loads(pickle.dumps(unit))]
 
@@ -64,26 +84,42 @@ def _world(index: int) -> _World:
     rng = rng_for("benchmark-world", index)
     commands = [_say(_COMMANDS, rng) for _ in range(12)]
     goal = "First, " + ". Then, ".join(rng.sample(commands, 4)) + "."
-    return _World(f"custom-{rng.getrandbits(63):016x}", goal, [_observation(rng) for _ in range(24)], commands)
+    return _World(
+        f"custom-{rng.getrandbits(63):016x}", goal, [_observation(rng) for _ in range(24)], commands
+    )
 
 
 def _observation(rng: random.Random) -> str:
     """30 to 200 characters, as cleaned TextWorld feedback has."""
-    text = _say(_RESULTS, rng) if rng.random() < 0.5 else f"-= {rng.choice(_ROOMS).title()} =-\n{_say(_SENTENCES, rng)}"
+    text = (
+        _say(_RESULTS, rng)
+        if rng.random() < 0.5
+        else f"-= {rng.choice(_ROOMS).title()} =-\n{_say(_SENTENCES, rng)}"
+    )
     for _ in range(rng.randrange(4)):
         text += "\n" + _say(_SENTENCES, rng)
     return text[:200]
 
 
 def _say(choices: tuple[str, ...], rng: random.Random) -> str:
-    return rng.choice(choices).format(thing=rng.choice(_THINGS), other=rng.choice(_THINGS), direction=rng.choice(_DIRECTIONS))
+    return rng.choice(choices).format(
+        thing=rng.choice(_THINGS), other=rng.choice(_THINGS), direction=rng.choice(_DIRECTIONS)
+    )
 
 
 def _episode(world: _World, index: int) -> Episode:
     rng = rng_for("benchmark-episode", index)
     router = _ARMS[index % len(_ARMS)]
-    arm = Arm(router, rng.choice((0.1, 0.25, 0.5)) if router in ("random", "entropy") else None, "bc-0123456789ab", "expert", 0)
-    key = EpisodeKey("evaluate", "0123456789abcdef", world.id, 2000 + index // len(_ARMS), arm.id, 0)
+    arm = Arm(
+        router,
+        rng.choice((0.1, 0.25, 0.5)) if router in ("random", "entropy") else None,
+        "bc-0123456789ab",
+        "expert",
+        0,
+    )
+    key = EpisodeKey(
+        "evaluate", "0123456789abcdef", world.id, 2000 + index // len(_ARMS), arm.id, 0
+    )
     won = rng.random() < 0.6
     steps = tuple(_step(world, rng) for _ in range(STEPS))
     stop = StopReason.WON if won else StopReason.STEP_LIMIT
@@ -114,11 +150,21 @@ def _step(world: _World, rng: random.Random) -> Step:
 def _answer(world: _World, rng: random.Random) -> Answer:
     length = rng.choice((4, 5, 5, 6))
     ids = tuple(rng.randrange(_VOCABULARY) for _ in range(length))
-    # An engine's top list is sorted and heavy-tailed: a few likely tokens, then ever less likely ones.
+    # An engine's top list is sorted and heavy-tailed: a few likely tokens, then ever less likely
+    # ones.
     top = sorted((_float32(-rng.expovariate(0.15)) for _ in range(_TOP)), reverse=True)
     tokens = rng.sample(range(_VOCABULARY), _TOP)
-    candidate = Candidate(rng.choice(world.commands), ids, tuple(_float32(-rng.expovariate(2.0)) for _ in range(length + 1)))
-    return Answer((candidate,), "bc-0123456789ab", rng.randrange(80, 700), TopTokens.of(zip(tokens, top, strict=True)))
+    candidate = Candidate(
+        rng.choice(world.commands),
+        ids,
+        tuple(_float32(-rng.expovariate(2.0)) for _ in range(length + 1)),
+    )
+    return Answer(
+        (candidate,),
+        "bc-0123456789ab",
+        rng.randrange(80, 700),
+        TopTokens.of(zip(tokens, top, strict=True)),
+    )
 
 
 def _float32(value: float) -> float:

@@ -24,9 +24,13 @@ class Theirs:
 
 
 _LIMIT_S, _GENEROUS_LIMIT_S = 1.0, 20.0
-"""What a call may take at least, by the clock: EvalPlus's own, and one that a busy machine does not reach."""
+"""What a call may take at least, by the clock: EvalPlus's own, and one that a busy machine does not
+reach.
+"""
 _GENEROUS_BYTES = 16 << 30
-"""EvalPlus's own is 4 GiB, of which its process takes most for the expected outputs of all MBPP+ tasks."""
+"""EvalPlus's own is 4 GiB, of which its process takes most for the expected outputs of all MBPP+
+tasks.
+"""
 
 
 def evalplus_verdicts(
@@ -38,24 +42,41 @@ def evalplus_verdicts(
     generous: bool = False,
     timeout_s: float = 3600.0,
 ) -> Theirs:
-    """Verdicts on (task id, program) pairs. `python` belongs to an environment with evalplus 0.3.1; `cache` keeps its ground truth.
+    """Verdicts on (task id, program) pairs. `python` belongs to an environment with evalplus 0.3.1;
+    `cache` keeps its ground truth.
 
-    EvalPlus limits calls by the clock, and memory with all that its own process holds: `generous` is for comparing
-    answers where right programs would fail by that. The programs run without a sandbox, as EvalPlus runs them: give it none
-    that you would not run yourself.
+    EvalPlus limits calls by the clock, and memory with all that its own process holds: `generous`
+    is for comparing answers where right programs would fail by that. The programs run without a
+    sandbox, as EvalPlus runs them: give it none that you would not run yourself.
     """
     driver = str(Path(__file__).with_name("evalplus_driver.py"))
-    lines = "".join(json.dumps({"task_id": task_id, "solution": code}) + "\n" for task_id, code in solutions)
+    lines = "".join(
+        json.dumps({"task_id": task_id, "solution": code}) + "\n" for task_id, code in solutions
+    )
     memory = {"EVALPLUS_MAX_MEMORY_BYTES": str(_GENEROUS_BYTES)} if generous else {}
     limit = _GENEROUS_LIMIT_S if generous else _LIMIT_S
     completed = subprocess.run(
-        [python, "-W", "ignore", driver, _NAMES[dataset], str(data_file(dataset)), str(parallel), str(limit)],
+        [
+            python,
+            "-W",
+            "ignore",
+            driver,
+            _NAMES[dataset],
+            str(data_file(dataset)),
+            str(parallel),
+            str(limit),
+        ],
         input=lines,
         capture_output=True,
         text=True,
         timeout=timeout_s,
         check=False,
-        env={**os.environ, "XDG_CACHE_HOME": str(cache.expanduser()), "PYTHONHASHSEED": "0", **memory},
+        env={
+            **os.environ,
+            "XDG_CACHE_HOME": str(cache.expanduser()),
+            "PYTHONHASHSEED": "0",
+            **memory,
+        },
         encoding="utf-8",
     )
     if completed.returncode:

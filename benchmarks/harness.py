@@ -1,7 +1,7 @@
 """How two sides are compared: in turn (A B A B ...), after a warm-up, by the median over pairs.
 
-Neighbouring runs meet the same load of the machine, so a pair's quotient is steadier than either time. A side that did not do
-the same work raises `Mismatch`; a wrong number is never printed.
+Neighbouring runs meet the same load of the machine, so a pair's quotient is steadier than either
+time. A side that did not do the same work raises `Mismatch`; a wrong number is never printed.
 """
 
 import gc
@@ -20,7 +20,9 @@ class Mismatch(Exception):
 
 @dataclass(frozen=True)
 class Spent:
-    """What one side took. `cpu_s` counts this process only, and is steadier than `wall_s` while other work runs."""
+    """What one side took. `cpu_s` counts this process only, and is steadier than `wall_s` while
+    other work runs.
+    """
 
     wall_s: float
     cpu_s: float = 0.0
@@ -36,16 +38,22 @@ class Pairs:
     @property
     def wall_ratio(self) -> float:
         """How many times faster ours is, by the clock."""
-        return statistics.median(b.wall_s / a.wall_s for a, b in zip(self.ours, self.reference, strict=True))
+        return statistics.median(
+            b.wall_s / a.wall_s for a, b in zip(self.ours, self.reference, strict=True)
+        )
 
     @property
     def cpu_ratio(self) -> float:
         """How many times less processor time ours takes."""
-        return statistics.median(b.cpu_s / a.cpu_s for a, b in zip(self.ours, self.reference, strict=True))
+        return statistics.median(
+            b.cpu_s / a.cpu_s for a, b in zip(self.ours, self.reference, strict=True)
+        )
 
 
 def measure(work: Callable[[], object]) -> Spent:
-    """Time one run; earlier garbage is collected first, so that neither side pays for the other's."""
+    """Time one run; earlier garbage is collected first, so that neither side pays for
+    the other's.
+    """
     gc.collect()
     wall, cpu = time.perf_counter(), time.process_time()
     work()
@@ -76,7 +84,9 @@ def same(what: str, ours: object, reference: object) -> None:
         raise Mismatch(f"{what}: ours {ours!r}, reference {reference!r}")
 
 
-def publish(name: str, reference: str, ratio: float, table: Sequence[tuple[str, str, str]], **more: Any) -> None:
+def publish(
+    name: str, reference: str, ratio: float, table: Sequence[tuple[str, str, str]], **more: Any
+) -> None:
     """Print the table (measure, ours, reference) and then, as the last line, the result as JSON."""
     rows = [(name, "ours", reference), *table, ("ratio (higher is better)", f"{ratio:.2f}", "")]
     widths = [max(len(row[i]) for row in rows) for i in range(2)]

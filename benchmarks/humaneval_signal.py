@@ -1,9 +1,12 @@
-"""What a risk signal of a given quality buys on HumanEval+: `python -m benchmarks.humaneval_signal`. SIMULATED SLM, no model.
+"""What a risk signal of a given quality buys on HumanEval+: `python -m
+benchmarks.humaneval_signal`. SIMULATED SLM, no model.
 
-The SLM is simulated (right or known-wrong programs at known rates, run for real in the sandbox); its first-token entropy
-tells failing from right proposals with the AUROC that is asked for, and nearly always for the oracle. Each quality is a run
-of its own of `configs/humaneval_simulated.yaml`, live, entropy threshold swept; thresholds come from MBPP+ validation tasks.
-Invariant: all qualities face the same tasks, seeds and failures; what differs is the signal.
+The SLM is simulated (right or known-wrong programs at known rates, run for real in the sandbox);
+its first-token entropy tells failing from right proposals with the AUROC that is asked for, and
+nearly always for the oracle. Each quality is a run of its own of
+`configs/humaneval_simulated.yaml`, live, entropy threshold swept; thresholds come from MBPP+
+validation tasks. Invariant: all qualities face the same tasks, seeds and failures; what differs is
+the signal.
 """
 
 import argparse
@@ -35,9 +38,21 @@ class Point:
 def frontier(auroc: float, folder: Path, overrides: list[str]) -> list[Point]:
     """Points of the entropy router from SLM-only up, by rate."""
     swept = ["evaluate.routers=[entropy]", f"evaluate.rates={RATES}"]
-    config = load_config(CONFIG, [f"slm.signal_auroc={auroc}", f"run_dir={folder / f'auroc-{auroc:g}'}", *swept, *overrides])
-    rows = router_rows(arm_outcomes(execute(config).rollouts("evaluate")), config.alpha, config.evaluate.bootstrap, config.seed)
-    points = [Point(row.llm_call_rate, row.success_rate, row.success_ci) for row in rows if row.name in ("slm_only", "entropy")]
+    config = load_config(
+        CONFIG,
+        [f"slm.signal_auroc={auroc}", f"run_dir={folder / f'auroc-{auroc:g}'}", *swept, *overrides],
+    )
+    rows = router_rows(
+        arm_outcomes(execute(config).rollouts("evaluate")),
+        config.alpha,
+        config.evaluate.bootstrap,
+        config.seed,
+    )
+    points = [
+        Point(row.llm_call_rate, row.success_rate, row.success_ci)
+        for row in rows
+        if row.name in ("slm_only", "entropy")
+    ]
     return sorted(points, key=lambda point: point.rate)
 
 
@@ -51,10 +66,14 @@ def success_at(points: list[Point], rate: float) -> float:
 
 
 def rate_for(points: list[Point], success: float) -> float | None:
-    """The lowest rate at which mixing neighbouring thresholds reaches a success; None where it is out of reach."""
+    """The lowest rate at which mixing neighbouring thresholds reaches a success; None where it is
+    out of reach.
+    """
     for low, high in pairwise(points):
         if low.success < success <= high.success:
-            return low.rate + (success - low.success) / (high.success - low.success) * (high.rate - low.rate)
+            return low.rate + (success - low.success) / (high.success - low.success) * (
+                high.rate - low.rate
+            )
     return None
 
 
@@ -73,17 +92,33 @@ def main() -> None:
                 "auroc": auroc,
                 "success_at_paper_rate": round(success_at(points, PAPER_RATE), 4),
                 "rate_for_paper_success": None if reached is None else round(reached, 4),
-                "frontier": [(round(p.rate, 4), round(p.success, 4), *(round(end, 4) for end in p.interval)) for p in points],
+                "frontier": [
+                    (round(p.rate, 4), round(p.success, 4), *(round(end, 4) for end in p.interval))
+                    for p in points
+                ],
             }
         )
     print("SIMULATED SLM on HumanEval+; no number here is a result about a model")
-    print(f"{'signal AUROC':<14}{'success at ' + f'{PAPER_RATE:.2%}' + ' calls':>24}{'calls for ' + f'{PAPER_SUCCESS:.1%}':>20}")
+    print(
+        f"{'signal AUROC':<14}{'success at ' + f'{PAPER_RATE:.2%}' + ' calls':>24}{'calls for ' + f'{PAPER_SUCCESS:.1%}':>20}"
+    )
     for result in results:
         name = "oracle" if result["auroc"] == ORACLE else f"{result['auroc']:g}"
         rate = result["rate_for_paper_success"]
-        print(f"{name:<14}{result['success_at_paper_rate']:>24.1%}{'out of reach' if rate is None else f'{rate:.2%}':>20}")
+        print(
+            f"{name:<14}{result['success_at_paper_rate']:>24.1%}{'out of reach' if rate is None else f'{rate:.2%}':>20}"
+        )
     print(f"{'the paper':<14}{PAPER_SUCCESS:>24.1%}{PAPER_RATE:>20.2%}")
-    print(json.dumps({"name": "humaneval_signal", "simulated": True, "paper": [PAPER_RATE, PAPER_SUCCESS], "results": results}))
+    print(
+        json.dumps(
+            {
+                "name": "humaneval_signal",
+                "simulated": True,
+                "paper": [PAPER_RATE, PAPER_SUCCESS],
+                "results": results,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Behaviour cloning and preference learning against stock TRL trainers: seconds a step, once training is under way.
+"""Behaviour cloning and preference learning against stock TRL trainers: seconds a step, once
+training is under way.
 
-Invariant: both sides start from the same checkpoint and see the same token ids in the same batches; their losses are
-compared before any time counts. Ours runs as in a run (Ray Train, DeepSpeed, one rank, cloning's micro-batches by length), the
-reference as TRL's documentation has it: a plain process, a batch one pass. Both have the same threads and the same niceness.
+Invariant: both sides start from the same checkpoint and see the same token ids in the same batches;
+their losses are compared before any time counts. Ours runs as in a run (Ray Train, DeepSpeed, one
+rank, cloning's micro-batches by length), the reference as TRL's documentation has it: a plain
+process, a batch one pass. Both have the same threads and the same niceness.
 """
 
 import argparse
@@ -57,7 +59,10 @@ def main() -> None:
         return
     from cluster.session import ray_session
 
-    with tempfile.TemporaryDirectory() as name, ray_session(ClusterConfig(num_cpus=2), Path(name) / "logs"):
+    with (
+        tempfile.TemporaryDirectory() as name,
+        ray_session(ClusterConfig(num_cpus=2), Path(name) / "logs"),
+    ):
         folder = Path(name)
         play_expert(folder / "rollouts", args.games)
         if args.only != "dpo":
@@ -67,11 +72,19 @@ def main() -> None:
 
 
 def compare_cloning(folder: Path, steps: int, repeats: int) -> None:
-    """The same sequences, the same loss; then, beside it, what the reference takes when it is told to divide batches by length too."""
+    """The same sequences, the same loss; then, beside it, what the reference takes when it is told
+    to divide batches by length too.
+    """
     chat = ChatFormat(_tokenizer(), "slm")
     dataset = build_episodes(folder / "rollouts", chat, 1024)
-    config = BCConfig(learning_rate=5e-4, epochs=steps * 16 / len(dataset), max_length=1024, **_shared(micro=4))
-    by_length = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "train_sampling_strategy": "batch_rebalance"}
+    config = BCConfig(
+        learning_rate=5e-4, epochs=steps * 16 / len(dataset), max_length=1024, **_shared(micro=4)
+    )
+    by_length = {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 4,
+        "train_sampling_strategy": "batch_rebalance",
+    }
     for name, more in (("bc", {}), ("bc-by-length", by_length)):
         dataset.save_to_disk(str(folder / name / "data"))
         write_settings(folder / name, config, **more)
@@ -80,12 +93,19 @@ def compare_cloning(folder: Path, steps: int, repeats: int) -> None:
         clone_behaviour(BCJob(folder / "rollouts", str(MODEL), "", stage / "model", stage, 0, how))
 
     tokens = sum(map(len, dataset["input_ids"])) / len(dataset) * 16
-    train(folder / "bc" / "unpadded", config.model_copy(update={"padding_free": True, "micro_batch_size": 16}))
+    train(
+        folder / "bc" / "unpadded",
+        config.model_copy(update={"padding_free": True, "micro_batch_size": 16}),
+    )
     unpadded_s, _ = read(folder / "bc" / "unpadded" / "metrics.jsonl")
     (folder / "bc-by-length" / "stock").mkdir()
     run_stock("bc", folder / "bc-by-length" / "stock")
     by_length_s, _ = read(folder / "bc-by-length" / "stock" / "metrics.jsonl")
-    more = {"padding_free_step_s": unpadded_s, "padding_free_tokens_per_s": tokens / unpadded_s, "reference_by_length_step_s": by_length_s}
+    more = {
+        "padding_free_step_s": unpadded_s,
+        "padding_free_tokens_per_s": tokens / unpadded_s,
+        "reference_by_length_step_s": by_length_s,
+    }
     compare("bc", folder / "bc", train, repeats, "TRL SFTTrainer", tokens, **more)
 
 
@@ -95,23 +115,54 @@ def compare_preferences(folder: Path, steps: int, repeats: int) -> None:
     preference_pairs.save(folder / "pairs.arrow", table)
     dataset, counts = build_pair_examples(table, ChatFormat(_tokenizer(), "slm"), 1024)
     dataset.save_to_disk(str(folder / "dpo" / "data"))
-    config = DPOConfig(learning_rate=1e-4, epochs=steps * 16 / len(dataset), max_length=1024, beta_c=0, beta_s=0, **_shared(micro=16))
+    config = DPOConfig(
+        learning_rate=1e-4,
+        epochs=steps * 16 / len(dataset),
+        max_length=1024,
+        beta_c=0,
+        beta_s=0,
+        **_shared(micro=16),
+    )
     write_settings(folder / "dpo", config)
 
     def learn(stage: Path, objective: DPOConfig = config) -> None:
-        learn_preferences(DPOJob(folder / "pairs.arrow", str(MODEL), "", stage / "model", stage, 0, objective))
+        learn_preferences(
+            DPOJob(folder / "pairs.arrow", str(MODEL), "", stage / "model", stage, 0, objective)
+        )
 
     both = sum(
-        2 * len(p) + len(c) + len(r) for p, c, r in zip(*(dataset[f"{n}_ids"] for n in ("prompt", "chosen", "rejected")), strict=True)
+        2 * len(p) + len(c) + len(r)
+        for p, c, r in zip(
+            *(dataset[f"{n}_ids"] for n in ("prompt", "chosen", "rejected")), strict=True
+        )
     )
     learn(folder / "dpo" / "whole", config.model_copy(update={"beta_c": 0.1, "beta_s": 0.1}))
     whole, _ = read(folder / "dpo" / "whole" / "metrics.jsonl")
     share = counts.with_view / counts.examples
-    compare("dpo", folder / "dpo", learn, repeats, "TRL DPOTrainer", both / len(dataset) * 16, whole_objective_s=whole, view_share=share)
+    compare(
+        "dpo",
+        folder / "dpo",
+        learn,
+        repeats,
+        "TRL DPOTrainer",
+        both / len(dataset) * 16,
+        whole_objective_s=whole,
+        view_share=share,
+    )
 
 
-def compare(kind: str, folder: Path, train: Callable[[Path], None], repeats: int, reference: str, tokens: float, **more: Any) -> None:
-    """Alternate both sides and print the result. `tokens` are a batch's own, padding not counted."""
+def compare(
+    kind: str,
+    folder: Path,
+    train: Callable[[Path], None],
+    repeats: int,
+    reference: str,
+    tokens: float,
+    **more: Any,
+) -> None:
+    """Alternate both sides and print the result. `tokens` are a batch's own, padding
+    not counted.
+    """
     runs = iter(range(10**6))
     losses: dict[str, list[float]] = {}
 
@@ -122,32 +173,75 @@ def compare(kind: str, folder: Path, train: Callable[[Path], None], repeats: int
         seconds, losses[side] = read(stage / "metrics.jsonl")
         return Spent(seconds)
 
-    pairs = interleave(lambda: timed("ours", train), lambda: timed("stock", lambda stage: run_stock(kind, stage)), repeats)
+    pairs = interleave(
+        lambda: timed("ours", train),
+        lambda: timed("stock", lambda stage: run_stock(kind, stage)),
+        repeats,
+    )
     worst = max(abs(a - b) for a, b in zip(losses["ours"], losses["stock"], strict=True))
     if worst > SAME_LOSS:
-        raise Mismatch(f"{kind} losses differ by {worst:.2g}: ours {losses['ours']}, reference {losses['stock']}")
+        raise Mismatch(
+            f"{kind} losses differ by {worst:.2g}: ours {losses['ours']}, reference "
+            f"{losses['stock']}"
+        )
     ours, theirs = median_wall(pairs.ours), median_wall(pairs.reference)
     rates = tokens / ours, tokens / theirs
-    table = [("s/step", f"{ours:.3f}", f"{theirs:.3f}"), ("tokens/s, without padding", f"{rates[0]:,.0f}", f"{rates[1]:,.0f}")]
-    measures = {"step_s": ours, "reference_step_s": theirs, "tokens_per_s": rates[0], "reference_tokens_per_s": rates[1]}
-    publish(f"learner_{kind}", reference, pairs.wall_ratio, table, **measures, loss_difference=worst, repeats=repeats, **more)
+    table = [
+        ("s/step", f"{ours:.3f}", f"{theirs:.3f}"),
+        ("tokens/s, without padding", f"{rates[0]:,.0f}", f"{rates[1]:,.0f}"),
+    ]
+    measures = {
+        "step_s": ours,
+        "reference_step_s": theirs,
+        "tokens_per_s": rates[0],
+        "reference_tokens_per_s": rates[1],
+    }
+    publish(
+        f"learner_{kind}",
+        reference,
+        pairs.wall_ratio,
+        table,
+        **measures,
+        loss_difference=worst,
+        repeats=repeats,
+        **more,
+    )
 
 
 def run_stock(kind: str, stage: Path) -> None:
     """The reference in a process of its own."""
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.learner", "--stock", kind, "--folder", str(stage)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"})
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "benchmarks.learner",
+        "--stock",
+        kind,
+        "--folder",
+        str(stage),
+    ]
+    subprocess.run(
+        command,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"},
+    )
 
 
 def read(metrics: Path) -> tuple[float, list[float]]:
     """Seconds a step between the first and the last line, and the losses."""
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    return (rows[-1]["seconds"] - rows[0]["seconds"]) / (rows[-1]["step"] - rows[0]["step"]), [row["loss"] for row in rows]
+    return (rows[-1]["seconds"] - rows[0]["seconds"]) / (rows[-1]["step"] - rows[0]["step"]), [
+        row["loss"] for row in rows
+    ]
 
 
 def play_expert(folder: Path, games: int) -> None:
     """Expert episodes of generated games, clean and perturbed."""
-    setup = RunnerSetup(ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), 60)
+    setup = RunnerSetup(
+        ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), 60
+    )
     collector = Collector(folder, 64, 1e9)
 
     async def deliver(episodes: Any) -> None:
@@ -155,7 +249,9 @@ def play_expert(folder: Path, games: int) -> None:
 
     async def play() -> None:
         runner = EnvRunner(setup, None, None)
-        for unit in make_units(make_tasks(games), SEEDS, Arm("teacher_only", None, "none", "expert", 0)):
+        for unit in make_units(
+            make_tasks(games), SEEDS, Arm("teacher_only", None, "none", "expert", 0)
+        ):
             await runner.run(unit, deliver)
 
     asyncio.run(play())
@@ -163,28 +259,62 @@ def play_expert(folder: Path, games: int) -> None:
 
 
 def branches(folder: Path) -> list[BranchValue]:
-    """Every step as a state: the expert's action against one that does nothing. For timing only; nobody learns from these values."""
+    """Every step as a state: the expert's action against one that does nothing. For timing only;
+    nobody learns from these values.
+    """
     rows: list[BranchValue] = []
     for episode in rollout_store.episodes_of(rollout_store.read(folder)):
-        users = [opening_message(episode[0]["goal"], episode[0]["observation"]), *(step["observation"] for step in episode[1:])]
-        turns = [Turn(user, step["action"], "teacher") for user, step in zip(users, episode, strict=True)]
+        users = [
+            opening_message(episode[0]["goal"], episode[0]["observation"]),
+            *(step["observation"] for step in episode[1:]),
+        ]
+        turns = [
+            Turn(user, step["action"], "teacher") for user, step in zip(users, episode, strict=True)
+        ]
         for t, step in enumerate(episode):
             names = {name: step[name] for name in ("task", "split", "z", "prefix")}
-            state = {"key": f"{step['key']}|{t}", **names, "t": t, "history": tuple(turns[:t]), "user": users[t], "candidate_ids": None}
+            state = {
+                "key": f"{step['key']}|{t}",
+                **names,
+                "t": t,
+                "history": tuple(turns[:t]),
+                "user": users[t],
+                "candidate_ids": None,
+            }
             good = BranchValue(
-                candidate=step["action"], candidate_index=0, source="teacher", n=1, successes=1, state_hash=0, policy="none", **state
+                candidate=step["action"],
+                candidate_index=0,
+                source="teacher",
+                n=1,
+                successes=1,
+                state_hash=0,
+                policy="none",
+                **state,
             )
-            rows += [good, replace(good, candidate="wait", candidate_index=1, source="slm", successes=0)]
+            rows += [
+                good,
+                replace(good, candidate="wait", candidate_index=1, source="slm", successes=0),
+            ]
     return rows
 
 
 def _shared(micro: int) -> dict[str, Any]:
-    return {"batch_size": 16, "micro_batch_size": micro, "save_every_steps": 10**6, "deepspeed": DeepSpeedConfig(zero_stage=0)}
+    return {
+        "batch_size": 16,
+        "micro_batch_size": micro,
+        "save_every_steps": 10**6,
+        "deepspeed": DeepSpeedConfig(zero_stage=0),
+    }
 
 
 def write_settings(folder: Path, config: LearnerConfig, **more: Any) -> None:
     """What the reference trains with."""
-    settings = {"learning_rate": config.learning_rate, "num_train_epochs": config.epochs, "warmup_steps": config.warmup_share, **more}
+    settings = {
+        "learning_rate": config.learning_rate,
+        "num_train_epochs": config.epochs,
+        "warmup_steps": config.warmup_share,
+        **more,
+    }
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
@@ -196,7 +326,8 @@ def _tokenizer() -> Any:
 
 def _run_stock(kind: str, stage: Path) -> None:
     """The reference's process: TRL's trainer on token ids, with no code of ours but the clock."""
-    # Ray runs its workers at this niceness; on a busy machine the reference must not be served before them.
+    # Ray runs its workers at this niceness; on a busy machine the reference must not be served
+    # before them.
     os.nice(15)
     import torch
     import transformers
@@ -214,28 +345,60 @@ def _run_stock(kind: str, stage: Path) -> None:
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if "loss" in logs:
-                row = {"step": state.global_step, "seconds": time.monotonic() - self.started, "loss": logs["loss"]}
+                row = {
+                    "step": state.global_step,
+                    "seconds": time.monotonic() - self.started,
+                    "loss": logs["loss"],
+                }
                 with (stage / "metrics.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
 
     class StockDPO(DPOTrainer):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset  # it holds token ids already, which this version can only be told by a subclass
+            # it holds token ids already, which this version can only be told by a subclass
+            return dataset
 
     settings = json.loads((stage.parent / "settings.json").read_text(encoding="utf-8"))
     shared: dict[str, Any] = {
-        **{"output_dir": str(stage / "out"), "save_strategy": "no", "logging_steps": 5, "report_to": [], "disable_tqdm": True},
-        **{"per_device_train_batch_size": 16, "lr_scheduler_type": "cosine", "weight_decay": 0.01, "seed": 0, "data_seed": 0},
-        **{"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "remove_unused_columns": False, "max_length": None},
+        **{
+            "output_dir": str(stage / "out"),
+            "save_strategy": "no",
+            "logging_steps": 5,
+            "report_to": [],
+            "disable_tqdm": True,
+        },
+        **{
+            "per_device_train_batch_size": 16,
+            "lr_scheduler_type": "cosine",
+            "weight_decay": 0.01,
+            "seed": 0,
+            "data_seed": 0,
+        },
+        **{
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "remove_unused_columns": False,
+            "max_length": None,
+        },
         **settings,
     }
     data = load_from_disk(str(stage.parent / "data"))
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
-    made = {"model": model, "train_dataset": data, "processing_class": _tokenizer(), "callbacks": [Clock()]}
+    made = {
+        "model": model,
+        "train_dataset": data,
+        "processing_class": _tokenizer(),
+        "callbacks": [Clock()],
+    }
     if kind == "bc":
-        SFTTrainer(args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **shared), **made).train()
+        SFTTrainer(
+            args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **shared), **made
+        ).train()
     else:
-        StockDPO(args=DPOArguments(beta=0.1, precompute_ref_log_probs=True, **shared), **made).train()
+        StockDPO(
+            args=DPOArguments(beta=0.1, precompute_ref_log_probs=True, **shared), **made
+        ).train()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Raw offline vLLM in a process of its own: an engine with the server's settings that does nothing but generate.
+"""Raw offline vLLM in a process of its own: an engine with the server's settings that does nothing
+but generate.
 
-One JSON line in, one out. The engine idles between lines, and its prefix cache is empty before every run.
+One JSON line in, one out. The engine idles between lines, and its prefix cache is empty before
+every run.
 """
 
 import json
@@ -19,7 +21,9 @@ STOP_DEADLINE_S = 30.0
 
 
 class OfflineEngine:
-    """Starts the process; `generate` answers with seconds and token ids. Ends with the `with` block."""
+    """Starts the process; `generate` answers with seconds and token ids. Ends with the `with`
+    block.
+    """
 
     def __init__(self, path: Path, config: ModelConfig) -> None:
         import torch
@@ -28,7 +32,12 @@ class OfflineEngine:
         environment = {**os.environ, **ENGINE_ENVIRONMENT, **on_cpu, "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.offline"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, encoding="utf-8"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            encoding="utf-8",
         )
         self._ask({"path": str(path), "config": config.model_dump(mode="json")})
 
@@ -36,7 +45,8 @@ class OfflineEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # At the end of its input the process ends by itself; an engine that does not must not keep the benchmark from ending.
+        # At the end of its input the process ends by itself; an engine that does not must not keep
+        # the benchmark from ending.
         try:
             self._process.communicate(timeout=STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:
@@ -44,7 +54,9 @@ class OfflineEngine:
             self._process.wait()
 
     def generate(self, requests: Path) -> tuple[float, list[list[list[int]]]]:
-        """Seconds for all requests of a JSON file in one call, and each answer: the token ids of its candidates."""
+        """Seconds for all requests of a JSON file in one call, and each answer: the token ids of
+        its candidates.
+        """
         answer = self._ask({"requests": str(requests)})
         return answer["seconds"], answer["token_ids"]
 
@@ -78,11 +90,15 @@ def _generate(engine: Any, requests: list[dict[str, Any]]) -> dict[str, Any]:
     params = [SamplingParams(**request["sampling"], detokenize=False) for request in requests]
     outputs = engine.generate(prompts, params, use_tqdm=False)
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "token_ids": [[list(one.token_ids) for one in output.outputs] for output in outputs]}
+    return {
+        "seconds": seconds,
+        "token_ids": [[list(one.token_ids) for one in output.outputs] for output in outputs],
+    }
 
 
 def _serve() -> None:
-    # Ray runs its workers at this niceness; on a busy machine the reference must not be served before them.
+    # Ray runs its workers at this niceness; on a busy machine the reference must not be served
+    # before them.
     os.nice(15)
     # Libraries print; the parent reads answers from the real stdout.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -93,7 +109,9 @@ def _serve() -> None:
         if engine is None:
             engine, answer = _build(message), {"ready": True}
         else:
-            answer = _generate(engine, json.loads(Path(message["requests"]).read_text(encoding="utf-8")))
+            answer = _generate(
+                engine, json.loads(Path(message["requests"]).read_text(encoding="utf-8"))
+            )
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

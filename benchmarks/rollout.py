@@ -1,9 +1,11 @@
-"""Tokens generated per second through runner, Ray and vLLM against offline vLLM given all prompts at once.
+"""Tokens generated per second through runner, Ray and vLLM against offline vLLM given all prompts
+at once.
 
-Invariant: the reference gets exactly the prompts, seeds and sampling of the roll-out, rebuilt from the store and checked
-against the stored prompt lengths; engines have equal settings, start with an empty prefix cache and never work at the same
-time. Ours includes what the reference does not have: playing the games, and that a step's prompt exists only after the
-step before. Runners are warm, as they are in every stage of a run but the first.
+Invariant: the reference gets exactly the prompts, seeds and sampling of the roll-out, rebuilt from
+the store and checked against the stored prompt lengths; engines have equal settings, start with an
+empty prefix cache and never work at the same time. Ours includes what the reference does not have:
+playing the games, and that a step's prompt exists only after the step before. Runners are warm, as
+they are in every stage of a run but the first.
 """
 
 import argparse
@@ -38,12 +40,16 @@ from r2v_dist.storage.checkpoints import Checkpoint
 
 ROOT = Path(__file__).parent.parent
 TOLERANCE = 0.05
-"""Totals of tokens may differ by this share where seeded sampling is not bit-stable; more is other work."""
+"""Totals of tokens may differ by this share where seeded sampling is not bit-stable; more is other
+work.
+"""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A model call as the reference repeats it, and what was sampled for every candidate (without the end-of-turn mark)."""
+    """A model call as the reference repeats it, and what was sampled for every candidate (without
+    the end-of-turn mark).
+    """
 
     prompt_ids: list[int]
     sampling: dict[str, Any]
@@ -54,9 +60,29 @@ class Call:
 class Side:
     """Plays the units through the product's own path; every roll-out writes a folder of its own."""
 
-    def __init__(self, config: RunConfig, server: ModelServer, units: Sequence[Unit], warm: Sequence[Unit], scratch: Path) -> None:
-        self._config, self._server, self._units, self._warm, self._scratch = config, server, units, warm, scratch
-        setup = RunnerSetup(config.slm, config.teacher, server.checkpoint.path, "", config.perturb, config.cluster.unit_timeout_s)
+    def __init__(
+        self,
+        config: RunConfig,
+        server: ModelServer,
+        units: Sequence[Unit],
+        warm: Sequence[Unit],
+        scratch: Path,
+    ) -> None:
+        self._config, self._server, self._units, self._warm, self._scratch = (
+            config,
+            server,
+            units,
+            warm,
+            scratch,
+        )
+        setup = RunnerSetup(
+            config.slm,
+            config.teacher,
+            server.checkpoint.path,
+            "",
+            config.perturb,
+            config.cluster.unit_timeout_s,
+        )
         self._fleet = Fleet(setup, server, None, config.cluster.runners, config.cluster.in_flight)
         self.tokens: list[int] = []
 
@@ -88,8 +114,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--games", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=16, help="perturbation seeds of every game")
-    parser.add_argument("--candidates", type=int, default=5, help="K, the proposals a step; 5 is the method's")
-    parser.add_argument("--model", type=Path, default=ROOT / "models" / "textworld-tiny", help="a Hugging Face directory")
+    parser.add_argument(
+        "--candidates", type=int, default=5, help="K, the proposals a step; 5 is the method's"
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=ROOT / "models" / "textworld-tiny",
+        help="a Hugging Face directory",
+    )
     parser.add_argument("overrides", nargs="*", help="key=value, as for `r2v run`")
     args = parser.parse_args()
     *tasks, spare = make_tasks(args.games + 1)
@@ -97,8 +130,14 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         model = args.model.resolve()
-        overrides = [f"slm.model={model}", f"perturb.test_seeds={args.seeds}", f"slm.sampling.candidates={args.candidates}"]
-        config = load_config(ROOT / "configs" / "textworld_demo.yaml", [*overrides, *args.overrides])
+        overrides = [
+            f"slm.model={model}",
+            f"perturb.test_seeds={args.seeds}",
+            f"slm.sampling.candidates={args.candidates}",
+        ]
+        config = load_config(
+            ROOT / "configs" / "textworld_demo.yaml", [*overrides, *args.overrides]
+        )
         units = make_units(tasks, seeds(config.perturb, "test", config.seed), arm)
         warm = make_units([spare], range(config.cluster.runners), arm)
         stack.enter_context(ray_session(config.cluster, Path(scratch) / "logs"))
@@ -115,9 +154,14 @@ def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> 
     """Record the calls, compare, print the result."""
     side.roll_out()
     calls = calls_of(side.folder, config)
-    same("tokens in the store and in the account", sum(call.tokens for call in calls), side.tokens[0])
+    same(
+        "tokens in the store and in the account", sum(call.tokens for call in calls), side.tokens[0]
+    )
     requests = side.folder / "requests.json"
-    requests.write_text(json.dumps([{"prompt_ids": call.prompt_ids, "sampling": call.sampling} for call in calls]), encoding="utf-8")
+    requests.write_text(
+        json.dumps([{"prompt_ids": call.prompt_ids, "sampling": call.sampling} for call in calls]),
+        encoding="utf-8",
+    )
     answers: list[list[list[list[int]]]] = []
 
     def reference() -> Spent:
@@ -126,10 +170,16 @@ def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> 
         return Spent(seconds)
 
     pairs = interleave(side.roll_out, reference, repeats)
-    tokens, reference_tokens = side.tokens[-1], sum(len(ids) for candidates in answers[-1] for ids in candidates)
+    tokens, reference_tokens = (
+        side.tokens[-1],
+        sum(len(ids) for candidates in answers[-1] for ids in candidates),
+    )
     if abs(tokens - reference_tokens) > TOLERANCE * reference_tokens:
         raise Mismatch(f"tokens: ours {tokens}, reference {reference_tokens}")
-    differing = sum(not _same_answer(call, candidates) for call, candidates in zip(calls, answers[-1], strict=True))
+    differing = sum(
+        not _same_answer(call, candidates)
+        for call, candidates in zip(calls, answers[-1], strict=True)
+    )
     wall, reference_wall = median_wall(pairs.ours), median_wall(pairs.reference)
     ratio = pairs.wall_ratio * tokens / reference_tokens
     publish(
@@ -139,8 +189,16 @@ def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> 
         [
             ("tokens/s", f"{tokens / wall:,.0f}", f"{reference_tokens / reference_wall:,.0f}"),
             ("seconds", f"{wall:.1f}", f"{reference_wall:.1f}"),
-            ("steps/s", f"{len(calls) / wall:,.1f}", f"{len(calls) / reference_wall:,.1f} (model calls only)"),
-            ("model calls", f"{len(calls)}", f"{len(answers[-1])} ({differing} answered otherwise)"),
+            (
+                "steps/s",
+                f"{len(calls) / wall:,.1f}",
+                f"{len(calls) / reference_wall:,.1f} (model calls only)",
+            ),
+            (
+                "model calls",
+                f"{len(calls)}",
+                f"{len(answers[-1])} ({differing} answered otherwise)",
+            ),
         ],
         tokens_per_s=tokens / wall,
         reference_tokens_per_s=reference_tokens / reference_wall,
@@ -177,11 +235,17 @@ def calls_of(folder: Path, config: RunConfig) -> list[Call]:
     for rows in rollout_store.episodes_of(table.filter(table["t"].to_numpy() >= 0)):
         history: tuple[Turn, ...] = ()
         for row in rows:
-            user = row["observation"] if history else opening_message(row["goal"], row["observation"])
+            user = (
+                row["observation"] if history else opening_message(row["goal"], row["observation"])
+            )
             prompt = chat.prompt(history, user)
-            same(f"prompt tokens of {row['key']} at t={row['t']}", len(prompt), row["prompt_tokens"])
+            same(
+                f"prompt tokens of {row['key']} at t={row['t']}", len(prompt), row["prompt_tokens"]
+            )
             seed = stable_hash(row["task"], row["z"], row["prefix"], row["replica"], "slm") % 2**31
-            calls.append(Call(prompt, {**shared, "seed": seed}, row["candidate_ids"], row["slm_tokens"]))
+            calls.append(
+                Call(prompt, {**shared, "seed": seed}, row["candidate_ids"], row["slm_tokens"])
+            )
             history = (*history, Turn(user, row["action"], row["actor"], tuple(row["action_ids"])))
     return calls
 

@@ -1,7 +1,9 @@
-"""What a decision costs: a live step's features and the learned router, against a BERT-size query classifier and a torch MLP.
+"""What a decision costs: a live step's features and the learned router, against a BERT-size query
+classifier and a torch MLP.
 
-Invariant: ours is what an agent calls at a step, `build_router(...).decide` on a proposal nobody has decided on before in that
-call; the torch side computes the same features and the same heads, and both give one score. Everything runs on one core.
+Invariant: ours is what an agent calls at a step, `build_router(...).decide` on a proposal nobody
+has decided on before in that call; the torch side computes the same features and the same heads,
+and both give one score. Everything runs on one core.
 """
 
 import argparse
@@ -22,7 +24,15 @@ from r2v_dist.episodes import Episode
 from r2v_dist.language_model import Answer
 from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.features import FEATURE_NAMES, features
-from r2v_dist.router.model import EFFECT_FEATURES, ESTIMATES, LEAST_COST, LEAST_GAIN, RISKS, Mlp, RouterModel
+from r2v_dist.router.model import (
+    EFFECT_FEATURES,
+    ESTIMATES,
+    LEAST_COST,
+    LEAST_GAIN,
+    RISKS,
+    Mlp,
+    RouterModel,
+)
 from r2v_dist.router.policies import Decision
 from r2v_dist.router.registry import RouterModels, build_router
 from r2v_dist.router.step_batch import StepBatch
@@ -38,7 +48,9 @@ Decide = Callable[[Situation, Answer], object]
 
 @dataclass
 class Clock:
-    """Times single calls; a run's `wall_s` is the median call, so that pairs compare decisions and not stalls of the machine."""
+    """Times single calls; a run's `wall_s` is the median call, so that pairs compare decisions and
+    not stalls of the machine.
+    """
 
     seconds: list[float]
 
@@ -65,8 +77,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--steps", type=int, default=400, help="live steps in a run, all different")
-    parser.add_argument("--queries", type=int, default=3, help="queries a run of the BERT-size classifier")
-    parser.add_argument("--layers", type=int, default=12, help="of the classifier; 12 are BERT-base")
+    parser.add_argument(
+        "--queries", type=int, default=3, help="queries a run of the BERT-size classifier"
+    )
+    parser.add_argument(
+        "--layers", type=int, default=12, help="of the classifier; 12 are BERT-base"
+    )
     args = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -89,7 +105,9 @@ def run(steps: Sequence[LiveStep], queries: int, layers: int, repeats: int) -> N
     ours, torch_clock, bert_clock = Clock([]), Clock([]), Clock([])
 
     def pairs(reference: Clock, other: Decide, work: Sequence[LiveStep]) -> Pairs:
-        return interleave(lambda: ours.run(decide, steps), lambda: reference.run(other, work), repeats)
+        return interleave(
+            lambda: ours.run(decide, steps), lambda: reference.run(other, work), repeats
+        )
 
     against_torch = pairs(torch_clock, by_torch, steps)
     against_bert = pairs(bert_clock, classify, steps[:queries])
@@ -122,7 +140,9 @@ def run(steps: Sequence[LiveStep], queries: int, layers: int, repeats: int) -> N
 
 
 def live_steps(count: int) -> list[LiveStep]:
-    """Different steps of made-up TextWorld episodes: K candidates, 20 first-token alternatives, verifier scores."""
+    """Different steps of made-up TextWorld episodes: K candidates, 20 first-token alternatives,
+    verifier scores.
+    """
     episodes = make_episodes(-(-count // len(make_episodes(1)[0].steps)))
     return [_live(episode, t) for episode in episodes for t in range(len(episode.steps))][:count]
 
@@ -148,16 +168,28 @@ def _live(episode: Episode, t: int) -> LiveStep:
 
 
 def untrained_router(config: RouterConfig) -> RouterModel:
-    """A decoupled router of the default sizes. Every head has an isotonic calibrator, the dearest kind, here the identity."""
+    """A decoupled router of the default sizes. Every head has an isotonic calibrator, the dearest
+    kind, here the identity.
+    """
     from learners.router.engine import Head
 
     wide = len(FEATURE_NAMES) + len(RISKS)
-    heads = {name: Head(len(FEATURE_NAMES), config.risk_hidden, seed).exported() for seed, name in enumerate(RISKS)}
+    heads = {
+        name: Head(len(FEATURE_NAMES), config.risk_hidden, seed).exported()
+        for seed, name in enumerate(RISKS)
+    }
     heads["policy"] = Head(wide, config.policy_hidden, len(RISKS)).exported()
     grid = tuple(np.linspace(0, 1, 11).tolist())
     rng = np.random.default_rng(0)
     mean_F, std_F = rng.normal(size=len(FEATURE_NAMES)), rng.uniform(0.5, 2.0, len(FEATURE_NAMES))
-    return RouterModel("untrained", "decoupled", mean_F, std_F, heads, dict.fromkeys(RISKS, Calibrator("isotonic", x=grid, y=grid)))
+    return RouterModel(
+        "untrained",
+        "decoupled",
+        mean_F,
+        std_F,
+        heads,
+        dict.fromkeys(RISKS, Calibrator("isotonic", x=grid, y=grid)),
+    )
 
 
 def with_advantage(model: RouterModel) -> RouterModel:
@@ -169,9 +201,16 @@ def with_advantage(model: RouterModel) -> RouterModel:
         name: Mlp(((rng.normal(size=(1, len(ESTIMATES) + len(EFFECT_FEATURES))), np.ones(1)),))
         for name, rng in (("gain", np.random.default_rng(1)), ("saving", np.random.default_rng(2)))
     }
-    dissent = Head(len(FEATURE_NAMES), tuple(len(bias) for _, bias in sizes[:-1]), len(ESTIMATES)).exported()
+    dissent = Head(
+        len(FEATURE_NAMES), tuple(len(bias) for _, bias in sizes[:-1]), len(ESTIMATES)
+    ).exported()
     calibrators = model.calibrators | {"dissent": model.calibrators["rho"]}
-    return replace(model, heads=model.heads | effects | {"dissent": dissent}, calibrators=calibrators, score="advantage")
+    return replace(
+        model,
+        heads=model.heads | effects | {"dissent": dissent},
+        calibrators=calibrators,
+        score="advantage",
+    )
 
 
 def decider(model: RouterModel) -> Callable[[Situation, Answer], Decision]:
@@ -180,7 +219,9 @@ def decider(model: RouterModel) -> Callable[[Situation, Answer], Decision]:
 
 
 def torch_router(model: RouterModel) -> Callable[[Situation, Answer], float]:
-    """The same features through the same heads as torch modules, each of them a plain Sequential."""
+    """The same features through the same heads as torch modules, each of them a plain
+    Sequential.
+    """
     import torch
     from torch import nn
 
@@ -195,7 +236,9 @@ def torch_router(model: RouterModel) -> Callable[[Situation, Answer], float]:
     by_advantage = model.score == "advantage"
     estimates = [sequential(name) for name in (ESTIMATES if by_advantage else RISKS)]
     ends = [sequential(name) for name in (("gain", "saving") if by_advantage else ("policy",))]
-    columns = [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES] if by_advantage else slice(None)
+    columns = (
+        [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES] if by_advantage else slice(None)
+    )
     mean_F, std_F = torch.from_numpy(model.mean_F), torch.from_numpy(model.std_F)
 
     @torch.inference_mode()
@@ -212,12 +255,16 @@ def torch_router(model: RouterModel) -> Callable[[Situation, Answer], float]:
 
 
 def query_classifier(layers: int) -> tuple[Decide, int]:
-    """BERT-base as a classifier, randomly initialised, on made-up token ids: tokenising is not counted. Also its parameters."""
+    """BERT-base as a classifier, randomly initialised, on made-up token ids: tokenising is not
+    counted. Also its parameters.
+    """
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
-    bert: Any = BertForSequenceClassification(BertConfig(num_labels=2, num_hidden_layers=layers)).eval()
+    bert: Any = BertForSequenceClassification(
+        BertConfig(num_labels=2, num_hidden_layers=layers)
+    ).eval()
     tokens = iter(torch.randint(1000, 30000, (10_000, 1, QUERY_TOKENS)))
 
     @torch.inference_mode()
@@ -228,7 +275,9 @@ def query_classifier(layers: int) -> tuple[Decide, int]:
 
 
 def check_equal(
-    decide: Callable[[Situation, Answer], Any], by_torch: Callable[[Situation, Answer], float], steps: Sequence[LiveStep]
+    decide: Callable[[Situation, Answer], Any],
+    by_torch: Callable[[Situation, Answer], float],
+    steps: Sequence[LiveStep],
 ) -> None:
     """Raises Mismatch unless both sides give every step the same score."""
     for number, (situation, answer) in enumerate(steps):

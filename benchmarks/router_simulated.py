@@ -1,6 +1,8 @@
-"""The simulated run under several seeds, worst cases last: `python -m benchmarks.router_simulated [--seeds N] [CONFIG]`.
+"""The simulated run under several seeds, worst cases last: `python -m benchmarks.router_simulated
+[--seeds N] [CONFIG]`.
 
-What a run shows of one seed could be luck. Cost is judged against the best router of the class there is, exactly.
+What a run shows of one seed could be luck. Cost is judged against the best router of the class
+there is, exactly.
 """
 
 import argparse
@@ -25,12 +27,18 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1)
     args = parser.parse_args()
     try:
-        configs = [_config(args.config, [*args.overrides, f"seed={seed}"]) for seed in range(args.seeds)]
+        configs = [
+            _config(args.config, [*args.overrides, f"seed={seed}"]) for seed in range(args.seeds)
+        ]
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2
     reports = []
-    with ray_session(configs[0].cluster, configs[0].run_dir / "logs") if configs[0].needs_ray else nullcontext():
+    with (
+        ray_session(configs[0].cluster, configs[0].run_dir / "logs")
+        if configs[0].needs_ray
+        else nullcontext()
+    ):
         for config in configs:
             reports.append(simulate(config))
             print(f"seed {config.seed}\n{render(reports[-1])}\n", flush=True)

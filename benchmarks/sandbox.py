@@ -1,9 +1,11 @@
-"""Verdicts per second on all 164 canonical HumanEval+ solutions, against `evalplus.evaluate`'s checker with the same parallelism.
+"""Verdicts per second on all 164 canonical HumanEval+ solutions, against `evalplus.evaluate`'s
+checker with the same parallelism.
 
-Both sides start with cached expected outputs and load the tasks within the measured time; on ours two sandboxes a program in
-parallel wait already, as between any two verdicts. EvalPlus runs programs without a
-sandbox. It must fail HumanEval/32 (its own known error) and pass all others; we must pass all. `cpu_ratio` compares processor time
-(own process, workers and sandboxes), and is the steadier one on a busy machine.
+Both sides start with cached expected outputs and load the tasks within the measured time; on ours
+two sandboxes a program in parallel wait already, as between any two verdicts. EvalPlus runs
+programs without a sandbox. It must fail HumanEval/32 (its own known error) and pass all others; we
+must pass all. `cpu_ratio` compares processor time (own process, workers and sandboxes), and is the
+steadier one on a busy machine.
 
     R2V_DATA_DIR=... python -m benchmarks.sandbox --evalplus-python VENV/bin/python
 """
@@ -23,10 +25,17 @@ from envs.sandbox import Sandbox
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--evalplus-python", required=True, help="interpreter of an environment with evalplus 0.3.1")
+    parser.add_argument(
+        "--evalplus-python", required=True, help="interpreter of an environment with evalplus 0.3.1"
+    )
     parser.add_argument("--parallel", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=1, help="measured pairs after the warm-up")
-    parser.add_argument("--executions", type=int, default=100, help="of the trivial program, for the overhead of one execution")
+    parser.add_argument(
+        "--executions",
+        type=int,
+        default=100,
+        help="of the trivial program, for the overhead of one execution",
+    )
     args = parser.parse_args()
     names = task_ids("humaneval_plus")
     solutions = [(name, load_task("humaneval_plus", name).code) for name in names]
@@ -40,14 +49,25 @@ def main() -> None:
             def work() -> None:
                 tasks = [load_task("humaneval_plus", name) for name in names]
                 verdicts = judge.verdicts([(task, task.code) for task in tasks], args.parallel)
-                same("canonical solutions that we fail", [n for n, v in zip(names, verdicts, strict=True) if not v.passed], [])
+                same(
+                    "canonical solutions that we fail",
+                    [n for n, v in zip(names, verdicts, strict=True) if not v.passed],
+                    [],
+                )
 
             before = _cpu_s()
             spent = measure(work)
             return Spent(spent.wall_s, _cpu_s() - before)
 
         def reference() -> Spent:
-            theirs = evalplus_verdicts(args.evalplus_python, "humaneval_plus", solutions, args.parallel, Path(scratch), generous=True)
+            theirs = evalplus_verdicts(
+                args.evalplus_python,
+                "humaneval_plus",
+                solutions,
+                args.parallel,
+                Path(scratch),
+                generous=True,
+            )
             failed = [name for name, good in zip(names, theirs.passed, strict=True) if not good]
             same("canonical solutions that evalplus fails", failed, ["HumanEval/32"])
             return Spent(theirs.seconds, theirs.cpu_s)

@@ -1,7 +1,7 @@
 """Committing rollouts to the Arrow store against writing the same rows as JSON lines.
 
-Invariant: both sides start from the same Episode objects and write every column of `rollout_store.SCHEMA`; what is read
-back from both is equal, row by row, before any time counts.
+Invariant: both sides start from the same Episode objects and write every column of
+`rollout_store.SCHEMA`; what is read back from both is equal, row by row, before any time counts.
 """
 
 import argparse
@@ -24,7 +24,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--episodes", type=int, default=512, help="of eight steps each")
-    parser.add_argument("--shard-episodes", type=int, default=ClusterConfig().shard_episodes, help="the collector's default")
+    parser.add_argument(
+        "--shard-episodes",
+        type=int,
+        default=ClusterConfig().shard_episodes,
+        help="the collector's default",
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         run(make_episodes(args.episodes), Path(scratch), args.shard_episodes, args.repeats)
@@ -48,7 +53,11 @@ def run(episodes: Sequence[Episode], scratch: Path, shard: int, repeats: int) ->
         return measure(lambda: write_jsonl(lines, episodes))
 
     written = interleave(ours, reference, repeats)
-    read = interleave(lambda: measure(lambda: read_arrow(folder)), lambda: measure(lambda: read_jsonl(lines)), repeats)
+    read = interleave(
+        lambda: measure(lambda: read_arrow(folder)),
+        lambda: measure(lambda: read_jsonl(lines)),
+        repeats,
+    )
     rates = rows / median_wall(written.ours), rows / median_wall(written.reference)
     reads = median_wall(read.ours), median_wall(read.reference)
     publish(
@@ -98,7 +107,9 @@ def read_jsonl(path: Path) -> list[bool]:
 
 
 def rows_of(episode: Episode) -> Iterator[dict[str, Any]]:
-    """Step rows with the store's columns. Written by hand, so that the reference pays for no indirection of ours."""
+    """Step rows with the store's columns. Written by hand, so that the reference pays for no
+    indirection of ours.
+    """
     key, arm = episode.key, episode.arm
     shared = {
         "key": str(key),

@@ -1,7 +1,8 @@
 """What a live evaluation of many routers costs beside that of one, in questions that reach a model.
 
-Invariant: both sides play the same tasks and seeds with the same models, each unit from an empty tree; the reference is the
-selected `r2v` arm alone. Counts are exact, so one run of each side is enough. The environment's oracle is no model.
+Invariant: both sides play the same tasks and seeds with the same models, each unit from an empty
+tree; the reference is the selected `r2v` arm alone. Counts are exact, so one run of each side is
+enough. The environment's oracle is no model.
 """
 
 import argparse
@@ -25,7 +26,9 @@ from r2v_dist.storage.run_dir import open_run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a finished run with a router")
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/demo"), help="a finished run with a router"
+    )
     parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=10)
     args = parser.parse_args()
@@ -43,7 +46,11 @@ def main() -> None:
         swept = sweep(arm, thresholds)
 
         def calls(arms: tuple[Arm, ...], folder: str) -> tuple[int, int]:
-            units = [context.unit(task, z, arms) for task in context.tasks("test")[: args.tasks] for z in test_seeds(context)[: args.seeds]]
+            units = [
+                context.unit(task, z, arms)
+                for task in context.tasks("test")[: args.tasks]
+                for z in test_seeds(context)[: args.seeds]
+            ]
             totals = context.crew.roll_out(units, scratch / folder, lambda *_: None)
             return totals.engine_calls, totals.asked
 
@@ -58,7 +65,10 @@ def main() -> None:
             ("arms", str(len(swept) + 1), "1"),
             ("questions that reached a model", f"{every:,}", f"{one:,}"),
             ("the same without sharing", f"{unshared:,}", f"{one:,}"),
-            *((f"states at which {name} alone asks the SLM", f"{count:,}", "") for name, count in own.items()),
+            *(
+                (f"states at which {name} alone asks the SLM", f"{count:,}", "")
+                for name, count in own.items()
+            ),
         ],
         states_by_router=json.dumps(own),
         routers=len(thresholds),
@@ -72,9 +82,16 @@ def main() -> None:
 
 
 def states_asked(folder: Path, router: str) -> int:
-    """Different states at which the SLM was asked along the paths of one router, all its thresholds together."""
+    """Different states at which the SLM was asked along the paths of one router, all its thresholds
+    together.
+    """
     table = rollout_store.read(folder, ["router", "task", "z", "prefix", "slm_tokens"])
-    table = table.filter(pc.and_(pc.equal(table["router"].cast("string"), router), pc.greater(pc.fill_null(table["slm_tokens"], 0), 0)))
+    table = table.filter(
+        pc.and_(
+            pc.equal(table["router"].cast("string"), router),
+            pc.greater(pc.fill_null(table["slm_tokens"], 0), 0),
+        )
+    )
     return int(table.group_by(["task", "z", "prefix"]).aggregate([]).num_rows)
 
 

@@ -1,8 +1,9 @@
 """Sees to it that a process that is told to end does end, whatever it is in the middle of.
 
-A Python signal handler runs between two instructions of the main thread, so a call into C that waits for ever keeps
-Ctrl-C and SIGTERM waiting with it. The guard is a thread that learns of the signal from the C level; when the process
-is still there `GRACE_S` later, it ends the process and everything that it started.
+A Python signal handler runs between two instructions of the main thread, so a call into C that
+waits for ever keeps Ctrl-C and SIGTERM waiting with it. The guard is a thread that learns of the
+signal from the C level; when the process is still there `GRACE_S` later, it ends the process and
+everything that it started.
 """
 
 import contextlib
@@ -22,7 +23,8 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def guarded(grace_s: float = GRACE_S) -> Iterator[None]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt while the block runs, and end the process where that is of no use.
+    """SIGINT and SIGTERM raise KeyboardInterrupt while the block runs, and end the process where
+    that is of no use.
 
     Only the main thread gets signals; in any other the block runs unguarded.
     """
@@ -44,14 +46,18 @@ def guarded(grace_s: float = GRACE_S) -> Iterator[None]:
 
 
 def interrupt_on_sigterm() -> None:
-    """Have SIGTERM raise KeyboardInterrupt. Ray sets a handler of its own, so this is done again after Ray's start."""
+    """Have SIGTERM raise KeyboardInterrupt. Ray sets a handler of its own, so this is done again
+    after Ray's start.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Signals change nothing in the course of the block: it ends what was started, and the guard still watches."""
+    """Signals change nothing in the course of the block: it ends what was started, and the guard
+    still watches.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -64,15 +70,21 @@ def undisturbed() -> Iterator[None]:
 
 
 def end_at_once(code: int, message: str) -> None:
-    """End every process that this one started, then this one. For where nothing else works any more."""
+    """End every process that this one started, then this one. For where nothing else works any
+    more.
+    """
     print(f"r2v: {message}", file=sys.stderr, flush=True)
     end_children(set())
     os._exit(code)
 
 
 def end_children(but: set[int]) -> None:
-    """Kill the processes below this one, apart from those whose ids are given, and wait for their end."""
-    children = [child for child in psutil.Process().children(recursive=True) if child.pid not in but]
+    """Kill the processes below this one, apart from those whose ids are given, and wait for their
+    end.
+    """
+    children = [
+        child for child in psutil.Process().children(recursive=True) if child.pid not in but
+    ]
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
@@ -80,7 +92,9 @@ def end_children(but: set[int]) -> None:
 
 
 def _watch(reader: int, grace_s: float) -> None:
-    """Read the signals' numbers until one ends the run; an empty read means that the block is over."""
+    """Read the signals' numbers until one ends the run; an empty read means that the
+    block is over.
+    """
     while numbers := os.read(reader, 1):
         if numbers[0] in _ENDING:
             threading.Event().wait(grace_s)

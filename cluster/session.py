@@ -1,7 +1,9 @@
-"""A Ray session that always ends: started here or joined, and shut down when the run is over, however it ends.
+"""A Ray session that always ends: started here or joined, and shut down when the run is over,
+however it ends.
 
-Only the configuration decides where Ray runs. An empty address starts it on this machine, whatever RAY_ADDRESS or the
-traces of another cluster say. Starting and joining have deadlines of ours, since Ray's own calls may wait for ever.
+Only the configuration decides where Ray runs. An empty address starts it on this machine, whatever
+RAY_ADDRESS or the traces of another cluster say. Starting and joining have deadlines of ours, since
+Ray's own calls may wait for ever.
 """
 
 import contextlib
@@ -56,8 +58,9 @@ ray.shutdown()
 def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
     """Join the cluster at `config.address`, or start Ray on this machine (loopback only).
 
-    What Ray itself has to say goes to `logs`. SIGINT and SIGTERM end the block, and the process if the block does not.
-    Raises RuntimeFailure when the cluster cannot be reached, UsageError where Ray cannot run.
+    What Ray itself has to say goes to `logs`. SIGINT and SIGTERM end the block, and the process if
+    the block does not. Raises RuntimeFailure when the cluster cannot be reached, UsageError where
+    Ray cannot run.
     """
     if problem := path_problem():
         raise UsageError(problem)
@@ -70,7 +73,9 @@ def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
         try:
             _begin(config)
             interrupt_on_sigterm()  # Ray's own handler aborts the process with a stack trace
-            (logs / "ray_session.txt").write_text(f"{ray.get_runtime_context().gcs_address}\n", encoding="utf-8")
+            (logs / "ray_session.txt").write_text(
+                f"{ray.get_runtime_context().gcs_address}\n", encoding="utf-8"
+            )
             yield
         finally:
             with undisturbed():
@@ -99,17 +104,28 @@ def _begin(config: ClusterConfig) -> None:
     for attempt in range(1, START_TRIES + 1):
         children = {child.pid for child in psutil.Process().children(recursive=True)}
         try:
-            _start("cluster.address = local", START_DEADLINE_S, address="local", num_cpus=config.num_cpus, include_dashboard=False)
+            _start(
+                "cluster.address = local",
+                START_DEADLINE_S,
+                address="local",
+                num_cpus=config.num_cpus,
+                include_dashboard=False,
+            )
             return
         except RuntimeFailure as error:
             end_children(children)  # what did start would stay, and take the next try's place
             if attempt == START_TRIES:
-                raise RuntimeFailure(f"{error} ({START_TRIES} tries; if the machine is busy, run the same command later)") from None
+                raise RuntimeFailure(
+                    f"{error} ({START_TRIES} tries; if the machine is busy, run the same command "
+                    f"later)"
+                ) from None
             warn(f"Ray did not start; try {attempt + 1} of {START_TRIES}")
 
 
 def _start(where: str, deadline_s: float, **options: Any) -> None:
-    """`ray.init`, or RuntimeFailure. Where it neither returns nor raises, the process ends after the deadline."""
+    """`ray.init`, or RuntimeFailure. Where it neither returns nor raises, the process ends after
+    the deadline.
+    """
     import ray
 
     message = f"{where}: Ray did not start within {deadline_s:.0f} s"
@@ -120,15 +136,21 @@ def _start(where: str, deadline_s: float, **options: Any) -> None:
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
     except SystemExit:  # what Ray makes of SIGTERM while it starts
         raise KeyboardInterrupt from None
-    except Exception as error:  # a boundary: a node that starts too slowly is a bare Exception of Ray's
+    except (
+        Exception
+    ) as error:  # a boundary: a node that starts too slowly is a bare Exception of Ray's
         ray.shutdown()
-        raise RuntimeFailure(f"{where}: Ray cannot be reached: {' '.join(str(error).split())[:300]}") from None
+        raise RuntimeFailure(
+            f"{where}: Ray cannot be reached: {' '.join(str(error).split())[:300]}"
+        ) from None
     finally:
         watchdog.cancel()
 
 
 def _require_answer(address: str) -> None:
-    """Join in another process first: where nothing answers, Ray's own call neither returns nor can be interrupted."""
+    """Join in another process first: where nothing answers, Ray's own call neither returns nor can
+    be interrupted.
+    """
     where = f"cluster.address = {address}"
     named = os.environ.get("RAY_ADDRESS", "")
     target = named if address == "auto" and named else address
@@ -137,13 +159,22 @@ def _require_answer(address: str) -> None:
     _require_listener(where, target)
     command = [sys.executable, "-c", _JOIN, address]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=JOIN_DEADLINE_S)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=JOIN_DEADLINE_S,
+        )
     except subprocess.TimeoutExpired:
         problem = f"Ray did not answer within {JOIN_DEADLINE_S:.0f} s; is the cluster up, and is this Ray's port?"
         raise RuntimeFailure(f"{where}: {problem}") from None
     if done.returncode:
         said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise RuntimeFailure(f"{where}: Ray cannot be reached: {said[-1][:300] if said else f'exit code {done.returncode}'}")
+        raise RuntimeFailure(
+            f"{where}: Ray cannot be reached: "
+            f"{said[-1][:300] if said else f'exit code {done.returncode}'}"
+        )
 
 
 def _require_listener(where: str, target: str) -> None:
@@ -153,12 +184,16 @@ def _require_listener(where: str, target: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_DEADLINE_S).close()
     except OSError as error:
-        raise RuntimeFailure(f"{where}: nothing answers there ({error}); start the cluster or correct the address") from None
+        raise RuntimeFailure(
+            f"{where}: nothing answers there ({error}); start the cluster or correct the address"
+        ) from None
 
 
 @contextlib.contextmanager
 def _own_log(path: Path) -> Iterator[None]:
-    """Keep Ray's messages out of the user's output: each death of a worker is a kilobyte, in colours."""
+    """Keep Ray's messages out of the user's output: each death of a worker is a kilobyte, in
+    colours.
+    """
     import ray  # adds its handlers to its logger
     from ray._private import worker
 

@@ -1,4 +1,6 @@
-"""Gymnasium environments. Importing this package registers them; every process that makes one must import it."""
+"""Gymnasium environments. Importing this package registers them; every process that makes one must
+import it.
+"""
 
 from gymnasium.envs.registration import register, registry
 
@@ -13,7 +15,8 @@ ENVIRONMENTS = {
 
 for _name, _entry_point in ENVIRONMENTS.items():
     if _name not in registry:
-        # Agents send free text, so the passive checker's per-step space checks only cost time here; tests run check_env.
+        # Agents send free text, so the passive checker's per-step space checks only cost time here;
+        # tests run check_env.
         register(_name, entry_point=_entry_point, disable_env_checker=True, order_enforce=False)
 
 

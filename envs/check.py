@@ -1,4 +1,6 @@
-"""Whether tasks are in order: the expert passes each of them, and an agent that does nothing passes none."""
+"""Whether tasks are in order: the expert passes each of them, and an agent that does nothing passes
+none.
+"""
 
 import os
 from collections.abc import Callable, Mapping
@@ -26,8 +28,9 @@ _EMPTY = "submit"
 
 @dataclass(frozen=True)
 class TaskCheck:
-    """`failures` names each task that the expert failed, the empty agent passed, or that could not be played; `reasons` says of the
-    last what went wrong."""
+    """`failures` names each task that the expert failed, the empty agent passed, or that could not
+    be played; `reasons` says of the last what went wrong.
+    """
 
     tasks: int
     oracle_passed: int
@@ -46,13 +49,16 @@ class TaskCheck:
 
 
 def check(target: str, on_done: OnDone) -> TaskCheck:
-    """Check the tasks that a run config names (`.yaml`), or all tasks of `humaneval_plus`, `mbpp_plus`, `shipped`, a few of `textworld`.
+    """Check the tasks that a run config names (`.yaml`), or all tasks of `humaneval_plus`,
+    `mbpp_plus`, `shipped`, a few of `textworld`.
 
     Raises UsageError for another name.
     """
     tasks = _tasks(target)
     # A game's interpreter is not made for threads; a program runs outside of this process anyway.
-    workers = 1 if target == "textworld" or tasks[0].env == "r2v/TextWorld-v0" else os.cpu_count() or 1
+    workers = (
+        1 if target == "textworld" or tasks[0].env == "r2v/TextWorld-v0" else os.cpu_count() or 1
+    )
     oracle, empty = 0, 0
     failures = list[str]()
     reasons = dict[str, str]()
@@ -76,25 +82,50 @@ class _Outcome:
 
 
 def _look(task: Task) -> _Outcome:
-    """Both agents on one task. One that cannot be played is a finding, and the others are still looked at."""
+    """Both agents on one task. One that cannot be played is a finding, and the others are still
+    looked at.
+    """
     try:
         return _Outcome(_expert_passes(task), _empty_passes(task), "")
-    except Exception as error:  # a boundary: whatever a broken task raises is what the check is there to tell
+    except (
+        Exception
+    ) as error:  # a boundary: whatever a broken task raises is what the check is there to tell
         return _Outcome(False, False, " ".join(f"{type(error).__name__}: {error}".split())[:300])
 
 
 def _tasks(target: str) -> list[Task]:
-    datasets: dict[str, Dataset] = {"humaneval_plus": "humaneval_plus", "mbpp_plus": "mbpp_plus", "shipped": "shipped"}
+    datasets: dict[str, Dataset] = {
+        "humaneval_plus": "humaneval_plus",
+        "mbpp_plus": "mbpp_plus",
+        "shipped": "shipped",
+    }
     if target in datasets:
         name = "r2v/MBPPPlus-v0" if target == "mbpp_plus" else "r2v/HumanEvalPlus-v0"
-        return [Task(task_id, "check", name, (("task", task_id), ("max_steps", _MAX_STEPS))) for task_id in task_ids(datasets[target])]
+        return [
+            Task(task_id, "check", name, (("task", task_id), ("max_steps", _MAX_STEPS)))
+            for task_id in task_ids(datasets[target])
+        ]
     if target == "textworld":
-        quests = GameFamilyConfig(settings={"rooms": (1, 4), "objects": (3, 8), "quest_length": (2, 6), "instructions": "full"})
-        return _of_config(EnvConfig(games=(quests,), splits=SplitSizes(train=1, test=9), max_steps=_MAX_STEPS), 0, SandboxConfig())
+        quests = GameFamilyConfig(
+            settings={
+                "rooms": (1, 4),
+                "objects": (3, 8),
+                "quest_length": (2, 6),
+                "instructions": "full",
+            }
+        )
+        return _of_config(
+            EnvConfig(games=(quests,), splits=SplitSizes(train=1, test=9), max_steps=_MAX_STEPS),
+            0,
+            SandboxConfig(),
+        )
     if target.endswith((".yaml", ".yml")):
         config = load_config(Path(target), [])
         return _of_config(config.env, config.seed, config.sandbox)
-    raise UsageError(f"tasks check {target}: give a run config (.yaml), or one of {', '.join([*datasets, 'textworld'])}")
+    raise UsageError(
+        f"tasks check {target}: give a run config (.yaml), or one of "
+        f"{', '.join([*datasets, 'textworld'])}"
+    )
 
 
 def _of_config(config: EnvConfig, seed: int, sandbox: SandboxConfig) -> list[Task]:
@@ -125,7 +156,10 @@ def _passes(task: Task, choose: Callable[[Any], str | None]) -> bool:
 
 def render(target: str, result: TaskCheck) -> str:
     """The result for a person."""
-    lines = [f"{target}: {result.tasks} tasks, the expert passed {result.oracle_passed}, the empty agent failed {result.empty_failed}"]
+    lines = [
+        f"{target}: {result.tasks} tasks, the expert passed {result.oracle_passed}, the empty "
+        f"agent failed {result.empty_failed}"
+    ]
     for name in result.failures:
         reason = f" ({result.reasons[name]})" if name in result.reasons else ""
         lines.append(f"  not in order: {name}{reason}")

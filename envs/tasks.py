@@ -20,12 +20,17 @@ from r2v_dist.episodes import Task
 from r2v_dist.errors import UsageError
 
 TEST_BLOCKS = 2**31 // SEED_BLOCK - 2
-"""Blocks of perturbation seeds for test tasks: as many as the store's 32-bit column holds beside the
-blocks of training and validation."""
+"""Blocks of perturbation seeds for test tasks: as many as the store's 32-bit column holds beside
+the blocks of training and validation.
+"""
 
 
 def make_tasks(
-    config: EnvConfig, seed: int, workers: int, on_done: Callable[[int, int], None], sandbox: SandboxConfig = DEFAULT_SANDBOX
+    config: EnvConfig,
+    seed: int,
+    workers: int,
+    on_done: Callable[[int, int], None],
+    sandbox: SandboxConfig = DEFAULT_SANDBOX,
 ) -> list[Task]:
     """All tasks of a run; generates the games that are not cached.
 
@@ -41,14 +46,22 @@ def make_tasks(
         generate(specs, make_cache(cache, "env.cache"), workers, on_done)
     tasks = []
     for split in SPLITS:
-        for name, path in [*named[split], *((spec.id, game_path(cache, spec)) for spec in drawn[split])]:
-            kwargs: tuple[tuple[str, str | int | bool], ...] = (("game", str(path.resolve())), ("max_steps", config.max_steps))
+        for name, path in [
+            *named[split],
+            *((spec.id, game_path(cache, spec)) for spec in drawn[split]),
+        ]:
+            kwargs: tuple[tuple[str, str | int | bool], ...] = (
+                ("game", str(path.resolve())),
+                ("max_steps", config.max_steps),
+            )
             tasks.append(Task(name, split, "r2v/TextWorld-v0", kwargs))
     return tasks
 
 
 def check_tasks(config: EnvConfig, seed: int, sandbox: SandboxConfig = DEFAULT_SANDBOX) -> None:
-    """Raises UsageError where `make_tasks` would find that there cannot be such tasks; makes nothing."""
+    """Raises UsageError where `make_tasks` would find that there cannot be such tasks; makes
+    nothing.
+    """
     if config.kind == "humaneval_plus":
         coding_tasks(config, sandbox)
         require_writable(cache_folder("code"), CACHE_VARIABLE)
@@ -59,17 +72,30 @@ def check_tasks(config: EnvConfig, seed: int, sandbox: SandboxConfig = DEFAULT_S
 
 
 def identity(config: EnvConfig) -> dict[str, str]:
-    """Digests of what the configuration names by a place: game files, and the data of the benchmarks."""
+    """Digests of what the configuration names by a place: game files, and the data of the
+    benchmarks.
+    """
     if config.kind == "humaneval_plus":
         return {dataset: content(dataset, config.code.data_dir) for dataset, _ in pools(config)}
-    return {f"{split}: {name}": _digest(path) for split, games in _named(config).items() for name, path in games}
+    return {
+        f"{split}: {name}": _digest(path)
+        for split, games in _named(config).items()
+        for name, path in games
+    }
 
 
-def at_hand(tasks: list[Task], config: EnvConfig, seed: int, workers: int, sandbox: SandboxConfig) -> list[Task]:
-    """The same tasks with their files where the configuration says now; what is gone from there is made again."""
+def at_hand(
+    tasks: list[Task], config: EnvConfig, seed: int, workers: int, sandbox: SandboxConfig
+) -> list[Task]:
+    """The same tasks with their files where the configuration says now; what is gone from there is
+    made again.
+    """
     if all(_in_place(task, config) for task in tasks):
         return tasks
-    by_id = {task.id: task for task in make_tasks(config, seed, workers, lambda done, total: None, sandbox)}
+    by_id = {
+        task.id: task
+        for task in make_tasks(config, seed, workers, lambda done, total: None, sandbox)
+    }
     return [by_id[task.id] for task in tasks]
 
 
@@ -86,14 +112,19 @@ def _in_place(task: Task, config: EnvConfig) -> bool:
 
 
 def _named(config: EnvConfig) -> dict[Split, list[tuple[str, Path]]]:
-    """Every game file that the configuration names, with the task's id: its name and a digest of its bytes, so that files of equal names
-    are different games. Raises UsageError for a missing one, and for a game that stands twice."""
+    """Every game file that the configuration names, with the task's id: its name and a digest of
+    its bytes, so that files of equal names are different games. Raises UsageError for a missing
+    one, and for a game that stands twice.
+    """
     named: dict[Split, list[tuple[str, Path]]] = {split: [] for split in SPLITS}
     known: dict[str, str] = {}
     for split, files in config.files.items():
         for path in files:
             if not os.path.isfile(path):
-                raise UsageError(f"env.files.{split}: game file {path} does not exist; generate one with tw-make or remove the entry")
+                raise UsageError(
+                    f"env.files.{split}: game file {path} does not exist; generate one with "
+                    f"tw-make or remove the entry"
+                )
             digest, where = _digest(path), f"env.files.{split}: {path}"
             if digest in known:
                 raise UsageError(f"{where}: the same game as {known[digest]}; name every game once")
@@ -116,8 +147,8 @@ def seeds(config: PerturbConfig, split: Split, run_seed: int) -> list[int]:
         validation           1000, 1001, 1002, ...
         test, calibration    1000 * (2 + run_seed % TEST_BLOCKS), ...
 
-    Test seeds change with the seed of the run, as its games do: what was tuned under one seed has met
-    the test seeds of no other, for run seeds below TEST_BLOCKS (2,147,481) without exception.
+    Test seeds change with the seed of the run, as its games do: what was tuned under one seed has
+    met the test seeds of no other, for run seeds below TEST_BLOCKS (2,147,481) without exception.
     Calibration tasks meet the test seeds: the certificate speaks of new tasks under these seeds.
     """
     test = (config.test_seeds, 2 + run_seed % TEST_BLOCKS)

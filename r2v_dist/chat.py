@@ -33,12 +33,16 @@ class ChatTokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
-    def apply_chat_template(self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool, **settings: Any) -> Any: ...
+    def apply_chat_template(
+        self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool, **settings: Any
+    ) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What the agent saw (`user`) and what was answered; `action_ids` are as sampled by the model in the role of `actor`."""
+    """What the agent saw (`user`) and what was answered; `action_ids` are as sampled by the model
+    in the role of `actor`.
+    """
 
     user: str
     action: str
@@ -52,7 +56,9 @@ def opening_message(goal: str, observation: str) -> str:
 
 
 class ChatFormat:
-    """Turns conversations into token ids for the model in one role (`slm` or `teacher`), with its own tokenizer."""
+    """Turns conversations into token ids for the model in one role (`slm` or `teacher`), with its
+    own tokenizer.
+    """
 
     def __init__(
         self,
@@ -64,7 +70,8 @@ class ChatFormat:
         """`settings` are variables of the template, as `enable_thinking`."""
         self._tokenizer, self._role = tokenizer, role
         self._settings = dict(settings or {})
-        # An episode asks for the same turns at every step, and the arms of a unit share most of theirs.
+        # An episode asks for the same turns at every step, and the arms of a unit share most of
+        # theirs.
         self._turns: dict[tuple[bool, str], list[int]] = {}
         self._system = [{"role": "system", "content": system}] if system else []
 
@@ -73,7 +80,9 @@ class ChatFormat:
         return self._remembered(True, user)
 
     def continuation(self, user: str) -> list[int]:
-        """Ids from the end of one answer (its end-of-turn mark included) to where the next answer begins."""
+        """Ids from the end of one answer (its end-of-turn mark included) to where the next answer
+        begins.
+        """
         return self._remembered(False, user)
 
     def end_of_turn(self) -> list[int]:
@@ -92,7 +101,9 @@ class ChatFormat:
         user = {"role": "user", "content": "x"}
         asked, told = (self._render([user], prompt=prompt) for prompt in (True, False))
         answered = self._render([user, {"role": "assistant", "content": _ANSWER}], prompt=False)
-        return asked != told or "".join(answered.split(_ANSWER, 1)[0].split()) == "".join(asked.split())
+        return asked != told or "".join(answered.split(_ANSWER, 1)[0].split()) == "".join(
+            asked.split()
+        )
 
     def stop_ids(self, eos_ids: Collection[int] = ()) -> list[int]:
         """Ids at which an answer is over: the end of a turn, every EOS, and what opens a turn in
@@ -105,7 +116,9 @@ class ChatFormat:
         return list(dict.fromkeys([self._end, *eos_ids, *self._own_eos, *between]))
 
     def action_ids(self, turn: Turn) -> list[int]:
-        """The answer as this role sampled it; somebody else's is text to this role and is encoded here."""
+        """The answer as this role sampled it; somebody else's is text to this role and is encoded
+        here.
+        """
         if turn.action_ids is not None and turn.actor == self._role:
             return list(turn.action_ids)
         return self._encode(self._cut(turn.action))
@@ -133,11 +146,14 @@ class ChatFormat:
         before = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}]
         parts = self._render([*before, message], prompt=True).split(_ANSWER, 1)
         if len(parts) < 2:
-            raise UsageError("the chat template leaves an earlier answer out or changes its letters")
+            raise UsageError(
+                "the chat template leaves an earlier answer out or changes its letters"
+            )
         following = parts[1].lstrip()
         if not following.startswith(self._ending):
             raise UsageError(
-                f"the chat template ends the last answer with {self._ending!r}, and an earlier one otherwise",
+                f"the chat template ends the last answer with {self._ending!r}, and an earlier "
+                f"one otherwise",
             )
         return following
 
@@ -152,7 +168,10 @@ class ChatFormat:
         mark = max((t for t in self._control if closing.startswith(t)), key=len, default="")
         if not mark or len(self._encode(mark)) != 1:
             shown = closing.split("\n", 1)[0][:20]
-            raise UsageError(f"the chat template ends an answer with {shown!r}, which is no special token: nothing would stop the model")
+            raise UsageError(
+                f"the chat template ends an answer with {shown!r}, which is no special token: "
+                f"nothing would stop the model"
+            )
         return mark
 
     @cached_property
@@ -168,7 +187,9 @@ class ChatFormat:
     def _special_ids(self) -> frozenset[int]:
         """Tokens that the tokenizer calls special."""
         added = self._tokenizer.added_tokens_decoder.items()
-        return frozenset([*self._tokenizer.all_special_ids, *(i for i, token in added if token.special)])
+        return frozenset(
+            [*self._tokenizer.all_special_ids, *(i for i, token in added if token.special)]
+        )
 
     @cached_property
     def _control(self) -> frozenset[str]:
@@ -178,12 +199,16 @@ class ChatFormat:
         source = template if isinstance(template, str) else str(template)
         added = self._tokenizer.added_tokens_decoder.values()
         written = [str(token) for token in added if token.special or str(token) in source]
-        return frozenset(text for text in [*self._tokenizer.all_special_tokens, *written] if text.strip())
+        return frozenset(
+            text for text in [*self._tokenizer.all_special_tokens, *written] if text.strip()
+        )
 
     @cached_property
     def _spelled(self) -> re.Pattern[str]:
         """The place behind the first letter of a control token, also where two of them overlap."""
-        spellings = [f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in sorted(self._control)]
+        spellings = [
+            f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in sorted(self._control)
+        ]
         return re.compile("|".join(spellings) or "(?!)")
 
     def _cut(self, text: str) -> str:

@@ -1,4 +1,6 @@
-"""The nouns of a rollout: task, unit of work, step, episode. Frozen, picklable, and free of any engine."""
+"""The nouns of a rollout: task, unit of work, step, episode. Frozen, picklable, and free of any
+engine.
+"""
 
 from collections.abc import Container
 from dataclasses import dataclass, replace
@@ -22,7 +24,9 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True)
 class Task:
-    """One problem of a benchmark: `env_kwargs` are what `gymnasium.make` gets beside the env's name."""
+    """One problem of a benchmark: `env_kwargs` are what `gymnasium.make` gets beside the env's
+    name.
+    """
 
     id: str
     split: str
@@ -32,14 +36,18 @@ class Task:
 
     @property
     def max_steps(self) -> int | None:
-        """Steps after which an episode is cut off, as the environment was told; None for its own default."""
+        """Steps after which an episode is cut off, as the environment was told; None for its own
+        default.
+        """
         limit = dict(self.env_kwargs).get("max_steps")
         return None if limit is None else int(limit)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A router at one operating point, with the versions of everything that decides: what a result belongs to."""
+    """A router at one operating point, with the versions of everything that decides: what a result
+    belongs to.
+    """
 
     router: str
     threshold: float | None
@@ -74,9 +82,10 @@ class Taken:
 class Branch:
     """Another continuation from a state of an earlier path (docs/method.md, section 6).
 
-    The path's actions are replayed, then comes the first action, then the arm's router decides. `first` is an action to take
-    there, `teacher_first` has the teacher asked for it; with neither the router decides there too. `seen` is the hash of the
-    observation in that state: a replay that shows something else is drift. `kind` is the name that labels are counted under.
+    The path's actions are replayed, then comes the first action, then the arm's router decides.
+    `first` is an action to take there, `teacher_first` has the teacher asked for it; with neither
+    the router decides there too. `seen` is the hash of the observation in that state: a replay that
+    shows something else is drift. `kind` is the name that labels are counted under.
     """
 
     kind: str
@@ -124,7 +133,9 @@ class EpisodeKey:
 
 @dataclass(frozen=True)
 class Unit:
-    """All arms and branches of one (task, z): they run on one runner, share one tree, and each commits an episode of its own."""
+    """All arms and branches of one (task, z): they run on one runner, share one tree, and each
+    commits an episode of its own.
+    """
 
     stage: str
     config_hash: str
@@ -137,17 +148,25 @@ class Unit:
     def key(self, run: Arm | Branch) -> EpisodeKey:
         """The key of this unit's episode under an arm, or of one of its branches."""
         if isinstance(run, Branch):
-            return EpisodeKey(self.stage, self.config_hash, self.task.id, self.z, run.arm.id, run.replica, run.id)
+            return EpisodeKey(
+                self.stage, self.config_hash, self.task.id, self.z, run.arm.id, run.replica, run.id
+            )
         return EpisodeKey(self.stage, self.config_hash, self.task.id, self.z, run.id, self.replica)
 
     def without(self, done: Container[str]) -> "Unit":
         """This unit with only the runs whose keys are not among those that are done."""
         arms = tuple(arm for arm in self.arms if str(self.key(arm)) not in done)
-        return replace(self, arms=arms, branches=tuple(b for b in self.branches if str(self.key(b)) not in done))
+        return replace(
+            self,
+            arms=arms,
+            branches=tuple(b for b in self.branches if str(self.key(b)) not in done),
+        )
 
     @property
     def played(self) -> tuple[Arm, ...]:
-        """The arms at work, branches' included. All of a unit name the same versions of policy and teacher."""
+        """The arms at work, branches' included. All of a unit name the same versions of policy and
+        teacher.
+        """
         return (*self.arms, *(branch.arm for branch in self.branches))
 
     @property
@@ -158,8 +177,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Step:
-    """One decision and what came of it. `observation` is what the agent saw before acting; `verifier_scores` are those of the
-    proposal's candidates, in their order, empty where nothing was scored."""
+    """One decision and what came of it. `observation` is what the agent saw before acting;
+    `verifier_scores` are those of the proposal's candidates, in their order, empty where nothing
+    was scored.
+    """
 
     observation: str
     clean_observation: str

@@ -1,9 +1,10 @@
-"""What a language model is to an agent: candidates for the next action, a pure function of the request.
+"""What a language model is to an agent: candidates for the next action, a pure function of the
+request.
 
-Equal (model version, prompt, sampling, seed) gives equal candidates. Where an engine cannot promise that, the stored
-sample is authoritative. Every back end hands the text of its model through `action_of`: what leaves
-it can be hashed, stored and sent as UTF-8, holds no reasoning, and has no space around it. It is
-empty where the model gave no action; such an answer is no candidate.
+Equal (model version, prompt, sampling, seed) gives equal candidates. Where an engine cannot promise
+that, the stored sample is authoritative. Every back end hands the text of its model through
+`action_of`: what leaves it can be hashed, stored and sent as UTF-8, holds no reasoning, and has no
+space around it. It is empty where the model gave no action; such an answer is no candidate.
 """
 
 import re
@@ -20,7 +21,9 @@ class ContextLimitReached(Exception):
 
 
 TOP_LOGPROBS = 20
-"""First-token alternatives that the features are made of; an engine must be ready to return as many."""
+"""First-token alternatives that the features are made of; an engine must be ready to return as
+many.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,9 @@ class Sampling:
 class Request:
     """One decision: the conversation so far, the latest message, and the sampling seed.
 
-    `oracle` is the environment's expert, `saboteur` gives a wrong action by seed where the environment knows one, `perturbed` says
-    whether the latest message was tampered with; only back ends that are privileged by name (`expert`, `simulated`) look at them.
+    `oracle` is the environment's expert, `saboteur` gives a wrong action by seed where the
+    environment knows one, `perturbed` says whether the latest message was tampered with; only back
+    ends that are privileged by name (`expert`, `simulated`) look at them.
     """
 
     history: tuple[Turn, ...]
@@ -68,9 +72,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class TopTokens:
-    """The likeliest tokens at one position, best first: ids (int32) and log-probabilities in nats (float32).
+    """The likeliest tokens at one position, best first: ids (int32) and log-probabilities in nats
+    (float32).
 
-    They are most of a stored row: packed, they reach the rollout store without a Python object for every number.
+    They are most of a stored row: packed, they reach the rollout store without a Python object for
+    every number.
     """
 
     ids: "array[int]"
@@ -80,7 +86,9 @@ class TopTokens:
     def of(cls, pairs: Iterable[tuple[int, float]]) -> "TopTokens":
         """From (token id, log-probability) pairs, best first."""
         known = list(pairs)
-        return cls(array("i", [token for token, _ in known]), array("f", [logprob for _, logprob in known]))
+        return cls(
+            array("i", [token for token, _ in known]), array("f", [logprob for _, logprob in known])
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,7 +120,9 @@ class LanguageModel(Protocol):
     """A back end. SLM and teacher are both language models."""
 
     async def sample(self, request: Request) -> Answer:
-        """K candidate actions. Raises RuntimeFailure when the back end cannot answer within its deadline."""
+        """K candidate actions. Raises RuntimeFailure when the back end cannot answer within its
+        deadline.
+        """
         ...
 
 
@@ -141,7 +151,9 @@ def without_reasoning(text: str) -> str:
     """
     rest = text
     while opening := _OPENING.match(rest):
-        closing = re.compile(rf"[<\[]/{re.escape(opening[1])}[>\]]", re.IGNORECASE).search(rest, opening.end())
+        closing = re.compile(rf"[<\[]/{re.escape(opening[1])}[>\]]", re.IGNORECASE).search(
+            rest, opening.end()
+        )
         if closing is None:
             return ""
         rest = rest[closing.end() :]

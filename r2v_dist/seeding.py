@@ -1,11 +1,15 @@
-"""All randomness is a pure function of names: equal parts give equal streams on every machine and in every process."""
+"""All randomness is a pure function of names: equal parts give equal streams on every machine and
+in every process.
+"""
 
 import hashlib
 import random
 
 
 def stable_hash(*parts: object) -> int:
-    """63-bit hash of the parts' text, equal across processes (unlike `hash`, which PYTHONHASHSEED changes)."""
+    """63-bit hash of the parts' text, equal across processes (unlike `hash`, which PYTHONHASHSEED
+    changes).
+    """
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 

@@ -80,7 +80,11 @@ class Figures:
             ),
             ("conditional expressions per 1,000 lines", f"{self.ternaries * per_1000:.1f}", ""),
             ("file length, median", f"{median(self.file_lengths):.0f}", "<= 150"),
-            ("file length, 90th percentile", f"{quantiles(self.file_lengths, n=10)[-1]:.0f}", "<= 300"),
+            (
+                "file length, 90th percentile",
+                f"{quantiles(self.file_lengths, n=10)[-1]:.0f}",
+                "<= 300",
+            ),
             ("function length, median", f"{median(self.function_lengths):.0f}", "<= 10"),
             ("arguments annotated", f"{self.annotated / max(1, self.arguments):.1%}", "100 %"),
         ]

@@ -1,4 +1,6 @@
-"""Shared fixtures: a few generated games (cached between runs), the committed tiny model, and a Ray session."""
+"""Shared fixtures: a few generated games (cached between runs), the committed tiny model, and a Ray
+session.
+"""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +22,10 @@ from tests.sandboxes import require_bubblewrap
 
 ROOT = Path(__file__).parent.parent
 GAME_CACHE = cache_folder("textworld")
-QUESTS = GameFamily("custom", (("instructions", "full"), ("objects", (3, 6)), ("quest_length", (2, 4)), ("rooms", (1, 3))))
+QUESTS = GameFamily(
+    "custom",
+    (("instructions", "full"), ("objects", (3, 6)), ("quest_length", (2, 4)), ("rooms", (1, 3))),
+)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +43,10 @@ def games() -> list[Path]:
 @pytest.fixture(scope="session")
 def tasks(games: list[Path]) -> list[Task]:
     """The quests as test tasks."""
-    return [Task(game.stem, "test", "r2v/TextWorld-v0", (("game", str(game)), ("max_steps", 12))) for game in games]
+    return [
+        Task(game.stem, "test", "r2v/TextWorld-v0", (("game", str(game)), ("max_steps", 12)))
+        for game in games
+    ]
 
 
 @pytest.fixture(scope="session")

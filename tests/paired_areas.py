@@ -1,4 +1,6 @@
-"""The paired difference of frontier areas, one resample after the other: what the product's vectorised comparison must equal."""
+"""The paired difference of frontier areas, one resample after the other: what the product's
+vectorised comparison must equal.
+"""
 
 from collections.abc import Sequence
 
@@ -10,9 +12,15 @@ from r2v_dist.stats.frontier import Ends, RouterCurve, frontier_auc
 
 
 def auc_difference(
-    a: Sequence[RouterCurve], b: Sequence[RouterCurve], ends: Ends, resamples: int, seed: int, level: float = 0.95
+    a: Sequence[RouterCurve],
+    b: Sequence[RouterCurve],
+    ends: Ends,
+    resamples: int,
+    seed: int,
+    level: float = 0.95,
 ) -> PairedDifference:
-    """Frontier area of `a` minus that of `b`, each the mean over its training seeds (one curve each).
+    """Frontier area of `a` minus that of `b`, each the mean over its training seeds (one curve
+    each).
 
     Paired: a resample draws whole tasks, the same for all curves and for the ends.
     """
@@ -20,7 +28,9 @@ def auc_difference(
 
     def difference(drawn: npt.NDArray[np.int64]) -> float:
         there = ends.on(drawn)
-        area_a, area_b = (np.mean([frontier_auc(curve.on(drawn), there) for curve in curves]) for curves in (a, b))
+        area_a, area_b = (
+            np.mean([frontier_auc(curve.on(drawn), there) for curve in curves]) for curves in (a, b)
+        )
         return float(area_a - area_b)
 
     values = [difference(rng.integers(0, tasks, (tasks,))) for _ in range(resamples)]

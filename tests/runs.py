@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 SIMULATED = [
     "configs/textworld_simulated.yaml",
     "env.splits={train: 4, validation: 3, calibration: 3, test: 4}",
-    "labels={tasks: 4, validation_tasks: 3, states: 24, validation_states: 16, n: 2, n_unsure: 3, pairs: 24}",
+    "labels={tasks: 4, validation_tasks: 3, states: 24, validation_states: 16, n: 2, n_unsure: 3, "
+    "pairs: 24}",
     "router={epsilon: 0.05, score: advantage, risk_steps: 60, policy_steps: 80}",
     "evaluate.rates=[0.1, 0.3]",
     "cluster.shard_seconds=0.2",
@@ -23,7 +24,9 @@ SIMULATED = [
 def start(arguments: list[str], run_dir: Path) -> "subprocess.Popen[str]":
     """Start `r2v run`."""
     command = [sys.executable, "-m", "r2v_dist.cli", "run", *arguments, f"run_dir={run_dir}"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(arguments: list[str], run_dir: Path, timeout: float) -> str:
@@ -37,7 +40,9 @@ def finish(arguments: list[str], run_dir: Path, timeout: float) -> str:
 def benchmark(name: str, arguments: list[str], timeout: float) -> dict[str, Any]:
     """Run a benchmark as a user does; its last line is one JSON object."""
     command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json_object(done.stdout.splitlines()[-1])
 

@@ -36,7 +36,10 @@ _TOO_LONG = re.compile(
 _SECTIONS = {"judge": "verifier.judge"}
 """Where a role is configured, if not under its own name."""
 _ADVICE = (
-    (r"max_tokens|max_completion_tokens", "set {section}.sampling.max_tokens_field to the other name"),
+    (
+        r"max_tokens|max_completion_tokens",
+        "set {section}.sampling.max_tokens_field to the other name",
+    ),
     (r"temperature", "set {section}.sampling.temperature to null"),
     (r"top_p", "set {section}.sampling.top_p to null"),
     (r"\bseed\b", "set {section}.sampling.send_seed to false"),
@@ -123,7 +126,10 @@ class Endpoint:
                 follow_redirects=True,
             )
         except (httpx.InvalidURL, ImportError, ValueError, OSError) as error:
-            raise UsageError(f"{self._section}.base_url = {shown_address(config.base_url)}: {_client_problem(error)}") from None
+            raise UsageError(
+                f"{self._section}.base_url = {shown_address(config.base_url)}: "
+                f"{_client_problem(error)}"
+            ) from None
 
     async def ask(self, body: dict[str, Any]) -> Reply:
         """The endpoint's reply, with at least one choice.
@@ -145,7 +151,11 @@ class Endpoint:
                 problem = f"{type(error).__name__}: {error}"
             except Unusable as error:
                 problem = str(error)
-                wait = self._backoff(failures) if error.crowded and error.wait_s is None else error.wait_s
+                wait = (
+                    self._backoff(failures)
+                    if error.crowded and error.wait_s is None
+                    else error.wait_s
+                )
             failures += 1
             if wait is not None:
                 reason = f"{problem} (it asks to wait; {self._section}.retry_s = {self._config.retry_s:g})"
@@ -153,7 +163,9 @@ class Endpoint:
             elif failures >= self._attempts or time.monotonic() >= deadline:
                 break
             else:
-                await asyncio.sleep(max(0.0, min(self._backoff(failures - 1), deadline - time.monotonic())))
+                await asyncio.sleep(
+                    max(0.0, min(self._backoff(failures - 1), deadline - time.monotonic()))
+                )
         else:
             problem = self._gate.reason
         raise RuntimeFailure(self.told(problem))
@@ -186,7 +198,10 @@ class Endpoint:
             return f"set the environment variable {variable} to a key that may use {self._config.model}"
         if status in (404, 405):
             return f"check {self._section}.base_url and {self._section}.model"
-        fix = next((fix for pattern, fix in _ADVICE if re.search(pattern, said)), "change what it refuses in {section}")
+        fix = next(
+            (fix for pattern, fix in _ADVICE if re.search(pattern, said)),
+            "change what it refuses in {section}",
+        )
         return fix.format(section=self._section)
 
     def told(self, problem: str) -> str:
@@ -242,7 +257,9 @@ def read_reply(payload: object, text: str) -> Reply:
 def _choice(choice: object) -> Choice:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise Unusable(f"HTTP 200 with a choice that holds no message: {json.dumps(choice)[:_READ]}")
+        raise Unusable(
+            f"HTTP 200 with a choice that holds no message: {json.dumps(choice)[:_READ]}"
+        )
     return Choice(_content(message.get("content")), str(choice.get("finish_reason") or ""))
 
 

@@ -1,10 +1,14 @@
-"""The environment's own oracle as a language model: it reads hidden state, so reports call it privileged."""
+"""The environment's own oracle as a language model: it reads hidden state, so reports call it
+privileged.
+"""
 
 from r2v_dist.language_model import Answer, Candidate, Request, whole
 
 
 class ExpertModel:
-    """The environment's own oracle: it reads hidden state, so it is reported as a privileged oracle."""
+    """The environment's own oracle: it reads hidden state, so it is reported as a privileged
+    oracle.
+    """
 
     async def sample(self, request: Request) -> Answer:
         """The oracle's action; no candidate where the task can no longer be solved."""

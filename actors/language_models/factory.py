@@ -1,4 +1,6 @@
-"""Language models as env runners use them. Every back end can play SLM or teacher; all look the same to the agent loop."""
+"""Language models as env runners use them. Every back end can play SLM or teacher; all look the
+same to the agent loop.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,21 @@ from r2v_dist.files import read_json_object
 from r2v_dist.language_model import LanguageModel
 
 
-def build_model(config: ModelConfig, role: str, call: EngineCall | None, tokenizer_path: str) -> LanguageModel:
-    """The back end that the configuration names. `call` reaches the vLLM server of this role, where there is one."""
+def build_model(
+    config: ModelConfig, role: str, call: EngineCall | None, tokenizer_path: str
+) -> LanguageModel:
+    """The back end that the configuration names. `call` reaches the vLLM server of this role, where
+    there is one.
+    """
     if config.backend == "expert":
         return ExpertModel()
     if config.backend == "simulated":
-        return SimulatedModel(config.failure_rate, config.failure_rate_perturbed, config.failure_rate_after_error, config.signal_auroc)
+        return SimulatedModel(
+            config.failure_rate,
+            config.failure_rate_perturbed,
+            config.failure_rate_after_error,
+            config.signal_auroc,
+        )
     if config.backend == "openai":
         return OpenAIModel(config, role=role)
     from transformers import AutoTokenizer

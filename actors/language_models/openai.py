@@ -13,9 +13,13 @@ _TELLING = ("length", "content_filter")
 
 
 class OpenAIModel:
-    """Any OpenAI-compatible chat endpoint. The key comes from the environment and is never logged or stored."""
+    """Any OpenAI-compatible chat endpoint. The key comes from the environment and is never logged
+    or stored.
+    """
 
-    def __init__(self, config: ModelConfig, attempts: int = 5, backoff_s: float = 1.0, role: str = "teacher") -> None:
+    def __init__(
+        self, config: ModelConfig, attempts: int = 5, backoff_s: float = 1.0, role: str = "teacher"
+    ) -> None:
         self._config, self._attempts, self._backoff_s = config, attempts, backoff_s
         self._endpoint = Endpoint(config, role, attempts, backoff_s)
 
@@ -30,10 +34,16 @@ class OpenAIModel:
         prompt_tokens = generated = requests = barren = 0
         while len(choices) < wanted:
             try:
-                reply = await self._endpoint.ask(self._body(request, wanted - len(choices), requests))
+                reply = await self._endpoint.ask(
+                    self._body(request, wanted - len(choices), requests)
+                )
             except PromptFiltered:
                 break
-            usable = [choice for choice in reply.choices if choice.text.strip() or choice.finish_reason in _TELLING]
+            usable = [
+                choice
+                for choice in reply.choices
+                if choice.text.strip() or choice.finish_reason in _TELLING
+            ]
             choices += usable[: wanted - len(choices)]
             prompt_tokens = prompt_tokens or reply.prompt_tokens
             generated += reply.completion_tokens
@@ -41,8 +51,12 @@ class OpenAIModel:
             if not usable:
                 barren += 1
                 if barren >= self._attempts:
-                    reasons = ", ".join(sorted({repr(choice.finish_reason) for choice in reply.choices}))
-                    raise RuntimeFailure(self._endpoint.told(f"HTTP 200 without text, finish_reason {reasons}"))
+                    reasons = ", ".join(
+                        sorted({repr(choice.finish_reason) for choice in reply.choices})
+                    )
+                    raise RuntimeFailure(
+                        self._endpoint.told(f"HTTP 200 without text, finish_reason {reasons}")
+                    )
                 await asyncio.sleep(self._backoff_s)
         actions = [action_of(choice.text) for choice in choices]
         candidates = tuple(Candidate(action) for action in actions if action)
@@ -50,7 +64,11 @@ class OpenAIModel:
 
     def _body(self, request: Request, n: int, earlier: int) -> dict[str, Any]:
         """The request for `n` answers, after `earlier` requests that left some out."""
-        messages = [{"role": "system", "content": self._config.system_prompt}] if self._config.system_prompt else []
+        messages = (
+            [{"role": "system", "content": self._config.system_prompt}]
+            if self._config.system_prompt
+            else []
+        )
         for turn in request.history:
             messages += [
                 {"role": "user", "content": whole(turn.user)},

@@ -8,7 +8,14 @@ from actors.batching import Arrivals, Batcher
 from actors.vllm.engine import Arrived, EngineAnswer, EngineRequest
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config.models import ModelConfig
-from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Request, action_of, whole
+from r2v_dist.language_model import (
+    Answer,
+    Candidate,
+    ContextLimitReached,
+    Request,
+    action_of,
+    whole,
+)
 
 EngineCall = Callable[[list[EngineRequest]], Awaitable[AsyncIterator[Arrived]]]
 """Sends a batch; the iterator then gives each answer once, as it comes."""
@@ -33,23 +40,39 @@ class VllmModel:
         self._call, self._tokenizer, self._config = call, tokenizer, config
         self._chat = ChatFormat(tokenizer, role, config.system_prompt, config.chat_template_kwargs)
         self._stop = self._chat.stop_ids(eos_ids)
-        self._batcher = Batcher(self._ask_engine, config.timeout_s, f"the model server of {config.model}")
+        self._batcher = Batcher(
+            self._ask_engine, config.timeout_s, f"the model server of {config.model}"
+        )
 
     async def sample(self, request: Request) -> Answer:
-        """K candidates. Raises RuntimeFailure when the server does not answer, ContextLimitReached when the prompt is too long."""
+        """K candidates. Raises RuntimeFailure when the server does not answer, ContextLimitReached
+        when the prompt is too long.
+        """
         sampling = request.sampling
         assert sampling.temperature is not None
         assert sampling.top_p is not None
         prompt = self._chat.prompt(request.history, request.user)
         if len(prompt) + sampling.max_tokens > self._config.max_model_len:
-            raise ContextLimitReached(f"{len(prompt)} prompt tokens and {sampling.max_tokens} new ones exceed {self._config.max_model_len}")
+            raise ContextLimitReached(
+                f"{len(prompt)} prompt tokens and {sampling.max_tokens} new ones exceed "
+                f"{self._config.max_model_len}"
+            )
         engine_request = EngineRequest(
-            prompt, request.seed, sampling.n, sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.top, self._stop
+            prompt,
+            request.seed,
+            sampling.n,
+            sampling.temperature,
+            sampling.top_p,
+            sampling.max_tokens,
+            sampling.top,
+            self._stop,
         )
         version, answer = await self._batcher.ask(engine_request)
         return self._read(version, engine_request, answer)
 
-    async def _ask_engine(self, requests: list[EngineRequest]) -> Arrivals[tuple[str, EngineAnswer]]:
+    async def _ask_engine(
+        self, requests: list[EngineRequest]
+    ) -> Arrivals[tuple[str, EngineAnswer]]:
         async for version, answers in await self._call(requests):
             yield [(place, (version, answer)) for place, answer in answers]
 
@@ -60,7 +83,9 @@ class VllmModel:
             if candidate is not None:
                 candidates.append(candidate)
         generated = sum(map(len, answer.token_ids))
-        return Answer(tuple(candidates), version, len(request.prompt_ids), answer.first_top, generated)
+        return Answer(
+            tuple(candidates), version, len(request.prompt_ids), answer.first_top, generated
+        )
 
     def _candidate(self, ids: Sequence[int], logprobs: Sequence[float]) -> Candidate | None:
         """What was sampled up to the token that ended it; None where that is no action."""
@@ -75,7 +100,9 @@ class VllmModel:
         # cloned.
         start = self._start_of(action, kept)
         exact = self._tokenizer.decode(kept[start:]).strip() == action
-        return Candidate(action, tuple(kept[start:]) if exact else None, tuple(logprobs[start : length + 1]))
+        return Candidate(
+            action, tuple(kept[start:]) if exact else None, tuple(logprobs[start : length + 1])
+        )
 
     def _start_of(self, action: str, ids: Sequence[int]) -> int:
         """The last place from which on the ids hold all of the action, with which they end."""

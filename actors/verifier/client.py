@@ -17,13 +17,17 @@ class ScorerHandle:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    async def __call__(self, states: list[tuple[list[int], list[list[int]]]]) -> list[tuple[float, ...]]:
+    async def __call__(
+        self, states: list[tuple[list[int], list[list[int]]]]
+    ) -> list[tuple[float, ...]]:
         answer: list[tuple[float, ...]] = await self._actor.score.remote(states)
         return answer
 
 
 class TrainedVerifier:
-    """The trained verifier as seen from an env runner. `candidates` are the SLM's: their token ids are used as sampled."""
+    """The trained verifier as seen from an env runner. `candidates` are the SLM's: their token ids
+    are used as sampled.
+    """
 
     def __init__(
         self,
@@ -41,12 +45,19 @@ class TrainedVerifier:
 
         self._batcher = Batcher(ask, timeout_s, "the verifier")
 
-    async def score(self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]) -> tuple[float, ...]:
+    async def score(
+        self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]
+    ) -> tuple[float, ...]:
         """V of every candidate. Raises RuntimeFailure when the actor does not answer."""
         if not candidates:
             return ()
-        answers = [tuple(self._chat.action_ids(Turn(user, c.text, "slm", c.token_ids)) + self._end) for c in candidates]
+        answers = [
+            tuple(self._chat.action_ids(Turn(user, c.text, "slm", c.token_ids)) + self._end)
+            for c in candidates
+        ]
         distinct = list(dict.fromkeys(answers))  # candidates often agree
-        scores = await self._batcher.ask((self._chat.prompt(history, user), [list(answer) for answer in distinct]))
+        scores = await self._batcher.ask(
+            (self._chat.prompt(history, user), [list(answer) for answer in distinct])
+        )
         by_answer = dict(zip(distinct, scores, strict=True))
         return tuple(by_answer[answer] for answer in answers)

@@ -1,7 +1,8 @@
 """The trained verifier as a Ray actor, and as env runners use it.
 
-Requests are token ids. What arrives while a forward pass runs is scored together in the next one; all candidates of a
-state share one reading of their prompt. A runner sends what has piled up in one call, as it does for a model.
+Requests are token ids. What arrives while a forward pass runs is scored together in the next one;
+all candidates of a state share one reading of their prompt. A runner sends what has piled up in one
+call, as it does for a model.
 """
 
 import asyncio
@@ -13,11 +14,15 @@ from learners.common.packing import AnswerRow
 from r2v_dist.config.verifier import VerifierConfig
 
 KEPT_TOKENS = 50_000
-"""Prompt tokens that a scorer without an accelerator keeps read: some hundred conversations of a small model, 300 MB."""
+"""Prompt tokens that a scorer without an accelerator keeps read: some hundred conversations of a
+small model, 300 MB.
+"""
 
 
 class VerifierServer:
-    """Create it as an async Ray actor with a high `max_concurrency`: calls wait while a forward pass runs."""
+    """Create it as an async Ray actor with a high `max_concurrency`: calls wait while a forward
+    pass runs.
+    """
 
     def __init__(self, path: str, version: str, config: VerifierConfig) -> None:
         import torch
@@ -40,13 +45,20 @@ class VerifierServer:
         """Replace the verifier; a forward pass under way ends with the old one."""
         from learners.verifier.network import ValueModel
 
-        self._model, self._version = await asyncio.to_thread(ValueModel, Path(path), self._max_tokens, KEPT_TOKENS), version
+        self._model, self._version = (
+            await asyncio.to_thread(ValueModel, Path(path), self._max_tokens, KEPT_TOKENS),
+            version,
+        )
         return version
 
-    async def score(self, states: list[tuple[list[int], list[list[int]]]]) -> list[tuple[float, ...]]:
+    async def score(
+        self, states: list[tuple[list[int], list[list[int]]]]
+    ) -> list[tuple[float, ...]]:
         """V of every answer of every state, in order."""
         future: asyncio.Future[list[tuple[float, ...]]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(([AnswerRow(prompt, tuple(answers)) for prompt, answers in states], future))
+        self._waiting.append(
+            ([AnswerRow(prompt, tuple(answers)) for prompt, answers in states], future)
+        )
         if self._worker is None or self._worker.done():
             self._worker = asyncio.ensure_future(self._work())
         return await future
@@ -55,7 +67,11 @@ class VerifierServer:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                scores = iter(await asyncio.to_thread(self._model.score, [row for rows, _ in batch for row in rows]))
+                scores = iter(
+                    await asyncio.to_thread(
+                        self._model.score, [row for rows, _ in batch for row in rows]
+                    )
+                )
             except Exception as error:  # a boundary: whoever waits must learn of the failure
                 for _, future in batch:
                     if not future.done():
@@ -68,10 +84,24 @@ class VerifierServer:
 
 
 def start_verifier(path: str, version: str, config: VerifierConfig) -> Any:
-    """Start the actor without waiting for it; its `ready` answers with the version. Ray starts it again when its process dies."""
+    """Start the actor without waiting for it; its `ready` answers with the version. Ray starts it
+    again when its process dies.
+    """
     import ray
 
     gpus = config.gpu_memory_utilization if ray.cluster_resources().get("GPU", 0) > 0 else 0
-    environment = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": str(config.threads)}
-    options = {"num_cpus": 0, "num_gpus": gpus, "max_concurrency": 1024, "max_restarts": 3, "runtime_env": {"env_vars": environment}}
-    return ray.remote(VerifierServer).options(**options).remote(os.path.abspath(path), version, config)
+    environment = {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "OMP_NUM_THREADS": str(config.threads),
+    }
+    options = {
+        "num_cpus": 0,
+        "num_gpus": gpus,
+        "max_concurrency": 1024,
+        "max_restarts": 3,
+        "runtime_env": {"env_vars": environment},
+    }
+    return (
+        ray.remote(VerifierServer).options(**options).remote(os.path.abspath(path), version, config)
+    )

@@ -18,7 +18,9 @@ def parse_cores(text: str) -> list[int]:
 
 @contextlib.contextmanager
 def openmp_on(cores: Sequence[int]) -> Iterator[None]:
-    """Processes started inside compute with one OpenMP thread a core, each bound to its own; their first thread is one of them."""
+    """Processes started inside compute with one OpenMP thread a core, each bound to its own; their
+    first thread is one of them.
+    """
     wanted = {
         "OMP_NUM_THREADS": str(len(cores)),
         "OMP_PLACES": ",".join(f"{{{core}}}" for core in cores),

@@ -1,8 +1,10 @@
-"""A vLLM engine as a Ray actor: many requests in flight, weights replaced in place, every answer names its version.
+"""A vLLM engine as a Ray actor: many requests in flight, weights replaced in place, every answer
+names its version.
 
-Requests come in batches (one call for many prompts), because a call costs more than a short action's tokens; answers leave
-as they are ready, because the longest of a batch takes many times as long as the shortest, and the episodes of the others
-would wait meanwhile. Prompts are token ids and answers are token ids: text never crosses this boundary.
+Requests come in batches (one call for many prompts), because a call costs more than a short
+action's tokens; answers leave as they are ready, because the longest of a batch takes many times as
+long as the shortest, and the episodes of the others would wait meanwhile. Prompts are token ids and
+answers are token ids: text never crosses this boundary.
 """
 
 import asyncio
@@ -28,12 +30,16 @@ ENGINE_ENVIRONMENT = {
 """What the engine's process must find in its environment before vLLM is imported."""
 
 CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
-"""And where it gets no GPU: compiling takes longer than it saves there. On a GPU vLLM does not start without the compiler."""
+"""And where it gets no GPU: compiling takes longer than it saves there. On a GPU vLLM does not
+start without the compiler.
+"""
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """A prompt and how to continue it. `seed` makes the continuation a function of the request alone."""
+    """A prompt and how to continue it. `seed` makes the continuation a function of the request
+    alone.
+    """
 
     prompt_ids: list[int]
     seed: int
@@ -47,7 +53,9 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class EngineAnswer:
-    """Sampled ids and their log-probabilities for each of the n continuations, and the first token's top alternatives."""
+    """Sampled ids and their log-probabilities for each of the n continuations, and the first
+    token's top alternatives.
+    """
 
     token_ids: list[list[int]]
     logprobs: list[list[float]]
@@ -59,7 +67,9 @@ Arrived = tuple[str, list[tuple[int, EngineAnswer]]]
 
 
 class VllmServer:
-    """One engine, as an async Ray actor. `_after` may be a reference, for which Ray waits before it makes the engine."""
+    """One engine, as an async Ray actor. `_after` may be a reference, for which Ray waits before it
+    makes the engine.
+    """
 
     def __init__(self, config: ModelConfig, path: str, version: str, _after: str = "") -> None:
         self._config, self._version = config, version
@@ -77,11 +87,15 @@ class VllmServer:
         return self._version, list(answers)
 
     async def stream(self, requests: list[EngineRequest]) -> AsyncIterator[Arrived]:
-        """Each answer once, soon after the engine gave it, together with others that were ready by then.
+        """Each answer once, soon after the engine gave it, together with others that were ready by
+        then.
 
         A request that fails ends the stream with its error; answers that have left stay valid.
         """
-        places = {asyncio.ensure_future(self._generate(request)): place for place, request in enumerate(requests)}
+        places = {
+            asyncio.ensure_future(self._generate(request)): place
+            for place, request in enumerate(requests)
+        }
         try:
             while places:
                 ready, _ = await asyncio.wait(places, return_when=asyncio.FIRST_COMPLETED)
@@ -111,7 +125,8 @@ class VllmServer:
             top_p=request.top_p,
             max_tokens=request.max_tokens,
             logprobs=request.top,
-            # Without an object for every alternative of every token; only the first token's are used.
+            # Without an object for every alternative of every token; only the first token's are
+            # used.
             flat_logprobs=True,
             stop_token_ids=request.stop_ids,
             detokenize=False,
@@ -119,7 +134,12 @@ class VllmServer:
         )
         # Marked as ready for the engine: a raw prompt would go through the tokenizer's thread pool.
         prompt = tokens_input(request.prompt_ids)
-        [final] = [output async for output in self._engine.generate(prompt, params, request_id=str(next(self._ids)))]
+        [final] = [
+            output
+            async for output in self._engine.generate(
+                prompt, params, request_id=str(next(self._ids))
+            )
+        ]
         outputs = sorted(final.outputs, key=lambda o: o.index)
         flat = outputs[0].logprobs
         alternatives = dict(zip(flat.token_ids[: flat.end_indices[0]], flat.logprobs, strict=False))
@@ -127,7 +147,9 @@ class VllmServer:
         return EngineAnswer(
             token_ids=[list(o.token_ids) for o in outputs],
             # The sampled token is the first of its position.
-            logprobs=[[o.logprobs.logprobs[start] for start in o.logprobs.start_indices] for o in outputs],
+            logprobs=[
+                [o.logprobs.logprobs[start] for start in o.logprobs.start_indices] for o in outputs
+            ],
             first_top=TopTokens.of(first[: request.top]),
         )
 
@@ -154,17 +176,23 @@ def engine_arguments(config: ModelConfig, path: str) -> dict[str, Any]:
         "enforce_eager": True,
         "block_size": 32,
         "kv_cache_memory_bytes": config.kv_cache_mib * 2**20,
-        # A seeded request whose prompt is split over two steps ends the engine: CPU generators have no offset.
+        # A seeded request whose prompt is split over two steps ends the engine: CPU generators have
+        # no offset.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(2048, config.max_model_len),
-        # By default vLLM computes on CPU in one more process, for which the scheduler's waits spinning: a core of its own that
-        # games need. In the scheduler's process, as on one GPU, there is neither that nor the traffic between the two.
-        **({"distributed_executor_backend": UniProcExecutor} if config.tensor_parallel == 1 else {}),
+        # By default vLLM computes on CPU in one more process, for which the scheduler's waits
+        # spinning: a core of its own that games need. In the scheduler's process, as on one GPU,
+        # there is neither that nor the traffic between the two.
+        **(
+            {"distributed_executor_backend": UniProcExecutor} if config.tensor_parallel == 1 else {}
+        ),
     }
 
 
 def engine_place(config: ModelConfig) -> contextlib.AbstractContextManager[None]:
-    """Where the engine started inside computes: on the configured cores, or where vLLM sees fit on GPUs and with several ranks."""
+    """Where the engine started inside computes: on the configured cores, or where vLLM sees fit on
+    GPUs and with several ranks.
+    """
     import torch
 
     if torch.cuda.is_available() or config.tensor_parallel > 1:
@@ -177,8 +205,14 @@ def _build_engine(config: ModelConfig, path: str) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
     except ImportError as error:
-        raise RuntimeFailure(f"vLLM cannot be imported ({error}); install it with `make setup`, or `.[gpu]` on a CUDA machine") from None
+        raise RuntimeFailure(
+            f"vLLM cannot be imported ({error}); install it with `make setup`, or `.[gpu]` on a "
+            f"CUDA machine"
+        ) from None
 
-    arguments = AsyncEngineArgs(**engine_arguments(config, path), worker_extension_cls="actors.vllm.weight_update.ReloadExtension")
+    arguments = AsyncEngineArgs(
+        **engine_arguments(config, path),
+        worker_extension_cls="actors.vllm.weight_update.ReloadExtension",
+    )
     with engine_place(config):
         return AsyncLLM.from_engine_args(arguments)

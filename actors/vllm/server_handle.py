@@ -1,4 +1,6 @@
-"""Model servers as the driver sees them: started once, brought back when they die, always at the version asked for."""
+"""Model servers as the driver sees them: started once, brought back when they die, always at the
+version asked for.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,7 +9,13 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from actors.ray_errors import first_cause, usage_error
-from actors.vllm.engine import CPU_ENVIRONMENT, ENGINE_ENVIRONMENT, Arrived, EngineRequest, VllmServer
+from actors.vllm.engine import (
+    CPU_ENVIRONMENT,
+    ENGINE_ENVIRONMENT,
+    Arrived,
+    EngineRequest,
+    VllmServer,
+)
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.storage.checkpoints import Checkpoint
@@ -17,9 +25,17 @@ LOAD_DEADLINE_S = 300.0
 
 
 class ModelServer:
-    """Owns one vLLM actor. `start` returns at once; `wait` blocks until the engine answers. On GPUs it starts when `after` answers."""
+    """Owns one vLLM actor. `start` returns at once; `wait` blocks until the engine answers. On GPUs
+    it starts when `after` answers.
+    """
 
-    def __init__(self, role: str, config: ModelConfig, checkpoint: Checkpoint, after: "ModelServer | None" = None) -> None:
+    def __init__(
+        self,
+        role: str,
+        config: ModelConfig,
+        checkpoint: Checkpoint,
+        after: "ModelServer | None" = None,
+    ) -> None:
         self._role, self._config, self._after = role, config, after
         self.checkpoint = checkpoint
         self.start()
@@ -30,9 +46,20 @@ class ModelServer:
         environment = {**ENGINE_ENVIRONMENT, **({} if gpus else CPU_ENVIRONMENT)}
         self.actor: Any = (
             ray.remote(VllmServer)
-            .options(num_cpus=0, num_gpus=gpus, max_concurrency=1024, runtime_env={"env_vars": environment})
-            # An engine measures how much of its GPU is free; what starts beside it meanwhile would mislead both.
-            .remote(self._config, self.checkpoint.path, self.checkpoint.version, self._after._ready if self._after and gpus else "")
+            .options(
+                num_cpus=0,
+                num_gpus=gpus,
+                max_concurrency=1024,
+                runtime_env={"env_vars": environment},
+            )
+            # An engine measures how much of its GPU is free; what starts beside it meanwhile would
+            # mislead both.
+            .remote(
+                self._config,
+                self.checkpoint.path,
+                self.checkpoint.version,
+                self._after._ready if self._after and gpus else "",
+            )
         )
         self._ready: Any = self.actor.ready.remote()
 
@@ -47,7 +74,9 @@ class ModelServer:
             raise usage_error(error) or RuntimeFailure(problem) from None
 
     def load(self, checkpoint: Checkpoint) -> bool:
-        """Replace the weights in place; True when the engine had died meanwhile and was started anew with them."""
+        """Replace the weights in place; True when the engine had died meanwhile and was started
+        anew with them.
+        """
         if checkpoint == self.checkpoint:
             return False
         self.wait()
@@ -71,7 +100,10 @@ class ModelServer:
 
     def _load(self) -> bool:
         try:
-            ray.get(self.actor.load.remote(self.checkpoint.path, self.checkpoint.version), timeout=LOAD_DEADLINE_S)
+            ray.get(
+                self.actor.load.remote(self.checkpoint.path, self.checkpoint.version),
+                timeout=LOAD_DEADLINE_S,
+            )
         except RayActorError:
             self.stop()
             self.start()

@@ -1,4 +1,5 @@
-"""What an agent's answer means: which action, and which program. Read generously, as models write: in fences, with prose around.
+"""What an agent's answer means: which action, and which program. Read generously, as models write:
+in fences, with prose around.
 
 Whatever the text is, it is only looked at, line by line; nothing here parses a program.
 """
@@ -9,22 +10,38 @@ _START = re.compile(r"\s*(write|test|run|submit)\b[ \t]*:?(.*)", re.IGNORECASE |
 _ALONE = re.compile(r"[\s*_#>`]*(write|test|run|submit)[\s*_:.`]*", re.IGNORECASE)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]*)\s*")
 _QUOTES = ('"""', "'''")
-_NO_PROGRAM = {"bash", "console", "diff", "json", "markdown", "md", "output", "plaintext", "sh", "shell", "text", "txt", "yaml"}
+_NO_PROGRAM = {
+    "bash",
+    "console",
+    "diff",
+    "json",
+    "markdown",
+    "md",
+    "output",
+    "plaintext",
+    "sh",
+    "shell",
+    "text",
+    "txt",
+    "yaml",
+}
 """Languages of fences that are passed over where another fence follows."""
 
 
 def clean(text: str) -> str:
-    """The text with Python's line ends and nothing that no file can hold: half a surrogate pair, which an answer that was
-    cut has, becomes U+FFFD."""
+    """The text with Python's line ends and nothing that no file can hold: half a surrogate pair,
+    which an answer that was cut has, becomes U+FFFD.
+    """
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return whole.replace("\r\n", "\n")
 
 
 def parse_action(action: str) -> tuple[str, str]:
-    """(verb, program). For an unknown verb the verb is the first word as it was said, and there is no program.
+    """(verb, program). For an unknown verb the verb is the first word as it was said, and there is
+    no program.
 
-    The verb is the first word, or alone on a line, or stands first in a fence; a fenced program without
-    any verb is written. The program is what follows, or the first fenced part of it.
+    The verb is the first word, or alone on a line, or stands first in a fence; a fenced program
+    without any verb is written. The program is what follows, or the first fenced part of it.
     """
     if match := _START.match(action):
         return match[1].lower(), _Lines(match[2].split("\n")).program()
@@ -64,7 +81,9 @@ class _Lines:
         chosen = start
         while chosen < len(self._lines) and self._passed_over(chosen):
             chosen = self._next(self._closing(chosen) + 1)
-        inside = self._lines[chosen + 1 : self._closing(chosen)] if chosen < len(self._lines) else []
+        inside = (
+            self._lines[chosen + 1 : self._closing(chosen)] if chosen < len(self._lines) else []
+        )
         if any(line.strip() for line in inside):
             return "\n".join(inside)
         # A fence that holds nothing is the end of one that began before the verb.
@@ -72,7 +91,9 @@ class _Lines:
 
     @staticmethod
     def _fenced(inside: list[str], behind: list[str]) -> tuple[str, str]:
-        """The action in a fence. A verb may stand alone in it, before the fence with its program."""
+        """The action in a fence. A verb may stand alone in it, before the fence with
+        its program.
+        """
         first = next(number for number, line in enumerate(inside) if line.strip())
         match = _ALONE.fullmatch(inside[first])
         if match is None:
@@ -81,7 +102,9 @@ class _Lines:
         return match[1].lower(), program or _Lines(behind).program()
 
     def _next(self, start: int) -> int:
-        """The first line from `start` on that opens a fence; the number of lines where none does."""
+        """The first line from `start` on that opens a fence; the number of lines where
+        none does.
+        """
         numbers = range(start, len(self._lines))
         return next((number for number in numbers if self._opens(number)), len(self._lines))
 

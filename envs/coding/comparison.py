@@ -1,7 +1,9 @@
-"""EvalPlus's comparison rules on plain data: pure functions of inputs, expected outputs and outputs.
+"""EvalPlus's comparison rules on plain data: pure functions of inputs, expected outputs and
+outputs.
 
-Written from the behaviour of evalplus 0.3.1, its per-task oracles included, with one repair that its later versions make
-too: a root that `find_zero` (HumanEval/32) finds within tolerance counts as right.
+Written from the behaviour of evalplus 0.3.1, its per-task oracles included, with one repair that
+its later versions make too: a root that `find_zero` (HumanEval/32) finds within tolerance counts as
+right.
 """
 
 import cmath
@@ -23,8 +25,8 @@ _FLOAT_ATOL, _RTOL = 1e-6, 1e-7
 class Comparison:
     """Compares the outputs of one list of tests, in order.
 
-    The order matters in one way, as in EvalPlus: from the first expected output on that is made of floats, all that
-    follow are compared with a tolerance.
+    The order matters in one way, as in EvalPlus: from the first expected output on that is made of
+    floats, all that follow are compared with a tolerance.
     """
 
     def __init__(self, dataset: str, entry_point: str, atol: float) -> None:
@@ -32,7 +34,9 @@ class Comparison:
         self._root = dataset == "humaneval_plus" and entry_point == "find_zero"
 
     def equal(self, arguments: Callable[[], Sequence[Any]], expected: Any, output: Any) -> bool:
-        """Whether the output counts as right. `arguments` gives the call's arguments; most tasks never ask."""
+        """Whether the output counts as right. `arguments` gives the call's arguments; most tasks
+        never ask.
+        """
         try:
             return self._equal(arguments, expected, output)
         except Exception:  # a boundary: whatever an output does to a comparison, it is not right
@@ -51,7 +55,9 @@ class Comparison:
             return exact
         return type(output) is type(expected) and _near(output, expected, self._atol)
 
-    def _mbpp_oracle(self, exact: bool, arguments: Callable[[], Sequence[Any]], expected: Any, output: Any) -> bool:
+    def _mbpp_oracle(
+        self, exact: bool, arguments: Callable[[], Sequence[Any]], expected: Any, output: Any
+    ) -> bool:
         name = self._entry_point
         if name == "are_equivalent":
             return True
@@ -64,14 +70,26 @@ class Comparison:
         if name in _SET_EQUAL:
             return set(spread(list(output))) == set(expected)
         if name in _NOT_NONE:
-            return bool(output == expected) if isinstance(output, bool) else expected is (output is not None)
+            return (
+                bool(output == expected)
+                if isinstance(output, bool)
+                else expected is (output is not None)
+            )
         return exact
 
 
 def has_oracle(dataset: str, entry_point: str) -> bool:
     """Whether outputs are looked into by more than `==` and the tolerance for floats."""
-    mbpp = _SET_EQUAL | _NOT_NONE | {"are_equivalent", "sum_div", "surface_Area", "digit_distance_nums"}
-    return entry_point in mbpp if dataset == "mbpp_plus" else dataset == "humaneval_plus" and entry_point == "find_zero"
+    mbpp = (
+        _SET_EQUAL
+        | _NOT_NONE
+        | {"are_equivalent", "sum_div", "surface_Area", "digit_distance_nums"}
+    )
+    return (
+        entry_point in mbpp
+        if dataset == "mbpp_plus"
+        else dataset == "humaneval_plus" and entry_point == "find_zero"
+    )
 
 
 def expects_not_none(dataset: str, entry_point: str) -> bool:
@@ -86,8 +104,10 @@ def _is_floats(value: Any) -> bool:
 
 
 def _near(output: Any, expected: Any, atol: float) -> bool:
-    """As numpy's `allclose` on data of one shape: numbers, and lists or tuples of such. Nothing is converted and nothing
-    broadcast, so a value of another shape is not near, and none costs more than its own length."""
+    """As numpy's `allclose` on data of one shape: numbers, and lists or tuples of such. Nothing is
+    converted and nothing broadcast, so a value of another shape is not near, and none costs more
+    than its own length.
+    """
     if isinstance(expected, list | tuple):
         if not isinstance(output, list | tuple) or len(output) != len(expected):
             return False
@@ -96,7 +116,11 @@ def _near(output: Any, expected: Any, atol: float) -> bool:
         return False
     if output == expected:
         return True
-    return bool(cmath.isfinite(output) and cmath.isfinite(expected) and abs(output - expected) <= atol + _RTOL * abs(expected))
+    return bool(
+        cmath.isfinite(output)
+        and cmath.isfinite(expected)
+        and abs(output - expected) <= atol + _RTOL * abs(expected)
+    )
 
 
 def _polynomial(coefficients: Sequence[float], x: float) -> float:

@@ -1,7 +1,10 @@
-"""HumanEval+ and MBPP+ as an agent environment: write a program, try it out, submit it. Same actions, same episode, always.
+"""HumanEval+ and MBPP+ as an agent environment: write a program, try it out, submit it. Same
+actions, same episode, always.
 
-Whatever a program does happens in the sandbox; the verdict is given outside of it on the full hidden tests, and only on
-`submit`. Nothing that the agent reads tells the verdict. Neither registers nor imports anything of a cluster.
+Whatever a program does happens in the sandbox; the verdict is given outside of it on the full
+hidden tests, and only on
+`submit`. Nothing that the agent reads tells the verdict. Neither registers nor imports anything of
+a cluster.
 """
 
 import atexit
@@ -43,7 +46,9 @@ _STOPPED = {
 
 @dataclass(frozen=True)
 class Workshop:
-    """The sandbox of this process and what is built on it; shared by all environments with equal settings."""
+    """The sandbox of this process and what is built on it; shared by all environments with equal
+    settings.
+    """
 
     sandbox: Sandbox
     judge: Judge
@@ -51,7 +56,9 @@ class Workshop:
     @staticmethod
     @lru_cache(maxsize=4)
     def of(settings: str) -> "Workshop":
-        """For a `SandboxConfig` as JSON. Raises UsageError where model-written code must not run."""
+        """For a `SandboxConfig` as JSON. Raises UsageError where model-written code
+        must not run.
+        """
         config = SandboxConfig.model_validate_json(settings)
         sandbox = Sandbox(Limits.of(config), allow_weaker=config.allow_weaker)
         atexit.register(sandbox.close)
@@ -60,10 +67,14 @@ class Workshop:
 
 @lru_cache(maxsize=2048)
 def _execute(settings: str, call: str, limit: int) -> str:
-    """What one function of the runner says of a solution. The same program says the same, so each is run once."""
+    """What one function of the runner says of a solution. The same program says the same, so each
+    is run once.
+    """
     program = "\n\n".join([*map(_text, (loading.__file__, runner.__file__)), f"{call}\n"])
     completed = Workshop.of(settings).sandbox.run(program)
-    text = "\n".join(part.decode(errors="replace").rstrip() for part in (completed.stdout, completed.stderr))
+    text = "\n".join(
+        part.decode(errors="replace").rstrip() for part in (completed.stdout, completed.stderr)
+    )
     said = _ADDRESS.sub("0x...", text.strip("\n"))
     whole = "\n".join(part for part in (said, _STOPPED.get(completed.ending, "")) if part)
     return shorten(whole, limit) or "It ran and printed nothing."
@@ -77,12 +88,11 @@ class CodeEnv(gymnasium.Env[str, str]):
     """One task. Reward is 1.0 on the `submit` of a solution that passes all hidden tests, else 0.0.
 
     Args:
-        task: its id; `HumanEval/...`, `Mbpp/...`, or `R2V/...` for the few tasks that come with the project.
-        max_steps: actions until the episode is truncated.
-        expert: makes `expert_action()` and `wrong_action()` work; they know the canonical solution.
-        data_dir: where the benchmarks' files are; empty for `R2V_DATA_DIR` or, without it, a download.
-        sandbox: a `SandboxConfig` as JSON.
-        observation_chars: longer tool output loses its middle.
+        task: its id; `HumanEval/...`, `Mbpp/...`, or `R2V/...` for the few tasks that come with the
+        project. max_steps: actions until the episode is truncated. expert: makes `expert_action()`
+        and `wrong_action()` work; they know the canonical solution. data_dir: where the benchmarks'
+        files are; empty for `R2V_DATA_DIR` or, without it, a download. sandbox: a `SandboxConfig`
+        as JSON. observation_chars: longer tool output loses its middle.
     """
 
     metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 -- Gymnasium's own convention
@@ -108,7 +118,9 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._steps, self._solution, self._observation, self._stop = 0, "", "", ""
         self._just_tested = False
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
         """Start over with no solution. The seed changes nothing."""
         super().reset(seed=seed)
         self._steps, self._solution, self._stop = 0, "", ""
@@ -117,7 +129,9 @@ class CodeEnv(gymnasium.Env[str, str]):
         return self._observation, self._info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Do what the action says. One that says nothing known costs a step, is answered, and never raises."""
+        """Do what the action says. One that says nothing known costs a step, is answered, and never
+        raises.
+        """
         self._steps += 1
         # Cut, it would be another program.
         too_long = len(action) > self._said.max_length
@@ -140,7 +154,9 @@ class CodeEnv(gymnasium.Env[str, str]):
         return "submit" if self._solution == _own(self._task.code) else f"write\n{self._task.code}"
 
     def wrong_action(self, seed: int) -> str | None:
-        """What an agent that errs might do here: write a solution that is known to fail, or believe in the one that does."""
+        """What an agent that errs might do here: write a solution that is known to fail, or believe
+        in the one that does.
+        """
         self._needs_expert("wrong_action")
         if not self._solution or self._solution == _own(self._task.code):
             return f"write\n{wrong_solution(self._judge, self._task, rng_for('mistake', seed).randrange(VARIANTS))}"
@@ -159,7 +175,11 @@ class CodeEnv(gymnasium.Env[str, str]):
             self._solution = _own(body)
             return f"Saved your solution ({self._solution.count(chr(10))} lines)."
         if verb == "run":
-            return self._tell("run", body) if body.strip() else "Error: run needs a program on the lines below it."
+            return (
+                self._tell("run", body)
+                if body.strip()
+                else "Error: run needs a program on the lines below it."
+            )
         if verb == "test":
             return self._test()
         return f"Error: the first word must be write, test, run or submit, not {verb!r}.\n{MANUAL}"
@@ -184,11 +204,15 @@ class CodeEnv(gymnasium.Env[str, str]):
             raise ValueError(f"{name}() needs the environment made with expert=True")
 
     def _info(self) -> dict[str, Any]:
-        return {"goal": self._task.prompt.strip()} | ({"stop_reason": self._stop} if self._stop else {})
+        return {"goal": self._task.prompt.strip()} | (
+            {"stop_reason": self._stop} if self._stop else {}
+        )
 
 
 def shorten(text: str, limit: int) -> str:
-    """At most about `limit` characters: the beginning and, as errors end with what matters, the end."""
+    """At most about `limit` characters: the beginning and, as errors end with what matters, the
+    end.
+    """
     if len(text) <= limit:
         return text
     head, tail = limit * 2 // 5, limit - limit * 2 // 5

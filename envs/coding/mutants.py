@@ -1,6 +1,8 @@
-"""Wrong programs on purpose: a mutant is the canonical solution with one small mistake, and counts only once the full verdict failed it.
+"""Wrong programs on purpose: a mutant is the canonical solution with one small mistake, and counts
+only once the full verdict failed it.
 
-Everything is a pure function of (program, seed): the sites are numbered in the order in which the syntax tree is walked.
+Everything is a pure function of (program, seed): the sites are numbered in the order in which the
+syntax tree is walked.
 """
 
 import ast
@@ -32,7 +34,11 @@ class Mutant:
 def mutants(code: str, seed: int) -> Iterator[Mutant]:
     """Every program that is one mistake away, each once, in an order that the seed decides."""
     tree = ast.parse(code)
-    sites = [(number, site) for number, node in enumerate(ast.walk(tree)) for site in range(len(_mistakes(node)))]
+    sites = [
+        (number, site)
+        for number, node in enumerate(ast.walk(tree))
+        for site in range(len(_mistakes(node)))
+    ]
     rng_for("mutants", code, seed).shuffle(sites)
     original, seen = ast.unparse(tree), set[str]()
     for number, site in sites:
@@ -47,7 +53,8 @@ def mutants(code: str, seed: int) -> Iterator[Mutant]:
 
 
 def wrong_solution(judge: Judge, task: CodeTask, seed: int) -> str:
-    """A program that the full verdict fails: a mutant that answers wrongly, or where none does, one that never answers.
+    """A program that the full verdict fails: a mutant that answers wrongly, or where none does, one
+    that never answers.
 
     Memoised on disk; seeds that are equal modulo VARIANTS give the same program.
     """
@@ -103,27 +110,46 @@ def _mistakes(node: ast.AST) -> list[_Mistake]:
     made: list[_Mistake] = []
     if isinstance(node, ast.Compare):
         for place, operator in enumerate(node.ops):
-            made += [("comparison", _set_item(node.ops, place, new())) for new in _COMPARISONS[type(operator)]]
+            made += [
+                ("comparison", _set_item(node.ops, place, new()))
+                for new in _COMPARISONS[type(operator)]
+            ]
     elif isinstance(node, ast.BinOp | ast.AugAssign):
-        made += [("arithmetic", _set(node, "op", new())) for new in _ARITHMETIC.get(type(node.op), ())]
+        made += [
+            ("arithmetic", _set(node, "op", new())) for new in _ARITHMETIC.get(type(node.op), ())
+        ]
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
         made.append(("boolean", _set(node, "value", not node.value)))
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         made += [("constant", _set(node, "value", node.value + step)) for step in (1, -1)]
     elif isinstance(node, ast.BoolOp):
-        made.append(("boolean", _set(node, "op", ast.Or() if isinstance(node.op, ast.And) else ast.And())))
+        made.append(
+            ("boolean", _set(node, "op", ast.Or() if isinstance(node.op, ast.And) else ast.And()))
+        )
     elif isinstance(node, ast.If | ast.While | ast.IfExp):
         made.append(("negation", _set(node, "test", ast.UnaryOp(ast.Not(), node.test))))
     elif isinstance(node, ast.Slice):
-        made += [("bound", _set(node, name, _plus(bound, 1))) for name in ("lower", "upper") if (bound := getattr(node, name))]
+        made += [
+            ("bound", _set(node, name, _plus(bound, 1)))
+            for name in ("lower", "upper")
+            if (bound := getattr(node, name))
+        ]
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        made += [("bound", _set_item(node.args, i, _plus(argument, step))) for i, argument in enumerate(node.args) for step in (1, -1)]
+        made += [
+            ("bound", _set_item(node.args, i, _plus(argument, step)))
+            for i, argument in enumerate(node.args)
+            for step in (1, -1)
+        ]
     elif isinstance(node, ast.Return) and node.value is not None:
         made.append(("return", _set(node, "value", ast.Constant(None))))
         made.append(("return", _set(node, "value", ast.UnaryOp(ast.Not(), node.value))))
     body = getattr(node, "body", None)
     if isinstance(body, list) and not isinstance(node, ast.Module | ast.ClassDef):
-        made += [("dropped", _set_item(body, i, ast.Pass())) for i, statement in enumerate(body) if isinstance(statement, _DROPPED)]
+        made += [
+            ("dropped", _set_item(body, i, ast.Pass()))
+            for i, statement in enumerate(body)
+            if isinstance(statement, _DROPPED)
+        ]
     return made
 
 

@@ -1,4 +1,6 @@
-"""A memory for threads: what several ask for at once is made once, and what could not be made is made again."""
+"""A memory for threads: what several ask for at once is made once, and what could not be made is
+made again.
+"""
 
 import threading
 from collections.abc import Callable

@@ -16,24 +16,39 @@ DEFAULT_SANDBOX = SandboxConfig()
 
 
 def coding_tasks(config: EnvConfig, sandbox: SandboxConfig) -> list[Task]:
-    """Which tasks a split has depends on their ids and the sizes only, so that every run of a benchmark means the same ones."""
+    """Which tasks a split has depends on their ids and the sizes only, so that every run of a
+    benchmark means the same ones.
+    """
     code, sizes = config.code, config.splits
-    kwargs: list[tuple[str, str | int | bool]] = [("max_steps", config.max_steps), ("observation_chars", code.observation_chars)]
+    kwargs: list[tuple[str, str | int | bool]] = [
+        ("max_steps", config.max_steps),
+        ("observation_chars", code.observation_chars),
+    ]
     if data_dir := data_dir_of(config):
         kwargs.append(("data_dir", data_dir))
-    Sandbox(warm=0, allow_weaker=sandbox.allow_weaker).close()  # refuses here and now where programs must not run
+    Sandbox(
+        warm=0, allow_weaker=sandbox.allow_weaker
+    ).close()  # refuses here and now where programs must not run
     if sandbox != DEFAULT_SANDBOX:
         kwargs.append(("sandbox", sandbox.model_dump_json()))
     tasks = []
     for dataset, splits in pools(config):
-        ids = sorted(task_ids(dataset, code.data_dir), key=lambda name: stable_hash("code-split", name))
+        ids = sorted(
+            task_ids(dataset, code.data_dir), key=lambda name: stable_hash("code-split", name)
+        )
         asked = sum(getattr(sizes, split) for split in splits)
         if asked > len(ids):
-            raise UsageError(f"env.splits: {' + '.join(splits)} ask for {asked} tasks where {dataset} has {len(ids)}; lower the sizes")
+            raise UsageError(
+                f"env.splits: {' + '.join(splits)} ask for {asked} tasks where {dataset} has "
+                f"{len(ids)}; lower the sizes"
+            )
         rest = iter(ids)
         for split in splits:
             name = "r2v/MBPPPlus-v0" if dataset == "mbpp_plus" else "r2v/HumanEvalPlus-v0"
-            tasks += [Task(i, split, name, (("task", i), *kwargs)) for i in islice(rest, getattr(sizes, split))]
+            tasks += [
+                Task(i, split, name, (("task", i), *kwargs))
+                for i in islice(rest, getattr(sizes, split))
+            ]
     return tasks
 
 

@@ -1,7 +1,9 @@
-"""Programming tasks: HumanEval+, MBPP+ and a few of our own. A task is data; nothing of it runs here.
+"""Programming tasks: HumanEval+, MBPP+ and a few of our own. A task is data; nothing of it runs
+here.
 
-The two benchmarks are read where `R2V_DATA_DIR` (or the caller) says, else from a copy that is downloaded once and checked
-against its digest. What an agent may test against (`visible`) comes from the examples in the prompt and from nowhere else.
+The two benchmarks are read where `R2V_DATA_DIR` (or the caller) says, else from a copy that is
+downloaded once and checked against its digest. What an agent may test against (`visible`) comes
+from the examples in the prompt and from nowhere else.
 """
 
 import gzip
@@ -24,7 +26,10 @@ from r2v_dist.errors import RuntimeFailure, UsageError
 Dataset = Literal["humaneval_plus", "mbpp_plus", "shipped"]
 Inputs = tuple[tuple[Any, ...], ...]
 _KNOWN_FORMS = (
-    (b"version https://git-lfs", "a git-lfs pointer and not the file itself; fetch it with `git lfs pull`"),
+    (
+        b"version https://git-lfs",
+        "a git-lfs pointer and not the file itself; fetch it with `git lfs pull`",
+    ),
     (b"<", "a web page, perhaps of a login; download the file again"),
     (b"[", "one JSON list; write one JSON object a line"),
     (b"PK", "a zip archive; unpack it"),
@@ -35,9 +40,18 @@ _KNOWN_FORMS = (
 """How files begin that are taken for a benchmark."""
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     **{"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str},
-    **{"base_input": (list, dict), "plus_input": (list, dict), "atol": (int, float), "contract": str},
+    **{
+        "base_input": (list, dict),
+        "plus_input": (list, dict),
+        "atol": (int, float),
+        "contract": str,
+    },
 }
-_IDS = {"humaneval_plus": re.compile(r"HumanEval/\d+"), "mbpp_plus": re.compile(r"Mbpp/\d+"), "shipped": re.compile(r"R2V/\d+")}
+_IDS = {
+    "humaneval_plus": re.compile(r"HumanEval/\d+"),
+    "mbpp_plus": re.compile(r"Mbpp/\d+"),
+    "shipped": re.compile(r"R2V/\d+"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,10 +80,11 @@ _SOURCES = {
 
 @dataclass(frozen=True, eq=False)
 class CodeTask:
-    """One function to write. Every input is the tuple of a call's arguments; expected outputs are those of the canonical solution.
+    """One function to write. Every input is the tuple of a call's arguments; expected outputs are
+    those of the canonical solution.
 
-    `canonical_solution` continues `prompt`; `code` is the two together. `atol` is the absolute tolerance of float outputs, 0 for
-    the default rules.
+    `canonical_solution` continues `prompt`; `code` is the two together. `atol` is the absolute
+    tolerance of float outputs, 0 for the default rules.
     """
 
     id: str
@@ -91,15 +106,23 @@ class CodeTask:
 
 def dataset_of(task_id: str) -> Dataset:
     """The dataset that a task's id belongs to. Raises UsageError for none."""
-    prefixes: dict[str, Dataset] = {"HumanEval": "humaneval_plus", "Mbpp": "mbpp_plus", "R2V": "shipped"}
+    prefixes: dict[str, Dataset] = {
+        "HumanEval": "humaneval_plus",
+        "Mbpp": "mbpp_plus",
+        "R2V": "shipped",
+    }
     prefix = task_id.partition("/")[0]
     if prefix not in prefixes:
-        raise UsageError(f"task {task_id}: no such task; ids begin with {', '.join(f'{p}/' for p in prefixes)}")
+        raise UsageError(
+            f"task {task_id}: no such task; ids begin with {', '.join(f'{p}/' for p in prefixes)}"
+        )
     return prefixes[prefix]
 
 
 def task_ids(dataset: Dataset, data_dir: str = "") -> list[str]:
-    """Every task of a dataset, in the dataset's order. Raises UsageError or RuntimeFailure where it cannot be had."""
+    """Every task of a dataset, in the dataset's order. Raises UsageError or RuntimeFailure where it
+    cannot be had.
+    """
     return list(_rows(dataset, data_dir or os.environ.get("R2V_DATA_DIR", "")))
 
 
@@ -108,9 +131,13 @@ def load_task(dataset: Dataset, task_id: str, data_dir: str = "") -> CodeTask:
     """One task. Raises UsageError for an id that the dataset does not have."""
     rows = _rows(dataset, data_dir or os.environ.get("R2V_DATA_DIR", ""))
     if task_id not in rows:
-        raise UsageError(f"task {task_id}: {dataset} has no such task; the first is {next(iter(rows))}")
+        raise UsageError(
+            f"task {task_id}: {dataset} has no such task; the first is {next(iter(rows))}"
+        )
     row = json.loads(rows[task_id])
-    convert: Callable[[list[Any]], Sequence[Any]] = _conversion(task_id) if dataset == "mbpp_plus" else tuple
+    convert: Callable[[list[Any]], Sequence[Any]] = (
+        _conversion(task_id) if dataset == "mbpp_plus" else tuple
+    )
     prompt, entry_point = row["prompt"], row["entry_point"]
     return CodeTask(
         id=task_id,
@@ -126,24 +153,37 @@ def load_task(dataset: Dataset, task_id: str, data_dir: str = "") -> CodeTask:
     )
 
 
-def _inputs(convert: Callable[[list[Any]], Sequence[Any]], row: dict[str, Any], field: str) -> Inputs:
+def _inputs(
+    convert: Callable[[list[Any]], Sequence[Any]], row: dict[str, Any], field: str
+) -> Inputs:
     try:
         return tuple(tuple(convert(arguments)) for arguments in row[field])
     except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
-        raise UsageError(f"task {row['task_id']}: {field} does not have the form of this task's arguments ({error})") from None
+        raise UsageError(
+            f"task {row['task_id']}: {field} does not have the form of this task's arguments "
+            f"({error})"
+        ) from None
 
 
 @lru_cache(maxsize=8)
 def _rows(dataset: Dataset, data_dir: str) -> dict[str, str]:
-    """The dataset's lines by task id, in order; a task is made of its line only when it is asked for."""
+    """The dataset's lines by task id, in order; a task is made of its line only when it is asked
+    for.
+    """
     if dataset == "shipped":
-        return _index(files("envs").joinpath("data/code_tasks.jsonl").read_bytes(), "code_tasks.jsonl", dataset)
+        return _index(
+            files("envs").joinpath("data/code_tasks.jsonl").read_bytes(),
+            "code_tasks.jsonl",
+            dataset,
+        )
     path = data_file(dataset, data_dir)
     return _index(_read(path), str(path), dataset)
 
 
 def identity(dataset: Dataset, data_dir: str = "") -> str:
-    """Names the content of a benchmark's file, wherever it lies. One that is still to be downloaded is known beforehand."""
+    """Names the content of a benchmark's file, wherever it lies. One that is still to be downloaded
+    is known beforehand.
+    """
     if dataset == "shipped":
         return "shipped"
     source, data_dir = _SOURCES[dataset], data_dir or os.environ.get("R2V_DATA_DIR", "")
@@ -159,7 +199,9 @@ def _read(path: Path) -> bytes:
 
 
 def _index(data: bytes, name: str, dataset: Dataset) -> dict[str, str]:
-    """The lines of JSON lines by task id. Raises UsageError with file, line and what is wrong there."""
+    """The lines of JSON lines by task id. Raises UsageError with file, line and what is wrong
+    there.
+    """
     rows: dict[str, str] = {}
     lines: dict[str, int] = {}
     # A line ends at a line feed and nowhere else: JSON strings may hold every other separator.
@@ -168,7 +210,9 @@ def _index(data: bytes, name: str, dataset: Dataset) -> dict[str, str]:
             continue
         task_id = _task_id(line, f"{name}, line {number}", dataset)
         if task_id in rows:
-            raise UsageError(f"{name}: task {task_id} is in lines {lines[task_id]} and {number}; remove one")
+            raise UsageError(
+                f"{name}: task {task_id} is in lines {lines[task_id]} and {number}; remove one"
+            )
         rows[task_id] = line
         lines[task_id] = number
     if not rows:
@@ -182,7 +226,9 @@ def _text(data: bytes, name: str) -> str:
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
-            raise UsageError(f"{name}: a gzip file that is cut or damaged ({error}); download it again") from None
+            raise UsageError(
+                f"{name}: a gzip file that is cut or damaged ({error}); download it again"
+            ) from None
     begin = data.lstrip()[:40]
     for start, form in _KNOWN_FORMS:
         if begin.startswith(start):
@@ -191,7 +237,10 @@ def _text(data: bytes, name: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{name}, line {line}: neither gzip nor UTF-8 text; download it again, or save it as UTF-8") from None
+        raise UsageError(
+            f"{name}, line {line}: neither gzip nor UTF-8 text; download it again, or save it as "
+            f"UTF-8"
+        ) from None
 
 
 def _task_id(line: str, where: str, dataset: Dataset) -> str:
@@ -200,30 +249,49 @@ def _task_id(line: str, where: str, dataset: Dataset) -> str:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         reason = str(error).split(";")[0]
-        raise UsageError(f"{where}: not JSON that can be read ({reason}); is the file cut? Download it again") from None
+        raise UsageError(
+            f"{where}: not JSON that can be read ({reason}); is the file cut? Download it again"
+        ) from None
     if not isinstance(row, dict):
         raise UsageError(f"{where}: no JSON object; write one object a line")
     for field, kind in _FIELDS.items():
         if field not in row:
-            raise UsageError(f"{where}: no field {field}; EvalPlus's files have {', '.join(_FIELDS)}")
+            raise UsageError(
+                f"{where}: no field {field}; EvalPlus's files have {', '.join(_FIELDS)}"
+            )
         if not isinstance(row[field], kind) or isinstance(row[field], bool):
-            raise UsageError(f"{where}: {field} is {json.dumps(row[field])[:60]}; see EvalPlus's files for what it is to be")
+            raise UsageError(
+                f"{where}: {field} is {json.dumps(row[field])[:60]}; see EvalPlus's files for "
+                f"what it is to be"
+            )
     for field in ("base_input", "plus_input"):
         # MBPP+ writes {} where a task has no further calls.
-        if row[field] != {} and not (isinstance(row[field], list) and all(isinstance(one, list) for one in row[field])):
-            raise UsageError(f"{where}: {field} is to be a list of lists, the arguments of every call")
+        if row[field] != {} and not (
+            isinstance(row[field], list) and all(isinstance(one, list) for one in row[field])
+        ):
+            raise UsageError(
+                f"{where}: {field} is to be a list of lists, the arguments of every call"
+            )
     if not _IDS[dataset].fullmatch(row["task_id"]):
-        raise UsageError(f"{where}: task_id {row['task_id']!r} is none of {dataset}; its ids look like {_IDS[dataset].pattern}")
+        raise UsageError(
+            f"{where}: task_id {row['task_id']!r} is none of {dataset}; its ids look like "
+            f"{_IDS[dataset].pattern}"
+        )
     return str(row["task_id"])
 
 
 def data_file(dataset: Dataset, data_dir: str = "") -> Path:
-    """The benchmark's file (JSON lines, gzipped). Raises UsageError or RuntimeFailure where it cannot be had."""
+    """The benchmark's file (JSON lines, gzipped). Raises UsageError or RuntimeFailure where it
+    cannot be had.
+    """
     source, data_dir = _SOURCES[dataset], data_dir or os.environ.get("R2V_DATA_DIR", "")
     if data_dir:
         path = named_path(data_dir, "R2V_DATA_DIR") / source.file
         if not os.path.isfile(path):
-            raise UsageError(f"R2V_DATA_DIR = {data_dir}: {source.file} is not there; correct the directory, or unset it to download")
+            raise UsageError(
+                f"R2V_DATA_DIR = {data_dir}: {source.file} is not there; correct the directory, "
+                f"or unset it to download"
+            )
         return path
     path = cache_folder("data") / source.file
     if not path.is_file():
@@ -240,10 +308,14 @@ def _download(source: _Source, path: Path) -> None:
         answer.raise_for_status()
     except httpx.HTTPError as error:
         raise RuntimeFailure(
-            f"{source.url} cannot be had ({type(error).__name__}: {error}); put {source.file} into a directory and set R2V_DATA_DIR to it"
+            f"{source.url} cannot be had ({type(error).__name__}: {error}); put {source.file} "
+            f"into a directory and set R2V_DATA_DIR to it"
         ) from None
     if hashlib.sha256(answer.content).hexdigest() != source.sha256:
-        raise RuntimeFailure(f"{source.url} is not the file this version was tested with (sha256 differs); set R2V_DATA_DIR to a good copy")
+        raise RuntimeFailure(
+            f"{source.url} is not the file this version was tested with (sha256 differs); set "
+            f"R2V_DATA_DIR to a good copy"
+        )
     partial = path.with_suffix(f".{os.getpid()}")
     partial.write_bytes(answer.content)
     partial.replace(path)
@@ -260,7 +332,30 @@ def _deep(value: Any) -> Any:
 _Conversion = Callable[[list[Any]], Sequence[Any]]
 _MBPP_TYPES: tuple[tuple[tuple[int, ...], _Conversion], ...] = (
     (
-        (2, 116, 132, 143, 222, 261, 273, 394, 399, 421, 424, 429, 470, 560, 579, 596, 616, 630, 726, 740, 744, 809),
+        (
+            2,
+            116,
+            132,
+            143,
+            222,
+            261,
+            273,
+            394,
+            399,
+            421,
+            424,
+            429,
+            470,
+            560,
+            579,
+            596,
+            616,
+            630,
+            726,
+            740,
+            744,
+            809,
+        ),
         _tuples,
     ),
     (
@@ -278,7 +373,9 @@ _MBPP_TYPES: tuple[tuple[tuple[int, ...], _Conversion], ...] = (
     ((580, 615, 791), lambda a: [_deep(x) for x in a]),
     ((722,), lambda a: [{key: tuple(value) for key, value in a[0].items()}, *a[1:]]),
 )
-"""JSON has lists only: MBPP task numbers whose arguments are tuples, sets or complex numbers, as EvalPlus 0.3.1 restores them."""
+"""JSON has lists only: MBPP task numbers whose arguments are tuples, sets or complex numbers, as
+EvalPlus 0.3.1 restores them.
+"""
 
 
 def _conversion(task_id: str) -> _Conversion:

@@ -1,13 +1,16 @@
-"""Verdicts on programs: the candidate only produces values, and everything that decides happens here, outside the sandbox.
+"""Verdicts on programs: the candidate only produces values, and everything that decides happens
+here, outside the sandbox.
 
-Expected outputs come from the canonical solution, run once in the same sandbox and cached. A candidate runs in one sandboxed
-program with all inputs; its outputs come back as plain data, in order, one line per call. A missing, extra or malformed line
-is a failed test, so leaving early, printing noise or writing into the channel can only lose. A program that ended as if from
-outside runs once more, whatever it had answered.
+Expected outputs come from the canonical solution, run once in the same sandbox and cached. A
+candidate runs in one sandboxed program with all inputs; its outputs come back as plain data, in
+order, one line per call. A missing, extra or malformed line is a failed test, so leaving early,
+printing noise or writing into the channel can only lose. A program that ended as if from outside
+runs once more, whatever it had answered.
 
-Nothing that goes into the sandbox depends on an expected output or on a verdict: the form and size of answers, how many calls
-there are and in which order, and how long each may take are the same for every call. One figure comes from the canonical
-solution, the time of its slowest call, and it is rounded up to a power of two; what is finer is compared outside.
+Nothing that goes into the sandbox depends on an expected output or on a verdict: the form and size
+of answers, how many calls there are and in which order, and how long each may take are the same for
+every call. One figure comes from the canonical solution, the time of its slowest call, and it is
+rounded up to a power of two; what is finer is compared outside.
 """
 
 import copy
@@ -36,7 +39,9 @@ from r2v_dist.errors import RuntimeFailure
 from r2v_dist.files import write_atomically
 
 MIN_LIMIT_S, LIMIT_FACTOR, TASK_LIMIT_S = 1.0, 4.0, 60.0
-"""EvalPlus's: a call may take max(MIN_LIMIT_S, LIMIT_FACTOR x the canonical solution's time), all calls TASK_LIMIT_S."""
+"""EvalPlus's: a call may take max(MIN_LIMIT_S, LIMIT_FACTOR x the canonical solution's time), all
+calls TASK_LIMIT_S.
+"""
 _GRACE_S, _TRUTH_LIMIT_S = 2.0, 120.0
 _LATE_S = 0.1
 """As much later the sandbox notices the end of a call's time."""
@@ -46,10 +51,13 @@ _PERHAPS_FROM_OUTSIDE = (Ending.SIGNALLED, Ending.TIMEOUT)
 """The kernel counted what led to the other endings."""
 _REMEMBERED = 4096
 _LARGE, _WHOLE = 4096, 1 << 20
-"""Outputs of more items and characters than _LARGE are compared by digest, and those of a task whose outputs are looked into of
-more than _WHOLE."""
+"""Outputs of more items and characters than _LARGE are compared by digest, and those of a task
+whose outputs are looked into of more than _WHOLE.
+"""
 _SPARE = 1 << 16
-"""Equal values may be written in different lengths (1 and 1.0, a set with duplicates in a list), but not more different than this."""
+"""Equal values may be written in different lengths (1 and 1.0, a set with duplicates in a list),
+but not more different than this.
+"""
 _LINE = re.compile(rb"\[(\d{1,9}), (\d{1,20}(?:\.\d{1,20})?(?:e-?\d{1,3})?), (.*)\]")
 _JSON = json.JSONDecoder(parse_constant=float)
 """Every NaN another object: a list with one and the same NaN would be equal to itself."""
@@ -72,7 +80,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Truth:
-    """What the canonical solution answers: encoded outputs and processor seconds, base tests first."""
+    """What the canonical solution answers: encoded outputs and processor seconds, base
+    tests first.
+    """
 
     outputs: tuple[str, ...]
     seconds: tuple[float, ...]
@@ -89,27 +99,43 @@ class Truth:
 
 
 class Judge:
-    """Gives verdicts; a verdict on equal code is given once, also when several threads ask at the same time."""
+    """Gives verdicts; a verdict on equal code is given once, also when several threads ask at the
+    same time.
+    """
 
     def __init__(self, sandbox: Sandbox, cache: Path | None = None) -> None:
-        self._sandbox, self._cache = sandbox, make_cache(cache or cache_folder("code"), CACHE_VARIABLE)
+        self._sandbox, self._cache = (
+            sandbox,
+            make_cache(cache or cache_folder("code"), CACHE_VARIABLE),
+        )
         self._truths = Once[str, Truth](_REMEMBERED)
         self._verdicts = Once[tuple[str, str, str], Verdict](_REMEMBERED)
 
     def verdict(self, task: CodeTask, code: str) -> Verdict:
         """Whether the program passes every base and plus test of the task."""
-        key = (task.dataset, task.id, hashlib.sha256(code.encode(errors="surrogatepass")).hexdigest())
+        key = (
+            task.dataset,
+            task.id,
+            hashlib.sha256(code.encode(errors="surrogatepass")).hexdigest(),
+        )
         return self._verdicts.get(key, lambda: self._judge(task, code))
 
     def verdicts(self, programs: Sequence[tuple[CodeTask, str]], parallel: int) -> list[Verdict]:
-        """On many programs, in their order. The ones that should take longest are run first, so that the end waits for none."""
+        """On many programs, in their order. The ones that should take longest are run first, so
+        that the end waits for none.
+        """
         cost = [-sum(self.truth(task).seconds) for task, _ in programs]
         with ThreadPoolExecutor(parallel) as pool:
-            given = {i: pool.submit(self.verdict, *programs[i]) for i in sorted(range(len(programs)), key=cost.__getitem__)}
+            given = {
+                i: pool.submit(self.verdict, *programs[i])
+                for i in sorted(range(len(programs)), key=cost.__getitem__)
+            }
         return [given[i].result() for i in range(len(programs))]
 
     def truth(self, task: CodeTask) -> Truth:
-        """Expected outputs and times. Raises RuntimeFailure where the canonical solution does not run here."""
+        """Expected outputs and times. Raises RuntimeFailure where the canonical solution does not
+        run here.
+        """
         return self._truths.get(_truth_key(task), lambda: self._load(task))
 
     def _load(self, task: CodeTask) -> Truth:
@@ -123,7 +149,9 @@ class Judge:
         return Truth(tuple(stored["outputs"]), tuple(stored["seconds"]))
 
     def memo(self, task: CodeTask, name: str) -> Path:
-        """A file of the cache for what was found out about a task; another one when the task or the harness changes."""
+        """A file of the cache for what was found out about a task; another one when the task or the
+        harness changes.
+        """
         return self._cache / f"{_truth_key(task)}-{name}.json"
 
     def _compute(self, task: CodeTask) -> Truth:
@@ -131,10 +159,16 @@ class Judge:
         completed = self._run(task, task.code, _TRUTH_LIMIT_S, _TRUTH_LIMIT_S, truth=True)
         rows = [row for row in _rows(completed.stdout) if row.value != RAISED]
         if len(rows) != calls:
-            raise RuntimeFailure(f"the canonical solution of {task.id} gave {len(rows)} of {calls} outputs ({completed.ending})")
+            raise RuntimeFailure(
+                f"the canonical solution of {task.id} gave {len(rows)} of {calls} outputs "
+                f"({completed.ending})"
+            )
         outputs = [row.value for row in rows]
         if _looked_into(task) and any(output.startswith('{"h"') for output in outputs):
-            raise RuntimeFailure(f"the canonical solution of {task.id} gave an output of more than {_WHOLE} items and characters")
+            raise RuntimeFailure(
+                f"the canonical solution of {task.id} gave an output of more than {_WHOLE} items "
+                f"and characters"
+            )
         if expects_not_none(task.dataset, task.entry_point):
             outputs = [json.dumps(json.loads(value) is not None) for value in outputs]
         return Truth(tuple(outputs), tuple(row.seconds for row in rows))
@@ -143,12 +177,17 @@ class Judge:
         truth = self.truth(task)
         seconds = min(TASK_LIMIT_S, len(truth.outputs) * truth.limit) + _GRACE_S
         completed = self._run(task, code, truth.limit, seconds, truth=False)
-        if completed.ending in _PERHAPS_FROM_OUTSIDE and completed.stdout.count(b"\n") < len(truth.outputs):
-            # A program that is killed from outside, by the host's memory killer say, looks like one that ended itself.
+        if completed.ending in _PERHAPS_FROM_OUTSIDE and completed.stdout.count(b"\n") < len(
+            truth.outputs
+        ):
+            # A program that is killed from outside, by the host's memory killer say, looks like one
+            # that ended itself.
             completed = self._run(task, code, truth.limit, seconds, truth=False)
         return _compare(task, truth, completed)
 
-    def _run(self, task: CodeTask, code: str, limit: float, seconds: float, truth: bool) -> Completed:
+    def _run(
+        self, task: CodeTask, code: str, limit: float, seconds: float, truth: bool
+    ) -> Completed:
         """`limit` of each call. By the clock the program may take twice as long: the machine has
         other work."""
         budget = _WHOLE if _looked_into(task) else _LARGE
@@ -183,9 +222,15 @@ def _compare(task: CodeTask, truth: Truth, completed: Completed) -> Verdict:
         for number in range(first, first + len(calls)):
             row = next(rows, None)
             arguments = partial(copy.deepcopy, calls[number - first])
-            if reason := _complaint(row, completed, limits[number]) or _wrong(row, truth.outputs[number], comparison, arguments):
+            if reason := _complaint(row, completed, limits[number]) or _wrong(
+                row, truth.outputs[number], comparison, arguments
+            ):
                 return Verdict(False, number, reason)
-    return Verdict(True) if next(rows, None) is None else Verdict(False, len(truth.outputs), "more outputs than calls")
+    return (
+        Verdict(True)
+        if next(rows, None) is None
+        else Verdict(False, len(truth.outputs), "more outputs than calls")
+    )
 
 
 def _complaint(row: "_Row | None", completed: Completed, limit: float) -> str:
@@ -198,12 +243,23 @@ def _complaint(row: "_Row | None", completed: Completed, limit: float) -> str:
     return _SLOW if row.seconds > limit + _LATE_S else ""
 
 
-def _wrong(row: "_Row | None", expected: str, comparison: Comparison, arguments: Callable[[], Sequence[Any]]) -> str:
+def _wrong(
+    row: "_Row | None",
+    expected: str,
+    comparison: Comparison,
+    arguments: Callable[[], Sequence[Any]],
+) -> str:
     """What is wrong with a value; nothing for a right one."""
     assert row is not None
-    if len(row.value) > 4 * len(expected) + _SPARE:  # not even decoded, as it could be made to take for ever
+    if (
+        len(row.value) > 4 * len(expected) + _SPARE
+    ):  # not even decoded, as it could be made to take for ever
         return _HUGE
-    return "" if comparison.equal(arguments, *_alike(decode(_JSON.decode(expected)), _value(row.value))) else _WRONG
+    return (
+        ""
+        if comparison.equal(arguments, *_alike(decode(_JSON.decode(expected)), _value(row.value)))
+        else _WRONG
+    )
 
 
 def _alike(expected: Any, output: Any) -> tuple[Any, Any]:
@@ -215,7 +271,9 @@ def _alike(expected: Any, output: Any) -> tuple[Any, Any]:
 
 
 def _exactly(truth: Truth) -> bytes | None:
-    """What comes out of a program whose outputs are written as the expected ones; None where some are not equal to themselves."""
+    """What comes out of a program whose outputs are written as the expected ones; None where some
+    are not equal to themselves.
+    """
     if any("NaN" in output or '{"o"' in output for output in truth.outputs):
         return None
     return "".join(line(index, 0.0, output) for index, output in enumerate(truth.outputs)).encode()
@@ -251,7 +309,9 @@ def _value(encoded: str) -> Any:
 @lru_cache(maxsize=64)
 def _encoded_inputs(task: CodeTask) -> tuple[bytes, ...]:
     # Version 2, as later ones write equal values in different ways.
-    return tuple(marshal.dumps(arguments, 2) for arguments in (*task.base_inputs, *task.plus_inputs))
+    return tuple(
+        marshal.dumps(arguments, 2) for arguments in (*task.base_inputs, *task.plus_inputs)
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -263,7 +323,9 @@ def _truth_key(task: CodeTask) -> str:
 
 @cache
 def _source() -> str:
-    texts = (Path(module.__file__ or "").read_text(encoding="utf-8") for module in (loading, harness))
+    texts = (
+        Path(module.__file__ or "").read_text(encoding="utf-8") for module in (loading, harness)
+    )
     return "\n\n".join([*texts, "main(job)\n"])
 
 

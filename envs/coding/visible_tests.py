@@ -1,7 +1,9 @@
-"""The examples that a prompt shows, as tests an agent may run: nothing here looks at a benchmark's own tests.
+"""The examples that a prompt shows, as tests an agent may run: nothing here looks at a benchmark's
+own tests.
 
-Prompts show doctests, `assert` lines, or `f(x) => y` in many spellings. An example counts only when its call has literal
-arguments and its result is a literal; what is told in words is left to the reader.
+Prompts show doctests, `assert` lines, or `f(x) => y` in many spellings. An example counts only when
+its call has literal arguments and its result is a literal; what is told in words is left to the
+reader.
 """
 
 import ast
@@ -24,7 +26,9 @@ class VisibleTest:
 def visible_tests(prompt: str, entry_point: str) -> tuple[VisibleTest, ...]:
     """The prompt's examples, in order, each once."""
     text = _docstring(prompt, entry_point)
-    found = _doctests(text, entry_point) or _asserts(text, entry_point) or _written(text, entry_point)
+    found = (
+        _doctests(text, entry_point) or _asserts(text, entry_point) or _written(text, entry_point)
+    )
     return tuple(dict.fromkeys(found))
 
 
@@ -34,7 +38,11 @@ def _docstring(prompt: str, entry_point: str) -> str:
         module = ast.parse(prompt)
     except SyntaxError:
         return prompt
-    functions = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == entry_point]
+    functions = [
+        node
+        for node in module.body
+        if isinstance(node, ast.FunctionDef) and node.name == entry_point
+    ]
     return (ast.get_docstring(functions[-1]) if functions else ast.get_docstring(module)) or prompt
 
 
@@ -54,10 +62,18 @@ def _doctests(text: str, entry_point: str) -> list[VisibleTest]:
 def _asserts(text: str, entry_point: str) -> list[VisibleTest]:
     tests = []
     for line in text.split("\n"):
-        if not line.startswith("assert ") or entry_point not in line or not _is_expression(line.removeprefix("assert ")):
+        if (
+            not line.startswith("assert ")
+            or entry_point not in line
+            or not _is_expression(line.removeprefix("assert "))
+        ):
             continue
         claim = ast.parse(line.removeprefix("assert "), mode="eval").body
-        if isinstance(claim, ast.Compare) and len(claim.ops) == 1 and isinstance(claim.ops[0], ast.Eq):
+        if (
+            isinstance(claim, ast.Compare)
+            and len(claim.ops) == 1
+            and isinstance(claim.ops[0], ast.Eq)
+        ):
             tests.append(VisibleTest(ast.unparse(claim.left), ast.unparse(claim.comparators[0])))
         else:
             tests.append(VisibleTest(f"bool({ast.unparse(claim)})", "True"))
@@ -83,9 +99,16 @@ def _written(text: str, entry_point: str) -> list[VisibleTest]:
 
 
 def _literal(text: str) -> str | None:
-    """The literal that the text starts with, as source; what follows a full stop, a comment sign or a last ` = ` is considered too."""
+    """The literal that the text starts with, as source; what follows a full stop, a comment sign or
+    a last ` = ` is considered too.
+    """
     text = text.strip()
-    for tried in (text, text.rstrip("."), re.split(r"\s+#|\s+\(", text)[0], text.rpartition(" = ")[2]):
+    for tried in (
+        text,
+        text.rstrip("."),
+        re.split(r"\s+#|\s+\(", text)[0],
+        text.rpartition(" = ")[2],
+    ):
         candidate = _WORDS.get(tried.strip(), tried.strip())
         try:
             return repr(ast.literal_eval(candidate))

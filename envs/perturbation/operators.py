@@ -1,7 +1,9 @@
-"""The perturbation operators (docs/method.md, section 1): small pure classes; equal arguments give equal results, always.
+"""The perturbation operators (docs/method.md, section 1): small pure classes; equal arguments give
+equal results, always.
 
-A `ToolFault` replaces the call: the action is not executed. A `TextOperator` rewrites what the agent sees of a call that
-was. Neither touches rewards, termination or hidden state. A class in `OPERATORS` is all that a new operator needs.
+A `ToolFault` replaces the call: the action is not executed. A `TextOperator` rewrites what the
+agent sees of a call that was. Neither touches rewards, termination or hidden state. A class in
+`OPERATORS` is all that a new operator needs.
 """
 
 import random
@@ -17,7 +19,9 @@ Family = Literal["tool_flakiness", "partial_observability", "prompt_injection", 
 
 @dataclass(frozen=True)
 class Scene:
-    """What an operator may look at: the clean text of this step and of the step before, and the environment's lexicon."""
+    """What an operator may look at: the clean text of this step and of the step before, and the
+    environment's lexicon.
+    """
 
     clean: str
     previous: str
@@ -54,7 +58,12 @@ class Failure(ToolFault):
     name, rate = "failure", 0.10
 
     def message(self, rng: random.Random) -> str:
-        return rng.choice(("Error: the command failed and was not executed.", "Error: connection lost, nothing was done."))
+        return rng.choice(
+            (
+                "Error: the command failed and was not executed.",
+                "Error: connection lost, nothing was done.",
+            )
+        )
 
 
 class Timeout(ToolFault):
@@ -132,7 +141,9 @@ class Masking(TextOperator):
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         share = rng.uniform(0.1, 0.3)
-        masked = re.sub(r"\S+", lambda word: "[MASK]" if rng.random() < share else word.group(), text)
+        masked = re.sub(
+            r"\S+", lambda word: "[MASK]" if rng.random() < share else word.group(), text
+        )
         return masked if masked != text else None
 
 
@@ -143,7 +154,9 @@ class _Said(TextOperator):
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         lines = text.splitlines()
-        lines.insert(rng.randint(0, len(lines)), scene.lexicon.say(getattr(scene.lexicon, self.lines), rng))
+        lines.insert(
+            rng.randint(0, len(lines)), scene.lexicon.say(getattr(scene.lexicon, self.lines), rng)
+        )
         return "\n".join(lines)
 
 
@@ -190,4 +203,6 @@ TEXT_OPERATORS: tuple[TextOperator, ...] = (
 )
 """In the order in which they act on the text."""
 
-OPERATORS: dict[str, Operator] = {operator.name: operator for operator in (*FAULTS, *TEXT_OPERATORS)}
+OPERATORS: dict[str, Operator] = {
+    operator.name: operator for operator in (*FAULTS, *TEXT_OPERATORS)
+}

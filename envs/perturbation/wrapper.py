@@ -1,8 +1,10 @@
-"""Perturbations inside the loop: under seed z the perturbed env is still a pure function of the action prefix.
+"""Perturbations inside the loop: under seed z the perturbed env is still a pure function of the
+action prefix.
 
-The randomness of operator k at step t depends on (task id, z, t, k) and on nothing else. Each z draws a severity profile:
-which operators are at work and how much more or less often than by default, with mean one over seeds, so that seeds
-really differ while the average rate is the configured one. `z = None` is the clean environment.
+The randomness of operator k at step t depends on (task id, z, t, k) and on nothing else. Each z
+draws a severity profile: which operators are at work and how much more or less often than by
+default, with mean one over seeds, so that seeds really differ while the average rate is the
+configured one. `z = None` is the clean environment.
 """
 
 from collections.abc import Mapping
@@ -20,8 +22,8 @@ from r2v_dist.seeding import rng_for
 def severity_profile(z: int) -> dict[str, float]:
     """Rate multiplier of every operator under seed z, each with mean 1 over seeds.
 
-    A harshness common to all operators, uniform in [0.4, 1.6], times a multiplier of the operator's own: 0 with
-    probability 1/4 (not at work), else uniform in [1/2, 13/6].
+    A harshness common to all operators, uniform in [0.4, 1.6], times a multiplier of the operator's
+    own: 0 with probability 1/4 (not at work), else uniform in [1/2, 13/6].
     """
     harshness = rng_for("harshness", z).uniform(0.4, 1.6)
     profile = {}
@@ -40,17 +42,17 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
     """Perturbs what an agent sees of `env`, and fails some of its calls.
 
     Args:
-        task_id: the name of the task; with z it selects all randomness.
-        z: the perturbation seed, None for no perturbation at all.
-        rates: default probability a step of each operator, by name; an operator that is not named is off.
-        quota: at most this many perturbed steps an episode, None for no limit.
-        cooldown: steps without perturbation after each perturbed one.
+        task_id: the name of the task; with z it selects all randomness. z: the perturbation seed,
+        None for no perturbation at all. rates: default probability a step of each operator, by
+        name; an operator that is not named is off. quota: at most this many perturbed steps an
+        episode, None for no limit. cooldown: steps without perturbation after each perturbed one.
 
-    `info` gains `clean_observation`, `perturbations` (names of the operators that changed this step, in order) and
+    `info` gains `clean_observation`, `perturbations` (names of the operators that changed this
+    step, in order) and
     `executed` (False when a tool fault kept the action from being executed).
 
-    A failed call uses up a step: `max_steps` calls, failed or not, end the episode as `truncated`. The
-    environment counts the calls that reach it, and so would let the failed ones go free.
+    A failed call uses up a step: `max_steps` calls, failed or not, end the episode as `truncated`.
+    The environment counts the calls that reach it, and so would let the failed ones go free.
     """
 
     def __init__(
@@ -66,7 +68,10 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
     ) -> None:
         super().__init__(env)
         if unknown := set(rates) - set(OPERATORS):
-            raise UsageError(f"perturb.rates: unknown operator {sorted(unknown)[0]}; the operators are {', '.join(OPERATORS)}")
+            raise UsageError(
+                f"perturb.rates: unknown operator {sorted(unknown)[0]}; the operators are "
+                f"{', '.join(OPERATORS)}"
+            )
         self._task_id, self._z, self._lexicon = task_id, z, lexicon
         self._quota, self._cooldown, self._max_steps = quota, cooldown, max_steps
         profile = severity_profile(z) if z is not None else {}
@@ -79,7 +84,9 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         self._clean = ""
         self._goal_info: dict[str, Any] = {}
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
         """The first observation is perturbed too, but there is no call yet that could fail."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._t = self._perturbed_steps = self._quiet_until = 0
@@ -97,13 +104,25 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
                 self._count()
                 seen = fault.message(self._rng(fault.name, "text"))
                 info = self._goal_info | ({"stop_reason": "step_limit"} if out_of_steps else {})
-                return seen, 0.0, False, out_of_steps, self._told(info, seen, [fault.name], executed=False)
+                return (
+                    seen,
+                    0.0,
+                    False,
+                    out_of_steps,
+                    self._told(info, seen, [fault.name], executed=False),
+                )
         observation, reward, terminated, truncated, info = self.env.step(action)
         previous, self._clean = self._clean, observation
         seen, names = self._rewrite(observation, previous)
         if out_of_steps and not terminated and not truncated:
             truncated, info = True, info | {"stop_reason": "step_limit"}
-        return seen, float(reward), terminated, truncated, self._told(info, observation, names, executed=True)
+        return (
+            seen,
+            float(reward),
+            terminated,
+            truncated,
+            self._told(info, observation, names, executed=True),
+        )
 
     @property
     def waits(self) -> bool:
@@ -135,7 +154,9 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         return self._space.clip(seen), names
 
     def _fires(self, name: str) -> bool:
-        if self._t < self._quiet_until or (self._quota is not None and self._perturbed_steps >= self._quota):
+        if self._t < self._quiet_until or (
+            self._quota is not None and self._perturbed_steps >= self._quota
+        ):
             return False
         rate = self._rates.get(name, 0.0)
         return rate > 0 and self._rng(name, "fires").random() < rate
@@ -148,5 +169,7 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         self._quiet_until = self._t + 1 + self._cooldown
 
     @staticmethod
-    def _told(info: Mapping[str, Any], clean: str, names: list[str], executed: bool) -> dict[str, Any]:
+    def _told(
+        info: Mapping[str, Any], clean: str, names: list[str], executed: bool
+    ) -> dict[str, Any]:
         return {**info, "clean_observation": clean, "perturbations": names, "executed": executed}

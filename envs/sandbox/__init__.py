@@ -1,4 +1,6 @@
-"""Running programs that a model wrote: contained, limited, and at little more than the program's own cost."""
+"""Running programs that a model wrote: contained, limited, and at little more than the program's
+own cost.
+"""
 
 from envs.sandbox.isolation import Isolation, probe
 from envs.sandbox.limits import Completed, Ending, Limits

@@ -1,7 +1,8 @@
-"""Limits on all processes of one sandbox together. A group is made for one program and removed with it.
+"""Limits on all processes of one sandbox together. A group is made for one program and removed with
+it.
 
-Both versions of the interface are spoken; a controller that cannot be used is left out, and the address-space and process
-limits of each process remain.
+Both versions of the interface are spoken; a controller that cannot be used is left out, and the
+address-space and process limits of each process remain.
 """
 
 import itertools
@@ -54,11 +55,15 @@ class Group:
         """Set the limits, once."""
         if folder := self._folders.get("memory"):
             memory, swap = (
-                ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes") if self._version == 1 else ("memory.max", "memory.swap.max")
+                ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+                if self._version == 1
+                else ("memory.max", "memory.swap.max")
             )
             (folder / memory).write_text(str(memory_mib << 20), encoding="utf-8")
             with suppress(OSError):  # a kernel without swap accounting
-                (folder / swap).write_text(str(memory_mib << 20) if self._version == 1 else "0", encoding="utf-8")
+                (folder / swap).write_text(
+                    str(memory_mib << 20) if self._version == 1 else "0", encoding="utf-8"
+                )
         if folder := self._folders.get("pids"):
             # Two more: bubblewrap and the interpreter that supervises the program.
             (folder / "pids.max").write_text(str(processes + 2), encoding="utf-8")
@@ -66,7 +71,8 @@ class Group:
     def out_of_memory(self) -> bool:
         """Whether the kernel ended a process of the group because the group's memory was used up.
 
-        Where the host's memory was, a process of the group can be ended without the group having reached its limit.
+        Where the host's memory was, a process of the group can be ended without the group having
+        reached its limit.
         """
         folder = self._folders.get("memory")
         if folder is None:
@@ -74,11 +80,19 @@ class Group:
         if self._version == 2:
             events = _figures(folder / "memory.events")
             return events.get("oom_kill", 0) > 0 and events.get("oom", 0) > 0
-        most, limit = (int((folder / f"memory.{name}_in_bytes").read_text(encoding="utf-8")) for name in ("max_usage", "limit"))
-        return _figures(folder / "memory.oom_control").get("oom_kill", 0) > 0 and most >= limit - _HUGE_PAGE
+        most, limit = (
+            int((folder / f"memory.{name}_in_bytes").read_text(encoding="utf-8"))
+            for name in ("max_usage", "limit")
+        )
+        return (
+            _figures(folder / "memory.oom_control").get("oom_kill", 0) > 0
+            and most >= limit - _HUGE_PAGE
+        )
 
     def cpu_s(self) -> float | None:
-        """Processor seconds of all processes that were ever in the group; None where nobody counts them."""
+        """Processor seconds of all processes that were ever in the group; None where nobody counts
+        them.
+        """
         if self._version == 2:
             return _figures(next(iter(self._folders.values())) / "cpu.stat")["usage_usec"] / 1e6
         folder = self._folders.get(_COUNTING)
@@ -101,14 +115,21 @@ def _figures(path: Path) -> dict[str, int]:
 
 
 def find() -> Hierarchy | None:
-    """The controllers this process may use, or None. Removes what processes that were killed have left."""
+    """The controllers this process may use, or None. Removes what processes that were killed have
+    left.
+    """
     own = dict(_own_groups())
     choices = [(1, {name: own[name] for name in (*_CONTROLLERS, _COUNTING) if name in own})]
     if "" in own:
-        # With processes of its own, a version 2 group cannot have limited children; its parent often can.
-        choices += [(2, dict.fromkeys(_CONTROLLERS, folder)) for folder in (own[""], own[""].parent)]
+        # With processes of its own, a version 2 group cannot have limited children; its parent
+        # often can.
+        choices += [
+            (2, dict.fromkeys(_CONTROLLERS, folder)) for folder in (own[""], own[""].parent)
+        ]
     for version, folders in choices:
-        usable = tuple((name, folder) for name, folder in folders.items() if _works(version, name, folder))
+        usable = tuple(
+            (name, folder) for name, folder in folders.items() if _works(version, name, folder)
+        )
         if usable:
             return Hierarchy(version, usable)
     return None

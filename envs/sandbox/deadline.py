@@ -1,10 +1,12 @@
-"""How long a program may go on: the time in which it was ready to run and got no processor is not its own.
+"""How long a program may go on: the time in which it was ready to run and got no processor is not
+its own.
 
 A busy machine must not change how a run ends. The limit on the clock is compared with the program's
-own time: that of the clock less what the kernel says it has waited for a processor. What a program can
-bring about is never credited: waiting for its own threads and processes, and waiting in which it hardly
-wanted to work (it may sleep and wake as often as it likes). So on an idle machine a program ends at its
-limit, and on a busy one at most after `BACKSTOP` times as long. Each such end is the program's.
+own time: that of the clock less what the kernel says it has waited for a processor. What a program
+can bring about is never credited: waiting for its own threads and processes, and waiting in which
+it hardly wanted to work (it may sleep and wake as often as it likes). So on an idle machine a
+program ends at its limit, and on a busy one at most after `BACKSTOP` times as long. Each such end
+is the program's.
 """
 
 import os
@@ -14,8 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 BACKSTOP = 20.0
-"""However busy the machine, by the clock no program goes on for longer than so many times its limit,
-and for each second of a processor it is credited at most so many seconds of waiting."""
+"""However busy the machine, by the clock no program goes on for longer than so many times its
+limit, and for each second of a processor it is credited at most so many seconds of waiting.
+"""
 _LOOK_AGAIN_S = 0.05
 _START_S = 1.0
 """Of waiting that is credited without work: a program that has just begun has not worked yet."""
@@ -32,10 +35,18 @@ def told() -> bool:
 
 
 class Patience:
-    """Counts from its creation for one program: the child of process `init`, or `init` itself where nothing
-    supervises it. `cpu_s` gives the processor seconds of all its processes, or None where nobody counts them."""
+    """Counts from its creation for one program: the child of process `init`, or `init` itself where
+    nothing supervises it. `cpu_s` gives the processor seconds of all its processes, or None where
+    nobody counts them.
+    """
 
-    def __init__(self, wall_s: float, init: int, supervised: bool, cpu_s: Callable[[], float | None] | None = None) -> None:
+    def __init__(
+        self,
+        wall_s: float,
+        init: int,
+        supervised: bool,
+        cpu_s: Callable[[], float | None] | None = None,
+    ) -> None:
         self._wall_s = wall_s
         self._init = init
         self._supervised = supervised
@@ -54,9 +65,12 @@ class Patience:
         return max(left, _LOOK_AGAIN_S)
 
     def _credit_s(self) -> float:
-        """Seconds that the program has waited for a processor that others used; 0 for one that may be waiting
-        for its own threads or processes."""
-        with suppress(OSError, ValueError, IndexError):  # it has just ended, or the kernel does not tell
+        """Seconds that the program has waited for a processor that others used; 0 for one that may
+        be waiting for its own threads or processes.
+        """
+        with suppress(
+            OSError, ValueError, IndexError
+        ):  # it has just ended, or the kernel does not tell
             process = self._init
             if self._supervised:
                 [process] = _children(process)
@@ -67,17 +81,28 @@ class Patience:
         return 0.0
 
     def _by_its_others_s(self, process: int, worked_s: float) -> float:
-        """Processor seconds that went to threads and processes of the program other than its first thread, those
-        that are gone included: as long may it have waited for them."""
+        """Processor seconds that went to threads and processes of the program other than its first
+        thread, those that are gone included: as long may it have waited for them.
+        """
         together_s = self._cpu_s()
         if together_s is not None and self._cpu_before_s is not None:
             return max(0.0, together_s - self._cpu_before_s - worked_s)
         # Without control groups: the ones that somebody waited for.
-        return _times(process, _USER) - worked_s + _times(process, _OF_CHILDREN) + _orphans_s(self._init, process)
+        return (
+            _times(process, _USER)
+            - worked_s
+            + _times(process, _OF_CHILDREN)
+            + _orphans_s(self._init, process)
+        )
 
 
 def _children(process: int) -> list[int]:
-    return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()]
+    return [
+        int(number)
+        for number in Path(f"/proc/{process}/task/{process}/children")
+        .read_text(encoding="utf-8")
+        .split()
+    ]
 
 
 def _schedule(process: int) -> tuple[float, float]:

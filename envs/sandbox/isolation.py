@@ -23,7 +23,9 @@ print([bool(os.statvfs(path).f_flag & os.ST_RDONLY) for path in ("/", "/usr", "/
 
 @dataclass(frozen=True)
 class Isolation:
-    """`bubblewrap`: namespaces. `rlimits`: only limits on each process. `none`: not even those, and no program is run."""
+    """`bubblewrap`: namespaces. `rlimits`: only limits on each process. `none`: not even those, and
+    no program is run.
+    """
 
     level: Literal["bubblewrap", "rlimits", "none"]
     detail: str
@@ -46,9 +48,16 @@ def probe() -> Isolation:
 def means() -> Means:
     """As `probe`, with what a sandbox is made of."""
     if platform.system() != "Linux":
-        return Means(Isolation("none", f"programs can be limited on Linux, not on {platform.system()}"), None)
+        return Means(
+            Isolation("none", f"programs can be limited on Linux, not on {platform.system()}"), None
+        )
     if shutil.which("bwrap") is None:
-        return Means(Isolation("rlimits", "bubblewrap is not installed (Debian: apt-get install bubblewrap)"), None)
+        return Means(
+            Isolation(
+                "rlimits", "bubblewrap is not installed (Debian: apt-get install bubblewrap)"
+            ),
+            None,
+        )
     reason = ""
     hierarchy = cgroups.find()
     for choice in (hierarchy, None) if hierarchy else (None,):
@@ -60,7 +69,9 @@ def means() -> Means:
 
 
 def _look(hierarchy: cgroups.Hierarchy | None) -> str:
-    """Describe a sandbox. Raises RuntimeFailure when it does not start or does not hold what it should."""
+    """Describe a sandbox. Raises RuntimeFailure when it does not start or does not hold what it
+    should.
+    """
     limits = Limits()
     with starter() as thread:
         box = thread.submit(Box, limits, hierarchy).result()
@@ -73,7 +84,9 @@ def _look(hierarchy: cgroups.Hierarchy | None) -> str:
     expected = f"['{0:016x}', '{0:016x}', '1', '{2 if filtered else 0}']\n"
     expected += "[True, True, True, False]\n"
     if completed.ending != Ending.EXITED or completed.stdout.decode() != expected:
-        raise RuntimeFailure(f"a sandbox reports {completed.stdout!r} {completed.stderr!r} instead of {expected!r}")
+        raise RuntimeFailure(
+            f"a sandbox reports {completed.stdout!r} {completed.stderr!r} instead of {expected!r}"
+        )
     parts = ["namespaces", "no network", "read-only system", "no capabilities", "rlimits"]
     parts.append("seccomp" if filtered else f"no seccomp filter for {platform.machine()}")
     parts.append(str(hierarchy) if hierarchy else "no cgroups: memory is limited by process")

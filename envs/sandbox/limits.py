@@ -14,7 +14,9 @@ one sandbox held, others would lack."""
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use. Memory counts for each process, and for all of them together where cgroups are in force."""
+    """What one program may use. Memory counts for each process, and for all of them together where
+    cgroups are in force.
+    """
 
     wall_s: float = 10.0
     cpu_s: float = 10.0
@@ -34,7 +36,9 @@ class Limits:
         return Limits(**config.model_dump(exclude={"allow_weaker"}))
 
     def rlimits(self, private_user: bool) -> list[tuple[int, tuple[int, int]]]:
-        """Arguments for `setrlimit`. Without a user namespace of its own the program's processes cannot be told from its user's."""
+        """Arguments for `setrlimit`. Without a user namespace of its own the program's processes
+        cannot be told from its user's.
+        """
         cpu_s, memory, file = ceil(self.cpu_s), self.memory_mib << 20, self.file_mib << 20
         limits = [
             # The second signal, a second later, cannot be ignored.
@@ -42,7 +46,8 @@ class Limits:
             (resource.RLIMIT_AS, (memory, memory)),
             (resource.RLIMIT_FSIZE, (file, file)),
             (resource.RLIMIT_NOFILE, (self.open_files, self.open_files)),
-            # 0 would still start the helper of a host that pipes core files; for 1 the kernel does not.
+            # 0 would still start the helper of a host that pipes core files; for 1 the kernel does
+            # not.
             (resource.RLIMIT_CORE, (1, 1)),
         ]
         if private_user:
@@ -53,7 +58,9 @@ class Limits:
 
 
 class Ending(StrEnum):
-    """Why a run ended. It describes what the program did and is never proof of anything: a program can end as it likes."""
+    """Why a run ended. It describes what the program did and is never proof of anything: a program
+    can end as it likes.
+    """
 
     EXITED = "exited"
     TIMEOUT = "timeout"
@@ -69,7 +76,9 @@ class Completed:
 
     ending: Ending
     returncode: int | None
-    """The exit status; minus the signal's number for SIGNALLED and the like; None where the sandbox ended the program."""
+    """The exit status; minus the signal's number for SIGNALLED and the like; None where the sandbox
+    ended the program.
+    """
     stdout: bytes
     """At most `output_kib`; decode it with errors="replace"."""
     stderr: bytes

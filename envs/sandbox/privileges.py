@@ -1,8 +1,9 @@
 """The thread that starts sandboxes: what it is, they are from their first instruction on.
 
-Addresses are not randomised for it; where this process is root, it is nobody while it starts a process, so that no sandbox ever was
-root, and it sees the interpreter in a place that nobody can reach. All this belongs to a thread, and only this one changes. The C
-library changes credentials for every thread of a process, so the kernel is asked directly.
+Addresses are not randomised for it; where this process is root, it is nobody while it starts a
+process, so that no sandbox ever was root, and it sees the interpreter in a place that nobody can
+reach. All this belongs to a thread, and only this one changes. The C library changes credentials
+for every thread of a process, so the kernel is asked directly.
 """
 
 import ctypes
@@ -20,14 +21,21 @@ from r2v_dist.errors import RuntimeFailure
 REACHABLE = "/mnt"
 _NOBODY = 65534
 _NO_RANDOMISATION, _NEW_MOUNTS = 0x0040000, 0x00020000
-_BIND, _RECEIVE_ONLY = 0x1000, 0x4000 | 1 << 19  # recursively; what the host unmounts is unmounted here too
+_BIND, _RECEIVE_ONLY = (
+    0x1000,
+    0x4000 | 1 << 19,
+)  # recursively; what the host unmounts is unmounted here too
 _DROP_FROM_BOUNDING_SET, _NO_NEW_PRIVILEGES, _AMBIENT, _CLEAR_ALL = 24, 38, 47, 4
-_SETGROUPS, _SETRESGID, _SETRESUID = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147)}.get(platform.machine(), (-1, -1, -1))
+_SETGROUPS, _SETRESGID, _SETRESUID = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147)}.get(
+    platform.machine(), (-1, -1, -1)
+)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def starter(bubblewrapped: bool = True) -> ThreadPoolExecutor:
-    """The thread, which must outlive the sandboxes that it starts. Raises RuntimeFailure where they cannot be prepared."""
+    """The thread, which must outlive the sandboxes that it starts. Raises RuntimeFailure where they
+    cannot be prepared.
+    """
     thread = ThreadPoolExecutor(1, "sandbox-starter")
     try:
         if bubblewrapped:
@@ -40,11 +48,14 @@ def starter(bubblewrapped: bool = True) -> ThreadPoolExecutor:
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """To be entered in the thread of a `starter`: what is started within is nobody's and can gain nothing."""
+    """To be entered in the thread of a `starter`: what is started within is nobody's and can gain
+    nothing.
+    """
     if os.geteuid() != 0:
         yield
         return
-    # The saved user stays root, which is the way back for this thread; a process that starts forgets it.
+    # The saved user stays root, which is the way back for this thread; a process that starts
+    # forgets it.
     _demand(_libc.syscall(_SETRESUID, _NOBODY, _NOBODY, 0))
     try:
         yield
@@ -54,7 +65,9 @@ def nobody() -> Iterator[None]:
 
 @cache
 def hidden() -> bool:
-    """Whether nobody could not reach the interpreter, so that it is also at REACHABLE: it often lives in root's home."""
+    """Whether nobody could not reach the interpreter, so that it is also at REACHABLE: it often
+    lives in root's home.
+    """
     return os.geteuid() == 0 and not _reachable_by_anyone(prefix())
 
 
@@ -74,7 +87,9 @@ def _settle() -> None:
     if os.geteuid() == 0:
         _demand(_libc.syscall(_SETGROUPS, 0, None))
         _demand(_libc.syscall(_SETRESGID, _NOBODY, _NOBODY, _NOBODY))
-        for capability in range(int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="utf-8")) + 1):
+        for capability in range(
+            int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="utf-8")) + 1
+        ):
             _demand(_libc.prctl(_DROP_FROM_BOUNDING_SET, capability, 0, 0, 0))
         _demand(_libc.prctl(_AMBIENT, _CLEAR_ALL, 0, 0, 0))
         _demand(_libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))

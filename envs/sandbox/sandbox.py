@@ -1,4 +1,6 @@
-"""Sandboxes for programs that nobody has read: one fresh sandbox a program, never shared, gone when the program's run returns."""
+"""Sandboxes for programs that nobody has read: one fresh sandbox a program, never shared, gone when
+the program's run returns.
+"""
 
 import asyncio
 import threading
@@ -21,17 +23,26 @@ _CONCURRENT = 64
 
 
 class Sandbox:
-    """Runs Python programs. Keeps `warm` sandboxes whose interpreter has started; thread-safe; a context manager.
+    """Runs Python programs. Keeps `warm` sandboxes whose interpreter has started; thread-safe; a
+    context manager.
 
-    Raises UsageError where isolation is weaker than bubblewrap and `allow_weaker` is not set, and where there is none.
+    Raises UsageError where isolation is weaker than bubblewrap and `allow_weaker` is not set, and
+    where there is none.
     """
 
-    def __init__(self, limits: Limits = Limits(), warm: int = 2, allow_weaker: bool = False) -> None:  # noqa: B008 (frozen)
+    def __init__(
+        self,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        warm: int = 2,
+        allow_weaker: bool = False,
+    ) -> None:
         isolation = means().isolation
         if isolation.level == "none" or (isolation.level != "bubblewrap" and not allow_weaker):
             raise UsageError(
-                f"sandbox.allow_weaker = {str(allow_weaker).lower()}: isolation here is only {isolation.level!r} ({isolation.detail}); "
-                "install bubblewrap, or set sandbox.allow_weaker: true to run model-written code with what there is"
+                f"sandbox.allow_weaker = {str(allow_weaker).lower()}: isolation here is only "
+                f"{isolation.level!r} ({isolation.detail}); "
+                "install bubblewrap, or set sandbox.allow_weaker: true to run model-written code "
+                "with what there is"
             )
         self.limits = limits
         self._bubblewrapped = isolation.level == "bubblewrap"
@@ -44,11 +55,19 @@ class Sandbox:
         self._warm: deque[Future[Box]] = deque()
         self._refill()
 
-    def run(self, source: str, stdin: bytes = b"", files: Mapping[str, bytes] = _NO_FILES, limits: Limits | None = None) -> Completed:
-        """Run `source` as the main module of a fresh interpreter, in a writable directory that holds `files`.
+    def run(
+        self,
+        source: str,
+        stdin: bytes = b"",
+        files: Mapping[str, bytes] = _NO_FILES,
+        limits: Limits | None = None,
+    ) -> Completed:
+        """Run `source` as the main module of a fresh interpreter, in a writable directory that
+        holds `files`.
 
-        The standard library can be imported, and `files`; nothing else. Raises RuntimeFailure when no sandbox starts, and
-        ValueError for a file name outside the directory. Whatever the program does is an `Ending`.
+        The standard library can be imported, and `files`; nothing else. Raises RuntimeFailure when
+        no sandbox starts, and ValueError for a file name outside the directory. Whatever the
+        program does is an `Ending`.
         """
         limits = limits or self.limits
         box = self._ready_box(limits)
@@ -60,13 +79,23 @@ class Sandbox:
             self._refill()
 
     async def arun(
-        self, source: str, stdin: bytes = b"", files: Mapping[str, bytes] = _NO_FILES, limits: Limits | None = None
+        self,
+        source: str,
+        stdin: bytes = b"",
+        files: Mapping[str, bytes] = _NO_FILES,
+        limits: Limits | None = None,
     ) -> Completed:
-        """As `run`, in a thread of the sandbox's own. A program whose caller is cancelled runs on to its limit."""
-        return await asyncio.get_running_loop().run_in_executor(self._runners, self.run, source, stdin, files, limits)
+        """As `run`, in a thread of the sandbox's own. A program whose caller is cancelled runs on
+        to its limit.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._runners, self.run, source, stdin, files, limits
+        )
 
     def close(self) -> None:
-        """Wait for programs of `arun`, then end the waiting sandboxes, and any program still run by `run`."""
+        """Wait for programs of `arun`, then end the waiting sandboxes, and any program still run by
+        `run`.
+        """
         self._runners.shutdown()
         with self._lock:
             self._closed = True
@@ -84,7 +113,9 @@ class Sandbox:
         self.close()
 
     def _ready_box(self, limits: Limits) -> Box:
-        """A sandbox that waits for its program. One that died waiting (it was idle for hours, memory ran out) is replaced."""
+        """A sandbox that waits for its program. One that died waiting (it was idle for hours,
+        memory ran out) is replaced.
+        """
         for attempt in range(1, _ATTEMPTS + 1):
             box = self._take(limits).result()
             try:

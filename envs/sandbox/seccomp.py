@@ -1,8 +1,10 @@
-"""The system-call filter: what no program under test needs is refused before the kernel looks at it.
+"""The system-call filter: what no program under test needs is refused before the kernel looks at
+it.
 
-Everything else is allowed, so a refusal never depends on a library's habits. The filter is classic BPF over `struct
-seccomp_data` (nr, arch, instruction pointer, six arguments); a call of another architecture, and one newer than this table, does
-not exist (ENOSYS), which also covers x32. Numbers are those of the kernel's unistd headers.
+Everything else is allowed, so a refusal never depends on a library's habits. The filter is classic
+BPF over `struct seccomp_data` (nr, arch, instruction pointer, six arguments); a call of another
+architecture, and one newer than this table, does not exist (ENOSYS), which also covers x32. Numbers
+are those of the kernel's unistd headers.
 """
 
 import errno
@@ -79,7 +81,8 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "_sysctl": (156, None),
     "lookup_dcookie": (212, 18),
     "nfsservctl": (180, 42),
-    # priorities: a program that made itself wait could not be told from one that a busy machine lets wait
+    # priorities: a program that made itself wait could not be told from one that a busy machine
+    # lets wait
     "setpriority": (141, 140),
     "sched_setparam": (142, 118),
     "sched_setscheduler": (144, 119),
@@ -127,8 +130,9 @@ counts for all processes of a host user."""
 
 @dataclass(frozen=True)
 class _Architecture:
-    """`column` of the table above, the audit value the kernel reports, and the calls whose arguments
-    are looked at."""
+    """`column` of the table above, the audit value the kernel reports, and the calls whose
+    arguments are looked at.
+    """
 
     column: int
     audit: int
@@ -177,12 +181,16 @@ _REFUSE, _UNKNOWN = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
 
 @cache
 def program(machine: str = platform.machine()) -> bytes | None:
-    """The filter for `bwrap --seccomp`: 8 bytes an instruction. None on an architecture without a table."""
+    """The filter for `bwrap --seccomp`: 8 bytes an instruction. None on an architecture without a
+    table.
+    """
     architecture = _ARCHITECTURES.get(machine)
     if architecture is None:
         return None
     a = architecture
-    refused = sorted(numbers[a.column] or 0 for numbers in _REFUSED.values() if numbers[a.column] is not None)
+    refused = sorted(
+        numbers[a.column] or 0 for numbers in _REFUSED.values() if numbers[a.column] is not None
+    )
     code = [
         _instruction(_LOAD, _ARCH),
         _instruction(_JUMP_EQUAL, a.audit, yes=1),
@@ -190,7 +198,8 @@ def program(machine: str = platform.machine()) -> bytes | None:
         _instruction(_LOAD, _NR),
         _instruction(_JUMP_GREATER, _NEWEST, no=1),
         _instruction(_RETURN, _UNKNOWN),
-        # clone3 hides its flags behind a pointer; the C library falls back to clone when it is missing.
+        # clone3 hides its flags behind a pointer; the C library falls back to clone when it is
+        # missing.
         _instruction(_JUMP_EQUAL, a.clone3, no=1),
         _instruction(_RETURN, _UNKNOWN),
     ]
@@ -214,7 +223,9 @@ def program(machine: str = platform.machine()) -> bytes | None:
 
 
 def _when(number: int, argument: int, unless: bytes) -> list[bytes]:
-    """For call `number`: refuse it, unless the comparison `unless` of its argument (low word) jumps over the refusal."""
+    """For call `number`: refuse it, unless the comparison `unless` of its argument (low word) jumps
+    over the refusal.
+    """
     return [
         _instruction(_JUMP_EQUAL, number, no=4),
         _instruction(_LOAD, argument),

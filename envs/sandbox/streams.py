@@ -1,4 +1,6 @@
-"""The three pipes of a running program: nothing it does or leaves undone can block this side or fill its memory."""
+"""The three pipes of a running program: nothing it does or leaves undone can block this side or
+fill its memory.
+"""
 
 import os
 import select
@@ -12,15 +14,18 @@ from envs.sandbox.limits import Ending
 
 _CHUNK = 1 << 16
 _CRUMB, _CRUMBS = 1 << 10, 500
-"""A program that has written so many times less than a crumb's bytes is waited for: it could otherwise have this side work more
-than it does itself."""
+"""A program that has written so many times less than a crumb's bytes is waited for: it could
+otherwise have this side work more than it does itself.
+"""
 _GATHER_S = 0.002
 
 
 class Streams:
     """Feeds `pending` to standard input and keeps at most `cap` bytes of each output."""
 
-    def __init__(self, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], pending: bytes, cap: int) -> None:
+    def __init__(
+        self, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], pending: bytes, cap: int
+    ) -> None:
         self._stdin, self._stdout, self._stderr = stdin, stdout, stderr
         self._pending = memoryview(pending)
         self._cap = cap
@@ -48,7 +53,9 @@ class Streams:
         return any(len(kept) > self._cap for kept in self._kept.values())
 
     def pump(self, end_fds: Sequence[int], left: Callable[[], float]) -> Ending | None:
-        """Until one of `end_fds` is readable (None), too much was written, or no seconds are `left`."""
+        """Until one of `end_fds` is readable (None), too much was written, or no seconds are
+        `left`.
+        """
         with selectors.DefaultSelector() as selector:
             for fd in end_fds:
                 selector.register(fd, selectors.EVENT_READ)
@@ -76,13 +83,17 @@ class Streams:
         return Ending.OUTPUT_LIMIT
 
     def drain(self) -> None:
-        """Take what lies in the pipes. Waits for nobody: a process that escaped a weak sandbox may hold them open."""
+        """Take what lies in the pipes. Waits for nobody: a process that escaped a weak sandbox may
+        hold them open.
+        """
         for stream, kept in self._kept.items():
             while len(kept) <= self._cap and not self._take(stream):
                 pass
 
     def _feed(self) -> bool:
-        """Write what the pipe takes; True when there is nothing more to write, or nobody to read it."""
+        """Write what the pipe takes; True when there is nothing more to write, or nobody to read
+        it.
+        """
         try:
             written = os.write(self._stdin.fileno(), self._pending[:_CHUNK])
         except BrokenPipeError:
@@ -102,7 +113,9 @@ class Streams:
 
 
 def readable(fd: int, seconds: float) -> bool:
-    """Whether `fd` is readable within `seconds`. Unlike `select` it takes any number of open files."""
+    """Whether `fd` is readable within `seconds`. Unlike `select` it takes any number of
+    open files.
+    """
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(1e3 * seconds))

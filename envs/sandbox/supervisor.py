@@ -1,10 +1,12 @@
-"""What runs inside a sandbox: a started interpreter that waits on standard input for one program and runs it in a child.
+"""What runs inside a sandbox: a started interpreter that waits on standard input for one program
+and runs it in a child.
 
-It is the first process of its PID namespace, so the kernel ends every other one with it, and signals from them do not reach it.
-It is given to the interpreter compiled, and must import little and nothing but the standard library: every sandbox waits for it.
-The message is its length (8 bytes, little endian) and a marshalled (source, files, rlimits, report); what follows on standard
-input is the program's own. How the program ended goes to the descriptor `report`: exit code (minus the signal's number) and
-processor milliseconds, 8 bytes each.
+It is the first process of its PID namespace, so the kernel ends every other one with it, and
+signals from them do not reach it. It is given to the interpreter compiled, and must import little
+and nothing but the standard library: every sandbox waits for it. The message is its length (8
+bytes, little endian) and a marshalled (source, files, rlimits, report); what follows on standard
+input is the program's own. How the program ended goes to the descriptor `report`: exit code (minus
+the signal's number) and processor milliseconds, 8 bytes each.
 """
 
 import _signal  # type: ignore[import-not-found]  # `signal` without its enums, whose import takes milliseconds
@@ -17,7 +19,9 @@ import sys
 
 
 def receive(count: int) -> bytes:
-    """Exactly `count` bytes of standard input. An end of input means that this sandbox is not needed any more."""
+    """Exactly `count` bytes of standard input. An end of input means that this sandbox is not
+    needed any more.
+    """
     parts = []
     while count:
         part = posix.read(0, min(count, 1 << 20))
@@ -68,7 +72,9 @@ def become(source: str) -> int:
 
 
 def end_all_others() -> None:
-    """End every process of this namespace. All descend from this one, so without children it is alone."""
+    """End every process of this namespace. All descend from this one, so without children it is
+    alone.
+    """
     while True:
         try:
             posix.kill(-1, _signal.SIGKILL)

@@ -1,7 +1,8 @@
-"""The simulated world as a Gymnasium env, and a simulated SLM whose failure probability in every state is known.
+"""The simulated world as a Gymnasium env, and a simulated SLM whose failure probability in every
+state is known.
 
-The env is a pure function of (task, z, action prefix). Its text shows what a router may know (step, part, jam, cue, symptom);
-the difficulty and what a wrong action would do stay hidden.
+The env is a pure function of (task, z, action prefix). Its text shows what a router may know (step,
+part, jam, cue, symptom); the difficulty and what a wrong action would do stay hidden.
 """
 
 from typing import Any
@@ -27,7 +28,9 @@ class SimulatedEnv(gymnasium.Env[str, str]):
 
     metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 -- Gymnasium's own convention
 
-    def __init__(self, task: int = 0, z: int = 0, world: World | None = None, render_mode: str | None = None) -> None:
+    def __init__(
+        self, task: int = 0, z: int = 0, world: World | None = None, render_mode: str | None = None
+    ) -> None:
         self.observation_space = UnicodeText(max_length=512, min_length=0)
         self.action_space = UnicodeText(max_length=64, min_length=0)
         self.render_mode = render_mode
@@ -37,7 +40,9 @@ class SimulatedEnv(gymnasium.Env[str, str]):
         self._t = self._part = 0
         self._jammed = self._broken = False
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
         """Start over. The seed changes nothing: what happens is set by task and z."""
         super().reset(seed=seed)
         self._t = self._part = 0
@@ -67,10 +72,16 @@ class SimulatedEnv(gymnasium.Env[str, str]):
         return "clear the jam" if self._jammed else f"fit the {self._piece()}"
 
     def slm_action(self, replica: int = 0) -> str:
-        """What the simulated SLM does here: the right action, but wrong with the probability that `World` gives this state."""
+        """What the simulated SLM does here: the right action, but wrong with the probability that
+        `World` gives this state.
+        """
         slip_VD = self.world.slip_VD("slm", self._jammed)
         slip = slip_VD[self._luck.symptom_N[0], self._luck.difficulty_NT[0, self._t]]
-        return "wait" if worker_draws("slm", self._task, self._z, replica, self._t)[0] < slip else self.expert_action()
+        return (
+            "wait"
+            if worker_draws("slm", self._task, self._z, replica, self._t)[0] < slip
+            else self.expert_action()
+        )
 
     def render(self) -> str:
         """The last observation."""
@@ -80,7 +91,9 @@ class SimulatedEnv(gymnasium.Env[str, str]):
             return "All parts are fitted."
         if self._t == self.world.max_steps:
             return "The shift is over."
-        state = "Error: the line is jammed." if self._jammed else f"The slot wants a {self._piece()}."
+        state = (
+            "Error: the line is jammed." if self._jammed else f"The slot wants a {self._piece()}."
+        )
         cue = CUES[self._luck.cue_NT[0, self._t]]
         line = SYMPTOMS[self._luck.symptom_N[0]]
         place = f"Step {self._t + 1} of {self.world.max_steps}, part {self._part + 1} of {self.world.parts}."

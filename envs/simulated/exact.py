@@ -1,7 +1,9 @@
-"""Exact values in the simulated world: risks, cost and CVaR of any router, and the best router there is. Nothing is sampled.
+"""Exact values in the simulated world: risks, cost and CVaR of any router, and the best router
+there is. Nothing is sampled.
 
-(t, part, jam, cue, symptom) is all that can be known about what comes, so dynamic programming on these cells is exact.
-Costs are in teacher calls; an SLM call costs `SLM_PRICE`. Axes: B routers, T steps, I parts done, J jammed, E cues, V symptoms.
+(t, part, jam, cue, symptom) is all that can be known about what comes, so dynamic programming on
+these cells is exact. Costs are in teacher calls; an SLM call costs `SLM_PRICE`. Axes: B routers, T
+steps, I parts done, J jammed, E cues, V symptoms.
 """
 
 from dataclasses import dataclass
@@ -38,7 +40,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Score:
-    """One router over a set of seeds: mean cost (teacher calls), mean failure, CVaR of failure over seeds."""
+    """One router over a set of seeds: mean cost (teacher calls), mean failure, CVaR of failure over
+    seeds.
+    """
 
     cost: float
     failure: float
@@ -56,7 +60,9 @@ class Exact:
         self._kernels = {actor: self._kernel(actor, posterior_EVD) for actor in ("slm", "teacher")}
 
     def _kernel(self, actor: str, posterior_EVD: Array) -> tuple[Array, Array]:
-        """Probabilities [J, E, V] of an action that jams the line and of one that loses the task."""
+        """Probabilities [J, E, V] of an action that jams the line and of one that loses
+        the task.
+        """
         slip_JVD = np.stack([self.world.slip_VD(actor, jammed) for jammed in (False, True)])
         fatal_D = np.array(self.world.fatal_D)
         wrong_JEVD = posterior_EVD * slip_JVD[:, None]
@@ -113,7 +119,9 @@ class Exact:
         return self._risks[3]
 
     def evaluate(self, p_BTIJEV: Array, latched: bool = True) -> Outcome:
-        """What routers that escalate with probability p in each cell come to; `latched`: the first escalation keeps the teacher."""
+        """What routers that escalate with probability p in each cell come to; `latched`: the first
+        escalation keeps the teacher.
+        """
         failure, teacher, slm = self._end(1.0), self._end(0.0), self._end(0.0)
         for t in reversed(range(self.world.max_steps)):
             p, stays = p_BTIJEV[..., t, :, :, :, :], 1 - p_BTIJEV[..., t, :, :, :, :]
@@ -126,18 +134,28 @@ class Exact:
                     1.0 + self._backup("teacher", teacher, 0.0),
                     self._backup("teacher", slm, 0.0),
                 )
-            failure = self._before_cue(p * by_teacher[0] + stays * self._backup("slm", failure, 1.0))
-            teacher = self._before_cue(p * by_teacher[1] + stays * self._backup("slm", teacher, 0.0))
+            failure = self._before_cue(
+                p * by_teacher[0] + stays * self._backup("slm", failure, 1.0)
+            )
+            teacher = self._before_cue(
+                p * by_teacher[1] + stays * self._backup("slm", teacher, 0.0)
+            )
             slm = self._before_cue(1.0 + p * by_teacher[2] + stays * self._backup("slm", slm, 0.0))
         return Outcome(failure[..., 0, 0, :], teacher[..., 0, 0, :], slm[..., 0, 0, :])
 
     def best_responses(self, prices_B: Array, latched: bool = True) -> Array:
-        """The routers [B, T, I, J, E, V] of 0 and 1 that minimise cost + price x failure under every symptom."""
+        """The routers [B, T, I, J, E, V] of 0 and 1 that minimise cost + price x failure under
+        every symptom.
+        """
         price = prices_B[:, None, None, None, None]
         chosen = np.zeros((len(prices_B), *self.shape))
         ahead = self._end(1.0) * price[..., 0]
         for t in reversed(range(self.world.max_steps)):
-            stop = self.m[t] + price * self.rhoT[t] if latched else 1.0 + self._backup("teacher", ahead, price)
+            stop = (
+                self.m[t] + price * self.rhoT[t]
+                if latched
+                else 1.0 + self._backup("teacher", ahead, price)
+            )
             go = self._backup("slm", ahead, price)
             chosen[:, t] = stop < go
             ahead = self._before_cue(SLM_PRICE + np.minimum(stop, go))
@@ -145,7 +163,9 @@ class Exact:
 
     def teacher_only(self) -> Outcome:
         """The teacher from the first step, without asking the SLM."""
-        failure, calls = ((self._cue_EV * v[0, 0, 0]).sum(axis=0)[None] for v in (self.rhoT, self.m))
+        failure, calls = (
+            (self._cue_EV * v[0, 0, 0]).sum(axis=0)[None] for v in (self.rhoT, self.m)
+        )
         return Outcome(failure, calls, np.zeros_like(calls))
 
     def _end(self, unfinished: float) -> Array:
@@ -155,7 +175,9 @@ class Exact:
         return end
 
     def _backup(self, actor: str, ahead: Array, lost: float | Array) -> Array:
-        """Expected value [..., I, J, E, V] of one action, from the values [..., I + 1, J, V] after it."""
+        """Expected value [..., I, J, E, V] of one action, from the values [..., I + 1, J, V] after
+        it.
+        """
         jam_JEV, lost_JEV = self._kernels[actor]
         right = np.stack([ahead[..., 1:, 0, :], ahead[..., :-1, 0, :]], axis=-2)[..., None, :]
         jammed = ahead[..., :-1, 1, :][..., None, None, :]
@@ -173,6 +195,12 @@ def scores(outcome: Outcome, zs: range, alpha: float) -> list[Score]:
     """Cost and CVaR of each router over the seeds."""
     symptom_Z = [symptom(z) for z in zs]
     return [
-        Score(float(cost_V[symptom_Z].mean()), float(failure_V[symptom_Z].mean()), cvar(failure_V[symptom_Z], alpha))
-        for cost_V, failure_V in zip(np.atleast_2d(outcome.cost_BV), np.atleast_2d(outcome.failure_BV), strict=True)
+        Score(
+            float(cost_V[symptom_Z].mean()),
+            float(failure_V[symptom_Z].mean()),
+            cvar(failure_V[symptom_Z], alpha),
+        )
+        for cost_V, failure_V in zip(
+            np.atleast_2d(outcome.cost_BV), np.atleast_2d(outcome.failure_BV), strict=True
+        )
     ]

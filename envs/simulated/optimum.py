@@ -1,8 +1,10 @@
-"""The best router of the simulated world: least cost with CVaR of failure over seeds at most epsilon, exactly.
+"""The best router of the simulated world: least cost with CVaR of failure over seeds at most
+epsilon, exactly.
 
-Symptoms do not change within an episode and are seen, so the problem falls apart into one trade-off curve (cost against
-failure) a symptom, each the lower convex hull of deterministic routers found by dynamic programming, joined by the CVaR
-constraint in Rockafellar and Uryasev's form: for a fixed eta a linear program that a greedy rule solves, and convex in eta.
+Symptoms do not change within an episode and are seen, so the problem falls apart into one trade-off
+curve (cost against failure) a symptom, each the lower convex hull of deterministic routers found by
+dynamic programming, joined by the CVaR constraint in Rockafellar and Uryasev's form: for a fixed
+eta a linear program that a greedy rule solves, and convex in eta.
 """
 
 import math
@@ -27,14 +29,17 @@ _BISECTIONS = 14
 
 
 class Frontier:
-    """All trade-offs of one world. `latched=False` may hand back to the SLM after a teacher's step."""
+    """All trade-offs of one world. `latched=False` may hand back to the SLM after a
+    teacher's step.
+    """
 
     def __init__(self, exact: Exact, latched: bool = True) -> None:
         self._exact, self._latched = exact, latched
         self.curves = self._hulls()
 
     def best(self, zs: range, alpha: float, epsilon: float) -> Optimum:
-        """The cheapest router, randomised ones included, with CVaR of failure over the seeds at most epsilon; alpha = 1 bounds the mean.
+        """The cheapest router, randomised ones included, with CVaR of failure over the seeds at
+        most epsilon; alpha = 1 bounds the mean.
 
         Raises ValueError when even the safest router has a larger CVaR.
         """
@@ -46,15 +51,18 @@ class Frontier:
         low, high = 0.0, epsilon
         for _ in range(80):  # ternary search: the least cost is convex in eta
             third = (high - low) / 3
-            at_third, at_two_thirds = (self._allocate(share_V, eta, alpha * (epsilon - eta)).cost for eta in (low + third, high - third))
+            at_third, at_two_thirds = (
+                self._allocate(share_V, eta, alpha * (epsilon - eta)).cost
+                for eta in (low + third, high - third)
+            )
             low, high = (low, high - third) if at_third <= at_two_thirds else (low + third, high)
         return self._allocate(share_V, (low + high) / 2, alpha * (epsilon - (low + high) / 2))
 
     def mean_bound(self, zs: range, alpha: float, epsilon: float) -> float:
         """The bound on mean failure under which the cheapest router has CVaR epsilon.
 
-        It is what somebody would bound who cares for the tail and cannot bound it. At most epsilon, as
-        a mean is at most its CVaR.
+        It is what somebody would bound who cares for the tail and cannot bound it. At most epsilon,
+        as a mean is at most its CVaR.
         """
         symptom_Z = [symptom(z) for z in zs]
 
@@ -71,7 +79,9 @@ class Frontier:
         return low
 
     def _hulls(self) -> list[Array]:
-        """Vertices (failure, cost) of the lower hull under each symptom, from the cheapest router to the safest."""
+        """Vertices (failure, cost) of the lower hull under each symptom, from the cheapest router
+        to the safest.
+        """
         ends_B2V = self._vertices(np.array([0.0, 1e9]))
         curves = [ends_B2V[:, :, v] for v in range(ends_B2V.shape[2])]
         asked: set[float] = set()
@@ -81,15 +91,20 @@ class Frontier:
                 return curves
             asked |= prices
             found_B2V = self._vertices(np.array(sorted(prices)))
-            curves = [_hull(np.concatenate([curve, found_B2V[:, :, v]])) for v, curve in enumerate(curves)]
+            curves = [
+                _hull(np.concatenate([curve, found_B2V[:, :, v]])) for v, curve in enumerate(curves)
+            ]
 
     def _vertices(self, prices_B: Array) -> Array:
         """(failure, cost) [B, 2, V] of the best responses to prices of a failure."""
-        outcome = self._exact.evaluate(self._exact.best_responses(prices_B, self._latched), self._latched)
+        outcome = self._exact.evaluate(
+            self._exact.best_responses(prices_B, self._latched), self._latched
+        )
         return np.stack([outcome.failure_BV, outcome.cost_BV], axis=1)
 
     def _allocate(self, share_V: Array, eta: float, allowed: float) -> Optimum:
-        """Least cost with sum of share x [failure - eta]+ at most `allowed`: the flattest segments first, the last one in part.
+        """Least cost with sum of share x [failure - eta]+ at most `allowed`: the flattest segments
+        first, the last one in part.
 
         Infinite cost where it cannot be done.
         """
@@ -99,7 +114,9 @@ class Frontier:
         segments = [
             (slope, v, worse, max(better, eta))
             for v, curve in enumerate(self.curves)
-            for slope, worse, better in zip(_slopes(curve), curve[:-1, 0], curve[1:, 0], strict=True)
+            for slope, worse, better in zip(
+                _slopes(curve), curve[:-1, 0], curve[1:, 0], strict=True
+            )
             if share_V[v] > 0 and worse > eta
         ]
         for slope, v, worse, better in sorted(segments):
@@ -119,7 +136,9 @@ def _slopes(curve: Array) -> Array:
 
 
 def _hull(points: Array) -> Array:
-    """The lower-left hull of (failure, cost), by decreasing failure; points within 1e-9 of it are left out."""
+    """The lower-left hull of (failure, cost), by decreasing failure; points within 1e-9 of it are
+    left out.
+    """
     kept: list[Array] = []
     for point in points[np.lexsort((points[:, 1], -points[:, 0]))]:
         while kept and point[1] <= kept[-1][1]:

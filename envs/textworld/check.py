@@ -1,7 +1,8 @@
 """Game files from elsewhere are played once before a run relies on them.
 
-The interpreter is a C library that ends its process over a damaged file, crashes or never returns, so this happens in
-a process of its own, with a deadline. A game that was in order is not played again while its bytes are the same.
+The interpreter is a C library that ends its process over a damaged file, crashes or never returns,
+so this happens in a process of its own, with a deadline. A game that was in order is not played
+again while its bytes are the same.
 """
 
 import contextlib
@@ -40,14 +41,16 @@ class _GameFile:
 def check_games(files: Mapping[Any, Sequence[Path]], cache: Path) -> None:
     """Play every game file that was not found in order before.
 
-    Raises UsageError for a file that cannot be played and for a game that is given twice, RuntimeFailure where no
-    game at all can be played here.
+    Raises UsageError for a file that cannot be played and for a game that is given twice,
+    RuntimeFailure where no game at all can be played here.
     """
     games = [_read(split, path) for split, paths in files.items() for path in paths]
     first: dict[str, _GameFile] = {}
     for game in games:
         if (known := first.setdefault(game.digest, game)) is not game:
-            raise UsageError(f"env.files: {known} and {game} are the same game; name it once, in one split")
+            raise UsageError(
+                f"env.files: {known} and {game} are the same game; name it once, in one split"
+            )
     marks = cache.expanduser() / "checked"
     todo = [game for game in games if not (marks / _mark(game)).is_file()]
     if todo:
@@ -64,17 +67,24 @@ def _read(split: str, path: Path) -> _GameFile:
         raise UsageError(f"{where} does not exist; generate one with tw-make or remove the entry")
     world = path.with_suffix(".json")
     if not world.is_file():
-        raise UsageError(f"{where}: no {world.name} beside it; copy it from where the game was made, or remove the entry")
+        raise UsageError(
+            f"{where}: no {world.name} beside it; copy it from where the game was made, or remove "
+            f"the entry"
+        )
     try:
         json.loads(world.read_bytes())
     except ValueError as error:
-        raise UsageError(f"{where}: {world.name} beside it is not JSON ({error}); copy it again") from None
+        raise UsageError(
+            f"{where}: {world.name} beside it is not JSON ({error}); copy it again"
+        ) from None
     return _GameFile(split, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _mark(game: _GameFile) -> str:
     world = game.path.with_suffix(".json").read_bytes()
-    return hashlib.sha256(f"{_CHECKED} {game.digest} {hashlib.sha256(world).hexdigest()}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{_CHECKED} {game.digest} {hashlib.sha256(world).hexdigest()}".encode()
+    ).hexdigest()
 
 
 class _Player:
@@ -83,7 +93,13 @@ class _Player:
     def __init__(self) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process does
         command = [sys.executable, "-W", "ignore", "-m", "envs.textworld.check"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, encoding="utf-8")
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            encoding="utf-8",
+        )
         self._late = False
 
     def __enter__(self) -> "_Player":
@@ -157,7 +173,10 @@ def _serve(answers: IO[str]) -> None:
     for line in sys.stdin:
         game = json.loads(line)
         problem = ""
-        with open(os.devnull, "w", encoding="utf-8") as silence, contextlib.redirect_stdout(silence):
+        with (
+            open(os.devnull, "w", encoding="utf-8") as silence,
+            contextlib.redirect_stdout(silence),
+        ):
             try:
                 problem = _problem(game)
             except Exception as error:  # a boundary: the parent process says which file it was

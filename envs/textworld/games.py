@@ -1,7 +1,9 @@
-"""Generated games are a pure function of their specification: same spec, same bytes, one cached file per spec.
+"""Generated games are a pure function of their specification: same spec, same bytes, one cached
+file per spec.
 
-TextWorld's generator depends on PYTHONHASHSEED, so games are made in worker processes that fix it. A game is published
-by renaming it into place with its sha256 beside it; a cached game whose bytes changed is made again.
+TextWorld's generator depends on PYTHONHASHSEED, so games are made in worker processes that fix it.
+A game is published by renaming it into place with its sha256 beside it; a cached game whose bytes
+changed is made again.
 """
 
 import hashlib
@@ -20,7 +22,9 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True)
 class GameSpec:
-    """Everything a game depends on. `settings` are the challenge's own, as sorted (name, value) pairs."""
+    """Everything a game depends on. `settings` are the challenge's own, as sorted (name, value)
+    pairs.
+    """
 
     challenge: Challenge
     seed: int
@@ -30,12 +34,16 @@ class GameSpec:
     @property
     def id(self) -> str:
         """Stable name of the game, also its file name in the cache."""
-        return f"{self.challenge}-{short_hash('textworld-1.7', self.text, self.seed, self.settings)}"
+        return (
+            f"{self.challenge}-{short_hash('textworld-1.7', self.text, self.seed, self.settings)}"
+        )
 
 
 @dataclass(frozen=True)
 class GameFamily:
-    """A distribution of games: each game draws its settings uniformly from the inclusive ranges by its own seed."""
+    """A distribution of games: each game draws its settings uniformly from the inclusive ranges by
+    its own seed.
+    """
 
     challenge: Challenge
     settings: tuple[tuple[str, Range | str], ...]
@@ -45,12 +53,17 @@ class GameFamily:
     def draw(self, seed: int) -> GameSpec:
         """The family's game number `seed`."""
         rng = rng_for("textworld-game", self.challenge, self.settings, seed)
-        drawn = tuple((name, value if isinstance(value, str) else rng.randint(*value)) for name, value in self.settings)
+        drawn = tuple(
+            (name, value if isinstance(value, str) else rng.randint(*value))
+            for name, value in self.settings
+        )
         return GameSpec(self.challenge, rng.randrange(2**31), self.text, drawn)
 
 
 def draw_games(families: Sequence[GameFamily], split: str, count: int, seed: int) -> list[GameSpec]:
-    """`count` different games of a split, families mixed by weight. Splits never share a game (checked by the caller)."""
+    """`count` different games of a split, families mixed by weight. Splits never share a game
+    (checked by the caller).
+    """
     games: dict[str, GameSpec] = {}
     for index in range(100 * count):
         rng = rng_for("textworld-split", split, seed, index)
@@ -59,7 +72,10 @@ def draw_games(families: Sequence[GameFamily], split: str, count: int, seed: int
         games.setdefault(spec.id, spec)
         if len(games) == count:
             return list(games.values())
-    raise UsageError(f"env.games: only {len(games)} different games exist where split {split} asks for {count}; widen the ranges")
+    raise UsageError(
+        f"env.games: only {len(games)} different games exist where split {split} asks for "
+        f"{count}; widen the ranges"
+    )
 
 
 def game_path(cache: Path, spec: GameSpec) -> Path:

@@ -1,4 +1,6 @@
-"""Generates games in worker processes with a fixed hash seed, so that a seed gives the same game anywhere."""
+"""Generates games in worker processes with a fixed hash seed, so that a seed gives the same game
+anywhere.
+"""
 
 import contextlib
 import json
@@ -21,7 +23,10 @@ GENERATION_DEADLINE_S = 120.0
 
 
 def generate(
-    specs: Iterable[GameSpec], cache: Path, workers: int, on_done: Callable[[int, int], None] = lambda done, total: None
+    specs: Iterable[GameSpec],
+    cache: Path,
+    workers: int,
+    on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
     """Make every game that is not cached yet, `workers` at a time, and return their paths in order.
 
@@ -64,7 +69,12 @@ class _Worker:
     def __init__(self, cache: Path) -> None:
         command = [sys.executable, "-W", "ignore", "-m", "envs.textworld.generator", str(cache)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONHASHSEED": "0"}, encoding="utf-8"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+            encoding="utf-8",
         )
 
     def __enter__(self) -> "_Worker":
@@ -85,7 +95,11 @@ class _Worker:
             answer = stdout.readline()
         finally:
             watchdog.cancel()
-        return json.loads(answer)["problem"] if answer else f"the worker died or ran past {GENERATION_DEADLINE_S:.0f} s"
+        return (
+            json.loads(answer)["problem"]
+            if answer
+            else f"the worker died or ran past {GENERATION_DEADLINE_S:.0f} s"
+        )
 
 
 def _pipes(process: "subprocess.Popen[str]") -> tuple[IO[str], IO[str]]:
@@ -102,7 +116,9 @@ def _make(spec: GameSpec) -> Any:
 
     options = textworld.GameOptions()
     options.seeds = spec.seed
-    if spec.text == "plain" and spec.challenge != "cooking":  # cooking brings a grammar of its own, with one theme only
+    if (
+        spec.text == "plain" and spec.challenge != "cooking"
+    ):  # cooking brings a grammar of its own, with one theme only
         options.grammar.theme = "basic"
     options.grammar.include_adj = False
     options.grammar.allowed_variables_numbering = True
@@ -140,12 +156,19 @@ def _serve(cache: Path) -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         raw = json.loads(line)
-        spec = GameSpec(raw["challenge"], raw["seed"], raw["text"], tuple((k, v) for k, v in raw["settings"]))
+        spec = GameSpec(
+            raw["challenge"], raw["seed"], raw["text"], tuple((k, v) for k, v in raw["settings"])
+        )
         problem = ""
-        with open(os.devnull, "w", encoding="utf-8") as silence, contextlib.redirect_stdout(silence):
+        with (
+            open(os.devnull, "w", encoding="utf-8") as silence,
+            contextlib.redirect_stdout(silence),
+        ):
             try:
                 _publish(spec, cache)
-            except Exception as error:  # a boundary: the parent process turns it into a RuntimeFailure
+            except (
+                Exception
+            ) as error:  # a boundary: the parent process turns it into a RuntimeFailure
                 problem = f"{type(error).__name__}: {error}"
         answers.write(json.dumps({"problem": problem}) + "\n")
         answers.flush()

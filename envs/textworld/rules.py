@@ -30,26 +30,46 @@ _NOT_EXECUTED = re.compile(r"not executed|nothing was done", re.IGNORECASE)
 
 
 class TextWorldRules:
-    """Doubts what the game would refuse: no known command, things nobody mentioned, what was refused a moment ago.
+    """Doubts what the game would refuse: no known command, things nobody mentioned, what was
+    refused a moment ago.
 
-    Each doubt multiplies V. A call that failed on its way to the game is worth repeating and raises no doubt.
+    Each doubt multiplies V. A call that failed on its way to the game is worth repeating and raises
+    no doubt.
     """
 
-    def __init__(self, unknown_command: float = 0.1, unseen_thing: float = 0.3, refused_again: float = 0.2) -> None:
-        self._unknown_command, self._unseen_thing, self._refused_again = unknown_command, unseen_thing, refused_again
+    def __init__(
+        self, unknown_command: float = 0.1, unseen_thing: float = 0.3, refused_again: float = 0.2
+    ) -> None:
+        self._unknown_command, self._unseen_thing, self._refused_again = (
+            unknown_command,
+            unseen_thing,
+            refused_again,
+        )
 
-    async def score(self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]) -> tuple[float, ...]:
+    async def score(
+        self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]
+    ) -> tuple[float, ...]:
         """V of every candidate."""
         seen = " ".join([*(turn.user for turn in history), user]).lower()
         refused = {history[-1].action.strip().lower()} if history and _refused(user) else set()
-        return tuple(self._score(candidate.text.strip().lower(), seen, refused) for candidate in candidates)
+        return tuple(
+            self._score(candidate.text.strip().lower(), seen, refused) for candidate in candidates
+        )
 
     def _score(self, action: str, seen: str, refused: set[str]) -> float:
-        command = next((match for pattern in _COMMANDS if (match := pattern.fullmatch(action))), None)
+        command = next(
+            (match for pattern in _COMMANDS if (match := pattern.fullmatch(action))), None
+        )
         if command is None:
             return self._unknown_command
-        things = [re.sub(r"^(?:the|an?) ", "", thing) for thing in command.groupdict().values() if thing]
-        value = 1.0 if all(re.search(rf"\b{re.escape(thing)}\b", seen) for thing in things) else self._unseen_thing
+        things = [
+            re.sub(r"^(?:the|an?) ", "", thing) for thing in command.groupdict().values() if thing
+        ]
+        value = (
+            1.0
+            if all(re.search(rf"\b{re.escape(thing)}\b", seen) for thing in things)
+            else self._unseen_thing
+        )
         return value * self._refused_again if action in refused else value
 
 

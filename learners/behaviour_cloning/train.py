@@ -1,8 +1,9 @@
-"""Behaviour cloning (docs/method.md, section 2): L = -E log pi(a* | x), on action tokens of successful teacher episodes only.
+"""Behaviour cloning (docs/method.md, section 2): L = -E log pi(a* | x), on action tokens of
+successful teacher episodes only.
 
-TRL's SFTTrainer and DeepSpeed do the training; here is the data, the launch and the published checkpoint, a plain
-Hugging Face directory. Episodes are read in the order of their keys, so the result does not depend on who finished
-first; training resumes from its last complete checkpoint.
+TRL's SFTTrainer and DeepSpeed do the training; here is the data, the launch and the published
+checkpoint, a plain Hugging Face directory. Episodes are read in the order of their keys, so the
+result does not depend on who finished first; training resumes from its last complete checkpoint.
 """
 
 import shutil
@@ -11,7 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from learners.common.hf_trainer import lora_adapter, merge_of, publish, recorder, train, trainer_arguments
+from learners.common.hf_trainer import (
+    lora_adapter,
+    merge_of,
+    publish,
+    recorder,
+    train,
+    trainer_arguments,
+)
 from learners.common.ray_train import run_ranks
 from learners.common.sequences import IGNORED, episode_sequence
 from r2v_dist.chat import ChatFormat, Turn, opening_message
@@ -44,7 +52,9 @@ def clone_behaviour(job: BCJob) -> None:
 
 
 def build_dataset(rollouts: Path, chat: ChatFormat, max_length: int) -> Any:
-    """Successful teacher episodes as `input_ids` and `labels` (IGNORED everywhere but on action tokens), one row an episode."""
+    """Successful teacher episodes as `input_ids` and `labels` (IGNORED everywhere but on action
+    tokens), one row an episode.
+    """
     from datasets import Dataset
 
     columns = ["key", "t", "goal", "success", "observation", "action", "action_ids", "actor"]
@@ -54,10 +64,18 @@ def build_dataset(rollouts: Path, chat: ChatFormat, max_length: int) -> Any:
             continue
         users = [row["observation"] for row in episode]
         users[0] = opening_message(episode[0]["goal"], users[0])
-        turns = [Turn(user, row["action"], row["actor"]) for user, row in zip(users, episode, strict=True)]
+        turns = [
+            Turn(user, row["action"], row["actor"])
+            for user, row in zip(users, episode, strict=True)
+        ]
         sequence = episode_sequence(chat, turns, [True] * len(turns), max_length)
         rows["input_ids"].append(sequence.input_ids)
-        rows["labels"].append([i if m else IGNORED for i, m in zip(sequence.input_ids, sequence.completion_mask, strict=True)])
+        rows["labels"].append(
+            [
+                i if m else IGNORED
+                for i, m in zip(sequence.input_ids, sequence.completion_mask, strict=True)
+            ]
+        )
     if not rows["input_ids"]:
         raise RuntimeFailure(f"{rollouts} holds no successful teacher episode to learn from")
     return Dataset.from_dict(rows)
@@ -83,7 +101,9 @@ def _train_rank(arguments: dict[str, Any]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)
     trainer = CloningTrainer(
-        model=AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.bfloat16 if config.bf16 else torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(
+            job.model, dtype=torch.bfloat16 if config.bf16 else torch.float32
+        ),
         args=training,
         train_dataset=build_dataset(job.rollouts, chat, config.max_length),
         processing_class=tokenizer,

@@ -1,6 +1,8 @@
-"""TRL's SFTTrainer with little padding: an optimizer step's episodes are drawn as ever, and divided into micro-batches by length.
+"""TRL's SFTTrainer with little padding: an optimizer step's episodes are drawn as ever, and divided
+into micro-batches by length.
 
-The loss of a step is a mean over all its action tokens, so that how they are divided changes nothing but the time.
+The loss of a step is a mean over all its action tokens, so that how they are divided changes
+nothing but the time.
 """
 
 from typing import Any

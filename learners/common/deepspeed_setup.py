@@ -7,7 +7,9 @@ from r2v_dist.errors import RuntimeFailure
 
 
 def deepspeed_arguments(config: DeepSpeedConfig) -> dict[str, Any]:
-    """Trainer arguments that put DeepSpeed in charge. Call on every rank before the trainer's config is made."""
+    """Trainer arguments that put DeepSpeed in charge. Call on every rank before the trainer's
+    config is made.
+    """
     import torch
 
     arguments: dict[str, Any] = {"deepspeed": _deepspeed_config(config, torch.cuda.is_available())}
@@ -16,10 +18,16 @@ def deepspeed_arguments(config: DeepSpeedConfig) -> dict[str, Any]:
         import deepspeed.ops
         from accelerate import DistributedType, PartialState
 
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would compile at run time; gloo does the work
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+            False  # would compile at run time; gloo does the work
+        )
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
         PartialState(cpu=True).distributed_type = DistributedType.DEEPSPEED
-        arguments |= {"use_cpu": False, "accelerator_config": {"use_configured_state": True}, "dataloader_pin_memory": False}
+        arguments |= {
+            "use_cpu": False,
+            "accelerator_config": {"use_configured_state": True},
+            "dataloader_pin_memory": False,
+        }
     return arguments
 
 
@@ -39,7 +47,8 @@ def _deepspeed_config(config: DeepSpeedConfig, cuda: bool) -> dict[str, Any]:
         if config.offload_parameters:
             zero["offload_param"] = {"device": "cpu"}
     optimizer = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}
-    # DeepSpeed's own is compiled at run time, which takes a compiler; only offloading from a GPU cannot do without.
+    # DeepSpeed's own is compiled at run time, which takes a compiler; only offloading from a GPU
+    # cannot do without.
     of_torch = {} if cuda and config.offload_optimizer else {"torch_adam": True, "fused": True}
     return {
         "zero_optimization": zero,

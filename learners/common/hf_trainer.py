@@ -1,7 +1,9 @@
-"""What every learner's ranks share: trainer arguments, resuming, metrics, and the published checkpoint.
+"""What every learner's ranks share: trainer arguments, resuming, metrics, and the published
+checkpoint.
 
-A checkpoint is whole or absent: training checkpoints are marked once everything in them is on disk, and a published
-one is renamed into place. Steps that are trained again are logged again, never twice.
+A checkpoint is whole or absent: training checkpoints are marked once everything in them is on disk,
+and a published one is renamed into place. Steps that are trained again are logged again, never
+twice.
 """
 
 import json
@@ -21,7 +23,8 @@ _COMPLETE = "complete"
 
 
 def trainer_arguments(name: str, config: LearnerConfig, stage: Path, seed: int) -> dict[str, Any]:
-    """Arguments of a Hugging Face trainer. Call on every rank, and before the model is loaded (ZeRO-3 shards while loading).
+    """Arguments of a Hugging Face trainer. Call on every rank, and before the model is loaded
+    (ZeRO-3 shards while loading).
 
     Raises RuntimeFailure when the batch cannot be divided among the ranks.
     """
@@ -34,7 +37,10 @@ def trainer_arguments(name: str, config: LearnerConfig, stage: Path, seed: int) 
     set_seed(seed)
     together = config.micro_batch_size * torch.distributed.get_world_size()
     if config.batch_size % together:
-        raise RuntimeFailure(f"{name}.batch_size = {config.batch_size}: must be a multiple of micro_batch_size x ranks = {together}")
+        raise RuntimeFailure(
+            f"{name}.batch_size = {config.batch_size}: must be a multiple of micro_batch_size x "
+            f"ranks = {together}"
+        )
     return {
         "output_dir": str(stage / "checkpoints"),
         "learning_rate": config.learning_rate,
@@ -59,7 +65,9 @@ def trainer_arguments(name: str, config: LearnerConfig, stage: Path, seed: int) 
     }
 
 
-def lora_adapter(config: LoraConfig | None, task: str = "CAUSAL_LM", without: tuple[str, ...] = ()) -> Any:
+def lora_adapter(
+    config: LoraConfig | None, task: str = "CAUSAL_LM", without: tuple[str, ...] = ()
+) -> Any:
     """The adapter's configuration, None for full-parameter training.
 
     Args:
@@ -71,7 +79,9 @@ def lora_adapter(config: LoraConfig | None, task: str = "CAUSAL_LM", without: tu
     from peft import LoraConfig as Adapter
 
     shape = {"r": config.r, "lora_alpha": config.alpha, "lora_dropout": config.dropout}
-    return Adapter(**shape, target_modules="all-linear", exclude_modules=list(without) or None, task_type=task)
+    return Adapter(
+        **shape, target_modules="all-linear", exclude_modules=list(without) or None, task_type=task
+    )
 
 
 def merge_of(config: LoraConfig | None) -> Any:
@@ -84,22 +94,33 @@ def merge_of(config: LoraConfig | None) -> Any:
 
 
 def train(trainer: Any, stage: Path) -> None:
-    """Train from the last complete checkpoint in `stage` to the end. Raises RuntimeFailure unless DeepSpeed did it."""
+    """Train from the last complete checkpoint in `stage` to the end. Raises RuntimeFailure unless
+    DeepSpeed did it.
+    """
     import torch.distributed
 
     resumed = _last_complete(stage / "checkpoints")
     if torch.distributed.get_rank() == 0:
-        _forget_metrics_after(stage / "metrics.jsonl", int(resumed.rpartition("-")[2]) if resumed else 0)
+        _forget_metrics_after(
+            stage / "metrics.jsonl", int(resumed.rpartition("-")[2]) if resumed else 0
+        )
     trainer.train(resume_from_checkpoint=resumed)
     require_deepspeed(trainer)
 
 
-def publish(trainer: Any, tokenizer: Any, output: Path, merge: Any = None, finish: Callable[[Path], None] | None = None) -> None:
+def publish(
+    trainer: Any,
+    tokenizer: Any,
+    output: Path,
+    merge: Any = None,
+    finish: Callable[[Path], None] | None = None,
+) -> None:
     """Save a plain Hugging Face directory next to the target and rename it.
 
     Args:
-        merge: loads a folder with an adapter as a PEFT model, which is then merged; None for full-parameter training.
-        finish: adds to the folder before it is published, on the first rank only.
+        merge: loads a folder with an adapter as a PEFT model, which is then merged; None for
+        full-parameter training. finish: adds to the folder before it is published, on the first
+        rank only.
     """
     import torch.distributed
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -140,10 +161,25 @@ def recorder(stage: Path, *measures: str) -> Any:
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.started = time.monotonic()
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        def on_log(
+            self,
+            args: Any,
+            state: Any,
+            control: Any,
+            logs: dict[str, float] | None = None,
+            **_: Any,
+        ) -> None:
             if first_rank and logs and "loss" in logs:
-                row = {"step": state.global_step, "of": state.max_steps, "epoch": logs["epoch"], "loss": logs["loss"]}
-                row |= {"seconds": round(time.monotonic() - self.started, 3), **{name: logs[name] for name in measures}}
+                row = {
+                    "step": state.global_step,
+                    "of": state.max_steps,
+                    "epoch": logs["epoch"],
+                    "loss": logs["loss"],
+                }
+                row |= {
+                    "seconds": round(time.monotonic() - self.started, 3),
+                    **{name: logs[name] for name in measures},
+                }
                 append_metrics(stage / "metrics.jsonl", row)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -154,7 +190,10 @@ def recorder(stage: Path, *measures: str) -> Any:
 
 
 def _last_complete(folder: Path) -> str | None:
-    done = sorted(folder.glob(f"checkpoint-*/{_COMPLETE}"), key=lambda marker: int(marker.parent.name.rpartition("-")[2]))
+    done = sorted(
+        folder.glob(f"checkpoint-*/{_COMPLETE}"),
+        key=lambda marker: int(marker.parent.name.rpartition("-")[2]),
+    )
     return str(done[-1].parent) if done else None
 
 

@@ -1,7 +1,9 @@
-"""Starts the ranks of a learner with Ray Train and hands DeepSpeed to TRL, on CUDA and on CPU machines alike.
+"""Starts the ranks of a learner with Ray Train and hands DeepSpeed to TRL, on CUDA and on CPU
+machines alike.
 
-On a CPU machine accelerate would silently fall back to plain data parallelism; `deepspeed_arguments` prevents it, and
-every learner checks with `require_deepspeed` that the engine it trained with was DeepSpeed's.
+On a CPU machine accelerate would silently fall back to plain data parallelism;
+`deepspeed_arguments` prevents it, and every learner checks with `require_deepspeed` that the engine
+it trained with was DeepSpeed's.
 """
 
 import json
@@ -24,11 +26,15 @@ _SECTIONS = {"verifier": "verifier.training"}
 Loop = Callable[[dict[str, Any]], None]
 
 
-def run_ranks(loop: Loop, arguments: dict[str, Any], deepspeed: DeepSpeedConfig, name: str, storage: Path) -> None:
-    """Run `loop(arguments)` on every rank; a rank that dies is started again from its last checkpoint.
+def run_ranks(
+    loop: Loop, arguments: dict[str, Any], deepspeed: DeepSpeedConfig, name: str, storage: Path
+) -> None:
+    """Run `loop(arguments)` on every rank; a rank that dies is started again from its last
+    checkpoint.
 
-    Raises UsageError where the cluster is too small for the ranks, and what a rank says is wrong with its input at
-    once, without another try. Raises RuntimeFailure with the first cause when the ranks cannot be kept alive.
+    Raises UsageError where the cluster is too small for the ranks, and what a rank says is wrong
+    with its input at once, without another try. Raises RuntimeFailure with the first cause when the
+    ranks cannot be kept alive.
     """
     import ray
 
@@ -45,24 +51,30 @@ def run_ranks(loop: Loop, arguments: dict[str, Any], deepspeed: DeepSpeedConfig,
         except BaseException as error:
             ended.set_exception(error)
 
-    # In the main thread Ray Train takes Ctrl-C to itself, and then waits for ranks that wait for room.
+    # In the main thread Ray Train takes Ctrl-C to itself, and then waits for ranks that wait for
+    # room.
     threading.Thread(target=fit, daemon=True).start()
     while not ended.done():
         _raise_verdict(verdict)
         threading.Event().wait(0.2)
     _raise_verdict(verdict)
-    if (error := ended.exception()) is not None:  # a boundary: whatever ended the ranks, the user gets its first cause
+    if (
+        error := ended.exception()
+    ) is not None:  # a boundary: whatever ended the ranks, the user gets its first cause
         raise RuntimeFailure(f"learner {name}: {_innermost(error)}") from None
 
 
 def require_room(name: str, ranks: int, there: dict[str, float]) -> bool:
-    """Whether the ranks take GPUs. Raises UsageError where the cluster could never place them: they would wait for ever."""
+    """Whether the ranks take GPUs. Raises UsageError where the cluster could never place them: they
+    would wait for ever.
+    """
     if there.get("GPU", 0) >= ranks:
         return True
     cores = there.get("CPU", 0)
     if cores < ranks:
         raise UsageError(
-            f"{_SECTIONS.get(name, name)}.deepspeed.ranks = {ranks}: the cluster has {cores:g} CPU cores and every rank takes one; "
+            f"{_SECTIONS.get(name, name)}.deepspeed.ranks = {ranks}: the cluster has {cores:g} "
+            f"CPU cores and every rank takes one; "
             "lower the key, raise cluster.num_cpus where it is set, or add nodes"
         )
     return False
@@ -83,7 +95,8 @@ def _trainer(
         "OMP_NUM_THREADS": str(deepspeed.threads_per_rank),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # In bfloat16, cuDNN's attention builds a plan for every new shape of a batch: most of a step, where lengths vary.
+        # In bfloat16, cuDNN's attention builds a plan for every new shape of a batch: most of a
+        # step, where lengths vary.
         "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
         **({} if use_gpu else {"DS_ACCELERATOR": "cpu"}),
     }
@@ -91,7 +104,9 @@ def _trainer(
         _rank,
         train_loop_config={"loop": loop, "arguments": arguments, "verdict": str(verdict)},
         scaling_config=ScalingConfig(
-            num_workers=deepspeed.ranks, use_gpu=use_gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if use_gpu else {})}
+            num_workers=deepspeed.ranks,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if use_gpu else {})},
         ),
         run_config=RunConfig(
             name=name,
@@ -103,7 +118,9 @@ def _trainer(
 
 
 def _rank(config: dict[str, Any]) -> None:
-    """What a rank runs. What our own code says about its input is true on every try, so that it is left for the driver to read."""
+    """What a rank runs. What our own code says about its input is true on every try, so that it is
+    left for the driver to read.
+    """
     try:
         config["loop"](config["arguments"])
     except (UsageError, RuntimeFailure) as error:
@@ -124,6 +141,8 @@ def _innermost(error: BaseException) -> str:
         return _innermost(next(iter(failures.values())))
     if (failure := getattr(error, "controller_failure", None)) is not None:
         # Ray Train goes on with a page of what may be the matter.
-        return f"{type(failure).__name__}: {' '.join(str(failure).split()).partition(' Potential causes')[0]}"[:500]
+        return f"{type(failure).__name__}: {' '.join(str(failure).split()).partition(' Potential causes')[0]}"[
+            :500
+        ]
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:500]

@@ -14,6 +14,8 @@ def make_scratch(output: Path, seed: int) -> None:
 
     torch.manual_seed(seed)
     scratch = output.with_name(output.name + ".tmp")
-    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(TINY), dtype=torch.float32).save_pretrained(scratch)
+    AutoModelForCausalLM.from_config(
+        AutoConfig.from_pretrained(TINY), dtype=torch.float32
+    ).save_pretrained(scratch)
     AutoTokenizer.from_pretrained(TINY).save_pretrained(scratch)
     files.publish(scratch, output)

@@ -1,4 +1,5 @@
-"""Played episodes as training sequences: one sequence an episode, loss only where the caller says so.
+"""Played episodes as training sequences: one sequence an episode, loss only where the caller says
+so.
 
 Token ids that a policy sampled are used as they are; see `r2v_dist.chat`.
 """
@@ -14,13 +15,17 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Sequence1D:
-    """One training sequence: `input_ids` and, of equal length, 1 where an action token (end of turn included) is predicted."""
+    """One training sequence: `input_ids` and, of equal length, 1 where an action token (end of turn
+    included) is predicted.
+    """
 
     input_ids: list[int]
     completion_mask: list[int]
 
 
-def episode_sequence(chat: ChatFormat, turns: Sequence[Turn], trained: Sequence[bool], max_length: int) -> Sequence1D:
+def episode_sequence(
+    chat: ChatFormat, turns: Sequence[Turn], trained: Sequence[bool], max_length: int
+) -> Sequence1D:
     """The whole episode as one sequence, with a mask over the actions to learn.
 
     Args:

@@ -1,7 +1,9 @@
-"""Pairs as tensors: both answers of a pair share one reading of the prompt where the model allows it.
+"""Pairs as tensors: both answers of a pair share one reading of the prompt where the model allows
+it.
 
-A second view of the state is a row of its own, `prompt' | a+`. Padding is on the left, so that the answers' logits are
-at the end of every row whatever the prompts' lengths; every answer token knows the position whose logits predict it.
+A second view of the state is a row of its own, `prompt' | a+`. Padding is on the left, so that the
+answers' logits are at the end of every row whatever the prompts' lengths; every answer token knows
+the position whose logits predict it.
 """
 
 from collections.abc import Sequence
@@ -19,11 +21,14 @@ _MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 @dataclass
 class PairCollator:
-    """Examples with `prompt_ids`, `chosen_ids`, `rejected_ids`, `view_prompt_ids` (empty: no second view) to a batch.
+    """Examples with `prompt_ids`, `chosen_ids`, `rejected_ids`, `view_prompt_ids` (empty: no second
+    view) to a batch.
 
-    The batch holds the model's inputs [R, T]; for N answers in the order chosen (B), rejected (B), second views (C) their
-    `row_N`, `source_NA` (position whose logits predict the token), `target_NA` and `mask_NA`; `viewed_C`, the pairs that
-    the second views belong to; and reference log-probabilities [B] where the examples have them.
+    The batch holds the model's inputs [R, T]; for N answers in the order chosen (B), rejected (B),
+    second views (C) their
+    `row_N`, `source_NA` (position whose logits predict the token), `target_NA` and `mask_NA`;
+    `viewed_C`, the pairs that the second views belong to; and reference log-probabilities [B] where
+    the examples have them.
     """
 
     pad_id: int
@@ -33,22 +38,44 @@ class PairCollator:
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate."""
         both = [AnswerRow(e["prompt_ids"], (e["chosen_ids"], e["rejected_ids"])) for e in examples]
-        rows = both if self.share_prompt else [AnswerRow(row.prompt, (row.answers[k],)) for k in (0, 1) for row in both]
+        rows = (
+            both
+            if self.share_prompt
+            else [AnswerRow(row.prompt, (row.answers[k],)) for k in (0, 1) for row in both]
+        )
         viewed = [i for i, e in enumerate(examples) if self.views and e["view_prompt_ids"]]
-        rows = [*rows, *(AnswerRow(examples[i]["view_prompt_ids"], (examples[i]["chosen_ids"],)) for i in viewed)]
+        rows = [
+            *rows,
+            *(
+                AnswerRow(examples[i]["view_prompt_ids"], (examples[i]["chosen_ids"],))
+                for i in viewed
+            ),
+        ]
         # Chosen answers first, then rejected ones, then those of second views, in either layout.
-        order = [(i, k) for k in (0, 1) for i in range(len(both))] if self.share_prompt else [(i, 0) for i in range(2 * len(both))]
+        order = (
+            [(i, k) for k in (0, 1) for i in range(len(both))]
+            if self.share_prompt
+            else [(i, 0) for i in range(2 * len(both))]
+        )
         order += [(i, 0) for i in range(len(rows) - len(viewed), len(rows))]
         tensors = row_tensors(rows, self.pad_id, pad_left=True, own_mask=self.share_prompt)
-        inputs = zip(_MODEL_INPUTS, (tensors.ids_RT, tensors.mask, tensors.positions_RT), strict=True)
-        batch = {**dict(inputs), **_answers(rows, order, tensors), "viewed_C": torch.tensor(viewed, dtype=torch.long)}
+        inputs = zip(
+            _MODEL_INPUTS, (tensors.ids_RT, tensors.mask, tensors.positions_RT), strict=True
+        )
+        batch = {
+            **dict(inputs),
+            **_answers(rows, order, tensors),
+            "viewed_C": torch.tensor(viewed, dtype=torch.long),
+        }
         for name in ("ref_chosen_logps", "ref_rejected_logps"):
             if name in examples[0]:
                 batch[name] = torch.tensor([e[name] for e in examples])
         return batch
 
 
-def _answers(rows: Sequence[AnswerRow], order: Sequence[tuple[int, int]], tensors: RowTensors) -> dict[str, Tensor]:
+def _answers(
+    rows: Sequence[AnswerRow], order: Sequence[tuple[int, int]], tensors: RowTensors
+) -> dict[str, Tensor]:
     """Where the logits of each answer are, in the order asked for."""
     longest = max(len(rows[r].answers[k]) for r, k in order)
     source_NA = torch.full((len(order), longest), tensors.length - 1)
@@ -57,16 +84,26 @@ def _answers(rows: Sequence[AnswerRow], order: Sequence[tuple[int, int]], tensor
     for n, (r, k) in enumerate(order):
         answer, offset = rows[r].answers[k], tensors.offsets[r]
         start, prompt_end = offset + rows[r].starts[k], offset + len(rows[r].prompt)
-        source_NA[n, : len(answer)] = torch.tensor([prompt_end - 1, *range(start, start + len(answer) - 1)])
+        source_NA[n, : len(answer)] = torch.tensor(
+            [prompt_end - 1, *range(start, start + len(answer) - 1)]
+        )
         target_NA[n, : len(answer)] = torch.tensor(answer)
         mask_NA[n, : len(answer)] = True
-    return {"row_N": torch.tensor([r for r, _ in order]), "source_NA": source_NA, "target_NA": target_NA, "mask_NA": mask_NA}
+    return {
+        "row_N": torch.tensor([r for r, _ in order]),
+        "source_NA": source_NA,
+        "target_NA": target_NA,
+        "mask_NA": mask_NA,
+    }
 
 
 def answer_logits(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """One forward pass; the logits [N, A, V] that predict each answer's tokens, in float32 or better."""
+    """One forward pass; the logits [N, A, V] that predict each answer's tokens, in float32 or
+    better.
+    """
     length = batch["input_ids"].shape[1]
-    # The head is applied only where an answer may be predicted: with a large vocabulary it costs more than the rest.
+    # The head is applied only where an answer may be predicted: with a large vocabulary it costs
+    # more than the rest.
     kept = length - int(batch["source_NA"].min())
     inputs = {name: batch[name] for name in _MODEL_INPUTS}
     logits_RKV = model(**inputs, use_cache=False, logits_to_keep=kept).logits

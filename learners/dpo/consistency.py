@@ -1,6 +1,8 @@
-"""How far a policy's action distributions differ between two views of one hidden state (docs/method.md, section 4, L_cons).
+"""How far a policy's action distributions differ between two views of one hidden state
+(docs/method.md, section 4, L_cons).
 
-Measured on given pairs with a published checkpoint, so that any two policies can be compared on the same views.
+Measured on given pairs with a published checkpoint, so that any two policies can be compared on the
+same views.
 """
 
 from collections.abc import Mapping
@@ -16,7 +18,9 @@ from r2v_dist.config.learners import DPOConfig
 
 @dataclass(frozen=True)
 class Consistency:
-    """Mean over pairs with a second view of the token-averaged JSD (nats), and the number of these pairs."""
+    """Mean over pairs with a second view of the token-averaged JSD (nats), and the number of these
+    pairs.
+    """
 
     divergence: float
     pairs: int
@@ -29,7 +33,9 @@ def measure_consistency(
     config: DPOConfig,
     template_settings: Mapping[str, Any] | None = None,
 ) -> Consistency:
-    """Compare the two views of every pair of a file; `divergence` is nan when no pair has a second view."""
+    """Compare the two views of every pair of a file; `divergence` is nan when no pair has a second
+    view.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -42,12 +48,19 @@ def measure_consistency(
     dataset, _ = build_dataset(preference_pairs.load(pairs), chat, config.max_length)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device).eval()
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad_id = (
+        tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    )
     collate = PairCollator(pad_id, views=True, share_prompt=can_share_prompt(policy))
-    examples = sorted((row for row in dataset if row["view_prompt_ids"]), key=lambda row: len(row["prompt_ids"]))
+    examples = sorted(
+        (row for row in dataset if row["view_prompt_ids"]), key=lambda row: len(row["prompt_ids"])
+    )
     total = 0.0
     for start in range(0, len(examples), config.micro_batch_size):
-        batch = {name: tensor.to(device) for name, tensor in collate(examples[start : start + config.micro_batch_size]).items()}
+        batch = {
+            name: tensor.to(device)
+            for name, tensor in collate(examples[start : start + config.micro_batch_size]).items()
+        }
         count = len(batch["viewed_C"])
         with torch.no_grad():
             logits_NAV = answer_logits(policy, batch)

@@ -1,7 +1,9 @@
-"""The terms of docs/method.md, section 4 as pure functions of logits; every one is a value per pair.
+"""The terms of docs/method.md, section 4 as pure functions of logits; every one is a value per
+pair.
 
-A pair's value depends on that pair alone, so that a mean over pairs is the same however they are split into batches and
-ranks. Axes: B pairs, A completion tokens, V vocabulary. Log-probabilities and divergences are in nats.
+A pair's value depends on that pair alone, so that a mean over pairs is the same however they are
+split into batches and ranks. Axes: B pairs, A completion tokens, V vocabulary. Log-probabilities
+and divergences are in nats.
 """
 
 import torch
@@ -22,9 +24,14 @@ def dpo_loss(log_ratio_chosen_B: Tensor, log_ratio_rejected_B: Tensor, beta: flo
 
 def jensen_shannon(p_logits_BAV: Tensor, q_logits_BAV: Tensor, temperature: float) -> Tensor:
     """JSD(p || q) of the two softened distributions at each token [B, A], in [0, log 2]."""
-    p_BAV, q_BAV = (F.log_softmax(logits / temperature, dim=-1) for logits in (p_logits_BAV, q_logits_BAV))
-    # log of the mixture, without leaving log space: a probability that underflows must not become log 0.
-    m_BAV = torch.logaddexp(p_BAV, q_BAV) - torch.log(torch.tensor(2.0, dtype=p_BAV.dtype, device=p_BAV.device))
+    p_BAV, q_BAV = (
+        F.log_softmax(logits / temperature, dim=-1) for logits in (p_logits_BAV, q_logits_BAV)
+    )
+    # log of the mixture, without leaving log space: a probability that underflows must not become
+    # log 0.
+    m_BAV = torch.logaddexp(p_BAV, q_BAV) - torch.log(
+        torch.tensor(2.0, dtype=p_BAV.dtype, device=p_BAV.device)
+    )
     p_to_m_BA = (p_BAV.exp() * (p_BAV - m_BAV)).sum(-1)
     q_to_m_BA = (q_BAV.exp() * (q_BAV - m_BAV)).sum(-1)
     return (p_to_m_BA + q_to_m_BA) / 2

@@ -1,8 +1,10 @@
-"""Preference pairs from branch values (docs/method.md, section 4): Arrow in, Arrow out, and an account of every state left out.
+"""Preference pairs from branch values (docs/method.md, section 4): Arrow in, Arrow out, and an
+account of every state left out.
 
-At most one pair a state: a+ = argmax V over the SLM's candidates and the teacher's action, a- = argmin V, kept when
-V(a+) - V(a-) reaches the gap. The second view is the same hidden state met under another perturbation seed: same task,
-same action prefix and equal state hash. The result depends on the rows alone, not on their order.
+At most one pair a state: a+ = argmax V over the SLM's candidates and the teacher's action, a- =
+argmin V, kept when V(a+) - V(a-) reaches the gap. The second view is the same hidden state met
+under another perturbation seed: same task, same action prefix and equal state hash. The result
+depends on the rows alone, not on their order.
 """
 
 from collections import defaultdict
@@ -26,9 +28,28 @@ _ROUNDING = 1e-9
 
 SCHEMA = pa.schema(
     [
-        *(("key", _NAME), ("task", _NAME), ("split", _NAME), ("z", pa.int32()), ("prefix", pa.int64()), ("t", pa.int16())),
-        *(("state_hash", pa.int64()), ("policy", _NAME), ("scored_by", _NAME), ("history", TURNS), ("user", _NAME)),
-        *(("chosen", _NAME), ("chosen_ids", _IDS), ("chosen_source", _NAME), ("chosen_value", pa.float64()), ("chosen_n", pa.int32())),
+        *(
+            ("key", _NAME),
+            ("task", _NAME),
+            ("split", _NAME),
+            ("z", pa.int32()),
+            ("prefix", pa.int64()),
+            ("t", pa.int16()),
+        ),
+        *(
+            ("state_hash", pa.int64()),
+            ("policy", _NAME),
+            ("scored_by", _NAME),
+            ("history", TURNS),
+            ("user", _NAME),
+        ),
+        *(
+            ("chosen", _NAME),
+            ("chosen_ids", _IDS),
+            ("chosen_source", _NAME),
+            ("chosen_value", pa.float64()),
+            ("chosen_n", pa.int32()),
+        ),
         *(
             ("rejected", _NAME),
             ("rejected_ids", _IDS),
@@ -36,19 +57,28 @@ SCHEMA = pa.schema(
             ("rejected_value", pa.float64()),
             ("rejected_n", pa.int32()),
         ),
-        *(("view_key", _NAME), ("view_z", pa.int32()), ("view_history", TURNS), ("view_user", _NAME)),
+        *(
+            ("view_key", _NAME),
+            ("view_z", pa.int32()),
+            ("view_history", TURNS),
+            ("view_user", _NAME),
+        ),
     ],
     metadata={"r2v_pairs_version": "1"},
 )
-"""`chosen_value` and `rejected_value` are V as given by `scored_by`; the view columns are null where there is no second view."""
+"""`chosen_value` and `rejected_value` are V as given by `scored_by`; the view columns are null
+where there is no second view.
+"""
 
 
 @dataclass(frozen=True)
 class PairCounts:
     """Every state is kept or counted under one reason; so is every kept pair's second view.
 
-    `clean`: met without perturbation. `one_action`: fewer than two different actions. `small_gap`: V does not tell them apart.
-    `unseen_elsewhere`: no other seed met this task and prefix. `other_state`: others did, in another hidden state.
+    `clean`: met without perturbation. `one_action`: fewer than two different actions. `small_gap`:
+    V does not tell them apart.
+    `unseen_elsewhere`: no other seed met this task and prefix. `other_state`: others did, in
+    another hidden state.
     `same_text`: others did, but read exactly the same.
     """
 
@@ -88,7 +118,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class _Action:
-    """A distinct action of a state; candidates with equal text are one action, its value their mean over branches."""
+    """A distinct action of a state; candidates with equal text are one action, its value their mean
+    over branches.
+    """
 
     row: BranchValue
     value: float
@@ -112,7 +144,10 @@ def build_pairs(
         visited: further states that were met, one row each: second views may be among them.
     """
     scores = branch_values.values(table) if scores is None else scores
-    score_of = {(row.key, row.source, row.candidate_index): float(v) for row, v in zip(branch_values.rows_of(table), scores, strict=True)}
+    score_of = {
+        (row.key, row.source, row.candidate_index): float(v)
+        for row, v in zip(branch_values.rows_of(table), scores, strict=True)
+    }
     states = branch_values.states_of(table)
     met: dict[tuple[str, int], list[BranchValue]] = defaultdict(list)
     for row in {row.key: row for row in (*visited, *(rows[0] for rows in states))}.values():
@@ -130,12 +165,25 @@ def build_pairs(
         counted["with_view" if isinstance(view, View) else view] += 1
         counted["teacher_chosen"] += pair[0].row.source == "teacher"
         kept.append((*pair, view if isinstance(view, View) else None))
-    names = ("clean", "one_action", "small_gap", "teacher_chosen", "with_view", "unseen_elsewhere", "other_state", "same_text")
-    counts = PairCounts(states=len(states), pairs=len(kept), **{name: counted[name] for name in names})
+    names = (
+        "clean",
+        "one_action",
+        "small_gap",
+        "teacher_chosen",
+        "with_view",
+        "unseen_elsewhere",
+        "other_state",
+        "same_text",
+    )
+    counts = PairCounts(
+        states=len(states), pairs=len(kept), **{name: counted[name] for name in names}
+    )
     return _to_table(kept, scored_by), counts
 
 
-def _pair(rows: Sequence[BranchValue], score_of: Mapping[tuple[str, Source, int], float], min_gap: float) -> tuple[_Action, _Action] | str:
+def _pair(
+    rows: Sequence[BranchValue], score_of: Mapping[tuple[str, Source, int], float], min_gap: float
+) -> tuple[_Action, _Action] | str:
     """(a+, a-), or the reason why there is none."""
     if rows[0].z is None:
         return "clean"
@@ -146,12 +194,23 @@ def _pair(rows: Sequence[BranchValue], score_of: Mapping[tuple[str, Source, int]
     for alike in same_text.values():
         n = sum(row.n for row in alike)
         value = sum(score_of[row.key, row.source, row.candidate_index] * row.n for row in alike) / n
-        # The policy's own wording (and token ids) where it has one: what it did sample, it can learn to prefer.
+        # The policy's own wording (and token ids) where it has one: what it did sample, it can
+        # learn to prefer.
         actions.append(_Action(min(alike, key=lambda row: row.source == "teacher"), value, n))
     if len(actions) < 2:
         return "one_action"
-    best = max(actions, key=lambda action: (action.value, action.row.source == "slm", -action.row.candidate_index))
-    worst = min(actions, key=lambda action: (action.value, action.row.source == "teacher", action.row.candidate_index))
+    best = max(
+        actions,
+        key=lambda action: (action.value, action.row.source == "slm", -action.row.candidate_index),
+    )
+    worst = min(
+        actions,
+        key=lambda action: (
+            action.value,
+            action.row.source == "teacher",
+            action.row.candidate_index,
+        ),
+    )
     return (best, worst) if best.value - worst.value >= min_gap - _ROUNDING else "small_gap"
 
 
@@ -177,10 +236,15 @@ def _text(state: BranchValue) -> list[str]:
 
 def _to_table(kept: Sequence[tuple[_Action, _Action, View | None]], scored_by: str) -> pa.Table:
     state_columns = ("key", "task", "split", "z", "prefix", "t", "state_hash", "policy", "user")
-    columns: dict[str, list[object]] = {name: [getattr(best.row, name) for best, _, _ in kept] for name in state_columns}
+    columns: dict[str, list[object]] = {
+        name: [getattr(best.row, name) for best, _, _ in kept] for name in state_columns
+    }
     columns["history"] = [branch_values.turn_rows(best.row.history) for best, _, _ in kept]
     columns["scored_by"] = [scored_by] * len(kept)
-    for name, actions in (("chosen", [best for best, _, _ in kept]), ("rejected", [worst for _, worst, _ in kept])):
+    for name, actions in (
+        ("chosen", [best for best, _, _ in kept]),
+        ("rejected", [worst for _, worst, _ in kept]),
+    ):
         columns[name] = [action.row.candidate for action in actions]
         columns[f"{name}_ids"] = [action.row.candidate_ids for action in actions]
         columns[f"{name}_source"] = [action.row.source for action in actions]
@@ -191,7 +255,9 @@ def _to_table(kept: Sequence[tuple[_Action, _Action, View | None]], scored_by: s
     columns["view_z"] = [view and view.z for view in views]
     columns["view_history"] = [view and branch_values.turn_rows(view.history) for view in views]
     columns["view_user"] = [view and view.user for view in views]
-    return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+    return pa.Table.from_arrays(
+        [pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA
+    )
 
 
 def pairs_of(table: pa.Table) -> Iterator[Pair]:
@@ -199,12 +265,29 @@ def pairs_of(table: pa.Table) -> Iterator[Pair]:
     for row in (row for batch in table.to_batches() for row in batch.to_pylist()):
         view = None
         if row["view_key"] is not None:
-            view = View(row["view_key"], row["view_z"], tuple(branch_values.read_turns(row["view_history"])), row["view_user"])
+            view = View(
+                row["view_key"],
+                row["view_z"],
+                tuple(branch_values.read_turns(row["view_history"])),
+                row["view_user"],
+            )
         answers = [
-            Turn(row["user"], row[name], row[f"{name}_source"], ids if (ids := row[f"{name}_ids"]) is None else tuple(ids))
+            Turn(
+                row["user"],
+                row[name],
+                row[f"{name}_source"],
+                ids if (ids := row[f"{name}_ids"]) is None else tuple(ids),
+            )
             for name in ("chosen", "rejected")
         ]
-        yield Pair(row["key"], tuple(branch_values.read_turns(row["history"])), row["user"], answers[0], answers[1], view)
+        yield Pair(
+            row["key"],
+            tuple(branch_values.read_turns(row["history"])),
+            row["user"],
+            answers[0],
+            answers[1],
+            view,
+        )
 
 
 def save(path: Path, table: pa.Table) -> None:

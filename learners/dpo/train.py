@@ -1,7 +1,9 @@
-"""Verifier-guided DPO with consistency (docs/method.md, section 4), from preference pairs to a published checkpoint.
+"""Verifier-guided DPO with consistency (docs/method.md, section 4), from preference pairs to a
+published checkpoint.
 
-The reference is the checkpoint that training starts from, and its log-probabilities are computed once. Sampled token
-ids are used as they are, prompts are never truncated: a pair that does not fit is left out and counted.
+The reference is the checkpoint that training starts from, and its log-probabilities are computed
+once. Sampled token ids are used as they are, prompts are never truncated: a pair that does not fit
+is left out and counted.
 """
 
 import json
@@ -13,7 +15,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from learners.common.hf_trainer import lora_adapter, merge_of, publish, recorder, train, trainer_arguments
+from learners.common.hf_trainer import (
+    lora_adapter,
+    merge_of,
+    publish,
+    recorder,
+    train,
+    trainer_arguments,
+)
 from learners.common.ray_train import run_ranks
 from learners.dpo import pairs as preference_pairs
 from learners.dpo.pairs import Pair
@@ -25,9 +34,11 @@ from r2v_dist.errors import RuntimeFailure
 
 @dataclass(frozen=True)
 class DPOJob:
-    """What to learn from what. `pairs` is a file of `learners.dpo.pairs`; `model` is the start and the reference.
+    """What to learn from what. `pairs` is a file of `learners.dpo.pairs`; `model` is the start and
+    the reference.
 
-    `stage` is the scratch folder of this job alone: a job that is started again goes on with what it finds there.
+    `stage` is the scratch folder of this job alone: a job that is started again goes on with what
+    it finds there.
     """
 
     pairs: Path
@@ -43,7 +54,9 @@ class DPOJob:
 
 @dataclass(frozen=True)
 class PairExamples:
-    """How many pairs became examples, how many of these have a second view, and what did not fit `max_length`."""
+    """How many pairs became examples, how many of these have a second view, and what did not fit
+    `max_length`.
+    """
 
     examples: int
     with_view: int
@@ -54,7 +67,8 @@ class PairExamples:
 def learn_preferences(job: DPOJob) -> PairExamples:
     """Train and publish `job.output`; returns when the checkpoint is complete.
 
-    Raises RuntimeFailure with the first cause when the ranks fail, or when there is no pair to learn from.
+    Raises RuntimeFailure with the first cause when the ranks fail, or when there is no pair to
+    learn from.
     """
     from transformers import AutoTokenizer
 
@@ -62,7 +76,9 @@ def learn_preferences(job: DPOJob) -> PairExamples:
     if not folder.is_dir():
         tokenizer = AutoTokenizer.from_pretrained(job.model)
         chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)
-        dataset, counts = build_dataset(preference_pairs.load(job.pairs), chat, job.config.max_length)
+        dataset, counts = build_dataset(
+            preference_pairs.load(job.pairs), chat, job.config.max_length
+        )
         _save(dataset, counts, folder)
     counts = _counts(folder)
     run_ranks(_train_rank, {"job": job}, job.config.deepspeed, "dpo", job.stage / "ray_train")
@@ -74,13 +90,19 @@ def learn_preferences(job: DPOJob) -> PairExamples:
 
 
 def build_dataset(table: pa.Table, chat: ChatFormat, max_length: int) -> tuple[Any, PairExamples]:
-    """Pairs as token ids: `prompt_ids`, `chosen_ids`, `rejected_ids` (end of turn included), `view_prompt_ids` (empty: none).
+    """Pairs as token ids: `prompt_ids`, `chosen_ids`, `rejected_ids` (end of turn included),
+    `view_prompt_ids` (empty: none).
 
     Raises RuntimeFailure when no pair is left.
     """
     from datasets import Dataset
 
-    rows: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": [], "view_prompt_ids": []}
+    rows: dict[str, list[list[int]]] = {
+        "prompt_ids": [],
+        "chosen_ids": [],
+        "rejected_ids": [],
+        "view_prompt_ids": [],
+    }
     pairs_too_long = views_too_long = 0
     for pair in preference_pairs.pairs_of(table):
         prompt, view, chosen, rejected = _ids(pair, chat)
@@ -94,17 +116,25 @@ def build_dataset(table: pa.Table, chat: ChatFormat, max_length: int) -> tuple[A
             rows[name].append(ids)
     if not rows["prompt_ids"]:
         raise RuntimeFailure(
-            f"no preference pair to learn from: {len(table)} pairs, {pairs_too_long} of them longer than {max_length} tokens"
+            f"no preference pair to learn from: {len(table)} pairs, {pairs_too_long} of them "
+            f"longer than {max_length} tokens"
         )
     with_view = sum(map(bool, rows["view_prompt_ids"]))
-    return Dataset.from_dict(rows), PairExamples(len(rows["prompt_ids"]), with_view, pairs_too_long, views_too_long)
+    return Dataset.from_dict(rows), PairExamples(
+        len(rows["prompt_ids"]), with_view, pairs_too_long, views_too_long
+    )
 
 
 def _ids(pair: Pair, chat: ChatFormat) -> tuple[list[int], list[int], list[int], list[int]]:
     """Prompt, second view's prompt, a+ and a-."""
     end = chat.end_of_turn()
     view = chat.prompt(pair.view.history, pair.view.user) if pair.view else []
-    return chat.prompt(pair.history, pair.user), view, chat.action_ids(pair.chosen) + end, chat.action_ids(pair.rejected) + end
+    return (
+        chat.prompt(pair.history, pair.user),
+        view,
+        chat.action_ids(pair.chosen) + end,
+        chat.action_ids(pair.rejected) + end,
+    )
 
 
 def _save(dataset: Any, counts: PairExamples, folder: Path) -> None:
@@ -144,15 +174,21 @@ def _train_rank(arguments: dict[str, Any]) -> None:
         **trainer_arguments("dpo", config, job.stage, job.seed),
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model)
-    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.bfloat16 if config.bf16 else torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        job.model, dtype=torch.bfloat16 if config.bf16 else torch.float32
+    )
     examples = datasets.load_from_disk(str(job.stage / "examples"))
     counts = _counts(job.stage / "examples")
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad_id = (
+        tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    )
     trainer = PreferenceTrainer(
         model=model,
         args=training,
         train_dataset=examples,
-        data_collator=PairCollator(pad_id, views=config.beta_c > 0, share_prompt=can_share_prompt(model)),
+        data_collator=PairCollator(
+            pad_id, views=config.beta_c > 0, share_prompt=can_share_prompt(model)
+        ),
         processing_class=tokenizer,
         peft_config=lora_adapter(config.lora),
         callbacks=[recorder(job.stage, *MEASURES)],

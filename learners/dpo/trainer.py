@@ -1,7 +1,9 @@
-"""TRL's DPOTrainer with the loss of docs/method.md, section 4: L = L_DPO + beta_c L_cons + beta_s L_SFT(a+).
+"""TRL's DPOTrainer with the loss of docs/method.md, section 4: L = L_DPO + beta_c L_cons + beta_s
+L_SFT(a+).
 
-The policy's pass over a batch is one forward, second views included, and both views are trained. The loss of a pair
-does not depend on its batch, so that any number of ranks and micro-batches gives the same gradient.
+The policy's pass over a batch is one forward, second views included, and both views are trained.
+The loss of a pair does not depend on its batch, so that any number of ranks and micro-batches gives
+the same gradient.
 """
 
 import contextlib
@@ -27,13 +29,16 @@ MEASURES = (
     "logps/rejected",
     "view_share",
 )
-"""What is logged beside the loss: means over the pairs; `loss/consistency` over those with a second view, nan where none has."""
+"""What is logged beside the loss: means over the pairs; `loss/consistency` over those with a second
+view, nan where none has.
+"""
 
 
 class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
     """Takes pairs that are token ids already, and PairCollator's batches.
 
-    `view_share` is the share of pairs with a second view in the whole data set: L_cons is the mean over those pairs.
+    `view_share` is the share of pairs with a second view in the whole data set: L_cons is the mean
+    over those pairs.
     """
 
     def __init__(self, *arguments: Any, loss: DPOConfig, view_share: float, **more: Any) -> None:
@@ -44,9 +49,13 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         return dataset
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """log pi_ref of a+ and a- [B]. Called before training, when policy and reference are the same."""
+        """log pi_ref of a+ and a- [B]. Called before training, when policy and reference are the
+        same.
+        """
         with torch.no_grad(), self.accelerator.autocast():
-            logps_NA = token_log_probs(answer_logits(model, inputs), inputs["target_NA"], inputs["mask_NA"])
+            logps_NA = token_log_probs(
+                answer_logits(model, inputs), inputs["target_NA"], inputs["mask_NA"]
+            )
         pairs = (len(logps_NA) - len(inputs["viewed_C"])) // 2
         chosen_B, rejected_B = logps_NA.sum(1)[: 2 * pairs].chunk(2)
         return chosen_B, rejected_B
@@ -64,26 +73,40 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         dpo_B = dpo_loss(ratio_chosen_B, ratio_rejected_B, config.beta)
         terms: dict[str, Tensor] = {"loss/dpo": dpo_B}
         loss = dpo_B.mean()
-        # A term that is off must not be computed for the loss: even times zero it would turn an overflow into nan.
+        # A term that is off must not be computed for the loss: even times zero it would turn an
+        # overflow into nan.
         with contextlib.nullcontext() if config.beta_s else torch.no_grad():
             terms["loss/sft"] = -token_mean(logps_NA[:pairs], mask_NA[:pairs])
         if config.beta_s:
             loss = loss + config.beta_s * terms["loss/sft"].mean()
         if len(viewed_C):
-            jsd_CA = jensen_shannon(logits_NAV[:pairs][viewed_C], logits_NAV[2 * pairs :], config.temperature)
+            jsd_CA = jensen_shannon(
+                logits_NAV[:pairs][viewed_C], logits_NAV[2 * pairs :], config.temperature
+            )
             terms["loss/consistency"] = token_mean(jsd_CA, mask_NA[2 * pairs :])
-            # Not the mean over the views of this batch: a rank with one view would weigh it as much as one with many.
-            loss = loss + config.beta_c * terms["loss/consistency"].sum() / (pairs * self._view_share)
-        rewards_B, rejected_rewards_B = config.beta * ratio_chosen_B.detach(), config.beta * ratio_rejected_B.detach()
+            # Not the mean over the views of this batch: a rank with one view would weigh it as much
+            # as one with many.
+            loss = loss + config.beta_c * terms["loss/consistency"].sum() / (
+                pairs * self._view_share
+            )
+        rewards_B, rejected_rewards_B = (
+            config.beta * ratio_chosen_B.detach(),
+            config.beta * ratio_rejected_B.detach(),
+        )
         terms |= {"rewards/chosen": rewards_B, "rewards/rejected": rejected_rewards_B}
-        terms |= {"rewards/margins": rewards_B - rejected_rewards_B, "rewards/accuracies": (rewards_B > rejected_rewards_B).float()}
+        terms |= {
+            "rewards/margins": rewards_B - rejected_rewards_B,
+            "rewards/accuracies": (rewards_B > rejected_rewards_B).float(),
+        }
         self._note(terms | {"logps/chosen": chosen_B, "logps/rejected": rejected_B}, pairs)
         return loss
 
     def _note(self, terms: dict[str, Tensor], pairs: int) -> None:
         """Add a batch's sums, over all ranks, to what the next log line averages."""
         views = terms.get("loss/consistency", terms["loss/dpo"].new_zeros(0))
-        sums = torch.stack([terms[name].detach().sum() if name in terms else views.sum() for name in MEASURES[:-1]])
+        sums = torch.stack(
+            [terms[name].detach().sum() if name in terms else views.sum() for name in MEASURES[:-1]]
+        )
         counts = torch.tensor([pairs, len(views)], dtype=sums.dtype, device=sums.device)
         gathered = self.accelerator.reduce(torch.cat([sums, counts]), reduction="sum")
         self._metrics["train"]["sums"].append(gathered)
@@ -93,6 +116,9 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         if batches := self._metrics["train"].pop("sums", None):
             *sums, pairs, views = torch.stack(batches).sum(0).tolist()
             counts = [views if name == "loss/consistency" else pairs for name in MEASURES[:-1]]
-            means = [total / count if count else float("nan") for total, count in zip(sums, counts, strict=True)]
+            means = [
+                total / count if count else float("nan")
+                for total, count in zip(sums, counts, strict=True)
+            ]
             logs |= dict(zip(MEASURES, [*means, views / pairs], strict=True))
         super().log(logs, start_time)

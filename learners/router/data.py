@@ -1,6 +1,8 @@
-"""What one rank of the router learner holds: whole episodes of the label table, dealt out in the order of the table.
+"""What one rank of the router learner holds: whole episodes of the label table, dealt out in the
+order of the table.
 
-Axes: N this rank's states, U different ones among them, F features, E its complete SLM-only episodes, T steps, Z seeds.
+Axes: N this rank's states, U different ones among them, F features, E its complete SLM-only
+episodes, T steps, Z seeds.
 """
 
 from collections.abc import Callable
@@ -21,7 +23,9 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scaler:
-    """Standardisation fitted on the whole training split; a feature that never varies stays at 0."""
+    """Standardisation fitted on the whole training split; a feature that never varies
+    stays at 0.
+    """
 
     mean_F: Array
     std_F: Array
@@ -40,7 +44,8 @@ class Scaler:
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's part of the labels. `risk` and `n` are by the names in ESTIMATES; states without a label have n = 0.
+    """One rank's part of the labels. `risk` and `n` are by the names in ESTIMATES; states without a
+    label have n = 0.
 
     Heads are asked once for every different state; `place_N` says which one a state is.
     """
@@ -58,7 +63,9 @@ class Share:
 
 
 def deal(labels: LabelTable, scaler: Scaler, rank: int, ranks: int, device: torch.device) -> Share:
-    """The part of `rank`: every `ranks`-th episode. What is known of the whole batch is computed from the whole table."""
+    """The part of `rank`: every `ranks`-th episode. What is known of the whole batch is computed
+    from the whole table.
+    """
     mine_N = labels.episode % ranks == rank
     f_UF, place_N = distinct(scaler(labels.features_NF[mine_N]))
     row_N = np.cumsum(mine_N) - 1
@@ -69,7 +76,9 @@ def deal(labels: LabelTable, scaler: Scaler, rank: int, ranks: int, device: torc
         return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
     def per_seed(counts_E: Array) -> Tensor:
-        return tensor(np.bincount(np.searchsorted(seeds_Z, whole.z_E), counts_E, minlength=len(seeds_Z)))
+        return tensor(
+            np.bincount(np.searchsorted(seeds_Z, whole.z_E), counts_E, minlength=len(seeds_Z))
+        )
 
     weighted = {name: labels.weight * labels.counts[name] for name in ESTIMATES}
     return Share(
@@ -86,7 +95,12 @@ def deal(labels: LabelTable, scaler: Scaler, rank: int, ranks: int, device: torc
             tensor(own.lost_E),
             tensor(np.searchsorted(seeds_Z, own.z_E)),
         ),
-        totals=Totals(ranks, per_seed(np.ones(len(whole))), per_seed(whole.mask_ET.sum(axis=1)), float(whole.m_ET[:, 0].mean())),
+        totals=Totals(
+            ranks,
+            per_seed(np.ones(len(whole))),
+            per_seed(whole.mask_ET.sum(axis=1)),
+            float(whole.m_ET[:, 0].mean()),
+        ),
     )
 
 

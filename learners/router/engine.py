@@ -1,7 +1,9 @@
-"""Heads of the router and the DeepSpeed engine that trains them: parameters in float32, arithmetic in float64.
+"""Heads of the router and the DeepSpeed engine that trains them: parameters in float32, arithmetic
+in float64.
 
-A phase of training can be killed at any step and goes on from its last complete checkpoint, with any number of ranks:
-parameters are not sharded. Checkpoints are safetensors and JSON; nothing is unpickled.
+A phase of training can be killed at any step and goes on from its last complete checkpoint, with
+any number of ranks: parameters are not sharded. Checkpoints are safetensors and JSON; nothing is
+unpickled.
 """
 
 import atexit
@@ -37,11 +39,15 @@ class Head(nn.Module):
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
             bound = fan_in**-0.5
-            self.weights.append(nn.Parameter((torch.rand(fan_out, fan_in, generator=generator) * 2 - 1) * bound))
+            self.weights.append(
+                nn.Parameter((torch.rand(fan_out, fan_in, generator=generator) * 2 - 1) * bound)
+            )
             self.biases.append(nn.Parameter(torch.zeros(fan_out)))
 
     def forward(self, x_NI: Tensor) -> Tensor:
-        """Logits [N], in float64: sums over many states must not depend on how the ranks share them."""
+        """Logits [N], in float64: sums over many states must not depend on how the ranks share
+        them.
+        """
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x_NI = nn.functional.linear(x_NI, weight.double(), bias.double())
@@ -52,7 +58,12 @@ class Head(nn.Module):
     def exported(self) -> Mlp:
         """The same function for numpy."""
         pairs = zip(self.weights, self.biases, strict=True)
-        return Mlp(tuple((w.detach().cpu().double().numpy().copy(), b.detach().cpu().double().numpy().copy()) for w, b in pairs))
+        return Mlp(
+            tuple(
+                (w.detach().cpu().double().numpy().copy(), b.detach().cpu().double().numpy().copy())
+                for w, b in pairs
+            )
+        )
 
 
 def start_communication() -> torch.device:
@@ -62,19 +73,31 @@ def start_communication() -> torch.device:
 
     cuda = torch.cuda.is_available()
     if not cuda:
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would compile at run time; gloo does the work
-    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False)
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
+            False  # would compile at run time; gloo does the work
+        )
+    deepspeed.init_distributed(
+        dist_backend="nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False
+    )
     return torch.device(deepspeed.get_accelerator().current_device_name())
 
 
 def be_the_only_rank(threads: int) -> None:
-    """Make this process a group of one rank, for the life of the process; nothing where it is in a group already."""
+    """Make this process a group of one rank, for the life of the process; nothing where it is in a
+    group already.
+    """
     if torch.distributed.is_initialized():
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
     torch.set_num_threads(threads)
@@ -90,15 +113,25 @@ def start_engine(module: nn.Module, learning_rate: float, weight_decay: float) -
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=optimizer,
-        config={"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "zero_optimization": {"stage": 0}},
+        config={
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "zero_optimization": {"stage": 0},
+        },
     )
     if type(engine).__name__ != "DeepSpeedEngine":
-        raise RuntimeFailure(f"trained with {type(engine).__name__} where DeepSpeedEngine was asked for")
+        raise RuntimeFailure(
+            f"trained with {type(engine).__name__} where DeepSpeedEngine was asked for"
+        )
     return engine
 
 
-def save_checkpoint(folder: Path, step: int, engine: Any, numbers: Mapping[str, float], best: Mapping[str, Tensor]) -> None:
-    """Publish parameters, optimizer moments, scalars and the best parameters so far by renaming. Call on the first rank."""
+def save_checkpoint(
+    folder: Path, step: int, engine: Any, numbers: Mapping[str, float], best: Mapping[str, Tensor]
+) -> None:
+    """Publish parameters, optimizer moments, scalars and the best parameters so far by renaming.
+    Call on the first rank.
+    """
     tensors = {f"now.{name}": values for name, values in engine.module.state_dict().items()}
     tensors |= {f"best.{name}": values for name, values in best.items()}
     for index, parameter in enumerate(engine.module.parameters()):
@@ -107,7 +140,10 @@ def save_checkpoint(folder: Path, step: int, engine: Any, numbers: Mapping[str, 
     target, scratch = folder / f"{step:06d}", folder / "tmp"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    save_file({name: values.detach().cpu().clone().contiguous() for name, values in tensors.items()}, scratch / "state.safetensors")
+    save_file(
+        {name: values.detach().cpu().clone().contiguous() for name, values in tensors.items()},
+        scratch / "state.safetensors",
+    )
     (scratch / "numbers.json").write_text(json.dumps(dict(numbers)), encoding="utf-8")
     files.publish(scratch, target)
     for old in _checkpoints(folder)[:-_KEPT]:
@@ -115,7 +151,9 @@ def save_checkpoint(folder: Path, step: int, engine: Any, numbers: Mapping[str, 
 
 
 def load_checkpoint(folder: Path, engine: Any) -> tuple[int, dict[str, float], dict[str, Tensor]]:
-    """Step, scalars and best parameters of the last complete checkpoint, restored into the engine; step 0 where there is none."""
+    """Step, scalars and best parameters of the last complete checkpoint, restored into the engine;
+    step 0 where there is none.
+    """
     found = next(filter(None, map(_read_checkpoint, reversed(_checkpoints(folder)))), None)
     if found is None:
         return 0, {}, {}
@@ -123,7 +161,9 @@ def load_checkpoint(folder: Path, engine: Any) -> tuple[int, dict[str, float], d
     engine.module.load_state_dict(_under("now.", tensors))
     for index, parameter in enumerate(engine.module.parameters()):
         for name, values in _under(f"adam.{index}.", tensors).items():
-            engine.optimizer.state[parameter][name] = values if name == "step" else values.to(parameter.device)
+            engine.optimizer.state[parameter][name] = (
+                values if name == "step" else values.to(parameter.device)
+            )
     return step, numbers, _under("best.", tensors)
 
 
@@ -135,11 +175,17 @@ def _read_checkpoint(folder: Path) -> tuple[int, dict[str, float], dict[str, Ten
     except DamagedFile as error:
         warn(f"{error.path} {error.problem}: training goes on from an earlier checkpoint")
         return None
-    return int(folder.name), numbers, {name: torch.from_numpy(values) for name, values in tensors.items()}
+    return (
+        int(folder.name),
+        numbers,
+        {name: torch.from_numpy(values) for name, values in tensors.items()},
+    )
 
 
 class Log:
-    """The metrics of a stage, written by the first rank alone; steps that are trained again are logged again."""
+    """The metrics of a stage, written by the first rank alone; steps that are trained again are
+    logged again.
+    """
 
     def __init__(self, path: Path, writes: bool, job: str, total: int) -> None:
         self._path, self._writes, self._job, self._total = path, writes, job, total
@@ -148,13 +194,19 @@ class Log:
         """Drop this job's rows of a phase beyond a step."""
         if self._writes and self._path.is_file():
             rows = files.read_json_lines(self._path)
-            kept = [row for row in rows if (row["router"], row["phase"]) != (self._job, phase) or row["step"] <= step]
+            kept = [
+                row
+                for row in rows
+                if (row["router"], row["phase"]) != (self._job, phase) or row["step"] <= step
+            ]
             files.write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def add(self, step: int, **values: Any) -> None:
         """One row."""
         if self._writes:
-            append_metrics(self._path, {"router": self._job, "step": step, "of": self._total, **values})
+            append_metrics(
+                self._path, {"router": self._job, "step": step, "of": self._total, **values}
+            )
 
 
 def to_numpy(values: Tensor) -> "np.ndarray[Any, np.dtype[np.float64]]":
@@ -167,4 +219,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): values
+        for name, values in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,4 +1,5 @@
-"""The two phases of a router's training, full batch on every rank: risks by their Brier scores, dissent by its log loss, then the policy.
+"""The two phases of a router's training, full batch on every rank: risks by their Brier scores,
+dissent by its log loss, then the policy.
 
 The policy is the primal of  min_p max_lambda cost + lambda (CVaR - eps); lambda ascends after every step. The risk heads
 are fixed by then and calibrated, so that what the policy reads is what will be deployed. In `joint` mode there is one phase:
@@ -16,7 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from learners.router.data import Share
-from learners.router.engine import Head, Log, load_checkpoint, save_checkpoint, start_engine, to_numpy
+from learners.router.engine import (
+    Head,
+    Log,
+    load_checkpoint,
+    save_checkpoint,
+    start_engine,
+    to_numpy,
+)
 from learners.router.losses import (
     Cvar,
     Outcomes,
@@ -61,8 +69,9 @@ AT_CAP = 0.99
 
 @dataclass(frozen=True)
 class Duality:
-    """How the constraint ended: lambda, the mean CVaR and lambda of the last tenth of the steps, and the
-    CVaR that training labels show for handing over at the first step of every episode."""
+    """How the constraint ended: lambda, the mean CVaR and lambda of the last tenth of the steps,
+    and the CVaR that training labels show for handing over at the first step of every episode.
+    """
 
     multiplier: float
     late_multiplier: float
@@ -81,15 +90,21 @@ class Duality:
         low, high = (1 - AT_BOUND) * config.epsilon, (1 + AT_BOUND) * config.epsilon
         if self.late_cvar <= high:
             return "slack" if self.late_cvar < low else "active"
-        hopeless = self.late_multiplier >= AT_CAP * config.lambda_max or self.handed_over_cvar > high
+        hopeless = (
+            self.late_multiplier >= AT_CAP * config.lambda_max or self.handed_over_cvar > high
+        )
         return "infeasible" if hopeless else "violated"
 
 
 def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, Mlp]:
-    """A head for every estimate that has labels, each at the step where its score on validation was least."""
+    """A head for every estimate that has labels, each at the step where its score on validation was
+    least.
+    """
     config, folder = setting.config, setting.checkpoints / "risk"
     names = [name for name in ESTIMATES if train.n_total[name] and validation.n_total[name]]
-    heads = nn.ModuleDict({name: _head(train.f_UF.shape[1], config.risk_hidden, setting.seed, name) for name in names})
+    heads = nn.ModuleDict(
+        {name: _head(train.f_UF.shape[1], config.risk_hidden, setting.seed, name) for name in names}
+    )
     engine = start_engine(heads.to(train.f_UF.device), config.learning_rate, config.weight_decay)
     done, numbers, best = load_checkpoint(folder, engine)
     setting.log.forget_after("risk", done)
@@ -97,7 +112,10 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
     stale = int(numbers.get("stale", 0))
     for step in range(done + 1, config.risk_steps + 1 if stale < config.patience else 0):
         sums = _scores(heads, train)
-        loss = sum((train.totals.ranks * sums[name] / train.n_total[name] for name in names), torch.zeros(()))
+        loss = sum(
+            (train.totals.ranks * sums[name] / train.n_total[name] for name in names),
+            torch.zeros(()),
+        )
         engine.backward(loss)
         norm = gradient_norm(heads)
         engine.step()
@@ -110,7 +128,10 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
             better = [name for name in names if found[name] < least[name] - 1e-6]
             for name in better:
                 least[name] = found[name]
-                best |= {f"{name}.{key}": values.clone() for key, values in heads[name].state_dict().items()}
+                best |= {
+                    f"{name}.{key}": values.clone()
+                    for key, values in heads[name].state_dict().items()
+                }
             stale = 0 if better else stale + 1
         ended = step == config.risk_steps or stale >= config.patience
         if (ended or step % config.save_every_steps == 0) and setting.first_rank:
@@ -121,27 +142,62 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
     return {name: _exported(heads[name]) for name in names}
 
 
-def train_policy(setting: Setting, share: Share, inputs_UI: Tensor, judge: Judge) -> tuple[Mlp, Duality]:
-    """The policy head (the single output in `joint`), at the check where validation was cheapest among feasible, and the duality."""
+def train_policy(
+    setting: Setting, share: Share, inputs_UI: Tensor, judge: Judge
+) -> tuple[Mlp, Duality]:
+    """The policy head (the single output in `joint`), at the check where validation was cheapest
+    among feasible, and the duality.
+    """
     config, folder = setting.config, setting.checkpoints / "policy"
     name = "policy" if config.mode == "decoupled" else "rho"
-    head = _head(inputs_UI.shape[1], config.policy_hidden if name == "policy" else config.risk_hidden, setting.seed, name)
+    head = _head(
+        inputs_UI.shape[1],
+        config.policy_hidden if name == "policy" else config.risk_hidden,
+        setting.seed,
+        name,
+    )
     engine = start_engine(head.to(inputs_UI.device), config.learning_rate, config.weight_decay)
     done, numbers, best = load_checkpoint(folder, engine)
     offset = config.risk_steps if config.mode == "decoupled" else 0
     setting.log.forget_after("policy", offset + done)
     multiplier, least = numbers.get("multiplier", config.lambda_start), numbers.get("least", np.inf)
-    late = np.array([numbers.get("late_steps", 0.0), numbers.get("late_multiplier", 0.0), numbers.get("late_cvar", 0.0)])
+    late = np.array(
+        [
+            numbers.get("late_steps", 0.0),
+            numbers.get("late_multiplier", 0.0),
+            numbers.get("late_cvar", 0.0),
+        ]
+    )
     for step in range(done + 1, config.policy_steps + 1):
         temperature = _temperature(config, step)
-        loss, tail, cost, brier = policy_loss(head, config, share, inputs_UI, multiplier, temperature, setting.reduce)
+        loss, tail, cost, brier = policy_loss(
+            head, config, share, inputs_UI, multiplier, temperature, setting.reduce
+        )
         engine.backward(loss)
         norm = gradient_norm(head)
         engine.step()
-        total = cost + multiplier * (tail.value - config.epsilon) + (config.lambda_brier * brier if config.mode == "joint" else 0.0)
-        row = {"loss": total, "cost": cost, "cvar": tail.value, "eta": tail.eta, "lambda": multiplier, "gradient_norm": norm}
-        setting.log.add(offset + step, phase="policy", **row, **({"brier_rho": brier} if config.mode == "joint" else {}))
-        multiplier = ascend(multiplier, tail.value - config.epsilon, config.lambda_learning_rate, config.lambda_max)
+        total = (
+            cost
+            + multiplier * (tail.value - config.epsilon)
+            + (config.lambda_brier * brier if config.mode == "joint" else 0.0)
+        )
+        row = {
+            "loss": total,
+            "cost": cost,
+            "cvar": tail.value,
+            "eta": tail.eta,
+            "lambda": multiplier,
+            "gradient_norm": norm,
+        }
+        setting.log.add(
+            offset + step,
+            phase="policy",
+            **row,
+            **({"brier_rho": brier} if config.mode == "joint" else {}),
+        )
+        multiplier = ascend(
+            multiplier, tail.value - config.epsilon, config.lambda_learning_rate, config.lambda_max
+        )
         if step > 0.9 * config.policy_steps:
             late += (1.0, multiplier, tail.value)
         if step % config.check_every_steps == 0 or step == config.policy_steps:
@@ -150,12 +206,20 @@ def train_policy(setting: Setting, share: Share, inputs_UI: Tensor, judge: Judge
                 least = np.inf if point is None else point.cost
                 best = {key: values.clone() for key, values in head.state_dict().items()}
         if step % config.save_every_steps == 0 and setting.first_rank:
-            scalars = {"multiplier": multiplier, "least": least, "late_steps": late[0], "late_multiplier": late[1], "late_cvar": late[2]}
+            scalars = {
+                "multiplier": multiplier,
+                "least": least,
+                "late_steps": late[0],
+                "late_multiplier": late[1],
+                "late_cvar": late[2],
+            }
             save_checkpoint(folder, step, engine, scalars, best)
     if np.isfinite(least):
         head.load_state_dict(best)
     late_multiplier, late_cvar = (late[1:] / max(late[0], 1.0)).tolist()
-    return _exported(head), Duality(multiplier, late_multiplier, late_cvar, handed_over(config, share, setting.reduce))
+    return _exported(head), Duality(
+        multiplier, late_multiplier, late_cvar, handed_over(config, share, setting.reduce)
+    )
 
 
 def handed_over(config: RouterConfig, share: Share, reduce: Reduce) -> float:
@@ -166,7 +230,13 @@ def handed_over(config: RouterConfig, share: Share, reduce: Reduce) -> float:
 
 
 def policy_loss(
-    head: nn.Module, config: RouterConfig, share: Share, inputs_UI: Tensor, multiplier: float, temperature: float, reduce: Reduce
+    head: nn.Module,
+    config: RouterConfig,
+    share: Share,
+    inputs_UI: Tensor,
+    multiplier: float,
+    temperature: float,
+    reduce: Reduce,
 ) -> tuple[Tensor, Cvar, float, float]:
     """This rank's loss, and the batch's CVaR, cost and Brier score (0 unless `joint`)."""
     logits_U = head(inputs_UI)
@@ -184,15 +254,23 @@ def surrogate(config: RouterConfig, p_ET: Tensor, share: Share) -> Outcomes:
     """Failures and cost of escalating with probabilities p."""
     if config.surrogate == "paper":
         return paper_outcomes(p_ET, share.episodes, share.totals)
-    return latched_outcomes(p_ET, share.episodes, share.totals, config.slm_cost / config.teacher_cost)
+    return latched_outcomes(
+        p_ET, share.episodes, share.totals, config.slm_cost / config.teacher_cost
+    )
 
 
-def policy_inputs(heads: dict[str, Mlp], calibrators: dict[str, Calibrator], f_NF: Tensor) -> Tensor:
-    """[calibrated rho, rho1, rhoT, f], constants to the policy: no gradient goes back to the risks. f alone without heads."""
+def policy_inputs(
+    heads: dict[str, Mlp], calibrators: dict[str, Calibrator], f_NF: Tensor
+) -> Tensor:
+    """[calibrated rho, rho1, rhoT, f], constants to the policy: no gradient goes back to the risks.
+    f alone without heads.
+    """
     if not heads:
         return f_NF
     risks = predicted(heads, f_NF)
-    stacked = torch.from_numpy(np.stack([calibrators[name](risks[name]) for name in RISKS], axis=1)).to(f_NF)
+    stacked = torch.from_numpy(
+        np.stack([calibrators[name](risks[name]) for name in RISKS], axis=1)
+    ).to(f_NF)
     return torch.cat([stacked, f_NF], dim=1)
 
 
@@ -209,12 +287,16 @@ def predicted(heads: dict[str, Mlp], f_NF: Tensor) -> dict[str, Array]:
 
 def gradient_norm(module: nn.Module) -> float:
     """Norm of the gradient that the ranks have averaged."""
-    squares = [float((p.grad.double() ** 2).sum()) for p in module.parameters() if p.grad is not None]
+    squares = [
+        float((p.grad.double() ** 2).sum()) for p in module.parameters() if p.grad is not None
+    ]
     return math.sqrt(sum(squares))
 
 
 def _temperature(config: RouterConfig, step: int) -> float:
-    """From 1 geometrically to the end value; `joint` must stay a probability of failure and keeps 1."""
+    """From 1 geometrically to the end value; `joint` must stay a probability of failure and keeps
+    1.
+    """
     if config.mode == "joint":
         return 1.0
     return float(config.temperature_end ** ((step - 1) / max(1, config.policy_steps - 1)))
@@ -225,11 +307,17 @@ def _head(inputs: int, hidden: tuple[int, ...], seed: int, name: str) -> Head:
 
 
 def _scores(heads: nn.ModuleDict, share: Share) -> dict[str, Tensor]:
-    """Brier sums of the risks; the log loss of dissent, whose small values decide where the SLM is sure."""
+    """Brier sums of the risks; the log loss of dissent, whose small values decide where the SLM is
+    sure.
+    """
     found = {}
     for name, head in heads.items():
         logits_N, label_N, n_N = head(share.f_UF)[share.place_N], share.risk[name], share.n[name]
-        found[name] = brier_sum(torch.sigmoid(logits_N), label_N, n_N) if name in RISKS else log_loss_sum(logits_N, label_N, n_N)
+        found[name] = (
+            brier_sum(torch.sigmoid(logits_N), label_N, n_N)
+            if name in RISKS
+            else log_loss_sum(logits_N, label_N, n_N)
+        )
     return found
 
 

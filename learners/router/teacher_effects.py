@@ -1,8 +1,10 @@
-"""What a step of the teacher gains and saves where it is another one than the SLM's (docs/method.md, section 7: re-roll online each round).
+"""What a step of the teacher gains and saves where it is another one than the SLM's
+(docs/method.md, section 7: re-roll online each round).
 
-Pairs of branches tell: the first round's router goes on after the teacher's action (T) or the SLM's (S), under common random numbers,
-with success S_T, S_S and teacher steps M_T, M_S. Where both actions are one, both branches are one world, and the step costs its call
-and changes nothing; so only states with dissent teach
+Pairs of branches tell: the first round's router goes on after the teacher's action (T) or the SLM's
+(S), under common random numbers, with success S_T, S_S and teacher steps M_T, M_S. Where both
+actions are one, both branches are one world, and the step costs its call and changes nothing; so
+only states with dissent teach
 
     gain = S_T - S_S        saving = 1 + M_S - M_T
 
@@ -18,7 +20,9 @@ from r2v_dist.router.model import Mlp, RouterModel, distinct, effect_inputs
 
 Array = npt.NDArray[np.float64]
 STRENGTH = 1.0
-"""Ridge penalty as a share of the total weight: what the inputs say is halved, however many pairs there are."""
+"""Ridge penalty as a share of the total weight: what the inputs say is halved, however many pairs
+there are.
+"""
 
 
 def fit_effects(model: RouterModel, labels: LabelTable) -> dict[str, Mlp]:
@@ -29,15 +33,26 @@ def fit_effects(model: RouterModel, labels: LabelTable) -> dict[str, Mlp]:
     assert said.rho1 is not None
     assert said.rhoT is not None
     assert said.dissent is not None
-    inputs_UI = effect_inputs(said.rho, said.rho1, said.rhoT, said.dissent, (f_UF - model.mean_F) / model.std_F)
+    inputs_UI = effect_inputs(
+        said.rho, said.rho1, said.rhoT, said.dissent, (f_UF - model.mean_F) / model.std_F
+    )
     targets = {"gain": known.success_gained, "saving": 1.0 + known.calls_saved}
-    return {name: _ridge(inputs_UI[place_N], target_N, known.pairs * known.weight) for name, target_N in targets.items()}
+    return {
+        name: _ridge(inputs_UI[place_N], target_N, known.pairs * known.weight)
+        for name, target_N in targets.items()
+    }
 
 
 def _ridge(inputs_NI: Array, target_N: Array, weight_N: Array) -> Mlp:
-    mean_I, mean = np.average(inputs_NI, axis=0, weights=weight_N), float(np.average(target_N, weights=weight_N))
+    mean_I, mean = (
+        np.average(inputs_NI, axis=0, weights=weight_N),
+        float(np.average(target_N, weights=weight_N)),
+    )
     std_I = np.sqrt(np.average((inputs_NI - mean_I) ** 2, axis=0, weights=weight_N)) + 1e-9
     z_NI = (inputs_NI - mean_I) / std_I
     covariance_II, moment_I = (z_NI.T * weight_N) @ z_NI, (z_NI.T * weight_N) @ (target_N - mean)
-    slope_I = np.linalg.solve(covariance_II + STRENGTH * weight_N.sum() * np.eye(len(mean_I)), moment_I) / std_I
+    slope_I = (
+        np.linalg.solve(covariance_II + STRENGTH * weight_N.sum() * np.eye(len(mean_I)), moment_I)
+        / std_I
+    )
     return Mlp(((slope_I[None], np.array([mean - float(slope_I @ mean_I)])),))

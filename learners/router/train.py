@@ -1,7 +1,9 @@
-"""The router learner (docs/method.md, section 7): from label tables to a folder that numpy alone can run.
+"""The router learner (docs/method.md, section 7): from label tables to a folder that numpy alone
+can run.
 
-Ray Train starts the ranks and a DeepSpeed engine trains on them; every number that a rank logs is that of the whole batch.
-Validation labels alone stop training, calibrate the risks and choose the threshold.
+Ray Train starts the ranks and a DeepSpeed engine trains on them; every number that a rank logs is
+that of the whole batch. Validation labels alone stop training, calibrate the risks and choose the
+threshold.
 """
 
 import json
@@ -19,7 +21,14 @@ from r2v_dist import files
 from r2v_dist.config.learners import ConstraintStatus
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError
-from r2v_dist.evaluation.handover import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, noise_floor, sweep
+from r2v_dist.evaluation.handover import (
+    LatchedEpisodes,
+    LatchedPoint,
+    cheapest,
+    cheapest_mix,
+    noise_floor,
+    sweep,
+)
 from r2v_dist.files import write_atomically
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.router.calibration import Calibrator, choose_calibrator
@@ -50,15 +59,20 @@ class RouterJob:
 
     def resolved(self) -> "RouterJob":
         """The same job with absolute paths: ranks work in another directory."""
-        paths = {name: getattr(self, name).resolve() for name in ("train", "validation", "output", "stage")}
+        paths = {
+            name: getattr(self, name).resolve()
+            for name in ("train", "validation", "output", "stage")
+        }
         return replace(self, **paths)
 
 
 @dataclass(frozen=True)
 class RouterResult:
-    """A trained router and what validation says of it. `point` is None where no threshold keeps CVaR at most epsilon.
+    """A trained router and what validation says of it. `point` is None where no threshold keeps
+    CVaR at most epsilon.
 
-    `constraint` is how the primal-dual run ended, by the CVaR that training measured (`train_cvar`).
+    `constraint` is how the primal-dual run ended, by the CVaR that training measured
+    (`train_cvar`).
     `cvar_noise_floor` is the CVaR that the point would show if seeds did not differ.
     """
 
@@ -82,21 +96,30 @@ def variant_of(config: RouterConfig, name: str) -> RouterConfig:
 
 
 def train_routers(jobs: Sequence[RouterJob]) -> list[RouterResult]:
-    """Train routers one after the other on the same ranks: the start of the ranks is paid once. Complete ones are not trained again.
+    """Train routers one after the other on the same ranks: the start of the ranks is paid once.
+    Complete ones are not trained again.
 
-    All jobs share `config.deepspeed` (that of the first is used). Raises UsageError for labels that cannot train a router, before any
-    rank is started.
+    All jobs share `config.deepspeed` (that of the first is used). Raises UsageError for labels that
+    cannot train a router, before any rank is started.
     """
     jobs = [job.resolved() for job in jobs]
     for job in jobs:
         check_labels(job)
     if any(not (job.output / _RESULT).is_file() for job in jobs):
-        run_ranks(_train_rank, {"jobs": jobs}, jobs[0].config.deepspeed, "router", jobs[0].stage / "ray_train")
+        run_ranks(
+            _train_rank,
+            {"jobs": jobs},
+            jobs[0].config.deepspeed,
+            "router",
+            jobs[0].stage / "ray_train",
+        )
     return [_read_result(job.output) for job in jobs]
 
 
 def train_routers_here(jobs: Sequence[RouterJob]) -> list[RouterResult]:
-    """As `train_routers`, by one rank that is this process: seconds faster to start, for labels that need no more than one."""
+    """As `train_routers`, by one rank that is this process: seconds faster to start, for labels
+    that need no more than one.
+    """
     from learners.router.engine import be_the_only_rank
 
     jobs = [job.resolved() for job in jobs]
@@ -115,17 +138,39 @@ def check_labels(job: RouterJob) -> None:
         episodes = LatchedEpisodes.of(labels)
         seeds = len(np.unique(episodes.z_E))
         if seeds < MIN_SEEDS:
-            raise UsageError(f"{path}: perturb.{name}_seeds: {seeds} seeds with complete episodes; CVaR needs at least {MIN_SEEDS}")
-        missing = [kind for kind, n in (("S", labels.n), ("T1", labels.n1), ("Tinf", labels.nT)) if not n.sum()]
+            raise UsageError(
+                f"{path}: perturb.{name}_seeds: {seeds} seeds with complete episodes; CVaR needs "
+                f"at least {MIN_SEEDS}"
+            )
+        missing = [
+            kind
+            for kind, n in (("S", labels.n), ("T1", labels.n1), ("Tinf", labels.nT))
+            if not n.sum()
+        ]
         if missing:
-            raise UsageError(f"{path}: no {missing[0]}-branches; label the {name} tasks with all three kinds")
+            raise UsageError(
+                f"{path}: no {missing[0]}-branches; label the {name} tasks with all three kinds"
+            )
         asked.add(bool(labels.n_dissent.any()))
-        if job.config.mode == "decoupled" and job.config.score in ("dissent", "advantage") and not labels.n_dissent.any():
-            raise UsageError(f"{path}: router.score = {job.config.score}: no label says what the teacher would do; use score value")
+        if (
+            job.config.mode == "decoupled"
+            and job.config.score in ("dissent", "advantage")
+            and not labels.n_dissent.any()
+        ):
+            raise UsageError(
+                f"{path}: router.score = {job.config.score}: no label says what the teacher would "
+                f"do; use score value"
+            )
         if len(asked) > 1:
-            raise UsageError(f"{path}: the teacher's actions are known on one split and not on the other; label both again")
+            raise UsageError(
+                f"{path}: the teacher's actions are known on one split and not on the other; "
+                f"label both again"
+            )
         if len(episodes) < job.config.deepspeed.ranks:
-            raise UsageError(f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = {job.config.deepspeed.ranks}; use fewer ranks")
+            raise UsageError(
+                f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = "
+                f"{job.config.deepspeed.ranks}; use fewer ranks"
+            )
 
 
 def _train_rank(arguments: dict[str, Any]) -> None:
@@ -144,8 +189,12 @@ def train_on_rank(jobs: Sequence[RouterJob]) -> None:
             _train_one(job, device, risks)
 
 
-def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...], dict[str, Mlp]]) -> None:
-    """`known_risks`: routers that differ in their policy only share one training of the risk heads."""
+def _train_one(
+    job: RouterJob, device: Any, known_risks: dict[tuple[object, ...], dict[str, Mlp]]
+) -> None:
+    """`known_risks`: routers that differ in their policy only share one training of the
+    risk heads.
+    """
     import torch
 
     from learners.router.data import Scaler, adder, deal
@@ -154,22 +203,40 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
     from learners.router.teacher_effects import fit_effects
     from r2v_dist.router.model import distinct
 
-    config, rank, ranks = job.config, torch.distributed.get_rank(), torch.distributed.get_world_size()
+    config, rank, ranks = (
+        job.config,
+        torch.distributed.get_rank(),
+        torch.distributed.get_world_size(),
+    )
     labels, held_out = LabelTable.load(job.train), LabelTable.load(job.validation)
     scaler, episodes = Scaler.of(labels), LatchedEpisodes.of(held_out)
     train, validation = (deal(table, scaler, rank, ranks, device) for table in (labels, held_out))
     total = config.policy_steps + (config.risk_steps if config.mode == "decoupled" else 0)
     log = Log(job.stage / "metrics.jsonl", rank == 0, job.output.name, total)
-    setting = Setting(config, job.seed, job.stage / "checkpoints" / job.output.name, rank == 0, adder(device), log)
+    setting = Setting(
+        config, job.seed, job.stage / "checkpoints" / job.output.name, rank == 0, adder(device), log
+    )
 
     f_UF, place_N = distinct(scaler(held_out.features_NF))
     seen_UF = torch.from_numpy(f_UF)
-    heads = _risk_heads(job, setting, train, validation, known_risks) if config.mode == "decoupled" else {}
+    heads = (
+        _risk_heads(job, setting, train, validation, known_risks)
+        if config.mode == "decoupled"
+        else {}
+    )
     calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
-    inputs_UI, held_out_UI = policy_inputs(heads, calibrators, train.f_UF), policy_inputs(heads, calibrators, seen_UF).numpy()
+    inputs_UI, held_out_UI = (
+        policy_inputs(heads, calibrators, train.f_UF),
+        policy_inputs(heads, calibrators, seen_UF).numpy(),
+    )
 
     def judge(policy: Mlp) -> Mix | None:
-        points = sweep(episodes, policy(held_out_UI)[place_N], config.tail, config.slm_cost / config.teacher_cost)
+        points = sweep(
+            episodes,
+            policy(held_out_UI)[place_N],
+            config.tail,
+            config.slm_cost / config.teacher_cost,
+        )
         return cheapest_mix(points, config.epsilon)
 
     policy, duality = train_policy(setting, train, inputs_UI, judge)
@@ -181,17 +248,23 @@ def _train_one(job: RouterJob, device: Any, known_risks: dict[tuple[object, ...]
     if rank == 0:
         score = _score(config, labels)
         if score == "advantage":
-            known = RouterModel("", config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score="value")
+            known = RouterModel(
+                "", config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score="value"
+            )
             heads |= fit_effects(known, labels)
         version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
-        model = RouterModel(version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score=score)
+        model = RouterModel(
+            version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score=score
+        )
         _publish(job, model, duality, held_out, episodes)
     torch.distributed.barrier()
 
 
 def _score(config: RouterConfig, labels: LabelTable) -> Score:
-    """What this router can be scored by: a single output by itself, without risks only by its policy, and before a router was ever
-    followed by dissent: it asks where the teacher would do something else, so a search that takes several of its steps is gone on with."""
+    """What this router can be scored by: a single output by itself, without risks only by its
+    policy, and before a router was ever followed by dissent: it asks where the teacher would do
+    something else, so a search that takes several of its steps is gone on with.
+    """
     if config.mode == "joint":
         return "risk"
     if config.ablation == "no_brier":
@@ -200,7 +273,11 @@ def _score(config: RouterConfig, labels: LabelTable) -> Score:
 
 
 def _risk_heads(
-    job: RouterJob, setting: "Setting", train: "Share", validation: "Share", known: dict[tuple[object, ...], dict[str, Mlp]]
+    job: RouterJob,
+    setting: "Setting",
+    train: "Share",
+    validation: "Share",
+    known: dict[tuple[object, ...], dict[str, Mlp]],
 ) -> dict[str, Mlp]:
     """The heads of all estimates; without Brier the risks say 1/2 everywhere."""
     from learners.router.phases import constant_risk, train_risks
@@ -208,7 +285,14 @@ def _risk_heads(
     config = job.config
     if config.ablation == "no_brier":
         return dict.fromkeys(RISKS, constant_risk(train.f_UF.shape[1]))
-    decisive = (config.risk_hidden, config.risk_steps, config.learning_rate, config.weight_decay, config.check_every_steps, config.patience)
+    decisive = (
+        config.risk_hidden,
+        config.risk_steps,
+        config.learning_rate,
+        config.weight_decay,
+        config.check_every_steps,
+        config.patience,
+    )
     key = (job.train, job.validation, job.seed, *decisive)
     if key not in known:
         known[key] = train_risks(setting, train, validation)
@@ -216,12 +300,18 @@ def _risk_heads(
 
 
 def calibrate(
-    heads: dict[str, Mlp], labels: LabelTable, raw_U: dict[str, Any], place_N: npt.NDArray[np.int64], job: RouterJob
+    heads: dict[str, Mlp],
+    labels: LabelTable,
+    raw_U: dict[str, Any],
+    place_N: npt.NDArray[np.int64],
+    job: RouterJob,
 ) -> dict[str, Calibrator]:
-    """The calibrator of every risk head, chosen on validation labels; the identity where the ablation says so.
+    """The calibrator of every risk head, chosen on validation labels; the identity where the
+    ablation says so.
 
-    `raw_U` are risks of the different states, `place_N` says which one a state is. Branches of equal states are counted together,
-    apart in every fifth of the tasks, so that tasks can be held out.
+    `raw_U` are risks of the different states, `place_N` says which one a state is. Branches of
+    equal states are counted together, apart in every fifth of the tasks, so that tasks can be held
+    out.
     """
     if job.config.ablation in ("uncalibrated", "no_brier"):
         return {name: Calibrator() for name in heads if name in ESTIMATES}
@@ -233,17 +323,29 @@ def calibrate(
             fold_N = (np.random.default_rng(job.seed).permutation(len(tasks)) % _FOLDS)[task_N]
             pools_P, pool_N = np.unique(place_N[known_N] * _FOLDS + fold_N, return_inverse=True)
             n_P, failures_P = (
-                np.bincount(pool_N, weights).astype(np.float64) for weights in (n[known_N], getattr(labels, name)[known_N] * n[known_N])
+                np.bincount(pool_N, weights).astype(np.float64)
+                for weights in (n[known_N], getattr(labels, name)[known_N] * n[known_N])
             )
-            found[name] = choose_calibrator(raw_U[name][pools_P // _FOLDS], failures_P, n_P, pools_P % _FOLDS, job.seed, _FOLDS).calibrator
+            found[name] = choose_calibrator(
+                raw_U[name][pools_P // _FOLDS], failures_P, n_P, pools_P % _FOLDS, job.seed, _FOLDS
+            ).calibrator
     return found
 
 
-def _publish(job: RouterJob, model: RouterModel, duality: "Duality", labels: LabelTable, episodes: LatchedEpisodes) -> None:
+def _publish(
+    job: RouterJob,
+    model: RouterModel,
+    duality: "Duality",
+    labels: LabelTable,
+    episodes: LatchedEpisodes,
+) -> None:
     """Write the router, then the result: a folder with the result is complete."""
     config = job.config
     prediction = predict_states(model, labels.features_NF)
-    point = cheapest(sweep(episodes, prediction.score, config.tail, config.slm_cost / config.teacher_cost), config.epsilon)
+    point = cheapest(
+        sweep(episodes, prediction.score, config.tail, config.slm_cost / config.teacher_cost),
+        config.epsilon,
+    )
     brier = {
         name: float((n * (risk - np.nan_to_num(getattr(labels, name))) ** 2).sum() / n.sum())
         for name, n in labels.counts.items()
@@ -256,7 +358,9 @@ def _publish(job: RouterJob, model: RouterModel, duality: "Duality", labels: Lab
         duality.multiplier,
         duality.late_cvar,
         point,
-        noise_floor(episodes, prediction.score, point.threshold, config.alpha, job.seed) if point else None,
+        noise_floor(episodes, prediction.score, point.threshold, config.alpha, job.seed)
+        if point
+        else None,
         brier,
         {name: calibrator.kind for name, calibrator in model.calibrators.items()},
         episodes.dropped,
@@ -274,6 +378,8 @@ def _read_result(output: Path) -> RouterResult:
         raise RuntimeFailure(f"the router learner ended without a router in {output}")
     values = files.read_json_object(output / _RESULT)
     try:
-        return RouterResult(**values | {"point": LatchedPoint(**values["point"]) if values["point"] else None})
+        return RouterResult(
+            **values | {"point": LatchedPoint(**values["point"]) if values["point"] else None}
+        )
     except (TypeError, KeyError) as error:
         raise DamagedFile(output / _RESULT, f"is no result of a router ({error})") from None

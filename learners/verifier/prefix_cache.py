@@ -1,9 +1,11 @@
-"""Scores of growing conversations: what was read of a conversation stays read, and each step costs its last tokens only.
+"""Scores of growing conversations: what was read of a conversation stays read, and each step costs
+its last tokens only.
 
-A score is a function of its row alone, to the last bit: prompts are read in blocks of one size from the start, so that what was
-read before changes which forward passes are made and never their shapes. Equal to reading every row afresh in one pass (to
-rounding). For processors where a forward pass costs what its tokens cost; where batches are cheap, `ValueModel` reads whole rows
-together instead.
+A score is a function of its row alone, to the last bit: prompts are read in blocks of one size from
+the start, so that what was read before changes which forward passes are made and never their
+shapes. Equal to reading every row afresh in one pass (to rounding). For processors where a forward
+pass costs what its tokens cost; where batches are cheap, `ValueModel` reads whole rows together
+instead.
 """
 
 from collections import OrderedDict
@@ -22,7 +24,9 @@ Past = list[tuple[Tensor, Tensor]]
 
 
 class PrefixScorer:
-    """Keeps the keys and values of at most `tokens` prompt tokens; the block longest unused goes first."""
+    """Keeps the keys and values of at most `tokens` prompt tokens; the block longest unused goes
+    first.
+    """
 
     def __init__(self, model: Any, tokens: int) -> None:
         self._model, self._most = model, tokens // BLOCK
@@ -34,17 +38,28 @@ class PrefixScorer:
         row = row_tensors([state], 0, pad_left=False, own_mask=True)
         whole = len(state.prompt) // BLOCK * BLOCK
         with torch.no_grad():
-            cache = self._read_blocks(row, [tuple(state.prompt[:end]) for end in range(BLOCK, whole + 1, BLOCK)])
+            cache = self._read_blocks(
+                row, [tuple(state.prompt[:end]) for end in range(BLOCK, whole + 1, BLOCK)]
+            )
             logits_T = self._forward(row, whole, len(state.ids), cache).logits[0, :, 0]
-        scores_N: Tensor = logits_T[[start + len(answer) - 1 - whole for start, answer in zip(state.starts, state.answers, strict=True)]]
+        scores_N: Tensor = logits_T[
+            [
+                start + len(answer) - 1 - whole
+                for start, answer in zip(state.starts, state.answers, strict=True)
+            ]
+        ]
         return scores_N
 
     def _read_blocks(self, row: RowTensors, prefixes: list[tuple[int, ...]]) -> Any:
-        """A cache that has read the longest of the prefixes, each a block longer than the one before."""
+        """A cache that has read the longest of the prefixes, each a block longer than the one
+        before.
+        """
         from transformers import DynamicCache
 
         cache = DynamicCache()
-        known = next((i for i, prefix in enumerate(prefixes) if prefix not in self._known), len(prefixes))
+        known = next(
+            (i for i, prefix in enumerate(prefixes) if prefix not in self._known), len(prefixes)
+        )
         if known:
             blocks = [self._known[prefix] for prefix in prefixes[:known]]
             for layer, of_layer in enumerate(zip(*blocks, strict=True)):
@@ -53,7 +68,10 @@ class PrefixScorer:
         for prefix in prefixes[known:]:
             start, end = len(prefix) - BLOCK, len(prefix)
             self._forward(row, start, end, cache)
-            self._known[prefix] = [(layer.keys[:, :, start:end].clone(), layer.values[:, :, start:end].clone()) for layer in cache.layers]
+            self._known[prefix] = [
+                (layer.keys[:, :, start:end].clone(), layer.values[:, :, start:end].clone())
+                for layer in cache.layers
+            ]
         for prefix in reversed(prefixes):  # a block is of use only where all before it are known
             self._known.move_to_end(prefix)
         while len(self._known) > max(self._most, len(prefixes)):

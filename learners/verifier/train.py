@@ -1,7 +1,9 @@
-"""Learning V(x, a) from branch values (docs/method.md, section 3): soft labels, BCE plus a pairwise term inside each state.
+"""Learning V(x, a) from branch values (docs/method.md, section 3): soft labels, BCE plus a pairwise
+term inside each state.
 
-A backbone with a scalar head, trained by the Hugging Face trainer and DeepSpeed under Ray Train; V is then calibrated by
-isotonic regression on validation states. V reads the conversation and the candidate, as the deployed agent has them.
+A backbone with a scalar head, trained by the Hugging Face trainer and DeepSpeed under Ray Train; V
+is then calibrated by isotonic regression on validation states. V reads the conversation and the
+candidate, as the deployed agent has them.
 """
 
 import json
@@ -30,9 +32,11 @@ from r2v_dist.verifier.metrics import VerifierMetrics, verifier_curves, verifier
 
 @dataclass(frozen=True)
 class VerifierJob:
-    """What to learn from what. `values` and `validation` are branch-value files; `model` is the backbone, with its tokenizer.
+    """What to learn from what. `values` and `validation` are branch-value files; `model` is the
+    backbone, with its tokenizer.
 
-    `stage` is the scratch folder of this job alone: a job that is started again goes on with what it finds there.
+    `stage` is the scratch folder of this job alone: a job that is started again goes on with what
+    it finds there.
     """
 
     values: Path
@@ -48,9 +52,11 @@ class VerifierJob:
 
 
 def learn_verifier(job: VerifierJob) -> VerifierMetrics:
-    """Train, calibrate and publish `job.output`; the metrics are those of uncalibrated V on the validation states.
+    """Train, calibrate and publish `job.output`; the metrics are those of uncalibrated V on the
+    validation states.
 
-    Raises RuntimeFailure with the first cause when the ranks fail, or when there is no state to learn from.
+    Raises RuntimeFailure with the first cause when the ranks fail, or when there is no state to
+    learn from.
     """
     run_ranks(_train_rank, {"job": job}, job.config.deepspeed, "verifier", job.stage / "ray_train")
     saved = job.output / "verifier.json"
@@ -60,12 +66,18 @@ def learn_verifier(job: VerifierJob) -> VerifierMetrics:
     return VerifierMetrics(**files.read_json_object(saved)["validation"])
 
 
-def state_row(candidates: Sequence[BranchValue], chat: ChatFormat, max_length: int) -> AnswerRow | None:
-    """One state's prompt and its candidates (end of turn included); None when the longest does not fit."""
+def state_row(
+    candidates: Sequence[BranchValue], chat: ChatFormat, max_length: int
+) -> AnswerRow | None:
+    """One state's prompt and its candidates (end of turn included); None when the longest does not
+    fit.
+    """
     end = chat.end_of_turn()
     prompt = chat.prompt(candidates[0].history, candidates[0].user)
     answers = tuple(chat.action_ids(row.turn) + end for row in candidates)
-    return AnswerRow(prompt, answers) if len(prompt) + max(map(len, answers)) <= max_length else None
+    return (
+        AnswerRow(prompt, answers) if len(prompt) + max(map(len, answers)) <= max_length else None
+    )
 
 
 def score_table(
@@ -96,11 +108,15 @@ def score_table(
 def measure(scores: npt.NDArray[np.float64], table: pa.Table) -> VerifierMetrics:
     """Metrics of given scores of a branch-value table's rows."""
     _, group = np.unique(np.asarray(table["key"].to_pylist()), return_inverse=True)
-    return verifier_metrics(scores, branch_values.values(table), table["n"].to_numpy().astype(np.float64), group)
+    return verifier_metrics(
+        scores, branch_values.values(table), table["n"].to_numpy().astype(np.float64), group
+    )
 
 
 def build_dataset(table: pa.Table, chat: ChatFormat, max_length: int) -> Any:
-    """One example a state: `prompt_ids`, `answer_ids` (a list per candidate) and `values`. Raises RuntimeFailure when none fits."""
+    """One example a state: `prompt_ids`, `answer_ids` (a list per candidate) and `values`. Raises
+    RuntimeFailure when none fits.
+    """
     from datasets import Dataset
 
     columns: dict[str, list[Any]] = {"prompt_ids": [], "answer_ids": [], "values": []}
@@ -110,7 +126,10 @@ def build_dataset(table: pa.Table, chat: ChatFormat, max_length: int) -> Any:
             columns["answer_ids"].append(list(row.answers))
             columns["values"].append([candidate.value for candidate in candidates])
     if not columns["values"]:
-        raise RuntimeFailure(f"no state to learn a verifier from: {len(table)} branch values, none fits {max_length} tokens")
+        raise RuntimeFailure(
+            f"no state to learn a verifier from: {len(table)} branch values, none fits "
+            f"{max_length} tokens"
+        )
     return Dataset.from_dict(columns)
 
 
@@ -123,7 +142,9 @@ def _train_rank(arguments: dict[str, Any]) -> None:
 
     job: VerifierJob = arguments["job"]
     config = job.config
-    training = TrainingArguments(**trainer_arguments("verifier.training", config, job.stage, job.seed))
+    training = TrainingArguments(
+        **trainer_arguments("verifier.training", config, job.stage, job.seed)
+    )
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)
     model = load_backbone(job.model, torch.bfloat16 if config.bf16 else torch.float32)
@@ -132,7 +153,9 @@ def _train_rank(arguments: dict[str, Any]) -> None:
         from peft import PeftModel, get_peft_model
 
         dtype = model.dtype
-        model = get_peft_model(model, lora_adapter(config.lora, "TOKEN_CLS", without=("score", "classifier")))
+        model = get_peft_model(
+            model, lora_adapter(config.lora, "TOKEN_CLS", without=("score", "classifier"))
+        )
 
         def merge(folder: Path) -> Any:
             return PeftModel.from_pretrained(load_backbone(job.model, dtype), folder)
@@ -157,5 +180,9 @@ def _calibrate(folder: Path, job: VerifierJob) -> None:
     values = branch_values.values(table)
     calibration = fit_isotonic(scores, values, weights)
     curves = verifier_curves(scores, values, weights)
-    saved = {"calibration": calibration.to_json(), "validation": asdict(measure(scores, table)), "curves": curves}
+    saved = {
+        "calibration": calibration.to_json(),
+        "validation": asdict(measure(scores, table)),
+        "curves": curves,
+    }
     (folder / "verifier.json").write_text(json.dumps(saved), encoding="utf-8")

@@ -1,4 +1,6 @@
-"""The Hugging Face trainer with the verifier's loss; a batch is states, each with all its candidates."""
+"""The Hugging Face trainer with the verifier's loss; a batch is states, each with all its
+candidates.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +17,15 @@ MEASURES = ("loss/bce", "loss/pairwise")
 
 
 def load_backbone(path: str, dtype: torch.dtype) -> Any:
-    """Any Hugging Face backbone with a scalar head that starts at zero: V is 1/2 everywhere, on any number of ranks alike."""
+    """Any Hugging Face backbone with a scalar head that starts at zero: V is 1/2 everywhere, on any
+    number of ranks alike.
+    """
     from transformers import AutoConfig, AutoModelForTokenClassification
 
     config = AutoConfig.from_pretrained(path, num_labels=1)
-    config.classifier_dropout = 0.0  # a causal model's class reads it here, and its constructor does not take it
+    config.classifier_dropout = (
+        0.0  # a causal model's class reads it here, and its constructor does not take it
+    )
     model: Any = AutoModelForTokenClassification.from_pretrained(path, config=config, dtype=dtype)
     model.config.use_cache = False
     head = getattr(model, "score", None) or model.classifier
@@ -47,20 +53,36 @@ class VerifierTrainer(Trainer):  # type: ignore[misc]
         self._pairwise_weight = pairwise_weight
         self._share = can_share_prompt(self.model)
         self._sums: list[Tensor] = []
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over the micro-batch's states: accumulation divides it
+        self.model_accepts_loss_kwargs = (
+            False  # the loss is a mean over the micro-batch's states: accumulation divides it
+        )
 
     def _collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         states = [AnswerRow(e["prompt_ids"], tuple(e["answer_ids"])) for e in examples]
         group = [g for g, e in enumerate(examples) for _ in e["values"]]
         values = torch.tensor([value for e in examples for value in e["values"]])
-        return {**value_batch(states, 0, self._share), "values_N": values, "group_N": torch.tensor(group)}
+        return {
+            **value_batch(states, 0, self._share),
+            "values_N": values,
+            "group_N": torch.tensor(group),
+        }
 
-    def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
         """The loss of one batch."""
         assert not return_outputs
         groups = int(inputs["group_N"][-1]) + 1
-        bce_G, pairwise_G = verifier_loss(answer_scores(model, inputs), inputs["values_N"], inputs["group_N"], groups)
-        sums = torch.stack([bce_G.detach().sum(), pairwise_G.detach().sum(), bce_G.new_tensor(float(groups))])
+        bce_G, pairwise_G = verifier_loss(
+            answer_scores(model, inputs), inputs["values_N"], inputs["group_N"], groups
+        )
+        sums = torch.stack(
+            [bce_G.detach().sum(), pairwise_G.detach().sum(), bce_G.new_tensor(float(groups))]
+        )
         self._sums.append(self.accelerator.reduce(sums, reduction="sum"))
         return (bce_G + self._pairwise_weight * pairwise_G).mean()
 

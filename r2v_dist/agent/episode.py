@@ -1,7 +1,9 @@
-"""The agent loop: decide, act, again: one episode along one router's own path through the tree of its (task, z).
+"""The agent loop: decide, act, again: one episode along one router's own path through the tree of
+its (task, z).
 
-Plain asyncio, no Ray: the same function runs in an env runner, in a test with no cluster, and behind a gateway. A bad
-action or an env crash ends the episode with a `StopReason`; only an infrastructure failure is raised.
+Plain asyncio, no Ray: the same function runs in an env runner, in a test with no cluster, and
+behind a gateway. A bad action or an env crash ends the episode with a `StopReason`; only an
+infrastructure failure is raised.
 """
 
 import math
@@ -14,7 +16,14 @@ from r2v_dist.agent.tree import Transition, TreeEnv
 from r2v_dist.chat import Turn, opening_message
 from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Taken, Unit
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, LanguageModel, Request, Sampling
+from r2v_dist.language_model import (
+    Answer,
+    Candidate,
+    ContextLimitReached,
+    LanguageModel,
+    Request,
+    Sampling,
+)
 from r2v_dist.router.names import ORACLE
 from r2v_dist.router.registry import SINGLE_SAMPLE, RouterModels, build_router
 from r2v_dist.router.step_context import Situation
@@ -36,7 +45,9 @@ class Player:
 
 @dataclass(frozen=True)
 class Cast:
-    """Who plays: both models, the verifier that picks among the SLM's candidates, and the trained routers that arms may name."""
+    """Who plays: both models, the verifier that picks among the SLM's candidates, and the trained
+    routers that arms may name.
+    """
 
     slm: Player
     teacher: Player
@@ -58,45 +69,78 @@ class _Playing:
     def __init__(self, world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> None:
         self.world, self.unit, self.run, self.cast = world, unit, run, cast
         self.branch = run if isinstance(run, Branch) else None
-        self.arm, self.replica = (run.arm, run.replica) if isinstance(run, Branch) else (run, unit.replica)
-        self.router = build_router(self.arm.router, self.arm.threshold, cast.models, self.arm.training_seed)
+        self.arm, self.replica = (
+            (run.arm, run.replica) if isinstance(run, Branch) else (run, unit.replica)
+        )
+        self.router = build_router(
+            self.arm.router, self.arm.threshold, cast.models, self.arm.training_seed
+        )
         self.slm = cast.slm
-        if self.branch and self.arm.router in SINGLE_SAMPLE:  # nobody will look at the other candidates
+        if (
+            self.branch and self.arm.router in SINGLE_SAMPLE
+        ):  # nobody will look at the other candidates
             self.slm = replace(cast.slm, sampling=replace(cast.slm.sampling, n=1))
         self.steps: list[Step] = []
         self.now = world.reset()
         self.goal = str(self.now.info["goal"])
-        self.user, self.history = opening_message(self.goal, self.now.observation), tuple[Turn, ...]()
+        self.user, self.history = (
+            opening_message(self.goal, self.now.observation),
+            tuple[Turn, ...](),
+        )
 
     async def to_the_end(self) -> Episode:
         """Step until the environment, a limit or an error ends it."""
         detail = ""
         while True:
             at_branch = self.branch is not None and len(self.steps) == len(self.branch.path)
-            drift = at_branch and self.branch is not None and stable_hash(self.now.observation) != self.branch.seen
+            drift = (
+                at_branch
+                and self.branch is not None
+                and stable_hash(self.now.observation) != self.branch.seen
+            )
             try:
                 choice = await self._choose(self._situation())
             except ContextLimitReached as limit:
                 stop, success, detail = StopReason.CONTEXT_LIMIT, False, str(limit)
                 break
             if choice.chosen is None:
-                stop, success, detail = StopReason.NO_ACTION, False, f"the {choice.actor} gave no action"
+                stop, success, detail = (
+                    StopReason.NO_ACTION,
+                    False,
+                    f"the {choice.actor} gave no action",
+                )
                 break
             step = _step(choice, self.now, self.world.prefix, drift)
             try:
                 now = await self.world.astep(step.action)
             except RuntimeFailure:
                 raise
-            except Exception as error:  # a boundary: whatever one task's environment raises is that episode's outcome
+            # a boundary: whatever one task's environment raises is that episode's outcome
+            except Exception as error:
                 self.steps.append(step)
-                stop, success, detail = StopReason.ENV_ERROR, False, f"{type(error).__name__}: {error}"
+                stop, success, detail = (
+                    StopReason.ENV_ERROR,
+                    False,
+                    f"{type(error).__name__}: {error}",
+                )
                 break
             self._advance(step, choice.chosen, now)
             if now.terminated or now.truncated:
                 stop, success = StopReason(now.info["stop_reason"]), now.reward > 0
                 break
         key, split = self.unit.key(self.run), self.unit.task.split
-        return Episode(key, split, self.arm, self.goal, tuple(self.steps), success, stop, self.now.observation, detail, self.branch)
+        return Episode(
+            key,
+            split,
+            self.arm,
+            self.goal,
+            tuple(self.steps),
+            success,
+            stop,
+            self.now.observation,
+            detail,
+            self.branch,
+        )
 
     async def _choose(self, situation: Situation) -> StepDecision:
         """The step's decision; a branch knows its first actions beforehand."""
@@ -124,9 +168,20 @@ class _Playing:
 
     async def _ask(self, player: Player) -> Answer:
         world = self.world
-        seed = stable_hash(self.unit.task.id, self.unit.z, world.prefix, self.replica, player.role) % 2**31
+        seed = (
+            stable_hash(self.unit.task.id, self.unit.z, world.prefix, self.replica, player.role)
+            % 2**31
+        )
         perturbed = bool(self.now.info["perturbations"])
-        request = Request(self.history, self.user, player.sampling, seed, world.expert_action, world.wrong_action, perturbed)
+        request = Request(
+            self.history,
+            self.user,
+            player.sampling,
+            seed,
+            world.expert_action,
+            world.wrong_action,
+            perturbed,
+        )
         key = (world.prefix, self.replica, player.sampling)
         return await world.tree.answer(player.role, key, lambda: player.model.sample(request))
 
@@ -136,7 +191,9 @@ class _Playing:
         if verifier is None or self.arm.router in SINGLE_SAMPLE:
             return ()
         key = (self.world.prefix, self.replica, self.slm.sampling)
-        return await self.world.tree.score(key, lambda: verifier.score(self.history, self.user, proposal.candidates))
+        return await self.world.tree.score(
+            key, lambda: verifier.score(self.history, self.user, proposal.candidates)
+        )
 
     def _situation(self) -> Situation:
         return Situation(
@@ -152,23 +209,41 @@ class _Playing:
         )
 
     def _advance(self, step: Step, chosen: Candidate, now: Transition) -> None:
-        self.steps.append(replace(step, executed=bool(now.info["executed"]), drift=step.drift or self.world.drift))
+        self.steps.append(
+            replace(step, executed=bool(now.info["executed"]), drift=step.drift or self.world.drift)
+        )
         self.history = (*self.history, Turn(self.user, chosen.text, step.actor, chosen.token_ids))
         self.user, self.now = now.observation, now
 
 
-async def _true_risk(world: TreeEnv, unit: Unit, arm: Arm, cast: Cast, steps: Sequence[Step], action: Candidate | None) -> float:
-    """The share of independent branches that fail when the SLM takes this action here and goes on alone as it is deployed."""
+async def _true_risk(
+    world: TreeEnv,
+    unit: Unit,
+    arm: Arm,
+    cast: Cast,
+    steps: Sequence[Step],
+    action: Candidate | None,
+) -> float:
+    """The share of independent branches that fail when the SLM takes this action here and goes on
+    alone as it is deployed.
+    """
     if action is None:
         return 1.0
     here = world.prefix
     if here not in world.tree.risks:
-        alone = replace(arm, router="slm_only" if cast.verifier is None else "best_of_k", threshold=None)
-        path, first = tuple(Taken(s.actor, s.action, s.action_ids) for s in steps), Taken("slm", action.text, action.token_ids)
+        alone = replace(
+            arm, router="slm_only" if cast.verifier is None else "best_of_k", threshold=None
+        )
+        path, first = (
+            tuple(Taken(s.actor, s.action, s.action_ids) for s in steps),
+            Taken("slm", action.text, action.token_ids),
+        )
         seen = stable_hash(world.tree.transitions[here].observation)
         replicas = range(ORACLE_REPLICAS, ORACLE_REPLICAS + cast.models.oracle_branches)
         branches = [Branch(ORACLE, alone, replica, path, seen, first=first) for replica in replicas]
-        world.tree.risks[here] = fmean([not (await play(world, unit, branch, cast)).success for branch in branches])
+        world.tree.risks[here] = fmean(
+            [not (await play(world, unit, branch, cast)).success for branch in branches]
+        )
         world.reset()
         for step in steps:  # back to where this arm was, from memory
             world.step(step.action)

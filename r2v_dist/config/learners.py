@@ -9,7 +9,9 @@ from r2v_dist.config.env import SEED_BLOCK
 
 ConstraintStatus = Literal["slack", "active", "violated", "infeasible"]
 CONSTRAINT_STATUSES: tuple[ConstraintStatus, ...] = get_args(ConstraintStatus)
-"""How the constraint CVaR <= epsilon ends, by what training measured; learners/router/phases.py says when."""
+"""How the constraint CVaR <= epsilon ends, by what training measured; learners/router/phases.py
+says when.
+"""
 MOST_BRANCHES = 1000
 """From one state; the columns that count them and their replicas hold no more than 32,767."""
 MOST_STATES = 10_000_000
@@ -22,8 +24,9 @@ class CollectConfig(Section):
     """Teacher episodes for behaviour cloning, on training tasks."""
 
     tasks: int | None = Field(None, ge=1, le=MOST_STATES)
-    """The first so many; null for all. Where training tasks are left, `branches` takes the next and `labels` the last, tasks
-    that are new to the SLM."""
+    """The first so many; null for all. Where training tasks are left, `branches` takes the next and
+    `labels` the last, tasks that are new to the SLM.
+    """
 
     clean_episodes: int = Field(1, ge=0, le=1)
     """Unperturbed episodes a task (0 or 1: a deterministic teacher would only repeat itself)."""
@@ -33,7 +36,10 @@ class CollectConfig(Section):
     @model_validator(mode="after")
     def _some_episodes(self) -> Self:
         if self.clean_episodes + self.perturbed_episodes == 0:
-            raise ValueError("clean_episodes and perturbed_episodes are both 0: there is nothing to clone; raise one")
+            raise ValueError(
+                "clean_episodes and perturbed_episodes are both 0: there is nothing to clone; "
+                "raise one"
+            )
         return self
 
 
@@ -57,9 +63,15 @@ class DeepSpeedConfig(Section):
     @model_validator(mode="after")
     def _something_to_offload(self) -> Self:
         if self.offload_parameters and self.zero_stage != 3:
-            raise ValueError(f"offload_parameters: takes zero_stage 3, not {self.zero_stage}; set zero_stage or leave it out")
+            raise ValueError(
+                f"offload_parameters: takes zero_stage 3, not {self.zero_stage}; set zero_stage "
+                f"or leave it out"
+            )
         if self.offload_optimizer and self.zero_stage == 0:
-            raise ValueError("offload_optimizer: takes zero_stage 1, 2 or 3, not 0; set zero_stage or leave it out")
+            raise ValueError(
+                "offload_optimizer: takes zero_stage 1, 2 or 3, not 0; set zero_stage or leave it "
+                "out"
+            )
         return self
 
 
@@ -88,7 +100,8 @@ class LearnerConfig(Section):
             below = self.batch_size // together * together
             sizes = f"{below} or {below + together}" if below else str(together)
             raise ValueError(
-                f"batch_size = {self.batch_size}: must be a multiple of micro_batch_size x deepspeed.ranks = "
+                f"batch_size = {self.batch_size}: must be a multiple of micro_batch_size x "
+                f"deepspeed.ranks = "
                 f"{self.micro_batch_size} x {ranks} = {together}; set {sizes}"
             )
         return self
@@ -98,8 +111,10 @@ class BCConfig(LearnerConfig):
     """Behaviour cloning of the teacher's successful episodes. An example is an episode."""
 
     padding_free: bool = False
-    """Lay the episodes of a micro batch end to end in one row, none seeing another, instead of padding them to one length. Saves time
-    where attention skips what is masked (flash attention on GPUs); elsewhere the mask is as large as the row is long, squared."""
+    """Lay the episodes of a micro batch end to end in one row, none seeing another, instead of
+    padding them to one length. Saves time where attention skips what is masked (flash attention on
+    GPUs); elsewhere the mask is as large as the row is long, squared.
+    """
 
 
 class DPOConfig(LearnerConfig):
@@ -117,4 +132,6 @@ class DPOConfig(LearnerConfig):
     min_gap: float = Field(0.1, ge=0, le=1)
     """Pairs with a smaller V(a+) - V(a-) are dropped."""
     verifier_branches: float = Field(2.0, ge=0, le=MOST_WEIGHT)
-    """How many branches the verifier's opinion is worth where a candidate has branches of its own: V = (successes + w V) / (n + w)."""
+    """How many branches the verifier's opinion is worth where a candidate has branches of its own:
+    V = (successes + w V) / (n + w).
+    """

@@ -32,7 +32,9 @@ class SamplingConfig(Section):
     @model_validator(mode="after")
     def _greedy_is_single(self) -> Self:
         if self.temperature == 0 and self.candidates > 1:
-            raise ValueError("temperature 0 gives one candidate; set candidates to 1 or raise the temperature")
+            raise ValueError(
+                "temperature 0 gives one candidate; set candidates to 1 or raise the temperature"
+            )
         return self
 
 
@@ -41,7 +43,9 @@ class ModelConfig(Section):
 
     backend: Literal["vllm", "expert", "openai", "simulated"]
     model: str = ""
-    """`vllm`: a Hugging Face id, a local directory, or `scratch`. `openai`: the model's name at the endpoint."""
+    """`vllm`: a Hugging Face id, a local directory, or `scratch`. `openai`: the model's name at the
+    endpoint.
+    """
     sampling: SamplingConfig = SamplingConfig()
     system_prompt: str = ""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
@@ -50,12 +54,16 @@ class ModelConfig(Section):
     kv_cache_mib: int = Field(256, ge=16, le=1_000_000_000)
     """CPU only: memory of the key-value cache."""
     gpu_memory_utilization: float = Field(0.6, gt=0, le=1)
-    """GPU only: the share of each GPU's memory that the engine takes. An engine of one rank asks Ray for as much of a GPU."""
+    """GPU only: the share of each GPU's memory that the engine takes. An engine of one rank asks
+    Ray for as much of a GPU.
+    """
     tensor_parallel: int = Field(1, ge=1, le=1024)
     cpu_cores: str = ""
     """CPU only: cores the engine's threads are bound to, for example `0-1`; empty for all."""
     base_url: str = ""
-    """`openai`: the endpoint, for example http://127.0.0.1:8000/v1. The key is read from the environment variable `api_key_env`."""
+    """`openai`: the endpoint, for example http://127.0.0.1:8000/v1. The key is read from the
+    environment variable `api_key_env`.
+    """
     api_key_env: str = "OPENAI_API_KEY"
     timeout_s: float = Field(60.0, gt=0, le=1e6)
     """The longest that one request to an engine or endpoint may take."""
@@ -68,11 +76,17 @@ class ModelConfig(Section):
     failure_rate: float = Field(0.2, ge=0, le=1)
     """`simulated`: probability that a proposed action is not the expert's."""
     failure_rate_perturbed: float | None = Field(None, ge=0, le=1)
-    """`simulated`: the probability where the last observation was perturbed; the larger one counts where several apply."""
+    """`simulated`: the probability where the last observation was perturbed; the larger one counts
+    where several apply.
+    """
     failure_rate_after_error: float | None = Field(None, ge=0, le=1)
-    """`simulated`: the probability where the last observation reads like an error, for example of failed visible tests."""
+    """`simulated`: the probability where the last observation reads like an error, for example of
+    failed visible tests.
+    """
     signal_auroc: float | None = Field(None, gt=0, lt=1)
-    """`simulated`: how well the first-token entropy tells failing from right proposals; without it there are no log-probabilities."""
+    """`simulated`: how well the first-token entropy tells failing from right proposals; without it
+    there are no log-probabilities.
+    """
 
     @property
     def gpus(self) -> float:
@@ -95,7 +109,10 @@ class ModelConfig(Section):
     @classmethod
     def _is_address(cls, url: str) -> str:
         if url and not _is_http(url):
-            raise ValueError(f"{url} is not the address of an endpoint; write for example http://127.0.0.1:8000/v1")
+            raise ValueError(
+                f"{url} is not the address of an endpoint; write for example "
+                f"http://127.0.0.1:8000/v1"
+            )
         return url
 
     @model_validator(mode="after")
@@ -105,7 +122,9 @@ class ModelConfig(Section):
         if self.backend == "openai" and not self.base_url:
             raise ValueError("backend openai needs `base_url`")
         if self.backend == "vllm" and None in (self.sampling.temperature, self.sampling.top_p):
-            raise ValueError("backend vllm needs numbers for sampling.temperature and sampling.top_p")
+            raise ValueError(
+                "backend vllm needs numbers for sampling.temperature and sampling.top_p"
+            )
         return self
 
 
@@ -126,7 +145,8 @@ def read_key(variable: str) -> str:
     key = os.environ.get(variable, "").strip()
     if any(not "!" <= letter <= "~" for letter in key):
         raise UsageError(
-            f"environment variable {variable}: the key holds a space, a line break or a letter that is not ASCII; set it again without"
+            f"environment variable {variable}: the key holds a space, a line break or a letter "
+            f"that is not ASCII; set it again without"
         )
     return key
 

@@ -9,7 +9,9 @@ from r2v_dist.config.env import SEED_BLOCK
 
 
 class PerturbConfig(Section):
-    """Perturbation operators and seeds. Splits never share a seed; envs/tasks.py says which they have."""
+    """Perturbation operators and seeds. Splits never share a seed; envs/tasks.py says which they
+    have.
+    """
 
     rates: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     """Probability a step by operator; an operator that is not named has its default rate."""

@@ -17,18 +17,26 @@ class RouterConfig(Section):
     """The router learner (docs/method.md, section 7)."""
 
     mode: Literal["decoupled", "joint"] = "decoupled"
-    """`decoupled`: calibrated risk heads, and a policy head that alone sees cost and CVaR. `joint`: the paper's single output."""
+    """`decoupled`: calibrated risk heads, and a policy head that alone sees cost and CVaR. `joint`:
+    the paper's single output.
+    """
     score: Literal["policy", "risk", "value", "dissent", "advantage"] = "policy"
-    """What a `decoupled` router compares with its threshold: its policy head, the risk rho, rho - rho1, which is what a step of the
-    teacher is worth to an SLM that never asks again, the probability of dissent, that the teacher would do something else, or the
-    advantage, the success that a step of the teacher gains for a call to an agent that may ask again (labels.pairs > 0)."""
+    """What a `decoupled` router compares with its threshold: its policy head, the risk rho, rho -
+    rho1, which is what a step of the teacher is worth to an SLM that never asks again, the
+    probability of dissent, that the teacher would do something else, or the advantage, the success
+    that a step of the teacher gains for a call to an agent that may ask again (labels.pairs > 0).
+    """
     surrogate: Literal["latched", "paper"] = "latched"
     ablation: Literal["none", "no_cvar", "no_brier", "uncalibrated"] = "none"
-    """`no_cvar` bounds the mean failure instead of its CVaR; `no_brier` estimates no risk (decoupled: the policy sees f alone)."""
+    """`no_cvar` bounds the mean failure instead of its CVaR; `no_brier` estimates no risk
+    (decoupled: the policy sees f alone).
+    """
     alpha: float = Field(0.2, gt=0, le=1)
     """Tail mass of CVaR."""
     epsilon: float = Field(0.10, gt=0, lt=1)
-    """The most CVaR of failure over seeds, in training of a policy that hands over once; evaluate.epsilon is for thresholds."""
+    """The most CVaR of failure over seeds, in training of a policy that hands over once;
+    evaluate.epsilon is for thresholds.
+    """
     lambda_max: float = Field(20.0, gt=0, le=MOST_WEIGHT)
     lambda_start: float = Field(1.0, ge=0, le=MOST_WEIGHT)
     lambda_learning_rate: float = Field(0.05, gt=0, le=MOST_WEIGHT)
@@ -38,7 +46,9 @@ class RouterConfig(Section):
     slm_cost: float = Field(1.0, ge=0, le=1e9)
     """Prices of a call; only their ratio counts."""
     kappa: float = Field(20.0, gt=0, le=1e9)
-    """Cost of a failed episode, in teacher calls: of the Bayes operating point and of least expected cost."""
+    """Cost of a failed episode, in teacher calls: of the Bayes operating point and of least
+    expected cost.
+    """
     risk_hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (64, 64)
     policy_hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (64,)
     risk_steps: int = Field(400, ge=1, le=MOST_STEPS)
@@ -47,13 +57,17 @@ class RouterConfig(Section):
     learning_rate: float = Field(0.01, gt=0, le=10)
     weight_decay: float = Field(1e-4, ge=0, le=10)
     temperature_end: float = Field(0.2, gt=0, le=1)
-    """p = sigmoid(logit / temperature), the temperature falling from 1 to this: a hard threshold is what will be deployed."""
+    """p = sigmoid(logit / temperature), the temperature falling from 1 to this: a hard threshold is
+    what will be deployed.
+    """
     check_every_steps: int = Field(20, ge=1, le=MOST_STEPS)
     """Validation labels are looked at this often: early stopping."""
     patience: int = Field(5, ge=1, le=MOST_STEPS)
     """Checks without a better Brier score before a risk head stops."""
     save_every_steps: int = Field(100, ge=1, le=MOST_STEPS)
-    deepspeed: Annotated[DeepSpeedConfig, BeforeValidator(_for_a_router)] = DeepSpeedConfig(zero_stage=0, threads_per_rank=1)
+    deepspeed: Annotated[DeepSpeedConfig, BeforeValidator(_for_a_router)] = DeepSpeedConfig(
+        zero_stage=0, threads_per_rank=1
+    )
 
     @property
     def tail(self) -> float:
@@ -63,5 +77,8 @@ class RouterConfig(Section):
     @model_validator(mode="after")
     def _unsharded(self) -> Self:
         if self.deepspeed.zero_stage != 0:
-            raise ValueError(f"deepspeed.zero_stage = {self.deepspeed.zero_stage}: a router has a few thousand parameters; set 0")
+            raise ValueError(
+                f"deepspeed.zero_stage = {self.deepspeed.zero_stage}: a router has a few thousand "
+                f"parameters; set 0"
+            )
         return self

@@ -1,7 +1,9 @@
-"""The run configuration: every key is read somewhere, an unknown key is an error, and loading imports nothing heavy.
+"""The run configuration: every key is read somewhere, an unknown key is an error, and loading
+imports nothing heavy.
 
-`load_config(path, overrides)` is the only way in. What decides an outcome is part of `content_hash`; where and how fast
-the work is done (`cluster`, `run_dir`) is not, so that a run can be resumed on another machine.
+`load_config(path, overrides)` is the only way in. What decides an outcome is part of
+`content_hash`; where and how fast the work is done (`cluster`, `run_dir`) is not, so that a run can
+be resumed on another machine.
 """
 
 import json
@@ -49,7 +51,9 @@ class RunConfig(Section):
     certificate: CertificateConfig = CertificateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     training_seeds: int = Field(1, ge=1, le=100)
-    """Everything that is trained, and what follows from it, is done once for each; tasks and teacher episodes are shared."""
+    """Everything that is trained, and what follows from it, is done once for each; tasks and
+    teacher episodes are shared.
+    """
     sandbox: SandboxConfig = SandboxConfig()
     cluster: ClusterConfig = ClusterConfig()
 
@@ -75,7 +79,9 @@ class RunConfig(Section):
 
     @property
     def alone(self) -> str:
-        """The router under which the SLM acts as it is deployed, without the teacher: with a verifier, by its choice."""
+        """The router under which the SLM acts as it is deployed, without the teacher: with a
+        verifier, by its choice.
+        """
         return "slm_only" if self.verifier is None else "best_of_k"
 
     @property
@@ -91,18 +97,24 @@ class RunConfig(Section):
 
     @property
     def gpus(self) -> dict[str, float]:
-        """What engines and verifier, which work at the same time, ask of a cluster with GPUs, by the key that says how much."""
+        """What engines and verifier, which work at the same time, ask of a cluster with GPUs, by
+        the key that says how much.
+        """
         asked: dict[str, float] = {}
         for role, model in (("slm", self.slm), ("teacher", self.teacher)):
             if model.backend == "vllm":
-                asked[f"{role}.{'gpu_memory_utilization' if model.tensor_parallel == 1 else 'tensor_parallel'}"] = model.gpus
+                asked[
+                    f"{role}.{'gpu_memory_utilization' if model.tensor_parallel == 1 else 'tensor_parallel'}"
+                ] = model.gpus
         if self.verifier is not None and self.verifier.kind == "trained":
             asked["verifier.gpu_memory_utilization"] = self.verifier.gpu_memory_utilization
         return asked
 
     def content_hash(self) -> str:
         """Hash of everything that decides an outcome."""
-        content = self.model_dump(mode="json", exclude={"cluster", "run_dir", "name", "env", "slm", "teacher", "verifier"})
+        content = self.model_dump(
+            mode="json", exclude={"cluster", "run_dir", "name", "env", "slm", "teacher", "verifier"}
+        )
         verifier = self.verifier and self.verifier.content()
         parts = [content, self.env.content(), self.slm.content(), self.teacher.content(), verifier]
         return short_hash(json.dumps(parts, sort_keys=True))
@@ -130,10 +142,13 @@ def _router_labels(config: RunConfig) -> str | None:
         return None
     if router.score == "advantage" and (labels.rounds < 2 or labels.pairs < 1):
         return (
-            f"router.score = advantage: learns from labels.pairs = {labels.pairs} in labels.rounds = {labels.rounds}; "
+            f"router.score = advantage: learns from labels.pairs = {labels.pairs} in "
+            f"labels.rounds = {labels.rounds}; "
             "set some pairs and 2 rounds"
         )
-    count, key = min((perturb.train_seeds, "train_seeds"), (perturb.validation_seeds, "validation_seeds"))
+    count, key = min(
+        (perturb.train_seeds, "train_seeds"), (perturb.validation_seeds, "validation_seeds")
+    )
     if count < labels.seeds:
         return f"labels.seeds = {labels.seeds}: perturb.{key} is only {count}; raise it"
     labelled: dict[Split, int] = {"train": labels.tasks, "validation": labels.validation_tasks}
@@ -150,7 +165,9 @@ def _router_labels(config: RunConfig) -> str | None:
 def _enough_tasks(config: RunConfig) -> str | None:
     """Every run chooses its thresholds on validation tasks."""
     if config.env.size("validation") < 1:
-        return "env.splits.validation = 0: thresholds are chosen on validation tasks; set at least 1"
+        return (
+            "env.splits.validation = 0: thresholds are chosen on validation tasks; set at least 1"
+        )
     return None
 
 
@@ -159,19 +176,24 @@ def _room_to_answer(config: RunConfig) -> str | None:
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
         if model.backend == "vllm" and model.sampling.max_tokens >= model.max_model_len:
             return (
-                f"{role}.sampling.max_tokens = {model.sampling.max_tokens}: leaves no room for a prompt in "
+                f"{role}.sampling.max_tokens = {model.sampling.max_tokens}: leaves no room for a "
+                f"prompt in "
                 f"max_model_len = {model.max_model_len}; lower it"
             )
     return None
 
 
 def _cores(config: RunConfig) -> str | None:
-    """How the lists of CPU cores are written; whether a machine has them is a question for `plan`."""
+    """How the lists of CPU cores are written; whether a machine has them is a question
+    for `plan`.
+    """
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
         for part in model.cpu_cores.split(",") if model.cpu_cores else ():
             first, dash, last = part.partition("-")
             numbers = (first, last) if dash else (first,)
-            plain = all(number.isascii() and number.isdecimal() and len(number) < 6 for number in numbers)
+            plain = all(
+                number.isascii() and number.isdecimal() and len(number) < 6 for number in numbers
+            )
             if not plain or int(first) > int(last or first):
                 return f"{role}.cpu_cores = {model.cpu_cores}: {part!r} is no core and no range of cores; write for example 0-1,3"
     return None

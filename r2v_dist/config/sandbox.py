@@ -9,7 +9,9 @@ class SandboxConfig(Section):
     """What a program that a model wrote may use; docs/sandbox.md says how it is contained."""
 
     allow_weaker: bool = False
-    """Run such programs even where bubblewrap does not work, with nothing but limits on each process."""
+    """Run such programs even where bubblewrap does not work, with nothing but limits on each
+    process.
+    """
     wall_s: float = Field(10.0, gt=0, le=3600)
     cpu_s: float = Field(10.0, gt=0, le=3600)
     """Of each process, rounded up to a whole second."""

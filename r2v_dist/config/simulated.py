@@ -1,4 +1,5 @@
-"""Configuration of a simulated router run: routers trained and judged on a world whose every probability is known.
+"""Configuration of a simulated router run: routers trained and judged on a world whose every
+probability is known.
 
 A YAML file with `kind: simulated_router` is one. Loading imports nothing heavy.
 """
@@ -51,17 +52,27 @@ class SimulatedConfig(Section):
         "r2v_joint",
     )
     router: RouterConfig = RouterConfig()
-    cluster: Annotated[ClusterConfig, BeforeValidator(_little_memory)] = ClusterConfig(memory_gib=1.0)
+    cluster: Annotated[ClusterConfig, BeforeValidator(_little_memory)] = ClusterConfig(
+        memory_gib=1.0
+    )
 
     @model_validator(mode="after")
     def _as_the_world_is(self) -> Self:
         if self.router.surrogate != "latched":
-            raise ValueError("router.surrogate: the routers of a simulated run are latched; set latched")
+            raise ValueError(
+                "router.surrogate: the routers of a simulated run are latched; set latched"
+            )
         if abs(self.router.slm_cost / self.router.teacher_cost - SLM_PRICE) > 1e-12:
-            raise ValueError(f"router.slm_cost: in the simulated world an SLM call costs {SLM_PRICE:g} teacher calls; keep that ratio")
+            raise ValueError(
+                f"router.slm_cost: in the simulated world an SLM call costs {SLM_PRICE:g} teacher "
+                f"calls; keep that ratio"
+            )
         episodes = min(self.train_tasks, self.validation_tasks) * self.seeds
         if episodes < self.router.deepspeed.ranks:
-            raise ValueError(f"router.deepspeed.ranks = {self.router.deepspeed.ranks}: there are {episodes} episodes; use fewer ranks")
+            raise ValueError(
+                f"router.deepspeed.ranks = {self.router.deepspeed.ranks}: there are {episodes} "
+                f"episodes; use fewer ranks"
+            )
         return self
 
     @property
@@ -71,13 +82,19 @@ class SimulatedConfig(Section):
 
     @property
     def folder(self) -> Path:
-        """Where labels and routers of this very configuration are kept: a changed one never meets another's."""
-        content = self.model_dump(mode="json", exclude={"run_dir", "cluster", "routers", "test_tasks"})
+        """Where labels and routers of this very configuration are kept: a changed one never meets
+        another's.
+        """
+        content = self.model_dump(
+            mode="json", exclude={"run_dir", "cluster", "routers", "test_tasks"}
+        )
         decided = json.dumps([content, CONSTRAINT_STATUSES], sort_keys=True)
         return self.run_dir / short_hash(decided)[:12]
 
 
 def load_simulated(path: Path, overrides: list[str]) -> SimulatedConfig | None:
-    """A simulated run's configuration, None where the file is of another kind. Raises UsageError with one line."""
+    """A simulated run's configuration, None where the file is of another kind. Raises UsageError
+    with one line.
+    """
     raw = read_mapping(path, overrides)
     return validate(SimulatedConfig, raw, path) if raw.get("kind") == KIND else None

@@ -10,7 +10,9 @@ from r2v_dist.config.models import ModelConfig
 
 
 class VerifierTrainingConfig(LearnerConfig):
-    """Learning V from branch values (docs/method.md, section 3). An example is a state with all its candidates."""
+    """Learning V from branch values (docs/method.md, section 3). An example is a state with all its
+    candidates.
+    """
 
     pairwise_weight: float = Field(0.5, ge=0, le=MOST_WEIGHT)
     """Of the logistic loss on pairs of candidates of one state."""
@@ -21,25 +23,34 @@ class VerifierConfig(Section):
 
     kind: Literal["trained", "rules", "judge"] = "trained"
     model: str = ""
-    """`trained`: the backbone, any Hugging Face directory with the SLM's tokenizer; empty for the cloned SLM."""
+    """`trained`: the backbone, any Hugging Face directory with the SLM's tokenizer; empty for the
+    cloned SLM.
+    """
     training: VerifierTrainingConfig = VerifierTrainingConfig()
     judge: ModelConfig | None = None
     """`judge`: the language model that is asked for scores."""
     attempts: int = Field(3, ge=1, le=100)
-    """`judge`: how often an answer that cannot be read is asked for again, the first time included."""
+    """`judge`: how often an answer that cannot be read is asked for again, the first
+    time included.
+    """
     threads: int = Field(1, ge=1, le=1024)
     """`trained`: CPU threads of the scorer."""
     max_tokens: int = Field(8192, ge=256, le=MOST_TOKENS)
     """`trained`: tokens a forward pass of the scorer, padding included."""
     gpu_memory_utilization: float = Field(0.3, gt=0, le=1)
-    """`trained`, GPU only: the share of a GPU that the scorer asks Ray for, and the most of its memory that it takes."""
+    """`trained`, GPU only: the share of a GPU that the scorer asks Ray for, and the most of its
+    memory that it takes.
+    """
 
     @model_validator(mode="after")
     def _has_judge(self) -> Self:
         if (self.kind == "judge") != (self.judge is not None):
             raise ValueError("kind judge needs the section `judge`, and no other kind has one")
         if self.judge is not None and self.judge.backend != "openai":
-            raise ValueError("judge.backend: a judge is asked over HTTP; use openai, which any vLLM server speaks too")
+            raise ValueError(
+                "judge.backend: a judge is asked over HTTP; use openai, which any vLLM server "
+                "speaks too"
+            )
         return self
 
     @property

@@ -1,4 +1,6 @@
-"""What training changed: success without the teacher, before and after, on the same tasks and seeds."""
+"""What training changed: success without the teacher, before and after, on the same tasks and
+seeds.
+"""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,26 +12,46 @@ from r2v_dist.storage.run_dir import RunDir, stage_name
 
 
 def changed_by_training(run: RunDir, config: RunConfig, found: Findings) -> list[dict[str, Any]]:
-    """On validation tasks before and after training; on test tasks before and after DPO. Empty where nothing was trained."""
+    """On validation tasks before and after training; on test tasks before and after DPO. Empty
+    where nothing was trained.
+    """
     if config.slm.backend != "vllm":
         return []
     trained = "after DPO" if config.dpo is not None else "after behaviour cloning"
     table: list[dict[str, Any]] = []
-    for label, stage in (("base model, validation", "baseline"), (f"{trained}, validation", "validate"), ("before DPO, test", "cloned")):
+    for label, stage in (
+        ("base model, validation", "baseline"),
+        (f"{trained}, validation", "validate"),
+        ("before DPO, test", "cloned"),
+    ):
         for training_seed in range(config.training_seeds):
             name = stage_name(stage, training_seed)
             if run.manifest(name) is not None:
-                table += [row for clean in (True, False) for row in _rows(run, config, name, label, training_seed, clean)]
+                table += [
+                    row
+                    for clean in (True, False)
+                    for row in _rows(run, config, name, label, training_seed, clean)
+                ]
     if config.dpo is not None:
         own = [("perturbed", row) for row in found.perturbed]
-        table += [_entry(f"{trained}, test", kind, row, row.training_seed) for kind, row in own if _alone(row)]
+        table += [
+            _entry(f"{trained}, test", kind, row, row.training_seed)
+            for kind, row in own
+            if _alone(row)
+        ]
     return table
 
 
-def _rows(run: RunDir, config: RunConfig, stage: str, label: str, training_seed: int, clean: bool) -> list[dict[str, Any]]:
+def _rows(
+    run: RunDir, config: RunConfig, stage: str, label: str, training_seed: int, clean: bool
+) -> list[dict[str, Any]]:
     arms = [arm for arm in arm_outcomes(run.rollouts(stage), clean) if arm.threshold is None]
     rows = router_rows(arms, config.alpha, config.evaluate.bootstrap, config.seed)
-    return [_entry(label, "clean" if clean else "perturbed", row, training_seed) for row in rows if _alone(row)]
+    return [
+        _entry(label, "clean" if clean else "perturbed", row, training_seed)
+        for row in rows
+        if _alone(row)
+    ]
 
 
 def _alone(row: RouterRow) -> bool:

@@ -1,4 +1,5 @@
-"""The certificate of a finished run, computed from its calibration episodes whenever it is asked for: nothing is remembered.
+"""The certificate of a finished run, computed from its calibration episodes whenever it is asked
+for: nothing is remembered.
 
 With several training seeds it is the first one's router that is certified.
 """
@@ -45,10 +46,14 @@ class RunCertificate:
         if found.threshold is None:
             return found.reason
         worst = f"the mean over the worst {self.alpha:.0%} of its perturbation seeds of the chance to fail"
-        loss = "the chance to fail, over the seeds of this run," if self.statistic == "mean" else worst
+        loss = (
+            "the chance to fail, over the seeds of this run," if self.statistic == "mean" else worst
+        )
         return (
-            f"threshold {found.threshold:.4g}: on a new task, {loss} is at most {found.risk:.0%} on average "
-            f"(wrong with probability at most {found.delta:.0%} over the draw of the {found.tasks} calibration tasks)"
+            f"threshold {found.threshold:.4g}: on a new task, {loss} is at most {found.risk:.0%} "
+            f"on average "
+            f"(wrong with probability at most {found.delta:.0%} over the draw of the "
+            f"{found.tasks} calibration tasks)"
         )
 
     @property
@@ -71,35 +76,59 @@ class RunCertificate:
             lines.append(f"Why no cheaper one: {found.reason}")
         lines.append(f"{'threshold':>12}  {'empirical risk':>14}  {'p-value':>9}  certified")
         for place, one in enumerate(found.tested):
-            threshold = f"{one.threshold:.4g}" if place else "always"  # the test starts where every step is the teacher's
-            lines.append(f"{threshold:>12}  {one.empirical_risk:>14.3f}  {one.p_value:>9.3g}  {'yes' if one.rejected else 'no'}")
+            threshold = (
+                f"{one.threshold:.4g}" if place else "always"
+            )  # the test starts where every step is the teacher's
+            lines.append(
+                f"{threshold:>12}  {one.empirical_risk:>14.3f}  {one.p_value:>9.3g}  "
+                f"{'yes' if one.rejected else 'no'}"
+            )
         return "\n".join(lines)
 
 
 def certificate_of(
-    run: RunDir, config: RunConfig, risk: float | None = None, delta: float | None = None, statistic: Statistic | None = None
+    run: RunDir,
+    config: RunConfig,
+    risk: float | None = None,
+    delta: float | None = None,
+    statistic: Statistic | None = None,
 ) -> RunCertificate:
-    """Test the thresholds of the calibration stage; what is not given is as the run's configuration says.
+    """Test the thresholds of the calibration stage; what is not given is as the run's configuration
+    says.
 
-    Raises UsageError when the run has no complete calibration stage, or for a risk or delta outside (0, 1).
+    Raises UsageError when the run has no complete calibration stage, or for a risk or delta outside
+    (0, 1).
     """
     manifest = run.manifest(STAGE)
     if manifest is None:
         fix = "configure a router and env.splits.calibration, then `r2v run` it to its end"
         raise UsageError(f"{run.root}: no calibration stage is complete; {fix}")
-    risk, delta = config.certificate.risk if risk is None else risk, config.certificate.delta if delta is None else delta
+    risk, delta = (
+        config.certificate.risk if risk is None else risk,
+        config.certificate.delta if delta is None else delta,
+    )
     for name, value in (("--risk", risk), ("--delta", delta)):
         if not 0 < value < 1:
             raise UsageError(f"{name} {value:g}: a probability between 0 and 1, for example 0.1")
     kind = statistic or config.certificate.statistic
     thresholds = manifest.results["thresholds"]
     losses = calibration_losses(run.rollouts(STAGE), thresholds, kind, config.alpha)
-    return RunCertificate(certify(thresholds, losses, risk, delta), kind, config.alpha, config.training_seeds, config.simulated)
+    return RunCertificate(
+        certify(thresholds, losses, risk, delta),
+        kind,
+        config.alpha,
+        config.training_seeds,
+        config.simulated,
+    )
 
 
-def calibration_losses(folder: Path, thresholds: list[float], statistic: Any, alpha: float) -> "np.ndarray[Any, np.dtype[np.float64]]":
+def calibration_losses(
+    folder: Path, thresholds: list[float], statistic: Any, alpha: float
+) -> "np.ndarray[Any, np.dtype[np.float64]]":
     """Losses [thresholds, tasks] of the router on the calibration tasks."""
     from r2v_dist.evaluation.outcomes import arm_outcomes
 
     successes = {arm.threshold: arm.success_TZ for arm in arm_outcomes(folder)}
-    return np.stack([task_losses(1.0 - successes[threshold], statistic, alpha) for threshold in thresholds])
+    return np.stack(
+        [task_losses(1.0 - successes[threshold], statistic, alpha) for threshold in thresholds]
+    )

@@ -1,7 +1,9 @@
-"""r2v against every other router on the same live test episodes (docs/method.md, sections 9 and 11): by frontier area, and at equal cost.
+"""r2v against every other router on the same live test episodes (docs/method.md, sections 9 and
+11): by frontier area, and at equal cost.
 
-Everything is paired by task and averaged over training seeds before a task counts as one observation. Costs are teacher calls.
-A comparison at r2v's cost mixes the two operating points of the other router on either side of it; nothing is extrapolated.
+Everything is paired by task and averaged over training seeds before a task counts as one
+observation. Costs are teacher calls. A comparison at r2v's cost mixes the two operating points of
+the other router on either side of it; nothing is extrapolated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +29,9 @@ _CHUNK = 500
 
 @dataclass(frozen=True)
 class SeedArms:
-    """The evaluation of one training seed: all arms, and the threshold that validation chose for each router."""
+    """The evaluation of one training seed: all arms, and the threshold that validation chose for
+    each router.
+    """
 
     training_seed: int
     arms: tuple[ArmOutcomes, ...]
@@ -40,12 +44,22 @@ class SeedArms:
 
     def chosen(self, name: str) -> ArmOutcomes | None:
         """A router at its selected threshold."""
-        return next((arm for arm in self.points(name) if arm.threshold is not None and arm.threshold == self.selected.get(name)), None)
+        return next(
+            (
+                arm
+                for arm in self.points(name)
+                if arm.threshold is not None and arm.threshold == self.selected.get(name)
+            ),
+            None,
+        )
 
     def curve(self, name: str) -> RouterCurve:
         """A router's cost and success by task."""
         own = self.points(name)
-        return RouterCurve(np.stack([a.calls_TZ.mean(axis=1) for a in own]), np.stack([a.success_TZ.mean(axis=1) for a in own]))
+        return RouterCurve(
+            np.stack([a.calls_TZ.mean(axis=1) for a in own]),
+            np.stack([a.success_TZ.mean(axis=1) for a in own]),
+        )
 
     @property
     def ends(self) -> Ends:
@@ -58,11 +72,15 @@ class SeedArms:
         return sorted({arm.name for arm in self.arms if arm.threshold is not None})
 
     def matched(self, name: str, cost: float) -> Array | None:
-        """Success [tasks, seeds] of a router that spends `cost` calls an episode, mixing its own points and both ends; None outside."""
+        """Success [tasks, seeds] of a router that spends `cost` calls an episode, mixing its own
+        points and both ends; None outside.
+        """
         own = [*self.points(self.alone), *self.points(name), *self.points("teacher_only")]
         values_PC = np.stack([arm.success_TZ.ravel() for arm in own])
         try:
-            return at_cost([float(arm.calls_TZ.mean()) for arm in own], values_PC, cost).reshape(own[0].success_TZ.shape)
+            return at_cost([float(arm.calls_TZ.mean()) for arm in own], values_PC, cost).reshape(
+                own[0].success_TZ.shape
+            )
         except ValueError:
             return None
 
@@ -71,9 +89,9 @@ class SeedArms:
 class Comparison:
     """r2v minus one other router.
 
-    The matched part is None where r2v has no selected threshold or spends what the other cannot. Its
-    p-values are upper bounds where they are said to be at their floor; `differing_tasks` is how many
-    tasks tell the two apart at all.
+    The matched part is None where r2v has no selected threshold or spends what the other cannot.
+    Its p-values are upper bounds where they are said to be at their floor; `differing_tasks` is how
+    many tasks tell the two apart at all.
     """
 
     other: str
@@ -100,7 +118,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """All of them, and how much of the gap between SLM and teacher r2v recovers (None where there is no gap)."""
+    """All of them, and how much of the gap between SLM and teacher r2v recovers (None where there
+    is no gap).
+    """
 
     auc: float
     cost: float | None
@@ -117,20 +137,40 @@ class Comparisons:
 
     @property
     def best_at_cost(self) -> str | None:
-        """The baseline of highest test success at r2v's cost: chosen with hindsight, in its favour."""
-        own = [one for one in self.others if one.family == "baseline" and one.matched_success is not None]
+        """The baseline of highest test success at r2v's cost: chosen with hindsight, in
+        its favour.
+        """
+        own = [
+            one
+            for one in self.others
+            if one.family == "baseline" and one.matched_success is not None
+        ]
         return max(own, key=lambda one: one.matched_success or 0.0).other if own else None
 
 
 def compare(seeds: Sequence[SeedArms], resamples: int, seed: int) -> Comparisons | None:
-    """Compare r2v with all other swept routers. None without r2v or without teacher calls to save."""
+    """Compare r2v with all other swept routers. None without r2v or without teacher
+    calls to save.
+    """
     if not seeds or REFERENCE not in seeds[0].swept or seeds[0].ends.teacher.cost_PT.sum() == 0:
         return None
     names = [name for name in seeds[0].swept if all(name in one.swept for one in seeds)]
-    tasks_BT = np.random.default_rng(seed).integers(0, seeds[0].ends.slm.cost_PT.shape[1], (resamples, seeds[0].ends.slm.cost_PT.shape[1]))
-    area = {name: float(np.mean([frontier_auc(one.curve(name), one.ends) for one in seeds])) for name in names}
-    area_B = {name: np.mean([resampled_areas(one.curve(name), one.ends, tasks_BT) for one in seeds], axis=0) for name in names}
-    others = [_against(seeds, name, area, area_B, tasks_BT, seed) for name in names if name != REFERENCE]
+    tasks_BT = np.random.default_rng(seed).integers(
+        0, seeds[0].ends.slm.cost_PT.shape[1], (resamples, seeds[0].ends.slm.cost_PT.shape[1])
+    )
+    area = {
+        name: float(np.mean([frontier_auc(one.curve(name), one.ends) for one in seeds]))
+        for name in names
+    }
+    area_B = {
+        name: np.mean(
+            [resampled_areas(one.curve(name), one.ends, tasks_BT) for one in seeds], axis=0
+        )
+        for name in names
+    }
+    others = [
+        _against(seeds, name, area, area_B, tasks_BT, seed) for name in names if name != REFERENCE
+    ]
     chosen = [one.chosen(REFERENCE) for one in seeds]
     played = [arm for arm in chosen if arm is not None]
     return Comparisons(
@@ -150,13 +190,20 @@ def resampled_areas(curve: RouterCurve, ends: Ends, tasks_BT: npt.NDArray[np.int
     cost_PT = np.concatenate([ends.slm.cost_PT, curve.cost_PT, ends.teacher.cost_PT])
     success_PT = np.concatenate([ends.slm.success_PT, curve.success_PT, ends.teacher.success_PT])
     parts = [tasks_BT[i : i + _CHUNK] for i in range(0, len(tasks_BT), _CHUNK)]
-    return np.concatenate([_areas(cost_PT[:, part].mean(axis=2).T, success_PT[:, part].mean(axis=2).T) for part in parts])
+    return np.concatenate(
+        [
+            _areas(cost_PT[:, part].mean(axis=2).T, success_PT[:, part].mean(axis=2).T)
+            for part in parts
+        ]
+    )
 
 
 def _areas(cost_BP: Array, success_BP: Array) -> Array:
-    """Area under the non-decreasing concave hull from the first point's cost to the last's, as a mean height.
+    """Area under the non-decreasing concave hull from the first point's cost to the last's, as a
+    mean height.
 
-    The hull at a cost is the highest of all chords across it and of all points left of it. It bends at points only.
+    The hull at a cost is the highest of all chords across it and of all points left of it. It bends
+    at points only.
     """
     cost_BP = cost_BP / cost_BP[:, -1:]
     low_B1 = cost_BP[:, :1]
@@ -165,10 +212,18 @@ def _areas(cost_BP: Array, success_BP: Array) -> Array:
     at_BG = grid_BG[:, :, None, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(right_BP > left_BP, (at_BG - left_BP) / (right_BP - left_BP), 0.0)
-    chord = success_BP[:, None, :, None] + share * (success_BP[:, None, None, :] - success_BP[:, None, :, None])
-    height_BG = np.where((left_BP <= at_BG) & (at_BG <= np.maximum(right_BP, left_BP)), chord, -np.inf).max(axis=(2, 3))
-    points = np.where(cost_BP[:, None, :] <= grid_BG[:, :, None], success_BP[:, None, :], -np.inf).max(axis=2)
-    return np.asarray(np.trapezoid(np.maximum(height_BG, points), grid_BG, axis=1) / (1.0 - low_B1[:, 0]))
+    chord = success_BP[:, None, :, None] + share * (
+        success_BP[:, None, None, :] - success_BP[:, None, :, None]
+    )
+    height_BG = np.where(
+        (left_BP <= at_BG) & (at_BG <= np.maximum(right_BP, left_BP)), chord, -np.inf
+    ).max(axis=(2, 3))
+    points = np.where(
+        cost_BP[:, None, :] <= grid_BG[:, :, None], success_BP[:, None, :], -np.inf
+    ).max(axis=2)
+    return np.asarray(
+        np.trapezoid(np.maximum(height_BG, points), grid_BG, axis=1) / (1.0 - low_B1[:, 0])
+    )
 
 
 def _against(
@@ -196,7 +251,11 @@ def _matched(one: SeedArms, name: str) -> tuple[Array, Array] | None:
     """Success by task of r2v at its selected threshold, and of another router at the same cost."""
     chosen = one.chosen(REFERENCE)
     other_TZ = one.matched(name, float(chosen.calls_TZ.mean())) if chosen is not None else None
-    return None if chosen is None or other_TZ is None else (chosen.success_TZ.mean(axis=1), other_TZ.mean(axis=1))
+    return (
+        None
+        if chosen is None or other_TZ is None
+        else (chosen.success_TZ.mean(axis=1), other_TZ.mean(axis=1))
+    )
 
 
 def _with_holm(others: Sequence[Comparison]) -> list[Comparison]:
@@ -206,7 +265,9 @@ def _with_holm(others: Sequence[Comparison]) -> list[Comparison]:
         tested = {one.other: one.p for one in others if one.family == family and one.p is not None}
         adjusted |= dict(zip(tested, holm(list(tested.values())), strict=True))
     return [
-        replace(one, p_holm=adjusted[one.other].value, p_holm_at_floor=adjusted[one.other].at_floor) if one.other in adjusted else one
+        replace(one, p_holm=adjusted[one.other].value, p_holm_at_floor=adjusted[one.other].at_floor)
+        if one.other in adjusted
+        else one
         for one in others
     ]
 
@@ -223,7 +284,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _recovered(one: SeedArms, arm: ArmOutcomes | None) -> float | None:
     weak, strong = float(one.ends.slm.success_PT.mean()), float(one.ends.teacher.success_PT.mean())
-    return pgr(float(arm.success_TZ.mean()), weak, strong) if arm is not None and strong > weak else None
+    return (
+        pgr(float(arm.success_TZ.mean()), weak, strong)
+        if arm is not None and strong > weak
+        else None
+    )
 
 
 def _average_recovered(one: SeedArms) -> float | None:

@@ -1,11 +1,13 @@
-"""The operating points of r2v (docs/method.md, section 8): chosen on live validation episodes, measured on live test episodes.
+"""The operating points of r2v (docs/method.md, section 8): chosen on live validation episodes,
+measured on live test episodes.
 
     selected       the cheapest threshold whose CVaR of failure is at most epsilon above the teacher's, with a margin (threshold_selection)
     budget         the two adjacent thresholds mixed so that teacher calls are a given share of teacher-only's on validation
     expected_cost  the threshold of least expected cost on validation: calls, SLM steps at their price, kappa for a failed episode
     bayes          escalate iff rho - rho1 >= (c_T - c_S) / kappa; a rule on the predicted values that no arm plays
 
-What a mix comes to on test tasks is the expectation over its draws, from the episodes of both thresholds.
+What a mix comes to on test tasks is the expectation over its draws, from the episodes of both
+thresholds.
 """
 
 from collections.abc import Sequence
@@ -40,9 +42,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ChosenPoint:
-    """One operating point. `cheap` and `share` belong to a mix: an episode plays `threshold` with probability `share`, else `cheap`.
+    """One operating point. `cheap` and `share` belong to a mix: an episode plays `threshold` with
+    probability `share`, else `cheap`.
 
-    `test` is None for a point that was not played; `note` says why, or what the threshold is compared with.
+    `test` is None for a point that was not played; `note` says why, or what the threshold is
+    compared with.
     """
 
     kind: str
@@ -61,7 +65,9 @@ class ChosenPoint:
 
 @dataclass(frozen=True)
 class Prices:
-    """What the router was told: the price of an SLM step and of a failed episode in teacher calls."""
+    """What the router was told: the price of an SLM step and of a failed episode in
+    teacher calls.
+    """
 
     slm: float
     failure: float
@@ -72,7 +78,9 @@ class Prices:
         return cls(config.slm_cost / config.teacher_cost, config.kappa)
 
 
-def live_points(validation: SeedArms, test: SeedArms, budget: float | None, prices: Prices, tolerance: Tolerance) -> list[ChosenPoint]:
+def live_points(
+    validation: SeedArms, test: SeedArms, budget: float | None, prices: Prices, tolerance: Tolerance
+) -> list[ChosenPoint]:
     """The points that were played, for one training seed."""
     arms = {arm.threshold: arm for arm in validation.points(REFERENCE) if arm.threshold is not None}
     if not arms:
@@ -81,53 +89,107 @@ def live_points(validation: SeedArms, test: SeedArms, budget: float | None, pric
     teacher = _teacher_calls(validation)
 
     def point(kind: str, mix: Mix, note: str) -> ChosenPoint:
-        spent = [float(arms[threshold].calls_TZ.mean()) / teacher if teacher else None for threshold in (mix.expensive, mix.cheap)]
-        validation_share = None if None in spent else float(np.dot([mix.share, 1 - mix.share], np.array(spent, dtype=np.float64)))
-        outcome = _outcome([played[mix.expensive], played[mix.cheap]], mix.share, _teacher_calls(test), tolerance)
+        spent = [
+            float(arms[threshold].calls_TZ.mean()) / teacher if teacher else None
+            for threshold in (mix.expensive, mix.cheap)
+        ]
+        validation_share = (
+            None
+            if None in spent
+            else float(np.dot([mix.share, 1 - mix.share], np.array(spent, dtype=np.float64)))
+        )
+        outcome = _outcome(
+            [played[mix.expensive], played[mix.cheap]], mix.share, _teacher_calls(test), tolerance
+        )
         cheap = None if mix.cheap == mix.expensive else mix.cheap
-        return ChosenPoint(kind, test.training_seed, mix.expensive, cheap, mix.share, validation_share, outcome, note)
+        return ChosenPoint(
+            kind,
+            test.training_seed,
+            mix.expensive,
+            cheap,
+            mix.share,
+            validation_share,
+            outcome,
+            note,
+        )
 
     found = []
     if (chosen := validation.selected.get(REFERENCE)) in arms and chosen is not None:
         alone = validation.points("teacher_only")[0]
-        tail, floor = (cvar_failure(arm.success_TZ, tolerance.alpha) for arm in (arms[chosen], alone))
+        tail, floor = (
+            cvar_failure(arm.success_TZ, tolerance.alpha) for arm in (arms[chosen], alone)
+        )
         limit = (
-            f"CVaR of failure at most {tolerance.epsilon:g} above the teacher's on validation tasks, "
-            f"bootstrap margin {tolerance.margin:.0%} (as played {tail:.3f}, the teacher {floor:.3f})"
+            f"CVaR of failure at most {tolerance.epsilon:g} above the teacher's on validation "
+            f"tasks, "
+            f"bootstrap margin {tolerance.margin:.0%} (as played {tail:.3f}, the teacher "
+            f"{floor:.3f})"
         )
         kept = tolerance.keeps(arms[chosen], alone)
-        note = f"the cheapest with {limit}" if kept else f"no threshold has {limit}; this one has the least"
+        note = (
+            f"the cheapest with {limit}"
+            if kept
+            else f"no threshold has {limit}; this one has the least"
+        )
         found.append(point("selected", Mix(chosen, chosen, 1.0, 0.0), note))
     if budget is not None and teacher:
         found.append(_on_budget(point, arms, budget, teacher, test.training_seed))
     cheapest = min(sorted(arms), key=lambda threshold: _expected_cost(arms[threshold], prices))
-    found.append(point("expected_cost", Mix(cheapest, cheapest, 1.0, 0.0), f"a failure costs {prices.failure:g} teacher calls"))
+    found.append(
+        point(
+            "expected_cost",
+            Mix(cheapest, cheapest, 1.0, 0.0),
+            f"a failure costs {prices.failure:g} teacher calls",
+        )
+    )
     return found
 
 
-def bayes_point(rho_N: Array, rho1_N: Array | None, training_seed: int, prices: Prices) -> ChosenPoint:
+def bayes_point(
+    rho_N: Array, rho1_N: Array | None, training_seed: int, prices: Prices
+) -> ChosenPoint:
     """The rule of docs/method.md, section 8 on test states along the SLM's own path."""
     threshold = bayes_threshold(1.0, prices.slm, prices.failure)
     if rho1_N is None:
-        return ChosenPoint("bayes", training_seed, threshold, None, 1.0, None, None, "this router predicts no risk after one teacher step")
+        return ChosenPoint(
+            "bayes",
+            training_seed,
+            threshold,
+            None,
+            1.0,
+            None,
+            None,
+            "this router predicts no risk after one teacher step",
+        )
     share = float(bayes_escalates(rho_N, rho1_N, 1.0, prices.slm, prices.failure).mean())
-    note = f"compared with rho - rho1: true at {share:.1%} of the steps of the SLM alone; not played"
+    note = (
+        f"compared with rho - rho1: true at {share:.1%} of the steps of the SLM alone; not played"
+    )
     return ChosenPoint("bayes", training_seed, threshold, None, 1.0, None, None, note)
 
 
-def _on_budget(point: Any, arms: dict[float, ArmOutcomes], budget: float, teacher: float, training_seed: int) -> ChosenPoint:
+def _on_budget(
+    point: Any, arms: dict[float, ArmOutcomes], budget: float, teacher: float, training_seed: int
+) -> ChosenPoint:
     try:
-        mix = meet_budget(sorted(arms), lambda threshold: float(arms[threshold].calls_TZ.mean()) / teacher, budget)
+        mix = meet_budget(
+            sorted(arms), lambda threshold: float(arms[threshold].calls_TZ.mean()) / teacher, budget
+        )
     except ValueError as error:
         return ChosenPoint("budget", training_seed, None, None, 1.0, None, None, str(error))
-    chosen: ChosenPoint = point("budget", mix, f"at most {budget:.0%} of teacher-only's calls on validation")
+    chosen: ChosenPoint = point(
+        "budget", mix, f"at most {budget:.0%} of teacher-only's calls on validation"
+    )
     return chosen
 
 
-def _outcome(arms: Sequence[ArmOutcomes], share: float, teacher: float, tolerance: Tolerance) -> Outcome:
+def _outcome(
+    arms: Sequence[ArmOutcomes], share: float, teacher: float, tolerance: Tolerance
+) -> Outcome:
     weights = np.array([share, 1 - share])
     success_TZ, calls_TZ, steps_TZ = (
-        np.tensordot(weights, np.stack([getattr(arm, name) for arm in arms]), 1) for name in ("success_TZ", "calls_TZ", "steps_TZ")
+        np.tensordot(weights, np.stack([getattr(arm, name) for arm in arms]), 1)
+        for name in ("success_TZ", "calls_TZ", "steps_TZ")
     )
     return Outcome(
         float(success_TZ.mean()),
@@ -140,8 +202,12 @@ def _outcome(arms: Sequence[ArmOutcomes], share: float, teacher: float, toleranc
 
 
 def _expected_cost(arm: ArmOutcomes, prices: Prices) -> float:
-    return float((arm.calls_TZ + prices.slm * arm.steps_TZ + prices.failure * (1 - arm.success_TZ)).mean())
+    return float(
+        (arm.calls_TZ + prices.slm * arm.steps_TZ + prices.failure * (1 - arm.success_TZ)).mean()
+    )
 
 
 def _teacher_calls(one: SeedArms) -> float:
-    return float(one.points("teacher_only")[0].calls_TZ.mean()) if one.points("teacher_only") else 0.0
+    return (
+        float(one.points("teacher_only")[0].calls_TZ.mean()) if one.points("teacher_only") else 0.0
+    )

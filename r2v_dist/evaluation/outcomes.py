@@ -1,4 +1,6 @@
-"""From committed episodes to the rows of a report. Every number comes from live episodes in the store."""
+"""From committed episodes to the rows of a report. Every number comes from live episodes in the
+store.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +22,20 @@ if TYPE_CHECKING:
     pass
 
 Array = npt.NDArray[np.float64]
-_COLUMNS = ["key", "task", "z", "arm", "router", "threshold", "training_seed", "split", "success", "n_steps", "t", "actor"]
+_COLUMNS = [
+    "key",
+    "task",
+    "z",
+    "arm",
+    "router",
+    "threshold",
+    "training_seed",
+    "split",
+    "success",
+    "n_steps",
+    "t",
+    "actor",
+]
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,9 @@ class RouterRow:
 
 @dataclass(frozen=True)
 class ArmOutcomes:
-    """The episodes of one router at one threshold, (tasks x seeds): success, teacher calls, steps. A clean run has one column."""
+    """The episodes of one router at one threshold, (tasks x seeds): success, teacher calls, steps.
+    A clean run has one column.
+    """
 
     name: str
     threshold: float | None
@@ -67,7 +84,8 @@ class ArmOutcomes:
 
 
 def arm_outcomes(folder: Path, clean: bool = False) -> list[ArmOutcomes]:
-    """Every arm of a stage, over its perturbed (or its clean) episodes. Arms that only watch are left out.
+    """Every arm of a stage, over its perturbed (or its clean) episodes. Arms that only watch are
+    left out.
 
     Raises UsageError where an arm lacks an episode.
     """
@@ -79,23 +97,53 @@ def arm_outcomes(folder: Path, clean: bool = False) -> list[ArmOutcomes]:
     by_teacher = np.asarray(pc.equal(table["actor"].cast(pa.string()), "teacher").fill_null(False))
     calls_K = np.bincount(codes(table["key"])[0], by_teacher)
     first = rollout_store.outcomes(table)
-    cells_3E = np.stack([np.asarray(first["success"]), calls_K[codes(first["key"])[0]], np.asarray(first["n_steps"])]).astype(np.float64)
+    cells_3E = np.stack(
+        [
+            np.asarray(first["success"]),
+            calls_K[codes(first["key"])[0]],
+            np.asarray(first["n_steps"]),
+        ]
+    ).astype(np.float64)
     arm_E = codes(first["arm"])[0]
     order_E = np.argsort(arm_E, kind="stable")
     groups = np.split(order_E, np.flatnonzero(np.diff(arm_E[order_E])) + 1)
     task_E, z_E = np.asarray(first["task"].to_pylist()), np.asarray(pc.fill_null(first["z"], -1))
-    found = [_outcomes(folder, first.slice(int(own[0]), 1).to_pylist()[0], task_E[own], z_E[own], cells_3E[:, own]) for own in groups]
-    return sorted(found, key=lambda arm: (arm.threshold is not None, arm.name, arm.threshold or 0.0, arm.training_seed))
+    found = [
+        _outcomes(
+            folder,
+            first.slice(int(own[0]), 1).to_pylist()[0],
+            task_E[own],
+            z_E[own],
+            cells_3E[:, own],
+        )
+        for own in groups
+    ]
+    return sorted(
+        found,
+        key=lambda arm: (
+            arm.threshold is not None,
+            arm.name,
+            arm.threshold or 0.0,
+            arm.training_seed,
+        ),
+    )
 
 
-def _outcomes(folder: Path, first: Mapping[str, Any], task_E: npt.NDArray[Any], z_E: npt.NDArray[Any], cells_3E: Array) -> ArmOutcomes:
+def _outcomes(
+    folder: Path,
+    first: Mapping[str, Any],
+    task_E: npt.NDArray[Any],
+    z_E: npt.NDArray[Any],
+    cells_3E: Array,
+) -> ArmOutcomes:
     tasks, t_E = np.unique(task_E, return_inverse=True)
     zs, column_E = np.unique(z_E, return_inverse=True)
     cells_3TZ = np.full((3, len(tasks), len(zs)), np.nan)
     cells_3TZ[:, t_E, column_E] = cells_3E
     if np.isnan(cells_3TZ).any():
         raise UsageError(
-            f"{folder}: the episodes of arm {first['arm']} do not cover every task under every seed; "
+            f"{folder}: the episodes of arm {first['arm']} do not cover every task under every "
+            f"seed; "
             "`r2v run` with the run's configuration plays what is missing"
         )
     return ArmOutcomes(
@@ -113,7 +161,9 @@ def router_rows(
     seed: int,
     selected: Mapping[str, float] | None = None,
 ) -> list[RouterRow]:
-    """One row an arm. `alpha` is the tail mass of CVaR; `selected` are thresholds that validation chose, by router."""
+    """One row an arm. `alpha` is the tail mass of CVaR; `selected` are thresholds that validation
+    chose, by router.
+    """
     teacher_only = next((arm.calls_TZ.sum() for arm in arms if arm.name == "teacher_only"), None)
     return [_row(arm, teacher_only, alpha, bootstrap, seed, selected) for arm in arms]
 
@@ -137,7 +187,9 @@ def _row(
     return RouterRow(
         name=arm.name,
         threshold=arm.threshold,
-        selected=None if selected is None or arm.threshold is None else selected.get(arm.name) == arm.threshold,
+        selected=None
+        if selected is None or arm.threshold is None
+        else selected.get(arm.name) == arm.threshold,
         split=arm.split,
         training_seed=arm.training_seed,
         success_rate=float(arm.success_TZ.mean()),

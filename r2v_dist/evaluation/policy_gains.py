@@ -1,4 +1,6 @@
-"""What the SLM gained without a teacher's help: from DPO, and from the verifier's choice; paired by task and seed on the test split."""
+"""What the SLM gained without a teacher's help: from DPO, and from the verifier's choice; paired by
+task and seed on the test split.
+"""
 
 from dataclasses import dataclass
 
@@ -13,7 +15,9 @@ from r2v_dist.storage.run_dir import RunDir, stage_name
 
 @dataclass(frozen=True)
 class PolicyGain:
-    """Success of one SLM-only policy minus another's, mean over training seeds; 95 % interval over whole tasks."""
+    """Success of one SLM-only policy minus another's, mean over training seeds; 95 % interval over
+    whole tasks.
+    """
 
     gain: str
     difference: float
@@ -23,11 +27,16 @@ class PolicyGain:
 
 
 def policy_gains(run: RunDir, config: RunConfig, found: Findings) -> list[PolicyGain]:
-    """Every pair of policies that the run has played: those of DPO need a run with DPO, those of best of K a verifier."""
+    """Every pair of policies that the run has played: those of DPO need a run with DPO, those of
+    best of K a verifier.
+    """
     played: dict[tuple[str, str], list[Array]] = {}
     for one in found.seeds:
         cloned = stage_name("cloned", one.training_seed)
-        arms = {"deployed": one.arms, "cloned": arm_outcomes(run.rollouts(cloned)) if run.manifest(cloned) else ()}
+        arms = {
+            "deployed": one.arms,
+            "cloned": arm_outcomes(run.rollouts(cloned)) if run.manifest(cloned) else (),
+        }
         for policy, own in arms.items():
             for arm in own:
                 if arm.name in ("slm_only", "best_of_k"):
@@ -42,6 +51,16 @@ def policy_gains(run: RunDir, config: RunConfig, found: Findings) -> list[Policy
     for name, (new, old) in pairs.items():
         if len(played.get(new, ())) == len(played.get(old, ())) == len(found.seeds):
             gained_STZ = np.stack(played[new]) - np.stack(played[old])
-            low, high = task_bootstrap_interval(gained_STZ.mean(axis=0), config.evaluate.bootstrap, config.seed)
-            gains.append(PolicyGain(name, float(gained_STZ.mean()), low, high, tuple(gained_STZ.mean(axis=(1, 2)).tolist())))
+            low, high = task_bootstrap_interval(
+                gained_STZ.mean(axis=0), config.evaluate.bootstrap, config.seed
+            )
+            gains.append(
+                PolicyGain(
+                    name,
+                    float(gained_STZ.mean()),
+                    low,
+                    high,
+                    tuple(gained_STZ.mean(axis=(1, 2)).tolist()),
+                )
+            )
     return gains

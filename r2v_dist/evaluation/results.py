@@ -1,4 +1,6 @@
-"""Everything a report says, computed once from the store and the manifests; page, JSON and terminal only show it."""
+"""Everything a report says, computed once from the store and the manifests; page, JSON and terminal
+only show it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +14,14 @@ from r2v_dist.evaluation.certificate import RunCertificate, certificate_of
 from r2v_dist.evaluation.comparison import REFERENCE, Comparisons, SeedArms, compare
 from r2v_dist.evaluation.operating_points import ChosenPoint, Prices, bayes_point, live_points
 from r2v_dist.evaluation.outcomes import ArmOutcomes, RouterRow, arm_outcomes, router_rows
-from r2v_dist.evaluation.risk_quality import AloneSteps, Array, RiskQuality, risk_of, risk_quality, score_auroc
+from r2v_dist.evaluation.risk_quality import (
+    AloneSteps,
+    Array,
+    RiskQuality,
+    risk_of,
+    risk_quality,
+    score_auroc,
+)
 from r2v_dist.evaluation.routing_signals import RoutingSignals, routed_states, routing_signals
 from r2v_dist.evaluation.threshold_selection import Tolerance
 from r2v_dist.router.model import RouterModel
@@ -35,7 +44,9 @@ class Forecasts:
 
 @dataclass(frozen=True)
 class Overall:
-    """A router over all training seeds: means, an interval over tasks, and the lowest success under one perturbation seed."""
+    """A router over all training seeds: means, an interval over tasks, and the lowest success under
+    one perturbation seed.
+    """
 
     name: str
     thresholds: tuple[float, ...]
@@ -48,7 +59,9 @@ class Overall:
 
 @dataclass(frozen=True)
 class Findings:
-    """Test rows of all training seeds, perturbed and clean, and what follows from them. Empty or None where a run has no such stage."""
+    """Test rows of all training seeds, perturbed and clean, and what follows from them. Empty or
+    None where a run has no such stage.
+    """
 
     seeds: tuple[SeedArms, ...]
     perturbed: list[RouterRow]
@@ -70,13 +83,24 @@ class Findings:
         tests = [_seed_arms(run, config, "evaluate", s) for s in complete]
         validated = [s for s in complete if run.manifest(stage_name("validate", s))]
         validations = [_seed_arms(run, config, "validate", s) for s in validated]
-        forecasts = tuple(made for s in complete if (made := forecasts_of(run, config, s)) is not None)
+        forecasts = tuple(
+            made for s in complete if (made := forecasts_of(run, config, s)) is not None
+        )
         risk = _risk(forecasts, seed)
-        perturbed = [row for one in tests for row in router_rows(one.arms, config.alpha, resamples, seed, one.selected or None)]
+        perturbed = [
+            row
+            for one in tests
+            for row in router_rows(one.arms, config.alpha, resamples, seed, one.selected or None)
+        ]
         clean = [
             row
             for s in complete
-            for row in router_rows(arm_outcomes(run.rollouts(stage_name("evaluate", s)), clean=True), config.alpha, resamples, seed)
+            for row in router_rows(
+                arm_outcomes(run.rollouts(stage_name("evaluate", s)), clean=True),
+                config.alpha,
+                resamples,
+                seed,
+            )
         ]
         return cls(
             tuple(tests),
@@ -93,7 +117,9 @@ class Findings:
         )
 
     def overall(self, name: str, resamples: int, seed: int) -> "Overall | None":
-        """An end, or a router at its selected thresholds, over all training seeds; None where one of them lacks it."""
+        """An end, or a router at its selected thresholds, over all training seeds; None where one
+        of them lacks it.
+        """
         played = shown_arms(self.seeds, name)
         if not played:
             return None
@@ -115,7 +141,9 @@ class Findings:
 
 
 def shown_arms(seeds: Sequence[SeedArms], name: str) -> list[ArmOutcomes]:
-    """An end, or a router at its selected threshold, for every training seed. Empty where one of them lacks it."""
+    """An end, or a router at its selected threshold, for every training seed. Empty where one of
+    them lacks it.
+    """
     shown = []
     for one in seeds:
         ends = [arm for arm in one.points(name) if arm.threshold is None]
@@ -128,42 +156,71 @@ def shown_arms(seeds: Sequence[SeedArms], name: str) -> list[ArmOutcomes]:
 
 def evaluated(run: RunDir, config: RunConfig) -> list[int]:
     """Training seeds whose evaluation is complete."""
-    return [s for s in range(config.training_seeds) if run.manifest(stage_name("evaluate", s)) is not None]
+    return [
+        s
+        for s in range(config.training_seeds)
+        if run.manifest(stage_name("evaluate", s)) is not None
+    ]
 
 
 def router_manifest(run: RunDir, config: RunConfig, training_seed: int = 0) -> Manifest | None:
     """The stage that made the routers which are evaluated, None where none are trained."""
     if config.router is None:
         return None
-    return run.manifest(stage_name("router2" if config.labels.rounds == 2 else "router", training_seed))
+    return run.manifest(
+        stage_name("router2" if config.labels.rounds == 2 else "router", training_seed)
+    )
 
 
 def routers_of(run: RunDir, config: RunConfig, training_seed: int = 0) -> dict[str, RouterModel]:
     """The trained routers of a training seed."""
     manifest = router_manifest(run, config, training_seed)
     paths: dict[str, str] = manifest.results["routers"] if manifest else {}
-    return {name: load_router(run, name, path) for name, path in paths.items() if (run.root / path).is_dir()}
+    return {
+        name: load_router(run, name, path)
+        for name, path in paths.items()
+        if (run.root / path).is_dir()
+    }
 
 
 def forecasts_of(run: RunDir, config: RunConfig, training_seed: int) -> Forecasts | None:
-    """What the routers say of the SLM's own test steps. None where no router is trained or no step was taken."""
-    models = {name: model for name, model in routers_of(run, config, training_seed).items() if name in (*LEARNED, QUERY)}
+    """What the routers say of the SLM's own test steps. None where no router is trained or no step
+    was taken.
+    """
+    models = {
+        name: model
+        for name, model in routers_of(run, config, training_seed).items()
+        if name in (*LEARNED, QUERY)
+    }
     if not models:
         return None
-    steps = AloneSteps.read(run.rollouts(stage_name("evaluate", training_seed)), config.alone, config.env.max_steps)
+    steps = AloneSteps.read(
+        run.rollouts(stage_name("evaluate", training_seed)), config.alone, config.env.max_steps
+    )
     if not len(steps.t_N):
         return None
-    return Forecasts(training_seed, steps, {name: risk_of(name, model, steps) for name, model in models.items()})
+    return Forecasts(
+        training_seed, steps, {name: risk_of(name, model, steps) for name, model in models.items()}
+    )
 
 
 def _seed_arms(run: RunDir, config: RunConfig, stage: str, training_seed: int) -> SeedArms:
     chosen = run.manifest(stage_name("validate", training_seed))
     selected = chosen.results.get("selected", {}) if chosen else {}
-    return SeedArms(training_seed, tuple(arm_outcomes(run.rollouts(stage_name(stage, training_seed)))), selected, config.alone)
+    return SeedArms(
+        training_seed,
+        tuple(arm_outcomes(run.rollouts(stage_name(stage, training_seed)))),
+        selected,
+        config.alone,
+    )
 
 
 def _risk(forecasts: Sequence[Forecasts], seed: int) -> list[RiskQuality]:
-    made = [risk_quality(name, one.training_seed, rho_N, one.steps, seed) for one in forecasts for name, rho_N in one.rho.items()]
+    made = [
+        risk_quality(name, one.training_seed, rho_N, one.steps, seed)
+        for one in forecasts
+        for name, rho_N in one.rho.items()
+    ]
     return [quality for quality in made if quality is not None]
 
 
@@ -206,7 +263,9 @@ def _signals(
     tests: Sequence[SeedArms],
     forecasts: Sequence[Forecasts],
 ) -> list[RoutingSignals]:
-    """Of the deployed router of every training seed, on the SLM's own states and on the router's."""
+    """Of the deployed router of every training seed, on the SLM's own states and on the
+    router's.
+    """
     forecasts_by_seed = {one.training_seed: one for one in forecasts}
     found = list[RoutingSignals | None]()
     for test in tests:
@@ -227,7 +286,9 @@ def _signals(
 
 
 def _seed_differences(config: RunConfig, tests: Sequence[SeedArms]) -> list[SeedDifference]:
-    """For the SLM as deployed, r2v at its selected thresholds and the teacher: mean losses over training seeds."""
+    """For the SLM as deployed, r2v at its selected thresholds and the teacher: mean losses over
+    training seeds.
+    """
     alpha = (config.router or RouterConfig()).alpha
     found = []
     for name in (config.alone, REFERENCE, "teacher_only"):
@@ -249,16 +310,26 @@ def _scores(
     return {name: [by_seed.get(s, {}).get(name) for s in complete] for name in names}
 
 
-def learning_of(run: RunDir, names: Sequence[str], of_interest: Sequence[str]) -> dict[str, Any] | None:
+def learning_of(
+    run: RunDir, names: Sequence[str], of_interest: Sequence[str]
+) -> dict[str, Any] | None:
     """Results of the stages that say how learning went, for every training seed."""
-    manifests = [m for name in names if name.partition("@")[0] in of_interest and (m := run.manifest(name)) is not None]
+    manifests = [
+        m
+        for name in names
+        if name.partition("@")[0] in of_interest and (m := run.manifest(name)) is not None
+    ]
     return {m.stage: m.results for m in manifests} or None
 
 
 def with_risk(rows: Sequence[RouterRow], risks: Sequence["RiskQuality"]) -> list[RouterRow]:
-    """The rows with what is known of each router's predicted risk; it does not depend on the threshold."""
+    """The rows with what is known of each router's predicted risk; it does not depend on the
+    threshold.
+    """
     known = {(risk.name, risk.training_seed): risk for risk in risks}
     return [
-        replace(row, brier=risk.brier, ece15=risk.ece15, auroc=risk.auroc) if (risk := known.get((row.name, row.training_seed))) else row
+        replace(row, brier=risk.brier, ece15=risk.ece15, auroc=risk.auroc)
+        if (risk := known.get((row.name, row.training_seed)))
+        else row
         for row in rows
     ]

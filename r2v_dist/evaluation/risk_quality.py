@@ -1,7 +1,9 @@
-"""How good the predicted risk of every learned router is on test episodes of the SLM alone (docs/method.md, section 9).
+"""How good the predicted risk of every learned router is on test episodes of the SLM alone
+(docs/method.md, section 9).
 
-The forecast at a step is rho_hat from what the deployed agent saw there; the observation is the episode's own outcome, one
-branch a step (n = 1). Nothing on test tasks is labelled by extra branches, and nothing here is fitted.
+The forecast at a step is rho_hat from what the deployed agent saw there; the observation is the
+episode's own outcome, one branch a step (n = 1). Nothing on test tasks is labelled by extra
+branches, and nothing here is fitted.
 
 All of it is about the residual risk, not about the score that routes. Pooled over steps, long
 episodes weigh most and the number of the step alone tells much; so the same is measured with every
@@ -22,14 +24,41 @@ from r2v_dist.router.features import features
 from r2v_dist.router.model import RouterModel
 from r2v_dist.router.query_features import query_features
 from r2v_dist.router.step_batch import StepBatch
-from r2v_dist.stats.calibration_error import BINS, PerfectEce, adaptive_ece, auroc, brier_parts, ece, equal_width
+from r2v_dist.stats.calibration_error import (
+    BINS,
+    PerfectEce,
+    adaptive_ece,
+    auroc,
+    brier_parts,
+    ece,
+    equal_width,
+)
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.rollouts import codes, rows_where
 
 Array = npt.NDArray[np.float64]
 CANDIDATE_COLUMNS = [
-    *("key", "task", "z", "router", "threshold", "goal", "success", "t", "observation", "actor", "action", "prompt_tokens"),
-    *("verifier_scores", "first_top_logprobs", "candidate_texts", "candidate_ids", "candidate_logprobs"),
+    *(
+        "key",
+        "task",
+        "z",
+        "router",
+        "threshold",
+        "goal",
+        "success",
+        "t",
+        "observation",
+        "actor",
+        "action",
+        "prompt_tokens",
+    ),
+    *(
+        "verifier_scores",
+        "first_top_logprobs",
+        "candidate_texts",
+        "candidate_ids",
+        "candidate_logprobs",
+    ),
 ]
 _REPETITIONS = 300
 
@@ -47,7 +76,11 @@ class AloneSteps:
     @classmethod
     def read(cls, folder: Path, alone: str, max_steps: int | None) -> "AloneSteps":
         """The episodes of the SLM as deployed among those of a stage."""
-        table = rows_where(folder, lambda rows: pc.and_(pc.equal(rows["router"], alone), pc.is_valid(rows["z"])), CANDIDATE_COLUMNS)
+        table = rows_where(
+            folder,
+            lambda rows: pc.and_(pc.equal(rows["router"], alone), pc.is_valid(rows["z"])),
+            CANDIDATE_COLUMNS,
+        )
         table = table.filter(pc.greater_equal(table["t"], 0))
         _, episode_N = np.unique(codes(table["key"])[0], return_inverse=True)
         t_N = np.asarray(table["t"], dtype=np.int64)
@@ -56,12 +89,20 @@ class AloneSteps:
         opening = table.take(pa.array(first_E))
         query_EF = query_features(opening["goal"].to_pylist(), opening["observation"].to_pylist())
         failed_N = 1.0 - np.asarray(table["success"], dtype=np.float64)
-        return cls(features(StepBatch.from_rows(table, max_steps)), query_EF[episode_N], failed_N, t_N, episode_N)
+        return cls(
+            features(StepBatch.from_rows(table, max_steps)),
+            query_EF[episode_N],
+            failed_N,
+            t_N,
+            episode_N,
+        )
 
 
 @dataclass(frozen=True)
 class StepQuality:
-    """Measures at one step number, over the episodes that reach it. AUROC is None where all of them end alike."""
+    """Measures at one step number, over the episodes that reach it. AUROC is None where all of them
+    end alike.
+    """
 
     t: int
     steps: int
@@ -84,8 +125,10 @@ class EpisodeQuality:
 
 @dataclass(frozen=True)
 class RiskQuality:
-    """Measures of one router's rho_hat. `perfect_ece` treats steps as independent; `perfect_ece_shared` gives all steps of an episode
-    the same luck, which is nearer to the truth: a perfect forecaster's ECE lies between the two, and neither is 0."""
+    """Measures of one router's rho_hat. `perfect_ece` treats steps as independent;
+    `perfect_ece_shared` gives all steps of an episode the same luck, which is nearer to the truth:
+    a perfect forecaster's ECE lies between the two, and neither is 0.
+    """
 
     name: str
     training_seed: int
@@ -119,13 +162,20 @@ def risk_of(name: str, model: RouterModel, steps: AloneSteps) -> Array:
     return model.predict(steps.query_NF if name == "query_level" else steps.features_NF).rho
 
 
-def risk_quality(name: str, training_seed: int, rho_N: Array, steps: AloneSteps, seed: int) -> RiskQuality | None:
-    """The measures; None for a router that gives every step the same risk, because it predicts none."""
+def risk_quality(
+    name: str, training_seed: int, rho_N: Array, steps: AloneSteps, seed: int
+) -> RiskQuality | None:
+    """The measures; None for a router that gives every step the same risk, because it predicts
+    none.
+    """
     if len(rho_N) == 0 or np.ptp(rho_N) == 0:
         return None
     failed_N, n_N = steps.failed_N, np.ones(len(rho_N))
     parts = brier_parts(rho_N, failed_N, n_N)
-    independent, shared = luck_ece(rho_N, np.arange(len(rho_N)), seed), luck_ece(rho_N, steps.episode_N, seed)
+    independent, shared = (
+        luck_ece(rho_N, np.arange(len(rho_N)), seed),
+        luck_ece(rho_N, steps.episode_N, seed),
+    )
     return RiskQuality(
         *(name, training_seed, parts.brier, parts.constant, parts.reliability, parts.resolution),
         ece15=ece(rho_N, failed_N, n_N),
@@ -145,7 +195,9 @@ def risk_quality(name: str, training_seed: int, rho_N: Array, steps: AloneSteps,
     )
 
 
-def episode_quality(rho_N: Array, failed_N: Array, episode_N: npt.NDArray[np.int64]) -> EpisodeQuality:
+def episode_quality(
+    rho_N: Array, failed_N: Array, episode_N: npt.NDArray[np.int64]
+) -> EpisodeQuality:
     """The pooled measures with weights that sum to 1 in every episode."""
     weight_N = 1.0 / np.bincount(episode_N)[episode_N]
     failures_N = failed_N * weight_N
@@ -189,23 +241,33 @@ def _auroc(score_N: Array, failures_N: Array, weight_N: Array) -> float | None:
 
 
 def luck_ece(rho_N: Array, draw_N: npt.NDArray[np.int64], seed: int) -> PerfectEce:
-    """ECE when the truth is rho and one uniform draw decides all steps of equal `draw_N`; `calibration.perfect_ece` where all differ."""
+    """ECE when the truth is rho and one uniform draw decides all steps of equal `draw_N`;
+    `calibration.perfect_ece` where all differ.
+    """
     rng, draws = np.random.default_rng(seed), int(draw_N.max()) + 1
     bins_N = equal_width(rho_N, BINS)
     forecast_B = np.bincount(bins_N, rho_N, BINS)
     values = [
-        np.abs(forecast_B - np.bincount(bins_N[rng.random(draws)[draw_N] < rho_N], minlength=BINS)).sum() / len(rho_N)
+        np.abs(
+            forecast_B - np.bincount(bins_N[rng.random(draws)[draw_N] < rho_N], minlength=BINS)
+        ).sum()
+        / len(rho_N)
         for _ in range(_REPETITIONS)
     ]
     return PerfectEce(float(np.mean(values)), float(np.quantile(values, 0.95)))
 
 
 def score_auroc(folder: Path) -> dict[str, float]:
-    """AUROC of every router's score against the outcome of the SLM alone, from the arms that only watched (validation tasks)."""
+    """AUROC of every router's score against the outcome of the SLM alone, from the arms that only
+    watched (validation tasks).
+    """
     table = rollout_store.read(folder, ["router", "threshold", "score", "success", "z"])
     table = table.filter(pc.and_(pc.equal(table["threshold"], math.inf), pc.is_valid(table["z"])))
     router_N, names = codes(table["router"]) if table.num_rows else (np.array([], np.int64), [])
-    score_N, failed_N = np.asarray(table["score"], dtype=np.float64), 1.0 - np.asarray(table["success"], dtype=np.float64)
+    score_N, failed_N = (
+        np.asarray(table["score"], dtype=np.float64),
+        1.0 - np.asarray(table["success"], dtype=np.float64),
+    )
     found: dict[str, float] = {}
     for code in np.unique(router_N).tolist():
         own = (router_N == code) & np.isfinite(score_N)
@@ -216,21 +278,35 @@ def score_auroc(folder: Path) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class StepForecast:
-    """What a router expects at a step: the risk of going on alone, and where it predicts them the risk after one step of the teacher and
-    the probability that the teacher would do something else."""
+    """What a router expects at a step: the risk of going on alone, and where it predicts them the
+    risk after one step of the teacher and the probability that the teacher would do something else.
+    """
 
     alone: float
     after: float | None
     dissent: float | None
 
 
-def step_forecasts(model: RouterModel, rows: pa.Table, max_steps: int | None) -> dict[tuple[str, int], StepForecast]:
+def step_forecasts(
+    model: RouterModel, rows: pa.Table, max_steps: int | None
+) -> dict[tuple[str, int], StepForecast]:
     """By (episode, step) of whole episodes."""
     if not rows.num_rows:
         return {}
     predicted = model.predict(features(StepBatch.from_rows(rows, max_steps)))
     columns = [predicted.rho, predicted.rho1, predicted.dissent]
-    rows_N3 = zip(*([None] * rows.num_rows if one is None else one.tolist() for one in columns), strict=True)
-    places = zip(rows["key"].to_pylist(), rows["t"].to_pylist(), rows["candidate_texts"].to_pylist(), strict=True)
+    rows_N3 = zip(
+        *([None] * rows.num_rows if one is None else one.tolist() for one in columns), strict=True
+    )
+    places = zip(
+        rows["key"].to_pylist(),
+        rows["t"].to_pylist(),
+        rows["candidate_texts"].to_pylist(),
+        strict=True,
+    )
     # Without a proposal there is nothing to predict from.
-    return {(key, t): StepForecast(*values) for (key, t, proposed), values in zip(places, rows_N3, strict=True) if proposed}
+    return {
+        (key, t): StepForecast(*values)
+        for (key, t, proposed), values in zip(places, rows_N3, strict=True)
+        if proposed
+    }

@@ -74,7 +74,9 @@ class RoutingSignals:
         risk = self.correlations.get("rho")
         if self.score in SCORED_BY:
             signal = SCORED_BY[self.score]
-            beside = "" if signal == "rho" or risk is None else f" (with the residual risk {risk:.2f})"
+            beside = (
+                "" if signal == "rho" or risk is None else f" (with the residual risk {risk:.2f})"
+            )
             return f"{SIGNALS[signal]} routes: it is the score{beside}"
         own = self.correlations[leading]
         assert own is not None

@@ -1,8 +1,8 @@
 """The one rule by which validation chooses a threshold (docs/method.md, section 8).
 
-A threshold is not chosen because a few games flatter it: what it loses against the teacher counts by
-an upper quantile over bootstrap samples of the tasks. That quantile is a margin and no confidence
-limit: where nothing was lost it is 0 for any number of tasks.
+A threshold is not chosen because a few games flatter it: what it loses against the teacher counts
+by an upper quantile over bootstrap samples of the tasks. That quantile is a margin and no
+confidence limit: where nothing was lost it is 0 for any number of tasks.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,9 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How much CVaR of failure above that of the teacher alone a threshold may have, and in what share
-    of the bootstrap samples (`margin`). `alpha` is the tail mass of CVaR."""
+    """How much CVaR of failure above that of the teacher alone a threshold may have, and in what
+    share of the bootstrap samples (`margin`). `alpha` is the tail mass of CVaR.
+    """
 
     epsilon: float
     margin: float
@@ -37,19 +38,31 @@ class Tolerance:
     def of(cls, config: RunConfig, training_seed: int) -> "Tolerance":
         """Of a run's configuration."""
         evaluate = config.evaluate
-        return cls(evaluate.epsilon, evaluate.confidence, config.alpha, evaluate.bootstrap, config.seed + training_seed)
+        return cls(
+            evaluate.epsilon,
+            evaluate.confidence,
+            config.alpha,
+            evaluate.bootstrap,
+            config.seed + training_seed,
+        )
 
     def tail(self, router: str) -> float:
         """The tail mass by which a router is judged: the one without CVaR goes by mean failures."""
         return 1.0 if router == "r2v_no_cvar" else self.alpha
 
     def keeps(self, arm: ArmOutcomes, teacher: ArmOutcomes) -> bool:
-        """Whether the excess is at most epsilon in a share `margin` of the bootstrap samples of tasks.
+        """Whether the excess is at most epsilon in a share `margin` of the bootstrap samples of
+        tasks.
 
         A task counts as a pair of arm and teacher.
         """
         n_tasks = len(arm.success_TZ)
-        counts_BT = np.random.default_rng(self.seed).multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), self.resamples) / n_tasks
+        counts_BT = (
+            np.random.default_rng(self.seed).multinomial(
+                n_tasks, np.full(n_tasks, 1 / n_tasks), self.resamples
+            )
+            / n_tasks
+        )
         alpha = self.tail(arm.name)
 
         def tails_B(success_TZ: Array) -> Array:
@@ -60,26 +73,44 @@ class Tolerance:
 
 
 def selected_thresholds(arms: Sequence[ArmOutcomes], tolerance: Tolerance) -> dict[str, float]:
-    """The threshold of every router on validation episodes: the cheapest in teacher calls that keeps the tolerance, for no router is
-    asked to do better than its teacher; where none keeps it, the one of least CVaR of failure."""
+    """The threshold of every router on validation episodes: the cheapest in teacher calls that
+    keeps the tolerance, for no router is asked to do better than its teacher; where none keeps it,
+    the one of least CVaR of failure.
+    """
     teacher = next(arm for arm in arms if arm.name == "teacher_only")
 
     def preference(arm: ArmOutcomes) -> tuple[bool, float, float]:
         kept = tolerance.keeps(arm, teacher)
-        return not kept, 0.0 if kept else cvar_failure(arm.success_TZ, tolerance.tail(arm.name)), float(arm.calls_TZ.sum())
+        return (
+            not kept,
+            0.0 if kept else cvar_failure(arm.success_TZ, tolerance.tail(arm.name)),
+            float(arm.calls_TZ.sum()),
+        )
 
-    return {arm.name: arm.threshold for arm in sorted(arms, key=preference)[::-1] if arm.threshold is not None}
+    return {
+        arm.name: arm.threshold
+        for arm in sorted(arms, key=preference)[::-1]
+        if arm.threshold is not None
+    }
 
 
 def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict[str, list[float]]:
-    """Thresholds of every router, ascending: where its score along the SLM's own path exceeds them at the given rates.
+    """Thresholds of every router, ascending: where its score along the SLM's own path exceeds them
+    at the given rates.
 
-    Every episode weighs the same: a router that helps leaves the long tails of episodes in which the SLM alone is stuck.
+    Every episode weighs the same: a router that helps leaves the long tails of episodes in which
+    the SLM alone is stuck.
     """
     table = rollout_store.read(folder, ["key", "router", "threshold", "score"])
-    table = table.filter(pa.array(np.isposinf(table["threshold"].to_numpy()) & np.isfinite(table["score"].to_numpy())))
+    table = table.filter(
+        pa.array(
+            np.isposinf(table["threshold"].to_numpy()) & np.isfinite(table["score"].to_numpy())
+        )
+    )
     routers, scores = np.array(table["router"].to_pylist()), table["score"].to_numpy()
-    _, episode, steps = np.unique(np.array(table["key"].to_pylist()), return_inverse=True, return_counts=True)
+    _, episode, steps = np.unique(
+        np.array(table["key"].to_pylist()), return_inverse=True, return_counts=True
+    )
     found: dict[str, list[float]] = {}
     for name in names:
         if name == "random":
@@ -89,12 +120,19 @@ def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict
         order = np.lexsort((episode[own], scores[own]))
         levels, weight = scores[own][order], (1.0 / steps[episode[own]])[order]
         below = np.cumsum(weight) / weight.sum() if len(levels) else weight
-        picked = [levels[min(int(np.searchsorted(below, 1 - rate)), len(levels) - 1)] for rate in rates if len(levels)]
-        lowest = levels[0] if len(levels) else 0.0  # a threshold that every step reaches is the teacher alone
+        picked = [
+            levels[min(int(np.searchsorted(below, 1 - rate)), len(levels) - 1)]
+            for rate in rates
+            if len(levels)
+        ]
+        lowest = (
+            levels[0] if len(levels) else 0.0
+        )  # a threshold that every step reaches is the teacher alone
         found[name] = sorted({float(level) for level in picked if level > lowest})
         if name == "r2v" and not found[name]:
             raise RuntimeFailure(
-                f"{folder}: r2v's score is {lowest:.3g} nearly everywhere on the validation tasks, so no threshold tells states apart; "
+                f"{folder}: r2v's score is {lowest:.3g} nearly everywhere on the validation "
+                f"tasks, so no threshold tells states apart; "
                 "raise labels.pairs and labels.states, or set router.score = value"
             )
     return found

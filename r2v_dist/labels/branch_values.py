@@ -1,7 +1,9 @@
-"""Branch values as Arrow: one row per (state, candidate), v(x, a) = successes / n (docs/method.md, section 3).
+"""Branch values as Arrow: one row per (state, candidate), v(x, a) = successes / n (docs/method.md,
+section 3).
 
-A row is complete in itself: it holds the conversation so far, so that a learner needs no other file. Rows of one state
-share `key`; states with an equal `state_hash` are the same hidden state, seen under different perturbations.
+A row is complete in itself: it holds the conversation so far, so that a learner needs no other
+file. Rows of one state share `key`; states with an equal `state_hash` are the same hidden state,
+seen under different perturbations.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +22,16 @@ SCHEMA_VERSION = "1"
 Source = Literal["slm", "teacher"]
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _IDS = pa.list_(pa.int32())
-TURNS = pa.list_(pa.struct([("user", pa.string()), ("action", pa.string()), ("actor", pa.string()), ("action_ids", _IDS)]))
+TURNS = pa.list_(
+    pa.struct(
+        [
+            ("user", pa.string()),
+            ("action", pa.string()),
+            ("actor", pa.string()),
+            ("action_ids", _IDS),
+        ]
+    )
+)
 """A conversation, oldest turn first; `action_ids` are null where the actor gave text only."""
 
 SCHEMA = pa.schema(
@@ -48,7 +59,9 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class BranchValue:
-    """One candidate in one state. `z` is None without perturbation; `candidate_ids` is None where the source gave text only."""
+    """One candidate in one state. `z` is None without perturbation; `candidate_ids` is None where
+    the source gave text only.
+    """
 
     key: str
     task: str
@@ -86,9 +99,13 @@ class BranchValue:
 
 def to_table(rows: Sequence[BranchValue]) -> pa.Table:
     """Rows as one columnar table, in their order."""
-    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names if name != "history"}
+    columns = {
+        name: [getattr(row, name) for row in rows] for name in SCHEMA.names if name != "history"
+    }
     columns["history"] = [turn_rows(row.history) for row in rows]
-    return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+    return pa.Table.from_arrays(
+        [pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA
+    )
 
 
 def rows_of(table: pa.Table) -> Iterator[BranchValue]:
@@ -97,15 +114,22 @@ def rows_of(table: pa.Table) -> Iterator[BranchValue]:
         for row in batch.to_pylist():
             ids = row.pop("candidate_ids")
             history = tuple(read_turns(row.pop("history")))
-            yield BranchValue(history=history, candidate_ids=None if ids is None else tuple(ids), **row)
+            yield BranchValue(
+                history=history, candidate_ids=None if ids is None else tuple(ids), **row
+            )
 
 
 def states_of(table: pa.Table) -> list[list[BranchValue]]:
-    """Rows grouped by state, states by key and candidates by index: the order does not depend on who finished first."""
+    """Rows grouped by state, states by key and candidates by index: the order does not depend on
+    who finished first.
+    """
     groups: dict[str, list[BranchValue]] = {}
     for row in rows_of(table):
         groups.setdefault(row.key, []).append(row)
-    return [sorted(groups[key], key=lambda row: (row.candidate_index, row.source)) for key in sorted(groups)]
+    return [
+        sorted(groups[key], key=lambda row: (row.candidate_index, row.source))
+        for key in sorted(groups)
+    ]
 
 
 def values(table: pa.Table) -> npt.NDArray[np.float64]:
@@ -133,4 +157,12 @@ def read_turns(rows: Sequence[dict[str, Any]]) -> Iterator[Turn]:
 
 def turn_rows(turns: Sequence[Turn]) -> list[dict[str, Any]]:
     """A conversation as values of TURNS."""
-    return [{"user": turn.user, "action": turn.action, "actor": turn.actor, "action_ids": turn.action_ids} for turn in turns]
+    return [
+        {
+            "user": turn.user,
+            "action": turn.action,
+            "actor": turn.actor,
+            "action_ids": turn.action_ids,
+        }
+        for turn in turns
+    ]

@@ -15,18 +15,38 @@ RS, RT = "RS", "RT"
 """Kinds in which a router goes on, after the SLM's action or the teacher's."""
 
 
-def candidate_branches(state: State, arm: Arm, n: int, n_agreed: int, with_teacher: bool) -> list[Branch]:
-    """n branches for every distinct candidate, `n_agreed` where there is only one; as many for the teacher's action."""
+def candidate_branches(
+    state: State, arm: Arm, n: int, n_agreed: int, with_teacher: bool
+) -> list[Branch]:
+    """n branches for every distinct candidate, `n_agreed` where there is only one; as many for the
+    teacher's action.
+    """
     distinct = state.distinct
     replicas = range(1, 1 + (n if len(distinct) > 1 else n_agreed))
-    branches = [Branch(CANDIDATE, arm, r, state.path, state.seen, first=taken) for taken in distinct for r in replicas]
+    branches = [
+        Branch(CANDIDATE, arm, r, state.path, state.seen, first=taken)
+        for taken in distinct
+        for r in replicas
+    ]
     if with_teacher:
-        branches += [Branch(TEACHER, arm, r, state.path, state.seen, teacher_first=True) for r in replicas]
+        branches += [
+            Branch(TEACHER, arm, r, state.path, state.seen, teacher_first=True) for r in replicas
+        ]
     return branches
 
 
-def label_branches(state: State, slm: Arm, teacher: Arm, n_s: int, n_t1: int, n_teacher: int, first_replica: int = 1) -> list[Branch]:
-    """S-, T1- and Tinf-branches with common random numbers; the S-branches start with the action that was executed."""
+def label_branches(
+    state: State,
+    slm: Arm,
+    teacher: Arm,
+    n_s: int,
+    n_t1: int,
+    n_teacher: int,
+    first_replica: int = 1,
+) -> list[Branch]:
+    """S-, T1- and Tinf-branches with common random numbers; the S-branches start with the action
+    that was executed.
+    """
     first = state.candidates[state.executed]
 
     def replicas(count: int) -> range:
@@ -40,7 +60,9 @@ def label_branches(state: State, slm: Arm, teacher: Arm, n_s: int, n_t1: int, n_
 
 
 def paired_branches(state: State, router: Arm, n: int) -> list[Branch]:
-    """n pairs with common random numbers: the SLM's action or the teacher's, then the router on its own path."""
+    """n pairs with common random numbers: the SLM's action or the teacher's, then the router on its
+    own path.
+    """
     first = state.candidates[state.executed]
     return [
         branch

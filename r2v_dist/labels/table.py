@@ -1,6 +1,8 @@
-"""Counterfactual branch labels (docs/method.md, section 6): one Arrow row a state, counts and successes rather than averages.
+"""Counterfactual branch labels (docs/method.md, section 6): one Arrow row a state, counts and
+successes rather than averages.
 
-What the branches say of a state is derived here and nowhere else. A label table belongs to one version of the features.
+What the branches say of a state is derived here and nowhere else. A label table belongs to one
+version of the features.
 """
 
 import json
@@ -46,36 +48,56 @@ SCHEMA = pa.schema(
         ("episode", pa.string()),
         ("weight", pa.float64()),
     ],
-    metadata={"r2v_feature_version": FEATURE_VERSION, "r2v_feature_names": json.dumps(FEATURE_NAMES)},
+    metadata={
+        "r2v_feature_version": FEATURE_VERSION,
+        "r2v_feature_names": json.dumps(FEATURE_NAMES),
+    },
 )
-"""`n_*` branches and `s_*` successes of the S-, T1- and Tinf-branches; `m_tinf` mean teacher steps of the Tinf-branches;
-`differs` whether the teacher's action is another one than the SLM's, null where it was not asked; `n_r` pairs of branches in which
-a router goes on after the SLM's action (RS) or the teacher's (RT), with successes `s_*` and mean teacher steps `m_*` of each;
-`source` is "slm_only" where the SLM came there alone (as deployed), else the router that led there; `own_success` is the outcome
-of that SLM-only episode, null elsewhere."""
+"""`n_*` branches and `s_*` successes of the S-, T1- and Tinf-branches; `m_tinf` mean teacher steps
+of the Tinf-branches;
+`differs` whether the teacher's action is another one than the SLM's, null where it was not asked;
+`n_r` pairs of branches in which a router goes on after the SLM's action (RS) or the teacher's (RT),
+with successes `s_*` and mean teacher steps `m_*` of each;
+`source` is "slm_only" where the SLM came there alone (as deployed), else the router that led there;
+`own_success` is the outcome of that SLM-only episode, null elsewhere.
+"""
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Labelled states as numpy views, row i of each belonging to state i. Shares are nan where no branch was run."""
+    """Labelled states as numpy views, row i of each belonging to state i. Shares are nan where no
+    branch was run.
+    """
 
     table: pa.Table
 
     @classmethod
     def of_columns(cls, columns: dict[str, Any]) -> Self:
-        """From one sequence a column of `SCHEMA`. Raises KeyError for a missing column, pa.ArrowInvalid for a wrong type."""
-        arrays = [pa.array(_plain(columns[field.name]), field.type, from_pandas=field.name.startswith("m_")) for field in SCHEMA]
+        """From one sequence a column of `SCHEMA`. Raises KeyError for a missing column,
+        pa.ArrowInvalid for a wrong type.
+        """
+        arrays = [
+            pa.array(
+                _plain(columns[field.name]), field.type, from_pandas=field.name.startswith("m_")
+            )
+            for field in SCHEMA
+        ]
         return cls(pa.Table.from_arrays(arrays, schema=SCHEMA))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a table that `save` wrote. Raises UsageError when it is missing or of another version of the features."""
+        """Read a table that `save` wrote. Raises UsageError when it is missing or of another
+        version of the features.
+        """
         if not path.is_file():
             raise UsageError(f"{path}: no label table; run the labelling stage first")
         table = table_file.read(path)
         version = (table.schema.metadata or {}).get(b"r2v_feature_version", b"none").decode()
         if version != FEATURE_VERSION or table.schema != SCHEMA:
-            raise UsageError(f"{path}: labels of feature version {version}, this program has {FEATURE_VERSION}; label again")
+            raise UsageError(
+                f"{path}: labels of feature version {version}, this program has "
+                f"{FEATURE_VERSION}; label again"
+            )
         return cls(table)
 
     def save(self, path: Path) -> None:
@@ -97,11 +119,15 @@ class LabelTable:
     def features_NF(self) -> Array:
         """Feature vectors."""
         flat = self.table["features"].combine_chunks().flatten()
-        return np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float64).reshape(len(self), -1)
+        return np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float64).reshape(
+            len(self), -1
+        )
 
     @cached_property
     def n(self) -> Array:
-        """Weight of `rho` in a Brier sum: S-branches, and the state's own SLM-only outcome as one more."""
+        """Weight of `rho` in a Brier sum: S-branches, and the state's own SLM-only outcome as one
+        more.
+        """
         return self._counts("n_s") + np.isfinite(self.own_success).astype(np.float64)
 
     @cached_property
@@ -141,8 +167,13 @@ class LabelTable:
 
     @cached_property
     def dissent(self) -> Array:
-        """1 where the teacher would not do what the SLM does, else 0; nan where it was not asked."""
-        return np.array([np.nan if one is None else float(one) for one in self.table["differs"].to_pylist()], dtype=np.float64)
+        """1 where the teacher would not do what the SLM does, else 0; nan where it was
+        not asked.
+        """
+        return np.array(
+            [np.nan if one is None else float(one) for one in self.table["differs"].to_pylist()],
+            dtype=np.float64,
+        )
 
     @cached_property
     def n_dissent(self) -> Array:
@@ -161,23 +192,35 @@ class LabelTable:
 
     @cached_property
     def disputed(self) -> npt.NDArray[np.bool_]:
-        """States with pairs at which the teacher does something else: only they tell what its step gains."""
+        """States with pairs at which the teacher does something else: only they tell what its step
+        gains.
+        """
         return np.asarray((self.pairs > 0) & (self.dissent == 1))
 
     @cached_property
     def success_gained(self) -> Array:
-        """Mean success after the teacher's step minus that after the SLM's, when a router goes on; nan without a pair."""
+        """Mean success after the teacher's step minus that after the SLM's, when a router goes on;
+        nan without a pair.
+        """
         return _risk(self._counts("s_rs"), self.pairs) - _risk(self._counts("s_rt"), self.pairs)
 
     @cached_property
     def calls_saved(self) -> Array:
-        """Mean teacher steps after the SLM's step minus those after, and with, the teacher's: -1 where that step changes nothing."""
+        """Mean teacher steps after the SLM's step minus those after, and with, the teacher's: -1
+        where that step changes nothing.
+        """
         return self._counts("m_rs") - self._counts("m_rt")
 
     @cached_property
     def own_success(self) -> Array:
         """1 or 0 for states of an SLM-only episode, nan elsewhere."""
-        return np.array([np.nan if one is None else float(one) for one in self.table["own_success"].to_pylist()], dtype=np.float64)
+        return np.array(
+            [
+                np.nan if one is None else float(one)
+                for one in self.table["own_success"].to_pylist()
+            ],
+            dtype=np.float64,
+        )
 
     @cached_property
     def weight(self) -> Array:
@@ -187,7 +230,9 @@ class LabelTable:
     @cached_property
     def z(self) -> Ints:
         """Perturbation seeds; -1 for the clean environment."""
-        return np.array([-1 if z is None else z for z in self.table["z"].to_pylist()], dtype=np.int64)
+        return np.array(
+            [-1 if z is None else z for z in self.table["z"].to_pylist()], dtype=np.int64
+        )
 
     @cached_property
     def t(self) -> Ints:
@@ -212,7 +257,10 @@ class LabelTable:
     @cached_property
     def episode(self) -> Ints:
         """Index of the state's episode among the table's episodes, in order of first appearance."""
-        return np.asarray(self.table["episode"].combine_chunks().dictionary_encode().indices.to_numpy(), dtype=np.int64)
+        return np.asarray(
+            self.table["episode"].combine_chunks().dictionary_encode().indices.to_numpy(),
+            dtype=np.int64,
+        )
 
     def _counts(self, name: str) -> Array:
         return np.asarray(self.table[name].to_numpy(), dtype=np.float64)

@@ -38,20 +38,28 @@ def check_template(tokenizer: Any, where: str, role: str, model: ModelConfig) ->
     """As `check_chat`, with the tokenizer at hand. `where` is the beginning of the message."""
     if tokenizer.chat_template is None:
         raise UsageError(
-            f"{where}: its tokenizer has no chat template; take an instruction-tuned model, or put a chat_template.jinja into its directory"
+            f"{where}: its tokenizer has no chat template; take an instruction-tuned model, or "
+            f"put a chat_template.jinja into its directory"
         )
     system, settings = model.system_prompt, model.chat_template_kwargs
     problem = _problem(ChatFormat(tokenizer, role, "", settings), tokenizer)
     if problem:
-        raise UsageError(f"{where}: {problem}; take another model, or correct its chat_template.jinja")
+        raise UsageError(
+            f"{where}: {problem}; take another model, or correct its chat_template.jinja"
+        )
     if not system:
         return
     with_system = ChatFormat(tokenizer, role, system, settings)
     problem = _problem(with_system, tokenizer)
-    if not problem and with_system.opening("x") == ChatFormat(tokenizer, role, "", settings).opening("x"):
+    if not problem and with_system.opening("x") == ChatFormat(
+        tokenizer, role, "", settings
+    ).opening("x"):
         problem = "the chat template leaves the system message out"
     if problem:
-        raise UsageError(f"{role}.system_prompt: {model.model} does not take it: {problem}; set {role}.system_prompt to the empty string")
+        raise UsageError(
+            f"{role}.system_prompt: {model.model} does not take it: {problem}; set "
+            f"{role}.system_prompt to the empty string"
+        )
 
 
 def _problem(chat: ChatFormat, tokenizer: Any) -> str:
@@ -65,7 +73,9 @@ def _problem(chat: ChatFormat, tokenizer: Any) -> str:
     except Exception as error:  # a boundary: a template is a program of somebody else's
         return f"the chat template fails with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if not opens:
-        return "the chat template does not open an answer where it is asked to (add_generation_prompt)"
+        return (
+            "the chat template does not open an answer where it is asked to (add_generation_prompt)"
+        )
     bos = tokenizer.bos_token_id
     if bos is not None and opening[:2] == [bos, bos]:
         return f"the chat template begins with {tokenizer.bos_token} twice"
@@ -85,5 +95,6 @@ def _tokenizer(where: str, name: str) -> Any:
     except Exception as error:  # a boundary: a missing file, a silent hub, an unknown kind
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise UsageError(
-            f"{where}: its tokenizer cannot be loaded ({type(error).__name__}: {reason}); check the name or the network"
+            f"{where}: its tokenizer cannot be loaded ({type(error).__name__}: {reason}); check "
+            f"the name or the network"
         ) from None

@@ -41,7 +41,9 @@ class Context:
         return self.config.seed + self.training_seed
 
     def own(self, stage: str) -> str:
-        """The full name of this stage or of an earlier one, as it is done for this training seed."""
+        """The full name of this stage or of an earlier one, as it is done for this
+        training seed.
+        """
         name = stage_name(stage, self.training_seed)
         return name if name in (self.stage, *self.manifests) else stage
 
@@ -74,8 +76,10 @@ class Context:
         return [task for task in tasks if task.split in splits]
 
     def training_tasks(self, use: Literal["clone", "branch", "label"]) -> list[Task]:
-        """The training tasks of a use: the first are cloned on, branches start from the next, the last are labelled. They are apart where
-        there are enough, so that what is learned about the SLM is learned on tasks that are new to it."""
+        """The training tasks of a use: the first are cloned on, branches start from the next, the
+        last are labelled. They are apart where there are enough, so that what is learned about the
+        SLM is learned on tasks that are new to it.
+        """
         config, tasks = self.config, self.tasks("train")
         cloned = tasks[: config.collect.tasks]
         if use == "clone":
@@ -89,7 +93,10 @@ class Context:
         """The model that an earlier stage published."""
         from r2v_dist.storage.checkpoints import Checkpoint
 
-        return Checkpoint(str((self.run.root / self.result(stage, "checkpoint")).resolve()), self.result(stage, "version"))
+        return Checkpoint(
+            str((self.run.root / self.result(stage, "checkpoint")).resolve()),
+            self.result(stage, "version"),
+        )
 
     def policy(self) -> "Checkpoint":
         """The SLM that is deployed."""
@@ -104,30 +111,54 @@ class Context:
         config = self.config.verifier
         if config is None:
             return None
-        return self.checkpoint("verifier") if config.kind == "trained" else Checkpoint("", config.version)
+        return (
+            self.checkpoint("verifier")
+            if config.kind == "trained"
+            else Checkpoint("", config.version)
+        )
 
-    def deploy(self, models: RouterModels | None = None, policy: "Checkpoint | None" = None) -> Callable[..., Arm]:
-        """Have policy (None: the deployed one), verifier and routers ready on the runners. The function that comes back makes arms of
-        (router, threshold)."""
-        policy, verifier, teacher = policy or self.policy(), self.verifier(), self.crew.teacher_version()
+    def deploy(
+        self, models: RouterModels | None = None, policy: "Checkpoint | None" = None
+    ) -> Callable[..., Arm]:
+        """Have policy (None: the deployed one), verifier and routers ready on the runners. The
+        function that comes back makes arms of (router, threshold).
+        """
+        policy, verifier, teacher = (
+            policy or self.policy(),
+            self.verifier(),
+            self.crew.teacher_version(),
+        )
         self.crew.load_slm(policy)
         self.crew.equip(verifier, models or RouterModels())
 
         def arm(router: str, threshold: float | None = None) -> Arm:
-            return Arm(router, threshold, policy.version, teacher, self.training_seed, verifier.version if verifier else "")
+            return Arm(
+                router,
+                threshold,
+                policy.version,
+                teacher,
+                self.training_seed,
+                verifier.version if verifier else "",
+            )
 
         return arm
 
-    def unit(self, task: Task, z: int | None, arms: Iterable[Arm] = (), branches: Iterable[Branch] = ()) -> Unit:
+    def unit(
+        self, task: Task, z: int | None, arms: Iterable[Arm] = (), branches: Iterable[Branch] = ()
+    ) -> Unit:
         """A unit of work of this stage."""
         return Unit(self.stage, self.input_hash, task, z, 0, tuple(arms), tuple(branches))
 
     def roll_out(self, units: list[Unit]) -> dict[str, Any]:
-        """Play what is not committed yet, and show how it goes. Raises UsageError when there is nothing to play."""
+        """Play what is not committed yet, and show how it goes. Raises UsageError when there is
+        nothing to play.
+        """
         from r2v_dist.pipeline.progress import success_summary
 
         if not units:
-            raise UsageError(f"stage {self.stage} has no tasks: give env.splits or env.files the split it needs")
+            raise UsageError(
+                f"stage {self.stage} has no tasks: give env.splits or env.files the split it needs"
+            )
         progress = Progress(self.stage)
 
         def show(totals: "Totals", total: int) -> None:
@@ -135,7 +166,10 @@ class Context:
             tokens = totals.sampled_tokens / max(1e-9, time.monotonic() - started)
             won = totals.successes / max(1, totals.episodes)
             progress.update(
-                totals.units, total, f"{totals.episodes} episodes, {rate:.0f} steps/s, {tokens:.0f} tokens/s, success {won:.0%}"
+                totals.units,
+                total,
+                f"{totals.episodes} episodes, {rate:.0f} steps/s, {tokens:.0f} tokens/s, success "
+                f"{won:.0%}",
             )
 
         started = time.monotonic()
@@ -145,7 +179,9 @@ class Context:
         if totals.judge_retries or totals.judge_malformed:
             judged = f"judge asked again {totals.judge_retries} times, {totals.judge_malformed} states left undecided; "
         calls = f"{totals.engine_calls} of {totals.asked} model calls made; "
-        progress.close(f"{totals.episodes} episodes, {totals.steps} steps, {calls}{judged}{summary.text}")
+        progress.close(
+            f"{totals.episodes} episodes, {totals.steps} steps, {calls}{judged}{summary.text}"
+        )
         self.crew.log_totals(self.stage, asdict(totals))
         return {"episodes": summary.episodes}
 

@@ -1,4 +1,6 @@
-"""What a run asks for, beside what this machine has. Imports neither ray nor torch, so that `--dry-run` is instant."""
+"""What a run asks for, beside what this machine has. Imports neither ray nor torch, so that
+`--dry-run` is instant.
+"""
 
 import difflib
 import importlib.util
@@ -26,18 +28,46 @@ DISK_GIB = 2.0
 def resource_plan(config: RunConfig) -> str:
     """A table: asked and available."""
     memory = psutil.virtual_memory()
-    here = "" if not config.cluster.address else f" (on this machine; the cluster at {config.cluster.address} may differ)"
+    here = (
+        ""
+        if not config.cluster.address
+        else f" (on this machine; the cluster at {config.cluster.address} may differ)"
+    )
     rows = [
         ("CPU cores", str(config.cluster.num_cpus or "all"), str(os.cpu_count())),
         ("memory", f"{config.cluster.memory_gib:.1f} GiB", f"{memory.available / 2**30:.1f} GiB"),
         ("disk", f"{DISK_GIB:.1f} GiB", f"{_free_disk_gib(config.run_dir):.1f} GiB"),
-        ("env runners", str(config.cluster.runners), f"{config.cluster.in_flight} units in flight on each"),
-        ("vLLM engines", str(sum(m.backend == "vllm" for m in (config.slm, config.teacher))), _available("vllm")),
-        ("GPUs", f"{sum(config.gpus.values()):g}", "where the cluster has any; a learner's rank takes a whole one"),
-        ("learner ranks", str(max(_ranks(config).values(), default=0)), "a core each, or a GPU each where there are as many"),
+        (
+            "env runners",
+            str(config.cluster.runners),
+            f"{config.cluster.in_flight} units in flight on each",
+        ),
+        (
+            "vLLM engines",
+            str(sum(m.backend == "vllm" for m in (config.slm, config.teacher))),
+            _available("vllm"),
+        ),
+        (
+            "GPUs",
+            f"{sum(config.gpus.values()):g}",
+            "where the cluster has any; a learner's rank takes a whole one",
+        ),
+        (
+            "learner ranks",
+            str(max(_ranks(config).values(), default=0)),
+            "a core each, or a GPU each where there are as many",
+        ),
         *_sandbox_row(config),
-        ("label branches", str(_label_branches(config)), "at most; they share what is known of their trees"),
-        ("test episodes", str(config.training_seeds * _test_episodes(config)), "live, before memoisation"),
+        (
+            "label branches",
+            str(_label_branches(config)),
+            "at most; they share what is known of their trees",
+        ),
+        (
+            "test episodes",
+            str(config.training_seeds * _test_episodes(config)),
+            "live, before memoisation",
+        ),
     ]
     lines = [f"# {'resource':<14} {'asked':>10}   available{here}"]
     lines += [f"# {name:<14} {asked:>10}   {available}" for name, asked, available in rows]
@@ -50,13 +80,20 @@ def _sandbox_row(config: RunConfig) -> list[tuple[str, str, str]]:
     if config.env.kind != "humaneval_plus":
         return []
     asked = "any" if config.sandbox.allow_weaker else "bubblewrap"
-    return [("sandbox", asked, "bubblewrap is installed" if shutil.which("bwrap") else "bubblewrap is NOT INSTALLED")]
+    return [
+        (
+            "sandbox",
+            asked,
+            "bubblewrap is installed" if shutil.which("bwrap") else "bubblewrap is NOT INSTALLED",
+        )
+    ]
 
 
 def check(config: RunConfig) -> None:
     """Refuse a run that cannot succeed here, before anything is started.
 
-    Raises UsageError for what the user can correct, RuntimeFailure for what is missing on the machine.
+    Raises UsageError for what the user can correct, RuntimeFailure for what is missing on the
+    machine.
     """
     from envs.tasks import check_tasks
 
@@ -73,32 +110,45 @@ def check(config: RunConfig) -> None:
     available = psutil.virtual_memory().available / 2**30
     if not config.cluster.address and available < config.cluster.memory_gib:
         raise RuntimeFailure(
-            f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {available:.1f} GiB of memory are available; "
+            f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {available:.1f} GiB of "
+            f"memory are available; "
             "close something, or lower the key if you know better"
         )
     if _free_disk_gib(config.run_dir) < DISK_GIB:
-        raise RuntimeFailure(f"run_dir = {config.run_dir}: less than {DISK_GIB:.0f} GiB of disk are free there; choose another run_dir")
+        raise RuntimeFailure(
+            f"run_dir = {config.run_dir}: less than {DISK_GIB:.0f} GiB of disk are free there; "
+            f"choose another run_dir"
+        )
     # Last, because a tokenizer takes seconds to load.
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
         check_chat(role, model)
 
 
 def check_operators(config: RunConfig) -> None:
-    """Raises UsageError, with the nearest name, where a rate is given to an operator that does not exist."""
+    """Raises UsageError, with the nearest name, where a rate is given to an operator that does not
+    exist.
+    """
     if not config.perturb.rates:
         return
-    from envs.perturbation.operators import OPERATORS  # not where no rate is given: it takes a moment
+    from envs.perturbation.operators import (
+        OPERATORS,
+    )  # not where no rate is given: it takes a moment
 
     for name in config.perturb.rates:
         if name not in OPERATORS:
             near = difflib.get_close_matches(name, OPERATORS, n=1, cutoff=0.0)[0]
-            raise UsageError(f"perturb.rates: unknown operator {name}; did you mean {near}? There are {', '.join(OPERATORS)}")
+            raise UsageError(
+                f"perturb.rates: unknown operator {name}; did you mean {near}? There are "
+                f"{', '.join(OPERATORS)}"
+            )
 
 
 def placement_problem(config: RunConfig, cpus: float, gpus: float) -> str | None:
-    """Why a cluster of this size never finds room for something that the run starts; None where it does.
+    """Why a cluster of this size never finds room for something that the run starts; None where it
+    does.
 
-    A rank takes a core, and a whole GPU where there are as many; engines and the verifier share what GPUs there are.
+    A rank takes a core, and a whole GPU where there are as many; engines and the verifier share
+    what GPUs there are.
     """
     if problem := ranks_problem(_ranks(config), cpus):
         return problem
@@ -139,7 +189,8 @@ def _problem_here(config: RunConfig) -> str | None:
             missing = sorted(_cores(model.cpu_cores) - there)
             if missing:
                 return (
-                    f"{role}.cpu_cores = {model.cpu_cores}: there is no core {missing[0]} here; there are {len(there)}, from {min(there)}"
+                    f"{role}.cpu_cores = {model.cpu_cores}: there is no core {missing[0]} here; "
+                    f"there are {len(there)}, from {min(there)}"
                 )
     return placement_problem(config, config.cluster.num_cpus or os.cpu_count() or 1, gpus)
 
@@ -156,26 +207,40 @@ def local_gpus() -> int:
     """GPUs of this machine that a process may use, without asking a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     there = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    return there if visible is None else min(there, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+    return (
+        there
+        if visible is None
+        else min(
+            there, len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+        )
+    )
 
 
 def _check_folder(key: str, model: str) -> None:
     looks_local = model.startswith((".", "/", "~", "models/", "runs/"))
     if looks_local and not os.path.isdir(named_path(model, key)):
-        raise UsageError(f"{key} = {model}: no such directory; give a Hugging Face directory, a hub id or `scratch`")
+        raise UsageError(
+            f"{key} = {model}: no such directory; give a Hugging Face directory, a hub id or "
+            f"`scratch`"
+        )
 
 
 def _check_model(role: str, model: ModelConfig) -> None:
     if model.backend == "vllm":
         if importlib.util.find_spec("vllm") is None:
             raise RuntimeFailure(
-                f"{role}.backend = vllm: vLLM is not installed; run `make setup`, or install the extra [gpu] on a CUDA machine"
+                f"{role}.backend = vllm: vLLM is not installed; run `make setup`, or install the "
+                f"extra [gpu] on a CUDA machine"
             )
         _check_folder(f"{role}.model", model.model)
     if model.backend == "openai":
-        from actors.language_models.endpoint import Endpoint  # not where there is no endpoint: it takes a moment
+        from actors.language_models.endpoint import (
+            Endpoint,
+        )  # not where there is no endpoint: it takes a moment
 
-        Endpoint(model, role, attempts=1, backoff_s=1.0)  # refuses keys, proxies and certificates that no client takes
+        Endpoint(
+            model, role, attempts=1, backoff_s=1.0
+        )  # refuses keys, proxies and certificates that no client takes
         _check_endpoint(role, model.base_url)
 
 
@@ -188,12 +253,17 @@ def _check_endpoint(role: str, base_url: str) -> None:
         socket.create_connection((url.hostname or "", port), timeout=5.0).close()
     except (OSError, UnicodeError) as error:
         raise RuntimeFailure(
-            f"{role}.base_url = {shown_address(base_url)}: cannot be reached ({error}); start the endpoint or correct the address"
+            f"{role}.base_url = {shown_address(base_url)}: cannot be reached ({error}); start the "
+            f"endpoint or correct the address"
         ) from None
 
 
 def _free_disk_gib(folder: Path) -> float:
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.exists(parent))
+    existing = next(
+        parent
+        for parent in (folder.absolute(), *folder.absolute().parents)
+        if os.path.exists(parent)
+    )
     return shutil.disk_usage(existing).free / 2**30
 
 
@@ -211,9 +281,14 @@ def _label_branches(config: RunConfig) -> int:
     """S, T1 and Tinf in both rounds, and pairs, were every episode to last to the limit."""
     if config.router is None:
         return 0
-    labels, alone = config.labels, (config.labels.tasks + config.labels.validation_tasks) * config.labels.seeds
+    labels, alone = (
+        config.labels,
+        (config.labels.tasks + config.labels.validation_tasks) * config.labels.seeds,
+    )
     first = 2 * labels.n * (labels.states + labels.validation_states) + alone * config.env.max_steps
-    again = (1 + 2 * labels.n_unsure) * ((labels.states + 1) // 2) + (1 + 2 * labels.n) * ((labels.validation_states + 1) // 2)
+    again = (1 + 2 * labels.n_unsure) * ((labels.states + 1) // 2) + (1 + 2 * labels.n) * (
+        (labels.validation_states + 1) // 2
+    )
     pairs = 2 * (labels.pairs + labels.pairs // 4)
     return config.training_seeds * (first + (again + pairs if labels.rounds == 2 else 0))
 
@@ -223,10 +298,21 @@ def simulated_plan(config: SimulatedConfig) -> str:
     rows = [
         ("CPU cores", str(config.cluster.num_cpus or "all"), str(os.cpu_count())),
         ("memory", f"{config.cluster.memory_gib:.1f} GiB", f"{_available_gib():.1f} GiB"),
-        ("learner ranks", str(config.router.deepspeed.ranks), f"for {len(config.routers)} routers, one after the other"),
-        ("episodes", str((config.train_tasks + config.validation_tasks + config.test_tasks) * config.seeds), "simulated, in seconds"),
+        (
+            "learner ranks",
+            str(config.router.deepspeed.ranks),
+            f"for {len(config.routers)} routers, one after the other",
+        ),
+        (
+            "episodes",
+            str((config.train_tasks + config.validation_tasks + config.test_tasks) * config.seeds),
+            "simulated, in seconds",
+        ),
     ]
-    lines = [f"# {'resource':<14} {'asked':>10}   available", *(f"# {name:<14} {asked:>10}   {there}" for name, asked, there in rows)]
+    lines = [
+        f"# {'resource':<14} {'asked':>10}   available",
+        *(f"# {name:<14} {asked:>10}   {there}" for name, asked, there in rows),
+    ]
     if problem := _no_room_here(config):
         lines.append(f"# NO ROOM: {problem}")
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False) + "\n".join(lines)
@@ -239,17 +325,22 @@ def check_simulated(config: SimulatedConfig) -> None:
         raise UsageError(problem)
     if not config.cluster.address and _available_gib() < config.cluster.memory_gib:
         raise RuntimeFailure(
-            f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {_available_gib():.1f} GiB of memory are available; "
+            f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {_available_gib():.1f} GiB "
+            f"of memory are available; "
             "close something, or lower the key if you know better"
         )
 
 
 def _no_room_here(config: SimulatedConfig) -> str | None:
-    """What there is no room for on this machine. One rank needs none: it is the run's own process."""
+    """What there is no room for on this machine. One rank needs none: it is the run's
+    own process.
+    """
     ranks = config.router.deepspeed.ranks
     if config.cluster.address or ranks == 1:
         return None
-    return ranks_problem({"router.deepspeed.ranks": ranks}, config.cluster.num_cpus or os.cpu_count() or 1)
+    return ranks_problem(
+        {"router.deepspeed.ranks": ranks}, config.cluster.num_cpus or os.cpu_count() or 1
+    )
 
 
 def _available_gib() -> float:

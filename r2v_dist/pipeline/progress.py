@@ -1,4 +1,6 @@
-"""Progress on the terminal: a live line where there is one to draw on, else a plain line now and then."""
+"""Progress on the terminal: a live line where there is one to draw on, else a plain line now and
+then.
+"""
 
 import sys
 import time
@@ -11,7 +13,9 @@ from r2v_dist.storage import rollouts as rollout_store
 
 
 class Progress:
-    """One stage's progress. `update` may be called as often as one likes; it draws at most a few times a second."""
+    """One stage's progress. `update` may be called as often as one likes; it draws at most a few
+    times a second.
+    """
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -27,7 +31,11 @@ class Progress:
             return
         self._next = now + (0.25 if self._live else 10.0)
         elapsed = now - self._started
-        eta = f"ETA {elapsed / done * (total - done):.0f} s" if 0 < done < total else f"{elapsed:.0f} s"
+        eta = (
+            f"ETA {elapsed / done * (total - done):.0f} s"
+            if 0 < done < total
+            else f"{elapsed:.0f} s"
+        )
         line = f"[{self._stage}] {done}/{total}  {detail}  {eta}".replace("    ", "  ")
         if self._live:
             sys.stderr.write("\r" + line.ljust(self._width))
@@ -61,7 +69,11 @@ def success_summary(folder: Path) -> SuccessSummary:
         own = table.filter(pc.equal(table["router"], router))
         clean = own.filter(pc.is_null(own["z"]))["success"].to_numpy()
         perturbed = own.filter(pc.is_valid(own["z"]))["success"].to_numpy()
-        values = [f"{label} {v.mean():.0%}" for label, v in (("clean", clean), ("perturbed", perturbed)) if len(v)]
+        values = [
+            f"{label} {v.mean():.0%}"
+            for label, v in (("clean", clean), ("perturbed", perturbed))
+            if len(v)
+        ]
         if router in ("slm_only", "teacher_only") and values:
             parts.append(f"{router} {', '.join(values)}")
     return SuccessSummary(table.num_rows, "; ".join(parts))

@@ -1,4 +1,6 @@
-"""Runs the stages in order. A complete stage whose inputs are unchanged is skipped, another resumes."""
+"""Runs the stages in order. A complete stage whose inputs are unchanged is skipped, another
+resumes.
+"""
 
 import contextlib
 import json
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def execute(config: RunConfig) -> RunDir:
-    """Run every stage that is not complete, then write the report. Safe to kill at any moment and to call again."""
+    """Run every stage that is not complete, then write the report. Safe to kill at any moment and
+    to call again.
+    """
     from r2v_dist.pipeline.services import Crew
     from r2v_dist.report.write import write_report
 
@@ -37,7 +41,9 @@ def execute(config: RunConfig) -> RunDir:
     return run
 
 
-def _complete(stage: Stage, config: RunConfig, run: RunDir, crew: "Crew", manifests: Mapping[str, Manifest]) -> Manifest:
+def _complete(
+    stage: Stage, config: RunConfig, run: RunDir, crew: "Crew", manifests: Mapping[str, Manifest]
+) -> Manifest:
     upstream = [(name, manifests[name].input_hash, manifests[name].results) for name in stage.needs]
     content = json.dumps([_plain(stage.content(config)), upstream], sort_keys=True)
     input_hash = short_hash(config.seed + stage.training_seed, content)
@@ -47,7 +53,9 @@ def _complete(stage: Stage, config: RunConfig, run: RunDir, crew: "Crew", manife
         for name in (*stage.needs, stage.name):
             rollout_store.verify(run.rollouts(name))
         started = time.monotonic()
-        results = stage.run(Context(config, run, crew, stage.name, input_hash, manifests, stage.training_seed))
+        results = stage.run(
+            Context(config, run, crew, stage.name, input_hash, manifests, stage.training_seed)
+        )
         run.complete(stage.name, input_hash, time.monotonic() - started, results)
         manifest = run.manifest(stage.name)
         assert manifest is not None
@@ -79,5 +87,8 @@ def _still_whole(run: RunDir, manifest: Manifest) -> bool:
     there = len(rollout_store.committed_keys(run.rollouts(manifest.stage))) if counted else 0
     if counted and there != counted:
         folder = run.rollouts(manifest.stage)
-        warn(f"{folder} has {there} episodes of {counted}: stage {manifest.stage} plays the others again")
+        warn(
+            f"{folder} has {there} episodes of {counted}: stage {manifest.stage} plays the others "
+            f"again"
+        )
     return not counted or there == counted

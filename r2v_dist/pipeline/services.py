@@ -1,4 +1,5 @@
-"""The processes of a run, started when a stage first needs them and ended with the run: Ray, model servers, runners.
+"""The processes of a run, started when a stage first needs them and ended with the run: Ray, model
+servers, runners.
 
 The third composition point beside the pipeline and the CLI; nothing points back to it.
 """
@@ -57,7 +58,11 @@ class Crew:
     def teacher_version(self) -> str:
         """What the teacher's answers are stored under."""
         teacher = self._config.teacher
-        return checkpoint_version("teacher", Path(_local(teacher.model))) if teacher.backend == "vllm" else _version(teacher)
+        return (
+            checkpoint_version("teacher", Path(_local(teacher.model)))
+            if teacher.backend == "vllm"
+            else _version(teacher)
+        )
 
     def load_slm(self, checkpoint: "Checkpoint") -> None:
         """Have the SLM server answer with this checkpoint; loads in place where it already runs."""
@@ -67,7 +72,8 @@ class Crew:
             server.wait()
 
     def start_early(self) -> None:
-        """Start engines and runners without waiting for them: they come up while games are generated.
+        """Start engines and runners without waiting for them: they come up while games are
+        generated.
 
         Raises UsageError before anything is started where a game file cannot be played.
         """
@@ -78,16 +84,25 @@ class Crew:
         self._fleet
 
     def equip(self, verifier: "Checkpoint | None", models: RouterModels) -> None:
-        """From here on this verifier picks among the SLM's candidates, and these trained routers can be named."""
+        """From here on this verifier picks among the SLM's candidates, and these trained routers
+        can be named.
+        """
         from actors.env_runner import Equipment
         from actors.verifier.client import ScorerHandle
         from actors.verifier.server import start_verifier
 
         config = self._config.verifier
-        if verifier is not None and verifier != self._verifier and config is not None and config.kind == "trained":
+        if (
+            verifier is not None
+            and verifier != self._verifier
+            and config is not None
+            and config.kind == "trained"
+        ):
             self._scorer = ScorerHandle(start_verifier(verifier.path, verifier.version, config))
         self._verifier = verifier
-        self._fleet.equip(Equipment(config if verifier else None, self._scorer if verifier else None, models))
+        self._fleet.equip(
+            Equipment(config if verifier else None, self._scorer if verifier else None, models)
+        )
 
     def roll_out(self, units: list[Unit], folder: Path, on_progress: "OnProgress") -> "Totals":
         """Run the units that are not committed yet."""
@@ -104,7 +119,9 @@ class Crew:
 
     @contextlib.contextmanager
     def learner_progress(self, name: str, metrics: Path, ranks: int) -> Iterator[None]:
-        """Start Ray, see to it that the ranks find GPUs, and show what the learner logs while the block runs."""
+        """Start Ray, see to it that the ranks find GPUs, and show what the learner logs while the
+        block runs.
+        """
         self._ray
         self._make_room(ranks)
         progress, finished = Progress(name), threading.Event()
@@ -112,7 +129,11 @@ class Crew:
         def watch() -> None:
             while not finished.wait(0.5):
                 if row := last_row(metrics):
-                    progress.update(row["step"], row["of"], f"{row.get('router', '')} loss {row['loss']:.4f}".strip())
+                    progress.update(
+                        row["step"],
+                        row["of"],
+                        f"{row.get('router', '')} loss {row['loss']:.4f}".strip(),
+                    )
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -122,17 +143,24 @@ class Crew:
             finished.set()
             watcher.join()
         row = last_row(metrics)
-        progress.close(f"{row['of']} steps, loss {row['loss']:.4f}" if row else "too few steps to log a loss")
+        progress.close(
+            f"{row['of']} steps, loss {row['loss']:.4f}" if row else "too few steps to log a loss"
+        )
 
     def log_totals(self, stage: str, totals: dict[str, int]) -> None:
         """Keep the account of a rollout stage."""
         files.append_json_line(self._run.stage(stage) / "metrics.jsonl", totals)
 
     def _make_room(self, ranks: int) -> None:
-        """End engines, scorer and runners where they hold GPUs that the ranks need; what is asked next starts them again."""
+        """End engines, scorer and runners where they hold GPUs that the ranks need; what is asked
+        next starts them again.
+        """
         import ray
 
-        everything, unused = (resources().get("GPU", 0) for resources in (ray.cluster_resources, ray.available_resources))
+        everything, unused = (
+            resources().get("GPU", 0)
+            for resources in (ray.cluster_resources, ray.available_resources)
+        )
         if "_servers" not in self.__dict__ or not everything >= ranks > unused:
             return
         if fleet := self.__dict__.pop("_fleet", None):
@@ -161,20 +189,29 @@ class Crew:
             servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint())
         if config.teacher.backend == "vllm":
             checkpoint = Checkpoint(_local(config.teacher.model), self.teacher_version())
-            servers["teacher"] = ModelServer("teacher", config.teacher, checkpoint, after=servers.get("slm"))
+            servers["teacher"] = ModelServer(
+                "teacher", config.teacher, checkpoint, after=servers.get("slm")
+            )
         return servers
 
     def _require_gpus(self) -> None:
-        """Refuse what the GPUs of the cluster cannot hold at one time: it would wait for room for ever."""
+        """Refuse what the GPUs of the cluster cannot hold at one time: it would wait for room for
+        ever.
+        """
         import ray
 
         keys, there = self._config.gpus, ray.cluster_resources().get("GPU", 0)
         asked = round(sum(keys.values()), 6)
         if 0 < there < asked:
-            raise UsageError(f"{' + '.join(keys)} = {asked:g} GPUs, the cluster has {there:g}: lower these keys, or add GPUs")
+            raise UsageError(
+                f"{' + '.join(keys)} = {asked:g} GPUs, the cluster has {there:g}: lower these "
+                f"keys, or add GPUs"
+            )
 
     def _require_cores(self) -> None:
-        """Refuse learners whose ranks the cluster could never place now, and not after the rollouts they learn from."""
+        """Refuse learners whose ranks the cluster could never place now, and not after the rollouts
+        they learn from.
+        """
         import ray
 
         from learners.common.ray_train import require_room
@@ -192,11 +229,19 @@ class Crew:
             slm=config.slm,
             teacher=config.teacher,
             slm_tokenizer=self.base_checkpoint().path,
-            teacher_tokenizer=_local(config.teacher.model) if config.teacher.backend == "vllm" else "",
+            teacher_tokenizer=_local(config.teacher.model)
+            if config.teacher.backend == "vllm"
+            else "",
             perturb=config.perturb,
             unit_timeout_s=config.cluster.unit_timeout_s,
         )
-        return Fleet(setup, servers.get("slm"), servers.get("teacher"), config.cluster.runners, config.cluster.in_flight)
+        return Fleet(
+            setup,
+            servers.get("slm"),
+            servers.get("teacher"),
+            config.cluster.runners,
+            config.cluster.in_flight,
+        )
 
     @cached_property
     def _scratch(self) -> "Checkpoint":
@@ -223,7 +268,11 @@ def learner_ranks(config: RunConfig) -> dict[str, int]:
 
 def _version(config: ModelConfig) -> str:
     """The version under which a back end without weights of ours answers."""
-    return {"expert": "expert", "simulated": f"simulated-{config.failure_rate:g}", "openai": config.model}[config.backend]
+    return {
+        "expert": "expert",
+        "simulated": f"simulated-{config.failure_rate:g}",
+        "openai": config.model,
+    }[config.backend]
 
 
 def _local(model: str) -> str:
@@ -235,8 +284,13 @@ def _local(model: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return str(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
+        return str(
+            snapshot_download(
+                model, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UsageError(
-            f"model {model}: neither a local directory nor to be had from the hub ({type(error).__name__}); check the name or the network"
+            f"model {model}: neither a local directory nor to be had from the hub "
+            f"({type(error).__name__}); check the name or the network"
         ) from None

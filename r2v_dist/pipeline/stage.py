@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """`content` is the part of the configuration that decides the stage's outcome; `needs` are the stages it reads."""
+    """`content` is the part of the configuration that decides the stage's outcome; `needs` are the
+    stages it reads.
+    """
 
     name: str
     needs: tuple[str, ...]
@@ -24,9 +26,16 @@ class Stage:
 
 
 def for_training_seed(stages: Sequence[Stage], training_seed: int) -> list[Stage]:
-    """The same stages with everything trained anew; they read each other, and of all other stages the shared ones."""
+    """The same stages with everything trained anew; they read each other, and of all other stages
+    the shared ones.
+    """
     names = {stage.name: stage_name(stage.name, training_seed) for stage in stages}
     return [
-        replace(stage, name=names[stage.name], needs=tuple(names.get(n, n) for n in stage.needs), training_seed=training_seed)
+        replace(
+            stage,
+            name=names[stage.name],
+            needs=tuple(names.get(n, n) for n in stage.needs),
+            training_seed=training_seed,
+        )
         for stage in stages
     ]

@@ -1,4 +1,5 @@
-"""The run as a list of stages, each `inputs -> outputs` in the run directory; a complete stage with equal inputs is skipped.
+"""The run as a list of stages, each `inputs -> outputs` in the run directory; a complete stage with
+equal inputs is skipped.
 
     tasks     env                              -> stages/tasks/tasks.json
     collect   tasks, teacher                   -> rollouts/collect        teacher episodes, clean and perturbed
@@ -10,8 +11,9 @@
     evaluate  tasks, policy, validate          -> rollouts/evaluate       every router, live, on test tasks and seeds
     report    everything above                 -> report/index.html
 
-What is trained, and what follows from it, is done once a training seed (`stage@1`, ... after the first). This module and the CLI
-are the composition root: everything heavy is imported where a stage needs it.
+What is trained, and what follows from it, is done once a training seed (`stage@1`, ... after the
+first). This module and the CLI are the composition root: everything heavy is imported where a stage
+needs it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -40,7 +42,12 @@ def stages(config: RunConfig) -> list[Stage]:
     shared = [Stage("tasks", (), _tasks_content, tasks)]
     if trains:
         shared += [
-            Stage("collect", ("tasks",), lambda c: [c.perturb, c.teacher.content(), c.collect], collect),
+            Stage(
+                "collect",
+                ("tasks",),
+                lambda c: [c.perturb, c.teacher.content(), c.collect],
+                collect,
+            ),
             Stage("baseline", ("tasks",), lambda c: [c.perturb, c.slm.content()], baseline),
         ]
     trained = _slm_stages(config) if trains else []
@@ -61,27 +68,60 @@ def _slm_stages(config: RunConfig) -> list[Stage]:
     made = [Stage("bc", ("collect", "baseline"), lambda c: [c.slm.content(), c.bc], bc)]
     if config.verifier is not None and config.verifier.kind == "trained":
         made += [
-            Stage("states", ("tasks", "bc"), lambda c: [c.perturb, c.slm.content(), c.branches], learning_stages.states),
-            Stage("branches", ("tasks", "states", "bc"), lambda c: [c.teacher.content(), c.branches], learning_stages.branches),
-            Stage("verifier", ("states", "branches", "bc"), lambda c: [c.verifier and c.verifier.content()], learning_stages.verifier),
+            Stage(
+                "states",
+                ("tasks", "bc"),
+                lambda c: [c.perturb, c.slm.content(), c.branches],
+                learning_stages.states,
+            ),
+            Stage(
+                "branches",
+                ("tasks", "states", "bc"),
+                lambda c: [c.teacher.content(), c.branches],
+                learning_stages.branches,
+            ),
+            Stage(
+                "verifier",
+                ("states", "branches", "bc"),
+                lambda c: [c.verifier and c.verifier.content()],
+                learning_stages.verifier,
+            ),
         ]
     if config.dpo is not None:
         made += [
             Stage("pairs", ("states", "branches", "verifier"), lambda c: [c.dpo], pairs),
             Stage("dpo", ("pairs", "bc"), lambda c: [c.dpo], dpo),
-            Stage("cloned", ("tasks", "bc", "verifier"), lambda c: [c.perturb, _test_seeds(c), c.slm.content()], cloned),
+            Stage(
+                "cloned",
+                ("tasks", "bc", "verifier"),
+                lambda c: [c.perturb, _test_seeds(c), c.slm.content()],
+                cloned,
+            ),
         ]
     return made
 
 
 def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
-    """From the deployed SLM on: labels and routers where they are trained, then every router live."""
+    """From the deployed SLM on: labels and routers where they are trained, then every
+    router live.
+    """
 
     def plays(c: RunConfig) -> list[Any]:
-        return [c.perturb, c.slm.content(), c.teacher.content(), c.verifier and c.verifier.content()]
+        return [
+            c.perturb,
+            c.slm.content(),
+            c.teacher.content(),
+            c.verifier and c.verifier.content(),
+        ]
 
     def visits(c: RunConfig) -> list[Any]:
-        return [*plays(c), c.labels.tasks, c.labels.validation_tasks, c.labels.seeds, c.labels.random_rate]
+        return [
+            *plays(c),
+            c.labels.tasks,
+            c.labels.validation_tasks,
+            c.labels.seeds,
+            c.labels.random_rate,
+        ]
 
     def labels(c: RunConfig) -> list[Any]:
         return [*plays(c), c.labels.first_round()]
@@ -108,26 +148,48 @@ def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
         return [*sweeps(c), _test_seeds(c)]
 
     def chooses(c: RunConfig) -> list[Any]:
-        return [*sweeps(c), c.alpha, c.evaluate.epsilon, c.evaluate.confidence, c.evaluate.bootstrap]
+        return [
+            *sweeps(c),
+            c.alpha,
+            c.evaluate.epsilon,
+            c.evaluate.confidence,
+            c.evaluate.bootstrap,
+        ]
 
     made, models = list[Stage](), tuple[str, ...]()
     if config.router is not None:
         made += [
             Stage("visits", ("tasks", *policy), visits, label_stages.visits),
             Stage("labels", ("tasks", *policy, "visits"), labels, label_stages.labels),
-            Stage("router", ("visits", "labels"), learns if config.labels.rounds == 1 else learns_first, router_stages.router),
+            Stage(
+                "router",
+                ("visits", "labels"),
+                learns if config.labels.rounds == 1 else learns_first,
+                router_stages.router,
+            ),
         ]
         models = ("router",)
         if config.labels.rounds == 2:
             made += [
                 Stage("visits2", ("tasks", *policy, "router"), follows, label_stages.second_visits),
-                Stage("labels2", ("tasks", *policy, "router", "visits", "visits2"), both_rounds, label_stages.second_labels),
-                Stage("router2", ("visits", "labels", "labels2"), learns, router_stages.second_router),
+                Stage(
+                    "labels2",
+                    ("tasks", *policy, "router", "visits", "visits2"),
+                    both_rounds,
+                    label_stages.second_labels,
+                ),
+                Stage(
+                    "router2", ("visits", "labels", "labels2"), learns, router_stages.second_router
+                ),
             ]
             models = ("router2",)
     made.append(Stage("validate", ("tasks", *policy, *models), chooses, validate))
-    if "r2v" in config.swept and (config.env.splits.calibration or config.env.files.get("calibration")):
-        made.append(Stage("calibrate", ("tasks", *policy, *models, "validate"), calibrates, calibrate))
+    if "r2v" in config.swept and (
+        config.env.splits.calibration or config.env.files.get("calibration")
+    ):
+        made.append(
+            Stage("calibrate", ("tasks", *policy, *models, "validate"), calibrates, calibrate)
+        )
     made.append(Stage("evaluate", ("tasks", *policy, *models, "validate"), tests, evaluate))
     return made
 

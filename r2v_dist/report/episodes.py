@@ -1,6 +1,8 @@
-"""Episodes worth a look: where the SLM failed and help rescued it, where it needed none, where help came too late.
+"""Episodes worth a look: where the SLM failed and help rescued it, where it needed none, where help
+came too late.
 
-A step shows what the router saw of it: its score against the threshold and, where the router predicts one, the risk.
+A step shows what the router saw of it: its score against the threshold and, where the router
+predicts one, the risk.
 """
 
 import math
@@ -43,26 +45,40 @@ def sample_episodes(run: RunDir, config: RunConfig) -> list[Sample]:
     router, threshold = _shown_router(run, episodes)
     own = pc.equal(episodes["router"], config.alone)
     alone = {(o["task"], o["z"]): o for o in episodes.filter(own).to_pylist()}
-    chosen = episodes.filter(pc.equal(episodes["router"], router)) if router else episodes.slice(0, 0)
-    routed = chosen.filter(pc.equal(chosen["threshold"], threshold)).to_pylist() if threshold is not None else []
+    chosen = (
+        episodes.filter(pc.equal(episodes["router"], router)) if router else episodes.slice(0, 0)
+    )
+    routed = (
+        chosen.filter(pc.equal(chosen["threshold"], threshold)).to_pylist()
+        if threshold is not None
+        else []
+    )
     # A rescue shows most where the SLM acted too before it was helped.
     mixed = sorted(routed, key=lambda o: (abs(o["n_steps"] - _TELLING), o["key"]))
     kinds = {
-        "the SLM alone fails, routed it succeeds": [o["key"] for o in mixed if o["success"] and not alone[o["task"], o["z"]]["success"]],
+        "the SLM alone fails, routed it succeeds": [
+            o["key"] for o in mixed if o["success"] and not alone[o["task"], o["z"]]["success"]
+        ],
         "fails in spite of routing": sorted(o["key"] for o in routed if not o["success"]),
         "the SLM alone fails": sorted(o["key"] for o in alone.values() if not o["success"]),
-        "the SLM alone succeeds": sorted(o["key"] for o in alone.values() if o["success"] and o["n_steps"] >= 4),
+        "the SLM alone succeeds": sorted(
+            o["key"] for o in alone.values() if o["success"] and o["n_steps"] >= 4
+        ),
     }
     wanted = {key: why for why, keys in kinds.items() for key in keys[:PER_KIND]}
     keys = pa.array(list(wanted), pa.string())
-    rows = rows_where(folder, lambda part: pc.is_in(part["key"].cast(pa.string()), value_set=keys), None)
+    rows = rows_where(
+        folder, lambda part: pc.is_in(part["key"].cast(pa.string()), value_set=keys), None
+    )
     model = routers_of(run, config).get("r2v")
     risks = step_forecasts(model, rows, config.env.max_steps) if model is not None else {}
     found = {episode[0]["key"]: episode for episode in rollout_store.episodes_of(rows)}
     samples = []
     for key, why in wanted.items():
         steps = [row for row in found[key] if row["t"] >= 0]
-        samples.append(Sample(why, found[key][0], [_shown(row, risks.get((key, row["t"]))) for row in steps]))
+        samples.append(
+            Sample(why, found[key][0], [_shown(row, risks.get((key, row["t"]))) for row in steps])
+        )
     return samples
 
 
@@ -74,22 +90,30 @@ def _shown_router(run: RunDir, episodes: pa.Table) -> tuple[str | None, float | 
         return None, None
     manifest = run.manifest("validate")
     selected: dict[str, float] = manifest.results.get("selected", {}) if manifest else {}
-    levels = sorted(pc.unique(episodes.filter(pc.equal(episodes["router"], name))["threshold"]).to_pylist())
+    levels = sorted(
+        pc.unique(episodes.filter(pc.equal(episodes["router"], name))["threshold"]).to_pylist()
+    )
     return name, selected.get(name, levels[len(levels) // 2])
 
 
 def _shown(row: dict[str, Any], risk: StepForecast | None) -> dict[str, Any]:
-    texts, logprobs, scores = (row[name] or [] for name in ("candidate_texts", "candidate_logprobs", "verifier_scores"))
+    texts, logprobs, scores = (
+        row[name] or [] for name in ("candidate_texts", "candidate_logprobs", "verifier_scores")
+    )
     candidates = [
         {
             "text": text,
-            "probability": math.exp(sum(logprobs[i])) if i < len(logprobs) and logprobs[i] else None,
+            "probability": math.exp(sum(logprobs[i]))
+            if i < len(logprobs) and logprobs[i]
+            else None,
             "verifier": scores[i] if i < len(scores) else None,
         }
         for i, text in enumerate(texts)
     ]
     entropy = entropy_of(row["first_top_logprobs"]) if row["first_top_logprobs"] else None
-    compared = row["score"] is not None and row["threshold"] is not None and row["router"] != "random"
+    compared = (
+        row["score"] is not None and row["threshold"] is not None and row["router"] != "random"
+    )
     return row | {
         "candidates": _together(candidates),
         "entropy": entropy,

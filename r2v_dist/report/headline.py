@@ -1,4 +1,6 @@
-"""The last lines of a run: who solved how much at which LLM-call rate, and what is promised. The full table is in the report."""
+"""The last lines of a run: who solved how much at which LLM-call rate, and what is promised. The
+full table is in the report.
+"""
 
 from collections import Counter
 
@@ -28,13 +30,28 @@ def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
     trained = f" x {found.training_seeds} training seeds" if found.training_seeds > 1 else ""
     lines = [f"Test: {slm.tasks} tasks x {slm.seeds} perturbation seeds{trained}, live{label}"]
     if config.teacher.backend == "expert":
-        lines[0] += f"; {hard_tasks(run.rollouts('evaluate'), HARD_STEPS)} tasks need {HARD_STEPS} or more expert steps"
+        lines[0] += (
+            f"; {hard_tasks(run.rollouts('evaluate'), HARD_STEPS)} tasks need {HARD_STEPS} or "
+            f"more expert steps"
+        )
     oracle = " (privileged oracle)" if config.teacher.backend == "expert" else ""
-    titles = {"slm_only": "SLM only", "best_of_k": "best of K", "teacher_only": "teacher only" + oracle}
-    shown = {name: one for name in (*titles, "r2v") if (one := found.overall(name, config.evaluate.bootstrap, config.seed)) is not None}
+    titles = {
+        "slm_only": "SLM only",
+        "best_of_k": "best of K",
+        "teacher_only": "teacher only" + oracle,
+    }
+    shown = {
+        name: one
+        for name in (*titles, "r2v")
+        if (one := found.overall(name, config.evaluate.bootstrap, config.seed)) is not None
+    }
     if "r2v" not in shown:
         others = found.seeds[0].swept[:6]
-        shown |= {name: one for name in others if (one := found.overall(name, config.evaluate.bootstrap, config.seed)) is not None}
+        shown |= {
+            name: one
+            for name in others
+            if (one := found.overall(name, config.evaluate.bootstrap, config.seed)) is not None
+        }
     lines += [_line(titles.get(name, listed(name)), one) for name, one in shown.items()]
     lines += _compared(found)
     lines += _claims(found)
@@ -52,14 +69,21 @@ def abnormal_ends(run: RunDir, config: RunConfig) -> list[str]:
     for seed in range(config.training_seeds):
         folder = run.rollouts(stage_name("evaluate", seed))
         table = rollout_store.outcomes(rollout_store.read(folder, ["t", "router", "stop_reason"]))
-        routers, reasons = (table[name].cast(pa.string()).to_pylist() for name in ("router", "stop_reason"))
+        routers, reasons = (
+            table[name].cast(pa.string()).to_pylist() for name in ("router", "stop_reason")
+        )
         for router, reason in zip(routers, reasons, strict=True):
             by_router.setdefault(router, Counter())[reason] += 1
     played = sum(by_router.values(), Counter[str]())
-    told = [f"{reason.replace('_', ' ')} {played[reason] / played.total():.1%}" for reason in sorted({*played} - {*_ENDS})]
+    told = [
+        f"{reason.replace('_', ' ')} {played[reason] / played.total():.1%}"
+        for reason in sorted({*played} - {*_ENDS})
+    ]
     if not told:
         return []
-    shares = {name: 1 - sum(ends[end] for end in _ENDS) / ends.total() for name, ends in by_router.items()}
+    shares = {
+        name: 1 - sum(ends[end] for end in _ENDS) / ends.total() for name, ends in by_router.items()
+    }
     worst = max(shares, key=lambda name: shares[name])
     most = f"most with {LABELS[worst]}, {shares[worst]:.1%}"
     return [f"  NOT ENDED BY THE TASK: {', '.join(told)} of {played.total()} test episodes; {most}"]
@@ -71,7 +95,8 @@ def _line(title: str, one: Overall) -> str:
     if one.thresholds:
         title += f" @ {', '.join(f'{threshold:.3g}' for threshold in one.thresholds)}"
     return (
-        f"  {title:<{_WIDTH}} {one.success_rate:6.1%}  [{low:.1%}, {high:.1%}]  worst seed {one.worst_seed_success:.1%}"
+        f"  {title:<{_WIDTH}} {one.success_rate:6.1%}  [{low:.1%}, {high:.1%}]  worst seed "
+        f"{one.worst_seed_success:.1%}"
         f"  LLM calls {one.llm_call_rate:.1%}"
     )
 
@@ -86,11 +111,16 @@ def _compared(found: Findings) -> list[str]:
     assert best.matched_difference is not None
     gap = best.matched_difference
     title = f"best baseline at that cost: {listed(best.other)}"
-    ahead = f"r2v is {gap.difference * 100:+.1f} points [{gap.low * 100:+.1f}, {gap.high * 100:+.1f}]"
+    ahead = (
+        f"r2v is {gap.difference * 100:+.1f} points [{gap.low * 100:+.1f}, {gap.high * 100:+.1f}]"
+    )
     p = f"Holm p {'<=' if best.p_holm_at_floor else '='} {best.p_holm:.2g}"
     differ = f"{best.differing_tasks} tasks differ"
     lines = [f"  {title:<{_WIDTH}} {best.matched_success:6.1%}  {ahead}, {p}, {differ}"]
-    closest = min((one for one in compared.others if one.family == "baseline"), key=lambda one: one.auc_difference.low)
+    closest = min(
+        (one for one in compared.others if one.family == "baseline"),
+        key=lambda one: one.auc_difference.low,
+    )
     area = closest.auc_difference
     lines.append(
         f"  frontier area: r2v {compared.auc:.3f}; closest baseline"

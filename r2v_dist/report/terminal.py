@@ -18,15 +18,28 @@ from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir, open_run
 
 
-def show(root: Path, stage: str, *, router: str | None, task: str | None, z: int | None, failed: bool, limit: int) -> None:
+def show(
+    root: Path,
+    stage: str,
+    *,
+    router: str | None,
+    task: str | None,
+    z: int | None,
+    failed: bool,
+    limit: int,
+) -> None:
     """Print up to `limit` episodes that match.
 
     Raises UsageError when the stage has no rollouts, naming those that have.
     """
     folder = root / "rollouts" / stage
     if not rollout_store.shards(folder):
-        have = sorted(path.name for path in (root / "rollouts").glob("*") if rollout_store.shards(path))
-        raise UsageError(f"{root}: no rollouts of stage {stage}; there are {', '.join(have) or 'none'}")
+        have = sorted(
+            path.name for path in (root / "rollouts").glob("*") if rollout_store.shards(path)
+        )
+        raise UsageError(
+            f"{root}: no rollouts of stage {stage}; there are {', '.join(have) or 'none'}"
+        )
     RunDir(root).require_rollouts(stage)
     table = rollout_store.read(folder)
     if router is not None:
@@ -44,12 +57,24 @@ def show(root: Path, stage: str, *, router: str | None, task: str | None, z: int
             return
         shown += 1
         first = rows[0]
-        mark = Text("success", style="bold green") if first["success"] else Text(first["stop_reason"], style="bold red")
+        mark = (
+            Text("success", style="bold green")
+            if first["success"]
+            else Text(first["stop_reason"], style="bold red")
+        )
         console.print(
-            Text.assemble(("\n" + first["task"], "bold"), f"  z={'clean' if first['z'] is None else first['z']}  {first['arm']}  ", mark)
+            Text.assemble(
+                ("\n" + first["task"], "bold"),
+                f"  z={'clean' if first['z'] is None else first['z']}  {first['arm']}  ",
+                mark,
+            )
         )
         console.print(f"Goal: {first['goal']}", markup=False)
-        risks = _risks(models, table.filter(pc.equal(table["key"].cast(pa.string()), first["key"])), first["router"])
+        risks = _risks(
+            models,
+            table.filter(pc.equal(table["key"].cast(pa.string()), first["key"])),
+            first["router"],
+        )
         for row in rows:
             _show_step(console, row, risks.get((row["key"], row["t"])))
         console.print(first["final_observation"], markup=False, style="dim")
@@ -60,7 +85,9 @@ def show(root: Path, stage: str, *, router: str | None, task: str | None, z: int
 
 
 def _routers(root: Path, stage: str) -> tuple[dict[str, RouterModel], int | None]:
-    """The routers whose risks can be shown, of the stage's training seed, and the step limit; none in a folder that is no whole run."""
+    """The routers whose risks can be shown, of the stage's training seed, and the step limit; none
+    in a folder that is no whole run.
+    """
     if not (root / "config.yaml").is_file():
         return {}, None
     run, config = open_run(root)
@@ -68,8 +95,12 @@ def _routers(root: Path, stage: str) -> tuple[dict[str, RouterModel], int | None
     return routers_of(run, config, int(seed) if seed.isdigit() else 0), config.env.max_steps
 
 
-def _risks(models: tuple[dict[str, RouterModel], int | None], rows: pa.Table, router: str) -> dict[tuple[str, int], StepForecast]:
-    """By the router that played, else by r2v; what the query-level classifier says does not change with the step."""
+def _risks(
+    models: tuple[dict[str, RouterModel], int | None], rows: pa.Table, router: str
+) -> dict[tuple[str, int], StepForecast]:
+    """By the router that played, else by r2v; what the query-level classifier says does not change
+    with the step.
+    """
     model = models[0].get(router if router in LEARNED else "r2v")
     return step_forecasts(model, rows, models[1]) if model is not None else {}
 
@@ -78,22 +109,43 @@ def _show_step(console: Console, row: dict[str, Any], risk: StepForecast | None)
     if row["t"] == -1:
         return
     told = ", ".join(row["perturbations"] or [])
-    console.print(Text.assemble((f"  {row['t']:>2} ", "dim"), str(row["observation"]), (f"   ← {told}" if told else "", "yellow")))
+    console.print(
+        Text.assemble(
+            (f"  {row['t']:>2} ", "dim"),
+            str(row["observation"]),
+            (f"   ← {told}" if told else "", "yellow"),
+        )
+    )
     who = Text(f"{row['actor']} > ", style="cyan" if row["actor"] == "slm" else "magenta")
     fault = "" if row["executed"] else "   (tool fault: not executed)"
-    console.print(Text.assemble("     ", who, (str(row["action"]), "bold"), (_reasons(row, risk), "dim"), (fault, "red")))
+    console.print(
+        Text.assemble(
+            "     ", who, (str(row["action"]), "bold"), (_reasons(row, risk), "dim"), (fault, "red")
+        )
+    )
     if scores := row["verifier_scores"]:
-        rated = "  ".join(f"{text} {score:.2f}" for text, score in zip(row["candidate_texts"] or [], scores, strict=True))
+        rated = "  ".join(
+            f"{text} {score:.2f}"
+            for text, score in zip(row["candidate_texts"] or [], scores, strict=True)
+        )
         console.print(Text.assemble(("     verifier: ", "dim"), (rated, "dim")))
 
 
 def _reasons(row: dict[str, Any], risk: StepForecast | None) -> str:
-    """Entropy of the proposal, predicted risk of failing alone, and the score against its threshold: why it escalated, or did not."""
+    """Entropy of the proposal, predicted risk of failing alone, and the score against its
+    threshold: why it escalated, or did not.
+    """
     top, score, threshold = row["first_top_logprobs"], row["score"], row["threshold"]
     parts = [f"entropy {entropy_of(top):.2f}"] if top else []
     if risk is not None:
-        parts.append(f"risk {risk.alone:.2f}" + (f", {risk.after:.2f} after a teacher step" if risk.after is not None else ""))
+        parts.append(
+            f"risk {risk.alone:.2f}"
+            + (f", {risk.after:.2f} after a teacher step" if risk.after is not None else "")
+        )
         parts += [f"dissent {risk.dissent:.2f}"] if risk.dissent is not None else []
     if score is not None and threshold is not None:
-        parts.append(f"{'draw' if row['router'] == 'random' else 'score'} {score:.3g} {'<' if score < threshold else '≥'} {threshold:.3g}")
+        parts.append(
+            f"{'draw' if row['router'] == 'random' else 'score'} {score:.3g} "
+            f"{'<' if score < threshold else '≥'} {threshold:.3g}"
+        )
     return "".join(f"   {part}" for part in parts)

@@ -12,7 +12,9 @@ from r2v_dist.report.summary import summary
 from r2v_dist.storage.run_dir import RunDir
 
 
-def write_report(run: RunDir, config: RunConfig, stage_names: Sequence[str], found: Findings | None = None) -> Path:
+def write_report(
+    run: RunDir, config: RunConfig, stage_names: Sequence[str], found: Findings | None = None
+) -> Path:
     """Write `report/index.html`, `report/summary.json` and PNG copies of the figures."""
     import json
 
@@ -29,7 +31,14 @@ def write_report(run: RunDir, config: RunConfig, stage_names: Sequence[str], fou
     figures = draw_figures(run, config, found, folder)
     facts = summary(run, config, found, stage_names)
     write_atomically(folder / "summary.json", json.dumps(facts, indent=1))
-    page = render_page(facts, changed_by_training(run, config, found), config, found, figures, sample_episodes(run, config))
+    page = render_page(
+        facts,
+        changed_by_training(run, config, found),
+        config,
+        found,
+        figures,
+        sample_episodes(run, config),
+    )
     write_atomically(folder / "index.html", page)
     return folder / "index.html"
 

@@ -11,7 +11,9 @@ from r2v_dist.verifier.base import preferred
 
 
 def entropy_of(logprobs: Sequence[float]) -> float:
-    """Entropy in nats of a first token's distribution; what lies beyond the returned top counts as one more outcome."""
+    """Entropy in nats of a first token's distribution; what lies beyond the returned top counts as
+    one more outcome.
+    """
     probabilities = [math.exp(logprob) for logprob in logprobs]
     rest = max(0.0, 1.0 - sum(probabilities))
     return -sum(p * math.log(p) for p in [*probabilities, rest] if p > 1e-12)
@@ -28,7 +30,9 @@ def verifier_doubt(situation: Situation, proposal: Answer) -> float:
     if not proposal.candidates:
         return 1.0
     if not situation.verifier_scores:
-        raise UsageError("router verifier: this run has no verifier; configure one or leave the router out")
+        raise UsageError(
+            "router verifier: this run has no verifier; configure one or leave the router out"
+        )
     return 1.0 - max(situation.verifier_scores)
 
 
@@ -45,15 +49,21 @@ def action_perplexity(situation: Situation, proposal: Answer) -> float:
     """
     if not proposal.candidates:
         return math.inf
-    chosen = preferred([candidate.text for candidate in proposal.candidates], situation.verifier_scores)
+    chosen = preferred(
+        [candidate.text for candidate in proposal.candidates], situation.verifier_scores
+    )
     logprobs = proposal.candidates[chosen].logprobs
     if not logprobs:
-        raise UsageError("router perplexity: this SLM gives no log-probabilities; leave the router out")
+        raise UsageError(
+            "router perplexity: this SLM gives no log-probabilities; leave the router out"
+        )
     return math.exp(-sum(logprobs) / len(logprobs))
 
 
 def stuck_steps(situation: Situation) -> float:
-    """Latest steps in a row that led nowhere: an action said again, or an answer that is the same again or speaks of an error."""
+    """Latest steps in a row that led nowhere: an action said again, or an answer that is the same
+    again or speaks of an error.
+    """
     actions, seen, stuck = situation.actions, situation.observations, 0
     for i in reversed(range(len(actions))):
         again = i > 0 and actions[i] == actions[i - 1]

@@ -1,6 +1,8 @@
-"""Monotone maps from a raw risk to a calibrated one (docs/method.md, section 7): plain numbers, applied by numpy.
+"""Monotone maps from a raw risk to a calibrated one (docs/method.md, section 7): plain numbers,
+applied by numpy.
 
-Labels are soft: `failures` out of `n` branches at a state, so that a state weighs as much as it was sampled.
+Labels are soft: `failures` out of `n` branches at a state, so that a state weighs as much as it was
+sampled.
 """
 
 import math
@@ -19,12 +21,16 @@ Kind = Literal["identity", "temperature", "platt", "isotonic"]
 _EDGE = 1e-6
 LOGIT_EDGE = math.log((1 - _EDGE) / _EDGE)
 _PRIOR = 1e-2
-"""Strength, in observations, of the pull towards the identity: separable data would send a slope to infinity."""
+"""Strength, in observations, of the pull towards the identity: separable data would send a slope to
+infinity.
+"""
 
 
 @dataclass(frozen=True)
 class Calibrator:
-    """p -> sigmoid(slope * logit(p) + offset), and for `isotonic`, whose slope is 1, on through the piecewise linear (x, y)."""
+    """p -> sigmoid(slope * logit(p) + offset), and for `isotonic`, whose slope is 1, on through the
+    piecewise linear (x, y).
+    """
 
     kind: Kind = "identity"
     slope: float = 1.0
@@ -33,7 +39,9 @@ class Calibrator:
     y: tuple[float, ...] = ()
 
     def __call__(self, p: Array) -> Array:
-        """Calibrated probabilities, shape as `p`; those closer than 1e-6 to 0 or 1 count as that far away."""
+        """Calibrated probabilities, shape as `p`; those closer than 1e-6 to 0 or 1 count as that
+        far away.
+        """
         return self.pooled(sigmoid(self.slope * logit(p) + self.offset))
 
     def pooled(self, q: Array) -> Array:
@@ -47,12 +55,20 @@ class Calibrator:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        return cls(values["kind"], values["slope"], values["offset"], tuple(values["x"]), tuple(values["y"]))
+        return cls(
+            values["kind"],
+            values["slope"],
+            values["offset"],
+            tuple(values["x"]),
+            tuple(values["y"]),
+        )
 
 
 @dataclass(frozen=True)
 class CalibratorChoice:
-    """The calibrator fitted on everything, and the cross-validated Brier score of every kind it was chosen by."""
+    """The calibrator fitted on everything, and the cross-validated Brier score of every kind it was
+    chosen by.
+    """
 
     calibrator: Calibrator
     brier: tuple[tuple[Kind, float], ...]
@@ -78,7 +94,9 @@ def fit_temperature(p: Array, failures: Array, n: Array) -> Calibrator:
 
 
 def fit_platt(p: Array, failures: Array, n: Array) -> Calibrator:
-    """Maximum likelihood of slope and offset; a negative slope would turn the order round and becomes 0."""
+    """Maximum likelihood of slope and offset; a negative slope would turn the order round and
+    becomes 0.
+    """
     x_N2 = np.stack([logit(p), np.ones(len(p))], axis=1)
     slope, offset = logistic_fit(x_N2, failures, n, np.array([1.0, 0.0]))
     if slope < 0:
@@ -87,15 +105,26 @@ def fit_platt(p: Array, failures: Array, n: Array) -> Calibrator:
 
 
 def fit_isotonic(p: Array, failures: Array, n: Array) -> Calibrator:
-    """Weighted least squares among non-decreasing maps, by pooling adjacent violators; linear between the pools."""
+    """Weighted least squares among non-decreasing maps, by pooling adjacent violators; linear
+    between the pools.
+    """
     order = np.argsort(p, kind="stable")
     levels, first = np.unique(p[order], return_index=True)
     weights, sums = np.add.reduceat(n[order], first), np.add.reduceat(failures[order], first)
     levels, weights, sums = (values[weights > 0] for values in (levels, weights, sums))
     shares, pool = pool_adjacent_violators(sums / weights, weights)
     # A pool is flat from its first level to its last.
-    ends = np.unique(np.concatenate([np.unique(pool, return_index=True)[1], len(pool) - 1 - np.unique(pool[::-1], return_index=True)[1]]))
-    return Calibrator("isotonic", x=tuple(levels[ends].tolist()), y=tuple(shares[pool[ends]].tolist()))
+    ends = np.unique(
+        np.concatenate(
+            [
+                np.unique(pool, return_index=True)[1],
+                len(pool) - 1 - np.unique(pool[::-1], return_index=True)[1],
+            ]
+        )
+    )
+    return Calibrator(
+        "isotonic", x=tuple(levels[ends].tolist()), y=tuple(shares[pool[ends]].tolist())
+    )
 
 
 _FITS: dict[Kind, Callable[[Array, Array, Array], Calibrator]] = {
@@ -105,7 +134,9 @@ _FITS: dict[Kind, Callable[[Array, Array, Array], Calibrator]] = {
 }
 
 
-def choose_calibrator(p: Array, failures: Array, n: Array, task: npt.NDArray[Any], seed: int, folds: int = 5) -> CalibratorChoice:
+def choose_calibrator(
+    p: Array, failures: Array, n: Array, task: npt.NDArray[Any], seed: int, folds: int = 5
+) -> CalibratorChoice:
     """The kind with the least Brier score on held-out tasks, then fitted on all of them.
 
     Raises ValueError with fewer than two tasks: nothing could be held out.
@@ -121,18 +152,29 @@ def choose_calibrator(p: Array, failures: Array, n: Array, task: npt.NDArray[Any
         held_out_N = np.empty(len(p))
         for fold in range(fold_N.max() + 1):
             inside_N = (fold_N != fold) & labelled_N
-            held_out_N[fold_N == fold] = fit(p[inside_N], failures[inside_N], n[inside_N])(p[fold_N == fold])
+            held_out_N[fold_N == fold] = fit(p[inside_N], failures[inside_N], n[inside_N])(
+                p[fold_N == fold]
+            )
         scores.append((kind, float((n * (held_out_N - share_N) ** 2).sum() / n.sum())))
     best = min(scores, key=lambda score: score[1])[0]
-    return CalibratorChoice(_FITS[best](p[labelled_N], failures[labelled_N], n[labelled_N]), tuple(scores))
+    return CalibratorChoice(
+        _FITS[best](p[labelled_N], failures[labelled_N], n[labelled_N]), tuple(scores)
+    )
 
 
-def logistic_fit(x_ND: Array, failures: Array, n: Array, prior_D: Array, strength: float = _PRIOR) -> Array:
-    """Weights [D] of least binomial log-loss plus strength / 2 |w - prior|^2, by Newton's method with step halving."""
+def logistic_fit(
+    x_ND: Array, failures: Array, n: Array, prior_D: Array, strength: float = _PRIOR
+) -> Array:
+    """Weights [D] of least binomial log-loss plus strength / 2 |w - prior|^2, by Newton's method
+    with step halving.
+    """
 
     def loss(w_D: Array) -> float:
         a_N = x_ND @ w_D
-        return float((n * np.logaddexp(0.0, a_N) - failures * a_N).sum() + 0.5 * strength * ((w_D - prior_D) ** 2).sum())
+        return float(
+            (n * np.logaddexp(0.0, a_N) - failures * a_N).sum()
+            + 0.5 * strength * ((w_D - prior_D) ** 2).sum()
+        )
 
     w_D = prior_D.copy()
     for _ in range(100):

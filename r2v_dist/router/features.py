@@ -1,8 +1,9 @@
-"""Router features f_t (docs/method.md, section 5): what a deployed agent sees at a step, and nothing else.
+"""Router features f_t (docs/method.md, section 5): what a deployed agent sees at a step, and
+nothing else.
 
-One function, `features`, serves training, evaluation and the gateway; a live step and a stored row of it give the same vector.
-No reward, outcome, seed, task id, clean observation or operator is read. Tensor axes: N steps, K candidates, V first-token
-alternatives, F features.
+One function, `features`, serves training, evaluation and the gateway; a live step and a stored row
+of it give the same vector. No reward, outcome, seed, task id, clean observation or operator is
+read. Tensor axes: N steps, K candidates, V first-token alternatives, F features.
 """
 
 import re
@@ -44,16 +45,35 @@ FEATURE_NAMES: tuple[str, ...] = (
     "escalations",
     "budget_left",
 )
-"""`surprisal_best` and `action_surprisal`: log(`_SURE` - log-probability) of the likeliest candidate, and a token of the one to be
-executed: a scale on which 99.9 % and 97 % sure are far apart. `proposals_repeating` and `proposals_done`: shares of candidates that
-repeat the last action, or any earlier one of the episode; `action_words`: mean length of a candidate. `t_share` is 0 without a step
-limit, `budget_left` is 1 without a budget; groups with a `_missing` bit are 0 where it is 1."""
+"""`surprisal_best` and `action_surprisal`: log(`_SURE` - log-probability) of the likeliest
+candidate, and a token of the one to be executed: a scale on which 99.9 % and 97 % sure are far
+apart. `proposals_repeating` and `proposals_done`: shares of candidates that repeat the last action,
+or any earlier one of the episode; `action_words`: mean length of a candidate. `t_share` is 0
+without a step limit, `budget_left` is 1 without a budget; groups with a `_missing` bit are 0 where
+it is 1.
+"""
 
 _SURE = 1e-4
 """Surprise that is as good as none, in nats."""
 _GROUP = 4
-"""Features that log-probabilities and verifier scores have in common, in this order: best, mean, std, missing."""
-_STEMS = ("error", "exception", "traceback", "fail", "time", "denied", "invalid", "unable", "not ", "can't", "cannot", "don't", "no such")
+"""Features that log-probabilities and verifier scores have in common, in this order: best, mean,
+std, missing.
+"""
+_STEMS = (
+    "error",
+    "exception",
+    "traceback",
+    "fail",
+    "time",
+    "denied",
+    "invalid",
+    "unable",
+    "not ",
+    "can't",
+    "cannot",
+    "don't",
+    "no such",
+)
 """One of them is in every text that `_ERROR` finds; looking for them first is ten times faster."""
 _ERROR = re.compile(
     r"\berrors?\b|\bexception\b|\btraceback\b|\bfail(ed|s|ure)?\b|\btimed[ -]?out\b|\btimeout\b|\bdenied\b|\binvalid\b|\bunable\b"
@@ -64,7 +84,8 @@ _ERROR = re.compile(
 def features(batch: StepBatch) -> Array:
     """The feature vectors [N, F] of a batch, in the order of `FEATURE_NAMES`; always finite."""
     columns_FN = np.empty((len(FEATURE_NAMES), len(batch.t_N)))
-    # Log-probabilities and verifier scores in one pass. Few numpy calls, because a live step pays for each of them.
+    # Log-probabilities and verifier scores in one pass. Few numpy calls, because a live step pays
+    # for each of them.
     scores_GNK = np.array((batch.sequence_logprobs_NK, batch.verifier_scores_NK))
     known_GNK = scores_GNK == scores_GNK
     count_GN = np.add.reduce(known_GNK, axis=2, dtype=np.float64)
@@ -104,7 +125,9 @@ def looks_like_an_error(observation: str) -> bool:
 
 
 def _entropy(logprobs_NV: Array) -> Array:
-    """As `routers.entropy_of`: what lies beyond the returned alternatives counts as one more outcome."""
+    """As `routers.entropy_of`: what lies beyond the returned alternatives counts as one more
+    outcome.
+    """
     logprobs_NV = np.maximum(logprobs_NV, ABSENT)
     p_NV = np.exp(logprobs_NV)
     rest_N = np.maximum(1.0 - np.add.reduce(p_NV, axis=1), 1e-300)
@@ -113,9 +136,11 @@ def _entropy(logprobs_NV: Array) -> Array:
 
 
 def _read_texts(batch: StepBatch) -> Array:
-    """[8, N]: shares of candidates with the commonest first token and action, distinct actions; then whether the last action was
-    the one before it too, the shares of candidates that repeat it and that repeat any action of the episode, the candidates' mean
-    length, whether the observation speaks of an error."""
+    """[8, N]: shares of candidates with the commonest first token and action, distinct actions;
+    then whether the last action was the one before it too, the shares of candidates that repeat it
+    and that repeat any action of the episode, the candidates' mean length, whether the observation
+    speaks of an error.
+    """
     rows = [
         (
             max(map(tokens.count, tokens)) / len(tokens) if tokens else 0.0,
@@ -128,13 +153,19 @@ def _read_texts(batch: StepBatch) -> Array:
             looks_like_an_error(observation),
         )
         for tokens, texts, done, observation in zip(
-            batch.first_tokens, batch.candidate_texts, batch.actions, batch.observations, strict=True
+            batch.first_tokens,
+            batch.candidate_texts,
+            batch.actions,
+            batch.observations,
+            strict=True,
         )
     ]
     return np.array(rows, dtype=np.float64).reshape(-1, 8).T
 
 
 def _slope(earlier_N2: Array, now_N: Array) -> Array:
-    """Change a step over three steps, over two where the first is unknown; nan where there is nothing to compare."""
+    """Change a step over three steps, over two where the first is unknown; nan where there is
+    nothing to compare.
+    """
     over_three_N = (now_N - earlier_N2[:, 0]) / 2
     return np.where(over_three_N == over_three_N, over_three_N, now_N - earlier_N2[:, 1])

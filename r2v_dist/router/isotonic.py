@@ -31,7 +31,9 @@ class Isotonic:
 
 
 def pool_adjacent_violators(targets: Array, weights: Array) -> tuple[Array, Array]:
-    """Weighted least-squares non-decreasing fit of a sequence: the pools' levels, and the pool of each entry."""
+    """Weighted least-squares non-decreasing fit of a sequence: the pools' levels, and the pool of
+    each entry.
+    """
     levels: list[float] = []
     masses: list[float] = []
     sizes: list[int] = []
@@ -51,9 +53,9 @@ def pool_adjacent_violators(targets: Array, weights: Array) -> tuple[Array, Arra
 def fit_isotonic(scores: Array, targets: Array, weights: Array) -> Isotonic:
     """Fit targets in [0, 1] by a non-decreasing map of the scores.
 
-    Pools are joined at their weighted mean scores (centred isotonic regression), so that inside the range different scores
-    keep different values and a ranking by the calibrated value is a ranking by the score.
-    Raises ValueError without an entry of positive weight.
+    Pools are joined at their weighted mean scores (centred isotonic regression), so that inside the
+    range different scores keep different values and a ranking by the calibrated value is a ranking
+    by the score. Raises ValueError without an entry of positive weight.
     """
     order = np.argsort(scores, kind="stable")
     order = order[weights[order] > 0]

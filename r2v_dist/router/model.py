@@ -1,21 +1,25 @@
-"""The exported router: a folder that numpy alone can run, and that refuses features it was not trained on.
+"""The exported router: a folder that numpy alone can run, and that refuses features it was not
+trained on.
 
-`router.safetensors` holds `scaler.mean` [F], `scaler.std` [F] and for every head, in float64, `<head>.<layer>.weight` [out, in] and
-`<head>.<layer>.bias` [out], layers counted from 0. Layers are joined by SiLU; the last has one output, whose sigmoid is the head's.
-`router.json` holds the feature names and version, the mode, the score, `effect_features`, the router's version and the calibrator of
-each risk head.
+`router.safetensors` holds `scaler.mean` [F], `scaler.std` [F] and for every head, in float64,
+`<head>.<layer>.weight` [out, in] and
+`<head>.<layer>.bias` [out], layers counted from 0. Layers are joined by SiLU; the last has one
+output, whose sigmoid is the head's.
+`router.json` holds the feature names and version, the mode, the score, `effect_features`, the
+router's version and the calibrator of each risk head.
 
 Heads, all on standardised features (f - mean) / std:
   decoupled  `rho`, `rho1`, `rhoT`, and `policy` on the concatenation (rho, rho1, rhoT after calibration, standardised f)
   joint      `rho` alone
-Where the labels say what the teacher would have done there is `dissent` too, the probability that it is not what the SLM does; and
-where they say how a router goes on after either, `gain` and `saving`, linear in (rho, rho1, rhoT, dissent, `EFFECT_FEATURES`):
-success gained and later calls saved by a step of the teacher that is not the SLM's. Risks and dissent have equal layer sizes; their
-logits are clipped to +-`calibrators.LOGIT_EDGE` before calibration.
-The score is the calibrated rho when joint; when decoupled `router.json` says which: the policy's output (`policy`), rho (`risk`),
-rho - rho1 (`value`, what one step of the teacher is worth to an SLM that never asks again), `dissent`, or `advantage`, the success that
-a step gains for every call it costs, to an agent that may ask again later.
-Escalate iff score >= threshold.
+Where the labels say what the teacher would have done there is `dissent` too, the probability that
+it is not what the SLM does; and where they say how a router goes on after either, `gain` and
+`saving`, linear in (rho, rho1, rhoT, dissent, `EFFECT_FEATURES`): success gained and later calls
+saved by a step of the teacher that is not the SLM's. Risks and dissent have equal layer sizes;
+their logits are clipped to +-`calibrators.LOGIT_EDGE` before calibration. The score is the
+calibrated rho when joint; when decoupled `router.json` says which: the policy's output (`policy`),
+rho (`risk`), rho - rho1 (`value`, what one step of the teacher is worth to an SLM that never asks
+again), `dissent`, or `advantage`, the success that a step gains for every call it costs, to an
+agent that may ask again later. Escalate iff score >= threshold.
 """
 
 import json
@@ -38,21 +42,39 @@ Mode = Literal["joint", "decoupled"]
 Score = Literal["policy", "risk", "value", "dissent", "advantage"]
 RISKS = ("rho", "rho1", "rhoT")
 ESTIMATES = (*RISKS, "dissent")
-"""Probabilities that are learned from labels, risks by their Brier scores and dissent by its log loss."""
+"""Probabilities that are learned from labels, risks by their Brier scores and dissent by its log
+loss.
+"""
 EFFECT_FEATURES = ("t", "escalations")
-"""What gain and saving are linear in besides risks and dissent. Pairs are few and each is one coin toss, so the inputs are few
-too: the estimates stand for the other features."""
+"""What gain and saving are linear in besides risks and dissent. Pairs are few and each is one coin
+toss, so the inputs are few too: the estimates stand for the other features.
+"""
 _EFFECT_COLUMNS = [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES]
-_DESCRIBED = {"version", "mode", "score", "feature_version", "feature_names", "layers", "calibrators"}
-_HEADS_OF: dict[Score, tuple[str, ...]] = {"dissent": ("dissent",), "advantage": ("dissent", "gain", "saving")}
+_DESCRIBED = {
+    "version",
+    "mode",
+    "score",
+    "feature_version",
+    "feature_names",
+    "layers",
+    "calibrators",
+}
+_HEADS_OF: dict[Score, tuple[str, ...]] = {
+    "dissent": ("dissent",),
+    "advantage": ("dissent", "gain", "saving"),
+}
 LEAST_COST = 0.1
 LEAST_GAIN = 0.01
-"""A router that asks often recovers from most steps, and few pairs may then show no gain at all: what a step saves decides."""
+"""A router that asks often recovers from most steps, and few pairs may then show no gain at all:
+what a step saves decides.
+"""
 
 
 @dataclass(frozen=True)
 class Mlp:
-    """(weight [out, in], bias [out]) of each layer; or H networks of equal sizes at once, both with a leading axis H."""
+    """(weight [out, in], bias [out]) of each layer; or H networks of equal sizes at once, both with
+    a leading axis H.
+    """
 
     layers: tuple[tuple[Array, Array], ...]
 
@@ -61,7 +83,8 @@ class Mlp:
         *hidden, (last_IO, last_O) = self._transposed
         for weight_IO, bias_O in hidden:
             half_NO = x_NI @ weight_IO + bias_O
-            # SiLU(2 h) = h (1 + tanh h), in place: a live decision costs little but its numpy calls.
+            # SiLU(2 h) = h (1 + tanh h), in place: a live decision costs little but its numpy
+            # calls.
             x_NI = np.tanh(half_NO)
             x_NI += 1.0
             x_NI *= half_NO
@@ -80,9 +103,11 @@ class Mlp:
 
 @dataclass(frozen=True)
 class RiskPrediction:
-    """Calibrated risks, the score and the calibrated dissent, each [N]; a joint router has neither rho1 nor rhoT.
+    """Calibrated risks, the score and the calibrated dissent, each [N]; a joint router has neither
+    rho1 nor rhoT.
 
-    Gain and saving are those of an `advantage` score, whose numerator and denominator are made of them.
+    Gain and saving are those of an `advantage` score, whose numerator and denominator are made of
+    them.
     """
 
     rho: Array
@@ -94,21 +119,31 @@ class RiskPrediction:
     saving: Array | None = None
 
 
-def effect_inputs(rho_N: Array, rho1_N: Array, rhoT_N: Array, dissent_N: Array, f_NF: Array) -> Array:
+def effect_inputs(
+    rho_N: Array, rho1_N: Array, rhoT_N: Array, dissent_N: Array, f_NF: Array
+) -> Array:
     """What gain and saving are linear in, [N, 6]; `f_NF` are standardised."""
     return np.stack([rho_N, rho1_N, rhoT_N, dissent_N, *f_NF.T[_EFFECT_COLUMNS]], axis=1)
 
 
 def advantage(dissent_N: Array, gain_N: Array, saving_N: Array) -> Array:
-    """Success gained for every call that asking the teacher costs in the end. A teacher that would do the same changes nothing and costs
-    one call; another action costs one and saves `saving_N` later. What costs nearly nothing counts as `LEAST_COST` calls, and what gains
-    nearly nothing as `LEAST_GAIN`."""
-    score_N: Array = dissent_N * np.maximum(gain_N, LEAST_GAIN) / np.maximum(call_cost(dissent_N, saving_N), LEAST_COST)
+    """Success gained for every call that asking the teacher costs in the end. A teacher that would
+    do the same changes nothing and costs one call; another action costs one and saves `saving_N`
+    later. What costs nearly nothing counts as `LEAST_COST` calls, and what gains nearly nothing as
+    `LEAST_GAIN`.
+    """
+    score_N: Array = (
+        dissent_N
+        * np.maximum(gain_N, LEAST_GAIN)
+        / np.maximum(call_cost(dissent_N, saving_N), LEAST_COST)
+    )
     return score_N
 
 
 def call_cost(dissent_N: Array, saving_N: Array) -> Array:
-    """Calls that asking the teacher costs in the end: the denominator of `advantage` before it is clipped."""
+    """Calls that asking the teacher costs in the end: the denominator of `advantage` before it is
+    clipped.
+    """
     cost_N: Array = 1.0 - dissent_N * saving_N
     return cost_N
 
@@ -128,7 +163,16 @@ class RouterModel:
     score: Score = "policy"
 
     def __post_init__(self) -> None:
-        if len({tuple(weight.shape for weight, _ in mlp.layers) for name, mlp in self.heads.items() if name in ESTIMATES}) != 1:
+        if (
+            len(
+                {
+                    tuple(weight.shape for weight, _ in mlp.layers)
+                    for name, mlp in self.heads.items()
+                    if name in ESTIMATES
+                }
+            )
+            != 1
+        ):
             raise ValueError(f"router {self.version}: its risk heads differ in their layer sizes")
         if not set(_HEADS_OF.get(self.score, ())) <= set(self.heads):
             raise ValueError(f"router {self.version}: no heads for the score {self.score}")
@@ -136,12 +180,20 @@ class RouterModel:
     def predict(self, features_NF: Array) -> RiskPrediction:
         """Risks and score at N states. Raises ValueError for another number of features."""
         if features_NF.ndim != 2 or features_NF.shape[1] != len(self.feature_names):
-            raise ValueError(f"router {self.version} takes [N, {len(self.feature_names)}] features, not {features_NF.shape}")
+            raise ValueError(
+                f"router {self.version} takes [N, {len(self.feature_names)}] features, not "
+                f"{features_NF.shape}"
+            )
         inputs_NI = np.empty((features_NF.shape[0], len(RISKS) + features_NF.shape[1]))
         f_NF = np.divide(features_NF - self.mean_F, self.std_F, out=inputs_NI[:, len(RISKS) :])
         logits_HN = np.minimum(np.maximum(self._risk_heads(f_NF), -LOGIT_EDGE), LOGIT_EDGE)
         slope_H1, offset_H1 = self._risk_slopes
-        risks = [c.pooled(q_N) for c, q_N in zip(self._risk_calibrators, sigmoid(slope_H1 * logits_HN + offset_H1), strict=True)]
+        risks = [
+            c.pooled(q_N)
+            for c, q_N in zip(
+                self._risk_calibrators, sigmoid(slope_H1 * logits_HN + offset_H1), strict=True
+            )
+        ]
         if self.mode == "joint":
             return RiskPrediction(risks[0], None, None, risks[0])
         (rho, rho1, rhoT), dissent = risks[: len(RISKS)], next(iter(risks[len(RISKS) :]), None)
@@ -149,11 +201,19 @@ class RouterModel:
             assert dissent is not None
             x_NI = effect_inputs(rho, rho1, rhoT, dissent, inputs_NI[:, len(RISKS) :])
             gain, saving = self.heads["gain"](x_NI), self.heads["saving"](x_NI)
-            return RiskPrediction(rho, rho1, rhoT, advantage(dissent, gain, saving), dissent, gain, saving)
-        return RiskPrediction(rho, rho1, rhoT, self._score(rho, rho1, rhoT, dissent, inputs_NI), dissent)
+            return RiskPrediction(
+                rho, rho1, rhoT, advantage(dissent, gain, saving), dissent, gain, saving
+            )
+        return RiskPrediction(
+            rho, rho1, rhoT, self._score(rho, rho1, rhoT, dissent, inputs_NI), dissent
+        )
 
-    def _score(self, rho: Array, rho1: Array, rhoT: Array, dissent: Array | None, inputs_NI: Array) -> Array:
-        """Of a decoupled router that needs no effects; `inputs_NI` has the standardised features in its last columns."""
+    def _score(
+        self, rho: Array, rho1: Array, rhoT: Array, dissent: Array | None, inputs_NI: Array
+    ) -> Array:
+        """Of a decoupled router that needs no effects; `inputs_NI` has the standardised features in
+        its last columns.
+        """
         if self.score == "risk":
             return rho
         if self.score == "value":
@@ -167,16 +227,25 @@ class RouterModel:
     @cached_property
     def _risk_heads(self) -> Mlp:
         heads = [self.heads[name].layers for name in ESTIMATES if name in self.heads]
-        return Mlp(tuple((np.stack([w for w, _ in layer]), np.stack([b for _, b in layer])) for layer in zip(*heads, strict=True)))
+        return Mlp(
+            tuple(
+                (np.stack([w for w, _ in layer]), np.stack([b for _, b in layer]))
+                for layer in zip(*heads, strict=True)
+            )
+        )
 
     @cached_property
     def _risk_calibrators(self) -> list[Calibrator]:
-        return [self.calibrators.get(name, Calibrator()) for name in ESTIMATES if name in self.heads]
+        return [
+            self.calibrators.get(name, Calibrator()) for name in ESTIMATES if name in self.heads
+        ]
 
     @cached_property
     def _risk_slopes(self) -> tuple[Array, Array]:
         """Slope and offset of every head's calibrator, each [H, 1]."""
-        return np.array([[c.slope] for c in self._risk_calibrators]), np.array([[c.offset] for c in self._risk_calibrators])
+        return np.array([[c.slope] for c in self._risk_calibrators]), np.array(
+            [[c.offset] for c in self._risk_calibrators]
+        )
 
     def save(self, path: Path) -> None:
         """Write the folder `path`; the JSON comes last, so that a folder with it is complete."""
@@ -193,22 +262,39 @@ class RouterModel:
             "feature_names": self.feature_names,
             "effect_features": EFFECT_FEATURES,
             "layers": {head: len(mlp.layers) for head, mlp in self.heads.items()},
-            "calibrators": {name: calibrator.to_json() for name, calibrator in self.calibrators.items()},
+            "calibrators": {
+                name: calibrator.to_json() for name, calibrator in self.calibrators.items()
+            },
         }
         weights = path / "router.safetensors"
-        save_file({name: np.ascontiguousarray(values, dtype=np.float64) for name, values in tensors.items()}, weights)
+        save_file(
+            {
+                name: np.ascontiguousarray(values, dtype=np.float64)
+                for name, values in tensors.items()
+            },
+            weights,
+        )
         files.sync(weights)
         files.write_atomically(path / "router.json", json.dumps(description, indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: Path, feature_names: tuple[str, ...] = FEATURE_NAMES, feature_version: str = FEATURE_VERSION) -> Self:
+    def load(
+        cls,
+        path: Path,
+        feature_names: tuple[str, ...] = FEATURE_NAMES,
+        feature_version: str = FEATURE_VERSION,
+    ) -> Self:
         """Read a folder that `save` wrote.
 
-        Raises UsageError when it is incomplete, or when it was trained on other features than the caller computes.
+        Raises UsageError when it is incomplete, or when it was trained on other features than the
+        caller computes.
         """
         described = path / "router.json"
         if not described.is_file():
-            raise UsageError(f"{path}: no router.json; train the router first or name the folder of a trained one")
+            raise UsageError(
+                f"{path}: no router.json; train the router first or name the folder of a trained "
+                f"one"
+            )
         description = files.read_json_object(described)
         missing = sorted(_DESCRIBED - set(description))
         if missing:
@@ -218,10 +304,15 @@ class RouterModel:
             odd = sorted(set(names) ^ set(feature_names))
             differing = f"; they differ in {', '.join(odd)}" if odd else ""
             raise UsageError(
-                f"{described}: feature_version = {version!r} with {len(names)} features, this program computes "
-                f"{feature_version!r} with {len(feature_names)}{differing}; train the router again: r2v run with a run_dir of its own"
+                f"{described}: feature_version = {version!r} with {len(names)} features, this "
+                f"program computes "
+                f"{feature_version!r} with {len(feature_names)}{differing}; train the router "
+                f"again: r2v run with a run_dir of its own"
             )
-        if "gain" in description["layers"] and tuple(description.get("effect_features", ())) != EFFECT_FEATURES:
+        if (
+            "gain" in description["layers"]
+            and tuple(description.get("effect_features", ())) != EFFECT_FEATURES
+        ):
             raise UsageError(
                 f"{described}: effect_features: here gain and saving take {EFFECT_FEATURES}; "
                 "train the router again: r2v run with a run_dir of its own"
@@ -240,10 +331,18 @@ class RouterModel:
             mean_F=tensors["scaler.mean"],
             std_F=tensors["scaler.std"],
             heads={
-                head: Mlp(tuple((tensors[f"{head}.{i}.weight"], tensors[f"{head}.{i}.bias"]) for i in range(count)))
+                head: Mlp(
+                    tuple(
+                        (tensors[f"{head}.{i}.weight"], tensors[f"{head}.{i}.bias"])
+                        for i in range(count)
+                    )
+                )
                 for head, count in description["layers"].items()
             },
-            calibrators={name: Calibrator.from_json(values) for name, values in description["calibrators"].items()},
+            calibrators={
+                name: Calibrator.from_json(values)
+                for name, values in description["calibrators"].items()
+            },
             score=description["score"],
             feature_names=tuple(description["feature_names"]),
             feature_version=description["feature_version"],
@@ -255,13 +354,17 @@ def predict_states(model: RouterModel, features_NF: npt.NDArray[np.float64]) -> 
 
     f_UF, place_N = distinct(features_NF)
     said = model.predict(f_UF)
-    rho1, rhoT, dissent = (None if risk_U is None else risk_U[place_N] for risk_U in (said.rho1, said.rhoT, said.dissent))
+    rho1, rhoT, dissent = (
+        None if risk_U is None else risk_U[place_N]
+        for risk_U in (said.rho1, said.rhoT, said.dissent)
+    )
     return RiskPrediction(said.rho[place_N], rho1, rhoT, said.score[place_N], dissent)
 
 
 def distinct(f_NF: Array) -> tuple[Array, npt.NDArray[np.int64]]:
     """The different rows, and of every row which one it is."""
-    # Rows are told apart by one number each, which is ten times faster than comparing them; that none differ is checked.
+    # Rows are told apart by one number each, which is ten times faster than comparing them; that
+    # none differ is checked.
     key_N = f_NF @ np.random.default_rng(0).normal(size=f_NF.shape[1])
     _, first_U, place_N = np.unique(key_N, return_index=True, return_inverse=True)
     if not np.array_equal(f_NF[first_U][place_N], f_NF):

@@ -33,17 +33,25 @@ ROUTERS = (
     RouterInfo("teacher_only", "teacher only", "#0f766e", "end"),
     RouterInfo("random", "random escalation", "#a8a29e", "baseline", "o", False),
     RouterInfo("entropy", "first-token entropy", "#ea8a2f", "baseline", "s", False, ("logprobs",)),
-    RouterInfo("heuristic", "entropy or verifier", "#c2683c", "baseline", "D", False, ("logprobs",)),
+    RouterInfo(
+        "heuristic", "entropy or verifier", "#c2683c", "baseline", "D", False, ("logprobs",)
+    ),
     RouterInfo("verifier", "verifier threshold", "#65a30d", "baseline", "^", False, ("verifier",)),
     RouterInfo("perplexity", "action perplexity", "#c79a00", "baseline", "v", False, ("logprobs",)),
     RouterInfo("stuck_latch", "stuck latch", "#b45c8f", "baseline", "X", False),
-    RouterInfo("query_level", "query-level classifier", "#0891b2", "baseline", "P", True, ("router",)),
+    RouterInfo(
+        "query_level", "query-level classifier", "#0891b2", "baseline", "P", True, ("router",)
+    ),
     RouterInfo("r2v", "r2v", "#4338ca", "router", "o", True, ("router",)),
     RouterInfo("r2v_no_cvar", "r2v without CVaR", "#dc2626", "ablation", "o", True, ("router",)),
     RouterInfo("r2v_no_brier", "r2v without Brier", "#db7706", "ablation", "o", True, ("router",)),
-    RouterInfo("r2v_uncalibrated", "r2v uncalibrated", "#0d9488", "ablation", "o", True, ("router",)),
+    RouterInfo(
+        "r2v_uncalibrated", "r2v uncalibrated", "#0d9488", "ablation", "o", True, ("router",)
+    ),
     RouterInfo("r2v_joint", "r2v joint (paper)", "#9333ea", "ablation", "o", True, ("router",)),
-    RouterInfo("r2v_dissent", "r2v by dissent alone", "#be185d", "ablation", "o", True, ("router",)),
+    RouterInfo(
+        "r2v_dissent", "r2v by dissent alone", "#be185d", "ablation", "o", True, ("router",)
+    ),
     RouterInfo("oracle", "oracle on branches", "#111827", "oracle", "*"),
 )
 BY_NAME = {info.name: info for info in ROUTERS}

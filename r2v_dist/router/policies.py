@@ -18,7 +18,9 @@ class Decision:
 
 
 class Router(Protocol):
-    """`needs_proposal`: whether the SLM must propose before the decision, which then costs an SLM call even if it escalates."""
+    """`needs_proposal`: whether the SLM must propose before the decision, which then costs an SLM
+    call even if it escalates.
+    """
 
     def needs_proposal(self, situation: Situation) -> bool: ...
 
@@ -40,7 +42,9 @@ class Constant:
 
 @dataclass(frozen=True)
 class RandomEscalation:
-    """Escalates each step with probability `rate`; arms of different rate use the same draws, so their paths nest."""
+    """Escalates each step with probability `rate`; arms of different rate use the same draws, so
+    their paths nest.
+    """
 
     rate: float
 
@@ -70,7 +74,9 @@ class ProposalThreshold:
 
 @dataclass(frozen=True)
 class SituationThreshold:
-    """Escalates when a score of the situation alone is at least `threshold`: an escalation costs no SLM call."""
+    """Escalates when a score of the situation alone is at least `threshold`: an escalation costs no
+    SLM call.
+    """
 
     threshold: float
     score: Callable[[Situation], float]
@@ -93,7 +99,11 @@ class Latched:
         return situation.escalations == 0 and self.router.needs_proposal(situation)
 
     def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
-        return Decision(True, None) if situation.escalations else self.router.decide(situation, proposal)
+        return (
+            Decision(True, None)
+            if situation.escalations
+            else self.router.decide(situation, proposal)
+        )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""The query-level baseline (docs/method.md, section 11): one logistic model of how SLM-only fares, from goal and first observation.
+"""The query-level baseline (docs/method.md, section 11): one logistic model of how SLM-only fares,
+from goal and first observation.
 
-Trained on training episodes, calibrated on validation episodes; exported as a joint `RouterModel`, so that it is loaded and run
-like every other learned router.
+Trained on training episodes, calibrated on validation episodes; exported as a joint `RouterModel`,
+so that it is loaded and run like every other learned router.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,11 @@ import pyarrow.compute as pc
 
 from r2v_dist.router.calibration import choose_calibrator, logistic_fit, sigmoid
 from r2v_dist.router.model import Mlp, RouterModel
-from r2v_dist.router.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION, query_features
+from r2v_dist.router.query_features import (
+    QUERY_FEATURE_NAMES,
+    QUERY_FEATURE_VERSION,
+    query_features,
+)
 from r2v_dist.seeding import short_hash
 
 Array = npt.NDArray[np.float64]
@@ -25,7 +30,9 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class QueryOutcomes:
-    """SLM-only episodes: what was known before the first action, and whether they failed (0 or 1)."""
+    """SLM-only episodes: what was known before the first action, and whether they
+    failed (0 or 1).
+    """
 
     features_NF: Array
     failed_N: Array
@@ -33,8 +40,13 @@ class QueryOutcomes:
 
     @classmethod
     def from_rows(cls, table: pa.Table, alone: str = "slm_only") -> Self:
-        """The perturbed episodes of the SLM alone (router `alone`) among rows of the rollout store."""
-        chosen = pc.and_(pc.and_(pc.equal(table["t"], 0), pc.equal(table["router"], alone)), pc.is_valid(table["z"]))
+        """The perturbed episodes of the SLM alone (router `alone`) among rows of the
+        rollout store.
+        """
+        chosen = pc.and_(
+            pc.and_(pc.equal(table["t"], 0), pc.equal(table["router"], alone)),
+            pc.is_valid(table["z"]),
+        )
         rows = table.filter(chosen)
         return cls.of(
             rows["goal"].to_pylist(),
@@ -44,13 +56,24 @@ class QueryOutcomes:
         )
 
     @classmethod
-    def of(cls, goals: Sequence[str], first_observations: Sequence[str], failed: Sequence[bool], tasks: Sequence[str]) -> Self:
+    def of(
+        cls,
+        goals: Sequence[str],
+        first_observations: Sequence[str],
+        failed: Sequence[bool],
+        tasks: Sequence[str],
+    ) -> Self:
         """One entry an episode in each."""
-        return cls(query_features(goals, first_observations), np.array(failed, dtype=np.float64), np.array(tasks, dtype=np.str_))
+        return cls(
+            query_features(goals, first_observations),
+            np.array(failed, dtype=np.float64),
+            np.array(tasks, dtype=np.str_),
+        )
 
 
 def train_query_router(train: QueryOutcomes, validation: QueryOutcomes, seed: int) -> RouterModel:
-    """A ridge logistic regression whose strength is chosen by Brier score on held-out training tasks, then calibrated.
+    """A ridge logistic regression whose strength is chosen by Brier score on held-out training
+    tasks, then calibrated.
 
     Raises ValueError with fewer than two tasks in either.
     """
@@ -58,13 +81,17 @@ def train_query_router(train: QueryOutcomes, validation: QueryOutcomes, seed: in
     std_F = np.where(spread_F > 1e-9, spread_F, 1.0)
 
     def design(outcomes: QueryOutcomes) -> Array:
-        return np.column_stack([(outcomes.features_NF - mean_F) / std_F, np.ones(len(outcomes.failed_N))])
+        return np.column_stack(
+            [(outcomes.features_NF - mean_F) / std_F, np.ones(len(outcomes.failed_N))]
+        )
 
     x_ND, one_N, nothing_D = design(train), np.ones(len(train.failed_N)), np.zeros(len(mean_F) + 1)
     strength = min(_STRENGTHS, key=lambda candidate: _held_out_brier(x_ND, train, candidate, seed))
     w_D = logistic_fit(x_ND, train.failed_N, one_N, nothing_D, strength)
     raw_N = sigmoid(design(validation) @ w_D)
-    calibrator = choose_calibrator(raw_N, validation.failed_N, np.ones(len(raw_N)), validation.task_N, seed).calibrator
+    calibrator = choose_calibrator(
+        raw_N, validation.failed_N, np.ones(len(raw_N)), validation.task_N, seed
+    ).calibrator
     return RouterModel(
         version=f"query-{short_hash(w_D.tolist(), mean_F.tolist(), std_F.tolist())[:12]}",
         mode="joint",
@@ -80,12 +107,21 @@ def train_query_router(train: QueryOutcomes, validation: QueryOutcomes, seed: in
 def _held_out_brier(x_ND: Array, train: QueryOutcomes, strength: float, seed: int) -> float:
     tasks, task_N = np.unique(train.task_N, return_inverse=True)
     if len(tasks) < 2:
-        raise ValueError("a query-level router is chosen on held-out tasks: at least two training tasks are needed")
+        raise ValueError(
+            "a query-level router is chosen on held-out tasks: at least two training tasks are "
+            "needed"
+        )
     fold_N = (np.random.default_rng(seed).permutation(len(tasks)) % min(_FOLDS, len(tasks)))[task_N]
     squared = 0.0
     for fold in range(fold_N.max() + 1):
         inside_N = fold_N != fold
-        w_D = logistic_fit(x_ND[inside_N], train.failed_N[inside_N], np.ones(inside_N.sum()), np.zeros(x_ND.shape[1]), strength)
+        w_D = logistic_fit(
+            x_ND[inside_N],
+            train.failed_N[inside_N],
+            np.ones(inside_N.sum()),
+            np.zeros(x_ND.shape[1]),
+            strength,
+        )
         squared += float(((sigmoid(x_ND[~inside_N] @ w_D) - train.failed_N[~inside_N]) ** 2).sum())
     return squared / len(x_ND)
 

@@ -1,6 +1,7 @@
 """Routers decide at every step whether the SLM may act (`escalate=False`) or the teacher must.
 
-A router sees only what a deployed agent sees. One score, one threshold: escalate iff score >= threshold.
+A router sees only what a deployed agent sees. One score, one threshold: escalate iff score >=
+threshold.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,11 +9,26 @@ from dataclasses import dataclass, field
 
 from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Answer
-from r2v_dist.router.baselines import action_perplexity, entropy_or_doubt, first_token_entropy, stuck_steps, true_risk, verifier_doubt
+from r2v_dist.router.baselines import (
+    action_perplexity,
+    entropy_or_doubt,
+    first_token_entropy,
+    stuck_steps,
+    true_risk,
+    verifier_doubt,
+)
 from r2v_dist.router.features import features
 from r2v_dist.router.model import RouterModel
 from r2v_dist.router.names import BY_NAME, LEARNED, ORACLE
-from r2v_dist.router.policies import Capped, Constant, Latched, ProposalThreshold, RandomEscalation, Router, SituationThreshold
+from r2v_dist.router.policies import (
+    Capped,
+    Constant,
+    Latched,
+    ProposalThreshold,
+    RandomEscalation,
+    Router,
+    SituationThreshold,
+)
 from r2v_dist.router.query_features import query_features
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import Situation
@@ -20,20 +36,24 @@ from r2v_dist.router.step_context import Situation
 
 def risk_of_step(model: RouterModel) -> Callable[[Situation, Answer], float]:
     """The score of a learned router on the step's features."""
-    return lambda situation, proposal: float(model.predict(features(StepBatch.of_step(proposal, situation))).score[0])
+    return lambda situation, proposal: float(
+        model.predict(features(StepBatch.of_step(proposal, situation))).score[0]
+    )
 
 
 def risk_of_query(model: RouterModel) -> Callable[[Situation], float]:
     """The score of a query-level router: equal at every step of an episode."""
-    return lambda situation: float(model.predict(query_features([situation.goal], [situation.observations[0]])).score[0])
+    return lambda situation: float(
+        model.predict(query_features([situation.goal], [situation.observations[0]])).score[0]
+    )
 
 
 @dataclass(frozen=True)
 class RouterModels:
     """Trained routers by (name, training seed), and what binds routers of a name.
 
-    `latched`: their first escalation is for good. `budgets`: the most teacher calls of theirs in an episode; the situations they
-    see must say so too.
+    `latched`: their first escalation is for good. `budgets`: the most teacher calls of theirs in an
+    episode; the situations they see must say so too.
     """
 
     trained: Mapping[tuple[str, int], RouterModel] = field(default_factory=dict)
@@ -45,7 +65,10 @@ class RouterModels:
     def of(self, name: str, training_seed: int) -> RouterModel:
         """The model of an arm. Raises UsageError when it was not trained."""
         if (name, training_seed) not in self.trained:
-            raise UsageError(f"router {name}: no model of training seed {training_seed}; train it first or leave the router out")
+            raise UsageError(
+                f"router {name}: no model of training seed {training_seed}; train it first or "
+                f"leave the router out"
+            )
         return self.trained[name, training_seed]
 
 
@@ -57,16 +80,21 @@ _BY_PROPOSAL: dict[str, Callable[[Situation, Answer], float]] = {
     ORACLE: true_risk,
 }
 SINGLE_SAMPLE = frozenset({"slm_only"})
-"""Routers whose SLM acts with one sample; under all others the verifier picks among the K, where there is a verifier."""
+"""Routers whose SLM acts with one sample; under all others the verifier picks among the K, where
+there is a verifier.
+"""
 ALONE = frozenset({"slm_only", "best_of_k"})
 """Routers that never ask the teacher."""
 _CONSTANT = {"slm_only": False, "best_of_k": False, "teacher_only": True}
 
 
-def build_router(name: str, threshold: float | None, models: RouterModels | None = None, training_seed: int = 0) -> Router:
+def build_router(
+    name: str, threshold: float | None, models: RouterModels | None = None, training_seed: int = 0
+) -> Router:
     """The router of an arm.
 
-    Raises UsageError for a name that does not exist, a missing threshold, or a model that was not trained.
+    Raises UsageError for a name that does not exist, a missing threshold, or a model that was not
+    trained.
     """
     models = models or RouterModels()
     router = _unbound(name, threshold, models, training_seed)
@@ -75,7 +103,9 @@ def build_router(name: str, threshold: float | None, models: RouterModels | None
     return Capped(router, models.budgets[name]) if name in models.budgets else router
 
 
-def _unbound(name: str, threshold: float | None, models: RouterModels, training_seed: int) -> Router:
+def _unbound(
+    name: str, threshold: float | None, models: RouterModels, training_seed: int
+) -> Router:
     if name not in BY_NAME:
         raise UsageError(f"router {name}: no such router; there are {', '.join(BY_NAME)}")
     if name in _CONSTANT:

@@ -1,4 +1,6 @@
-"""Steps as columns, from rows of the store or from one live step: features are computed from these alone."""
+"""Steps as columns, from rows of the store or from one live step: features are computed from these
+alone.
+"""
 
 import math
 import re
@@ -22,12 +24,16 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 ABSENT = -1000.0
-"""Pads log-probabilities of first tokens: its probability is exactly 0, and so is its share of an entropy."""
+"""Pads log-probabilities of first tokens: its probability is exactly 0, and so is its share of an
+entropy.
+"""
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """N steps as columns. Scores that do not exist are nan; both K axes have at least two places."""
+    """N steps as columns. Scores that do not exist are nan; both K axes have at least
+    two places.
+    """
 
     first_top_logprobs_NV: Array
     sequence_logprobs_NK: Array
@@ -57,17 +63,25 @@ class StepBatch:
         texts, logprobs = [c.text for c in candidates], [c.logprobs for c in candidates]
         width = max(len(candidates), len(situation.verifier_scores))
         return cls(
-            first_top_logprobs_NV=np.array([answer.first_top.logprobs or array("f", [ABSENT])], dtype=np.float64),
+            first_top_logprobs_NV=np.array(
+                [answer.first_top.logprobs or array("f", [ABSENT])], dtype=np.float64
+            ),
             sequence_logprobs_NK=_padded([[_total(row) for row in logprobs]], width),
             verifier_scores_NK=_padded([situation.verifier_scores], width),
-            action_logprobs_N=np.array([_action_logprob(texts, logprobs, situation.verifier_scores)]),
-            verifier_earlier_N2=np.array([array("f", (math.nan, math.nan, *situation.verifier_bests)[-2:])], dtype=np.float64),
+            action_logprobs_N=np.array(
+                [_action_logprob(texts, logprobs, situation.verifier_scores)]
+            ),
+            verifier_earlier_N2=np.array(
+                [array("f", (math.nan, math.nan, *situation.verifier_bests)[-2:])], dtype=np.float64
+            ),
             candidate_texts=[texts],
             first_tokens=[[_first(c.text, c.token_ids) for c in candidates]],
             actions=[situation.actions],
             observations=[situation.observations[-1]],
             t_N=np.array([float(situation.t)]),
-            max_steps_N=np.array([math.inf if situation.max_steps is None else float(situation.max_steps)]),
+            max_steps_N=np.array(
+                [math.inf if situation.max_steps is None else float(situation.max_steps)]
+            ),
             context_tokens_N=np.array([float(answer.prompt_tokens)]),
             goal_tokens_N=np.array([float(word_count(situation.goal))]),
             escalations_N=np.array([float(situation.escalations)]),
@@ -75,41 +89,64 @@ class StepBatch:
         )
 
     @classmethod
-    def from_rows(cls, table: pa.Table, max_steps: int | None = None, budget: int | None = None) -> Self:
-        """The rows of whole episodes (`rollout_store.SCHEMA`, in any order); step i of the batch is row i of the table.
+    def from_rows(
+        cls, table: pa.Table, max_steps: int | None = None, budget: int | None = None
+    ) -> Self:
+        """The rows of whole episodes (`rollout_store.SCHEMA`, in any order); step i of the batch is
+        row i of the table.
 
-        A column `verifier_scores` (list of float, one a candidate) is read where the table has one. Rows without a proposal, as
-        after an escalation that did not wait for one, have all bits for missing scores set. Raises ValueError when earlier steps
-        of an episode are missing, because the history would be wrong.
+        A column `verifier_scores` (list of float, one a candidate) is read where the table has one.
+        Rows without a proposal, as after an escalation that did not wait for one, have all bits for
+        missing scores set. Raises ValueError when earlier steps of an episode are missing, because
+        the history would be wrong.
         """
         texts, ids, logprobs, tops = (
             [row or [] for row in table[name].to_pylist()]
-            for name in ("candidate_texts", "candidate_ids", "candidate_logprobs", "first_top_logprobs")
+            for name in (
+                "candidate_texts",
+                "candidate_ids",
+                "candidate_logprobs",
+                "first_top_logprobs",
+            )
         )
         scores = (
-            [row or [] for row in table["verifier_scores"].to_pylist()] if "verifier_scores" in table.column_names else [[] for _ in texts]
+            [row or [] for row in table["verifier_scores"].to_pylist()]
+            if "verifier_scores" in table.column_names
+            else [[] for _ in texts]
         )
         goals = table["goal"].to_pylist()
         t_N, previous_N2, escalations_N, earlier = _history(table)
         width = max((max(len(a), len(b)) for a, b in zip(texts, scores, strict=True)), default=0)
-        bests_N = np.array([max(row) if row else math.nan for row in scores], dtype=np.float32).astype(np.float64)
+        bests_N = np.array(
+            [max(row) if row else math.nan for row in scores], dtype=np.float32
+        ).astype(np.float64)
         words = {goal: float(word_count(goal)) for goal in set(goals)}
         return cls(
             first_top_logprobs_NV=_padded(tops, max(map(len, tops), default=0), ABSENT),
             sequence_logprobs_NK=_padded([[_total(one) for one in row] for row in logprobs], width),
             verifier_scores_NK=_padded(scores, width),
-            action_logprobs_N=np.array([_action_logprob(*row) for row in zip(texts, logprobs, scores, strict=True)], dtype=np.float64),
+            action_logprobs_N=np.array(
+                [_action_logprob(*row) for row in zip(texts, logprobs, scores, strict=True)],
+                dtype=np.float64,
+            ),
             verifier_earlier_N2=np.where(previous_N2 >= 0, bests_N[previous_N2], math.nan),
             candidate_texts=texts,
-            first_tokens=[[_first(*pair) for pair in zip(*row, strict=True)] for row in zip(texts, ids, strict=True)],
+            first_tokens=[
+                [_first(*pair) for pair in zip(*row, strict=True)]
+                for row in zip(texts, ids, strict=True)
+            ],
             actions=earlier,
             observations=[text or "" for text in table["observation"].to_pylist()],
             t_N=t_N,
             max_steps_N=np.full(len(texts), math.inf if max_steps is None else float(max_steps)),
-            context_tokens_N=np.array([count or 0.0 for count in table["prompt_tokens"].to_pylist()], dtype=np.float64),
+            context_tokens_N=np.array(
+                [count or 0.0 for count in table["prompt_tokens"].to_pylist()], dtype=np.float64
+            ),
             goal_tokens_N=np.array([words[goal] for goal in goals], dtype=np.float64),
             escalations_N=escalations_N,
-            budget_left_N=np.array([_left(count, budget) for count in escalations_N.tolist()], dtype=np.float64),
+            budget_left_N=np.array(
+                [_left(count, budget) for count in escalations_N.tolist()], dtype=np.float64
+            ),
         )
 
 
@@ -120,15 +157,21 @@ def word_count(text: str) -> int:
 
 
 def _history(table: pa.Table) -> tuple[Array, npt.NDArray[np.int64], Array, list[list[str]]]:
-    """Of every row: t, the rows two and one steps before it (-1: none), the teacher's steps before it, and all actions before it."""
+    """Of every row: t, the rows two and one steps before it (-1: none), the teacher's steps before
+    it, and all actions before it.
+    """
     t_N = table["t"].to_numpy().astype(np.int64)
-    _, episode_N = np.unique(np.array(table["key"].to_pylist(), dtype=object).astype(str), return_inverse=True)
+    _, episode_N = np.unique(
+        np.array(table["key"].to_pylist(), dtype=object).astype(str), return_inverse=True
+    )
     order_N = np.lexsort((t_N, episode_N))
     starts_N = np.searchsorted(episode_N[order_N], episode_N[order_N])
     place_N = np.arange(len(t_N)) - starts_N
     if ((place_N != t_N[order_N]) & (t_N[order_N] >= 0)).any():
         raise ValueError("features need every step of an episode: earlier rows of one are missing")
-    by_teacher_N = np.array([actor == "teacher" for actor in table["actor"].to_pylist()], dtype=np.float64)[order_N]
+    by_teacher_N = np.array(
+        [actor == "teacher" for actor in table["actor"].to_pylist()], dtype=np.float64
+    )[order_N]
     before_N = np.cumsum(by_teacher_N) - by_teacher_N
     previous_N2, escalations_N = np.full((len(t_N), 2), -1), np.empty(len(t_N))
     for column, back in ((0, 2), (1, 1)):
@@ -153,11 +196,15 @@ def _padded(rows: Sequence[Sequence[float]], width: int, absent: float = math.na
 
 
 def _total(logprobs: Sequence[float]) -> float:
-    """Log-probability of a sequence, its tokens in single precision as the store keeps them; nan when unknown."""
+    """Log-probability of a sequence, its tokens in single precision as the store keeps them; nan
+    when unknown.
+    """
     return sum(array("f", logprobs)) if logprobs else math.nan
 
 
-def _action_logprob(texts: Sequence[str], logprobs: Sequence[Sequence[float]], scores: Sequence[float]) -> float:
+def _action_logprob(
+    texts: Sequence[str], logprobs: Sequence[Sequence[float]], scores: Sequence[float]
+) -> float:
     """Of the candidate to be executed; nan when unknown."""
     chosen = logprobs[preferred(texts, scores)] if logprobs else ()
     return _total(chosen) / len(chosen) if chosen else math.nan

@@ -1,16 +1,21 @@
-"""What a deployed agent knows at a step: routers and features see this and the SLM's answer, nothing else."""
+"""What a deployed agent knows at a step: routers and features see this and the SLM's answer,
+nothing else.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Situation:
-    """Where the agent stands. `draw` names the random stream of this step (task, z, t), equal for all arms; no score is made of it.
+    """Where the agent stands. `draw` names the random stream of this step (task, z, t), equal for
+    all arms; no score is made of it.
 
-    `observations` are all so far, the one to act on at the end, and `actions` the executed actions, one fewer. `verifier_scores`
-    belong to this step's candidates, in their order, and are empty without a verifier; `verifier_bests` are the best scores of
-    the earlier steps (nan where nothing was scored). `budget` is the most teacher calls this episode may make; `max_steps` and
-    `budget` are None where there is no limit. `true_risk` is what independent branches from here say; the oracle alone has it.
+    `observations` are all so far, the one to act on at the end, and `actions` the executed actions,
+    one fewer. `verifier_scores` belong to this step's candidates, in their order, and are empty
+    without a verifier; `verifier_bests` are the best scores of the earlier steps (nan where nothing
+    was scored). `budget` is the most teacher calls this episode may make; `max_steps` and
+    `budget` are None where there is no limit. `true_risk` is what independent branches from here
+    say; the oracle alone has it.
     """
 
     t: int

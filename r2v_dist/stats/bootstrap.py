@@ -1,4 +1,5 @@
-"""Statistics over outcomes (docs/method.md, section 9). The unit of resampling is the task: its episodes are correlated.
+"""Statistics over outcomes (docs/method.md, section 9). The unit of resampling is the task: its
+episodes are correlated.
 
 `outcomes_TZ` is a (tasks x seeds) array of success in {0, 1}; numpy only.
 """
@@ -11,7 +12,9 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 
-def task_bootstrap_interval(values_TZ: Array, resamples: int, seed: int, level: float = 0.95) -> tuple[float, float]:
+def task_bootstrap_interval(
+    values_TZ: Array, resamples: int, seed: int, level: float = 0.95
+) -> tuple[float, float]:
     """Percentile interval of the mean, resampling whole tasks."""
     per_task_T = values_TZ.mean(axis=1)
     rng = np.random.default_rng(seed)
@@ -29,7 +32,9 @@ def worst_seed_success(outcomes_TZ: Array) -> float:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Difference of frontier areas, first minus second, with a percentile interval over resampled tasks."""
+    """Difference of frontier areas, first minus second, with a percentile interval over resampled
+    tasks.
+    """
 
     difference: float
     low: float

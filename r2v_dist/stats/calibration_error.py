@@ -1,6 +1,8 @@
-"""How good a risk is (docs/method.md, section 9), against soft labels: `failures` out of `n` branches (or outcomes, n = 1) at each state.
+"""How good a risk is (docs/method.md, section 9), against soft labels: `failures` out of `n`
+branches (or outcomes, n = 1) at each state.
 
-Every branch counts as one observation, so that a state weighs n. Bins are closed above, except the first, which is closed.
+Every branch counts as one observation, so that a state weighs n. Bins are closed above, except the
+first, which is closed.
 """
 
 from dataclasses import dataclass
@@ -14,10 +16,12 @@ BINS = 15
 
 @dataclass(frozen=True)
 class BrierParts:
-    """brier = reliability - resolution + uncertainty + within_bins, the mean of (p - Y)^2 over branches.
+    """brier = reliability - resolution + uncertainty + within_bins, the mean of (p - Y)^2 over
+    branches.
 
-    `against_shares` leaves out the branches' own noise: the mean of (p - failures / n)^2 weighted by n. `within_bins` is what
-    binning forecasts neglects, and 0 when they are not binned. `constant` is the score of always forecasting the mean.
+    `against_shares` leaves out the branches' own noise: the mean of (p - failures / n)^2 weighted
+    by n. `within_bins` is what binning forecasts neglects, and 0 when they are not binned.
+    `constant` is the score of always forecasting the mean.
     """
 
     brier: float
@@ -51,7 +55,9 @@ class PerfectEce:
 
 
 def brier_parts(p: Array, failures: Array, n: Array, bins: int | None = BINS) -> BrierParts:
-    """Murphy's decomposition, over equal-width bins or (None) over distinct forecasts, where it is exact."""
+    """Murphy's decomposition, over equal-width bins or (None) over distinct forecasts, where it is
+    exact.
+    """
     total, share = n.sum(), _share(failures, n)
     groups_N = np.unique(p, return_inverse=True)[1] if bins is None else equal_width(p, bins)
     forecast_B, observed_B, weight_B = _means(groups_N, p, failures, n)
@@ -61,12 +67,26 @@ def brier_parts(p: Array, failures: Array, n: Array, bins: int | None = BINS) ->
     reliability = float((weight_B * (forecast_B - observed_B) ** 2).sum() / total)
     resolution = float((weight_B * (observed_B - mean) ** 2).sum() / total)
     uncertainty = mean * (1 - mean)
-    return BrierParts(brier, against_shares, reliability, resolution, uncertainty, brier - (reliability - resolution + uncertainty))
+    return BrierParts(
+        brier,
+        against_shares,
+        reliability,
+        resolution,
+        uncertainty,
+        brier - (reliability - resolution + uncertainty),
+    )
 
 
-def reliability_bins(p: Array, failures: Array, n: Array, bins_N: npt.NDArray[np.int64]) -> list[ReliabilityBin]:
-    """Mean forecast and observed share of every bin that holds a branch; `bins_N` from `equal_width` or `equal_mass`."""
-    return [ReliabilityBin(*map(float, row)) for row in zip(*_means(bins_N, p, failures, n), strict=True)]
+def reliability_bins(
+    p: Array, failures: Array, n: Array, bins_N: npt.NDArray[np.int64]
+) -> list[ReliabilityBin]:
+    """Mean forecast and observed share of every bin that holds a branch; `bins_N` from
+    `equal_width` or `equal_mass`.
+    """
+    return [
+        ReliabilityBin(*map(float, row))
+        for row in zip(*_means(bins_N, p, failures, n), strict=True)
+    ]
 
 
 def ece(p: Array, failures: Array, n: Array, bins: int = BINS) -> float:
@@ -75,19 +95,27 @@ def ece(p: Array, failures: Array, n: Array, bins: int = BINS) -> float:
 
 
 def adaptive_ece(p: Array, failures: Array, n: Array, bins: int = BINS) -> float:
-    """Expected calibration error over bins of equal numbers of branches; equal forecasts share a bin."""
+    """Expected calibration error over bins of equal numbers of branches; equal forecasts share a
+    bin.
+    """
     return _gap(equal_mass(p, n, bins), p, failures, n)
 
 
-def perfect_ece(p: Array, n: Array, seed: int, bins: int = BINS, repetitions: int = 500) -> PerfectEce:
+def perfect_ece(
+    p: Array, n: Array, seed: int, bins: int = BINS, repetitions: int = 500
+) -> PerfectEce:
     """ECE when the truth is `p`, by simulation. Branches count as independent given their state."""
     rng, bins_N = np.random.default_rng(seed), equal_width(p, bins)
-    values = [_gap(bins_N, p, rng.binomial(n.astype(np.int64), p).astype(np.float64), n) for _ in range(repetitions)]
+    values = [
+        _gap(bins_N, p, rng.binomial(n.astype(np.int64), p).astype(np.float64), n)
+        for _ in range(repetitions)
+    ]
     return PerfectEce(float(np.mean(values)), float(np.quantile(values, 0.95)))
 
 
 def auroc(p: Array, failures: Array, n: Array) -> float:
-    """Probability that a failed branch was given more risk than a successful one, ties counting half.
+    """Probability that a failed branch was given more risk than a successful one, ties counting
+    half.
 
     Raises ValueError where one of both is missing.
     """
@@ -118,12 +146,18 @@ def _share(failures: Array, n: Array) -> Array:
     return np.divide(failures, n, out=np.zeros(len(n)), where=n > 0)
 
 
-def _means(bins_N: npt.NDArray[np.int64], p: Array, failures: Array, n: Array) -> tuple[Array, Array, Array]:
+def _means(
+    bins_N: npt.NDArray[np.int64], p: Array, failures: Array, n: Array
+) -> tuple[Array, Array, Array]:
     """Mean forecast, observed share and branches of every bin with branches."""
     weight_B: Array = np.bincount(bins_N, n).astype(np.float64)
     used_B = weight_B > 0
     weights = weight_B[used_B]
-    return np.bincount(bins_N, n * p)[used_B] / weights, np.bincount(bins_N, failures)[used_B] / weights, weights
+    return (
+        np.bincount(bins_N, n * p)[used_B] / weights,
+        np.bincount(bins_N, failures)[used_B] / weights,
+        weights,
+    )
 
 
 def _gap(bins_N: npt.NDArray[np.int64], p: Array, failures: Array, n: Array) -> float:

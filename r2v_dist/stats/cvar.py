@@ -1,7 +1,9 @@
-"""Tail risk over perturbation seeds (docs/method.md, section 7): one exact CVaR, its Rockafellar-Uryasev form, and its gradient.
+"""Tail risk over perturbation seeds (docs/method.md, section 7): one exact CVaR, its
+Rockafellar-Uryasev form, and its gradient.
 
-F_Z is the failure rate under each seed on the same tasks, alpha the tail mass. An interpolated quantile minimises nothing;
-everything here uses the order statistic F_[k+1], k = floor(alpha |Z|), which does.
+F_Z is the failure rate under each seed on the same tasks, alpha the tail mass. An interpolated
+quantile minimises nothing; everything here uses the order statistic F_[k+1], k = floor(alpha |Z|),
+which does.
 """
 
 import math
@@ -15,7 +17,8 @@ Array = npt.NDArray[np.float64]
 def cvar(F_Z: Array, alpha: float) -> float:
     """Mean of the worst alpha of the losses; the boundary one counts in part.
 
-    Lies between eta and the largest loss, whatever rounding makes of the sum: a loss in [0, 1] has a CVaR in [0, 1].
+    Lies between eta and the largest loss, whatever rounding makes of the sum: a loss in [0, 1] has
+    a CVaR in [0, 1].
     """
     F_Z = np.asarray(F_Z, dtype=np.float64)
     mean = float(F_Z @ cvar_weights(F_Z, alpha))
@@ -33,14 +36,17 @@ def cvars(F_XZ: Array, alpha: float) -> Array:
 
 
 def cvar_weights(F_Z: Array, alpha: float) -> Array:
-    """dCVaR / dF_z, summing to 1. Losses equal to eta share what is left of the tail, so that equal seeds weigh alike.
+    """dCVaR / dF_z, summing to 1. Losses equal to eta share what is left of the tail, so that equal
+    seeds weigh alike.
 
     Raises ValueError unless 0 < alpha <= 1.
     """
     F_Z = np.asarray(F_Z, dtype=np.float64)
     eta, mass = tail_threshold(F_Z, alpha), alpha * len(F_Z)
     above_Z, at_Z = np.where(eta < F_Z, 1.0, 0.0), np.where(eta == F_Z, 1.0, 0.0)
-    rest = max(mass - above_Z.sum(), 0.0)  # rounding may leave a whole tail a little less than whole
+    rest = max(
+        mass - above_Z.sum(), 0.0
+    )  # rounding may leave a whole tail a little less than whole
     weights_Z: Array = (above_Z + at_Z * rest / at_Z.sum()) / mass
     return weights_Z
 
@@ -64,9 +70,14 @@ def cvar_failure(outcomes_TZ: Array, alpha: float) -> float:
 
 
 def cvar_noise_floor(losses_TZ: Array, alpha: float, repetitions: int, seed: int) -> float:
-    """What the CVaR would be if seeds did not differ: its mean with the seeds permuted within every task.
+    """What the CVaR would be if seeds did not differ: its mean with the seeds permuted within every
+    task.
 
     A CVaR of noisy rates is biased upwards; only what exceeds this floor speaks of seeds.
     """
     rng = np.random.default_rng(seed)
-    return float(np.mean([cvar(rng.permuted(losses_TZ, axis=1).mean(axis=0), alpha) for _ in range(repetitions)]))
+    return float(
+        np.mean(
+            [cvar(rng.permuted(losses_TZ, axis=1).mean(axis=0), alpha) for _ in range(repetitions)]
+        )
+    )

@@ -1,8 +1,10 @@
-"""Cost against success (docs/method.md, section 9): the frontier of a router, its area, and paired comparisons of two.
+"""Cost against success (docs/method.md, section 9): the frontier of a router, its area, and paired
+comparisons of two.
 
-The hull is the least concave non-decreasing function above a router's operating points: mixing two thresholds reaches every
-point of a chord, and a budget need not be spent. Costs are shares of what teacher-only costs unless said otherwise. Axes: P
-operating points, T tasks; the unit of resampling is the task.
+The hull is the least concave non-decreasing function above a router's operating points: mixing two
+thresholds reaches every point of a chord, and a budget need not be spent. Costs are shares of what
+teacher-only costs unless said otherwise. Axes: P operating points, T tasks; the unit of resampling
+is the task.
 """
 
 from collections.abc import Sequence
@@ -23,7 +25,11 @@ class Hull:
 
     def at(self, cost: float) -> float:
         """Success for a budget of `cost`; -inf below the cheapest point."""
-        return float(np.interp(cost, self.cost_V, self.success_V)) if cost >= self.cost_V[0] else -np.inf
+        return (
+            float(np.interp(cost, self.cost_V, self.success_V))
+            if cost >= self.cost_V[0]
+            else -np.inf
+        )
 
     def cost_of(self, success: float) -> float | None:
         """The least cost that reaches `success`; None where nothing does."""
@@ -41,7 +47,9 @@ class Hull:
 
 @dataclass(frozen=True)
 class RouterCurve:
-    """A router at P operating points on T tasks: mean over seeds of cost (teacher calls) and success, each [P, T]."""
+    """A router at P operating points on T tasks: mean over seeds of cost (teacher calls) and
+    success, each [P, T].
+    """
 
     cost_PT: Array
     success_PT: Array
@@ -53,7 +61,9 @@ class RouterCurve:
 
 @dataclass(frozen=True)
 class Ends:
-    """SLM-only and teacher-only on the same T tasks: the two operating points every router has for nothing."""
+    """SLM-only and teacher-only on the same T tasks: the two operating points every router has for
+    nothing.
+    """
 
     slm: RouterCurve
     teacher: RouterCurve
@@ -67,7 +77,9 @@ def hull(cost_P: Sequence[float] | Array, success_P: Sequence[float] | Array) ->
     """The non-decreasing concave hull of operating points."""
     order = np.lexsort((-np.asarray(success_P), np.asarray(cost_P)))
     vertices: list[tuple[float, float]] = []
-    for cost, success in zip(np.asarray(cost_P)[order].tolist(), np.asarray(success_P)[order].tolist(), strict=True):
+    for cost, success in zip(
+        np.asarray(cost_P)[order].tolist(), np.asarray(success_P)[order].tolist(), strict=True
+    ):
         if vertices and success <= vertices[-1][1]:
             continue
         while len(vertices) > 1 and _turns_left(vertices[-2], vertices[-1], (cost, success)):
@@ -105,24 +117,36 @@ def aiq(cost_P: Sequence[float] | Array, success_P: Sequence[float] | Array) -> 
 
 
 def pgr(success: float, weak: float, strong: float) -> float:
-    """Performance gap recovered, (r - r_w) / (r_s - r_w). Raises ValueError where there is no gap."""
+    """Performance gap recovered, (r - r_w) / (r_s - r_w). Raises ValueError where there
+    is no gap.
+    """
     return (success - weak) / _gap(weak, strong)
 
 
 def apgr(curve: RouterCurve, ends: Ends) -> float:
-    """Average PGR over all budgets from SLM-only's cost to teacher-only's. Raises ValueError where there is no gap."""
-    return pgr(frontier_auc(curve, ends), float(ends.slm.success_PT.mean()), float(ends.teacher.success_PT.mean()))
+    """Average PGR over all budgets from SLM-only's cost to teacher-only's. Raises ValueError where
+    there is no gap.
+    """
+    return pgr(
+        frontier_auc(curve, ends),
+        float(ends.slm.success_PT.mean()),
+        float(ends.teacher.success_PT.mean()),
+    )
 
 
 def cpt(curve: RouterCurve, ends: Ends, share: float) -> float | None:
-    """Call-performance threshold: least share of teacher-only's calls that recovers `share` of the gap; None where nothing does."""
+    """Call-performance threshold: least share of teacher-only's calls that recovers `share` of the
+    gap; None where nothing does.
+    """
     weak, strong = float(ends.slm.success_PT.mean()), float(ends.teacher.success_PT.mean())
     return frontier_hull(curve, ends).cost_of(weak + share * _gap(weak, strong))
 
 
 def _gap(weak: float, strong: float) -> float:
     if strong <= weak:
-        raise ValueError(f"teacher-only ({strong:.3f}) does not exceed SLM-only ({weak:.3f}): no gap to recover")
+        raise ValueError(
+            f"teacher-only ({strong:.3f}) does not exceed SLM-only ({weak:.3f}): no gap to recover"
+        )
     return strong - weak
 
 

@@ -42,7 +42,9 @@ class SignFlips:
 
 
 def hoeffding_bentkus(empirical: float, n: int, risk: float) -> float:
-    """p-value of "the mean of n independent losses in [0, 1] exceeds `risk`", given their empirical mean."""
+    """p-value of "the mean of n independent losses in [0, 1] exceeds `risk`", given their empirical
+    mean.
+    """
     hoeffding = math.exp(-n * bernoulli_kl(min(empirical, risk), risk))
     # n * mean is a whole number for losses in {0, 1}; rounding must not push it to the next one.
     bentkus = math.e * binomial_cdf(math.ceil(n * empirical - 1e-9), n, risk)
@@ -51,7 +53,9 @@ def hoeffding_bentkus(empirical: float, n: int, risk: float) -> float:
 
 def bernoulli_kl(a: float, b: float) -> float:
     """h1(a, b) = a log(a / b) + (1 - a) log((1 - a) / (1 - b)), for 0 < b < 1."""
-    return (a * math.log(a / b) if a > 0 else 0.0) + ((1 - a) * math.log((1 - a) / (1 - b)) if a < 1 else 0.0)
+    return (a * math.log(a / b) if a > 0 else 0.0) + (
+        (1 - a) * math.log((1 - a) / (1 - b)) if a < 1 else 0.0
+    )
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:
@@ -60,12 +64,20 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
         return 1.0
     log_p, log_q, whole = math.log(p), math.log1p(-p), math.lgamma(n + 1)
     return min(
-        1.0, math.fsum(math.exp(whole - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log_p + (n - i) * log_q) for i in range(k + 1))
+        1.0,
+        math.fsum(
+            math.exp(
+                whole - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log_p + (n - i) * log_q
+            )
+            for i in range(k + 1)
+        ),
     )
 
 
 def holm(p_values: Sequence[PValue]) -> list[PValue]:
-    """Holm's adjusted p-values, in the order given; one that comes from a p-value at its floor is at its floor."""
+    """Holm's adjusted p-values, in the order given; one that comes from a p-value at its floor is
+    at its floor.
+    """
     adjusted = [PValue(1.0)] * len(p_values)
     running = PValue(0.0)
     order = np.argsort([p.value for p in p_values], kind="stable").tolist()
@@ -81,8 +93,8 @@ def sign_flip_test(differences_T: Array, seed: int, flips: int = FLIPS) -> SignF
     """One-sided test of "the mean paired difference is not above 0".
 
     Under the null each task's difference is as likely to have the other sign. A task without a
-    difference changes no sum, so the test is over those that differ: exact for up to `EXACT_TASKS` of
-    them, else by random flips.
+    difference changes no sum, so the test is over those that differ: exact for up to `EXACT_TASKS`
+    of them, else by random flips.
     """
     differing_D = differences_T[np.abs(differences_T) > _SAME]
     count = len(differing_D)

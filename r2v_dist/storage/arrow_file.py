@@ -1,8 +1,8 @@
 """An Arrow table as one file: published whole, and read back only as it was written.
 
 The footer of every file holds a checksum of all its bytes: what a disk or a copy changed is found
-before anything is parsed, for a parser believes the offsets that it meets. A file without a checksum
-(of an older version, or rewritten by other tools) is checked by its structure alone.
+before anything is parsed, for a parser believes the offsets that it meets. A file without a
+checksum (of an older version, or rewritten by other tools) is checked by its structure alone.
 """
 
 import zlib
@@ -75,7 +75,9 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if getattr(error, "errno", None) is not None:
             raise  # the file could not be opened or read: that says nothing about what it holds
-        raise DamagedFile(path, f"is no whole Arrow file ({' '.join(str(error).split())})") from None
+        raise DamagedFile(
+            path, f"is no whole Arrow file ({' '.join(str(error).split())})"
+        ) from None
     return table
 
 

@@ -1,7 +1,8 @@
 """Rollouts as Arrow: one row a step, one shard one atomic step, a shard's number taken once.
 
-A shard holds whole episodes only, so that an episode is committed with all its steps or not at all. Shards are Arrow IPC
-files with lz4, readable with nothing but pyarrow, pandas, polars or duckdb; token ids are stored as sampled.
+A shard holds whole episodes only, so that an episode is committed with all its steps or not at all.
+Shards are Arrow IPC files with lz4, readable with nothing but pyarrow, pandas, polars or duckdb;
+token ids are stored as sampled.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -49,9 +50,11 @@ _EPISODE_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Episode], Any]]] = {
     "branch_t": (pa.int16(), lambda e: len(e.branch.path) if e.branch else None),
     "branch_prefix": (pa.int64(), lambda e: e.branch.prefix if e.branch else None),
 }
-"""Equal on all rows of an episode. An episode that ended before its first step has one row with `t` = -1. A branch (null
-elsewhere) leaves its earlier path at step `branch_t`, whose `prefix` is `branch_prefix`; the steps before are replayed and have
-no proposal. It has no row at `branch_t` where nobody had an action there."""
+"""Equal on all rows of an episode. An episode that ended before its first step has one row with `t`
+= -1. A branch (null elsewhere) leaves its earlier path at step `branch_t`, whose `prefix` is
+`branch_prefix`; the steps before are replayed and have no proposal. It has no row at `branch_t`
+where nobody had an action there.
+"""
 
 _STEP_COLUMNS: dict[str, pa.DataType] = {
     "observation": _NAME,
@@ -96,12 +99,20 @@ def to_table(episodes: Sequence[Episode]) -> pa.Table:
     lengths = [max(1, len(e.steps)) for e in episodes]
     repeat = pa.array(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths))
     own = pa.RecordBatch.from_arrays(
-        [pa.array(list(map(get, episodes)), kind) for kind, get in _EPISODE_COLUMNS.values()], [*_EPISODE_COLUMNS]
+        [pa.array(list(map(get, episodes)), kind) for kind, get in _EPISODE_COLUMNS.values()],
+        [*_EPISODE_COLUMNS],
     )
-    t = np.fromiter((t for e in episodes for t in (range(len(e.steps)) if e.steps else (-1,))), np.int16)
+    t = np.fromiter(
+        (t for e in episodes for t in (range(len(e.steps)) if e.steps else (-1,))), np.int16
+    )
     steps: list[Step] = [s for e in episodes for s in (e.steps or (_NO_STEP,))]
-    of_steps = [pa.array(list(map(attrgetter(name), steps)), kind) for name, kind in _STEP_COLUMNS.items()]
-    return pa.Table.from_arrays([*own.take(repeat).columns, pa.array(t), *of_steps, *_proposal_columns(steps)], schema=SCHEMA)
+    of_steps = [
+        pa.array(list(map(attrgetter(name), steps)), kind) for name, kind in _STEP_COLUMNS.items()
+    ]
+    return pa.Table.from_arrays(
+        [*own.take(repeat).columns, pa.array(t), *of_steps, *_proposal_columns(steps)],
+        schema=SCHEMA,
+    )
 
 
 def _proposal_columns(steps: Sequence[Step]) -> list[pa.Array]:
@@ -116,7 +127,9 @@ def _proposal_columns(steps: Sequence[Step]) -> list[pa.Array]:
         pa.array([answer.prompt_tokens if answer else None for answer in proposals], pa.int32()),
         pa.array(slm_tokens, pa.int32(), mask=np.fromiter((s is _NO_STEP for s in steps), bool)),
         pa.ListArray.from_arrays(top_offsets, _packed([top.ids for top in tops], pa.int32())),
-        pa.ListArray.from_arrays(top_offsets, _packed([top.logprobs for top in tops], pa.float32())),
+        pa.ListArray.from_arrays(
+            top_offsets, _packed([top.logprobs for top in tops], pa.float32())
+        ),
         pa.ListArray.from_arrays(offsets, pa.array([c.text for c in flat], pa.string())),
         pa.ListArray.from_arrays(offsets, _lists([c.token_ids or () for c in flat], np.int32)),
         pa.ListArray.from_arrays(offsets, logprobs),
@@ -134,7 +147,9 @@ def _offsets(groups: Sequence[Sized]) -> pa.Array:
 
 
 def _lists(groups: Sequence[Sequence[Any]], kind: type[np.number[Any]]) -> pa.ListArray:
-    return pa.ListArray.from_arrays(_offsets(groups), pa.array(np.fromiter(chain.from_iterable(groups), kind)))
+    return pa.ListArray.from_arrays(
+        _offsets(groups), pa.array(np.fromiter(chain.from_iterable(groups), kind))
+    )
 
 
 def commit(folder: Path, index: int, episodes: Sequence[Episode]) -> Path:
@@ -208,9 +223,15 @@ def outcomes(table: pa.Table) -> pa.Table:
 
 
 def episodes_of(table: pa.Table) -> Iterator[list[dict[str, Any]]]:
-    """Episodes as lists of step rows, sorted by key: the order does not depend on the order of commits."""
-    plain = table.set_column(0, "key", table["key"].cast(pa.string())).sort_by([("key", "ascending"), ("t", "ascending")])
-    rows: Iterable[dict[str, Any]] = (row for batch in plain.to_batches() for row in batch.to_pylist())
+    """Episodes as lists of step rows, sorted by key: the order does not depend on the order of
+    commits.
+    """
+    plain = table.set_column(0, "key", table["key"].cast(pa.string())).sort_by(
+        [("key", "ascending"), ("t", "ascending")]
+    )
+    rows: Iterable[dict[str, Any]] = (
+        row for batch in plain.to_batches() for row in batch.to_pylist()
+    )
     current: list[dict[str, Any]] = []
     for row in rows:
         if current and row["key"] != current[0]["key"]:
@@ -222,14 +243,22 @@ def episodes_of(table: pa.Table) -> Iterator[list[dict[str, Any]]]:
 
 
 def codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """A dictionary column as numbers, and what they stand for. Columns of one table share their numbers after any filter."""
+    """A dictionary column as numbers, and what they stand for. Columns of one table share their
+    numbers after any filter.
+    """
     chunk = column.combine_chunks()
     chunk = chunk.chunk(0) if isinstance(chunk, pa.ChunkedArray) else chunk
     return np.asarray(chunk.indices.fill_null(-1), dtype=np.int64), chunk.dictionary.to_pylist()
 
 
-def rows_where(folder: Path, condition: Callable[[pa.Table], Any], columns: list[str] | None) -> pa.Table:
-    """Rows of a stage that meet a condition, read shard by shard: a stage's candidates together may not fit in memory."""
+def rows_where(
+    folder: Path, condition: Callable[[pa.Table], Any], columns: list[str] | None
+) -> pa.Table:
+    """Rows of a stage that meet a condition, read shard by shard: a stage's candidates together may
+    not fit in memory.
+    """
     tables = (read_shard(path, columns) for path in shards(folder))
     parts = [table.filter(condition(table)) for table in tables]
-    return pa.concat_tables([part for part in parts if part.num_rows] or parts[:1]).unify_dictionaries()
+    return pa.concat_tables(
+        [part for part in parts if part.num_rows] or parts[:1]
+    ).unify_dictionaries()

@@ -1,4 +1,5 @@
-"""The run directory: what is complete is never done again, what is half done resumes, nothing is overwritten in silence.
+"""The run directory: what is complete is never done again, what is half done resumes, nothing is
+overwritten in silence.
 
 config.yaml                     the resolved configuration
 stages/<name>/manifest.json     present only when the stage is complete; its input hash says for which inputs
@@ -33,8 +34,9 @@ _AGAIN = "`r2v run` with the run's configuration does stage {} again"
 @dataclass(frozen=True)
 class Manifest:
     """A complete stage: what it was made from, how long the run that finished it took, and what it
-    found. `covers` are its files, by path in the run directory, with their sizes: without them it is
-    not complete. None where an older version of r2v completed the stage."""
+    found. `covers` are its files, by path in the run directory, with their sizes: without them it
+    is not complete. None where an older version of r2v completed the stage.
+    """
 
     stage: str
     input_hash: str
@@ -66,7 +68,10 @@ class RunDir:
 
     def write_config(self, config: RunConfig) -> None:
         """Store the resolved configuration."""
-        write_atomically(self.root / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        write_atomically(
+            self.root / "config.yaml",
+            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+        )
 
     def manifest(self, stage: str) -> Manifest | None:
         """The record of a complete stage, None when it is not complete. One that cannot be read is
@@ -77,14 +82,19 @@ class RunDir:
         try:
             return _manifest(path)
         except DamagedFile as error:
-            warn(f"{path}: {error.problem}: stage {stage} counts as not complete; {_AGAIN.format(stage)}")
+            warn(
+                f"{path}: {error.problem}: stage {stage} counts as not complete; "
+                f"{_AGAIN.format(stage)}"
+            )
             return None
 
     def lost(self, manifest: Manifest) -> DamagedFile | None:
         """A file that a complete stage no longer has as it was; None where all are there."""
         for folder in (self.root / name for name in _checkpoints(manifest.results)):
             if not folder.is_dir():
-                return DamagedFile(folder / "*.safetensors", "is missing", _AGAIN.format(manifest.stage))
+                return DamagedFile(
+                    folder / "*.safetensors", "is missing", _AGAIN.format(manifest.stage)
+                )
         for name, size in (manifest.covers or {}).items():
             path = self.root / name
             if not path.is_file():
@@ -111,10 +121,14 @@ class RunDir:
             old_hash = previous[-1].get("input_hash", "unknown") if previous else input_hash
         except DamagedFile as error:
             old_hash = "damaged"  # nobody knows from which inputs the files were made
-            warn(f"{attempts}: {error.problem}: what stage {stage} has is set aside, and made again")
+            warn(
+                f"{attempts}: {error.problem}: what stage {stage} has is set aside, and made again"
+            )
         if old_hash != input_hash:
             self._set_aside(stage, old_hash)
-        files.append_json_line(attempts, {"input_hash": input_hash, "started": time.time(), "pid": os.getpid()})
+        files.append_json_line(
+            attempts, {"input_hash": input_hash, "started": time.time(), "pid": os.getpid()}
+        )
         files.sync(attempts)
 
     def complete(self, stage: str, input_hash: str, wall_s: float, results: dict[str, Any]) -> None:
@@ -125,7 +139,9 @@ class RunDir:
             files.sync_entries(folder)
         covers = {str(path.relative_to(self.root)): path.stat().st_size for path in made}
         manifest = Manifest(stage, input_hash, wall_s, attempts, results, covers)
-        files.write_atomically(self.stage(stage) / "manifest.json", json.dumps(asdict(manifest), indent=1))
+        files.write_atomically(
+            self.stage(stage) / "manifest.json", json.dumps(asdict(manifest), indent=1)
+        )
 
     def _files_of(self, stage: str, results: dict[str, Any]) -> list[Path]:
         """Tables, episodes and checkpoints of a stage: what later stages read."""
@@ -177,12 +193,17 @@ class RunDir:
             self.root.mkdir(parents=True, exist_ok=True)
             handle = (self.root / ".lock").open("w", encoding="utf-8")
         except OSError as error:
-            raise RuntimeFailure(f"run_dir = {self.root} cannot be written: {explain(error)}") from None
+            raise RuntimeFailure(
+                f"run_dir = {self.root} cannot be written: {explain(error)}"
+            ) from None
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UsageError(f"run_dir = {self.root}: another run is at work there; wait for it or choose another run_dir") from None
+                raise UsageError(
+                    f"run_dir = {self.root}: another run is at work there; wait for it or choose "
+                    f"another run_dir"
+                ) from None
             yield
 
 
@@ -205,7 +226,10 @@ def checkpoint_version(name: str, folder: Path) -> str:
     digest = hashlib.blake2b(digest_size=6)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise UsageError(f"{folder}: no safetensors file; a model is a Hugging Face directory with safetensors weights")
+        raise UsageError(
+            f"{folder}: no safetensors file; a model is a Hugging Face directory with safetensors "
+            f"weights"
+        )
     for file in files:
         with file.open("rb") as handle:
             while block := handle.read(1 << 20):
@@ -217,9 +241,13 @@ def open_run(root: Path) -> tuple[RunDir, RunConfig]:
     """A run that exists, and its configuration."""
     page = root / "report" / "index.html"
     if not (root / "config.yaml").is_file() and page.is_file():
-        raise UsageError(f"{root}: a run of a simulated router, whose only report is {page}; `r2v run` writes it")
+        raise UsageError(
+            f"{root}: a run of a simulated router, whose only report is {page}; `r2v run` writes it"
+        )
     if not (root / "config.yaml").is_file():
-        raise UsageError(f"{root}: not a run directory (no config.yaml); give the run_dir of a `r2v run`")
+        raise UsageError(
+            f"{root}: not a run directory (no config.yaml); give the run_dir of a `r2v run`"
+        )
     return RunDir(root), load_config(root / "config.yaml", [])
 
 

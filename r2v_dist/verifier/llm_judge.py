@@ -25,14 +25,18 @@ Candidates:
 
 
 class JudgeVerifier:
-    """Asks a language model for one score a candidate. An answer that cannot be read is asked for again, then counted.
+    """Asks a language model for one score a candidate. An answer that cannot be read is asked for
+    again, then counted.
 
-    `malformed` counts states that kept the score 0.5 because no attempt could be read; `retries` counts further attempts.
+    `malformed` counts states that kept the score 0.5 because no attempt could be read; `retries`
+    counts further attempts.
     """
 
     UNDECIDED = 0.5
 
-    def __init__(self, model: LanguageModel, attempts: int = 3, max_tokens: int = JUDGE_TOKENS) -> None:
+    def __init__(
+        self, model: LanguageModel, attempts: int = 3, max_tokens: int = JUDGE_TOKENS
+    ) -> None:
         self._model, self._attempts, self._max_tokens = model, attempts, max_tokens
         self.malformed = 0
         self.retries = 0
@@ -43,7 +47,9 @@ class JudgeVerifier:
         self.retries = self.malformed = 0
         return counts
 
-    async def score(self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]) -> tuple[float, ...]:
+    async def score(
+        self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]
+    ) -> tuple[float, ...]:
         """V of every candidate."""
         if not candidates:
             return ()
@@ -51,9 +57,17 @@ class JudgeVerifier:
         for attempt in range(self._attempts):
             self.retries += attempt > 0
             # The first attempt is greedy; another answer can only come from sampling.
-            sampling = Sampling(n=1, temperature=0.7 if attempt else 0.0, top_p=1.0, max_tokens=self._max_tokens)
-            answer = await self._model.sample(Request((), prompt, sampling, stable_hash("judge", prompt, attempt) % 2**31))
-            scores = read_scores(answer.candidates[0].text, len(candidates)) if answer.candidates else None
+            sampling = Sampling(
+                n=1, temperature=0.7 if attempt else 0.0, top_p=1.0, max_tokens=self._max_tokens
+            )
+            answer = await self._model.sample(
+                Request((), prompt, sampling, stable_hash("judge", prompt, attempt) % 2**31)
+            )
+            scores = (
+                read_scores(answer.candidates[0].text, len(candidates))
+                if answer.candidates
+                else None
+            )
             if scores is not None:
                 return scores
         self.malformed += 1
@@ -62,8 +76,14 @@ class JudgeVerifier:
 
 def judge_prompt(history: Sequence[Turn], user: str, candidates: Sequence[Candidate]) -> str:
     """The whole question as one message."""
-    lines = [f"{who}: {text}" for turn in history for who, text in (("world", turn.user), ("agent", turn.action))]
-    numbered = [f"{i}. {json.dumps(candidate.text)}" for i, candidate in enumerate(candidates, start=1)]
+    lines = [
+        f"{who}: {text}"
+        for turn in history
+        for who, text in (("world", turn.user), ("agent", turn.action))
+    ]
+    numbered = [
+        f"{i}. {json.dumps(candidate.text)}" for i, candidate in enumerate(candidates, start=1)
+    ]
     return _INSTRUCTIONS.format(
         example=", ".join(["0.5"] * len(candidates)),
         k=len(candidates),
@@ -90,6 +110,8 @@ def _scores(found: object, k: int) -> tuple[float, ...] | None:
     scores = found.get("scores") if isinstance(found, dict) else None
     if not isinstance(scores, list) or len(scores) != k:
         return None
-    if not all(isinstance(s, int | float) and not isinstance(s, bool) and 0 <= s <= 1 for s in scores):
+    if not all(
+        isinstance(s, int | float) and not isinstance(s, bool) and 0 <= s <= 1 for s in scores
+    ):
         return None
     return tuple(float(s) for s in scores)

@@ -1,6 +1,8 @@
-"""How good a verifier is (docs/method.md, section 9): soft labels v in [0, 1] from branches, numpy only.
+"""How good a verifier is (docs/method.md, section 9): soft labels v in [0, 1] from branches, numpy
+only.
 
-Axes: N candidates. `weights` are numbers of branches; a soft label counts as that share of successes and failures.
+Axes: N candidates. `weights` are numbers of branches; a soft label counts as that share of
+successes and failures.
 """
 
 from dataclasses import asdict, dataclass
@@ -9,14 +11,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from r2v_dist.stats.calibration_error import BINS, auroc, brier_parts, ece, equal_width, reliability_bins
+from r2v_dist.stats.calibration_error import (
+    BINS,
+    auroc,
+    brier_parts,
+    ece,
+    equal_width,
+    reliability_bins,
+)
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class VerifierMetrics:
-    """`pairwise` is over pairs of one state whose branch values differ; measures without data are nan."""
+    """`pairwise` is over pairs of one state whose branch values differ; measures without data are
+    nan.
+    """
 
     auroc: float
     brier: float
@@ -26,8 +37,12 @@ class VerifierMetrics:
     pairs: int
 
 
-def verifier_metrics(scores: Array, values: Array, weights: Array, group: npt.NDArray[np.int64]) -> VerifierMetrics:
-    """All measures at once. V is the chance of a success as a risk is that of a failure, so risk measures serve it too."""
+def verifier_metrics(
+    scores: Array, values: Array, weights: Array, group: npt.NDArray[np.int64]
+) -> VerifierMetrics:
+    """All measures at once. V is the chance of a success as a risk is that of a failure, so risk
+    measures serve it too.
+    """
     successes = values * weights
     both = 0 < successes.sum() < weights.sum()
     accuracy, pairs = pairwise_accuracy(scores, values, group)
@@ -42,24 +57,39 @@ def verifier_metrics(scores: Array, values: Array, weights: Array, group: npt.ND
 
 
 def verifier_curves(scores: Array, values: Array, weights: Array) -> dict[str, Any]:
-    """What a reliability diagram and a ROC curve are drawn from: `reliability` bins, and `roc` points (failed, successful branches
-    scored at least as high) from (0, 0) to (1, 1), empty where all branches end alike."""
+    """What a reliability diagram and a ROC curve are drawn from: `reliability` bins, and `roc`
+    points (failed, successful branches scored at least as high) from (0, 0) to (1, 1), empty where
+    all branches end alike.
+    """
     successes = values * weights
     bins = reliability_bins(scores, successes, weights, equal_width(scores, BINS))
-    return {"reliability": [asdict(one) for one in bins], "roc": roc_points(scores, successes, weights)}
+    return {
+        "reliability": [asdict(one) for one in bins],
+        "roc": roc_points(scores, successes, weights),
+    }
 
 
 def roc_points(scores: Array, successes: Array, weights: Array) -> list[tuple[float, float]]:
     """The ROC curve, one point a distinct score; the area under it is the AUROC."""
     levels, level_N = np.unique(-scores, return_inverse=True)
-    won_L, lost_L = (np.cumsum(np.bincount(level_N, counts, len(levels))) for counts in (successes, weights - successes))
+    won_L, lost_L = (
+        np.cumsum(np.bincount(level_N, counts, len(levels)))
+        for counts in (successes, weights - successes)
+    )
     if won_L[-1] == 0 or lost_L[-1] == 0:
         return []
-    return [(0.0, 0.0), *zip((lost_L / lost_L[-1]).tolist(), (won_L / won_L[-1]).tolist(), strict=True)]
+    return [
+        (0.0, 0.0),
+        *zip((lost_L / lost_L[-1]).tolist(), (won_L / won_L[-1]).tolist(), strict=True),
+    ]
 
 
-def pairwise_accuracy(scores: Array, values: Array, group: npt.NDArray[np.int64]) -> tuple[float, int]:
-    """Share of pairs of one group, with different values, that the scores order alike (ties half), and their number."""
+def pairwise_accuracy(
+    scores: Array, values: Array, group: npt.NDArray[np.int64]
+) -> tuple[float, int]:
+    """Share of pairs of one group, with different values, that the scores order alike (ties half),
+    and their number.
+    """
     right, pairs = 0.0, 0
     order = np.argsort(group, kind="stable")
     for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):

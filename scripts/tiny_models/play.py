@@ -1,4 +1,5 @@
-"""Plays the games that the tiny base models read about: the split `base`, which no run ever uses (`make base-model`).
+"""Plays the games that the tiny base models read about: the split `base`, which no run ever uses
+(`make base-model`).
 
 A step of its own, so that the model can be trained on a machine with a GPU and without TextWorld.
 """
@@ -22,13 +23,22 @@ from scripts.tiny_models.transcripts import Transcript, write_transcripts
 
 MAX_STEPS = 30
 HASTY_SHARE = 0.5
-"""Of the detours of an expert that searches: what the planner would do later, as a model does that takes for done what is not."""
+"""Of the detours of an expert that searches: what the planner would do later, as a model does that
+takes for done what is not.
+"""
 
 
 def base_families() -> tuple[GameFamily, ...]:
     """Quests of 2-6 steps in 1-4 rooms, goals told step by step or only by their last step."""
-    ranges: tuple[tuple[str, tuple[int, int]], ...] = (("rooms", (1, 4)), ("objects", (3, 8)), ("quest_length", (2, 6)))
-    return tuple(GameFamily("custom", (*ranges, ("instructions", told)), weight=weight) for told, weight in (("full", 0.6), ("last", 0.4)))
+    ranges: tuple[tuple[str, tuple[int, int]], ...] = (
+        ("rooms", (1, 4)),
+        ("objects", (3, 8)),
+        ("quest_length", (2, 6)),
+    )
+    return tuple(
+        GameFamily("custom", (*ranges, ("instructions", told)), weight=weight)
+        for told, weight in (("full", 0.6), ("last", 0.4))
+    )
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,9 @@ class Job:
 
 
 def play_game(job: Job) -> list[Transcript]:
-    """Won episodes of one game: the expert with random detours, a share of them under perturbation."""
+    """Won episodes of one game: the expert with random detours, a share of them under
+    perturbation.
+    """
     task = job.game.stem
     game = TextWorldEnv(str(job.game), expert=True, admissible=True, max_steps=MAX_STEPS)
     transcripts = []
@@ -50,13 +62,22 @@ def play_game(job: Job) -> list[Transcript]:
         rng = rng_for("base-model", task, episode)
         z = rng.randrange(10**9, 2 * 10**9) if rng.random() < job.recipe.perturbed_share else None
         env = Perturb(game, task, z, default_rates(), MAX_STEPS, LEXICON)
-        if transcript := _play(env, game, task, rng, rng.choice(job.recipe.detour_rates), job.searches):
+        if transcript := _play(
+            env, game, task, rng, rng.choice(job.recipe.detour_rates), job.searches
+        ):
             transcripts.append(transcript)
     game.close()
     return transcripts
 
 
-def _play(env: Perturb, game: TextWorldEnv, task: str, rng: random.Random, detour_rate: float, searches: bool) -> Transcript | None:
+def _play(
+    env: Perturb,
+    game: TextWorldEnv,
+    task: str,
+    rng: random.Random,
+    detour_rate: float,
+    searches: bool,
+) -> Transcript | None:
     observation, info = env.reset()
     user = opening_message(info["goal"], observation)
     searcher = SearchingExpert(game, info["goal"]) if searches else None
@@ -65,7 +86,9 @@ def _play(env: Perturb, game: TextWorldEnv, task: str, rng: random.Random, detou
     while (best := searcher.action(user) if searcher else env.expert_action()) is not None:
         action = best
         if rng.random() < detour_rate and (
-            others := game.expert_plan()[1:] if searcher and rng.random() < HASTY_SHARE else info.get("admissible")
+            others := game.expert_plan()[1:]
+            if searcher and rng.random() < HASTY_SHARE
+            else info.get("admissible")
         ):
             action = rng.choice(others)
         turns.append(Turn(user, action))
@@ -81,7 +104,9 @@ def _play(env: Perturb, game: TextWorldEnv, task: str, rng: random.Random, detou
 def main() -> None:
     """Generate the games, play them and write the won episodes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=RECIPES, default="tiny", help="whose share of detours the play has")
+    parser.add_argument(
+        "--size", choices=RECIPES, default="tiny", help="whose share of detours the play has"
+    )
     parser.add_argument("--games", type=int, default=800)
     parser.add_argument("--episodes", type=int, default=10, help="episodes a game")
     parser.add_argument("--seed", type=int, default=0)
@@ -93,11 +118,20 @@ def main() -> None:
     generate(specs, args.cache, 2, lambda done, total: print(f"game {done}/{total}", flush=True))
     recipe = RECIPES[args.size]
     jobs = [
-        Job(game_path(args.cache, spec), args.episodes, recipe, recipe.searches and dict(spec.settings)["instructions"] == "last")
+        Job(
+            game_path(args.cache, spec),
+            args.episodes,
+            recipe,
+            recipe.searches and dict(spec.settings)["instructions"] == "last",
+        )
         for spec in specs
     ]
     with get_context("spawn").Pool(2) as pool:
-        transcripts = [transcript for episodes in pool.imap(play_game, jobs, chunksize=4) for transcript in episodes]
+        transcripts = [
+            transcript
+            for episodes in pool.imap(play_game, jobs, chunksize=4)
+            for transcript in episodes
+        ]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_transcripts(args.output, transcripts)
     print(f"{len(transcripts)} won episodes of {args.games} games in {args.output}")

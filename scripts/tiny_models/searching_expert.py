@@ -1,9 +1,11 @@
-"""An expert that acts on what its episode has told: whoever reads the episode can learn to do as it does.
+"""An expert that acts on what its episode has told: whoever reads the episode can learn to do as it
+does.
 
-TextWorld's planner sees the whole game. This expert does what the planner does as far as all of it has been seen, and searches
-otherwise: it tries what is closed, then goes where it has not been, nearest first. What the room's description should have shown and
-did not, it looks for again. In three things it knows more: it is not fooled by perturbed text, of what it has seen it knows what will
-be needed, and with nothing left to try it does what the planner does.
+TextWorld's planner sees the whole game. This expert does what the planner does as far as all of it
+has been seen, and searches otherwise: it tries what is closed, then goes where it has not been,
+nearest first. What the room's description should have shown and did not, it looks for again. In
+three things it knows more: it is not fooled by perturbed text, of what it has seen it knows what
+will be needed, and with nothing left to try it does what the planner does.
 """
 
 import re
@@ -15,7 +17,9 @@ _NAME = re.compile(r"\b(?:[A-Z]-[a-z]+|[a-z]+\d+)\b")
 _ROOM = re.compile(r"^-= (\w+) =-$", re.MULTILINE)
 _CLOSED = re.compile(r"closed (\S+) (here|leading (\w+))")
 _EXIT = re.compile(r"(?:exit to the|open \S+ leading) (\w+)")
-_LYING = re.compile(r"(?:There is|The (\S+) (?:holds|contains)|You open the (\S+), revealing) ([^.]*?)(?: on the floor)?\.")
+_LYING = re.compile(
+    r"(?:There is|The (\S+) (?:holds|contains)|You open the (\S+), revealing) ([^.]*?)(?: on the floor)?\."
+)
 _LOCKED = re.compile(r"You have to unlock the (\S+) with the (\S+) first")
 _NOT_SEEN = re.compile(r"You (?:have to unlock|need to take|can't) [^.]*\.")
 _PORTABLE = re.compile(r"thing|snack|key|[A-Z]-key")
@@ -31,7 +35,9 @@ class SearchingExpert:
     def __init__(self, game: TextWorldEnv, goal: str) -> None:
         placed = _TOLD_PLACE.search(goal)
         self._game = game
-        self._wanted = [name for name in _NAME.findall(goal) if not (placed and name == placed[1])]  # where that is need not be found out
+        self._wanted = [
+            name for name in _NAME.findall(goal) if not (placed and name == placed[1])
+        ]  # where that is need not be found out
         self._seen: set[str] = set()
         self._room, self._last = "", ""
         self._ways: defaultdict[str, dict[str, str]] = defaultdict(dict)
@@ -49,7 +55,8 @@ class SearchingExpert:
         self._looks = 0
 
     def action(self, shown: str) -> str | None:
-        """The next command after the agent was shown this, or None where the game can no longer be won.
+        """The next command after the agent was shown this, or None where the game can no longer be
+        won.
 
         What it knows is read from what the game says, unperturbed.
         """
@@ -68,11 +75,16 @@ class SearchingExpert:
         self._looks = self._looks + 1 if command == "look" else 0
 
     def _hidden(self, command: str) -> bool:
-        """Whether the command needs an exit or a thing that this room's description has and the agent was not shown."""
+        """Whether the command needs an exit or a thing that this room's description has and the
+        agent was not shown.
+        """
         if command.startswith("go "):
             way = command.removeprefix("go ")
             return way not in self._ways[self._room] and way not in self._shown_here
-        described = {*self._closed[self._room], *(thing for thing, (room, _) in self._takes.items() if room == self._room)}
+        described = {
+            *self._closed[self._room],
+            *(thing for thing, (room, _) in self._takes.items() if room == self._room),
+        }
         return bool(described & set(_NAME.findall(command)) - self._shown)
 
     def _read(self, text: str) -> None:
@@ -81,10 +93,15 @@ class SearchingExpert:
             self._enter(header[1].lower())
         for name, _, direction in _CLOSED.findall(text):
             self._closed[self._room].setdefault(name, direction or None)
-        self._exits[self._room] += [way for way in _EXIT.findall(text) if way not in self._exits[self._room]]
+        self._exits[self._room] += [
+            way for way in _EXIT.findall(text) if way not in self._exits[self._room]
+        ]
         for place, opened, things in _LYING.findall(text):
             for thing in filter(_PORTABLE.match, _NAME.findall(things)):
-                self._takes[thing] = (self._room, f"take {thing} from {place or opened}" if place or opened else f"take {thing}")
+                self._takes[thing] = (
+                    self._room,
+                    f"take {thing} from {place or opened}" if place or opened else f"take {thing}",
+                )
         for name, key in _LOCKED.findall(text):
             self._keys[name] = key
         self._learn_from_last(text)
@@ -104,7 +121,9 @@ class SearchingExpert:
         verb, _, rest = self._last.partition(" ")
         name = rest.split(" ")[0]
         self._tried.add(self._last)
-        if verb == "open" and (f"You open {name}" in text or f"You open the {name}" in text or "welded" in text):
+        if verb == "open" and (
+            f"You open {name}" in text or f"You open the {name}" in text or "welded" in text
+        ):
             direction = self._closed[self._room].pop(name, None)
             self._exits[self._room] += [direction] if direction and "You open" in text else []
         elif verb == "unlock" and "You unlock" in text:
@@ -116,29 +135,41 @@ class SearchingExpert:
             self._exits[self._room].remove(name)
 
     def _all_seen(self, plan: tuple[str, ...]) -> bool:
-        """Whether the plan up to its first command that is no walk needs nothing that has not been seen."""
+        """Whether the plan up to its first command that is no walk needs nothing that has not been
+        seen.
+        """
         room: str | None = self._room
         for number, command in enumerate(plan):
             if not command.startswith("go "):
-                return self._known(command) and (not command.startswith("open ") or self._has_reason(command, plan[number + 1 :]))
+                return self._known(command) and (
+                    not command.startswith("open ") or self._has_reason(command, plan[number + 1 :])
+                )
             room = self._ways[room or ""].get(command.removeprefix("go "))
             if room is None:
                 return False
         return True
 
     def _known(self, command: str) -> bool:
-        """Whether its names have been seen. A key that the goal names might be held: that is worth one try."""
+        """Whether its names have been seen. A key that the goal names might be held: that is worth
+        one try.
+        """
         told = set(self._wanted) if "lock " in command and command not in self._tried else set()
         return set(_NAME.findall(command)) - {name for name in told if "key" in name} <= self._seen
 
     def _has_reason(self, opening: str, then: tuple[str, ...]) -> bool:
         """Whether the goal asks to open it, or what is to be taken from it has been seen."""
         name = opening.removeprefix("open ")
-        taken = [command for command in then if command.startswith("take ") and command.endswith(f"from {name}")]
+        taken = [
+            command
+            for command in then
+            if command.startswith("take ") and command.endswith(f"from {name}")
+        ]
         return name in self._wanted or bool(taken and self._known(taken[0]))
 
     def _search(self) -> str | None:
-        """A command here, or the first step to the nearest room where something is left to try; boxes last if no thing is missing."""
+        """A command here, or the first step to the nearest room where something is left to try;
+        boxes last if no thing is missing.
+        """
         missing = [name for name in self._wanted if name not in self._seen]
         contained = not missing or any(_PORTABLE.match(name) for name in missing)
         return self._nearest(boxes=contained) or self._nearest(boxes=True)
@@ -157,8 +188,15 @@ class SearchingExpert:
 
     def _untried(self, room: str, boxes: bool) -> str | None:
         closed = self._closed[room]
-        commands = [self._try(name) for name, direction in closed.items() if boxes and not direction]
-        commands += [command for key in self._needed() for place, command in [self._takes.get(key, ("", ""))] if place == room]
+        commands = [
+            self._try(name) for name, direction in closed.items() if boxes and not direction
+        ]
+        commands += [
+            command
+            for key in self._needed()
+            for place, command in [self._takes.get(key, ("", ""))]
+            if place == room
+        ]
         commands += [f"go {way}" for way in self._exits[room] if way not in self._ways[room]]
         commands += [self._try(name) for name, direction in closed.items() if direction]
         return next((command for command in commands if command), None)
@@ -167,7 +205,9 @@ class SearchingExpert:
         return [key for key in self._keys.values() if key in self._takes]
 
     def _try(self, name: str) -> str | None:
-        """Open it; if it is locked, unlock it with the key that is held, or might be: what the episode starts with is not told."""
+        """Open it; if it is locked, unlock it with the key that is held, or might be: what the
+        episode starts with is not told.
+        """
         key = self._keys.get(name)
         if key is None:
             return f"open {name}" if f"open {name}" not in self._tried else None

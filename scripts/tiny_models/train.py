@@ -1,4 +1,5 @@
-"""Trains the tiny base models that stand in for a pretrained backbone (`make base-model`); runs once, by hand.
+"""Trains the tiny base models that stand in for a pretrained backbone (`make base-model`); runs
+once, by hand.
 
 The model reads the transcripts of `scripts.tiny_models.play` and needs no game itself.
 """
@@ -16,10 +17,17 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from r2v_dist.chat import ChatFormat
-from scripts.tiny_models.transcripts import LM_WEIGHT, Batch, RenumberedBatches, Transcript, read_transcripts
+from scripts.tiny_models.transcripts import (
+    LM_WEIGHT,
+    Batch,
+    RenumberedBatches,
+    Transcript,
+    read_transcripts,
+)
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% "
+    "endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL_TOKENS = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>"]
@@ -31,10 +39,12 @@ HELD_OUT_SHARE = 0.02
 class Recipe:
     """Shape of a Qwen3 model, and the play it reads.
 
-    `detour_rates`: share of random actions, drawn an episode. `imitate_detours`: whether they are learned like the expert's actions.
-    `perturbed_share`: of the episodes. `searches`: whether the expert has to find out what the goal does not tell, or sees the whole game.
-    The backbone has read play of mixed quality and is not told which is good, as a pretrained model has; the teacher learns the expert,
-    and one that searches can be imitated where one that sees everything cannot.
+    `detour_rates`: share of random actions, drawn an episode. `imitate_detours`: whether they are
+    learned like the expert's actions.
+    `perturbed_share`: of the episodes. `searches`: whether the expert has to find out what the goal
+    does not tell, or sees the whole game. The backbone has read play of mixed quality and is not
+    told which is good, as a pretrained model has; the teacher learns the expert, and one that
+    searches can be imitated where one that sees everything cannot.
     """
 
     hidden: int
@@ -48,13 +58,33 @@ class Recipe:
 
 
 RECIPES = {
-    "tiny": Recipe(192, 4, 512, 3, detour_rates=(0.1, 0.4, 0.8), imitate_detours=True, perturbed_share=0.25, searches=False),
-    "small": Recipe(256, 5, 704, 4, detour_rates=(0.0, 0.1, 0.3), imitate_detours=False, perturbed_share=0.75, searches=True),
+    "tiny": Recipe(
+        192,
+        4,
+        512,
+        3,
+        detour_rates=(0.1, 0.4, 0.8),
+        imitate_detours=True,
+        perturbed_share=0.25,
+        searches=False,
+    ),
+    "small": Recipe(
+        256,
+        5,
+        704,
+        4,
+        detour_rates=(0.0, 0.1, 0.3),
+        imitate_detours=False,
+        perturbed_share=0.75,
+        searches=True,
+    ),
 }
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE whose merges may span words, so that a stock phrase is one token; names stay in parts to be copied."""
+    """Byte-level BPE whose merges may span words, so that a stock phrase is one token; names stay
+    in parts to be copied.
+    """
     tokenizer = Tokenizer(models.BPE())
     name_parts = Regex(r"\d|\n|[.,:] |[A-Za-z]+(?=\d)|[A-Z](?=-[a-z])|(?<=\b[A-Z])-[a-z]+")
     split = pre_tokenizers.Split(name_parts, behavior="isolated")
@@ -69,7 +99,9 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>"
+    )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
@@ -94,22 +126,36 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether arithmetic in bfloat16 is fast: a CPU without instructions for it multiplies matrices fifty times slower than in float32."""
-    return device == "cuda" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    """Whether arithmetic in bfloat16 is fast: a CPU without instructions for it multiplies matrices
+    fifty times slower than in float32.
+    """
+    return (
+        device == "cuda"
+        or torch.cpu._is_amx_tile_supported()
+        or torch.cpu._is_avx512_bf16_supported()
+    )
 
 
 def losses(model: Qwen3ForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weighted loss of (ids_BT, weights_BT), and the mean negative log-likelihood of the action tokens alone."""
+    """The weighted loss of (ids_BT, weights_BT), and the mean negative log-likelihood of the action
+    tokens alone.
+    """
     ids_BT, weights_BT = (tensor.to(model.device) for tensor in batch)
-    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=has_bfloat16(model.device.type)):
+    with torch.autocast(
+        model.device.type, dtype=torch.bfloat16, enabled=has_bfloat16(model.device.type)
+    ):
         logits_BTV = model(input_ids=ids_BT[:, :-1], use_cache=False).logits.float()
-    nll_BT = torch.nn.functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none")
+    nll_BT = torch.nn.functional.cross_entropy(
+        logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none"
+    )
     weights_BT = weights_BT[:, 1:]
     return (nll_BT * weights_BT).sum() / weights_BT.sum(), nll_BT.detach()[weights_BT == 1.0].mean()
 
 
 def train(model: Qwen3ForCausalLM, data: Iterator[Batch], steps: int) -> None:
-    """Muon for the weight matrices, AdamW for the rest; 2 % warm-up, cosine decay to a twentieth."""
+    """Muon for the weight matrices, AdamW for the rest; 2 % warm-up, cosine decay to a
+    twentieth.
+    """
     hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = (
@@ -119,7 +165,10 @@ def train(model: Qwen3ForCausalLM, data: Iterator[Batch], steps: int) -> None:
     warmup = max(1, steps // 50)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda s: min((s + 1) / warmup, 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * s / steps)))
+            optimizer,
+            lambda s: min(
+                (s + 1) / warmup, 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * s / steps))
+            ),
         )
         for optimizer in optimizers
     ]
@@ -137,14 +186,20 @@ def train(model: Qwen3ForCausalLM, data: Iterator[Batch], steps: int) -> None:
         seen += batch[0].numel()
         if step % 20 == 0 or step == steps - 1:
             rate = seen / (time.monotonic() - started)
-            print(f"step {step}/{steps}  loss {loss.item():.3f}  actions {actions.item():.3f}  {rate:.0f} tokens/s", flush=True)
+            print(
+                f"step {step}/{steps}  loss {loss.item():.3f}  actions {actions.item():.3f}  "
+                f"{rate:.0f} tokens/s",
+                flush=True,
+            )
 
 
 def held_out(transcripts: list[Transcript]) -> tuple[list[Transcript], list[Transcript]]:
     """(to learn, held out): the last games of all are held out."""
     games = list(dict.fromkeys(t.game for t in transcripts))
     kept = set(games[: len(games) - max(1, round(HELD_OUT_SHARE * len(games)))])
-    return [t for t in transcripts if t.game in kept], [t for t in transcripts if t.game not in kept]
+    return [t for t in transcripts if t.game in kept], [
+        t for t in transcripts if t.game not in kept
+    ]
 
 
 @torch.no_grad()
@@ -184,7 +239,9 @@ def main() -> None:
     """Train the tokenizer and the model on the transcripts, save both with a card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=RECIPES, default="tiny")
-    parser.add_argument("--transcripts", type=Path, required=True, help="what scripts.tiny_models.play wrote")
+    parser.add_argument(
+        "--transcripts", type=Path, required=True, help="what scripts.tiny_models.play wrote"
+    )
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--tokens", type=int, default=2048, help="tokens a step")
     parser.add_argument("--seed", type=int, default=0)
@@ -199,14 +256,18 @@ def main() -> None:
     torch.manual_seed(args.seed)
     transcripts = read_transcripts(args.transcripts)
     learned, held = held_out(transcripts)
-    tokenizer = train_tokenizer([text for t in learned for turn in t.turns for text in (turn.user, turn.action)], 1024)
+    tokenizer = train_tokenizer(
+        [text for t in learned for turn in t.turns for text in (turn.user, turn.action)], 1024
+    )
     model = build_model(recipe, tokenizer).to(args.device)
     chat = ChatFormat(tokenizer, "slm")
     data = RenumberedBatches(learned, chat, args.tokens, args.seed, recipe.imitate_detours)
     started = time.monotonic()
     train(model, iter(DataLoader(data, batch_size=None, num_workers=args.workers)), args.steps)
     minutes = (time.monotonic() - started) / 60
-    loss = action_loss(model, RenumberedBatches(held, chat, args.tokens, args.seed, recipe.imitate_detours))
+    loss = action_loss(
+        model, RenumberedBatches(held, chat, args.tokens, args.seed, recipe.imitate_detours)
+    )
     print(f"{minutes:.1f} minutes; {loss:.3f} nats an action token on games held out", flush=True)
 
     model.to(torch.bfloat16).save_pretrained(args.output)
@@ -223,7 +284,9 @@ def main() -> None:
         detours=", ".join(f"{rate:.0%}" for rate in recipe.detour_rates),
         imitated="all actions" if recipe.imitate_detours else "the expert's actions",
         perturbed=recipe.perturbed_share,
-        expert="an expert that searches for what the goal does not tell," if recipe.searches else "the planner, which sees the whole game,",
+        expert="an expert that searches for what the goal does not tell,"
+        if recipe.searches
+        else "the planner, which sees the whole game,",
         lm_weight=LM_WEIGHT,
         precision="bfloat16 autocast" if has_bfloat16(args.device) else "float32",
         steps=args.steps,
@@ -231,7 +294,9 @@ def main() -> None:
         held_out=loss,
         held_out_games=HELD_OUT_SHARE,
         minutes=minutes,
-        machine=f"one {torch.cuda.get_device_name()}" if args.device == "cuda" else f"{args.threads} CPU thread(s)",
+        machine=f"one {torch.cuda.get_device_name()}"
+        if args.device == "cuda"
+        else f"{args.threads} CPU thread(s)",
     )
     (args.output / "README.md").write_text(card, encoding="utf-8")
 

@@ -1,5 +1,6 @@
-"""What the tiny base models read: won episodes as JSON lines, and batches in which entities are renumbered anew in every pass,
-so that names have to be copied from the conversation."""
+"""What the tiny base models read: won episodes as JSON lines, and batches in which entities are
+renumbered anew in every pass, so that names have to be copied from the conversation.
+"""
 
 import json
 import random
@@ -25,7 +26,9 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Transcript:
-    """A won episode of a game: turns, and which of them the expert chose (the others are random detours)."""
+    """A won episode of a game: turns, and which of them the expert chose (the others are random
+    detours).
+    """
 
     game: str
     turns: tuple[Turn, ...]
@@ -33,10 +36,15 @@ class Transcript:
 
 
 def write_transcripts(path: Path, transcripts: Sequence[Transcript]) -> None:
-    """One JSON object a line: the game, and of every turn what was seen, what was done and whether the expert chose it."""
+    """One JSON object a line: the game, and of every turn what was seen, what was done and whether
+    the expert chose it.
+    """
     with path.open("w", encoding="utf-8") as file:
         for t in transcripts:
-            turns = [(turn.user, turn.action, expert) for turn, expert in zip(t.turns, t.expert, strict=True)]
+            turns = [
+                (turn.user, turn.action, expert)
+                for turn, expert in zip(t.turns, t.expert, strict=True)
+            ]
             file.write(json.dumps({"game": t.game, "turns": turns}) + "\n")
 
 
@@ -46,7 +54,9 @@ def read_transcripts(path: Path) -> list[Transcript]:
     with path.open(encoding="utf-8") as file:
         for row in map(json.loads, file):
             turns = tuple(Turn(user, action) for user, action, _ in row["turns"])
-            transcripts.append(Transcript(row["game"], turns, tuple(expert for *_, expert in row["turns"])))
+            transcripts.append(
+                Transcript(row["game"], turns, tuple(expert for *_, expert in row["turns"]))
+            )
     return transcripts
 
 
@@ -55,7 +65,9 @@ _LETTERED = re.compile(r"\b([A-Z])(?=-[a-z])")
 
 
 class Renumber:
-    """Renames a transcript's entities consistently: numbers by kind of thing, letters shared by box and key."""
+    """Renames a transcript's entities consistently: numbers by kind of thing, letters shared by box
+    and key.
+    """
 
     def __init__(self, rng: random.Random, numbers: list[str]) -> None:
         self._rng, self._numbers = rng, numbers
@@ -70,19 +82,40 @@ class Renumber:
     def _number(self, kind: str, number: str) -> str:
         if (kind, number) not in self._names:
             taken = {new for (other, _), new in self._names.items() if other == kind}
-            self._names[kind, number] = next(n for n in iter(lambda: self._rng.choice(self._numbers), None) if n not in taken)
+            self._names[kind, number] = next(
+                n for n in iter(lambda: self._rng.choice(self._numbers), None) if n not in taken
+            )
         return self._names[kind, number]
 
 
 class RenumberedBatches(IterableDataset[Batch]):
     """Endless (ids_BT, weights_BT), right-padded with weight 0, similar lengths together.
 
-    Every pass over the transcripts has names of its own; the workers of a DataLoader take whole passes in turn.
+    Every pass over the transcripts has names of its own; the workers of a DataLoader take whole
+    passes in turn.
     """
 
-    def __init__(self, transcripts: list[Transcript], chat: ChatFormat, tokens: int, seed: int, imitate_detours: bool) -> None:
-        self._transcripts, self._chat, self._tokens, self._seed, self._imitate_detours = transcripts, chat, tokens, seed, imitate_detours
-        self._numbers = [m[2] for t in transcripts[:500] for turn in t.turns for m in _NUMBERED.finditer(turn.user)]
+    def __init__(
+        self,
+        transcripts: list[Transcript],
+        chat: ChatFormat,
+        tokens: int,
+        seed: int,
+        imitate_detours: bool,
+    ) -> None:
+        self._transcripts, self._chat, self._tokens, self._seed, self._imitate_detours = (
+            transcripts,
+            chat,
+            tokens,
+            seed,
+            imitate_detours,
+        )
+        self._numbers = [
+            m[2]
+            for t in transcripts[:500]
+            for turn in t.turns
+            for m in _NUMBERED.finditer(turn.user)
+        ]
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -92,7 +125,10 @@ class RenumberedBatches(IterableDataset[Batch]):
     def one_pass(self, number: int) -> Iterator[Batch]:
         """The batches of pass `number`."""
         rng = rng_for("base-model-batches", self._seed, number)
-        rows = sorted((self._row(transcript, rng) for transcript in self._transcripts), key=lambda row: len(row[0]))
+        rows = sorted(
+            (self._row(transcript, rng) for transcript in self._transcripts),
+            key=lambda row: len(row[0]),
+        )
         grouped: list[list[tuple[list[int], list[float]]]] = [[]]
         for row in rows:
             if grouped[-1] and (len(grouped[-1]) + 1) * len(row[0]) > self._tokens:
@@ -109,5 +145,7 @@ class RenumberedBatches(IterableDataset[Batch]):
     def _row(self, transcript: Transcript, rng: random.Random) -> tuple[list[int], list[float]]:
         renumber = Renumber(rng, self._numbers)
         turns = [Turn(renumber(turn.user), renumber(turn.action)) for turn in transcript.turns]
-        sequence = episode_sequence(self._chat, turns, [self._imitate_detours or e for e in transcript.expert], MAX_LENGTH)
+        sequence = episode_sequence(
+            self._chat, turns, [self._imitate_detours or e for e in transcript.expert], MAX_LENGTH
+        )
         return sequence.input_ids, [1.0 if m else LM_WEIGHT for m in sequence.completion_mask]

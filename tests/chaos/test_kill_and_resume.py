@@ -1,4 +1,6 @@
-"""Kill or terminate the driver at some moment and run it again: nothing is lost, nothing is done twice."""
+"""Kill or terminate the driver at some moment and run it again: nothing is lost, nothing is done
+twice.
+"""
 
 import json
 import random
@@ -21,7 +23,8 @@ REAL = [
     "collect.perturbed_episodes=4",
     "bc.save_every_steps=2",
     "bc.epochs=4",
-    "branches={tasks: 4, validation_tasks: 2, seeds: 3, states: 16, validation_states: 8, n: 2, n_agreed: 1}",
+    "branches={tasks: 4, validation_tasks: 2, seeds: 3, states: 16, validation_states: 8, n: 2, "
+    "n_agreed: 1}",
     "dpo.min_gap=0.02",
     "labels={tasks: 4, validation_tasks: 2, states: 20, validation_states: 12, n: 2, n_unsure: 3}",
     "router={epsilon: 0.05, score: value, risk_steps: 60, policy_steps: 80}",
@@ -39,10 +42,18 @@ def kill_somewhere(arguments: list[str], run_dir: Path, after_s: float) -> None:
     process.communicate(timeout=60)
 
 
-def end_during(arguments: list[str], run_dir: Path, stage: str, how: signal.Signals) -> tuple[int, str]:
-    """Send the signal once the stage has committed something but not everything; the exit code and what was complained."""
+def end_during(
+    arguments: list[str], run_dir: Path, stage: str, how: signal.Signals
+) -> tuple[int, str]:
+    """Send the signal once the stage has committed something but not everything; the exit code and
+    what was complained.
+    """
     process, deadline = start(arguments, run_dir), time.monotonic() + 300
-    while not rollout_store.shards(run_dir / "rollouts" / stage) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not rollout_store.shards(run_dir / "rollouts" / stage)
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     process.send_signal(how)
     _, errors = process.communicate(timeout=60)
@@ -61,8 +72,11 @@ def test_a_killed_run_ends_like_an_undisturbed_one(simulated_run: Path, tmp_path
     assert outcomes(tmp_path) == outcomes(simulated_run)
     keys = [key for key, _ in outcomes(tmp_path)]
     assert len(set(keys)) == len(keys)
-    # On test tasks: both ends, clean and under 10 seeds, and every router's thresholds under 10 seeds.
-    thresholds = json.loads((tmp_path / "stages" / "validate" / "manifest.json").read_text())["results"]["thresholds"]
+    # On test tasks: both ends, clean and under 10 seeds, and every router's thresholds under 10
+    # seeds.
+    thresholds = json.loads((tmp_path / "stages" / "validate" / "manifest.json").read_text())[
+        "results"
+    ]["thresholds"]
     swept = sum(map(len, thresholds.values()))
     assert set(thresholds) == set(load_config(Path(SIMULATED[0]), SIMULATED[1:]).swept)
     assert sum(key.startswith("evaluate|") for key in keys) == 4 * (2 + 10 * (2 + swept))

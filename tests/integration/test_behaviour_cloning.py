@@ -1,4 +1,6 @@
-"""Behaviour cloning for real: Ray Train, TRL, DeepSpeed ZeRO, on episodes the expert really played."""
+"""Behaviour cloning for real: Ray Train, TRL, DeepSpeed ZeRO, on episodes the expert
+really played.
+"""
 
 import asyncio
 import json
@@ -19,7 +21,14 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
 
-SETUP = RunnerSetup(ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), unit_timeout_s=60)
+SETUP = RunnerSetup(
+    ModelConfig(backend="simulated"),
+    ModelConfig(backend="expert"),
+    "",
+    "",
+    PerturbConfig(),
+    unit_timeout_s=60,
+)
 ARM = Arm("teacher_only", None, "none", "expert", 0)
 
 
@@ -43,22 +52,33 @@ def rollouts(tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def train(rollouts: Path, tiny_model: Path, folder: Path, micro_batch_size: int = 4, **changes: Any) -> list[float]:
+def train(
+    rollouts: Path, tiny_model: Path, folder: Path, micro_batch_size: int = 4, **changes: Any
+) -> list[float]:
     shape = {"batch_size": 8, "micro_batch_size": micro_batch_size, "max_length": 512}
     config = BCConfig(learning_rate=1e-3, epochs=3, save_every_steps=2, **shape, **changes)
     job = BCJob(rollouts, str(tiny_model), "", folder / "model", folder / "stage", 0, config)
     clone_behaviour(job)
-    return [json.loads(line)["loss"] for line in (folder / "stage" / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["loss"]
+        for line in (folder / "stage" / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def completion_loss(model_path: Path, dataset: Any) -> float:
     """Mean negative log-likelihood an action token, computed plainly."""
-    model, total, count = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32), 0.0, 0
+    model, total, count = (
+        AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32),
+        0.0,
+        0,
+    )
     for row in dataset:
         labels = torch.tensor(row["labels"][1:])
         with torch.no_grad():
             logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
-        total += torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum").item()
+        total += torch.nn.functional.cross_entropy(
+            logits, labels, ignore_index=IGNORED, reduction="sum"
+        ).item()
         count += int((labels != IGNORED).sum())
     return total / count
 
@@ -72,7 +92,8 @@ def test_the_loss_is_on_the_teachers_actions_only(rollouts: Path, tiny_model: Pa
         commands = tokenizer.decode(trained).split("<|end|>")
         assert commands[-1] == ""
         assert all(
-            command.split()[0] in {"go", "take", "open", "unlock", "close", "lock", "put", "insert", "drop", "eat"}
+            command.split()[0]
+            in {"go", "take", "open", "unlock", "close", "lock", "put", "insert", "drop", "eat"}
             for command in commands[:-1]
         )
 
@@ -80,17 +101,32 @@ def test_the_loss_is_on_the_teachers_actions_only(rollouts: Path, tiny_model: Pa
 def test_two_ranks_of_zero3_learn_and_publish_a_plain_checkpoint(
     ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    dataset = build_dataset(rollouts, ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm"), 512)
+    dataset = build_dataset(
+        rollouts, ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm"), 512
+    )
     before = completion_loss(tiny_model, dataset)
-    train(rollouts, tiny_model, tmp_path, deepspeed=DeepSpeedConfig(ranks=2, zero_stage=3, threads_per_rank=1))
+    train(
+        rollouts,
+        tiny_model,
+        tmp_path,
+        deepspeed=DeepSpeedConfig(ranks=2, zero_stage=3, threads_per_rank=1),
+    )
     assert completion_loss(tmp_path / "model", dataset) < 0.8 * before
     assert {p.suffix for p in (tmp_path / "model").iterdir()} <= {".json", ".safetensors", ".jinja"}
 
 
 @pytest.mark.slow
-def test_without_padding_the_losses_are_the_same(ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_without_padding_the_losses_are_the_same(
+    ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     plain, unpadded = (
-        train(rollouts, tiny_model, tmp_path / name, padding_free=free, deepspeed=DeepSpeedConfig(threads_per_rank=1))
+        train(
+            rollouts,
+            tiny_model,
+            tmp_path / name,
+            padding_free=free,
+            deepspeed=DeepSpeedConfig(threads_per_rank=1),
+        )
         for name, free in (("plain", False), ("unpadded", True))
     )
     assert unpadded == pytest.approx(plain, rel=1e-4)
@@ -101,7 +137,13 @@ def test_how_a_steps_episodes_are_divided_does_not_change_its_loss(
     ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     whole, divided, ranks = (
-        train(rollouts, tiny_model, tmp_path / str(n), n, deepspeed=DeepSpeedConfig(ranks=r, threads_per_rank=1))
+        train(
+            rollouts,
+            tiny_model,
+            tmp_path / str(n),
+            n,
+            deepspeed=DeepSpeedConfig(ranks=r, threads_per_rank=1),
+        )
         for n, r in ((8, 1), (2, 1), (4, 2))
     )
     assert divided == pytest.approx(whole, rel=1e-4)
@@ -109,8 +151,20 @@ def test_how_a_steps_episodes_are_divided_does_not_change_its_loss(
 
 
 @pytest.mark.slow
-def test_lora_is_merged_into_the_published_checkpoint(ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path) -> None:
-    dataset = build_dataset(rollouts, ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm"), 512)
-    train(rollouts, tiny_model, tmp_path, lora=LoraConfig(r=8, alpha=16, dropout=0.0), deepspeed=DeepSpeedConfig(threads_per_rank=1))
-    assert completion_loss(tmp_path / "model", dataset) < 0.97 * completion_loss(tiny_model, dataset)
+def test_lora_is_merged_into_the_published_checkpoint(
+    ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    dataset = build_dataset(
+        rollouts, ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm"), 512
+    )
+    train(
+        rollouts,
+        tiny_model,
+        tmp_path,
+        lora=LoraConfig(r=8, alpha=16, dropout=0.0),
+        deepspeed=DeepSpeedConfig(threads_per_rank=1),
+    )
+    assert completion_loss(tmp_path / "model", dataset) < 0.97 * completion_loss(
+        tiny_model, dataset
+    )
     assert not list((tmp_path / "model").glob("adapter*"))

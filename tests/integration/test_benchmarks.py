@@ -1,4 +1,6 @@
-"""Every benchmark runs at its smallest size and ends in one JSON object. No figure is asserted: what it says belongs to an idle machine."""
+"""Every benchmark runs at its smallest size and ends in one JSON object. No figure is asserted:
+what it says belongs to an idle machine.
+"""
 
 import os
 import runpy
@@ -16,7 +18,14 @@ FAST = {
     "env": ["--repeats=1", "--games=1", "--plays=1"],
     "router": ["--repeats=1", "--steps=2", "--queries=1", "--layers=1"],
     "router_simulated": [
-        *("--seeds=1", "configs/simulated.yaml", "routers=[r2v, r2v_no_cvar]", "train_tasks=20", "validation_tasks=30", "test_tasks=10"),
+        *(
+            "--seeds=1",
+            "configs/simulated.yaml",
+            "routers=[r2v, r2v_no_cvar]",
+            "train_tasks=20",
+            "validation_tasks=30",
+            "test_tasks=10",
+        ),
         *("router.risk_steps=4", "router.policy_steps=6", "router.check_every_steps=3"),
     ],
     "sandbox_overhead": ["--executions=1", "--pause=0.05"],
@@ -24,7 +33,13 @@ FAST = {
 }
 """Benchmarks that need neither Ray nor an engine, with the arguments of their smallest size."""
 SLOW = {
-    "humaneval_signal": ["--auroc", "0.9", "--", "env.code.source=shipped", "env.splits={train: 1, validation: 2, test: 2}"],
+    "humaneval_signal": [
+        "--auroc",
+        "0.9",
+        "--",
+        "env.code.source=shipped",
+        "env.splits={train: 1, validation: 2, test: 2}",
+    ],
     "learner": ["--games=4", "--steps=6", "--repeats=1"],
     "rollout": ["--games=1", "--seeds=1", "--repeats=1", "--candidates=2"],
 }
@@ -37,7 +52,9 @@ PARTS = {"evalplus_driver", "offline"}
 
 def commands() -> set[str]:
     """Modules that can be run."""
-    return {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()}
+    return {
+        path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()
+    }
 
 
 def test_every_benchmark_is_run_by_a_test() -> None:
@@ -45,14 +62,18 @@ def test_every_benchmark_is_run_by_a_test() -> None:
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_a_benchmark_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_benchmark_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     if name == "sandbox_overhead":
         require_bubblewrap()
     threads = torch.get_num_threads()
     own = [f"run_dir={tmp_path}"] if name == "router_simulated" else []
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [name, *FAST[name], *own])
-    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)  # this process has other tests to run
+    monkeypatch.setattr(
+        os, "sched_setaffinity", lambda *_: None
+    )  # this process has other tests to run
     code: object = None
     try:
         runpy.run_module(f"benchmarks.{name}", run_name="__main__")

@@ -1,4 +1,6 @@
-"""The coding environment through Gymnasium's own door: checked, deterministic, solvable, silent about the verdict, perturbable."""
+"""The coding environment through Gymnasium's own door: checked, deterministic, solvable, silent
+about the verdict, perturbable.
+"""
 
 import asyncio
 import time
@@ -73,7 +75,12 @@ def test_the_expert_wins_and_an_agent_that_submits_nothing_loses(task: str) -> N
     assert (rewards, info["stop_reason"], observation) == ([0.0, 1.0], "won", "Submitted.")
     env.reset()
     observation, reward, terminated, _, info = env.step("submit")
-    assert (reward, terminated, info["stop_reason"], observation) == (0.0, True, "lost", "Submitted.")
+    assert (reward, terminated, info["stop_reason"], observation) == (
+        0.0,
+        True,
+        "lost",
+        "Submitted.",
+    )
 
 
 def test_a_wrong_action_leads_to_a_loss(env: CodeEnv) -> None:
@@ -81,7 +88,9 @@ def test_a_wrong_action_leads_to_a_loss(env: CodeEnv) -> None:
     assert write.startswith("write\n")
     env.step(write)
     assert {env.wrong_action(seed) for seed in range(20)} == {"test", "submit"}
-    assert str(env.expert_action()).startswith("write\n")  # it does not submit what it did not write
+    assert str(env.expert_action()).startswith(
+        "write\n"
+    )  # it does not submit what it did not write
     env.step("test")
     assert {env.wrong_action(seed) for seed in range(20)} == {"submit"}
     _, reward, terminated, _, info = env.step("submit")
@@ -92,7 +101,10 @@ def test_visible_tests_show_what_was_expected_and_where_it_broke(env: CodeEnv) -
     assert env.step("test")[0].startswith("Error: there is no solution yet")
     env.step("write\ndef merge_intervals(intervals):\n    return intervals")
     seen = env.step("test")[0]
-    assert "FAILED merge_intervals([[1, 3], [2, 5], [8, 9]])\n  expected [[1, 5], [8, 9]]\n  got      [[1, 3], [2, 5], [8, 9]]" in seen
+    assert (
+        "FAILED merge_intervals([[1, 3], [2, 5], [8, 9]])\n  expected [[1, 5], [8, 9]]\n  got     "
+        " [[1, 3], [2, 5], [8, 9]]" in seen
+    )
     assert seen.endswith("0 of 2 visible tests pass.")
     env.step("write\ndef merge_intervals(intervals):\n    return intervals[99]")
     seen = env.step("test")[0]
@@ -107,12 +119,19 @@ def test_visible_tests_show_what_was_expected_and_where_it_broke(env: CodeEnv) -
 
 def test_snippets_know_the_solution_and_cannot_hurt(env: CodeEnv) -> None:
     env.step(str(env.expert_action()))
-    assert env.step("run\n```python\nprint(merge_intervals([[1, 2], [2, 4]]))\n```")[0] == "[[1, 4]]"
+    assert (
+        env.step("run\n```python\nprint(merge_intervals([[1, 2], [2, 4]]))\n```")[0] == "[[1, 4]]"
+    )
     assert env.step("run\nx = 1")[0] == "It ran and printed nothing."
     assert "NameError: name 'absent' is not defined" in env.step("run\nabsent")[0]
-    assert env.step("run\nif __name__ == '__main__':\n    print('as a program')")[0] == "as a program"
+    assert (
+        env.step("run\nif __name__ == '__main__':\n    print('as a program')")[0] == "as a program"
+    )
     assert env.step("run\nfrom solution import merge_intervals as m\nprint(m([]))")[0] == "[]"
-    assert "Error: stopped, it took too long." in env.step("run\nprint('begin', flush=True)\nwhile True: pass")[0]
+    assert (
+        "Error: stopped, it took too long."
+        in env.step("run\nprint('begin', flush=True)\nwhile True: pass")[0]
+    )
     assert "Error: stopped, it printed too much." in env.step("run\nwhile True: print('flood')")[0]
     seen = env.step("run\nimport os\nprint(os.listdir('/'))\nopen('/etc/r2v-was-here', 'w')")[0]
     assert "Read-only file system" in seen or "No such file" in seen
@@ -122,7 +141,21 @@ def test_snippets_know_the_solution_and_cannot_hurt(env: CodeEnv) -> None:
     assert seen.endswith("ValueError: the end")
 
 
-@pytest.mark.parametrize("action", ["", "   ", "hello", "é" * 20_000, "submitted", "```", "write", "run", "write:\n", "\x00\ud800"])
+@pytest.mark.parametrize(
+    "action",
+    [
+        "",
+        "   ",
+        "hello",
+        "é" * 20_000,
+        "submitted",
+        "```",
+        "write",
+        "run",
+        "write:\n",
+        "\x00\ud800",
+    ],
+)
 def test_nonsense_is_answered_and_costs_a_step(env: CodeEnv, action: str) -> None:
     observation, reward, terminated, truncated, _ = env.step(action)
     assert observation.startswith("Error: ")
@@ -168,7 +201,10 @@ def test_what_test_fails_submit_fails(env: CodeEnv, name: str) -> None:
 def test_an_answer_that_is_too_long_is_told_and_not_cut(env: CodeEnv) -> None:
     code = load_task("shipped", "R2V/1").code
     seen = env.step(f"write\n{code}\n# {'x' * 20_000}")[0]
-    assert seen == f"Error: an answer may have 16384 characters; this one has {len(code) + 20_009}, and nothing was done."
+    assert (
+        seen
+        == f"Error: an answer may have 16384 characters; this one has {len(code) + 20_009}, and nothing was done."
+    )
     assert env.step("test")[0].startswith("Error: there is no solution yet")
 
 
@@ -208,8 +244,17 @@ def test_long_output_keeps_both_ends() -> None:
 
 
 def walk(z: int | None, task: str = "R2V/4") -> tuple[list[Any], int]:
-    """Everything seen, and how many calls failed, when visible tests are run until the steps are used up."""
-    env = Perturb(make(task, expert=True, max_steps=12), task, z, default_rates(), 12, envs.LEXICONS[NAMES[1]]())
+    """Everything seen, and how many calls failed, when visible tests are run until the steps are
+    used up.
+    """
+    env = Perturb(
+        make(task, expert=True, max_steps=12),
+        task,
+        z,
+        default_rates(),
+        12,
+        envs.LEXICONS[NAMES[1]](),
+    )
     env.reset()
     seen, failed = [], 0
     for action in (str(env.wrong_action(1)), *["test"] * 10, str(env.expert_action())):
@@ -225,8 +270,19 @@ def test_episodes_are_a_function_of_the_actions_and_the_perturbation_seed() -> N
     clean, failed = walk(None)
     assert failed == 0
     assert all(observation == true and names == [] for observation, true, names in clean)
-    names = {name for z in range(12) for _, _, perturbations in walk(z)[0] for name in perturbations}
-    assert names >= {"failure", "timeout", "truncation", "line_drop", "misleading_error", "wrong_fix", "decoy_error", "shuffled"}
+    names = {
+        name for z in range(12) for _, _, perturbations in walk(z)[0] for name in perturbations
+    }
+    assert names >= {
+        "failure",
+        "timeout",
+        "truncation",
+        "line_drop",
+        "misleading_error",
+        "wrong_fix",
+        "decoy_error",
+        "shuffled",
+    }
 
 
 def test_a_failed_call_does_not_act() -> None:
@@ -236,7 +292,14 @@ def test_a_failed_call_does_not_act() -> None:
         _, _, _, _, info = env.step("write\nx = 1")
         if not info["executed"]:
             break
-        env = Perturb(make(expert=True), "R2V/1", (env._z or 0) + 1, {"failure": 1.0}, 8, envs.LEXICONS[NAMES[0]]())
+        env = Perturb(
+            make(expert=True),
+            "R2V/1",
+            (env._z or 0) + 1,
+            {"failure": 1.0},
+            8,
+            envs.LEXICONS[NAMES[0]](),
+        )
     assert env.unwrapped._solution == ""  # type: ignore[attr-defined]
 
 
@@ -249,27 +312,42 @@ def test_wrong_settings_are_told() -> None:
         make().wrong_action(0)
 
 
-def episode(failure_rate: float, replica: int, router: str = "slm_only", auroc: float | None = None) -> Episode:
+def episode(
+    failure_rate: float, replica: int, router: str = "slm_only", auroc: float | None = None
+) -> Episode:
     task = Task("R2V/1", "test", NAMES[0], ())
     env = Perturb(make("R2V/1", expert=True), task.id, None, {}, 8, envs.LEXICONS[NAMES[0]]())
     arm = Arm(router, None, "simulated", "expert", 0)
     unit = Unit("evaluate", "hash", task, None, replica, (arm,))
     slm = Player("slm", SimulatedModel(failure_rate, signal_auroc=auroc), Sampling())
-    return asyncio.run(play(TreeEnv(env, Tree()), unit, arm, Cast(slm, Player("teacher", ExpertModel(), Sampling()))))
+    return asyncio.run(
+        play(
+            TreeEnv(env, Tree()), unit, arm, Cast(slm, Player("teacher", ExpertModel(), Sampling()))
+        )
+    )
 
 
 def test_the_simulated_slm_wins_as_often_as_its_failure_rate_says() -> None:
-    """From no solution: right w.p. 1-f; a wrong one is repaired w.p. 1-f, else submitted, at once or after a test that changes nothing."""
+    """From no solution: right w.p. 1-f; a wrong one is repaired w.p. 1-f, else submitted, at once
+    or after a test that changes nothing.
+    """
     f, episodes = 0.4, 300
-    # success from a right solution (C), a wrong untested (W) and a wrong tested one (T), by value iteration
+    # success from a right solution (C), a wrong untested (W) and a wrong tested one (T), by value
+    # iteration
     c = w = t = 0.0
     for _ in range(200):
         c, w, t = (1 - f) + f * w, (1 - f) * c + f / 2 * t, (1 - f) * c
     expected = (1 - f) * c + f * w
     played = [episode(f, replica) for replica in range(episodes)]
     won = sum(e.success for e in played) / episodes
-    assert won == pytest.approx(expected, abs=3 * (expected * (1 - expected) / episodes) ** 0.5 + 0.01)
-    assert {e.stop_reason for e in played} <= {StopReason.WON, StopReason.LOST, StopReason.STEP_LIMIT}
+    assert won == pytest.approx(
+        expected, abs=3 * (expected * (1 - expected) / episodes) ** 0.5 + 0.01
+    )
+    assert {e.stop_reason for e in played} <= {
+        StopReason.WON,
+        StopReason.LOST,
+        StopReason.STEP_LIMIT,
+    }
     assert episode(1.0, 0).success is False
     assert episode(0.0, 0).success is True
     assert episode(1.0, 0, "teacher_only").success is True
@@ -281,7 +359,10 @@ def test_benchmark_tasks_play_like_the_shipped_ones() -> None:
         env = make(task, expert=True)
         observation, info = env.reset()
         assert observation == MANUAL
-        assert info["goal"] in load_task("humaneval_plus" if task.startswith("H") else "mbpp_plus", task).prompt
+        assert (
+            info["goal"]
+            in load_task("humaneval_plus" if task.startswith("H") else "mbpp_plus", task).prompt
+        )
         env.step(str(env.expert_action()))
         assert env.step("test")[0].endswith("visible tests pass.")
         assert env.step("submit")[1] == 1.0
@@ -293,11 +374,22 @@ def test_a_runner_plays_all_arms_of_a_unit_without_drift() -> None:
     async def deliver(episodes: Sequence[Episode]) -> None:
         delivered.extend(episodes)
 
-    slm = ModelConfig(backend="simulated", failure_rate=0.3, failure_rate_perturbed=0.4, signal_auroc=0.9)
-    setup = RunnerSetup(slm, ModelConfig(backend="expert"), "", "", PerturbConfig(), unit_timeout_s=120)
-    arms = tuple(Arm(name, at, "simulated-0.3", "expert", 0) for name, at in (("slm_only", None), ("teacher_only", None), ("entropy", 0.5)))
+    slm = ModelConfig(
+        backend="simulated", failure_rate=0.3, failure_rate_perturbed=0.4, signal_auroc=0.9
+    )
+    setup = RunnerSetup(
+        slm, ModelConfig(backend="expert"), "", "", PerturbConfig(), unit_timeout_s=120
+    )
+    arms = tuple(
+        Arm(name, at, "simulated-0.3", "expert", 0)
+        for name, at in (("slm_only", None), ("teacher_only", None), ("entropy", 0.5))
+    )
     [task, *_] = make_tasks(
-        EnvConfig(kind="humaneval_plus", code=CodeConfig(source="shipped"), splits=SplitSizes(train=1, test=1)),
+        EnvConfig(
+            kind="humaneval_plus",
+            code=CodeConfig(source="shipped"),
+            splits=SplitSizes(train=1, test=1),
+        ),
         0,
         1,
         lambda done, total: None,
@@ -305,7 +397,14 @@ def test_a_runner_plays_all_arms_of_a_unit_without_drift() -> None:
 
     async def run_all() -> list[UnitReport]:
         runner = EnvRunner(setup, None, None)
-        return list(await asyncio.gather(*(runner.run(Unit("evaluate", "hash", task, z, 0, arms), deliver) for z in range(2000, 2006))))
+        return list(
+            await asyncio.gather(
+                *(
+                    runner.run(Unit("evaluate", "hash", task, z, 0, arms), deliver)
+                    for z in range(2000, 2006)
+                )
+            )
+        )
 
     reports = asyncio.run(run_all())
     assert sum(report.drifted for report in reports) == 0
@@ -321,7 +420,9 @@ def test_episodes_go_on_while_one_waits_for_its_program() -> None:
     world.reset()
 
     async def turns_of_the_loop() -> tuple[int, str]:
-        sleeping = asyncio.ensure_future(world.astep("run\nimport time\ntime.sleep(0.5)\nprint('awake')"))
+        sleeping = asyncio.ensure_future(
+            world.astep("run\nimport time\ntime.sleep(0.5)\nprint('awake')")
+        )
         turns = 0
         while not sleeping.done():
             await asyncio.sleep(0.01)

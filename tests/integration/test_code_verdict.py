@@ -1,4 +1,6 @@
-"""Verdicts cannot be faked: all that leaves the sandbox are values, and what fools a program from inside changes none of them."""
+"""Verdicts cannot be faked: all that leaves the sandbox are values, and what fools a program from
+inside changes none of them.
+"""
 
 import json
 import threading
@@ -152,7 +154,9 @@ def test_no_trick_passes(judge: Judge, trick: str) -> None:
 def test_a_right_program_may_be_noisy_and_untidy(judge: Judge) -> None:
     task = load_task("shipped", COUNT)
     noise = "import sys\nprint('loading')\nprint('[0, 0.0, {}]')\nsys.stderr.write('x' * 100000)\n"
-    assert judge.verdict(task, noise + task.code.replace("counts = {}", "counts = {}\n    print(text)")).passed
+    assert judge.verdict(
+        task, noise + task.code.replace("counts = {}", "counts = {}\n    print(text)")
+    ).passed
 
 
 def test_equality_is_of_content(judge: Judge) -> None:
@@ -162,8 +166,21 @@ def test_equality_is_of_content(judge: Judge) -> None:
 
 
 def test_views_of_a_dictionary_are_sets(sandbox: Sandbox, tmp_path: Path) -> None:
-    task = CodeTask("R2V/views", "shipped", "def f(x):\n", "f", "    return set(x)\n", (([1, 2],), ([],)), (), 0.0, "", ())
-    assert Judge(sandbox, tmp_path).verdict(task, "def f(x): return dict.fromkeys(x).keys()\n").passed
+    task = CodeTask(
+        "R2V/views",
+        "shipped",
+        "def f(x):\n",
+        "f",
+        "    return set(x)\n",
+        (([1, 2],), ([],)),
+        (),
+        0.0,
+        "",
+        (),
+    )
+    assert (
+        Judge(sandbox, tmp_path).verdict(task, "def f(x): return dict.fromkeys(x).keys()\n").passed
+    )
 
 
 def test_a_wrong_shape_is_not_broadcast(judge: Judge) -> None:
@@ -174,9 +191,7 @@ def test_a_wrong_shape_is_not_broadcast(judge: Judge) -> None:
 
 def test_a_solution_is_a_module_that_is_known(judge: Judge) -> None:
     task = load_task("shipped", LUHN)
-    typed = (
-        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport pickle, typing\n@dataclass\nclass P:\n    x: int\n"
-    )
+    typed = "from __future__ import annotations\nfrom dataclasses import dataclass\nimport pickle, typing\n@dataclass\nclass P:\n    x: int\n"
     typed += "assert pickle.loads(pickle.dumps(P(1))) == P(1) and typing.get_type_hints(P) == {'x': int}\n"
     assert judge.verdict(task, typed + task.code).passed
 
@@ -184,23 +199,33 @@ def test_a_solution_is_a_module_that_is_known(judge: Judge) -> None:
 def test_inputs_are_fresh_in_every_call(judge: Judge) -> None:
     task = load_task("shipped", MERGE)
     assert "intervals.sort()" in task.code  # the canonical solution changes its input
-    destroying = task.code + "\n_merge = merge_intervals\ndef merge_intervals(x):\n    out = _merge(x)\n    x.clear()\n    return out\n"
+    destroying = (
+        task.code
+        + "\n_merge = merge_intervals\ndef merge_intervals(x):\n    out = _merge(x)\n    x.clear()\n    return out\n"
+    )
     assert judge.verdict(task, destroying).passed
     assert task.base_inputs[0] == ([[1, 3], [2, 5], [8, 9]],)
 
 
 def test_a_call_may_take_a_second_and_not_more(judge: Judge) -> None:
     task = load_task("shipped", LUHN)
-    spin = "import time\n{code}\n_valid = luhn_valid\ndef luhn_valid(number):\n    end = time.{clock}() + {s}\n" + (
-        "    while time.{clock}() < end: pass\n    return _valid(number)\n"
+    spin = (
+        "import time\n{code}\n_valid = luhn_valid\ndef luhn_valid(number):\n    end = "
+        "time.{clock}() + {s}\n"
+        + ("    while time.{clock}() < end: pass\n    return _valid(number)\n")
     )
     assert judge.verdict(task, spin.format(code=task.code, clock="process_time", s=0.2)).passed
     slow = judge.verdict(task, spin.format(code=task.code, clock="process_time", s=1.5))
     assert (slow.passed, slow.failed_test) == (False, 0)
-    asleep = task.code + "\nimport time\n_valid = luhn_valid\ndef luhn_valid(number):\n    time.sleep(6)\n    return _valid(number)\n"
+    asleep = (
+        task.code
+        + "\nimport time\n_valid = luhn_valid\ndef luhn_valid(number):\n    time.sleep(6)\n    return _valid(number)\n"
+    )
     assert not judge.verdict(task, asleep).passed
     unwatched = task.code + "\nimport signal, time\n_valid, _spin = luhn_valid, 1.5\n"
-    unwatched += "def luhn_valid(number):\n    global _spin\n    signal.setitimer(signal.ITIMER_REAL, 0)\n"
+    unwatched += (
+        "def luhn_valid(number):\n    global _spin\n    signal.setitimer(signal.ITIMER_REAL, 0)\n"
+    )
     unwatched += "    end, _spin = time.process_time() + _spin, 0.0\n"
     unwatched += "    while time.process_time() < end: pass\n    return _valid(number)\n"
     assert judge.verdict(task, unwatched) == Verdict(False, 0, "too slow")
@@ -210,9 +235,7 @@ def test_a_busy_machine_does_not_change_a_verdict(judge: Judge) -> None:
     task = load_task("shipped", LUHN)
     slow = "import time\n_valid, _slow = luhn_valid, True\n"
     slow += "def luhn_valid(number):\n    global _slow\n"
-    slow += (
-        "    end, _slow = time.process_time() + 0.4 * _slow, False\n    while time.process_time() < end: pass\n    return _valid(number)\n"
-    )
+    slow += "    end, _slow = time.process_time() + 0.4 * _slow, False\n    while time.process_time() < end: pass\n    return _valid(number)\n"
     judge.truth(task)
     with starved_sandbox(busy=20) as sandbox:  # the first call takes 8 seconds by the clock
         assert Judge(sandbox).verdict(task, f"{task.code}\n{slow}").passed
@@ -258,13 +281,35 @@ def test_expected_outputs_are_computed_once(sandbox: Sandbox, tmp_path: Path) ->
 
 
 def test_a_canonical_solution_that_fails_is_told(sandbox: Sandbox, tmp_path: Path) -> None:
-    broken = CodeTask("R2V/broken", "shipped", "def f(x):\n", "f", "    return 1 / x\n", ((1,), (0,)), (), 0.0, "", ())
+    broken = CodeTask(
+        "R2V/broken",
+        "shipped",
+        "def f(x):\n",
+        "f",
+        "    return 1 / x\n",
+        ((1,), (0,)),
+        (),
+        0.0,
+        "",
+        (),
+    )
     with pytest.raises(RuntimeFailure, match="R2V/broken gave 1 of 2 outputs"):
         Judge(sandbox, tmp_path).truth(broken)
 
 
 def test_large_outputs_are_compared_by_digest(sandbox: Sandbox, tmp_path: Path) -> None:
-    task = CodeTask("R2V/large", "shipped", "def f(n):\n", "f", "    return list(range(n))\n", ((3,), (100_000,)), (), 0.0, "", ())
+    task = CodeTask(
+        "R2V/large",
+        "shipped",
+        "def f(n):\n",
+        "f",
+        "    return list(range(n))\n",
+        ((3,), (100_000,)),
+        (),
+        0.0,
+        "",
+        (),
+    )
     judge = Judge(sandbox, tmp_path)
     assert '"h"' in judge.truth(task).outputs[1]
     assert judge.verdict(task, "def f(n): return [float(i) for i in range(n)]\n").passed
@@ -272,15 +317,39 @@ def test_large_outputs_are_compared_by_digest(sandbox: Sandbox, tmp_path: Path) 
     assert (wrong.passed, wrong.failed_test) == (False, 1)
 
 
-def test_outputs_that_equal_nothing_fail_however_they_are_written(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_outputs_that_equal_nothing_fail_however_they_are_written(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     for body in ("[float('nan'), x]", "[object(), x]"):  # the second is sent as {"o": "object"}
-        task = CodeTask("R2V/unequal", "shipped", "def f(x):\n", "f", f"    return {body} if x else 0\n", ((0,), (1,)), (), 0.0, "", ())
+        task = CodeTask(
+            "R2V/unequal",
+            "shipped",
+            "def f(x):\n",
+            "f",
+            f"    return {body} if x else 0\n",
+            ((0,), (1,)),
+            (),
+            0.0,
+            "",
+            (),
+        )
         verdict = Judge(sandbox, tmp_path).verdict(task, task.code)
         assert (verdict.passed, verdict.failed_test) == (False, 1), body
 
 
 def test_what_follows_the_last_output_fails(sandbox: Sandbox, tmp_path: Path) -> None:
-    task = CodeTask("R2V/same", "shipped", "def f(x):\n", "f", "    return x\n", ((1,), (2.5,), ("ä\n",)), (), 0.0, "", ())
+    task = CodeTask(
+        "R2V/same",
+        "shipped",
+        "def f(x):\n",
+        "f",
+        "    return x\n",
+        ((1,), (2.5,), ("ä\n",)),
+        (),
+        0.0,
+        "",
+        (),
+    )
     judge = Judge(sandbox, tmp_path)
     assert judge.verdict(task, task.code).passed
     extra = "    if x == 1: sys._getframe(1).f_locals['job']['calls'].append(sys._getframe(1).f_locals['job']['calls'][0])\n"

@@ -1,4 +1,6 @@
-"""Engine and verifier share a GPU; a learner, which wants one whole, takes turns with them. Ray only counts the GPU here."""
+"""Engine and verifier share a GPU; a learner, which wants one whole, takes turns with them. Ray
+only counts the GPU here.
+"""
 
 import contextlib
 import os
@@ -30,7 +32,8 @@ def take_turns(folder: Path) -> None:
     from r2v_dist.storage.run_dir import RunDir
 
     config = load_config(
-        ROOT / "configs" / "textworld_demo.yaml", [f"run_dir={folder / 'run'}", f"slm.model={ROOT / 'models/textworld-tiny'}"]
+        ROOT / "configs" / "textworld_demo.yaml",
+        [f"run_dir={folder / 'run'}", f"slm.model={ROOT / 'models/textworld-tiny'}"],
     )
     os.environ.update(CPU_ENVIRONMENT)  # the engine believes that it has a GPU
     ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
@@ -40,7 +43,9 @@ def take_turns(folder: Path) -> None:
         base = crew.base_checkpoint()
         crew.load_slm(base)
         crew.start_early()
-        assert 1 > ray.available_resources()["GPU"] >= config.verifier.gpu_memory_utilization  # the verifier finds room beside it
+        assert (
+            1 > ray.available_resources()["GPU"] >= config.verifier.gpu_memory_utilization
+        )  # the verifier finds room beside it
         with crew.learner_progress("bc", folder / "metrics.jsonl", ranks=1):
             give_up = time.monotonic() + 60
             while ray.available_resources().get("GPU", 0) < 1:
@@ -49,9 +54,14 @@ def take_turns(folder: Path) -> None:
         crew.load_slm(base)  # answers again
         crew.start_early()
         assert ray.available_resources()["GPU"] < 1
-        greedy = config.model_copy(update={"slm": config.slm.model_copy(update={"gpu_memory_utilization": 0.9})})
+        greedy = config.model_copy(
+            update={"slm": config.slm.model_copy(update={"gpu_memory_utilization": 0.9})}
+        )
         refused = Crew(greedy, RunDir(folder / "refused"), stack)
         refused.__dict__["_ray"] = None
-        with pytest.raises(UsageError, match=r"slm.* \+ verifier.gpu_memory_utilization = 1.2 GPUs, the cluster has 1"):
+        with pytest.raises(
+            UsageError,
+            match=r"slm.* \+ verifier.gpu_memory_utilization = 1.2 GPUs, the cluster has 1",
+        ):
             refused.start_early()
     ray.shutdown()

@@ -44,16 +44,22 @@ with ray_session(ClusterConfig(num_cpus=1), Path(sys.argv[1])):
 
 
 def test_more_ranks_than_cores_are_refused(ray_session: None, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^bc\.deepspeed\.ranks = 64: the cluster has 4 CPU cores"):
+    with pytest.raises(
+        UsageError, match=r"^bc\.deepspeed\.ranks = 64: the cluster has 4 CPU cores"
+    ):
         run_ranks(lambda _: None, {}, DeepSpeedConfig(ranks=64), "bc", tmp_path)
 
 
 @pytest.mark.parametrize(("usage", "kind"), [(True, UsageError), (False, RuntimeFailure)])
-def test_what_a_rank_refuses_is_not_tried_again(usage: bool, kind: type[Exception], ray_session: None, tmp_path: Path) -> None:
+def test_what_a_rank_refuses_is_not_tried_again(
+    usage: bool, kind: type[Exception], ray_session: None, tmp_path: Path
+) -> None:
     def refuse(arguments: dict[str, Any]) -> None:  # local, so that it travels with its code
         with Path(arguments["tries"]).open("a") as tries:
             tries.write("x")
-        raise (UsageError if arguments["usage"] else RuntimeFailure)("bc.batch_size = 10: no multiple")
+        raise (UsageError if arguments["usage"] else RuntimeFailure)(
+            "bc.batch_size = 10: no multiple"
+        )
 
     arguments = {"tries": str(tmp_path / "tries"), "usage": usage}
     with pytest.raises(kind, match=r"^bc\.batch_size = 10: no multiple$"):

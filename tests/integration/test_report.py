@@ -18,8 +18,28 @@ import yaml
 from tests.runs import ROOT
 
 ROW_KEYS = {
-    *("name", "threshold", "selected", "split", "training_seed", "success_rate", "success_ci", "llm_call_rate", "teacher_calls"),
-    *("teacher_call_fraction", "worst_seed_success", "cvar_failure", "brier", "ece15", "auroc", "episodes", "tasks", "seeds"),
+    *(
+        "name",
+        "threshold",
+        "selected",
+        "split",
+        "training_seed",
+        "success_rate",
+        "success_ci",
+        "llm_call_rate",
+        "teacher_calls",
+    ),
+    *(
+        "teacher_call_fraction",
+        "worst_seed_success",
+        "cvar_failure",
+        "brier",
+        "ece15",
+        "auroc",
+        "episodes",
+        "tasks",
+        "seeds",
+    ),
     "fitted",
 }
 
@@ -28,7 +48,9 @@ CLI = [sys.executable, "-m", "r2v_dist.cli"]
 
 
 def cli(*arguments: str) -> str:
-    result = subprocess.run([*CLI, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(
+        [*CLI, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -46,12 +68,32 @@ def steps(simulated_run: Path) -> pd.DataFrame:
 
 
 def test_the_summary_has_the_documented_shape(summary: dict[str, Any]) -> None:
-    assert {"env", "simulated", "teacher", "config_hash", "versions", "wall_s", "stages", "routers", "certificate"} <= set(summary)
+    assert {
+        "env",
+        "simulated",
+        "teacher",
+        "config_hash",
+        "versions",
+        "wall_s",
+        "stages",
+        "routers",
+        "certificate",
+    } <= set(summary)
     assert summary["simulated"] is True
     assert summary["teacher"] == {"backend": "expert", "model": None, "privileged": True}
     documented = (ROOT / "docs" / "report.md").read_text()
-    parts = [summary, summary["comparisons"], summary["comparisons"]["others"][0], summary["certificate"]]
-    parts += [summary["risk_quality"][0], summary["operating_points"][0], summary["operating_points"][0]["test"], *summary["routers"]]
+    parts = [
+        summary,
+        summary["comparisons"],
+        summary["comparisons"]["others"][0],
+        summary["certificate"],
+    ]
+    parts += [
+        summary["risk_quality"][0],
+        summary["operating_points"][0],
+        summary["operating_points"][0]["test"],
+        *summary["routers"],
+    ]
     parts += [summary["risk_quality"][0]["by_episode"], summary["risk_quality"][0]["by_step"][0]]
     parts += [*summary["routing_signals"], *summary["seed_differences"]]
     parts += [one["correlations"] for one in summary["routing_signals"]]
@@ -63,7 +105,9 @@ def test_the_summary_has_the_documented_shape(summary: dict[str, Any]) -> None:
     assert {"random", "entropy", "stuck_latch", "query_level", "r2v"} <= set(names)
 
 
-def test_every_number_follows_from_the_rollouts(summary: dict[str, Any], steps: pd.DataFrame) -> None:
+def test_every_number_follows_from_the_rollouts(
+    summary: dict[str, Any], steps: pd.DataFrame
+) -> None:
     tasks, seeds = steps.task.nunique(), steps.z.nunique()
     for row in summary["routers"]:
         own = steps[steps.router == row["name"]]
@@ -75,7 +119,9 @@ def test_every_number_follows_from_the_rollouts(summary: dict[str, Any], steps: 
         assert row["success_ci"][0] <= row["success_rate"] <= row["success_ci"][1]
         assert row["teacher_calls"] == (own.actor == "teacher").sum()
         assert row["llm_call_rate"] == pytest.approx((own.actor == "teacher").mean())
-        assert row["worst_seed_success"] == pytest.approx(episodes.groupby("z").success.mean().min())
+        assert row["worst_seed_success"] == pytest.approx(
+            episodes.groupby("z").success.mean().min()
+        )
         worst_two = 1 - episodes.groupby("z").success.mean().sort_values().head(2)
         assert row["cvar_failure"] == pytest.approx(worst_two.mean())
 
@@ -87,7 +133,9 @@ def test_more_help_is_not_worse(summary: dict[str, Any]) -> None:
     assert rates[min(rates)] <= rates[max(rates)]
 
 
-def test_the_risk_is_judged_on_the_steps_of_the_slm_alone(summary: dict[str, Any], steps: pd.DataFrame) -> None:
+def test_the_risk_is_judged_on_the_steps_of_the_slm_alone(
+    summary: dict[str, Any], steps: pd.DataFrame
+) -> None:
     alone = steps[(steps.router == "slm_only") & (steps.t >= 0)]
     by_name = {quality["name"]: quality for quality in summary["risk_quality"]}
     failed = 1 - alone.success.mean()
@@ -97,7 +145,11 @@ def test_the_risk_is_judged_on_the_steps_of_the_slm_alone(summary: dict[str, Any
         assert quality["constant_brier"] == pytest.approx(failed * (1 - failed))
     for row in summary["routers"]:
         quality = by_name.get(row["name"])
-        expected = (quality["brier"], quality["ece15"], quality["auroc"]) if quality else (None, None, None)
+        expected = (
+            (quality["brier"], quality["ece15"], quality["auroc"])
+            if quality
+            else (None, None, None)
+        )
         assert (row["brier"], row["ece15"], row["auroc"]) == expected
     assert by_name["r2v"]["auroc"] > 0.5
     first = alone[alone.t == 0]
@@ -108,35 +160,69 @@ def test_the_risk_is_judged_on_the_steps_of_the_slm_alone(summary: dict[str, Any
     assert all(len(values) == 1 for values in summary["score_auroc"].values())
 
 
-def test_what_routes_is_measured_on_the_states_of_the_episodes(summary: dict[str, Any], steps: pd.DataFrame) -> None:
+def test_what_routes_is_measured_on_the_states_of_the_episodes(
+    summary: dict[str, Any], steps: pd.DataFrame
+) -> None:
     alone, selected = summary["routing_signals"]
     assert (alone["path"], selected["path"]) == ("alone", "selected")
     assert alone["states"] == ((steps.router == "slm_only") & (steps.t >= 0)).sum()
-    threshold = next(row["threshold"] for row in summary["routers"] if row["name"] == "r2v" and row["selected"])
+    threshold = next(
+        row["threshold"] for row in summary["routers"] if row["name"] == "r2v" and row["selected"]
+    )
     own = steps[(steps.router == "r2v") & (steps.threshold == threshold)]
     assert selected["states"] == own.score.notna().sum() > 0
     for one in (alone, selected):
         assert one["score"] == "advantage"
-        assert set(one["correlations"]) == {"rho", "rho1", "rhoT", "value", "dissent", "gain", "saving"}
+        assert set(one["correlations"]) == {
+            "rho",
+            "rho1",
+            "rhoT",
+            "value",
+            "dissent",
+            "gain",
+            "saving",
+        }
         assert all(value is None or -1 <= value <= 1 for value in one["correlations"].values())
         assert 0 <= one["clipped_cost"] <= 1
 
 
 def test_whether_seeds_differ_is_said_of_the_same_episodes(summary: dict[str, Any]) -> None:
-    rows = {row["name"]: row for row in summary["routers"] if row["threshold"] is None or row["selected"]}
-    assert [one["name"] for one in summary["seed_differences"]] == ["slm_only", "r2v", "teacher_only"]
+    rows = {
+        row["name"]: row
+        for row in summary["routers"]
+        if row["threshold"] is None or row["selected"]
+    }
+    assert [one["name"] for one in summary["seed_differences"]] == [
+        "slm_only",
+        "r2v",
+        "teacher_only",
+    ]
     for one in summary["seed_differences"]:
         assert one["cvar_failure"] == pytest.approx(rows[one["name"]]["cvar_failure"])
-        assert 1 - rows[one["name"]]["success_rate"] - 1e-9 <= one["cvar_noise_floor"] <= one["cvar_noise_floor_upper_95"] + 1e-9
+        assert (
+            1 - rows[one["name"]]["success_rate"] - 1e-9
+            <= one["cvar_noise_floor"]
+            <= one["cvar_noise_floor_upper_95"] + 1e-9
+        )
         assert 0 < one["p_value"] <= 1
 
 
-def test_baselines_say_whether_they_are_fitted(summary: dict[str, Any], simulated_run: Path) -> None:
+def test_baselines_say_whether_they_are_fitted(
+    summary: dict[str, Any], simulated_run: Path
+) -> None:
     fitted = {row["name"]: row["fitted"] for row in summary["routers"]}
-    assert {name for name, value in fitted.items() if value is False} == {"random", "entropy", "heuristic", "perplexity", "stuck_latch"}
+    assert {name for name, value in fitted.items() if value is False} == {
+        "random",
+        "entropy",
+        "heuristic",
+        "perplexity",
+        "stuck_latch",
+    }
     assert fitted["query_level"] is fitted["r2v"] is True
     assert fitted["slm_only"] is None
-    assert {one["other"]: one["fitted"] for one in summary["comparisons"]["others"]}["query_level"] is True
+    assert {one["other"]: one["fitted"] for one in summary["comparisons"]["others"]}[
+        "query_level"
+    ] is True
     page = (simulated_run / "report" / "index.html").read_text()
     assert re.search(r"first-token entropy <span[^>]*>unfitted<", page)
     assert re.search(r"query-level classifier <span[^>]*>fitted<", page)
@@ -156,10 +242,17 @@ def test_comparisons_and_operating_points_agree_with_the_rows(summary: dict[str,
     for other in found["others"]:
         assert other["auc_difference"]["difference"] == pytest.approx(found["auc"] - other["auc"])
         assert other["p_holm"] is None or other["p_holm"] >= other["p_value"]
-    assert {one["kind"] for one in summary["operating_points"]} == {"selected", "budget", "expected_cost", "bayes"}
+    assert {one["kind"] for one in summary["operating_points"]} == {
+        "selected",
+        "budget",
+        "expected_cost",
+        "bayes",
+    }
 
 
-def test_the_page_stands_alone_and_says_simulated(simulated_run: Path, summary: dict[str, Any]) -> None:
+def test_the_page_stands_alone_and_says_simulated(
+    simulated_run: Path, summary: dict[str, Any]
+) -> None:
     page = (simulated_run / "report" / "index.html").read_text()
     assert "Simulated policy." in page
     assert "privileged oracle" in page
@@ -206,7 +299,9 @@ def test_certify_promises_or_says_why_not(simulated_run: Path, summary: dict[str
     assert summary["certificate"]["words"].lower() in as_configured.lower()
     promised = cli("certify", str(simulated_run), "--risk", "0.9", "--delta", "0.5")
     certificate = json.loads(written.read_text())
-    assert certificate["threshold"] == max(one["threshold"] for one in certificate["tested"] if one["rejected"])
+    assert certificate["threshold"] == max(
+        one["threshold"] for one in certificate["tested"] if one["rejected"]
+    )
     assert "on a new task" in promised
     refused = cli("certify", str(simulated_run), "--risk", "0.001", "--statistic", "cvar")
     assert "no feasible threshold" in refused.lower()
@@ -216,8 +311,18 @@ def test_certify_promises_or_says_why_not(simulated_run: Path, summary: dict[str
 
 def test_certify_needs_calibration_and_probabilities(simulated_run: Path, tmp_path: Path) -> None:
     shutil.copy(simulated_run / "config.yaml", tmp_path)
-    for arguments, said in (([str(tmp_path)], "no calibration stage"), ([str(simulated_run), "--risk", "1.5"], "--risk 1.5")):
-        result = subprocess.run([*CLI, "certify", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    for arguments, said in (
+        ([str(tmp_path)], "no calibration stage"),
+        ([str(simulated_run), "--risk", "1.5"], "--risk 1.5"),
+    ):
+        result = subprocess.run(
+            [*CLI, "certify", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         assert result.returncode == 2
         assert result.stderr.count("\n") == 1
         assert said in result.stderr
@@ -243,8 +348,12 @@ def with_seeds(simulated_run: Path, run_dir: Path, count: int) -> Path:
     return run_dir
 
 
-def test_points_of_a_training_seed_come_from_its_own_validation(simulated_run: Path, tmp_path: Path) -> None:
-    """Without the second seed's validation the third seed keeps its points, and the second says so."""
+def test_points_of_a_training_seed_come_from_its_own_validation(
+    simulated_run: Path, tmp_path: Path
+) -> None:
+    """Without the second seed's validation the third seed keeps its points, and the
+    second says so.
+    """
     run_dir = with_seeds(simulated_run, tmp_path / "three", 3)
     (run_dir / "stages" / "validate@1" / "manifest.json").unlink()
     found = json.loads(cli("report", str(run_dir), "--json"))
@@ -258,21 +367,31 @@ def test_points_of_a_training_seed_come_from_its_own_validation(simulated_run: P
     assert all(values == [values[0], None, values[0]] for values in found["score_auroc"].values())
 
 
-def test_every_training_seed_is_read(simulated_run: Path, summary: dict[str, Any], tmp_path: Path) -> None:
-    """A second training seed that came to the same: all means stay, and the rows are there twice."""
+def test_every_training_seed_is_read(
+    simulated_run: Path, summary: dict[str, Any], tmp_path: Path
+) -> None:
+    """A second training seed that came to the same: all means stay, and the rows are
+    there twice.
+    """
     run_dir = with_seeds(simulated_run, tmp_path / "two", 2)
     found = json.loads(cli("report", str(run_dir), "--json"))
     assert [row["training_seed"] for row in found["routers"]].count(1) == len(summary["routers"])
-    assert found["routers"][len(summary["routers"]) :] == [row | {"training_seed": 1} for row in summary["routers"]]
+    assert found["routers"][len(summary["routers"]) :] == [
+        row | {"training_seed": 1} for row in summary["routers"]
+    ]
     assert found["comparisons"] == summary["comparisons"] | {"training_seeds": 2}
     assert found["seed_differences"] == summary["seed_differences"]
-    assert found["score_auroc"] == {name: values * 2 for name, values in summary["score_auroc"].items()}
+    assert found["score_auroc"] == {
+        name: values * 2 for name, values in summary["score_auroc"].items()
+    }
     assert [one["training_seed"] for one in found["routing_signals"]] == [0, 0, 1, 1]
     assert "x 2 training seeds" in cli("report", str(run_dir))
 
 
 @pytest.mark.parametrize("everywhere", [False, True])
-def test_episodes_without_a_step_are_shown_as_what_they_are(simulated_run: Path, tmp_path: Path, everywhere: bool) -> None:
+def test_episodes_without_a_step_are_shown_as_what_they_are(
+    simulated_run: Path, tmp_path: Path, everywhere: bool
+) -> None:
     run_dir = tmp_path / "stepless"
     shutil.copytree(simulated_run, run_dir)
     for shard in (run_dir / "rollouts" / "evaluate").glob("*.arrow"):
@@ -299,7 +418,9 @@ def _covers_what_is_there(run_dir: Path) -> None:
 def _without_steps(table: pa.Table, everywhere: bool) -> pa.Table:
     """The table with failed episodes of the SLM alone, or all episodes, over before their first
     step."""
-    alone = pc.and_(pc.equal(table["router"].cast(pa.string()), "slm_only"), pc.invert(table["success"]))
+    alone = pc.and_(
+        pc.equal(table["router"].cast(pa.string()), "slm_only"), pc.invert(table["success"])
+    )
     over = pc.or_(alone, everywhere)
     kept = table.filter(pc.or_(pc.invert(over), pc.equal(table["t"], 0)))
     rows = kept.to_pylist()
@@ -307,7 +428,11 @@ def _without_steps(table: pa.Table, everywhere: bool) -> pa.Table:
         if everywhere or (row["router"] == "slm_only" and not row["success"]):
             step = dict.fromkeys(kept.column_names[kept.column_names.index("observation") :])
             listed = {name: [] for name in step if name.startswith(("candidate", "first_top"))}
-            row |= step | listed | {"t": -1, "n_steps": 0, "success": False, "stop_reason": "context_limit"}
+            row |= (
+                step
+                | listed
+                | {"t": -1, "n_steps": 0, "success": False, "stop_reason": "context_limit"}
+            )
     return pa.Table.from_pylist(rows, schema=table.schema)
 
 
@@ -315,7 +440,9 @@ def test_episodes_on_the_terminal(simulated_run: Path) -> None:
     shown = cli("rollouts", str(simulated_run), "--router", "slm_only", "--failed", "--limit", "1")
     assert "Goal: " in shown
     assert "slm > wait" in shown
-    routed = " ".join(cli("rollouts", str(simulated_run), "--router", "r2v", "--limit", "1").split())
+    routed = " ".join(
+        cli("rollouts", str(simulated_run), "--router", "r2v", "--limit", "1").split()
+    )
     assert "after a teacher step" in routed
     assert re.search(r"score \S+ [<≥] \S+", routed)
     assert "no episode matches" in cli("rollouts", str(simulated_run), "--task", "nosuchtask")

@@ -23,7 +23,11 @@ from r2v_dist.storage import rollouts as rollout_store
 SLM, TEACHER = ModelConfig(backend="simulated", failure_rate=0.4), ModelConfig(backend="expert")
 SETUP = RunnerSetup(SLM, TEACHER, "", "", PerturbConfig(), unit_timeout_s=120)
 CLUSTER = ClusterConfig(runners=2, in_flight=4, shard_episodes=8, shard_seconds=0.5)
-ROUTERS: tuple[tuple[str, float | None], ...] = (("slm_only", None), ("teacher_only", None), ("random", 0.3))
+ROUTERS: tuple[tuple[str, float | None], ...] = (
+    ("slm_only", None),
+    ("teacher_only", None),
+    ("random", 0.3),
+)
 
 
 def units(tasks: list[Task], seeds: range) -> list[Unit]:
@@ -33,7 +37,9 @@ def units(tasks: list[Task], seeds: range) -> list[Unit]:
 
 def outcomes(folder: Path) -> list[tuple[str, bool, int]]:
     table = rollout_store.outcomes(rollout_store.read(folder, ["key", "t", "success", "n_steps"]))
-    return sorted(zip(*(table[name].to_pylist() for name in ("key", "success", "n_steps")), strict=True))
+    return sorted(
+        zip(*(table[name].to_pylist() for name in ("key", "success", "n_steps")), strict=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,9 @@ def fleet(ray_session: None) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(fleet: Fleet, tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, bool, int]]:
+def undisturbed(
+    fleet: Fleet, tasks: list[Task], tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[str, bool, int]]:
     folder = tmp_path_factory.mktemp("undisturbed")
     totals = roll_out(units(tasks, range(12)), folder, fleet, CLUSTER, lambda *_: None)
     assert (totals.units, totals.episodes, totals.drifted) == (48, 144, 0)
@@ -54,7 +62,9 @@ def undisturbed(fleet: Fleet, tasks: list[Task], tmp_path_factory: pytest.TempPa
 
 def test_every_episode_once_and_the_teacher_helps(undisturbed: list[tuple[str, bool, int]]) -> None:
     assert len({key for key, *_ in undisturbed}) == len(undisturbed) == 144
-    success = {name: [won for key, won, _ in undisturbed if f"|{name}" in key] for name, _ in ROUTERS}
+    success = {
+        name: [won for key, won, _ in undisturbed if f"|{name}" in key] for name, _ in ROUTERS
+    }
     rates = {name: sum(won) / len(won) for name, won in success.items()}
     assert rates["slm_only"] < rates["random"] <= rates["teacher_only"]
     assert rates["teacher_only"] > 0.9
@@ -78,7 +88,9 @@ def process_of(actor: str) -> psutil.Process:
 
 
 def kill_once(actor: str, when: Callable[[], object]) -> threading.Thread:
-    """Kill a process of that kind as the kernel's memory killer would, as soon as there is reason to."""
+    """Kill a process of that kind as the kernel's memory killer would, as soon as there is reason
+    to.
+    """
 
     def wait_and_kill() -> None:
         deadline = time.monotonic() + 60
@@ -93,7 +105,11 @@ def kill_once(actor: str, when: Callable[[], object]) -> threading.Thread:
 
 @pytest.mark.parametrize("actor", ["EnvRunner", "Collector"])
 def test_who_dies_in_a_stage_is_replaced(
-    actor: str, undisturbed: list[tuple[str, bool, int]], fleet: Fleet, tasks: list[Task], tmp_path: Path
+    actor: str,
+    undisturbed: list[tuple[str, bool, int]],
+    fleet: Fleet,
+    tasks: list[Task],
+    tmp_path: Path,
 ) -> None:
     killer = kill_once(actor, lambda: rollout_store.shards(tmp_path))
     roll_out(units(tasks, range(12)), tmp_path, fleet, CLUSTER, lambda *_: None)
@@ -113,7 +129,9 @@ def test_who_dies_between_two_stages_is_replaced(
     assert outcomes(tmp_path) == undisturbed
 
 
-def test_what_a_runner_refuses_ends_the_stage_at_once(ray_session: None, tasks: list[Task], tmp_path: Path) -> None:
+def test_what_a_runner_refuses_ends_the_stage_at_once(
+    ray_session: None, tasks: list[Task], tmp_path: Path
+) -> None:
     misspelt = replace(SETUP, perturb=PerturbConfig(rates={"typo": 0.5}))
     runners = Fleet(misspelt, None, None, 1, CLUSTER.in_flight)
     with pytest.raises(UsageError, match=r"^perturb\.rates: unknown operator typo"):
@@ -121,31 +139,59 @@ def test_what_a_runner_refuses_ends_the_stage_at_once(ray_session: None, tasks: 
     runners.stop()
 
 
-def test_runners_that_cannot_start_end_the_stage_and_no_unit_is_blamed(ray_session: None, tasks: list[Task], tmp_path: Path) -> None:
+def test_runners_that_cannot_start_end_the_stage_and_no_unit_is_blamed(
+    ray_session: None, tasks: list[Task], tmp_path: Path
+) -> None:
     runners = Fleet(replace(SETUP, slm=None), None, None, 1, CLUSTER.in_flight)  # type: ignore[arg-type]
-    with pytest.raises(RuntimeFailure, match=r"^env runners do not start \(2 tries\): AttributeError: "):
+    with pytest.raises(
+        RuntimeFailure, match=r"^env runners do not start \(2 tries\): AttributeError: "
+    ):
         roll_out(units(tasks, range(12)), tmp_path, runners, CLUSTER, lambda *_: None)
     runners.stop()
 
 
-def test_when_retries_are_used_up_the_first_cause_is_named(fleet: Fleet, tasks: list[Task], tmp_path: Path) -> None:
-    gone = Task("gone", "test", "r2v/TextWorld-v0", (("game", "/nowhere/gone.z8"), ("max_steps", 5)))
+def test_when_retries_are_used_up_the_first_cause_is_named(
+    fleet: Fleet, tasks: list[Task], tmp_path: Path
+) -> None:
+    gone = Task(
+        "gone", "test", "r2v/TextWorld-v0", (("game", "/nowhere/gone.z8"), ("max_steps", 5))
+    )
     arm = Arm("teacher_only", None, "simulated-0.4", "expert", 0)
     cluster = CLUSTER.model_copy(update={"max_restarts": 1})
-    with pytest.raises(RuntimeFailure, match=r"unit gone z=0 failed 2 times.*gone\.z8 does not exist"):
-        roll_out([Unit("evaluate", "h", gone, 0, 0, (arm,))], tmp_path, fleet, cluster, lambda *_: None)
+    with pytest.raises(
+        RuntimeFailure, match=r"unit gone z=0 failed 2 times.*gone\.z8 does not exist"
+    ):
+        roll_out(
+            [Unit("evaluate", "h", gone, 0, 0, (arm,))], tmp_path, fleet, cluster, lambda *_: None
+        )
     assert ray.is_initialized()
 
 
-def test_a_row_never_names_a_policy_that_did_not_act(fleet: Fleet, tasks: list[Task], tmp_path: Path) -> None:
+def test_a_row_never_names_a_policy_that_did_not_act(
+    fleet: Fleet, tasks: list[Task], tmp_path: Path
+) -> None:
     arm = Arm("slm_only", None, "another-policy", "expert", 0)
     cluster = CLUSTER.model_copy(update={"max_restarts": 0})
-    with pytest.raises(RuntimeFailure, match=r"answered as version simulated-0\.4, this unit needs another-policy"):
-        roll_out([Unit("evaluate", "h", tasks[0], 0, 0, (arm,))], tmp_path, fleet, cluster, lambda *_: None)
+    with pytest.raises(
+        RuntimeFailure, match=r"answered as version simulated-0\.4, this unit needs another-policy"
+    ):
+        roll_out(
+            [Unit("evaluate", "h", tasks[0], 0, 0, (arm,))],
+            tmp_path,
+            fleet,
+            cluster,
+            lambda *_: None,
+        )
     assert rollout_store.committed_keys(tmp_path) == set()
 
 
-def test_a_disk_that_refuses_is_named_and_no_unit_is_blamed(fleet: Fleet, tasks: list[Task]) -> None:
-    with pytest.raises(RuntimeFailure, match=r"^episodes cannot be written to /proc/r2v/rollouts: .*/proc/r2v") as failure:
-        roll_out(units(tasks, range(1)), Path("/proc/r2v/rollouts"), fleet, CLUSTER, lambda *_: None)
+def test_a_disk_that_refuses_is_named_and_no_unit_is_blamed(
+    fleet: Fleet, tasks: list[Task]
+) -> None:
+    with pytest.raises(
+        RuntimeFailure, match=r"^episodes cannot be written to /proc/r2v/rollouts: .*/proc/r2v"
+    ) as failure:
+        roll_out(
+            units(tasks, range(1)), Path("/proc/r2v/rollouts"), fleet, CLUSTER, lambda *_: None
+        )
     assert "unit" not in str(failure.value)

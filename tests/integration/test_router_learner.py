@@ -1,4 +1,6 @@
-"""The router learner for real: two ranks under Ray Train and DeepSpeed; one and four ranks of the same function without Ray."""
+"""The router learner for real: two ranks under Ray Train and DeepSpeed; one and four ranks of the
+same function without Ray.
+"""
 
 import json
 import math
@@ -35,11 +37,22 @@ CONFIG = RouterConfig(
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> RouterJob:
-    """Labels of 15 tasks under 10 seeds; a router that is trained with two ranks under Ray Train."""
+    """Labels of 15 tasks under 10 seeds; a router that is trained with two ranks under
+    Ray Train.
+    """
     folder = tmp_path_factory.mktemp("router")
     draw_labels(World(), "train", range(15), range(10), 2).save(folder / "train.arrow")
-    draw_labels(World(), "validation", range(TASK_BLOCK, TASK_BLOCK + 15), range(1000, 1010), 2).save(folder / "validation.arrow")
-    return RouterJob(folder / "train.arrow", folder / "validation.arrow", folder / "ray", folder / "stage", 0, CONFIG)
+    draw_labels(
+        World(), "validation", range(TASK_BLOCK, TASK_BLOCK + 15), range(1000, 1010), 2
+    ).save(folder / "validation.arrow")
+    return RouterJob(
+        folder / "train.arrow",
+        folder / "validation.arrow",
+        folder / "ray",
+        folder / "stage",
+        0,
+        CONFIG,
+    )
 
 
 def rows(job: RouterJob) -> list[dict[str, Any]]:
@@ -48,8 +61,15 @@ def rows(job: RouterJob) -> list[dict[str, Any]]:
 
 
 def spawned(rank: int, ranks: int, port: int, jobs: list[RouterJob], dies_at: int | None) -> None:
-    """A rank without Ray. With `dies_at` the first attempt ends at that logged step and a second one resumes."""
-    os.environ |= {"DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
+    """A rank without Ray. With `dies_at` the first attempt ends at that logged step and a second
+    one resumes.
+    """
+    os.environ |= {
+        "DS_ACCELERATOR": "cpu",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "LOCAL_RANK": str(rank),
+    }
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
     torch.set_num_threads(1)
     train_on_rank(jobs)
@@ -72,28 +92,48 @@ def spawned(rank: int, ranks: int, port: int, jobs: list[RouterJob], dies_at: in
 
 def without_ray(jobs: list[RouterJob], ranks: int, dies_at: int | None = None) -> list[RouterJob]:
     alone = [replace(job, output=job.output.with_name(f"{job.output.name}{ranks}")) for job in jobs]
-    torch.multiprocessing.start_processes(spawned, (ranks, 29500 + os.getpid() % 400 + ranks, alone, dies_at), ranks, start_method="spawn")
+    torch.multiprocessing.start_processes(
+        spawned,
+        (ranks, 29500 + os.getpid() % 400 + ranks, alone, dies_at),
+        ranks,
+        start_method="spawn",
+    )
     return alone
 
 
 def check_agreement(one: RouterJob, other: RouterJob, tolerances: dict[str, float]) -> None:
-    """The first step of a phase in its loss and gradient, the trained router in what it says in every state."""
+    """The first step of a phase in its loss and gradient, the trained router in what it says in
+    every state.
+    """
     for phase, tolerance in tolerances.items():
-        mine, theirs = (next(row for row in rows(which) if row["phase"] == phase) for which in (one, other))
+        mine, theirs = (
+            next(row for row in rows(which) if row["phase"] == phase) for which in (one, other)
+        )
         assert theirs["loss"] == pytest.approx(mine["loss"], rel=tolerance)
         assert theirs["gradient_norm"] == pytest.approx(mine["gradient_norm"], rel=tolerance)
-    expected, found = (RouterModel.load(which.output).predict(all_cells(World())) for which in (one, other))
+    expected, found = (
+        RouterModel.load(which.output).predict(all_cells(World())) for which in (one, other)
+    )
     assert np.abs(found.score - expected.score).max() < 1e-3
     assert np.abs(found.rho - expected.rho).max() < 1e-3
 
 
 @pytest.mark.slow
 def test_ranks_agree_and_a_killed_run_resumes(ray_session: None, job: RouterJob) -> None:
-    # The joint router's first step is the constrained loss itself; a decoupled policy starts from risks that 30 steps have trained.
-    joint = replace(job, output=job.output.with_name("joint"), config=CONFIG.model_copy(update={"mode": "joint"}))
+    # The joint router's first step is the constrained loss itself; a decoupled policy starts from
+    # risks that 30 steps have trained.
+    joint = replace(
+        job,
+        output=job.output.with_name("joint"),
+        config=CONFIG.model_copy(update={"mode": "joint"}),
+    )
     result, _ = train_routers([job, joint])
     assert result.constraint in CONSTRAINT_STATUSES
-    assert {path.name for path in job.output.iterdir()} == {"router.json", "router.safetensors", "training.json"}
+    assert {path.name for path in job.output.iterdir()} == {
+        "router.json",
+        "router.safetensors",
+        "training.json",
+    }
     one, joint_of_one = without_ray([job, joint], 1, dies_at=55)
     four, joint_of_four = without_ray([job, joint], 4)
     for other, joint_of_other in ((job, joint), (four, joint_of_four)):
@@ -103,8 +143,12 @@ def test_ranks_agree_and_a_killed_run_resumes(ray_session: None, job: RouterJob)
     assert [row["step"] for row in rows(one)] == list(range(1, 71))
     assert all({"lambda", "eta", "cvar", "cost"} <= set(logged[step]) for step in range(31, 71))
     resumed = replace(job, output=job.output.with_name("resumed"))
-    assert (resumed.output / "router.safetensors").read_bytes() == (one.output / "router.safetensors").read_bytes()
-    assert [{**row, "router": ""} for row in rows(resumed)] == [{**row, "router": ""} for row in rows(one)]
+    assert (resumed.output / "router.safetensors").read_bytes() == (
+        one.output / "router.safetensors"
+    ).read_bytes()
+    assert [{**row, "router": ""} for row in rows(resumed)] == [
+        {**row, "router": ""} for row in rows(one)
+    ]
 
 
 @pytest.mark.slow
@@ -116,7 +160,11 @@ def test_modes_and_ablations(ray_session: None, job: RouterJob) -> None:
     ]
     one_rank = DeepSpeedConfig(ranks=1, zero_stage=0, threads_per_rank=1)
     jobs = [
-        replace(job, output=job.output.with_name(f"arm{i}"), config=CONFIG.model_copy(update={**change, "deepspeed": one_rank}))
+        replace(
+            job,
+            output=job.output.with_name(f"arm{i}"),
+            config=CONFIG.model_copy(update={**change, "deepspeed": one_rank}),
+        )
         for i, change in enumerate(changes)
     ]
     train_routers(jobs)
@@ -129,20 +177,30 @@ def test_modes_and_ablations(ray_session: None, job: RouterJob) -> None:
     assert {c.kind for c in uncalibrated.calibrators.values()} == {"identity"}
     assert {c.kind for c in no_cvar.calibrators.values()} != {"identity"}
     for name in RISKS:
-        assert np.array_equal(no_cvar.heads[name].layers[0][0], uncalibrated.heads[name].layers[0][0])
+        assert np.array_equal(
+            no_cvar.heads[name].layers[0][0], uncalibrated.heads[name].layers[0][0]
+        )
     failures = [row for row in rows(jobs[2]) if row["phase"] == "policy"]
     assert failures[-1]["eta"] <= failures[-1]["cvar"]
 
 
 def with_pairs(path: Path, target: Path) -> None:
-    """The labels, with a teacher that dissents in two states of four, and pairs in which its step there saves half a call and
-    what would have failed."""
+    """The labels, with a teacher that dissents in two states of four, and pairs in which its step
+    there saves half a call and what would have failed.
+    """
     labels = LabelTable.load(path)
     columns = {name: labels.table[name].to_pylist() for name in labels.table.column_names}
     differs = [prefix % 4 < 2 for prefix in range(len(labels))]
-    columns |= {"differs": differs, "n_r": [1] * len(labels), "m_rs": [0.5 if one else 0.0 for one in differs], "m_rt": [1.0] * len(labels)}
+    columns |= {
+        "differs": differs,
+        "n_r": [1] * len(labels),
+        "m_rs": [0.5 if one else 0.0 for one in differs],
+        "m_rt": [1.0] * len(labels),
+    }
     columns |= {"s_rs": [0] * len(labels), "s_rt": [int(one) for one in differs]}
-    columns["features"] = [[float(one), *row[1:]] for one, row in zip(differs, columns["features"], strict=True)]
+    columns["features"] = [
+        [float(one), *row[1:]] for one, row in zip(differs, columns["features"], strict=True)
+    ]
     LabelTable.of_columns(columns).save(target)
 
 
@@ -150,28 +208,57 @@ def without_pairs(path: Path, target: Path) -> None:
     """The labels as the first round has them."""
     labels = LabelTable.load(path)
     columns = {name: labels.table[name].to_pylist() for name in labels.table.column_names}
-    LabelTable.of_columns(columns | {name: [0] * len(labels) for name in ("n_r", "s_rs", "s_rt", "m_rs", "m_rt")}).save(target)
+    LabelTable.of_columns(
+        columns | {name: [0] * len(labels) for name in ("n_r", "s_rs", "s_rt", "m_rs", "m_rt")}
+    ).save(target)
 
 
-def test_what_the_teacher_would_do_is_asked_for_before_any_work(job: RouterJob, tmp_path: Path) -> None:
+def test_what_the_teacher_would_do_is_asked_for_before_any_work(
+    job: RouterJob, tmp_path: Path
+) -> None:
     for score in ("dissent", "advantage"):
-        untold = replace(job, output=tmp_path / score, config=CONFIG.model_copy(update={"score": score}))
-        with pytest.raises(UsageError, match=rf"router\.score = {score}: no label says what the teacher would do"):
+        untold = replace(
+            job, output=tmp_path / score, config=CONFIG.model_copy(update={"score": score})
+        )
+        with pytest.raises(
+            UsageError, match=rf"router\.score = {score}: no label says what the teacher would do"
+        ):
             train_routers([untold])
 
 
-def test_an_advantage_is_learned_where_the_labels_have_pairs(job: RouterJob, tmp_path: Path) -> None:
+def test_an_advantage_is_learned_where_the_labels_have_pairs(
+    job: RouterJob, tmp_path: Path
+) -> None:
     for split in ("train", "validation"):
         with_pairs(getattr(job, split), tmp_path / f"{split}.arrow")
-    told = replace(job, train=tmp_path / "train.arrow", validation=tmp_path / "validation.arrow", stage=tmp_path / "stage")
-    changes = {"plain": {}, "uncalibrated": {"ablation": "uncalibrated"}, "no_brier": {"ablation": "no_brier"}, "joint": {"mode": "joint"}}
-    small = CONFIG.model_copy(update={"score": "advantage", "risk_steps": 120, "policy_steps": 5, "learning_rate": 0.05})
-    jobs = [replace(told, output=tmp_path / name, config=small.model_copy(update=change)) for name, change in changes.items()]
+    told = replace(
+        job,
+        train=tmp_path / "train.arrow",
+        validation=tmp_path / "validation.arrow",
+        stage=tmp_path / "stage",
+    )
+    changes = {
+        "plain": {},
+        "uncalibrated": {"ablation": "uncalibrated"},
+        "no_brier": {"ablation": "no_brier"},
+        "joint": {"mode": "joint"},
+    }
+    small = CONFIG.model_copy(
+        update={"score": "advantage", "risk_steps": 120, "policy_steps": 5, "learning_rate": 0.05}
+    )
+    jobs = [
+        replace(told, output=tmp_path / name, config=small.model_copy(update=change))
+        for name, change in changes.items()
+    ]
     labels = LabelTable.load(told.validation)
     without_pairs(told.train, tmp_path / "first.arrow")
-    jobs.append(replace(told, train=tmp_path / "first.arrow", output=tmp_path / "first", config=small))
+    jobs.append(
+        replace(told, train=tmp_path / "first.arrow", output=tmp_path / "first", config=small)
+    )
     trained = without_ray(jobs, 1)
-    models = plain, uncalibrated, *_, first_round = [RouterModel.load(one.output) for one in trained]
+    models = plain, uncalibrated, *_, first_round = [
+        RouterModel.load(one.output) for one in trained
+    ]
     assert [m.score for m in models] == ["advantage", "advantage", "policy", "risk", "dissent"]
     for model in (plain, uncalibrated):
         said = model.predict(labels.features_NF)
@@ -179,7 +266,10 @@ def test_an_advantage_is_learned_where_the_labels_have_pairs(job: RouterJob, tmp
         assert ((said.dissent > 0.5) == (labels.dissent > 0.5)).mean() > 0.98
         assert said.score[labels.dissent > 0.5] == pytest.approx(2.0, abs=0.2)
         assert said.score[labels.dissent < 0.5] == pytest.approx(0.0, abs=0.1)
-    assert first_round.predict(labels.features_NF).score.tolist() == plain.predict(labels.features_NF).dissent.tolist()
+    assert (
+        first_round.predict(labels.features_NF).score.tolist()
+        == plain.predict(labels.features_NF).dissent.tolist()
+    )
     untaught = rows(trained[0])[0]  # what about one half costs
     assert untaught["log_loss_dissent"] == pytest.approx(math.log(2), abs=0.15)
     assert untaught["brier_rho"] == pytest.approx(1 / 4, abs=0.1)
@@ -188,7 +278,10 @@ def test_an_advantage_is_learned_where_the_labels_have_pairs(job: RouterJob, tmp
 BAD_TEACHER = World(teacher_slip=0.4)
 WORLDS: dict[str, tuple[World, dict[str, float]]] = {
     "slack": (World(), {"epsilon": 0.95, "lambda_start": 0.0}),
-    "active": (World(), {"epsilon": 0.2, "lambda_start": 2.0, "lambda_learning_rate": 0.4, "policy_steps": 200}),
+    "active": (
+        World(),
+        {"epsilon": 0.2, "lambda_start": 2.0, "lambda_learning_rate": 0.4, "policy_steps": 200},
+    ),
     # A price that never rises buys no safety, though the teacher alone would keep the bound.
     "violated": (World(), {"epsilon": 0.3, "lambda_start": 0.0, "lambda_learning_rate": 1e-9}),
     "infeasible": (BAD_TEACHER, {"epsilon": 0.05}),
@@ -198,13 +291,17 @@ WORLDS: dict[str, tuple[World, dict[str, float]]] = {
 
 
 def test_the_constraint_ends_as_it_is_measured(tmp_path: Path) -> None:
-    shipped = RouterConfig(ablation="no_brier", policy_hidden=(8,), policy_steps=60, check_every_steps=200)
+    shipped = RouterConfig(
+        ablation="no_brier", policy_hidden=(8,), policy_steps=60, check_every_steps=200
+    )
     jobs = []
     for name, (world, changes) in WORLDS.items():
         folder = tmp_path / name.replace(" ", "-")
         draw_labels(world, "train", range(12), range(10), 2).save(folder / "train.arrow")
         tasks = range(TASK_BLOCK, TASK_BLOCK + 12)
-        draw_labels(world, "validation", tasks, range(1000, 1010), 2).save(folder / "validation.arrow")
+        draw_labels(world, "validation", tasks, range(1000, 1010), 2).save(
+            folder / "validation.arrow"
+        )
         config = shipped.model_copy(update=changes)
         tables = (folder / "train.arrow", folder / "validation.arrow")
         jobs.append(RouterJob(*tables, folder / "router", folder / "stage", 0, config))
@@ -221,7 +318,9 @@ def test_the_constraint_ends_as_it_is_measured(tmp_path: Path) -> None:
 def test_fewer_than_ten_seeds_are_refused_before_any_work(job: RouterJob, tmp_path: Path) -> None:
     labels = LabelTable.load(job.train)
     labels.where(labels.z < 9).save(tmp_path / "nine.arrow")
-    few = replace(job, train=tmp_path / "nine.arrow", output=tmp_path / "router", stage=tmp_path / "stage")
+    few = replace(
+        job, train=tmp_path / "nine.arrow", output=tmp_path / "router", stage=tmp_path / "stage"
+    )
     with pytest.raises(UsageError, match="9 seeds with complete episodes; CVaR needs at least 10"):
         train_routers([few])
     assert not (tmp_path / "stage").exists()

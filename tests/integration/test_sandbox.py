@@ -34,13 +34,23 @@ def said(completed: Completed) -> str:
     return completed.stdout.decode()
 
 
-def test_output_errors_and_status_come_back_as_from_a_plain_interpreter(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_output_errors_and_status_come_back_as_from_a_plain_interpreter(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     source = "import sys\nprint('out', input(), sys.argv[1:], __name__)\nprint('err', file=sys.stderr)\ndef f():\n    return 1 / 0\nf()"
     (tmp_path / "main.py").write_text(source)
     ours = sandbox.run(source, b"in\n")
-    plain = subprocess.run([sys.executable, "-I", "main.py"], input=b"in\n", capture_output=True, cwd=tmp_path, check=False)
+    plain = subprocess.run(
+        [sys.executable, "-I", "main.py"],
+        input=b"in\n",
+        capture_output=True,
+        cwd=tmp_path,
+        check=False,
+    )
     assert ours.stdout == plain.stdout == b"out in [] __main__\n"
-    assert ours.stderr.replace(b"/tmp/main.py", b"main.py") == plain.stderr.replace(bytes(tmp_path) + b"/", b"")
+    assert ours.stderr.replace(b"/tmp/main.py", b"main.py") == plain.stderr.replace(
+        bytes(tmp_path) + b"/", b""
+    )
     assert (ours.ending, ours.returncode) == (Ending.EXITED, plain.returncode)
 
 
@@ -58,11 +68,20 @@ def test_output_errors_and_status_come_back_as_from_a_plain_interpreter(sandbox:
         ("raise KeyboardInterrupt", Ending.EXITED, 1),
         ("while True: print('x' * 1000)", Ending.OUTPUT_LIMIT, None),
         ("import time; time.sleep(9)", Ending.TIMEOUT, None),
-        ("import atexit, threading; atexit.register(print, 'bye'); threading.Timer(0.05, print, 'x').start()", Ending.EXITED, 0),
+        (
+            "import atexit, threading; atexit.register(print, 'bye'); threading.Timer(0.05, "
+            "print, 'x').start()",
+            Ending.EXITED,
+            0,
+        ),
     ],
 )
-def test_every_ending_has_its_name(sandbox: Sandbox, source: str, ending: Ending, returncode: int | None) -> None:
-    completed = sandbox.run(source, limits=replace(LIMITS, wall_s=1.0 if "sleep" in source else 8.0))
+def test_every_ending_has_its_name(
+    sandbox: Sandbox, source: str, ending: Ending, returncode: int | None
+) -> None:
+    completed = sandbox.run(
+        source, limits=replace(LIMITS, wall_s=1.0 if "sleep" in source else 8.0)
+    )
     assert (completed.ending, completed.returncode) == (ending, returncode), completed
     assert completed.stdout.endswith(b"bye\n") or "atexit" not in source
 
@@ -79,15 +98,22 @@ def test_limits_of_a_run_replace_those_of_the_sandbox(sandbox: Sandbox) -> None:
 
 def test_output_is_cut_at_its_limit_in_each_stream(sandbox: Sandbox) -> None:
     completed = sandbox.run(
-        "import sys\nprint('ok'); sys.stderr.write('e' * 5000); sys.stderr.flush()", limits=replace(LIMITS, output_kib=4)
+        "import sys\nprint('ok'); sys.stderr.write('e' * 5000); sys.stderr.flush()",
+        limits=replace(LIMITS, output_kib=4),
     )
-    assert (completed.ending, completed.stdout, completed.stderr) == (Ending.OUTPUT_LIMIT, b"ok\n", b"e" * 4096)
+    assert (completed.ending, completed.stdout, completed.stderr) == (
+        Ending.OUTPUT_LIMIT,
+        b"ok\n",
+        b"e" * 4096,
+    )
     exactly = sandbox.run("print('x' * 4095)", limits=replace(LIMITS, output_kib=4))
     assert (exactly.ending, len(exactly.stdout)) == (Ending.EXITED, 4096)
 
 
 def test_what_was_printed_before_a_time_limit_is_kept(sandbox: Sandbox) -> None:
-    completed = sandbox.run("import time\nprint('so far')\ntime.sleep(60)", limits=replace(LIMITS, wall_s=0.5))
+    completed = sandbox.run(
+        "import time\nprint('so far')\ntime.sleep(60)", limits=replace(LIMITS, wall_s=0.5)
+    )
     assert (completed.ending, completed.stdout) == (Ending.TIMEOUT, b"so far\n")
     assert 0.5 <= completed.wall_s < 1.5
 
@@ -99,7 +125,10 @@ def test_a_busy_machine_does_not_change_how_a_program_ends() -> None:
         completed = sandbox.run(spin.format(0.3), limits=replace(LIMITS, wall_s=1.0))
         assert said(completed) == "done\n"
         assert completed.wall_s > 1.0  # else it was not starved, and nothing is shown
-        assert sandbox.run("import time; time.sleep(60)", limits=replace(LIMITS, wall_s=0.5)).ending == Ending.TIMEOUT
+        assert (
+            sandbox.run("import time; time.sleep(60)", limits=replace(LIMITS, wall_s=0.5)).ending
+            == Ending.TIMEOUT
+        )
 
 
 def test_a_program_that_starves_itself_ends(sandbox: Sandbox) -> None:
@@ -141,12 +170,16 @@ def test_a_program_that_starves_itself_while_nobody_looks_ends(sandbox: Sandbox)
     assert completed.wall_s < 1.6 * wall_s
 
 
-@pytest.mark.parametrize("rest", ["os.sched_yield()", "time.sleep(1e-6)", "os.sched_yield(); time.process_time()"])
+@pytest.mark.parametrize(
+    "rest", ["os.sched_yield()", "time.sleep(1e-6)", "os.sched_yield(); time.process_time()"]
+)
 def test_no_program_has_the_machine_blamed(rest: str) -> None:
     """On a busy machine each of these waits nearly all of its time, because it wants to."""
     require_bubblewrap()
     with starved_sandbox(busy=6) as sandbox:
-        completed = sandbox.run(f"import os, time\nwhile True: {rest}", limits=replace(LIMITS, wall_s=0.3))
+        completed = sandbox.run(
+            f"import os, time\nwhile True: {rest}", limits=replace(LIMITS, wall_s=0.3)
+        )
         assert completed.ending in (Ending.TIMEOUT, Ending.CPU_LIMIT)
         assert completed.wall_s < 0.3 * BACKSTOP + 2
 
@@ -163,10 +196,20 @@ def test_crumbs_cost_this_side_less_than_the_program(sandbox: Sandbox, mode: str
 def test_files_input_and_a_large_source_arrive(sandbox: Sandbox) -> None:
     files = {"data/a.bin": bytes(range(256)) * 4000, "helper.py": b"value = 7"}
     source = f"# {'x' * 300_000}\nimport helper, os, sys\n"
-    source += "print(os.getcwd(), sorted(os.listdir()), os.stat('data/a.bin').st_size, helper.value)\n"
-    source += "data = sys.stdin.buffer.read(); print(len(data), sum(data))\nopen('mine', 'w').write('x')"
-    assert said(sandbox.run(source, b"\x01" * 500_000, files)) == f"/tmp/work ['data', 'helper.py'] {256 * 4000} 7\n500000 500000\n"
-    assert said(sandbox.run("import os; print(os.listdir(), os.listdir('/tmp'))")) == "[] ['main.py', 'work']\n"
+    source += (
+        "print(os.getcwd(), sorted(os.listdir()), os.stat('data/a.bin').st_size, helper.value)\n"
+    )
+    source += (
+        "data = sys.stdin.buffer.read(); print(len(data), sum(data))\nopen('mine', 'w').write('x')"
+    )
+    assert (
+        said(sandbox.run(source, b"\x01" * 500_000, files))
+        == f"/tmp/work ['data', 'helper.py'] {256 * 4000} 7\n500000 500000\n"
+    )
+    assert (
+        said(sandbox.run("import os; print(os.listdir(), os.listdir('/tmp'))"))
+        == "[] ['main.py', 'work']\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "", "a\0b"])
@@ -176,7 +219,9 @@ def test_a_file_outside_the_directory_is_the_callers_mistake(sandbox: Sandbox, n
 
 
 def test_a_program_is_a_function_of_its_input(sandbox: Sandbox) -> None:
-    """Even what usually differs between two processes does not: hashes, addresses, process numbers, the environment."""
+    """Even what usually differs between two processes does not: hashes, addresses, process numbers,
+    the environment.
+    """
     source = "import os, sys\nprint({'a', 'b', 'c'}, hash('x'), object(), os.getpid(), os.environ, os.uname().nodename, sys.path, id(len))"
     assert len({said(sandbox.run(source)) for _ in range(4)}) == 1
 
@@ -189,21 +234,34 @@ def test_only_the_standard_library_can_be_imported(sandbox: Sandbox) -> None:
 
 def test_children_and_threads_of_a_program_work(sandbox: Sandbox) -> None:
     source = "import multiprocessing as m, subprocess\nwith m.Pool(2) as p: print(p.map(abs, [-1, -2]))\n"
-    assert said(sandbox.run(source + "print(subprocess.run(['echo', 'hi'], capture_output=True).stdout)")) == "[1, 2]\nb'hi\\n'\n"
+    assert (
+        said(
+            sandbox.run(
+                source + "print(subprocess.run(['echo', 'hi'], capture_output=True).stdout)"
+            )
+        )
+        == "[1, 2]\nb'hi\\n'\n"
+    )
 
 
 def test_no_program_meets_another_one(sandbox: Sandbox) -> None:
     source = "import os, builtins\nprint(os.listdir('.'), hasattr(builtins, 'mark'))\n"
     source += "builtins.mark = 1; open('mark', 'w'); os.fork() or os.setsid()"
     with ThreadPoolExecutor(4) as threads:
-        assert {said(each) for each in threads.map(lambda _: sandbox.run(source), range(12))} == {"[] False\n"}
+        assert {said(each) for each in threads.map(lambda _: sandbox.run(source), range(12))} == {
+            "[] False\n"
+        }
 
 
 def test_many_at_once_each_get_their_own_answer(sandbox: Sandbox) -> None:
     async def all_of_them() -> list[Completed]:
-        return await asyncio.gather(*(sandbox.arun(f"print({n} ** 2 + int(input()))", str(n).encode()) for n in range(40)))
+        return await asyncio.gather(
+            *(sandbox.arun(f"print({n} ** 2 + int(input()))", str(n).encode()) for n in range(40))
+        )
 
-    assert [said(each) for each in asyncio.run(all_of_them())] == [f"{n * n + n}\n" for n in range(40)]
+    assert [said(each) for each in asyncio.run(all_of_them())] == [
+        f"{n * n + n}\n" for n in range(40)
+    ]
 
 
 def test_waiting_programs_do_not_block_the_event_loop(sandbox: Sandbox) -> None:
@@ -237,11 +295,18 @@ def test_nothing_of_a_sandbox_is_root_or_can_become_it() -> None:
         box = sandbox._warm[0].result()
         box.wait_ready()
         for process in (box._process.pid, box._init):
-            status = dict(line.split(":\t") for line in Path(f"/proc/{process}/status").read_text().splitlines())
+            status = dict(
+                line.split(":\t")
+                for line in Path(f"/proc/{process}/status").read_text().splitlines()
+            )
             assert "0" not in (status["Uid"] + "\t" + status["Gid"]).split("\t")
             assert "0" not in status["Groups"].split()
             assert status["NoNewPrivs"] == "1"
-            kept = ("CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd") if os.geteuid() == 0 or process == box._init else ("CapEff",)
+            kept = (
+                ("CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd")
+                if os.geteuid() == 0 or process == box._init
+                else ("CapEff",)
+            )
             assert {status[name] for name in kept} == {"0" * 16}
         assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
 
@@ -264,7 +329,11 @@ def test_nothing_is_left_after_close() -> None:
     require_bubblewrap()
     descriptors, groups = len(os.listdir("/proc/self/fd")), _groups()
     with Sandbox(LIMITS, warm=3) as sandbox:
-        namespace = said(sandbox.run("import os; print(os.readlink('/proc/self/ns/pid')); os.fork() or os.setsid()")).split()[0]
+        namespace = said(
+            sandbox.run(
+                "import os; print(os.readlink('/proc/self/ns/pid')); os.fork() or os.setsid()"
+            )
+        ).split()[0]
         assert isolation.means().hierarchy is None or len(_groups()) > len(groups)
     assert survivors(namespace) == []
     assert _groups() == groups
@@ -286,7 +355,11 @@ def test_no_zombie_is_left_to_the_first_process_of_the_host() -> None:
 def _groups() -> list[Path]:
     hierarchy = isolation.means().hierarchy
     """Control groups of this process, those of the module's shared sandbox included."""
-    return [group for _, folder in (hierarchy.folders if hierarchy else ()) for group in folder.glob(f"r2v-{os.getpid()}-*")]
+    return [
+        group
+        for _, folder in (hierarchy.folders if hierarchy else ())
+        for group in folder.glob(f"r2v-{os.getpid()}-*")
+    ]
 
 
 def test_programs_die_with_the_process_that_runs_them(tmp_path: Path) -> None:
@@ -296,12 +369,17 @@ def test_programs_die_with_the_process_that_runs_them(tmp_path: Path) -> None:
     parent.write_text(
         "import threading, time\nfrom envs.sandbox import Sandbox\nsandbox = Sandbox(warm=2)\n"
         "program = 'import os, time\\nos.fork() or os.setsid()\\ntime.sleep(60)'\n"
-        "threading.Thread(target=sandbox.run, args=(program,), daemon=True).start()\ntime.sleep(60)\n"
+        "threading.Thread(target=sandbox.run, args=(program,), "
+        "daemon=True).start()\ntime.sleep(60)\n"
     )
-    process = subprocess.Popen([sys.executable, parent], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    process = subprocess.Popen(
+        [sys.executable, parent], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     deadline = time.monotonic() + 60
     descendants: list[psutil.Process] = []
-    while len(descendants) < 2 + 2 + 2:  # two of bubblewrap, two interpreters, the program and its daemon
+    while (
+        len(descendants) < 2 + 2 + 2
+    ):  # two of bubblewrap, two interpreters, the program and its daemon
         assert time.monotonic() < deadline
         time.sleep(0.1)
         descendants = psutil.Process(process.pid).children(recursive=True)
@@ -316,23 +394,35 @@ def test_probe_says_what_is_in_force() -> None:
     found = probe()
     assert found.level == "bubblewrap"
     assert "no network" in found.detail
-    assert ("seccomp" in found.detail) == (seccomp.program() is not None) or "no seccomp" in found.detail
+    assert ("seccomp" in found.detail) == (
+        seccomp.program() is not None
+    ) or "no seccomp" in found.detail
 
 
 def test_weak_isolation_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     weak = isolation.Means(Isolation("rlimits", "bubblewrap is not installed"), None)
     monkeypatch.setattr("envs.sandbox.sandbox.means", lambda: weak)
-    with pytest.raises(UsageError, match=r"sandbox\.allow_weaker = false.*bubblewrap is not installed"):
+    with pytest.raises(
+        UsageError, match=r"sandbox\.allow_weaker = false.*bubblewrap is not installed"
+    ):
         Sandbox()
     with Sandbox(LIMITS, allow_weaker=True) as sandbox:
-        assert said(sandbox.run("import os; print(input(), os.listdir())", b"x", {"a": b""})) == "x ['a']\n"
-        assert sandbox.run("while True: pass", limits=replace(LIMITS, wall_s=0.5)).ending == Ending.TIMEOUT
+        assert (
+            said(sandbox.run("import os; print(input(), os.listdir())", b"x", {"a": b""}))
+            == "x ['a']\n"
+        )
+        assert (
+            sandbox.run("while True: pass", limits=replace(LIMITS, wall_s=0.5)).ending
+            == Ending.TIMEOUT
+        )
         assert sandbox.run("x = bytearray(1 << 30)").ending == Ending.MEMORY
         assert sandbox.run("import os; os.kill(os.getpid(), 11)").returncode == -11
 
 
 def test_no_isolation_at_all_is_never_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("envs.sandbox.sandbox.means", lambda: isolation.Means(Isolation("none", "not Linux"), None))
+    monkeypatch.setattr(
+        "envs.sandbox.sandbox.means", lambda: isolation.Means(Isolation("none", "not Linux"), None)
+    )
     with pytest.raises(UsageError, match="not Linux"):
         Sandbox(allow_weaker=True)
 

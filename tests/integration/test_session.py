@@ -1,4 +1,6 @@
-"""A real Ray of this machine's own: nothing in the environment leads it elsewhere, and it keeps quiet."""
+"""A real Ray of this machine's own: nothing in the environment leads it elsewhere, and it keeps
+quiet.
+"""
 
 import os
 import signal
@@ -32,7 +34,9 @@ with ray_session(ClusterConfig(num_cpus=1), Path(sys.argv[1])):
 """
 
 
-def test_an_address_in_the_environment_is_not_followed_and_deaths_are_logged(tmp_path: Path) -> None:
+def test_an_address_in_the_environment_is_not_followed_and_deaths_are_logged(
+    tmp_path: Path,
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path)],
         cwd=ROOT,

@@ -1,4 +1,6 @@
-"""A simulated run as a user starts it; and its claims, on exact values: near the optimum, and worse in the tail without CVaR."""
+"""A simulated run as a user starts it; and its claims, on exact values: near the optimum, and worse
+in the tail without CVaR.
+"""
 
 import re
 import subprocess
@@ -19,7 +21,14 @@ from r2v_dist.router.model import Mlp, RouterModel, predict_states
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "simulated.yaml"
-SMALL = ["routers=[r2v]", "train_tasks=20", "validation_tasks=30", "test_tasks=10", "router.risk_steps=20", "router.policy_steps=40"]
+SMALL = [
+    "routers=[r2v]",
+    "train_tasks=20",
+    "validation_tasks=30",
+    "test_tasks=10",
+    "router.risk_steps=20",
+    "router.policy_steps=40",
+]
 
 
 def configured(*overrides: str) -> SimulatedConfig:
@@ -29,13 +38,25 @@ def configured(*overrides: str) -> SimulatedConfig:
 
 
 def test_one_command_prints_the_table_and_writes_the_report(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "r2v_dist.cli", "run", str(CONFIG), *SMALL, f"run_dir={tmp_path}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "r2v_dist.cli",
+        "run",
+        str(CONFIG),
+        *SMALL,
+        f"run_dir={tmp_path}",
+    ]
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False
+    )
     assert result.returncode == 0, result.stderr
     printed = result.stdout.splitlines()
     assert printed[0].startswith("SIMULATED")
     assert {"cost", "failure", "CVaR"} <= set(printed[1].split())
-    assert {"slm_only", "teacher_only", "entropy", "r2v", "r2v_bayes"} <= {line.split()[0] for line in printed[2:]}
+    assert {"slm_only", "teacher_only", "entropy", "r2v", "r2v_bayes"} <= {
+        line.split()[0] for line in printed[2:]
+    }
     assert any(line.startswith("optimum:") for line in printed)
     page = (tmp_path / "report" / "index.html").read_text()
     assert printed[-1] == f"Report: {tmp_path / 'report' / 'index.html'}"
@@ -49,7 +70,9 @@ def scored_by(**weights: float) -> RouterModel:
     weight_F = np.array([weights.get(name, 0.0) for name in FEATURE_NAMES])
     count = len(FEATURE_NAMES)
     heads = {"rho": Mlp(((weight_F[None], np.zeros(1)),))}
-    return RouterModel("linear", "joint", np.zeros(count), np.ones(count), heads, {"rho": Calibrator()})
+    return RouterModel(
+        "linear", "joint", np.zeros(count), np.ones(count), heads, {"rho": Calibrator()}
+    )
 
 
 def cost_alone(config: SimulatedConfig, model: RouterModel) -> float:
@@ -74,7 +97,9 @@ def test_training_with_and_without_cvar_is_compared_at_equal_cvar(tmp_path: Path
         found = cvar_saving(config, {"r2v": ours, "r2v_no_cvar": theirs})
         assert found is not None
         saving, low, high = found
-        assert saving == pytest.approx(cost_alone(config, theirs) - cost_alone(config, ours), rel=0.05)
+        assert saving == pytest.approx(
+            cost_alone(config, theirs) - cost_alone(config, ours), rel=0.05
+        )
         assert low <= saving <= high
         assert low * sign > 0
         assert high * sign > 0
@@ -82,7 +107,9 @@ def test_training_with_and_without_cvar_is_compared_at_equal_cvar(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_near_the_optimum_with_cvar_and_no_cheaper_at_equal_cvar_without(tmp_path: Path, seed: int) -> None:
+def test_near_the_optimum_with_cvar_and_no_cheaper_at_equal_cvar_without(
+    tmp_path: Path, seed: int
+) -> None:
     config = configured(f"seed={seed}", f"run_dir={tmp_path}", "routers=[r2v, r2v_no_cvar]")
     report = simulate(config)
     r2v, without = report.row("r2v"), report.row("r2v_no_cvar")

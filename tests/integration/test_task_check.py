@@ -1,4 +1,6 @@
-"""`r2v tasks check`: the same command for every environment, and an exit code that says whether the tasks are in order."""
+"""`r2v tasks check`: the same command for every environment, and an exit code that says whether the
+tasks are in order.
+"""
 
 import json
 import subprocess
@@ -17,21 +19,30 @@ from tests.sandboxes import require_bubblewrap
 
 def r2v(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "r2v_dist.cli", "tasks", "check", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False
+    )
 
 
 def test_the_shipped_programming_tasks_are_in_order() -> None:
     require_bubblewrap()
     done = r2v("shipped", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"tasks": 6, "oracle_passed": 6, "empty_failed": 6, "failures": [], "reasons": {}}
+    assert json.loads(done.stdout) == {
+        "tasks": 6,
+        "oracle_passed": 6,
+        "empty_failed": 6,
+        "failures": [],
+        "reasons": {},
+    }
 
 
 def test_a_config_names_the_tasks_of_all_its_splits(tmp_path: Path) -> None:
     require_bubblewrap()
     config = tmp_path / "mine.yaml"
     config.write_text(
-        "name: mine\nenv: {kind: humaneval_plus, code: {source: shipped}, splits: {train: 1, validation: 1, test: 2}}\n"
+        "name: mine\nenv: {kind: humaneval_plus, code: {source: shipped}, splits: {train: 1, "
+        "validation: 1, test: 2}}\n"
         "slm: {backend: simulated}\nteacher: {backend: expert}\n"
     )
     done = r2v(str(config))
@@ -41,7 +52,12 @@ def test_a_config_names_the_tasks_of_all_its_splits(tmp_path: Path) -> None:
 
 def test_games_are_checked_by_the_same_command() -> None:
     result = check("textworld", lambda done, total: None)
-    assert (result.tasks, result.oracle_passed, result.empty_failed, result.good) == (10, 10, 10, True)
+    assert (result.tasks, result.oracle_passed, result.empty_failed, result.good) == (
+        10,
+        10,
+        10,
+        True,
+    )
 
 
 def test_what_is_not_in_order_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +75,9 @@ def test_what_is_not_in_order_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not result.good
 
 
-def test_a_task_that_cannot_be_played_does_not_end_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_cannot_be_played_does_not_end_the_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def broken(task: Any) -> bool:
         if task.id == "R2V/0":
             raise RuntimeFailure("the canonical solution\ndoes not run")
@@ -68,8 +86,16 @@ def test_a_task_that_cannot_be_played_does_not_end_the_check(monkeypatch: pytest
     monkeypatch.setattr(checking, "_expert_passes", broken)
     monkeypatch.setattr(checking, "_empty_passes", lambda task: False)
     result = check("shipped", lambda done, total: None)
-    assert (result.tasks, result.oracle_passed, result.empty_failed, result.failures) == (6, 5, 5, ("R2V/0",))
-    assert "not in order: R2V/0 (RuntimeFailure: the canonical solution does not run)" in checking.render("shipped", result)
+    assert (result.tasks, result.oracle_passed, result.empty_failed, result.failures) == (
+        6,
+        5,
+        5,
+        ("R2V/0",),
+    )
+    assert (
+        "not in order: R2V/0 (RuntimeFailure: the canonical solution does not run)"
+        in checking.render("shipped", result)
+    )
 
 
 def test_an_unknown_environment_is_a_usage_error() -> None:

@@ -1,4 +1,6 @@
-"""A real vLLM engine in a real Ray actor: seeded, batch-independent, true log-probabilities, reloaded in place."""
+"""A real vLLM engine in a real Ray actor: seeded, batch-independent, true log-probabilities,
+reloaded in place.
+"""
 
 import asyncio
 import shutil
@@ -29,14 +31,18 @@ from r2v_dist.storage.checkpoints import Checkpoint
 
 CONFIG = ModelConfig(backend="vllm", model="models/textworld-tiny", max_model_len=512)
 TOLERANCE = 5e-3 if torch.cuda.is_available() else 1e-3
-"""Of a log-probability, against float32 on the CPU: a GPU's attention kernel rounds what it multiplies."""
+"""Of a log-probability, against float32 on the CPU: a GPU's attention kernel rounds what it
+multiplies.
+"""
 SPACED = (
     "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content | trim }}"
     "{% else %}<|assistant|> {{ m.content | trim }} <|end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 """Writes a space before the token at which the model stops, as some models' templates do."""
-HISTORY = (Turn("Goal: First, go east.\n-= Room3 =-\nThere is an exit to the east.", "go east", "teacher"),)
+HISTORY = (
+    Turn("Goal: First, go east.\n-= Room3 =-\nThere is an exit to the east.", "go east", "teacher"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +56,10 @@ def server(ray_session: None, tiny_model: Path) -> Iterator[ModelServer]:
 @pytest.fixture(scope="module")
 def prompts(tiny_model: Path) -> list[list[int]]:
     chat = ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm")
-    users = [f"-= Room{n} =-\nThere is a closed {c}-box here. There is a stand{n} here." for n, c in enumerate("ABCDEFGH", start=1)]
+    users = [
+        f"-= Room{n} =-\nThere is a closed {c}-box here. There is a stand{n} here."
+        for n, c in enumerate("ABCDEFGH", start=1)
+    ]
     return [chat.prompt(HISTORY * (n % 3), user) for n, user in enumerate(users)]
 
 
@@ -70,18 +79,28 @@ def hf_logprobs(path: Path, prompt: list[int], ids: list[int]) -> list[float]:
     return torch.log_softmax(logits, -1)[torch.arange(len(ids)), torch.tensor(ids)].tolist()
 
 
-def test_a_sample_is_a_function_of_its_request_alone(server: ModelServer, prompts: list[list[int]]) -> None:
+def test_a_sample_is_a_function_of_its_request_alone(
+    server: ModelServer, prompts: list[list[int]]
+) -> None:
     requests = [request(prompt, seed) for seed, prompt in enumerate(prompts)]
     together = sample(server, requests)
     backwards = sample(server, requests[::-1])[::-1]
     alone = [sample(server, [one])[0] for one in requests]
-    assert [a.token_ids for a in together] == [a.token_ids for a in backwards] == [a.token_ids for a in alone]
+    assert (
+        [a.token_ids for a in together]
+        == [a.token_ids for a in backwards]
+        == [a.token_ids for a in alone]
+    )
     other = sample(server, [request(prompt, seed + 100) for seed, prompt in enumerate(prompts)])
     assert [a.token_ids for a in together] != [a.token_ids for a in other]
 
 
-def test_log_probabilities_are_the_models_own(server: ModelServer, prompts: list[list[int]], tiny_model: Path) -> None:
-    for answer, prompt in zip(sample(server, [request(p, 1) for p in prompts[:3]]), prompts, strict=False):
+def test_log_probabilities_are_the_models_own(
+    server: ModelServer, prompts: list[list[int]], tiny_model: Path
+) -> None:
+    for answer, prompt in zip(
+        sample(server, [request(p, 1) for p in prompts[:3]]), prompts, strict=False
+    ):
         for ids, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
             assert logprobs == pytest.approx(hf_logprobs(tiny_model, prompt, ids), abs=TOLERANCE)
         assert len(answer.first_top) == 20
@@ -89,17 +108,23 @@ def test_log_probabilities_are_the_models_own(server: ModelServer, prompts: list
         assert [logprob] == pytest.approx(hf_logprobs(tiny_model, prompt, [best]), abs=TOLERANCE)
 
 
-def test_many_long_prompts_at_once_do_not_end_the_engine(server: ModelServer, prompts: list[list[int]]) -> None:
+def test_many_long_prompts_at_once_do_not_end_the_engine(
+    server: ModelServer, prompts: list[list[int]]
+) -> None:
     long = [[*prompt, *[300 + n] * 300] for n in range(5) for prompt in prompts]
     answers = sample(server, [request(prompt, seed, n=1) for seed, prompt in enumerate(long)])
     assert len(answers) == 40
 
 
-def test_weights_are_replaced_in_place(server: ModelServer, prompts: list[list[int]], tiny_model: Path, tmp_path: Path) -> None:
+def test_weights_are_replaced_in_place(
+    server: ModelServer, prompts: list[list[int]], tiny_model: Path, tmp_path: Path
+) -> None:
     changed = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     with torch.no_grad():
         for parameter in changed.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+            parameter += 0.02 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(0)
+            )
     changed.save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny_model / name, tmp_path)
@@ -115,7 +140,9 @@ def test_weights_are_replaced_in_place(server: ModelServer, prompts: list[list[i
     assert back.token_ids == process[1][0].token_ids
 
 
-def test_the_client_batches_and_keeps_the_ids_it_sampled(server: ModelServer, tiny_model: Path) -> None:
+def test_the_client_batches_and_keeps_the_ids_it_sampled(
+    server: ModelServer, tiny_model: Path
+) -> None:
     calls: list[int] = []
     handle = EngineHandle(server.actor)
 
@@ -125,7 +152,10 @@ def test_the_client_batches_and_keeps_the_ids_it_sampled(server: ModelServer, ti
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     model = VllmModel(counted, tokenizer, CONFIG, "slm")
-    requests = [Request(HISTORY, f"-= Room{n} =-\nThere is an exit to the west.", Sampling(n=2), n) for n in range(6)]
+    requests = [
+        Request(HISTORY, f"-= Room{n} =-\nThere is an exit to the west.", Sampling(n=2), n)
+        for n in range(6)
+    ]
 
     async def ask_all() -> list[Any]:
         return await asyncio.gather(*(model.sample(r) for r in requests))
@@ -142,7 +172,9 @@ def test_the_client_batches_and_keeps_the_ids_it_sampled(server: ModelServer, ti
         asyncio.run(model.sample(Request((), "north " * 600, Sampling(), 0)))
 
 
-def test_an_answer_ends_where_the_model_stops_and_not_where_the_template_has_space(server: ModelServer, tiny_model: Path) -> None:
+def test_an_answer_ends_where_the_model_stops_and_not_where_the_template_has_space(
+    server: ModelServer, tiny_model: Path
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = SPACED
     model = VllmModel(EngineHandle(server.actor), tokenizer, CONFIG, "slm", eos_ids_of(tiny_model))
@@ -162,7 +194,14 @@ def test_an_engine_killed_in_mid_stage_is_brought_back(
     """The stage goes on with a new engine, and ends with the outcomes of an undisturbed one."""
     arm = Arm("slm_only", None, "base", "expert", 0)
     units = [Unit("evaluate", "h", task, z, 0, (arm,)) for task in tasks for z in range(6)]
-    setup = RunnerSetup(CONFIG, ModelConfig(backend="expert"), str(tiny_model), "", PerturbConfig(), unit_timeout_s=200)
+    setup = RunnerSetup(
+        CONFIG,
+        ModelConfig(backend="expert"),
+        str(tiny_model),
+        "",
+        PerturbConfig(),
+        unit_timeout_s=200,
+    )
     cluster = ClusterConfig(runners=1, in_flight=4, shard_episodes=2)
     killed: list[int] = []
 

@@ -1,4 +1,6 @@
-"""What a teacher's step gains and saves: recovered where it is known, given up where the labels are noise."""
+"""What a teacher's step gains and saves: recovered where it is known, given up where the labels are
+noise.
+"""
 
 import itertools
 import math
@@ -9,7 +11,15 @@ import pytest
 from learners.router.teacher_effects import STRENGTH, fit_effects
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.router.features import FEATURE_NAMES
-from r2v_dist.router.model import ESTIMATES, LEAST_COST, LEAST_GAIN, Mlp, RouterModel, advantage, effect_inputs
+from r2v_dist.router.model import (
+    ESTIMATES,
+    LEAST_COST,
+    LEAST_GAIN,
+    Mlp,
+    RouterModel,
+    advantage,
+    effect_inputs,
+)
 
 F = len(FEATURE_NAMES)
 TRUTH = np.array([0.5, -0.25, 0.0, 2.0, 0.3, -0.2])
@@ -19,9 +29,22 @@ def model() -> RouterModel:
     rng = np.random.default_rng(0)
 
     def head() -> Mlp:
-        return Mlp(tuple((3 * rng.normal(size=(o, i)) / math.sqrt(i), rng.normal(size=o)) for i, o in itertools.pairwise((F, 8, 1))))
+        return Mlp(
+            tuple(
+                (3 * rng.normal(size=(o, i)) / math.sqrt(i), rng.normal(size=o))
+                for i, o in itertools.pairwise((F, 8, 1))
+            )
+        )
 
-    return RouterModel("m", "decoupled", np.zeros(F), np.ones(F), {name: head() for name in ESTIMATES}, {}, score="value")
+    return RouterModel(
+        "m",
+        "decoupled",
+        np.zeros(F),
+        np.ones(F),
+        {name: head() for name in ESTIMATES},
+        {},
+        score="value",
+    )
 
 
 def inputs(known: RouterModel, features_NF: np.ndarray) -> np.ndarray:
@@ -33,19 +56,40 @@ def inputs(known: RouterModel, features_NF: np.ndarray) -> np.ndarray:
 
 
 def table(states: int, seed: int, known: RouterModel, noise: float) -> LabelTable:
-    """Pairs whose saving is TRUTH on the inputs and that gain half a success. The first state has no pair; in every tenth the teacher
-    agrees, and what its pair shows there is nonsense."""
+    """Pairs whose saving is TRUTH on the inputs and that gain half a success. The first state has
+    no pair; in every tenth the teacher agrees, and what its pair shows there is nonsense.
+    """
     rng = np.random.default_rng(seed)
     features_NF = rng.normal(size=(states, F))
     differs = np.arange(states) % 10 > 0
-    saved_N = np.where(differs, inputs(known, features_NF) @ TRUTH - 1 + noise * rng.normal(size=states), 1000.0)
-    constant = {"split": "train", "z": 1, "t": 0, "source": "r2v", "n_s": 0, "s_s": 0, "n_t1": 0, "s_t1": 0, "n_tinf": 0, "s_tinf": 0}
+    saved_N = np.where(
+        differs, inputs(known, features_NF) @ TRUTH - 1 + noise * rng.normal(size=states), 1000.0
+    )
+    constant = {
+        "split": "train",
+        "z": 1,
+        "t": 0,
+        "source": "r2v",
+        "n_s": 0,
+        "s_s": 0,
+        "n_t1": 0,
+        "s_t1": 0,
+        "n_tinf": 0,
+        "s_tinf": 0,
+    }
     constant |= {"m_tinf": math.nan, "s_rs": 0, "own_success": None, "episode": "e", "weight": 1.0}
     columns = {name: [value] * states for name, value in constant.items()}
     pairs = 2 * np.minimum(np.arange(states), 1)
-    columns |= {"task": [f"task {i}" for i in range(states)], "prefix": list(range(states)), "features": features_NF}
+    columns |= {
+        "task": [f"task {i}" for i in range(states)],
+        "prefix": list(range(states)),
+        "features": features_NF,
+    }
     columns |= {"differs": differs, "n_r": pairs, "s_rt": pairs // 2}
-    columns |= {"m_rs": np.where(pairs > 0, saved_N, math.nan), "m_rt": np.where(pairs > 0, 0.0, math.nan)}
+    columns |= {
+        "m_rs": np.where(pairs > 0, saved_N, math.nan),
+        "m_rt": np.where(pairs > 0, 0.0, math.nan),
+    }
     return LabelTable.of_columns(columns)
 
 
@@ -69,7 +113,11 @@ def test_noise_is_shrunk_towards_the_mean() -> None:
 
 def test_the_score_is_the_price_at_which_a_step_just_pays() -> None:
     rng = np.random.default_rng(4)
-    dissent, gain, saving = rng.random(1000), rng.uniform(LEAST_GAIN, 1, 1000), rng.uniform(-1, 0.9, 1000)
+    dissent, gain, saving = (
+        rng.random(1000),
+        rng.uniform(LEAST_GAIN, 1, 1000),
+        rng.uniform(-1, 0.9, 1000),
+    )
     score = advantage(dissent, gain, saving)
     # kappa x failures + calls: with kappa = 1 / score, what the step gains is worth what it costs.
     net = dissent * (gain / score + saving) - 1.0

@@ -1,4 +1,6 @@
-"""The agent loop with no cluster: routing, the shared tree, stop reasons, drift, and paths that pair until they part."""
+"""The agent loop with no cluster: routing, the shared tree, stop reasons, drift, and paths that
+pair until they part.
+"""
 
 import asyncio
 import random
@@ -16,7 +18,14 @@ from r2v_dist.agent.episode import Cast, Player, play
 from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.episodes import Arm, Branch, Episode, StopReason, Taken, Task, Unit
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.language_model import Answer, Candidate, ContextLimitReached, Request, Sampling, TopTokens
+from r2v_dist.language_model import (
+    Answer,
+    Candidate,
+    ContextLimitReached,
+    Request,
+    Sampling,
+    TopTokens,
+)
 from r2v_dist.router.features import features
 from r2v_dist.router.policies import Decision, ProposalThreshold, RandomEscalation
 from r2v_dist.router.registry import RouterModels
@@ -46,7 +55,9 @@ class Ladder:
             raise OSError("the ladder broke")
         self._rung += action == "up"
         won, out = self._rung == 5, self._t == 12
-        info = self._info() | ({"stop_reason": "won"} if won else {"stop_reason": "step_limit"} if out else {})
+        info = self._info() | (
+            {"stop_reason": "won"} if won else {"stop_reason": "step_limit"} if out else {}
+        )
         return self._told(), float(won), won, out and not won, info
 
     def expert_action(self) -> str | None:
@@ -56,7 +67,12 @@ class Ladder:
         return f"rung {self._rung}" + (f", game {self._games}" if self._moody else "")
 
     def _info(self) -> dict[str, Any]:
-        return {"goal": "climb", "clean_observation": self._told(), "perturbations": [], "executed": True}
+        return {
+            "goal": "climb",
+            "clean_observation": self._told(),
+            "perturbations": [],
+            "executed": True,
+        }
 
 
 class Counting:
@@ -76,7 +92,12 @@ def arm(router: str, threshold: float | None = None) -> Arm:
 
 
 def run(
-    arms: Sequence[Arm | Branch], env: Any = None, slm: Any = None, z: int | None = 3, replica: int = 0, expert: bool = False
+    arms: Sequence[Arm | Branch],
+    env: Any = None,
+    slm: Any = None,
+    z: int | None = 3,
+    replica: int = 0,
+    expert: bool = False,
 ) -> tuple[list[Episode], Tree]:
     unit = Unit("evaluate", "hash", TASK, z, replica, ())
     world = TreeEnv(env or Ladder(), Tree(), expert)
@@ -106,7 +127,11 @@ def test_equal_questions_are_asked_once_and_arms_pair_until_they_part() -> None:
     assert tree.asked["slm"] == 2 * len(first.steps)
 
     (alone, routed), _ = run([arm("slm_only"), arm("random", 0.4)])
-    parted = next(i for i, (a, b) in enumerate(zip(alone.steps, routed.steps, strict=False)) if a.actor != b.actor)
+    parted = next(
+        i
+        for i, (a, b) in enumerate(zip(alone.steps, routed.steps, strict=False))
+        if a.actor != b.actor
+    )
     assert alone.steps[:parted] == tuple(replace(s, score=None) for s in routed.steps[:parted])
 
 
@@ -146,9 +171,14 @@ def test_a_stuck_latch_hands_over_on_its_own_path() -> None:
 
 def test_a_budget_binds_a_live_episode() -> None:
     unit = Unit("evaluate", "hash", TASK, 3, 0, (arm("random", 1.0),))
-    player, teacher = Player("slm", SimulatedModel(1.0), SAMPLING), Player("teacher", ExpertModel(), SAMPLING)
+    player, teacher = (
+        Player("slm", SimulatedModel(1.0), SAMPLING),
+        Player("teacher", ExpertModel(), SAMPLING),
+    )
     models = RouterModels(budgets={"random": 3})
-    episode = asyncio.run(play(TreeEnv(Ladder(), Tree()), unit, unit.arms[0], Cast(player, teacher, models=models)))
+    episode = asyncio.run(
+        play(TreeEnv(Ladder(), Tree()), unit, unit.arms[0], Cast(player, teacher, models=models))
+    )
     assert [s.actor for s in episode.steps] == ["teacher"] * 3 + ["slm"] * 9
 
 
@@ -169,12 +199,22 @@ def test_a_router_sees_the_history_of_its_own_path(monkeypatch: pytest.MonkeyPat
     assert (seen[0].goal, seen[0].max_steps) == ("climb", 12)
 
 
-def test_what_a_router_saw_live_is_what_the_store_gives_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_router_saw_live_is_what_the_store_gives_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Talkative:
         async def sample(self, request: Request) -> Answer:
             rng = random.Random(request.seed)
-            candidates = tuple(Candidate(rng.choice(["up", "wait"]), (rng.randrange(9),), (-rng.random(), -0.1)) for _ in range(5))
-            return Answer(candidates, "policy", 40 + len(request.history), TopTokens.of([(1, -0.5), (2, -1.5)]))
+            candidates = tuple(
+                Candidate(rng.choice(["up", "wait"]), (rng.randrange(9),), (-rng.random(), -0.1))
+                for _ in range(5)
+            )
+            return Answer(
+                candidates,
+                "policy",
+                40 + len(request.history),
+                TopTokens.of([(1, -0.5), (2, -1.5)]),
+            )
 
     seen = list[npt.NDArray[np.float64]]()
 
@@ -182,7 +222,9 @@ def test_what_a_router_saw_live_is_what_the_store_gives_back(monkeypatch: pytest
         seen.append(features(StepBatch.of_step(proposal, situation))[0])
         return float(situation.t % 3 == 1)
 
-    monkeypatch.setattr("r2v_dist.agent.episode.build_router", lambda *_: ProposalThreshold(1.0, watched))
+    monkeypatch.setattr(
+        "r2v_dist.agent.episode.build_router", lambda *_: ProposalThreshold(1.0, watched)
+    )
     episodes = [run([arm("entropy", 1.0)], slm=Talkative(), z=z)[0][0] for z in range(3)]
     assert {s.actor for e in episodes for s in e.steps} == {"slm", "teacher"}
     stored = features(StepBatch.from_rows(rollout_store.to_table(episodes), max_steps=12))
@@ -211,7 +253,11 @@ def test_data_failures_are_outcomes() -> None:
             raise ContextLimitReached("9 tokens exceed 8")
 
     [crashed], _ = run([arm("teacher_only")], env=Ladder(crash_at=3))
-    assert (crashed.stop_reason, crashed.success, len(crashed.steps)) == (StopReason.ENV_ERROR, False, 3)
+    assert (crashed.stop_reason, crashed.success, len(crashed.steps)) == (
+        StopReason.ENV_ERROR,
+        False,
+        3,
+    )
     assert "the ladder broke" in crashed.detail
     [silent], _ = run([arm("slm_only")], slm=Silent())
     assert (silent.stop_reason, silent.steps) == (StopReason.NO_ACTION, ())
@@ -235,7 +281,9 @@ def test_infrastructure_failures_are_raised_and_forgotten() -> None:
     tree, player = Tree(), Player("slm", Flaky(), SAMPLING)
     with pytest.raises(RuntimeFailure, match="gone"):
         asyncio.run(play(TreeEnv(Ladder(), tree), unit, unit.arms[0], Cast(player, player)))
-    assert asyncio.run(play(TreeEnv(Ladder(), tree), unit, unit.arms[0], Cast(player, player))).success
+    assert asyncio.run(
+        play(TreeEnv(Ladder(), tree), unit, unit.arms[0], Cast(player, player))
+    ).success
 
 
 def test_an_oracle_asked_on_the_way_says_the_same_and_saves_replays() -> None:
@@ -243,10 +291,17 @@ def test_an_oracle_asked_on_the_way_says_the_same_and_saves_replays() -> None:
         async def sample(self, request: Request) -> Answer:
             return Answer((Candidate("up" if request.seed % 3 else "wait"),), "policy")
 
-    arms = [arm("slm_only"), *(arm("random", rate) for rate in (0.2, 0.5, 0.8)), arm("teacher_only")]
+    arms = [
+        arm("slm_only"),
+        *(arm("random", rate) for rate in (0.2, 0.5, 0.8)),
+        arm("teacher_only"),
+    ]
     steps = [0, 0]
     for z in range(20):
-        (late, tree), (early, told) = run(arms, slm=Seeded(), z=z), run(arms, slm=Seeded(), z=z, expert=True)
+        (late, tree), (early, told) = (
+            run(arms, slm=Seeded(), z=z),
+            run(arms, slm=Seeded(), z=z, expert=True),
+        )
         assert early == late
         assert tree.oracles.items() <= told.oracles.items()
         steps = [steps[0] + tree.stepped, steps[1] + told.stepped]
@@ -254,14 +309,22 @@ def test_an_oracle_asked_on_the_way_says_the_same_and_saves_replays() -> None:
 
 
 def test_drift_is_recorded_from_where_an_arm_needs_a_replay() -> None:
-    (first, same, other), _ = run([arm("slm_only"), arm("random", 0.0), arm("teacher_only")], env=Ladder(moody=True))
+    (first, same, other), _ = run(
+        [arm("slm_only"), arm("random", 0.0), arm("teacher_only")], env=Ladder(moody=True)
+    )
     parted = next(i for i, step in enumerate(first.steps) if step.action == "wait")
     assert not any(s.drift for s in (*first.steps, *same.steps))
     assert [s.drift for s in other.steps] == [i >= parted for i in range(len(other.steps))]
 
 
 def test_a_transition_is_made_once_whichever_arm_comes_first() -> None:
-    arms = [arm("slm_only"), arm("random", 0.0), arm("random", 0.3), arm("random", 0.6), arm("teacher_only")]
+    arms = [
+        arm("slm_only"),
+        arm("random", 0.0),
+        arm("random", 0.3),
+        arm("random", 0.6),
+        arm("teacher_only"),
+    ]
     together, tree = run(arms)
     apart = [run([a])[0][0] for a in arms]
     assert [replace(e, key=a.key) for e, a in zip(together, apart, strict=True)] == apart
@@ -270,21 +333,29 @@ def test_a_transition_is_made_once_whichever_arm_comes_first() -> None:
     assert tree.stepped < sum(len(e.steps) for e in together)
 
 
-def branch_of(episode: Episode, t: int, kind: str, router: str, replica: int = 0, **first: Any) -> Branch:
+def branch_of(
+    episode: Episode, t: int, kind: str, router: str, replica: int = 0, **first: Any
+) -> Branch:
     """A branch that leaves `episode` at step t."""
     path = tuple(Taken(s.actor, s.action, s.action_ids) for s in episode.steps[:t])
-    return Branch(kind, arm(router), replica, path, stable_hash(episode.steps[t].observation), **first)
+    return Branch(
+        kind, arm(router), replica, path, stable_hash(episode.steps[t].observation), **first
+    )
 
 
 def test_a_branch_in_the_same_replica_repeats_the_path_and_another_replica_does_not() -> None:
     [episode], _ = run([arm("slm_only")])
     assert len(episode.steps) > 5
     first = Taken("slm", episode.steps[2].action)
-    [same, *others], _ = run([branch_of(episode, 2, "S", "slm_only", replica, first=first) for replica in range(9)])
+    [same, *others], _ = run(
+        [branch_of(episode, 2, "S", "slm_only", replica, first=first) for replica in range(9)]
+    )
     assert [s.action for s in same.steps] == [s.action for s in episode.steps]
     assert same.success == episode.success
     assert [s.proposal is None for s in same.steps[:4]] == [True, True, True, False]
-    assert {tuple(s.action for s in o.steps[:3]) for o in others} == {tuple(s.action for s in episode.steps[:3])}
+    assert {tuple(s.action for s in o.steps[:3]) for o in others} == {
+        tuple(s.action for s in episode.steps[:3])
+    }
     assert len({tuple(s.action for s in o.steps) for o in others}) > 3
     assert len({str(e.key) for e in (episode, same, *others)}) == 10
     assert not any(s.drift for e in (same, *others) for s in e.steps)
@@ -293,7 +364,10 @@ def test_a_branch_in_the_same_replica_repeats_the_path_and_another_replica_does_
 def test_the_teacher_takes_one_step_or_all_the_rest() -> None:
     [episode], _ = run([arm("slm_only")], slm=SimulatedModel(1.0))
     (one, rest), _ = run(
-        [branch_of(episode, 3, "T1", "slm_only", teacher_first=True), branch_of(episode, 3, "Tinf", "teacher_only")],
+        [
+            branch_of(episode, 3, "T1", "slm_only", teacher_first=True),
+            branch_of(episode, 3, "Tinf", "teacher_only"),
+        ],
         slm=SimulatedModel(1.0),
     )
     assert [s.actor for s in one.steps] == ["slm"] * 3 + ["teacher"] + ["slm"] * 8
@@ -318,21 +392,32 @@ class Fondness:
     def __init__(self, liked: str) -> None:
         self.liked, self.asked = liked, 0
 
-    async def score(self, history: Any, user: str, candidates: Sequence[Candidate]) -> tuple[float, ...]:
+    async def score(
+        self, history: Any, user: str, candidates: Sequence[Candidate]
+    ) -> tuple[float, ...]:
         self.asked += 1
         return tuple(0.9 if c.text == self.liked else 0.1 for c in candidates)
 
 
 def test_the_verifier_picks_among_the_candidates_except_for_a_single_sample() -> None:
     verifier, sampling = Fondness("up"), Sampling(n=5)
-    cast = Cast(Player("slm", SimulatedModel(0.7), sampling), Player("teacher", ExpertModel(), SAMPLING), verifier)
+    cast = Cast(
+        Player("slm", SimulatedModel(0.7), sampling),
+        Player("teacher", ExpertModel(), SAMPLING),
+        verifier,
+    )
     unit, tree = Unit("evaluate", "hash", TASK, 3, 0, ()), Tree()
 
     async def all_arms() -> list[Episode]:
-        return [await play(TreeEnv(Ladder(), tree), unit, a, cast) for a in (arm("slm_only"), arm("best_of_k"), arm("random", 0.0))]
+        return [
+            await play(TreeEnv(Ladder(), tree), unit, a, cast)
+            for a in (arm("slm_only"), arm("best_of_k"), arm("random", 0.0))
+        ]
 
     single, best, routed = asyncio.run(all_arms())
-    assert [s.action for s in single.steps] == [s.proposal.candidates[0].text for s in single.steps if s.proposal]
+    assert [s.action for s in single.steps] == [
+        s.proposal.candidates[0].text for s in single.steps if s.proposal
+    ]
     assert all(s.verifier_scores == () for s in single.steps)
     for step in best.steps:
         assert step.proposal is not None
@@ -344,9 +429,15 @@ def test_the_verifier_picks_among_the_candidates_except_for_a_single_sample() ->
 
 
 def test_verifier_and_heuristic_escalate_where_no_candidate_convinces() -> None:
-    cast = Cast(Player("slm", SimulatedModel(0.7), Sampling(n=2)), Player("teacher", ExpertModel(), SAMPLING), Fondness("up"))
+    cast = Cast(
+        Player("slm", SimulatedModel(0.7), Sampling(n=2)),
+        Player("teacher", ExpertModel(), SAMPLING),
+        Fondness("up"),
+    )
     unit = Unit("evaluate", "hash", TASK, 3, 0, ())
     episode = asyncio.run(play(TreeEnv(Ladder(), Tree()), unit, arm("verifier", 0.5), cast))
     assert {s.actor for s in episode.steps} == {"slm", "teacher"}
-    assert [s.actor for s in episode.steps] == ["slm" if max(s.verifier_scores) > 0.5 else "teacher" for s in episode.steps]
+    assert [s.actor for s in episode.steps] == [
+        "slm" if max(s.verifier_scores) > 0.5 else "teacher" for s in episode.steps
+    ]
     assert episode.success

@@ -1,4 +1,6 @@
-"""The OpenAI-compatible back end against a real HTTP server with injected faults; keys stay out of everything."""
+"""The OpenAI-compatible back end against a real HTTP server with injected faults; keys stay out of
+everything.
+"""
 
 import asyncio
 import bisect
@@ -77,14 +79,23 @@ def endpoint() -> Iterator[Endpoint]:
 
 def config(port: int, **settings: Any) -> ModelConfig:
     address = f"http://127.0.0.1:{port}/v1"
-    named = {"backend": "openai", "model": "big", "base_url": address, "api_key_env": "R2V_TEST_KEY"}
+    named = {
+        "backend": "openai",
+        "model": "big",
+        "base_url": address,
+        "api_key_env": "R2V_TEST_KEY",
+    }
     return ModelConfig.model_validate({**named, "system_prompt": "Be brief.", **settings})
 
 
-REQUEST = Request((Turn("rung 0", "up", "slm", (1, 2)),), "rung 1", Sampling(n=2, temperature=0.3), seed=11)
+REQUEST = Request(
+    (Turn("rung 0", "up", "slm", (1, 2)),), "rung 1", Sampling(n=2, temperature=0.3), seed=11
+)
 
 
-def test_the_conversation_arrives_and_the_key_is_sent_but_not_kept(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_conversation_arrives_and_the_key_is_sent_but_not_kept(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("R2V_TEST_KEY", KEY)
     model = OpenAIModel(config(endpoint.server_port))
     answer = asyncio.run(model.sample(REQUEST))
@@ -114,11 +125,19 @@ def test_what_a_user_must_mend_is_said_at_once_with_the_fix(endpoint: Endpoint) 
     for fault, fix in (
         (401, "R2V_TEST_KEY"),
         (404, "teacher.model"),
-        ((400, {"error": {"message": "Unsupported parameter: 'seed'"}}, {}), "teacher.sampling.send_seed to false"),
-        ((400, {"error": {"message": "Use 'max_completion_tokens'"}}, {}), "teacher.sampling.max_tokens_field"),
+        (
+            (400, {"error": {"message": "Unsupported parameter: 'seed'"}}, {}),
+            "teacher.sampling.send_seed to false",
+        ),
+        (
+            (400, {"error": {"message": "Use 'max_completion_tokens'"}}, {}),
+            "teacher.sampling.max_tokens_field",
+        ),
     ):
         endpoint.faults = [fault]
-        with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{endpoint.server_port}.*HTTP 4.*{fix}") as caught:
+        with pytest.raises(
+            UsageError, match=rf"127\.0\.0\.1:{endpoint.server_port}.*HTTP 4.*{fix}"
+        ) as caught:
             ask(endpoint)
         assert "\n" not in str(caught.value)
     assert len(endpoint.seen) == 4
@@ -132,7 +151,10 @@ def test_an_address_where_nobody_is_is_a_failure_with_the_address() -> None:
 @pytest.mark.parametrize(
     ("body", "quoted"),
     [
-        ({"error": {"message": "Provider returned error", "code": 502}}, "Provider returned error; 502"),
+        (
+            {"error": {"message": "Provider returned error", "code": 502}},
+            "Provider returned error; 502",
+        ),
         (b"<html>\n<body>Please log in</body></html>", "<html> <body>Please log in"),
         ({"id": "x", "choices": None}, '"choices": null'),
         ({"id": "x", "choices": []}, '"choices": \\[\\]'),
@@ -142,7 +164,9 @@ def test_an_address_where_nobody_is_is_a_failure_with_the_address() -> None:
         (reply(["", ""], "tool_calls"), "without text, finish_reason 'tool_calls'"),
     ],
 )
-def test_a_reply_that_is_no_answer_is_asked_for_again_and_then_quoted(endpoint: Endpoint, body: Any, quoted: str) -> None:
+def test_a_reply_that_is_no_answer_is_asked_for_again_and_then_quoted(
+    endpoint: Endpoint, body: Any, quoted: str
+) -> None:
     endpoint.faults = [(200, body, {})]
     assert [c.text for c in ask(endpoint).candidates] == ["up", "up"]
     endpoint.faults = [(200, body, {})] * 3
@@ -156,9 +180,15 @@ def test_a_reply_that_is_no_answer_is_asked_for_again_and_then_quoted(endpoint: 
 @pytest.mark.parametrize(
     ("body", "texts"),
     [
-        (reply([[{"type": "text", "text": "go "}, {"type": "text", "text": "up"}], "up"]), ["go up", "up"]),
+        (
+            reply([[{"type": "text", "text": "go "}, {"type": "text", "text": "up"}], "up"]),
+            ["go up", "up"],
+        ),
         (reply(["up", "up"], prompt_tokens=None, completion_tokens=None), ["up", "up"]),
-        (b'{"choices": [{"message": {"content": "caf\xe9"}}, {"message": {"content": "\\ud83d"}}]}', ["caf�", "�"]),
+        (
+            b'{"choices": [{"message": {"content": "caf\xe9"}}, {"message": {"content": "\\ud83d"}}]}',
+            ["caf�", "�"],
+        ),
         (reply(["<think>Up?</think>\nup", "<think>Up or"]), ["up"]),
         (reply([None, None], "length"), []),
         (reply(["up", "up", "down"]), ["up", "up"]),
@@ -179,7 +209,9 @@ def test_an_endpoint_that_gives_fewer_answers_is_asked_for_the_others(endpoint: 
 
 
 def test_a_refused_prompt_ends_the_episode_and_not_the_run(endpoint: Endpoint) -> None:
-    endpoint.faults = [(400, {"error": {"message": "maximum context length is 64 tokens", "code": "x"}}, {})]
+    endpoint.faults = [
+        (400, {"error": {"message": "maximum context length is 64 tokens", "code": "x"}}, {})
+    ]
     with pytest.raises(ContextLimitReached, match="64 tokens"):
         ask(endpoint)
     endpoint.faults = [(400, {"error": {"message": "filtered", "code": "content_filter"}}, {})]
@@ -237,9 +269,13 @@ def test_a_count_of_tokens_that_cannot_be_is_none(endpoint: Endpoint, count: Any
         ("SSL_CERT_FILE", "/nowhere/secret.pem"),
     ],
 )
-def test_an_environment_with_which_no_client_can_be_made_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+def test_an_environment_with_which_no_client_can_be_made_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(UsageError, match=rf"^teacher\.base_url = http://127\.0\.0\.1:1/v1: no client.*{variable}") as caught:
+    with pytest.raises(
+        UsageError, match=rf"^teacher\.base_url = http://127\.0\.0\.1:1/v1: no client.*{variable}"
+    ) as caught:
         OpenAIModel(config(1))
     assert "secret" not in str(caught.value)
 
@@ -255,7 +291,9 @@ def test_a_silence_longer_than_the_deadline_is_a_failure_at_once(endpoint: Endpo
 
 
 @pytest.mark.parametrize("echoed", [KEY, KEY[:9] + "****", f"b'Bearer {KEY}'", KEY[:5]])
-def test_a_key_that_the_endpoint_echoes_is_not_told(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, echoed: str) -> None:
+def test_a_key_that_the_endpoint_echoes_is_not_told(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, echoed: str
+) -> None:
     monkeypatch.setenv("R2V_TEST_KEY", f" {KEY}\n")
     endpoint.faults = [(401, {"error": {"message": f"Incorrect API key: {echoed}"}}, {})]
     with pytest.raises(UsageError, match="Incorrect API key") as caught:
@@ -265,7 +303,9 @@ def test_a_key_that_the_endpoint_echoes_is_not_told(endpoint: Endpoint, monkeypa
 
 
 @pytest.mark.parametrize("key", ["sk-a b", "sk-a\nb", "sk-“a”"])
-def test_a_key_that_no_header_can_carry_is_refused_by_its_variable(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_a_key_that_no_header_can_carry_is_refused_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
     monkeypatch.setenv("R2V_TEST_KEY", key)
     with pytest.raises(UsageError, match="R2V_TEST_KEY") as caught:
         OpenAIModel(config(9))
@@ -274,7 +314,12 @@ def test_a_key_that_no_header_can_carry_is_refused_by_its_variable(monkeypatch: 
 
 
 def test_a_reasoning_model_is_asked_in_its_own_terms(endpoint: Endpoint) -> None:
-    sampling = {"temperature": None, "top_p": None, "send_seed": False, "max_tokens_field": "max_completion_tokens"}
+    sampling = {
+        "temperature": None,
+        "top_p": None,
+        "send_seed": False,
+        "max_tokens_field": "max_completion_tokens",
+    }
     settings = {"enable_thinking": False}
     ask(endpoint, sampling=sampling, chat_template_kwargs=settings)
     [(body, _)] = endpoint.seen
@@ -286,7 +331,10 @@ def test_the_simulated_policy_fails_at_its_rate_and_is_named_simulated() -> None
     model = SimulatedModel(0.3)
 
     async def ask() -> list[str]:
-        answers = [await model.sample(Request((), "x", Sampling(), seed, lambda: "up")) for seed in range(4000)]
+        answers = [
+            await model.sample(Request((), "x", Sampling(), seed, lambda: "up"))
+            for seed in range(4000)
+        ]
         assert {a.version for a in answers} == {"simulated-0.3"}
         return [a.candidates[0].text for a in answers]
 
@@ -295,11 +343,16 @@ def test_the_simulated_policy_fails_at_its_rate_and_is_named_simulated() -> None
     assert set(texts) == {"wait", "up"}
 
 
-def test_the_simulated_policy_errs_in_the_environments_own_words_at_rates_that_depend_on_the_context() -> None:
+def test_the_simulated_policy_errs_in_the_environments_own_words_at_rates_that_depend_on_the_context() -> (
+    None
+):
     model = SimulatedModel(0.1, perturbed=0.5, after_error=0.8)
 
     async def rate(user: str, perturbed: bool) -> float:
-        asked = [Request((), user, Sampling(), seed, lambda: "up", lambda s: f"down {s}", perturbed) for seed in range(3000)]
+        asked = [
+            Request((), user, Sampling(), seed, lambda: "up", lambda s: f"down {s}", perturbed)
+            for seed in range(3000)
+        ]
         texts = [(await model.sample(request)).candidates[0].text for request in asked]
         assert all(text in ("up", f"down {seed}") for seed, text in enumerate(texts))
         return 1 - texts.count("up") / len(texts)
@@ -317,12 +370,16 @@ def test_the_simulated_entropy_has_the_auroc_that_was_asked_for(auroc: float) ->
         failing, right = list[float](), list[float]()
         for seed in range(4000):
             answer = await model.sample(Request((), "x", Sampling(), seed, lambda: "up"))
-            assert math.fsum(math.exp(logprob) for logprob in answer.first_top.logprobs) == pytest.approx(1.0)
+            assert math.fsum(
+                math.exp(logprob) for logprob in answer.first_top.logprobs
+            ) == pytest.approx(1.0)
             entropy = entropy_of(answer.first_top.logprobs)
             (right if answer.candidates[0].text == "up" else failing).append(entropy)
         return failing, right
 
     failing, right = asyncio.run(ask())
     ordered = sorted(right)
-    above = sum(bisect.bisect_left(ordered, entropy) for entropy in failing) / (len(failing) * len(right))
+    above = sum(bisect.bisect_left(ordered, entropy) for entropy in failing) / (
+        len(failing) * len(right)
+    )
     assert above == pytest.approx(auroc, abs=0.03)  # three standard errors at 1200 and 2800 draws

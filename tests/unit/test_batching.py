@@ -1,4 +1,6 @@
-"""A batch goes out in one call; whoever asked goes on with its own reply, and a failure reaches exactly those still waiting."""
+"""A batch goes out in one call; whoever asked goes on with its own reply, and a failure reaches
+exactly those still waiting.
+"""
 
 import asyncio
 import os
@@ -19,7 +21,9 @@ def test_what_is_asked_in_one_turn_reaches_the_server_together() -> None:
         return [2 * n for n in numbers]
 
     async def ask_all() -> list[int]:
-        batcher = Batcher[int, int](lambda numbers: all_at_once(double(numbers)), 10.0, "the doubler")
+        batcher = Batcher[int, int](
+            lambda numbers: all_at_once(double(numbers)), 10.0, "the doubler"
+        )
         return await asyncio.gather(*(batcher.ask(n) for n in range(5)))
 
     assert asyncio.run(ask_all()) == [0, 2, 4, 6, 8]

@@ -20,7 +20,10 @@ ROW = BranchValue(
     z=7,
     prefix=99,
     t=1,
-    history=(Turn("Goal: eat", "take apple", "slm", (4, 5)), Turn("Taken.", "go east", "teacher", None)),
+    history=(
+        Turn("Goal: eat", "take apple", "slm", (4, 5)),
+        Turn("Taken.", "go east", "teacher", None),
+    ),
     user="A kitchen.",
     candidate="eat apple",
     candidate_ids=(6, 7, 8),
@@ -31,7 +34,16 @@ ROW = BranchValue(
     state_hash=-5,
     policy="bc-1",
 )
-TEACHER = replace(ROW, candidate="go west", candidate_ids=None, candidate_index=5, source="teacher", n=1, successes=1, z=None)
+TEACHER = replace(
+    ROW,
+    candidate="go west",
+    candidate_ids=None,
+    candidate_index=5,
+    source="teacher",
+    n=1,
+    successes=1,
+    z=None,
+)
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:

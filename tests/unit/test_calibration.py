@@ -7,9 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2v_dist.stats.calibration_error import Array, adaptive_ece, auroc, brier_parts, ece, equal_mass, perfect_ece, reliability_bins
+from r2v_dist.stats.calibration_error import (
+    Array,
+    adaptive_ece,
+    auroc,
+    brier_parts,
+    ece,
+    equal_mass,
+    perfect_ece,
+    reliability_bins,
+)
 
-states = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 4), st.integers(1, 4)), min_size=2, max_size=12)
+states = st.lists(
+    st.tuples(st.integers(0, 20), st.integers(0, 4), st.integers(1, 4)), min_size=2, max_size=12
+)
 
 
 def arrays(rows: list[tuple[int, int, int]]) -> tuple[Array, Array, Array]:
@@ -19,7 +30,11 @@ def arrays(rows: list[tuple[int, int, int]]) -> tuple[Array, Array, Array]:
 
 def branches(p: Array, failures: Array, n: Array) -> list[tuple[float, int]]:
     """Every branch as (forecast, outcome)."""
-    return [(a, int(i < f)) for a, f, k in zip(p.tolist(), failures.tolist(), n.tolist(), strict=True) for i in range(int(k))]
+    return [
+        (a, int(i < f))
+        for a, f, k in zip(p.tolist(), failures.tolist(), n.tolist(), strict=True)
+        for i in range(int(k))
+    ]
 
 
 @given(states)
@@ -30,7 +45,9 @@ def test_brier_counts_branches_and_its_parts_add_up(rows: list[tuple[int, int, i
     exact, binned = brier_parts(p, failures, n, bins=None), brier_parts(p, failures, n)
     assert exact.brier == pytest.approx(np.mean([(a - y) ** 2 for a, y in singles]))
     assert exact.within_bins == pytest.approx(0.0, abs=1e-12)
-    assert binned.brier == pytest.approx(binned.reliability - binned.resolution + binned.uncertainty + binned.within_bins)
+    assert binned.brier == pytest.approx(
+        binned.reliability - binned.resolution + binned.uncertainty + binned.within_bins
+    )
     mean = np.mean([y for _, y in singles])
     assert binned.constant == pytest.approx(np.mean([(mean - y) ** 2 for _, y in singles]))
     assert exact.against_shares == pytest.approx((n * (p - failures / n) ** 2).sum() / n.sum())
@@ -57,7 +74,9 @@ def test_auroc_is_the_share_of_ordered_pairs(rows: list[tuple[int, int, int]]) -
         with pytest.raises(ValueError, match="AUROC"):
             auroc(p, failures, n)
         return
-    assert auroc(p, failures, n) == pytest.approx(np.mean([(a > b) + (a == b) / 2 for a, b in pairs]))
+    assert auroc(p, failures, n) == pytest.approx(
+        np.mean([(a > b) + (a == b) / 2 for a, b in pairs])
+    )
 
 
 def test_adaptive_bins_hold_equal_numbers_of_branches() -> None:
@@ -67,7 +86,10 @@ def test_adaptive_bins_hold_equal_numbers_of_branches() -> None:
     p, failures, n = np.array([0.01, 0.05]), np.array([5.0, 1.0]), np.array([100.0, 100.0])
     assert ece(p, failures, n) == pytest.approx(0.0)
     assert adaptive_ece(p, failures, n) == pytest.approx(0.04)
-    assert [b.branches for b in reliability_bins(p, failures, n, equal_mass(p, n, 2))] == [100.0, 100.0]
+    assert [b.branches for b in reliability_bins(p, failures, n, equal_mass(p, n, 2))] == [
+        100.0,
+        100.0,
+    ]
 
 
 def test_a_perfect_forecaster_shows_the_ece_it_is_said_to() -> None:

@@ -8,22 +8,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2v_dist.router.calibration import Array, Calibrator, choose_calibrator, fit_isotonic, fit_platt, fit_temperature, logit, sigmoid
+from r2v_dist.router.calibration import (
+    Array,
+    Calibrator,
+    choose_calibrator,
+    fit_isotonic,
+    fit_platt,
+    fit_temperature,
+    logit,
+    sigmoid,
+)
 
 
 def drawn(truth: Array, n: int, seed: int) -> tuple[Array, Array]:
     """Failures and branches at states of known risk."""
-    return np.random.default_rng(seed).binomial(n, truth).astype(float), np.full(len(truth), float(n))
+    return np.random.default_rng(seed).binomial(n, truth).astype(float), np.full(
+        len(truth), float(n)
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4)), min_size=1, max_size=6))
 @settings(max_examples=100, deadline=None)
 def test_isotonic_is_the_least_squares_monotone_fit(rows: list[tuple[int, int]]) -> None:
-    failures, n = np.array([float(min(f, k)) for f, k in rows]), np.array([float(k) for _, k in rows])
+    failures, n = (
+        np.array([float(min(f, k)) for f, k in rows]),
+        np.array([float(k) for _, k in rows]),
+    )
     p = np.linspace(0.1, 0.9, len(rows))
     fitted = fit_isotonic(p, failures, n)(p)
     assert (np.diff(fitted) >= -1e-12).all()
-    # Every monotone fit is a partition into runs with their means; the best of those whose means rise is the answer.
+    # Every monotone fit is a partition into runs with their means; the best of those whose means
+    # rise is the answer.
     best = np.inf
     for cuts in itertools.product((0, 1), repeat=len(rows) - 1):
         run = np.concatenate([[0], np.cumsum(cuts)]).astype(int)
@@ -34,7 +49,9 @@ def test_isotonic_is_the_least_squares_monotone_fit(rows: list[tuple[int, int]])
 
 
 def test_isotonic_pools_equal_predictions() -> None:
-    fitted = fit_isotonic(np.array([0.5, 0.5, 0.2]), np.array([1.0, 0.0, 0.0]), np.array([1.0, 3.0, 2.0]))
+    fitted = fit_isotonic(
+        np.array([0.5, 0.5, 0.2]), np.array([1.0, 0.0, 0.0]), np.array([1.0, 3.0, 2.0])
+    )
     np.testing.assert_allclose(fitted(np.array([0.5, 0.2])), [0.25, 0.0])
 
 
@@ -76,15 +93,23 @@ def test_states_without_branches_are_ignored() -> None:
     truth, task = np.random.default_rng(4).beta(1, 2, 600), np.arange(600) // 10
     failures, n = drawn(truth, 4, 5)
     more_p, more_failures, more_n = (
-        np.concatenate([values, np.full(50, fill)]) for values, fill in ((truth, 0.9), (failures, 0.0), (n, 0.0))
+        np.concatenate([values, np.full(50, fill)])
+        for values, fill in ((truth, 0.9), (failures, 0.0), (n, 0.0))
     )
-    chosen = choose_calibrator(more_p, more_failures, more_n, np.concatenate([task, np.zeros(50, int)]), seed=0)
+    chosen = choose_calibrator(
+        more_p, more_failures, more_n, np.concatenate([task, np.zeros(50, int)]), seed=0
+    )
     assert chosen.calibrator == choose_calibrator(truth, failures, n, task, seed=0).calibrator
 
 
 @pytest.mark.parametrize(
     "calibrator",
-    [Calibrator(), Calibrator("platt", 0.7, -0.2), Calibrator("temperature", 1.3), Calibrator("isotonic", x=(0.1, 0.4), y=(0.0, 0.9))],
+    [
+        Calibrator(),
+        Calibrator("platt", 0.7, -0.2),
+        Calibrator("temperature", 1.3),
+        Calibrator("isotonic", x=(0.1, 0.4), y=(0.0, 0.9)),
+    ],
 )
 def test_json_keeps_the_map(calibrator: Calibrator) -> None:
     p = np.linspace(0, 1, 11)

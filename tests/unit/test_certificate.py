@@ -1,4 +1,6 @@
-"""The certificate: p-values against enumeration, and its promise over 1,000 simulated calibration sets."""
+"""The certificate: p-values against enumeration, and its promise over 1,000 simulated calibration
+sets.
+"""
 
 import itertools
 import math
@@ -27,7 +29,11 @@ def lower_bound(hits: int, trials: int, level: float = 0.95) -> float:
 @pytest.mark.parametrize(("n", "p"), [(1, 0.3), (6, 0.1), (9, 0.5)])
 def test_the_binomial_is_the_sum_over_outcomes(n: int, p: float) -> None:
     for k in range(n + 1):
-        exact = sum(p ** sum(one) * (1 - p) ** (n - sum(one)) for one in itertools.product((0, 1), repeat=n) if sum(one) <= k)
+        exact = sum(
+            p ** sum(one) * (1 - p) ** (n - sum(one))
+            for one in itertools.product((0, 1), repeat=n)
+            if sum(one) <= k
+        )
         assert binomial_cdf(k, n, p) == pytest.approx(exact)
     assert binomial_cdf(-1, n, p) == 0.0
 
@@ -57,7 +63,11 @@ def test_the_sequence_stops_at_the_first_failure_and_says_why() -> None:
     assert few.threshold is None
     assert "no feasible threshold" in few.reason
     assert "22 tasks" in few.reason
-    for thresholds, bad in (([1.0, 0.0], np.zeros((2, 30))), ([0.0], np.full((1, 30), 1.5)), ([0.0, 1.0], np.zeros((1, 30)))):
+    for thresholds, bad in (
+        ([1.0, 0.0], np.zeros((2, 30))),
+        ([0.0], np.full((1, 30), 1.5)),
+        ([0.0, 1.0], np.zeros((1, 30))),
+    ):
         with pytest.raises(ValueError, match="certify needs"):
             certify(thresholds, bad, RISK, DELTA)
 
@@ -69,9 +79,11 @@ def test_a_task_s_loss_is_over_its_seeds() -> None:
 
 
 def simulate(true_risks: list[float], spread: float, seed: int) -> list[Certificate]:
-    """Certificates of 80 fresh tasks each; a task's loss at every threshold comes from one draw of how hard it is.
+    """Certificates of 80 fresh tasks each; a task's loss at every threshold comes from one draw of
+    how hard it is.
 
-    Over 10 seeds a task fails each with its own probability; the smaller `spread`, the more tasks are all or nothing.
+    Over 10 seeds a task fails each with its own probability; the smaller `spread`, the more tasks
+    are all or nothing.
     """
     rng, found = np.random.default_rng(seed), []
     for _ in range(REPETITIONS):
@@ -91,7 +103,11 @@ def violations(found: list[Certificate], true_risks: list[float]) -> int:
 @pytest.mark.parametrize("spread", [1.0, 0.5])
 @pytest.mark.parametrize(
     "true_risks",
-    [[0.101], [0.0, 0.1001, 0.1002, 0.2], [0.02, 0.04, 0.06, 0.08, 0.0999, 0.1001, 0.12, 0.15, 0.3]],
+    [
+        [0.101],
+        [0.0, 0.1001, 0.1002, 0.2],
+        [0.02, 0.04, 0.06, 0.08, 0.0999, 0.1001, 0.12, 0.15, 0.3],
+    ],
     ids=["always-escalating-just-fails", "cliff", "slope"],
 )
 def test_the_promise_is_kept(true_risks: list[float], spread: float) -> None:
@@ -100,7 +116,9 @@ def test_the_promise_is_kept(true_risks: list[float], spread: float) -> None:
 
 
 def test_the_check_would_notice_a_broken_promise() -> None:
-    """Trusting the empirical mean violates far more often than delta, and the same bound says so."""
+    """Trusting the empirical mean violates far more often than delta, and the same
+    bound says so.
+    """
     true_risks = [0.0, 0.1001]
     naive = sum(one.tested[-1].empirical_risk <= RISK for one in simulate(true_risks, 1.0, seed=2))
     assert lower_bound(naive, REPETITIONS) > DELTA
@@ -110,5 +128,7 @@ def test_an_easy_setting_is_certified_beyond_always_escalating() -> None:
     """80 tasks, risks .01, .02, .03 and .2 at thresholds 0 to 3, limit .1 at delta .1."""
     true_risks = [0.01, 0.02, 0.03, 0.2]
     found = simulate(true_risks, 1.0, seed=3)
-    assert sum(one.threshold is not None and one.threshold > 0 for one in found) >= 0.8 * REPETITIONS
+    assert (
+        sum(one.threshold is not None and one.threshold > 0 for one in found) >= 0.8 * REPETITIONS
+    )
     assert violations(found, true_risks) <= DELTA * REPETITIONS

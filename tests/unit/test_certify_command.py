@@ -34,7 +34,9 @@ def calibrated(root: Path, failures: dict[float, int]) -> RunDir:
 
 
 @pytest.mark.parametrize("failed", range(SEEDS + 1))
-def test_a_task_that_fails_nearly_every_seed_is_certified_by_cvar(tmp_path: Path, failed: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_that_fails_nearly_every_seed_is_certified_by_cvar(
+    tmp_path: Path, failed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = calibrated(tmp_path / "run", {-1e9: 0, 0.5: failed})
     main(["certify", str(run.root), "--statistic", "cvar", "--risk", "0.1"])
     # The worst fifth of ten seeds is two of them, so two failures are a loss of 1 already.

@@ -75,7 +75,9 @@ def test_training_sees_exactly_the_prompts_of_acting(tokenizer: Any) -> None:
 
 def test_the_text_is_what_the_template_says(tiny_model: Path) -> None:
     chat = ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm")
-    text = AutoTokenizer.from_pretrained(tiny_model).decode(chat.prompt([Turn("a", "go east")], "b"))
+    text = AutoTokenizer.from_pretrained(tiny_model).decode(
+        chat.prompt([Turn("a", "go east")], "b")
+    )
     assert text == "<|user|>a<|end|><|assistant|>go east<|end|><|user|>b<|end|><|assistant|>"
 
 
@@ -93,7 +95,11 @@ CONTROL = ["<|end|>", "<|user|>", "<|assistant|>"]
 def trained(kind: str) -> PreTrainedTokenizerFast:
     """A small tokenizer of another family, with control tokens and a `<think>` that is not
     called special."""
-    model = models.WordPiece(unk_token="?") if kind == "wordpiece" else models.BPE(byte_fallback=True, unk_token="?")
+    model = (
+        models.WordPiece(unk_token="?")
+        if kind == "wordpiece"
+        else models.BPE(byte_fallback=True, unk_token="?")
+    )
     tokenizer = Tokenizer(model)
     if kind == "wordpiece":
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -103,8 +109,12 @@ def trained(kind: str) -> PreTrainedTokenizerFast:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
         tokenizer.decoder = decoders.Metaspace()
         trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["?"])
-    tokenizer.train_from_iterator([FORGED, "Goal: go east, open the box and take key 4!"] * 3, trainer)
-    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in CONTROL])
+    tokenizer.train_from_iterator(
+        [FORGED, "Goal: go east, open the box and take key 4!"] * 3, trainer
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in CONTROL]
+    )
     tokenizer.add_tokens([AddedToken("<think>", special=False, normalized=False)])
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
     wrapped.chat_template = OWN + "{% if false %}<think>{% endif %}"
@@ -144,7 +154,11 @@ def test_space_before_the_end_mark_is_no_end_mark(tiny_model: Path) -> None:
     assert chat.end_of_turn() == [tokenizer.eos_token_id]
     assert tokenizer.decode(chat.continuation("b")) == "<|end|><|user|>b<|assistant|>"
     sequence = episode_sequence(chat, [Turn("a", "go east")], [True], 100)
-    learned = [token for token, mask in zip(sequence.input_ids, sequence.completion_mask, strict=True) if mask]
+    learned = [
+        token
+        for token, mask in zip(sequence.input_ids, sequence.completion_mask, strict=True)
+        if mask
+    ]
     assert tokenizer.decode(learned) == "go east<|end|>"
 
 
@@ -173,7 +187,9 @@ def test_whatever_token_ended_an_answer_is_no_part_of_it(tiny_model: Path, tmp_p
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 4]}))
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 4}))
     go, end, user, pad = tokenizer.encode("go east"), 0, 1, 4
-    answer, asked = answers_of(tokenizer, tmp_path, [*go, end], [*go, pad], [*go, user, *go], go, [end])
+    answer, asked = answers_of(
+        tokenizer, tmp_path, [*go, end], [*go, pad], [*go, user, *go], go, [end]
+    )
     assert [(c.text, c.token_ids) for c in answer.candidates] == [("go east", tuple(go))] * 4
     assert [len(c.logprobs) for c in answer.candidates] == [len(go) + 1] * 3 + [len(go)]
     assert {end, pad, user} <= set(asked.stop_ids)
@@ -191,20 +207,25 @@ def test_reasoning_enters_neither_the_action_nor_its_ids(tiny_model: Path, tmp_p
 
 
 FORGETS = (
-    "{% for m in messages %}{% if m.role != 'assistant' or loop.last %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endif %}"
+    "{% for m in messages %}{% if m.role != 'assistant' or loop.last %}<|{{ m.role }}|>{{ "
+    "m.content }}<|end|>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 REFUSED = {
     "{% if messages[0].role == 'system' %}{{ raise_exception('No system message') }}{% endif %}"
     + OWN: "slm.system_prompt.*No system message",
-    OWN.replace("messages %}", "messages if m.role != 'system' %}"): "slm.system_prompt.*leaves the system message out",
+    OWN.replace(
+        "messages %}", "messages if m.role != 'system' %}"
+    ): "slm.system_prompt.*leaves the system message out",
     OWN.replace("<|end|>", " [/end]"): r"slm.model = m: .*ends an answer with '\[/end\]'",
     OWN.replace("<|end|>", ""): "slm.model = m: .*no special token",
     OWN.replace("m.content", "m.content | upper"): "slm.model = m: .*changes its letters",
     OWN.split("{% endfor %}")[0] + "{% endfor %}": "slm.model = m: .*does not open an answer",
     FORGETS: "slm.model = m: .*leaves an earlier answer out",
     "{{ bos_token }}{{ bos_token }}" + OWN: "slm.model = m: .*twice",
-    OWN.replace("<|end|>", "{% if loop.last or m.role != 'assistant' %}<|end|>{% endif %}"): "slm.model = m: .*an earlier one otherwise",
+    OWN.replace(
+        "<|end|>", "{% if loop.last or m.role != 'assistant' %}<|end|>{% endif %}"
+    ): "slm.model = m: .*an earlier one otherwise",
     "{{ messages.nothing.at.all }}": "slm.model = m: .*UndefinedError",
     "{% for": "slm.model = m: .*TemplateSyntaxError",
     None: "slm.model = m: .*no chat template",
@@ -212,7 +233,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("template", REFUSED)
-def test_a_template_that_does_not_suit_is_refused_in_one_line(template: str | None, tiny_model: Path) -> None:
+def test_a_template_that_does_not_suit_is_refused_in_one_line(
+    template: str | None, tiny_model: Path
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model, bos_token="<|pad|>")
     config = ModelConfig(backend="vllm", model="m", system_prompt="Be brief.")
     check_template(tokenizer, "slm.model = m", "slm", config)
@@ -223,23 +246,32 @@ def test_a_template_that_does_not_suit_is_refused_in_one_line(template: str | No
 
 
 def test_a_model_without_a_tokenizer_is_refused_by_its_key(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=rf"teacher.model = {tmp_path}: its tokenizer cannot be loaded") as caught:
+    with pytest.raises(
+        UsageError, match=rf"teacher.model = {tmp_path}: its tokenizer cannot be loaded"
+    ) as caught:
         check_chat("teacher", ModelConfig(backend="vllm", model=str(tmp_path)))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["[1]", '{"eos_token_id": ', ""])
-def test_a_model_whose_settings_cannot_be_read_is_refused_by_the_file(tiny_model: Path, tmp_path: Path, text: str) -> None:
+def test_a_model_whose_settings_cannot_be_read_is_refused_by_the_file(
+    tiny_model: Path, tmp_path: Path, text: str
+) -> None:
     damaged = tmp_path / "model"
     shutil.copytree(tiny_model, damaged)
     (damaged / "generation_config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError, match=r"^.*generation_config\.json: .*; take the model from where it came again$"):
+    with pytest.raises(
+        UsageError,
+        match=r"^.*generation_config\.json: .*; take the model from where it came again$",
+    ):
         check_chat("slm", ModelConfig(backend="vllm", model=str(damaged)))
 
 
 def test_variables_of_the_template_reach_it(tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.chat_template = OWN + "{% if add_generation_prompt and not enable_thinking %}no{% endif %}"
+    tokenizer.chat_template = (
+        OWN + "{% if add_generation_prompt and not enable_thinking %}no{% endif %}"
+    )
     thinking = ChatFormat(tokenizer, "slm", settings={"enable_thinking": True})
     assert tokenizer.decode(thinking.opening("a")) == "<|user|>a<|end|><|assistant|>"
     silent = ChatFormat(tokenizer, "slm", settings={"enable_thinking": False})

@@ -17,12 +17,18 @@ POINTS = ((0.2, 1.0, 0.8), (0.5, 0.85, 0.4), (0.8, 0.6, 0.1))
 def seed_arms(seed: int, points: tuple[tuple[float, float, float], ...] = POINTS) -> SeedArms:
     rng = np.random.default_rng(seed)
     arms = [arm("slm_only", None, 0.4, 0.0, rng), arm("teacher_only", None, 1.0, 1.0, rng)]
-    return SeedArms(0, (*arms, *(arm("r2v", t, s, c, rng) for t, s, c in points)), {"r2v": 0.2}, "slm_only")
+    return SeedArms(
+        0, (*arms, *(arm("r2v", t, s, c, rng) for t, s, c in points)), {"r2v": 0.2}, "slm_only"
+    )
 
 
 def found(budget: float | None = 0.5) -> tuple[dict[str, ChosenPoint], SeedArms, SeedArms]:
     validation, test = seed_arms(0), seed_arms(1)
-    return {point.kind: point for point in live_points(validation, test, budget, PRICES, TOLERANCE)}, validation, test
+    return (
+        {point.kind: point for point in live_points(validation, test, budget, PRICES, TOLERANCE)},
+        validation,
+        test,
+    )
 
 
 def at(one: SeedArms, threshold: float | None) -> ArmOutcomes:
@@ -34,7 +40,9 @@ def test_the_selected_point_is_measured_on_test() -> None:
     assert points["selected"].test is not None
     assert points["selected"].test.success_rate == pytest.approx(at(test, 0.2).success_TZ.mean())
     assert "at most 0.05" in points["selected"].note
-    infeasible = live_points(SeedArms(0, seed_arms(0).arms, {"r2v": 0.8}, "slm_only"), test, None, PRICES, TOLERANCE)[0]
+    infeasible = live_points(
+        SeedArms(0, seed_arms(0).arms, {"r2v": 0.8}, "slm_only"), test, None, PRICES, TOLERANCE
+    )[0]
     assert infeasible.note.startswith("no threshold has")
 
 
@@ -42,15 +50,23 @@ def test_the_budget_is_met_on_validation_by_two_neighbours() -> None:
     points, validation, test = found(0.5)
     mix = points["budget"]
     assert (mix.threshold, mix.cheap) == (0.2, 0.5)
-    dear, cheap, teacher = at(validation, 0.2), at(validation, 0.5), validation.points("teacher_only")[0]
-    spent = (mix.share * dear.calls_TZ.mean() + (1 - mix.share) * cheap.calls_TZ.mean()) / teacher.calls_TZ.mean()
+    dear, cheap, teacher = (
+        at(validation, 0.2),
+        at(validation, 0.5),
+        validation.points("teacher_only")[0],
+    )
+    spent = (
+        mix.share * dear.calls_TZ.mean() + (1 - mix.share) * cheap.calls_TZ.mean()
+    ) / teacher.calls_TZ.mean()
     assert spent == pytest.approx(0.5)
     assert mix.validation_call_fraction == pytest.approx(0.5)
     assert mix.test is not None
     expected = mix.share * at(test, 0.2).success_TZ + (1 - mix.share) * at(test, 0.5).success_TZ
     assert mix.test.success_rate == pytest.approx(expected.mean())
     assert mix.test.worst_seed_success == pytest.approx(expected.mean(axis=0).min())
-    calls = mix.share * at(test, 0.2).calls_TZ.sum() + (1 - mix.share) * at(test, 0.5).calls_TZ.sum()
+    calls = (
+        mix.share * at(test, 0.2).calls_TZ.sum() + (1 - mix.share) * at(test, 0.5).calls_TZ.sum()
+    )
     assert mix.test.llm_call_rate == pytest.approx(calls / (TASKS * SEEDS * STEPS))
 
 
@@ -64,7 +80,12 @@ def test_a_budget_out_of_reach_is_said_and_none_is_not_tried() -> None:
 
 def test_the_least_expected_cost_by_hand() -> None:
     points, validation, _ = found()
-    costs = {t: (at(validation, t).calls_TZ + 0.02 * STEPS + 20 * (1 - at(validation, t).success_TZ)).mean() for t, _, _ in POINTS}
+    costs = {
+        t: (
+            at(validation, t).calls_TZ + 0.02 * STEPS + 20 * (1 - at(validation, t).success_TZ)
+        ).mean()
+        for t, _, _ in POINTS
+    }
     assert points["expected_cost"].threshold == min(costs, key=lambda t: costs[t])
 
 

@@ -62,10 +62,15 @@ def test_a_fence_in_a_docstring_is_part_of_the_program(quotes: str) -> None:
 
 
 def test_what_no_file_can_hold_is_replaced_and_whole_pairs_are_kept() -> None:
-    assert clean("a\ud83d b\udc00 \ud83d\ude00 \U0001f600\r\nc\rd\u2028e\x0c") == "a\ufffd b\ufffd \U0001f600 \U0001f600\nc\rd\u2028e\x0c"
+    assert (
+        clean("a\ud83d b\udc00 \ud83d\ude00 \U0001f600\r\nc\rd\u2028e\x0c")
+        == "a\ufffd b\ufffd \U0001f600 \U0001f600\nc\rd\u2028e\x0c"
+    )
 
 
-@pytest.mark.parametrize("line", ["```", "```text\n```", '```text\n"""\n```', '"""\n```', "~~~text\nx\n~~~", "````\n```"])
+@pytest.mark.parametrize(
+    "line", ["```", "```text\n```", '```text\n"""\n```', '"""\n```', "~~~text\nx\n~~~", "````\n```"]
+)
 def test_no_answer_takes_long_to_read(line: str) -> None:
     started = time.process_time()
     for before in ("", "write\n"):

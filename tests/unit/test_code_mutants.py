@@ -1,4 +1,6 @@
-"""Mutants are programs with one mistake, the same ones for the same seed; what counts as wrong has failed the full verdict."""
+"""Mutants are programs with one mistake, the same ones for the same seed; what counts as wrong has
+failed the full verdict.
+"""
 
 import ast
 
@@ -18,7 +20,16 @@ PROGRAM = '''def f(items, n):
 
 def test_every_operator_makes_programs_that_parse_and_differ() -> None:
     made = list(mutants(PROGRAM, 0))
-    assert {m.operator for m in made} == {"comparison", "arithmetic", "constant", "boolean", "negation", "bound", "return", "dropped"}
+    assert {m.operator for m in made} == {
+        "comparison",
+        "arithmetic",
+        "constant",
+        "boolean",
+        "negation",
+        "bound",
+        "return",
+        "dropped",
+    }
     assert len({m.code for m in made}) == len(made) > 25
     original = ast.unparse(ast.parse(PROGRAM))
     for mutant in made:
@@ -40,4 +51,8 @@ def test_wrong_solutions_fail_by_what_they_answer_and_are_kept(judge: Judge) -> 
         assert len(set(programs)) >= 2
         for seed, program in enumerate(programs):
             assert judge.verdict(task, program).wrong_output
-            assert wrong_solution(judge, task, seed) == program == wrong_solution(judge, task, seed + 4)
+            assert (
+                wrong_solution(judge, task, seed)
+                == program
+                == wrong_solution(judge, task, seed + 4)
+            )

@@ -1,4 +1,6 @@
-"""EvalPlus's comparison rules on values whose verdict is known by hand, and the plain data in which values travel."""
+"""EvalPlus's comparison rules on values whose verdict is known by hand, and the plain data in which
+values travel.
+"""
 
 import json
 import math
@@ -13,16 +15,42 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from envs.coding.comparison import Comparison
-from envs.coding.in_sandbox.harness import Budget, Digest, Opaque, Oversize, decode, digest, dumps, encode, message, written
+from envs.coding.in_sandbox.harness import (
+    Budget,
+    Digest,
+    Opaque,
+    Oversize,
+    decode,
+    digest,
+    dumps,
+    encode,
+    message,
+    written,
+)
 
 SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | st.complex_numbers(allow_nan=False)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.complex_numbers(allow_nan=False)
 )
-HASHABLE = st.recursive(SCALARS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=5)
+HASHABLE = st.recursive(
+    SCALARS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=5
+)
 VALUES = st.recursive(
-    HASHABLE, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(HASHABLE, inner, max_size=3) | st.sets(HASHABLE, max_size=3)
+    HASHABLE,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(HASHABLE, inner, max_size=3)
+        | st.sets(HASHABLE, max_size=3)
+    ),
 )
-NUMBERS = st.lists(st.integers(-(2**52), 2**52) | st.sampled_from([2**200, -(2**64), 10 * 2**1000]), max_size=12)
+NUMBERS = st.lists(
+    st.integers(-(2**52), 2**52) | st.sampled_from([2**200, -(2**64), 10 * 2**1000]), max_size=12
+)
 
 
 def sent(value: Any) -> Any:
@@ -139,7 +167,18 @@ def test_keys_that_collide_are_refused_before_a_set_is_made_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [{"q": 1}, {"t": 1}, {"d": [1]}, {"s": [[1]]}, {"i": "z"}, {"a": 1, "b": 2}, {"b": "0"}, {"c": [1, 2, 3]}, {"e": "raised"}]
+    "data",
+    [
+        {"q": 1},
+        {"t": 1},
+        {"d": [1]},
+        {"s": [[1]]},
+        {"i": "z"},
+        {"a": 1, "b": 2},
+        {"b": "0"},
+        {"c": [1, 2, 3]},
+        {"e": "raised"},
+    ],
 )
 def test_what_encode_cannot_have_written_is_refused(data: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
@@ -147,7 +186,12 @@ def test_what_encode_cannot_have_written_is_refused(data: Any) -> None:
 
 
 def equal(
-    expected: Any, output: Any, dataset: str = "humaneval_plus", entry_point: str = "f", atol: float = 0.0, arguments: Any = ()
+    expected: Any,
+    output: Any,
+    dataset: str = "humaneval_plus",
+    entry_point: str = "f",
+    atol: float = 0.0,
+    arguments: Any = (),
 ) -> bool:
     return Comparison(dataset, entry_point, atol).equal(lambda: arguments, expected, output)
 
@@ -186,14 +230,18 @@ def test_equality_and_the_tolerance_of_floats(expected: Any, output: Any, verdic
     assert equal(expected, output) is verdict
 
 
-NEAR = st.floats() | st.sampled_from([0.0, -0.0, 1.0, 1.0 + 9e-7, 1.0 + 2e-6, 1e9, 1e9 + 90, 1e9 + 150, math.inf])
+NEAR = st.floats() | st.sampled_from(
+    [0.0, -0.0, 1.0, 1.0 + 9e-7, 1.0 + 2e-6, 1e9, 1e9 + 90, 1e9 + 150, math.inf]
+)
 
 
 @given(st.lists(st.tuples(NEAR, NEAR | st.integers(-(2**53), 2**53)), min_size=1, max_size=5))
 def test_the_tolerance_is_numpys(pairs: list[tuple[float, float]]) -> None:
     expected = [one for one, _ in pairs]
     output = [other for _, other in pairs]
-    assert equal(expected, output) is (output == expected or bool(np.allclose(output, expected, rtol=1e-7, atol=1e-6)))
+    assert equal(expected, output) is (
+        output == expected or bool(np.allclose(output, expected, rtol=1e-7, atol=1e-6))
+    )
 
 
 def test_a_tolerance_of_the_task_counts_for_every_type() -> None:
@@ -244,14 +292,30 @@ def test_a_root_counts_by_what_it_is_and_not_by_which_one() -> None:
         ("other", [1, 2], [2, 1], (), False),
     ],
 )
-def test_the_oracles_of_mbpp(name: str, expected: Any, output: Any, arguments: Any, verdict: bool) -> None:
-    assert equal(expected, output, "mbpp_plus", name, 1e-6 if name == "surface_Area" else 0.0, arguments) is verdict
+def test_the_oracles_of_mbpp(
+    name: str, expected: Any, output: Any, arguments: Any, verdict: bool
+) -> None:
+    assert (
+        equal(
+            expected, output, "mbpp_plus", name, 1e-6 if name == "surface_Area" else 0.0, arguments
+        )
+        is verdict
+    )
     assert equal([1, 2], [2, 1], "humaneval_plus", "Diff") is False
 
 
-@given(VALUES | st.floats() | st.lists(st.integers()) | st.lists(st.text()) | st.lists(st.floats()), st.integers(1, 30), st.booleans())
+@given(
+    VALUES | st.floats() | st.lists(st.integers()) | st.lists(st.text()) | st.lists(st.floats()),
+    st.integers(1, 30),
+    st.booleans(),
+)
 @example([math.nan], 1, False)
-def test_the_short_way_to_a_values_text_is_no_other_text(value: Any, budget: int, whole_floats: bool) -> None:
+def test_the_short_way_to_a_values_text_is_no_other_text(
+    value: Any, budget: int, whole_floats: bool
+) -> None:
     """But for the digest of a value with a NaN, which equals nothing, not even itself."""
-    short, long, again = written(value, budget, whole_floats), *(dumps(message(value, budget, whole_floats)) for _ in range(2))
+    short, long, again = (
+        written(value, budget, whole_floats),
+        *(dumps(message(value, budget, whole_floats)) for _ in range(2)),
+    )
     assert short == long if long == again else short.startswith('{"h": ') and short != long

@@ -1,4 +1,6 @@
-"""Tasks are data: the shipped ones always, the benchmarks where R2V_DATA_DIR names them; visible tests come from the prompt."""
+"""Tasks are data: the shipped ones always, the benchmarks where R2V_DATA_DIR names them; visible
+tests come from the prompt.
+"""
 
 import gzip
 import json
@@ -72,12 +74,16 @@ def test_mbpp_inputs_get_their_types_back() -> None:
     ],
 )
 def test_examples_are_found_in_many_spellings(said: str, expression: str, expected: str) -> None:
-    assert visible_tests(f'def f(x):\n    """Do it.\n{said}\n    """\n', "f") == (VisibleTest(expression, expected),)
+    assert visible_tests(f'def f(x):\n    """Do it.\n{said}\n    """\n', "f") == (
+        VisibleTest(expression, expected),
+    )
 
 
 def test_what_is_no_literal_is_no_example() -> None:
     assert visible_tests('def f(x):\n    """f(a) => True, and f(n - 1) => f(n)"""\n', "f") == ()
-    assert visible_tests('"""Do it.\nassert set(f((1, 2))) == {1}\nassert not f(3)\n"""\n', "f") == (
+    assert visible_tests(
+        '"""Do it.\nassert set(f((1, 2))) == {1}\nassert not f(3)\n"""\n', "f"
+    ) == (
         VisibleTest("set(f((1, 2)))", "{1}"),
         VisibleTest("bool(not f(3))", "True"),
     )
@@ -96,7 +102,12 @@ ANYWHERE = SandboxConfig(allow_weaker=True)  # these tests run no program
 
 
 def config(source: str, **sizes: int) -> EnvConfig:
-    return EnvConfig(kind="humaneval_plus", code=CodeConfig(source=source), splits=SplitSizes(**sizes), max_steps=6)
+    return EnvConfig(
+        kind="humaneval_plus",
+        code=CodeConfig(source=source),
+        splits=SplitSizes(**sizes),
+        max_steps=6,
+    )
 
 
 def test_where_programs_must_not_run_there_are_no_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +122,13 @@ def test_where_programs_must_not_run_there_are_no_tasks(monkeypatch: pytest.Monk
 
 def test_splits_share_no_task_and_test_is_human_eval_only() -> None:
     require_data()
-    tasks = make_tasks(config("evalplus", train=200, validation=90, calibration=88, test=164), 0, 1, lambda done, total: None, ANYWHERE)
+    tasks = make_tasks(
+        config("evalplus", train=200, validation=90, calibration=88, test=164),
+        0,
+        1,
+        lambda done, total: None,
+        ANYWHERE,
+    )
     assert len({task.id for task in tasks}) == len(tasks) == 378 + 164
     for task in tasks:
         assert task.id.startswith("HumanEval/" if task.split == "test" else "Mbpp/")
@@ -119,7 +136,13 @@ def test_splits_share_no_task_and_test_is_human_eval_only() -> None:
 
 
 def test_shipped_tasks_are_shared_out_and_carry_the_sandbox() -> None:
-    tasks = make_tasks(config("shipped", train=2, validation=1, calibration=1, test=2), 0, 1, lambda done, total: None, ANYWHERE)
+    tasks = make_tasks(
+        config("shipped", train=2, validation=1, calibration=1, test=2),
+        0,
+        1,
+        lambda done, total: None,
+        ANYWHERE,
+    )
     assert sorted(task.id for task in tasks) == [f"R2V/{i}" for i in range(6)]
     assert SandboxConfig.model_validate_json(str(dict(tasks[0].env_kwargs)["sandbox"])) == ANYWHERE
     assert dict(tasks[0].env_kwargs)["max_steps"] == 6
@@ -160,7 +183,8 @@ def humaneval(folder: Path, data: bytes) -> str:
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x1e"])
 @pytest.mark.parametrize("pack", [gzip.compress, bytes], ids=["gzip", "plain"])
 def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path, separator: str, pack: Any) -> None:
-    # JSON writes control characters escaped; all other separators may stand in a string as they are.
+    # JSON writes control characters escaped; all other separators may stand in a string as they
+    # are.
     data = lines(row(0, contract=f"a{separator}b"), row(1)).replace(b"\n", b"\r\n")
     folder = humaneval(tmp_path, pack(data))
     assert task_ids("humaneval_plus", folder) == ["HumanEval/0", "HumanEval/1"]
@@ -173,7 +197,10 @@ WHOLE = gzip.compress(lines(*map(row, range(50))))
 @pytest.mark.parametrize(
     ("data", "parts"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 10\n", ["git-lfs pointer", "git lfs pull"]),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 10\n",
+            ["git-lfs pointer", "git lfs pull"],
+        ),
         (b"\n <html>Sign in</html>", ["web page"]),
         (WHOLE[:60], ["cut or damaged"]),
         (WHOLE[:-20] + bytes(20), ["cut or damaged"]),
@@ -191,11 +218,17 @@ WHOLE = gzip.compress(lines(*map(row, range(50))))
         (lines(row(0, plus_input={"a": 1})), ["line 1", "plus_input"]),
         (lines(row(0, task_id="Mbpp/3")), ["line 1", "Mbpp/3", "humaneval_plus"]),
         (lines(row(0), row(1), row(0)), ["HumanEval/0", "lines 1 and 3"]),
-        (lines(row(0)) + json.dumps(row(1, contract="caf\u00e9"), ensure_ascii=False).encode("latin-1"), ["line 2", "UTF-8"]),
+        (
+            lines(row(0))
+            + json.dumps(row(1, contract="caf\u00e9"), ensure_ascii=False).encode("latin-1"),
+            ["line 2", "UTF-8"],
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_damaged_data_file_is_named_in_one_line(tmp_path: Path, data: bytes, parts: list[str]) -> None:
+def test_a_damaged_data_file_is_named_in_one_line(
+    tmp_path: Path, data: bytes, parts: list[str]
+) -> None:
     folder = humaneval(tmp_path, data)
     with pytest.raises(UsageError) as caught:
         task_ids("humaneval_plus", folder)
@@ -214,7 +247,9 @@ def test_arguments_that_a_task_cannot_have_are_named(tmp_path: Path) -> None:
         load_task("mbpp_plus", "Mbpp/124", str(tmp_path))
 
 
-def test_equal_data_has_one_identity_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_data_has_one_identity_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def at(folder: str) -> dict[str, str]:
         return identity(EnvConfig(kind="humaneval_plus", code=CodeConfig(data_dir=folder)))
 
@@ -222,7 +257,9 @@ def test_equal_data_has_one_identity_wherever_it_lies(tmp_path: Path, monkeypatc
     for folder, numbers in zip(folders, ((0, 1), (0, 1), (0, 2)), strict=True):
         humaneval_dir = Path(humaneval(make(folder), lines(*map(row, numbers))))
         (humaneval_dir / "mbppplus").mkdir()
-        (humaneval_dir / "mbppplus" / "MbppPlus.jsonl.gz").write_bytes(lines(row(0, task_id="Mbpp/3")))
+        (humaneval_dir / "mbppplus" / "MbppPlus.jsonl.gz").write_bytes(
+            lines(row(0, task_id="Mbpp/3"))
+        )
     first, equal, other = (at(str(folder)) for folder in folders)
     assert first == equal
     assert first["humaneval_plus"] != other["humaneval_plus"]

@@ -1,4 +1,6 @@
-"""What goes into the sandbox tells nothing, and whatever comes out of it is a verdict; no program is run here."""
+"""What goes into the sandbox tells nothing, and whatever comes out of it is a verdict; no program
+is run here.
+"""
 
 import json
 import tracemalloc
@@ -17,16 +19,30 @@ CALLS = 3
 
 
 class Scripted:
-    """In place of a sandbox: says what a canonical solution says, and once `judging` what a candidate does."""
+    """In place of a sandbox: says what a canonical solution says, and once `judging` what a
+    candidate does.
+    """
 
-    def __init__(self, truth: Sequence[str], seconds: Sequence[float] = (), candidate: bytes = b"", ending: Ending = Ending.EXITED) -> None:
+    def __init__(
+        self,
+        truth: Sequence[str],
+        seconds: Sequence[float] = (),
+        candidate: bytes = b"",
+        ending: Ending = Ending.EXITED,
+    ) -> None:
         self._truth, self._seconds = truth, seconds or [0.0] * len(truth)
         self._candidate, self._ending = candidate, ending
         self.judging = False
         self.asked: list[tuple[Any, ...]] = []
         """What was given to the sandbox for the candidate."""
 
-    def run(self, source: str, stdin: bytes = b"", files: Mapping[str, bytes] | None = None, limits: Limits | None = None) -> Completed:
+    def run(
+        self,
+        source: str,
+        stdin: bytes = b"",
+        files: Mapping[str, bytes] | None = None,
+        limits: Limits | None = None,
+    ) -> Completed:
         rows = (f"[{i}, {self._seconds[i]!r}, {self._truth[i]}]\n" for i in range(len(self._truth)))
         if not self.judging:
             return Completed(Ending.EXITED, 0, "".join(rows).encode(), b"", 0.1)
@@ -36,8 +52,20 @@ class Scripted:
 
 def task(**changed: Any) -> CodeTask:
     inputs = tuple((i,) for i in range(CALLS))
-    fields = {"id": "X/1", "dataset": "shipped", "prompt": "def f(x):\n", "entry_point": "f", "canonical_solution": "    return x\n"}
-    return CodeTask(**(fields | {"base_inputs": inputs, "plus_inputs": (), "atol": 0.0, "contract": "", "visible": ()} | changed))
+    fields = {
+        "id": "X/1",
+        "dataset": "shipped",
+        "prompt": "def f(x):\n",
+        "entry_point": "f",
+        "canonical_solution": "    return x\n",
+    }
+    return CodeTask(
+        **(
+            fields
+            | {"base_inputs": inputs, "plus_inputs": (), "atol": 0.0, "contract": "", "visible": ()}
+            | changed
+        )
+    )
 
 
 def judged(sandbox: Scripted, cache: Path, **changed: Any) -> Verdict:
@@ -61,7 +89,9 @@ TRUTHS: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("atol", [0.0, 1e-4])
-def test_what_a_candidate_is_given_does_not_depend_on_what_is_expected(atol: float, tmp_path: Path) -> None:
+def test_what_a_candidate_is_given_does_not_depend_on_what_is_expected(
+    atol: float, tmp_path: Path
+) -> None:
     given = set()
     for name, truth in TRUTHS.items():
         if atol and name == "a digest":
@@ -74,7 +104,9 @@ def test_what_a_candidate_is_given_does_not_depend_on_what_is_expected(atol: flo
 
 def test_what_a_candidate_is_given_does_not_depend_on_which_call_was_slow(tmp_path: Path) -> None:
     given = set()
-    for number, seconds in enumerate([(0.9, 0.0, 0.0), (0.0, 0.9, 0.0), (0.6, 0.9, 0.8), (0.0, 0.0, 0.7)]):
+    for number, seconds in enumerate(
+        [(0.9, 0.0, 0.0), (0.0, 0.9, 0.0), (0.6, 0.9, 0.8), (0.0, 0.0, 0.7)]
+    ):
         sandbox = Scripted(["1", "2", "3"], seconds, rows("7"))
         judged(sandbox, tmp_path / str(number))
         given.add(sandbox.asked[0])
@@ -83,18 +115,24 @@ def test_what_a_candidate_is_given_does_not_depend_on_which_call_was_slow(tmp_pa
 
 @pytest.mark.parametrize("ending", list(Ending))
 @pytest.mark.parametrize("said", [rows("1"), rows("7"), b"noise\n", b""])
-def test_whether_a_candidate_runs_again_does_not_depend_on_whether_it_was_right(ending: Ending, said: bytes, tmp_path: Path) -> None:
+def test_whether_a_candidate_runs_again_does_not_depend_on_whether_it_was_right(
+    ending: Ending, said: bytes, tmp_path: Path
+) -> None:
     sandbox = Scripted(["1", "2", "3"], candidate=said, ending=ending)
     assert not judged(sandbox, tmp_path).passed
     assert len(sandbox.asked) == (2 if ending in (Ending.SIGNALLED, Ending.TIMEOUT) else 1)
 
 
-def test_a_call_is_compared_with_its_own_limit_where_it_says_how_long_it_took(tmp_path: Path) -> None:
+def test_a_call_is_compared_with_its_own_limit_where_it_says_how_long_it_took(
+    tmp_path: Path,
+) -> None:
     seconds = (0.0, 2.0, 0.0)
     quick = b"[0, 0.0, 1]\n[1, 7.5, 2]\n[2, 0.0, 3]\n"
     slow = b"[0, 1.5, 1]\n[1, 7.5, 2]\n[2, 0.0, 3]\n"
     assert judged(Scripted(["1", "2", "3"], seconds, quick), tmp_path / "a").passed
-    assert judged(Scripted(["1", "2", "3"], seconds, slow), tmp_path / "b") == Verdict(False, 0, "too slow")
+    assert judged(Scripted(["1", "2", "3"], seconds, slow), tmp_path / "b") == Verdict(
+        False, 0, "too slow"
+    )
 
 
 COLLIDING = [f"[{k * ((1 << 61) - 1)}, 0]" for k in range(1, 2000)]
@@ -143,8 +181,12 @@ ENTRIES = [
 
 
 @pytest.mark.parametrize(("dataset", "entry_point", "atol"), ENTRIES)
-@pytest.mark.parametrize("expected", ["0.25", "[0.5, 0.25]", '{"c": [1.0, 2.0]}', '"ab"', '{"h": "00"}'])
-def test_whatever_a_candidate_writes_is_a_verdict(expected: str, dataset: str, entry_point: str, atol: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "expected", ["0.25", "[0.5, 0.25]", '{"c": [1.0, 2.0]}', '"ab"', '{"h": "00"}']
+)
+def test_whatever_a_candidate_writes_is_a_verdict(
+    expected: str, dataset: str, entry_point: str, atol: float, tmp_path: Path
+) -> None:
     if expected.startswith('{"h"') and (atol or dataset != "shipped"):
         return
     for value in HOSTILE:
@@ -154,9 +196,17 @@ def test_whatever_a_candidate_writes_is_a_verdict(expected: str, dataset: str, e
             assert (verdict.passed, verdict.failed_test) in ((False, 0), (False, 1)), value
 
 
-@pytest.mark.parametrize("said", [b"[0, %s, 1]\n" % seconds for seconds in (b"9" * 400, b"1e999999999", b"-1", b"nan", b"1.", b"", b'"0"')])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"[0, %s, 1]\n" % seconds
+        for seconds in (b"9" * 400, b"1e999999999", b"-1", b"nan", b"1.", b"", b'"0"')
+    ],
+)
 def test_a_row_that_no_harness_writes_is_no_row(said: bytes, tmp_path: Path) -> None:
-    assert judged(Scripted(["1", "2", "3"], candidate=said), tmp_path) == Verdict(False, 0, "no output (exited)")
+    assert judged(Scripted(["1", "2", "3"], candidate=said), tmp_path) == Verdict(
+        False, 0, "no output (exited)"
+    )
 
 
 def test_noise_costs_this_side_little_more_than_its_own_size(tmp_path: Path) -> None:
@@ -177,7 +227,11 @@ def test_equal_numbers_are_right_whichever_form_they_come_in(tmp_path: Path) -> 
     thirds = [n / 3 for n in range(5000)]
     whole = [float(n) for n in range(5000)]
     near = [number + 1e-9 for number in thirds]
-    cases = [(thirds, dumps(thirds)), (thirds, dumps(near)), (whole, json.dumps({"h": digest(list(range(5000)))}))]
+    cases = [
+        (thirds, dumps(thirds)),
+        (thirds, dumps(near)),
+        (whole, json.dumps({"h": digest(list(range(5000)))})),
+    ]
     for number, (expected, said) in enumerate(cases):
         sandbox = Scripted([dumps(expected)] * CALLS, candidate=rows(*[said] * CALLS))
         assert judged(sandbox, tmp_path / str(number)).passed, said[:80]
@@ -193,7 +247,9 @@ def test_outputs_that_must_be_looked_into_and_are_too_large_are_told(tmp_path: P
         judged(Scripted(['{"h": "00"}'] * CALLS), tmp_path, atol=1e-4)
 
 
-@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"outputs": ["1"]}', '{"outputs": [], "seconds": []}', "\x00"])
+@pytest.mark.parametrize(
+    "damaged", ["", "{", "[]", '{"outputs": ["1"]}', '{"outputs": [], "seconds": []}', "\x00"]
+)
 def test_a_damaged_file_of_the_cache_is_made_again(damaged: str, tmp_path: Path) -> None:
     right = rows("1", "2", "3")
     assert judged(Scripted(["1", "2", "3"], candidate=right), tmp_path).passed

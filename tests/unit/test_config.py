@@ -21,7 +21,9 @@ DEMO = ROOT / "configs" / "textworld_demo.yaml"
 SIMULATED = ROOT / "configs" / "simulated.yaml"
 
 
-@pytest.mark.parametrize("path", sorted({*(ROOT / "configs").glob("*.yaml")} - {SIMULATED}), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted({*(ROOT / "configs").glob("*.yaml")} - {SIMULATED}), ids=lambda p: p.stem
+)
 def test_shipped_configs_survive_a_dry_run(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["run", str(path), "--dry-run"])
     printed = capsys.readouterr().out
@@ -46,7 +48,10 @@ def test_a_simulated_run_is_told_by_its_kind() -> None:
 
 
 def test_only_what_changes_a_simulated_router_moves_it() -> None:
-    folder, other = (_folder(*overrides) for overrides in ((), ("cluster.num_cpus=1", "routers=[r2v]", "test_tasks=9")))
+    folder, other = (
+        _folder(*overrides)
+        for overrides in ((), ("cluster.num_cpus=1", "routers=[r2v]", "test_tasks=9"))
+    )
     assert folder == other
     assert folder not in {_folder("seed=1"), _folder("router.epsilon=0.2"), _folder("branches=2")}
 
@@ -67,14 +72,23 @@ def _folder(*overrides: str) -> Path:
         ("slm.backend=expert", ["expert", "teacher"]),
         ("teacher.backend=openai", ["openai", "model"]),
         ("bc.deepspeed.zero_stage=4", ["zero_stage", "4"]),
-        ("teacher={backend: openai, model: m, base_url: 'ftp://x/v1'}", ["teacher.base_url", "ftp://x/v1", "http://"]),
-        ("teacher={backend: openai, model: m, base_url: 'http://x:port/v1'}", ["teacher.base_url", "x:port", "http://"]),
+        (
+            "teacher={backend: openai, model: m, base_url: 'ftp://x/v1'}",
+            ["teacher.base_url", "ftp://x/v1", "http://"],
+        ),
+        (
+            "teacher={backend: openai, model: m, base_url: 'http://x:port/v1'}",
+            ["teacher.base_url", "x:port", "http://"],
+        ),
         ("slm.sampling={temperature: null}", ["slm", "vllm", "sampling.temperature"]),
         ("teacher.retry_s=0", ["teacher.retry_s", "0", "greater than 0"]),
         ("slm.sampling.candidates=1000000000", ["slm.sampling.candidates", "1000"]),
         ("slm.max_model_len=100000000000", ["slm.max_model_len", "10000000"]),
         ("slm.timeout_s=1e300", ["slm.timeout_s", "1000000"]),
-        ("slm.sampling={temperature: 0, candidates: 5}", ["slm.sampling", "temperature 0", "candidates"]),
+        (
+            "slm.sampling={temperature: 0, candidates: 5}",
+            ["slm.sampling", "temperature 0", "candidates"],
+        ),
         ("seed", ["key=value"]),
         ("seed=-1", ["seed", "-1", "greater than or equal to 0"]),
         ("seed=4294967296", ["seed", "4294967296", "2147483647"]),
@@ -94,10 +108,16 @@ def _folder(*overrides: str) -> Path:
         ("dpo.deepspeed.ranks=3", ["dpo", "batch_size = 16", "8 x 3"]),
         ("verifier.training.micro_batch_size=5", ["verifier.training", "batch_size = 16", "5"]),
         ("bc.deepspeed={offload_parameters: true}", ["bc.deepspeed", "zero_stage 3"]),
-        ("router.deepspeed.ranks=400", ["router.deepspeed.ranks", "400", "episodes", "fewer ranks"]),
+        (
+            "router.deepspeed.ranks=400",
+            ["router.deepspeed.ranks", "400", "episodes", "fewer ranks"],
+        ),
         ("collect={clean_episodes: 0, perturbed_episodes: 0}", ["collect", "both 0"]),
         ("env.splits.validation=0", ["env.splits.validation", "0", "at least 2"]),
-        ("router={score: policy, deepspeed: {ranks: 1, zero_stage: 2}}", ["router", "zero_stage = 2", "set 0"]),
+        (
+            "router={score: policy, deepspeed: {ranks: 1, zero_stage: 2}}",
+            ["router", "zero_stage = 2", "set 0"],
+        ),
         ("env.splits.train=1", ["env.splits.train", "1", "at least 2"]),
         ("env.max_steps=40000", ["env.max_steps", "40000", "10000"]),
         ("slm.cpu_cores=0-x", ["slm.cpu_cores", "0-x", "0-1,3"]),
@@ -138,7 +158,9 @@ def test_bad_values_name_key_value_and_fix(override: str, parts: list[str]) -> N
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, list) else "",
 )
-def test_a_file_that_is_no_configuration_is_one_line(tmp_path: Path, content: bytes, parts: list[str]) -> None:
+def test_a_file_that_is_no_configuration_is_one_line(
+    tmp_path: Path, content: bytes, parts: list[str]
+) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
     for read in (load_config, load_simulated):
@@ -163,7 +185,9 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 def test_words_of_old_yaml_are_text_and_merged_keys_are_no_duplicates(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    anchored = DEMO.read_text().replace("name: textworld_demo", "name: off").replace("bc: {", "bc: &bc {")
+    anchored = (
+        DEMO.read_text().replace("name: textworld_demo", "name: off").replace("bc: {", "bc: &bc {")
+    )
     path.write_text(anchored.replace("dpo: {", "dpo: {<<: *bc, ") + "training_seeds: 1e0\n")
     config = load_config(path, ["bc.bf16=on", "bc.learning_rate=1e-3"])
     assert (config.name, config.bc.bf16, config.bc.learning_rate) == ("off", True, 1e-3)
@@ -187,12 +211,30 @@ def test_an_override_is_given_once() -> None:
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
-        ("{rooms: [1, 2], objects: [2, 3], quest_length: [2, 3], instructions: lsat}", ["instructions = lsat", "full or last"]),
-        ("{rooms: [1, 2], objects: [2, 3], quest_length: [2, 3], instructions: [1, 2]}", ["instructions = [1, 2]", "full or last"]),
-        ("{rooms: [4, 1], objects: [2, 3], quest_length: [2, 3], instructions: full}", ["rooms = [4, 1]", "write [1, 4]"]),
-        ("{rooms: 2, objects: [2, 3], quest_length: [2, 3], instructions: full}", ["rooms = 2", "range"]),
-        ("{rooms: [0, 0], objects: [2, 3], quest_length: [2, 3], instructions: full}", ["rooms = [0, 0]", "from 1 to 100"]),
-        ("{rooms: [1, 2], objects: [2, 3], quest_length: [-1, -1], instructions: full}", ["quest_length = [-1, -1]", "from 1"]),
+        (
+            "{rooms: [1, 2], objects: [2, 3], quest_length: [2, 3], instructions: lsat}",
+            ["instructions = lsat", "full or last"],
+        ),
+        (
+            "{rooms: [1, 2], objects: [2, 3], quest_length: [2, 3], instructions: [1, 2]}",
+            ["instructions = [1, 2]", "full or last"],
+        ),
+        (
+            "{rooms: [4, 1], objects: [2, 3], quest_length: [2, 3], instructions: full}",
+            ["rooms = [4, 1]", "write [1, 4]"],
+        ),
+        (
+            "{rooms: 2, objects: [2, 3], quest_length: [2, 3], instructions: full}",
+            ["rooms = 2", "range"],
+        ),
+        (
+            "{rooms: [0, 0], objects: [2, 3], quest_length: [2, 3], instructions: full}",
+            ["rooms = [0, 0]", "from 1 to 100"],
+        ),
+        (
+            "{rooms: [1, 2], objects: [2, 3], quest_length: [-1, -1], instructions: full}",
+            ["quest_length = [-1, -1]", "from 1"],
+        ),
         ("{rooms: [1, 2], objects: [2, 3], quest_length: [2, 3]}", ["needs exactly"]),
         ("{room: [1, 2]}", ["settings.room", "rooms"]),
     ],
@@ -221,7 +263,10 @@ def test_every_challenge_says_what_it_takes(challenge: str, settings: str, part:
 
 def test_every_run_needs_validation_tasks() -> None:
     with pytest.raises(UsageError, match=r"env\.splits\.validation = 0: .* at least 1"):
-        load_config(ROOT / "configs" / "humaneval_simulated.yaml", ["router=null", "env.splits.validation=0"])
+        load_config(
+            ROOT / "configs" / "humaneval_simulated.yaml",
+            ["router=null", "env.splits.validation=0"],
+        )
 
 
 def test_a_key_does_not_change_the_defaults_beside_it() -> None:
@@ -235,7 +280,12 @@ def test_rules_are_refused_where_an_environment_has_none() -> None:
     simulated = ROOT / "configs" / "humaneval_simulated.yaml"
     with pytest.raises(UsageError, match=r"verifier\.kind = rules: .* none for humaneval_plus"):
         load_config(simulated, ["verifier={kind: rules}"])
-    assert load_config(ROOT / "configs" / "textworld_simulated.yaml", ["verifier={kind: rules}"]).verifier is not None
+    assert (
+        load_config(
+            ROOT / "configs" / "textworld_simulated.yaml", ["verifier={kind: rules}"]
+        ).verifier
+        is not None
+    )
 
 
 def test_overrides_reach_nested_keys_and_are_parsed_as_yaml() -> None:
@@ -245,7 +295,12 @@ def test_overrides_reach_nested_keys_and_are_parsed_as_yaml() -> None:
 
 
 def test_content_hash_ignores_where_and_how_fast() -> None:
-    elsewhere = ["cluster.runners=7", "run_dir=/tmp/x", "slm.cpu_cores=0", "verifier.gpu_memory_utilization=0.5"]
+    elsewhere = [
+        "cluster.runners=7",
+        "run_dir=/tmp/x",
+        "slm.cpu_cores=0",
+        "verifier.gpu_memory_utilization=0.5",
+    ]
     same = load_config(DEMO, elsewhere).content_hash()
     assert same == load_config(DEMO, []).content_hash()
     assert same != load_config(DEMO, ["slm.sampling.temperature=0.5"]).content_hash()
@@ -262,17 +317,31 @@ def test_keys_that_came_later_leave_finished_stages_finished() -> None:
         ("sampling", {"send_seed": False}),
         ("sampling", {"temperature": None}),
     ):
-        assert ModelConfig.model_validate(plain.model_dump() | {key: value}).content() != plain.content()
+        assert (
+            ModelConfig.model_validate(plain.model_dump() | {key: value}).content()
+            != plain.content()
+        )
     assert plain.model_copy(update={"retry_s": 5.0}).content() == plain.content()
 
 
-@pytest.mark.parametrize(("config", "asked"), [(DEMO, "vLLM engines"), (SIMULATED, "kind: simulated_router")], ids=["run", "simulated"])
+@pytest.mark.parametrize(
+    ("config", "asked"),
+    [(DEMO, "vLLM engines"), (SIMULATED, "kind: simulated_router")],
+    ids=["run", "simulated"],
+)
 def test_help_and_dry_run_import_nothing_heavy(config: Path, asked: str) -> None:
     program = (
         "import sys\nfrom r2v_dist.cli.main import main\nmain(['run', sys.argv[1], '--dry-run'])\n"
-        "heavy = {'ray', 'torch', 'vllm', 'transformers', 'pyarrow'} & set(sys.modules)\nassert not heavy, heavy"
+        "heavy = {'ray', 'torch', 'vllm', 'transformers', 'pyarrow'} & set(sys.modules)\nassert "
+        "not heavy, heavy"
     )
-    result = subprocess.run([sys.executable, "-c", program, str(config)], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(config)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     assert asked in result.stdout
 
@@ -286,13 +355,21 @@ def test_help_and_dry_run_import_nothing_heavy(config: Path, asked: str) -> None
         (["run", "configs/simulated.yaml", "routers=[r2v, r3v]"], 2, "routers.1 = 'r3v'"),
         (["run", "configs/simulated.yaml", "router.surrogate=paper"], 2, "set latched"),
         (["run", "configs/simulated.yaml", "router.slm_cost=2"], 2, "keep that ratio"),
-        (["run", "configs/simulated.yaml", "router.deepspeed.zero_stage=2"], 2, "a router has a few thousand parameters; set 0"),
+        (
+            ["run", "configs/simulated.yaml", "router.deepspeed.zero_stage=2"],
+            2,
+            "a router has a few thousand parameters; set 0",
+        ),
         (["run", "configs/simulated.yaml", "cluster.memory_gib=100000"], 1, "100000"),
         (["run", "configs/textworld_demo.yaml", "env.files={test: [nowhere.z8]}"], 2, "nowhere.z8"),
         (["run", "configs/textworld_demo.yaml", "slm.model=models/absent"], 2, "models/absent"),
         (["run", "configs/textworld_demo.yaml", "cluster.memory_gib=100000"], 1, "100000"),
         (
-            ["run", "configs/textworld_demo.yaml", "teacher={backend: openai, model: m, base_url: 'http://127.0.0.1:9/v1'}"],
+            [
+                "run",
+                "configs/textworld_demo.yaml",
+                "teacher={backend: openai, model: m, base_url: 'http://127.0.0.1:9/v1'}",
+            ],
             1,
             "127.0.0.1:9",
         ),
@@ -301,23 +378,34 @@ def test_help_and_dry_run_import_nothing_heavy(config: Path, asked: str) -> None
 )
 def test_the_command_line_fails_in_one_line(arguments: list[str], code: int, part: str) -> None:
     command = [sys.executable, "-m", "r2v_dist.cli", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+    )
     assert result.returncode == code
     assert part in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_what_a_model_cannot_do_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_model_cannot_do_is_said_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(ROOT / "models" / "textworld-tiny", model)
     (model / "chat_template.jinja").unlink()
     here = [f"run_dir={tmp_path / 'run'}", "cluster.memory_gib=0.1"]
     check(load_config(DEMO, here))
-    with pytest.raises(UsageError, match=rf"slm.model = {model}: its tokenizer has no chat template"):
+    with pytest.raises(
+        UsageError, match=rf"slm.model = {model}: its tokenizer has no chat template"
+    ):
         check(load_config(DEMO, [*here, f"slm.model={model}"]))
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a\nb")
     with pytest.raises(UsageError, match="OPENAI_API_KEY"):
-        check(load_config(DEMO, [*here, "teacher={backend: openai, model: m, base_url: 'http://127.0.0.1:9/v1'}"]))
+        check(
+            load_config(
+                DEMO,
+                [*here, "teacher={backend: openai, model: m, base_url: 'http://127.0.0.1:9/v1'}"],
+            )
+        )
 
 
 def test_a_missing_engine_is_said_in_one_line() -> None:
@@ -326,7 +414,14 @@ def test_a_missing_engine_is_said_in_one_line() -> None:
         "importlib.util.find_spec = lambda name, *a: None if name == 'vllm' else real(name, *a)\n"
         "from r2v_dist.cli.main import main\nmain(['run', 'configs/textworld_demo.yaml'])"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=False,
+    )
     assert result.returncode == 1
     assert "vLLM is not installed" in result.stderr
     assert "make setup" in result.stderr

@@ -1,4 +1,6 @@
-"""Files that a disk, a copy or a user damaged: found, named in one line, never believed or overwritten."""
+"""Files that a disk, a copy or a user damaged: found, named in one line, never believed or
+overwritten.
+"""
 
 import errno
 import json
@@ -31,15 +33,23 @@ from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir
 
 ROOT = Path(__file__).parents[2]
-ALONE, TEACHER = (Arm(name, None, "simulated-0.6", "expert", 0) for name in ("slm_only", "teacher_only"))
+ALONE, TEACHER = (
+    Arm(name, None, "simulated-0.6", "expert", 0) for name in ("slm_only", "teacher_only")
+)
 
 
 def episode(task: str, arm: Arm = ALONE, z: int | None = 2000) -> Episode:
-    proposal = Answer((Candidate("wait", (1, 2), (-0.5, -0.25)),), arm.policy, 7, TopTokens.of([(5, -0.1)]))
+    proposal = Answer(
+        (Candidate("wait", (1, 2), (-0.5, -0.25)),), arm.policy, 7, TopTokens.of([(5, -0.1)])
+    )
     actor = "slm" if arm is ALONE else "teacher"
-    step = Step(f"see {task}", "clean", (), actor, "wait", None, True, 0.5, proposal, 0, 2**40, False)
+    step = Step(
+        f"see {task}", "clean", (), actor, "wait", None, True, 0.5, proposal, 0, 2**40, False
+    )
     key = EpisodeKey("evaluate", "hash", task, z, arm.id, 0)
-    return Episode(key, "test", arm, "goal", (step, step), arm is TEACHER, StopReason.STEP_LIMIT, "end")
+    return Episode(
+        key, "test", arm, "goal", (step, step), arm is TEACHER, StopReason.STEP_LIMIT, "end"
+    )
 
 
 def cut(data: bytes) -> bytes:
@@ -69,7 +79,9 @@ def run(tmp_path: Path) -> RunDir:
     run.begin("evaluate", "hash")
     for index, task in enumerate("abcd"):
         zs = (None, 2000, 2001)
-        rollout_store.commit(folder, index, [episode(task, arm, z) for arm in (ALONE, TEACHER) for z in zs])
+        rollout_store.commit(
+            folder, index, [episode(task, arm, z) for arm in (ALONE, TEACHER) for z in zs]
+        )
     run.complete("evaluate", "hash", 1.0, {"episodes": 24})
     return run
 
@@ -94,13 +106,21 @@ def attempt(work: Callable[[], Any]) -> tuple[Any, str]:
 
 def test_the_small_run_can_be_read(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     main(["report", str(run.root), "--json"])
-    assert {row["name"] for row in json.loads(capsys.readouterr().out)["routers"]} == {"slm_only", "teacher_only"}
+    assert {row["name"] for row in json.loads(capsys.readouterr().out)["routers"]} == {
+        "slm_only",
+        "teacher_only",
+    }
     main(["rollouts", str(run.root)])
     assert "Goal: goal" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("damage", "known_size"), [*((name, known) for name in DAMAGE for known in (True, False)), ("deleted", True)])
-def test_readers_name_the_damaged_shard(run: RunDir, capsys: pytest.CaptureFixture[str], damage: str, known_size: bool) -> None:
+@pytest.mark.parametrize(
+    ("damage", "known_size"),
+    [*((name, known) for name in DAMAGE for known in (True, False)), ("deleted", True)],
+)
+def test_readers_name_the_damaged_shard(
+    run: RunDir, capsys: pytest.CaptureFixture[str], damage: str, known_size: bool
+) -> None:
     shard = run.rollouts("evaluate") / "000002.arrow"
     if damage == "deleted":
         shard.unlink()
@@ -118,7 +138,9 @@ def test_readers_name_the_damaged_shard(run: RunDir, capsys: pytest.CaptureFixtu
 
 @given(st.integers(0, 10**9), st.integers(1, 255))
 @settings(max_examples=100, deadline=None)
-def test_no_changed_byte_passes_unseen(tmp_path_factory: pytest.TempPathFactory, at: int, change: int) -> None:
+def test_no_changed_byte_passes_unseen(
+    tmp_path_factory: pytest.TempPathFactory, at: int, change: int
+) -> None:
     folder = tmp_path_factory.mktemp("store")
     path = rollout_store.commit(folder, 0, [episode(task) for task in "abc"])
     before, data = rollout_store.read(folder).to_pylist(), bytearray(path.read_bytes())
@@ -141,7 +163,9 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     path = rollout_store.commit(tmp_path, 0, [episode("a")])
     table = feather.read_table(path).replace_schema_metadata({"r2v_schema_version": "1"})
     feather.write_feather(table, path)
-    with pytest.raises(UsageError, match=r"000000\.arrow: r2v_schema_version = 1, this program reads 2"):
+    with pytest.raises(
+        UsageError, match=r"000000\.arrow: r2v_schema_version = 1, this program reads 2"
+    ):
         rollout_store.read(tmp_path)
 
 
@@ -200,7 +224,10 @@ def test_what_the_disk_refuses_is_named_with_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     actor = CollectorActor()
     actor.open(tmp_path / "file" / "rollouts", 1, 1e9)
-    with pytest.raises(StoreFailure, match=rf"episodes cannot be written to {tmp_path}/file/rollouts: .*Not a directory"):
+    with pytest.raises(
+        StoreFailure,
+        match=rf"episodes cannot be written to {tmp_path}/file/rollouts: .*Not a directory",
+    ):
         actor.add([episode("a")])
 
 
@@ -218,7 +245,9 @@ def test_half_a_last_line_counts_as_not_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", '{"stage": "evaluate", "inp', "[]", "{}"])
-def test_a_cut_manifest_is_none_and_is_warned_of(run: RunDir, capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_a_cut_manifest_is_none_and_is_warned_of(
+    run: RunDir, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
     path = run.root / "stages" / "evaluate" / "manifest.json"
     path.write_text(text)
     assert run.manifest("evaluate") is None
@@ -228,7 +257,9 @@ def test_a_cut_manifest_is_none_and_is_warned_of(run: RunDir, capsys: pytest.Cap
     assert "not complete" in said
 
 
-def test_attempts_that_cannot_be_read_set_their_stage_aside(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_attempts_that_cannot_be_read_set_their_stage_aside(
+    run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
     (run.root / "stages" / "evaluate" / "attempts.jsonl").write_text("\0\0\0\n\0\0")
     run.begin("evaluate", "hash")
     assert "attempts.jsonl" in capsys.readouterr().err
@@ -236,7 +267,10 @@ def test_attempts_that_cannot_be_read_set_their_stage_aside(run: RunDir, capsys:
     assert len(rollout_store.shards(run.root / "rollouts" / "evaluate.damaged")) == 4
 
 
-@pytest.mark.parametrize("results", [{"checkpoint": "checkpoints/slm/bc-1"}, {"routers": {"r2v": "checkpoints/slm/bc-1"}}])
+@pytest.mark.parametrize(
+    "results",
+    [{"checkpoint": "checkpoints/slm/bc-1"}, {"routers": {"r2v": "checkpoints/slm/bc-1"}}],
+)
 def test_a_complete_stage_knows_its_files(run: RunDir, results: dict[str, Any]) -> None:
     checkpoint = run.checkpoint("slm", "bc-1")
     checkpoint.mkdir(parents=True)
@@ -256,7 +290,9 @@ def test_a_complete_stage_knows_its_files(run: RunDir, results: dict[str, Any]) 
     assert gone is not None
     assert "is missing" in str(gone)
     assert not run.set_aside(gone)
-    assert run.lost(replace(manifest, covers=None)) is not None  # as an older version of r2v left it
+    assert (
+        run.lost(replace(manifest, covers=None)) is not None
+    )  # as an older version of r2v left it
 
 
 def test_work_is_done_again_once_for_each_damaged_file(run: RunDir) -> None:
@@ -278,7 +314,9 @@ def test_work_is_done_again_once_for_each_damaged_file(run: RunDir) -> None:
 def test_a_damaged_router_is_named(tmp_path: Path, name: str, damage: str) -> None:
     size = len(RouterModel.feature_names)
     zeros = np.zeros(size)
-    RouterModel("v", "joint", zeros, zeros + 1.0, {"rho": Mlp(((zeros[None], zeros[:1]),))}, {}).save(tmp_path)
+    RouterModel(
+        "v", "joint", zeros, zeros + 1.0, {"rho": Mlp(((zeros[None], zeros[:1]),))}, {}
+    ).save(tmp_path)
     RouterModel.load(tmp_path)
     path = tmp_path / name
     if damage == "deleted":
@@ -296,7 +334,15 @@ def as_somebody_without_rights(*arguments: str) -> subprocess.CompletedProcess[s
     if bound and shutil.which("setpriv") is None:
         pytest.skip("root needs setpriv to be bound by permissions")
     command = [*bound, sys.executable, "-m", "r2v_dist.cli", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=120, check=False)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
 
 
 def test_a_read_only_run_is_shown_and_not_continued(run: RunDir) -> None:
@@ -305,7 +351,9 @@ def test_a_read_only_run_is_shown_and_not_continued(run: RunDir) -> None:
         folder.chmod(0o555)
     try:
         shown = as_somebody_without_rights("report", str(run.root))
-        continued = as_somebody_without_rights("run", "configs/textworld_simulated.yaml", f"run_dir={run.root}")
+        continued = as_somebody_without_rights(
+            "run", "configs/textworld_simulated.yaml", f"run_dir={run.root}"
+        )
     finally:
         for folder in folders:
             folder.chmod(0o755)
@@ -318,7 +366,9 @@ def test_a_read_only_run_is_shown_and_not_continued(run: RunDir) -> None:
     assert continued.stderr.count("\n") == 1
 
 
-def test_what_the_system_refuses_is_one_line(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_system_refuses_is_one_line(
+    run: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
     (run.root / "report").write_text("a file where a folder belongs")
     said = complaint(capsys, "report", str(run.root))
     assert said.startswith("r2v: ")

@@ -1,4 +1,6 @@
-"""How a rollout stage takes failures: who is charged, who is replaced, and when it is over. Ray's part is played by a stand-in."""
+"""How a rollout stage takes failures: who is charged, who is replaced, and when it is over. Ray's
+part is played by a stand-in.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -121,7 +123,9 @@ def never(error: Exception) -> Outcome:
 
 
 @pytest.mark.parametrize("how", [raised, in_constructor])
-def test_what_is_refused_is_refused_once(how: Callable[[Exception], Exception], tmp_path: Path) -> None:
+def test_what_is_refused_is_refused_once(
+    how: Callable[[Exception], Exception], tmp_path: Path
+) -> None:
     fleet = StandIn(never(how(UsageError("slm.model = x: no template"))))
     with pytest.raises(UsageError, match=r"^slm\.model = x: no template$"):
         roll_out(UNITS, tmp_path, fleet, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
@@ -130,14 +134,18 @@ def test_what_is_refused_is_refused_once(how: Callable[[Exception], Exception], 
 
 def test_a_constructor_that_raises_gets_one_more_try_on_every_place(tmp_path: Path) -> None:
     fleet = StandIn(never(in_constructor(ValueError("no template"))))
-    with pytest.raises(RuntimeFailure, match=r"^env runners do not start \(3 tries\): .*no template"):
+    with pytest.raises(
+        RuntimeFailure, match=r"^env runners do not start \(3 tries\): .*no template"
+    ):
         roll_out(UNITS, tmp_path, fleet, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
     assert fleet.replaced == 2
 
 
 def test_runners_that_only_die_end_the_stage_and_no_unit_is_blamed(tmp_path: Path) -> None:
     fleet = StandIn(never(ActorDiedError()))
-    with pytest.raises(RuntimeFailure, match=r"^env runners die before one unit is finished \(7 tries\)"):
+    with pytest.raises(
+        RuntimeFailure, match=r"^env runners die before one unit is finished \(7 tries\)"
+    ):
         roll_out(UNITS, tmp_path, fleet, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
     assert fleet.replaced == CLUSTER.max_restarts * CLUSTER.runners
 

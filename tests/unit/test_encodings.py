@@ -12,7 +12,11 @@ MODE_AT = {"open": 0, "fdopen": 1, "read_text": None, "write_text": None}
 def test_no_text_is_opened_in_the_encoding_of_a_locale() -> None:
     paths = [path for package in PRODUCT for path in sorted((ROOT / package).rglob("*.py"))]
     assert len(paths) > 100
-    found = [f"{path.relative_to(ROOT)}:{line}" for path in paths for line in unspecified(path.read_text(encoding="utf-8"))]
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in paths
+        for line in unspecified(path.read_text(encoding="utf-8"))
+    ]
     assert not found
 
 
@@ -27,7 +31,13 @@ def test_the_check_sees_what_it_should() -> None:
         "os.fdopen(1, 'w')",
         "run(c, text=True)",
     ]
-    good = ["open(a, 'rb')", "p.open('rb')", "p.read_text(encoding='utf-8')", "os.open(p, 0)", "run(c, text=True, encoding='utf-8')"]
+    good = [
+        "open(a, 'rb')",
+        "p.open('rb')",
+        "p.read_text(encoding='utf-8')",
+        "os.open(p, 0)",
+        "run(c, text=True, encoding='utf-8')",
+    ]
     assert [list(unspecified(code)) for code in bad] == [[1]] * len(bad)
     assert [list(unspecified(code)) for code in good] == [[]] * len(good)
 
@@ -35,7 +45,11 @@ def test_the_check_sees_what_it_should() -> None:
 def unspecified(code: str) -> Iterator[int]:
     """The lines of calls that open text without an encoding."""
     for call in ast.walk(ast.parse(code)):
-        if isinstance(call, ast.Call) and opens_text(call) and not any(k.arg == "encoding" for k in call.keywords):
+        if (
+            isinstance(call, ast.Call)
+            and opens_text(call)
+            and not any(k.arg == "encoding" for k in call.keywords)
+        ):
             yield call.lineno
 
 
@@ -46,7 +60,10 @@ def opens_text(call: ast.Call) -> bool:
         return True
     if name == "read_text" and (isinstance(call.func, ast.Name) or owner == "files"):
         return False  # r2v_dist.files, which says it
-    if name not in MODE_AT or (name == "open" and owner in ("os", "posix", "ipc", "pa", "webbrowser", "gzip", "tarfile", "Image")):
+    if name not in MODE_AT or (
+        name == "open"
+        and owner in ("os", "posix", "ipc", "pa", "webbrowser", "gzip", "tarfile", "Image")
+    ):
         return False
     place = 1 if isinstance(call.func, ast.Name) else MODE_AT[name]
     if place is None:

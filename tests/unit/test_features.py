@@ -1,4 +1,6 @@
-"""Features: a live step and its stored row agree, nothing hidden leaks in, and every feature means what its name says."""
+"""Features: a live step and its stored row agree, nothing hidden leaks in, and every feature means
+what its name says.
+"""
 
 import math
 from typing import Any
@@ -19,36 +21,59 @@ from r2v_dist.storage import rollouts as rollout_store
 
 MAX_STEPS, BUDGET = 12, 3
 ARM = Arm("random", 0.3, "p", "expert", 0)
-HIDDEN = ("success", "z", "task", "stop_reason", "clean_observation", "perturbations", "split", "replica", "n_steps", "final_observation")
+HIDDEN = (
+    "success",
+    "z",
+    "task",
+    "stop_reason",
+    "clean_observation",
+    "perturbations",
+    "split",
+    "replica",
+    "n_steps",
+    "final_observation",
+)
 SEEN = ["key", "t", "goal", "observation", "actor", "action", "prompt_tokens", "first_top_logprobs"]
 SEEN += ["candidate_texts", "candidate_ids", "candidate_logprobs"]
 
 words = st.sampled_from(["go east", "take lamp", "open door", "wait", "take key"])
 logprobs = st.floats(-8, 0, width=32)
 candidates = st.builds(
-    lambda text, tokens, known: Candidate(text, tuple(range(7, 7 + len(tokens))) if known else None, tuple(tokens) if known else ()),
+    lambda text, tokens, known: Candidate(
+        text, tuple(range(7, 7 + len(tokens))) if known else None, tuple(tokens) if known else ()
+    ),
     words,
     st.lists(logprobs, min_size=1, max_size=4),
     st.booleans(),
 )
 answers = st.builds(
-    lambda chosen, top, tokens: Answer(tuple(chosen), "p", tokens, TopTokens.of(enumerate(sorted(top, reverse=True)))),
+    lambda chosen, top, tokens: Answer(
+        tuple(chosen), "p", tokens, TopTokens.of(enumerate(sorted(top, reverse=True)))
+    ),
     st.lists(candidates, min_size=1, max_size=5),
     st.lists(st.floats(-9, -2.5, width=32), max_size=6),
     st.integers(1, 900),
 )
-observations = st.sampled_from(["You are in the attic.", "Error: timed out.", "You can't see any such thing.", ""])
+observations = st.sampled_from(
+    ["You are in the attic.", "Error: timed out.", "You can't see any such thing.", ""]
+)
 
 
 @st.composite
 def scored_steps(draw: st.DrawFn) -> tuple[list[Step], list[list[float]]]:
-    """An episode's steps and the verifier's scores of each; some have neither proposal nor scores."""
+    """An episode's steps and the verifier's scores of each; some have neither proposal
+    nor scores.
+    """
     steps, scores = [], []
     for t in range(draw(st.integers(1, 6))):
         by_teacher = draw(st.booleans())
         proposal = None if by_teacher and draw(st.booleans()) else draw(answers)
         width = len(proposal.candidates) if proposal else 0
-        scores.append(draw(st.lists(st.floats(0, 1, width=32), min_size=width, max_size=width)) if draw(st.booleans()) else [])
+        scores.append(
+            draw(st.lists(st.floats(0, 1, width=32), min_size=width, max_size=width))
+            if draw(st.booleans())
+            else []
+        )
         steps.append(
             Step(
                 observation=draw(observations),
@@ -70,13 +95,28 @@ def scored_steps(draw: st.DrawFn) -> tuple[list[Step], list[list[float]]]:
 
 def episode(steps: list[Step], name: str = "task") -> Episode:
     key = EpisodeKey("labels", "hash", name, 1003, ARM.id, 0)
-    return Episode(key, "train", ARM, f"Find the key of {name}, then leave.", tuple(steps), True, StopReason.WON, "done")
+    return Episode(
+        key,
+        "train",
+        ARM,
+        f"Find the key of {name}, then leave.",
+        tuple(steps),
+        True,
+        StopReason.WON,
+        "done",
+    )
 
 
 def stored(played: list[tuple[list[Step], list[list[float]]]]) -> pa.Table:
-    table = rollout_store.to_table([episode(steps, f"task {i}") for i, (steps, _) in enumerate(played)])
+    table = rollout_store.to_table(
+        [episode(steps, f"task {i}") for i, (steps, _) in enumerate(played)]
+    )
     column = table.schema.get_field_index("verifier_scores")
-    return table.set_column(column, "verifier_scores", pa.array([row for _, scores in played for row in scores], pa.list_(pa.float32())))
+    return table.set_column(
+        column,
+        "verifier_scores",
+        pa.array([row for _, scores in played for row in scores], pa.list_(pa.float32())),
+    )
 
 
 def live(steps: list[Step], scores: list[list[float]], name: str, t: int) -> np.ndarray:
@@ -93,14 +133,22 @@ def live(steps: list[Step], scores: list[list[float]], name: str, t: int) -> np.
         verifier_scores=tuple(scores[t]),
         verifier_bests=tuple(max(one, default=math.nan) for one in scores[:t]),
     )
-    row: np.ndarray = features(StepBatch.of_step(steps[t].proposal or Answer((), "p"), situation))[0]
+    row: np.ndarray = features(StepBatch.of_step(steps[t].proposal or Answer((), "p"), situation))[
+        0
+    ]
     return row
 
 
 @given(st.lists(scored_steps(), min_size=1, max_size=3), st.randoms())
 @settings(max_examples=40, deadline=None)
-def test_a_live_step_and_its_stored_row_have_one_vector(played: list[tuple[list[Step], list[list[float]]]], rng: Any) -> None:
-    expected = [live(steps, scores, f"task {i}", t) for i, (steps, scores) in enumerate(played) for t in range(len(steps))]
+def test_a_live_step_and_its_stored_row_have_one_vector(
+    played: list[tuple[list[Step], list[list[float]]]], rng: Any
+) -> None:
+    expected = [
+        live(steps, scores, f"task {i}", t)
+        for i, (steps, scores) in enumerate(played)
+        for t in range(len(steps))
+    ]
     order = list(range(len(expected)))
     rng.shuffle(order)
     rows = features(StepBatch.from_rows(stored(played).take(order), MAX_STEPS, BUDGET))
@@ -116,26 +164,63 @@ def test_nothing_hidden_leaks_in(played: tuple[list[Step], list[list[float]]]) -
     expected = features(StepBatch.from_rows(table, MAX_STEPS, BUDGET))
     for name in HIDDEN:
         field = table.schema.field(name)
-        other = {pa.types.is_boolean: False, pa.types.is_integer: 77, pa.types.is_list: ["masking", "timeout"]}
-        value: Any = next((v for matches, v in other.items() if matches(field.type)), "something else")
-        altered = table.set_column(table.schema.get_field_index(name), field, pa.array([value] * len(table)).cast(field.type))
+        other = {
+            pa.types.is_boolean: False,
+            pa.types.is_integer: 77,
+            pa.types.is_list: ["masking", "timeout"],
+        }
+        value: Any = next(
+            (v for matches, v in other.items() if matches(field.type)), "something else"
+        )
+        altered = table.set_column(
+            table.schema.get_field_index(name),
+            field,
+            pa.array([value] * len(table)).cast(field.type),
+        )
         assert not altered[name].equals(table[name])
-        np.testing.assert_array_equal(features(StepBatch.from_rows(altered, MAX_STEPS, BUDGET)), expected, err_msg=name)
+        np.testing.assert_array_equal(
+            features(StepBatch.from_rows(altered, MAX_STEPS, BUDGET)), expected, err_msg=name
+        )
     # The names of episodes only group rows.
-    renamed = table.set_column(0, table.schema.field("key"), pa.array([f"x{k}" for k in table["key"].to_pylist()]).dictionary_encode())
-    np.testing.assert_array_equal(features(StepBatch.from_rows(renamed, MAX_STEPS, BUDGET)), expected)
+    renamed = table.set_column(
+        0,
+        table.schema.field("key"),
+        pa.array([f"x{k}" for k in table["key"].to_pylist()]).dictionary_encode(),
+    )
+    np.testing.assert_array_equal(
+        features(StepBatch.from_rows(renamed, MAX_STEPS, BUDGET)), expected
+    )
 
 
 def test_only_what_an_agent_sees_is_read() -> None:
-    step = Step("o", "c", (), "slm", "wait", None, True, None, Answer((Candidate("wait", (1,), (-0.5,)),), "p"), 0, 0, False)
+    step = Step(
+        "o",
+        "c",
+        (),
+        "slm",
+        "wait",
+        None,
+        True,
+        None,
+        Answer((Candidate("wait", (1,), (-0.5,)),), "p"),
+        0,
+        0,
+        False,
+    )
     table = rollout_store.to_table([episode([step, step])])
     assert not set(SEEN) & set(HIDDEN)
-    np.testing.assert_array_equal(features(StepBatch.from_rows(table.select(SEEN))), features(StepBatch.from_rows(table)))
+    np.testing.assert_array_equal(
+        features(StepBatch.from_rows(table.select(SEEN))), features(StepBatch.from_rows(table))
+    )
 
 
 def test_every_feature_by_hand() -> None:
     answer = Answer(
-        (Candidate("go east", (4, 5), (-0.5, -0.5)), Candidate("go west", (4, 6), (-1.0, -2.0)), Candidate("go east", (9, 5), (-2.0,))),
+        (
+            Candidate("go east", (4, 5), (-0.5, -0.5)),
+            Candidate("go west", (4, 6), (-1.0, -2.0)),
+            Candidate("go east", (9, 5), (-2.0,)),
+        ),
         "p",
         prompt_tokens=120,
         first_top=TopTokens.of([(4, math.log(0.5)), (9, math.log(0.25))]),
@@ -152,7 +237,9 @@ def test_every_feature_by_hand() -> None:
         verifier_scores=(0.25, 0.5, 0.75),
         verifier_bests=(0.9, math.nan, 0.25, 0.5),
     )
-    got = dict(zip(FEATURE_NAMES, features(StepBatch.of_step(answer, situation))[0].tolist(), strict=True))
+    got = dict(
+        zip(FEATURE_NAMES, features(StepBatch.of_step(answer, situation))[0].tolist(), strict=True)
+    )
     std = float(np.std([-1.0, -3.0, -2.0]))
     assert got == pytest.approx(
         {
@@ -190,10 +277,21 @@ def test_every_feature_by_hand() -> None:
 
 def test_an_api_model_without_logprobs_is_marked_and_finite() -> None:
     answer = Answer((Candidate("go east"), Candidate("go west"), Candidate("look")), "api")
-    got = dict(zip(FEATURE_NAMES, features(StepBatch.of_step(answer, Situation(0, ())))[0].tolist(), strict=True))
+    got = dict(
+        zip(
+            FEATURE_NAMES,
+            features(StepBatch.of_step(answer, Situation(0, ())))[0].tolist(),
+            strict=True,
+        )
+    )
     assert (got["logprobs_missing"], got["verifier_missing"]) == (1.0, 1.0)
     assert got["first_token_agreement"] == pytest.approx(2 / 3)
-    assert (got["surprisal_best"], got["verifier_slope"], got["t_share"], got["budget_left"]) == (0.0, 0.0, 0.0, 1.0)
+    assert (got["surprisal_best"], got["verifier_slope"], got["t_share"], got["budget_left"]) == (
+        0.0,
+        0.0,
+        0.0,
+        1.0,
+    )
 
 
 @given(st.lists(logprobs, max_size=6))
@@ -202,13 +300,19 @@ def test_the_entropy_is_the_one_of_the_entropy_router(top: list[float]) -> None:
         return
     answer = Answer((Candidate("x"),), "p", first_top=TopTokens.of(enumerate(top)))
     column = FEATURE_NAMES.index("first_token_entropy")
-    assert features(StepBatch.of_step(answer, Situation(0, ())))[0, column] == pytest.approx(entropy_of(top), abs=1e-6)
+    assert features(StepBatch.of_step(answer, Situation(0, ())))[0, column] == pytest.approx(
+        entropy_of(top), abs=1e-6
+    )
 
 
 def test_an_impossible_first_token_adds_no_entropy() -> None:
-    answer = Answer((Candidate("x"),), "p", first_top=TopTokens.of([(1, math.log(0.5)), (2, -math.inf)]))
+    answer = Answer(
+        (Candidate("x"),), "p", first_top=TopTokens.of([(1, math.log(0.5)), (2, -math.inf)])
+    )
     column = FEATURE_NAMES.index("first_token_entropy")
-    assert features(StepBatch.of_step(answer, Situation(0, ())))[0, column] == pytest.approx(math.log(2))
+    assert features(StepBatch.of_step(answer, Situation(0, ())))[0, column] == pytest.approx(
+        math.log(2)
+    )
 
 
 def test_missing_history_is_refused() -> None:
@@ -222,7 +326,17 @@ def test_missing_history_is_refused() -> None:
 
 
 def test_errors_as_an_agent_reads_them() -> None:
-    assert all(map(looks_like_an_error, ["Error: no", "Request timed out", "You can't go that way", "Traceback (most recent call last)"]))
+    assert all(
+        map(
+            looks_like_an_error,
+            [
+                "Error: no",
+                "Request timed out",
+                "You can't go that way",
+                "Traceback (most recent call last)",
+            ],
+        )
+    )
     spoken = [
         "I cannot do that",
         "no such file",
@@ -233,4 +347,15 @@ def test_errors_as_an_agent_reads_them() -> None:
         "it fails",
     ]
     assert all(map(looks_like_an_error, spoken))
-    assert not any(map(looks_like_an_error, ["You open the door.", "A mirror hangs here.", "It is not here.", "Terrors of the deep.", ""]))
+    assert not any(
+        map(
+            looks_like_an_error,
+            [
+                "You open the door.",
+                "A mirror hangs here.",
+                "It is not here.",
+                "Terrors of the deep.",
+                "",
+            ],
+        )
+    )

@@ -42,7 +42,9 @@ def test_the_area_is_the_integral(rows: list[tuple[int, int]], low: float, high:
     cheapest = min(c for c, _ in rows)
     steps = low + (high - low) * (np.arange(4000) + 0.5) / 4000
     found = hull([c for c, _ in rows], [s for _, s in rows])
-    numeric = np.mean([found.at(c) if c >= cheapest else 0.0 for c in steps.tolist()]) * (high - low)
+    numeric = np.mean([found.at(c) if c >= cheapest else 0.0 for c in steps.tolist()]) * (
+        high - low
+    )
     assert found.area(low, high) == pytest.approx(numeric, abs=0.03)
 
 
@@ -52,13 +54,16 @@ def curve(*rows: tuple[float, float], tasks: int = 1) -> RouterCurve:
 
 
 def test_measures_of_a_frontier_by_hand() -> None:
-    # Teacher-only makes 10 calls. A router that is as good at 2 calls: the area misses half of the first fifth of the gap.
+    # Teacher-only makes 10 calls. A router that is as good at 2 calls: the area misses half of the
+    # first fifth of the gap.
     ends = Ends(curve((0.0, 0.6)), curve((10.0, 1.0)))
     good, random = curve((2.0, 1.0)), curve((5.0, 0.8))
     assert frontier_auc(good, ends) == pytest.approx(1 - 0.4 * 0.1)
     assert apgr(good, ends) == pytest.approx(0.9)
     assert apgr(random, ends) == pytest.approx(0.5)
-    assert [cpt(good, ends, share) for share in (0.5, 0.8, 0.95)] == pytest.approx([0.1, 0.16, 0.19])
+    assert [cpt(good, ends, share) for share in (0.5, 0.8, 0.95)] == pytest.approx(
+        [0.1, 0.16, 0.19]
+    )
     assert cpt(random, ends, 0.8) == pytest.approx(0.8)
     assert cpt(random, ends, 1.1) is None
     assert pgr(0.9, 0.6, 1.0) == pytest.approx(0.75)
@@ -86,7 +91,10 @@ def simulated(gain: float, seed: int, tasks: int = 40) -> tuple[RouterCurve, Rou
         rows = [played(rate, easy_T + rate * (1 - easy_T) + extra) for rate in (0.25, 0.5, 0.75)]
         return RouterCurve(np.stack([c for c, _ in rows]), np.stack([s for _, s in rows]))
 
-    ends = Ends(RouterCurve(np.zeros((1, tasks)), played(0, easy_T)[1][None]), RouterCurve(np.full((1, tasks), 10.0), np.ones((1, tasks))))
+    ends = Ends(
+        RouterCurve(np.zeros((1, tasks)), played(0, easy_T)[1][None]),
+        RouterCurve(np.full((1, tasks), 10.0), np.ones((1, tasks))),
+    )
     return router(gain), router(0.0), ends
 
 
@@ -128,7 +136,9 @@ def binomial_tail(trials: int, least: int) -> float:
     return sum(math.comb(trials, i) for i in range(least, trials + 1)) / 2**trials
 
 
-@pytest.mark.parametrize(("tasks", "lost"), [(8, 0), (12, 3), (16, 0), (17, 4), (30, 10), (200, 88)])
+@pytest.mark.parametrize(
+    ("tasks", "lost"), [(8, 0), (12, 3), (16, 0), (17, 4), (30, 10), (200, 88)]
+)
 def test_equal_differences_are_a_binomial_test(tasks: int, lost: int) -> None:
     differences = np.repeat([0.3, -0.3], [tasks - lost, lost])
     exact = binomial_tail(tasks, tasks - lost)
@@ -147,7 +157,9 @@ def test_random_flips_end_at_a_floor_that_is_said() -> None:
 
 def test_sign_flips_reject_a_true_null_as_often_as_they_say() -> None:
     rng = np.random.default_rng(1)
-    rejected = [sign_flip_test(rng.normal(0, 1, 30), i, flips=199).p.value <= 0.1 for i in range(1000)]
+    rejected = [
+        sign_flip_test(rng.normal(0, 1, 30), i, flips=199).p.value <= 0.1 for i in range(1000)
+    ]
     assert np.mean(rejected) == pytest.approx(0.1, abs=0.03)
 
 

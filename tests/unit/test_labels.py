@@ -75,7 +75,9 @@ def test_a_mask_keeps_states() -> None:
 
 
 def test_labels_of_other_features_are_refused(tmp_path: Path) -> None:
-    old = LabelTable.of_columns(columns()).table.replace_schema_metadata({"r2v_feature_version": "0"})
+    old = LabelTable.of_columns(columns()).table.replace_schema_metadata(
+        {"r2v_feature_version": "0"}
+    )
     pa.feather.write_feather(old, tmp_path / "old.arrow")
     with pytest.raises(UsageError, match="feature version 0"):
         LabelTable.load(tmp_path / "old.arrow")

@@ -24,7 +24,11 @@ from tests.runs import outcomes
 from tests.unit.test_damage import DAMAGE, complaint, episode
 
 ROOT = Path(__file__).parents[2]
-RUN = [str(ROOT / "configs" / "textworld_simulated.yaml"), "router=null", "evaluate={rates: [0.1, 0.3], routers: [random]}"]
+RUN = [
+    str(ROOT / "configs" / "textworld_simulated.yaml"),
+    "router=null",
+    "evaluate={rates: [0.1, 0.3], routers: [random]}",
+]
 PERTURB = "perturb={train_seeds: 10, validation_seeds: 10, test_seeds: 10}"
 
 
@@ -72,10 +76,16 @@ class PretendedCrew:
 
 @pytest.fixture(autouse=True)
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks = [Task(f"{split}-{n}", split, "none", ()) for split in ("validation", "test") for n in range(3)]
+    tasks = [
+        Task(f"{split}-{n}", split, "none", ())
+        for split in ("validation", "test")
+        for n in range(3)
+    ]
     monkeypatch.setattr("envs.tasks.make_tasks", lambda *_: tasks)
     monkeypatch.setattr("r2v_dist.pipeline.services.Crew", PretendedCrew)
-    monkeypatch.setattr("r2v_dist.report.figures.catalogue.draw_figures", lambda *_: [])  # they take most of the time
+    monkeypatch.setattr(
+        "r2v_dist.report.figures.catalogue.draw_figures", lambda *_: []
+    )  # they take most of the time
 
 
 def run(folder: Path) -> int:
@@ -107,7 +117,9 @@ def test_a_finished_run_plays_nothing(hurt: Path) -> None:
 
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("damage", [*DAMAGE, "deleted"])
-def test_a_damaged_shard_is_played_again(whole: Path, hurt: Path, capsys: pytest.CaptureFixture[str], damage: str, complete: bool) -> None:
+def test_a_damaged_shard_is_played_again(
+    whole: Path, hurt: Path, capsys: pytest.CaptureFixture[str], damage: str, complete: bool
+) -> None:
     shards = rollout_store.shards(hurt / "rollouts" / "evaluate")
     assert len(shards) > 3
     for shard in (shards[1], shards[-1]):
@@ -121,9 +133,13 @@ def test_a_damaged_shard_is_played_again(whole: Path, hurt: Path, capsys: pytest
     assert run(hurt) >= 16
     assert outcomes_of(hurt) == outcomes_of(whole)
     assert {path: path.read_bytes() for path in before} == before
-    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("r2v: warning")]
+    warned = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("r2v: warning")
+    ]
     if damage != "deleted":
-        assert {shard.name for shard in (shards[1], shards[-1])} == {path.name[:12] for path in hurt.rglob("*.damaged")}
+        assert {shard.name for shard in (shards[1], shards[-1])} == {
+            path.name[:12] for path in hurt.rglob("*.damaged")
+        }
         assert all(any(str(shard) in line for line in warned) for shard in (shards[1], shards[-1]))
     elif complete:
         assert any(str(shards[1]) in line for line in warned)
@@ -163,17 +179,23 @@ def test_what_was_deleted_is_made_again(whole: Path, hurt: Path, loss: str) -> N
     assert (hurt / "report" / "index.html").is_file()
 
 
-def test_episodes_that_an_older_version_lost_are_counted(whole: Path, hurt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_episodes_that_an_older_version_lost_are_counted(
+    whole: Path, hurt: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("validate", "evaluate"):
         manifest = hurt / "stages" / name / "manifest.json"
-        manifest.write_text(json.dumps({k: v for k, v in json.loads(manifest.read_text()).items() if k != "covers"}))
+        manifest.write_text(
+            json.dumps({k: v for k, v in json.loads(manifest.read_text()).items() if k != "covers"})
+        )
     rollout_store.shards(hurt / "rollouts" / "evaluate")[1].unlink()
     assert str(hurt / "rollouts" / "evaluate") in complaint(capsys, "report", str(hurt))
     assert run(hurt) == 16
     assert outcomes_of(hurt) == outcomes_of(whole)
 
 
-def test_a_configuration_that_was_edited_by_hand_is_named(hurt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_configuration_that_was_edited_by_hand_is_named(
+    hurt: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (hurt / "config.yaml").write_text("env: [\n")
     assert str(hurt / "config.yaml") in complaint(capsys, "report", str(hurt))
 

@@ -24,7 +24,8 @@ def test_worst_seed_and_cvar_failure() -> None:
 
 
 def test_the_bootstrap_resamples_tasks() -> None:
-    # Two tasks, one always solved and one never: the mean of two draws is 0, 1/2 or 1 with probability 1/4, 1/2, 1/4.
+    # Two tasks, one always solved and one never: the mean of two draws is 0, 1/2 or 1 with
+    # probability 1/4, 1/2, 1/4.
     outcomes = np.repeat([[1.0], [0.0]], 50, axis=1)
     assert task_bootstrap_interval(outcomes, 4000, 0) == (0.0, 1.0)
     assert task_bootstrap_interval(np.ones((5, 3)), 200, 0) == (1.0, 1.0)

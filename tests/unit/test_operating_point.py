@@ -19,7 +19,9 @@ def test_bayes_minimises_expected_cost() -> None:
 @given(st.lists(st.integers(0, 50), min_size=2, max_size=9, unique=True), st.floats(0, 60))
 @settings(max_examples=100, deadline=None)
 def test_a_budget_is_met_exactly_by_adjacent_thresholds(costs: list[int], budget: float) -> None:
-    table = dict(zip((0.1 * i for i in range(len(costs))), sorted(costs, reverse=True), strict=True))
+    table = dict(
+        zip((0.1 * i for i in range(len(costs))), sorted(costs, reverse=True), strict=True)
+    )
     thresholds, calls = list(table), list[float]()
 
     def cost(threshold: float) -> float:
@@ -31,7 +33,9 @@ def test_a_budget_is_met_exactly_by_adjacent_thresholds(costs: list[int], budget
             meet_budget(thresholds, cost, budget)
         return
     mix = meet_budget(thresholds, cost, budget)
-    assert mix.share * table[mix.expensive] + (1 - mix.share) * table[mix.cheap] == pytest.approx(min(budget, max(costs)))
+    assert mix.share * table[mix.expensive] + (1 - mix.share) * table[mix.cheap] == pytest.approx(
+        min(budget, max(costs))
+    )
     assert mix.cost == pytest.approx(min(budget, max(costs)))
     assert thresholds.index(mix.cheap) - thresholds.index(mix.expensive) <= 1
     assert len(calls) <= 2 + np.ceil(np.log2(len(costs)))

@@ -29,28 +29,49 @@ STATE: dict[str, Any] = {
 }
 
 
-def candidate(text: str, successes: int, index: int = 0, source: Any = "slm", n: int = 10, **changes: Any) -> BranchValue:
+def candidate(
+    text: str, successes: int, index: int = 0, source: Any = "slm", n: int = 10, **changes: Any
+) -> BranchValue:
     ids = (len(text), index) if source == "slm" else None
     row = {**STATE, **changes}
-    return BranchValue(candidate=text, candidate_ids=ids, candidate_index=index, source=source, n=n, successes=successes, **row)
+    return BranchValue(
+        candidate=text,
+        candidate_ids=ids,
+        candidate_index=index,
+        source=source,
+        n=n,
+        successes=successes,
+        **row,
+    )
 
 
 def build(rows: list[BranchValue], **more: Any) -> tuple[list[dict[str, Any]], PairCounts]:
     table, counts = build_pairs(branch_values.to_table(rows), 0.1, **more)
     reasons = counts.clean + counts.one_action + counts.small_gap + counts.pairs
     assert reasons == counts.states
-    assert counts.with_view + counts.unseen_elsewhere + counts.other_state + counts.same_text == counts.pairs == len(table)
+    assert (
+        counts.with_view + counts.unseen_elsewhere + counts.other_state + counts.same_text
+        == counts.pairs
+        == len(table)
+    )
     return table.to_pylist(), counts
 
 
 def test_best_against_worst() -> None:
     [pair], counts = build([candidate("a", 4, 0), candidate("b", 9, 1), candidate("c", 1, 2)])
-    assert (pair["chosen"], pair["chosen_ids"], pair["chosen_value"], pair["chosen_n"]) == ("b", [1, 1], 0.9, 10)
+    assert (pair["chosen"], pair["chosen_ids"], pair["chosen_value"], pair["chosen_n"]) == (
+        "b",
+        [1, 1],
+        0.9,
+        10,
+    )
     assert (pair["rejected"], pair["rejected_value"], pair["scored_by"]) == ("c", 0.1, "branches")
     assert (counts.states, counts.pairs) == (1, 1)
 
 
-@pytest.mark.parametrize(("low", "high", "kept"), [(4, 5, True), (6, 7, True), (2, 3, True), (5, 5, False)])
+@pytest.mark.parametrize(
+    ("low", "high", "kept"), [(4, 5, True), (6, 7, True), (2, 3, True), (5, 5, False)]
+)
 def test_the_gap_is_inclusive_whatever_the_rounding(low: int, high: int, kept: bool) -> None:
     found, counts = build([candidate("a", low, 0), candidate("b", high, 1)])
     assert len(found) == kept
@@ -60,16 +81,30 @@ def test_the_gap_is_inclusive_whatever_the_rounding(low: int, high: int, kept: b
 def test_the_teachers_recovery_is_chosen_when_it_is_better_than_all_proposals() -> None:
     rows = [candidate("a", 2, 0), candidate("b", 5, 1)]
     [pair], counts = build([*rows, candidate("go back", 1, 5, "teacher", n=1)])
-    assert (pair["chosen"], pair["chosen_source"], pair["chosen_ids"]) == ("go back", "teacher", None)
+    assert (pair["chosen"], pair["chosen_source"], pair["chosen_ids"]) == (
+        "go back",
+        "teacher",
+        None,
+    )
     assert counts.teacher_chosen == 1
     [pair], counts = build([*rows, candidate("go back", 5, 5, "teacher")])
     assert (pair["chosen"], counts.teacher_chosen) == ("b", 0)
 
 
 def test_equal_words_are_one_action_and_keep_the_policys_own_tokens() -> None:
-    rows = [candidate("a", 8, 0), candidate("a", 4, 1, n=5), candidate("a", 1, 5, "teacher", n=1), candidate("b", 0, 2)]
+    rows = [
+        candidate("a", 8, 0),
+        candidate("a", 4, 1, n=5),
+        candidate("a", 1, 5, "teacher", n=1),
+        candidate("b", 0, 2),
+    ]
     [pair], _ = build(rows)
-    assert (pair["chosen"], pair["chosen_source"], pair["chosen_ids"], pair["chosen_n"]) == ("a", "slm", [1, 0], 16)
+    assert (pair["chosen"], pair["chosen_source"], pair["chosen_ids"], pair["chosen_n"]) == (
+        "a",
+        "slm",
+        [1, 0],
+        16,
+    )
     assert pair["chosen_value"] == pytest.approx(13 / 16)
     assert build([candidate("a", 8, 0), candidate("a", 0, 1)])[1].one_action == 1
 
@@ -117,7 +152,15 @@ def test_scores_take_the_place_of_branch_values() -> None:
 def test_the_order_of_rows_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     rows = [
-        candidate(f"a{c}", int(rng.integers(11)), c, key=f"{task}|{z}", task=f"g{task}", z=z, user=f"seen {(7 * task + z) % 3}")
+        candidate(
+            f"a{c}",
+            int(rng.integers(11)),
+            c,
+            key=f"{task}|{z}",
+            task=f"g{task}",
+            z=z,
+            user=f"seen {(7 * task + z) % 3}",
+        )
         for task in range(5)
         for z in range(6)
         for c in range(3)
@@ -131,7 +174,11 @@ def test_the_order_of_rows_does_not_matter() -> None:
 
 
 def test_pairs_are_read_as_they_were_written(tmp_path: Path) -> None:
-    rows = [candidate("a", 1, 0), candidate("b", 9, 1), replace(candidate("a", 5, 0), key="t", z=4, user="Smoke.")]
+    rows = [
+        candidate("a", 1, 0),
+        candidate("b", 9, 1),
+        replace(candidate("a", 5, 0), key="t", z=4, user="Smoke."),
+    ]
     table, _ = build_pairs(branch_values.to_table(rows), 0.1)
     preference_pairs.save(tmp_path / "pairs.arrow", table)
     [pair] = pairs_of(preference_pairs.load(tmp_path / "pairs.arrow"))

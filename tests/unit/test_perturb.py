@@ -16,14 +16,18 @@ from r2v_dist.seeding import rng_for
 
 
 class Counter(gymnasium.Env[str, str]):
-    """Tells which actions were executed; six lines a step, so that every operator has something to act on."""
+    """Tells which actions were executed; six lines a step, so that every operator has something to
+    act on.
+    """
 
     def __init__(self) -> None:
         self.observation_space = UnicodeText(max_length=4096)
         self.action_space = UnicodeText(max_length=64)
         self.executed: list[str] = []
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
         self.executed = []
         return self._text(), {"goal": "count"}
 
@@ -36,8 +40,16 @@ class Counter(gymnasium.Env[str, str]):
         return "\n".join([*lines, "Traceback (most recent call last):", "  ValueError: x"])
 
 
-def play(task: str, z: int | None, actions: list[str], rates: dict[str, float] | None = None, **options: Any) -> list[Any]:
-    env = Perturb(Counter(), task, z, default_rates() if rates is None else rates, 50, Lexicon(), **options)
+def play(
+    task: str,
+    z: int | None,
+    actions: list[str],
+    rates: dict[str, float] | None = None,
+    **options: Any,
+) -> list[Any]:
+    env = Perturb(
+        Counter(), task, z, default_rates() if rates is None else rates, 50, Lexicon(), **options
+    )
     seen: list[Any] = [env.reset()]
     seen += [env.step(action) for action in actions]
     return seen
@@ -50,7 +62,10 @@ actions = st.lists(st.sampled_from(["a", "b", "look"]), min_size=1, max_size=12)
 @settings(max_examples=60, deadline=None)
 def test_same_prefix_same_result(prefix: list[str], z: int) -> None:
     assert play("task", z, prefix) == play("task", z, prefix)
-    assert play("task", z, [*prefix, "a"])[: len(prefix) + 1] == play("task", z, [*prefix, "b"])[: len(prefix) + 1]
+    assert (
+        play("task", z, [*prefix, "a"])[: len(prefix) + 1]
+        == play("task", z, [*prefix, "b"])[: len(prefix) + 1]
+    )
 
 
 def test_other_seed_or_task_other_result() -> None:
@@ -96,7 +111,9 @@ def test_a_failed_call_uses_up_a_step() -> None:
 def test_every_text_operator_changes_something_and_is_pure(operator: Any) -> None:
     scene = Scene(Counter()._text(), "an older result", Lexicon())
     results = [operator.apply(scene.clean, scene, rng_for(operator.name, i)) for i in range(30)]
-    assert results == [operator.apply(scene.clean, scene, rng_for(operator.name, i)) for i in range(30)]
+    assert results == [
+        operator.apply(scene.clean, scene, rng_for(operator.name, i)) for i in range(30)
+    ]
     assert any(r is not None and r != scene.clean for r in results)
 
 
@@ -112,8 +129,13 @@ def test_quota_and_cooldown() -> None:
     z = next(z for z in range(100) if severity_profile(z)["decoy_error"] >= 1)
     perturbed = [bool(info["perturbations"]) for *_, info in play("task", z, ["a"] * 9, always)]
     assert all(perturbed)
-    assert sum(bool(info["perturbations"]) for *_, info in play("task", z, ["a"] * 9, always, quota=4)) == 4
-    cooled = [bool(info["perturbations"]) for *_, info in play("task", z, ["a"] * 8, always, cooldown=2)]
+    assert (
+        sum(bool(info["perturbations"]) for *_, info in play("task", z, ["a"] * 9, always, quota=4))
+        == 4
+    )
+    cooled = [
+        bool(info["perturbations"]) for *_, info in play("task", z, ["a"] * 8, always, cooldown=2)
+    ]
     assert cooled == [True, False, False] * 3
 
 

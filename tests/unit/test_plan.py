@@ -20,12 +20,22 @@ SIMULATED = CONFIGS / "textworld_simulated.yaml"
 
 
 def simulated(tmp_path: Path, *overrides: str) -> RunConfig:
-    places = [f"run_dir={tmp_path / 'run'}", f"env.cache={tmp_path / 'games'}", "cluster.memory_gib=0.1"]
+    places = [
+        f"run_dir={tmp_path / 'run'}",
+        f"env.cache={tmp_path / 'games'}",
+        "cluster.memory_gib=0.1",
+    ]
     return load_config(SIMULATED, [*places, *overrides])
 
 
 @pytest.mark.parametrize(
-    "key", ["bc.deepspeed.ranks", "verifier.training.deepspeed.ranks", "dpo.deepspeed.ranks", "router.deepspeed.ranks"]
+    "key",
+    [
+        "bc.deepspeed.ranks",
+        "verifier.training.deepspeed.ranks",
+        "dpo.deepspeed.ranks",
+        "router.deepspeed.ranks",
+    ],
 )
 def test_ranks_that_find_no_core_are_named(key: str) -> None:
     section = key.removesuffix(".deepspeed.ranks")
@@ -39,10 +49,14 @@ def test_ranks_that_find_no_core_are_named(key: str) -> None:
 
 
 def test_engines_and_verifier_fit_the_gpus_or_none_is_used() -> None:
-    config = load_config(DEMO, ["slm.gpu_memory_utilization=0.8", "verifier.gpu_memory_utilization=0.3"])
+    config = load_config(
+        DEMO, ["slm.gpu_memory_utilization=0.8", "verifier.gpu_memory_utilization=0.3"]
+    )
     assert placement_problem(config, 2, 0) is None
     assert placement_problem(config, 2, 2) is None
-    assert "slm.gpu_memory_utilization + verifier.gpu_memory_utilization = 1.1" in str(placement_problem(config, 2, 1))
+    assert "slm.gpu_memory_utilization + verifier.gpu_memory_utilization = 1.1" in str(
+        placement_problem(config, 2, 1)
+    )
 
 
 def test_a_dry_run_says_what_finds_no_room(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,28 +80,47 @@ def test_a_run_without_room_is_refused(tmp_path: Path) -> None:
     check(simulated(tmp_path))
 
 
-def test_cores_that_the_machine_does_not_have_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_that_the_machine_does_not_have_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    config = load_config(DEMO, [f"run_dir={tmp_path}", "slm.cpu_cores=0,9000-9001", "cluster.memory_gib=0.1"])
+    config = load_config(
+        DEMO, [f"run_dir={tmp_path}", "slm.cpu_cores=0,9000-9001", "cluster.memory_gib=0.1"]
+    )
     with pytest.raises(UsageError, match=r"slm\.cpu_cores = 0,9000-9001: there is no core 9000"):
         check(config)
 
 
 @pytest.mark.parametrize(
-    ("below", "problem"), [("file", "is a file"), ("file/further/down", "is a file"), ("closed/run", "cannot be written")]
+    ("below", "problem"),
+    [
+        ("file", "is a file"),
+        ("file/further/down", "is a file"),
+        ("closed/run", "cannot be written"),
+    ],
 )
-def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str, problem: str) -> None:
+def test_a_run_directory_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str, problem: str
+) -> None:
     (tmp_path / "file").touch()
     closed = tmp_path / "closed"
     closed.mkdir()
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed)  # root may write everywhere
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path) != closed
+    )  # root may write everywhere
     with pytest.raises(UsageError) as caught:
-        check(simulated(tmp_path, f"env.max_steps={len(below)}").model_copy(update={"run_dir": tmp_path / below}))
+        check(
+            simulated(tmp_path, f"env.max_steps={len(below)}").model_copy(
+                update={"run_dir": tmp_path / below}
+            )
+        )
     assert str(caught.value).startswith(f"run_dir = {tmp_path / below}: ")
     assert problem in str(caught.value)
 
 
-def test_caches_follow_the_variable_and_say_which_key_moves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caches_follow_the_variable_and_say_which_key_moves_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
     assert cache_folder("code") == tmp_path / "mine" / "r2v" / "code"
     assert load_config(DEMO, []).env.cache == tmp_path / "mine" / "r2v" / "textworld"
@@ -101,7 +134,9 @@ def test_caches_follow_the_variable_and_say_which_key_moves_them(tmp_path: Path,
     assert not (tmp_path / "new").exists()
 
 
-def test_a_cache_that_cannot_be_written_is_said_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_said_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "home"
     home.mkdir()
     real = os.access
@@ -110,21 +145,46 @@ def test_a_cache_that_cannot_be_written_is_said_before_the_run(tmp_path: Path, m
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     with pytest.raises(UsageError, match=r"env\.cache = .*home.* cannot be written"):
         check(load_config(SIMULATED, [f"run_dir={tmp_path / 'run'}"]))
-    code = ["env.code.source=shipped", "env.splits={train: 1, validation: 1, test: 1}", "sandbox.allow_weaker=true", "router=null"]
+    code = [
+        "env.code.source=shipped",
+        "env.splits={train: 1, validation: 1, test: 1}",
+        "sandbox.allow_weaker=true",
+        "router=null",
+    ]
     with pytest.raises(UsageError, match=r"XDG_CACHE_HOME = .*home.* cannot be written"):
-        check(load_config(CONFIGS / "humaneval_simulated.yaml", [f"run_dir={tmp_path / 'run'}", *code]))
+        check(
+            load_config(
+                CONFIGS / "humaneval_simulated.yaml", [f"run_dir={tmp_path / 'run'}", *code]
+            )
+        )
 
 
-def test_a_tilde_is_the_home_directory_wherever_a_path_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_directory_wherever_a_path_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    overrides = ["run_dir=~/run", "env.cache=~/games", "env.files={calibration: [~/a.z8]}", "env.code.data_dir=~/data"]
+    overrides = [
+        "run_dir=~/run",
+        "env.cache=~/games",
+        "env.files={calibration: [~/a.z8]}",
+        "env.code.data_dir=~/data",
+    ]
     config = load_config(DEMO, overrides)
-    assert (config.run_dir, config.env.cache, config.env.code.data_dir) == (tmp_path / "run", tmp_path / "games", f"{tmp_path}/data")
+    assert (config.run_dir, config.env.cache, config.env.code.data_dir) == (
+        tmp_path / "run",
+        tmp_path / "games",
+        f"{tmp_path}/data",
+    )
     assert config.env.files["calibration"] == (tmp_path / "a.z8",)
     simulated_run = load_simulated(CONFIGS / "simulated.yaml", ["run_dir=~/run"])
     assert simulated_run is not None
     assert simulated_run.run_dir == tmp_path / "run"
-    model = ["slm.model=~/models/x", f"run_dir={tmp_path / 'run'}", "cluster.memory_gib=0.1", "slm.cpu_cores=''"]
+    model = [
+        "slm.model=~/models/x",
+        f"run_dir={tmp_path / 'run'}",
+        "cluster.memory_gib=0.1",
+        "slm.cpu_cores=''",
+    ]
     with pytest.raises(UsageError, match=r"slm\.model = ~/models/x: no such directory"):
         check(load_config(DEMO, model))
     shutil.copytree(CONFIGS.parent / "models" / "textworld-tiny", tmp_path / "models" / "x")
@@ -140,14 +200,20 @@ def test_a_tilde_is_the_home_directory_wherever_a_path_is_named(tmp_path: Path, 
         (f"http://{'x' * 70}.example/v1", RuntimeFailure, "cannot be reached"),
     ],
 )
-def test_an_address_that_is_none_is_one_line(tmp_path: Path, base_url: str, error: Any, part: str) -> None:
+def test_an_address_that_is_none_is_one_line(
+    tmp_path: Path, base_url: str, error: Any, part: str
+) -> None:
     teacher = f"teacher={{backend: openai, model: m, base_url: '{base_url}'}}"
     with pytest.raises(error, match=part):
         check(simulated(tmp_path, teacher))
 
 
-def test_an_operator_that_does_not_exist_is_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_operator_that_does_not_exist_is_named_with_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["run", str(DEMO), "perturb.rates={failur: 0.1}", "--dry-run"])
     assert ended.value.code == 2
-    assert "perturb.rates: unknown operator failur; did you mean failure?" in capsys.readouterr().err
+    assert (
+        "perturb.rates: unknown operator failur; did you mean failure?" in capsys.readouterr().err
+    )

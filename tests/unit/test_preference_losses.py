@@ -1,4 +1,6 @@
-"""The preference loss against a plain float64 reference that reads one sequence at a time, values and gradients."""
+"""The preference loss against a plain float64 reference that reads one sequence at a time, values
+and gradients.
+"""
 
 import math
 from typing import Any
@@ -35,7 +37,9 @@ def model() -> Any:
 
 
 def random_pairs(seed: int, pairs: int = 4) -> list[dict[str, Any]]:
-    """Prompts and answers of unequal lengths; the second views are longer or shorter, every third pair has none."""
+    """Prompts and answers of unequal lengths; the second views are longer or shorter, every third
+    pair has none.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def ids(low: int, high: int) -> list[int]:
@@ -55,7 +59,9 @@ def random_pairs(seed: int, pairs: int = 4) -> list[dict[str, Any]]:
     ]
 
 
-def reference_terms(model: Any, pair: dict[str, Any], beta: float, temperature: float) -> dict[str, Tensor]:
+def reference_terms(
+    model: Any, pair: dict[str, Any], beta: float, temperature: float
+) -> dict[str, Tensor]:
     """docs/method.md, section 4, word for word, a token at a time."""
 
     def predictions(prompt: list[int], answer: list[int]) -> list[Tensor]:
@@ -63,13 +69,20 @@ def reference_terms(model: Any, pair: dict[str, Any], beta: float, temperature: 
         return [logits[len(prompt) + i - 1] for i in range(len(answer))]
 
     def log_probability(rows: list[Tensor], answer: list[int]) -> Tensor:
-        return torch.stack([torch.log(torch.softmax(row, 0)[token]) for row, token in zip(rows, answer, strict=True)]).sum()
+        return torch.stack(
+            [
+                torch.log(torch.softmax(row, 0)[token])
+                for row, token in zip(rows, answer, strict=True)
+            ]
+        ).sum()
 
     chosen, rejected = pair["chosen_ids"], pair["rejected_ids"]
     first = predictions(pair["prompt_ids"], chosen)
     log_chosen = log_probability(first, chosen)
     log_rejected = log_probability(predictions(pair["prompt_ids"], rejected), rejected)
-    margin = beta * ((log_chosen - pair["ref_chosen_logps"]) - (log_rejected - pair["ref_rejected_logps"]))
+    margin = beta * (
+        (log_chosen - pair["ref_chosen_logps"]) - (log_rejected - pair["ref_rejected_logps"])
+    )
     terms = {"dpo": -torch.log(1 / (1 + torch.exp(-margin))), "sft": -log_chosen / len(chosen)}
     if pair["view_prompt_ids"]:
         divergences = []
@@ -81,14 +94,20 @@ def reference_terms(model: Any, pair: dict[str, Any], beta: float, temperature: 
     return terms
 
 
-def batched_terms(model: Any, pairs: list[dict[str, Any]], share: bool, beta: float, temperature: float) -> dict[str, Tensor]:
+def batched_terms(
+    model: Any, pairs: list[dict[str, Any]], share: bool, beta: float, temperature: float
+) -> dict[str, Tensor]:
     batch = PairCollator(0, views=True, share_prompt=share)(pairs)
     logits, mask, count = answer_logits(model, batch), batch["mask_NA"], len(pairs)
     logps = token_log_probs(logits, batch["target_NA"], mask)
     chosen, rejected = logps[: 2 * count].sum(1).chunk(2)
     dpo = dpo_loss(chosen - batch["ref_chosen_logps"], rejected - batch["ref_rejected_logps"], beta)
     jsd = jensen_shannon(logits[:count][batch["viewed_C"]], logits[2 * count :], temperature)
-    return {"dpo": dpo, "sft": -token_mean(logps[:count], mask[:count]), "jsd": token_mean(jsd, mask[2 * count :])}
+    return {
+        "dpo": dpo,
+        "sft": -token_mean(logps[:count], mask[:count]),
+        "jsd": token_mean(jsd, mask[2 * count :]),
+    }
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -141,4 +160,6 @@ def test_a_pair_means_the_same_in_any_company(model: Any) -> None:
     together = batched_terms(model, pairs, True, 0.1, 2.0)
     alone = [batched_terms(model, [pair], True, 0.1, 2.0) for pair in pairs]
     for name, values in together.items():
-        assert torch.allclose(values, torch.cat([terms[name] for terms in alone]), rtol=0, atol=1e-9), name
+        assert torch.allclose(
+            values, torch.cat([terms[name] for terms in alone]), rtol=0, atol=1e-9
+        ), name

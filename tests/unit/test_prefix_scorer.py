@@ -17,14 +17,24 @@ from learners.verifier.prefix_cache import BLOCK, PrefixScorer
 def verifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verifier")
     torch.manual_seed(0)
-    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
-    config = Qwen3Config(vocab_size=200, num_key_value_heads=1, num_labels=1, classifier_dropout=0.0, **shape)
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "head_dim": 16,
+    }
+    config = Qwen3Config(
+        vocab_size=200, num_key_value_heads=1, num_labels=1, classifier_dropout=0.0, **shape
+    )
     Qwen3ForTokenClassification(config).save_pretrained(folder)
     return folder
 
 
 def conversations() -> list[AnswerRow]:
-    """Four conversations, nine steps each, in turns; at every step up to three candidate answers."""
+    """Four conversations, nine steps each, in turns; at every step up to three
+    candidate answers.
+    """
     rng = np.random.default_rng(0)
     prompts: list[list[int]] = [rng.integers(0, 200, 20).tolist() for _ in range(4)]
     rows = []
@@ -45,7 +55,9 @@ def test_scores_are_those_of_whole_rows(verifier: Path) -> None:
 
 @pytest.mark.parametrize("kept", [10_000, 200, 1])
 def test_what_was_read_before_changes_no_bit(verifier: Path, kept: int) -> None:
-    """A run that was killed starts again with a scorer that knows nothing, in the middle of a conversation."""
+    """A run that was killed starts again with a scorer that knows nothing, in the middle of a
+    conversation.
+    """
     rows = conversations()
     alone = [ValueModel(verifier, kept_tokens=10_000).score([row]) for row in rows]
     scorer = ValueModel(verifier, kept_tokens=kept)
@@ -64,8 +76,14 @@ def test_a_block_is_read_once(verifier: Path) -> None:
             read.append(int(input_ids.shape[1]))
             return self._model(input_ids=input_ids, **rest)
 
-    scorer = PrefixScorer(Counting(Qwen3ForTokenClassification.from_pretrained(verifier).eval()), 10_000)
+    scorer = PrefixScorer(
+        Counting(Qwen3ForTokenClassification.from_pretrained(verifier).eval()), 10_000
+    )
     prompt = list(range(BLOCK + 3))
-    for row in (AnswerRow(prompt, ([1, 2],)), AnswerRow(prompt, ([3],)), AnswerRow([*prompt, *range(BLOCK)], ([4, 5],))):
+    for row in (
+        AnswerRow(prompt, ([1, 2],)),
+        AnswerRow(prompt, ([3],)),
+        AnswerRow([*prompt, *range(BLOCK)], ([4, 5],)),
+    ):
         scorer.logits(row)
     assert read == [BLOCK, 3 + 2, 3 + 1, BLOCK, 3 + 2]

@@ -16,13 +16,20 @@ from r2v_dist.storage import rollouts as rollout_store
 
 
 def outcomes(tasks: int, seed: int, told: bool = True) -> tuple[QueryOutcomes, np.ndarray]:
-    """Ten episodes a task; a task that asks to cook fails at .8, others at .1. Untold, the goal does not say which."""
+    """Ten episodes a task; a task that asks to cook fails at .8, others at .1. Untold, the goal
+    does not say which.
+    """
     rng = np.random.default_rng(seed)
     hard = np.repeat(rng.random(tasks) < 0.4, 10)
     risk = np.where(hard, 0.8, 0.1)
-    goals = [("cook the meal" if h and told else "find the key") + f" in room {rng.integers(5)}" for h in hard.tolist()]
+    goals = [
+        ("cook the meal" if h and told else "find the key") + f" in room {rng.integers(5)}"
+        for h in hard.tolist()
+    ]
     failed = (rng.random(len(risk)) < risk).tolist()
-    return QueryOutcomes.of(goals, ["a room"] * len(goals), failed, [f"{i // 10}" for i in range(len(goals))]), risk
+    return QueryOutcomes.of(
+        goals, ["a room"] * len(goals), failed, [f"{i // 10}" for i in range(len(goals))]
+    ), risk
 
 
 def test_it_finds_the_risk_that_a_goal_tells(tmp_path: Path) -> None:
@@ -42,7 +49,9 @@ def test_it_finds_the_risk_that_a_goal_tells(tmp_path: Path) -> None:
 
 
 def test_it_is_constant_where_goals_tell_nothing() -> None:
-    (train, _), (validation, _), (test, risk) = (outcomes(60, seed, told=False) for seed in (0, 1, 2))
+    (train, _), (validation, _), (test, risk) = (
+        outcomes(60, seed, told=False) for seed in (0, 1, 2)
+    )
     score = train_query_router(train, validation, seed=0).predict(test.features_NF).score
     assert score.std() < 0.12
     assert score.mean() == pytest.approx(risk.mean(), abs=0.12)

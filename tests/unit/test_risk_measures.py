@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2v_dist.stats.cvar import cvar, cvar_failure, cvar_noise_floor, cvar_weights, cvars, rockafellar_uryasev, tail_threshold
+from r2v_dist.stats.cvar import (
+    cvar,
+    cvar_failure,
+    cvar_noise_floor,
+    cvar_weights,
+    cvars,
+    rockafellar_uryasev,
+    tail_threshold,
+)
 
 losses = st.lists(st.floats(0, 1, width=16), min_size=1, max_size=12).map(np.array)
 alphas = st.one_of(st.sampled_from([0.1, 0.2, 0.25, 1 / 3, 0.5, 1.0]), st.floats(0.01, 1.0))
@@ -13,8 +21,11 @@ alphas = st.one_of(st.sampled_from([0.1, 0.2, 0.25, 1 / 3, 0.5, 1.0]), st.floats
 
 @given(losses, alphas)
 @settings(max_examples=200, deadline=None)
-def test_cvar_is_the_rockafellar_uryasev_minimum_and_eta_attains_it(F: np.ndarray, alpha: float) -> None:
-    # The objective is piecewise linear in eta with its kinks at the losses, so one of them attains the minimum.
+def test_cvar_is_the_rockafellar_uryasev_minimum_and_eta_attains_it(
+    F: np.ndarray, alpha: float
+) -> None:
+    # The objective is piecewise linear in eta with its kinks at the losses, so one of them attains
+    # the minimum.
     least = min(rockafellar_uryasev(F, alpha, eta) for eta in F.tolist())
     assert cvar(F, alpha) == pytest.approx(least, abs=1e-9)
     assert rockafellar_uryasev(F, alpha, tail_threshold(F, alpha)) == pytest.approx(least, abs=1e-9)
@@ -30,7 +41,9 @@ def test_cvar_is_the_formula_of_order_statistics(F: np.ndarray, alpha: float) ->
 
 
 def test_every_pattern_of_failures_keeps_to_its_range() -> None:
-    """The order of seeds does not matter, so a pattern of up to 50 seeds is how many of them fail."""
+    """The order of seeds does not matter, so a pattern of up to 50 seeds is how many of
+    them fail.
+    """
     for seeds in range(1, 51):
         for failed in range(seeds + 1):
             F = np.repeat([1.0, 0.0], [failed, seeds - failed])
@@ -48,20 +61,26 @@ def test_cvar_lies_between_eta_and_the_largest_loss(F: np.ndarray, alpha: float)
     rows = cvars(np.stack([F, F[::-1], np.zeros_like(F)])[:, None], alpha)
     assert rows[:, 0] == pytest.approx([found, found, 0.0], rel=1e-9, abs=1e-6)
     assert max(F.min(), tail_threshold(F, alpha)) <= found <= F.max()
-    assert found == pytest.approx(min(rockafellar_uryasev(F, alpha, eta) for eta in F.tolist()), rel=1e-9, abs=1e-6)
+    assert found == pytest.approx(
+        min(rockafellar_uryasev(F, alpha, eta) for eta in F.tolist()), rel=1e-9, abs=1e-6
+    )
 
 
 @given(st.permutations(range(10)), alphas)
 @settings(max_examples=50, deadline=None)
 def test_weights_are_the_gradient(order: list[int], alpha: float) -> None:
     F, h = np.array(order) / 10, 1e-6
-    numeric = [(cvar(F + h * unit, alpha) - cvar(F - h * unit, alpha)) / (2 * h) for unit in np.eye(10)]
+    numeric = [
+        (cvar(F + h * unit, alpha) - cvar(F - h * unit, alpha)) / (2 * h) for unit in np.eye(10)
+    ]
     np.testing.assert_allclose(cvar_weights(F, alpha), numeric, atol=1e-6)
     assert cvar_weights(F, alpha).sum() == pytest.approx(1.0)
 
 
 def test_equal_losses_weigh_alike() -> None:
-    np.testing.assert_allclose(cvar_weights(np.array([0.5, 0.9, 0.5, 0.1]), 0.5), [0.25, 0.5, 0.25, 0.0])
+    np.testing.assert_allclose(
+        cvar_weights(np.array([0.5, 0.9, 0.5, 0.1]), 0.5), [0.25, 0.5, 0.25, 0.0]
+    )
     np.testing.assert_allclose(cvar_weights(np.zeros(5), 0.2), 0.2)
     assert cvar(np.array([0.1, 0.5, 0.3]), 1.0) == pytest.approx(0.3)
     assert cvar(np.array([0.1, 0.5, 0.3]), 1 / 3) == pytest.approx(0.5)

@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 
-from r2v_dist.evaluation.risk_quality import AloneSteps, episode_quality, luck_ece, risk_quality, step_qualities
+from r2v_dist.evaluation.risk_quality import (
+    AloneSteps,
+    episode_quality,
+    luck_ece,
+    risk_quality,
+    step_qualities,
+)
 from r2v_dist.stats.calibration_error import auroc, brier_parts, ece, perfect_ece
 
 
 def steps(failed_N: np.ndarray, episode_N: np.ndarray) -> AloneSteps:
     count = len(failed_N)
-    return AloneSteps(np.zeros((count, 1)), np.zeros((count, 1)), failed_N, np.zeros(count, np.int64), episode_N)
+    return AloneSteps(
+        np.zeros((count, 1)), np.zeros((count, 1)), failed_N, np.zeros(count, np.int64), episode_N
+    )
 
 
 def test_measures_are_those_of_calibration() -> None:
@@ -31,7 +39,9 @@ def test_measures_are_those_of_calibration() -> None:
 
 def test_a_constant_predicts_no_risk_and_one_outcome_has_no_auroc() -> None:
     episode_N = np.arange(20)
-    assert risk_quality("r2v_no_brier", 0, np.full(20, 0.5), steps(np.zeros(20), episode_N), 0) is None
+    assert (
+        risk_quality("r2v_no_brier", 0, np.full(20, 0.5), steps(np.zeros(20), episode_N), 0) is None
+    )
     found = risk_quality("r2v", 0, np.linspace(0, 1, 20), steps(np.zeros(20), episode_N), 0)
     assert found is not None
     assert found.auroc is None
@@ -45,7 +55,9 @@ def test_independent_luck_is_the_perfect_ece() -> None:
 
 
 def test_shared_luck_in_closed_form() -> None:
-    """One episode, every step at 1/2: it fails or it does not, and the error is 1/2 either way. Two: 0 or 1/2, equally often."""
+    """One episode, every step at 1/2: it fails or it does not, and the error is 1/2 either way.
+    Two: 0 or 1/2, equally often.
+    """
     assert luck_ece(np.full(30, 0.5), np.zeros(30, np.int64), 0).mean == pytest.approx(0.5)
     two = luck_ece(np.full(30, 0.5), np.repeat([0, 1], 15), 0)
     assert two.mean == pytest.approx(0.25, abs=0.06)
@@ -68,7 +80,9 @@ def test_every_episode_weighs_alike_as_if_its_steps_were_one_observation() -> No
 
 
 def test_a_risk_that_knows_the_step_alone_tells_nothing_at_any_step() -> None:
-    """Episodes that fail are long: the step number has a high AUROC pooled, and 1/2 at each step."""
+    """Episodes that fail are long: the step number has a high AUROC pooled, and 1/2 at
+    each step.
+    """
     lengths_E = np.repeat([3, 9], 20)
     episode_N = np.repeat(np.arange(40), lengths_E)
     t_N = np.concatenate([np.arange(length) for length in lengths_E])

@@ -1,4 +1,6 @@
-"""The router's losses against brute force in float64, their gradients against finite differences, and sums over ranks."""
+"""The router's losses against brute force in float64, their gradients against finite differences,
+and sums over ranks.
+"""
 
 from collections.abc import Callable
 
@@ -29,21 +31,36 @@ def alone(values: Tensor) -> Tensor:
 
 
 def random_episodes(count: int, seed: int = 0) -> tuple[Episodes, Tensor]:
-    """Episodes of one to STEPS steps, at least one a seed, and a probability of escalation for each step."""
+    """Episodes of one to STEPS steps, at least one a seed, and a probability of escalation for each
+    step.
+    """
     rng = np.random.default_rng(seed)
     mask = np.arange(STEPS) < rng.integers(1, STEPS + 1, count)[:, None]
-    arrays = [mask.astype(float), rng.random((count, STEPS)) * mask, rng.integers(1, 6, (count, STEPS)) * mask * 1.0]
+    arrays = [
+        mask.astype(float),
+        rng.random((count, STEPS)) * mask,
+        rng.integers(1, 6, (count, STEPS)) * mask * 1.0,
+    ]
     lost, seeds = rng.integers(0, 2, count).astype(float), np.arange(count) % SEEDS
-    return Episodes(*map(torch.tensor, arrays), torch.tensor(lost), torch.tensor(seeds)), torch.tensor(rng.random((count, STEPS)))
+    return Episodes(
+        *map(torch.tensor, arrays), torch.tensor(lost), torch.tensor(seeds)
+    ), torch.tensor(rng.random((count, STEPS)))
 
 
 def totals(episodes: Episodes, ranks: int = 1) -> Totals:
     steps = np.bincount(episodes.seed_E, episodes.mask_ET.sum(dim=1), SEEDS)
-    return Totals(ranks, torch.tensor(np.bincount(episodes.seed_E, minlength=SEEDS) * 1.0), torch.tensor(steps), 3.5)
+    return Totals(
+        ranks,
+        torch.tensor(np.bincount(episodes.seed_E, minlength=SEEDS) * 1.0),
+        torch.tensor(steps),
+        3.5,
+    )
 
 
 def walk(p: list[float], e: int, episodes: Episodes) -> tuple[float, float, float]:
-    """Failure, teacher steps and SLM calls of one episode, summed over every step at which the hand-over may come."""
+    """Failure, teacher steps and SLM calls of one episode, summed over every step at which the
+    hand-over may come.
+    """
     alive, failure, teacher, calls = 1.0, 0.0, 0.0, 0.0
     length = int(episodes.mask_ET[e].sum())
     for t in range(length):
@@ -63,7 +80,9 @@ def objective(p: np.ndarray, episodes: Episodes, multiplier: float, alpha: float
     """cost + lambda CVaR of the whole batch, by loops."""
     walks = np.array([walk(list(p[e]), e, episodes) for e in range(len(p))])
     rates = np.array([walks[episodes.seed_E.numpy() == z, 0].mean() for z in range(SEEDS)])
-    return float((walks[:, 1] + PRICE * walks[:, 2]).mean() / 3.5 + multiplier * worst_mean(rates, alpha))
+    return float(
+        (walks[:, 1] + PRICE * walks[:, 2]).mean() / 3.5 + multiplier * worst_mean(rates, alpha)
+    )
 
 
 def test_brier_of_soft_labels_is_that_of_single_branches_up_to_a_constant() -> None:
@@ -80,15 +99,21 @@ def test_log_loss_of_soft_labels_is_that_of_single_branches() -> None:
     rng = np.random.default_rng(1)
     n, p = rng.integers(1, 6, 40), rng.random(40)
     branches = [rng.integers(0, 2, count) for count in n]
-    single = -sum(np.log(np.where(b == 1, q, 1 - q)).sum() for q, b in zip(p, branches, strict=True))
+    single = -sum(
+        np.log(np.where(b == 1, q, 1 - q)).sum() for q, b in zip(p, branches, strict=True)
+    )
     share = torch.tensor([b.mean() for b in branches])
-    assert float(log_loss_sum(torch.tensor(np.log(p / (1 - p))), share, torch.tensor(n * 1.0))) == pytest.approx(single, rel=1e-12)
+    assert float(
+        log_loss_sum(torch.tensor(np.log(p / (1 - p))), share, torch.tensor(n * 1.0))
+    ) == pytest.approx(single, rel=1e-12)
 
 
 def test_the_latched_surrogate_is_the_sum_over_hand_overs() -> None:
     episodes, p_ET = random_episodes(40)
     found = torch.stack(latched(p_ET, episodes), dim=1)
-    expected = torch.tensor([walk(p_ET[e].tolist(), e, episodes) for e in range(40)], dtype=torch.float64)
+    expected = torch.tensor(
+        [walk(p_ET[e].tolist(), e, episodes) for e in range(40)], dtype=torch.float64
+    )
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -104,21 +129,32 @@ def test_a_hard_zero_and_one_are_the_policies_themselves() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.25, 0.37, 1.0])
-def test_exact_cvar_is_the_rockafellar_uryasev_minimum_and_its_weights_the_gradient(alpha: float) -> None:
+def test_exact_cvar_is_the_rockafellar_uryasev_minimum_and_its_weights_the_gradient(
+    alpha: float,
+) -> None:
     failures = torch.tensor(np.random.default_rng(3).random(SEEDS))
     tail = exact_cvar(failures, alpha)
     assert tail.value == pytest.approx(worst_mean(failures.numpy(), alpha), abs=1e-12)
     for z in range(SEEDS):
         step = torch.zeros_like(failures)
         step[z] = 1e-6
-        slope = (worst_mean((failures + step).numpy(), alpha) - worst_mean((failures - step).numpy(), alpha)) / 2e-6
+        slope = (
+            worst_mean((failures + step).numpy(), alpha)
+            - worst_mean((failures - step).numpy(), alpha)
+        ) / 2e-6
         assert float(tail.weight_Z[z]) == pytest.approx(slope, abs=1e-6)
 
 
 def test_the_gradient_of_the_latched_loss_is_that_of_finite_differences() -> None:
     episodes, p_ET = random_episodes(30, seed=5)
     p_ET.requires_grad_()
-    loss, tail, cost = constrained_loss(latched_outcomes(p_ET, episodes, totals(episodes), PRICE), totals(episodes), 2.5, 0.25, alone)
+    loss, tail, cost = constrained_loss(
+        latched_outcomes(p_ET, episodes, totals(episodes), PRICE),
+        totals(episodes),
+        2.5,
+        0.25,
+        alone,
+    )
     loss.backward()
     p = p_ET.detach().numpy()
     assert cost + 2.5 * tail.value == pytest.approx(objective(p, episodes, 2.5, 0.25), abs=1e-12)
@@ -134,7 +170,10 @@ def test_the_gradient_of_the_latched_loss_is_that_of_finite_differences() -> Non
 def test_the_papers_surrogate_is_a_mean_over_steps() -> None:
     episodes, p_ET = random_episodes(30)
     found = paper_outcomes(p_ET, episodes, totals(episodes))
-    steps = [(int(episodes.seed_E[e]), float(episodes.lost_E[e]), float(p_ET[e, t])) for e, t in np.argwhere(episodes.mask_ET.numpy())]
+    steps = [
+        (int(episodes.seed_E[e]), float(episodes.lost_E[e]), float(p_ET[e, t]))
+        for e, t in np.argwhere(episodes.mask_ET.numpy())
+    ]
     for z in range(SEEDS):
         assert float(found.failure_Z[z] / found.per_Z[z]) == pytest.approx(
             np.mean([lost * (1 - p) for seed, lost, p in steps if seed == z])
@@ -146,16 +185,37 @@ def test_the_papers_surrogate_is_a_mean_over_steps() -> None:
 def test_ranks_agree_with_one(ranks: int) -> None:
     episodes, p_ET = random_episodes(43)
     p_ET.requires_grad_()
-    whole, tail, cost = constrained_loss(latched_outcomes(p_ET, episodes, totals(episodes), PRICE), totals(episodes), 2.0, 0.25, alone)
+    whole, tail, cost = constrained_loss(
+        latched_outcomes(p_ET, episodes, totals(episodes), PRICE),
+        totals(episodes),
+        2.0,
+        0.25,
+        alone,
+    )
     [expected] = torch.autograd.grad(whole, p_ET)
     shares = [torch.arange(43) % ranks == rank for rank in range(ranks)]
-    parts = [Episodes(*(getattr(episodes, name)[mine] for name in Episodes.__dataclass_fields__)) for mine in shares]
-    outcomes = [latched_outcomes(p_ET[mine], part, totals(episodes, ranks), PRICE) for mine, part in zip(shares, parts, strict=True)]
-    found = [constrained_loss(one, totals(episodes, ranks), 2.0, 0.25, adds(outcomes)) for one in outcomes]
-    assert all((one[1].value, one[2]) == (pytest.approx(tail.value, rel=1e-12), pytest.approx(cost, rel=1e-12)) for one in found)
+    parts = [
+        Episodes(*(getattr(episodes, name)[mine] for name in Episodes.__dataclass_fields__))
+        for mine in shares
+    ]
+    outcomes = [
+        latched_outcomes(p_ET[mine], part, totals(episodes, ranks), PRICE)
+        for mine, part in zip(shares, parts, strict=True)
+    ]
+    found = [
+        constrained_loss(one, totals(episodes, ranks), 2.0, 0.25, adds(outcomes))
+        for one in outcomes
+    ]
+    assert all(
+        (one[1].value, one[2])
+        == (pytest.approx(tail.value, rel=1e-12), pytest.approx(cost, rel=1e-12))
+        for one in found
+    )
     averaged = torch.stack([one[0] for one in found]).mean()
     assert float(averaged.detach()) == pytest.approx(float(whole.detach()), rel=1e-12)
-    torch.testing.assert_close(torch.autograd.grad(averaged, p_ET)[0], expected, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(
+        torch.autograd.grad(averaged, p_ET)[0], expected, rtol=1e-10, atol=1e-14
+    )
 
 
 def adds(outcomes: list[Outcomes]) -> Callable[[Tensor], Tensor]:

@@ -18,22 +18,37 @@ F = len(FEATURE_NAMES)
 
 
 def mlp(rng: np.random.Generator, *sizes: int) -> Mlp:
-    return Mlp(tuple((rng.normal(size=(o, i)) / math.sqrt(i), rng.normal(size=o)) for i, o in itertools.pairwise(sizes)))
+    return Mlp(
+        tuple(
+            (rng.normal(size=(o, i)) / math.sqrt(i), rng.normal(size=o))
+            for i, o in itertools.pairwise(sizes)
+        )
+    )
 
 
 def router(mode: Mode = "decoupled") -> RouterModel:
     rng = np.random.default_rng(0)
     heads = {"rho": mlp(rng, F, 8, 5, 1)}
     if mode == "decoupled":
-        heads |= {"rho1": mlp(rng, F, 8, 5, 1), "rhoT": mlp(rng, F, 8, 5, 1), "policy": mlp(rng, F + 3, 6, 1)}
-    calibrators = {"rho": Calibrator("platt", 0.8, 0.1), "rho1": Calibrator("isotonic", x=(0.2, 0.8), y=(0.1, 0.7))}
+        heads |= {
+            "rho1": mlp(rng, F, 8, 5, 1),
+            "rhoT": mlp(rng, F, 8, 5, 1),
+            "policy": mlp(rng, F + 3, 6, 1),
+        }
+    calibrators = {
+        "rho": Calibrator("platt", 0.8, 0.1),
+        "rho1": Calibrator("isotonic", x=(0.2, 0.8), y=(0.1, 0.7)),
+    }
     return RouterModel("r-1", mode, rng.normal(size=F), rng.uniform(0.5, 2, F), heads, calibrators)
 
 
 def by_hand(net: Mlp, x: list[float]) -> float:
     """One state, in plain Python."""
     for i, (weight, bias) in enumerate(net.layers):
-        x = [sum(w * v for w, v in zip(row, x, strict=True)) + b for row, b in zip(weight.tolist(), bias.tolist(), strict=True)]
+        x = [
+            sum(w * v for w, v in zip(row, x, strict=True)) + b
+            for row, b in zip(weight.tolist(), bias.tolist(), strict=True)
+        ]
         if i < len(net.layers) - 1:
             x = [a / (1 + math.exp(-a)) for a in x]
     return 1 / (1 + math.exp(-x[0]))
@@ -45,13 +60,21 @@ def test_predictions_are_the_documented_forward_pass() -> None:
     assert predicted.rho1 is not None
     assert predicted.rhoT is not None
     for i in range(3):
-        x = [(a - m) / s for a, m, s in zip(f[i].tolist(), model.mean_F.tolist(), model.std_F.tolist(), strict=True)]
+        x = [
+            (a - m) / s
+            for a, m, s in zip(
+                f[i].tolist(), model.mean_F.tolist(), model.std_F.tolist(), strict=True
+            )
+        ]
         raw = by_hand(model.heads["rho"], x)
         rho = 1 / (1 + math.exp(-(0.8 * math.log(raw / (1 - raw)) + 0.1)))
         rho1 = float(np.interp(by_hand(model.heads["rho1"], x), [0.2, 0.8], [0.1, 0.7]))
         rhoT = by_hand(model.heads["rhoT"], x)
         score = by_hand(model.heads["policy"], [rho, rho1, rhoT, *x])
-        got = [float(values[i]) for values in (predicted.rho, predicted.rho1, predicted.rhoT, predicted.score)]
+        got = [
+            float(values[i])
+            for values in (predicted.rho, predicted.rho1, predicted.rhoT, predicted.score)
+        ]
         assert got == pytest.approx([rho, rho1, rhoT, score], rel=1e-9)
 
 
@@ -62,22 +85,41 @@ def linear(head: Mlp, inputs: list[float]) -> float:
 
 def test_the_advantage_is_success_for_a_call(tmp_path: Path) -> None:
     rng, plain = np.random.default_rng(3), router()
-    heads = plain.heads | {"dissent": mlp(rng, F, 8, 5, 1), "gain": mlp(rng, 6, 1), "saving": mlp(rng, 6, 1)}
+    heads = plain.heads | {
+        "dissent": mlp(rng, F, 8, 5, 1),
+        "gain": mlp(rng, 6, 1),
+        "saving": mlp(rng, 6, 1),
+    }
     replace(plain, heads=heads, score="advantage").save(tmp_path)
     model, f = RouterModel.load(tmp_path), rng.normal(size=(9, F))
     predicted = model.predict(f)
     step, calls = (FEATURE_NAMES.index(name) for name in ("t", "escalations"))
     for i in range(9):
-        x = [(a - m) / s for a, m, s in zip(f[i].tolist(), model.mean_F.tolist(), model.std_F.tolist(), strict=True)]
-        risks = [float(values[i]) for values in (predicted.rho, predicted.rho1, predicted.rhoT) if values is not None]
+        x = [
+            (a - m) / s
+            for a, m, s in zip(
+                f[i].tolist(), model.mean_F.tolist(), model.std_F.tolist(), strict=True
+            )
+        ]
+        risks = [
+            float(values[i])
+            for values in (predicted.rho, predicted.rho1, predicted.rhoT)
+            if values is not None
+        ]
         d = by_hand(heads["dissent"], x)
-        gain, saving = (linear(heads[name], [*risks, d, x[step], x[calls]]) for name in ("gain", "saving"))
+        gain, saving = (
+            linear(heads[name], [*risks, d, x[step], x[calls]]) for name in ("gain", "saving")
+        )
         assert predicted.dissent is not None
         assert float(predicted.dissent[i]) == pytest.approx(d, rel=1e-9)
-        assert float(predicted.score[i]) == pytest.approx(d * max(gain, 0.01) / max(1 - d * saving, 0.1), rel=1e-9)
+        assert float(predicted.score[i]) == pytest.approx(
+            d * max(gain, 0.01) / max(1 - d * saving, 0.1), rel=1e-9
+        )
     assert len(set(predicted.score.tolist())) > 3
     np.testing.assert_array_equal(predicted.rho, plain.predict(f).rho)
-    np.testing.assert_array_equal(replace(model, score="dissent").predict(f).score, predicted.dissent)
+    np.testing.assert_array_equal(
+        replace(model, score="dissent").predict(f).score, predicted.dissent
+    )
     for score in ("dissent", "advantage"):
         with pytest.raises(ValueError, match=f"no heads for the score {score}"):
             replace(plain, score=score)
@@ -99,7 +141,11 @@ def test_a_saved_router_predicts_the_same_bits(mode: Mode, tmp_path: Path) -> No
     model.save(tmp_path / "router")
     again = RouterModel.load(tmp_path / "router")
     np.testing.assert_array_equal(again.predict(f).score, model.predict(f).score)
-    assert (again.version, again.mode, again.calibrators) == (model.version, model.mode, model.calibrators)
+    assert (again.version, again.mode, again.calibrators) == (
+        model.version,
+        model.mode,
+        model.calibrators,
+    )
 
 
 def test_other_features_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,11 @@ from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.features import FEATURE_NAMES, features
 from r2v_dist.router.model import Mlp, RouterModel
 from r2v_dist.router.names import BY_NAME
-from r2v_dist.router.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION, query_features
+from r2v_dist.router.query_features import (
+    QUERY_FEATURE_NAMES,
+    QUERY_FEATURE_VERSION,
+    query_features,
+)
 from r2v_dist.router.registry import LEARNED, RouterModels, build_router
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import Situation
@@ -40,7 +44,16 @@ PROPOSAL = Answer(
 def linear(names: tuple[str, ...], version: str, seed: int = 0) -> RouterModel:
     rng = np.random.default_rng(seed)
     head = Mlp(((rng.normal(size=(1, len(names))), rng.normal(size=1)),))
-    return RouterModel("r-1", "joint", np.zeros(len(names)), np.ones(len(names)), {"rho": head}, {"rho": Calibrator()}, names, version)
+    return RouterModel(
+        "r-1",
+        "joint",
+        np.zeros(len(names)),
+        np.ones(len(names)),
+        {"rho": head},
+        {"rho": Calibrator()},
+        names,
+        version,
+    )
 
 
 MODELS = RouterModels(
@@ -58,13 +71,17 @@ def score(name: str, situation: Situation = SITUATION, proposal: Answer = PROPOS
 def test_scores_by_hand() -> None:
     assert score("entropy") == pytest.approx(math.log(2))
     assert score("verifier") == pytest.approx(0.1)
-    # 1 - exp(-log 2) exceeds the verifier's doubt; with a verifier that is sure of nothing, doubt decides.
+    # 1 - exp(-log 2) exceeds the verifier's doubt; with a verifier that is sure of nothing, doubt
+    # decides.
     assert score("heuristic") == pytest.approx(0.5)
     assert score("heuristic", replace(SITUATION, verifier_scores=(0.2, 0.1))) == pytest.approx(0.8)
     assert score("heuristic", replace(SITUATION, verifier_scores=())) == pytest.approx(0.5)
-    # The verifier's favourite would be executed, so its perplexity counts; the first candidate's without a verifier.
+    # The verifier's favourite would be executed, so its perplexity counts; the first candidate's
+    # without a verifier.
     assert score("perplexity") == pytest.approx(math.exp(1.0))
-    assert score("perplexity", replace(SITUATION, verifier_scores=())) == pytest.approx(math.exp(2.0))
+    assert score("perplexity", replace(SITUATION, verifier_scores=())) == pytest.approx(
+        math.exp(2.0)
+    )
 
 
 def test_the_action_of_most_verifier_score_is_executed() -> None:
@@ -74,7 +91,9 @@ def test_the_action_of_most_verifier_score_is_executed() -> None:
     assert preferred(["a", "b"], ()) == 0
 
 
-@pytest.mark.parametrize("name", sorted(set(BY_NAME) - {"slm_only", "best_of_k", "teacher_only", "random"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(BY_NAME) - {"slm_only", "best_of_k", "teacher_only", "random"})
+)
 def test_every_thresholded_router_escalates_iff_its_score_reaches_the_threshold(name: str) -> None:
     at = score(name)
     assert build_router(name, at, MODELS).decide(SITUATION, PROPOSAL).escalate
@@ -82,9 +101,21 @@ def test_every_thresholded_router_escalates_iff_its_score_reaches_the_threshold(
 
 
 def test_constants_and_who_needs_a_proposal() -> None:
-    assert [build_router(name, None).decide(SITUATION, None).escalate for name in ("slm_only", "best_of_k", "teacher_only")] == [0, 0, 1]
-    before = {name for name in BY_NAME if not build_router(name, 0.5, MODELS).needs_proposal(SITUATION)}
-    assert before == {"slm_only", "best_of_k", "teacher_only", "random", "query_level", "stuck_latch"}
+    assert [
+        build_router(name, None).decide(SITUATION, None).escalate
+        for name in ("slm_only", "best_of_k", "teacher_only")
+    ] == [0, 0, 1]
+    before = {
+        name for name in BY_NAME if not build_router(name, 0.5, MODELS).needs_proposal(SITUATION)
+    }
+    assert before == {
+        "slm_only",
+        "best_of_k",
+        "teacher_only",
+        "random",
+        "query_level",
+        "stuck_latch",
+    }
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -98,16 +129,30 @@ def test_a_learned_router_ignores_what_names_the_random_stream() -> None:
 
 
 def test_the_query_router_knows_only_goal_and_first_observation() -> None:
-    later = replace(SITUATION, t=2, observations=("a room", "elsewhere", "Error"), actions=("x", "y"), escalations=1)
+    later = replace(
+        SITUATION,
+        t=2,
+        observations=("a room", "elsewhere", "Error"),
+        actions=("x", "y"),
+        escalations=1,
+    )
     assert score("query_level", later) == score("query_level")
-    assert score("query_level", replace(SITUATION, observations=("a cellar", "a door"))) != score("query_level")
+    assert score("query_level", replace(SITUATION, observations=("a cellar", "a door"))) != score(
+        "query_level"
+    )
     row = query_features(["Find the key"], ["a key"])[0]
     assert row[:2].tolist() == [3, 2]
     assert np.expm1(row[2:]).sum() == pytest.approx(5.0)
 
 
 def stuck(actions: str, observations: str) -> float:
-    return stuck_steps(replace(SITUATION, actions=tuple(actions), observations=tuple({"E": "Error: no"}.get(o, o) for o in observations)))
+    return stuck_steps(
+        replace(
+            SITUATION,
+            actions=tuple(actions),
+            observations=tuple({"E": "Error: no"}.get(o, o) for o in observations),
+        )
+    )
 
 
 def test_stuck_steps_are_counted_from_the_end() -> None:
@@ -139,8 +184,12 @@ def test_a_latched_router_hands_over_for_good_and_asks_no_more() -> None:
 
 
 def test_a_budget_is_never_exceeded() -> None:
-    router = build_router("entropy", 0.0, RouterModels(latched=frozenset({"entropy"}), budgets={"entropy": 2}))
-    chosen = [router.decide(replace(SITUATION, escalations=used), PROPOSAL).escalate for used in range(4)]
+    router = build_router(
+        "entropy", 0.0, RouterModels(latched=frozenset({"entropy"}), budgets={"entropy": 2})
+    )
+    chosen = [
+        router.decide(replace(SITUATION, escalations=used), PROPOSAL).escalate for used in range(4)
+    ]
     assert chosen == [True, True, False, False]
 
 

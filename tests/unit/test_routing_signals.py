@@ -5,9 +5,24 @@ import itertools
 import numpy as np
 import pytest
 
-from r2v_dist.evaluation.routing_signals import RoutingSignals, clipped_shares, mid_ranks, routing_signals, spearman
+from r2v_dist.evaluation.routing_signals import (
+    RoutingSignals,
+    clipped_shares,
+    mid_ranks,
+    routing_signals,
+    spearman,
+)
 from r2v_dist.router.features import FEATURE_NAMES
-from r2v_dist.router.model import ESTIMATES, LEAST_COST, LEAST_GAIN, Mlp, RouterModel, Score, advantage, effect_inputs
+from r2v_dist.router.model import (
+    ESTIMATES,
+    LEAST_COST,
+    LEAST_GAIN,
+    Mlp,
+    RouterModel,
+    Score,
+    advantage,
+    effect_inputs,
+)
 
 F = len(FEATURE_NAMES)
 EFFECTS = 6

@@ -1,4 +1,6 @@
-"""The searching expert: it wins, and where the goal does not tell the way it does not know it either."""
+"""The searching expert: it wins, and where the goal does not tell the way it does not know it
+either.
+"""
 
 from pathlib import Path
 
@@ -12,7 +14,10 @@ from envs.textworld.generator import generate
 from scripts.tiny_models.searching_expert import SearchingExpert
 from tests.conftest import GAME_CACHE
 
-LAST_STEP_TOLD = GameFamily("custom", (("rooms", (3, 4)), ("objects", (4, 6)), ("quest_length", (3, 5)), ("instructions", "last")))
+LAST_STEP_TOLD = GameFamily(
+    "custom",
+    (("rooms", (3, 4)), ("objects", (4, 6)), ("quest_length", (3, 5)), ("instructions", "last")),
+)
 
 
 def play(game: Path, max_steps: int = 12, detour: tuple[str, ...] = ()) -> tuple[list[str], bool]:
@@ -40,7 +45,9 @@ def test_it_wins_within_the_steps_that_are_allowed() -> None:
 
 @pytest.fixture(scope="module")
 def fork(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A room with a closed chest and ways to the east, where nothing is, and to the west, where the thing lies that is to be taken."""
+    """A room with a closed chest and ways to the east, where nothing is, and to the west, where the
+    thing lies that is to be taken.
+    """
     options = GameOptions()
     options.grammar.theme = "basic"
     maker = GameMaker(options)

@@ -1,4 +1,6 @@
-"""Which perturbation seeds a split has: apart by construction, and new for the tests of another run seed."""
+"""Which perturbation seeds a split has: apart by construction, and new for the tests of another run
+seed.
+"""
 
 from itertools import combinations
 

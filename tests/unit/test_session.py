@@ -1,4 +1,6 @@
-"""A session ends: where nothing answers, where a call into C waits for ever, and where Ray could not start workers."""
+"""A session ends: where nothing answers, where a call into C waits for ever, and where Ray could
+not start workers.
+"""
 
 import re
 import signal
@@ -58,7 +60,13 @@ def mute() -> Iterator[int]:
 
 
 def started(program: str) -> "subprocess.Popen[str]":
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     return process
 
@@ -99,20 +107,33 @@ def test_an_address_where_nothing_listens_is_named_at_once(tmp_path: Path) -> No
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     began = time.monotonic()
-    with pytest.raises(RuntimeFailure, match=rf"^cluster\.address = {re.escape(address)}: nothing answers there .*correct the address$"):
+    with pytest.raises(
+        RuntimeFailure,
+        match=rf"^cluster\.address = {re.escape(address)}: nothing answers there .*correct the address$",
+    ):
         enter(ClusterConfig(address=address), tmp_path)
     assert time.monotonic() - began < 30
 
 
-def test_auto_follows_the_environment_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_follows_the_environment_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    with pytest.raises(RuntimeFailure, match=r"^cluster\.address = auto \(RAY_ADDRESS = 127\.0\.0\.1:9\): nothing answers there"):
+    with pytest.raises(
+        RuntimeFailure,
+        match=r"^cluster\.address = auto \(RAY_ADDRESS = 127\.0\.0\.1:9\): nothing answers there",
+    ):
         enter(ClusterConfig(address="auto"), tmp_path)
 
 
-def test_an_address_that_listens_and_is_mute_is_given_up(mute: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_listens_and_is_mute_is_given_up(
+    mute: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(session, "JOIN_DEADLINE_S", 4.0)
-    with pytest.raises(RuntimeFailure, match=rf"^cluster\.address = 127\.0\.0\.1:{mute}: Ray did not answer within 4 s"):
+    with pytest.raises(
+        RuntimeFailure,
+        match=rf"^cluster\.address = 127\.0\.0\.1:{mute}: Ray did not answer within 4 s",
+    ):
         enter(ClusterConfig(address=f"127.0.0.1:{mute}"), tmp_path)
 
 
@@ -123,7 +144,9 @@ def test_an_address_that_listens_and_is_mute_is_given_up(mute: int, tmp_path: Pa
         ("/r&d/bin/python", "the character &"),
     ],
 )
-def test_a_path_from_which_ray_cannot_start_workers(path: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_from_which_ray_cannot_start_workers(
+    path: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", path)
     complaint = rf"^{re.escape(path)}: Ray cannot start workers from a path with {named}; .*VENV="
     with pytest.raises(UsageError, match=complaint):
@@ -135,7 +158,9 @@ def test_other_letters_in_a_path_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> 
     assert session.path_problem() == ""
 
 
-def test_a_slow_start_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slow_start_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Too slow four times is the end; what the tries left running is ended as well."""
     import ray
 
@@ -148,10 +173,17 @@ def test_a_slow_start_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(ray, "init", slow)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6399")
-    with pytest.raises(RuntimeFailure, match=r"^cluster\.address = local: Ray cannot be reached: The current node timed out.*4 tries"):
+    with pytest.raises(
+        RuntimeFailure,
+        match=r"^cluster\.address = local: Ray cannot be reached: The current node timed out.*4 tries",
+    ):
         enter(ClusterConfig(num_cpus=1), tmp_path)
     assert [one["address"] for one in tries] == ["local"] * 4
-    assert [line.rpartition("; ")[2] for line in capsys.readouterr().err.splitlines()] == ["try 2 of 4", "try 3 of 4", "try 4 of 4"]
+    assert [line.rpartition("; ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "try 2 of 4",
+        "try 3 of 4",
+        "try 4 of 4",
+    ]
     assert not any(psutil.pid_exists(process.pid) for process in left)
 
 
@@ -168,4 +200,6 @@ def test_doctor_and_set_up_say_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
         text=True,
     )
     assert told.returncode == 1
-    assert told.stderr.startswith("setup: /my projects/.venv: Ray cannot start workers from a path with a space")
+    assert told.stderr.startswith(
+        "setup: /my projects/.venv: Ray cannot start workers from a path with a space"
+    )

@@ -1,4 +1,6 @@
-"""The simulated world: a checked env, the same luck everywhere, and exact values against enumeration and against samples."""
+"""The simulated world: a checked env, the same luck everywhere, and exact values against
+enumeration and against samples.
+"""
 
 import itertools
 
@@ -14,7 +16,14 @@ from envs.simulated.labels import all_cells, cell_of, draw_labels
 from envs.simulated.optimum import Frontier
 from envs.simulated.world import World, symptom, uniforms
 from r2v_dist.config.simulated import SLM_PRICE
-from r2v_dist.evaluation.handover import LatchedEpisodes, LatchedPoint, cheapest, cheapest_mix, sweep, threshold_outcomes
+from r2v_dist.evaluation.handover import (
+    LatchedEpisodes,
+    LatchedPoint,
+    cheapest,
+    cheapest_mix,
+    sweep,
+    threshold_outcomes,
+)
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.stats.cvar import cvar
 
@@ -30,7 +39,9 @@ TINY = World(
 )
 
 
-def best_threshold(exact: Exact, score_TIJEV: np.ndarray, zs: range, alpha: float, epsilon: float) -> Score | None:
+def best_threshold(
+    exact: Exact, score_TIJEV: np.ndarray, zs: range, alpha: float, epsilon: float
+) -> Score | None:
     """The cheapest feasible threshold on a score, by evaluating all of them."""
     taus = np.append(np.unique(score_TIJEV[exact.reached_TIJEV > 0]), np.inf)
     outcomes = exact.evaluate((score_TIJEV >= taus[:, None, None, None, None, None]).astype(float))
@@ -57,7 +68,9 @@ def play(env: SimulatedEnv) -> bool:
 
 
 def risk(world: World, t: int, jammed: bool, cue: int | None, v: int, actors: str) -> float:
-    """Failure probability of a one-part task, by recursion over every difficulty and slip. `actors` has a letter a step left."""
+    """Failure probability of a one-part task, by recursion over every difficulty and slip. `actors`
+    has a letter a step left.
+    """
     if t == world.max_steps:
         return 1.0
     total = 0.0
@@ -65,12 +78,22 @@ def risk(world: World, t: int, jammed: bool, cue: int | None, v: int, actors: st
         for e, seen in enumerate(world.cue_DE[d]):
             if cue is not None and e != cue:
                 continue
-            slip = world.teacher_slip if actors[0] == "t" else world.slm_jam_slip_V[v] if jammed else world.slm_slip_D[d]
+            slip = (
+                world.teacher_slip
+                if actors[0] == "t"
+                else world.slm_jam_slip_V[v]
+                if jammed
+                else world.slm_slip_D[d]
+            )
             fatal = world.fatal_D[d]
             after_right = risk(world, t + 1, False, None, v, actors[1:]) if jammed else 0.0
             after_wrong = fatal + (1 - fatal) * risk(world, t + 1, True, None, v, actors[1:])
             total += share * seen * ((1 - slip) * after_right + slip * after_wrong)
-    return total / (1.0 if cue is None else sum(s * world.cue_DE[d][cue] for d, s in enumerate(world.difficulty_VD[v])))
+    return total / (
+        1.0
+        if cue is None
+        else sum(s * world.cue_DE[d][cue] for d, s in enumerate(world.difficulty_VD[v]))
+    )
 
 
 def test_passes_gymnasiums_checker_and_the_expert_wins() -> None:
@@ -101,7 +124,12 @@ def test_a_wrong_action_jams_or_breaks_and_time_runs_out() -> None:
 
 def test_env_and_bulk_simulator_meet_the_same_luck(labels: LabelTable) -> None:
     first = labels.t == 0
-    own = {(task, z): won for task, z, won in zip(labels.task[first], labels.z[first].tolist(), labels.own_success[first], strict=True)}
+    own = {
+        (task, z): won
+        for task, z, won in zip(
+            labels.task[first], labels.z[first].tolist(), labels.own_success[first], strict=True
+        )
+    }
     for task, z in itertools.product(range(40), (0, 7, 8, 9)):
         assert play(SimulatedEnv(task, z)) == own[f"line-{task}", z]
 
@@ -109,33 +137,59 @@ def test_env_and_bulk_simulator_meet_the_same_luck(labels: LabelTable) -> None:
 def test_uniforms_are_uniform_and_independent_across_names() -> None:
     draws = uniforms(1, np.arange(300)[:, None], np.arange(300)[None], 0, 2).ravel()
     histogram = np.bincount((draws * 20).astype(int), minlength=20)
-    assert ((histogram - 4500) ** 2 / 4500).sum() < 45  # chi square, 19 degrees of freedom: 0.999 quantile 43.8
+    assert (
+        (histogram - 4500) ** 2 / 4500
+    ).sum() < 45  # chi square, 19 degrees of freedom: 0.999 quantile 43.8
     assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 0.015
-    assert abs(np.corrcoef(draws, uniforms(2, np.arange(300)[:, None], np.arange(300)[None], 0, 2).ravel())[0, 1]) < 0.015
+    assert (
+        abs(
+            np.corrcoef(
+                draws, uniforms(2, np.arange(300)[:, None], np.arange(300)[None], 0, 2).ravel()
+            )[0, 1]
+        )
+        < 0.015
+    )
 
 
 def test_exact_risks_are_those_of_enumeration() -> None:
     exact = Exact(TINY)
     for v, e in itertools.product(range(2), range(2)):
-        assert exact.rho[0, 0, 0, e, v] == pytest.approx(risk(TINY, 0, False, e, v, "ss"), abs=1e-12)
-        assert exact.rho1[0, 0, 0, e, v] == pytest.approx(risk(TINY, 0, False, e, v, "ts"), abs=1e-12)
-        assert exact.rhoT[0, 0, 0, e, v] == pytest.approx(risk(TINY, 0, False, e, v, "tt"), abs=1e-12)
+        assert exact.rho[0, 0, 0, e, v] == pytest.approx(
+            risk(TINY, 0, False, e, v, "ss"), abs=1e-12
+        )
+        assert exact.rho1[0, 0, 0, e, v] == pytest.approx(
+            risk(TINY, 0, False, e, v, "ts"), abs=1e-12
+        )
+        assert exact.rhoT[0, 0, 0, e, v] == pytest.approx(
+            risk(TINY, 0, False, e, v, "tt"), abs=1e-12
+        )
         assert exact.rho[1, 0, 1, e, v] == pytest.approx(risk(TINY, 1, True, e, v, "s"), abs=1e-12)
-        fatal = sum(s * TINY.cue_DE[d][e] * TINY.fatal_D[d] for d, s in enumerate(TINY.difficulty_VD[v]))
+        fatal = sum(
+            s * TINY.cue_DE[d][e] * TINY.fatal_D[d] for d, s in enumerate(TINY.difficulty_VD[v])
+        )
         fatal /= sum(s * TINY.cue_DE[d][e] for d, s in enumerate(TINY.difficulty_VD[v]))
-        assert exact.m[0, 0, 0, e, v] == pytest.approx(1 + TINY.teacher_slip * (1 - fatal), abs=1e-12)
+        assert exact.m[0, 0, 0, e, v] == pytest.approx(
+            1 + TINY.teacher_slip * (1 - fatal), abs=1e-12
+        )
 
 
 def test_labels_are_unbiased_for_the_exact_values(exact: Exact, labels: LabelTable) -> None:
     cells = cell_of(exact.world, labels.features_NF)
     tasks, task_N = np.unique(labels.task, return_inverse=True)
-    for label, truth in ((labels.rho, exact.rho), (labels.rho1, exact.rho1), (labels.rhoT, exact.rhoT), (labels.m, exact.m)):
+    for label, truth in (
+        (labels.rho, exact.rho),
+        (labels.rho1, exact.rho1),
+        (labels.rhoT, exact.rhoT),
+        (labels.m, exact.m),
+    ):
         for keep in (labels.t >= 0, cells[2] == 1, cells[3] == 4, cells[4] == 3):
             error = np.bincount(task_N, np.where(keep, label - truth[cells], 0.0), len(tasks))
             assert abs(error.mean()) < 4 * error.std() / len(tasks) ** 0.5
 
 
-def test_exact_outcomes_of_thresholds_are_those_of_the_labelled_episodes(exact: Exact, labels: LabelTable) -> None:
+def test_exact_outcomes_of_thresholds_are_those_of_the_labelled_episodes(
+    exact: Exact, labels: LabelTable
+) -> None:
     cells, episodes = cell_of(exact.world, labels.features_NF), LatchedEpisodes.of(labels)
     assert (len(episodes), episodes.dropped) == (6000, 0)
     for tau in (0.05, 0.3, 0.5, np.inf):
@@ -143,7 +197,10 @@ def test_exact_outcomes_of_thresholds_are_those_of_the_labelled_episodes(exact: 
         outcome = exact.evaluate((exact.rho >= tau).astype(float))
         for v in range(4):
             mine = np.array([symptom(z) == v for z in episodes.z_E.tolist()])
-            for sample, truth in ((failure_E[mine], outcome.failure_BV[v]), (cost_E[mine], outcome.cost_BV[v])):
+            for sample, truth in (
+                (failure_E[mine], outcome.failure_BV[v]),
+                (cost_E[mine], outcome.cost_BV[v]),
+            ):
                 assert abs(sample.mean() - truth) < 5 * sample.std() / mine.sum() ** 0.5 + 1e-12
 
 
@@ -166,11 +223,17 @@ def test_the_optimum_is_feasible_tight_and_below_every_policy_tried(exact: Exact
     best = Frontier(exact).best(ZS, 0.2, 0.1)
     assert cvar(best.failure_V[[symptom(z) for z in ZS]], 0.2) == pytest.approx(0.1, abs=1e-9)
     gain = (exact.rho - exact.rhoT) / exact.m
-    for score in (exact.rho, exact.rho - exact.rho1, gain, gain + 0.05 * np.random.default_rng(0).random(exact.shape)):
+    for score in (
+        exact.rho,
+        exact.rho - exact.rho1,
+        gain,
+        gain + 0.05 * np.random.default_rng(0).random(exact.shape),
+    ):
         threshold = best_threshold(exact, score, ZS, 0.2, 0.1)
         assert threshold is not None
         assert threshold.cost > best.cost
-    # Randomised between prices, policies per symptom: the linear program must not lose to them either.
+    # Randomised between prices, policies per symptom: the linear program must not lose to them
+    # either.
     prices = np.geomspace(1, 100, 25)
     outcome = exact.evaluate(exact.best_responses(prices))
     symptoms = [symptom(z) for z in ZS]
@@ -204,10 +267,15 @@ def test_the_mean_is_bounded_so_that_the_tail_is_equal(exact: Exact) -> None:
 
 
 def test_handing_back_is_never_dearer(exact: Exact) -> None:
-    assert Frontier(exact, latched=False).best(ZS, 0.2, 0.1).cost < Frontier(exact).best(ZS, 0.2, 0.1).cost
+    assert (
+        Frontier(exact, latched=False).best(ZS, 0.2, 0.1).cost
+        < Frontier(exact).best(ZS, 0.2, 0.1).cost
+    )
 
 
-def test_the_cheapest_threshold_is_found_and_none_where_none_is(exact: Exact, labels: LabelTable) -> None:
+def test_the_cheapest_threshold_is_found_and_none_where_none_is(
+    exact: Exact, labels: LabelTable
+) -> None:
     episodes = LatchedEpisodes.of(labels)
     score_N = exact.rho[cell_of(exact.world, labels.features_NF)]
     points = sweep(episodes, score_N, 0.2, SLM_PRICE)
@@ -215,7 +283,9 @@ def test_the_cheapest_threshold_is_found_and_none_where_none_is(exact: Exact, la
         failure_E, cost_E = threshold_outcomes(episodes, score_N, point.threshold, SLM_PRICE)
         rates = [failure_E[episodes.z_E == z].mean() for z in ZS]
         found = (point.cost, point.failure, point.cvar)
-        assert found == pytest.approx((cost_E.mean(), failure_E.mean(), cvar(np.array(rates), 0.2)), abs=1e-12)
+        assert found == pytest.approx(
+            (cost_E.mean(), failure_E.mean(), cvar(np.array(rates), 0.2)), abs=1e-12
+        )
     chosen = cheapest(points, 0.1)
     assert chosen is not None
     assert chosen.cvar <= 0.1
@@ -234,7 +304,10 @@ def test_no_pair_of_thresholds_is_cheaper_than_the_mix() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         costs, tails = np.sort(rng.random(8))[::-1], np.sort(rng.random(8))
-        points = [LatchedPoint(float(i), float(cost), 0.0, float(tail)) for i, (cost, tail) in enumerate(zip(costs, tails, strict=True))]
+        points = [
+            LatchedPoint(float(i), float(cost), 0.0, float(tail))
+            for i, (cost, tail) in enumerate(zip(costs, tails, strict=True))
+        ]
         shares = np.linspace(0, 1, 401)
         feasible = [
             share * a.cost + (1 - share) * b.cost

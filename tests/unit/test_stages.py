@@ -1,4 +1,6 @@
-"""Training seeds: what is done again reads and writes its own folders, and shares what is shared."""
+"""Training seeds: what is done again reads and writes its own folders, and shares what
+is shared.
+"""
 
 import json
 from pathlib import Path
@@ -14,14 +16,26 @@ from r2v_dist.storage.run_dir import Manifest, RunDir
 ROOT = Path(__file__).parents[2]
 
 
-def context(stage: str, done: list[str], seed: int, root: Path, overrides: list[str] | None = None) -> Context:
+def context(
+    stage: str, done: list[str], seed: int, root: Path, overrides: list[str] | None = None
+) -> Context:
     config = load_config(ROOT / "configs" / "textworld_full.yaml", overrides or [])
     crew: Any = None
-    return Context(config, RunDir(root), crew, stage, "hash", {name: Manifest(name, "hash", 0.0, 1, {}) for name in done}, seed)
+    return Context(
+        config,
+        RunDir(root),
+        crew,
+        stage,
+        "hash",
+        {name: Manifest(name, "hash", 0.0, 1, {}) for name in done},
+        seed,
+    )
 
 
 def test_a_stage_under_way_owns_its_folder(tmp_path: Path) -> None:
-    second = context("branches@1", ["tasks", "bc", "states", "branches", "bc@1", "states@1"], 1, tmp_path)
+    second = context(
+        "branches@1", ["tasks", "bc", "states", "branches", "bc@1", "states@1"], 1, tmp_path
+    )
     assert second.folder("branches").name == "branches@1"
     assert second.rollouts("branches").name == "branches@1"
     assert second.rollouts("states").name == "states@1"
@@ -34,7 +48,11 @@ def test_everything_trained_is_done_for_each_seed_and_the_rest_once() -> None:
     planned = stages(load_config(ROOT / "configs" / "textworld_full.yaml", []))
     names = [stage.name for stage in planned]
     assert len(set(names)) == len(names)
-    assert [name for name in names if name.startswith(("tasks", "collect", "baseline"))] == ["tasks", "collect", "baseline"]
+    assert [name for name in names if name.startswith(("tasks", "collect", "baseline"))] == [
+        "tasks",
+        "collect",
+        "baseline",
+    ]
     for stage in planned:
         assert set(stage.needs) <= set(names[: names.index(stage.name)])
         own = [need for need in stage.needs if need not in ("tasks", "collect", "baseline")]
@@ -44,15 +62,25 @@ def test_everything_trained_is_done_for_each_seed_and_the_rest_once() -> None:
 
 def sharing(root: Path, count: int, cloned: str, branched: int, labelled: int) -> list[list[int]]:
     """The numbers of the training tasks that cloning, branches and labels take of `count`."""
-    overrides = [f"collect.tasks={cloned}", f"branches.tasks={branched}", f"labels.tasks={labelled}"]
+    overrides = [
+        f"collect.tasks={cloned}",
+        f"branches.tasks={branched}",
+        f"labels.tasks={labelled}",
+    ]
     one = context("states", ["tasks"], 0, root, overrides)
     rows = [{"id": str(i), "split": "train", "env": "none", "env_kwargs": []} for i in range(count)]
     one.run.stage("tasks").mkdir(parents=True, exist_ok=True)
-    (one.run.stage("tasks") / "tasks.json").write_text(json.dumps([{**rows[0], "split": "validation"}, *rows]))
-    return [[int(task.id) for task in one.training_tasks(use)] for use in ("clone", "branch", "label")]
+    (one.run.stage("tasks") / "tasks.json").write_text(
+        json.dumps([{**rows[0], "split": "validation"}, *rows])
+    )
+    return [
+        [int(task.id) for task in one.training_tasks(use)] for use in ("clone", "branch", "label")
+    ]
 
 
-def test_cloning_branches_and_labels_share_training_tasks_only_where_there_are_too_few(tmp_path: Path) -> None:
+def test_cloning_branches_and_labels_share_training_tasks_only_where_there_are_too_few(
+    tmp_path: Path,
+) -> None:
     assert sharing(tmp_path, 10, "4", 3, 2) == [[0, 1, 2, 3], [4, 5, 6], [8, 9]]
     assert sharing(tmp_path, 6, "4", 3, 2) == [[0, 1, 2, 3], [3, 4, 5], [4, 5]]
     assert sharing(tmp_path, 4, "null", 3, 2) == [[0, 1, 2, 3], [1, 2, 3], [2, 3]]
@@ -60,10 +88,16 @@ def test_cloning_branches_and_labels_share_training_tasks_only_where_there_are_t
 
 
 def decided_by(override: str) -> set[str]:
-    """The stages of the first training seed whose own part of the configuration an override changes."""
+    """The stages of the first training seed whose own part of the configuration an override
+    changes.
+    """
     path = ROOT / "configs" / "textworld_demo.yaml"
     before, after = load_config(path, []), load_config(path, [override])
-    return {one.name for one, other in zip(stages(before), stages(after), strict=True) if one.content(before) != other.content(after)}
+    return {
+        one.name
+        for one, other in zip(stages(before), stages(after), strict=True)
+        if one.content(before) != other.content(after)
+    }
 
 
 def test_a_key_of_the_second_round_leaves_the_labels_of_the_first() -> None:
@@ -76,7 +110,9 @@ def test_another_choice_of_routers_labels_nothing_again() -> None:
     assert decided_by("evaluate.routers=[random, r2v]") == {"router2", "validate", "evaluate"}
 
 
-@pytest.mark.parametrize("change", ["evaluate.epsilon=0.3", "evaluate.confidence=0.6", "evaluate.bootstrap=500"])
+@pytest.mark.parametrize(
+    "change", ["evaluate.epsilon=0.3", "evaluate.confidence=0.6", "evaluate.bootstrap=500"]
+)
 def test_another_tolerance_trains_nothing_again(change: str) -> None:
     assert decided_by(change) == {"validate"}
 
@@ -85,11 +121,18 @@ def test_another_seed_tests_under_other_perturbation_seeds() -> None:
     assert decided_by("seed=5") == {"cloned", "calibrate", "evaluate"}
 
 
-def test_a_router_is_trained_again_where_its_constraint_can_end_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_router_is_trained_again_where_its_constraint_can_end_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])
     before = {one.name: str(one.content(config)) for one in stages(config)}
-    monkeypatch.setattr("r2v_dist.pipeline.stages.CONSTRAINT_STATUSES", ("active", "slack", "infeasible"))
-    assert {one.name for one in stages(config) if before[one.name] != str(one.content(config))} == {"router", "router2"}
+    monkeypatch.setattr(
+        "r2v_dist.pipeline.stages.CONSTRAINT_STATUSES", ("active", "slack", "infeasible")
+    )
+    assert {one.name for one in stages(config) if before[one.name] != str(one.content(config))} == {
+        "router",
+        "router2",
+    }
 
 
 def test_another_tail_chooses_thresholds_again() -> None:

@@ -59,7 +59,9 @@ def decided(router: str, threshold: float | None, models: Fakes) -> StepDecision
         ("verifier", 0.05, ["slm", "verifier", "teacher"], "teacher", "unlock"),
     ],
 )
-def test_nobody_is_asked_in_vain(router: str, threshold: float | None, asked: list[str], actor: str, action: str) -> None:
+def test_nobody_is_asked_in_vain(
+    router: str, threshold: float | None, asked: list[str], actor: str, action: str
+) -> None:
     models = Fakes()
     decision = decided(router, threshold, models)
     assert models.asked == asked

@@ -1,4 +1,6 @@
-"""The store: whole episodes or none, exact contents back, order of commits without influence, readable by others."""
+"""The store: whole episodes or none, exact contents back, order of commits without influence,
+readable by others.
+"""
 
 from pathlib import Path
 
@@ -21,15 +23,39 @@ def episode(name: str, steps: int = 3, z: int | None = 7, success: bool = True) 
 
     def step(t: int) -> Step:
         candidates = tuple(Candidate(f"go {t}{k}", (t, k), (-0.5, -0.25 * k)) for k in range(t + 1))
-        proposal = Answer(candidates, "bc-1", 100 + t, TopTokens.of([(5, -0.1), (6, -2.5)])) if t != 1 else None
+        proposal = (
+            Answer(candidates, "bc-1", 100 + t, TopTokens.of([(5, -0.1), (6, -2.5)]))
+            if t != 1
+            else None
+        )
         actor, ids = ("slm", (t, 0)) if proposal else ("teacher", None)
         return Step(
-            f"sée {t}", f"clean {t}", ("failure",) * (t % 2), actor, f"go {t}0", ids, t != 2, 0.5 * t, proposal, t, 2**40 + t, False
+            f"sée {t}",
+            f"clean {t}",
+            ("failure",) * (t % 2),
+            actor,
+            f"go {t}0",
+            ids,
+            t != 2,
+            0.5 * t,
+            proposal,
+            t,
+            2**40 + t,
+            False,
         )
 
     reason = StopReason.WON if success else StopReason.STEP_LIMIT
     key = EpisodeKey("evaluate", "hash", name, z, ARM.id, 0)
-    return Episode(key, "test", ARM, "the goal", tuple(step(t) for t in range(steps)), success, reason, "the end")
+    return Episode(
+        key,
+        "test",
+        ARM,
+        "the goal",
+        tuple(step(t) for t in range(steps)),
+        success,
+        reason,
+        "the end",
+    )
 
 
 def test_round_trip_and_schema(tmp_path: Path) -> None:
@@ -47,7 +73,12 @@ def test_round_trip_and_schema(tmp_path: Path) -> None:
     assert a[0]["first_top_ids"] == [5, 6]
     assert a[1]["candidate_texts"] == []
     assert [row["executed"] for row in a] == [True, True, False]
-    assert (b[0]["t"], b[0]["z"], b[0]["stop_reason"], b[0]["action"]) == (-1, None, "step_limit", None)
+    assert (b[0]["t"], b[0]["z"], b[0]["stop_reason"], b[0]["action"]) == (
+        -1,
+        None,
+        "step_limit",
+        None,
+    )
     assert rollout_store.outcomes(table).num_rows == 2
 
 
@@ -60,7 +91,9 @@ def test_readable_without_this_project(tmp_path: Path) -> None:
 
 @given(st.permutations(range(5)))
 @settings(max_examples=20, deadline=None)
-def test_reading_does_not_depend_on_the_order_of_commits(tmp_path_factory: pytest.TempPathFactory, order: list[int]) -> None:
+def test_reading_does_not_depend_on_the_order_of_commits(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int]
+) -> None:
     folder = tmp_path_factory.mktemp("store")
     for index, which in enumerate(order):
         rollout_store.commit(folder, index, [episode(f"task {which}")])

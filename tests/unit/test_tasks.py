@@ -55,7 +55,9 @@ def games_at(folder: Path, **bytes_by_name: bytes) -> Path:
 def keys(config: RunConfig) -> list[Any]:
     """What every key of a run is made of."""
     contents = [stage.content(config) for stage in stages(config)]
-    plain = json.dumps(contents, default=lambda section: section.model_dump(mode="json"), sort_keys=True)
+    plain = json.dumps(
+        contents, default=lambda section: section.model_dump(mode="json"), sort_keys=True
+    )
     return [config.content_hash(), plain]
 
 
@@ -66,7 +68,9 @@ def any_bytes_are_a_game(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_place_is_part_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = {name: games_at(tmp_path / name / "games", a=b"one", b=b"two") for name in ("here", "there")}
+    places = {
+        name: games_at(tmp_path / name / "games", a=b"one", b=b"two") for name in ("here", "there")
+    }
 
     def at(name: str) -> dict[str, str]:
         folder = places[name]
@@ -81,18 +85,25 @@ def test_no_place_is_part_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     config = load_config(DEMO, [f"{key}={value}" for key, value in at("here").items()])
     assert str(tmp_path) not in "".join(map(str, keys(config)))
     for key, value in at("there").items():
-        moved = load_config(DEMO, [f"{name}={value if name == key else old}" for name, old in at("here").items()])
+        moved = load_config(
+            DEMO, [f"{name}={value if name == key else old}" for name, old in at("here").items()]
+        )
         assert moved != config
         assert keys(moved) == keys(config), key
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
-    assert load_config(DEMO, []).content_hash() == load_config(DEMO, ["env.cache=/somewhere"]).content_hash()
+    assert (
+        load_config(DEMO, []).content_hash()
+        == load_config(DEMO, ["env.cache=/somewhere"]).content_hash()
+    )
 
 
 @pytest.mark.usefixtures("any_bytes_are_a_game")
 def test_other_bytes_are_another_game(tmp_path: Path) -> None:
     first = games_at(tmp_path / "first", game=b"one", other=b"two")
     second = games_at(tmp_path / "second", game=b"three")
-    config = EnvConfig(files={"train": (first / "game.z8", first / "other.z8"), "test": (second / "game.z8",)})
+    config = EnvConfig(
+        files={"train": (first / "game.z8", first / "other.z8"), "test": (second / "game.z8",)}
+    )
     tasks = make_tasks(config, 0, 1, quiet)
     assert len({task.id for task in tasks}) == 3
     assert [task.id.partition("-")[0] for task in tasks] == ["game", "other", "game"]
@@ -105,7 +116,9 @@ def test_a_game_that_stands_twice_is_named(tmp_path: Path) -> None:
     folder = games_at(tmp_path / "games", a=b"one", b=b"two", copy=b"one")
     a, b, copy = (folder / f"{name}.z8" for name in ("a", "b", "copy"))
     for files in ({"train": (a, a), "test": (b,)}, {"train": (a,), "test": (b, copy)}):
-        with pytest.raises(UsageError, match=r"the same game as env\.files\.train: .*a\.z8; name every game once"):
+        with pytest.raises(
+            UsageError, match=r"the same game as env\.files\.train: .*a\.z8; name every game once"
+        ):
             check_tasks(EnvConfig(files=files), 0)
     with pytest.raises(UsageError, match=r"absent\.z8 does not exist"):
         check_tasks(EnvConfig(files={"train": (a,), "test": (folder / "absent.z8",)}), 0)
@@ -115,7 +128,10 @@ def test_what_cannot_be_drawn_is_found_before_any_game_is_made(tmp_path: Path) -
     folder = games_at(tmp_path / "games", a=b"one", b=b"two")
     files = {"train": [folder / "a.z8"], "test": [folder / "b.z8"]}
     incomplete = EnvConfig.model_validate({"files": files, "splits": {"validation": 2}})
-    with pytest.raises(UsageError, match=r"env\.splits\.validation = 2: neither env\.games nor env\.files\.validation"):
+    with pytest.raises(
+        UsageError,
+        match=r"env\.splits\.validation = 2: neither env\.games nor env\.files\.validation",
+    ):
         check_tasks(incomplete, 0)
     check_tasks(load_config(DEMO, [f"env.cache={tmp_path}/cache"]).env, 0)
     assert not (tmp_path / "cache").exists()
@@ -131,7 +147,10 @@ def test_tasks_follow_files_that_were_moved(tmp_path: Path) -> None:
     after = EnvConfig(files={"train": (new / "a.z8",), "test": (new / "b.z8",)})
     moved = at_hand(tasks, after, 0, 1, SandboxConfig())
     assert [task.id for task in moved] == [task.id for task in tasks]
-    assert [dict(task.env_kwargs)["game"] for task in moved] == [str(new / "a.z8"), str(new / "b.z8")]
+    assert [dict(task.env_kwargs)["game"] for task in moved] == [
+        str(new / "a.z8"),
+        str(new / "b.z8"),
+    ]
 
 
 @pytest.mark.usefixtures("any_bytes_are_a_game")
@@ -181,7 +200,10 @@ class Caller:
 def test_what_is_played_under_any_seed_can_be_stored(tmp_path: Path, stage: str, seed: int) -> None:
     config = load_config(DEMO, [f"seed={seed}", "training_seeds=100"])
     run, crew = RunDir(tmp_path), Caller()
-    rows = [{"id": split, "split": split, "env": "none", "env_kwargs": []} for split in ("train", "validation")]
+    rows = [
+        {"id": split, "split": split, "env": "none", "env_kwargs": []}
+        for split in ("train", "validation")
+    ]
     (run.stage("tasks") / "tasks.json").write_text(json.dumps(rows))
     play = next(one for one in stages(config) if one.name == stage).run
     with pytest.raises(Asked):
@@ -195,6 +217,8 @@ def test_what_is_played_under_any_seed_can_be_stored(tmp_path: Path, stage: str,
 
 def test_the_last_training_seed_of_the_largest_seed_is_one_that_libraries_take() -> None:
     config = load_config(DEMO, [f"seed={LARGEST_SEED}", "training_seeds=100"])
-    largest = Context(config, RunDir(Path("nowhere")), NOTHING, "bc", "hash", {}, config.training_seeds - 1).seed
+    largest = Context(
+        config, RunDir(Path("nowhere")), NOTHING, "bc", "hash", {}, config.training_seeds - 1
+    ).seed
     assert np.random.RandomState(largest).randint(2) in (0, 1)
     assert largest < 2**32

@@ -1,4 +1,6 @@
-"""TextWorld games through Gymnasium's own door: checked, deterministic, winnable, and silent about the score."""
+"""TextWorld games through Gymnasium's own door: checked, deterministic, winnable, and silent about
+the score.
+"""
 
 import asyncio
 import re
@@ -40,7 +42,9 @@ def solve(game: Path, max_steps: int = 60) -> tuple[list[str], list[str], str]:
     return actions, seen, info["stop_reason"]
 
 
-@pytest.mark.parametrize(("router", "tracks"), [("slm_only", False), ("best_of_k", False), ("random", True)])
+@pytest.mark.parametrize(
+    ("router", "tracks"), [("slm_only", False), ("best_of_k", False), ("random", True)]
+)
 def test_hidden_state_is_tracked_only_for_arms_that_may_ask_the_oracle(
     games: list[Path], monkeypatch: pytest.MonkeyPatch, router: str, tracks: bool
 ) -> None:
@@ -56,8 +60,12 @@ def test_hidden_state_is_tracked_only_for_arms_that_may_ask_the_oracle(
 
     monkeypatch.setattr(gymnasium, "make", noted)
     slm = ModelConfig(backend="openai", model="m", base_url="http://127.0.0.1:9/v1")
-    runner = EnvRunner(RunnerSetup(slm, ModelConfig(backend="expert"), "", "", PerturbConfig(), 20.0), None, None)
-    task = Task(games[0].stem, "test", "r2v/TextWorld-v0", (("game", str(games[0])), ("max_steps", 1)))
+    runner = EnvRunner(
+        RunnerSetup(slm, ModelConfig(backend="expert"), "", "", PerturbConfig(), 20.0), None, None
+    )
+    task = Task(
+        games[0].stem, "test", "r2v/TextWorld-v0", (("game", str(games[0])), ("max_steps", 1))
+    )
     looks = Player("slm", Looks(), Sampling())
     monkeypatch.setattr(runner, "_cast", replace(runner._cast, slm=looks))
     arm = Arm(router, 0.0 if router == "random" else None, "look", "expert", 0)
@@ -86,7 +94,9 @@ def test_expert_wins_the_same_way_twice_and_no_score_is_told(games: list[Path]) 
 FAMILIES = {
     "coin_collector": GameFamily("coin_collector", (("level", (3, 3)),)),
     "treasure_hunter": GameFamily("treasure_hunter", (("level", (5, 5)),)),
-    "cooking": GameFamily("cooking", (("cook", (1, 1)), ("open", (1, 1)), ("recipe", (1, 1)), ("take", (1, 1)))),
+    "cooking": GameFamily(
+        "cooking", (("cook", (1, 1)), ("open", (1, 1)), ("recipe", (1, 1)), ("take", (1, 1)))
+    ),
     "house": GameFamily("custom", QUESTS.settings, text="house"),
 }
 
@@ -103,7 +113,8 @@ def test_every_challenge_can_be_won(name: str) -> None:
 def test_generation_is_a_function_of_the_spec(tmp_path: Path) -> None:
     spec, other = draw_games([QUESTS], "tests", 2, 5)
     [here], [there] = generate([spec], tmp_path / "a", 1), generate([spec], tmp_path / "b", 1)
-    # The compiler stamps its files with a serial number and time; the world and its text are the same.
+    # The compiler stamps its files with a serial number and time; the world and its text are the
+    # same.
     assert here.with_suffix(".json").read_text() == there.with_suffix(".json").read_text()
     assert solve(here) == solve(there)
     assert spec.id != other.id
@@ -133,7 +144,9 @@ def test_step_limit_and_nonsense_actions(games: list[Path]) -> None:
 
 
 def test_no_action_reaches_the_interpreter_itself(games: list[Path]) -> None:
-    """Control characters and backslashes are orders to the interpreter, and some end its process."""
+    """Control characters and backslashes are orders to the interpreter, and some end
+    its process.
+    """
     env = gymnasium.make("r2v/TextWorld-v0", game=str(games[0]), max_steps=100).unwrapped
     env.reset()
     for code in (*range(32), *range(127, 160)):
@@ -162,7 +175,10 @@ def test_admissible_commands_on_request(games: list[Path]) -> None:
 def test_cleaning_keeps_the_world_and_drops_the_rest() -> None:
     raw = "\n\nYou open the box.\n\n\nYour score has just gone up by one point.\n\n\n>     -= Room =-0/2"
     assert clean_feedback(raw) == "You open the box."
-    assert clean_introduction("BANNER $$\nThe objective.\n\n-= Room =-\nA room.\n\n>  -= Room =-0/1") == "-= Room =-\nA room."
+    assert (
+        clean_introduction("BANNER $$\nThe objective.\n\n-= Room =-\nA room.\n\n>  -= Room =-0/1")
+        == "-= Room =-\nA room."
+    )
 
 
 def test_splits_never_share_a_game() -> None:
@@ -172,7 +188,10 @@ def test_splits_never_share_a_game() -> None:
     from tests.conftest import ROOT
 
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])
-    families = [GameFamily(g.challenge, tuple(sorted(g.settings.items())), config.env.text, g.weight) for g in config.env.games]
+    families = [
+        GameFamily(g.challenge, tuple(sorted(g.settings.items())), config.env.text, g.weight)
+        for g in config.env.games
+    ]
     drawn = [{s.id for s in draw_games(families, split, 200, config.seed)} for split in SPLITS]
     drawn.append({s.id for s in draw_games(base_families(), "base", 4750, 0)})
     assert sum(map(len, drawn)) == len(set.union(*drawn))

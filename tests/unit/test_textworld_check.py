@@ -83,7 +83,9 @@ def test_the_world_of_another_game_is_noticed(games: list[Path], tmp_path: Path)
         check_games({"test": (game,)}, tmp_path / "cache")
 
 
-def test_a_game_is_played_once_while_its_bytes_are_the_same(games: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_game_is_played_once_while_its_bytes_are_the_same(
+    games: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     game = copy(games[0], tmp_path / "game.z8")
     cache = tmp_path / "cache"
     check_games({"test": (game,)}, cache)
@@ -95,7 +97,9 @@ def test_a_game_is_played_once_while_its_bytes_are_the_same(games: list[Path], t
         check_games({"test": (moved,)}, cache)
 
 
-def test_equal_file_names_in_different_folders_are_different_games(games: list[Path], tmp_path: Path) -> None:
+def test_equal_file_names_in_different_folders_are_different_games(
+    games: list[Path], tmp_path: Path
+) -> None:
     a = copy(games[0], tmp_path / "a" / "game.z8")
     b = copy(games[1], tmp_path / "b" / "game.z8")
     other = copy(games[2], tmp_path / "other.z8")
@@ -103,12 +107,20 @@ def test_equal_file_names_in_different_folders_are_different_games(games: list[P
     tasks = make_tasks(config, 0, 1, lambda done, total: None)
     assert len({task.id for task in tasks}) == 3
     assert [task.id.partition("-")[0] for task in tasks] == ["game", "game", "other"]
-    moved = EnvConfig(files={"train": (copy(a, tmp_path / "moved" / "game.z8"),), "test": (b, other)}, cache=config.cache)
-    assert [task.id for task in make_tasks(moved, 0, 1, lambda done, total: None)] == [task.id for task in tasks]
+    moved = EnvConfig(
+        files={"train": (copy(a, tmp_path / "moved" / "game.z8"),), "test": (b, other)},
+        cache=config.cache,
+    )
+    assert [task.id for task in make_tasks(moved, 0, 1, lambda done, total: None)] == [
+        task.id for task in tasks
+    ]
 
 
 def test_the_same_game_under_two_names_is_refused(games: list[Path], tmp_path: Path) -> None:
     a = copy(games[0], tmp_path / "a.z8")
     b = copy(games[0], tmp_path / "b.z8")
-    with pytest.raises(UsageError, match=r"a\.z8 \(env\.files\.train\) and .*b\.z8 \(env\.files\.test\) are the same game"):
+    with pytest.raises(
+        UsageError,
+        match=r"a\.z8 \(env\.files\.train\) and .*b\.z8 \(env\.files\.test\) are the same game",
+    ):
         check_games({"train": (a,), "test": (b,)}, tmp_path / "cache")

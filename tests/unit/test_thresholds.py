@@ -19,7 +19,16 @@ def watched(folder: Path, router: str, scores: list[list[float]]) -> Path:
         return Step("seen", "seen", (), "slm", "wait", None, True, score, None, 0, 0, False)
 
     episodes = [
-        Episode(EpisodeKey("validate", "hash", f"task {i}", 1, arm.id, 0), "validation", arm, "goal", tuple(map(step, own)), True, end, "")
+        Episode(
+            EpisodeKey("validate", "hash", f"task {i}", 1, arm.id, 0),
+            "validation",
+            arm,
+            "goal",
+            tuple(map(step, own)),
+            True,
+            end,
+            "",
+        )
         for i, (own, end) in enumerate((own, StopReason.WON) for own in scores)
     ]
     rollout_store.commit(folder, 0, episodes)

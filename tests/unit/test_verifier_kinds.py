@@ -17,11 +17,19 @@ HISTORY = (Turn("Goal: open the chest4.\nYou see a chest4 and a C-key.", "open c
 
 
 def rate(user: str, *actions: str) -> tuple[float, ...]:
-    return asyncio.run(TextWorldRules().score(HISTORY, user, [Candidate(action) for action in actions]))
+    return asyncio.run(
+        TextWorldRules().score(HISTORY, user, [Candidate(action) for action in actions])
+    )
 
 
 def test_rules_prefer_a_known_command_on_things_that_were_named() -> None:
-    good, unseen, nonsense, part = rate("Taken.", "unlock chest4 with C-key", "unlock chest4 with D-key", "chest4 the unlock", "open chest")
+    good, unseen, nonsense, part = rate(
+        "Taken.",
+        "unlock chest4 with C-key",
+        "unlock chest4 with D-key",
+        "chest4 the unlock",
+        "open chest",
+    )
     assert good == 1.0
     assert 1.0 > unseen == 0.3 > nonsense
     assert part == 0.3  # part of a name is no name
@@ -43,7 +51,9 @@ def test_every_command_of_the_expert_is_in_the_grammar(tasks: Any) -> None:
         history: tuple[Turn, ...] = ()
         user = f"Goal: {info['goal']}\n{observation}"
         while (action := env.expert_action()) is not None:
-            assert asyncio.run(TextWorldRules().score(history, user, [Candidate(action), Candidate("gibberish")])) == (1.0, 0.1)
+            assert asyncio.run(
+                TextWorldRules().score(history, user, [Candidate(action), Candidate("gibberish")])
+            ) == (1.0, 0.1)
             history = (*history, Turn(user, action))
             user, _, done, truncated, _ = env.step(action)
             if done or truncated:
@@ -66,7 +76,9 @@ class Judge:
 def test_a_judge_is_asked_again_when_its_answer_cannot_be_read() -> None:
     model = Judge("I like the first.", 'Sure:\n```json\n{"scores": [0.9, 0]}\n```')
     judge = JudgeVerifier(model)
-    scores = asyncio.run(judge.score(HISTORY, "The chest4 is locked.", [Candidate("take C-key"), Candidate("look")]))
+    scores = asyncio.run(
+        judge.score(HISTORY, "The chest4 is locked.", [Candidate("take C-key"), Candidate("look")])
+    )
     assert scores == (0.9, 0.0)
     assert (judge.retries, judge.malformed) == (1, 0)
     assert [request.sampling.temperature for request in model.requests] == [0.0, 0.7]
@@ -133,8 +145,12 @@ def test_the_client_sends_what_piled_up_in_one_call(tiny_model: Any) -> None:
     verifier = TrainedVerifier(call, tokenizer, "", 5.0)
 
     async def together() -> list[tuple[float, ...]]:
-        first = verifier.score(HISTORY, "Taken.", [Candidate("look", (5, 6)), Candidate("go east", (7, 8, 9))])
-        return list(await asyncio.gather(first, verifier.score((), "Hall.", [Candidate("look", (5, 6))])))
+        first = verifier.score(
+            HISTORY, "Taken.", [Candidate("look", (5, 6)), Candidate("go east", (7, 8, 9))]
+        )
+        return list(
+            await asyncio.gather(first, verifier.score((), "Hall.", [Candidate("look", (5, 6))]))
+        )
 
     assert asyncio.run(together()) == [(3.0, 4.0), (3.0,)]
     [states] = calls

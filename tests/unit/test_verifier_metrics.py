@@ -18,7 +18,9 @@ def random_case(seed: int, size: int = 40) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def test_one_kind_of_outcome_has_no_auroc() -> None:
-    assert np.isnan(verifier_metrics(np.array([0.1, 0.9]), np.array([1.0, 1.0]), np.ones(2), np.arange(2)).auroc)
+    assert np.isnan(
+        verifier_metrics(np.array([0.1, 0.9]), np.array([1.0, 1.0]), np.ones(2), np.arange(2)).auroc
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -33,7 +35,11 @@ def test_pairwise_accuracy_counts_pairs_of_one_state(seed: int) -> None:
 
 
 def test_branches_weigh_in_every_measure() -> None:
-    scores, values, weights = np.array([0.2, 0.2, 0.9, 1.0]), np.array([0.0, 1.0, 1.0, 0.5]), np.array([1.0, 3.0, 2.0, 2.0])
+    scores, values, weights = (
+        np.array([0.2, 0.2, 0.9, 1.0]),
+        np.array([0.0, 1.0, 1.0, 0.5]),
+        np.array([1.0, 3.0, 2.0, 2.0]),
+    )
     found = verifier_metrics(scores, values, weights, np.arange(4))
     assert found.brier == pytest.approx((0.04 + 3 * 0.64 + 2 * 0.01 + 2 * 0.25) / 8)
     # 0.2 against 0.75 with weight 4; 0.9 and 1.0 are in two of the fifteen bins.
@@ -45,7 +51,9 @@ def test_branches_weigh_in_every_measure() -> None:
 def test_a_calibrated_verifier_has_no_calibration_error() -> None:
     rng = np.random.default_rng(0)
     p = rng.random(200_000)
-    found = verifier_metrics(p, (rng.random(len(p)) < p).astype(float), np.ones(len(p)), np.arange(len(p)))
+    found = verifier_metrics(
+        p, (rng.random(len(p)) < p).astype(float), np.ones(len(p)), np.arange(len(p))
+    )
     assert found.ece < 0.01
     assert found.brier == pytest.approx(1 / 6, abs=0.003)
     assert found.auroc == pytest.approx(5 / 6, abs=0.005)
@@ -65,7 +73,13 @@ def test_pooling_is_the_least_squares_non_decreasing_fit(seed: int) -> None:
         blocks = np.split(np.arange(6), [i + 1 for i, cut in enumerate(cuts) if cut])
         means = [np.average(targets[b], weights=weights[b]) for b in blocks]
         if all(a <= b for a, b in itertools.pairwise(means)):
-            best = min(best, sum((weights[b] * (targets[b] - m) ** 2).sum() for b, m in zip(blocks, means, strict=True)))
+            best = min(
+                best,
+                sum(
+                    (weights[b] * (targets[b] - m) ** 2).sum()
+                    for b, m in zip(blocks, means, strict=True)
+                ),
+            )
     assert (weights * (targets - fit) ** 2).sum() == pytest.approx(best, abs=1e-12)
 
 
@@ -83,7 +97,9 @@ def test_calibration_keeps_the_order_and_the_mean() -> None:
 
 
 def test_equal_scores_are_pooled_and_weightless_entries_ignored() -> None:
-    calibrate = fit_isotonic(np.array([0.5, 0.5, 0.9]), np.array([0.0, 1.0, 0.0]), np.array([1.0, 3.0, 0.0]))
+    calibrate = fit_isotonic(
+        np.array([0.5, 0.5, 0.9]), np.array([0.0, 1.0, 0.0]), np.array([1.0, 3.0, 0.0])
+    )
     assert (calibrate.x, calibrate.y) == ((0.5,), (0.75,))
     with pytest.raises(ValueError, match="at least one"):
         fit_isotonic(np.array([0.5]), np.array([1.0]), np.array([0.0]))
@@ -94,12 +110,16 @@ def test_the_area_under_the_roc_points_is_the_auroc() -> None:
     scores, weights = np.round(rng.random(60), 1), rng.integers(1, 6, 60).astype(np.float64)
     values = np.clip(np.round(scores + rng.normal(0, 0.4, 60), 1), 0, 1)
     points = np.array(verifier_curves(scores, values, weights)["roc"])
-    assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(auroc(scores, values * weights, weights))
+    assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(
+        auroc(scores, values * weights, weights)
+    )
     assert (points[0].tolist(), points[-1].tolist()) == ([0.0, 0.0], [1.0, 1.0])
     assert verifier_curves(scores, np.ones(60), weights)["roc"] == []
 
 
 def test_reliability_bins_hold_every_branch() -> None:
-    curves = verifier_curves(np.array([0.1, 0.15, 0.9]), np.array([0.0, 0.5, 1.0]), np.array([2.0, 4.0, 2.0]))
+    curves = verifier_curves(
+        np.array([0.1, 0.15, 0.9]), np.array([0.0, 0.5, 1.0]), np.array([2.0, 4.0, 2.0])
+    )
     assert sum(one["branches"] for one in curves["reliability"]) == 8
     assert curves["reliability"][-1]["observed"] == 1.0

@@ -1,12 +1,13 @@
-"""The program that runs a candidate inside the sandbox, and the plain data in which values cross its wall.
+"""The program that runs a candidate inside the sandbox, and the plain data in which values cross
+its wall.
 
-This file is sent into the sandbox as text, behind that of `code_loading`: it imports nothing but the
-standard library, and nothing in it decides a verdict. It knows inputs and nothing that depends on an
-expected output: which form a value is sent in, and how much of it, follow from the value itself and from
-constants. So a candidate that rewrites it, its frames or its builtins can only change which values come
-out. Values leave as plain data: an object with an `__eq__` of its own stays behind. What goes in is
-marshalled, which is quick and safe from the trusted side to the other; nothing that comes out is ever
-unmarshalled.
+This file is sent into the sandbox as text, behind that of `code_loading`: it imports nothing but
+the standard library, and nothing in it decides a verdict. It knows inputs and nothing that depends
+on an expected output: which form a value is sent in, and how much of it, follow from the value
+itself and from constants. So a candidate that rewrites it, its frames or its builtins can only
+change which values come out. Values leave as plain data: an object with an `__eq__` of its own
+stays behind. What goes in is marshalled, which is quick and safe from the trusted side to the
+other; nothing that comes out is ever unmarshalled.
 """
 
 import marshal
@@ -33,14 +34,18 @@ _LARGE_NUMBER = 2.0**64
 _FLOAT_COST = 17
 """What the largest float costs."""
 _FLOATS = 1 << 20
-"""Of a list that is compared with a tolerance so many numbers are sent, and beyond that a digest."""
+"""Of a list that is compared with a tolerance so many numbers are sent, and beyond that
+a digest.
+"""
 _CROWD = 64
 _KEYS: Any = type({}.keys())
 _ITEMS: Any = type({}.items())
 RAISED = '{"e": "raised"}'
 """Stands where a call gave no value; `decode` refuses it, so no value can be mistaken for it."""
 _NEAR_ZERO = bytes((*range(0x43), *range(0x80, 0xC3)))
-"""The highest bytes of doubles below 2**49 in size: among these every integer is told from its neighbours."""
+"""The highest bytes of doubles below 2**49 in size: among these every integer is told from its
+neighbours.
+"""
 _HIGHEST = slice(7 if sys.byteorder == "little" else 0, None, 8)
 
 
@@ -86,7 +91,8 @@ class Budget:
 
 
 def encode(value: Any, budget: Budget) -> Any:
-    """The value as JSON-able data. A subclass of a plain type is the content that the plain type holds for it.
+    """The value as JSON-able data. A subclass of a plain type is the content that the plain type
+    holds for it.
 
     Raises Oversize for more items and characters than the budget allows.
     """
@@ -118,7 +124,14 @@ def encode(value: Any, budget: Budget) -> Any:
     return {"o": type(value).__name__}
 
 
-_COLLECTIONS: Any = ((list, ""), (tuple, "t"), (set, "s"), (frozenset, "z"), (_KEYS, "s"), (_ITEMS, "s"))
+_COLLECTIONS: Any = (
+    (list, ""),
+    (tuple, "t"),
+    (set, "s"),
+    (frozenset, "z"),
+    (_KEYS, "s"),
+    (_ITEMS, "s"),
+)
 """Views of a dictionary are equal to sets of the same items."""
 
 
@@ -137,7 +150,9 @@ def _halves(value: complex) -> list[float]:
 
 
 def digest(value: Any) -> str:
-    """Equal for values that are equal in Python, 1 and 1.0 and True included; for values too large to send."""
+    """Equal for values that are equal in Python, 1 and 1.0 and True included; for values too large
+    to send.
+    """
     import hashlib
 
     whole = hashlib.sha256()
@@ -196,7 +211,9 @@ def _parts(value: Any) -> "Iterator[bytes]":
 
 
 def _number(value: Any) -> bytes:
-    """The same for numbers that are equal; for what is no number, and for NaN, the same as nothing."""
+    """The same for numbers that are equal; for what is no number, and for NaN, the same
+    as nothing.
+    """
     if isinstance(value, complex):
         real, imaginary = _halves(value)
         if imaginary:
@@ -213,7 +230,9 @@ def _number(value: Any) -> bytes:
 
 
 def decode(data: Any) -> Any:
-    """The value again; a fresh object at every call. Raises ValueError or TypeError for what `encode` cannot have written."""
+    """The value again; a fresh object at every call. Raises ValueError or TypeError for what
+    `encode` cannot have written.
+    """
     if data is None or isinstance(data, (bool, int, float, str)):
         return data
     if isinstance(data, list):
@@ -256,16 +275,18 @@ def spread(keys: list[Any]) -> list[Any]:
 def message(value: Any, budget: int, whole_floats: bool) -> Any:
     """What is sent of a value: all of it or, beyond the budget, its digest.
 
-    A list of numbers that has to be compared with a tolerance, as one of them is a fraction, is sent
-    whole; of the canonical solution (`whole_floats`) every list of floats is, as all of them may be
-    expected where a candidate gives fractions.
+    A list of numbers that has to be compared with a tolerance, as one of them is a fraction, is
+    sent whole; of the canonical solution (`whole_floats`) every list of floats is, as all of them
+    may be expected where a candidate gives fractions.
     """
     try:
         return encode(value, Budget(budget))
     except Oversize:
         pass
     try:
-        if isinstance(value, (list, tuple)) and (_fractions(value) or (whole_floats and _only_floats(value))):
+        if isinstance(value, (list, tuple)) and (
+            _fractions(value) or (whole_floats and _only_floats(value))
+        ):
             return encode(value, Budget(max(budget, _FLOATS)))
     except Oversize:
         pass
@@ -286,7 +307,9 @@ def _only_floats(items: list[Any] | tuple[Any, ...]) -> bool:
     return all(issubclass(kind, float) for kind in set(map(type, items)))
 
 
-_chunks: Any = make_encoder(None, None, encode_basestring_ascii, None, ": ", ", ", False, False, True)  # type: ignore[arg-type]
+_chunks: Any = make_encoder(
+    None, None, encode_basestring_ascii, None, ": ", ", ", False, False, True
+)  # type: ignore[arg-type]
 
 
 def dumps(data: Any) -> str:
@@ -295,7 +318,9 @@ def dumps(data: Any) -> str:
 
 
 def written(value: Any, budget: int, whole_floats: bool) -> str:
-    """`message` as text. A few words or small numbers, which most values are, come to the same text by a shorter way."""
+    """`message` as text. A few words or small numbers, which most values are, come to the same text
+    by a shorter way.
+    """
     kind = type(value)
     if kind is str and len(value) < budget:
         return str(encode_basestring_ascii(value))
@@ -329,9 +354,11 @@ class TimeLimit(Exception):
 
 
 class Watch:
-    """Ends a call that used up its processor time, or that waited for other things than a processor five times as long.
+    """Ends a call that used up its processor time, or that waited for other things than a processor
+    five times as long.
 
-    Looks now and then. A call counts from the first look at it on, and on a busy machine no faster than on an idle one.
+    Looks now and then. A call counts from the first look at it on, and on a busy machine no faster
+    than on an idle one.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -346,7 +373,9 @@ class Watch:
             self._schedstat = -1
 
     def look(self, *_: object) -> None:
-        """Handle a signal. Raises TimeLimit, also inside the candidate, which may catch it: its time starts again then."""
+        """Handle a signal. Raises TimeLimit, also inside the candidate, which may catch it: its
+        time starts again then.
+        """
         if self.call is None or self.call != self._seen:
             self._seen = self.call
         elif time.process_time() < self._cpu_end and self._own() < self._own_end:
@@ -359,17 +388,22 @@ class Watch:
             self._own_end = self._own() + 5 * self._seconds
 
     def _own(self) -> float:
-        """Seconds by the clock, without those in which this process was ready and got no processor; see envs/sandbox/deadline.py."""
+        """Seconds by the clock, without those in which this process was ready and got no processor;
+        see envs/sandbox/deadline.py.
+        """
         waited = int(posix.pread(self._schedstat, 99, 0).split()[1]) if self._schedstat >= 0 else 0
         return time.monotonic() - waited / 1e9
 
 
 def main(data: bytes) -> None:
-    """Do the marshalled job (code, entry_point, truth, budget, seconds, calls: [arguments, ...]); write a line a call.
+    """Do the marshalled job (code, entry_point, truth, budget, seconds, calls: [arguments, ...]);
+    write a line a call.
 
-    The line is [index, CPU seconds, value]; the seconds are 0.0 below `MEASURED_S` except for the `truth`.
-    `budget` and `seconds` are the same for all calls. A value beyond the budget is sent as a digest.
-    The first call that raises or runs past its limit is the last. What the candidate prints goes nowhere.
+    The line is [index, CPU seconds, value]; the seconds are 0.0 below `MEASURED_S` except for the
+    `truth`.
+    `budget` and `seconds` are the same for all calls. A value beyond the budget is sent as a
+    digest. The first call that raises or runs past its limit is the last. What the candidate prints
+    goes nowhere.
     """
     import _signal  # type: ignore[import-not-found]  # without the enums of `signal`
 

@@ -1,7 +1,8 @@
-"""The program behind an agent's `test` and `run`: it runs inside the sandbox and prints what the agent will read.
+"""The program behind an agent's `test` and `run`: it runs inside the sandbox and prints what the
+agent will read.
 
-Sent into the sandbox as text, behind that of `code_loading`. It decides nothing: a solution that fools it
-fools its own author.
+Sent into the sandbox as text, behind that of `code_loading`. It decides nothing: a solution that
+fools it fools its own author.
 """
 
 import linecache

@@ -1,8 +1,10 @@
-"""Judges of simulated routers: thresholds are chosen on validation labels, and what they deploy is evaluated exactly.
+"""Judges of simulated routers: thresholds are chosen on validation labels, and what they deploy is
+evaluated exactly.
 
-Every router is deployed by the same rule, the cheapest play of two thresholds with CVaR at most epsilon on
-validation labels, so that costs are compared at equal CVaR. Nothing that is printed of cost, failure and
-CVaR is sampled but the paired interval: the rest is dynamic programming on the world.
+Every router is deployed by the same rule, the cheapest play of two thresholds with CVaR at most
+epsilon on validation labels, so that costs are compared at equal CVaR. Nothing that is printed of
+cost, failure and CVaR is sampled but the paired interval: the rest is dynamic programming on the
+world.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,13 @@ from envs.simulated.labels import all_cells, cell_of
 from envs.simulated.optimum import Frontier
 from learners.router.train import RouterResult
 from r2v_dist.config.simulated import SimulatedConfig
-from r2v_dist.evaluation.handover import LatchedEpisodes, LatchedPoint, cheapest_mix, sweep, threshold_outcomes
+from r2v_dist.evaluation.handover import (
+    LatchedEpisodes,
+    LatchedPoint,
+    cheapest_mix,
+    sweep,
+    threshold_outcomes,
+)
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.router.model import RouterModel, predict_states
 from r2v_dist.seeding import rng_for
@@ -32,8 +40,10 @@ _THRESHOLDS = 40
 
 @dataclass(frozen=True)
 class Row:
-    """One deployed router. Exact: cost in teacher calls an episode, mean failure, CVaR. `mix` is what validation chose, None where
-    there was nothing to choose. Where validation finds nothing feasible, the teacher acts alone."""
+    """One deployed router. Exact: cost in teacher calls an episode, mean failure, CVaR. `mix` is
+    what validation chose, None where there was nothing to choose. Where validation finds nothing
+    feasible, the teacher acts alone.
+    """
 
     name: str
     cost: float
@@ -48,39 +58,56 @@ class Row:
         if self.mix is None:
             return ""
         alone = f"{self.mix.expensive:.4g}"
-        return alone if self.mix.share == 1.0 else f"{alone} ({self.mix.share:.0%}), {self.mix.cheap:.4g}"
+        return (
+            alone
+            if self.mix.share == 1.0
+            else f"{alone} ({self.mix.share:.0%}), {self.mix.cheap:.4g}"
+        )
 
 
 @dataclass(frozen=True)
 class SimulatedReport:
-    """All rows, the best cost at CVaR <= epsilon of latched routers and of those that may hand back."""
+    """All rows, the best cost at CVaR <= epsilon of latched routers and of those that may hand
+    back.
+    """
 
     rows: tuple[Row, ...]
     optimum: float
     optimum_unlatched: float
     mean_bound: float
-    """The bound on mean failure under which the best router has CVaR epsilon; r2v_no_cvar is trained with it."""
+    """The bound on mean failure under which the best router has CVaR epsilon; r2v_no_cvar is
+    trained with it.
+    """
     mean_optimum: float
     """The cost of that router."""
     cvar_saving: tuple[float, float, float] | None
-    """Cost of r2v_no_cvar minus that of r2v, both with CVaR epsilon on the same test episodes: estimate and
-    95 % interval by task bootstrap, thresholds matched anew in every sample."""
+    """Cost of r2v_no_cvar minus that of r2v, both with CVaR epsilon on the same test episodes:
+    estimate and 95 % interval by task bootstrap, thresholds matched anew in every sample.
+    """
 
     def row(self, name: str) -> Row:
         """The row of a router."""
         return next(row for row in self.rows if row.name == name)
 
 
-def evaluate(config: SimulatedConfig, exact: Exact, results: dict[str, RouterResult], mean_bound: float) -> SimulatedReport:
+def evaluate(
+    config: SimulatedConfig, exact: Exact, results: dict[str, RouterResult], mean_bound: float
+) -> SimulatedReport:
     """Exact rows of trained routers and baselines, with thresholds that validation chose."""
     router, zs = config.router, range(config.seeds)
     latched, unlatched = Frontier(exact), Frontier(exact, latched=False)
     models = {name: RouterModel.load(Path(result.output)) for name, result in results.items()}
     judge = _Judge(config, exact)
     cells = all_cells(exact.world)
-    rows = [judge.fixed("slm_only", exact.evaluate(np.zeros(exact.shape))), judge.fixed("teacher_only", exact.teacher_only())]
+    rows = [
+        judge.fixed("slm_only", exact.evaluate(np.zeros(exact.shape))),
+        judge.fixed("teacher_only", exact.teacher_only()),
+    ]
     rows.append(judge.random())
-    rows += [judge.row(name, *scores) for name, scores in _baseline_scores(exact, judge.labels, cells).items()]
+    rows += [
+        judge.row(name, *scores)
+        for name, scores in _baseline_scores(exact, judge.labels, cells).items()
+    ]
     for name, model in models.items():
         at_states = predict_states(model, judge.labels.features_NF).score
         note = f"constraint {results[name].constraint}"
@@ -98,10 +125,14 @@ def evaluate(config: SimulatedConfig, exact: Exact, results: dict[str, RouterRes
 
 
 def _bayes(config: SimulatedConfig, exact: Exact, model: RouterModel, judge: "_Judge") -> Row:
-    """The trained risks at the Bayes operating point, one step of the teacher at a time: nothing is chosen on validation."""
+    """The trained risks at the Bayes operating point, one step of the teacher at a time: nothing is
+    chosen on validation.
+    """
     router, risks = config.router, model.predict(all_cells(exact.world))
     assert risks.rho1 is not None
-    escalates = bayes_escalates(risks.rho, risks.rho1, 1.0, router.slm_cost / router.teacher_cost, router.kappa).reshape(exact.shape)
+    escalates = bayes_escalates(
+        risks.rho, risks.rho1, 1.0, router.slm_cost / router.teacher_cost, router.kappa
+    ).reshape(exact.shape)
     row = judge.fixed("r2v_bayes", exact.evaluate(escalates.astype(np.float64), latched=False))
     return replace(row, note=f"per step, a failure costs {router.kappa:g} teacher calls")
 
@@ -122,25 +153,39 @@ class _Judge:
     def random(self) -> Row:
         """Escalates every step with one probability, here 1 - threshold."""
         draws_N = np.random.default_rng(self._config.seed).random(len(self.labels))
-        return self._deployed("random", draws_N, lambda tau: np.full(self._exact.shape, min(max(0.0, 1.0 - tau), 1.0)))
+        return self._deployed(
+            "random", draws_N, lambda tau: np.full(self._exact.shape, min(max(0.0, 1.0 - tau), 1.0))
+        )
 
     def row(self, name: str, score_N: Array, score_cells: Array, note: str = "") -> Row:
         """A score: by validation state, and by cell in the order of `all_cells`."""
         cells = score_cells.reshape(self._exact.shape)
         return self._deployed(name, score_N, lambda tau: (cells >= tau).astype(np.float64), note)
 
-    def _deployed(self, name: str, score_N: Array, escalates: Callable[[float], Array], note: str = "") -> Row:
+    def _deployed(
+        self, name: str, score_N: Array, escalates: Callable[[float], Array], note: str = ""
+    ) -> Row:
         router = self._config.router
         points = sweep(self._episodes, score_N, router.alpha, router.slm_cost / router.teacher_cost)
         mix = cheapest_mix(points, router.epsilon)
         if mix is None:
-            return self.fixed(name, self._exact.teacher_only(), note="infeasible on validation: the teacher acts alone")
-        expensive, cheap = (self._exact.evaluate(escalates(tau)) for tau in (mix.expensive, mix.cheap))
+            return self.fixed(
+                name,
+                self._exact.teacher_only(),
+                note="infeasible on validation: the teacher acts alone",
+            )
+        expensive, cheap = (
+            self._exact.evaluate(escalates(tau)) for tau in (mix.expensive, mix.cheap)
+        )
         return self.fixed(name, expensive.mixed(cheap, mix.share), mix, note)
 
 
-def _baseline_scores(exact: Exact, labels: LabelTable, cells: Array) -> dict[str, tuple[Array, Array]]:
-    """Scores of the baselines at validation states and in all cells; the last three know the truth."""
+def _baseline_scores(
+    exact: Exact, labels: LabelTable, cells: Array
+) -> dict[str, tuple[Array, Array]]:
+    """Scores of the baselines at validation states and in all cells; the last three
+    know the truth.
+    """
 
     def seen(f_NF: Array) -> dict[str, Array]:
         t, part, jammed, cue, symptom = cell_of(exact.world, f_NF)
@@ -159,18 +204,23 @@ def _baseline_scores(exact: Exact, labels: LabelTable, cells: Array) -> dict[str
     return {name: (at_states[name], in_cells[name]) for name in at_states}
 
 
-def cvar_saving(config: SimulatedConfig, models: dict[str, RouterModel]) -> tuple[float, float, float] | None:
+def cvar_saving(
+    config: SimulatedConfig, models: dict[str, RouterModel]
+) -> tuple[float, float, float] | None:
     """What bounding CVaR in training saves at equal CVaR; None without both routers."""
     if not {"r2v", "r2v_no_cvar"} <= set(models):
         return None
     labels = LabelTable.load(labels_path(config, "test"))
     with_cvar, without = (
-        _TestPlays.of(config, labels, predict_states(models[name], labels.features_NF).score) for name in ("r2v", "r2v_no_cvar")
+        _TestPlays.of(config, labels, predict_states(models[name], labels.features_NF).score)
+        for name in ("r2v", "r2v_no_cvar")
     )
     tasks = with_cvar.tasks
     rng = np.random.default_rng(rng_for("simulated-bootstrap", config.seed).getrandbits(32))
     counts_BT = rng.multinomial(tasks, np.full(tasks, 1 / tasks), _RESAMPLES) / tasks
-    counts_BT = np.concatenate([np.full((1, tasks), 1 / tasks), counts_BT])  # the first are the tasks themselves
+    counts_BT = np.concatenate(
+        [np.full((1, tasks), 1 / tasks), counts_BT]
+    )  # the first are the tasks themselves
     saving_B = without.matched(counts_BT, config) - with_cvar.matched(counts_BT, config)
     low, high = np.quantile(saving_B[1:], [0.025, 0.975])
     return float(saving_B[0]), float(low), float(high)
@@ -178,7 +228,9 @@ def cvar_saving(config: SimulatedConfig, models: dict[str, RouterModel]) -> tupl
 
 @dataclass(frozen=True)
 class _TestPlays:
-    """One router on the test episodes at A thresholds around the bound: failure by task and seed, cost by task."""
+    """One router on the test episodes at A thresholds around the bound: failure by task and seed,
+    cost by task.
+    """
 
     failure_ATZ: Array
     cost_AT: Array
@@ -207,8 +259,9 @@ class _TestPlays:
         return cls(failure_ATZ, cost_ATZ.mean(axis=2))
 
     def matched(self, counts_BT: Array, config: SimulatedConfig) -> Array:
-        """The least cost [B] with CVaR at most epsilon on tasks that count so much; that of the teacher alone
-        where no threshold keeps it."""
+        """The least cost [B] with CVaR at most epsilon on tasks that count so much; that of the
+        teacher alone where no threshold keeps it.
+        """
         failure_BAZ = np.einsum("bt,atz->baz", counts_BT, self.failure_ATZ, optimize=True)
         cost_BA = counts_BT @ self.cost_AT.T
         tails_BA = cvars(failure_BAZ, config.router.alpha)

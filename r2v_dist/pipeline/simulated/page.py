@@ -36,17 +36,29 @@ class Figure:
     svg: str
 
 
-def write_page(config: SimulatedConfig, exact: Exact, report: SimulatedReport, results: dict[str, RouterResult]) -> Path:
+def write_page(
+    config: SimulatedConfig, exact: Exact, report: SimulatedReport, results: dict[str, RouterResult]
+) -> Path:
     """Write `report/index.html` and return its path."""
     models = {name: RouterModel.load(Path(result.output)) for name, result in results.items()}
     figures = [_frontier(config, exact, report)]
-    figures += [_decisions(exact, models[name], name, report) for name in ("r2v", "r2v_no_cvar") if name in models]
+    figures += [
+        _decisions(exact, models[name], name, report)
+        for name in ("r2v", "r2v_no_cvar")
+        if name in models
+    ]
     if "r2v" in models:
         figures += [_risk(exact, models["r2v"]), _duality(config)]
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    page = environment.get_template("simulated.html.jinja").render(config=config, report=report, figures=figures)
+    page = environment.get_template("simulated.html.jinja").render(
+        config=config, report=report, figures=figures
+    )
     path = config.run_dir / "report" / "index.html"
     write_atomically(path, page)
     return path
@@ -58,19 +70,40 @@ def _frontier(config: SimulatedConfig, exact: Exact, report: SimulatedReport) ->
     bounds = np.linspace(safest + 0.002, max(row.cvar for row in report.rows), 40)
 
     def draw(ax: Any) -> None:
-        ax.plot(bounds, [best.best(zs, alpha, float(bound)).cost for bound in bounds], color=_TRUTH, label="best there is (exact)")
+        ax.plot(
+            bounds,
+            [best.best(zs, alpha, float(bound)).cost for bound in bounds],
+            color=_TRUTH,
+            label="best there is (exact)",
+        )
         for number, row in enumerate(sorted(report.rows, key=lambda row: row.cost)):
             colour, right = _OURS if row.name.startswith("r2v") else _OTHER, number % 2 == 0
             ax.plot(row.cvar, row.cost, "o", color=colour, markersize=5)
-            place: dict[str, Any] = {"xytext": (5, 3) if right else (-5, -9), "ha": "left" if right else "right"}
-            ax.annotate(row.name, (row.cvar, row.cost), fontsize=7, textcoords="offset points", color=colour, **place)
-        ax.axvline(config.router.epsilon, linestyle="--", linewidth=1, color="#b91c1c", label="epsilon")
+            place: dict[str, Any] = {
+                "xytext": (5, 3) if right else (-5, -9),
+                "ha": "left" if right else "right",
+            }
+            ax.annotate(
+                row.name,
+                (row.cvar, row.cost),
+                fontsize=7,
+                textcoords="offset points",
+                color=colour,
+                **place,
+            )
+        ax.axvline(
+            config.router.epsilon, linestyle="--", linewidth=1, color="#b91c1c", label="epsilon"
+        )
         ax.set_yscale("log")
         ax.set_xlabel("CVaR of failure over seeds")
         ax.set_ylabel("teacher calls an episode")
         ax.legend(frameon=False, fontsize=8)
 
-    return _figure("Cost against CVaR", "Exact. Lower left is better; left of the dashed line is allowed.", draw)
+    return _figure(
+        "Cost against CVaR",
+        "Exact. Lower left is better; left of the dashed line is allowed.",
+        draw,
+    )
 
 
 def _decisions(exact: Exact, model: RouterModel, name: str, report: SimulatedReport) -> Figure:
@@ -90,10 +123,20 @@ def _decisions(exact: Exact, model: RouterModel, name: str, report: SimulatedRep
                     if value >= min(mix.expensive, mix.cheap)
                     else "SLM"
                 )
-                ax.text(e, v, asks, ha="center", va="center", fontsize=7, color="white" if value > 0.5 else "black")
+                ax.text(
+                    e,
+                    v,
+                    asks,
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if value > 0.5 else "black",
+                )
             ax.set_title("line jammed" if jammed else "line running", fontsize=9)
             ax.set_xticks(range(len(CUES)), CUES, rotation=35, fontsize=7)
-            ax.set_yticks(range(len(SYMPTOMS)), SYMPTOMS if jammed == 0 else [""] * len(SYMPTOMS), fontsize=7)
+            ax.set_yticks(
+                range(len(SYMPTOMS)), SYMPTOMS if jammed == 0 else [""] * len(SYMPTOMS), fontsize=7
+            )
             ax.grid(False)
 
     caption = "The cue of the step's difficulty across, the symptom of the perturbation seed down; the darker, the higher the score."
@@ -105,11 +148,22 @@ def _risk(exact: Exact, model: RouterModel) -> Figure:
 
     def draw(ax: Any) -> None:
         ax.plot([0, 1], [0, 1], color=_TRUTH, linewidth=1)
-        ax.scatter(exact.rho.ravel()[size > 0], found[size > 0], s=200 * size[size > 0] + 1, color=_OURS, alpha=0.4, linewidths=0)
+        ax.scatter(
+            exact.rho.ravel()[size > 0],
+            found[size > 0],
+            s=200 * size[size > 0] + 1,
+            color=_OURS,
+            alpha=0.4,
+            linewidths=0,
+        )
         ax.set_xlabel("true risk of failure when the SLM goes on")
         ax.set_ylabel("what r2v says")
 
-    return _figure("Is the risk right?", "One dot for every state that can occur, as large as it is likely.", draw)
+    return _figure(
+        "Is the risk right?",
+        "One dot for every state that can occur, as large as it is likely.",
+        draw,
+    )
 
 
 def _duality(config: SimulatedConfig) -> Figure:
@@ -130,7 +184,13 @@ def _duality(config: SimulatedConfig) -> Figure:
 
 
 def _figure(title: str, caption: str, draw: Callable[[Any], None], columns: int = 1) -> Figure:
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none", "font.family": "sans-serif"}
+    style = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.fonttype": "none",
+        "font.family": "sans-serif",
+    }
     with plt.rc_context(style):
         figure, axes = plt.subplots(1, columns, figsize=(6.4, 3.6), layout="constrained")
         draw(axes)

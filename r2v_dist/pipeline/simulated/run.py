@@ -1,7 +1,8 @@
-"""A simulated run: draw labels, train routers by the real learner, judge them where the truth is known, write the report.
+"""A simulated run: draw labels, train routers by the real learner, judge them where the truth is
+known, write the report.
 
-Several ranks need a Ray session around the call; a single one is this process. Routers that are complete are not trained again, so
-an interrupted run goes on.
+Several ranks need a Ray session around the call; a single one is this process. Routers that are
+complete are not trained again, so an interrupted run goes on.
 """
 
 from pathlib import Path
@@ -10,7 +11,13 @@ from envs.simulated.exact import Exact
 from envs.simulated.labels import TASK_BLOCK, draw_labels
 from envs.simulated.optimum import Frontier
 from envs.simulated.world import World
-from learners.router.train import RouterJob, RouterResult, train_routers, train_routers_here, variant_of
+from learners.router.train import (
+    RouterJob,
+    RouterResult,
+    train_routers,
+    train_routers_here,
+    variant_of,
+)
 from r2v_dist.config.env import SEED_BLOCK
 from r2v_dist.config.simulated import SimulatedConfig
 from r2v_dist.pipeline.progress import Progress
@@ -42,38 +49,57 @@ def simulate(config: SimulatedConfig) -> SimulatedReport:
 
 def draw(config: SimulatedConfig) -> None:
     """Label tables of the three splits, which share neither tasks nor seeds."""
-    for block, (split, tasks) in enumerate(zip(SPLITS, (config.train_tasks, config.validation_tasks, config.test_tasks), strict=True)):
+    for block, (split, tasks) in enumerate(
+        zip(SPLITS, (config.train_tasks, config.validation_tasks, config.test_tasks), strict=True)
+    ):
         start = TASK_BLOCK * (len(SPLITS) * config.seed + block)
         zs = range(SEED_BLOCK * block, SEED_BLOCK * block + config.seeds)
-        draw_labels(World(), split, range(start, start + tasks), zs, config.branches).save(labels_path(config, split))
+        draw_labels(World(), split, range(start, start + tasks), zs, config.branches).save(
+            labels_path(config, split)
+        )
 
 
 def job_of(config: SimulatedConfig, name: str, mean_bound: float) -> RouterJob:
     """The learner's job for a router by name.
 
-    Without CVaR it is the mean that is bounded, so tightly that the best such router has CVaR epsilon:
-    the two then differ in what they bound and not in how safe they are to be.
+    Without CVaR it is the mean that is bounded, so tightly that the best such router has CVaR
+    epsilon: the two then differ in what they bound and not in how safe they are to be.
     """
     train, validation = (labels_path(config, split) for split in SPLITS[:2])
     folder: Path = config.folder
     router = variant_of(config.router, name)
     if router.ablation == "no_cvar":
         router = router.model_copy(update={"epsilon": mean_bound})
-    return RouterJob(train, validation, folder / "checkpoints" / name, folder / "stages" / "router", config.seed, router)
+    return RouterJob(
+        train,
+        validation,
+        folder / "checkpoints" / name,
+        folder / "stages" / "router",
+        config.seed,
+        router,
+    )
 
 
 def render(report: SimulatedReport) -> str:
     """The table that a run prints."""
-    lines = ["SIMULATED: exact values of a world whose probabilities are known; costs in teacher calls an episode"]
+    lines = [
+        "SIMULATED: exact values of a world whose probabilities are known; costs in teacher calls "
+        "an episode"
+    ]
     lines.append(f"{'router':<20}{'cost':>8}{'x optimum':>11}{'failure':>9}{'CVaR':>8}  threshold")
     lines += [_line(row, report.optimum) for row in report.rows]
-    lines.append(f"optimum: {report.optimum:.3f} teacher calls an episode; {report.optimum_unlatched:.3f} if it may hand back")
+    lines.append(
+        f"optimum: {report.optimum:.3f} teacher calls an episode; {report.optimum_unlatched:.3f} "
+        f"if it may hand back"
+    )
     bounded = f"optimum where the mean is bounded, at {report.mean_bound:.4f}, for equal CVaR"
     lines.append(f"{bounded}: {report.mean_optimum:.3f} teacher calls")
     if report.cvar_saving is not None:
         saving, low, high = report.cvar_saving
         interval = f"95 % interval {low:.3f} to {high:.3f}, paired by task"
-        lines.append(f"trained without CVaR it costs {saving:+.3f} teacher calls at equal CVaR ({interval})")
+        lines.append(
+            f"trained without CVaR it costs {saving:+.3f} teacher calls at equal CVaR ({interval})"
+        )
     return "\n".join(lines)
 
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     pass
 
 NEVER = math.inf
-"""The threshold of a router that only watches: its scores along the SLM's own path are what thresholds are chosen from."""
+"""The threshold of a router that only watches: its scores along the SLM's own path are what
+thresholds are chosen from.
+"""
 
 
 ALWAYS = -1e9
@@ -31,7 +33,9 @@ def validate(context: Context) -> dict[str, Any]:
     tasks, zs = context.tasks("validation"), seeds(config.perturb, "validation", config.seed)
     ends = _ends(context, arm)
     watching = tuple(arm(name, NEVER) for name in config.swept if name != "random")
-    units = [context.unit(task, None, ends) for task in tasks] + [context.unit(task, z, (*ends, *watching)) for task in tasks for z in zs]
+    units = [context.unit(task, None, ends) for task in tasks] + [
+        context.unit(task, z, (*ends, *watching)) for task in tasks for z in zs
+    ]
     context.roll_out(units)
     thresholds = grid(context.run.rollouts(context.stage), config.swept, config.evaluate.rates)
     swept = sweep(arm, thresholds)
@@ -42,14 +46,21 @@ def validate(context: Context) -> dict[str, Any]:
 
 
 def calibrate(context: Context) -> dict[str, Any]:
-    """Play the router on the calibration tasks, from always escalating to its cheapest threshold."""
+    """Play the router on the calibration tasks, from always escalating to its cheapest
+    threshold.
+    """
     from envs.tasks import seeds
 
     config = context.config
     arm = context.deploy(trained(context, last_round(context)))
     zs = seeds(config.perturb, "calibration", config.seed)
-    arms = [arm("r2v", threshold) for threshold in (ALWAYS, *context.result("validate", "thresholds")["r2v"])]
-    results = context.roll_out([context.unit(task, z, tuple(arms)) for task in context.tasks("calibration") for z in zs])
+    arms = [
+        arm("r2v", threshold)
+        for threshold in (ALWAYS, *context.result("validate", "thresholds")["r2v"])
+    ]
+    results = context.roll_out(
+        [context.unit(task, z, tuple(arms)) for task in context.tasks("calibration") for z in zs]
+    )
     return results | {"thresholds": [one.threshold for one in arms]}
 
 
@@ -72,9 +83,13 @@ def evaluate(context: Context) -> dict[str, Any]:
 
 def sweep(arm: Callable[..., Arm], thresholds: Mapping[str, list[float]]) -> tuple[Arm, ...]:
     """The arms of a grid of thresholds."""
-    return tuple(arm(name, threshold) for name, levels in thresholds.items() for threshold in levels)
+    return tuple(
+        arm(name, threshold) for name, levels in thresholds.items() for threshold in levels
+    )
 
 
 def _ends(context: Context, arm: Callable[..., Arm]) -> tuple[Arm, ...]:
     """The SLM alone, by one sample and as deployed, and the teacher alone."""
-    return tuple(arm(name) for name in dict.fromkeys(("slm_only", context.config.alone, "teacher_only")))
+    return tuple(
+        arm(name) for name in dict.fromkeys(("slm_only", context.config.alone, "teacher_only"))
+    )

@@ -21,8 +21,12 @@ def collect(context: Context) -> dict[str, Any]:
     units = []
     for index, task in enumerate(context.training_tasks("clone")):
         zs: list[int | None] = [None] * config.collect.clean_episodes
-        # Consecutive tasks take consecutive seeds, so that all training seeds are met equally often.
-        zs += [pool[(index * config.collect.perturbed_episodes + i) % len(pool)] for i in range(config.collect.perturbed_episodes)]
+        # Consecutive tasks take consecutive seeds, so that all training seeds are met equally
+        # often.
+        zs += [
+            pool[(index * config.collect.perturbed_episodes + i) % len(pool)]
+            for i in range(config.collect.perturbed_episodes)
+        ]
         units += [context.unit(task, z, (arm,)) for z in dict.fromkeys(zs)]
     return context.roll_out(units)
 
@@ -49,9 +53,14 @@ def bc(context: Context) -> dict[str, Any]:
             config=config.bc,
             template_settings=config.slm.chat_template_kwargs,
         )
-        with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks):
+        with context.crew.learner_progress(
+            context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks
+        ):
             clone_behaviour(job)
-    return {"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("bc", output)}
+    return {
+        "checkpoint": str(output.relative_to(run.root)),
+        "version": checkpoint_version("bc", output),
+    }
 
 
 def cloned(context: Context) -> dict[str, Any]:
@@ -59,7 +68,9 @@ def cloned(context: Context) -> dict[str, Any]:
     arm = context.deploy(policy=context.checkpoint("bc"))
     arms = (arm("slm_only"), arm("best_of_k"))
     zs = test_seeds(context)
-    return context.roll_out([context.unit(task, z, arms) for task in context.tasks("test") for z in zs])
+    return context.roll_out(
+        [context.unit(task, z, arms) for task in context.tasks("test") for z in zs]
+    )
 
 
 def _roll_out_slm(context: Context, checkpoint: "Checkpoint") -> dict[str, Any]:
@@ -68,6 +79,10 @@ def _roll_out_slm(context: Context, checkpoint: "Checkpoint") -> dict[str, Any]:
 
     config = context.config
     context.crew.load_slm(checkpoint)
-    arm = Arm("slm_only", None, checkpoint.version, context.crew.teacher_version(), context.training_seed)
+    arm = Arm(
+        "slm_only", None, checkpoint.version, context.crew.teacher_version(), context.training_seed
+    )
     zs = [None, *seeds(config.perturb, "validation", config.seed)]
-    return context.roll_out([context.unit(task, z, (arm,)) for task in context.tasks("validation") for z in zs])
+    return context.roll_out(
+        [context.unit(task, z, (arm,)) for task in context.tasks("validation") for z in zs]
+    )

@@ -29,31 +29,48 @@ _UNSURE = (0.1, 0.9)
 def visits(context: Context) -> dict[str, Any]:
     """The SLM alone and under random escalation, so that states after a hand-over are met too."""
     arm, config = context.deploy(), context.config
-    return context.roll_out(_learning_units(context, (arm(config.alone), arm("random", config.labels.random_rate))))
+    return context.roll_out(
+        _learning_units(context, (arm(config.alone), arm("random", config.labels.random_rate)))
+    )
 
 
 def second_visits(context: Context) -> dict[str, Any]:
-    """The first round's router on its own paths, at the threshold that `labels.followed_rate` of the states of the SLM alone exceed."""
+    """The first round's router on its own paths, at the threshold that `labels.followed_rate` of
+    the states of the SLM alone exceed.
+    """
     learned = LabelTable.load(context.folder("router") / "train.arrow")
-    score_N = load_trained(context, "router", "r2v").predict(learned.features_NF[learned.source == "slm_only"]).score
+    score_N = (
+        load_trained(context, "router", "r2v")
+        .predict(learned.features_NF[learned.source == "slm_only"])
+        .score
+    )
     threshold = float(np.quantile(score_N, 1 - context.config.labels.followed_rate))
     arm = context.deploy(trained(context, "router"))
-    return context.roll_out(_learning_units(context, (arm("r2v", threshold),))) | {"threshold": threshold}
+    return context.roll_out(_learning_units(context, (arm("r2v", threshold),))) | {
+        "threshold": threshold
+    }
 
 
 def labels(context: Context) -> dict[str, Any]:
-    """Branches of the first round: every state of the SLM alone has a hand-over, a sample of all states the rest besides."""
+    """Branches of the first round: every state of the SLM alone has a hand-over, a sample of all
+    states the rest besides.
+    """
     config = context.config.labels
     states = _visited(context, "visits")
-    n = {state.key: config.n for split, count in _counts(context).items() for state in sample(_of(states, split), count, 0)}
+    n = {
+        state.key: config.n
+        for split, count in _counts(context).items()
+        for state in sample(_of(states, split), count, 0)
+    }
     handed_over = {state.key for state in states if state.router == context.config.alone}
     return _label(context, states, n, handed_over)
 
 
 def second_labels(context: Context) -> dict[str, Any]:
-    """Branches of the second round, at half as many states. How many depends on the features alone: more where the first router is
-    unsure. Besides, pairs in which the first router goes on, at states on its paths of the training tasks, the likelier the more dissent it
-    expects there."""
+    """Branches of the second round, at half as many states. How many depends on the features alone:
+    more where the first router is unsure. Besides, pairs in which the first router goes on, at
+    states on its paths of the training tasks, the likelier the more dissent it expects there.
+    """
     config, model = context.config.labels, load_trained(context, "router", "r2v")
     known = {state.key for state in _visited(context, "visits")}
     visited = _visited(context, "visits2")
@@ -63,19 +80,30 @@ def second_labels(context: Context) -> dict[str, Any]:
         chosen = sample(_of(states, split), (count + 1) // 2, 1)
         risk = _predicted(model, chosen).rho
         more = config.n_unsure if split == "train" else config.n  # what calibrates has equal n
-        n |= {s.key: more if _UNSURE[0] < r < _UNSURE[1] else config.n for s, r in zip(chosen, risk, strict=True)}
+        n |= {
+            s.key: more if _UNSURE[0] < r < _UNSURE[1] else config.n
+            for s, r in zip(chosen, risk, strict=True)
+        }
     own = _of(visited, "train")
     dissent = _predicted(model, own).dissent
-    paired = {s.key for s in sample(own, config.pairs, 2, None if dissent is None else dissent.tolist())}
+    paired = {
+        s.key for s in sample(own, config.pairs, 2, None if dissent is None else dissent.tolist())
+    }
     return _label(context, visited, n, set(n), paired)
 
 
 def _label(
-    context: Context, states: list[State], n: Mapping[str, int], handed_over: Set[str], paired: Set[str] = frozenset()
+    context: Context,
+    states: list[State],
+    n: Mapping[str, int],
+    handed_over: Set[str],
+    paired: Set[str] = frozenset(),
 ) -> dict[str, Any]:
-    """Branch, and write the label tables: n T1-branches by state key, a Tinf-branch where a state is handed over, and n S-branches
-    where the SLM's own episode did not go on from there already, which is as good as one. At `paired` states the first round's
-    router goes on at the threshold of its own visits."""
+    """Branch, and write the label tables: n T1-branches by state key, a Tinf-branch where a state
+    is handed over, and n S-branches where the SLM's own episode did not go on from there already,
+    which is as good as one. At `paired` states the first round's router goes on at the threshold of
+    its own visits.
+    """
     config = context.config
     arm = context.deploy(trained(context, "router") if paired else None)
     alone, teacher = arm(config.alone), arm("teacher_only")
@@ -88,33 +116,49 @@ def _label(
         own = label_branches(state, alone, teacher, n_s, count, int(state.key in handed_over))
         own += paired_branches(state, router, int(state.key in paired))
         asked.setdefault((state.task, state.z), []).extend(own)
-    results = context.roll_out([context.unit(tasks[task], z, branches=own) for (task, z), own in asked.items() if own])
+    results = context.roll_out(
+        [context.unit(tasks[task], z, branches=own) for (task, z), own in asked.items() if own]
+    )
     rows = rollout_store.read(context.run.rollouts(context.stage))
     for split in SPLITS:
         table, left_out = branching.labels(_of(states, split), rows, config.alone)
         table.save(context.run.stage(context.stage) / f"{split}.arrow")
-        results |= {f"{split}_states": len(table), f"{split}_branched": int((table.n1 > 0).sum()), "drifted": left_out["drifted"]}
+        results |= {
+            f"{split}_states": len(table),
+            f"{split}_branched": int((table.n1 > 0).sum()),
+            "drifted": left_out["drifted"],
+        }
     return results
 
 
 def _predicted(model: RouterModel, states: list[State]) -> RiskPrediction:
-    return model.predict(np.array([state.features for state in states]).reshape(len(states), len(model.feature_names)))
+    return model.predict(
+        np.array([state.features for state in states]).reshape(
+            len(states), len(model.feature_names)
+        )
+    )
 
 
 def _learning_units(context: Context, arms: tuple[Arm, ...]) -> list[Unit]:
     from envs.tasks import seeds
 
     config, units = context.config, list[Unit]()
-    for split, count in zip(SPLITS, (config.labels.tasks, config.labels.validation_tasks), strict=True):
+    for split, count in zip(
+        SPLITS, (config.labels.tasks, config.labels.validation_tasks), strict=True
+    ):
         zs = seeds(config.perturb, split, config.seed)[: config.labels.seeds]
-        tasks = context.training_tasks("label") if split == "train" else context.tasks(split)[:count]
+        tasks = (
+            context.training_tasks("label") if split == "train" else context.tasks(split)[:count]
+        )
         units += [context.unit(task, z, arms) for task in tasks for z in zs]
     return units
 
 
 def _visited(context: Context, stage: str) -> list[State]:
     config = context.config
-    return states_of(rollout_store.read(context.rollouts(stage)), config.env.max_steps, config.alone)
+    return states_of(
+        rollout_store.read(context.rollouts(stage)), config.env.max_steps, config.alone
+    )
 
 
 def _of(states: list[State], split: str) -> list[State]:
@@ -122,4 +166,10 @@ def _of(states: list[State], split: str) -> list[State]:
 
 
 def _counts(context: Context) -> dict[Split, int]:
-    return dict(zip(SPLITS, (context.config.labels.states, context.config.labels.validation_states), strict=True))
+    return dict(
+        zip(
+            SPLITS,
+            (context.config.labels.states, context.config.labels.validation_states),
+            strict=True,
+        )
+    )

@@ -14,7 +14,9 @@ from r2v_dist.storage.run_dir import checkpoint_version
 
 
 def pairs(context: Context) -> dict[str, Any]:
-    """Preference pairs of the training states, by the verifier's opinion and the branches that were run."""
+    """Preference pairs of the training states, by the verifier's opinion and the branches that were
+    run.
+    """
     from learners.dpo import pairs as preference_pairs
     from learners.verifier.train import score_table
 
@@ -26,7 +28,9 @@ def pairs(context: Context) -> dict[str, Any]:
     n = table["n"].to_numpy().astype(np.float64)
     scores = (branch_values.values(table) * n + w * opinion) / (n + w)
     visited = branching.outcome_values(visited_rows(context, LEARNING))
-    made, counts = preference_pairs.build_pairs(table, config.dpo.min_gap, scores, trained.version, visited)
+    made, counts = preference_pairs.build_pairs(
+        table, config.dpo.min_gap, scores, trained.version, visited
+    )
     preference_pairs.save(_pairs_path(context), made)
     return asdict(counts)
 
@@ -49,13 +53,19 @@ def dpo(context: Context) -> dict[str, Any]:
         config=config.dpo,
         template_settings=config.slm.chat_template_kwargs,
     )
-    with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks):
+    with context.crew.learner_progress(
+        context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks
+    ):
         examples = learn_preferences(job)
     before, after = (
-        measure_consistency(m, job.pairs, job.system_prompt, job.config, job.template_settings) for m in (cloned.path, str(output))
+        measure_consistency(m, job.pairs, job.system_prompt, job.config, job.template_settings)
+        for m in (cloned.path, str(output))
     )
     return {
-        **{"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("dpo", output)},
+        **{
+            "checkpoint": str(output.relative_to(run.root)),
+            "version": checkpoint_version("dpo", output),
+        },
         **asdict(examples),
         **{"consistency_before": before.divergence if before.pairs else None, "views": after.pairs},
         **{"consistency_after": after.divergence if after.pairs else None},

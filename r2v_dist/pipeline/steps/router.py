@@ -35,7 +35,9 @@ SPLITS: tuple[Split, Split] = ("train", "validation")
 
 def router(context: Context) -> dict[str, Any]:
     """Train on the first round's labels."""
-    return _train(context, ("labels",), ("r2v",) if context.config.labels.rounds == 2 else _variants(context))
+    return _train(
+        context, ("labels",), ("r2v",) if context.config.labels.rounds == 2 else _variants(context)
+    )
 
 
 def second_router(context: Context) -> dict[str, Any]:
@@ -46,7 +48,11 @@ def second_router(context: Context) -> dict[str, Any]:
 def trained(context: Context, stage: str | None) -> RouterModels:
     """The routers that a stage published; none without a stage."""
     names = context.result(stage, "routers") if stage is not None else ()
-    models = {(name, context.training_seed): load_trained(context, stage, name) for name in names if stage is not None}
+    models = {
+        (name, context.training_seed): load_trained(context, stage, name)
+        for name in names
+        if stage is not None
+    }
     return RouterModels(models, oracle_branches=context.config.evaluate.oracle_branches)
 
 
@@ -64,7 +70,10 @@ def last_round(context: Context) -> str | None:
 
 def _variants(context: Context) -> tuple[str, ...]:
     """The router comes first: the certificate needs it even where its arms are not evaluated."""
-    return ("r2v", *(name for name in context.config.swept if name in (*LEARNED, QUERY) and name != "r2v"))
+    return (
+        "r2v",
+        *(name for name in context.config.swept if name in (*LEARNED, QUERY) and name != "r2v"),
+    )
 
 
 def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...]) -> dict[str, Any]:
@@ -78,15 +87,25 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
         joined = tables[0]
         for table in tables[1:]:
             joined = joined.plus(table)
-        if split == "train" and len(stages) > 1 and config.router.score == "advantage" and not joined.disputed.any():
+        if (
+            split == "train"
+            and len(stages) > 1
+            and config.router.score == "advantage"
+            and not joined.disputed.any()
+        ):
             raise RuntimeFailure(
-                f"stage {context.stage}: no pair of branches from a state where the teacher does something else; raise labels.pairs, "
+                f"stage {context.stage}: no pair of branches from a state where the teacher does "
+                f"something else; raise labels.pairs, "
                 "or set router.score = dissent, which needs none"
             )
         joined.save(folder / f"{split}.arrow")
     root = run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")
-    jobs = {name: _job(context, config.router, folder, root, name) for name in variants if name != QUERY}
-    with context.crew.learner_progress(context.stage, folder / "metrics.jsonl", config.router.deepspeed.ranks):
+    jobs = {
+        name: _job(context, config.router, folder, root, name) for name in variants if name != QUERY
+    }
+    with context.crew.learner_progress(
+        context.stage, folder / "metrics.jsonl", config.router.deepspeed.ranks
+    ):
         results = dict(zip(jobs, train_routers(list(jobs.values())), strict=True))
     paths = {name: str(job.output.relative_to(run.root)) for name, job in jobs.items()}
     if QUERY in variants:
@@ -94,11 +113,15 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
         _query_router(context).save(root / QUERY)
     return {
         "routers": paths,
-        "training": {name: asdict(result) | {"output": paths[name]} for name, result in results.items()},
+        "training": {
+            name: asdict(result) | {"output": paths[name]} for name, result in results.items()
+        },
     }
 
 
-def _job(context: Context, config: RouterConfig, folder: Path, root: Path, name: str) -> "RouterJob":
+def _job(
+    context: Context, config: RouterConfig, folder: Path, root: Path, name: str
+) -> "RouterJob":
     from learners.router.train import RouterJob, variant_of
 
     train, validation = (folder / f"{split}.arrow" for split in SPLITS)
@@ -108,7 +131,12 @@ def _job(context: Context, config: RouterConfig, folder: Path, root: Path, name:
 def _query_router(context: Context) -> RouterModel:
     columns = ["key", "t", "z", "router", "goal", "observation", "success", "task", "split"]
     table = rollout_store.read(context.rollouts("visits"), columns)
-    table = table.take(np.argsort(np.array(table["key"].to_pylist()), kind="stable"))  # not in the order of commits
+    table = table.take(
+        np.argsort(np.array(table["key"].to_pylist()), kind="stable")
+    )  # not in the order of commits
     split = np.array(table["split"].to_pylist())
-    train, validation = (QueryOutcomes.from_rows(table.filter(pa.array(split == name)), context.config.alone) for name in SPLITS)
+    train, validation = (
+        QueryOutcomes.from_rows(table.filter(pa.array(split == name)), context.config.alone)
+        for name in SPLITS
+    )
     return train_query_router(train, validation, context.seed)

@@ -25,7 +25,12 @@ def tasks(context: Context) -> dict[str, Any]:
         progress.update(done, total, "games generated")
 
     tasks = make_tasks(config.env, config.seed, context.crew.cores(), show, config.sandbox)
-    write_atomically(context.run.stage("tasks") / "tasks.json", json.dumps([asdict(task) for task in tasks], indent=1))
+    write_atomically(
+        context.run.stage("tasks") / "tasks.json",
+        json.dumps([asdict(task) for task in tasks], indent=1),
+    )
     counts = {split: sum(t.split == split for t in tasks) for split in SPLITS}
-    progress.close(", ".join(f"{count} {split}" for split, count in counts.items() if count) + " tasks")
+    progress.close(
+        ", ".join(f"{count} {split}" for split, count in counts.items() if count) + " tasks"
+    )
     return {"counts": counts, "ids": short_hash(*(t.id for t in tasks))}

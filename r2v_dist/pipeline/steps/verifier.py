@@ -38,12 +38,19 @@ def states(context: Context) -> dict[str, Any]:
 
     config, policy = context.config, context.checkpoint("bc")
     context.crew.load_slm(policy)
-    arm = Arm("slm_only", None, policy.version, context.crew.teacher_version(), context.training_seed)
+    arm = Arm(
+        "slm_only", None, policy.version, context.crew.teacher_version(), context.training_seed
+    )
     units = []
-    sizes: dict[Split, int] = {LEARNING: config.branches.tasks, HELD_OUT: config.branches.validation_tasks}
+    sizes: dict[Split, int] = {
+        LEARNING: config.branches.tasks,
+        HELD_OUT: config.branches.validation_tasks,
+    }
     for split, count in sizes.items():
         zs = seeds(config.perturb, split, config.seed)[: config.branches.seeds]
-        tasks = context.training_tasks("branch") if split == LEARNING else context.tasks(split)[:count]
+        tasks = (
+            context.training_tasks("branch") if split == LEARNING else context.tasks(split)[:count]
+        )
         units += [context.unit(task, z, (arm,)) for task in tasks for z in zs]
     return context.roll_out(units)
 
@@ -53,13 +60,19 @@ def branches(context: Context) -> dict[str, Any]:
     config, policy = context.config, context.checkpoint("bc")
     context.crew.load_slm(policy)
     chosen = _chosen(context)
-    arm = Arm("slm_only", None, policy.version, context.crew.teacher_version(), context.training_seed)
+    arm = Arm(
+        "slm_only", None, policy.version, context.crew.teacher_version(), context.training_seed
+    )
     tasks = {task.id: task for task in context.tasks(LEARNING, HELD_OUT)}
     units: dict[tuple[str, int], Unit] = {}
     for state in (*chosen[LEARNING], *chosen[HELD_OUT]):
-        more = candidate_branches(state, arm, config.branches.n, config.branches.n_agreed, config.branches.teacher)
+        more = candidate_branches(
+            state, arm, config.branches.n, config.branches.n_agreed, config.branches.teacher
+        )
         known = units.get((state.task, state.z))
-        units[state.task, state.z] = context.unit(tasks[state.task], state.z, branches=(*(known.branches if known else ()), *more))
+        units[state.task, state.z] = context.unit(
+            tasks[state.task], state.z, branches=(*(known.branches if known else ()), *more)
+        )
     results = context.roll_out(list(units.values()))
     table = rollout_store.read(context.rollouts("branches"))
     drifted = 0
@@ -79,14 +92,23 @@ def verifier(context: Context) -> dict[str, Any]:
     assert config.verifier is not None
     branched = branch_values.load(values_path(context, LEARNING))
     known = set(branched["key"].to_pylist())
-    others = sample([s for s in visited_rows(context, LEARNING) if s.key not in known], config.branches.outcomes, context.seed)
+    others = sample(
+        [s for s in visited_rows(context, LEARNING) if s.key not in known],
+        config.branches.outcomes,
+        context.seed,
+    )
     values = run.stage(context.stage) / "values.arrow"
-    branch_values.save(values, pa.concat_tables([branched, branch_values.to_table(branching.outcome_values(others))]))
+    branch_values.save(
+        values,
+        pa.concat_tables([branched, branch_values.to_table(branching.outcome_values(others))]),
+    )
     output = run.checkpoint("verifier", f"v-{context.input_hash[:8]}")
     job = VerifierJob(
         values=values,
         validation=values_path(context, HELD_OUT),
-        model=str(named_path(config.verifier.model, "verifier.model")) if config.verifier.model else context.checkpoint("bc").path,
+        model=str(named_path(config.verifier.model, "verifier.model"))
+        if config.verifier.model
+        else context.checkpoint("bc").path,
         system_prompt=config.slm.system_prompt,
         output=output,
         stage=run.stage(context.stage),
@@ -94,9 +116,15 @@ def verifier(context: Context) -> dict[str, Any]:
         config=config.verifier.training,
         template_settings=config.slm.chat_template_kwargs,
     )
-    with context.crew.learner_progress(context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks):
+    with context.crew.learner_progress(
+        context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks
+    ):
         metrics = learn_verifier(job)
-    return {"checkpoint": str(output.relative_to(run.root)), "version": checkpoint_version("v", output), "validation": asdict(metrics)}
+    return {
+        "checkpoint": str(output.relative_to(run.root)),
+        "version": checkpoint_version("v", output),
+        "validation": asdict(metrics),
+    }
 
 
 def values_path(context: Context, split: str) -> Path:
@@ -114,7 +142,12 @@ def _chosen(context: Context) -> dict[Split, list[State]]:
     """The states to branch from, the same on every call."""
     config = context.config
     counts = {LEARNING: config.branches.states, HELD_OUT: config.branches.validation_states}
-    chosen = {split: choose(visited_rows(context, split), count, context.seed) for split, count in counts.items()}
+    chosen = {
+        split: choose(visited_rows(context, split), count, context.seed)
+        for split, count in counts.items()
+    }
     if empty := next((split for split, members in chosen.items() if not members), None):
-        raise RuntimeFailure(f"no state of the {empty} tasks to branch from: the SLM proposed nothing there")
+        raise RuntimeFailure(
+            f"no state of the {empty} tasks to branch from: the SLM proposed nothing there"
+        )
     return chosen

@@ -21,19 +21,25 @@ _FRONTIER = "Test tasks and seeds, every point played live. Bars are 95 % interv
 _RING = " The ring is the threshold that validation chose."
 _STAR = " The star is what the paper reports, for other models and other tasks."
 _SEEDS = (
-    "All test tasks under one seed. Dotted lines are the worst seed of each. Rates differ by chance "
+    "All test tasks under one seed. Dotted lines are the worst seed of each. Rates differ by "
+    "chance "
     "even where seeds are alike: whether they differ beyond it is tested below."
 )
 _HINDSIGHT = " The baseline is the best at r2v's number of teacher calls, picked with hindsight."
 _ABLATIONS = "Each ablation against r2v (the broad pale line): same labels, same rule for thresholds, one thing taken away."
 _RELIABILITY = (
-    "The residual risk, not the score that routes: steps of the SLM alone on test tasks, against the "
-    "episode's own outcome; 15 bins, areas are numbers of steps. Not even a perfect forecaster shows "
-    "an ECE of 0 on so few: the range takes steps as independent, then as sharing their episode's luck."
+    "The residual risk, not the score that routes: steps of the SLM alone on test tasks, against "
+    "the "
+    "episode's own outcome; 15 bins, areas are numbers of steps. Not even a perfect forecaster "
+    "shows "
+    "an ECE of 0 on so few: the range takes steps as independent, then as sharing their episode's "
+    "luck."
 )
 _OVER_STEPS = (
-    "Mean residual risk by step of episodes that the SLM plays alone; bands are quartiles. The further "
-    "apart the lines and the earlier, the sooner the risk tells them apart. Failed episodes are longer, "
+    "Mean residual risk by step of episodes that the SLM plays alone; bands are quartiles. The "
+    "further "
+    "apart the lines and the earlier, the sooner the risk tells them apart. Failed episodes are "
+    "longer, "
     "so the step number alone tells something too."
 )
 _TRAINING = (
@@ -63,12 +69,26 @@ class _Drawing:
         found, env = self.found, self.config.env.kind
         names = {row.name for row in found.perturbed}
         ours = REFERENCE in names
-        caption = _FRONTIER + (_RING if ours else "") + (_STAR if env in routers.PUBLISHED else "") + routers.note(found)
+        caption = (
+            _FRONTIER
+            + (_RING if ours else "")
+            + (_STAR if env in routers.PUBLISHED else "")
+            + routers.note(found)
+        )
         paint = partial(routers.frontier, found=found, env=env, alone=self.config.alone)
         under = _SEEDS + (_HINDSIGHT if ours else "")
         drawn = [
-            self._wide("frontier", "frontier", "Success against LLM-call rate", caption, paint, 5.2),
-            self._wide("seeds", "seeds", "Success under each perturbation seed", under, partial(routers.seeds, found=found), 3.5),
+            self._wide(
+                "frontier", "frontier", "Success against LLM-call rate", caption, paint, 5.2
+            ),
+            self._wide(
+                "seeds",
+                "seeds",
+                "Success under each perturbation seed",
+                under,
+                partial(routers.seeds, found=found),
+                3.5,
+            ),
         ]
         if names & set(ABLATIONS) and ours:
             paint = partial(routers.ablations, found=found, alone=self.config.alone)
@@ -81,14 +101,38 @@ class _Drawing:
         if found.forecasts and REFERENCE in found.forecasts[0].rho:
             which = " Training seed 0." if found.training_seeds > 1 else ""
             paint = partial(risk.reliability, found=found)
-            drawn.append(self._column("reliability", "risk", "Is the predicted risk right?", _RELIABILITY + which, paint, 4.5))
+            drawn.append(
+                self._column(
+                    "reliability",
+                    "risk",
+                    "Is the predicted risk right?",
+                    _RELIABILITY + which,
+                    paint,
+                    4.5,
+                )
+            )
             paint = partial(risk.over_steps, forecasts=found.forecasts[0])
-            drawn.append(self._column("risk_over_steps", "risk", "When does the risk show?", _OVER_STEPS + which, paint, 4.5))
+            drawn.append(
+                self._column(
+                    "risk_over_steps",
+                    "risk",
+                    "When does the risk show?",
+                    _OVER_STEPS + which,
+                    paint,
+                    4.5,
+                )
+            )
         logged = {s: rows for s in range(found.training_seeds) if (rows := self._policy_metrics(s))}
         if logged:
-            paint = partial(risk.training, logged=logged, epsilon=(self.config.router or RouterConfig()).epsilon)
+            paint = partial(
+                risk.training, logged=logged, epsilon=(self.config.router or RouterConfig()).epsilon
+            )
             caption = _TRAINING + cvar_role(self.config)
-            drawn.append(self._wide("training", "training", "Training under the constraint", caption, paint, 2.9))
+            drawn.append(
+                self._wide(
+                    "training", "training", "Training under the constraint", caption, paint, 2.9
+                )
+            )
         return drawn
 
     def learning(self) -> list[Figure]:
@@ -96,10 +140,14 @@ class _Drawing:
         drawn = []
         if logged := learning.logged_by(self.run, "bc"):
             paint = partial(learning.behaviour_cloning, logged=logged)
-            drawn.append(self._column("cloning", "learning", "Behaviour cloning", _CLONING, paint, 3.4))
+            drawn.append(
+                self._column("cloning", "learning", "Behaviour cloning", _CLONING, paint, 3.4)
+            )
         if (measured := learning.verifier_curves(self.run, "verifier")) is not None:
             paint = partial(learning.verifier, curves=measured[0], auroc=measured[1])
-            drawn.append(self._wide("verifier", "learning", "Process verifier", _VERIFIER, paint, 4.0))
+            drawn.append(
+                self._wide("verifier", "learning", "Process verifier", _VERIFIER, paint, 4.0)
+            )
         if logged := learning.logged_by(self.run, "dpo"):
             paint = partial(learning.preferences, logged=logged)
             drawn.append(self._wide("preferences", "learning", "DPO", _PREFERENCES, paint, 3.2))
@@ -107,11 +155,19 @@ class _Drawing:
 
     def _policy_metrics(self, training_seed: int) -> list[dict[str, Any]]:
         manifest = router_manifest(self.run, self.config, training_seed)
-        rows = metrics(self.run.root / "stages" / manifest.stage / "metrics.jsonl") if manifest else []
-        return [row for row in rows if row.get("router") == REFERENCE and row.get("phase") == "policy"]
+        rows = (
+            metrics(self.run.root / "stages" / manifest.stage / "metrics.jsonl") if manifest else []
+        )
+        return [
+            row for row in rows if row.get("router") == REFERENCE and row.get("phase") == "policy"
+        ]
 
-    def _wide(self, name: str, section: str, title: str, caption: str, paint: Any, height: float) -> Figure:
+    def _wide(
+        self, name: str, section: str, title: str, caption: str, paint: Any, height: float
+    ) -> Figure:
         return draw(self.folder, name, section, title, caption, paint, (_WIDE, height))
 
-    def _column(self, name: str, section: str, title: str, caption: str, paint: Any, height: float) -> Figure:
+    def _column(
+        self, name: str, section: str, title: str, caption: str, paint: Any, height: float
+    ) -> Figure:
         return draw(self.folder, name, section, title, caption, paint, (_COLUMN, height))

@@ -1,4 +1,6 @@
-"""How a figure is drawn: inline SVG for the page and a PNG copy, the same bytes for the same data."""
+"""How a figure is drawn: inline SVG for the page and a PNG copy, the same bytes for the
+same data.
+"""
 
 import io
 from collections.abc import Callable
@@ -13,7 +15,14 @@ import matplotlib.pyplot as plt
 
 from r2v_dist.files import read_json_lines
 
-INK, MUTED, LINE, ACCENT, BAD, GOOD = "#0f172a", "#64748b", "#e2e8f0", "#4338ca", "#b91c1c", "#0f766e"
+INK, MUTED, LINE, ACCENT, BAD, GOOD = (
+    "#0f172a",
+    "#64748b",
+    "#e2e8f0",
+    "#4338ca",
+    "#b91c1c",
+    "#0f766e",
+)
 _STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -35,7 +44,9 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawn figure: inline SVG for the page, the section it belongs to, and what it shows. `wide` ones span the page."""
+    """A drawn figure: inline SVG for the page, the section it belongs to, and what it shows. `wide`
+    ones span the page.
+    """
 
     name: str
     section: str
@@ -54,8 +65,11 @@ def draw(
     paint: Callable[[Any], None],
     size: tuple[float, float] = (5.1, 3.9),
 ) -> Figure:
-    """Let `paint` fill a matplotlib figure of `size` inches; wider than a column, it spans the page."""
-    # Ids inside an SVG are derived from the salt: figures of one page must not share any, and a second report must not differ.
+    """Let `paint` fill a matplotlib figure of `size` inches; wider than a column, it spans the
+    page.
+    """
+    # Ids inside an SVG are derived from the salt: figures of one page must not share any, and a
+    # second report must not differ.
     with plt.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = plt.figure(figsize=size, layout="constrained")
         paint(figure)
@@ -65,7 +79,14 @@ def draw(
         plt.close(figure)
     text = buffer.getvalue()
     label = f'<svg role="img" aria-label="{title}"'
-    return Figure(name, section, title, caption, size[0] > 6, text[text.index("<svg") :].replace("<svg", label, 1))
+    return Figure(
+        name,
+        section,
+        title,
+        caption,
+        size[0] > 6,
+        text[text.index("<svg") :].replace("<svg", label, 1),
+    )
 
 
 def metrics(path: Path) -> list[dict[str, Any]]:

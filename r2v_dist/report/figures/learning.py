@@ -1,4 +1,6 @@
-"""Figures of how the SLM and its verifier learned: losses, DPO margins, the verifier's reliability and ROC."""
+"""Figures of how the SLM and its verifier learned: losses, DPO margins, the verifier's reliability
+and ROC.
+"""
 
 import math
 from typing import Any
@@ -49,22 +51,37 @@ def verifier(figure: Any, curves: dict[str, Any], auroc: float | None) -> None:
     largest = max(b["branches"] for b in bins)
     left.plot([b["forecast"] for b in bins], [b["observed"] for b in bins], color=ACCENT)
     left.scatter(
-        [b["forecast"] for b in bins], [b["observed"] for b in bins], [15 + 150 * b["branches"] / largest for b in bins], color=ACCENT
+        [b["forecast"] for b in bins],
+        [b["observed"] for b in bins],
+        [15 + 150 * b["branches"] / largest for b in bins],
+        color=ACCENT,
     )
     left.set(title="reliability", xlabel="V of the candidate", ylabel="branches that succeeded")
-    right.plot([p[0] for p in curves["roc"]], [p[1] for p in curves["roc"]], color=ACCENT, linewidth=2)
+    right.plot(
+        [p[0] for p in curves["roc"]], [p[1] for p in curves["roc"]], color=ACCENT, linewidth=2
+    )
     known = auroc is not None and not math.isnan(auroc)
-    right.set(title=f"ROC, AUROC {auroc:.3f}" if known else "ROC", xlabel="failed branches above", ylabel="successful branches above")
+    right.set(
+        title=f"ROC, AUROC {auroc:.3f}" if known else "ROC",
+        xlabel="failed branches above",
+        ylabel="successful branches above",
+    )
 
 
 def verifier_curves(run: RunDir, stage: str) -> tuple[dict[str, Any], float | None] | None:
-    """What the verifier stage measured on validation states; None for verifiers that are not trained, or before it measured curves."""
+    """What the verifier stage measured on validation states; None for verifiers that are not
+    trained, or before it measured curves.
+    """
     manifest = run.manifest(stage)
     if manifest is None:
         return None
     path = run.root / manifest.results["checkpoint"] / "verifier.json"
     stored = read_json_object(path) if path.is_file() else {}
-    return (stored["curves"], manifest.results["validation"].get("auroc")) if "curves" in stored else None
+    return (
+        (stored["curves"], manifest.results["validation"].get("auroc"))
+        if "curves" in stored
+        else None
+    )
 
 
 def logged_by(run: RunDir, stage: str) -> Logged:

@@ -1,7 +1,7 @@
 """One colour and one name a router, everywhere.
 
-Baselines are muted so that the router under test stands out among all others. Each is listed as fitted
-or unfitted: that an unfitted one is behind a fitted router says little.
+Baselines are muted so that the router under test stands out among all others. Each is listed as
+fitted or unfitted: that an unfitted one is behind a fitted router says little.
 """
 
 from r2v_dist.router.names import BASELINES, BY_NAME, ROUTERS, names_of

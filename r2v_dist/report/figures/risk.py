@@ -26,16 +26,43 @@ def reliability(figure: Any, found: Findings) -> None:
         rho_N, n_N = first.rho[name], np.ones(len(first.steps.failed_N))
         bins = reliability_bins(rho_N, first.steps.failed_N, n_N, equal_width(rho_N, BINS))
         style = {"color": COLOURS[name], "alpha": alpha}
-        above.plot([b.forecast for b in bins], [b.observed for b in bins], "-", linewidth=width, label=LABELS[name], **style)
+        above.plot(
+            [b.forecast for b in bins],
+            [b.observed for b in bins],
+            "-",
+            linewidth=width,
+            label=LABELS[name],
+            **style,
+        )
         sizes = np.array([b.branches for b in bins])
-        above.scatter([b.forecast for b in bins], [b.observed for b in bins], 14 + 190 * sizes / sizes.max() * (name == REFERENCE), **style)
+        above.scatter(
+            [b.forecast for b in bins],
+            [b.observed for b in bins],
+            14 + 190 * sizes / sizes.max() * (name == REFERENCE),
+            **style,
+        )
     quality = next((one for one in found.risk if one.name == REFERENCE), None)
     if quality is not None:
-        above.text(0.03, 0.97, _measures(quality), transform=above.transAxes, va="top", fontsize=8.5, color=INK, linespacing=1.45)
+        above.text(
+            0.03,
+            0.97,
+            _measures(quality),
+            transform=above.transAxes,
+            va="top",
+            fontsize=8.5,
+            color=INK,
+            linespacing=1.45,
+        )
     above.set(ylabel="episodes that failed", ylim=(-0.03, 1.03))
     above.legend(loc="lower right", fontsize=8.5)
-    below.hist(first.rho[REFERENCE], bins=np.linspace(0, 1, BINS + 1), color=COLOURS[REFERENCE], alpha=0.75)
-    below.set(xlabel="predicted risk  $\\hat{\\rho}$ that the SLM fails from here", ylabel="steps", xlim=(-0.02, 1.02))
+    below.hist(
+        first.rho[REFERENCE], bins=np.linspace(0, 1, BINS + 1), color=COLOURS[REFERENCE], alpha=0.75
+    )
+    below.set(
+        xlabel="predicted risk  $\\hat{\\rho}$ that the SLM fails from here",
+        ylabel="steps",
+        xlim=(-0.02, 1.02),
+    )
     percent_axis(above.yaxis)
 
 
@@ -43,16 +70,27 @@ def over_steps(figure: Any, forecasts: Forecasts) -> None:
     """Mean predicted risk by step, for episodes of the SLM alone that fail and that succeed."""
     ax = figure.subplots()
     steps, rho_N = forecasts.steps, forecasts.rho[REFERENCE]
-    for failed, colour, label in ((1.0, BAD, "the SLM fails in the end"), (0.0, GOOD, "the SLM succeeds in the end")):
+    for failed, colour, label in (
+        (1.0, BAD, "the SLM fails in the end"),
+        (0.0, GOOD, "the SLM succeeds in the end"),
+    ):
         own = steps.failed_N == failed
-        times = [t for t in range(int(steps.t_N.max()) + 1) if (own & (steps.t_N == t)).sum() >= FEWEST]
+        times = [
+            t for t in range(int(steps.t_N.max()) + 1) if (own & (steps.t_N == t)).sum() >= FEWEST
+        ]
         values = [rho_N[own & (steps.t_N == t)] for t in times]
         if not times:
             continue
         low, high = np.array([np.quantile(v, [0.25, 0.75]) for v in values]).T
         ax.fill_between(times, low, high, color=colour, alpha=0.12, linewidth=0)
         ax.plot(times, [v.mean() for v in values], "-o", color=colour, markersize=4, label=label)
-        ax.annotate(f"{len(values[-1])} left", (times[-1], values[-1].mean()), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        ax.annotate(
+            f"{len(values[-1])} left",
+            (times[-1], values[-1].mean()),
+            xytext=(4, 4),
+            textcoords="offset points",
+            fontsize=8,
+        )
     ax.set(xlabel="step t", ylabel="predicted risk  $\\hat{\\rho}_t$", ylim=(0, 1.02))
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(loc="lower right", fontsize=9)
@@ -64,13 +102,33 @@ def training(figure: Any, logged: dict[int, list[dict[str, Any]]], epsilon: floa
     for i, rows in enumerate(logged.values()):
         step = [row["step"] for row in rows]
         first = i == 0
-        cvar.plot(step, [row["cvar"] for row in rows], color=ACCENT, linewidth=1.6, alpha=0.9, label="CVaR of failure" if first else None)
-        cvar.plot(step, [row["eta"] for row in rows], color=MUTED, linewidth=1.0, alpha=0.9, label="$\\eta$" if first else None)
+        cvar.plot(
+            step,
+            [row["cvar"] for row in rows],
+            color=ACCENT,
+            linewidth=1.6,
+            alpha=0.9,
+            label="CVaR of failure" if first else None,
+        )
+        cvar.plot(
+            step,
+            [row["eta"] for row in rows],
+            color=MUTED,
+            linewidth=1.0,
+            alpha=0.9,
+            label="$\\eta$" if first else None,
+        )
         multiplier.plot(step, [row["lambda"] for row in rows], color="#db7706", linewidth=1.6)
         cost.plot(step, [row["cost"] for row in rows], color=GOOD, linewidth=1.6)
-    cvar.axhline(epsilon, color=BAD, linewidth=1.2, linestyle="--", label=f"$\\epsilon$ = {epsilon:g}")
+    cvar.axhline(
+        epsilon, color=BAD, linewidth=1.2, linestyle="--", label=f"$\\epsilon$ = {epsilon:g}"
+    )
     cvar.legend(fontsize=8.5)
-    cvar.set(title="CVaR over training seeds z", xlabel="optimizer step", ylim=(min(0.0, *cvar.get_ylim()), None))
+    cvar.set(
+        title="CVaR over training seeds z",
+        xlabel="optimizer step",
+        ylim=(min(0.0, *cvar.get_ylim()), None),
+    )
     multiplier.set(title="multiplier $\\lambda$", xlabel="optimizer step", ylim=(0, None))
     cost.set(title="cost, teacher calls an episode", xlabel="optimizer step", ylim=(0, None))
 
@@ -79,7 +137,8 @@ def _measures(quality: RiskQuality) -> str:
     return "\n".join(
         [
             f"Brier {quality.brier:.3f}  (constant {quality.constant_brier:.3f})",
-            f"ECE-15 {quality.ece15:.3f}  (perfect {quality.perfect_ece:.3f} – {quality.perfect_ece_shared:.3f})",
+            f"ECE-15 {quality.ece15:.3f}  (perfect {quality.perfect_ece:.3f} – "
+            f"{quality.perfect_ece_shared:.3f})",
             "AUROC of $\\hat{\\rho}$ " + ("–" if quality.auroc is None else f"{quality.auroc:.3f}"),
         ]
     )

@@ -1,4 +1,6 @@
-"""Figures of what routers achieve: success against cost, ablations one by one, success under every seed."""
+"""Figures of what routers achieve: success against cost, ablations one by one, success under every
+seed.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,14 +17,20 @@ PUBLISHED = {
     "textworld": (0.417, 0.982, "published, TextWorld:\n98.2 % at 41.7 % LLM calls"),
     "humaneval_plus": (0.0060, 0.943, "published, HumanEval+:\n94.3 % at 0.60 % LLM calls"),
 }
-"""LLM-call rate and success that the R2V paper reports for this environment: other models, other games, measured offline."""
+"""LLM-call rate and success that the R2V paper reports for this environment: other models, other
+games, measured offline.
+"""
 
 
 def frontier(figure: Any, found: Findings, env: str, alone: str) -> None:
     """Every router but the ablations; r2v in front."""
     ax = figure.subplots()
     rows = found.perturbed
-    names = [name for name in dict.fromkeys(row.name for row in rows) if name not in (*ABLATIONS, *ENDS, REFERENCE)]
+    names = [
+        name
+        for name in dict.fromkeys(row.name for row in rows)
+        if name not in (*ABLATIONS, *ENDS, REFERENCE)
+    ]
     for name in names:
         _sweep(ax, rows, name, alone, linewidth=1.3, size=5, alpha=0.75)
     if any(row.name == REFERENCE for row in rows):
@@ -33,10 +41,25 @@ def frontier(figure: Any, found: Findings, env: str, alone: str) -> None:
         _end(ax, [row for row in rows if row.name == name], 6 if name == "best_of_k" else -14)
     if env in PUBLISHED:
         x, y, text = PUBLISHED[env]
-        ax.plot([x], [y], marker="*", markersize=15, color="white", markeredgecolor=INK, linestyle="none", zorder=6)
+        ax.plot(
+            [x],
+            [y],
+            marker="*",
+            markersize=15,
+            color="white",
+            markeredgecolor=INK,
+            linestyle="none",
+            zorder=6,
+        )
         _label(ax, text, (x, y), (26, -52), INK, "normal")
-    ax.set(xlabel="LLM-call rate: share of all steps that the teacher takes", ylabel="success rate", xlim=(-0.03, 1.04))
-    low = min([row.success_rate for row in rows] + ([PUBLISHED[env][1]] if env in PUBLISHED else []))
+    ax.set(
+        xlabel="LLM-call rate: share of all steps that the teacher takes",
+        ylabel="success rate",
+        xlim=(-0.03, 1.04),
+    )
+    low = min(
+        [row.success_rate for row in rows] + ([PUBLISHED[env][1]] if env in PUBLISHED else [])
+    )
     ax.set_ylim(max(-0.02, low - 0.07), 1.03)
     percent_axis(ax.xaxis)
     percent_axis(ax.yaxis)
@@ -58,31 +81,59 @@ def ablations(figure: Any, found: Findings, alone: str) -> None:
 
 
 def seeds(figure: Any, found: Findings) -> None:
-    """Bars under each perturbation seed: both ends, r2v, and the best baseline for the same teacher calls."""
+    """Bars under each perturbation seed: both ends, r2v, and the best baseline for the same teacher
+    calls.
+    """
     ax = figure.subplots()
-    groups = [(label, colour, values) for label, colour, values in _by_seed(found) if values is not None]
+    groups = [
+        (label, colour, values) for label, colour, values in _by_seed(found) if values is not None
+    ]
     zs = found.seeds[0].arms[0].zs
     width = 0.84 / len(groups)
     for i, (label, colour, values_Z) in enumerate(groups):
         offset = (i - (len(groups) - 1) / 2) * width
-        ax.bar(np.arange(len(zs)) + offset, values_Z, width * 0.92, color=colour, label=label, zorder=2)
-        ax.plot([-0.6, len(zs) - 0.4], [values_Z.min()] * 2, color=colour, linewidth=1, linestyle=":", zorder=3)
+        ax.bar(
+            np.arange(len(zs)) + offset, values_Z, width * 0.92, color=colour, label=label, zorder=2
+        )
+        ax.plot(
+            [-0.6, len(zs) - 0.4],
+            [values_Z.min()] * 2,
+            color=colour,
+            linewidth=1,
+            linestyle=":",
+            zorder=3,
+        )
     ax.set_xticks(range(len(zs)), [str(z) for z in zs])
-    ax.set(xlabel="perturbation seed z", ylabel="success rate", xlim=(-0.6, len(zs) - 0.4), ylim=(0, 1.02))
+    ax.set(
+        xlabel="perturbation seed z",
+        ylabel="success rate",
+        xlim=(-0.6, len(zs) - 0.4),
+        ylim=(0, 1.02),
+    )
     ax.grid(visible=False, axis="x")
     percent_axis(ax.yaxis)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(groups), fontsize=9)
 
 
 def _by_seed(found: Findings) -> list[tuple[str, str, Any]]:
-    """Label, colour and success by seed, mean over tasks and training seeds; None where a run has no such router."""
+    """Label, colour and success by seed, mean over tasks and training seeds; None where a run has
+    no such router.
+    """
     alone = found.seeds[0].alone
-    ends = [(LABELS[name], COLOURS[name], _mean([one.points(name)[0] for one in found.seeds])) for name in (alone, "teacher_only")]
+    ends = [
+        (LABELS[name], COLOURS[name], _mean([one.points(name)[0] for one in found.seeds]))
+        for name in (alone, "teacher_only")
+    ]
     chosen = [arm for one in found.seeds if (arm := one.chosen(REFERENCE)) is not None]
-    middle: list[tuple[str, str, Any]] = [("r2v, selected", COLOURS[REFERENCE], _mean(chosen) if chosen else None)]
+    middle: list[tuple[str, str, Any]] = [
+        ("r2v, selected", COLOURS[REFERENCE], _mean(chosen) if chosen else None)
+    ]
     best = found.comparisons.best_at_cost if found.comparisons else None
     if best is not None and len(chosen) == len(found.seeds):
-        matched = [one.matched(best, float(arm.calls_TZ.mean())) for one, arm in zip(found.seeds, chosen, strict=True)]
+        matched = [
+            one.matched(best, float(arm.calls_TZ.mean()))
+            for one, arm in zip(found.seeds, chosen, strict=True)
+        ]
         values = np.mean([m.mean(axis=0) for m in matched if m is not None], axis=0)
         middle.insert(0, (f"{listed(best)}, as many calls", COLOURS[best], values))
     return [ends[0], *middle, ends[1]]
@@ -93,7 +144,15 @@ def _mean(arms: Sequence[Any]) -> Any:
 
 
 def _sweep(
-    ax: Any, rows: list[RouterRow], name: str, alone: str, *, linewidth: float, size: float, alpha: float, intervals: bool = False
+    ax: Any,
+    rows: list[RouterRow],
+    name: str,
+    alone: str,
+    *,
+    linewidth: float,
+    size: float,
+    alpha: float,
+    intervals: bool = False,
 ) -> None:
     """One line a training seed, from the SLM's end over the operating points to the teacher's."""
     for training_seed in sorted({row.training_seed for row in rows if row.name == name}):
@@ -102,7 +161,13 @@ def _sweep(
         ends = {row.name: row for row in here if row.threshold is None}
         line = [ends[alone], *own, ends["teacher_only"]]
         style = {"color": COLOURS[name], "alpha": alpha, "zorder": 4 if name == REFERENCE else 2}
-        ax.plot([row.llm_call_rate for row in line], [row.success_rate for row in line], "-", linewidth=linewidth, **style)
+        ax.plot(
+            [row.llm_call_rate for row in line],
+            [row.success_rate for row in line],
+            "-",
+            linewidth=linewidth,
+            **style,
+        )
         x, y = [row.llm_call_rate for row in own], np.array([row.success_rate for row in own])
         if intervals:
             low, high = np.array([row.success_ci for row in own]).T
@@ -110,40 +175,100 @@ def _sweep(
             ax.errorbar(x, y, yerr=bars, fmt="none", capsize=2.5, linewidth=1.2, **style)
         label = listed(name) if training_seed == min(row.training_seed for row in rows) else None
         if size:
-            ax.plot(x, y, MARKERS.get(name, "o"), markersize=size, markeredgewidth=0, label=label, **style)
+            ax.plot(
+                x,
+                y,
+                MARKERS.get(name, "o"),
+                markersize=size,
+                markeredgewidth=0,
+                label=label,
+                **style,
+            )
 
 
 def _mark_selected(ax: Any, found: Findings) -> None:
     rows = [row for row in found.perturbed if row.name == REFERENCE and row.selected]
     for row in rows:
-        ax.plot([row.llm_call_rate], [row.success_rate], "o", markersize=14, markerfacecolor="none", color=COLOURS[REFERENCE], zorder=5)
+        ax.plot(
+            [row.llm_call_rate],
+            [row.success_rate],
+            "o",
+            markersize=14,
+            markerfacecolor="none",
+            color=COLOURS[REFERENCE],
+            zorder=5,
+        )
     if rows:
         row = rows[0]
         text = f"r2v, selected on validation\n{row.success_rate:.1%} at {row.llm_call_rate:.1%}"
-        _label(ax, text, (row.llm_call_rate, row.success_rate), (44, -92), COLOURS[REFERENCE], "bold")
+        _label(
+            ax, text, (row.llm_call_rate, row.success_rate), (44, -92), COLOURS[REFERENCE], "bold"
+        )
 
 
-def _label(ax: Any, text: str, point: tuple[float, float], offset: tuple[int, int], colour: str, weight: str) -> None:
+def _label(
+    ax: Any,
+    text: str,
+    point: tuple[float, float],
+    offset: tuple[int, int],
+    colour: str,
+    weight: str,
+) -> None:
     """A boxed label off the point, on a line to it: the curves below stay readable."""
-    box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": colour, "linewidth": 0.6, "alpha": 0.93}
+    box = {
+        "boxstyle": "round,pad=0.3",
+        "facecolor": "white",
+        "edgecolor": colour,
+        "linewidth": 0.6,
+        "alpha": 0.93,
+    }
     arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkB": 7}
-    style = {"fontsize": 9, "fontweight": weight, "color": colour, "va": "top", "textcoords": "offset points", "zorder": 7}
+    style = {
+        "fontsize": 9,
+        "fontweight": weight,
+        "color": colour,
+        "va": "top",
+        "textcoords": "offset points",
+        "zorder": 7,
+    }
     ax.annotate(text, point, xytext=offset, bbox=box, arrowprops=arrow, **style)
 
 
 def _end(ax: Any, rows: list[RouterRow], height: int) -> None:
     for row in rows:
         colour = COLOURS[row.name]
-        bars = [[max(0.0, row.success_rate - row.success_ci[0])], [max(0.0, row.success_ci[1] - row.success_rate)]]
-        ax.errorbar([row.llm_call_rate], [row.success_rate], yerr=bars, fmt="s", markersize=8, capsize=3, color=colour, zorder=5)
+        bars = [
+            [max(0.0, row.success_rate - row.success_ci[0])],
+            [max(0.0, row.success_ci[1] - row.success_rate)],
+        ]
+        ax.errorbar(
+            [row.llm_call_rate],
+            [row.success_rate],
+            yerr=bars,
+            fmt="s",
+            markersize=8,
+            capsize=3,
+            color=colour,
+            zorder=5,
+        )
     if rows:
         right = rows[0].llm_call_rate > 0.5
         place, side = ((-6, -26), "right") if right else ((10, height), "left")
         text = f"{LABELS[rows[0].name]} {rows[0].success_rate:.1%}"
         style = {"fontsize": 9, "color": COLOURS[rows[0].name], "ha": side}
-        ax.annotate(text, (rows[0].llm_call_rate, rows[0].success_rate), xytext=place, textcoords="offset points", **style)
+        ax.annotate(
+            text,
+            (rows[0].llm_call_rate, rows[0].success_rate),
+            xytext=place,
+            textcoords="offset points",
+            **style,
+        )
 
 
 def note(found: Findings) -> str:
     """What the frontier's caption adds for several training seeds."""
-    return f" One line for each of {found.training_seeds} training seeds." if found.training_seeds > 1 else ""
+    return (
+        f" One line for each of {found.training_seeds} training seeds."
+        if found.training_seeds > 1
+        else ""
+    )

@@ -25,19 +25,41 @@ from r2v_dist.report.headline import HARD_STEPS
 from r2v_dist.stats.seed_difference import LEVEL
 
 TEMPLATES = Path(__file__).parent
-KINDS = {"selected": "selected", "budget": "on a budget", "expected_cost": "least expected cost", "bayes": "Bayes rule"}
-_ORDER = (*ENDS, "r2v", *(name for name in LABELS if name not in (*ENDS, "r2v", *ABLATIONS)), *ABLATIONS)
+KINDS = {
+    "selected": "selected",
+    "budget": "on a budget",
+    "expected_cost": "least expected cost",
+    "bayes": "Bayes rule",
+}
+_ORDER = (
+    *ENDS,
+    "r2v",
+    *(name for name in LABELS if name not in (*ENDS, "r2v", *ABLATIONS)),
+    *ABLATIONS,
+)
 
 
 def render_page(
-    facts: dict[str, Any], training: list[dict[str, Any]], config: RunConfig, found: Findings, figures: list[Figure], samples: list[Sample]
+    facts: dict[str, Any],
+    training: list[dict[str, Any]],
+    config: RunConfig,
+    found: Findings,
+    figures: list[Figure],
+    samples: list[Sample],
 ) -> str:
     """The page's HTML."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "points": points, "number": number, "p": p_value}
-    rows = sorted(found.perturbed, key=lambda row: (_ORDER.index(row.name), row.training_seed, row.threshold or 0.0))
+    rows = sorted(
+        found.perturbed,
+        key=lambda row: (_ORDER.index(row.name), row.training_seed, row.threshold or 0.0),
+    )
     return environment.get_template("page.html.jinja").render(
         facts=facts,
         training=training,
@@ -45,9 +67,16 @@ def render_page(
         chosen=[row for row in rows if row.threshold is None or row.selected],
         clean={row.name: row for row in reversed(found.clean)},
         ends={row.name: row for row in reversed(found.perturbed) if row.threshold is None},
-        overall={n: o for n in _ORDER if (o := found.overall(n, config.evaluate.bootstrap, config.seed)) is not None},
+        overall={
+            n: o
+            for n in _ORDER
+            if (o := found.overall(n, config.evaluate.bootstrap, config.seed)) is not None
+        },
         found=found,
-        figures={section: [f for f in figures if f.section == section] for section in {f.section for f in figures}},
+        figures={
+            section: [f for f in figures if f.section == section]
+            for section in {f.section for f in figures}
+        },
         samples=samples,
         against={one.other: one for one in found.comparisons.others} if found.comparisons else {},
         trained=_trained(facts, rows),
@@ -86,9 +115,14 @@ def _best_first(scores: dict[str, list[float | None]]) -> list[tuple[str, list[f
 
 
 def _trained(facts: dict[str, Any], rows: list[RouterRow]) -> list[dict[str, Any]]:
-    """One line a trained router: how its constraint ended, and its selected threshold on test tasks (None where it has no arm)."""
+    """One line a trained router: how its constraint ended, and its selected threshold on test tasks
+    (None where it has no arm).
+    """
     chosen = {(row.name, row.training_seed): row for row in rows if row.selected}
-    return [one | {"row": chosen.get((one["name"], one["training_seed"]))} for one in facts["router_training"] or []]
+    return [
+        one | {"row": chosen.get((one["name"], one["training_seed"]))}
+        for one in facts["router_training"] or []
+    ]
 
 
 def percent(value: float | None) -> str:
