@@ -191,7 +191,8 @@ def test_a_wrong_shape_is_not_broadcast(judge: Judge) -> None:
 
 def test_a_solution_is_a_module_that_is_known(judge: Judge) -> None:
     task = load_task("shipped", LUHN)
-    typed = "from __future__ import annotations\nfrom dataclasses import dataclass\nimport pickle, typing\n@dataclass\nclass P:\n    x: int\n"
+    typed = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    typed += "import pickle, typing\n@dataclass\nclass P:\n    x: int\n"
     typed += "assert pickle.loads(pickle.dumps(P(1))) == P(1) and typing.get_type_hints(P) == {'x': int}\n"
     assert judge.verdict(task, typed + task.code).passed
 

@@ -307,9 +307,10 @@ def _only_floats(items: list[Any] | tuple[Any, ...]) -> bool:
     return all(issubclass(kind, float) for kind in set(map(type, items)))
 
 
+_NOBODY: Any = None  # no hook for what json does not know
 _chunks: Any = make_encoder(
-    None, None, encode_basestring_ascii, None, ": ", ", ", False, False, True
-)  # type: ignore[arg-type]
+    None, _NOBODY, encode_basestring_ascii, None, ": ", ", ", False, False, True
+)
 
 
 def dumps(data: Any) -> str:
