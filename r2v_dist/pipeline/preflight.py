@@ -147,10 +147,10 @@ def placement_problem(config: RunConfig, cpus: float, gpus: float) -> str | None
     """Why a cluster of this size never finds room for something that the run starts; None where it
     does.
 
-    A rank takes a core, and a whole GPU where there are as many; engines and the verifier share
-    what GPUs there are.
+    A rank takes a whole GPU where there is one for each, else a core; engines and the verifier
+    share what GPUs there are.
     """
-    if problem := ranks_problem(_ranks(config), cpus):
+    if problem := ranks_problem(_ranks(config), cpus, gpus):
         return problem
     asked = round(sum(config.gpus.values()), 6)
     if 0 < gpus < asked:
@@ -158,11 +158,14 @@ def placement_problem(config: RunConfig, cpus: float, gpus: float) -> str | None
     return None
 
 
-def ranks_problem(ranks: Mapping[str, int], cpus: float) -> str | None:
-    """Which learner, by the key of its ranks, never finds cores for all of them."""
+def ranks_problem(ranks: Mapping[str, int], cpus: float, gpus: float = 0) -> str | None:
+    """Which learner, by the key of its ranks, never finds a GPU or a core for each of them."""
     for key, count in ranks.items():
-        if count > cpus:
-            return f"{key} = {count}: a rank takes a core and there are {cpus:g}; lower it, or raise cluster.num_cpus"
+        if count > max(cpus, gpus):
+            return (
+                f"{key} = {count}: a rank takes a core and there are {cpus:g}; "
+                "lower it, or raise cluster.num_cpus"
+            )
     return None
 
 

@@ -18,6 +18,7 @@ from r2v_dist.config.places import named_path
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
+from r2v_dist.pipeline.preflight import placement_problem
 from r2v_dist.pipeline.progress import Progress
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.metrics_log import last_row
@@ -183,8 +184,7 @@ class Crew:
 
         self._ray
         servers, config = {}, self._config
-        self._require_gpus()
-        self._require_cores()
+        self._require_room()
         if config.slm.backend == "vllm":
             servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint())
         if config.teacher.backend == "vllm":
@@ -194,30 +194,14 @@ class Crew:
             )
         return servers
 
-    def _require_gpus(self) -> None:
-        """Refuse what the GPUs of the cluster cannot hold at one time: it would wait for room for
-        ever.
-        """
+    def _require_room(self) -> None:
+        """Refuse what this cluster could never place: engines and ranks would wait for ever."""
         import ray
 
-        keys, there = self._config.gpus, ray.cluster_resources().get("GPU", 0)
-        asked = round(sum(keys.values()), 6)
-        if 0 < there < asked:
-            raise UsageError(
-                f"{' + '.join(keys)} = {asked:g} GPUs, the cluster has {there:g}: lower these "
-                f"keys, or add GPUs"
-            )
-
-    def _require_cores(self) -> None:
-        """Refuse learners whose ranks the cluster could never place now, and not after the rollouts
-        they learn from.
-        """
-        import ray
-
-        from learners.common.ray_train import require_room
-
-        for name, ranks in learner_ranks(self._config).items():
-            require_room(name, ranks, ray.cluster_resources())
+        there = ray.cluster_resources()
+        problem = placement_problem(self._config, there.get("CPU", 0), there.get("GPU", 0))
+        if problem:
+            raise UsageError(problem)
 
     @cached_property
     def _fleet(self) -> "Fleet":
@@ -252,18 +236,6 @@ class Crew:
         if not path.is_dir():
             make_scratch(path, self._config.seed)
         return Checkpoint(str(path.resolve()), checkpoint_version("scratch", path))
-
-
-def learner_ranks(config: RunConfig) -> dict[str, int]:
-    """The ranks of every learner of a run by its name."""
-    ranks = {"bc": config.bc.deepspeed.ranks} if config.slm.backend == "vllm" else {}
-    if config.verifier is not None and config.verifier.kind == "trained":
-        ranks["verifier"] = config.verifier.training.deepspeed.ranks
-    if config.dpo is not None:
-        ranks["dpo"] = config.dpo.deepspeed.ranks
-    if config.router is not None:
-        ranks["router"] = config.router.deepspeed.ranks
-    return ranks
 
 
 def _version(config: ModelConfig) -> str:
