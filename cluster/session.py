@@ -136,9 +136,8 @@ def _start(where: str, deadline_s: float, **options: Any) -> None:
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
     except SystemExit:  # what Ray makes of SIGTERM while it starts
         raise KeyboardInterrupt from None
-    except (
-        Exception
-    ) as error:  # a boundary: a node that starts too slowly is a bare Exception of Ray's
+    # A boundary: a node that starts too slowly is a bare Exception of Ray's.
+    except Exception as error:
         ray.shutdown()
         raise RuntimeFailure(
             f"{where}: Ray cannot be reached: {' '.join(str(error).split())[:300]}"

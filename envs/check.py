@@ -87,9 +87,8 @@ def _look(task: Task) -> _Outcome:
     """
     try:
         return _Outcome(_expert_passes(task), _empty_passes(task), "")
-    except (
-        Exception
-    ) as error:  # a boundary: whatever a broken task raises is what the check is there to tell
+    # A boundary: whatever a broken task raises is what the check is there to tell.
+    except Exception as error:
         return _Outcome(False, False, " ".join(f"{type(error).__name__}: {error}".split())[:300])
 
 

@@ -166,9 +166,8 @@ def _serve(cache: Path) -> None:
         ):
             try:
                 _publish(spec, cache)
-            except (
-                Exception
-            ) as error:  # a boundary: the parent process turns it into a RuntimeFailure
+            # A boundary: the parent process turns it into a RuntimeFailure.
+            except Exception as error:
                 problem = f"{type(error).__name__}: {error}"
         answers.write(json.dumps({"problem": problem}) + "\n")
         answers.flush()

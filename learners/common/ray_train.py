@@ -58,9 +58,8 @@ def run_ranks(
         _raise_verdict(verdict)
         threading.Event().wait(0.2)
     _raise_verdict(verdict)
-    if (
-        error := ended.exception()
-    ) is not None:  # a boundary: whatever ended the ranks, the user gets its first cause
+    error = ended.exception()
+    if error is not None:  # a boundary: whatever ended the ranks, the user gets its first cause
         raise RuntimeFailure(f"learner {name}: {_innermost(error)}") from None
 
 
@@ -141,8 +140,7 @@ def _innermost(error: BaseException) -> str:
         return _innermost(next(iter(failures.values())))
     if (failure := getattr(error, "controller_failure", None)) is not None:
         # Ray Train goes on with a page of what may be the matter.
-        return f"{type(failure).__name__}: {' '.join(str(failure).split()).partition(' Potential causes')[0]}"[
-            :500
-        ]
+        said = " ".join(str(failure).split()).partition(" Potential causes")[0]
+        return f"{type(failure).__name__}: {said}"[:500]
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:500]
