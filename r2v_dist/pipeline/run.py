@@ -50,8 +50,9 @@ def _complete(
     manifest = run.manifest(stage.name)
     if manifest is None or manifest.input_hash != input_hash or not _still_whole(run, manifest):
         run.begin(stage.name, input_hash)
-        for name in (*stage.needs, stage.name):
-            rollout_store.verify(run.rollouts(name))
+        for name in stage.needs:
+            rollout_store.verify(run.rollouts(name), name, manifests[name].input_hash)
+        rollout_store.verify(run.rollouts(stage.name), stage.name, input_hash)
         started = time.monotonic()
         results = stage.run(
             Context(config, run, crew, stage.name, input_hash, manifests, stage.training_seed)

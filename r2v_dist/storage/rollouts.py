@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2v_dist.episodes import Episode, Step
-from r2v_dist.errors import UsageError
+from r2v_dist.errors import DamagedFile, UsageError
 from r2v_dist.language_model import TopTokens
 from r2v_dist.storage import arrow_file as table_file
 
@@ -207,9 +207,15 @@ def keys_of(paths: Sequence[Path]) -> set[str]:
     return set(pc.unique(read_all(paths, ["key"])["key"]).to_pylist())
 
 
-def verify(folder: Path) -> None:
-    """Raises DamagedFile for the first shard that cannot be read."""
-    keys_of(shards(folder))
+def verify(folder: Path, stage: str, input_hash: str) -> None:
+    """Raises DamagedFile for the first shard that cannot be read, or that holds episodes of
+    another stage or of other inputs: a shard that somebody copied here.
+    """
+    own = f"{stage}|{input_hash}|"
+    for path in shards(folder):
+        foreign = [key for key in keys_of([path]) if not key.startswith(own)]
+        if foreign:
+            raise DamagedFile(path, f"holds episodes that are not of this stage ({foreign[0]})")
 
 
 def committed_keys(folder: Path) -> set[str]:

@@ -102,14 +102,25 @@ class RunDir:
             if path.stat().st_size != size:
                 problem = f"is damaged: {path.stat().st_size} bytes instead of {size}"
                 return DamagedFile(path, problem, _AGAIN.format(manifest.stage))
+        return self._added(manifest)
+
+    def _added(self, manifest: Manifest) -> DamagedFile | None:
+        """A shard that came to a complete stage afterwards."""
+        if manifest.covers is None:
+            return None
+        for path in sorted(self.rollouts(manifest.stage).glob("*.arrow")):
+            if str(path.relative_to(self.root)) not in manifest.covers:
+                return DamagedFile(path, "was not there when its stage was completed")
         return None
 
     def require_rollouts(self, stage: str) -> None:
         """Raises DamagedFile where a complete stage has lost episodes."""
         manifest = self.manifest(stage)
-        covers = (manifest.covers if manifest else None) or {}
-        episodes = {name: size for name, size in covers.items() if name.startswith("rollouts/")}
-        found = self.lost(replace(manifest, covers=episodes, results={})) if manifest else None
+        if manifest is None or manifest.covers is None:
+            return
+        covers = manifest.covers.items()
+        episodes = {name: size for name, size in covers if name.startswith("rollouts/")}
+        found = self.lost(replace(manifest, covers=episodes, results={}))
         if found is not None:
             raise found
 

@@ -116,6 +116,20 @@ def test_a_finished_run_plays_nothing(hurt: Path) -> None:
 
 
 @pytest.mark.parametrize("complete", [True, False])
+def test_a_shard_of_another_stage_is_set_aside(
+    whole: Path, hurt: Path, capsys: pytest.CaptureFixture[str], complete: bool
+) -> None:
+    foreign = hurt / "rollouts" / "evaluate" / "000099.arrow"
+    shutil.copy(rollout_store.shards(hurt / "rollouts" / "validate")[0], foreign)
+    if not complete:
+        (hurt / "stages" / "evaluate" / "manifest.json").unlink()
+    assert run(hurt) == 0
+    assert f"{foreign} " in capsys.readouterr().err
+    assert not foreign.exists()
+    assert outcomes_of(hurt) == outcomes_of(whole)
+
+
+@pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("damage", [*DAMAGE, "deleted"])
 def test_a_damaged_shard_is_played_again(
     whole: Path, hurt: Path, capsys: pytest.CaptureFixture[str], damage: str, complete: bool
