@@ -32,6 +32,16 @@ class GameFamilyConfig(Section):
     `treasure_hunter`: level. `cooking`: recipe, take, go, open, cook, cut, drop.
     """
 
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _no_truths(cls, settings: object) -> object:
+        """A truth value would be taken for 0 or 1."""
+        values = settings.values() if isinstance(settings, dict) else ()
+        for value in values:
+            if isinstance(value, list | tuple) and any(isinstance(part, bool) for part in value):
+                raise ValueError(f"{value} is no range; write two whole numbers")
+        return settings
+
     @model_validator(mode="after")
     def _known_settings(self) -> Self:
         bounds = _BOUNDS[self.challenge]

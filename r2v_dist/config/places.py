@@ -54,6 +54,8 @@ def named_path(text: str, key: str) -> Path:
 
 
 def _check_text(value: object) -> object:
+    if value is None:
+        raise ValueError("no path; YAML reads ~ alone as nothing: write ~/ for your home directory")
     if isinstance(value, str):
         user_path(value)
     return value

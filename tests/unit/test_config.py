@@ -124,6 +124,7 @@ def _folder(*overrides: str) -> Path:
         ("slm.cpu_cores=3-1", ["slm.cpu_cores", "3-1"]),
         ("slm.sampling.max_tokens=1024", ["slm.sampling.max_tokens", "1024", "max_model_len"]),
         ("run_dir=''", ["run_dir", "empty path"]),
+        ("run_dir=~", ["run_dir", "no path", "home directory"]),
         ('run_dir="a\\0b"', ["run_dir", "no text"]),
         (f"run_dir=runs/{'x' * 300}", ["run_dir", "300 bytes", "255"]),
         ("run_dir=~nobody-of-this-name/runs", ["run_dir", "nobody-of-this-name"]),
@@ -222,6 +223,10 @@ def test_an_override_is_given_once() -> None:
         (
             "{rooms: [4, 1], objects: [2, 3], quest_length: [2, 3], instructions: full}",
             ["rooms = [4, 1]", "write [1, 4]"],
+        ),
+        (
+            "{rooms: [true, true], objects: [2, 3], quest_length: [2, 3], instructions: full}",
+            ["settings", "[True, True] is no range"],
         ),
         (
             "{rooms: 2, objects: [2, 3], quest_length: [2, 3], instructions: full}",
