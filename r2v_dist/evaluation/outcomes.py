@@ -5,7 +5,7 @@ store.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,6 @@ from r2v_dist.stats.bootstrap import task_bootstrap_interval, worst_seed_success
 from r2v_dist.stats.cvar import cvar_failure
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.rollouts import codes
-
-if TYPE_CHECKING:
-    pass
 
 Array = npt.NDArray[np.float64]
 _COLUMNS = [

@@ -1,28 +1,61 @@
-"""What a stage of the pipeline is."""
+"""What a stage of the pipeline is: `inputs -> outputs` in the run directory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
+from r2v_dist.config.learners import CONSTRAINT_STATUSES
 from r2v_dist.config.run import RunConfig
 from r2v_dist.pipeline.context import Context
 from r2v_dist.storage.run_dir import stage_name
 
-if TYPE_CHECKING:
-    pass
+Part = Literal["policy", "router"]
+"""What later stages deploy: the SLM with its verifier, or the routers."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`content` is the part of the configuration that decides the stage's outcome; `needs` are the
-    stages it reads.
+    """One row of the table of stages.
+
+    `needs` are the stages whose results it reads; `@policy` and `@router` stand for the stages
+    that publish them. `reads` are the parts of the configuration that decide its outcome, as
+    dotted names. `when` says whether a run has the stage.
     """
 
     name: str
     needs: tuple[str, ...]
-    content: Callable[[RunConfig], Any]
+    reads: tuple[str, ...]
     run: Callable[[Context], dict[str, Any]]
+    publishes: Part | None = None
+    when: Callable[[RunConfig], bool] = lambda config: True
+    each_training_seed: bool = True
     training_seed: int = 0
+
+    def content(self, config: RunConfig) -> list[Any]:
+        """The values that `reads` names: another value makes the stage run again."""
+        return [value_of(config, name) for name in self.reads]
+
+
+def value_of(config: RunConfig, name: str) -> Any:
+    """A part of the configuration by its dotted name, without what only says where and how fast.
+
+    Four names are no keys: `games` are the bytes of what is named by a path, `test_seeds` the
+    perturbation seeds of test tasks, `constraint_statuses` the words in which training ends, and
+    `labels.first_round` the keys of `labels` that decide its first round.
+    """
+    if name == "constraint_statuses":
+        return CONSTRAINT_STATUSES
+    if name in ("games", "test_seeds"):
+        from envs.tasks import identity, seeds
+
+        tests = seeds(config.perturb, "test", config.seed) if name == "test_seeds" else None
+        return identity(config.env) if tests is None else tests
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    if hasattr(value, "content"):
+        return value.content()
+    return value() if callable(value) else value
 
 
 def for_training_seed(stages: Sequence[Stage], training_seed: int) -> list[Stage]:

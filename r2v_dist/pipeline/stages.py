@@ -1,200 +1,128 @@
-"""The run as a list of stages, each `inputs -> outputs` in the run directory; a complete stage with
-equal inputs is skipped.
-
-    tasks     env                              -> stages/tasks/tasks.json
-    collect   tasks, teacher                   -> rollouts/collect        teacher episodes, clean and perturbed
-    baseline  tasks, base model                -> rollouts/baseline       the SLM before training, on validation tasks
-    bc        collect                          -> checkpoints/slm/bc
-    ...       r2v_dist/pipeline/steps/        -> a verifier, and an SLM that learned from its own failures (where configured)
-    ...       r2v_dist/pipeline/steps/labels  -> counterfactual labels of states (where a router is configured)
-    ...       r2v_dist/pipeline/steps/router  -> routers, thresholds by validation, calibration episodes
-    evaluate  tasks, policy, validate          -> rollouts/evaluate       every router, live, on test tasks and seeds
-    report    everything above                 -> report/index.html
+"""The run as a table of stages, in order. A complete stage with equal inputs is skipped.
 
 What is trained, and what follows from it, is done once a training seed (`stage@1`, ... after the
-first). This module and the CLI are the composition root: everything heavy is imported where a stage
-needs it.
+first). A stage that publishes a model deploys it for all stages after it. The report is written
+when the last stage is complete.
 """
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
 
-from r2v_dist.config.learners import CONSTRAINT_STATUSES
 from r2v_dist.config.run import RunConfig
-from r2v_dist.pipeline.stage import Stage, for_training_seed
-from r2v_dist.pipeline.steps import labels as label_stages
-from r2v_dist.pipeline.steps import router as router_stages
-from r2v_dist.pipeline.steps import verifier as learning_stages
+from r2v_dist.pipeline.stage import Part, Stage, for_training_seed
+from r2v_dist.pipeline.steps import labels, router, verifier
 from r2v_dist.pipeline.steps.evaluation import calibrate, evaluate, validate
 from r2v_dist.pipeline.steps.imitation import baseline, bc, cloned, collect
 from r2v_dist.pipeline.steps.preference import dpo, pairs
 from r2v_dist.pipeline.steps.tasks import tasks
 
-if TYPE_CHECKING:
-    pass
 
-PUBLISHING = ("bc", "verifier", "dpo", "router", "router2")
-"""Stages whose models are deployed."""
+def _trains(config: RunConfig) -> bool:
+    return config.slm.backend == "vllm"
+
+
+def _verifies(config: RunConfig) -> bool:
+    return _trains(config) and config.verifier is not None and config.verifier.kind == "trained"
+
+
+def _prefers(config: RunConfig) -> bool:
+    return _trains(config) and config.dpo is not None
+
+
+def _routes(config: RunConfig) -> bool:
+    return config.router is not None
+
+
+def _routes_once(config: RunConfig) -> bool:
+    return _routes(config) and config.labels.rounds == 1
+
+
+def _routes_twice(config: RunConfig) -> bool:
+    return _routes(config) and config.labels.rounds == 2
+
+
+def _certifies(config: RunConfig) -> bool:
+    tasks_of_split = config.env.splits.calibration or config.env.files.get("calibration")
+    return "r2v" in config.swept and bool(tasks_of_split)
+
+
+# What decides an outcome, shared by several stages.
+_PLAY = ("perturb", "slm", "teacher", "verifier")
+_LABELLED = ("labels.tasks", "labels.validation_tasks", "labels.seeds", "labels.random_rate")
+_TRAINING = ("router", "labels.rounds", "constraint_statuses")
+_SWEEP = (*_PLAY, "evaluate.rates", "evaluate.routers", "evaluate.oracle_branches")
+_CHOICE = ("alpha", "evaluate.epsilon", "evaluate.confidence", "evaluate.bootstrap")
+_LABELS = ("tasks", "@policy", "visits")
+
+# fmt: off
+TABLE = (
+    # -- played once: tasks, the teacher, the SLM before training
+    Stage("tasks", (), ("env", "games", "sandbox"), tasks, each_training_seed=False),
+    Stage("collect", ("tasks",), ("perturb", "teacher", "collect"), collect,
+          when=_trains, each_training_seed=False),
+    Stage("baseline", ("tasks",), ("perturb", "slm"), baseline,
+          when=_trains, each_training_seed=False),
+    # -- the SLM learns from the teacher, then from its own failures
+    Stage("bc", ("collect", "baseline"), ("slm", "bc"), bc, "policy", _trains),
+    Stage("states", ("tasks", "bc"), ("perturb", "slm", "branches"), verifier.states,
+          when=_verifies),
+    Stage("branches", ("tasks", "states", "bc"), ("teacher", "branches"), verifier.branches,
+          when=_verifies),
+    Stage("verifier", ("states", "branches", "bc"), ("verifier",), verifier.verifier,
+          "policy", _verifies),
+    Stage("pairs", ("states", "branches", "verifier"), ("dpo",), pairs, when=_prefers),
+    Stage("dpo", ("pairs", "bc"), ("dpo",), dpo, "policy", _prefers),
+    Stage("cloned", ("tasks", "bc", "verifier"), ("perturb", "test_seeds", "slm"), cloned,
+          when=_prefers),
+    # -- states are labelled by counterfactual branches, and routers learn from the labels
+    Stage("visits", ("tasks", "@policy"), (*_PLAY, *_LABELLED), labels.visits, when=_routes),
+    Stage("labels", _LABELS, (*_PLAY, "labels.first_round"), labels.labels, when=_routes),
+    Stage("router", ("visits", "labels"), (*_TRAINING, "evaluate.routers"), router.router,
+          "router", _routes_once),
+    Stage("router", ("visits", "labels"), _TRAINING, router.router, "router", _routes_twice),
+    Stage("visits2", ("tasks", "@policy", "@router"), (*_PLAY, *_LABELLED, "labels.followed_rate"),
+          labels.second_visits, when=_routes_twice),
+    Stage("labels2", ("tasks", "@policy", "@router", "visits", "visits2"), (*_PLAY, "labels"),
+          labels.second_labels, when=_routes_twice),
+    Stage("router2", ("visits", "labels", "labels2"), (*_TRAINING, "evaluate.routers"),
+          router.second_router, "router", _routes_twice),
+    # -- every router live: thresholds, certificate, test
+    Stage("validate", ("tasks", "@policy", "@router"), (*_SWEEP, *_CHOICE), validate),
+    Stage("calibrate", ("tasks", "@policy", "@router", "validate"), (*_PLAY, "test_seeds"),
+          calibrate, when=_certifies),
+    Stage("evaluate", ("tasks", "@policy", "@router", "validate"), (*_SWEEP, "test_seeds"),
+          evaluate),
+)
+# fmt: on
 
 
 def stages(config: RunConfig) -> list[Stage]:
-    """The stages that this configuration needs, in order."""
-    trains = config.slm.backend == "vllm"
-    shared = [Stage("tasks", (), _tasks_content, tasks)]
-    if trains:
-        shared += [
-            Stage(
-                "collect",
-                ("tasks",),
-                lambda c: [c.perturb, c.teacher.content(), c.collect],
-                collect,
-            ),
-            Stage("baseline", ("tasks",), lambda c: [c.perturb, c.slm.content()], baseline),
-        ]
-    trained = _slm_stages(config) if trains else []
-    policy = tuple(stage.name for stage in trained if stage.name in PUBLISHING)
-    trained += _router_stages(config, policy)
-    seeds = range(config.training_seeds)
-    return [*shared, *(stage for seed in seeds for stage in for_training_seed(trained, seed))]
+    """The stages that this configuration needs, in order, for every training seed."""
+    present = _resolved([stage for stage in TABLE if stage.when(config)])
+    shared = [stage for stage in present if not stage.each_training_seed]
+    trained = [stage for stage in present if stage.each_training_seed]
+    for training_seed in range(config.training_seeds):
+        shared += for_training_seed(trained, training_seed)
+    return shared
 
 
-def _tasks_content(config: RunConfig) -> list[Any]:
-    """What the tasks are, wherever games and data lie."""
-    from envs.tasks import identity
-
-    return [config.env.content(), identity(config.env), config.sandbox]
-
-
-def _slm_stages(config: RunConfig) -> list[Stage]:
-    made = [Stage("bc", ("collect", "baseline"), lambda c: [c.slm.content(), c.bc], bc)]
-    if config.verifier is not None and config.verifier.kind == "trained":
-        made += [
-            Stage(
-                "states",
-                ("tasks", "bc"),
-                lambda c: [c.perturb, c.slm.content(), c.branches],
-                learning_stages.states,
-            ),
-            Stage(
-                "branches",
-                ("tasks", "states", "bc"),
-                lambda c: [c.teacher.content(), c.branches],
-                learning_stages.branches,
-            ),
-            Stage(
-                "verifier",
-                ("states", "branches", "bc"),
-                lambda c: [c.verifier and c.verifier.content()],
-                learning_stages.verifier,
-            ),
-        ]
-    if config.dpo is not None:
-        made += [
-            Stage("pairs", ("states", "branches", "verifier"), lambda c: [c.dpo], pairs),
-            Stage("dpo", ("pairs", "bc"), lambda c: [c.dpo], dpo),
-            Stage(
-                "cloned",
-                ("tasks", "bc", "verifier"),
-                lambda c: [c.perturb, _test_seeds(c), c.slm.content()],
-                cloned,
-            ),
-        ]
-    return made
-
-
-def _router_stages(config: RunConfig, policy: tuple[str, ...]) -> list[Stage]:
-    """From the deployed SLM on: labels and routers where they are trained, then every
-    router live.
+def _resolved(present: list[Stage]) -> list[Stage]:
+    """The stages with the names of those that publish what they need: every part of the policy,
+    and the latest routers.
     """
-
-    def plays(c: RunConfig) -> list[Any]:
-        return [
-            c.perturb,
-            c.slm.content(),
-            c.teacher.content(),
-            c.verifier and c.verifier.content(),
-        ]
-
-    def visits(c: RunConfig) -> list[Any]:
-        return [
-            *plays(c),
-            c.labels.tasks,
-            c.labels.validation_tasks,
-            c.labels.seeds,
-            c.labels.random_rate,
-        ]
-
-    def labels(c: RunConfig) -> list[Any]:
-        return [*plays(c), c.labels.first_round()]
-
-    def follows(c: RunConfig) -> list[Any]:
-        return [*visits(c), c.labels.followed_rate]
-
-    def both_rounds(c: RunConfig) -> list[Any]:
-        return [*plays(c), c.labels]
-
-    def learns_first(c: RunConfig) -> list[Any]:
-        return [c.router, c.labels.rounds, CONSTRAINT_STATUSES]
-
-    def learns(c: RunConfig) -> list[Any]:
-        return [*learns_first(c), c.evaluate.routers]
-
-    def sweeps(c: RunConfig) -> list[Any]:
-        return [*plays(c), c.evaluate.rates, c.evaluate.routers, c.evaluate.oracle_branches]
-
-    def calibrates(c: RunConfig) -> list[Any]:
-        return [*plays(c), _test_seeds(c)]
-
-    def tests(c: RunConfig) -> list[Any]:
-        return [*sweeps(c), _test_seeds(c)]
-
-    def chooses(c: RunConfig) -> list[Any]:
-        return [
-            *sweeps(c),
-            c.alpha,
-            c.evaluate.epsilon,
-            c.evaluate.confidence,
-            c.evaluate.bootstrap,
-        ]
-
-    made, models = list[Stage](), tuple[str, ...]()
-    if config.router is not None:
-        made += [
-            Stage("visits", ("tasks", *policy), visits, label_stages.visits),
-            Stage("labels", ("tasks", *policy, "visits"), labels, label_stages.labels),
-            Stage(
-                "router",
-                ("visits", "labels"),
-                learns if config.labels.rounds == 1 else learns_first,
-                router_stages.router,
-            ),
-        ]
-        models = ("router",)
-        if config.labels.rounds == 2:
-            made += [
-                Stage("visits2", ("tasks", *policy, "router"), follows, label_stages.second_visits),
-                Stage(
-                    "labels2",
-                    ("tasks", *policy, "router", "visits", "visits2"),
-                    both_rounds,
-                    label_stages.second_labels,
-                ),
-                Stage(
-                    "router2", ("visits", "labels", "labels2"), learns, router_stages.second_router
-                ),
-            ]
-            models = ("router2",)
-    made.append(Stage("validate", ("tasks", *policy, *models), chooses, validate))
-    if "r2v" in config.swept and (
-        config.env.splits.calibration or config.env.files.get("calibration")
-    ):
-        made.append(
-            Stage("calibrate", ("tasks", *policy, *models, "validate"), calibrates, calibrate)
-        )
-    made.append(Stage("evaluate", ("tasks", *policy, *models, "validate"), tests, evaluate))
-    return made
-
-
-def _test_seeds(config: RunConfig) -> list[int]:
-    from envs.tasks import seeds
-
-    return seeds(config.perturb, "test", config.seed)
+    published: dict[Part, tuple[str, ...]] = {"policy": (), "router": ()}
+    resolved = []
+    for stage in present:
+        needs: list[str] = []
+        for name in stage.needs:
+            if name == "@policy":
+                needs += published["policy"]
+            elif name == "@router":
+                needs += published["router"]
+            else:
+                needs.append(name)
+        resolved.append(replace(stage, needs=tuple(needs)))
+        if stage.publishes == "policy":
+            published["policy"] = (*published["policy"], stage.name)
+        elif stage.publishes == "router":
+            published["router"] = (stage.name,)
+    return resolved

@@ -1,14 +1,9 @@
 """Trained routers in a run directory."""
 
-from typing import TYPE_CHECKING
-
 from r2v_dist.router.model import RouterModel
 from r2v_dist.router.query_classifier import QUERY
 from r2v_dist.router.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION
 from r2v_dist.storage.run_dir import RunDir
-
-if TYPE_CHECKING:
-    pass
 
 
 def load_router(run: RunDir, name: str, path: str) -> RouterModel:

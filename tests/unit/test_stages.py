@@ -10,7 +10,7 @@ import pytest
 
 from r2v_dist.config.run import load_config
 from r2v_dist.pipeline.context import Context
-from r2v_dist.pipeline.stages import stages
+from r2v_dist.pipeline.stages import TABLE, stages
 from r2v_dist.storage.run_dir import Manifest, RunDir
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +127,7 @@ def test_a_router_is_trained_again_where_its_constraint_can_end_otherwise(
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])
     before = {one.name: str(one.content(config)) for one in stages(config)}
     monkeypatch.setattr(
-        "r2v_dist.pipeline.stages.CONSTRAINT_STATUSES", ("active", "slack", "infeasible")
+        "r2v_dist.pipeline.stage.CONSTRAINT_STATUSES", ("active", "slack", "infeasible")
     )
     assert {one.name for one in stages(config) if before[one.name] != str(one.content(config))} == {
         "router",
@@ -142,3 +142,16 @@ def test_another_tail_chooses_thresholds_again() -> None:
 def test_no_router_no_calibration() -> None:
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", ["evaluate.routers=[entropy]"])
     assert "calibrate" not in [stage.name for stage in stages(config)]
+
+
+def test_a_stage_reads_only_what_stands_above_it() -> None:
+    above = {"@policy", "@router"}
+    for stage in TABLE:
+        assert set(stage.needs) <= above, stage.name
+        above.add(stage.name)
+
+
+def test_every_name_that_a_stage_reads_is_a_part_of_the_configuration() -> None:
+    config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])
+    for stage in TABLE:
+        assert len(stage.content(config)) == len(stage.reads)

@@ -2,15 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from r2v_dist.episodes import Arm
 from r2v_dist.evaluation.threshold_selection import grid
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.steps.router import last_round, trained
-
-if TYPE_CHECKING:
-    pass
 
 NEVER = math.inf
 """The threshold of a router that only watches: its scores along the SLM's own path are what

@@ -2,16 +2,13 @@
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from r2v_dist.config.env import SPLITS
 from r2v_dist.files import write_atomically
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.progress import Progress
 from r2v_dist.seeding import short_hash
-
-if TYPE_CHECKING:
-    pass
 
 
 def tasks(context: Context) -> dict[str, Any]:
