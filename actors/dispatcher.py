@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.env_runner import UnitReport
 from actors.ray_errors import cause_of, first_cause, innermost, usage_error
-from actors.runner_group import Fleet
+from actors.runner_group import RunnerGroup
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import RuntimeFailure, StoreFailure, UsageError
@@ -92,7 +92,7 @@ def remaining(units: Sequence[Unit], folder: Path) -> list[Unit]:
 def roll_out(
     units: Sequence[Unit],
     folder: Path,
-    fleet: Fleet,
+    runners: RunnerGroup,
     cluster: ClusterConfig,
     on_progress: OnProgress,
 ) -> Totals:
@@ -103,38 +103,38 @@ def roll_out(
     `cluster.max_restarts`.
     """
     try:
-        return _roll_out(units, folder, fleet, cluster, on_progress)
+        return _roll_out(units, folder, runners, cluster, on_progress)
     except CollectorLost:
-        return _roll_out(units, folder, fleet, cluster, on_progress)
+        return _roll_out(units, folder, runners, cluster, on_progress)
 
 
 def _roll_out(
     units: Sequence[Unit],
     folder: Path,
-    fleet: Fleet,
+    runners: RunnerGroup,
     cluster: ClusterConfig,
     on_progress: OnProgress,
 ) -> Totals:
     todo = remaining(units, folder)
     if not todo:
         return Totals()
-    collector = fleet.collector
+    collector = runners.collector
     try:
         ray.get(
             collector.open.remote(folder, cluster.shard_episodes, cluster.shard_seconds),
             timeout=COMMIT_DEADLINE_S,
         )
-        totals = _Dispatcher(todo, fleet, cluster, CollectorHandle(collector), on_progress).run()
+        totals = _Dispatcher(todo, runners, cluster, CollectorHandle(collector), on_progress).run()
         ray.get(collector.flush.remote(), timeout=COMMIT_DEADLINE_S)
         return totals
     except RayError as error:
-        fleet.drop_collector()
+        runners.drop_collector()
         lost = isinstance(error, RayActorError) and not isinstance(error, RayTaskError)
         problem = f"the collector of {folder} failed: {first_cause(error)}"
         raise usage_error(error) or (CollectorLost if lost else RuntimeFailure)(problem) from None
     except (RuntimeFailure, UsageError):
         # units may still be under way, and must not deliver into another stage
-        fleet.drop_collector()
+        runners.drop_collector()
         raise
 
 
@@ -142,7 +142,7 @@ class _Dispatcher:
     def __init__(
         self,
         units: Sequence[Unit],
-        fleet: Fleet,
+        runners: RunnerGroup,
         cluster: ClusterConfig,
         deliver: CollectorHandle,
         on_progress: OnProgress,
@@ -150,8 +150,8 @@ class _Dispatcher:
         self._todo = deque(units)
         self._total = len(units)
         self._failures: dict[tuple[str, int | None], int] = {}
-        self._fleet, self._cluster, self._deliver, self._on_progress = (
-            fleet,
+        self._runners, self._cluster, self._deliver, self._on_progress = (
+            runners,
             cluster,
             deliver,
             on_progress,
@@ -188,7 +188,7 @@ class _Dispatcher:
         return totals
 
     def _fill(self) -> None:
-        load = dict.fromkeys(self._fleet.runners, 0)
+        load = dict.fromkeys(self._runners.members, 0)
         for runner, _ in self._under_way.values():
             load[runner] += 1
         while self._todo and min(load.values()) < self._cluster.in_flight:
@@ -217,10 +217,10 @@ class _Dispatcher:
         self._todo.append(unit)
         if died:
             self._replace(runner)
-        elif self._fleet.heal_servers():
+        elif self._runners.heal_servers():
             self._last = time.monotonic()
             # Runners hold handles of the engine that died.
-            for other in list(self._fleet.runners):
+            for other in list(self._runners.members):
                 self._replace(other)
 
     def _count_death(self, error: RayActorError) -> None:
@@ -235,7 +235,7 @@ class _Dispatcher:
             if error.actor_init_failed
             else self._cluster.max_restarts
         )
-        if self._dead > rounds * len(self._fleet.runners):
+        if self._dead > rounds * len(self._runners.members):
             what = "do not start" if error.actor_init_failed else "die before one unit is finished"
             raise RuntimeFailure(f"env runners {what} ({self._dead} tries): {first_cause(error)}")
 
@@ -243,4 +243,4 @@ class _Dispatcher:
         """A new runner in place of this one; what it had under way waits again."""
         lost = [ref for ref, (owner, _) in self._under_way.items() if owner == runner]
         self._todo.extend(self._under_way.pop(ref)[1] for ref in lost)
-        self._fleet.replace(runner)
+        self._runners.replace(runner)

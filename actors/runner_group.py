@@ -22,7 +22,7 @@ RUNNER_ENVIRONMENT = {
 }
 
 
-class Fleet:
+class RunnerGroup:
     """Starts `count` runners at once and does not wait for them. A server is None where a role
     needs none.
     """
@@ -37,7 +37,7 @@ class Fleet:
     ) -> None:
         self._setup, self._slm, self._teacher, self._in_flight = setup, slm, teacher, in_flight
         self._equipment: Equipment | None = None
-        self.runners: list[Any] = [self._start() for _ in range(count)]
+        self.members: list[Any] = [self._start() for _ in range(count)]
         self._collector: Any = None
 
     @property
@@ -55,7 +55,7 @@ class Fleet:
         """
         self._equipment = equipment
         deadline = time.monotonic() + EQUIP_DEADLINE_S
-        asked = [(runner, runner.equip.remote(equipment)) for runner in self.runners]
+        asked = [(runner, runner.equip.remote(equipment)) for runner in self.members]
         for runner, answer in asked:
             try:
                 ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
@@ -79,11 +79,11 @@ class Fleet:
     def replace(self, runner: Any) -> None:
         """A new runner in place of one that is dead or holds dead handles."""
         ray.kill(runner)
-        self.runners[self.runners.index(runner)] = self._start()
+        self.members[self.members.index(runner)] = self._start()
 
     def renew(self) -> None:
         """New runners in place of all: these hold handles of an engine that is no more."""
-        for runner in list(self.runners):
+        for runner in list(self.members):
             self.replace(runner)
 
     def drop_collector(self) -> None:
@@ -95,7 +95,7 @@ class Fleet:
     def stop(self) -> None:
         """End the processes of runners and collector; the servers belong to the caller."""
         self.drop_collector()
-        for runner in self.runners:
+        for runner in self.members:
             ray.kill(runner)
 
     def _start(self) -> Any:

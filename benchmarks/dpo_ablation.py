@@ -21,7 +21,7 @@ from benchmarks.harness import Mismatch
 from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.outcomes import arm_outcomes
 from r2v_dist.pipeline.context import Context
-from r2v_dist.pipeline.services import Crew
+from r2v_dist.pipeline.services import Services
 from r2v_dist.pipeline.steps import preference
 from r2v_dist.pipeline.steps.evaluation import test_seeds
 from r2v_dist.seeding import short_hash
@@ -61,9 +61,9 @@ def main() -> None:
         raise Mismatch(f"{args.run}: not a finished run with DPO; make one with `make demo`")
     found: dict[str, list[Policy]] = {}
     with run.lock(), contextlib.ExitStack() as stack:
-        crew = Crew(config, run, stack)
+        services = Services(config, run, stack)
         for seed in range(config.training_seeds):
-            for name, policy in policies(config, run, crew, manifests, seed):
+            for name, policy in policies(config, run, services, manifests, seed):
                 found.setdefault(name, []).append(policy)
     rows = [row(name, policies, found["BC"], config) for name, policies in found.items()]
     for values in rows:
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def policies(
-    config: RunConfig, run: RunDir, crew: Crew, manifests: dict[str, Manifest], seed: int
+    config: RunConfig, run: RunDir, services: Services, manifests: dict[str, Manifest], seed: int
 ) -> Iterator[tuple[str, Policy]]:
     """Every policy of one training seed."""
     assert config.dpo is not None
@@ -95,7 +95,7 @@ def policies(
             seed,
         )
         input_hash = short_hash(name, seed, manifests[stage_name("pairs", seed)].input_hash)
-        context = Context(changed, run, crew, stage, input_hash, manifests, seed)
+        context = Context(changed, run, services, stage, input_hash, manifests, seed)
         if (done := run.manifest(stage)) is None:
             run.begin(stage, input_hash)
             run.complete(stage, input_hash, 0.0, preference.dpo(context))

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 
 from actors.dispatcher import Totals, roll_out
 from actors.env_runner import RunnerSetup
-from actors.runner_group import Fleet
+from actors.runner_group import RunnerGroup
 from actors.vllm.server_handle import ModelServer
 from benchmarks.games import make_tasks, make_units
 from benchmarks.harness import Mismatch, Spent, interleave, median_wall, publish, same
@@ -83,7 +83,9 @@ class Side:
             config.perturb,
             config.cluster.unit_timeout_s,
         )
-        self._fleet = Fleet(setup, server, None, config.cluster.runners, config.cluster.in_flight)
+        self._runners = RunnerGroup(
+            setup, server, None, config.cluster.runners, config.cluster.in_flight
+        )
         self.tokens: list[int] = []
 
     @property
@@ -106,7 +108,7 @@ class Side:
         return Spent(seconds)
 
     def _play(self, units: Sequence[Unit], target: Path) -> Totals:
-        return roll_out(units, target, self._fleet, self._config.cluster, lambda *_: None)
+        return roll_out(units, target, self._runners, self._config.cluster, lambda *_: None)
 
 
 def main() -> None:

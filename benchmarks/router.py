@@ -36,14 +36,14 @@ from r2v_dist.router.model import (
 from r2v_dist.router.policies import Decision
 from r2v_dist.router.registry import RouterModels, build_router
 from r2v_dist.router.step_batch import StepBatch
-from r2v_dist.router.step_context import Situation
+from r2v_dist.router.step_context import StepContext
 from r2v_dist.seeding import rng_for
 
 CANDIDATES, MAX_STEPS, QUERY_TOKENS = 5, 20, 60
 TOLERANCE = 1e-9
 
-LiveStep = tuple[Situation, Answer]
-Decide = Callable[[Situation, Answer], object]
+LiveStep = tuple[StepContext, Answer]
+Decide = Callable[[StepContext, Answer], object]
 
 
 @dataclass
@@ -59,9 +59,9 @@ class Clock:
         mine: list[float] = []
 
         def work() -> None:
-            for situation, answer in steps:
+            for context, answer in steps:
                 start = time.perf_counter()
-                decide(situation, answer)
+                decide(context, answer)
                 mine.append(time.perf_counter() - start)
 
         spent = measure(work)
@@ -111,7 +111,7 @@ def run(steps: Sequence[LiveStep], queries: int, layers: int, repeats: int) -> N
 
     against_torch = pairs(torch_clock, by_torch, steps)
     against_bert = pairs(bert_clock, classify, steps[:queries])
-    alone = typical(lambda situation, answer: features(StepBatch.of_step(answer, situation)), steps)
+    alone = typical(lambda context, answer: features(StepBatch.of_step(answer, context)), steps)
     advantage_us = typical(by_advantage, steps)
     publish(
         "router",
@@ -152,7 +152,7 @@ def _live(episode: Episode, t: int) -> LiveStep:
     answers = [rng.choice(steps).proposal for _ in range(CANDIDATES)]
     own = steps[t].proposal
     assert own is not None
-    situation = Situation(
+    context = StepContext(
         t=t,
         draw=(episode.key.task, episode.key.z, t),
         goal=episode.goal,
@@ -164,7 +164,7 @@ def _live(episode: Episode, t: int) -> LiveStep:
         verifier_bests=tuple(rng.random() for _ in range(t)),
     )
     candidates = tuple(one.candidates[0] for one in answers if one is not None)
-    return situation, Answer(candidates, own.version, own.prompt_tokens, own.first_top)
+    return context, Answer(candidates, own.version, own.prompt_tokens, own.first_top)
 
 
 def untrained_router(config: RouterConfig) -> RouterModel:
@@ -213,12 +213,12 @@ def with_advantage(model: RouterModel) -> RouterModel:
     )
 
 
-def decider(model: RouterModel) -> Callable[[Situation, Answer], Decision]:
+def decider(model: RouterModel) -> Callable[[StepContext, Answer], Decision]:
     """What an agent calls at a step."""
     return build_router("r2v", 0.5, RouterModels({("r2v", 0): model})).decide
 
 
-def torch_router(model: RouterModel) -> Callable[[Situation, Answer], float]:
+def torch_router(model: RouterModel) -> Callable[[StepContext, Answer], float]:
     """The same features through the same heads as torch modules, each of them a plain
     Sequential.
     """
@@ -242,8 +242,8 @@ def torch_router(model: RouterModel) -> Callable[[Situation, Answer], float]:
     mean_F, std_F = torch.from_numpy(model.mean_F), torch.from_numpy(model.std_F)
 
     @torch.inference_mode()
-    def score(situation: Situation, answer: Answer) -> float:
-        f_NF = (torch.from_numpy(features(StepBatch.of_step(answer, situation))) - mean_F) / std_F
+    def score(context: StepContext, answer: Answer) -> float:
+        f_NF = (torch.from_numpy(features(StepBatch.of_step(answer, context))) - mean_F) / std_F
         known = [torch.sigmoid(estimate(f_NF)) for estimate in estimates]
         said = [float(end(torch.cat([*known, f_NF[:, columns]], dim=1))) for end in ends]
         if not by_advantage:
@@ -268,20 +268,20 @@ def query_classifier(layers: int) -> tuple[Decide, int]:
     tokens = iter(torch.randint(1000, 30000, (10_000, 1, QUERY_TOKENS)))
 
     @torch.inference_mode()
-    def classify(situation: Situation, answer: Answer) -> bool:
+    def classify(context: StepContext, answer: Answer) -> bool:
         return bool(bert(input_ids=next(tokens)).logits.argmax())
 
     return classify, sum(p.numel() for p in bert.parameters())
 
 
 def check_equal(
-    decide: Callable[[Situation, Answer], Any],
-    by_torch: Callable[[Situation, Answer], float],
+    decide: Callable[[StepContext, Answer], Any],
+    by_torch: Callable[[StepContext, Answer], float],
     steps: Sequence[LiveStep],
 ) -> None:
     """Raises Mismatch unless both sides give every step the same score."""
-    for number, (situation, answer) in enumerate(steps):
-        ours, theirs = decide(situation, answer).score, by_torch(situation, answer)
+    for number, (context, answer) in enumerate(steps):
+        ours, theirs = decide(context, answer).score, by_torch(context, answer)
         if abs(ours - theirs) > TOLERANCE:
             raise Mismatch(f"score of step {number}: ours {ours!r}, reference {theirs!r}")
 

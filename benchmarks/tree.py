@@ -17,7 +17,7 @@ from benchmarks.harness import Mismatch, publish
 from r2v_dist.episodes import Arm
 from r2v_dist.evaluation.threshold_selection import grid
 from r2v_dist.pipeline.context import Context
-from r2v_dist.pipeline.services import Crew
+from r2v_dist.pipeline.services import Services
 from r2v_dist.pipeline.steps import router as router_stages
 from r2v_dist.pipeline.steps.evaluation import sweep, test_seeds
 from r2v_dist.storage import rollouts as rollout_store
@@ -39,7 +39,7 @@ def main() -> None:
         raise Mismatch(f"{args.run}: not a finished run with a router; make one with `make demo`")
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        context = Context(config, run, Crew(config, run, stack), "evaluate", "tree", manifests)
+        context = Context(config, run, Services(config, run, stack), "evaluate", "tree", manifests)
         arm = context.deploy(router_stages.trained(context, router_stages.last_round(context)))
         thresholds = grid(context.rollouts("validate"), config.swept, config.evaluate.rates)
         selected = arm("r2v", context.result("validate", "selected")["r2v"])
@@ -51,7 +51,7 @@ def main() -> None:
                 for task in context.tasks("test")[: args.tasks]
                 for z in test_seeds(context)[: args.seeds]
             ]
-            totals = context.crew.roll_out(units, scratch / folder, lambda *_: None)
+            totals = context.services.roll_out(units, scratch / folder, lambda *_: None)
             return totals.engine_calls, totals.asked
 
         one, _ = calls((selected,), "one")

@@ -26,7 +26,7 @@ from r2v_dist.language_model import (
 )
 from r2v_dist.router.names import ORACLE
 from r2v_dist.router.registry import SINGLE_SAMPLE, RouterModels, build_router
-from r2v_dist.router.step_context import Situation
+from r2v_dist.router.step_context import StepContext
 from r2v_dist.seeding import stable_hash
 from r2v_dist.verifier.base import Verifier
 
@@ -99,7 +99,7 @@ class _Playing:
                 and stable_hash(self.now.observation) != self.branch.seen
             )
             try:
-                choice = await self._choose(self._situation())
+                choice = await self._choose(self._context())
             except ContextLimitReached as limit:
                 stop, success, detail = StopReason.CONTEXT_LIMIT, False, str(limit)
                 break
@@ -142,16 +142,16 @@ class _Playing:
             self.branch,
         )
 
-    async def _choose(self, situation: Situation) -> StepDecision:
+    async def _choose(self, context: StepContext) -> StepDecision:
         """The step's decision; a branch knows its first actions beforehand."""
         branch = self.branch
-        if branch and (given := branch.given(situation.t)):
+        if branch and (given := branch.given(context.t)):
             return StepDecision(given.actor, Candidate(given.action, given.action_ids))
-        if branch and branch.teacher_first and situation.t == len(branch.path):
+        if branch and branch.teacher_first and context.t == len(branch.path):
             return StepDecision.of_teacher(await self.teach())
         if self.arm.router == ORACLE:
-            situation = replace(situation, true_risk=await self._true_risk())
-        return await decide(self.router, situation, self)
+            context = replace(context, true_risk=await self._true_risk())
+        return await decide(self.router, context, self)
 
     async def propose(self) -> Answer:
         """The SLM's candidates at this state, from memory where the tree knows them."""
@@ -195,8 +195,8 @@ class _Playing:
             key, lambda: verifier.score(self.history, self.user, proposal.candidates)
         )
 
-    def _situation(self) -> Situation:
-        return Situation(
+    def _context(self) -> StepContext:
+        return StepContext(
             t=len(self.steps),
             draw=(self.unit.task.id, self.unit.z, len(self.steps)),
             goal=self.goal,

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from r2v_dist.language_model import Answer, Candidate
 from r2v_dist.router.policies import Router
-from r2v_dist.router.step_context import Situation
+from r2v_dist.router.step_context import StepContext
 from r2v_dist.verifier.base import preferred
 
 
@@ -46,7 +46,7 @@ class StepDecision:
         return cls("teacher", chosen, answer.sampled_tokens)
 
 
-async def decide(router: Router, context: Situation, models: Models) -> StepDecision:
+async def decide(router: Router, context: StepContext, models: Models) -> StepDecision:
     """Who acts at this step, and with which action.
 
     The teacher is asked only when the router escalates. The SLM is asked when it acts, or when the

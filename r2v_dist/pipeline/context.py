@@ -19,7 +19,7 @@ from r2v_dist.storage.run_dir import Manifest, RunDir, stage_name
 
 if TYPE_CHECKING:
     from actors.dispatcher import Totals
-    from r2v_dist.pipeline.services import Crew
+    from r2v_dist.pipeline.services import Services
     from r2v_dist.storage.checkpoints import Checkpoint
 
 
@@ -29,7 +29,7 @@ class Context:
 
     config: RunConfig
     run: RunDir
-    crew: "Crew"
+    services: "Services"
     stage: str
     input_hash: str
     manifests: Mapping[str, Manifest]
@@ -101,7 +101,7 @@ class Context:
     def policy(self) -> "Checkpoint":
         """The SLM that is deployed."""
         if self.config.slm.backend != "vllm":
-            return self.crew.base_checkpoint()
+            return self.services.base_checkpoint()
         return self.checkpoint("dpo" if self.config.dpo is not None else "bc")
 
     def verifier(self) -> "Checkpoint | None":
@@ -126,10 +126,10 @@ class Context:
         policy, verifier, teacher = (
             policy or self.policy(),
             self.verifier(),
-            self.crew.teacher_version(),
+            self.services.teacher_version(),
         )
-        self.crew.load_slm(policy)
-        self.crew.equip(verifier, models or RouterModels())
+        self.services.load_slm(policy)
+        self.services.equip(verifier, models or RouterModels())
 
         def arm(router: str, threshold: float | None = None) -> Arm:
             return Arm(
@@ -173,7 +173,7 @@ class Context:
             )
 
         started = time.monotonic()
-        totals = self.crew.roll_out(units, self.run.rollouts(self.stage), show)
+        totals = self.services.roll_out(units, self.run.rollouts(self.stage), show)
         summary = success_summary(self.run.rollouts(self.stage))
         judged = ""
         if totals.judge_retries or totals.judge_malformed:
@@ -182,7 +182,7 @@ class Context:
         progress.close(
             f"{totals.episodes} episodes, {totals.steps} steps, {calls}{judged}{summary.text}"
         )
-        self.crew.log_totals(self.stage, asdict(totals))
+        self.services.log_totals(self.stage, asdict(totals))
         return {"episodes": summary.episodes}
 
 

@@ -18,23 +18,23 @@ from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import Manifest, RunDir
 
 if TYPE_CHECKING:
-    from r2v_dist.pipeline.services import Crew
+    from r2v_dist.pipeline.services import Services
 
 
 def execute(config: RunConfig) -> RunDir:
     """Run every stage that is not complete, then write the report. Safe to kill at any moment and
     to call again.
     """
-    from r2v_dist.pipeline.services import Crew
+    from r2v_dist.pipeline.services import Services
     from r2v_dist.report.write import write_report
 
     run = RunDir(config.run_dir.resolve())
     with run.lock(), contextlib.ExitStack() as stack:
         run.write_config(config)
-        crew = Crew(config, run, stack)
+        services = Services(config, run, stack)
 
         def finish() -> None:
-            _run_stages(config, run, crew)
+            _run_stages(config, run, services)
             write_report(run, config, [stage.name for stage in stages(config)])
 
         run.repairing(finish)
@@ -42,7 +42,11 @@ def execute(config: RunConfig) -> RunDir:
 
 
 def _complete(
-    stage: Stage, config: RunConfig, run: RunDir, crew: "Crew", manifests: Mapping[str, Manifest]
+    stage: Stage,
+    config: RunConfig,
+    run: RunDir,
+    services: "Services",
+    manifests: Mapping[str, Manifest],
 ) -> Manifest:
     upstream = [(name, manifests[name].input_hash, manifests[name].results) for name in stage.needs]
     content = json.dumps([_plain(stage.content(config)), upstream], sort_keys=True)
@@ -55,7 +59,7 @@ def _complete(
         rollout_store.verify(run.rollouts(stage.name), stage.name, input_hash)
         started = time.monotonic()
         results = stage.run(
-            Context(config, run, crew, stage.name, input_hash, manifests, stage.training_seed)
+            Context(config, run, services, stage.name, input_hash, manifests, stage.training_seed)
         )
         run.complete(stage.name, input_hash, time.monotonic() - started, results)
         manifest = run.manifest(stage.name)
@@ -69,12 +73,12 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _run_stages(config: RunConfig, run: RunDir, crew: "Crew") -> None:
+def _run_stages(config: RunConfig, run: RunDir, services: "Services") -> None:
     manifests: dict[str, Manifest] = {}
     for stage in stages(config):
         if stage.name == "tasks" and run.manifest("evaluate") is None:
-            crew.start_early()
-        manifests[stage.name] = _complete(stage, config, run, crew, manifests)
+            services.start_early()
+        manifests[stage.name] = _complete(stage, config, run, services, manifests)
 
 
 def _still_whole(run: RunDir, manifest: Manifest) -> bool:

@@ -1,8 +1,4 @@
-"""The processes of a run, started when a stage first needs them and ended with the run: Ray, model
-servers, runners.
-
-The third composition point beside the pipeline and the CLI; nothing points back to it.
-"""
+"""The processes of a run: started when a stage first needs them, ended with the run."""
 
 import contextlib
 import os
@@ -26,14 +22,14 @@ from r2v_dist.storage.run_dir import RunDir, checkpoint_version
 
 if TYPE_CHECKING:
     from actors.dispatcher import OnProgress, Totals
-    from actors.runner_group import Fleet
+    from actors.runner_group import RunnerGroup
     from actors.verifier.client import ScorerHandle
     from actors.vllm.server_handle import ModelServer
     from r2v_dist.storage.checkpoints import Checkpoint
 
 
-class Crew:
-    """Starts and stops what the stages work with."""
+class Services:
+    """Ray, vLLM engines, env runners, collector and scorer of one run."""
 
     def __init__(self, config: RunConfig, run: RunDir, stack: contextlib.ExitStack) -> None:
         self._config, self._run, self._stack = config, run, stack
@@ -68,8 +64,8 @@ class Crew:
     def load_slm(self, checkpoint: "Checkpoint") -> None:
         """Have the SLM server answer with this checkpoint; loads in place where it already runs."""
         if server := self._servers.get("slm"):
-            if server.load(checkpoint) and "_fleet" in self.__dict__:
-                self._fleet.renew()
+            if server.load(checkpoint) and "_runners" in self.__dict__:
+                self._runners.renew()
             server.wait()
 
     def start_early(self) -> None:
@@ -82,7 +78,7 @@ class Crew:
             from envs.textworld.check import check_games
 
             check_games(self._config.env.files, self._config.env.cache)
-        self._fleet
+        self._runners
 
     def equip(self, verifier: "Checkpoint | None", models: RouterModels) -> None:
         """From here on this verifier picks among the SLM's candidates, and these trained routers
@@ -101,7 +97,7 @@ class Crew:
         ):
             self._scorer = ScorerHandle(start_verifier(verifier.path, verifier.version, config))
         self._verifier = verifier
-        self._fleet.equip(
+        self._runners.equip(
             Equipment(config if verifier else None, self._scorer if verifier else None, models)
         )
 
@@ -111,12 +107,12 @@ class Crew:
 
         if not remaining(units, folder):
             return Totals()
-        fleet = self._fleet
+        runners = self._runners
         slm_acts = any(arm.router != "teacher_only" for unit in units for arm in unit.played)
         for role, server in self._servers.items():
             if role == "teacher" or slm_acts:
                 server.wait()
-        return roll_out(units, folder, fleet, self._config.cluster, on_progress)
+        return roll_out(units, folder, runners, self._config.cluster, on_progress)
 
     @contextlib.contextmanager
     def learner_progress(self, name: str, metrics: Path, ranks: int) -> Iterator[None]:
@@ -164,8 +160,8 @@ class Crew:
         )
         if "_servers" not in self.__dict__ or not everything >= ranks > unused:
             return
-        if fleet := self.__dict__.pop("_fleet", None):
-            fleet.stop()
+        if runners := self.__dict__.pop("_runners", None):
+            runners.stop()
         for server in self.__dict__.pop("_servers").values():
             server.stop()
         self._verifier = self._scorer = None  # the scorer ends with its last handle
@@ -204,9 +200,9 @@ class Crew:
             raise UsageError(problem)
 
     @cached_property
-    def _fleet(self) -> "Fleet":
+    def _runners(self) -> "RunnerGroup":
         from actors.env_runner import RunnerSetup
-        from actors.runner_group import Fleet
+        from actors.runner_group import RunnerGroup
 
         config, servers = self._config, self._servers
         setup = RunnerSetup(
@@ -219,7 +215,7 @@ class Crew:
             perturb=config.perturb,
             unit_timeout_s=config.cluster.unit_timeout_s,
         )
-        return Fleet(
+        return RunnerGroup(
             setup,
             servers.get("slm"),
             servers.get("teacher"),

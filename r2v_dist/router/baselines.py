@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Answer
 from r2v_dist.router.features import looks_like_an_error
-from r2v_dist.router.step_context import Situation
+from r2v_dist.router.step_context import StepContext
 from r2v_dist.verifier.base import preferred
 
 
@@ -19,30 +19,30 @@ def entropy_of(logprobs: Sequence[float]) -> float:
     return -sum(p * math.log(p) for p in [*probabilities, rest] if p > 1e-12)
 
 
-def first_token_entropy(situation: Situation, proposal: Answer) -> float:
+def first_token_entropy(context: StepContext, proposal: Answer) -> float:
     """Entropy of the SLM's first token in nats."""
     return entropy_of(proposal.first_top.logprobs)
 
 
-def verifier_doubt(situation: Situation, proposal: Answer) -> float:
+def verifier_doubt(context: StepContext, proposal: Answer) -> float:
     """1 minus the verifier's best score, 1 where the SLM has no action. Raises UsageError
     without a verifier."""
     if not proposal.candidates:
         return 1.0
-    if not situation.verifier_scores:
+    if not context.verifier_scores:
         raise UsageError(
             "router verifier: this run has no verifier; configure one or leave the router out"
         )
-    return 1.0 - max(situation.verifier_scores)
+    return 1.0 - max(context.verifier_scores)
 
 
-def entropy_or_doubt(situation: Situation, proposal: Answer) -> float:
+def entropy_or_doubt(context: StepContext, proposal: Answer) -> float:
     """The larger of 1 - exp(-entropy) and the verifier's doubt: at least tau iff either is."""
-    unsure = -math.expm1(-first_token_entropy(situation, proposal))
-    return max(unsure, verifier_doubt(situation, proposal)) if situation.verifier_scores else unsure
+    unsure = -math.expm1(-first_token_entropy(context, proposal))
+    return max(unsure, verifier_doubt(context, proposal)) if context.verifier_scores else unsure
 
 
-def action_perplexity(situation: Situation, proposal: Answer) -> float:
+def action_perplexity(context: StepContext, proposal: Answer) -> float:
     """exp of the mean negative log-probability of the action to be executed.
 
     Raises UsageError where the SLM gives no log-probabilities.
@@ -50,7 +50,7 @@ def action_perplexity(situation: Situation, proposal: Answer) -> float:
     if not proposal.candidates:
         return math.inf
     chosen = preferred(
-        [candidate.text for candidate in proposal.candidates], situation.verifier_scores
+        [candidate.text for candidate in proposal.candidates], context.verifier_scores
     )
     logprobs = proposal.candidates[chosen].logprobs
     if not logprobs:
@@ -60,11 +60,11 @@ def action_perplexity(situation: Situation, proposal: Answer) -> float:
     return math.exp(-sum(logprobs) / len(logprobs))
 
 
-def stuck_steps(situation: Situation) -> float:
+def stuck_steps(context: StepContext) -> float:
     """Latest steps in a row that led nowhere: an action said again, or an answer that is the same
     again or speaks of an error.
     """
-    actions, seen, stuck = situation.actions, situation.observations, 0
+    actions, seen, stuck = context.actions, context.observations, 0
     for i in reversed(range(len(actions))):
         again = i > 0 and actions[i] == actions[i - 1]
         if not (again or seen[i + 1] == seen[i] or looks_like_an_error(seen[i + 1])):
@@ -73,7 +73,7 @@ def stuck_steps(situation: Situation) -> float:
     return float(stuck)
 
 
-def true_risk(situation: Situation, proposal: Answer) -> float:
+def true_risk(context: StepContext, proposal: Answer) -> float:
     """The share of independent branches that fail: no deployed agent could know it."""
-    assert situation.true_risk is not None
-    return situation.true_risk
+    assert context.true_risk is not None
+    return context.true_risk

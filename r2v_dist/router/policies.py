@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from r2v_dist.language_model import Answer
-from r2v_dist.router.step_context import Situation
+from r2v_dist.router.step_context import StepContext
 from r2v_dist.seeding import rng_for
 
 
@@ -22,9 +22,9 @@ class Router(Protocol):
     call even if it escalates.
     """
 
-    def needs_proposal(self, situation: Situation) -> bool: ...
+    def needs_proposal(self, context: StepContext) -> bool: ...
 
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision: ...
+    def decide(self, context: StepContext, proposal: Answer | None) -> Decision: ...
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Constant:
 
     escalate: bool
 
-    def needs_proposal(self, situation: Situation) -> bool:
+    def needs_proposal(self, context: StepContext) -> bool:
         return False
 
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
+    def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
         return Decision(self.escalate, None)
 
 
@@ -48,44 +48,44 @@ class RandomEscalation:
 
     rate: float
 
-    def needs_proposal(self, situation: Situation) -> bool:
+    def needs_proposal(self, context: StepContext) -> bool:
         return False
 
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
-        draw = rng_for("random-escalation", *situation.draw).random()
+    def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
+        draw = rng_for("random-escalation", *context.draw).random()
         return Decision(draw < self.rate, draw)
 
 
 @dataclass(frozen=True)
 class ProposalThreshold:
-    """Escalates when a score of the situation and the SLM's proposal is at least `threshold`."""
+    """Escalates when a score of the context and the SLM's proposal is at least `threshold`."""
 
     threshold: float
-    score: Callable[[Situation, Answer], float]
+    score: Callable[[StepContext, Answer], float]
 
-    def needs_proposal(self, situation: Situation) -> bool:
+    def needs_proposal(self, context: StepContext) -> bool:
         return True
 
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
+    def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
         assert proposal is not None
-        score = self.score(situation, proposal)
+        score = self.score(context, proposal)
         return Decision(score >= self.threshold, score)
 
 
 @dataclass(frozen=True)
-class SituationThreshold:
-    """Escalates when a score of the situation alone is at least `threshold`: an escalation costs no
+class ContextThreshold:
+    """Escalates when a score of the context alone is at least `threshold`: an escalation costs no
     SLM call.
     """
 
     threshold: float
-    score: Callable[[Situation], float]
+    score: Callable[[StepContext], float]
 
-    def needs_proposal(self, situation: Situation) -> bool:
+    def needs_proposal(self, context: StepContext) -> bool:
         return False
 
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
-        score = self.score(situation)
+    def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
+        score = self.score(context)
         return Decision(score >= self.threshold, score)
 
 
@@ -95,14 +95,12 @@ class Latched:
 
     router: Router
 
-    def needs_proposal(self, situation: Situation) -> bool:
-        return situation.escalations == 0 and self.router.needs_proposal(situation)
+    def needs_proposal(self, context: StepContext) -> bool:
+        return context.escalations == 0 and self.router.needs_proposal(context)
 
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
+    def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
         return (
-            Decision(True, None)
-            if situation.escalations
-            else self.router.decide(situation, proposal)
+            Decision(True, None) if context.escalations else self.router.decide(context, proposal)
         )
 
 
@@ -113,9 +111,9 @@ class Capped:
     router: Router
     budget: int
 
-    def needs_proposal(self, situation: Situation) -> bool:
-        return self.router.needs_proposal(situation)
+    def needs_proposal(self, context: StepContext) -> bool:
+        return self.router.needs_proposal(context)
 
-    def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
-        decision = self.router.decide(situation, proposal)
-        return Decision(False, decision.score) if situation.escalations >= self.budget else decision
+    def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
+        decision = self.router.decide(context, proposal)
+        return Decision(False, decision.score) if context.escalations >= self.budget else decision

@@ -23,28 +23,28 @@ from r2v_dist.router.names import BY_NAME, LEARNED, ORACLE
 from r2v_dist.router.policies import (
     Capped,
     Constant,
+    ContextThreshold,
     Latched,
     ProposalThreshold,
     RandomEscalation,
     Router,
-    SituationThreshold,
 )
 from r2v_dist.router.query_features import query_features
 from r2v_dist.router.step_batch import StepBatch
-from r2v_dist.router.step_context import Situation
+from r2v_dist.router.step_context import StepContext
 
 
-def risk_of_step(model: RouterModel) -> Callable[[Situation, Answer], float]:
+def risk_of_step(model: RouterModel) -> Callable[[StepContext, Answer], float]:
     """The score of a learned router on the step's features."""
-    return lambda situation, proposal: float(
-        model.predict(features(StepBatch.of_step(proposal, situation))).score[0]
+    return lambda context, proposal: float(
+        model.predict(features(StepBatch.of_step(proposal, context))).score[0]
     )
 
 
-def risk_of_query(model: RouterModel) -> Callable[[Situation], float]:
+def risk_of_query(model: RouterModel) -> Callable[[StepContext], float]:
     """The score of a query-level router: equal at every step of an episode."""
-    return lambda situation: float(
-        model.predict(query_features([situation.goal], [situation.observations[0]])).score[0]
+    return lambda context: float(
+        model.predict(query_features([context.goal], [context.observations[0]])).score[0]
     )
 
 
@@ -53,7 +53,7 @@ class RouterModels:
     """Trained routers by (name, training seed), and what binds routers of a name.
 
     `latched`: their first escalation is for good. `budgets`: the most teacher calls of theirs in an
-    episode; the situations they see must say so too.
+    episode; the contexts they see must say so too.
     """
 
     trained: Mapping[tuple[str, int], RouterModel] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class RouterModels:
         return self.trained[name, training_seed]
 
 
-_BY_PROPOSAL: dict[str, Callable[[Situation, Answer], float]] = {
+_BY_PROPOSAL: dict[str, Callable[[StepContext, Answer], float]] = {
     "entropy": first_token_entropy,
     "heuristic": entropy_or_doubt,
     "verifier": verifier_doubt,
@@ -115,9 +115,9 @@ def _unbound(
     if name == "random":
         return RandomEscalation(threshold)
     if name == "stuck_latch":
-        return Latched(SituationThreshold(threshold, stuck_steps))
+        return Latched(ContextThreshold(threshold, stuck_steps))
     if name == "query_level":
-        return SituationThreshold(threshold, risk_of_query(models.of(name, training_seed)))
+        return ContextThreshold(threshold, risk_of_query(models.of(name, training_seed)))
     if name in LEARNED:
         return ProposalThreshold(threshold, risk_of_step(models.of(name, training_seed)))
     return ProposalThreshold(threshold, _BY_PROPOSAL[name])

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from r2v_dist.language_model import Answer
-from r2v_dist.router.step_context import Situation
+from r2v_dist.router.step_context import StepContext
 from r2v_dist.verifier.base import preferred
 
 Array = npt.NDArray[np.float64]
@@ -57,35 +57,33 @@ class StepBatch:
     budget_left_N: Array
 
     @classmethod
-    def of_step(cls, answer: Answer, situation: Situation) -> Self:
-        """A batch of one live step: the SLM's answer at `situation`."""
+    def of_step(cls, answer: Answer, context: StepContext) -> Self:
+        """A batch of one live step: the SLM's answer at `context`."""
         candidates = answer.candidates
         texts, logprobs = [c.text for c in candidates], [c.logprobs for c in candidates]
-        width = max(len(candidates), len(situation.verifier_scores))
+        width = max(len(candidates), len(context.verifier_scores))
         return cls(
             first_top_logprobs_NV=np.array(
                 [answer.first_top.logprobs or array("f", [ABSENT])], dtype=np.float64
             ),
             sequence_logprobs_NK=_padded([[_total(row) for row in logprobs]], width),
-            verifier_scores_NK=_padded([situation.verifier_scores], width),
-            action_logprobs_N=np.array(
-                [_action_logprob(texts, logprobs, situation.verifier_scores)]
-            ),
+            verifier_scores_NK=_padded([context.verifier_scores], width),
+            action_logprobs_N=np.array([_action_logprob(texts, logprobs, context.verifier_scores)]),
             verifier_earlier_N2=np.array(
-                [array("f", (math.nan, math.nan, *situation.verifier_bests)[-2:])], dtype=np.float64
+                [array("f", (math.nan, math.nan, *context.verifier_bests)[-2:])], dtype=np.float64
             ),
             candidate_texts=[texts],
             first_tokens=[[_first(c.text, c.token_ids) for c in candidates]],
-            actions=[situation.actions],
-            observations=[situation.observations[-1]],
-            t_N=np.array([float(situation.t)]),
+            actions=[context.actions],
+            observations=[context.observations[-1]],
+            t_N=np.array([float(context.t)]),
             max_steps_N=np.array(
-                [math.inf if situation.max_steps is None else float(situation.max_steps)]
+                [math.inf if context.max_steps is None else float(context.max_steps)]
             ),
             context_tokens_N=np.array([float(answer.prompt_tokens)]),
-            goal_tokens_N=np.array([float(word_count(situation.goal))]),
-            escalations_N=np.array([float(situation.escalations)]),
-            budget_left_N=np.array([_left(situation.escalations, situation.budget)]),
+            goal_tokens_N=np.array([float(word_count(context.goal))]),
+            escalations_N=np.array([float(context.escalations)]),
+            budget_left_N=np.array([_left(context.escalations, context.budget)]),
         )
 
     @classmethod

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Situation:
+class StepContext:
     """Where the agent stands. `draw` names the random stream of this step (task, z, t), equal for
     all arms; no score is made of it.
 

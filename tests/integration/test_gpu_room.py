@@ -28,7 +28,7 @@ def take_turns(folder: Path) -> None:
     from actors.vllm.engine import CPU_ENVIRONMENT
     from r2v_dist.config.run import load_config
     from r2v_dist.errors import UsageError
-    from r2v_dist.pipeline.services import Crew
+    from r2v_dist.pipeline.services import Services
     from r2v_dist.storage.run_dir import RunDir
 
     config = load_config(
@@ -38,26 +38,26 @@ def take_turns(folder: Path) -> None:
     os.environ.update(CPU_ENVIRONMENT)  # the engine believes that it has a GPU
     ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     with contextlib.ExitStack() as stack:
-        crew = Crew(config, RunDir(folder / "run"), stack)
-        crew.__dict__["_ray"] = None  # joined already
-        base = crew.base_checkpoint()
-        crew.load_slm(base)
-        crew.start_early()
+        services = Services(config, RunDir(folder / "run"), stack)
+        services.__dict__["_ray"] = None  # joined already
+        base = services.base_checkpoint()
+        services.load_slm(base)
+        services.start_early()
         assert (
             1 > ray.available_resources()["GPU"] >= config.verifier.gpu_memory_utilization
         )  # the verifier finds room beside it
-        with crew.learner_progress("bc", folder / "metrics.jsonl", ranks=1):
+        with services.learner_progress("bc", folder / "metrics.jsonl", ranks=1):
             give_up = time.monotonic() + 60
             while ray.available_resources().get("GPU", 0) < 1:
                 assert time.monotonic() < give_up, "the engine kept its GPU"
                 time.sleep(0.5)
-        crew.load_slm(base)  # answers again
-        crew.start_early()
+        services.load_slm(base)  # answers again
+        services.start_early()
         assert ray.available_resources()["GPU"] < 1
         greedy = config.model_copy(
             update={"slm": config.slm.model_copy(update={"gpu_memory_utilization": 0.9})}
         )
-        refused = Crew(greedy, RunDir(folder / "refused"), stack)
+        refused = Services(greedy, RunDir(folder / "refused"), stack)
         refused.__dict__["_ray"] = None
         with pytest.raises(
             UsageError,

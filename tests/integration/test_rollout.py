@@ -12,7 +12,7 @@ import ray
 
 from actors.dispatcher import Totals, remaining, roll_out
 from actors.env_runner import Equipment, RunnerSetup
-from actors.runner_group import Fleet
+from actors.runner_group import RunnerGroup
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
@@ -43,18 +43,18 @@ def outcomes(folder: Path) -> list[tuple[str, bool, int]]:
 
 
 @pytest.fixture(scope="module")
-def fleet(ray_session: None) -> Iterator[Fleet]:
-    runners = Fleet(SETUP, None, None, CLUSTER.runners, CLUSTER.in_flight)
+def runners(ray_session: None) -> Iterator[RunnerGroup]:
+    runners = RunnerGroup(SETUP, None, None, CLUSTER.runners, CLUSTER.in_flight)
     yield runners
     runners.stop()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    fleet: Fleet, tasks: list[Task], tmp_path_factory: pytest.TempPathFactory
+    runners: RunnerGroup, tasks: list[Task], tmp_path_factory: pytest.TempPathFactory
 ) -> list[tuple[str, bool, int]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    totals = roll_out(units(tasks, range(12)), folder, fleet, CLUSTER, lambda *_: None)
+    totals = roll_out(units(tasks, range(12)), folder, runners, CLUSTER, lambda *_: None)
     assert (totals.units, totals.episodes, totals.drifted) == (48, 144, 0)
     assert totals.engine_calls < totals.asked
     return outcomes(folder)
@@ -71,14 +71,17 @@ def test_every_episode_once_and_the_teacher_helps(undisturbed: list[tuple[str, b
 
 
 def test_a_second_call_runs_nothing_and_a_partial_one_only_the_rest(
-    undisturbed: list[tuple[str, bool, int]], fleet: Fleet, tasks: list[Task], tmp_path: Path
+    undisturbed: list[tuple[str, bool, int]],
+    runners: RunnerGroup,
+    tasks: list[Task],
+    tmp_path: Path,
 ) -> None:
-    roll_out(units(tasks, range(5)), tmp_path, fleet, CLUSTER, lambda *_: None)
+    roll_out(units(tasks, range(5)), tmp_path, runners, CLUSTER, lambda *_: None)
     everything = units(tasks, range(12))
     assert len(remaining(everything, tmp_path)) == 7 * len(tasks)
-    rest = roll_out(everything, tmp_path, fleet, CLUSTER, lambda *_: None)
+    rest = roll_out(everything, tmp_path, runners, CLUSTER, lambda *_: None)
     assert rest.units == 7 * len(tasks)
-    assert roll_out(everything, tmp_path, fleet, CLUSTER, lambda *_: None) == Totals()
+    assert roll_out(everything, tmp_path, runners, CLUSTER, lambda *_: None) == Totals()
     assert outcomes(tmp_path) == undisturbed
 
 
@@ -107,25 +110,28 @@ def kill_once(actor: str, when: Callable[[], object]) -> threading.Thread:
 def test_who_dies_in_a_stage_is_replaced(
     actor: str,
     undisturbed: list[tuple[str, bool, int]],
-    fleet: Fleet,
+    runners: RunnerGroup,
     tasks: list[Task],
     tmp_path: Path,
 ) -> None:
     killer = kill_once(actor, lambda: rollout_store.shards(tmp_path))
-    roll_out(units(tasks, range(12)), tmp_path, fleet, CLUSTER, lambda *_: None)
+    roll_out(units(tasks, range(12)), tmp_path, runners, CLUSTER, lambda *_: None)
     killer.join()
     assert outcomes(tmp_path) == undisturbed
 
 
 def test_who_dies_between_two_stages_is_replaced(
-    undisturbed: list[tuple[str, bool, int]], fleet: Fleet, tasks: list[Task], tmp_path: Path
+    undisturbed: list[tuple[str, bool, int]],
+    runners: RunnerGroup,
+    tasks: list[Task],
+    tmp_path: Path,
 ) -> None:
     dead = [process_of("EnvRunner"), process_of("Collector")]
     for process in dead:
         process.kill()
     psutil.wait_procs(dead, timeout=20)
-    fleet.equip(Equipment(None, None))
-    roll_out(units(tasks, range(12)), tmp_path, fleet, CLUSTER, lambda *_: None)
+    runners.equip(Equipment(None, None))
+    roll_out(units(tasks, range(12)), tmp_path, runners, CLUSTER, lambda *_: None)
     assert outcomes(tmp_path) == undisturbed
 
 
@@ -133,7 +139,7 @@ def test_what_a_runner_refuses_ends_the_stage_at_once(
     ray_session: None, tasks: list[Task], tmp_path: Path
 ) -> None:
     misspelt = replace(SETUP, perturb=PerturbConfig(rates={"typo": 0.5}))
-    runners = Fleet(misspelt, None, None, 1, CLUSTER.in_flight)
+    runners = RunnerGroup(misspelt, None, None, 1, CLUSTER.in_flight)
     with pytest.raises(UsageError, match=r"^perturb\.rates: unknown operator typo"):
         roll_out(units(tasks, range(12)), tmp_path, runners, CLUSTER, lambda *_: None)
     runners.stop()
@@ -142,7 +148,7 @@ def test_what_a_runner_refuses_ends_the_stage_at_once(
 def test_runners_that_cannot_start_end_the_stage_and_no_unit_is_blamed(
     ray_session: None, tasks: list[Task], tmp_path: Path
 ) -> None:
-    runners = Fleet(replace(SETUP, slm=None), None, None, 1, CLUSTER.in_flight)  # type: ignore[arg-type]
+    runners = RunnerGroup(replace(SETUP, slm=None), None, None, 1, CLUSTER.in_flight)  # type: ignore[arg-type]
     with pytest.raises(
         RuntimeFailure, match=r"^env runners do not start \(2 tries\): AttributeError: "
     ):
@@ -151,7 +157,7 @@ def test_runners_that_cannot_start_end_the_stage_and_no_unit_is_blamed(
 
 
 def test_when_retries_are_used_up_the_first_cause_is_named(
-    fleet: Fleet, tasks: list[Task], tmp_path: Path
+    runners: RunnerGroup, tasks: list[Task], tmp_path: Path
 ) -> None:
     gone = Task(
         "gone", "test", "r2v/TextWorld-v0", (("game", "/nowhere/gone.z8"), ("max_steps", 5))
@@ -162,13 +168,13 @@ def test_when_retries_are_used_up_the_first_cause_is_named(
         RuntimeFailure, match=r"unit gone z=0 failed 2 times.*gone\.z8 does not exist"
     ):
         roll_out(
-            [Unit("evaluate", "h", gone, 0, 0, (arm,))], tmp_path, fleet, cluster, lambda *_: None
+            [Unit("evaluate", "h", gone, 0, 0, (arm,))], tmp_path, runners, cluster, lambda *_: None
         )
     assert ray.is_initialized()
 
 
 def test_a_row_never_names_a_policy_that_did_not_act(
-    fleet: Fleet, tasks: list[Task], tmp_path: Path
+    runners: RunnerGroup, tasks: list[Task], tmp_path: Path
 ) -> None:
     arm = Arm("slm_only", None, "another-policy", "expert", 0)
     cluster = CLUSTER.model_copy(update={"max_restarts": 0})
@@ -178,7 +184,7 @@ def test_a_row_never_names_a_policy_that_did_not_act(
         roll_out(
             [Unit("evaluate", "h", tasks[0], 0, 0, (arm,))],
             tmp_path,
-            fleet,
+            runners,
             cluster,
             lambda *_: None,
         )
@@ -186,12 +192,12 @@ def test_a_row_never_names_a_policy_that_did_not_act(
 
 
 def test_a_disk_that_refuses_is_named_and_no_unit_is_blamed(
-    fleet: Fleet, tasks: list[Task]
+    runners: RunnerGroup, tasks: list[Task]
 ) -> None:
     with pytest.raises(
         RuntimeFailure, match=r"^episodes cannot be written to /proc/r2v/rollouts: .*/proc/r2v"
     ) as failure:
         roll_out(
-            units(tasks, range(1)), Path("/proc/r2v/rollouts"), fleet, CLUSTER, lambda *_: None
+            units(tasks, range(1)), Path("/proc/r2v/rollouts"), runners, CLUSTER, lambda *_: None
         )
     assert "unit" not in str(failure.value)

@@ -17,7 +17,7 @@ from actors.dispatcher import Totals, roll_out
 from actors.env_runner import RunnerSetup
 from actors.language_models.factory import eos_ids_of
 from actors.language_models.vllm import VllmModel
-from actors.runner_group import Fleet
+from actors.runner_group import RunnerGroup
 from actors.vllm.engine import EngineRequest
 from actors.vllm.server_handle import EngineHandle, ModelServer
 from r2v_dist.chat import ChatFormat, Turn
@@ -210,13 +210,13 @@ def test_an_engine_killed_in_mid_stage_is_brought_back(
             killed.append(totals.units)
             ray.kill(server.actor)
 
-    fleet, results = Fleet(setup, server, None, cluster.runners, cluster.in_flight), []
+    runners, results = RunnerGroup(setup, server, None, cluster.runners, cluster.in_flight), []
     for disturb in (False, True):
         folder = tmp_path / str(disturb)
-        roll_out(units, folder, fleet, cluster, kill_when_under_way)
+        roll_out(units, folder, runners, cluster, kill_when_under_way)
         table = rollout_store.read(folder, ["key", "t", "action", "success"])
         results.append(sorted(map(tuple, (row.values() for row in table.to_pylist()))))
-    fleet.stop()
+    runners.stop()
     assert killed
     assert killed[0] < len(units)
     assert results[0] == results[1]

@@ -30,7 +30,7 @@ from r2v_dist.router.features import features
 from r2v_dist.router.policies import Decision, ProposalThreshold, RandomEscalation
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.router.step_batch import StepBatch
-from r2v_dist.router.step_context import Situation
+from r2v_dist.router.step_context import StepContext
 from r2v_dist.seeding import stable_hash
 from r2v_dist.storage import rollouts as rollout_store
 
@@ -183,12 +183,12 @@ def test_a_budget_binds_a_live_episode() -> None:
 
 
 def test_a_router_sees_the_history_of_its_own_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = list[Situation]()
+    seen = list[StepContext]()
 
     class Watching(RandomEscalation):
-        def decide(self, situation: Situation, proposal: Answer | None) -> Decision:
-            seen.append(situation)
-            return super().decide(situation, proposal)
+        def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
+            seen.append(context)
+            return super().decide(context, proposal)
 
     monkeypatch.setattr("r2v_dist.agent.episode.build_router", lambda *_: Watching(0.5))
     [episode], _ = run([arm("random", 0.5)])
@@ -218,9 +218,9 @@ def test_what_a_router_saw_live_is_what_the_store_gives_back(
 
     seen = list[npt.NDArray[np.float64]]()
 
-    def watched(situation: Situation, proposal: Answer) -> float:
-        seen.append(features(StepBatch.of_step(proposal, situation))[0])
-        return float(situation.t % 3 == 1)
+    def watched(context: StepContext, proposal: Answer) -> float:
+        seen.append(features(StepBatch.of_step(proposal, context))[0])
+        return float(context.t % 3 == 1)
 
     monkeypatch.setattr(
         "r2v_dist.agent.episode.build_router", lambda *_: ProposalThreshold(1.0, watched)

@@ -42,11 +42,11 @@ class Remote:
 
 @dataclass(eq=False)
 class Runner:
-    fleet: "StandIn"
+    group: "StandIn"
 
     @property
     def run(self) -> Remote:
-        return Remote(lambda unit, deliver: self.fleet.outcome(self.fleet, unit))
+        return Remote(lambda unit, deliver: self.group.outcome(self.group, unit))
 
 
 class CollectorStandIn:
@@ -55,7 +55,7 @@ class CollectorStandIn:
 
 @dataclass
 class StandIn:
-    """As `Fleet`; every unit comes to what `outcome` says."""
+    """As `RunnerGroup`; every unit comes to what `outcome` says."""
 
     outcome: Outcome
     replaced: int = 0
@@ -63,7 +63,7 @@ class StandIn:
     tried: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.runners = [Runner(self), Runner(self)]
+        self.members = [Runner(self), Runner(self)]
 
     @property
     def collector(self) -> CollectorStandIn:
@@ -72,7 +72,7 @@ class StandIn:
 
     def replace(self, runner: Runner) -> None:
         self.replaced += 1
-        self.runners[self.runners.index(runner)] = Runner(self)
+        self.members[self.members.index(runner)] = Runner(self)
 
     def heal_servers(self) -> bool:
         return False
@@ -92,9 +92,9 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def play(outcome: Outcome, folder: Path) -> StandIn:
-    fleet = StandIn(outcome)
-    roll_out(UNITS, folder, fleet, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
-    return fleet
+    runners = StandIn(outcome)
+    roll_out(UNITS, folder, runners, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
+    return runners
 
 
 def raised(cause: Exception) -> Exception:
@@ -111,9 +111,9 @@ def in_constructor(cause: Exception) -> Exception:
 def first_of(units: int, error: Exception) -> Outcome:
     """The first so many tries fail, whichever unit it is."""
 
-    def outcome(fleet: StandIn, unit: Unit) -> object:
-        fleet.tried.append(unit.task.id)
-        return error if len(fleet.tried) <= units else REPORT
+    def outcome(runners: StandIn, unit: Unit) -> object:
+        runners.tried.append(unit.task.id)
+        return error if len(runners.tried) <= units else REPORT
 
     return outcome
 
@@ -126,35 +126,35 @@ def never(error: Exception) -> Outcome:
 def test_what_is_refused_is_refused_once(
     how: Callable[[Exception], Exception], tmp_path: Path
 ) -> None:
-    fleet = StandIn(never(how(UsageError("slm.model = x: no template"))))
+    runners = StandIn(never(how(UsageError("slm.model = x: no template"))))
     with pytest.raises(UsageError, match=r"^slm\.model = x: no template$"):
-        roll_out(UNITS, tmp_path, fleet, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
-    assert fleet.replaced == 0
+        roll_out(UNITS, tmp_path, runners, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
+    assert runners.replaced == 0
 
 
 def test_a_constructor_that_raises_gets_one_more_try_on_every_place(tmp_path: Path) -> None:
-    fleet = StandIn(never(in_constructor(ValueError("no template"))))
+    runners = StandIn(never(in_constructor(ValueError("no template"))))
     with pytest.raises(
         RuntimeFailure, match=r"^env runners do not start \(3 tries\): .*no template"
     ):
-        roll_out(UNITS, tmp_path, fleet, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
-    assert fleet.replaced == 2
+        roll_out(UNITS, tmp_path, runners, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
+    assert runners.replaced == 2
 
 
 def test_runners_that_only_die_end_the_stage_and_no_unit_is_blamed(tmp_path: Path) -> None:
-    fleet = StandIn(never(ActorDiedError()))
+    runners = StandIn(never(ActorDiedError()))
     with pytest.raises(
         RuntimeFailure, match=r"^env runners die before one unit is finished \(7 tries\)"
     ):
-        roll_out(UNITS, tmp_path, fleet, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
-    assert fleet.replaced == CLUSTER.max_restarts * CLUSTER.runners
+        roll_out(UNITS, tmp_path, runners, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
+    assert runners.replaced == CLUSTER.max_restarts * CLUSTER.runners
 
 
 @pytest.mark.parametrize("error", [ActorDiedError(), in_constructor(OSError("busy"))])
 def test_a_few_deaths_are_the_machines_doing(error: Exception, tmp_path: Path) -> None:
-    fleet = play(first_of(1, error), tmp_path)
-    assert fleet.replaced == 1
-    assert set(fleet.tried) == {task.id for task in TASKS}
+    runners = play(first_of(1, error), tmp_path)
+    assert runners.replaced == 1
+    assert set(runners.tried) == {task.id for task in TASKS}
 
 
 def test_a_machine_failure_in_a_unit_replaces_nobody(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_machine_failure_in_a_unit_replaces_nobody(tmp_path: Path) -> None:
 
 
 def test_a_lost_collector_is_replaced_once_and_runners_are_not(tmp_path: Path) -> None:
-    fleet = play(first_of(1, raised(CollectorLost("it died"))), tmp_path)
-    assert (fleet.collectors, fleet.replaced) == (2, 0)
+    runners = play(first_of(1, raised(CollectorLost("it died"))), tmp_path)
+    assert (runners.collectors, runners.replaced) == (2, 0)
     with pytest.raises(RuntimeFailure, match="it died"):
         play(never(raised(CollectorLost("it died"))), tmp_path)

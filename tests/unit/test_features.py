@@ -16,7 +16,7 @@ from r2v_dist.language_model import Answer, Candidate, TopTokens
 from r2v_dist.router.baselines import entropy_of
 from r2v_dist.router.features import FEATURE_NAMES, features, looks_like_an_error
 from r2v_dist.router.step_batch import StepBatch
-from r2v_dist.router.step_context import Situation
+from r2v_dist.router.step_context import StepContext
 from r2v_dist.storage import rollouts as rollout_store
 
 MAX_STEPS, BUDGET = 12, 3
@@ -121,7 +121,7 @@ def stored(played: list[tuple[list[Step], list[list[float]]]]) -> pa.Table:
 
 def live(steps: list[Step], scores: list[list[float]], name: str, t: int) -> np.ndarray:
     before = steps[:t]
-    situation = Situation(
+    context = StepContext(
         t=t,
         draw=("unused",),
         goal=f"Find the key of {name}, then leave.",
@@ -133,9 +133,7 @@ def live(steps: list[Step], scores: list[list[float]], name: str, t: int) -> np.
         verifier_scores=tuple(scores[t]),
         verifier_bests=tuple(max(one, default=math.nan) for one in scores[:t]),
     )
-    row: np.ndarray = features(StepBatch.of_step(steps[t].proposal or Answer((), "p"), situation))[
-        0
-    ]
+    row: np.ndarray = features(StepBatch.of_step(steps[t].proposal or Answer((), "p"), context))[0]
     return row
 
 
@@ -225,7 +223,7 @@ def test_every_feature_by_hand() -> None:
         prompt_tokens=120,
         first_top=TopTokens.of([(4, math.log(0.5)), (9, math.log(0.25))]),
     )
-    situation = Situation(
+    context = StepContext(
         t=4,
         draw=(),
         goal="Eat the apple, then sleep.",
@@ -238,7 +236,7 @@ def test_every_feature_by_hand() -> None:
         verifier_bests=(0.9, math.nan, 0.25, 0.5),
     )
     got = dict(
-        zip(FEATURE_NAMES, features(StepBatch.of_step(answer, situation))[0].tolist(), strict=True)
+        zip(FEATURE_NAMES, features(StepBatch.of_step(answer, context))[0].tolist(), strict=True)
     )
     std = float(np.std([-1.0, -3.0, -2.0]))
     assert got == pytest.approx(
@@ -280,7 +278,7 @@ def test_an_api_model_without_logprobs_is_marked_and_finite() -> None:
     got = dict(
         zip(
             FEATURE_NAMES,
-            features(StepBatch.of_step(answer, Situation(0, ())))[0].tolist(),
+            features(StepBatch.of_step(answer, StepContext(0, ())))[0].tolist(),
             strict=True,
         )
     )
@@ -300,7 +298,7 @@ def test_the_entropy_is_the_one_of_the_entropy_router(top: list[float]) -> None:
         return
     answer = Answer((Candidate("x"),), "p", first_top=TopTokens.of(enumerate(top)))
     column = FEATURE_NAMES.index("first_token_entropy")
-    assert features(StepBatch.of_step(answer, Situation(0, ())))[0, column] == pytest.approx(
+    assert features(StepBatch.of_step(answer, StepContext(0, ())))[0, column] == pytest.approx(
         entropy_of(top), abs=1e-6
     )
 
@@ -310,7 +308,7 @@ def test_an_impossible_first_token_adds_no_entropy() -> None:
         (Candidate("x"),), "p", first_top=TopTokens.of([(1, math.log(0.5)), (2, -math.inf)])
     )
     column = FEATURE_NAMES.index("first_token_entropy")
-    assert features(StepBatch.of_step(answer, Situation(0, ())))[0, column] == pytest.approx(
+    assert features(StepBatch.of_step(answer, StepContext(0, ())))[0, column] == pytest.approx(
         math.log(2)
     )
 

@@ -1,6 +1,6 @@
 """`r2v run` on a run that was damaged: what was lost is played again, and the run ends as it had.
 
-Stages, store, manifests and report are the real ones; episodes come from a crew that plays without
+Stages, store, manifests and report are the real ones; episodes come from services that play without
 games, so that every kind of damage can be tried.
 """
 
@@ -32,7 +32,7 @@ RUN = [
 PERTURB = "perturb={train_seeds: 10, validation_seeds: 10, test_seeds: 10}"
 
 
-class PretendedCrew:
+class PretendedServices:
     """Commits an episode for every key, won or lost by the key alone."""
 
     played = 0
@@ -69,7 +69,7 @@ class PretendedCrew:
                 won = random.Random(str(key)).random() < 0.7
                 one = episode(unit.task.id)
                 collector.add([replace(one, key=key, split=unit.task.split, arm=arm, success=won)])
-                PretendedCrew.played += 1
+                PretendedServices.played += 1
         collector.flush()
         return Totals()
 
@@ -82,7 +82,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
         for n in range(3)
     ]
     monkeypatch.setattr("envs.tasks.make_tasks", lambda *_: tasks)
-    monkeypatch.setattr("r2v_dist.pipeline.services.Crew", PretendedCrew)
+    monkeypatch.setattr("r2v_dist.pipeline.services.Services", PretendedServices)
     monkeypatch.setattr(
         "r2v_dist.report.figures.catalogue.draw_figures", lambda *_: []
     )  # they take most of the time
@@ -90,9 +90,9 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(folder: Path) -> int:
     """How many episodes a call of `r2v run` plays."""
-    PretendedCrew.played = 0
+    PretendedServices.played = 0
     main(["run", *RUN, PERTURB, "cluster.memory_gib=0.1", f"run_dir={folder}"])
-    return PretendedCrew.played
+    return PretendedServices.played
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from r2v_dist.router.query_features import (
 )
 from r2v_dist.router.registry import LEARNED, RouterModels, build_router
 from r2v_dist.router.step_batch import StepBatch
-from r2v_dist.router.step_context import Situation
+from r2v_dist.router.step_context import StepContext
 from r2v_dist.verifier.base import preferred
 
-SITUATION = Situation(
+SITUATION = StepContext(
     true_risk=0.25,
     t=1,
     draw=("task", 3, 1),
@@ -62,8 +62,8 @@ MODELS = RouterModels(
 )
 
 
-def score(name: str, situation: Situation = SITUATION, proposal: Answer = PROPOSAL) -> float:
-    found = build_router(name, 0.5, MODELS).decide(situation, proposal).score
+def score(name: str, context: StepContext = SITUATION, proposal: Answer = PROPOSAL) -> float:
+    found = build_router(name, 0.5, MODELS).decide(context, proposal).score
     assert found is not None
     return found
 

@@ -20,11 +20,11 @@ def context(
     stage: str, done: list[str], seed: int, root: Path, overrides: list[str] | None = None
 ) -> Context:
     config = load_config(ROOT / "configs" / "textworld_full.yaml", overrides or [])
-    crew: Any = None
+    services: Any = None
     return Context(
         config,
         RunDir(root),
-        crew,
+        services,
         stage,
         "hash",
         {name: Manifest(name, "hash", 0.0, 1, {}) for name in done},

@@ -8,9 +8,9 @@ import pytest
 from r2v_dist.agent.step import StepDecision, decide
 from r2v_dist.language_model import Answer, Candidate, TopTokens
 from r2v_dist.router.registry import build_router
-from r2v_dist.router.step_context import Situation
+from r2v_dist.router.step_context import StepContext
 
-HERE = Situation(
+HERE = StepContext(
     t=0,
     draw=("task", 0, 0),
     goal="open the door",

@@ -177,7 +177,7 @@ class Asked(Exception):
 
 
 class Caller:
-    """A crew that only takes note of the units it is to play."""
+    """Services that only take note of the units they are to play."""
 
     units: list[Unit]
 
@@ -199,7 +199,7 @@ class Caller:
 @pytest.mark.parametrize("stage", ["collect", "baseline"])
 def test_what_is_played_under_any_seed_can_be_stored(tmp_path: Path, stage: str, seed: int) -> None:
     config = load_config(DEMO, [f"seed={seed}", "training_seeds=100"])
-    run, crew = RunDir(tmp_path), Caller()
+    run, services = RunDir(tmp_path), Caller()
     rows = [
         {"id": split, "split": split, "env": "none", "env_kwargs": []}
         for split in ("train", "validation")
@@ -207,8 +207,8 @@ def test_what_is_played_under_any_seed_can_be_stored(tmp_path: Path, stage: str,
     (run.stage("tasks") / "tasks.json").write_text(json.dumps(rows))
     play = next(one for one in stages(config) if one.name == stage).run
     with pytest.raises(Asked):
-        play(Context(config, run, cast(Any, crew), stage, "hash", {}))
-    unit = crew.units[0]
+        play(Context(config, run, cast(Any, services), stage, "hash", {}))
+    unit = services.units[0]
     [arm] = unit.arms
     key = EpisodeKey(stage, "hash", unit.task.id, unit.z, arm.id, 0)
     episode = Episode(key, unit.task.split, arm, "goal", (), False, StopReason.NO_ACTION, "")

@@ -16,7 +16,9 @@ def collect(context: Context) -> dict[str, Any]:
     from envs.tasks import seeds
 
     config = context.config
-    arm = Arm("teacher_only", None, "none", context.crew.teacher_version(), context.training_seed)
+    arm = Arm(
+        "teacher_only", None, "none", context.services.teacher_version(), context.training_seed
+    )
     pool = seeds(config.perturb, "train", config.seed)
     units = []
     for index, task in enumerate(context.training_tasks("clone")):
@@ -33,7 +35,7 @@ def collect(context: Context) -> dict[str, Any]:
 
 def baseline(context: Context) -> dict[str, Any]:
     """Play the SLM before training on validation tasks."""
-    return _roll_out_slm(context, context.crew.base_checkpoint())
+    return _roll_out_slm(context, context.services.base_checkpoint())
 
 
 def bc(context: Context) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def bc(context: Context) -> dict[str, Any]:
     if not output.is_dir():
         job = BCJob(
             rollouts=context.rollouts("collect"),
-            model=context.crew.base_checkpoint().path,
+            model=context.services.base_checkpoint().path,
             system_prompt=config.slm.system_prompt,
             output=output,
             stage=run.stage(context.stage),
@@ -53,7 +55,7 @@ def bc(context: Context) -> dict[str, Any]:
             config=config.bc,
             template_settings=config.slm.chat_template_kwargs,
         )
-        with context.crew.learner_progress(
+        with context.services.learner_progress(
             context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks
         ):
             clone_behaviour(job)
@@ -78,9 +80,13 @@ def _roll_out_slm(context: Context, checkpoint: "Checkpoint") -> dict[str, Any]:
     from envs.tasks import seeds
 
     config = context.config
-    context.crew.load_slm(checkpoint)
+    context.services.load_slm(checkpoint)
     arm = Arm(
-        "slm_only", None, checkpoint.version, context.crew.teacher_version(), context.training_seed
+        "slm_only",
+        None,
+        checkpoint.version,
+        context.services.teacher_version(),
+        context.training_seed,
     )
     zs = [None, *seeds(config.perturb, "validation", config.seed)]
     return context.roll_out(

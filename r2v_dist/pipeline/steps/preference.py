@@ -53,7 +53,7 @@ def dpo(context: Context) -> dict[str, Any]:
         config=config.dpo,
         template_settings=config.slm.chat_template_kwargs,
     )
-    with context.crew.learner_progress(
+    with context.services.learner_progress(
         context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks
     ):
         examples = learn_preferences(job)

@@ -103,7 +103,7 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
     jobs = {
         name: _job(context, config.router, folder, root, name) for name in variants if name != QUERY
     }
-    with context.crew.learner_progress(
+    with context.services.learner_progress(
         context.stage, folder / "metrics.jsonl", config.router.deepspeed.ranks
     ):
         results = dict(zip(jobs, train_routers(list(jobs.values())), strict=True))

@@ -21,7 +21,7 @@ def tasks(context: Context) -> dict[str, Any]:
     def show(done: int, total: int) -> None:
         progress.update(done, total, "games generated")
 
-    tasks = make_tasks(config.env, config.seed, context.crew.cores(), show, config.sandbox)
+    tasks = make_tasks(config.env, config.seed, context.services.cores(), show, config.sandbox)
     write_atomically(
         context.run.stage("tasks") / "tasks.json",
         json.dumps([asdict(task) for task in tasks], indent=1),

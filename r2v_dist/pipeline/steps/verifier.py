@@ -37,9 +37,9 @@ def states(context: Context) -> dict[str, Any]:
     from envs.tasks import seeds
 
     config, policy = context.config, context.checkpoint("bc")
-    context.crew.load_slm(policy)
+    context.services.load_slm(policy)
     arm = Arm(
-        "slm_only", None, policy.version, context.crew.teacher_version(), context.training_seed
+        "slm_only", None, policy.version, context.services.teacher_version(), context.training_seed
     )
     units = []
     sizes: dict[Split, int] = {
@@ -58,10 +58,10 @@ def states(context: Context) -> dict[str, Any]:
 def branches(context: Context) -> dict[str, Any]:
     """Branch values of the chosen states, by split."""
     config, policy = context.config, context.checkpoint("bc")
-    context.crew.load_slm(policy)
+    context.services.load_slm(policy)
     chosen = _chosen(context)
     arm = Arm(
-        "slm_only", None, policy.version, context.crew.teacher_version(), context.training_seed
+        "slm_only", None, policy.version, context.services.teacher_version(), context.training_seed
     )
     tasks = {task.id: task for task in context.tasks(LEARNING, HELD_OUT)}
     units: dict[tuple[str, int], Unit] = {}
@@ -116,7 +116,7 @@ def verifier(context: Context) -> dict[str, Any]:
         config=config.verifier.training,
         template_settings=config.slm.chat_template_kwargs,
     )
-    with context.crew.learner_progress(
+    with context.services.learner_progress(
         context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks
     ):
         metrics = learn_verifier(job)

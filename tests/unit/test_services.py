@@ -1,4 +1,4 @@
-"""The crew reads what learners write while they write it."""
+"""What is shown of a learner is read while the learner writes it."""
 
 from pathlib import Path
 
