@@ -17,10 +17,9 @@ from envs.textworld.generator import generate
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.places import cache_folder
 from r2v_dist.episodes import Task
-from tests.runs import SIMULATED, finish
+from tests.runs import ROOT, SIMULATED, finish
 from tests.sandboxes import require_bubblewrap
 
-ROOT = Path(__file__).parent.parent
 GAME_CACHE = cache_folder("textworld")
 QUESTS = GameFamily(
     "custom",

@@ -18,8 +18,8 @@ from r2v_dist.pipeline.simulated.run import draw, simulate
 from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.features import FEATURE_NAMES
 from r2v_dist.router.model import Mlp, RouterModel, predict_states
+from tests.runs import ROOT
 
-ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "simulated.yaml"
 SMALL = [
     "routers=[r2v]",

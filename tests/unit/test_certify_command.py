@@ -9,8 +9,9 @@ from r2v_dist.config.run import load_config
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, StopReason
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir
+from tests.runs import ROOT
 
-SIMULATED = Path(__file__).parents[2] / "configs" / "textworld_simulated.yaml"
+SIMULATED = ROOT / "configs" / "textworld_simulated.yaml"
 TASKS, SEEDS = 60, 10
 
 

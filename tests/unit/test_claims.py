@@ -1,7 +1,5 @@
 """Words follow from the numbers, and every baseline is listed as fitted or unfitted."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,8 +10,9 @@ from r2v_dist.report.claims import cvar_role, first_step_words, p_text, seeds_wo
 from r2v_dist.report.figures.palette import LABELS, is_fitted, listed
 from r2v_dist.router.names import BASELINES
 from r2v_dist.stats.seed_difference import seed_difference
+from tests.runs import ROOT
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
+CONFIGS = ROOT / "configs"
 
 
 def test_equal_seeds_leave_cvar_idle_and_harsh_ones_do_not() -> None:

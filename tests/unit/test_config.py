@@ -15,8 +15,8 @@ from r2v_dist.config.simulated import load_simulated
 from r2v_dist.errors import UsageError
 from r2v_dist.pipeline.preflight import check
 from r2v_dist.storage.run_dir import RunDir
+from tests.runs import ROOT
 
-ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs" / "textworld_demo.yaml"
 SIMULATED = ROOT / "configs" / "simulated.yaml"
 

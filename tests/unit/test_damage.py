@@ -31,8 +31,8 @@ from r2v_dist.language_model import Answer, Candidate, TopTokens
 from r2v_dist.router.model import Mlp, RouterModel
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir
+from tests.runs import ROOT
 
-ROOT = Path(__file__).parents[2]
 ALONE, TEACHER = (
     Arm(name, None, "simulated-0.6", "expert", 0) for name in ("slm_only", "teacher_only")
 )

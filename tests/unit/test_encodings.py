@@ -2,9 +2,9 @@
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.runs import ROOT
+
 PRODUCT = ("r2v_dist", "actors", "cluster", "envs", "learners", "benchmarks", "scripts")
 MODE_AT = {"open": 0, "fdopen": 1, "read_text": None, "write_text": None}
 

@@ -20,10 +20,9 @@ from r2v_dist.cli.main import main
 from r2v_dist.episodes import Task, Unit
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.checkpoints import Checkpoint
-from tests.runs import outcomes
+from tests.runs import ROOT, outcomes
 from tests.unit.test_damage import DAMAGE, complaint, episode
 
-ROOT = Path(__file__).parents[2]
 RUN = [
     str(ROOT / "configs" / "textworld_simulated.yaml"),
     "router=null",

@@ -13,8 +13,9 @@ from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.config.simulated import load_simulated
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.pipeline.preflight import check, check_simulated, placement_problem
+from tests.runs import ROOT
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 DEMO = CONFIGS / "textworld_demo.yaml"
 SIMULATED = CONFIGS / "textworld_simulated.yaml"
 

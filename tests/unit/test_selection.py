@@ -1,7 +1,5 @@
 """The one rule by which validation chooses a threshold."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,10 +8,11 @@ from r2v_dist.config.run import load_config
 from r2v_dist.evaluation.outcomes import ArmOutcomes, router_rows
 from r2v_dist.evaluation.threshold_selection import Tolerance, selected_thresholds
 from r2v_dist.stats.cvar import cvar_failure
+from tests.runs import ROOT
 
 TASKS, SEEDS = 20, 10
 ALPHA = 0.2
-DEMO = Path(__file__).parents[2] / "configs" / "textworld_demo.yaml"
+DEMO = ROOT / "configs" / "textworld_demo.yaml"
 
 
 def arm(name: str, threshold: float | None, success_TZ: np.ndarray) -> ArmOutcomes:

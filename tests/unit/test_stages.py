@@ -12,8 +12,7 @@ from r2v_dist.config.run import load_config
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.stages import TABLE, stages
 from r2v_dist.storage.run_dir import Manifest, RunDir
-
-ROOT = Path(__file__).parents[2]
+from tests.runs import ROOT
 
 
 def context(

@@ -22,8 +22,9 @@ from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.stages import stages
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir
+from tests.runs import ROOT
 
-DEMO = Path(__file__).parents[2] / "configs" / "textworld_demo.yaml"
+DEMO = ROOT / "configs" / "textworld_demo.yaml"
 NOTHING: Any = None
 
 

@@ -185,7 +185,7 @@ def test_splits_never_share_a_game() -> None:
     from r2v_dist.config.env import SPLITS
     from r2v_dist.config.run import load_config
     from scripts.tiny_models.play import base_families
-    from tests.conftest import ROOT
+    from tests.runs import ROOT
 
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])
     families = [
