@@ -21,7 +21,7 @@ from r2v_dist.episodes import Task, Unit
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.checkpoints import Checkpoint
 from tests.runs import ROOT, outcomes
-from tests.unit.test_damage import DAMAGE, complaint, episode
+from tests.unit.storage.test_damage import DAMAGE, complaint, episode
 
 RUN = [
     str(ROOT / "configs" / "textworld_simulated.yaml"),
