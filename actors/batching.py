@@ -30,7 +30,9 @@ class Batcher(Generic[Question, Reply]):
     def __init__(
         self, call: Callable[[list[Question]], Arrivals[Reply]], timeout_s: float, server: str
     ) -> None:
-        self._call, self._timeout_s, self._server = call, timeout_s, server
+        self._call = call
+        self._timeout_s = timeout_s
+        self._server = server
         self._waiting: list[tuple[Question, asyncio.Future[Reply]]] = []
         self._senders: set[asyncio.Task[None]] = set()
 
@@ -47,7 +49,8 @@ class Batcher(Generic[Question, Reply]):
     async def _send(self) -> None:
         # One turn of the event loop lets every episode that is ready ask too.
         await asyncio.sleep(0)
-        batch, self._waiting = self._waiting, []
+        batch = self._waiting
+        self._waiting = []
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._receive(batch)

@@ -20,11 +20,9 @@ class Collector:
     """Writes one stage's shards."""
 
     def __init__(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
-        self._folder, self._shard_episodes, self._shard_seconds = (
-            folder,
-            shard_episodes,
-            shard_seconds,
-        )
+        self._folder = folder
+        self._shard_episodes = shard_episodes
+        self._shard_seconds = shard_seconds
         shards = rollout_store.shards(folder)
         self._keys = rollout_store.keys_of(shards)
         self._next = rollout_store.next_index(shards)

@@ -150,12 +150,10 @@ class _Dispatcher:
         self._todo = deque(units)
         self._total = len(units)
         self._failures: dict[tuple[str, int | None], int] = {}
-        self._runners, self._cluster, self._deliver, self._on_progress = (
-            runners,
-            cluster,
-            deliver,
-            on_progress,
-        )
+        self._runners = runners
+        self._cluster = cluster
+        self._deliver = deliver
+        self._on_progress = on_progress
         self._under_way: dict[ray.ObjectRef[UnitReport], tuple[Any, Unit]] = {}
         self._dead = 0
         """Runners that died since a unit was finished."""

@@ -102,7 +102,8 @@ class EnvRunner:
         Raises RuntimeFailure when a back end fails or the unit runs past its deadline: the unit is
         to be run again.
         """
-        tree, episodes = Tree(), list[Episode]()
+        tree = Tree()
+        episodes = list[Episode]()
         try:
             async with asyncio.timeout(self._setup.unit_timeout_s):
                 expert = self._needs_expert(unit)
@@ -148,8 +149,10 @@ class EnvRunner:
 
     @contextlib.contextmanager
     def _env(self, unit: Unit, expert: bool) -> Iterator[Perturb]:
-        task, perturb = unit.task, self._setup.perturb
-        rates, lexicon = default_rates() | perturb.rates, envs.LEXICONS[task.env]()
+        task = unit.task
+        perturb = self._setup.perturb
+        rates = default_rates() | perturb.rates
+        lexicon = envs.LEXICONS[task.env]()
         with self._idle.borrow(task, expert) as env:
             # A task that leaves the limit to its environment has the environment's own.
             limit = task.max_steps or int(env.get_wrapper_attr("max_steps"))
@@ -158,7 +161,8 @@ class EnvRunner:
             )
 
     def _verifier(self, equipment: Equipment) -> Verifier | None:
-        config, slm = equipment.verifier, self._setup.slm
+        config = equipment.verifier
+        slm = self._setup.slm
         if config is None:
             return None
         if config.kind == "rules":

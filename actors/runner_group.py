@@ -35,7 +35,10 @@ class RunnerGroup:
         count: int,
         in_flight: int,
     ) -> None:
-        self._setup, self._slm, self._teacher, self._in_flight = setup, slm, teacher, in_flight
+        self._setup = setup
+        self._slm = slm
+        self._teacher = teacher
+        self._in_flight = in_flight
         self._equipment: Equipment | None = None
         self.members: list[Any] = [self._start() for _ in range(count)]
         self._collector: Any = None

@@ -140,11 +140,9 @@ def main() -> None:
                     (Outcome(*row) for row in json.loads(path.read_text(encoding="utf-8"))),
                     strict=True,
                 ):
-                    tested, agreed, failing = (
-                        tested + 1,
-                        agreed + (outcome.ours == outcome.theirs),
-                        failing + (not outcome.ours),
-                    )
+                    tested = tested + 1
+                    agreed = agreed + (outcome.ours == outcome.theirs)
+                    failing = failing + (not outcome.ours)
                     again += _AGAIN in outcome.why
                     if outcome.ours != outcome.theirs:
                         line = f"{case.task_id} ({case.change}): {outcome.why}"

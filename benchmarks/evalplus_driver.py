@@ -17,12 +17,10 @@ from concurrent.futures import ProcessPoolExecutor
 
 
 def main() -> None:
-    dataset, data_file, parallel, limit = (
-        sys.argv[1],
-        sys.argv[2],
-        int(sys.argv[3]),
-        float(sys.argv[4]),
-    )
+    dataset = sys.argv[1]
+    data_file = sys.argv[2]
+    parallel = int(sys.argv[3])
+    limit = float(sys.argv[4])
     os.environ["HUMANEVAL_OVERRIDE_PATH" if dataset == "humaneval" else "MBPP_OVERRIDE_PATH"] = (
         data_file
     )
@@ -41,7 +39,8 @@ def main() -> None:
         not_none = [] if dataset == "humaneval" else plus.MBPP_OUTPUT_NOT_NONE_TASKS
         plus.get_groundtruth(load(), digest, not_none)
 
-        started, cpu = time.monotonic(), sum(os.times()[:4])
+        started = time.monotonic()
+        cpu = sum(os.times()[:4])
         problems = load()
         expected = plus.get_groundtruth(problems, digest, not_none)
         with ProcessPoolExecutor(max_workers=parallel) as pool:
@@ -67,7 +66,8 @@ def main() -> None:
             sum(os.times()[:4]) - cpu,
         )  # of the workers too, which have ended
     for result in results:
-        base, plus_ = result["base"][0], result["plus"][0]
+        base = result["base"][0]
+        plus_ = result["plus"][0]
         print(json.dumps({"passed": base == plus_ == "pass", "base": base, "plus": plus_}))
     print(json.dumps({"seconds": seconds, "cpu_seconds": cpu}))
 

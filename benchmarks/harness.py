@@ -55,7 +55,8 @@ def measure(work: Callable[[], object]) -> Spent:
     the other's.
     """
     gc.collect()
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall = time.perf_counter()
+    cpu = time.process_time()
     work()
     return Spent(time.perf_counter() - wall, time.process_time() - cpu)
 
@@ -67,7 +68,8 @@ def interleave(ours: Callable[[], Spent], reference: Callable[[], Spent], repeat
     for number in range(1, repeats + 1):
         pairs.ours.append(ours())
         pairs.reference.append(reference())
-        mine, other = pairs.ours[-1], pairs.reference[-1]
+        mine = pairs.ours[-1]
+        other = pairs.reference[-1]
         took = f"ours {mine.wall_s:.3g} s ({mine.cpu_s:.2f} s of processor), reference {other.wall_s:.3g} s ({other.cpu_s:.2f})"
         print(f"pair {number} of {repeats}: {took}", file=sys.stderr, flush=True)
     return pairs

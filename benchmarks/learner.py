@@ -184,7 +184,8 @@ def compare(
             f"{kind} losses differ by {worst:.2g}: ours {losses['ours']}, reference "
             f"{losses['stock']}"
         )
-    ours, theirs = median_wall(pairs.ours), median_wall(pairs.reference)
+    ours = median_wall(pairs.ours)
+    theirs = median_wall(pairs.reference)
     rates = tokens / ours, tokens / theirs
     table = [
         ("s/step", f"{ours:.3f}", f"{theirs:.3f}"),

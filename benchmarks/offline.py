@@ -107,7 +107,8 @@ def _serve() -> None:
     for line in sys.stdin:
         message = json.loads(line)
         if engine is None:
-            engine, answer = _build(message), {"ready": True}
+            engine = _build(message)
+            answer = {"ready": True}
         else:
             answer = _generate(
                 engine, json.loads(Path(message["requests"]).read_text(encoding="utf-8"))

@@ -68,13 +68,11 @@ class Side:
         warm: Sequence[Unit],
         scratch: Path,
     ) -> None:
-        self._config, self._server, self._units, self._warm, self._scratch = (
-            config,
-            server,
-            units,
-            warm,
-            scratch,
-        )
+        self._config = config
+        self._server = server
+        self._units = units
+        self._warm = warm
+        self._scratch = scratch
         setup = RunnerSetup(
             config.slm,
             config.teacher,
@@ -172,17 +170,16 @@ def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> 
         return Spent(seconds)
 
     pairs = interleave(side.roll_out, reference, repeats)
-    tokens, reference_tokens = (
-        side.tokens[-1],
-        sum(len(ids) for candidates in answers[-1] for ids in candidates),
-    )
+    tokens = side.tokens[-1]
+    reference_tokens = sum(len(ids) for candidates in answers[-1] for ids in candidates)
     if abs(tokens - reference_tokens) > TOLERANCE * reference_tokens:
         raise Mismatch(f"tokens: ours {tokens}, reference {reference_tokens}")
     differing = sum(
         not _same_answer(call, candidates)
         for call, candidates in zip(calls, answers[-1], strict=True)
     )
-    wall, reference_wall = median_wall(pairs.ours), median_wall(pairs.reference)
+    wall = median_wall(pairs.ours)
+    reference_wall = median_wall(pairs.reference)
     ratio = pairs.wall_ratio * tokens / reference_tokens
     publish(
         "rollout",
@@ -224,7 +221,8 @@ def calls_of(folder: Path, config: RunConfig) -> list[Call]:
     """Every model call of a roll-out, rebuilt from its rows."""
     tokenizer = AutoTokenizer.from_pretrained(config.slm.model)
     chat = ChatFormat(tokenizer, "slm", config.slm.system_prompt, config.slm.chat_template_kwargs)
-    chosen, stop = config.slm.sampling, chat.end_of_turn()
+    chosen = config.slm.sampling
+    stop = chat.end_of_turn()
     shared: dict[str, Any] = {
         "n": chosen.candidates,
         "temperature": chosen.temperature,

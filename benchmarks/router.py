@@ -39,7 +39,9 @@ from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import StepContext
 from r2v_dist.seeding import rng_for
 
-CANDIDATES, MAX_STEPS, QUERY_TOKENS = 5, 20, 60
+CANDIDATES = 5
+MAX_STEPS = 20
+QUERY_TOKENS = 60
 TOLERANCE = 1e-9
 
 LiveStep = tuple[StepContext, Answer]
@@ -102,7 +104,9 @@ def run(steps: Sequence[LiveStep], queries: int, layers: int, repeats: int) -> N
     by_advantage = decider(weighing)
     check_equal(by_advantage, torch_router(weighing), steps)
     classify, parameters = query_classifier(layers)
-    ours, torch_clock, bert_clock = Clock([]), Clock([]), Clock([])
+    ours = Clock([])
+    torch_clock = Clock([])
+    bert_clock = Clock([])
 
     def pairs(reference: Clock, other: Decide, work: Sequence[LiveStep]) -> Pairs:
         return interleave(
@@ -148,7 +152,8 @@ def live_steps(count: int) -> list[LiveStep]:
 
 
 def _live(episode: Episode, t: int) -> LiveStep:
-    rng, steps = rng_for("benchmark-live", str(episode.key), t), episode.steps
+    rng = rng_for("benchmark-live", str(episode.key), t)
+    steps = episode.steps
     answers = [rng.choice(steps).proposal for _ in range(CANDIDATES)]
     own = steps[t].proposal
     assert own is not None
@@ -181,7 +186,8 @@ def untrained_router(config: RouterConfig) -> RouterModel:
     heads["policy"] = Head(wide, config.policy_hidden, len(RISKS)).exported()
     grid = tuple(np.linspace(0, 1, 11).tolist())
     rng = np.random.default_rng(0)
-    mean_F, std_F = rng.normal(size=len(FEATURE_NAMES)), rng.uniform(0.5, 2.0, len(FEATURE_NAMES))
+    mean_F = rng.normal(size=len(FEATURE_NAMES))
+    std_F = rng.uniform(0.5, 2.0, len(FEATURE_NAMES))
     return RouterModel(
         "untrained",
         "decoupled",
@@ -229,7 +235,8 @@ def torch_router(model: RouterModel) -> Callable[[StepContext, Answer], float]:
         parts: list[Any] = []
         for weight, bias in model.heads[name].layers:
             layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64)
-            layer.weight.data, layer.bias.data = torch.from_numpy(weight), torch.from_numpy(bias)
+            layer.weight.data = torch.from_numpy(weight)
+            layer.bias.data = torch.from_numpy(bias)
             parts += [layer, nn.SiLU()]
         return nn.Sequential(*parts[:-1]).eval()
 
@@ -239,7 +246,8 @@ def torch_router(model: RouterModel) -> Callable[[StepContext, Answer], float]:
     columns = (
         [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES] if by_advantage else slice(None)
     )
-    mean_F, std_F = torch.from_numpy(model.mean_F), torch.from_numpy(model.std_F)
+    mean_F = torch.from_numpy(model.mean_F)
+    std_F = torch.from_numpy(model.std_F)
 
     @torch.inference_mode()
     def score(context: StepContext, answer: Answer) -> float:
@@ -281,7 +289,8 @@ def check_equal(
 ) -> None:
     """Raises Mismatch unless both sides give every step the same score."""
     for number, (context, answer) in enumerate(steps):
-        ours, theirs = decide(context, answer).score, by_torch(context, answer)
+        ours = decide(context, answer).score
+        theirs = by_torch(context, answer)
         if abs(ours - theirs) > TOLERANCE:
             raise Mismatch(f"score of step {number}: ours {ours!r}, reference {theirs!r}")
 

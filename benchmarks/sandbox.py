@@ -74,7 +74,8 @@ def main() -> None:
 
         pairs = interleave(ours, reference, args.repeats)
     cost = overhead(args.executions)
-    ours_s, theirs_s = median_wall(pairs.ours), median_wall(pairs.reference)
+    ours_s = median_wall(pairs.ours)
+    theirs_s = median_wall(pairs.reference)
     table = [
         ("verdicts per second", f"{len(names) / ours_s:.2f}", f"{len(names) / theirs_s:.2f}"),
         ("one execution, ms", f"{cost.paused_ms:.1f}", f"{cost.bare_ms:.1f} (bare subprocess)"),

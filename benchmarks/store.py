@@ -37,7 +37,8 @@ def main() -> None:
 
 def run(episodes: Sequence[Episode], scratch: Path, shard: int, repeats: int) -> None:
     """Compare writing, size and the first read; print the result."""
-    folder, lines = scratch / "arrow", scratch / "rows.jsonl"
+    folder = scratch / "arrow"
+    lines = scratch / "rows.jsonl"
     write_arrow(folder, episodes, shard)
     write_jsonl(lines, episodes)
     check_equal(folder, lines)
@@ -110,7 +111,8 @@ def rows_of(episode: Episode) -> Iterator[dict[str, Any]]:
     """Step rows with the store's columns. Written by hand, so that the reference pays for no
     indirection of ours.
     """
-    key, arm = episode.key, episode.arm
+    key = episode.key
+    arm = episode.arm
     shared = {
         "key": str(key),
         "stage": key.stage,

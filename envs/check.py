@@ -59,7 +59,8 @@ def check(target: str, on_done: OnDone) -> TaskCheck:
     workers = (
         1 if target == "textworld" or tasks[0].env == "r2v/TextWorld-v0" else os.cpu_count() or 1
     )
-    oracle, empty = 0, 0
+    oracle = 0
+    empty = 0
     failures = list[str]()
     reasons = dict[str, str]()
     with ThreadPoolExecutor(workers) as pool:

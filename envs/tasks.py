@@ -40,7 +40,8 @@ def make_tasks(
         return coding_tasks(config, sandbox)
     cache = config.cache.expanduser().resolve()
     check_games(config.files, cache)
-    drawn, named = drawn_games(config, seed), _named(config)
+    drawn = drawn_games(config, seed)
+    named = _named(config)
     specs = [spec for split in SPLITS for spec in drawn[split]]
     if specs:
         generate(specs, make_cache(cache, "env.cache"), workers, on_done)
@@ -125,7 +126,8 @@ def _named(config: EnvConfig) -> dict[Split, list[tuple[str, Path]]]:
                     f"env.files.{split}: game file {path} does not exist; generate one with "
                     f"tw-make or remove the entry"
                 )
-            digest, where = _digest(path), f"env.files.{split}: {path}"
+            digest = _digest(path)
+            where = f"env.files.{split}: {path}"
             if digest in known:
                 raise UsageError(f"{where}: the same game as {known[digest]}; name every game once")
             known[digest] = where

@@ -68,7 +68,8 @@ class ChatFormat:
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         """`settings` are variables of the template, as `enable_thinking`."""
-        self._tokenizer, self._role = tokenizer, role
+        self._tokenizer = tokenizer
+        self._role = role
         self._settings = dict(settings or {})
         # An episode asks for the same turns at every step, and the arms of a unit share most of
         # theirs.

@@ -33,7 +33,9 @@ class DamagedFile(UsageError):
         fix: str = "`r2v run` with the run's configuration sets it aside and makes it again",
     ) -> None:
         super().__init__(path, problem, fix)  # the arguments, so that the error can be pickled
-        self.path, self.problem, self.fix = path, problem, fix
+        self.path = path
+        self.problem = problem
+        self.fix = fix
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}; {self.fix}"

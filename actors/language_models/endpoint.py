@@ -24,7 +24,8 @@ _PASSING = (408, 409, 425, _CROWDED)
 _LONGEST_BACKOFF_S = 30.0
 _MOST_TOKENS = 10_000_000
 """Of one reply; an episode's sum has to fit a 32-bit column."""
-_READ, _QUOTED = 4000, 300
+_READ = 4000
+_QUOTED = 300
 """Letters of a problem that are looked at, and that are told."""
 _TOLD_PREFIX = 4
 """Letters of a key that may be shown."""
@@ -76,7 +77,8 @@ class Unusable(Exception):
 
     def __init__(self, problem: str, wait_s: float | None = None, crowded: bool = False) -> None:
         super().__init__(problem)
-        self.wait_s, self.crowded = wait_s, crowded
+        self.wait_s = wait_s
+        self.crowded = crowded
 
 
 class PromptFiltered(Exception):
@@ -92,7 +94,8 @@ class Gate:
 
     def close(self, seconds: float, reason: str) -> None:
         """Keep everybody waiting for so long from now."""
-        self._opens, self.reason = max(self._opens, time.monotonic() + seconds), reason
+        self._opens = max(self._opens, time.monotonic() + seconds)
+        self.reason = reason
 
     async def passed(self, deadline: float) -> bool:
         """Wait until the address may be asked; False, at once, where that is after the deadline."""
@@ -112,9 +115,11 @@ class Endpoint:
     it."""
 
     def __init__(self, config: ModelConfig, role: str, attempts: int, backoff_s: float) -> None:
-        self._config, self._role = config, role
+        self._config = config
+        self._role = role
         self._section = _SECTIONS.get(role, role)
-        self._attempts, self._backoff_s = attempts, backoff_s
+        self._attempts = attempts
+        self._backoff_s = backoff_s
         self._key = read_key(config.api_key_env)
         self._gate = _GATES.setdefault(config.base_url, Gate())
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
@@ -139,7 +144,8 @@ class Endpoint:
         this prompt.
         """
         deadline = time.monotonic() + self._config.retry_s
-        problem, failures = "", 0
+        problem = ""
+        failures = 0
         while await self._gate.passed(deadline):
             wait: float | None = None
             try:
@@ -175,7 +181,8 @@ class Endpoint:
 
     def _read(self, response: httpx.Response) -> Reply:
         text = whole(response.content.decode("utf-8", "replace"))
-        status, wait_s = response.status_code, retry_after(response.headers)
+        status = response.status_code
+        wait_s = retry_after(response.headers)
         try:
             payload = json.loads(text)
         except (ValueError, RecursionError):

@@ -20,7 +20,9 @@ class OpenAIModel:
     def __init__(
         self, config: ModelConfig, attempts: int = 5, backoff_s: float = 1.0, role: str = "teacher"
     ) -> None:
-        self._config, self._attempts, self._backoff_s = config, attempts, backoff_s
+        self._config = config
+        self._attempts = attempts
+        self._backoff_s = backoff_s
         self._endpoint = Endpoint(config, role, attempts, backoff_s)
 
     async def sample(self, request: Request) -> Answer:
@@ -30,7 +32,8 @@ class OpenAIModel:
         Raises RuntimeFailure when the endpoint fails, ContextLimitReached when the conversation is
         too long for it.
         """
-        wanted, choices = request.sampling.n, list[Choice]()
+        wanted = request.sampling.n
+        choices = list[Choice]()
         prompt_tokens = generated = requests = barren = 0
         while len(choices) < wanted:
             try:
@@ -74,7 +77,8 @@ class OpenAIModel:
                 {"role": "user", "content": whole(turn.user)},
                 {"role": "assistant", "content": whole(turn.action)},
             ]
-        sampling, chosen = request.sampling, self._config.sampling
+        sampling = request.sampling
+        chosen = self._config.sampling
         settings = {
             # What the configuration leaves to the model, nobody sends: a judge sets its own
             # temperature otherwise.

@@ -30,11 +30,9 @@ class SimulatedModel:
         after_error: float | None = None,
         signal_auroc: float | None = None,
     ) -> None:
-        self._failure_rate, self._perturbed, self._after_error = (
-            failure_rate,
-            perturbed,
-            after_error,
-        )
+        self._failure_rate = failure_rate
+        self._perturbed = perturbed
+        self._after_error = after_error
         self._shift = (
             None if signal_auroc is None else math.sqrt(2) * NormalDist().inv_cdf(signal_auroc)
         )
@@ -44,7 +42,8 @@ class SimulatedModel:
         signal is the first one's.
         """
         assert request.oracle is not None
-        best, rate = request.oracle(), self._rate(request)
+        best = request.oracle()
+        rate = self._rate(request)
         rng = random.Random(request.seed)
         failing = [best is None or rng.random() < rate for _ in range(request.sampling.n)]
         texts = [

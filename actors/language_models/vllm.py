@@ -37,7 +37,9 @@ class VllmModel:
         role: str,
         eos_ids: Collection[int] = (),
     ) -> None:
-        self._call, self._tokenizer, self._config = call, tokenizer, config
+        self._call = call
+        self._tokenizer = tokenizer
+        self._config = config
         self._chat = ChatFormat(tokenizer, role, config.system_prompt, config.chat_template_kwargs)
         self._stop = self._chat.stop_ids(eos_ids)
         self._batcher = Batcher(
@@ -90,7 +92,8 @@ class VllmModel:
     def _candidate(self, ids: Sequence[int], logprobs: Sequence[float]) -> Candidate | None:
         """What was sampled up to the token that ended it; None where that is no action."""
         length = next((place for place, token in enumerate(ids) if token in self._stop), len(ids))
-        kept, text = ids[:length], self._tokenizer.decode(ids[:length])
+        kept = ids[:length]
+        text = self._tokenizer.decode(ids[:length])
         action = action_of(text)
         if not action:
             return None

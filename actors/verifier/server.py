@@ -33,7 +33,8 @@ class VerifierServer:
         if torch.cuda.is_available():
             torch.cuda.set_per_process_memory_fraction(config.gpu_memory_utilization)
         self._max_tokens = config.max_tokens
-        self._model, self._version = ValueModel(Path(path), self._max_tokens, KEPT_TOKENS), version
+        self._model = ValueModel(Path(path), self._max_tokens, KEPT_TOKENS)
+        self._version = version
         self._waiting: list[tuple[list[AnswerRow], asyncio.Future[list[tuple[float, ...]]]]] = []
         self._worker: asyncio.Task[None] | None = None
 
@@ -45,10 +46,8 @@ class VerifierServer:
         """Replace the verifier; a forward pass under way ends with the old one."""
         from learners.verifier.network import ValueModel
 
-        self._model, self._version = (
-            await asyncio.to_thread(ValueModel, Path(path), self._max_tokens, KEPT_TOKENS),
-            version,
-        )
+        self._model = await asyncio.to_thread(ValueModel, Path(path), self._max_tokens, KEPT_TOKENS)
+        self._version = version
         return version
 
     async def score(
@@ -65,7 +64,8 @@ class VerifierServer:
 
     async def _work(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting, []
+            batch = self._waiting
+            self._waiting = []
             try:
                 scores = iter(
                     await asyncio.to_thread(

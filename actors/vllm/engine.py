@@ -72,7 +72,8 @@ class VllmServer:
     """
 
     def __init__(self, config: ModelConfig, path: str, version: str, _after: str = "") -> None:
-        self._config, self._version = config, version
+        self._config = config
+        self._version = version
         self._ids = count()
         self._engine = _build_engine(config, path)
 

@@ -36,7 +36,9 @@ class ModelServer:
         checkpoint: Checkpoint,
         after: "ModelServer | None" = None,
     ) -> None:
-        self._role, self._config, self._after = role, config, after
+        self._role = role
+        self._config = config
+        self._after = after
         self.checkpoint = checkpoint
         self.start()
 

@@ -133,5 +133,6 @@ class _Lines:
 
     def _in_string(self, start: int, end: int) -> bool:
         """Whether a string of three quotes begins and does not end in these lines."""
-        before, after = self._quotes[start], self._quotes[end]
+        before = self._quotes[start]
+        after = self._quotes[end]
         return any((late - early) % 2 for early, late in zip(before, after, strict=True))

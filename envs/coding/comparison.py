@@ -19,7 +19,8 @@ _SET_EQUAL = {
 }  # fmt: skip
 _NOT_NONE = {"check_str", "text_match_three", "text_starta_endb"}
 """MBPP functions that return a match object or None; only which of the two counts."""
-_FLOAT_ATOL, _RTOL = 1e-6, 1e-7
+_FLOAT_ATOL = 1e-6
+_RTOL = 1e-7
 
 
 class Comparison:
@@ -30,7 +31,9 @@ class Comparison:
     """
 
     def __init__(self, dataset: str, entry_point: str, atol: float) -> None:
-        self._mbpp, self._entry_point, self._atol = dataset == "mbpp_plus", entry_point, atol
+        self._mbpp = dataset == "mbpp_plus"
+        self._entry_point = entry_point
+        self._atol = atol
         self._root = dataset == "humaneval_plus" and entry_point == "find_zero"
 
     def equal(self, arguments: Callable[[], Sequence[Any]], expected: Any, output: Any) -> bool:

@@ -110,12 +110,18 @@ class CodeEnv(gymnasium.Env[str, str]):
         render_mode: str | None = None,
     ) -> None:
         self._task = load_task(dataset_of(task), task, data_dir)
-        self._settings, self._expert, self._observation_chars = sandbox, expert, observation_chars
+        self._settings = sandbox
+        self._expert = expert
+        self._observation_chars = observation_chars
         self._judge = Workshop.of(sandbox).judge
         self.observation_space = self._seen = UnicodeText(max_length=16_384, min_length=0)
         self.action_space = self._said = UnicodeText(max_length=16_384, min_length=0)
-        self.render_mode, self.max_steps = render_mode, max_steps
-        self._steps, self._solution, self._observation, self._stop = 0, "", "", ""
+        self.render_mode = render_mode
+        self.max_steps = max_steps
+        self._steps = 0
+        self._solution = ""
+        self._observation = ""
+        self._stop = ""
         self._just_tested = False
 
     def reset(
@@ -123,7 +129,9 @@ class CodeEnv(gymnasium.Env[str, str]):
     ) -> tuple[str, dict[str, Any]]:
         """Start over with no solution. The seed changes nothing."""
         super().reset(seed=seed)
-        self._steps, self._solution, self._stop = 0, "", ""
+        self._steps = 0
+        self._solution = ""
+        self._stop = ""
         self._just_tested = False
         self._observation = self._seen.clip(MANUAL)
         return self._observation, self._info()
@@ -136,10 +144,12 @@ class CodeEnv(gymnasium.Env[str, str]):
         # Cut, it would be another program.
         too_long = len(action) > self._said.max_length
         verb, body = ("", "") if too_long else parse_action(clean(action))
-        reward, terminated = 0.0, verb == "submit"
+        reward = 0.0
+        terminated = verb == "submit"
         if terminated:
             passed = self._judge.verdict(self._task, self._solution).passed
-            reward, self._stop = float(passed), "won" if passed else "lost"
+            reward = float(passed)
+            self._stop = "won" if passed else "lost"
         truncated = not terminated and self._steps >= self.max_steps
         if truncated:
             self._stop = "step_limit"
@@ -215,7 +225,8 @@ def shorten(text: str, limit: int) -> str:
     """
     if len(text) <= limit:
         return text
-    head, tail = limit * 2 // 5, limit - limit * 2 // 5
+    head = limit * 2 // 5
+    tail = limit - limit * 2 // 5
     return f"{text[:head]}\n[... {len(text) - limit} characters left out ...]\n{text[len(text) - tail :]}"
 
 

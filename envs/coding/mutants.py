@@ -40,7 +40,8 @@ def mutants(code: str, seed: int) -> Iterator[Mutant]:
         for site in range(len(_mistakes(node)))
     ]
     rng_for("mutants", code, seed).shuffle(sites)
-    original, seen = ast.unparse(tree), set[str]()
+    original = ast.unparse(tree)
+    seen = set[str]()
     for number, site in sites:
         changed = copy.deepcopy(tree)
         node = next(node for i, node in enumerate(ast.walk(changed)) if i == number)

@@ -19,7 +19,8 @@ def coding_tasks(config: EnvConfig, sandbox: SandboxConfig) -> list[Task]:
     """Which tasks a split has depends on their ids and the sizes only, so that every run of a
     benchmark means the same ones.
     """
-    code, sizes = config.code, config.splits
+    code = config.code
+    sizes = config.splits
     kwargs: list[tuple[str, str | int | bool]] = [
         ("max_steps", config.max_steps),
         ("observation_chars", code.observation_chars),

@@ -138,7 +138,8 @@ def load_task(dataset: Dataset, task_id: str, data_dir: str = "") -> CodeTask:
     convert: Callable[[list[Any]], Sequence[Any]] = (
         _conversion(task_id) if dataset == "mbpp_plus" else tuple
     )
-    prompt, entry_point = row["prompt"], row["entry_point"]
+    prompt = row["prompt"]
+    entry_point = row["entry_point"]
     return CodeTask(
         id=task_id,
         dataset=dataset,
@@ -186,7 +187,8 @@ def identity(dataset: Dataset, data_dir: str = "") -> str:
     """
     if dataset == "shipped":
         return "shipped"
-    source, data_dir = _SOURCES[dataset], data_dir or os.environ.get("R2V_DATA_DIR", "")
+    source = _SOURCES[dataset]
+    data_dir = data_dir or os.environ.get("R2V_DATA_DIR", "")
     path = data_file(dataset, data_dir) if data_dir else cache_folder("data") / source.file
     return hashlib.sha256(_read(path)).hexdigest() if path.is_file() else source.sha256
 
@@ -284,7 +286,8 @@ def data_file(dataset: Dataset, data_dir: str = "") -> Path:
     """The benchmark's file (JSON lines, gzipped). Raises UsageError or RuntimeFailure where it
     cannot be had.
     """
-    source, data_dir = _SOURCES[dataset], data_dir or os.environ.get("R2V_DATA_DIR", "")
+    source = _SOURCES[dataset]
+    data_dir = data_dir or os.environ.get("R2V_DATA_DIR", "")
     if data_dir:
         path = named_path(data_dir, "R2V_DATA_DIR") / source.file
         if not os.path.isfile(path):

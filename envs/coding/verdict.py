@@ -38,19 +38,25 @@ from r2v_dist.config.places import CACHE_VARIABLE, cache_folder, make_cache
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.files import write_atomically
 
-MIN_LIMIT_S, LIMIT_FACTOR, TASK_LIMIT_S = 1.0, 4.0, 60.0
+MIN_LIMIT_S = 1.0
+LIMIT_FACTOR = 4.0
+TASK_LIMIT_S = 60.0
 """EvalPlus's: a call may take max(MIN_LIMIT_S, LIMIT_FACTOR x the canonical solution's time), all
 calls TASK_LIMIT_S.
 """
-_GRACE_S, _TRUTH_LIMIT_S = 2.0, 120.0
+_GRACE_S = 2.0
+_TRUTH_LIMIT_S = 120.0
 _LATE_S = 0.1
 """As much later the sandbox notices the end of a call's time."""
-_WRONG, _SILENT, _SLOW = "wrong output", "no output", "too slow"
+_WRONG = "wrong output"
+_SILENT = "no output"
+_SLOW = "too slow"
 _HUGE = "an output far larger than expected"
 _PERHAPS_FROM_OUTSIDE = (Ending.SIGNALLED, Ending.TIMEOUT)
 """The kernel counted what led to the other endings."""
 _REMEMBERED = 4096
-_LARGE, _WHOLE = 4096, 1 << 20
+_LARGE = 4096
+_WHOLE = 1 << 20
 """Outputs of more items and characters than _LARGE are compared by digest, and those of a task
 whose outputs are looked into of more than _WHOLE.
 """
@@ -104,10 +110,8 @@ class Judge:
     """
 
     def __init__(self, sandbox: Sandbox, cache: Path | None = None) -> None:
-        self._sandbox, self._cache = (
-            sandbox,
-            make_cache(cache or cache_folder("code"), CACHE_VARIABLE),
-        )
+        self._sandbox = sandbox
+        self._cache = make_cache(cache or cache_folder("code"), CACHE_VARIABLE)
         self._truths = Once[str, Truth](_REMEMBERED)
         self._verdicts = Once[tuple[str, str, str], Verdict](_REMEMBERED)
 

@@ -53,7 +53,8 @@ def _doctests(text: str, entry_point: str) -> list[VisibleTest]:
         return []
     tests = []
     for example in examples:
-        source, want = example.source.strip(), _literal(example.want)
+        source = example.source.strip()
+        want = _literal(example.want)
         if want is not None and entry_point in source and _is_expression(source):
             tests.append(VisibleTest(source, want))
     return tests

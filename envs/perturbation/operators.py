@@ -55,7 +55,8 @@ class TextOperator(Operator):
 
 
 class Failure(ToolFault):
-    name, rate = "failure", 0.10
+    name = "failure"
+    rate = 0.10
 
     def message(self, rng: random.Random) -> str:
         return rng.choice(
@@ -67,21 +68,26 @@ class Failure(ToolFault):
 
 
 class Timeout(ToolFault):
-    name, rate = "timeout", 0.05
+    name = "timeout"
+    rate = 0.05
 
     def message(self, rng: random.Random) -> str:
         return "Error: timed out, the command was not executed."
 
 
 class StaleResult(TextOperator):
-    name, family, rate = "stale", "tool_flakiness", 0.10
+    name = "stale"
+    family = "tool_flakiness"
+    rate = 0.10
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         return scene.previous if scene.previous and scene.previous != scene.clean else None
 
 
 class ShuffledLines(TextOperator):
-    name, family, rate = "shuffled", "tool_flakiness", 0.20
+    name = "shuffled"
+    family = "tool_flakiness"
+    rate = 0.20
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         lines = text.splitlines()
@@ -94,7 +100,9 @@ class ShuffledLines(TextOperator):
 class PartialResponse(TextOperator):
     """Drops 10-50 % of the response at its end."""
 
-    name, family, rate = "partial", "tool_flakiness", 0.10
+    name = "partial"
+    family = "tool_flakiness"
+    rate = 0.10
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         words = _words(text)
@@ -105,7 +113,9 @@ class PartialResponse(TextOperator):
 class Truncation(TextOperator):
     """Keeps the first 40-80 % and says that it did."""
 
-    name, family, rate = "truncation", "partial_observability", 0.20
+    name = "truncation"
+    family = "partial_observability"
+    rate = 0.20
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         words = _words(text)
@@ -114,7 +124,9 @@ class Truncation(TextOperator):
 
 
 class LineDrop(TextOperator):
-    name, family, rate = "line_drop", "partial_observability", 0.15
+    name = "line_drop"
+    family = "partial_observability"
+    rate = 0.15
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         lines = text.splitlines()
@@ -127,7 +139,9 @@ class LineDrop(TextOperator):
 class StackTraceCut(TextOperator):
     """Keeps only the first line of a stack trace, so that the error itself is lost."""
 
-    name, family, rate = "stack_trace_cut", "partial_observability", 0.15
+    name = "stack_trace_cut"
+    family = "partial_observability"
+    rate = 0.15
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         head, marker, _ = text.partition("Traceback (most recent call last):")
@@ -137,7 +151,9 @@ class StackTraceCut(TextOperator):
 class Masking(TextOperator):
     """Replaces 10-30 % of the words."""
 
-    name, family, rate = "masking", "partial_observability", 0.05
+    name = "masking"
+    family = "partial_observability"
+    rate = 0.05
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         share = rng.uniform(0.1, 0.3)
@@ -161,23 +177,38 @@ class _Said(TextOperator):
 
 
 class MisleadingError(_Said):
-    name, family, rate, lines = "misleading_error", "prompt_injection", 0.15, "errors"
+    name = "misleading_error"
+    family = "prompt_injection"
+    rate = 0.15
+    lines = "errors"
 
 
 class MisleadingInstruction(_Said):
-    name, family, rate, lines = "misleading_instruction", "prompt_injection", 0.10, "instructions"
+    name = "misleading_instruction"
+    family = "prompt_injection"
+    rate = 0.10
+    lines = "instructions"
 
 
 class WrongFix(_Said):
-    name, family, rate, lines = "wrong_fix", "distractors", 0.15, "fixes"
+    name = "wrong_fix"
+    family = "distractors"
+    rate = 0.15
+    lines = "fixes"
 
 
 class SemanticDistractor(_Said):
-    name, family, rate, lines = "semantic_distractor", "distractors", 0.15, "distractors"
+    name = "semantic_distractor"
+    family = "distractors"
+    rate = 0.15
+    lines = "distractors"
 
 
 class DecoyError(_Said):
-    name, family, rate, lines = "decoy_error", "distractors", 0.10, "decoys"
+    name = "decoy_error"
+    family = "distractors"
+    rate = 0.10
+    lines = "decoys"
 
 
 def _words(text: str) -> list[str]:

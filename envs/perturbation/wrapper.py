@@ -72,8 +72,12 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
                 f"perturb.rates: unknown operator {sorted(unknown)[0]}; the operators are "
                 f"{', '.join(OPERATORS)}"
             )
-        self._task_id, self._z, self._lexicon = task_id, z, lexicon
-        self._quota, self._cooldown, self._max_steps = quota, cooldown, max_steps
+        self._task_id = task_id
+        self._z = z
+        self._lexicon = lexicon
+        self._quota = quota
+        self._cooldown = cooldown
+        self._max_steps = max_steps
         profile = severity_profile(z) if z is not None else {}
         self._rates = {name: rate * profile.get(name, 0.0) for name, rate in rates.items()}
         assert isinstance(env.observation_space, UnicodeText)
@@ -112,10 +116,12 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
                     self._told(info, seen, [fault.name], executed=False),
                 )
         observation, reward, terminated, truncated, info = self.env.step(action)
-        previous, self._clean = self._clean, observation
+        previous = self._clean
+        self._clean = observation
         seen, names = self._rewrite(observation, previous)
         if out_of_steps and not terminated and not truncated:
-            truncated, info = True, info | {"stop_reason": "step_limit"}
+            truncated = True
+            info = info | {"stop_reason": "step_limit"}
         return (
             seen,
             float(reward),
@@ -142,7 +148,9 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         return action
 
     def _rewrite(self, observation: str, previous: str) -> tuple[str, list[str]]:
-        scene, seen, names = Scene(observation, previous, self._lexicon), observation, []
+        scene = Scene(observation, previous, self._lexicon)
+        seen = observation
+        names = []
         for operator in TEXT_OPERATORS:
             if self._fires(operator.name):
                 changed = operator.apply(seen, scene, self._rng(operator.name, "text"))

@@ -22,7 +22,8 @@ limit, and for each second of a processor it is credited at most so many seconds
 _LOOK_AGAIN_S = 0.05
 _START_S = 1.0
 """Of waiting that is credited without work: a program that has just begun has not worked yet."""
-_USER, _OF_CHILDREN = 11, 13
+_USER = 11
+_OF_CHILDREN = 13
 """Where a line of /proc/PID/stat, behind the command's name, has processor time: each time two
 fields."""
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -30,7 +31,8 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 def told() -> bool:
     """Whether this kernel says how long processes wait; without it time is that of the clock."""
-    own, thread = Path("/proc/self/schedstat"), Path("/proc/thread-self/children")
+    own = Path("/proc/self/schedstat")
+    thread = Path("/proc/thread-self/children")
     return own.is_file() and thread.is_file()
 
 

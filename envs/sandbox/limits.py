@@ -39,7 +39,9 @@ class Limits:
         """Arguments for `setrlimit`. Without a user namespace of its own the program's processes
         cannot be told from its user's.
         """
-        cpu_s, memory, file = ceil(self.cpu_s), self.memory_mib << 20, self.file_mib << 20
+        cpu_s = ceil(self.cpu_s)
+        memory = self.memory_mib << 20
+        file = self.file_mib << 20
         limits = [
             # The second signal, a second later, cannot be ignored.
             (resource.RLIMIT_CPU, (cpu_s, cpu_s + 1)),

@@ -20,12 +20,16 @@ from r2v_dist.errors import RuntimeFailure
 
 REACHABLE = "/mnt"
 _NOBODY = 65534
-_NO_RANDOMISATION, _NEW_MOUNTS = 0x0040000, 0x00020000
+_NO_RANDOMISATION = 0x0040000
+_NEW_MOUNTS = 0x00020000
 _BIND, _RECEIVE_ONLY = (
     0x1000,
     0x4000 | 1 << 19,
 )  # recursively; what the host unmounts is unmounted here too
-_DROP_FROM_BOUNDING_SET, _NO_NEW_PRIVILEGES, _AMBIENT, _CLEAR_ALL = 24, 38, 47, 4
+_DROP_FROM_BOUNDING_SET = 24
+_NO_NEW_PRIVILEGES = 38
+_AMBIENT = 47
+_CLEAR_ALL = 4
 _SETGROUPS, _SETRESGID, _SETRESUID = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147)}.get(
     platform.machine(), (-1, -1, -1)
 )

@@ -54,7 +54,8 @@ class Box:
         self._init = self._init_fd = self._status_fd = -1
         # Not a pipe, which any process of the same user could open again at /proc/PID/fd.
         outside, inside = socket.socketpair()
-        self._report_fd, self._report_inside = outside.detach(), inside.detach()
+        self._report_fd = outside.detach()
+        self._report_inside = inside.detach()
         try:
             self._process = self._bubblewrap() if bubblewrapped else self._bare()
         except OSError as error:
@@ -71,7 +72,8 @@ class Box:
     def _bubblewrap(self) -> subprocess.Popen[bytes]:
         self._status_fd, status_fd = os.pipe()
         options_fd, options_end = os.pipe()
-        inherited, own = [status_fd, options_fd], [options_end]
+        inherited = [status_fd, options_fd]
+        own = [options_end]
         seccomp_fd = None
         if code := seccomp.program():
             seccomp_fd, writer = os.pipe()

@@ -13,7 +13,8 @@ from typing import IO
 from envs.sandbox.limits import Ending
 
 _CHUNK = 1 << 16
-_CRUMB, _CRUMBS = 1 << 10, 500
+_CRUMB = 1 << 10
+_CRUMBS = 500
 """A program that has written so many times less than a crumb's bytes is waited for: it could
 otherwise have this side work more than it does itself.
 """
@@ -26,7 +27,9 @@ class Streams:
     def __init__(
         self, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes], pending: bytes, cap: int
     ) -> None:
-        self._stdin, self._stdout, self._stderr = stdin, stdout, stderr
+        self._stdin = stdin
+        self._stdout = stdout
+        self._stderr = stderr
         self._pending = memoryview(pending)
         self._cap = cap
         self._kept: dict[IO[bytes], bytearray] = {stdout: bytearray(), stderr: bytearray()}

@@ -35,7 +35,8 @@ class SimulatedEnv(gymnasium.Env[str, str]):
         self.action_space = UnicodeText(max_length=64, min_length=0)
         self.render_mode = render_mode
         self.world = world or World()
-        self._task, self._z = np.array([task]), np.array([z])
+        self._task = np.array([task])
+        self._z = np.array([z])
         self._luck = luck(self.world, self._task, self._z)
         self._t = self._part = 0
         self._jammed = self._broken = False

@@ -54,7 +54,8 @@ class Exact:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        prior_VD, cue_DE = np.array(world.difficulty_VD), np.array(world.cue_DE)
+        prior_VD = np.array(world.difficulty_VD)
+        cue_DE = np.array(world.cue_DE)
         self._cue_EV = (prior_VD @ cue_DE).T
         posterior_EVD = prior_VD * cue_DE.T[:, None, :] / self._cue_EV[:, :, None]
         self._kernels = {actor: self._kernel(actor, posterior_EVD) for actor in ("slm", "teacher")}
@@ -76,7 +77,8 @@ class Exact:
     @cached_property
     def reached_TIJEV(self) -> Array:
         """Probability that an SLM-only episode comes to each cell."""
-        reached, now = np.zeros(self.shape), np.zeros(self.shape[1:3] + self.shape[4:])
+        reached = np.zeros(self.shape)
+        now = np.zeros(self.shape[1:3] + self.shape[4:])
         now[0, 0] = 1.0
         for t in range(self.world.max_steps):
             reached[t] = now[:, :, None] * self._cue_EV
@@ -89,7 +91,9 @@ class Exact:
     @cached_property
     def _risks(self) -> tuple[Array, Array, Array, Array]:
         rho, rho1, rhoT, m = (np.zeros(self.shape) for _ in range(4))
-        ahead, ahead_T, ahead_m = self._end(1.0), self._end(1.0), self._end(0.0)
+        ahead = self._end(1.0)
+        ahead_T = self._end(1.0)
+        ahead_m = self._end(0.0)
         for t in reversed(range(self.world.max_steps)):
             rho[t] = self._backup("slm", ahead, 1.0)
             rho1[t] = self._backup("teacher", ahead, 1.0)
@@ -122,9 +126,12 @@ class Exact:
         """What routers that escalate with probability p in each cell come to; `latched`: the first
         escalation keeps the teacher.
         """
-        failure, teacher, slm = self._end(1.0), self._end(0.0), self._end(0.0)
+        failure = self._end(1.0)
+        teacher = self._end(0.0)
+        slm = self._end(0.0)
         for t in reversed(range(self.world.max_steps)):
-            p, stays = p_BTIJEV[..., t, :, :, :, :], 1 - p_BTIJEV[..., t, :, :, :, :]
+            p = p_BTIJEV[..., t, :, :, :, :]
+            stays = 1 - p_BTIJEV[..., t, :, :, :, :]
             by_teacher: tuple[Array, Array, Array | float]
             if latched:
                 by_teacher = (self.rhoT[t], self.m[t], 0.0)

@@ -35,7 +35,9 @@ class Simulator:
     """Episodes and branches of one world."""
 
     def __init__(self, world: World, task_N: Ints, z_N: Ints) -> None:
-        self.world, self.task_N, self.z_N = world, task_N, z_N
+        self.world = world
+        self.task_N = task_N
+        self.z_N = z_N
         self.luck: Luck = luck(world, task_N, z_N)
         self._slip = {
             (actor, jam): world.slip_VD(actor, jam)[
@@ -80,9 +82,11 @@ class Simulator:
         """Successes of n branches from each state, and mean teacher steps. `kind` is "s", "t1" or
         "tinf".
         """
-        lines, replica_B = self.begin(row_R, part_R, jammed_R, n), np.arange(1, n + 1)
+        lines = self.begin(row_R, part_R, jammed_R, n)
+        replica_B = np.arange(1, n + 1)
         for t in range(self.world.max_steps):
-            first_R, later_R = t_R == t, t_R < t
+            first_R = t_R == t
+            later_R = t_R < t
             if kind == "s":
                 self.act(lines, "slm", t, first_R, np.zeros(n, dtype=np.int64))
             else:
@@ -113,7 +117,10 @@ def draw_labels(world: World, split: str, tasks: range, zs: range, n: int) -> La
         np.concatenate(columns) for columns in zip(*visited, strict=True)
     )
     order = np.lexsort((t_R, row_R))
-    row_R, t_R, part_R, jammed_R = row_R[order], t_R[order], part_R[order], jammed_R[order]
+    row_R = row_R[order]
+    t_R = t_R[order]
+    part_R = part_R[order]
+    jammed_R = jammed_R[order]
     found = {
         kind: simulator.branches(kind, row_R, t_R, part_R, jammed_R, n)
         for kind in ("s", "t1", "tinf")

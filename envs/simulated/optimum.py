@@ -34,7 +34,8 @@ class Frontier:
     """
 
     def __init__(self, exact: Exact, latched: bool = True) -> None:
-        self._exact, self._latched = exact, latched
+        self._exact = exact
+        self._latched = latched
         self.curves = self._hulls()
 
     def best(self, zs: range, alpha: float, epsilon: float) -> Optimum:
@@ -48,7 +49,8 @@ class Frontier:
         safest = cvar(np.array([self.curves[v][-1, 0] for v in symptom_Z]), alpha)
         if safest > epsilon:
             raise ValueError(f"no router has CVaR {epsilon}: the safest has {safest:.4f}")
-        low, high = 0.0, epsilon
+        low = 0.0
+        high = epsilon
         for _ in range(80):  # ternary search: the least cost is convex in eta
             third = (high - low) / 3
             at_third, at_two_thirds = (
@@ -70,7 +72,8 @@ class Frontier:
             return cvar(self.best(zs, 1.0, bound).failure_V[symptom_Z], alpha)
 
         safest = float(np.mean([self.curves[v][-1, 0] for v in symptom_Z]))
-        low, high = safest + 1e-9, epsilon
+        low = safest + 1e-9
+        high = epsilon
         if tail(high) <= epsilon:
             return high
         for _ in range(_BISECTIONS):

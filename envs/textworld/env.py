@@ -25,7 +25,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 """What the interpreter takes for orders to itself; some end its process."""
 _INPUT_BYTES = 197
 """What the interpreter reads of a line."""
-_WON, _LOST = "*** The End ***", "*** You lost! ***"
+_WON = "*** The End ***"
+_LOST = "*** You lost! ***"
 
 
 def clean_feedback(feedback: str) -> str:
@@ -102,7 +103,8 @@ class TextWorldEnv(gymnasium.Env[str, str]):
         command = line.encode()[:_INPUT_BYTES].decode(errors="ignore") or "wait"
         self._state, _, _ = self._game.step(command)
         self._observation = self._seen.clip(clean_feedback(self._state.feedback))
-        won, lost = bool(self._state.won), bool(self._state.lost)
+        won = bool(self._state.won)
+        lost = bool(self._state.lost)
         terminated = won or lost
         truncated = not terminated and self._steps >= self.max_steps
         return self._observation, float(won), terminated, truncated, self._info()

@@ -37,7 +37,8 @@ def generate(
     todo: Queue[GameSpec] = Queue()
     for spec in {s.id: s for s in specs if not is_cached(game_path(cache, s))}.values():
         todo.put(spec)
-    total, failures = todo.qsize(), Queue[str]()
+    total = todo.qsize()
+    failures = Queue[str]()
     done = [0]
 
     def work() -> None:

@@ -40,11 +40,9 @@ class TextWorldRules:
     def __init__(
         self, unknown_command: float = 0.1, unseen_thing: float = 0.3, refused_again: float = 0.2
     ) -> None:
-        self._unknown_command, self._unseen_thing, self._refused_again = (
-            unknown_command,
-            unseen_thing,
-            refused_again,
-        )
+        self._unknown_command = unknown_command
+        self._unseen_thing = unseen_thing
+        self._refused_again = refused_again
 
     async def score(
         self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]

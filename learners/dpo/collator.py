@@ -82,8 +82,10 @@ def _answers(
     target_NA = torch.zeros((len(order), longest), dtype=torch.long)
     mask_NA = torch.zeros((len(order), longest), dtype=torch.bool)
     for n, (r, k) in enumerate(order):
-        answer, offset = rows[r].answers[k], tensors.offsets[r]
-        start, prompt_end = offset + rows[r].starts[k], offset + len(rows[r].prompt)
+        answer = rows[r].answers[k]
+        offset = tensors.offsets[r]
+        start = offset + rows[r].starts[k]
+        prompt_end = offset + len(rows[r].prompt)
         source_NA[n, : len(answer)] = torch.tensor(
             [prompt_end - 1, *range(start, start + len(answer) - 1)]
         )

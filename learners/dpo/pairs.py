@@ -22,7 +22,8 @@ from r2v_dist.labels.branch_values import TURNS, BranchValue, Source
 from r2v_dist.seeding import rng_for
 from r2v_dist.storage import arrow_file as table_file
 
-_NAME, _IDS = pa.dictionary(pa.int32(), pa.string()), pa.list_(pa.int32())
+_NAME = pa.dictionary(pa.int32(), pa.string())
+_IDS = pa.list_(pa.int32())
 _ROUNDING = 1e-9
 """0.5 - 0.4 is a gap of 0.1."""
 

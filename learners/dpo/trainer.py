@@ -42,7 +42,8 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
     """
 
     def __init__(self, *arguments: Any, loss: DPOConfig, view_share: float, **more: Any) -> None:
-        self._loss, self._view_share = loss, view_share
+        self._loss = loss
+        self._view_share = view_share
         super().__init__(*arguments, **more)
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
@@ -62,7 +63,8 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool) -> Any:
         assert not return_outputs
-        config, viewed_C = self._loss, inputs["viewed_C"]
+        config = self._loss
+        viewed_C = inputs["viewed_C"]
         logits_NAV = answer_logits(model, inputs)
         pairs = (len(logits_NAV) - len(viewed_C)) // 2
         mask_NA = inputs["mask_NA"]
@@ -89,10 +91,8 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
             loss = loss + config.beta_c * terms["loss/consistency"].sum() / (
                 pairs * self._view_share
             )
-        rewards_B, rejected_rewards_B = (
-            config.beta * ratio_chosen_B.detach(),
-            config.beta * ratio_rejected_B.detach(),
-        )
+        rewards_B = config.beta * ratio_chosen_B.detach()
+        rejected_rewards_B = config.beta * ratio_rejected_B.detach()
         terms |= {"rewards/chosen": rewards_B, "rewards/rejected": rejected_rewards_B}
         terms |= {
             "rewards/margins": rewards_B - rejected_rewards_B,

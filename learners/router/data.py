@@ -69,7 +69,8 @@ def deal(labels: LabelTable, scaler: Scaler, rank: int, ranks: int, device: torc
     mine_N = labels.episode % ranks == rank
     f_UF, place_N = distinct(scaler(labels.features_NF[mine_N]))
     row_N = np.cumsum(mine_N) - 1
-    whole, own = LatchedEpisodes.of(labels), LatchedEpisodes.of(labels, mine_N)
+    whole = LatchedEpisodes.of(labels)
+    own = LatchedEpisodes.of(labels, mine_N)
     seeds_Z = np.unique(whole.z_E)
 
     def tensor(values: npt.NDArray[np.generic]) -> Tensor:

@@ -36,7 +36,8 @@ class Head(nn.Module):
         super().__init__()
         sizes = [inputs, *hidden, 1]
         generator = torch.Generator().manual_seed(seed)
-        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
         for fan_in, fan_out in pairwise(sizes):
             bound = fan_in**-0.5
             self.weights.append(
@@ -137,7 +138,8 @@ def save_checkpoint(
     for index, parameter in enumerate(engine.module.parameters()):
         for name, values in engine.optimizer.state[parameter].items():
             tensors[f"adam.{index}.{name}"] = values
-    target, scratch = folder / f"{step:06d}", folder / "tmp"
+    target = folder / f"{step:06d}"
+    scratch = folder / "tmp"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     save_file(
@@ -188,7 +190,10 @@ class Log:
     """
 
     def __init__(self, path: Path, writes: bool, job: str, total: int) -> None:
-        self._path, self._writes, self._job, self._total = path, writes, job, total
+        self._path = path
+        self._writes = writes
+        self._job = job
+        self._total = total
 
     def forget_after(self, phase: str, step: int) -> None:
         """Drop this job's rows of a phase beyond a step."""

@@ -87,7 +87,8 @@ class Duality:
         infeasible  it is, and nothing was left to do: lambda is at its cap, or the teacher alone
                     is above epsilon as well
         """
-        low, high = (1 - AT_BOUND) * config.epsilon, (1 + AT_BOUND) * config.epsilon
+        low = (1 - AT_BOUND) * config.epsilon
+        high = (1 + AT_BOUND) * config.epsilon
         if self.late_cvar <= high:
             return "slack" if self.late_cvar < low else "active"
         hopeless = (
@@ -100,7 +101,8 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
     """A head for every estimate that has labels, each at the step where its score on validation was
     least.
     """
-    config, folder = setting.config, setting.checkpoints / "risk"
+    config = setting.config
+    folder = setting.checkpoints / "risk"
     names = [name for name in ESTIMATES if train.n_total[name] and validation.n_total[name]]
     heads = nn.ModuleDict(
         {name: _head(train.f_UF.shape[1], config.risk_hidden, setting.seed, name) for name in names}
@@ -148,7 +150,8 @@ def train_policy(
     """The policy head (the single output in `joint`), at the check where validation was cheapest
     among feasible, and the duality.
     """
-    config, folder = setting.config, setting.checkpoints / "policy"
+    config = setting.config
+    folder = setting.checkpoints / "policy"
     name = "policy" if config.mode == "decoupled" else "rho"
     head = _head(
         inputs_UI.shape[1],
@@ -160,7 +163,8 @@ def train_policy(
     done, numbers, best = load_checkpoint(folder, engine)
     offset = config.risk_steps if config.mode == "decoupled" else 0
     setting.log.forget_after("policy", offset + done)
-    multiplier, least = numbers.get("multiplier", config.lambda_start), numbers.get("least", np.inf)
+    multiplier = numbers.get("multiplier", config.lambda_start)
+    least = numbers.get("least", np.inf)
     late = np.array(
         [
             numbers.get("late_steps", 0.0),
@@ -312,7 +316,9 @@ def _scores(heads: nn.ModuleDict, share: Share) -> dict[str, Tensor]:
     """
     found = {}
     for name, head in heads.items():
-        logits_N, label_N, n_N = head(share.f_UF)[share.place_N], share.risk[name], share.n[name]
+        logits_N = head(share.f_UF)[share.place_N]
+        label_N = share.risk[name]
+        n_N = share.n[name]
         found[name] = (
             brier_sum(torch.sigmoid(logits_N), label_N, n_N)
             if name in RISKS

@@ -44,13 +44,12 @@ def fit_effects(model: RouterModel, labels: LabelTable) -> dict[str, Mlp]:
 
 
 def _ridge(inputs_NI: Array, target_N: Array, weight_N: Array) -> Mlp:
-    mean_I, mean = (
-        np.average(inputs_NI, axis=0, weights=weight_N),
-        float(np.average(target_N, weights=weight_N)),
-    )
+    mean_I = np.average(inputs_NI, axis=0, weights=weight_N)
+    mean = float(np.average(target_N, weights=weight_N))
     std_I = np.sqrt(np.average((inputs_NI - mean_I) ** 2, axis=0, weights=weight_N)) + 1e-9
     z_NI = (inputs_NI - mean_I) / std_I
-    covariance_II, moment_I = (z_NI.T * weight_N) @ z_NI, (z_NI.T * weight_N) @ (target_N - mean)
+    covariance_II = (z_NI.T * weight_N) @ z_NI
+    moment_I = (z_NI.T * weight_N) @ (target_N - mean)
     slope_I = (
         np.linalg.solve(covariance_II + STRENGTH * weight_N.sum() * np.eye(len(mean_I)), moment_I)
         / std_I

@@ -203,13 +203,13 @@ def _train_one(
     from learners.router.teacher_effects import fit_effects
     from r2v_dist.router.model import distinct
 
-    config, rank, ranks = (
-        job.config,
-        torch.distributed.get_rank(),
-        torch.distributed.get_world_size(),
-    )
-    labels, held_out = LabelTable.load(job.train), LabelTable.load(job.validation)
-    scaler, episodes = Scaler.of(labels), LatchedEpisodes.of(held_out)
+    config = job.config
+    rank = torch.distributed.get_rank()
+    ranks = torch.distributed.get_world_size()
+    labels = LabelTable.load(job.train)
+    held_out = LabelTable.load(job.validation)
+    scaler = Scaler.of(labels)
+    episodes = LatchedEpisodes.of(held_out)
     train, validation = (deal(table, scaler, rank, ranks, device) for table in (labels, held_out))
     total = config.policy_steps + (config.risk_steps if config.mode == "decoupled" else 0)
     log = Log(job.stage / "metrics.jsonl", rank == 0, job.output.name, total)
@@ -225,10 +225,8 @@ def _train_one(
         else {}
     )
     calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
-    inputs_UI, held_out_UI = (
-        policy_inputs(heads, calibrators, train.f_UF),
-        policy_inputs(heads, calibrators, seen_UF).numpy(),
-    )
+    inputs_UI = policy_inputs(heads, calibrators, train.f_UF)
+    held_out_UI = policy_inputs(heads, calibrators, seen_UF).numpy()
 
     def judge(policy: Mlp) -> Mix | None:
         points = sweep(

@@ -83,7 +83,8 @@ class ValueModel:
             .eval()
         )
         self._model.config.use_cache = False
-        self._share, self._max_tokens = can_share_prompt(self._model), max_tokens
+        self._share = can_share_prompt(self._model)
+        self._max_tokens = max_tokens
         on = kept_tokens > 0 and self._share and self._device == "cpu"
         self._prefixes = PrefixScorer(self._model, kept_tokens) if on else None
         saved = path / CALIBRATION

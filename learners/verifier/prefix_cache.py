@@ -29,7 +29,8 @@ class PrefixScorer:
     """
 
     def __init__(self, model: Any, tokens: int) -> None:
-        self._model, self._most = model, tokens // BLOCK
+        self._model = model
+        self._most = tokens // BLOCK
         self._known: OrderedDict[tuple[int, ...], Past] = OrderedDict()
         """What was read of the last block of a prefix, by the whole prefix."""
 
@@ -66,7 +67,8 @@ class PrefixScorer:
                 keys, values = (torch.cat(parts, dim=2) for parts in zip(*of_layer, strict=True))
                 cache.update(keys, values, layer)
         for prefix in prefixes[known:]:
-            start, end = len(prefix) - BLOCK, len(prefix)
+            start = len(prefix) - BLOCK
+            end = len(prefix)
             self._forward(row, start, end, cache)
             self._known[prefix] = [
                 (layer.keys[:, :, start:end].clone(), layer.values[:, :, start:end].clone())

@@ -67,7 +67,10 @@ class _Playing:
     """An episode under way: where it stands, and how its next action is found."""
 
     def __init__(self, world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> None:
-        self.world, self.unit, self.run, self.cast = world, unit, run, cast
+        self.world = world
+        self.unit = unit
+        self.run = run
+        self.cast = cast
         self.branch = run if isinstance(run, Branch) else None
         self.arm, self.replica = (
             (run.arm, run.replica) if isinstance(run, Branch) else (run, unit.replica)
@@ -83,10 +86,8 @@ class _Playing:
         self.steps: list[Step] = []
         self.now = world.reset()
         self.goal = str(self.now.info["goal"])
-        self.user, self.history = (
-            opening_message(self.goal, self.now.observation),
-            tuple[Turn, ...](),
-        )
+        self.user = opening_message(self.goal, self.now.observation)
+        self.history = tuple[Turn, ...]()
 
     async def to_the_end(self) -> Episode:
         """Step until the environment, a limit or an error ends it."""
@@ -101,14 +102,14 @@ class _Playing:
             try:
                 choice = await self._choose(self._context())
             except ContextLimitReached as limit:
-                stop, success, detail = StopReason.CONTEXT_LIMIT, False, str(limit)
+                stop = StopReason.CONTEXT_LIMIT
+                success = False
+                detail = str(limit)
                 break
             if choice.chosen is None:
-                stop, success, detail = (
-                    StopReason.NO_ACTION,
-                    False,
-                    f"the {choice.actor} gave no action",
-                )
+                stop = StopReason.NO_ACTION
+                success = False
+                detail = f"the {choice.actor} gave no action"
                 break
             step = _step(choice, self.now, self.world.prefix, drift)
             try:
@@ -118,17 +119,17 @@ class _Playing:
             # a boundary: whatever one task's environment raises is that episode's outcome
             except Exception as error:
                 self.steps.append(step)
-                stop, success, detail = (
-                    StopReason.ENV_ERROR,
-                    False,
-                    f"{type(error).__name__}: {error}",
-                )
+                stop = StopReason.ENV_ERROR
+                success = False
+                detail = f"{type(error).__name__}: {error}"
                 break
             self._advance(step, choice.chosen, now)
             if now.terminated or now.truncated:
-                stop, success = StopReason(now.info["stop_reason"]), now.reward > 0
+                stop = StopReason(now.info["stop_reason"])
+                success = now.reward > 0
                 break
-        key, split = self.unit.key(self.run), self.unit.task.split
+        key = self.unit.key(self.run)
+        split = self.unit.task.split
         return Episode(
             key,
             split,
@@ -213,7 +214,8 @@ class _Playing:
             replace(step, executed=bool(now.info["executed"]), drift=step.drift or self.world.drift)
         )
         self.history = (*self.history, Turn(self.user, chosen.text, step.actor, chosen.token_ids))
-        self.user, self.now = now.observation, now
+        self.user = now.observation
+        self.now = now
 
 
 async def _true_risk(
@@ -234,10 +236,8 @@ async def _true_risk(
         alone = replace(
             arm, router="slm_only" if cast.verifier is None else "best_of_k", threshold=None
         )
-        path, first = (
-            tuple(Taken(s.actor, s.action, s.action_ids) for s in steps),
-            Taken("slm", action.text, action.token_ids),
-        )
+        path = tuple(Taken(s.actor, s.action, s.action_ids) for s in steps)
+        first = Taken("slm", action.text, action.token_ids)
         seen = stable_hash(world.tree.transitions[here].observation)
         replicas = range(ORACLE_REPLICAS, ORACLE_REPLICAS + cast.models.oracle_branches)
         branches = [Branch(ORACLE, alone, replica, path, seen, first=first) for replica in replicas]

@@ -102,7 +102,9 @@ class TreeEnv:
     """
 
     def __init__(self, env: AgentEnv, tree: Tree, expert: bool = False) -> None:
-        self._env, self.tree, self._expert = env, tree, expert
+        self._env = env
+        self.tree = tree
+        self._expert = expert
         self._path: tuple[str, ...] = ()
         self._standing: tuple[str, ...] | None = None
         """What the real environment has executed since its reset; None where that is not known."""
@@ -111,7 +113,9 @@ class TreeEnv:
 
     def reset(self) -> Transition:
         """Back to the start."""
-        self._path, self.prefix, self.drift = (), 0, False
+        self._path = ()
+        self.prefix = 0
+        self.drift = False
         return self.tree.transitions.get(0) or self._restart()
 
     def step(self, action: str) -> Transition:
@@ -123,7 +127,8 @@ class TreeEnv:
             known = self.tree.transitions[after] = self._really(action)
             if self._expert and not (known.terminated or known.truncated):
                 self.tree.oracles[after] = self._env.expert_action()
-        self._path, self.prefix = (*self._path, action), after
+        self._path = (*self._path, action)
+        self.prefix = after
         return known
 
     async def astep(self, action: str) -> Transition:

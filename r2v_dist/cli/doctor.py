@@ -26,7 +26,8 @@ _PACKAGES = (
 
 def examine() -> dict[str, Any]:
     """Findings as plain values; the schema is in docs/report.md."""
-    memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
+    memory = psutil.virtual_memory()
+    disk = shutil.disk_usage(".")
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -210,7 +210,8 @@ def _check_node(
 
 
 def _check_scalar(node: yaml.ScalarNode, path: tuple[str, ...], where: str) -> None:
-    line, text = node.start_mark.line + 1, node.value
+    line = node.start_mark.line + 1
+    text = node.value
     if _NO_TEXT.search(text):
         raise UsageError(f"{where}: line {line}: {_dotted(path)} holds a character that is no text")
     if node.style is not None:

@@ -93,7 +93,8 @@ def _setting_problem(
 
 def _cooking_problem(settings: Mapping[str, tuple[int, int] | str]) -> str | None:
     """A game cannot ask to fetch more ingredients than its recipe has."""
-    most, fewest = int(settings.get("take", (0, 0))[1]), int(settings.get("recipe", (1, 1))[0])
+    most = int(settings.get("take", (0, 0))[1])
+    fewest = int(settings.get("recipe", (1, 1))[0])
     if most > fewest:
         return (
             f"settings.take = {_written(settings['take'])}: at most the smallest recipe, {fewest}"

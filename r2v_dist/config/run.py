@@ -122,7 +122,8 @@ class RunConfig(Section):
 
 def _roles(config: RunConfig) -> str | None:
     """What is wrong with who does what."""
-    slm, verifier = config.slm, config.verifier
+    slm = config.slm
+    verifier = config.verifier
     if slm.backend == "expert":
         return "slm.backend: the expert is a teacher, not a policy to train; use vllm, openai or simulated"
     trained = verifier is not None and verifier.kind == "trained"
@@ -137,7 +138,9 @@ def _roles(config: RunConfig) -> str | None:
 
 def _router_labels(config: RunConfig) -> str | None:
     """What is wrong with the labels that a router learns from."""
-    router, labels, perturb = config.router, config.labels, config.perturb
+    router = config.router
+    labels = config.labels
+    perturb = config.perturb
     if router is None:
         return None
     if router.score == "advantage" and (labels.rounds < 2 or labels.pairs < 1):
@@ -156,7 +159,8 @@ def _router_labels(config: RunConfig) -> str | None:
         tasks = min(asked, config.env.size(split))
         if tasks < 2:
             return f"env.splits.{split} = {tasks}: a router is chosen on held-out tasks; set at least 2"
-        ranks, episodes = router.deepspeed.ranks, tasks * labels.seeds
+        ranks = router.deepspeed.ranks
+        episodes = tasks * labels.seeds
         if episodes < ranks:
             return f"router.deepspeed.ranks = {ranks}: the {split} labels have {episodes} episodes; use fewer ranks"
     return None

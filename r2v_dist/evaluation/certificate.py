@@ -103,10 +103,8 @@ def certificate_of(
     if manifest is None:
         fix = "configure a router and env.splits.calibration, then `r2v run` it to its end"
         raise UsageError(f"{run.root}: no calibration stage is complete; {fix}")
-    risk, delta = (
-        config.certificate.risk if risk is None else risk,
-        config.certificate.delta if delta is None else delta,
-    )
+    risk = config.certificate.risk if risk is None else risk
+    delta = config.certificate.delta if delta is None else delta
     for name, value in (("--risk", risk), ("--delta", delta)):
         if not 0 < value < 1:
             raise UsageError(f"{name} {value:g}: a probability between 0 and 1, for example 0.1")

@@ -208,7 +208,8 @@ def _areas(cost_BP: Array, success_BP: Array) -> Array:
     cost_BP = cost_BP / cost_BP[:, -1:]
     low_B1 = cost_BP[:, :1]
     grid_BG = np.clip(np.sort(cost_BP, axis=1), low_B1, 1.0)
-    left_BP, right_BP = cost_BP[:, None, :, None], cost_BP[:, None, None, :]
+    left_BP = cost_BP[:, None, :, None]
+    right_BP = cost_BP[:, None, None, :]
     at_BG = grid_BG[:, :, None, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(right_BP > left_BP, (at_BG - left_BP) / (right_BP - left_BP), 0.0)
@@ -283,7 +284,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _recovered(one: SeedArms, arm: ArmOutcomes | None) -> float | None:
-    weak, strong = float(one.ends.slm.success_PT.mean()), float(one.ends.teacher.success_PT.mean())
+    weak = float(one.ends.slm.success_PT.mean())
+    strong = float(one.ends.teacher.success_PT.mean())
     return (
         pgr(float(arm.success_TZ.mean()), weak, strong)
         if arm is not None and strong > weak

@@ -56,7 +56,8 @@ class LatchedEpisodes:
             & np.isfinite(labels.own_success[rows_ET])
         )
         whole_E = (whole_ET | ~mask_ET).all(axis=1)
-        rows_ET, mask_ET = rows_ET[whole_E], mask_ET[whole_E]
+        rows_ET = rows_ET[whole_E]
+        mask_ET = mask_ET[whole_E]
         first_E = rows_ET[:, 0]
         return cls(
             rows_ET,
@@ -92,7 +93,8 @@ def threshold_outcomes(
     `score_N` is by state of the table.
     """
     reached_ET = episodes.mask_ET & (score_N[episodes.rows_ET] >= tau)
-    never_E, index_E = ~reached_ET.any(axis=1), np.arange(len(episodes))
+    never_E = ~reached_ET.any(axis=1)
+    index_E = np.arange(len(episodes))
     at_E = np.where(never_E, episodes.mask_ET.sum(axis=1) - 1, reached_ET.argmax(axis=1))
     failure_E = np.where(never_E, episodes.lost_E, episodes.rhoT_ET[index_E, at_E])
     return failure_E, np.where(never_E, 0.0, episodes.m_ET[index_E, at_E]) + slm_price * (at_E + 1)

@@ -104,7 +104,8 @@ def arm_outcomes(folder: Path, clean: bool = False) -> list[ArmOutcomes]:
     arm_E = codes(first["arm"])[0]
     order_E = np.argsort(arm_E, kind="stable")
     groups = np.split(order_E, np.flatnonzero(np.diff(arm_E[order_E])) + 1)
-    task_E, z_E = np.asarray(first["task"].to_pylist()), np.asarray(pc.fill_null(first["z"], -1))
+    task_E = np.asarray(first["task"].to_pylist())
+    z_E = np.asarray(pc.fill_null(first["z"], -1))
     found = [
         _outcomes(
             folder,

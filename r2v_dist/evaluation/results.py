@@ -78,7 +78,8 @@ class Findings:
     @classmethod
     def of(cls, run: RunDir, config: RunConfig) -> "Findings":
         """All of it. Nothing before the evaluation of the first training seed is complete."""
-        resamples, seed = config.evaluate.bootstrap, config.seed
+        resamples = config.evaluate.bootstrap
+        seed = config.seed
         complete = evaluated(run, config)
         tests = [_seed_arms(run, config, "evaluate", s) for s in complete]
         validated = [s for s in complete if run.manifest(stage_name("validate", s))]

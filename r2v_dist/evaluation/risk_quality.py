@@ -170,12 +170,11 @@ def risk_quality(
     """
     if len(rho_N) == 0 or np.ptp(rho_N) == 0:
         return None
-    failed_N, n_N = steps.failed_N, np.ones(len(rho_N))
+    failed_N = steps.failed_N
+    n_N = np.ones(len(rho_N))
     parts = brier_parts(rho_N, failed_N, n_N)
-    independent, shared = (
-        luck_ece(rho_N, np.arange(len(rho_N)), seed),
-        luck_ece(rho_N, steps.episode_N, seed),
-    )
+    independent = luck_ece(rho_N, np.arange(len(rho_N)), seed)
+    shared = luck_ece(rho_N, steps.episode_N, seed)
     return RiskQuality(
         *(name, training_seed, parts.brier, parts.constant, parts.reliability, parts.resolution),
         ece15=ece(rho_N, failed_N, n_N),
@@ -244,7 +243,8 @@ def luck_ece(rho_N: Array, draw_N: npt.NDArray[np.int64], seed: int) -> PerfectE
     """ECE when the truth is rho and one uniform draw decides all steps of equal `draw_N`;
     `calibration.perfect_ece` where all differ.
     """
-    rng, draws = np.random.default_rng(seed), int(draw_N.max()) + 1
+    rng = np.random.default_rng(seed)
+    draws = int(draw_N.max()) + 1
     bins_N = equal_width(rho_N, BINS)
     forecast_B = np.bincount(bins_N, rho_N, BINS)
     values = [
@@ -264,10 +264,8 @@ def score_auroc(folder: Path) -> dict[str, float]:
     table = rollout_store.read(folder, ["router", "threshold", "score", "success", "z"])
     table = table.filter(pc.and_(pc.equal(table["threshold"], math.inf), pc.is_valid(table["z"])))
     router_N, names = codes(table["router"]) if table.num_rows else (np.array([], np.int64), [])
-    score_N, failed_N = (
-        np.asarray(table["score"], dtype=np.float64),
-        1.0 - np.asarray(table["success"], dtype=np.float64),
-    )
+    score_N = np.asarray(table["score"], dtype=np.float64)
+    failed_N = 1.0 - np.asarray(table["success"], dtype=np.float64)
     found: dict[str, float] = {}
     for code in np.unique(router_N).tolist():
         own = (router_N == code) & np.isfinite(score_N)

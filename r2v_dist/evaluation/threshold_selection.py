@@ -107,7 +107,8 @@ def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict
             np.isposinf(table["threshold"].to_numpy()) & np.isfinite(table["score"].to_numpy())
         )
     )
-    routers, scores = np.array(table["router"].to_pylist()), table["score"].to_numpy()
+    routers = np.array(table["router"].to_pylist())
+    scores = table["score"].to_numpy()
     _, episode, steps = np.unique(
         np.array(table["key"].to_pylist()), return_inverse=True, return_counts=True
     )
@@ -118,7 +119,8 @@ def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict
             continue
         own = routers == name
         order = np.lexsort((episode[own], scores[own]))
-        levels, weight = scores[own][order], (1.0 / steps[episode[own]])[order]
+        levels = scores[own][order]
+        weight = (1.0 / steps[episode[own]])[order]
         below = np.cumsum(weight) / weight.sum() if len(levels) else weight
         picked = [
             levels[min(int(np.searchsorted(below, 1 - rate)), len(levels) - 1)]

@@ -3,15 +3,19 @@
 from r2v_dist.episodes import Arm, Branch
 from r2v_dist.labels.states import State
 
-CANDIDATE, TEACHER = "candidate", "teacher"
+CANDIDATE = "candidate"
+TEACHER = "teacher"
 """Kinds of branches that value a first action: one of the SLM's candidates, or the teacher's."""
 
 
-S, T1, TINF = "S", "T1", "Tinf"
+S = "S"
+T1 = "T1"
+TINF = "Tinf"
 """Kinds of branches that label a state for the router."""
 
 
-RS, RT = "RS", "RT"
+RS = "RS"
+RT = "RT"
 """Kinds in which a router goes on, after the SLM's action or the teacher's."""
 
 

@@ -152,7 +152,8 @@ def labels(
     counts, drifted = _tally(branches, by_action=False)
     left_out: Counter[str] = Counter(drifted=drifted)
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    none, told = _Count(0, 0, math.nan), _teacher_actions(branches)
+    none = _Count(0, 0, math.nan)
+    told = _teacher_actions(branches)
     for state in states:
         s, t1, tinf, rs, rt = (
             counts.get((kind, state.key, ""), none) for kind in (S, T1, TINF, RS, RT)

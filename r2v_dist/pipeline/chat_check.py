@@ -41,7 +41,8 @@ def check_template(tokenizer: Any, where: str, role: str, model: ModelConfig) ->
             f"{where}: its tokenizer has no chat template; take an instruction-tuned model, or "
             f"put a chat_template.jinja into its directory"
         )
-    system, settings = model.system_prompt, model.chat_template_kwargs
+    system = model.system_prompt
+    settings = model.chat_template_kwargs
     problem = _problem(ChatFormat(tokenizer, role, "", settings), tokenizer)
     if problem:
         raise UsageError(
@@ -65,7 +66,8 @@ def check_template(tokenizer: Any, where: str, role: str, model: ModelConfig) ->
 def _problem(chat: ChatFormat, tokenizer: Any) -> str:
     """What is wrong with conversations in this format, empty where nothing is."""
     try:
-        opening, continuation = chat.opening(_PROBE), chat.continuation(_PROBE)
+        opening = chat.opening(_PROBE)
+        continuation = chat.continuation(_PROBE)
         chat.stop_ids()
         opens = chat.opens_answers()
     except UsageError as error:

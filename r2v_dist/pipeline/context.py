@@ -80,7 +80,8 @@ class Context:
         last are labelled. They are apart where there are enough, so that what is learned about the
         SLM is learned on tasks that are new to it.
         """
-        config, tasks = self.config, self.tasks("train")
+        config = self.config
+        tasks = self.tasks("train")
         cloned = tasks[: config.collect.tasks]
         if use == "clone":
             return cloned
@@ -123,11 +124,9 @@ class Context:
         """Have policy (None: the deployed one), verifier and routers ready on the runners. The
         function that comes back makes arms of (router, threshold).
         """
-        policy, verifier, teacher = (
-            policy or self.policy(),
-            self.verifier(),
-            self.services.teacher_version(),
-        )
+        policy = policy or self.policy()
+        verifier = self.verifier()
+        teacher = self.services.teacher_version()
         self.services.load_slm(policy)
         self.services.equip(verifier, models or RouterModels())
 

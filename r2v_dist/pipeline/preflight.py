@@ -284,10 +284,8 @@ def _label_branches(config: RunConfig) -> int:
     """S, T1 and Tinf in both rounds, and pairs, were every episode to last to the limit."""
     if config.router is None:
         return 0
-    labels, alone = (
-        config.labels,
-        (config.labels.tasks + config.labels.validation_tasks) * config.labels.seeds,
-    )
+    labels = config.labels
+    alone = (config.labels.tasks + config.labels.validation_tasks) * config.labels.seeds
     first = 2 * labels.n * (labels.states + labels.validation_states) + alone * config.env.max_steps
     again = (1 + 2 * labels.n_unsure) * ((labels.states + 1) // 2) + (1 + 2 * labels.n) * (
         (labels.validation_states + 1) // 2

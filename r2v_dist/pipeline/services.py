@@ -32,7 +32,9 @@ class Services:
     """Ray, vLLM engines, env runners, collector and scorer of one run."""
 
     def __init__(self, config: RunConfig, run: RunDir, stack: contextlib.ExitStack) -> None:
-        self._config, self._run, self._stack = config, run, stack
+        self._config = config
+        self._run = run
+        self._stack = stack
         self._verifier: Checkpoint | None = None
         self._scorer: ScorerHandle | None = None
 
@@ -121,7 +123,8 @@ class Services:
         """
         self._ray
         self._make_room(ranks)
-        progress, finished = Progress(name), threading.Event()
+        progress = Progress(name)
+        finished = threading.Event()
 
         def watch() -> None:
             while not finished.wait(0.5):
@@ -179,7 +182,8 @@ class Services:
         from r2v_dist.storage.checkpoints import Checkpoint
 
         self._ray
-        servers, config = {}, self._config
+        servers = {}
+        config = self._config
         self._require_room()
         if config.slm.backend == "vllm":
             servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint())
@@ -204,7 +208,8 @@ class Services:
         from actors.env_runner import RunnerSetup
         from actors.runner_group import RunnerGroup
 
-        config, servers = self._config, self._servers
+        config = self._config
+        servers = self._servers
         setup = RunnerSetup(
             slm=config.slm,
             teacher=config.teacher,

@@ -50,7 +50,9 @@ def show(
         table = table.filter(pc.equal(table["z"], z))
     if failed:
         table = table.filter(pc.invert(table["success"]))
-    console, shown, models = Console(highlight=False), 0, _routers(root, stage)
+    console = Console(highlight=False)
+    shown = 0
+    models = _routers(root, stage)
     for rows in rollout_store.episodes_of(table):
         if shown == limit:
             console.print(f"… more; raise --limit above {limit}", style="dim")
@@ -135,7 +137,9 @@ def _reasons(row: dict[str, Any], risk: StepForecast | None) -> str:
     """Entropy of the proposal, predicted risk of failing alone, and the score against its
     threshold: why it escalated, or did not.
     """
-    top, score, threshold = row["first_top_logprobs"], row["score"], row["threshold"]
+    top = row["first_top_logprobs"]
+    score = row["score"]
+    threshold = row["threshold"]
     parts = [f"entropy {entropy_of(top):.2f}"] if top else []
     if risk is not None:
         parts.append(

@@ -64,7 +64,9 @@ def stuck_steps(context: StepContext) -> float:
     """Latest steps in a row that led nowhere: an action said again, or an answer that is the same
     again or speaks of an error.
     """
-    actions, seen, stuck = context.actions, context.observations, 0
+    actions = context.actions
+    seen = context.observations
+    stuck = 0
     for i in reversed(range(len(actions))):
         again = i > 0 and actions[i] == actions[i - 1]
         if not (again or seen[i + 1] == seen[i] or looks_like_an_error(seen[i + 1])):

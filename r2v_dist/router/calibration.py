@@ -110,7 +110,8 @@ def fit_isotonic(p: Array, failures: Array, n: Array) -> Calibrator:
     """
     order = np.argsort(p, kind="stable")
     levels, first = np.unique(p[order], return_index=True)
-    weights, sums = np.add.reduceat(n[order], first), np.add.reduceat(failures[order], first)
+    weights = np.add.reduceat(n[order], first)
+    sums = np.add.reduceat(failures[order], first)
     levels, weights, sums = (values[weights > 0] for values in (levels, weights, sums))
     shares, pool = pool_adjacent_violators(sums / weights, weights)
     # A pool is flat from its first level to its last.
@@ -181,7 +182,9 @@ def logistic_fit(
         q_N = sigmoid(x_ND @ w_D)
         gradient_D = x_ND.T @ (n * q_N - failures) + strength * (w_D - prior_D)
         hessian_DD = (x_ND * (n * q_N * (1 - q_N))[:, None]).T @ x_ND + strength * np.eye(len(w_D))
-        step_D, scale, before = np.linalg.solve(hessian_DD, gradient_D), 1.0, loss(w_D)
+        step_D = np.linalg.solve(hessian_DD, gradient_D)
+        scale = 1.0
+        before = loss(w_D)
         while loss(w_D - scale * step_D) > before and scale > 1e-6:
             scale /= 2
         w_D = w_D - scale * step_D

@@ -38,9 +38,12 @@ def pool_adjacent_violators(targets: Array, weights: Array) -> tuple[Array, Arra
     masses: list[float] = []
     sizes: list[int] = []
     for target, weight in zip(targets.tolist(), weights.tolist(), strict=True):
-        level, mass, size = target, weight, 1
+        level = target
+        mass = weight
+        size = 1
         while levels and levels[-1] >= level:
-            below, above = masses.pop(), mass
+            below = masses.pop()
+            above = mass
             mass = below + above
             level = (levels.pop() * below + level * above) / mass
             size += sizes.pop()

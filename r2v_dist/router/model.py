@@ -200,7 +200,8 @@ class RouterModel:
         if self.score == "advantage":
             assert dissent is not None
             x_NI = effect_inputs(rho, rho1, rhoT, dissent, inputs_NI[:, len(RISKS) :])
-            gain, saving = self.heads["gain"](x_NI), self.heads["saving"](x_NI)
+            gain = self.heads["gain"](x_NI)
+            saving = self.heads["saving"](x_NI)
             return RiskPrediction(
                 rho, rho1, rhoT, advantage(dissent, gain, saving), dissent, gain, saving
             )
@@ -299,7 +300,8 @@ class RouterModel:
         missing = sorted(_DESCRIBED - set(description))
         if missing:
             raise DamagedFile(described, f"has no {missing[0]}")
-        names, version = tuple(description["feature_names"]), description["feature_version"]
+        names = tuple(description["feature_names"])
+        version = description["feature_version"]
         if (names, version) != (feature_names, feature_version):
             odd = sorted(set(names) ^ set(feature_names))
             differing = f"; they differ in {', '.join(odd)}" if odd else ""

@@ -77,7 +77,8 @@ def train_query_router(train: QueryOutcomes, validation: QueryOutcomes, seed: in
 
     Raises ValueError with fewer than two tasks in either.
     """
-    mean_F, spread_F = train.features_NF.mean(axis=0), train.features_NF.std(axis=0)
+    mean_F = train.features_NF.mean(axis=0)
+    spread_F = train.features_NF.std(axis=0)
     std_F = np.where(spread_F > 1e-9, spread_F, 1.0)
 
     def design(outcomes: QueryOutcomes) -> Array:
@@ -85,7 +86,9 @@ def train_query_router(train: QueryOutcomes, validation: QueryOutcomes, seed: in
             [(outcomes.features_NF - mean_F) / std_F, np.ones(len(outcomes.failed_N))]
         )
 
-    x_ND, one_N, nothing_D = design(train), np.ones(len(train.failed_N)), np.zeros(len(mean_F) + 1)
+    x_ND = design(train)
+    one_N = np.ones(len(train.failed_N))
+    nothing_D = np.zeros(len(mean_F) + 1)
     strength = min(_STRENGTHS, key=lambda candidate: _held_out_brier(x_ND, train, candidate, seed))
     w_D = logistic_fit(x_ND, train.failed_N, one_N, nothing_D, strength)
     raw_N = sigmoid(design(validation) @ w_D)

@@ -30,7 +30,8 @@ def query_features(goals: Sequence[str], first_observations: Sequence[str]) -> A
     """
     rows_NF = np.zeros((len(goals), len(QUERY_FEATURE_NAMES)))
     for row_F, goal, observation in zip(rows_NF, goals, first_observations, strict=True):
-        in_goal, in_observation = _WORD.findall(goal.lower()), _WORD.findall(observation.lower())
+        in_goal = _WORD.findall(goal.lower())
+        in_observation = _WORD.findall(observation.lower())
         row_F[:2] = len(in_goal), len(in_observation)
         for word in (*in_goal, *in_observation):
             row_F[2 + zlib.crc32(word.encode()) % _BUCKETS] += 1

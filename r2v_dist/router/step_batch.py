@@ -60,7 +60,8 @@ class StepBatch:
     def of_step(cls, answer: Answer, context: StepContext) -> Self:
         """A batch of one live step: the SLM's answer at `context`."""
         candidates = answer.candidates
-        texts, logprobs = [c.text for c in candidates], [c.logprobs for c in candidates]
+        texts = [c.text for c in candidates]
+        logprobs = [c.logprobs for c in candidates]
         width = max(len(candidates), len(context.verifier_scores))
         return cls(
             first_top_logprobs_NV=np.array(
@@ -171,7 +172,8 @@ def _history(table: pa.Table) -> tuple[Array, npt.NDArray[np.int64], Array, list
         [actor == "teacher" for actor in table["actor"].to_pylist()], dtype=np.float64
     )[order_N]
     before_N = np.cumsum(by_teacher_N) - by_teacher_N
-    previous_N2, escalations_N = np.full((len(t_N), 2), -1), np.empty(len(t_N))
+    previous_N2 = np.full((len(t_N), 2), -1)
+    escalations_N = np.empty(len(t_N))
     for column, back in ((0, 2), (1, 1)):
         has_N = place_N >= back
         previous_N2[order_N[has_N], column] = order_N[np.flatnonzero(has_N) - back]

@@ -58,7 +58,8 @@ def brier_parts(p: Array, failures: Array, n: Array, bins: int | None = BINS) ->
     """Murphy's decomposition, over equal-width bins or (None) over distinct forecasts, where it is
     exact.
     """
-    total, share = n.sum(), _share(failures, n)
+    total = n.sum()
+    share = _share(failures, n)
     groups_N = np.unique(p, return_inverse=True)[1] if bins is None else equal_width(p, bins)
     forecast_B, observed_B, weight_B = _means(groups_N, p, failures, n)
     mean = float(failures.sum() / total)
@@ -105,7 +106,8 @@ def perfect_ece(
     p: Array, n: Array, seed: int, bins: int = BINS, repetitions: int = 500
 ) -> PerfectEce:
     """ECE when the truth is `p`, by simulation. Branches count as independent given their state."""
-    rng, bins_N = np.random.default_rng(seed), equal_width(p, bins)
+    rng = np.random.default_rng(seed)
+    bins_N = equal_width(p, bins)
     values = [
         _gap(bins_N, p, rng.binomial(n.astype(np.int64), p).astype(np.float64), n)
         for _ in range(repetitions)

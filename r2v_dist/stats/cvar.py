@@ -42,8 +42,10 @@ def cvar_weights(F_Z: Array, alpha: float) -> Array:
     Raises ValueError unless 0 < alpha <= 1.
     """
     F_Z = np.asarray(F_Z, dtype=np.float64)
-    eta, mass = tail_threshold(F_Z, alpha), alpha * len(F_Z)
-    above_Z, at_Z = np.where(eta < F_Z, 1.0, 0.0), np.where(eta == F_Z, 1.0, 0.0)
+    eta = tail_threshold(F_Z, alpha)
+    mass = alpha * len(F_Z)
+    above_Z = np.where(eta < F_Z, 1.0, 0.0)
+    at_Z = np.where(eta == F_Z, 1.0, 0.0)
     rest = max(
         mass - above_Z.sum(), 0.0
     )  # rounding may leave a whole tail a little less than whole

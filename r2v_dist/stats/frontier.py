@@ -110,7 +110,8 @@ def aiq(cost_P: Sequence[float] | Array, success_P: Sequence[float] | Array) -> 
 
     Raises ValueError when all costs are equal.
     """
-    low, high = float(np.min(cost_P)), float(np.max(cost_P))
+    low = float(np.min(cost_P))
+    high = float(np.max(cost_P))
     if low == high:
         raise ValueError("AIQ needs operating points of different cost")
     return hull(cost_P, success_P).area(low, high) / (high - low)
@@ -138,7 +139,8 @@ def cpt(curve: RouterCurve, ends: Ends, share: float) -> float | None:
     """Call-performance threshold: least share of teacher-only's calls that recovers `share` of the
     gap; None where nothing does.
     """
-    weak, strong = float(ends.slm.success_PT.mean()), float(ends.teacher.success_PT.mean())
+    weak = float(ends.slm.success_PT.mean())
+    strong = float(ends.teacher.success_PT.mean())
     return frontier_hull(curve, ends).cost_of(weak + share * _gap(weak, strong))
 
 

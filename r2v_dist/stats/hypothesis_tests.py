@@ -62,7 +62,9 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
     """P(Bin(n, p) <= k) for 0 < p < 1, by summing the terms in logarithms."""
     if k >= n:
         return 1.0
-    log_p, log_q, whole = math.log(p), math.log1p(-p), math.lgamma(n + 1)
+    log_p = math.log(p)
+    log_q = math.log1p(-p)
+    whole = math.lgamma(n + 1)
     return min(
         1.0,
         math.fsum(

@@ -63,7 +63,8 @@ def certify(
         )
     if losses_PT.min() < 0 or losses_PT.max() > 1 or not (0 < risk < 1 and 0 < delta < 1):
         raise ValueError("certify needs losses in [0, 1], and risk and delta in (0, 1)")
-    tasks, tested = losses_PT.shape[1], list[TestedThreshold]()
+    tasks = losses_PT.shape[1]
+    tested = list[TestedThreshold]()
     for threshold, losses_T in zip(thresholds, losses_PT, strict=True):
         empirical = float(losses_T.mean())
         p = hoeffding_bentkus(empirical, tasks, risk)

@@ -64,8 +64,10 @@ def meet_budget(thresholds: Sequence[float], cost: Callable[[float], float], bud
     """
     if not thresholds or list(thresholds) != sorted(set(thresholds)):
         raise ValueError("meet_budget needs ascending thresholds")
-    dear, cheap = 0, len(thresholds) - 1
-    dear_cost, cheap_cost = cost(thresholds[dear]), cost(thresholds[cheap])
+    dear = 0
+    cheap = len(thresholds) - 1
+    dear_cost = cost(thresholds[dear])
+    cheap_cost = cost(thresholds[cheap])
     if cheap_cost > budget:
         raise ValueError(
             f"budget {budget:g}: the cheapest threshold, {thresholds[cheap]:g}, already costs "
@@ -79,9 +81,11 @@ def meet_budget(thresholds: Sequence[float], cost: Callable[[float], float], bud
         middle = (dear + cheap) // 2
         middle_cost = cost(thresholds[middle])
         if middle_cost > budget:
-            dear, dear_cost = middle, middle_cost
+            dear = middle
+            dear_cost = middle_cost
         else:
-            cheap, cheap_cost = middle, middle_cost
+            cheap = middle
+            cheap_cost = middle_cost
     share = (budget - cheap_cost) / (dear_cost - cheap_cost)
     return Mix(thresholds[dear], thresholds[cheap], share, budget)
 

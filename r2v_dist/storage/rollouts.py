@@ -24,7 +24,8 @@ from r2v_dist.storage import arrow_file as table_file
 
 SCHEMA_VERSION = "2"
 _NAME = pa.dictionary(pa.int32(), pa.string())
-_IDS, _LOGPROBS = pa.list_(pa.int32()), pa.list_(pa.float32())
+_IDS = pa.list_(pa.int32())
+_LOGPROBS = pa.list_(pa.float32())
 
 _EPISODE_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Episode], Any]]] = {
     "key": (_NAME, lambda e: str(e.key)),
@@ -120,7 +121,8 @@ def _proposal_columns(steps: Sequence[Step]) -> list[pa.Array]:
     tops = [answer.first_top if answer else _NO_TOP for answer in proposals]
     candidates = [answer.candidates if answer else () for answer in proposals]
     flat = list(chain.from_iterable(candidates))
-    top_offsets, offsets = _offsets(tops), _offsets(candidates)
+    top_offsets = _offsets(tops)
+    offsets = _offsets(candidates)
     logprobs = _lists([c.logprobs for c in flat], np.float32)
     slm_tokens = np.diff(logprobs.offsets.to_numpy()[offsets.to_numpy()])
     return [

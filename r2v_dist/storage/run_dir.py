@@ -177,7 +177,8 @@ class RunDir:
     def set_aside(self, damaged: DamagedFile) -> bool:
         """Rename a damaged file of this run, so that it is made again; a checkpoint as a whole.
         False where there is nothing to rename, or where it is none of the run's."""
-        root, path = self.root.resolve(), damaged.path.resolve()
+        root = self.root.resolve()
+        path = damaged.path.resolve()
         parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
         if not {"stages", "rollouts", "checkpoints"} & set(parts[:2]):
             return False

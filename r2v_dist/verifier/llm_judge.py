@@ -37,7 +37,9 @@ class JudgeVerifier:
     def __init__(
         self, model: LanguageModel, attempts: int = 3, max_tokens: int = JUDGE_TOKENS
     ) -> None:
-        self._model, self._attempts, self._max_tokens = model, attempts, max_tokens
+        self._model = model
+        self._attempts = attempts
+        self._max_tokens = max_tokens
         self.malformed = 0
         self.retries = 0
 
@@ -95,7 +97,8 @@ def judge_prompt(history: Sequence[Turn], user: str, candidates: Sequence[Candid
 def read_scores(text: str, k: int) -> tuple[float, ...] | None:
     """The k scores of a judge's answer: of the last JSON object in it with exactly k numbers in
     [0, 1], None without one."""
-    decoder, last = json.JSONDecoder(), None
+    decoder = json.JSONDecoder()
+    last = None
     answer = without_reasoning(text)
     for brace in re.finditer(r"\{", answer):
         try:

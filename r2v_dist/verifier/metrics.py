@@ -90,7 +90,8 @@ def pairwise_accuracy(
     """Share of pairs of one group, with different values, that the scores order alike (ties half),
     and their number.
     """
-    right, pairs = 0.0, 0
+    right = 0.0
+    pairs = 0
     order = np.argsort(group, kind="stable")
     for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
         better, worse = np.nonzero(values[members][:, None] > values[members])

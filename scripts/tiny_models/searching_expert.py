@@ -39,7 +39,8 @@ class SearchingExpert:
             name for name in _NAME.findall(goal) if not (placed and name == placed[1])
         ]  # where that is need not be found out
         self._seen: set[str] = set()
-        self._room, self._last = "", ""
+        self._room = ""
+        self._last = ""
         self._ways: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._exits: defaultdict[str, list[str]] = defaultdict(list)
         self._closed: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
@@ -175,7 +176,8 @@ class SearchingExpert:
         return self._nearest(boxes=contained) or self._nearest(boxes=True)
 
     def _nearest(self, boxes: bool) -> str | None:
-        paths, reached = deque([(self._room, "")]), {self._room}
+        paths = deque([(self._room, "")])
+        reached = {self._room}
         while paths:
             room, first = paths.popleft()
             if command := self._untried(room, boxes):

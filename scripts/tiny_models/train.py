@@ -172,7 +172,8 @@ def train(model: Qwen3ForCausalLM, data: Iterator[Batch], steps: int) -> None:
         )
         for optimizer in optimizers
     ]
-    seen, started = 0, time.monotonic()
+    seen = 0
+    started = time.monotonic()
     model.train()
     for step in range(steps):
         batch = next(data)

@@ -70,7 +70,8 @@ class Renumber:
     """
 
     def __init__(self, rng: random.Random, numbers: list[str]) -> None:
-        self._rng, self._numbers = rng, numbers
+        self._rng = rng
+        self._numbers = numbers
         letters = [chr(c) for c in range(ord("A"), ord("Z") + 1)]
         self._letters = dict(zip(letters, rng.sample(letters, 26), strict=True))
         self._names: dict[tuple[str, str], str] = {}
@@ -103,13 +104,11 @@ class RenumberedBatches(IterableDataset[Batch]):
         seed: int,
         imitate_detours: bool,
     ) -> None:
-        self._transcripts, self._chat, self._tokens, self._seed, self._imitate_detours = (
-            transcripts,
-            chat,
-            tokens,
-            seed,
-            imitate_detours,
-        )
+        self._transcripts = transcripts
+        self._chat = chat
+        self._tokens = tokens
+        self._seed = seed
+        self._imitate_detours = imitate_detours
         self._numbers = [
             m[2]
             for t in transcripts[:500]

@@ -94,8 +94,10 @@ def evaluate(
     config: SimulatedConfig, exact: Exact, results: dict[str, RouterResult], mean_bound: float
 ) -> SimulatedReport:
     """Exact rows of trained routers and baselines, with thresholds that validation chose."""
-    router, zs = config.router, range(config.seeds)
-    latched, unlatched = Frontier(exact), Frontier(exact, latched=False)
+    router = config.router
+    zs = range(config.seeds)
+    latched = Frontier(exact)
+    unlatched = Frontier(exact, latched=False)
     models = {name: RouterModel.load(Path(result.output)) for name, result in results.items()}
     judge = _Judge(config, exact)
     cells = all_cells(exact.world)
@@ -128,7 +130,8 @@ def _bayes(config: SimulatedConfig, exact: Exact, model: RouterModel, judge: "_J
     """The trained risks at the Bayes operating point, one step of the teacher at a time: nothing is
     chosen on validation.
     """
-    router, risks = config.router, model.predict(all_cells(exact.world))
+    router = config.router
+    risks = model.predict(all_cells(exact.world))
     assert risks.rho1 is not None
     escalates = bayes_escalates(
         risks.rho, risks.rho1, 1.0, router.slm_cost / router.teacher_cost, router.kappa
@@ -141,7 +144,8 @@ class _Judge:
     """Chooses operating points on validation labels and evaluates what they deploy."""
 
     def __init__(self, config: SimulatedConfig, exact: Exact) -> None:
-        self._config, self._exact = config, exact
+        self._config = config
+        self._exact = exact
         self.labels = LabelTable.load(labels_path(config, "validation"))
         self._episodes = LatchedEpisodes.of(self.labels)
 
@@ -200,7 +204,8 @@ def _baseline_scores(
             "true_gain_per_call": gain / exact.m[t, part, jammed, cue, symptom],
         }
 
-    at_states, in_cells = seen(labels.features_NF), seen(cells)
+    at_states = seen(labels.features_NF)
+    in_cells = seen(cells)
     return {name: (at_states[name], in_cells[name]) for name in at_states}
 
 
@@ -243,7 +248,8 @@ class _TestPlays:
     @classmethod
     def of(cls, config: SimulatedConfig, labels: LabelTable, score_N: Array) -> "_TestPlays":
         """Play the thresholds at which CVaR is within a factor of two of epsilon, and both ends."""
-        router, episodes = config.router, LatchedEpisodes.of(labels)
+        router = config.router
+        episodes = LatchedEpisodes.of(labels)
         price = router.slm_cost / router.teacher_cost
         points = sweep(episodes, score_N, router.alpha, price)
         near = [point.threshold for point in points if 0.5 <= point.cvar / router.epsilon <= 2.0]

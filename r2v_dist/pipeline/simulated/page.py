@@ -24,7 +24,9 @@ from r2v_dist.pipeline.simulated.judge import SimulatedReport
 from r2v_dist.report.html.page import TEMPLATES
 from r2v_dist.router.model import RouterModel
 
-_OURS, _OTHER, _TRUTH = "#4f46e5", "#64748b", "#0f766e"
+_OURS = "#4f46e5"
+_OTHER = "#64748b"
+_TRUTH = "#0f766e"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def write_page(
 
 
 def _frontier(config: SimulatedConfig, exact: Exact, report: SimulatedReport) -> Figure:
-    best, zs, alpha = Frontier(exact), range(config.seeds), config.router.alpha
+    best = Frontier(exact)
+    zs = range(config.seeds)
+    alpha = config.router.alpha
     safest = next(row.cvar for row in report.rows if row.name == "teacher_only")
     bounds = np.linspace(safest + 0.002, max(row.cvar for row in report.rows), 40)
 
@@ -77,7 +81,8 @@ def _frontier(config: SimulatedConfig, exact: Exact, report: SimulatedReport) ->
             label="best there is (exact)",
         )
         for number, row in enumerate(sorted(report.rows, key=lambda row: row.cost)):
-            colour, right = _OURS if row.name.startswith("r2v") else _OTHER, number % 2 == 0
+            colour = _OURS if row.name.startswith("r2v") else _OTHER
+            right = number % 2 == 0
             ax.plot(row.cvar, row.cost, "o", color=colour, markersize=5)
             place: dict[str, Any] = {
                 "xytext": (5, 3) if right else (-5, -9),
@@ -144,7 +149,8 @@ def _decisions(exact: Exact, model: RouterModel, name: str, report: SimulatedRep
 
 
 def _risk(exact: Exact, model: RouterModel) -> Figure:
-    found, size = model.predict(all_cells(exact.world)).rho, exact.reached_TIJEV.ravel()
+    found = model.predict(all_cells(exact.world)).rho
+    size = exact.reached_TIJEV.ravel()
 
     def draw(ax: Any) -> None:
         ax.plot([0, 1], [0, 1], color=_TRUTH, linewidth=1)

@@ -35,7 +35,8 @@ def simulate(config: SimulatedConfig) -> SimulatedReport:
     progress.close("drawn")
     progress = Progress("routers")
     exact = Exact(World())
-    router, zs = config.router, range(config.seeds)
+    router = config.router
+    zs = range(config.seeds)
     mean_bound = Frontier(exact).mean_bound(zs, router.alpha, router.epsilon)
     train = train_routers if config.needs_ray else train_routers_here
     results = train([job_of(config, name, mean_bound) for name in config.routers])

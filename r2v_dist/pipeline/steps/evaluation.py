@@ -27,7 +27,8 @@ def validate(context: Context) -> dict[str, Any]:
 
     config = context.config
     arm = context.deploy(trained(context, last_round(context)))
-    tasks, zs = context.tasks("validation"), seeds(config.perturb, "validation", config.seed)
+    tasks = context.tasks("validation")
+    zs = seeds(config.perturb, "validation", config.seed)
     ends = _ends(context, arm)
     watching = tuple(arm(name, NEVER) for name in config.swept if name != "random")
     units = [context.unit(task, None, ends) for task in tasks] + [
@@ -71,8 +72,10 @@ def test_seeds(context: Context) -> list[int]:
 def evaluate(context: Context) -> dict[str, Any]:
     """Every router at every threshold, live, on test tasks and seeds."""
     arm = context.deploy(trained(context, last_round(context)))
-    ends, swept = _ends(context, arm), sweep(arm, context.result("validate", "thresholds"))
-    tasks, zs = context.tasks("test"), test_seeds(context)
+    ends = _ends(context, arm)
+    swept = sweep(arm, context.result("validate", "thresholds"))
+    tasks = context.tasks("test")
+    zs = test_seeds(context)
     units = [context.unit(task, None, ends) for task in tasks]
     units += [context.unit(task, z, (*ends, *swept)) for task in tasks for z in zs]
     return context.roll_out(units)

@@ -42,7 +42,8 @@ def bc(context: Context) -> dict[str, Any]:
     """Clone the teacher's successful episodes."""
     from learners.behaviour_cloning.train import BCJob, clone_behaviour
 
-    config, run = context.config, context.run
+    config = context.config
+    run = context.run
     output = run.checkpoint("slm", f"bc-{context.input_hash[:8]}")
     if not output.is_dir():
         job = BCJob(

@@ -28,7 +28,8 @@ _UNSURE = (0.1, 0.9)
 
 def visits(context: Context) -> dict[str, Any]:
     """The SLM alone and under random escalation, so that states after a hand-over are met too."""
-    arm, config = context.deploy(), context.config
+    arm = context.deploy()
+    config = context.config
     return context.roll_out(
         _learning_units(context, (arm(config.alone), arm("random", config.labels.random_rate)))
     )
@@ -71,7 +72,8 @@ def second_labels(context: Context) -> dict[str, Any]:
     more where the first router is unsure. Besides, pairs in which the first router goes on, at
     states on its paths of the training tasks, the likelier the more dissent it expects there.
     """
-    config, model = context.config.labels, load_trained(context, "router", "r2v")
+    config = context.config.labels
+    model = load_trained(context, "router", "r2v")
     known = {state.key for state in _visited(context, "visits")}
     visited = _visited(context, "visits2")
     states = [state for state in visited if state.key not in known]
@@ -106,7 +108,8 @@ def _label(
     """
     config = context.config
     arm = context.deploy(trained(context, "router") if paired else None)
-    alone, teacher = arm(config.alone), arm("teacher_only")
+    alone = arm(config.alone)
+    teacher = arm("teacher_only")
     router = arm("r2v", context.result("visits2", "threshold")) if paired else alone
     tasks = {task.id: task for task in context.tasks(*SPLITS)}
     asked: dict[tuple[str, int], list[Any]] = {}
@@ -142,7 +145,8 @@ def _predicted(model: RouterModel, states: list[State]) -> RiskPrediction:
 def _learning_units(context: Context, arms: tuple[Arm, ...]) -> list[Unit]:
     from envs.tasks import seeds
 
-    config, units = context.config, list[Unit]()
+    config = context.config
+    units = list[Unit]()
     for split, count in zip(
         SPLITS, (config.labels.tasks, config.labels.validation_tasks), strict=True
     ):

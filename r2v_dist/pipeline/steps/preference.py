@@ -20,10 +20,12 @@ def pairs(context: Context) -> dict[str, Any]:
     from learners.dpo import pairs as preference_pairs
     from learners.verifier.train import score_table
 
-    config, trained = context.config, context.checkpoint("verifier")
+    config = context.config
+    trained = context.checkpoint("verifier")
     assert config.dpo is not None
     table = branch_values.load(values_path(context, LEARNING))
-    settings, w = config.slm.chat_template_kwargs, config.dpo.verifier_branches
+    settings = config.slm.chat_template_kwargs
+    w = config.dpo.verifier_branches
     opinion = score_table(Path(trained.path), table, config.slm.system_prompt, settings)
     n = table["n"].to_numpy().astype(np.float64)
     scores = (branch_values.values(table) * n + w * opinion) / (n + w)
@@ -40,7 +42,9 @@ def dpo(context: Context) -> dict[str, Any]:
     from learners.dpo.consistency import measure_consistency
     from learners.dpo.train import DPOJob, learn_preferences
 
-    config, run, cloned = context.config, context.run, context.checkpoint("bc")
+    config = context.config
+    run = context.run
+    cloned = context.checkpoint("bc")
     assert config.dpo is not None
     output = run.checkpoint("slm", f"dpo-{context.input_hash[:8]}")
     job = DPOJob(

@@ -79,7 +79,8 @@ def _variants(context: Context) -> tuple[str, ...]:
 def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...]) -> dict[str, Any]:
     from learners.router.train import train_routers
 
-    config, run = context.config, context.run
+    config = context.config
+    run = context.run
     assert config.router is not None
     folder = run.stage(context.stage)
     for split in SPLITS:

@@ -36,7 +36,8 @@ def states(context: Context) -> dict[str, Any]:
     """The SLM alone on some training and validation tasks, under seeds of their own splits."""
     from envs.tasks import seeds
 
-    config, policy = context.config, context.checkpoint("bc")
+    config = context.config
+    policy = context.checkpoint("bc")
     context.services.load_slm(policy)
     arm = Arm(
         "slm_only", None, policy.version, context.services.teacher_version(), context.training_seed
@@ -57,7 +58,8 @@ def states(context: Context) -> dict[str, Any]:
 
 def branches(context: Context) -> dict[str, Any]:
     """Branch values of the chosen states, by split."""
-    config, policy = context.config, context.checkpoint("bc")
+    config = context.config
+    policy = context.checkpoint("bc")
     context.services.load_slm(policy)
     chosen = _chosen(context)
     arm = Arm(
@@ -88,7 +90,8 @@ def verifier(context: Context) -> dict[str, Any]:
     """Learn V, and measure it on the validation states."""
     from learners.verifier.train import VerifierJob, learn_verifier
 
-    config, run = context.config, context.run
+    config = context.config
+    run = context.run
     assert config.verifier is not None
     branched = branch_values.load(values_path(context, LEARNING))
     known = set(branched["key"].to_pylist())

@@ -15,7 +15,8 @@ from r2v_dist.report.figures.drawing import Figure, draw, metrics
 from r2v_dist.report.figures.palette import ABLATIONS
 from r2v_dist.storage.run_dir import RunDir
 
-_WIDE, _COLUMN = 10.4, 5.1
+_WIDE = 10.4
+_COLUMN = 5.1
 
 _FRONTIER = "Test tasks and seeds, every point played live. Bars are 95 % intervals over tasks (cluster bootstrap)."
 _RING = " The ring is the threshold that validation chose."
@@ -66,7 +67,8 @@ class _Drawing:
 
     def routers(self) -> list[Figure]:
         """What routers achieve."""
-        found, env = self.found, self.config.env.kind
+        found = self.found
+        env = self.config.env.kind
         names = {row.name for row in found.perturbed}
         ours = REFERENCE in names
         caption = (
@@ -97,7 +99,8 @@ class _Drawing:
 
     def risk(self) -> list[Figure]:
         """What r2v predicts, and how it was trained."""
-        found, drawn = self.found, list[Figure]()
+        found = self.found
+        drawn = list[Figure]()
         if found.forecasts and REFERENCE in found.forecasts[0].rho:
             which = " Training seed 0." if found.training_seeds > 1 else ""
             paint = partial(risk.reliability, found=found)

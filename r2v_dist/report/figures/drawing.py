@@ -15,14 +15,12 @@ import matplotlib.pyplot as plt
 
 from r2v_dist.files import read_json_lines
 
-INK, MUTED, LINE, ACCENT, BAD, GOOD = (
-    "#0f172a",
-    "#64748b",
-    "#e2e8f0",
-    "#4338ca",
-    "#b91c1c",
-    "#0f766e",
-)
+INK = "#0f172a"
+MUTED = "#64748b"
+LINE = "#e2e8f0"
+ACCENT = "#4338ca"
+BAD = "#b91c1c"
+GOOD = "#0f766e"
 _STYLE = {
     "font.size": 10,
     "axes.spines.top": False,

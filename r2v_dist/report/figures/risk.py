@@ -23,7 +23,8 @@ def reliability(figure: Any, found: Findings) -> None:
     for name, width, alpha in (("r2v_uncalibrated", 1.2, 0.55), (REFERENCE, 2.2, 1.0)):
         if name not in first.rho:
             continue
-        rho_N, n_N = first.rho[name], np.ones(len(first.steps.failed_N))
+        rho_N = first.rho[name]
+        n_N = np.ones(len(first.steps.failed_N))
         bins = reliability_bins(rho_N, first.steps.failed_N, n_N, equal_width(rho_N, BINS))
         style = {"color": COLOURS[name], "alpha": alpha}
         above.plot(
@@ -69,7 +70,8 @@ def reliability(figure: Any, found: Findings) -> None:
 def over_steps(figure: Any, forecasts: Forecasts) -> None:
     """Mean predicted risk by step, for episodes of the SLM alone that fail and that succeed."""
     ax = figure.subplots()
-    steps, rho_N = forecasts.steps, forecasts.rho[REFERENCE]
+    steps = forecasts.steps
+    rho_N = forecasts.rho[REFERENCE]
     for failed, colour, label in (
         (1.0, BAD, "the SLM fails in the end"),
         (0.0, GOOD, "the SLM succeeds in the end"),

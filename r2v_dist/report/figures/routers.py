@@ -168,7 +168,8 @@ def _sweep(
             linewidth=linewidth,
             **style,
         )
-        x, y = [row.llm_call_rate for row in own], np.array([row.success_rate for row in own])
+        x = [row.llm_call_rate for row in own]
+        y = np.array([row.success_rate for row in own])
         if intervals:
             low, high = np.array([row.success_ci for row in own]).T
             bars = [np.maximum(0, y - low), np.maximum(0, high - y)]
