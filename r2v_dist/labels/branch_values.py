@@ -59,8 +59,8 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class BranchValue:
-    """One candidate in one state. `z` is None without perturbation; `candidate_ids` is None where
-    the source gave text only.
+    """One candidate in one state. `z` is None in the clean environment; `candidate_ids` is None
+    where the source gave text only.
     """
 
     key: str
@@ -99,43 +99,43 @@ class BranchValue:
 
 def to_table(rows: Sequence[BranchValue]) -> pa.Table:
     """Rows as one columnar table, in their order."""
-    columns = {
-        name: [getattr(row, name) for row in rows] for name in SCHEMA.names if name != "history"
-    }
-    columns["history"] = [turn_rows(row.history) for row in rows]
-    return pa.Table.from_arrays(
-        [pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA
-    )
+    columns: list[pa.Array] = []
+    for field in SCHEMA:
+        if field.name == "history":
+            values: list[Any] = [turn_rows(row.history) for row in rows]
+        else:
+            values = [getattr(row, field.name) for row in rows]
+        columns.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def rows_of(table: pa.Table) -> Iterator[BranchValue]:
     """The rows of a table, in its order."""
     for batch in table.to_batches():
         for row in batch.to_pylist():
-            ids = row.pop("candidate_ids")
             history = tuple(read_turns(row.pop("history")))
-            yield BranchValue(
-                history=history, candidate_ids=None if ids is None else tuple(ids), **row
-            )
+            ids = row.pop("candidate_ids")
+            candidate_ids = None if ids is None else tuple(ids)
+            yield BranchValue(history=history, candidate_ids=candidate_ids, **row)
 
 
 def states_of(table: pa.Table) -> list[list[BranchValue]]:
     """Rows grouped by state, states by key and candidates by index: the order does not depend on
-    who finished first.
+    which branch ended first.
     """
     groups: dict[str, list[BranchValue]] = {}
     for row in rows_of(table):
         groups.setdefault(row.key, []).append(row)
-    return [
-        sorted(groups[key], key=lambda row: (row.candidate_index, row.source))
-        for key in sorted(groups)
-    ]
+    for group in groups.values():
+        group.sort(key=lambda row: (row.candidate_index, row.source))
+    return [groups[key] for key in sorted(groups)]
 
 
 def values(table: pa.Table) -> npt.NDArray[np.float64]:
     """v(x, a) of every row."""
     successes = np.asarray(table["successes"].to_numpy(), np.float64)
-    return np.asarray(successes / table["n"].to_numpy(), np.float64)
+    n = table["n"].to_numpy()
+    return np.asarray(successes / n, np.float64)
 
 
 def save(path: Path, table: pa.Table) -> None:
@@ -152,7 +152,8 @@ def read_turns(rows: Sequence[dict[str, Any]]) -> Iterator[Turn]:
     """A stored conversation as turns."""
     for row in rows:
         ids = row["action_ids"]
-        yield Turn(row["user"], row["action"], row["actor"], None if ids is None else tuple(ids))
+        action_ids = None if ids is None else tuple(ids)
+        yield Turn(row["user"], row["action"], row["actor"], action_ids)
 
 
 def turn_rows(turns: Sequence[Turn]) -> list[dict[str, Any]]:

@@ -1,41 +1,41 @@
-"""Which branches a state gets."""
+"""Which branches a state gets.
+
+Branches of one state and replica draw common random numbers, whatever their kind.
+"""
 
 from r2v_dist.episodes import Arm, Branch
 from r2v_dist.labels.states import State
 
 CANDIDATE = "candidate"
 TEACHER = "teacher"
-"""Kinds of branches that value a first action: one of the SLM's candidates, or the teacher's."""
-
+"""Kinds of branches that value a first action: a candidate of the SLM, or the teacher's action."""
 
 S = "S"
 T1 = "T1"
 TINF = "Tinf"
-"""Kinds of branches that label a state for the router."""
-
+"""Kinds of branches that label a state for the router: the SLM acts to the end, the teacher acts
+once and then the SLM, the teacher acts to the end."""
 
 RS = "RS"
 RT = "RT"
-"""Kinds in which a router goes on, after the SLM's action or the teacher's."""
+"""Kinds of branches in which a router acts after the SLM's action, or after the teacher's."""
 
 
 def candidate_branches(
     state: State, arm: Arm, n: int, n_agreed: int, with_teacher: bool
 ) -> list[Branch]:
-    """n branches for every distinct candidate, `n_agreed` where there is only one; as many for the
-    teacher's action.
+    """n branches for every distinct candidate, `n_agreed` where all candidates are one action;
+    `with_teacher` adds as many for the teacher's action.
     """
     distinct = state.distinct
     replicas = range(1, 1 + (n if len(distinct) > 1 else n_agreed))
-    branches = [
-        Branch(CANDIDATE, arm, r, state.path, state.seen, first=taken)
-        for taken in distinct
-        for r in replicas
-    ]
+    path = state.path
+    branches = []
+    for taken in distinct:
+        branches += [Branch(CANDIDATE, arm, r, path, state.seen, first=taken) for r in replicas]
     if with_teacher:
-        branches += [
-            Branch(TEACHER, arm, r, state.path, state.seen, teacher_first=True) for r in replicas
-        ]
+        for r in replicas:
+            branches.append(Branch(TEACHER, arm, r, path, state.seen, teacher_first=True))
     return branches
 
 
@@ -52,27 +52,25 @@ def label_branches(
     that was executed.
     """
     first = state.candidates[state.executed]
-
-    def replicas(count: int) -> range:
-        return range(first_replica, first_replica + count)
-
-    return [
-        *(Branch(S, slm, r, state.path, state.seen, first=first) for r in replicas(n_s)),
-        *(Branch(T1, slm, r, state.path, state.seen, teacher_first=True) for r in replicas(n_t1)),
-        *(Branch(TINF, teacher, r, state.path, state.seen) for r in replicas(n_teacher)),
-    ]
+    path = state.path
+    branches = []
+    for r in range(first_replica, first_replica + n_s):
+        branches.append(Branch(S, slm, r, path, state.seen, first=first))
+    for r in range(first_replica, first_replica + n_t1):
+        branches.append(Branch(T1, slm, r, path, state.seen, teacher_first=True))
+    for r in range(first_replica, first_replica + n_teacher):
+        branches.append(Branch(TINF, teacher, r, path, state.seen))
+    return branches
 
 
 def paired_branches(state: State, router: Arm, n: int) -> list[Branch]:
-    """n pairs with common random numbers: the SLM's action or the teacher's, then the router on its
-    own path.
+    """n pairs with common random numbers: the SLM's action or the teacher's, after which the router
+    decides.
     """
     first = state.candidates[state.executed]
-    return [
-        branch
-        for replica in range(1, 1 + n)
-        for branch in (
-            Branch(RS, router, replica, state.path, state.seen, first=first),
-            Branch(RT, router, replica, state.path, state.seen, teacher_first=True),
-        )
-    ]
+    path = state.path
+    branches = []
+    for r in range(1, 1 + n):
+        branches.append(Branch(RS, router, r, path, state.seen, first=first))
+        branches.append(Branch(RT, router, r, path, state.seen, teacher_first=True))
+    return branches

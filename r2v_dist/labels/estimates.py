@@ -1,15 +1,16 @@
-"""Which states to branch from, and what the branches say of them (docs/method.md, sections 3 and
-6).
+"""What the branches of a state estimate (docs/method.md, sections 3 and 6): values of candidates
+and labels for the router.
 
-States are chosen without a look at how their episodes ended, and the number of branches depends on
-the proposal alone, so that every share of successes is unbiased. Branches whose replay drifted are
-left out and counted.
+Invariant: every share of successes is unbiased. States are chosen without a look at how their
+episodes ended, and the number of branches of a state depends on its proposal alone. Branches whose
+replay drifted are left out and counted.
 """
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from r2v_dist.labels.states import State
 from r2v_dist.labels.table import SCHEMA, LabelTable
 from r2v_dist.storage import rollouts as rollout_store
 
+_Name = tuple[str, str, str]
+"""Kind of branch, key of its state, and its first action, or "" where that is left out."""
+
 
 @dataclass(frozen=True)
 class _Count:
@@ -35,41 +39,56 @@ class _Count:
     calls: float
 
 
-def _tally(branches: pa.Table, by_action: bool) -> tuple[dict[tuple[str, str, str], _Count], int]:
-    """Counts by (kind, state key, first action or ""), and how many branches drifted.
+_NO_BRANCH = _Count(0, 0, math.nan)
 
-    A branch that ends where it begins, because nobody has an action there, is one that failed; it
+
+def _tally(branches: pa.Table, by_action: bool) -> tuple[dict[_Name, _Count], int]:
+    """Counts by kind, state and (`by_action`) first action, and how many branches drifted.
+
+    A branch that ends where it begins, because nobody has an action there, counts as failed; it
     has no first action.
     """
     drifted = set(branches.filter(branches["drift"])["key"].to_pylist())
+    calls = _teacher_calls(branches)
+    ends: dict[_Name, list[tuple[bool, int]]] = {}
+    columns = ["key", "branch", "task", "z", "branch_prefix", "action", "success"]
+    for row in _one_row_a_branch(branches, by_action).select(columns).to_pylist():
+        if row["key"] in drifted:
+            continue
+        action = row["action"] if by_action else ""
+        name = (row["branch"], _state_key(row), action)
+        ends.setdefault(name, []).append((row["success"], calls[row["key"]]))
+    counts = {name: _count(of_name) for name, of_name in ends.items()}
+    return counts, len(drifted)
+
+
+def _one_row_a_branch(branches: pa.Table, first_step: bool) -> pa.Table:
+    """Of every branch its first step after the state, or else the row that holds its outcome."""
+    if first_step:
+        return branches.filter(pc.equal(branches["t"], branches["branch_t"]))
+    return rollout_store.outcomes(branches)
+
+
+def _teacher_calls(branches: pa.Table) -> Counter[str]:
+    """Teacher steps of every branch after its state, by the branch's key."""
     taught = branches.filter(
         pc.and_(
             pc.equal(branches["actor"], "teacher"),
             pc.greater_equal(branches["t"], branches["branch_t"]),
         )
     )
-    calls = Counter(taught["key"].to_pylist())
-    one_a_branch = (
-        branches.filter(pc.equal(branches["t"], branches["branch_t"]))
-        if by_action
-        else rollout_store.outcomes(branches)
-    )
-    outcomes: dict[tuple[str, str, str], list[tuple[bool, int]]] = {}
-    columns = ["key", "branch", "task", "z", "branch_prefix", "action", "success"]
-    for row in one_a_branch.select(columns).to_pylist():
-        if row["key"] not in drifted:
-            state = f"{row['task']}|{row['z']}|{row['branch_prefix']}"
-            ends = outcomes.setdefault(
-                (row["branch"], state, row["action"] if by_action else ""), []
-            )
-            ends.append((row["success"], calls[row["key"]]))
-    counts = {
-        name: _Count(
-            len(ends), sum(won for won, _ in ends), float(np.mean([taught for _, taught in ends]))
-        )
-        for name, ends in outcomes.items()
-    }
-    return counts, len(drifted)
+    return Counter(taught["key"].to_pylist())
+
+
+def _state_key(row: Mapping[str, Any]) -> str:
+    """`State.key` of the state that a branch starts from."""
+    return f"{row['task']}|{row['z']}|{row['branch_prefix']}"
+
+
+def _count(ends: Sequence[tuple[bool, int]]) -> _Count:
+    successes = sum(success for success, _ in ends)
+    mean_calls = float(np.mean([calls for _, calls in ends]))
+    return _Count(len(ends), successes, mean_calls)
 
 
 def branch_values(states: Sequence[State], branches: pa.Table) -> tuple[list[BranchValue], int]:
@@ -80,44 +99,32 @@ def branch_values(states: Sequence[State], branches: pa.Table) -> tuple[list[Bra
         by_state.setdefault(key, []).append((kind, action, count))
     rows = []
     for state in states:
-        for kind, action, count in sorted(by_state.get(state.key, []), key=lambda item: item[:2]):
-            index = next(
-                (i for i, taken in enumerate(state.candidates) if taken.action == action), None
-            )
-            if kind == CANDIDATE and index is not None:
-                rows.append(
-                    _value(state, state.candidates[index], index, "slm", count.n, count.successes)
-                )
+        actions = [candidate.action for candidate in state.candidates]
+        source: Source
+        for kind, action, count in sorted(by_state.get(state.key, []), key=itemgetter(0, 1)):
+            if kind == CANDIDATE and action in actions:
+                index = actions.index(action)
+                candidate = state.candidates[index]
+                source = "slm"
             else:
-                rows.append(
-                    _value(
-                        state,
-                        Taken("teacher", action),
-                        len(state.candidates),
-                        "teacher",
-                        count.n,
-                        count.successes,
-                    )
-                )
+                index = len(actions)
+                candidate = Taken("teacher", action)
+                source = "teacher"
+            rows.append(_value(state, candidate, index, source, count.n, count.successes))
     return rows, drifted
 
 
 def outcome_values(states: Sequence[State]) -> list[BranchValue]:
-    """v(x, a) of the action that was taken, from the one outcome of an episode of the SLM alone: as
+    """v(x, a) of the action that was taken, from the one outcome of an SLM-only episode: as
     unbiased as a branch.
     """
-    return [
-        _value(
-            state,
-            state.candidates[state.executed],
-            state.executed,
-            "slm",
-            1,
-            int(state.own_success),
-        )
-        for state in states
-        if state.own_success is not None
-    ]
+    rows = []
+    for state in states:
+        if state.own_success is not None:
+            candidate = state.candidates[state.executed]
+            successes = int(state.own_success)
+            rows.append(_value(state, candidate, state.executed, "slm", 1, successes))
+    return rows
 
 
 def _value(
@@ -143,72 +150,93 @@ def _value(
     )
 
 
+@dataclass(frozen=True)
+class _BranchCounts:
+    """Branches of every labelling kind from one state."""
+
+    s: _Count
+    t1: _Count
+    tinf: _Count
+    rs: _Count
+    rt: _Count
+
+    @classmethod
+    def of(cls, counts: Mapping[_Name, _Count], key: str) -> "_BranchCounts":
+        """The counts of the state with this key. A pair of which one branch drifted is none."""
+        rs = counts.get((RS, key, ""), _NO_BRANCH)
+        rt = counts.get((RT, key, ""), _NO_BRANCH)
+        paired = rs.n == rt.n
+        return cls(
+            s=counts.get((S, key, ""), _NO_BRANCH),
+            t1=counts.get((T1, key, ""), _NO_BRANCH),
+            tinf=counts.get((TINF, key, ""), _NO_BRANCH),
+            rs=rs if paired else _NO_BRANCH,
+            rt=rt if paired else _NO_BRANCH,
+        )
+
+    @property
+    def total(self) -> int:
+        """Branches, each pair counted once."""
+        return self.s.n + self.t1.n + self.tinf.n + self.rs.n
+
+
 def labels(
     states: Sequence[State], branches: pa.Table, alone: str = "slm_only"
 ) -> tuple[LabelTable, Counter[str]]:
-    """The label table of the states about which anything is known, and what was left out:
-    `drifted`, `unlabelled`.
+    """The label table of the states that have a branch, and how many branches (`drifted`) and
+    states (`unlabelled`) are left out.
+
+    `alone` is the router under which the SLM acts without the teacher.
     """
     counts, drifted = _tally(branches, by_action=False)
     left_out: Counter[str] = Counter(drifted=drifted)
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    none = _Count(0, 0, math.nan)
-    told = _teacher_actions(branches)
+    teacher_actions = _teacher_actions(branches)
     for state in states:
-        s, t1, tinf, rs, rt = (
-            counts.get((kind, state.key, ""), none) for kind in (S, T1, TINF, RS, RT)
-        )
-        if rs.n != rt.n:  # one of a pair drifted
-            rs = rt = none
-        if s.n + t1.n + tinf.n + rs.n == 0:
+        branched = _BranchCounts.of(counts, state.key)
+        if branched.total == 0:
             left_out["unlabelled"] += 1
             continue
-        row = {
-            **{
-                "task": state.task,
-                "split": state.split,
-                "z": state.z,
-                "prefix": state.prefix,
-                "t": state.t,
-            },
-            **{
-                "source": "slm_only" if state.router == alone else state.router,
-                "features": list(state.features),
-            },
-            **{
-                "n_s": s.n,
-                "s_s": s.successes,
-                "n_t1": t1.n,
-                "s_t1": t1.successes,
-                "n_tinf": tinf.n,
-                "s_tinf": tinf.successes,
-            },
-            **{
-                "differs": told[state.key] != state.candidates[state.executed].action
-                if state.key in told
-                else None
-            },
-            **{
-                "n_r": rs.n,
-                "s_rs": rs.successes,
-                "s_rt": rt.successes,
-                "m_rs": rs.calls,
-                "m_rt": rt.calls,
-            },
-            **{
-                "m_tinf": tinf.calls,
-                "own_success": state.own_success,
-                "episode": state.episode,
-                "weight": 1.0,
-            },
-        }
+        row = _label_row(state, branched, teacher_actions.get(state.key), alone)
         for name, value in row.items():
             columns[name].append(value)
     return LabelTable.of_columns(columns), left_out
 
 
+def _label_row(
+    state: State, branched: _BranchCounts, teacher_action: str | None, alone: str
+) -> dict[str, Any]:
+    """One row of the label table; `teacher_action` is None where the teacher was not asked."""
+    slm_action = state.candidates[state.executed].action
+    return {
+        "task": state.task,
+        "split": state.split,
+        "z": state.z,
+        "prefix": state.prefix,
+        "t": state.t,
+        "source": "slm_only" if state.router == alone else state.router,
+        "features": list(state.features),
+        "n_s": branched.s.n,
+        "s_s": branched.s.successes,
+        "n_t1": branched.t1.n,
+        "s_t1": branched.t1.successes,
+        "n_tinf": branched.tinf.n,
+        "s_tinf": branched.tinf.successes,
+        "m_tinf": branched.tinf.calls,
+        "differs": None if teacher_action is None else teacher_action != slm_action,
+        "n_r": branched.rs.n,
+        "s_rs": branched.rs.successes,
+        "s_rt": branched.rt.successes,
+        "m_rs": branched.rs.calls,
+        "m_rt": branched.rt.calls,
+        "own_success": state.own_success,
+        "episode": state.episode,
+        "weight": 1.0,
+    }
+
+
 def _teacher_actions(branches: pa.Table) -> dict[str, str]:
-    """What the teacher did first, by state key, wherever it was asked."""
+    """The teacher's first action by state key, for the states at which it was asked."""
     first = branches.filter(
         pc.and_(
             pc.equal(branches["t"], branches["branch_t"]),
@@ -216,4 +244,4 @@ def _teacher_actions(branches: pa.Table) -> dict[str, str]:
         )
     )
     rows = first.select(["task", "z", "branch_prefix", "action"]).to_pylist()
-    return {f"{row['task']}|{row['z']}|{row['branch_prefix']}": row["action"] for row in rows}
+    return {_state_key(row): row["action"] for row in rows}

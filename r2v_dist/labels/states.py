@@ -1,4 +1,4 @@
-"""The states that are labelled, each once."""
+"""The states that branches start from, each once."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +21,11 @@ from r2v_dist.verifier.base import preferred
 
 @dataclass(frozen=True)
 class State:
-    """A step of a committed episode at which the SLM proposed, with all it takes to come back to
-    it.
+    """A step of a committed episode at which the SLM proposed, with everything that a replay to it
+    needs.
 
     `latent` is equal where the hidden state is: the same actions were executed in the same task.
-    `own_success` is the outcome of the episode where the SLM was alone, None elsewhere.
+    `own_success` is the outcome of an SLM-only episode, None for episodes of other arms.
     """
 
     task: str
@@ -48,121 +48,138 @@ class State:
 
     @property
     def key(self) -> str:
-        """Equal for one state of the tree, whichever arm came through it."""
+        """Names the state of the tree, the same for every arm that visits it."""
         return f"{self.task}|{self.z}|{self.prefix}"
 
     @property
     def distinct(self) -> tuple[Taken, ...]:
-        """The candidates without repetitions, in their order."""
-        return tuple({taken.action: taken for taken in reversed(self.candidates)}.values())[::-1]
+        """The first candidate of every action, in the order of the actions' last candidates."""
+        by_action: dict[str, Taken] = {}
+        for candidate in reversed(self.candidates):
+            by_action[candidate.action] = candidate
+        return tuple(reversed(by_action.values()))
 
 
 def states_of(table: pa.Table, max_steps: int, alone: str = "slm_only") -> list[State]:
-    """Every perturbed step with a proposal, each state of the tree once, sorted by key and step: as
-    the SLM alone came to it where it did, else from the first arm by key.
+    """Every perturbed step with a proposal, deduplicated by (task, z, prefix) and sorted by key and
+    step. A visit by the SLM-only arm wins, otherwise the first arm in key order.
 
-    `alone` is the router under which the SLM acts as it will be deployed: `best_of_k` with a
-    verifier.
+    `alone` is the router under which the SLM acts without the teacher: `best_of_k` with a verifier.
     """
     table = table.filter(pc.and_(pc.is_valid(table["z"]), pc.greater_equal(table["t"], 0)))
-    keys = list(zip(table["key"].to_pylist(), table["t"].to_pylist(), strict=True))
-    vectors = dict(
-        zip(keys, features(StepBatch.from_rows(table, max_steps=max_steps)).tolist(), strict=True)
-    )
-    found: dict[str, State] = {}
+    steps = zip(table["key"].to_pylist(), table["t"].to_pylist(), strict=True)
+    vectors = features(StepBatch.from_rows(table, max_steps=max_steps)).tolist()
+    vector_of_step = dict(zip(steps, vectors, strict=True))
+    states: dict[str, State] = {}
     for rows in rollout_store.episodes_of(table):
-        for state in _states_of_episode(rows, vectors, alone):
-            if state.key not in found or (state.router == alone != found[state.key].router):
-                found[state.key] = state
-    return list(found.values())
+        for state in _states_of_episode(rows, vector_of_step, alone):
+            earlier = states.get(state.key)
+            if earlier is None or (state.router == alone != earlier.router):
+                states[state.key] = state
+    return list(states.values())
 
 
 def _states_of_episode(
-    rows: Sequence[Mapping[str, Any]], vectors: Mapping[tuple[str, int], list[float]], alone: str
+    rows: Sequence[Mapping[str, Any]],
+    vector_of_step: Mapping[tuple[str, int], list[float]],
+    alone: str,
 ) -> Iterator[State]:
     history: tuple[Turn, ...] = ()
     executed: tuple[str, ...] = ()
     for row in rows:
         user = row["observation"] if history else opening_message(row["goal"], row["observation"])
-        candidates = tuple(
-            Taken("slm", text, tuple(ids) if ids else None)
-            for text, ids in zip(row["candidate_texts"], row["candidate_ids"], strict=True)
-        )
-        if candidates:
-            yield State(
-                task=row["task"],
-                split=row["split"],
-                z=row["z"],
-                t=row["t"],
-                prefix=row["prefix"],
-                seen=stable_hash(row["observation"]),
-                path=tuple(Taken(turn.actor, turn.action, turn.action_ids) for turn in history),
-                history=history,
-                user=user,
-                candidates=candidates,
-                executed=preferred(row["candidate_texts"], row["verifier_scores"]),
-                latent=stable_hash(row["task"], *executed),
-                policy=row["policy"],
-                router=row["router"],
-                episode=row["key"],
-                own_success=row["success"] if row["router"] == alone else None,
-                features=tuple(vectors[row["key"], row["t"]]),
-            )
-        history = (
-            *history,
-            Turn(
-                user,
-                row["action"],
-                row["actor"],
-                tuple(row["action_ids"]) if row["action_ids"] else None,
-            ),
-        )
+        if row["candidate_texts"]:
+            vector = vector_of_step[row["key"], row["t"]]
+            yield _state(row, history, executed, user, vector, alone)
+        action_ids = tuple(row["action_ids"]) if row["action_ids"] else None
+        history = (*history, Turn(user, row["action"], row["actor"], action_ids))
         executed += (row["action"],) if row["executed"] else ()
 
 
-def choose(states: Sequence[State], count: int, seed: int, views: int = 2) -> list[State]:
-    """`count` states, of which three in four are some where the candidates differ, while there are
-    any.
+def _state(
+    row: Mapping[str, Any],
+    history: tuple[Turn, ...],
+    executed: tuple[str, ...],
+    user: str,
+    vector: Sequence[float],
+    alone: str,
+) -> State:
+    """The state of one step; `executed` are the actions that reached the environment before it."""
+    proposed = zip(row["candidate_texts"], row["candidate_ids"], strict=True)
+    return State(
+        task=row["task"],
+        split=row["split"],
+        z=row["z"],
+        t=row["t"],
+        prefix=row["prefix"],
+        seen=stable_hash(row["observation"]),
+        path=tuple(Taken(turn.actor, turn.action, turn.action_ids) for turn in history),
+        history=history,
+        user=user,
+        candidates=tuple(Taken("slm", text, tuple(ids) if ids else None) for text, ids in proposed),
+        executed=preferred(row["candidate_texts"], row["verifier_scores"]),
+        latent=stable_hash(row["task"], *executed),
+        policy=row["policy"],
+        router=row["router"],
+        episode=row["key"],
+        own_success=row["success"] if row["router"] == alone else None,
+        features=tuple(vector),
+    )
 
-    Up to `views` seeds that met one task and prefix come together, and every other group is such a
-    one while there are any: second views of a state come from those, and most prefixes are met
-    once.
+
+_Group = tuple[str, int]
+"""Task and prefix: the states of one hidden path, seen under different perturbation seeds."""
+
+
+def choose(states: Sequence[State], count: int, seed: int, views: int = 2) -> list[State]:
+    """Sample `count` states, three in four with disagreeing candidates as long as such states
+    remain.
+
+    States of one task and prefix under different seeds are views of one another; up to `views` of
+    them are chosen together. Every other group has several views as long as such groups remain,
+    because most prefixes are met under one seed only.
     """
-    groups: dict[tuple[str, int], list[State]] = {}
+    groups: dict[_Group, list[State]] = {}
     for state in states:
         groups.setdefault((state.task, state.prefix), []).append(state)
     for group, members in groups.items():
         groups[group] = sorted(members, key=lambda s: stable_hash(seed, s.key))[:views]
     order = sorted(groups, key=lambda group: stable_hash("choose", seed, *group))
+    disagreeing = [group for group in order if _disagree(groups[group])]
+    agreeing = [group for group in order if not _disagree(groups[group])]
+    places: list[tuple[float, _Group]] = []
+    for share, of_kind in ((3, disagreeing), (1, agreeing)):
+        shared = [group for group in of_kind if len(groups[group]) > 1]
+        single = [group for group in of_kind if len(groups[group]) == 1]
+        places += [(i / share, group) for i, group in enumerate(_alternating(shared, single))]
+    chosen: list[State] = []
+    for _, group in sorted(places, key=itemgetter(0)):
+        chosen += groups[group]
+    return chosen[:count]
 
-    def alternating(differ: bool) -> list[tuple[str, int]]:
-        mine = [
-            group for group in order if any(len(s.distinct) > 1 for s in groups[group]) == differ
-        ]
-        shared, single = (
-            [g for g in mine if (len(groups[g]) > 1) == several] for several in (True, False)
-        )
-        return [
-            group for pair in zip_longest(shared, single) for group in pair if group is not None
-        ]
 
-    places = [
-        (place / share, group)
-        for differ, share in ((True, 3), (False, 1))
-        for place, group in enumerate(alternating(differ))
-    ]
-    return [state for _, group in sorted(places, key=itemgetter(0)) for state in groups[group]][
-        :count
-    ]
+def _disagree(views: Sequence[State]) -> bool:
+    """Whether the SLM proposed different actions in any of these states."""
+    return any(len(state.distinct) > 1 for state in views)
+
+
+def _alternating(first: Sequence[_Group], second: Sequence[_Group]) -> list[_Group]:
+    """One group of each list in turn, then what is left of the longer list."""
+    in_turn: list[_Group] = []
+    for pair in zip_longest(first, second):
+        in_turn += [group for group in pair if group is not None]
+    return in_turn
 
 
 def sample(
     states: Sequence[State], count: int, seed: int, weights: Sequence[float] | None = None
 ) -> list[State]:
-    """`count` states, each as likely as the others, or drawn one after the other by their weights.
+    """Sample `count` states without replacement, with probabilities in proportion to `weights`,
+    uniformly without them.
 
-    The first of exponential waiting times (Efraimidis and Spirakis 2006): a state keeps its place
-    whatever the other states are.
+    The states with the shortest exponential waiting times are taken (Efraimidis and Spirakis,
+    "Weighted random sampling with a reservoir", 2006). The waiting time of a state does not depend
+    on the other states.
     """
 
     def wait(state: State, weight: float) -> float:

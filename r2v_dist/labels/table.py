@@ -1,8 +1,8 @@
-"""Counterfactual branch labels (docs/method.md, section 6): one Arrow row a state, counts and
-successes rather than averages.
+"""Counterfactual branch labels (docs/method.md, section 6): one Arrow row a state, which holds
+counts and successes rather than averages.
 
-What the branches say of a state is derived here and nowhere else. A label table belongs to one
-version of the features.
+Invariant: risks and effects of a state are derived from its counts here and nowhere else. A label
+table belongs to one version of the features.
 """
 
 import json
@@ -53,13 +53,14 @@ SCHEMA = pa.schema(
         "r2v_feature_names": json.dumps(FEATURE_NAMES),
     },
 )
-"""`n_*` branches and `s_*` successes of the S-, T1- and Tinf-branches; `m_tinf` mean teacher steps
-of the Tinf-branches;
-`differs` whether the teacher's action is another one than the SLM's, null where it was not asked;
-`n_r` pairs of branches in which a router goes on after the SLM's action (RS) or the teacher's (RT),
-with successes `s_*` and mean teacher steps `m_*` of each;
-`source` is "slm_only" where the SLM came there alone (as deployed), else the router that led there;
-`own_success` is the outcome of that SLM-only episode, null elsewhere.
+"""`n_*` and `s_*` count branches and successes of the S-, T1- and Tinf-branches, `m_tinf` is the
+mean number of teacher steps of the Tinf-branches.
+`differs` says whether the teacher's action differs from the SLM's, null where the teacher was not
+asked.
+`n_r` counts pairs of branches in which a router acts after the SLM's action (RS) or the teacher's
+(RT); `s_rs`, `s_rt` are their successes and `m_rs`, `m_rt` their mean numbers of teacher steps.
+`source` is "slm_only" for a state of an SLM-only episode, else the router whose episode it is from.
+`own_success` is the outcome of that SLM-only episode, null for states of other routers.
 """
 
 
@@ -76,12 +77,12 @@ class LabelTable:
         """From one sequence a column of `SCHEMA`. Raises KeyError for a missing column,
         pa.ArrowInvalid for a wrong type.
         """
-        arrays = [
-            pa.array(
-                _plain(columns[field.name]), field.type, from_pandas=field.name.startswith("m_")
-            )
-            for field in SCHEMA
-        ]
+        arrays = []
+        for field in SCHEMA:
+            values = _plain(columns[field.name])
+            # A mean over no branch is nan, which the table holds as null.
+            nan_is_null = field.name.startswith("m_")
+            arrays.append(pa.array(values, field.type, from_pandas=nan_is_null))
         return cls(pa.Table.from_arrays(arrays, schema=SCHEMA))
 
     @classmethod
@@ -118,62 +119,57 @@ class LabelTable:
     @cached_property
     def features_NF(self) -> Array:
         """Feature vectors."""
-        flat = self.table["features"].combine_chunks().flatten()
-        return np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float64).reshape(
-            len(self), -1
-        )
+        flat = self.table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(flat, dtype=np.float64).reshape(len(self), -1)
 
     @cached_property
     def n(self) -> Array:
-        """Weight of `rho` in a Brier sum: S-branches, and the state's own SLM-only outcome as one
-        more.
+        """Weight of `rho` in a Brier sum: the number of S-branches, plus 1 where the outcome of the
+        SLM-only episode is known.
         """
         return self._counts("n_s") + np.isfinite(self.own_success).astype(np.float64)
 
     @cached_property
     def successes(self) -> Array:
-        """Successes among those `n`."""
+        """Successes among the `n` outcomes."""
         return self._counts("s_s") + np.nan_to_num(self.own_success)
 
     @cached_property
     def rho(self) -> Array:
-        """Residual failure risk when the SLM goes on."""
+        """Residual failure risk: share of failures when the SLM acts to the end."""
         return _risk(self.successes, self.n)
 
     @cached_property
     def n1(self) -> Array:
-        """T1-branches."""
+        """Number of T1-branches."""
         return self._counts("n_t1")
 
     @cached_property
     def rho1(self) -> Array:
-        """Risk after one step of the teacher."""
+        """Risk after one teacher step, when the SLM acts from there on."""
         return _risk(self._counts("s_t1"), self.n1)
 
     @cached_property
     def nT(self) -> Array:
-        """Tinf-branches."""
+        """Number of Tinf-branches."""
         return self._counts("n_tinf")
 
     @cached_property
     def rhoT(self) -> Array:
-        """Risk when the teacher takes over to the end."""
+        """Risk when the teacher acts to the end."""
         return _risk(self._counts("s_tinf"), self.nT)
 
     @cached_property
     def m(self) -> Array:
-        """Teacher steps to the end of a hand-over here."""
+        """Mean number of teacher steps when the teacher acts from here to the end."""
         return self._counts("m_tinf")
 
     @cached_property
     def dissent(self) -> Array:
-        """1 where the teacher would not do what the SLM does, else 0; nan where it was
+        """1 where the teacher's action differs from the SLM's, else 0; nan where the teacher was
         not asked.
         """
-        return np.array(
-            [np.nan if one is None else float(one) for one in self.table["differs"].to_pylist()],
-            dtype=np.float64,
-        )
+        return self._flags("differs")
 
     @cached_property
     def n_dissent(self) -> Array:
@@ -182,45 +178,39 @@ class LabelTable:
 
     @cached_property
     def counts(self) -> dict[str, Array]:
-        """How many labels a state has, by the name of what they are labels of."""
+        """Number of labels of every state, by the name of the quantity that they label."""
         return {"rho": self.n, "rho1": self.n1, "rhoT": self.nT, "dissent": self.n_dissent}
 
     @cached_property
     def pairs(self) -> Array:
-        """Pairs of branches in which a router goes on."""
+        """Number of pairs of branches in which a router acts after the first action."""
         return self._counts("n_r")
 
     @cached_property
     def disputed(self) -> npt.NDArray[np.bool_]:
-        """States with pairs at which the teacher does something else: only they tell what its step
-        gains.
+        """States with pairs and a disagreeing teacher: only these measure the effect of a teacher
+        step.
         """
         return np.asarray((self.pairs > 0) & (self.dissent == 1))
 
     @cached_property
     def success_gained(self) -> Array:
-        """Mean success after the teacher's step minus that after the SLM's, when a router goes on;
-        nan without a pair.
+        """Mean success after the teacher's step minus mean success after the SLM's, when a router
+        acts from there on; nan without a pair.
         """
         return _risk(self._counts("s_rs"), self.pairs) - _risk(self._counts("s_rt"), self.pairs)
 
     @cached_property
     def calls_saved(self) -> Array:
-        """Mean teacher steps after the SLM's step minus those after, and with, the teacher's: -1
-        where that step changes nothing.
+        """Mean number of teacher steps after the SLM's step, minus that after the teacher's step,
+        which counts itself: -1 where the teacher step changes nothing.
         """
         return self._counts("m_rs") - self._counts("m_rt")
 
     @cached_property
     def own_success(self) -> Array:
         """1 or 0 for states of an SLM-only episode, nan elsewhere."""
-        return np.array(
-            [
-                np.nan if one is None else float(one)
-                for one in self.table["own_success"].to_pylist()
-            ],
-            dtype=np.float64,
-        )
+        return self._flags("own_success")
 
     @cached_property
     def weight(self) -> Array:
@@ -230,9 +220,8 @@ class LabelTable:
     @cached_property
     def z(self) -> Ints:
         """Perturbation seeds; -1 for the clean environment."""
-        return np.array(
-            [-1 if z is None else z for z in self.table["z"].to_pylist()], dtype=np.int64
-        )
+        seeds = [-1 if z is None else z for z in self.table["z"].to_pylist()]
+        return np.array(seeds, dtype=np.int64)
 
     @cached_property
     def t(self) -> Ints:
@@ -251,16 +240,19 @@ class LabelTable:
 
     @cached_property
     def source(self) -> npt.NDArray[np.str_]:
-        """`slm_only`, or the router that led there."""
+        """`slm_only`, or the router whose episode the state is from."""
         return np.array(self.table["source"].to_pylist(), dtype=np.str_)
 
     @cached_property
     def episode(self) -> Ints:
         """Index of the state's episode among the table's episodes, in order of first appearance."""
-        return np.asarray(
-            self.table["episode"].combine_chunks().dictionary_encode().indices.to_numpy(),
-            dtype=np.int64,
-        )
+        encoded = self.table["episode"].combine_chunks().dictionary_encode()
+        return np.asarray(encoded.indices.to_numpy(), dtype=np.int64)
+
+    def _flags(self, name: str) -> Array:
+        """A column of truth values as 1 and 0; nan where it is null."""
+        numbers = [np.nan if flag is None else float(flag) for flag in self.table[name].to_pylist()]
+        return np.array(numbers, dtype=np.float64)
 
     def _counts(self, name: str) -> Array:
         return np.asarray(self.table[name].to_numpy(), dtype=np.float64)
@@ -272,5 +264,6 @@ def _plain(values: Any) -> Any:
 
 
 def _risk(successes_N: Array, n_N: Array) -> Array:
-    risk_N: Array = 1.0 - np.divide(successes_N, n_N, out=np.full(len(n_N), np.nan), where=n_N > 0)
+    nowhere_N = np.full(len(n_N), np.nan)
+    risk_N: Array = 1.0 - np.divide(successes_N, n_N, out=nowhere_N, where=n_N > 0)
     return risk_N
