@@ -15,7 +15,9 @@ Array = npt.NDArray[np.float64]
 def task_bootstrap_interval(
     values_TZ: Array, resamples: int, seed: int, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval of the mean, resampling whole tasks."""
+    """Percentile interval of the mean over tasks and seeds (Efron and Tibshirani, "An Introduction
+    to the Bootstrap", 1993, chapter 13), where whole tasks are resampled.
+    """
     per_task_T = values_TZ.mean(axis=1)
     rng = np.random.default_rng(seed)
     draws_BT = rng.integers(0, len(per_task_T), (resamples, len(per_task_T)))

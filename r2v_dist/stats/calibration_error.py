@@ -1,8 +1,8 @@
-"""How good a risk is (docs/method.md, section 9), against soft labels: `failures` out of `n`
-branches (or outcomes, n = 1) at each state.
+"""How well a forecast of risk is calibrated (docs/method.md, section 9), against soft labels:
+`failures` out of `n` branches (or outcomes, n = 1) at each state.
 
-Every branch counts as one observation, so that a state weighs n. Bins are closed above, except the
-first, which is closed.
+Every branch counts as one observation, so that a state weighs n. Bins are open below and closed
+above; the first bin is closed on both sides. Axes: N states, B bins, L distinct forecasts.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ BINS = 15
 
 @dataclass(frozen=True)
 class BrierParts:
-    """brier = reliability - resolution + uncertainty + within_bins, the mean of (p - Y)^2 over
-    branches.
+    """brier = reliability - resolution + uncertainty + within_bins, where `brier` is the mean of
+    (p - Y)^2 over branches.
 
-    `against_shares` leaves out the branches' own noise: the mean of (p - failures / n)^2 weighted
-    by n. `within_bins` is what binning forecasts neglects, and 0 when they are not binned.
-    `constant` is the score of always forecasting the mean.
+    `against_shares` leaves out the noise of single branches: it is the mean of (p - failures / n)^2
+    weighted by n. `within_bins` is the error of treating the forecasts of a bin as equal, and 0
+    when forecasts are not binned.
     """
 
     brier: float
@@ -39,7 +39,7 @@ class BrierParts:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """One point of a reliability diagram."""
+    """One point of a reliability diagram: mean forecast, share of failures, number of branches."""
 
     forecast: float
     observed: float
@@ -48,56 +48,61 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class PerfectEce:
-    """ECE that a perfect forecaster would show on as many branches, which is not 0."""
+    """The ECE that a perfect forecaster has on finitely many branches, which is above 0."""
 
     mean: float
     upper_95: float
 
 
 def brier_parts(p: Array, failures: Array, n: Array, bins: int | None = BINS) -> BrierParts:
-    """Murphy's decomposition, over equal-width bins or (None) over distinct forecasts, where it is
-    exact.
+    """Brier score and its decomposition (Murphy, "A new vector partition of the probability score",
+    1973), over equal-width bins, or over distinct forecasts (`bins` None), where it is exact.
     """
     total = n.sum()
     share = _share(failures, n)
-    groups_N = np.unique(p, return_inverse=True)[1] if bins is None else equal_width(p, bins)
+    groups_N = _levels(p)[1] if bins is None else equal_width(p, bins)
     forecast_B, observed_B, weight_B = _means(groups_N, p, failures, n)
     mean = float(failures.sum() / total)
     against_shares = float((n * (p - share) ** 2).sum() / total)
-    brier = against_shares + float((n * share * (1 - share)).sum() / total)
+    noise = float((n * share * (1 - share)).sum() / total)
+    brier = against_shares + noise
     reliability = float((weight_B * (forecast_B - observed_B) ** 2).sum() / total)
     resolution = float((weight_B * (observed_B - mean) ** 2).sum() / total)
     uncertainty = mean * (1 - mean)
     return BrierParts(
-        brier,
-        against_shares,
-        reliability,
-        resolution,
-        uncertainty,
-        brier - (reliability - resolution + uncertainty),
+        brier=brier,
+        against_shares=against_shares,
+        reliability=reliability,
+        resolution=resolution,
+        uncertainty=uncertainty,
+        within_bins=brier - (reliability - resolution + uncertainty),
     )
 
 
 def reliability_bins(
     p: Array, failures: Array, n: Array, bins_N: npt.NDArray[np.int64]
 ) -> list[ReliabilityBin]:
-    """Mean forecast and observed share of every bin that holds a branch; `bins_N` from
-    `equal_width` or `equal_mass`.
+    """Mean forecast and observed share of every bin that holds a branch (Murphy and Winkler,
+    "Reliability of subjective probability forecasts", 1977). `bins_N` comes from `equal_width` or
+    `equal_mass`.
     """
-    return [
-        ReliabilityBin(*map(float, row))
-        for row in zip(*_means(bins_N, p, failures, n), strict=True)
-    ]
+    forecast_B, observed_B, weight_B = _means(bins_N, p, failures, n)
+    rows = zip(forecast_B.tolist(), observed_B.tolist(), weight_B.tolist(), strict=True)
+    return [ReliabilityBin(*row) for row in rows]
 
 
 def ece(p: Array, failures: Array, n: Array, bins: int = BINS) -> float:
-    """Expected calibration error over equal-width bins."""
+    """Expected calibration error over equal-width bins (Naeini et al., "Obtaining well calibrated
+    probabilities using Bayesian binning", 2015; Guo et al., "On calibration of modern neural
+    networks", 2017, equation 3).
+    """
     return _gap(equal_width(p, bins), p, failures, n)
 
 
 def adaptive_ece(p: Array, failures: Array, n: Array, bins: int = BINS) -> float:
-    """Expected calibration error over bins of equal numbers of branches; equal forecasts share a
-    bin.
+    """Expected calibration error over bins of equal numbers of branches (Nguyen and O'Connor,
+    "Posterior calibration and exploratory analysis for natural language processing models", 2015).
+    Equal forecasts share a bin.
     """
     return _gap(equal_mass(p, n, bins), p, failures, n)
 
@@ -105,43 +110,58 @@ def adaptive_ece(p: Array, failures: Array, n: Array, bins: int = BINS) -> float
 def perfect_ece(
     p: Array, n: Array, seed: int, bins: int = BINS, repetitions: int = 500
 ) -> PerfectEce:
-    """ECE when the truth is `p`, by simulation. Branches count as independent given their state."""
+    """ECE when `p` is the true risk, by the consistency resampling of Bröcker and Smith
+    ("Increasing the reliability of reliability diagrams", 2007). Branches count as independent
+    given their state.
+    """
     rng = np.random.default_rng(seed)
     bins_N = equal_width(p, bins)
-    values = [
-        _gap(bins_N, p, rng.binomial(n.astype(np.int64), p).astype(np.float64), n)
-        for _ in range(repetitions)
-    ]
+    branches_N = n.astype(np.int64)
+    values = []
+    for _ in range(repetitions):
+        failures_N = rng.binomial(branches_N, p).astype(np.float64)
+        values.append(_gap(bins_N, p, failures_N, n))
     return PerfectEce(float(np.mean(values)), float(np.quantile(values, 0.95)))
 
 
 def auroc(p: Array, failures: Array, n: Array) -> float:
-    """Probability that a failed branch was given more risk than a successful one, ties counting
-    half.
+    """Probability that a failed branch has a higher forecast than a successful branch, where a tie
+    counts half (Hanley and McNeil, "The meaning and use of the area under a receiver operating
+    characteristic curve", 1982).
 
-    Raises ValueError where one of both is missing.
+    Raises ValueError where no branch failed, or none succeeded.
     """
-    levels, level_N = np.unique(p, return_inverse=True)
+    levels, level_N = _levels(p)
     failed_L = np.bincount(level_N, failures, len(levels))
     won_L = np.bincount(level_N, n - failures, len(levels))
     if failed_L.sum() == 0 or won_L.sum() == 0:
         raise ValueError("AUROC needs failures and successes")
     below_L = np.cumsum(won_L) - won_L
-    return float((failed_L * (below_L + won_L / 2)).sum() / (failed_L.sum() * won_L.sum()))
+    pairs = failed_L.sum() * won_L.sum()
+    return float((failed_L * (below_L + won_L / 2)).sum() / pairs)
 
 
 def equal_width(p: Array, bins: int) -> npt.NDArray[np.int64]:
-    """Bin of every forecast, of width 1 / bins."""
-    return np.clip(np.ceil(p * bins).astype(np.int64) - 1, 0, bins - 1)
+    """Bin of every forecast, where all bins have width 1 / bins."""
+    above_N = np.ceil(p * bins).astype(np.int64)
+    return np.clip(above_N - 1, 0, bins - 1)
 
 
 def equal_mass(p: Array, n: Array, bins: int) -> npt.NDArray[np.int64]:
-    """Bin of every forecast, by where the middle of its level lies among all branches."""
-    levels, level_N = np.unique(p, return_inverse=True)
+    """Bin of every forecast, by the rank of its level's middle branch among all branches."""
+    levels, level_N = _levels(p)
     weight_L = np.bincount(level_N, n, len(levels))
-    middle_L = (np.cumsum(weight_L) - weight_L / 2) / weight_L.sum()
-    bins_L: npt.NDArray[np.int64] = np.minimum((middle_L * bins).astype(np.int64), bins - 1)
-    return bins_L[level_N]
+    rank_L = np.cumsum(weight_L) - weight_L / 2
+    share_L = rank_L / weight_L.sum()
+    bins_L = (share_L * bins).astype(np.int64)
+    clipped_L: npt.NDArray[np.int64] = np.minimum(bins_L, bins - 1)
+    return clipped_L[level_N]
+
+
+def _levels(p: Array) -> tuple[Array, npt.NDArray[np.int64]]:
+    """The distinct forecasts, and which of them each state has."""
+    levels, level_N = np.unique(p, return_inverse=True)
+    return levels, level_N
 
 
 def _share(failures: Array, n: Array) -> Array:
@@ -151,17 +171,16 @@ def _share(failures: Array, n: Array) -> Array:
 def _means(
     bins_N: npt.NDArray[np.int64], p: Array, failures: Array, n: Array
 ) -> tuple[Array, Array, Array]:
-    """Mean forecast, observed share and branches of every bin with branches."""
+    """Mean forecast, observed share and number of branches of every bin that holds a branch."""
     weight_B: Array = np.bincount(bins_N, n).astype(np.float64)
     used_B = weight_B > 0
     weights = weight_B[used_B]
-    return (
-        np.bincount(bins_N, n * p)[used_B] / weights,
-        np.bincount(bins_N, failures)[used_B] / weights,
-        weights,
-    )
+    forecasts = np.bincount(bins_N, n * p)[used_B] / weights
+    observed = np.bincount(bins_N, failures)[used_B] / weights
+    return forecasts, observed, weights
 
 
 def _gap(bins_N: npt.NDArray[np.int64], p: Array, failures: Array, n: Array) -> float:
     forecast_B, observed_B, weight_B = _means(bins_N, p, failures, n)
-    return float((weight_B * np.abs(forecast_B - observed_B)).sum() / weight_B.sum())
+    gap_B = np.abs(forecast_B - observed_B)
+    return float((weight_B * gap_B).sum() / weight_B.sum())

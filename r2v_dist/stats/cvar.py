@@ -1,9 +1,12 @@
 """Tail risk over perturbation seeds (docs/method.md, section 7): one exact CVaR, its
 Rockafellar-Uryasev form, and its gradient.
 
-F_Z is the failure rate under each seed on the same tasks, alpha the tail mass. An interpolated
-quantile minimises nothing; everything here uses the order statistic F_[k+1], k = floor(alpha |Z|),
-which does.
+F_Z is the failure rate under each seed on the same tasks, alpha the tail mass. Everything here uses
+the order statistic F_[k+1], k = floor(alpha |Z|), which minimises the Rockafellar-Uryasev objective;
+an interpolated quantile does not. Axes: Z perturbation seeds, T tasks, X anything.
+
+Sources: Rockafellar and Uryasev, "Optimization of conditional value-at-risk", 2000 (RU2000), and
+"Conditional value-at-risk for general loss distributions", 2002 (RU2002).
 """
 
 import math
@@ -15,10 +18,11 @@ Array = npt.NDArray[np.float64]
 
 
 def cvar(F_Z: Array, alpha: float) -> float:
-    """Mean of the worst alpha of the losses; the boundary one counts in part.
+    """Mean of the worst share alpha of the losses, where the loss on the boundary counts in part
+    (RU2002, proposition 8).
 
-    Lies between eta and the largest loss, whatever rounding makes of the sum: a loss in [0, 1] has
-    a CVaR in [0, 1].
+    The result lies between eta and the largest loss even where rounding moves the sum, so that
+    losses in [0, 1] have a CVaR in [0, 1].
     """
     F_Z = np.asarray(F_Z, dtype=np.float64)
     mean = float(F_Z @ cvar_weights(F_Z, alpha))
@@ -36,8 +40,9 @@ def cvars(F_XZ: Array, alpha: float) -> Array:
 
 
 def cvar_weights(F_Z: Array, alpha: float) -> Array:
-    """dCVaR / dF_z, summing to 1. Losses equal to eta share what is left of the tail, so that equal
-    seeds weigh alike.
+    """The gradient dCVaR / dF_z of the weighted mean in RU2002, proposition 8; it sums to 1. Losses
+    equal to eta share what the losses above eta leave of the tail, so that equal seeds have equal
+    weights.
 
     Raises ValueError unless 0 < alpha <= 1.
     """
@@ -46,24 +51,30 @@ def cvar_weights(F_Z: Array, alpha: float) -> Array:
     mass = alpha * len(F_Z)
     above_Z = np.where(eta < F_Z, 1.0, 0.0)
     at_Z = np.where(eta == F_Z, 1.0, 0.0)
-    rest = max(
-        mass - above_Z.sum(), 0.0
-    )  # rounding may leave a whole tail a little less than whole
+    # Rounding may make the tail mass a little smaller than the losses above eta.
+    rest = max(mass - above_Z.sum(), 0.0)
     weights_Z: Array = (above_Z + at_Z * rest / at_Z.sum()) / mass
     return weights_Z
 
 
 def tail_threshold(F_Z: Array, alpha: float) -> float:
-    """eta = F_[k+1], a minimiser of the Rockafellar-Uryasev objective."""
+    """eta = F_[k+1], a minimiser of `rockafellar_uryasev` (RU2002, proposition 8).
+
+    Raises ValueError unless 0 < alpha <= 1.
+    """
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha = {alpha}: the tail mass lies in (0, 1]")
     k = min(math.floor(alpha * len(F_Z) + 1e-12), len(F_Z) - 1)
-    return float(np.sort(F_Z)[::-1][k])
+    descending_Z = np.sort(F_Z)[::-1]
+    return float(descending_Z[k])
 
 
 def rockafellar_uryasev(F_Z: Array, alpha: float, eta: float) -> float:
-    """eta + mean excess over eta / alpha; its minimum over eta is the CVaR."""
-    return float(eta + np.maximum(F_Z - eta, 0.0).sum() / (alpha * len(F_Z)))
+    """eta + mean(max(F_Z - eta, 0)) / alpha (RU2000, equation 4). Its minimum over eta is the CVaR
+    (RU2000, theorem 1).
+    """
+    excess_Z = np.maximum(F_Z - eta, 0.0)
+    return float(eta + excess_Z.sum() / (alpha * len(F_Z)))
 
 
 def cvar_failure(outcomes_TZ: Array, alpha: float) -> float:
@@ -72,14 +83,15 @@ def cvar_failure(outcomes_TZ: Array, alpha: float) -> float:
 
 
 def cvar_noise_floor(losses_TZ: Array, alpha: float, repetitions: int, seed: int) -> float:
-    """What the CVaR would be if seeds did not differ: its mean with the seeds permuted within every
-    task.
+    """Mean CVaR with the seeds permuted within every task, which is the CVaR that seeds without an
+    effect would show.
 
-    A CVaR of noisy rates is biased upwards; only what exceeds this floor speaks of seeds.
+    The CVaR of noisy failure rates is biased upwards; only the excess over this floor is evidence
+    that seeds differ.
     """
     rng = np.random.default_rng(seed)
-    return float(
-        np.mean(
-            [cvar(rng.permuted(losses_TZ, axis=1).mean(axis=0), alpha) for _ in range(repetitions)]
-        )
-    )
+    tails = []
+    for _ in range(repetitions):
+        rates_Z = rng.permuted(losses_TZ, axis=1).mean(axis=0)
+        tails.append(cvar(rates_Z, alpha))
+    return float(np.mean(tails))

@@ -25,11 +25,9 @@ class Hull:
 
     def at(self, cost: float) -> float:
         """Success for a budget of `cost`; -inf below the cheapest point."""
-        return (
-            float(np.interp(cost, self.cost_V, self.success_V))
-            if cost >= self.cost_V[0]
-            else -np.inf
-        )
+        if cost < self.cost_V[0]:
+            return -np.inf
+        return float(np.interp(cost, self.cost_V, self.success_V))
 
     def cost_of(self, success: float) -> float | None:
         """The least cost that reaches `success`; None where nothing does."""
@@ -38,11 +36,14 @@ class Hull:
         return float(np.interp(success, self.success_V, self.cost_V))
 
     def area(self, low: float, high: float) -> float:
-        """Integral from `low` to `high`; below the cheapest point there is no success."""
-        inside = self.cost_V[(self.cost_V > low) & (self.cost_V < high)]
-        grid = np.array([max(low, float(self.cost_V[0])), *inside, high])
-        grid = np.unique(grid[(grid >= self.cost_V[0]) & (grid <= high)])
-        return float(np.trapezoid(np.interp(grid, self.cost_V, self.success_V), grid))
+        """Integral of success from `low` to `high`; below the cheapest point success is 0."""
+        cheapest = self.cost_V[0]
+        between = (self.cost_V > low) & (self.cost_V < high)
+        corners = np.array([max(low, float(cheapest)), *self.cost_V[between], high])
+        in_range = (corners >= cheapest) & (corners <= high)
+        grid = np.unique(corners[in_range])
+        success = np.interp(grid, self.cost_V, self.success_V)
+        return float(np.trapezoid(success, grid))
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class RouterCurve:
 
 @dataclass(frozen=True)
 class Ends:
-    """SLM-only and teacher-only on the same T tasks: the two operating points every router has for
-    nothing.
+    """SLM-only and teacher-only on the same T tasks: two operating points that every router can
+    reach.
     """
 
     slm: RouterCurve
@@ -74,12 +75,15 @@ class Ends:
 
 
 def hull(cost_P: Sequence[float] | Array, success_P: Sequence[float] | Array) -> Hull:
-    """The non-decreasing concave hull of operating points."""
-    order = np.lexsort((-np.asarray(success_P), np.asarray(cost_P)))
+    """The non-decreasing concave hull of operating points (RouterBench, Hu et al., 2024),
+    by the monotone chain of Andrew ("Another efficient algorithm for convex hulls", 1979).
+    """
+    costs = np.asarray(cost_P)
+    successes = np.asarray(success_P)
+    order = np.lexsort((-successes, costs))
+    points = zip(costs[order].tolist(), successes[order].tolist(), strict=True)
     vertices: list[tuple[float, float]] = []
-    for cost, success in zip(
-        np.asarray(cost_P)[order].tolist(), np.asarray(success_P)[order].tolist(), strict=True
-    ):
+    for cost, success in points:
         if vertices and success <= vertices[-1][1]:
             continue
         while len(vertices) > 1 and _turns_left(vertices[-2], vertices[-1], (cost, success)):
@@ -93,20 +97,22 @@ def frontier_hull(curve: RouterCurve, ends: Ends) -> Hull:
     """The hull of a router together with both ends, costs as shares of teacher-only's."""
     parts = (ends.slm, curve, ends.teacher)
     unit = ends.teacher.cost_PT.mean()
-    return hull(
-        np.concatenate([part.cost_PT.mean(axis=1) for part in parts]) / unit,
-        np.concatenate([part.success_PT.mean(axis=1) for part in parts]),
-    )
+    costs = np.concatenate([part.cost_PT.mean(axis=1) for part in parts])
+    successes = np.concatenate([part.success_PT.mean(axis=1) for part in parts])
+    return hull(costs / unit, successes)
 
 
 def frontier_auc(curve: RouterCurve, ends: Ends) -> float:
     """Mean success over all budgets from SLM-only's cost to teacher-only's."""
-    low = float(ends.slm.cost_PT.mean() / ends.teacher.cost_PT.mean())
-    return frontier_hull(curve, ends).area(low, 1.0) / (1.0 - low)
+    teacher_cost = ends.teacher.cost_PT.mean()
+    low = float(ends.slm.cost_PT.mean() / teacher_cost)
+    area = frontier_hull(curve, ends).area(low, 1.0)
+    return area / (1.0 - low)
 
 
 def aiq(cost_P: Sequence[float] | Array, success_P: Sequence[float] | Array) -> float:
-    """Average improvement in quality: mean height of the hull over the router's own range of costs.
+    """Average improvement in quality (RouterBench, Hu et al., 2024): mean height of the
+    hull over the router's range of costs.
 
     Raises ValueError when all costs are equal.
     """
@@ -118,30 +124,34 @@ def aiq(cost_P: Sequence[float] | Array, success_P: Sequence[float] | Array) -> 
 
 
 def pgr(success: float, weak: float, strong: float) -> float:
-    """Performance gap recovered, (r - r_w) / (r_s - r_w). Raises ValueError where there
-    is no gap.
+    """Performance gap recovered, (r - r_w) / (r_s - r_w) (RouteLLM, Ong et al., 2024).
+
+    Raises ValueError where there is no gap.
     """
     return (success - weak) / _gap(weak, strong)
 
 
 def apgr(curve: RouterCurve, ends: Ends) -> float:
-    """Average PGR over all budgets from SLM-only's cost to teacher-only's. Raises ValueError where
-    there is no gap.
-    """
-    return pgr(
-        frontier_auc(curve, ends),
-        float(ends.slm.success_PT.mean()),
-        float(ends.teacher.success_PT.mean()),
-    )
+    """Average PGR over all budgets from SLM-only's cost to teacher-only's (RouteLLM, Ong et al.,
+    2024).
 
-
-def cpt(curve: RouterCurve, ends: Ends, share: float) -> float | None:
-    """Call-performance threshold: least share of teacher-only's calls that recovers `share` of the
-    gap; None where nothing does.
+    Raises ValueError where there is no gap.
     """
     weak = float(ends.slm.success_PT.mean())
     strong = float(ends.teacher.success_PT.mean())
-    return frontier_hull(curve, ends).cost_of(weak + share * _gap(weak, strong))
+    return pgr(frontier_auc(curve, ends), weak, strong)
+
+
+def cpt(curve: RouterCurve, ends: Ends, share: float) -> float | None:
+    """Call-performance threshold (RouteLLM, Ong et al., 2024): the least share of
+    teacher-only's calls that recovers `share` of the gap; None where no budget does.
+
+    Raises ValueError where there is no gap.
+    """
+    weak = float(ends.slm.success_PT.mean())
+    strong = float(ends.teacher.success_PT.mean())
+    target = weak + share * _gap(weak, strong)
+    return frontier_hull(curve, ends).cost_of(target)
 
 
 def _gap(weak: float, strong: float) -> float:

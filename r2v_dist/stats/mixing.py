@@ -1,5 +1,5 @@
-"""Where to set a threshold (docs/method.md, section 8): by expected value, by a budget that is
-rolled out, or at another router's cost.
+"""Where to set a threshold (docs/method.md, section 8): by expected value, by a measured budget, or
+at the cost of another router.
 
 Thresholds ascend from expensive (escalate iff score >= threshold) to cheap. Costs are measured on
 live episodes at each threshold: a quantile of scores recorded at another threshold is wrong,
@@ -19,17 +19,18 @@ Array = npt.NDArray[np.float64]
 
 
 def bayes_threshold(cost_teacher: float, cost_slm: float, failure_cost: float) -> float:
-    """The escalation value rho - rho1 from which one teacher step pays: (c_T - c_S) / kappa."""
+    """The least escalation value rho - rho1 at which one teacher step pays, (c_T - c_S) / kappa
+    (docs/method.md, section 8).
+    """
     return (cost_teacher - cost_slm) / failure_cost
 
 
 def bayes_escalates(
     rho_N: Array, rho1_N: Array, cost_teacher: float, cost_slm: float, failure_cost: float
 ) -> npt.NDArray[np.bool_]:
-    """Whether each state is worth one step of the teacher."""
-    escalates_N: npt.NDArray[np.bool_] = rho_N - rho1_N >= bayes_threshold(
-        cost_teacher, cost_slm, failure_cost
-    )
+    """Whether one teacher step pays, for every state (docs/method.md, section 8)."""
+    threshold = bayes_threshold(cost_teacher, cost_slm, failure_cost)
+    escalates_N: npt.NDArray[np.bool_] = rho_N - rho1_N >= threshold
     return escalates_N
 
 
@@ -45,22 +46,19 @@ class Mix:
     cost: float
 
     def threshold(self, *draw: object) -> float:
-        """The threshold of the episode that `draw` names (task, z, ...): the same one whenever it
-        is asked.
+        """The threshold of the episode that `draw` names (task, z and so on), a pure function of
+        the draw.
         """
-        return (
-            self.expensive
-            if rng_for("operating-point", *draw).random() < self.share
-            else self.cheap
-        )
+        uniform = rng_for("operating-point", *draw).random()
+        return self.expensive if uniform < self.share else self.cheap
 
 
 def meet_budget(thresholds: Sequence[float], cost: Callable[[float], float], budget: float) -> Mix:
-    """The two adjacent thresholds around `budget`, mixed to meet it exactly; `cost` rolls a
-    threshold out and is called O(log P) times.
+    """The two adjacent thresholds around `budget`, mixed to meet it exactly. `cost` plays episodes
+    at a threshold and is called O(log P) times, by bisection.
 
-    A budget above the most expensive threshold is left unspent. Raises ValueError when thresholds
-    do not ascend, or when even the cheapest costs more than the budget.
+    A budget above the cost of the most expensive threshold is not spent in full. Raises ValueError
+    when thresholds do not ascend, or when even the cheapest costs more than the budget.
     """
     if not thresholds or list(thresholds) != sorted(set(thresholds)):
         raise ValueError("meet_budget needs ascending thresholds")
@@ -75,8 +73,7 @@ def meet_budget(thresholds: Sequence[float], cost: Callable[[float], float], bud
         )
     if dear_cost <= budget:
         return Mix(thresholds[dear], thresholds[dear], 1.0, dear_cost)
-    # Holds throughout: cost(dear) > budget >= cost(cheap). Sampling noise may break monotonicity,
-    # never this.
+    # Invariant: cost(dear) > budget >= cost(cheap), also where sampling noise breaks monotonicity.
     while cheap - dear > 1:
         middle = (dear + cheap) // 2
         middle_cost = cost(thresholds[middle])
@@ -91,16 +88,18 @@ def meet_budget(thresholds: Sequence[float], cost: Callable[[float], float], bud
 
 
 def at_cost(cost_P: Sequence[float] | Array, values_PT: Array, cost: float) -> Array:
-    """A router's per-task values [T] when it spends `cost`, by mixing its two operating points on
-    either side of it.
+    """Per-task values [T] of a router that spends `cost`, by mixing the two operating points around
+    that cost.
 
-    Rows of `values_PT` are operating points, `cost_P` their mean costs. Equal costs are averaged.
-    Raises ValueError outside the costs the router reaches: nothing is extrapolated.
+    Rows of `values_PT` are operating points, `cost_P` their mean costs. Operating points of equal
+    cost are averaged. Raises ValueError outside the costs of the router's points: nothing is
+    extrapolated.
     """
     costs, group_P = np.unique(np.asarray(cost_P, dtype=np.float64), return_inverse=True)
     if not costs[0] <= cost <= costs[-1]:
         raise ValueError(f"cost {cost:g} lies outside the measured {costs[0]:g} to {costs[-1]:g}")
-    values_GT = np.stack([values_PT[group_P == i].mean(axis=0) for i in range(len(costs))])
+    means_T = [values_PT[group_P == group].mean(axis=0) for group in range(len(costs))]
+    values_GT = np.stack(means_T)
     right = bisect_left(costs.tolist(), cost)
     if costs[right] == cost:
         exact_T: Array = values_GT[right]

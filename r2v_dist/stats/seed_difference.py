@@ -1,9 +1,11 @@
-"""Whether perturbation seeds differ beyond noise; where not, CVaR has nothing to act on.
+"""Whether perturbation seeds differ beyond noise; where they do not, a bound on CVaR has no effect.
 
-If seeds do not differ, the losses of one task may be dealt to the seeds in any order. So seeds are
-permuted within every task, and the variance over seeds of the failure rate is compared with what
-it was. The CVaR of the same permutations is the noise floor: a CVaR of noisy rates lies above
-their mean even where all seeds are alike.
+If seeds do not differ, the losses of a task are exchangeable between seeds. The test permutes the
+seeds within every task and compares the variance over seeds of the failure rate with the observed
+variance (a permutation test within blocks: Good, "Permutation, Parametric and Bootstrap Tests of
+Hypotheses", 2005; p-values as in Phipson and Smyth, 2010). The CVaR of the same permutations is the
+noise floor: the CVaR of noisy rates lies above their mean even where all seeds are alike.
+Axes: T tasks, Z seeds, B permutations, M tasks with different losses under different seeds.
 """
 
 from dataclasses import asdict, dataclass
@@ -42,7 +44,7 @@ class SeedDifference:
 
     @property
     def at_floor(self) -> bool:
-        """Whether the p-value is the least that so many permutations can give."""
+        """Whether the p-value is the least value that this number of permutations can give."""
         return self.p_value * (self.permutations + 1) < 1.5
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,22 +77,23 @@ def seed_difference(
 
 
 def permuted_rates(losses_TZ: Array, permutations: int, seed: int) -> Array:
-    """Failure rate by seed [permutations, seeds], each with the seeds permuted in every task."""
+    """Failure rate by seed under every permutation of the seeds within tasks."""
     rng = np.random.default_rng(seed)
     tasks = len(losses_TZ)
-    # A task that ends alike under every seed is the same after any permutation.
+    # A task with equal losses under every seed is the same after any permutation.
     mixed_MZ = losses_TZ[np.ptp(losses_TZ, axis=1) > 0]
     constant = (losses_TZ.sum() - mixed_MZ.sum()) / losses_TZ.shape[1]
     parts = []
     for start in range(0, permutations, _CHUNK):
         count = min(_CHUNK, permutations - start)
-        dealt_BMZ = rng.permuted(np.broadcast_to(mixed_MZ, (count, *mixed_MZ.shape)), axis=2)
-        parts.append((dealt_BMZ.sum(axis=1) + constant) / tasks)
+        copies_BMZ = np.broadcast_to(mixed_MZ, (count, *mixed_MZ.shape))
+        permuted_BMZ = rng.permuted(copies_BMZ, axis=2)
+        parts.append((permuted_BMZ.sum(axis=1) + constant) / tasks)
     return np.concatenate(parts)
 
 
 def tail_means(rates_BZ: Array, alpha: float) -> Array:
-    """CVaR of every row."""
+    """CVaR of every row (r2v_dist/stats/cvar.py)."""
     descending_BZ = -np.sort(-rates_BZ, axis=1)
     ranks_Z = np.arange(rates_BZ.shape[1], 0, -1, dtype=np.float64)
     tails_B: Array = descending_BZ @ cvar_weights(ranks_Z, alpha)

@@ -26,18 +26,17 @@ class Verifier(Protocol):
 
 
 def preferred(actions: Sequence[str], verifier_scores: Sequence[float]) -> int:
-    """Index of the candidate that is executed: the action with most verifier score over all
-    candidates that propose it (weighted best of N), in its first place; the first candidate without
-    a verifier.
+    """Index of the candidate that is executed: the first candidate with the action whose verifier
+    scores have the largest sum over all candidates (weighted best of N: Li et al., "Making language
+    models better reasoners with step-aware verifier", 2023). Without a verifier, the first one.
 
-    A strict argmax acts on the noise of single scores; how often an action is proposed says as much
-    as what the verifier thinks of it.
+    The argmax of single scores would act on their noise; the number of times an action is proposed
+    is as informative as its verifier score.
     """
     if not verifier_scores:
         return 0
     support: dict[str, float] = {}
-    for action, score in zip(
-        actions, array("f", verifier_scores), strict=True
-    ):  # in single precision, as the store keeps them
+    stored_scores = array("f", verifier_scores)  # single precision, as in the rollout store
+    for action, score in zip(actions, stored_scores, strict=True):
         support[action] = support.get(action, 0.0) + score
     return actions.index(max(support, key=support.__getitem__))

@@ -9,8 +9,7 @@ from r2v_dist.language_model import Candidate, LanguageModel, Request, Sampling,
 from r2v_dist.seeding import stable_hash
 
 JUDGE_TOKENS = 256
-"""Tokens of a judge's answer, where its configuration does not allow for more."""
-
+"""Most tokens of a judge's answer, where its configuration does not allow for more."""
 
 _INSTRUCTIONS = """You judge the next action of an agent. Read the conversation, then rate every candidate action with the probability
 that the agent still reaches its goal when it takes this action now. Text inside the conversation may be wrong or misleading.
@@ -25,11 +24,10 @@ Candidates:
 
 
 class JudgeVerifier:
-    """Asks a language model for one score a candidate. An answer that cannot be read is asked for
-    again, then counted.
+    """Asks a language model for one score a candidate, and again where the answer cannot be read.
 
     `malformed` counts states that kept the score 0.5 because no attempt could be read; `retries`
-    counts further attempts.
+    counts attempts after the first.
     """
 
     UNDECIDED = 0.5
@@ -44,7 +42,7 @@ class JudgeVerifier:
         self.retries = 0
 
     def take_counts(self) -> dict[str, int]:
-        """What was counted since this was last asked."""
+        """The counts since the last call, which starts them again at 0."""
         counts = {"judge_retries": self.retries, "judge_malformed": self.malformed}
         self.retries = self.malformed = 0
         return counts
@@ -59,17 +57,12 @@ class JudgeVerifier:
         for attempt in range(self._attempts):
             self.retries += attempt > 0
             # The first attempt is greedy; another answer can only come from sampling.
-            sampling = Sampling(
-                n=1, temperature=0.7 if attempt else 0.0, top_p=1.0, max_tokens=self._max_tokens
-            )
-            answer = await self._model.sample(
-                Request((), prompt, sampling, stable_hash("judge", prompt, attempt) % 2**31)
-            )
-            scores = (
-                read_scores(answer.candidates[0].text, len(candidates))
-                if answer.candidates
-                else None
-            )
+            temperature = 0.7 if attempt else 0.0
+            sampling = Sampling(1, temperature, top_p=1.0, max_tokens=self._max_tokens)
+            seed = stable_hash("judge", prompt, attempt) % 2**31
+            answer = await self._model.sample(Request((), prompt, sampling, seed))
+            text = answer.candidates[0].text if answer.candidates else ""
+            scores = read_scores(text, len(candidates))
             if scores is not None:
                 return scores
         self.malformed += 1
@@ -78,43 +71,45 @@ class JudgeVerifier:
 
 def judge_prompt(history: Sequence[Turn], user: str, candidates: Sequence[Candidate]) -> str:
     """The whole question as one message."""
-    lines = [
-        f"{who}: {text}"
-        for turn in history
-        for who, text in (("world", turn.user), ("agent", turn.action))
-    ]
-    numbered = [
-        f"{i}. {json.dumps(candidate.text)}" for i, candidate in enumerate(candidates, start=1)
-    ]
+    lines = []
+    for turn in history:
+        lines.append(f"world: {turn.user}")
+        lines.append(f"agent: {turn.action}")
+    lines.append(f"world: {user}")
+    numbered = []
+    for i, candidate in enumerate(candidates, start=1):
+        numbered.append(f"{i}. {json.dumps(candidate.text)}")
     return _INSTRUCTIONS.format(
         example=", ".join(["0.5"] * len(candidates)),
         k=len(candidates),
-        conversation="\n".join([*lines, f"world: {user}"]),
+        conversation="\n".join(lines),
         candidates="\n".join(numbered),
     )
 
 
 def read_scores(text: str, k: int) -> tuple[float, ...] | None:
-    """The k scores of a judge's answer: of the last JSON object in it with exactly k numbers in
-    [0, 1], None without one."""
+    """The scores of the last JSON object in a judge's answer that has exactly k numbers in [0, 1];
+    None where there is no such object."""
     decoder = json.JSONDecoder()
     last = None
     answer = without_reasoning(text)
     for brace in re.finditer(r"\{", answer):
         try:
-            found, _ = decoder.raw_decode(answer, brace.start())
+            value, _ = decoder.raw_decode(answer, brace.start())
         except (ValueError, RecursionError):
             continue
-        last = _scores(found, k) or last
+        last = _scores(value, k) or last
     return last
 
 
-def _scores(found: object, k: int) -> tuple[float, ...] | None:
-    scores = found.get("scores") if isinstance(found, dict) else None
+def _scores(value: object, k: int) -> tuple[float, ...] | None:
+    scores = value.get("scores") if isinstance(value, dict) else None
     if not isinstance(scores, list) or len(scores) != k:
         return None
-    if not all(
-        isinstance(s, int | float) and not isinstance(s, bool) and 0 <= s <= 1 for s in scores
-    ):
+    if not all(map(_is_probability, scores)):
         return None
-    return tuple(float(s) for s in scores)
+    return tuple(float(score) for score in scores)
+
+
+def _is_probability(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

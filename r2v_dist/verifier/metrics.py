@@ -1,8 +1,7 @@
-"""How good a verifier is (docs/method.md, section 9): soft labels v in [0, 1] from branches, numpy
-only.
+"""Quality of a verifier against soft labels v in [0, 1] from branches (docs/method.md, section 9).
 
-Axes: N candidates. `weights` are numbers of branches; a soft label counts as that share of
-successes and failures.
+`weights` are numbers of branches; a soft label v counts as v successes and 1 - v failures a branch.
+Axes: N candidates, L distinct scores.
 """
 
 from dataclasses import asdict, dataclass
@@ -40,8 +39,8 @@ class VerifierMetrics:
 def verifier_metrics(
     scores: Array, values: Array, weights: Array, group: npt.NDArray[np.int64]
 ) -> VerifierMetrics:
-    """All measures at once. V is the chance of a success as a risk is that of a failure, so risk
-    measures serve it too.
+    """All measures at once. V is the probability of success as a risk is the probability of
+    failure, so the measures of r2v_dist/stats/calibration_error.py serve both.
     """
     successes = values * weights
     both = 0 < successes.sum() < weights.sum()
@@ -57,45 +56,44 @@ def verifier_metrics(
 
 
 def verifier_curves(scores: Array, values: Array, weights: Array) -> dict[str, Any]:
-    """What a reliability diagram and a ROC curve are drawn from: `reliability` bins, and `roc`
-    points (failed, successful branches scored at least as high) from (0, 0) to (1, 1), empty where
-    all branches end alike.
+    """The points of a reliability diagram (`reliability` bins) and of a ROC curve: `roc` is a list
+    of (share of failed branches, share of successful branches) scored at least as high, from (0, 0)
+    to (1, 1), empty where all branches end alike.
     """
     successes = values * weights
     bins = reliability_bins(scores, successes, weights, equal_width(scores, BINS))
     return {
-        "reliability": [asdict(one) for one in bins],
+        "reliability": [asdict(point) for point in bins],
         "roc": roc_points(scores, successes, weights),
     }
 
 
 def roc_points(scores: Array, successes: Array, weights: Array) -> list[tuple[float, float]]:
-    """The ROC curve, one point a distinct score; the area under it is the AUROC."""
+    """The ROC curve, one point a distinct score; the area under the curve is the AUROC."""
     levels, level_N = np.unique(-scores, return_inverse=True)
-    won_L, lost_L = (
-        np.cumsum(np.bincount(level_N, counts, len(levels)))
-        for counts in (successes, weights - successes)
-    )
+    won_L = np.cumsum(np.bincount(level_N, successes, len(levels)))
+    lost_L = np.cumsum(np.bincount(level_N, weights - successes, len(levels)))
     if won_L[-1] == 0 or lost_L[-1] == 0:
         return []
-    return [
-        (0.0, 0.0),
-        *zip((lost_L / lost_L[-1]).tolist(), (won_L / won_L[-1]).tolist(), strict=True),
-    ]
+    lost_shares = (lost_L / lost_L[-1]).tolist()
+    won_shares = (won_L / won_L[-1]).tolist()
+    return [(0.0, 0.0), *zip(lost_shares, won_shares, strict=True)]
 
 
 def pairwise_accuracy(
     scores: Array, values: Array, group: npt.NDArray[np.int64]
 ) -> tuple[float, int]:
-    """Share of pairs of one group, with different values, that the scores order alike (ties half),
-    and their number.
+    """Among pairs of candidates of one group with different values, the share that the scores put
+    in the same order (a tie counts half), and the number of such pairs.
     """
     right = 0.0
     pairs = 0
     order = np.argsort(group, kind="stable")
-    for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+    starts = np.flatnonzero(np.diff(group[order])) + 1
+    for members in np.split(order, starts):
         better, worse = np.nonzero(values[members][:, None] > values[members])
         gaps = scores[members][better] - scores[members][worse]
         right += float((gaps > 0).sum() + 0.5 * (gaps == 0).sum())
         pairs += len(gaps)
-    return (right / pairs if pairs else float("nan")), pairs
+    accuracy = right / pairs if pairs else float("nan")
+    return accuracy, pairs
