@@ -1,12 +1,13 @@
-"""Counterfactual branch labels of the simulated world, drawn as docs/method.md, section 6 asks, all
+"""Counterfactual branch labels of the simulated world (docs/method.md, section 6), drawn for all
 (task, z) at once.
 
 Every state of an SLM-only episode (replica 0) gets S-, T1- and Tinf-branches with replicas 1..n
-under the world's own luck; the first action of an S-branch is the recorded one. Axes: N (task, z)
-pairs, R labelled states, B branches, T steps.
+under the same draws of the world; the first action of an S-branch is the recorded action. Axes: N
+(task, z) pairs, R labelled states, B branches, T steps, F features.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,40 +40,37 @@ class Simulator:
         self.task_N = task_N
         self.z_N = z_N
         self.luck: Luck = luck(world, task_N, z_N)
-        self._slip = {
-            (actor, jam): world.slip_VD(actor, jam)[
-                self.luck.symptom_N[:, None], self.luck.difficulty_NT
-            ]
-            for actor in ("slm", "teacher")
-            for jam in (False, True)
-        }
+        self._slip_NT: dict[tuple[str, bool], Array] = {}
+        for actor in ("slm", "teacher"):
+            for jammed in (False, True):
+                slip_VD = world.slip_VD(actor, jammed)
+                slip_NT = slip_VD[self.luck.symptom_N[:, None], self.luck.difficulty_NT]
+                self._slip_NT[actor, jammed] = slip_NT
 
     def begin(self, row_R: Ints, part_R: Ints, jammed_R: Bools, branches: int) -> _Lines:
         """Lines that start in given states."""
         shape = (len(row_R), branches)
-        row_RB, part_RB = (np.repeat(a[:, None], branches, axis=1) for a in (row_R, part_R))
-        jammed_RB = np.repeat(jammed_R[:, None], branches, axis=1)
         return _Lines(
-            row_RB, part_RB, jammed_RB, np.ones(shape, dtype=bool), np.zeros(shape, dtype=np.int64)
+            row=np.repeat(row_R[:, None], branches, axis=1),
+            part=np.repeat(part_R[:, None], branches, axis=1),
+            jammed=np.repeat(jammed_R[:, None], branches, axis=1),
+            live=np.ones(shape, dtype=bool),
+            teacher_steps=np.zeros(shape, dtype=np.int64),
         )
 
     def act(self, lines: _Lines, actor: str, t: int, moves_R: Bools, replica_B: Ints) -> None:
         """One action of `actor` at step t on the lines of the rows that move."""
-        draw_RB = worker_draws(
-            actor, self.task_N[lines.row], self.z_N[lines.row], replica_B[None], t
-        )
-        slip_RB = np.where(
-            lines.jammed,
-            self._slip[actor, True][lines.row, t],
-            self._slip[actor, False][lines.row, t],
-        )
+        task_RB = self.task_N[lines.row]
+        z_RB = self.z_N[lines.row]
+        draw_RB = worker_draws(actor, task_RB, z_RB, replica_B[None], t)
+        slip_jammed_RB = self._slip_NT[actor, True][lines.row, t]
+        slip_running_RB = self._slip_NT[actor, False][lines.row, t]
+        wrong_RB = draw_RB < np.where(lines.jammed, slip_jammed_RB, slip_running_RB)
         moving_RB = lines.live & moves_R[:, None]
-        wrong_RB = draw_RB < slip_RB
         lines.part += moving_RB & ~wrong_RB & ~lines.jammed
-        lines.live &= ~(
-            moving_RB
-            & ((wrong_RB & self.luck.fatal_NT[lines.row, t]) | (lines.part == self.world.parts))
-        )
+        lost_RB = wrong_RB & self.luck.fatal_NT[lines.row, t]
+        won_RB = lines.part == self.world.parts
+        lines.live &= ~(moving_RB & (lost_RB | won_RB))
         lines.jammed = np.where(moving_RB, wrong_RB, lines.jammed)
         lines.teacher_steps += moving_RB & (actor == "teacher")
 
@@ -84,84 +82,134 @@ class Simulator:
         """
         lines = self.begin(row_R, part_R, jammed_R, n)
         replica_B = np.arange(1, n + 1)
+        recorded_B = np.zeros(n, dtype=np.int64)
         for t in range(self.world.max_steps):
             first_R = t_R == t
             later_R = t_R < t
             if kind == "s":
-                self.act(lines, "slm", t, first_R, np.zeros(n, dtype=np.int64))
+                self.act(lines, "slm", t, first_R, recorded_B)
             else:
                 self.act(lines, "teacher", t, first_R, replica_B)
-            self.act(lines, "teacher" if kind == "tinf" else "slm", t, later_R, replica_B)
-        return (lines.part == self.world.parts).sum(axis=1), lines.teacher_steps.mean(axis=1)
+            later_actor = "teacher" if kind == "tinf" else "slm"
+            self.act(lines, later_actor, t, later_R, replica_B)
+        won_RB = lines.part == self.world.parts
+        return won_RB.sum(axis=1), lines.teacher_steps.mean(axis=1)
+
+
+@dataclass(frozen=True)
+class _Visits:
+    """The states that SLM-only episodes visit, by (task, z) pair and step; `won` is the outcome of
+    the episode.
+    """
+
+    row_R: Ints
+    t_R: Ints
+    part_R: Ints
+    jammed_R: Bools
+    won_R: Bools
+
+
+def _slm_only(simulator: Simulator) -> _Visits:
+    """Play every (task, z) pair by the SLM with replica 0."""
+    world = simulator.world
+    count = len(simulator.task_N)
+    lines = simulator.begin(
+        np.arange(count), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool), 1
+    )
+    row = []
+    step = []
+    part = []
+    jammed = []
+    everyone = np.ones(count, dtype=bool)
+    for t in range(world.max_steps):
+        live = np.flatnonzero(lines.live[:, 0])
+        row.append(live)
+        step.append(np.full(len(live), t))
+        part.append(lines.part[live, 0])
+        jammed.append(lines.jammed[live, 0])
+        simulator.act(lines, "slm", t, everyone, np.zeros(1, dtype=np.int64))
+    row_R = np.concatenate(row)
+    t_R = np.concatenate(step)
+    order = np.lexsort((t_R, row_R))
+    return _Visits(
+        row_R=row_R[order],
+        t_R=t_R[order],
+        part_R=np.concatenate(part)[order],
+        jammed_R=np.concatenate(jammed)[order],
+        won_R=lines.part[row_R[order], 0] == world.parts,
+    )
 
 
 def draw_labels(world: World, split: str, tasks: range, zs: range, n: int) -> LabelTable:
-    """Labels of every state that the SLM alone visits on each task under each seed, n branches of
-    each kind.
+    """Labels of every state that SLM-only episodes visit on each task under each seed, with n
+    branches of each kind.
     """
-    task_N, z_N = (a.ravel() for a in np.meshgrid(np.array(tasks), np.array(zs), indexing="ij"))
+    task_NZ, z_NZ = np.meshgrid(np.array(tasks), np.array(zs), indexing="ij")
+    task_N = task_NZ.ravel()
+    z_N = z_NZ.ravel()
     simulator = Simulator(world, task_N, z_N)
-    lines = simulator.begin(
-        np.arange(len(task_N)),
-        np.zeros(len(task_N), dtype=np.int64),
-        np.zeros(len(task_N), dtype=bool),
-        1,
-    )
-    visited: list[tuple[Ints, Ints, Ints, Bools]] = []
-    everyone = np.ones(len(task_N), dtype=bool)
-    for t in range(world.max_steps):
-        live = np.flatnonzero(lines.live[:, 0])
-        visited.append((live, np.full(len(live), t), lines.part[live, 0], lines.jammed[live, 0]))
-        simulator.act(lines, "slm", t, everyone, np.zeros(1, dtype=np.int64))
-    row_R, t_R, part_R, jammed_R = (
-        np.concatenate(columns) for columns in zip(*visited, strict=True)
-    )
-    order = np.lexsort((t_R, row_R))
-    row_R = row_R[order]
-    t_R = t_R[order]
-    part_R = part_R[order]
-    jammed_R = jammed_R[order]
-    found = {
-        kind: simulator.branches(kind, row_R, t_R, part_R, jammed_R, n)
-        for kind in ("s", "t1", "tinf")
-    }
-    cells = (
-        t_R,
-        part_R,
-        jammed_R,
-        simulator.luck.cue_NT[row_R, t_R],
-        simulator.luck.symptom_N[row_R],
-    )
+    visits = _slm_only(simulator)
+    row_R = visits.row_R
+    t_R = visits.t_R
     names_R = [f"line-{task}" for task in task_N[row_R].tolist()]
+    z_R = z_N[row_R]
+    count = len(row_R)
     columns = {
         "task": names_R,
-        "split": [split] * len(row_R),
-        "z": z_N[row_R],
+        "split": [split] * count,
+        "z": z_R,
         "prefix": row_R * world.max_steps + t_R,
         "t": t_R,
-        "source": ["slm_only"] * len(row_R),
-        "features": cell_features(world, *cells),
-        **{
-            f"{letter}_{kind}": np.full(len(row_R), n) if letter == "n" else found[kind][0]
-            for kind in found
-            for letter in "ns"
-        },
-        "m_tinf": found["tinf"][1],
-        "differs": [None] * len(row_R),
-        **{name: np.zeros(len(row_R), dtype=np.int64) for name in ("n_r", "s_rs", "s_rt")},
-        **{name: np.full(len(row_R), np.nan) for name in ("m_rs", "m_rt")},
-        "own_success": (lines.part[row_R, 0] == world.parts),
-        "episode": [f"{name}/{z}" for name, z in zip(names_R, z_N[row_R].tolist(), strict=True)],
-        "weight": np.ones(len(row_R)),
+        "source": ["slm_only"] * count,
+        "features": cell_features(
+            world,
+            t_R,
+            visits.part_R,
+            visits.jammed_R,
+            simulator.luck.cue_NT[row_R, t_R],
+            simulator.luck.symptom_N[row_R],
+        ),
+        "own_success": visits.won_R,
+        "episode": [f"{name}/{z}" for name, z in zip(names_R, z_R.tolist(), strict=True)],
+        "weight": np.ones(count),
+        **_branch_columns(simulator, visits, n),
+        **_no_pairs(count),
     }
     return LabelTable.of_columns(columns)
+
+
+def _branch_columns(simulator: Simulator, visits: _Visits, n: int) -> dict[str, Ints | Array]:
+    columns: dict[str, Ints | Array] = {}
+    for kind in ("s", "t1", "tinf"):
+        successes_R, teacher_steps_R = simulator.branches(
+            kind, visits.row_R, visits.t_R, visits.part_R, visits.jammed_R, n
+        )
+        columns[f"n_{kind}"] = np.full(len(visits.row_R), n)
+        columns[f"s_{kind}"] = successes_R
+        if kind == "tinf":
+            columns["m_tinf"] = teacher_steps_R
+    return columns
+
+
+def _no_pairs(count: int) -> dict[str, Any]:
+    """Columns of labels that the simulated world does not draw."""
+    none = np.zeros(count, dtype=np.int64)
+    unknown = np.full(count, np.nan)
+    return {
+        "differs": [None] * count,
+        "n_r": none,
+        "s_rs": none,
+        "s_rt": none,
+        "m_rs": unknown,
+        "m_rt": unknown,
+    }
 
 
 def cell_features(
     world: World, t: Ints, part: Ints, jammed: Bools | Ints, cue: Ints, symptom: Ints
 ) -> Array:
-    """What is known in a cell, [R, F]: the cue as entropy, the symptom as disagreement, the part as
-    the verifier's progress.
+    """Features [R, F] of cells: the cue stands for entropy, the symptom for disagreement, the part
+    for the verifier's score.
     """
     named = {
         "first_token_entropy": cue / (world.cues - 1),
@@ -181,20 +229,20 @@ def cell_features(
 def all_cells(world: World) -> Array:
     """Features [T * I * J * E * V, F] of every cell, in the order of envs/simulated/exact.py."""
     shape = (world.max_steps, world.parts, 2, world.cues, world.symptoms)
-    return cell_features(world, *(grid.ravel() for grid in np.indices(shape)))
+    t, part, jammed, cue, symptom = np.indices(shape).reshape(len(shape), -1)
+    return cell_features(world, t, part, jammed, cue, symptom)
 
 
 def cell_of(world: World, features_NF: Array) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """The inverse of `cell_features`: step, part, jam, cue, symptom."""
 
     def column(name: str, scale: float) -> Ints:
-        return np.rint(features_NF[:, FEATURE_NAMES.index(name)] * scale).astype(np.int64)
+        feature_N = features_NF[:, FEATURE_NAMES.index(name)]
+        return np.rint(feature_N * scale).astype(np.int64)
 
+    t = column("t", 1)
+    part = column("verifier_best", world.parts)
+    jammed = column("error_observed", 1)
+    cue = column("first_token_entropy", world.cues - 1)
     symptom = world.symptoms - column("first_token_agreement", world.symptoms)
-    return (
-        column("t", 1),
-        column("verifier_best", world.parts),
-        column("error_observed", 1),
-        column("first_token_entropy", world.cues - 1),
-        symptom,
-    )
+    return t, part, jammed, cue, symptom

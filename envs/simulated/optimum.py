@@ -1,10 +1,11 @@
-"""The best router of the simulated world: least cost with CVaR of failure over seeds at most
-epsilon, exactly.
+"""The best router of the simulated world, exactly: least cost with CVaR of failure over seeds at
+most epsilon.
 
-Symptoms do not change within an episode and are seen, so the problem falls apart into one trade-off
-curve (cost against failure) a symptom, each the lower convex hull of deterministic routers found by
-dynamic programming, joined by the CVaR constraint in Rockafellar and Uryasev's form: for a fixed
-eta a linear program that a greedy rule solves, and convex in eta.
+The symptom is constant within an episode and observed, so the problem separates into one trade-off
+curve of cost against failure for every symptom. Each curve is the lower convex hull of the
+deterministic routers that dynamic programming finds. The CVaR constraint joins the curves
+(Rockafellar and Uryasev, 2000): for a fixed eta the problem is a linear program that a greedy rule
+solves, and its value is convex in eta. Axes: B prices, V symptoms, Z seeds.
 """
 
 import math
@@ -26,11 +27,12 @@ class Optimum:
 
 
 _BISECTIONS = 14
+_TERNARY_STEPS = 80
 
 
 class Frontier:
-    """All trade-offs of one world. `latched=False` may hand back to the SLM after a
-    teacher's step.
+    """All trade-offs of one world. With `latched=False` the SLM may act again after a teacher
+    step.
     """
 
     def __init__(self, exact: Exact, latched: bool = True) -> None:
@@ -39,7 +41,7 @@ class Frontier:
         self.curves = self._hulls()
 
     def best(self, zs: range, alpha: float, epsilon: float) -> Optimum:
-        """The cheapest router, randomised ones included, with CVaR of failure over the seeds at
+        """The cheapest router, randomised routers included, with CVaR of failure over the seeds at
         most epsilon; alpha = 1 bounds the mean.
 
         Raises ValueError when even the safest router has a larger CVaR.
@@ -51,20 +53,23 @@ class Frontier:
             raise ValueError(f"no router has CVaR {epsilon}: the safest has {safest:.4f}")
         low = 0.0
         high = epsilon
-        for _ in range(80):  # ternary search: the least cost is convex in eta
+
+        def at(eta: float) -> Optimum:
+            return self._allocate(share_V, eta, alpha * (epsilon - eta))
+
+        for _ in range(_TERNARY_STEPS):  # the least cost is convex in eta
             third = (high - low) / 3
-            at_third, at_two_thirds = (
-                self._allocate(share_V, eta, alpha * (epsilon - eta)).cost
-                for eta in (low + third, high - third)
-            )
-            low, high = (low, high - third) if at_third <= at_two_thirds else (low + third, high)
-        return self._allocate(share_V, (low + high) / 2, alpha * (epsilon - (low + high) / 2))
+            if at(low + third).cost <= at(high - third).cost:
+                high = high - third
+            else:
+                low = low + third
+        return at((low + high) / 2)
 
     def mean_bound(self, zs: range, alpha: float, epsilon: float) -> float:
         """The bound on mean failure under which the cheapest router has CVaR epsilon.
 
-        It is what somebody would bound who cares for the tail and cannot bound it. At most epsilon,
-        as a mean is at most its CVaR.
+        It is the bound to choose where only the mean can be bounded and the CVaR matters. It is at
+        most epsilon, because a mean is at most its CVaR.
         """
         symptom_Z = [symptom(z) for z in zs]
 
@@ -78,7 +83,10 @@ class Frontier:
             return high
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            low, high = (middle, high) if tail(middle) <= epsilon else (low, middle)
+            if tail(middle) <= epsilon:
+                low = middle
+            else:
+                high = middle
         return low
 
     def _hulls(self) -> list[Array]:
@@ -87,41 +95,39 @@ class Frontier:
         """
         ends_B2V = self._vertices(np.array([0.0, 1e9]))
         curves = [ends_B2V[:, :, v] for v in range(ends_B2V.shape[2])]
-        asked: set[float] = set()
+        priced: set[float] = set()
         while True:
-            prices = {float(p) for curve in curves for p in _slopes(curve)} - asked
+            slopes = np.concatenate([_slopes(curve) for curve in curves])
+            prices = set(slopes.tolist()) - priced
             if not prices:
                 return curves
-            asked |= prices
-            found_B2V = self._vertices(np.array(sorted(prices)))
-            curves = [
-                _hull(np.concatenate([curve, found_B2V[:, :, v]])) for v, curve in enumerate(curves)
-            ]
+            priced |= prices
+            new_B2V = self._vertices(np.array(sorted(prices)))
+            for v, curve in enumerate(curves):
+                curves[v] = _hull(np.concatenate([curve, new_B2V[:, :, v]]))
 
     def _vertices(self, prices_B: Array) -> Array:
         """(failure, cost) [B, 2, V] of the best responses to prices of a failure."""
-        outcome = self._exact.evaluate(
-            self._exact.best_responses(prices_B, self._latched), self._latched
-        )
+        responses = self._exact.best_responses(prices_B, self._latched)
+        outcome = self._exact.evaluate(responses, self._latched)
         return np.stack([outcome.failure_BV, outcome.cost_BV], axis=1)
 
     def _allocate(self, share_V: Array, eta: float, allowed: float) -> Optimum:
-        """Least cost with sum of share x [failure - eta]+ at most `allowed`: the flattest segments
-        first, the last one in part.
+        """Least cost with sum of share x max(failure - eta, 0) at most `allowed`: the cheapest
+        segments are taken first, the last one in part.
 
-        Infinite cost where it cannot be done.
+        The cost is infinite where no router satisfies the bound.
         """
         failure_V = np.array([curve[0, 0] for curve in self.curves])
         cost = float(share_V @ np.array([curve[0, 1] for curve in self.curves]))
         excess = float(share_V @ np.maximum(failure_V - eta, 0.0))
-        segments = [
-            (slope, v, worse, max(better, eta))
-            for v, curve in enumerate(self.curves)
-            for slope, worse, better in zip(
-                _slopes(curve), curve[:-1, 0], curve[1:, 0], strict=True
-            )
-            if share_V[v] > 0 and worse > eta
-        ]
+        segments = []
+        for v in np.flatnonzero(share_V > 0):
+            failures = self.curves[v][:, 0]
+            slopes = _slopes(self.curves[v])
+            for slope, worse, better in zip(slopes, failures[:-1], failures[1:], strict=True):
+                if worse > eta:
+                    segments.append((slope, v, worse, max(better, eta)))
         for slope, v, worse, better in sorted(segments):
             if excess <= allowed:
                 break
@@ -139,22 +145,25 @@ def _slopes(curve: Array) -> Array:
 
 
 def _hull(points: Array) -> Array:
-    """The lower-left hull of (failure, cost), by decreasing failure; points within 1e-9 of it are
-    left out.
+    """The lower-left hull of (failure, cost), by decreasing failure, without points that lie within
+    1e-9 of it.
     """
-    kept: list[Array] = []
-    for point in points[np.lexsort((points[:, 1], -points[:, 0]))]:
-        while kept and point[1] <= kept[-1][1]:
-            kept.pop()
-        if kept and kept[-1][0] - point[0] < 1e-12:
+    by_failure = points[np.lexsort((points[:, 1], -points[:, 0]))]
+    vertices: list[Array] = []
+    for point in by_failure:
+        while vertices and point[1] <= vertices[-1][1]:
+            vertices.pop()
+        if vertices and vertices[-1][0] - point[0] < 1e-12:
             continue
-        while len(kept) > 1 and _above(kept[-2], kept[-1], point):
-            kept.pop()
-        kept.append(point)
-    return np.array(kept)
+        while len(vertices) > 1 and _above(vertices[-2], vertices[-1], point):
+            vertices.pop()
+        vertices.append(point)
+    return np.array(vertices)
 
 
 def _above(left: Array, middle: Array, right: Array) -> bool:
     """Whether the middle point is not below the line through the others."""
-    on_line = left[1] + (right[1] - left[1]) * (left[0] - middle[0]) / (left[0] - right[0])
+    rise = right[1] - left[1]
+    run = left[0] - right[0]
+    on_line = left[1] + rise * (left[0] - middle[0]) / run
     return bool(middle[1] > on_line - 1e-9)

@@ -1,15 +1,15 @@
 """A world whose every probability is known: an assembly line that an unreliable worker (the SLM) or
-a good one (the teacher) runs.
+a reliable one (the teacher) runs.
 
-What happens is a pure function of (task, z, t) and of the actions; a worker's slip of (task, z,
-replica, t). So any path can be replayed, branches share the world's luck, and the environment and
-the bulk simulator meet the same luck.
+Invariant: difficulty, cue and fatality are pure functions of (task, z, t), and a worker's slip is a
+pure function of (actor, task, z, replica, t). So any path can be replayed, branches share the draws
+of the world, and the environment and the bulk simulator have the same draws.
 
-A task is `parts` parts to fit within `max_steps` steps. Every step has a hidden difficulty d; the
-agent sees a noisy cue e of it and the line's symptom v, which the seed sets. A wrong action either
-loses the task (unrecoverable) or jams the line: a jam must be cleared by one more right action.
-Difficulties are independent between steps, so (t, part, jam, e, v) is all that can be known about
-what comes: the best router is found by dynamic programming on it (envs/simulated/exact.py).
+A task is to fit `parts` parts within `max_steps` steps. Every step has a hidden difficulty d; the
+agent observes a noisy cue e of it and the line's symptom v, which the seed sets. A wrong action
+either loses the task (unrecoverable) or jams the line; one more right action clears a jam.
+Difficulties are independent between steps, so (t, part, jam, e, v) decides the distribution of
+everything that follows, and dynamic programming finds the best router (envs/simulated/exact.py).
 
 Axes: V symptoms, D difficulties, E cues, N (task, z) pairs, T steps.
 """
@@ -21,6 +21,11 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+_GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_FIRST_FACTOR = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND_FACTOR = np.uint64(0x94D049BB133111EB)
+"""The constants of splitmix64."""
 
 SYMPTOM_OF_Z = (0, 0, 0, 0, 1, 1, 1, 2, 3, 3)
 """Symptom under seed z, by z modulo 10: every ten consecutive seeds have the same mixture, so their
@@ -70,15 +75,15 @@ class World:
         shape = (self.symptoms, len(self.fatal_D))
         if actor == "teacher":
             return np.full(shape, self.teacher_slip)
-        return np.broadcast_to(
-            np.array(self.slm_jam_slip_V)[:, None] if jammed else np.array(self.slm_slip_D), shape
-        )
+        if jammed:
+            return np.broadcast_to(np.array(self.slm_jam_slip_V)[:, None], shape)
+        return np.broadcast_to(np.array(self.slm_slip_D), shape)
 
 
 @dataclass(frozen=True)
 class Luck:
-    """What the world has in store for N (task, z) pairs: difficulty, cue, and whether a wrong
-    action is fatal; symptom.
+    """The world's draws for N (task, z) pairs: difficulty and cue of every step, whether a wrong
+    action is fatal there, and the symptom.
     """
 
     difficulty_NT: Ints
@@ -93,17 +98,18 @@ def symptom(z: int) -> int:
 
 
 def luck(world: World, task_N: Ints, z_N: Ints) -> Luck:
-    """The world's own draws under each (task, z)."""
+    """The world's draws under each (task, z)."""
     symptom_N = np.array(SYMPTOM_OF_Z)[z_N % len(SYMPTOM_OF_Z)]
     steps_T = np.arange(world.max_steps)
-    draws_NT3 = [
-        uniforms(channel, task_N[:, None], z_N[:, None], 0, steps_T) for channel in range(3)
-    ]
-    difficulty_NT = _draw(np.array(world.difficulty_VD)[symptom_N][:, None], draws_NT3[0])
-    cue_NT = _draw(np.array(world.cue_DE)[difficulty_NT], draws_NT3[1])
-    return Luck(
-        difficulty_NT, cue_NT, draws_NT3[2] < np.array(world.fatal_D)[difficulty_NT], symptom_N
-    )
+
+    def draws(channel: int) -> Array:
+        return uniforms(channel, task_N[:, None], z_N[:, None], 0, steps_T)
+
+    difficulty_ND = np.array(world.difficulty_VD)[symptom_N]
+    difficulty_NT = _draw(difficulty_ND[:, None], draws(0))
+    cue_NT = _draw(np.array(world.cue_DE)[difficulty_NT], draws(1))
+    fatal_NT = draws(2) < np.array(world.fatal_D)[difficulty_NT]
+    return Luck(difficulty_NT, cue_NT, fatal_NT, symptom_N)
 
 
 def worker_draws(actor: str, task: Ints, z: Ints, replica: Ints | int, t: Ints | int) -> Array:
@@ -114,23 +120,26 @@ def worker_draws(actor: str, task: Ints, z: Ints, replica: Ints | int, t: Ints |
 
 
 def uniforms(channel: int, task: Ints, z: Ints, replica: Ints | int, t: Ints | int) -> Array:
-    """Uniform numbers in [0, 1), a pure function of the names (a chain of splitmix64 finalisers);
-    arguments broadcast.
+    """Uniform numbers in [0, 1), a pure function of the arguments, which broadcast: a chain of
+    splitmix64 finalisers (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+    2014).
     """
     state: npt.NDArray[np.uint64] = np.asarray(channel + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
         for name in (task, z, replica, t):
-            state = (state ^ np.asarray(name).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ np.asarray(name).astype(np.uint64)
+            state = state + _GOLDEN_GAMMA
+            state = (state ^ (state >> np.uint64(30))) * _FIRST_FACTOR
+            state = (state ^ (state >> np.uint64(27))) * _SECOND_FACTOR
             state = state ^ (state >> np.uint64(31))
-    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    highest_53_bits = state >> np.uint64(11)
+    return highest_53_bits.astype(np.float64) * 2.0**-53
 
 
 def _draw(probabilities: Array, draws: Array) -> Ints:
     """One category a draw; the last axis of `probabilities` sums to one."""
-    category: Ints = np.minimum(
-        (draws[..., None] >= np.cumsum(probabilities, axis=-1)).sum(axis=-1),
-        probabilities.shape[-1] - 1,
-    )
+    thresholds = np.cumsum(probabilities, axis=-1)
+    passed = (draws[..., None] >= thresholds).sum(axis=-1)
+    # Rounding may leave the last threshold a little below 1.
+    category: Ints = np.minimum(passed, probabilities.shape[-1] - 1)
     return category
