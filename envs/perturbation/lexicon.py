@@ -1,4 +1,4 @@
-"""The words that an environment lends to the operators."""
+"""The lexicon: the words that perturbation operators use in one environment."""
 
 import random
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Lexicon:
-    """What misleading text says in one environment. `{n}`, `{letter}` and `{direction}` are filled
-    at random.
+    """Sentences of misleading text in one environment. `{n}`, `{letter}` and `{direction}` are
+    filled in at random.
     """
 
     errors: tuple[str, ...] = (
@@ -27,8 +27,8 @@ class Lexicon:
 
     def say(self, choices: tuple[str, ...], rng: random.Random) -> str:
         """One of the sentences, filled in."""
-        return rng.choice(choices).format(
-            n=rng.randrange(100),
-            letter=chr(rng.randrange(ord("A"), ord("Z") + 1)),
-            direction=rng.choice(("north", "south", "east", "west")),
-        )
+        sentence = rng.choice(choices)
+        n = rng.randrange(100)
+        letter = chr(rng.randrange(ord("A"), ord("Z") + 1))
+        direction = rng.choice(("north", "south", "east", "west"))
+        return sentence.format(n=n, letter=letter, direction=direction)

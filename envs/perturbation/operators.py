@@ -1,9 +1,9 @@
-"""The perturbation operators (docs/method.md, section 1): small pure classes; equal arguments give
-equal results, always.
+"""The perturbation operators (docs/method.md, section 1): small pure classes. Invariant: equal
+arguments give equal results.
 
-A `ToolFault` replaces the call: the action is not executed. A `TextOperator` rewrites what the
-agent sees of a call that was. Neither touches rewards, termination or hidden state. A class in
-`OPERATORS` is all that a new operator needs.
+A `ToolFault` replaces the call: the action is not executed. A `TextOperator` rewrites the
+observation of an executed call. Neither touches rewards, termination or hidden state. A new
+operator is a class and an entry in `FAULTS` or `TEXT_OPERATORS`.
 """
 
 import random
@@ -19,8 +19,8 @@ Family = Literal["tool_flakiness", "partial_observability", "prompt_injection", 
 
 @dataclass(frozen=True)
 class Scene:
-    """What an operator may look at: the clean text of this step and of the step before, and the
-    environment's lexicon.
+    """The input of an operator: the clean observations of this step and of the step before, and
+    the environment's lexicon.
     """
 
     clean: str
@@ -29,7 +29,7 @@ class Scene:
 
 
 class Operator(ABC):
-    """One way in which the world is unreliable. `rate` is its default probability a step."""
+    """One kind of perturbation. `rate` is its default probability a step."""
 
     name: ClassVar[str]
     family: ClassVar[Family]
@@ -47,7 +47,7 @@ class ToolFault(Operator):
 
 
 class TextOperator(Operator):
-    """The call works; what the agent sees of it is changed."""
+    """The call works; the agent sees a changed observation."""
 
     @abstractmethod
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
@@ -59,12 +59,9 @@ class Failure(ToolFault):
     rate = 0.10
 
     def message(self, rng: random.Random) -> str:
-        return rng.choice(
-            (
-                "Error: the command failed and was not executed.",
-                "Error: connection lost, nothing was done.",
-            )
-        )
+        failed = "Error: the command failed and was not executed."
+        disconnected = "Error: connection lost, nothing was done."
+        return rng.choice((failed, disconnected))
 
 
 class Timeout(ToolFault):
@@ -81,7 +78,8 @@ class StaleResult(TextOperator):
     rate = 0.10
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
-        return scene.previous if scene.previous and scene.previous != scene.clean else None
+        is_stale = scene.previous not in ("", scene.clean)
+        return scene.previous if is_stale else None
 
 
 class ShuffledLines(TextOperator):
@@ -107,11 +105,14 @@ class PartialResponse(TextOperator):
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         words = _words(text)
         dropped = round(len(words) * rng.uniform(0.1, 0.5))
-        return "".join(words[: len(words) - dropped]).rstrip() if dropped else None
+        if not dropped:
+            return None
+        kept = words[: len(words) - dropped]
+        return "".join(kept).rstrip()
 
 
 class Truncation(TextOperator):
-    """Keeps the first 40-80 % and says that it did."""
+    """Keeps the first 40-80 % and marks the cut."""
 
     name = "truncation"
     family = "partial_observability"
@@ -120,7 +121,9 @@ class Truncation(TextOperator):
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         words = _words(text)
         kept = round(len(words) * rng.uniform(0.4, 0.8))
-        return "".join(words[:kept]).rstrip() + " [truncated]" if kept < len(words) else None
+        if kept >= len(words):
+            return None
+        return "".join(words[:kept]).rstrip() + " [truncated]"
 
 
 class LineDrop(TextOperator):
@@ -157,9 +160,11 @@ class Masking(TextOperator):
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         share = rng.uniform(0.1, 0.3)
-        masked = re.sub(
-            r"\S+", lambda word: "[MASK]" if rng.random() < share else word.group(), text
-        )
+
+        def mask(word: re.Match[str]) -> str:
+            return "[MASK]" if rng.random() < share else word.group()
+
+        masked = re.sub(r"\S+", mask, text)
         return masked if masked != text else None
 
 
@@ -170,9 +175,9 @@ class _Said(TextOperator):
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         lines = text.splitlines()
-        lines.insert(
-            rng.randint(0, len(lines)), scene.lexicon.say(getattr(scene.lexicon, self.lines), rng)
-        )
+        place = rng.randint(0, len(lines))
+        sentences = getattr(scene.lexicon, self.lines)
+        lines.insert(place, scene.lexicon.say(sentences, rng))
         return "\n".join(lines)
 
 

@@ -1,10 +1,10 @@
-"""Perturbations inside the loop: under seed z the perturbed env is still a pure function of the
-action prefix.
+"""Perturbations inside the loop. Invariant: under seed z the perturbed environment is a pure
+function of the action prefix.
 
 The randomness of operator k at step t depends on (task id, z, t, k) and on nothing else. Each z
-draws a severity profile: which operators are at work and how much more or less often than by
-default, with mean one over seeds, so that seeds really differ while the average rate is the
-configured one. `z = None` is the clean environment.
+draws a severity profile: a multiplier of every operator's rate, 0 for operators that are off. The
+multipliers have mean 1 over seeds, so that seeds differ while the average rate is the configured
+rate. `z = None` is the clean environment.
 """
 
 from collections.abc import Mapping
@@ -22,14 +22,15 @@ from r2v_dist.seeding import rng_for
 def severity_profile(z: int) -> dict[str, float]:
     """Rate multiplier of every operator under seed z, each with mean 1 over seeds.
 
-    A harshness common to all operators, uniform in [0.4, 1.6], times a multiplier of the operator's
-    own: 0 with probability 1/4 (not at work), else uniform in [1/2, 13/6].
+    The multiplier is a harshness that all operators share, uniform in [0.4, 1.6], times a factor of
+    the single operator: 0 with probability 1/4 (off), else uniform in [1/2, 13/6].
     """
     harshness = rng_for("harshness", z).uniform(0.4, 1.6)
     profile = {}
     for name in OPERATORS:
         rng = rng_for("severity", z, name)
-        profile[name] = 0.0 if rng.random() < 0.25 else harshness * rng.uniform(1 / 2, 13 / 6)
+        is_off = rng.random() < 0.25
+        profile[name] = 0.0 if is_off else harshness * rng.uniform(1 / 2, 13 / 6)
     return profile
 
 
@@ -48,11 +49,10 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         episode, None for no limit. cooldown: steps without perturbation after each perturbed one.
 
     `info` gains `clean_observation`, `perturbations` (names of the operators that changed this
-    step, in order) and
-    `executed` (False when a tool fault kept the action from being executed).
+    step, in order) and `executed` (False when a tool fault kept the action from being executed).
 
     A failed call uses up a step: `max_steps` calls, failed or not, end the episode as `truncated`.
-    The environment counts the calls that reach it, and so would let the failed ones go free.
+    The environment cannot count them, because failed calls do not reach it.
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         cooldown: int = 0,
     ) -> None:
         super().__init__(env)
-        if unknown := set(rates) - set(OPERATORS):
+        unknown = set(rates) - set(OPERATORS)
+        if unknown:
             raise UsageError(
                 f"perturb.rates: unknown operator {sorted(unknown)[0]}; the operators are "
                 f"{', '.join(OPERATORS)}"
@@ -93,7 +94,9 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
     ) -> tuple[str, dict[str, Any]]:
         """The first observation is perturbed too, but there is no call yet that could fail."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._t = self._perturbed_steps = self._quiet_until = 0
+        self._t = 0
+        self._perturbed_steps = 0
+        self._quiet_until = 0
         self._clean = observation
         self._goal_info = {"goal": info["goal"]}
         seen, names = self._rewrite(observation, previous="")
@@ -106,15 +109,10 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         for fault in FAULTS:
             if self._fires(fault.name):
                 self._count()
-                seen = fault.message(self._rng(fault.name, "text"))
-                info = self._goal_info | ({"stop_reason": "step_limit"} if out_of_steps else {})
-                return (
-                    seen,
-                    0.0,
-                    False,
-                    out_of_steps,
-                    self._told(info, seen, [fault.name], executed=False),
-                )
+                message = fault.message(self._rng(fault.name, "text"))
+                stop = {"stop_reason": "step_limit"} if out_of_steps else {}
+                info = self._told(self._goal_info | stop, message, [fault.name], executed=False)
+                return message, 0.0, False, out_of_steps, info
         observation, reward, terminated, truncated, info = self.env.step(action)
         previous = self._clean
         self._clean = observation
@@ -122,13 +120,8 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         if out_of_steps and not terminated and not truncated:
             truncated = True
             info = info | {"stop_reason": "step_limit"}
-        return (
-            seen,
-            float(reward),
-            terminated,
-            truncated,
-            self._told(info, observation, names, executed=True),
-        )
+        info = self._told(info, observation, names, executed=True)
+        return seen, float(reward), terminated, truncated, info
 
     @property
     def waits(self) -> bool:
@@ -152,19 +145,20 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         seen = observation
         names = []
         for operator in TEXT_OPERATORS:
-            if self._fires(operator.name):
-                changed = operator.apply(seen, scene, self._rng(operator.name, "text"))
-                if changed is not None and changed != seen:
-                    seen = changed
-                    names.append(operator.name)
+            if not self._fires(operator.name):
+                continue
+            changed = operator.apply(seen, scene, self._rng(operator.name, "text"))
+            if changed is not None and changed != seen:
+                seen = changed
+                names.append(operator.name)
         if names:
             self._count()
         return self._space.clip(seen), names
 
     def _fires(self, name: str) -> bool:
-        if self._t < self._quiet_until or (
-            self._quota is not None and self._perturbed_steps >= self._quota
-        ):
+        cooling_down = self._t < self._quiet_until
+        quota_used = self._quota is not None and self._perturbed_steps >= self._quota
+        if cooling_down or quota_used:
             return False
         rate = self._rates.get(name, 0.0)
         return rate > 0 and self._rng(name, "fires").random() < rate
@@ -180,4 +174,5 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
     def _told(
         info: Mapping[str, Any], clean: str, names: list[str], executed: bool
     ) -> dict[str, Any]:
+        """The environment's info with the keys of this wrapper."""
         return {**info, "clean_observation": clean, "perturbations": names, "executed": executed}

@@ -140,8 +140,8 @@ class Exact:
         return self._risks[3]
 
     def evaluate(self, p_BTIJEV: Array, latched: bool = True) -> Outcome:
-        """The outcome of routers that escalate with probability p in each cell. `latched`: after the
-        first escalation the teacher acts to the end.
+        """The outcome of routers that escalate with probability p in each cell. `latched`: the
+        teacher acts to the end after the first escalation.
         """
         failure = self._end(1.0)
         teacher = self._end(0.0)
@@ -193,7 +193,7 @@ class Exact:
         return Outcome(failure, calls, np.zeros_like(calls))
 
     def _end(self, unfinished: float) -> Array:
-        """Values [I + 1, J, V] after the last step: `unfinished`, but 0 where all parts are done."""
+        """Values [I + 1, J, V] at the end: 0 where all parts are done, else `unfinished`."""
         end = np.full((self.world.parts + 1, 2, self.world.symptoms), unfinished)
         end[-1] = 0.0
         return end

@@ -2,8 +2,8 @@
 Rockafellar-Uryasev form, and its gradient.
 
 F_Z is the failure rate under each seed on the same tasks, alpha the tail mass. Everything here uses
-the order statistic F_[k+1], k = floor(alpha |Z|), which minimises the Rockafellar-Uryasev objective;
-an interpolated quantile does not. Axes: Z perturbation seeds, T tasks, X anything.
+the order statistic F_[k+1], k = floor(alpha |Z|), which minimises the Rockafellar-Uryasev
+objective; an interpolated quantile does not. Axes: Z perturbation seeds, T tasks, X anything.
 
 Sources: Rockafellar and Uryasev, "Optimization of conditional value-at-risk", 2000 (RU2000), and
 "Conditional value-at-risk for general loss distributions", 2002 (RU2002).

@@ -24,7 +24,7 @@ _SAME = 1e-12
 
 @dataclass(frozen=True)
 class PValue:
-    """A p-value. `at_floor`: no random flip reached the observed sum, so `value` is an upper bound."""
+    """A p-value; with `at_floor`, an upper bound: no random flip reached the observed sum."""
 
     value: float
     at_floor: bool = False
