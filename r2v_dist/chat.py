@@ -1,10 +1,10 @@
-"""Conversations as token ids that only ever grow: what was sampled is never tokenised again.
+"""Conversations as token ids. Invariant: the prompt at step t is a strict prefix of the prompt at
+step t+1, and sampled ids are never tokenised again.
 
-The prompt at step t is a strict prefix of the prompt at step t+1, so that an engine's prefix cache
-holds the whole history and an episode trains as one sequence. Any chat template works whose turns
-end with one special token: the text between two assistant turns is read off the template itself.
-The control tokens of a prompt are the template's; where a message spells one, its letters are
-encoded.
+So an engine's prefix cache holds the whole history, and an episode trains as one sequence. Every
+chat template works whose turns end with one special token: the text between two assistant turns is
+read from the rendered template. The control tokens of a prompt come from the template alone; where
+a message spells a control token, its letters are encoded.
 """
 
 import re
@@ -17,13 +17,13 @@ from r2v_dist.errors import UsageError
 
 _ANSWER = "\x00\x01\x00"
 _CUT = "\x00\x02\x00"
-"""Marks in rendered text. They hold no letter, so that a template that changes case or trims
-leaves them alone."""
+"""Marks in rendered text. They contain no letter and no space, so that a template that changes case
+or trims text does not change them."""
 _REMEMBERED_TURNS = 4096
 
 
 class ChatTokenizer(Protocol):
-    """The part of a Hugging Face tokenizer used here."""
+    """The part of a Hugging Face tokenizer that `ChatFormat` uses."""
 
     eos_token_id: int | None
     added_tokens_decoder: Mapping[int, Any]
@@ -40,8 +40,8 @@ class ChatTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """What the agent saw (`user`) and what was answered; `action_ids` are as sampled by the model
-    in the role of `actor`.
+    """The message to the agent (`user`) and the answer; `action_ids` are the ids that the model in
+    the role of `actor` sampled.
     """
 
     user: str
@@ -56,8 +56,8 @@ def opening_message(goal: str, observation: str) -> str:
 
 
 class ChatFormat:
-    """Turns conversations into token ids for the model in one role (`slm` or `teacher`), with its
-    own tokenizer.
+    """Turns conversations into token ids for the model in one role (`slm` or `teacher`), with the
+    tokenizer of that model.
     """
 
     def __init__(
@@ -67,12 +67,11 @@ class ChatFormat:
         system: str = "",
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """`settings` are variables of the template, as `enable_thinking`."""
+        """`settings` are variables of the template, for example `enable_thinking`."""
         self._tokenizer = tokenizer
         self._role = role
         self._settings = dict(settings or {})
-        # An episode asks for the same turns at every step, and the arms of a unit share most of
-        # theirs.
+        # An episode encodes the same turns at every step, and the arms of a unit share most turns.
         self._turns: dict[tuple[bool, str], list[int]] = {}
         self._system = [{"role": "system", "content": system}] if system else []
 
@@ -96,54 +95,55 @@ class ChatFormat:
     def opens_answers(self) -> bool:
         """Whether a prompt ends where an answer begins.
 
-        Not so where the template writes something between them, and writes it for answers alone:
-        the model would have to write it first, and the action would begin with it.
+        It does not where the template writes text between them for given answers only: the model
+        would have to write that text first, and the action would begin with it.
         """
         user = {"role": "user", "content": "x"}
-        asked, told = (self._render([user], prompt=prompt) for prompt in (True, False))
+        with_opening = self._render([user], prompt=True)
+        without_opening = self._render([user], prompt=False)
+        if with_opening != without_opening:
+            return True
         answered = self._render([user, {"role": "assistant", "content": _ANSWER}], prompt=False)
-        return asked != told or "".join(answered.split(_ANSWER, 1)[0].split()) == "".join(
-            asked.split()
-        )
+        before_answer = answered.split(_ANSWER, 1)[0]
+        return "".join(before_answer.split()) == "".join(with_opening.split())
 
     def stop_ids(self, eos_ids: Collection[int] = ()) -> list[int]:
-        """Ids at which an answer is over: the end of a turn, every EOS, and what opens a turn in
-        the template.
+        """Ids that end an answer: the end of a turn, every EOS, and the special tokens that open a
+        turn in the template.
 
-        `eos_ids` are those that the model's generation configuration names beside the tokenizer's.
+        `eos_ids` are the EOS ids of the model's generation configuration, in addition to the
+        tokenizer's.
         """
         special = self._special_ids
         between = [token for token in self.continuation("x") if token in special]
         return list(dict.fromkeys([self._end, *eos_ids, *self._own_eos, *between]))
 
     def action_ids(self, turn: Turn) -> list[int]:
-        """The answer as this role sampled it; somebody else's is text to this role and is encoded
-        here.
-        """
+        """Ids of the answer: as sampled where this role gave it, else encoded from its text."""
         if turn.action_ids is not None and turn.actor == self._role:
             return list(turn.action_ids)
         return self._encode(self._cut(turn.action))
 
     def prompt(self, history: Sequence[Turn], user: str) -> list[int]:
-        """The whole prompt. `tests` hold it equal to growing it turn by turn."""
-        if not history:
-            return self.opening(user)
-        ids = self.opening(history[0].user)
-        for turn, following in zip(history, [*(t.user for t in history[1:]), user], strict=True):
+        """The whole prompt: the same ids as opening it and adding turn by turn."""
+        messages = [*(turn.user for turn in history), user]
+        ids = self.opening(messages[0])
+        for turn, following in zip(history, messages[1:], strict=True):
             ids += self.action_ids(turn) + self.continuation(following)
         return ids
 
     def _remembered(self, opening: bool, user: str) -> list[int]:
-        if (opening, user) not in self._turns:
+        turn = (opening, user)
+        if turn not in self._turns:
             if len(self._turns) >= _REMEMBERED_TURNS:
                 self._turns.clear()
             message = {"role": "user", "content": self._cut(user)}
             text = self._render([message], prompt=True) if opening else self._following(message)
-            self._turns[opening, user] = self._encode(text)
-        return list(self._turns[opening, user])
+            self._turns[turn] = self._encode(text)
+        return list(self._turns[turn])
 
     def _following(self, message: dict[str, str]) -> str:
-        """What the template writes from an answer's end mark to where the next answer begins."""
+        """The rendered text from the end mark of an answer to where the next answer begins."""
         before = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}]
         parts = self._render([*before, message], prompt=True).split(_ANSWER, 1)
         if len(parts) < 2:
@@ -160,13 +160,14 @@ class ChatFormat:
 
     @cached_property
     def _ending(self) -> str:
-        """The end mark as the template spells it."""
+        """The end mark of an answer, as text."""
         messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}]
         parts = self._render(messages, prompt=False).split(_ANSWER, 1)
         if len(parts) < 2:
             raise UsageError("the chat template leaves an answer out or changes its letters")
         closing = parts[1].lstrip()
-        mark = max((t for t in self._control if closing.startswith(t)), key=len, default="")
+        marks = [token for token in self._control if closing.startswith(token)]
+        mark = max(marks, key=len, default="")
         if not mark or len(self._encode(mark)) != 1:
             shown = closing.split("\n", 1)[0][:20]
             raise UsageError(
@@ -188,28 +189,27 @@ class ChatFormat:
     def _special_ids(self) -> frozenset[int]:
         """Tokens that the tokenizer calls special."""
         added = self._tokenizer.added_tokens_decoder.items()
-        return frozenset(
-            [*self._tokenizer.all_special_ids, *(i for i, token in added if token.special)]
-        )
+        added_special = [i for i, token in added if token.special]
+        return frozenset([*self._tokenizer.all_special_ids, *added_special])
 
     @cached_property
     def _control(self) -> frozenset[str]:
-        """What no message may become: special tokens, and added tokens that the template itself
-        writes."""
+        """Control tokens, which no message may contain as tokens: special tokens, and added tokens
+        that the template writes."""
         template = self._tokenizer.chat_template
         source = template if isinstance(template, str) else str(template)
-        added = self._tokenizer.added_tokens_decoder.values()
-        written = [str(token) for token in added if token.special or str(token) in source]
-        return frozenset(
-            text for text in [*self._tokenizer.all_special_tokens, *written] if text.strip()
-        )
+        tokens = set(self._tokenizer.all_special_tokens)
+        for token in self._tokenizer.added_tokens_decoder.values():
+            if token.special or str(token) in source:
+                tokens.add(str(token))
+        return frozenset(token for token in tokens if token.strip())
 
     @cached_property
     def _spelled(self) -> re.Pattern[str]:
-        """The place behind the first letter of a control token, also where two of them overlap."""
-        spellings = [
-            f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in sorted(self._control)
-        ]
+        """Matches after the first letter of every control token, also where two overlap."""
+        spellings = []
+        for token in sorted(self._control):
+            spellings.append(f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})")
         return re.compile("|".join(spellings) or "(?!)")
 
     def _cut(self, text: str) -> str:

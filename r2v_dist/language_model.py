@@ -1,9 +1,8 @@
-"""What a language model is to an agent: candidates for the next action, a pure function of the
-request.
+"""The language model of an agent. Invariant: candidates are a pure function of the request.
 
 Equal (model version, prompt, sampling, seed) gives equal candidates. Where an engine cannot promise
-that, the stored sample is authoritative. Every back end hands the text of its model through
-`action_of`: what leaves it can be hashed, stored and sent as UTF-8, holds no reasoning, and has no
+that, the stored sample is authoritative. Every back end passes the text of its model through
+`action_of`: its result can be hashed, stored and sent as UTF-8, contains no reasoning, and has no
 space around it. It is empty where the model gave no action; such an answer is no candidate.
 """
 
@@ -21,8 +20,8 @@ class ContextLimitReached(Exception):
 
 
 TOP_LOGPROBS = 20
-"""First-token alternatives that the features are made of; an engine must be ready to return as
-many.
+"""Number of first-token alternatives that the features use; every engine must be able to return
+this number.
 """
 
 
@@ -30,7 +29,7 @@ many.
 class Sampling:
     """How to sample. `top` is the number of first-token alternatives returned.
 
-    None leaves a setting to the model; only endpoints know such models.
+    None leaves a setting to the model, which only endpoints support.
     """
 
     n: int = 1
@@ -45,8 +44,8 @@ class Request:
     """One decision: the conversation so far, the latest message, and the sampling seed.
 
     `oracle` is the environment's expert, `saboteur` gives a wrong action by seed where the
-    environment knows one, `perturbed` says whether the latest message was tampered with; only back
-    ends that are privileged by name (`expert`, `simulated`) look at them.
+    environment knows one, `perturbed` says whether the latest message was perturbed. Only the
+    privileged back ends (`expert`, `simulated`) use these three.
     """
 
     history: tuple[Turn, ...]
@@ -60,7 +59,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A proposed action, as `action_of` lets it through, never empty.
+    """A proposed action: a result of `action_of`, never empty.
 
     `token_ids` exclude the end-of-turn mark; `logprobs` (nats) include it where it was sampled.
     """
@@ -75,7 +74,7 @@ class TopTokens:
     """The likeliest tokens at one position, best first: ids (int32) and log-probabilities in nats
     (float32).
 
-    They are most of a stored row: packed, they reach the rollout store without a Python object for
+    They are most of a stored row. Packed, they reach the rollout store without a Python object for
     every number.
     """
 
@@ -85,10 +84,12 @@ class TopTokens:
     @classmethod
     def of(cls, pairs: Iterable[tuple[int, float]]) -> "TopTokens":
         """From (token id, log-probability) pairs, best first."""
-        known = list(pairs)
-        return cls(
-            array("i", [token for token, _ in known]), array("f", [logprob for _, logprob in known])
-        )
+        ids = array("i")
+        logprobs = array("f")
+        for token, logprob in pairs:
+            ids.append(token)
+            logprobs.append(logprob)
+        return cls(ids, logprobs)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -99,7 +100,7 @@ class Answer:
     """The candidates among the K answers, and the likeliest first tokens.
 
     An answer without an action is no candidate. `generated` counts the tokens of all K answers,
-    reasoning included; None where only the candidates' log-probabilities tell.
+    reasoning included; it is None where the candidates' log-probabilities give the number.
     """
 
     candidates: tuple[Candidate, ...]
@@ -128,6 +129,7 @@ class LanguageModel(Protocol):
 
 _NAME = r"(?:seed:)?(?:think|thinking|thought|reasoning)"
 _OPENING = re.compile(rf"\s*[<\[]({_NAME})[>\]]", re.IGNORECASE)
+_ANY_OPENING = re.compile(rf"[<\[]{_NAME}[>\]]", re.IGNORECASE)
 _CLOSING = re.compile(r"[<\[]/(?:seed:)?think(?:ing)?[>\]]", re.IGNORECASE)
 
 
@@ -137,27 +139,28 @@ def action_of(text: str) -> str:
 
 
 def whole(text: str) -> str:
-    """The text with halves of surrogate pairs replaced by U+FFFD: no encoder takes them, and no
-    shard could hold them."""
+    """The text with unpaired surrogates replaced by U+FFFD: UTF-8 cannot encode them, so no shard
+    can store them."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def without_reasoning(text: str) -> str:
-    """What follows the reasoning at the start of an answer; nothing where the reasoning was cut off
+    """The text after the reasoning at the start of an answer; empty where the reasoning was cut off
     before its end.
 
-    Some templates open the reasoning in the prompt, so a closing tag without an opening one ends it
-    as well.
+    Some templates open the reasoning in the prompt, so a closing tag without an opening tag ends
+    reasoning too.
     """
     rest = text
     while opening := _OPENING.match(rest):
-        closing = re.compile(rf"[<\[]/{re.escape(opening[1])}[>\]]", re.IGNORECASE).search(
-            rest, opening.end()
-        )
+        closing_tag = re.compile(rf"[<\[]/{re.escape(opening[1])}[>\]]", re.IGNORECASE)
+        closing = closing_tag.search(rest, opening.end())
         if closing is None:
             return ""
         rest = rest[closing.end() :]
-    orphan = _CLOSING.search(rest) if rest is text else None
-    if orphan is None or re.search(rf"[<\[]{_NAME}[>\]]", rest[: orphan.start()], re.IGNORECASE):
+    if rest is not text:
+        return rest
+    orphan = _CLOSING.search(rest)
+    if orphan is None or _ANY_OPENING.search(rest[: orphan.start()]):
         return rest
     return rest[orphan.end() :]

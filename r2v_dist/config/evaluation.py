@@ -30,40 +30,42 @@ class EvaluateConfig(Section):
     rates: Annotated[tuple[Rate, ...], Field(min_length=1), AfterValidator(distinct)] = (
         0.03, 0.07, 0.12, 0.18, 0.25, 0.32, 0.4, 0.47, 0.55, 0.8,
     )  # fmt: skip
-    """Target escalation rates; a router's thresholds are the matching quantiles of its score along
-    validation episodes of the SLM.
+    """Target escalation rates. The thresholds of a router are the matching quantiles of its score
+    along SLM-only validation episodes.
     """
     routers: Annotated[tuple[RouterName, ...], AfterValidator(distinct)] = EVALUATED
-    """Those that the run has no model, verifier or log-probabilities for are left out. `oracle` has
-    to be asked for.
+    """Routers to evaluate. A router for which the run has no model, verifier or log-probabilities
+    is left out. The default does not contain `oracle`.
     """
     oracle_branches: int = Field(4, ge=1, le=MOST_BRANCHES)
-    """Of the oracle, from every state on its path; their replicas are used for nothing else."""
+    """Branches of the oracle from every state on its path; nothing else uses their replicas."""
     bootstrap: int = Field(2000, ge=100, le=100_000)
+    """Bootstrap samples of tasks for intervals and for `confidence`."""
     epsilon: float = Field(0.05, gt=0, lt=1)
-    """The most CVaR of failure over seeds, above that of the teacher alone, that a chosen threshold
-    may have.
+    """Largest excess of a chosen threshold's CVaR of failure over seeds above that of
+    teacher-only.
     """
     confidence: float = Field(0.9, ge=0.5, lt=1)
-    """Bootstrap margin: the share of bootstrap samples of the validation tasks in which the chosen
-    threshold has no more than that. It is not the confidence level of a test: where no validation
-    episode shows an excess, no sample does, however few the tasks are. Where the teacher fails too,
-    raise epsilon rather than lower the margin."""
+    """Bootstrap margin: the share of bootstrap samples of the validation tasks in which the excess
+    of the chosen threshold is at most epsilon. It is not the confidence level of a test: where no
+    validation episode shows an excess, no sample does, however few the tasks are. Where the teacher
+    fails too, raise epsilon rather than lower the margin."""
     budget: float | None = Field(0.3, gt=0, le=1)
-    """Teacher calls that the router may spend, as a share of teacher-only's: a second operating
-    point in the report; null for none.
+    """Teacher calls that a second operating point in the report may spend, as a share of
+    teacher-only's; null for no such point.
     """
 
 
 class CertificateConfig(Section):
-    """What the certificate promises of new tasks (docs/method.md, section 8). It needs calibration
-    tasks.
+    """The bound that the certificate states for new tasks (docs/method.md, section 8). It needs
+    calibration tasks.
     """
 
     risk: float = Field(0.1, gt=0, lt=1)
+    """Largest mean loss of a task."""
     delta: float = Field(0.1, gt=0, lt=1)
-    """Probability that the promise is wrong."""
+    """Probability that the bound does not hold."""
     statistic: Literal["mean", "cvar"] = "mean"
-    """A task's loss: its failure rate over seeds, or the CVaR of its failures as the stronger
-    promise.
+    """Loss of a task: its failure rate over seeds ("mean"), or the CVaR of its failures ("cvar"),
+    which makes the stronger promise.
     """

@@ -9,11 +9,11 @@ from r2v_dist.config.env import SEED_BLOCK
 
 ConstraintStatus = Literal["slack", "active", "violated", "infeasible"]
 CONSTRAINT_STATUSES: tuple[ConstraintStatus, ...] = get_args(ConstraintStatus)
-"""How the constraint CVaR <= epsilon ends, by what training measured; learners/router/phases.py
-says when.
+"""State of the constraint CVaR <= epsilon at the end of training; learners/router/phases.py defines
+each.
 """
 MOST_BRANCHES = 1000
-"""From one state; the columns that count them and their replicas hold no more than 32,767."""
+"""Branches from one state; the columns that count branches and replicas hold at most 32,767."""
 MOST_STATES = 10_000_000
 MOST_STEPS = 10_000_000
 MOST_TOKENS = 10_000_000
@@ -24,8 +24,8 @@ class CollectConfig(Section):
     """Teacher episodes for behaviour cloning, on training tasks."""
 
     tasks: int | None = Field(None, ge=1, le=MOST_STATES)
-    """The first so many; null for all. Where training tasks are left, `branches` takes the next and
-    `labels` the last, tasks that are new to the SLM.
+    """Number of training tasks, from the first; null for all. Of the other training tasks
+    `branches` takes the first and `labels` the last, so that their tasks are new to the SLM.
     """
 
     clean_episodes: int = Field(1, ge=0, le=1)
@@ -76,7 +76,7 @@ class DeepSpeedConfig(Section):
 
 
 class LearnerConfig(Section):
-    """What all learners are told."""
+    """The keys that all learners have."""
 
     learning_rate: float = Field(1.5e-4, gt=0, le=10)
     epochs: float = Field(3.0, gt=0, le=10_000)
@@ -128,10 +128,10 @@ class DPOConfig(LearnerConfig):
     beta_s: float = Field(0.1, ge=0, le=MOST_WEIGHT)
     """Weight of the likelihood of a+."""
     temperature: float = Field(2.0, gt=0, le=1000)
-    """Of the distributions that the consistency term compares."""
+    """Temperature of the distributions that the consistency term compares."""
     min_gap: float = Field(0.1, ge=0, le=1)
     """Pairs with a smaller V(a+) - V(a-) are dropped."""
     verifier_branches: float = Field(2.0, ge=0, le=MOST_WEIGHT)
-    """How many branches the verifier's opinion is worth where a candidate has branches of its own:
-    V = (successes + w V) / (n + w).
+    """Weight w of the verifier's score V, in branches, for a candidate that has n branches of its
+    own: the value is (successes + w V) / (n + w).
     """

@@ -1,4 +1,4 @@
-"""The configuration of a language model, in whichever role."""
+"""The configuration of a language model in any role."""
 
 import os
 from typing import Any, Literal, Self
@@ -10,14 +10,14 @@ from r2v_dist.config.base import Section
 from r2v_dist.errors import UsageError
 
 _MOST_TOKENS = 10_000_000
-"""Longer than any context; beyond it a number is a slip."""
+"""Larger than any context window; a larger number is a mistake."""
 
 
 class SamplingConfig(Section):
-    """How a model is asked for an action."""
+    """How actions are sampled from a model."""
 
     candidates: int = Field(1, ge=1, le=1000)
-    """K, the proposals a step."""
+    """K, the number of candidates a step."""
     temperature: float | None = Field(0.7, ge=0, le=100)
     """null, `openai` only: not sent. Reasoning models refuse it."""
     top_p: float | None = Field(0.95, gt=0, le=1)
@@ -25,9 +25,9 @@ class SamplingConfig(Section):
     max_tokens: int = Field(24, ge=1, le=_MOST_TOKENS)
     """The most tokens of an answer. Those of a reasoning model count its reasoning too."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """`openai`: under which name the endpoint is told; reasoning models ask for the longer one."""
+    """`openai`: the name of `max_tokens` in requests; reasoning models require the longer name."""
     send_seed: bool = True
-    """`openai`: whether the endpoint is told the seed; false for those that refuse it."""
+    """`openai`: whether requests contain the seed; false for endpoints that refuse it."""
 
     @model_validator(mode="after")
     def _greedy_is_single(self) -> Self:
@@ -68,20 +68,20 @@ class ModelConfig(Section):
     timeout_s: float = Field(60.0, gt=0, le=1e6)
     """The longest that one request to an engine or endpoint may take."""
     retry_s: float = Field(300.0, gt=0, le=1e6)
-    """`openai`: the longest that a request is tried again, with all waits that the endpoint asks
-    for. Less than cluster.unit_timeout_s."""
+    """`openai`: the longest time for all attempts of a request, with the waits that the endpoint
+    demands. It must be below cluster.unit_timeout_s."""
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Variables of the chat template, for example {enable_thinking: false}. `openai`: sent
     along, if there are any."""
     failure_rate: float = Field(0.2, ge=0, le=1)
     """`simulated`: probability that a proposed action is not the expert's."""
     failure_rate_perturbed: float | None = Field(None, ge=0, le=1)
-    """`simulated`: the probability where the last observation was perturbed; the larger one counts
-    where several apply.
+    """`simulated`: the probability where the last observation was perturbed. Where several
+    probabilities apply, the largest counts.
     """
     failure_rate_after_error: float | None = Field(None, ge=0, le=1)
-    """`simulated`: the probability where the last observation reads like an error, for example of
-    failed visible tests.
+    """`simulated`: the probability where the last observation reads like an error, for example a
+    report of failed visible tests.
     """
     signal_auroc: float | None = Field(None, gt=0, lt=1)
     """`simulated`: how well the first-token entropy tells failing from right proposals; without it
@@ -90,14 +90,15 @@ class ModelConfig(Section):
 
     @property
     def gpus(self) -> float:
-        """What the engine asks Ray for where there are GPUs: a share of one, or whole ones."""
+        """GPUs that the engine requests from Ray where there are any: a share of one GPU, or whole
+        GPUs.
+        """
         return self.gpu_memory_utilization if self.tensor_parallel == 1 else self.tensor_parallel
 
     def content(self) -> dict[str, Any]:
-        """The keys that decide what the model answers; the others say where and how fast."""
+        """The keys that decide the model's answers; the other keys say where and how fast."""
         content = self.model_dump(mode="json", exclude=set(_OPERATIONAL))
-        # Keys that came later count only where they are set, so that what was finished before stays
-        # finished.
+        # Newer keys count only where they are set, so that stages of older runs stay complete.
         if not self.chat_template_kwargs:
             del content["chat_template_kwargs"]
         for name in ("max_tokens_field", "send_seed"):
@@ -143,7 +144,7 @@ def read_key(variable: str) -> str:
     Raises UsageError, without showing it, for one that no HTTP header can carry.
     """
     key = os.environ.get(variable, "").strip()
-    if any(not "!" <= letter <= "~" for letter in key):
+    if not all("!" <= letter <= "~" for letter in key):
         raise UsageError(
             f"environment variable {variable}: the key holds a space, a line break or a letter "
             f"that is not ASCII; set it again without"

@@ -1,8 +1,7 @@
-"""Places on a disk: the type of every path in the configuration, where caches lie, and what is
-wrong with a directory.
+"""Paths: the type of every path in the configuration, the folders of caches, and checks of a
+directory.
 
-A place decides where things are kept and never what comes out of a run, so no place is part of a
-content hash.
+Invariant: a path never decides an outcome of a run, so no path is part of a content hash.
 """
 
 import os
@@ -16,12 +15,12 @@ from r2v_dist.errors import UsageError
 CACHE_VARIABLE = "XDG_CACHE_HOME"
 _LONGEST_NAME = 255
 _LONGEST_PATH = 3000
-"""Bytes; the system allows 4,096, and a run makes files some folders further down."""
+"""Bytes; the system allows 4,096, and the files of a run lie some folders below its directory."""
 
 
 def user_path(text: str) -> Path:
-    """A path as a person writes it, `~` included. Raises ValueError for one that no
-    file can have.
+    """A path as a person writes it, where `~` is the home directory. Raises ValueError for a path
+    that no file can have.
     """
     if not text.strip():
         raise ValueError("an empty path; name a file or a directory")
@@ -33,19 +32,18 @@ def user_path(text: str) -> Path:
         raise ValueError(
             f"nobody here is called {text.split('/')[0]}; write the whole path"
         ) from None
-    lengths = [len(os.fsencode(part)) for part in path.parts]
-    if max(lengths, default=0) > _LONGEST_NAME:
-        raise ValueError(
-            f"a name of {max(lengths)} bytes; a file's name has at most {_LONGEST_NAME}"
-        )
-    if len(os.fsencode(path)) > _LONGEST_PATH:
-        raise ValueError(f"a path of {len(os.fsencode(path))} bytes; use one below {_LONGEST_PATH}")
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if longest > _LONGEST_NAME:
+        raise ValueError(f"a name of {longest} bytes; a file's name has at most {_LONGEST_NAME}")
+    length = len(os.fsencode(path))
+    if length > _LONGEST_PATH:
+        raise ValueError(f"a path of {length} bytes; use one below {_LONGEST_PATH}")
     return path
 
 
 def named_path(text: str, key: str) -> Path:
-    """A path that does not come out of the configuration. Raises UsageError that names where it
-    comes from.
+    """A path from outside the configuration, for example an argument. Raises UsageError that names
+    its source, `key`.
     """
     try:
         return user_path(text)
@@ -77,23 +75,24 @@ def cache_folder(name: str) -> Path:
 
 
 def write_problem(folder: Path) -> str | None:
-    """Why files cannot be made below `folder`, which need not exist; None where they can. Nothing
-    is made here.
+    """Why files cannot be made below `folder`, which need not exist; None where they can. The check
+    makes no file.
     """
     path = folder.absolute()
-    there = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
-    if not there.is_dir():
-        return f"{there} is a file"
-    if not os.access(there, os.W_OK | os.X_OK):
-        return f"{there} cannot be written"
+    existing = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
+    if not existing.is_dir():
+        return f"{existing} is a file"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"{existing} cannot be written"
     return None
 
 
 def require_writable(folder: Path, key: str) -> None:
-    """Raises UsageError, which names the directory and the key that moves it, where nothing can be
+    """Raises UsageError, which names the directory and its configuration key, where no file can be
     written.
     """
-    if problem := write_problem(folder):
+    problem = write_problem(folder)
+    if problem is not None:
         raise UsageError(f"{key} = {folder}: {problem}; set {key} to a directory of yours")
 
 

@@ -17,25 +17,29 @@ class RouterConfig(Section):
     """The router learner (docs/method.md, section 7)."""
 
     mode: Literal["decoupled", "joint"] = "decoupled"
-    """`decoupled`: calibrated risk heads, and a policy head that alone sees cost and CVaR. `joint`:
-    the paper's single output.
+    """`decoupled`: calibrated risk heads, and a policy head, which alone is trained on cost and
+    CVaR. `joint`: the single output of the paper.
     """
     score: Literal["policy", "risk", "value", "dissent", "advantage"] = "policy"
-    """What a `decoupled` router compares with its threshold: its policy head, the risk rho, rho -
-    rho1, which is what a step of the teacher is worth to an SLM that never asks again, the
-    probability of dissent, that the teacher would do something else, or the advantage, the success
-    that a step of the teacher gains for a call to an agent that may ask again (labels.pairs > 0).
+    """The score of a `decoupled` router. `policy`: its policy head. `risk`: rho. `value`: rho -
+    rho1, the success gained by one teacher step when the SLM acts from there on. `dissent`: the
+    probability that the teacher's action differs. `advantage`: the success gained by a teacher step
+    for every teacher call that it costs in the end, when the router acts from there on; it needs
+    labels.pairs > 0.
     """
     surrogate: Literal["latched", "paper"] = "latched"
+    """Cost and failure that training of the policy uses: of an agent that hands over to the teacher
+    once, or the independent steps of the paper.
+    """
     ablation: Literal["none", "no_cvar", "no_brier", "uncalibrated"] = "none"
-    """`no_cvar` bounds the mean failure instead of its CVaR; `no_brier` estimates no risk
-    (decoupled: the policy sees f alone).
+    """`no_cvar` bounds the mean failure instead of its CVaR; `no_brier` estimates no risk, so that
+    the policy of a `decoupled` router has the features as its only input.
     """
     alpha: float = Field(0.2, gt=0, le=1)
     """Tail mass of CVaR."""
     epsilon: float = Field(0.10, gt=0, lt=1)
-    """The most CVaR of failure over seeds, in training of a policy that hands over once;
-    evaluate.epsilon is for thresholds.
+    """Largest CVaR of failure over seeds in training of the policy; evaluate.epsilon serves the
+    choice of thresholds.
     """
     lambda_max: float = Field(20.0, gt=0, le=MOST_WEIGHT)
     lambda_start: float = Field(1.0, ge=0, le=MOST_WEIGHT)
@@ -44,10 +48,10 @@ class RouterConfig(Section):
     """Weight of the Brier score (`joint`)."""
     teacher_cost: float = Field(50.0, gt=0, le=1e9)
     slm_cost: float = Field(1.0, ge=0, le=1e9)
-    """Prices of a call; only their ratio counts."""
+    """Prices of a teacher call and an SLM call; only their ratio counts."""
     kappa: float = Field(20.0, gt=0, le=1e9)
-    """Cost of a failed episode, in teacher calls: of the Bayes operating point and of least
-    expected cost.
+    """Cost of a failed episode, in teacher calls, for the Bayes operating point and for expected
+    cost.
     """
     risk_hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (64, 64)
     policy_hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (64,)
@@ -57,13 +61,13 @@ class RouterConfig(Section):
     learning_rate: float = Field(0.01, gt=0, le=10)
     weight_decay: float = Field(1e-4, ge=0, le=10)
     temperature_end: float = Field(0.2, gt=0, le=1)
-    """p = sigmoid(logit / temperature), the temperature falling from 1 to this: a hard threshold is
-    what will be deployed.
+    """Last temperature of p = sigmoid(logit / temperature), which starts at 1. It is low because
+    the deployed router has a hard threshold.
     """
     check_every_steps: int = Field(20, ge=1, le=MOST_STEPS)
-    """Validation labels are looked at this often: early stopping."""
+    """Steps between evaluations on validation labels, for early stopping."""
     patience: int = Field(5, ge=1, le=MOST_STEPS)
-    """Checks without a better Brier score before a risk head stops."""
+    """Evaluations without a better Brier score after which a risk head stops training."""
     save_every_steps: int = Field(100, ge=1, le=MOST_STEPS)
     deepspeed: Annotated[DeepSpeedConfig, BeforeValidator(_for_a_router)] = DeepSpeedConfig(
         zero_stage=0, threads_per_rank=1
@@ -71,7 +75,7 @@ class RouterConfig(Section):
 
     @property
     def tail(self) -> float:
-        """The tail mass that training and the choice of the threshold bound; 1 is the mean."""
+        """Tail mass of the CVaR that training and the choice of thresholds bound; 1 is the mean."""
         return 1.0 if self.ablation == "no_cvar" else self.alpha
 
     @model_validator(mode="after")

@@ -1,9 +1,9 @@
 """The run configuration: every key is read somewhere, an unknown key is an error, and loading
 imports nothing heavy.
 
-`load_config(path, overrides)` is the only way in. What decides an outcome is part of
-`content_hash`; where and how fast the work is done (`cluster`, `run_dir`) is not, so that a run can
-be resumed on another machine.
+`load_config(path, overrides)` is the only entrance. Invariant: keys that decide an outcome are part
+of `content_hash`; keys that say where and how fast the work is done (`cluster`, `run_dir`) are not,
+so that a run can be resumed on another machine.
 """
 
 import json
@@ -42,30 +42,31 @@ class RunConfig(Section):
     bc: BCConfig = BCConfig()
     branches: BranchConfig = BranchConfig()
     verifier: VerifierConfig | None = None
-    """None: no verifier, the SLM's first candidate acts."""
+    """None: without a verifier the SLM's first candidate acts."""
     dpo: DPOConfig | None = None
-    """None: the cloned SLM is deployed. DPO needs a trained verifier."""
+    """None: the cloned SLM is deployed. Preference learning needs a trained verifier."""
     labels: LabelConfig = LabelConfig()
     router: RouterConfig | None = None
     """None: no router is trained; the baselines that need none are evaluated."""
     certificate: CertificateConfig = CertificateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     training_seeds: int = Field(1, ge=1, le=100)
-    """Everything that is trained, and what follows from it, is done once for each; tasks and
-    teacher episodes are shared.
+    """Number of training seeds. Training and all later stages run once for each; tasks and teacher
+    episodes are shared.
     """
     sandbox: SandboxConfig = SandboxConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @property
     def simulated(self) -> bool:
-        """Whether any model only pretends; its numbers are labelled wherever they appear."""
+        """Whether a model is simulated; results of such a run are labelled wherever they appear."""
         return "simulated" in (self.slm.backend, self.teacher.backend)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         for rule in (_roles, _router_labels, _enough_tasks, _room_to_answer, _cores):
-            if problem := rule(self):
+            problem = rule(self)
+            if problem is not None:
                 raise ValueError(problem)
         return self
 
@@ -79,36 +80,36 @@ class RunConfig(Section):
 
     @property
     def alone(self) -> str:
-        """The router under which the SLM acts as it is deployed, without the teacher: with a
-        verifier, by its choice.
+        """The router under which the deployed SLM acts without the teacher: `best_of_k` with a
+        verifier, else `slm_only`.
         """
         return "slm_only" if self.verifier is None else "best_of_k"
 
     @property
     def swept(self) -> tuple[str, ...]:
-        """The routers with a threshold that this run can play."""
-        has = {
+        """The evaluated routers whose needs this run meets."""
+        available = {
             "logprobs": self.slm.backend == "vllm" or self.slm.signal_auroc is not None,
             "verifier": self.verifier is not None,
             "router": self.router is not None,
         }
-        asked = self.evaluate.routers
-        return tuple(name for name in asked if all(has[need] for need in BY_NAME[name].needs))
+        met = {need for need, is_met in available.items() if is_met}
+        return tuple(name for name in self.evaluate.routers if met.issuperset(BY_NAME[name].needs))
 
     @property
     def gpus(self) -> dict[str, float]:
-        """What engines and verifier, which work at the same time, ask of a cluster with GPUs, by
-        the key that says how much.
+        """GPUs that engines and verifier, which run at the same time, request from a cluster with
+        GPUs, by the configuration key that decides the number.
         """
-        asked: dict[str, float] = {}
+        requested: dict[str, float] = {}
         for role, model in (("slm", self.slm), ("teacher", self.teacher)):
             if model.backend == "vllm":
-                asked[
-                    f"{role}.{'gpu_memory_utilization' if model.tensor_parallel == 1 else 'tensor_parallel'}"
-                ] = model.gpus
+                shared = model.tensor_parallel == 1
+                key = "gpu_memory_utilization" if shared else "tensor_parallel"
+                requested[f"{role}.{key}"] = model.gpus
         if self.verifier is not None and self.verifier.kind == "trained":
-            asked["verifier.gpu_memory_utilization"] = self.verifier.gpu_memory_utilization
-        return asked
+            requested["verifier.gpu_memory_utilization"] = self.verifier.gpu_memory_utilization
+        return requested
 
     def content_hash(self) -> str:
         """Hash of everything that decides an outcome."""
@@ -121,7 +122,7 @@ class RunConfig(Section):
 
 
 def _roles(config: RunConfig) -> str | None:
-    """What is wrong with who does what."""
+    """The problem with the backends and kinds of the roles, if there is one."""
     slm = config.slm
     verifier = config.verifier
     if slm.backend == "expert":
@@ -137,7 +138,7 @@ def _roles(config: RunConfig) -> str | None:
 
 
 def _router_labels(config: RunConfig) -> str | None:
-    """What is wrong with the labels that a router learns from."""
+    """The problem with the labels that a router learns from, if there is one."""
     router = config.router
     labels = config.labels
     perturb = config.perturb
@@ -176,7 +177,7 @@ def _enough_tasks(config: RunConfig) -> str | None:
 
 
 def _room_to_answer(config: RunConfig) -> str | None:
-    """A prompt has at least a token, and the answer comes after it."""
+    """A prompt of at least one token and the answer must fit the context."""
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
         if model.backend == "vllm" and model.sampling.max_tokens >= model.max_model_len:
             return (
@@ -188,19 +189,20 @@ def _room_to_answer(config: RunConfig) -> str | None:
 
 
 def _cores(config: RunConfig) -> str | None:
-    """How the lists of CPU cores are written; whether a machine has them is a question
-    for `plan`.
+    """The problem with how lists of CPU cores are written, if there is one. The preflight checks
+    that the machine has these cores.
     """
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
         for part in model.cpu_cores.split(",") if model.cpu_cores else ():
             first, dash, last = part.partition("-")
             numbers = (first, last) if dash else (first,)
-            plain = all(
-                number.isascii() and number.isdecimal() and len(number) < 6 for number in numbers
-            )
-            if not plain or int(first) > int(last or first):
+            if not all(map(_is_core_number, numbers)) or int(first) > int(last or first):
                 return f"{role}.cpu_cores = {model.cpu_cores}: {part!r} is no core and no range of cores; write for example 0-1,3"
     return None
+
+
+def _is_core_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 6
 
 
 def load_config(path: Path, overrides: list[str]) -> RunConfig:

@@ -6,20 +6,18 @@ from r2v_dist.config.base import Section
 
 
 class SandboxConfig(Section):
-    """What a program that a model wrote may use; docs/sandbox.md says how it is contained."""
+    """Limits of a program that a model wrote; docs/sandbox.md describes its isolation."""
 
     allow_weaker: bool = False
-    """Run such programs even where bubblewrap does not work, with nothing but limits on each
-    process.
-    """
+    """Whether programs run where bubblewrap does not work, with limits on each process only."""
     wall_s: float = Field(10.0, gt=0, le=3600)
     cpu_s: float = Field(10.0, gt=0, le=3600)
-    """Of each process, rounded up to a whole second."""
+    """Processor time of each process, rounded up to a whole second."""
     memory_mib: int = Field(1024, ge=64, le=1_048_576)
     processes: int = Field(16, ge=1, le=4096)
     """Processes and threads, the program's first one included."""
     open_files: int = Field(64, ge=16, le=4096)
     file_mib: int = Field(16, ge=1, le=4096)
-    """Of each file; all files of a program together may have four times as much."""
+    """Size of the largest file; the total of all files of a program is four times this."""
     output_kib: int = Field(256, ge=1, le=65_536)
-    """Of standard output, and as much of standard error."""
+    """Size of standard output; standard error has the same limit."""

@@ -21,12 +21,12 @@ from r2v_dist.seeding import short_hash
 KIND = "simulated_router"
 _MOST_TASKS = 1_000_000
 SLM_PRICE = 1 / 50
-"""Of a call, in teacher calls; part of the world."""
+"""Price of an SLM call, in teacher calls; a constant of the world."""
 RouterName = Literal["r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint"]
 
 
 def _little_memory(given: Any) -> Any:
-    """A simulated run takes little memory, whatever other keys of the section are given."""
+    """The default of memory_gib is low, also where other keys of the section are given."""
     return {"memory_gib": 1.0} | given if isinstance(given, dict) else given
 
 
@@ -36,14 +36,14 @@ class SimulatedConfig(Section):
     kind: Literal["simulated_router"]
     run_dir: UserPath = Path("runs/simulated")
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
-    """Of tasks, labels and training alike."""
+    """Seed of tasks, labels and training."""
     train_tasks: int = Field(200, ge=5, le=_MOST_TASKS)
     validation_tasks: int = Field(2000, ge=5, le=_MOST_TASKS)
     test_tasks: int = Field(1000, ge=5, le=_MOST_TASKS)
-    """For the paired interval; every other number is exact."""
+    """Tasks of the paired interval; every other number is exact."""
     seeds: int = Field(20, ge=10, le=SEED_BLOCK)
     branches: int = Field(3, ge=1, le=MOST_BRANCHES)
-    """n, branches of each kind at a training or validation state."""
+    """n, the number of branches of each kind at a training or validation state."""
     routers: Annotated[tuple[RouterName, ...], Field(min_length=1), AfterValidator(distinct)] = (
         "r2v",
         "r2v_no_cvar",
@@ -77,13 +77,13 @@ class SimulatedConfig(Section):
 
     @property
     def needs_ray(self) -> bool:
-        """Whether ranks are started, here or on a cluster; else the run's own process trains."""
+        """Whether training starts ranks, here or on a cluster; otherwise this process trains."""
         return self.router.deepspeed.ranks > 1 or bool(self.cluster.address)
 
     @property
     def folder(self) -> Path:
-        """Where labels and routers of this very configuration are kept: a changed one never meets
-        another's.
+        """Folder of the labels and routers of this configuration. Another configuration has another
+        folder.
         """
         content = self.model_dump(
             mode="json", exclude={"run_dir", "cluster", "routers", "test_tasks"}

@@ -15,7 +15,7 @@ class VerifierTrainingConfig(LearnerConfig):
     """
 
     pairwise_weight: float = Field(0.5, ge=0, le=MOST_WEIGHT)
-    """Of the logistic loss on pairs of candidates of one state."""
+    """Weight of the logistic loss on pairs of candidates of one state."""
 
 
 class VerifierConfig(Section):
@@ -28,11 +28,9 @@ class VerifierConfig(Section):
     """
     training: VerifierTrainingConfig = VerifierTrainingConfig()
     judge: ModelConfig | None = None
-    """`judge`: the language model that is asked for scores."""
+    """`judge`: the language model that gives the scores."""
     attempts: int = Field(3, ge=1, le=100)
-    """`judge`: how often an answer that cannot be read is asked for again, the first
-    time included.
-    """
+    """`judge`: most attempts to get an answer that can be read, the first included."""
     threads: int = Field(1, ge=1, le=1024)
     """`trained`: CPU threads of the scorer."""
     max_tokens: int = Field(8192, ge=256, le=MOST_TOKENS)
@@ -55,10 +53,12 @@ class VerifierConfig(Section):
 
     @property
     def version(self) -> str:
-        """Under which scores are stored that no trained model gives."""
+        """Version under which the scores of rules or a judge are stored."""
         return self.kind if self.judge is None else f"judge-{self.judge.model}"
 
     def content(self) -> dict[str, Any]:
-        """The keys that stages depend on; where the scorer runs is none of them."""
+        """The keys that stages depend on, which leave out where the scorer runs."""
         content = self.model_dump(mode="json", exclude={"gpu_memory_utilization"})
-        return content | ({} if self.judge is None else {"judge": self.judge.content()})
+        if self.judge is None:
+            return content
+        return content | {"judge": self.judge.content()}
