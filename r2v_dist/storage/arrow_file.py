@@ -1,7 +1,8 @@
-"""An Arrow table as one file: published whole, and read back only as it was written.
+"""An Arrow table as one file. Invariant: a file is published whole, and read only if its bytes are
+the bytes that were written.
 
-The footer of every file holds a checksum of all its bytes: what a disk or a copy changed is found
-before anything is parsed, for a parser believes the offsets that it meets. A file without a
+The footer of every file holds a checksum of all its bytes. Damage by a disk or a copy is found
+before anything is parsed, because a parser trusts the offsets that it reads. A file without a
 checksum (of an older version, or rewritten by other tools) is checked by its structure alone.
 """
 
@@ -18,7 +19,7 @@ from r2v_dist.errors import DamagedFile, UsageError
 _MARK = b"r2v-crc32:"
 _DIGITS = 8
 _TAIL = 1 << 20
-"""The footer is searched for in so many bytes of the file's end."""
+"""Number of bytes at the end of a file in which the footer is searched for."""
 
 # Tables are small: handing their buffers to other threads costs more than compressing them.
 _OPTIONS = ipc.IpcWriteOptions(compression="lz4", use_threads=False, unify_dictionaries=True)
@@ -28,14 +29,14 @@ _sound: set[tuple[str, int, int]] = set()
 
 
 def save(path: Path, table: pa.Table, schema: pa.Schema) -> None:
-    """Write the table as Arrow IPC. It replaces an earlier file."""
+    """Write the table as Arrow IPC; an earlier file is replaced."""
     with files.scratch_beside(path) as scratch:
         scratch.write_bytes(encoded(table.cast(schema)))
         files.publish(scratch, path)
 
 
 def save_new(path: Path, table: pa.Table) -> None:
-    """Write the table under a name that no file has yet. Raises FileExistsError where one has."""
+    """Write the table as Arrow IPC. Raises FileExistsError where the file exists."""
     with files.scratch_beside(path) as scratch:
         scratch.write_bytes(encoded(table))
         files.publish_new(scratch, path)
@@ -64,7 +65,9 @@ def load(path: Path, schema: pa.Schema, what: str) -> pa.Table:
 
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Some columns of an Arrow IPC file. Raises DamagedFile where it is none, or was changed."""
+    """Some columns of an Arrow IPC file. Raises DamagedFile where the file is missing, is no Arrow
+    file, or has been changed.
+    """
     try:
         checked = _check(path)
         table = feather.read_table(path, columns=columns)
@@ -74,27 +77,30 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise DamagedFile(path, "is missing") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if getattr(error, "errno", None) is not None:
-            raise  # the file could not be opened or read: that says nothing about what it holds
-        raise DamagedFile(
-            path, f"is no whole Arrow file ({' '.join(str(error).split())})"
-        ) from None
+            raise  # the file could not be opened or read, so its content is unknown
+        cause = " ".join(str(error).split())
+        raise DamagedFile(path, f"is no whole Arrow file ({cause})") from None
     return table
 
 
 def _check(path: Path) -> bool:
-    """Whether the checksum was found right; False where there is none."""
-    state = path.stat()
-    known = (str(path), state.st_size, state.st_mtime_ns)
-    if known in _sound:
+    """Whether the checksum was verified; False where there is none. Raises DamagedFile where it
+    does not match.
+    """
+    status = path.stat()
+    identity = (str(path), status.st_size, status.st_mtime_ns)
+    if identity in _sound:
         return True
     data = memoryview(path.read_bytes())
     at = _place_of_checksum(data)
     if at is None:
         return False
-    crc = zlib.crc32(data[at + _DIGITS :], zlib.crc32(b"0" * _DIGITS, zlib.crc32(data[:at])))
+    crc = zlib.crc32(data[:at])
+    crc = zlib.crc32(b"0" * _DIGITS, crc)
+    crc = zlib.crc32(data[at + _DIGITS :], crc)
     if bytes(data[at : at + _DIGITS]) != b"%08x" % crc:
         raise DamagedFile(path, "is damaged: its checksum does not match")
-    _sound.add(known)
+    _sound.add(identity)
     return True
 
 

@@ -1,4 +1,4 @@
-"""A published model: where it lies and which version it is."""
+"""A published model: its directory and its version."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,8 @@
-"""The run directory: what is complete is never done again, what is half done resumes, nothing is
-overwritten in silence.
+"""The run directory. Invariant: a complete stage never runs again, an incomplete stage resumes, and
+no file is overwritten in silence.
 
 config.yaml                     the resolved configuration
-stages/<name>/manifest.json     present only when the stage is complete; its input hash says for which inputs
+stages/<name>/manifest.json     present only when the stage is complete; has its inputs' hash
 stages/<name>/metrics.jsonl     what the stage logged
 rollouts/<stage>/*.arrow        committed episodes
 checkpoints/<model>/<version>/  Hugging Face directories
@@ -25,7 +25,6 @@ import yaml
 from r2v_dist import files
 from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError, explain, warn
-from r2v_dist.files import write_atomically
 
 Result = TypeVar("Result")
 _AGAIN = "`r2v run` with the run's configuration does stage {} again"
@@ -33,9 +32,10 @@ _AGAIN = "`r2v run` with the run's configuration does stage {} again"
 
 @dataclass(frozen=True)
 class Manifest:
-    """A complete stage: what it was made from, how long the run that finished it took, and what it
-    found. `covers` are its files, by path in the run directory, with their sizes: without them it
-    is not complete. None where an older version of r2v completed the stage.
+    """The record of a complete stage: the hash of its inputs, the duration of the attempt that
+    completed it, and its results. `covers` are the sizes of its files, by path in the run
+    directory; the stage is complete only with all of them. None where an older version of r2v
+    completed the stage.
     """
 
     stage: str
@@ -53,7 +53,7 @@ class RunDir:
     root: Path
 
     def stage(self, name: str) -> Path:
-        """The folder of a stage, made if there is none."""
+        """The folder of a stage; it is made where it does not exist."""
         folder = self.root / "stages" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -63,19 +63,17 @@ class RunDir:
         return self.root / "rollouts" / stage
 
     def checkpoint(self, model: str, version: str) -> Path:
-        """Where a model version is kept."""
+        """The folder of a model version."""
         return self.root / "checkpoints" / model / version
 
     def write_config(self, config: RunConfig) -> None:
         """Store the resolved configuration."""
-        write_atomically(
-            self.root / "config.yaml",
-            yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
-        )
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        files.write_atomically(self.root / "config.yaml", text)
 
     def manifest(self, stage: str) -> Manifest | None:
-        """The record of a complete stage, None when it is not complete. One that cannot be read is
-        none, and is warned of."""
+        """The record of a complete stage, None when it is not complete. A damaged record gives a
+        warning and None."""
         path = self.root / "stages" / stage / "manifest.json"
         if not path.is_file():
             return None
@@ -89,23 +87,23 @@ class RunDir:
             return None
 
     def lost(self, manifest: Manifest) -> DamagedFile | None:
-        """A file that a complete stage no longer has as it was; None where all are there."""
-        for folder in (self.root / name for name in _checkpoints(manifest.results)):
+        """A file of a complete stage that is missing or changed; None where there is none."""
+        again = _AGAIN.format(manifest.stage)
+        for name in _checkpoints(manifest.results):
+            folder = self.root / name
             if not folder.is_dir():
-                return DamagedFile(
-                    folder / "*.safetensors", "is missing", _AGAIN.format(manifest.stage)
-                )
+                return DamagedFile(folder / "*.safetensors", "is missing", again)
         for name, size in (manifest.covers or {}).items():
             path = self.root / name
             if not path.is_file():
-                return DamagedFile(path, "is missing", _AGAIN.format(manifest.stage))
+                return DamagedFile(path, "is missing", again)
             if path.stat().st_size != size:
                 problem = f"is damaged: {path.stat().st_size} bytes instead of {size}"
-                return DamagedFile(path, problem, _AGAIN.format(manifest.stage))
+                return DamagedFile(path, problem, again)
         return self._added(manifest)
 
     def _added(self, manifest: Manifest) -> DamagedFile | None:
-        """A shard that came to a complete stage afterwards."""
+        """A shard that was added after the stage was completed; None where there is none."""
         if manifest.covers is None:
             return None
         for path in sorted(self.rollouts(manifest.stage).glob("*.arrow")):
@@ -114,57 +112,57 @@ class RunDir:
         return None
 
     def require_rollouts(self, stage: str) -> None:
-        """Raises DamagedFile where a complete stage has lost episodes."""
+        """Raises DamagedFile where episodes of a complete stage are missing or changed."""
         manifest = self.manifest(stage)
         if manifest is None or manifest.covers is None:
             return
         covers = manifest.covers.items()
         episodes = {name: size for name, size in covers if name.startswith("rollouts/")}
-        found = self.lost(replace(manifest, covers=episodes, results={}))
-        if found is not None:
-            raise found
+        damaged = self.lost(replace(manifest, covers=episodes, results={}))
+        if damaged is not None:
+            raise damaged
 
     def begin(self, stage: str, input_hash: str) -> None:
-        """Note an attempt; set aside what an attempt with other inputs has left."""
+        """Record an attempt; set aside the files of an attempt with other inputs."""
         attempts = self.stage(stage) / "attempts.jsonl"
         try:
             previous = files.read_json_lines(attempts)
             old_hash = previous[-1].get("input_hash", "unknown") if previous else input_hash
         except DamagedFile as error:
-            old_hash = "damaged"  # nobody knows from which inputs the files were made
+            old_hash = "damaged"  # the inputs of the files are unknown
             warn(
                 f"{attempts}: {error.problem}: what stage {stage} has is set aside, and made again"
             )
         if old_hash != input_hash:
             self._set_aside(stage, old_hash)
-        files.append_json_line(
-            attempts, {"input_hash": input_hash, "started": time.time(), "pid": os.getpid()}
-        )
+        attempt = {"input_hash": input_hash, "started": time.time(), "pid": os.getpid()}
+        files.append_json_line(attempts, attempt)
         files.sync(attempts)
 
     def complete(self, stage: str, input_hash: str, wall_s: float, results: dict[str, Any]) -> None:
-        """Record a stage as complete, with the files that it is complete with."""
+        """Record a stage as complete, with the sizes of its files."""
         attempts = len(files.read_json_lines(self.stage(stage) / "attempts.jsonl"))
-        made = self._files_of(stage, results)
-        for folder in {path.parent for path in made}:
+        paths = self._files_of(stage, results)
+        for folder in {path.parent for path in paths}:
             files.sync_entries(folder)
-        covers = {str(path.relative_to(self.root)): path.stat().st_size for path in made}
+        covers = {str(path.relative_to(self.root)): path.stat().st_size for path in paths}
         manifest = Manifest(stage, input_hash, wall_s, attempts, results, covers)
-        files.write_atomically(
-            self.stage(stage) / "manifest.json", json.dumps(asdict(manifest), indent=1)
-        )
+        text = json.dumps(asdict(manifest), indent=1)
+        files.write_atomically(self.stage(stage) / "manifest.json", text)
 
     def _files_of(self, stage: str, results: dict[str, Any]) -> list[Path]:
-        """Tables, episodes and checkpoints of a stage: what later stages read."""
-        found = [*self.stage(stage).glob("*.arrow"), *self.rollouts(stage).glob("*.arrow")]
-        found += self.stage(stage).glob("tasks.json")
+        """The files of a stage that later stages read: tables, tasks, episodes and checkpoints."""
+        paths = list(self.stage(stage).glob("*.arrow"))
+        paths += self.stage(stage).glob("tasks.json")
+        paths += self.rollouts(stage).glob("*.arrow")
         for name in _checkpoints(results):
-            found += (self.root / name).glob("*")
-        return sorted(path for path in found if path.is_file())
+            paths += (self.root / name).glob("*")
+        return sorted(path for path in paths if path.is_file())
 
     def repairing(self, work: Callable[[], Result]) -> Result:
-        """The work's result. A file of the run that cannot be read is set aside, and the work done
-        once more: what is complete is skipped, and what the file held is made again."""
+        """The result of the work. When the work meets a damaged file of this run, the file is set
+        aside and the work starts again: complete stages are skipped, and the content of the file is
+        made again."""
         repaired: set[Path] = set()
         while True:
             try:
@@ -175,8 +173,8 @@ class RunDir:
                 repaired.add(error.path)
 
     def set_aside(self, damaged: DamagedFile) -> bool:
-        """Rename a damaged file of this run, so that it is made again; a checkpoint as a whole.
-        False where there is nothing to rename, or where it is none of the run's."""
+        """Rename a damaged file of this run, or the whole folder of its checkpoint, so that it is
+        made again. False where the file does not exist, or does not belong to this run."""
         root = self.root.resolve()
         path = damaged.path.resolve()
         parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
@@ -200,7 +198,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory for one run; the lock goes with the process, however it ends."""
+        """Hold the directory for one run; the kernel releases the lock when the process ends."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             handle = (self.root / ".lock").open("w", encoding="utf-8")
@@ -221,8 +219,8 @@ class RunDir:
 
 def _checkpoints(results: dict[str, Any]) -> list[str]:
     """The folders of the models that a stage published, in the run directory."""
-    one = [results["checkpoint"]] if "checkpoint" in results else []
-    return [*one, *results.get("routers", {}).values()]
+    models = [results["checkpoint"]] if "checkpoint" in results else []
+    return [*models, *results.get("routers", {}).values()]
 
 
 def _manifest(path: Path) -> Manifest:
