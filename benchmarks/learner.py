@@ -10,11 +10,7 @@ process, a batch one pass. Both have the same threads and the same niceness.
 import argparse
 import asyncio
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +20,7 @@ from actors.collector import Collector
 from actors.env_runner import EnvRunner, RunnerSetup
 from benchmarks.games import make_tasks, make_units
 from benchmarks.harness import Mismatch, Spent, interleave, median_wall, publish
+from benchmarks.stock_trainers import MODEL, run_stock, tokenizer, train_stock, write_settings
 from learners.behaviour_cloning.train import BCJob, clone_behaviour
 from learners.behaviour_cloning.train import build_dataset as build_episodes
 from learners.dpo import pairs as preference_pairs
@@ -32,7 +29,7 @@ from learners.dpo.train import DPOJob, learn_preferences
 from learners.dpo.train import build_dataset as build_pair_examples
 from r2v_dist.chat import ChatFormat, Turn, opening_message
 from r2v_dist.config.cluster import ClusterConfig
-from r2v_dist.config.learners import BCConfig, DeepSpeedConfig, DPOConfig, LearnerConfig
+from r2v_dist.config.learners import BCConfig, DeepSpeedConfig, DPOConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm
@@ -40,7 +37,6 @@ from r2v_dist.labels import branch_values
 from r2v_dist.labels.branch_values import BranchValue
 from r2v_dist.storage import rollouts as rollout_store
 
-MODEL = Path(__file__).parent.parent / "models" / "textworld-tiny"
 SEEDS = (0, 1, 2, 3)
 SAME_LOSS = 2e-3
 
@@ -55,7 +51,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.stock:
-        _run_stock(args.stock, args.folder)
+        train_stock(args.stock, args.folder)
         return
     from cluster.session import ray_session
 
@@ -75,7 +71,7 @@ def compare_cloning(folder: Path, steps: int, repeats: int) -> None:
     """The same sequences, the same loss; then, beside it, what the reference takes when it is told
     to divide batches by length too.
     """
-    chat = ChatFormat(_tokenizer(), "slm")
+    chat = ChatFormat(tokenizer(), "slm")
     dataset = build_episodes(folder / "rollouts", chat, 1024)
     config = BCConfig(
         learning_rate=5e-4, epochs=steps * 16 / len(dataset), max_length=1024, **_shared(micro=4)
@@ -113,7 +109,7 @@ def compare_preferences(folder: Path, steps: int, repeats: int) -> None:
     """The same pairs under DPO's own loss; then, beside it, what the whole objective costs."""
     table, _ = build_pairs(branch_values.to_table(branches(folder / "rollouts")), 0.1)
     preference_pairs.save(folder / "pairs.arrow", table)
-    dataset, counts = build_pair_examples(table, ChatFormat(_tokenizer(), "slm"), 1024)
+    dataset, counts = build_pair_examples(table, ChatFormat(tokenizer(), "slm"), 1024)
     dataset.save_to_disk(str(folder / "dpo" / "data"))
     config = DPOConfig(
         learning_rate=1e-4,
@@ -209,27 +205,6 @@ def compare(
     )
 
 
-def run_stock(kind: str, stage: Path) -> None:
-    """The reference in a process of its own."""
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "benchmarks.learner",
-        "--stock",
-        kind,
-        "--folder",
-        str(stage),
-    ]
-    subprocess.run(
-        command,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"},
-    )
-
-
 def read(metrics: Path) -> tuple[float, list[float]]:
     """Seconds a step between the first and the last line, and the losses."""
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
@@ -306,100 +281,6 @@ def _shared(micro: int) -> dict[str, Any]:
         "save_every_steps": 10**6,
         "deepspeed": DeepSpeedConfig(zero_stage=0),
     }
-
-
-def write_settings(folder: Path, config: LearnerConfig, **more: Any) -> None:
-    """What the reference trains with."""
-    settings = {
-        "learning_rate": config.learning_rate,
-        "num_train_epochs": config.epochs,
-        "warmup_steps": config.warmup_share,
-        **more,
-    }
-    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-
-
-def _tokenizer() -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(MODEL)
-
-
-def _run_stock(kind: str, stage: Path) -> None:
-    """The reference's process: TRL's trainer on token ids, with no code of ours but the clock."""
-    # Ray runs its workers at this niceness; on a busy machine the reference must not be served
-    # before them.
-    os.nice(15)
-    import torch
-    import transformers
-    from datasets import load_from_disk
-    from transformers import AutoModelForCausalLM, TrainerCallback
-    from trl import DPOConfig as DPOArguments
-    from trl import DPOTrainer, SFTConfig, SFTTrainer
-
-    torch.set_num_threads(2)
-    transformers.logging.set_verbosity_error()
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.monotonic()
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if "loss" in logs:
-                row = {
-                    "step": state.global_step,
-                    "seconds": time.monotonic() - self.started,
-                    "loss": logs["loss"],
-                }
-                with (stage / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-
-    class StockDPO(DPOTrainer):  # type: ignore[misc]
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            # it holds token ids already, which this version can only be told by a subclass
-            return dataset
-
-    settings = json.loads((stage.parent / "settings.json").read_text(encoding="utf-8"))
-    shared: dict[str, Any] = {
-        **{
-            "output_dir": str(stage / "out"),
-            "save_strategy": "no",
-            "logging_steps": 5,
-            "report_to": [],
-            "disable_tqdm": True,
-        },
-        **{
-            "per_device_train_batch_size": 16,
-            "lr_scheduler_type": "cosine",
-            "weight_decay": 0.01,
-            "seed": 0,
-            "data_seed": 0,
-        },
-        **{
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "remove_unused_columns": False,
-            "max_length": None,
-        },
-        **settings,
-    }
-    data = load_from_disk(str(stage.parent / "data"))
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
-    made = {
-        "model": model,
-        "train_dataset": data,
-        "processing_class": _tokenizer(),
-        "callbacks": [Clock()],
-    }
-    if kind == "bc":
-        SFTTrainer(
-            args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **shared), **made
-        ).train()
-    else:
-        StockDPO(
-            args=DPOArguments(beta=0.1, precompute_ref_log_probs=True, **shared), **made
-        ).train()
 
 
 if __name__ == "__main__":

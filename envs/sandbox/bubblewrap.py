@@ -25,80 +25,57 @@ ENVIRONMENT = {
 
 
 def interpreter() -> list[str]:
-    """The waiting interpreter: no user site, no site packages, no bytecode files, nothing unsafe on
-    its path.
+    """The command of the waiting interpreter: without user site, site packages, bytecode files, and
+    without unsafe folders on its path.
     """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     # The venv's executable needs the venv's pyvenv.cfg; the base executable finds its library by
     # itself.
-    return [str(prefix() / "bin" / version), "-P", "-s", "-S", "-B", "-c", _inside()]
+    return [str(prefix() / "bin" / version), "-P", "-s", "-S", "-B", "-c", _supervisor()]
 
 
 @cache
-def _inside() -> str:
-    """`supervisor.py`, compiled here, once, for the same interpreter."""
-    code = compile(
-        Path(__file__).with_name("supervisor.py").read_text(encoding="utf-8"),
-        "supervisor.py",
-        "exec",
-        dont_inherit=True,
-    )
-    return f"import marshal\nexec(marshal.loads(bytes.fromhex({marshal.dumps(code).hex()!r})))"
+def _supervisor() -> str:
+    """`supervisor.py`, compiled once and here, because the interpreter inside is the same."""
+    source = Path(__file__).with_name("supervisor.py").read_text(encoding="utf-8")
+    code = compile(source, "supervisor.py", "exec", dont_inherit=True)
+    compiled = marshal.dumps(code).hex()
+    return f"import marshal\nexec(marshal.loads(bytes.fromhex({compiled!r})))"
 
 
-def bubblewrap(options_fd: int) -> list[str]:
-    """The command that waits for its `options`, NUL-terminated, at a descriptor; to be started by
-    the thread of a `starter`.
+def command(options_fd: int) -> list[str]:
+    """The command that starts a sandbox. It reads its `options`, each ended by NUL, from a
+    descriptor; the thread of a `starter` must start it.
     """
     return ["bwrap", "--args", str(options_fd), "--", *interpreter()]
 
 
 def options(tmp_mib: int, status_fd: int, seccomp_fd: int | None) -> list[str]:
-    """What a sandbox is."""
-    command = [
-        "--unshare-all",
-        "--unshare-user",
-        "--disable-userns",
-        "--uid",
-        "1000",
-        "--gid",
-        "1000",
-        "--cap-drop",
-        "ALL",
-    ]
-    command += [
-        "--new-session",
-        "--die-with-parent",
-        "--as-pid-1",
-        "--hostname",
-        "sandbox",
-        "--clearenv",
-    ]
+    """The options that define a sandbox. `tmp_mib` is the size of /tmp; bubblewrap reports to
+    `status_fd` and reads the system-call filter from `seccomp_fd`.
+    """
+    arguments = ["--unshare-all", "--unshare-user", "--disable-userns"]
+    arguments += ["--uid", "1000", "--gid", "1000", "--cap-drop", "ALL"]
+    arguments += ["--new-session", "--die-with-parent", "--as-pid-1"]
+    arguments += ["--hostname", "sandbox", "--clearenv"]
     for name, value in ENVIRONMENT.items():
-        command += ["--setenv", name, value]
-    command += ["--ro-bind", "/usr", "/usr", *_system_folders()]
-    command += ["--proc", "/proc", "--remount-ro", "/proc", "--dir", "/dev"]
+        arguments += ["--setenv", name, value]
+    arguments += ["--ro-bind", "/usr", "/usr", *_system_folders()]
+    arguments += ["--proc", "/proc", "--remount-ro", "/proc", "--dir", "/dev"]
     for device in ("null", "zero", "random", "urandom"):
-        command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    command += ["--size", str(_SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"]
-    command += [
-        "--size",
-        str(tmp_mib << 20),
-        "--tmpfs",
-        "/tmp",
-        "--dir",
-        "/tmp/work",
-        "--chdir",
-        "/tmp/work",
-    ]
+        arguments += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    arguments += ["--size", str(_SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"]
+    arguments += ["--size", str(tmp_mib << 20), "--tmpfs", "/tmp"]
+    arguments += ["--dir", "/tmp/work", "--chdir", "/tmp/work"]
     if not prefix().is_relative_to("/usr"):
-        command += ["--ro-bind", REACHABLE if hidden() else str(prefix()), str(prefix())]
+        source = REACHABLE if hidden() else str(prefix())
+        arguments += ["--ro-bind", source, str(prefix())]
     for folder in _hidden_folders():
-        command += ["--tmpfs", folder, "--remount-ro", folder]
-    command += ["--remount-ro", "/", "--json-status-fd", str(status_fd)]
+        arguments += ["--tmpfs", folder, "--remount-ro", folder]
+    arguments += ["--remount-ro", "/", "--json-status-fd", str(status_fd)]
     if seccomp_fd is not None:
-        command += ["--seccomp", str(seccomp_fd)]
-    return command
+        arguments += ["--seccomp", str(seccomp_fd)]
+    return arguments
 
 
 @cache
@@ -115,14 +92,17 @@ def _system_folders() -> tuple[str, ...]:
 
 @cache
 def _hidden_folders() -> tuple[str, ...]:
-    """What would be seen and must not be had: installed packages, and this project with its
-    solutions."""
-    places = (Path("/usr"), prefix())
-    found = {Path(__file__).resolve().parents[1]}
+    """Folders that a sandbox would show and must hide: installed packages, and this project with
+    its solutions."""
+    folders = {Path(__file__).resolve().parents[1]}
     for root in (Path("/usr"), Path("/usr/local"), prefix()):
         for kind in ("site-packages", "dist-packages"):
-            found.update(folder.resolve() for folder in root.glob(f"lib*/python3*/{kind}"))
-    shown = [path for path in found if any(path.is_relative_to(place) for place in places)]
-    # Nothing can be mounted inside of a hidden folder, and nothing need be.
-    outermost = [path for path in shown if not any(other in path.parents for other in shown)]
-    return tuple(str(path) for path in sorted(outermost))
+            folders.update(folder.resolve() for folder in root.glob(f"lib*/python3*/{kind}"))
+    shown = {folder for folder in folders if _is_shown(folder)}
+    # Nothing can be mounted inside a hidden folder, and nothing has to be.
+    outermost = [folder for folder in shown if shown.isdisjoint(folder.parents)]
+    return tuple(str(folder) for folder in sorted(outermost))
+
+
+def _is_shown(folder: Path) -> bool:
+    return folder.is_relative_to("/usr") or folder.is_relative_to(prefix())

@@ -1,12 +1,10 @@
-"""How long a program may go on: the time in which it was ready to run and got no processor is not
-its own.
+"""The time limit of a program. Invariant: a busy machine does not change how a run ends.
 
-A busy machine must not change how a run ends. The limit on the clock is compared with the program's
-own time: that of the clock less what the kernel says it has waited for a processor. What a program
-can bring about is never credited: waiting for its own threads and processes, and waiting in which
-it hardly wanted to work (it may sleep and wake as often as it likes). So on an idle machine a
-program ends at its limit, and on a busy one at most after `BACKSTOP` times as long. Each such end
-is the program's.
+The limit is compared with the wall-clock time of the program less the time for which, as the kernel
+reports, it was ready to run and waited for a processor. Waiting that a program can cause is never
+credited: waiting for its own threads and processes, and waiting beyond a multiple of its work (it
+may sleep and wake often). So a program ends at its limit on an idle machine, and after at most
+`BACKSTOP` times its limit on a busy machine.
 """
 
 import os
@@ -16,30 +14,32 @@ from contextlib import suppress
 from pathlib import Path
 
 BACKSTOP = 20.0
-"""However busy the machine, by the clock no program goes on for longer than so many times its
-limit, and for each second of a processor it is credited at most so many seconds of waiting.
+"""No program runs for longer than this multiple of its limit, however busy the machine, and at most
+this number of seconds of waiting is credited for each second of work.
 """
 _LOOK_AGAIN_S = 0.05
 _START_S = 1.0
-"""Of waiting that is credited without work: a program that has just begun has not worked yet."""
+"""Waiting that is credited without work: a program that has just started has not worked yet."""
 _USER = 11
 _OF_CHILDREN = 13
-"""Where a line of /proc/PID/stat, behind the command's name, has processor time: each time two
-fields."""
+"""Fields of /proc/PID/stat, counted after the command's name, that hold user time. The field after
+each holds system time."""
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
-def told() -> bool:
-    """Whether this kernel says how long processes wait; without it time is that of the clock."""
+def kernel_reports_waiting() -> bool:
+    """Whether this kernel reports how long processes wait. Where it does not, no waiting is
+    credited.
+    """
     own = Path("/proc/self/schedstat")
     thread = Path("/proc/thread-self/children")
     return own.is_file() and thread.is_file()
 
 
-class Patience:
-    """Counts from its creation for one program: the child of process `init`, or `init` itself where
-    nothing supervises it. `cpu_s` gives the processor seconds of all its processes, or None where
-    nobody counts them.
+class Deadline:
+    """Wall-clock budget of one program, which starts with this object. The program is the child of
+    process `init` (`supervised`) or `init` itself. `cpu_s` gives the processor seconds of all
+    processes of the program, or None where the kernel does not count them.
     """
 
     def __init__(
@@ -57,54 +57,48 @@ class Patience:
         self._started = time.monotonic()
 
     def left(self) -> float:
-        """Seconds after which to ask again; nothing left means that the program's time is over."""
+        """Seconds after which to call again; 0 means that the program's time is over."""
         elapsed = time.monotonic() - self._started
         left = self._wall_s - elapsed
         if left > 0:
             return left
-        if elapsed > BACKSTOP * self._wall_s or (left := left + self._credit_s()) <= 0:
+        if elapsed > BACKSTOP * self._wall_s:
             return 0.0
-        return max(left, _LOOK_AGAIN_S)
+        credited = left + self._credit_s()
+        return max(credited, _LOOK_AGAIN_S) if credited > 0 else 0.0
 
     def _credit_s(self) -> float:
-        """Seconds that the program has waited for a processor that others used; 0 for one that may
-        be waiting for its own threads or processes.
+        """Seconds that the program has waited for a processor that others used; 0 for a program
+        that may be waiting for its own threads or processes.
         """
-        with suppress(
-            OSError, ValueError, IndexError
-        ):  # it has just ended, or the kernel does not tell
+        # The program has just ended, or the kernel does not report waiting.
+        with suppress(OSError, ValueError, IndexError):
             process = self._init
             if self._supervised:
                 [process] = _children(process)
-            if not _children(process) and len(os.listdir(f"/proc/{process}/task")) == 1:
+            threads = len(os.listdir(f"/proc/{process}/task"))
+            if threads == 1 and not _children(process):
                 worked_s, waited_s = _schedule(process)
                 credit = waited_s - self._by_its_others_s(process, worked_s)
                 return max(0.0, min(credit, _START_S + BACKSTOP * worked_s))
         return 0.0
 
     def _by_its_others_s(self, process: int, worked_s: float) -> float:
-        """Processor seconds that went to threads and processes of the program other than its first
-        thread, those that are gone included: as long may it have waited for them.
+        """Processor seconds of the program's threads and processes other than its first thread,
+        ended ones included: an upper bound on how long the first thread waited for them.
         """
         together_s = self._cpu_s()
         if together_s is not None and self._cpu_before_s is not None:
             return max(0.0, together_s - self._cpu_before_s - worked_s)
-        # Without control groups: the ones that somebody waited for.
-        return (
-            _times(process, _USER)
-            - worked_s
-            + _times(process, _OF_CHILDREN)
-            + _orphans_s(self._init, process)
-        )
+        # Without control groups, only processes that their parents waited for are counted.
+        threads_s = _times(process, _USER) - worked_s
+        children_s = _times(process, _OF_CHILDREN)
+        return threads_s + children_s + _orphans_s(self._init, process)
 
 
 def _children(process: int) -> list[int]:
-    return [
-        int(number)
-        for number in Path(f"/proc/{process}/task/{process}/children")
-        .read_text(encoding="utf-8")
-        .split()
-    ]
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(number) for number in path.read_text(encoding="utf-8").split()]
 
 
 def _schedule(process: int) -> tuple[float, float]:
@@ -115,8 +109,11 @@ def _schedule(process: int) -> tuple[float, float]:
 
 def _times(process: int, field: int) -> float:
     """User and system seconds of all threads, or of the children that were waited for."""
-    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[field]) + int(fields[field + 1])) * _TICK_S
+    line = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+    fields = line.rpartition(")")[2].split()
+    user_ticks = int(fields[field])
+    system_ticks = int(fields[field + 1])
+    return (user_ticks + system_ticks) * _TICK_S
 
 
 def _orphans_s(init: int, process: int) -> float:

@@ -1,4 +1,4 @@
-"""Which isolation is in force, found by starting a sandbox and looking at it from inside."""
+"""Which isolation is in force, measured by a program inside a sandbox."""
 
 import functools
 import platform
@@ -6,11 +6,10 @@ import shutil
 from dataclasses import dataclass
 from typing import Literal
 
-from envs.sandbox import cgroups, seccomp
-from envs.sandbox import deadline as patience
+from envs.sandbox import cgroups, deadline, seccomp
 from envs.sandbox.limits import Ending, Limits
 from envs.sandbox.privileges import starter
-from envs.sandbox.process import Box
+from envs.sandbox.process import SandboxProcess
 from r2v_dist.errors import RuntimeFailure
 
 _LOOK = """
@@ -23,8 +22,8 @@ print([bool(os.statvfs(path).f_flag & os.ST_RDONLY) for path in ("/", "/usr", "/
 
 @dataclass(frozen=True)
 class Isolation:
-    """`bubblewrap`: namespaces. `rlimits`: only limits on each process. `none`: not even those, and
-    no program is run.
+    """`bubblewrap`: namespaces. `rlimits`: only limits on each process. `none`: no limits, and no
+    program is run.
     """
 
     level: Literal["bubblewrap", "rlimits", "none"]
@@ -33,31 +32,26 @@ class Isolation:
 
 @dataclass(frozen=True)
 class Means:
-    """What this machine offers."""
+    """Isolation and control groups of this machine."""
 
     isolation: Isolation
     hierarchy: cgroups.Hierarchy | None
 
 
 def probe() -> Isolation:
-    """What holds on this machine. The first call starts a sandbox; later ones know."""
+    """The isolation of this machine. The first call starts a sandbox; its result is kept."""
     return means().isolation
 
 
 @functools.cache
 def means() -> Means:
-    """As `probe`, with what a sandbox is made of."""
+    """As `probe`, with the control groups that sandboxes use."""
     if platform.system() != "Linux":
-        return Means(
-            Isolation("none", f"programs can be limited on Linux, not on {platform.system()}"), None
-        )
+        unlimited = f"programs can be limited on Linux, not on {platform.system()}"
+        return Means(Isolation("none", unlimited), None)
     if shutil.which("bwrap") is None:
-        return Means(
-            Isolation(
-                "rlimits", "bubblewrap is not installed (Debian: apt-get install bubblewrap)"
-            ),
-            None,
-        )
+        missing = "bubblewrap is not installed (Debian: apt-get install bubblewrap)"
+        return Means(Isolation("rlimits", missing), None)
     reason = ""
     hierarchy = cgroups.find()
     for choice in (hierarchy, None) if hierarchy else (None,):
@@ -69,17 +63,17 @@ def means() -> Means:
 
 
 def _look(hierarchy: cgroups.Hierarchy | None) -> str:
-    """Describe a sandbox. Raises RuntimeFailure when it does not start or does not hold what it
-    should.
+    """Describe a sandbox. Raises RuntimeFailure when it does not start, or is not isolated as it
+    should be.
     """
     limits = Limits()
     with starter() as thread:
-        box = thread.submit(Box, limits, hierarchy).result()
+        process = thread.submit(SandboxProcess, limits, hierarchy).result()
         try:
-            box.wait_ready()
-            completed = box.run(_LOOK, {}, b"", limits)
+            process.wait_ready()
+            completed = process.run(_LOOK, {}, b"", limits)
         finally:
-            box.discard()
+            process.discard()
     filtered = seccomp.program() is not None
     expected = f"['{0:016x}', '{0:016x}', '1', '{2 if filtered else 0}']\n"
     expected += "[True, True, True, False]\n"
@@ -90,6 +84,6 @@ def _look(hierarchy: cgroups.Hierarchy | None) -> str:
     parts = ["namespaces", "no network", "read-only system", "no capabilities", "rlimits"]
     parts.append("seccomp" if filtered else f"no seccomp filter for {platform.machine()}")
     parts.append(str(hierarchy) if hierarchy else "no cgroups: memory is limited by process")
-    if not patience.told():
+    if not deadline.kernel_reports_waiting():
         parts.append("time limits by the clock: a busy machine can end a program")
     return ", ".join(parts)

@@ -8,8 +8,8 @@ from math import ceil
 from r2v_dist.config.sandbox import SandboxConfig
 
 _SIGNALS = 128
-"""Pending signals and timers: the kernel counts them for all processes of a host user too, so what
-one sandbox held, others would lack."""
+"""Pending signals and timers. The kernel counts them for all processes of a host user, so a sandbox
+without this limit could take them from other sandboxes."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,15 @@ class Limits:
 
     wall_s: float = 10.0
     cpu_s: float = 10.0
-    """Of each process, rounded up to a whole second."""
+    """Processor time of each process, rounded up to a whole second."""
     memory_mib: int = 1024
     processes: int = 16
     """Processes and threads, the program's first one included."""
     open_files: int = 64
     file_mib: int = 16
-    """Of each file; all files together may have four times as much."""
+    """Size of the largest file; the total of all files is four times this."""
     output_kib: int = 256
-    """Of standard output, and as much of standard error."""
+    """Size of standard output; standard error has the same limit."""
 
     @staticmethod
     def of(config: SandboxConfig) -> "Limits":
@@ -36,8 +36,8 @@ class Limits:
         return Limits(**config.model_dump(exclude={"allow_weaker"}))
 
     def rlimits(self, private_user: bool) -> list[tuple[int, tuple[int, int]]]:
-        """Arguments for `setrlimit`. Without a user namespace of its own the program's processes
-        cannot be told from its user's.
+        """Arguments for `setrlimit`. Limits that the kernel counts by user are set only with
+        `private_user`, a user namespace of the sandbox alone.
         """
         cpu_s = ceil(self.cpu_s)
         memory = self.memory_mib << 20
@@ -48,8 +48,7 @@ class Limits:
             (resource.RLIMIT_AS, (memory, memory)),
             (resource.RLIMIT_FSIZE, (file, file)),
             (resource.RLIMIT_NOFILE, (self.open_files, self.open_files)),
-            # 0 would still start the helper of a host that pipes core files; for 1 the kernel does
-            # not.
+            # With 0 the kernel still starts the host's helper for core files; with 1 it does not.
             (resource.RLIMIT_CORE, (1, 1)),
         ]
         if private_user:
@@ -60,9 +59,7 @@ class Limits:
 
 
 class Ending(StrEnum):
-    """Why a run ended. It describes what the program did and is never proof of anything: a program
-    can end as it likes.
-    """
+    """Why a run ended. It proves nothing about the program, which can choose its ending."""
 
     EXITED = "exited"
     TIMEOUT = "timeout"
@@ -78,11 +75,11 @@ class Completed:
 
     ending: Ending
     returncode: int | None
-    """The exit status; minus the signal's number for SIGNALLED and the like; None where the sandbox
-    ended the program.
+    """The exit status, or minus the number of the signal that ended the program; None where the
+    sandbox ended it.
     """
     stdout: bytes
     """At most `output_kib`; decode it with errors="replace"."""
     stderr: bytes
     wall_s: float
-    """From handing over the program to its end."""
+    """Seconds from sending the program to its end."""

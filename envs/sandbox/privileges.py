@@ -1,9 +1,9 @@
-"""The thread that starts sandboxes: what it is, they are from their first instruction on.
+"""The thread that starts sandboxes: sandboxes inherit its privileges from their first instruction.
 
-Addresses are not randomised for it; where this process is root, it is nobody while it starts a
-process, so that no sandbox ever was root, and it sees the interpreter in a place that nobody can
-reach. All this belongs to a thread, and only this one changes. The C library changes credentials
-for every thread of a process, so the kernel is asked directly.
+Its address space is not randomised. Where this process is root, the thread has the user `nobody`
+while it starts a process, so that no sandbox ever was root, and it sees the interpreter in a folder
+that `nobody` can reach. These are attributes of a thread, and no other thread changes. The C
+library changes credentials for every thread of a process, so system calls are made directly.
 """
 
 import ctypes
@@ -22,10 +22,9 @@ REACHABLE = "/mnt"
 _NOBODY = 65534
 _NO_RANDOMISATION = 0x0040000
 _NEW_MOUNTS = 0x00020000
-_BIND, _RECEIVE_ONLY = (
-    0x1000,
-    0x4000 | 1 << 19,
-)  # recursively; what the host unmounts is unmounted here too
+_BIND = 0x1000
+_RECEIVE_ONLY = 0x4000 | 1 << 19
+"""Recursive, and slave: a folder that the host unmounts is unmounted here too."""
 _DROP_FROM_BOUNDING_SET = 24
 _NO_NEW_PRIVILEGES = 38
 _AMBIENT = 47
@@ -52,14 +51,13 @@ def starter(bubblewrapped: bool = True) -> ThreadPoolExecutor:
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """To be entered in the thread of a `starter`: what is started within is nobody's and can gain
-    nothing.
+    """For the thread of a `starter`: processes that are started in this context belong to the user
+    `nobody` and cannot gain privileges.
     """
     if os.geteuid() != 0:
         yield
         return
-    # The saved user stays root, which is the way back for this thread; a process that starts
-    # forgets it.
+    # The saved user stays root, so that this thread can change back; a started process loses it.
     _demand(_libc.syscall(_SETRESUID, _NOBODY, _NOBODY, 0))
     try:
         yield
@@ -69,8 +67,8 @@ def nobody() -> Iterator[None]:
 
 @cache
 def hidden() -> bool:
-    """Whether nobody could not reach the interpreter, so that it is also at REACHABLE: it often
-    lives in root's home.
+    """Whether the user `nobody` cannot reach the interpreter (it often lies in root's home). It is
+    then also mounted at REACHABLE.
     """
     return os.geteuid() == 0 and not _reachable_by_anyone(prefix())
 
@@ -91,9 +89,8 @@ def _settle() -> None:
     if os.geteuid() == 0:
         _demand(_libc.syscall(_SETGROUPS, 0, None))
         _demand(_libc.syscall(_SETRESGID, _NOBODY, _NOBODY, _NOBODY))
-        for capability in range(
-            int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="utf-8")) + 1
-        ):
+        last = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="utf-8"))
+        for capability in range(last + 1):
             _demand(_libc.prctl(_DROP_FROM_BOUNDING_SET, capability, 0, 0, 0))
         _demand(_libc.prctl(_AMBIENT, _CLEAR_ALL, 0, 0, 0))
         _demand(_libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))

@@ -1,6 +1,4 @@
-"""What is handed to a waiting interpreter, and what it hands back; `supervisor.py` is the other
-side.
-"""
+"""The message to a waiting interpreter, and its report; `supervisor.py` is the other side."""
 
 import marshal
 from collections.abc import Mapping, Sequence
@@ -15,14 +13,8 @@ def encode(source: str, files: Mapping[str, bytes], rlimits: Rlimits, report_fd:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
             raise ValueError(f"{name!r} is no path inside the working directory")
-    body = marshal.dumps(
-        (
-            source,
-            {name: bytes(content) for name, content in files.items()},
-            list(rlimits),
-            report_fd,
-        )
-    )
+    contents = {name: bytes(content) for name, content in files.items()}
+    body = marshal.dumps((source, contents, list(rlimits), report_fd))
     return len(body).to_bytes(8, "little") + body
 
 
@@ -32,7 +24,6 @@ def decode_report(report: bytes) -> tuple[int, float] | None:
     """
     if len(report) < 16:
         return None
-    code, cpu_ms = (
-        int.from_bytes(report[start : start + 8], "little", signed=True) for start in (0, 8)
-    )
+    code = int.from_bytes(report[:8], "little", signed=True)
+    cpu_ms = int.from_bytes(report[8:16], "little", signed=True)
     return code, cpu_ms / 1e3

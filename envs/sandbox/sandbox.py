@@ -1,5 +1,5 @@
-"""Sandboxes for programs that nobody has read: one fresh sandbox a program, never shared, gone when
-the program's run returns.
+"""Sandboxes for untrusted programs. Invariant: every program has a fresh sandbox, which no other
+program uses, and no process of it is left when its run returns.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Self
 from envs.sandbox.isolation import means
 from envs.sandbox.limits import Completed, Limits
 from envs.sandbox.privileges import starter
-from envs.sandbox.process import Box
+from envs.sandbox.process import SandboxProcess
 from r2v_dist.errors import RuntimeFailure, UsageError
 
 _NO_FILES: Mapping[str, bytes] = MappingProxyType({})
@@ -52,7 +52,7 @@ class Sandbox:
         self._lock = threading.Lock()
         self._size = warm
         self._closed = False
-        self._warm: deque[Future[Box]] = deque()
+        self._warm: deque[Future[SandboxProcess]] = deque()
         self._refill()
 
     def run(
@@ -65,17 +65,18 @@ class Sandbox:
         """Run `source` as the main module of a fresh interpreter, in a writable directory that
         holds `files`.
 
-        The standard library can be imported, and `files`; nothing else. Raises RuntimeFailure when
-        no sandbox starts, and ValueError for a file name outside the directory. Whatever the
-        program does is an `Ending`.
+        The program can import the standard library and `files`, and nothing else. Raises
+        RuntimeFailure when no sandbox starts, and ValueError for a file name outside the
+        directory. Whatever the program does is an `Ending`.
         """
         limits = limits or self.limits
-        box = self._ready_box(limits)
+        process = self._ready(limits)
         try:
-            return box.run(source, files, stdin, limits)
+            return process.run(source, files, stdin, limits)
         finally:
-            self._janitors.submit(box.discard)
-            # Not before: starting an interpreter takes a core for longer than many a program runs.
+            self._janitors.submit(process.discard)
+            # After the program: starting an interpreter takes a core for longer than many a program
+            # runs.
             self._refill()
 
     async def arun(
@@ -85,8 +86,8 @@ class Sandbox:
         files: Mapping[str, bytes] = _NO_FILES,
         limits: Limits | None = None,
     ) -> Completed:
-        """As `run`, in a thread of the sandbox's own. A program whose caller is cancelled runs on
-        to its limit.
+        """As `run`, in a thread of this object. The program of a cancelled caller runs on to its
+        limit.
         """
         return await asyncio.get_running_loop().run_in_executor(
             self._runners, self.run, source, stdin, files, limits
@@ -112,23 +113,23 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ready_box(self, limits: Limits) -> Box:
-        """A sandbox that waits for its program. One that died waiting (it was idle for hours,
-        memory ran out) is replaced.
+    def _ready(self, limits: Limits) -> SandboxProcess:
+        """A sandbox that waits for its program. A sandbox that ended while it waited (after idle
+        hours, or for lack of memory) is replaced.
         """
         for attempt in range(1, _ATTEMPTS + 1):
-            box = self._take(limits).result()
+            process = self._take(limits).result()
             try:
-                box.wait_ready()
+                process.wait_ready()
             except RuntimeFailure:
-                box.discard()
+                process.discard()
                 if attempt == _ATTEMPTS:
                     raise
             else:
-                return box
+                return process
         raise AssertionError("unreachable")
 
-    def _take(self, limits: Limits) -> Future[Box]:
+    def _take(self, limits: Limits) -> Future[SandboxProcess]:
         with self._lock:
             # The size of /tmp is fixed at the start.
             fits = self._warm and limits.file_mib == self.limits.file_mib
@@ -139,5 +140,5 @@ class Sandbox:
             while len(self._warm) < self._size and not self._closed:
                 self._warm.append(self._start(self.limits))
 
-    def _start(self, limits: Limits) -> Future[Box]:
-        return self._starter.submit(Box, limits, means().hierarchy, self._bubblewrapped)
+    def _start(self, limits: Limits) -> Future[SandboxProcess]:
+        return self._starter.submit(SandboxProcess, limits, means().hierarchy, self._bubblewrapped)

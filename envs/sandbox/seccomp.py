@@ -1,10 +1,10 @@
-"""The system-call filter: what no program under test needs is refused before the kernel looks at
-it.
+"""The system-call filter: a call that no program under test needs is refused before the kernel
+executes it.
 
-Everything else is allowed, so a refusal never depends on a library's habits. The filter is classic
-BPF over `struct seccomp_data` (nr, arch, instruction pointer, six arguments); a call of another
-architecture, and one newer than this table, does not exist (ENOSYS), which also covers x32. Numbers
-are those of the kernel's unistd headers.
+Every other call is allowed, so a refusal never depends on the habits of a library. The filter is
+classic BPF over `struct seccomp_data` (nr, arch, instruction pointer, six arguments). A call of
+another architecture, and a call newer than this table, does not exist (ENOSYS), which also covers
+x32. Numbers are those of the kernel's unistd headers.
 """
 
 import errno
@@ -81,8 +81,7 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "_sysctl": (156, None),
     "lookup_dcookie": (212, 18),
     "nfsservctl": (180, 42),
-    # priorities: a program that made itself wait could not be told from one that a busy machine
-    # lets wait
+    # priorities: a program that makes itself wait looks like a program that waits on a busy machine
     "setpriority": (141, 140),
     "sched_setparam": (142, 118),
     "sched_setscheduler": (144, 119),
@@ -125,14 +124,14 @@ _REFUSED_FCNTL = {
     "F_NOTIFY": 1026,
     "F_SETPIPE_SZ": 1031,
 }
-"""Locks, leases and notices on files that all sandboxes share; and a pipe's size, which the kernel
-counts for all processes of a host user."""
+"""Locks, leases and notices on files that all sandboxes share, and the size of a pipe, which the
+kernel counts for all processes of a host user."""
 
 
 @dataclass(frozen=True)
 class _Architecture:
-    """`column` of the table above, the audit value the kernel reports, and the calls whose
-    arguments are looked at.
+    """`column` of the table above, the audit value that the kernel reports, and the numbers of the
+    calls whose arguments the filter reads.
     """
 
     column: int
@@ -198,9 +197,8 @@ def program(machine: str = platform.machine()) -> bytes | None:
     if architecture is None:
         return None
     a = architecture
-    refused = sorted(
-        numbers[a.column] or 0 for numbers in _REFUSED.values() if numbers[a.column] is not None
-    )
+    numbers = [pair[a.column] for pair in _REFUSED.values()]
+    refused = sorted(number for number in numbers if number is not None)
     code = [
         _instruction(_LOAD, _ARCH),
         _instruction(_JUMP_EQUAL, a.audit, yes=1),
@@ -214,14 +212,14 @@ def program(machine: str = platform.machine()) -> bytes | None:
         _instruction(_RETURN, _UNKNOWN),
     ]
     code += _when(a.clone, _ARGUMENT_0, _instruction(_JUMP_ANY_BIT, _NEW_NAMESPACES, no=1))
-    only = (
+    allowed_arguments = (
         (a.socket, _AF_UNIX),
         (a.socketpair, _AF_UNIX),
         # Limits and placement of other processes: the supervisor is one.
         (a.prlimit64, _ITSELF),
         (a.sched_setaffinity, _ITSELF),
     )
-    for number, allowed in only:
+    for number, allowed in allowed_arguments:
         code += _when(number, _ARGUMENT_0, _instruction(_JUMP_EQUAL, allowed, yes=1))
     for request in (_TIOCSTI, _TIOCLINUX):
         code += _when(a.ioctl, _ARGUMENT_1, _instruction(_JUMP_EQUAL, request, no=1))

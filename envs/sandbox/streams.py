@@ -1,5 +1,5 @@
-"""The three pipes of a running program: nothing it does or leaves undone can block this side or
-fill its memory.
+"""The three pipes of a running program. Invariant: no program can block this side or fill its
+memory.
 """
 
 import os
@@ -15,8 +15,8 @@ from envs.sandbox.limits import Ending
 _CHUNK = 1 << 16
 _CRUMB = 1 << 10
 _CRUMBS = 500
-"""A program that has written so many times less than a crumb's bytes is waited for: it could
-otherwise have this side work more than it does itself.
+"""After this number of writes of fewer than `_CRUMB` bytes this side pauses before it reads: a
+program could otherwise cost it more work than the program does itself.
 """
 _GATHER_S = 0.002
 
@@ -56,8 +56,8 @@ class Streams:
         return any(len(kept) > self._cap for kept in self._kept.values())
 
     def pump(self, end_fds: Sequence[int], left: Callable[[], float]) -> Ending | None:
-        """Until one of `end_fds` is readable (None), too much was written, or no seconds are
-        `left`.
+        """Move bytes until one of `end_fds` is readable (None), an output is longer than `cap`, or
+        `left()` is 0.
         """
         with selectors.DefaultSelector() as selector:
             for fd in end_fds:
@@ -86,16 +86,16 @@ class Streams:
         return Ending.OUTPUT_LIMIT
 
     def drain(self) -> None:
-        """Take what lies in the pipes. Waits for nobody: a process that escaped a weak sandbox may
-        hold them open.
+        """Read the bytes that are in the pipes, without waiting: a process that escaped a sandbox
+        without bubblewrap may hold them open.
         """
         for stream, kept in self._kept.items():
             while len(kept) <= self._cap and not self._take(stream):
                 pass
 
     def _feed(self) -> bool:
-        """Write what the pipe takes; True when there is nothing more to write, or nobody to read
-        it.
+        """Write as much as the pipe takes; True when nothing is left to write, or the pipe has no
+        reader.
         """
         try:
             written = os.write(self._stdin.fileno(), self._pending[:_CHUNK])
@@ -107,7 +107,7 @@ class Streams:
         return not self._pending
 
     def _take(self, stream: IO[bytes]) -> bool:
-        """Read once; True at the end, and where nothing is to be had."""
+        """Read once; True at the end of the stream, and where no bytes are available."""
         with suppress(BlockingIOError):
             chunk = os.read(stream.fileno(), _CHUNK)
             self._kept[stream] += chunk

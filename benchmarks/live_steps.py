@@ -1,0 +1,96 @@
+"""Routers and live steps for `benchmarks.router`, made up at the sizes of real ones."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from benchmarks.episodes import make_episodes
+from r2v_dist.config.router import RouterConfig
+from r2v_dist.episodes import Episode
+from r2v_dist.language_model import Answer
+from r2v_dist.router.calibration import Calibrator
+from r2v_dist.router.features import FEATURE_NAMES
+from r2v_dist.router.model import EFFECT_FEATURES, ESTIMATES, RISKS, Mlp, RouterModel
+from r2v_dist.router.step_context import StepContext
+from r2v_dist.seeding import rng_for
+
+CANDIDATES = 5
+MAX_STEPS = 20
+
+LiveStep = tuple[StepContext, Answer]
+
+
+def live_steps(count: int) -> list[LiveStep]:
+    """Different steps of made-up TextWorld episodes: K candidates, 20 first-token alternatives,
+    verifier scores.
+    """
+    episodes = make_episodes(-(-count // len(make_episodes(1)[0].steps)))
+    return [_live(episode, t) for episode in episodes for t in range(len(episode.steps))][:count]
+
+
+def _live(episode: Episode, t: int) -> LiveStep:
+    rng = rng_for("benchmark-live", str(episode.key), t)
+    steps = episode.steps
+    answers = [rng.choice(steps).proposal for _ in range(CANDIDATES)]
+    own = steps[t].proposal
+    assert own is not None
+    context = StepContext(
+        t=t,
+        draw=(episode.key.task, episode.key.z, t),
+        goal=episode.goal,
+        observations=tuple(step.observation for step in steps[: t + 1]),
+        actions=tuple(step.action for step in steps[:t]),
+        escalations=sum(step.actor == "teacher" for step in steps[:t]),
+        max_steps=MAX_STEPS,
+        verifier_scores=tuple(rng.random() for _ in range(CANDIDATES)),
+        verifier_bests=tuple(rng.random() for _ in range(t)),
+    )
+    candidates = tuple(one.candidates[0] for one in answers if one is not None)
+    return context, Answer(candidates, own.version, own.prompt_tokens, own.first_top)
+
+
+def untrained_router(config: RouterConfig) -> RouterModel:
+    """A decoupled router of the default sizes. Every head has an isotonic calibrator, the dearest
+    kind, here the identity.
+    """
+    from learners.router.engine import Head
+
+    wide = len(FEATURE_NAMES) + len(RISKS)
+    heads = {
+        name: Head(len(FEATURE_NAMES), config.risk_hidden, seed).exported()
+        for seed, name in enumerate(RISKS)
+    }
+    heads["policy"] = Head(wide, config.policy_hidden, len(RISKS)).exported()
+    grid = tuple(np.linspace(0, 1, 11).tolist())
+    rng = np.random.default_rng(0)
+    mean_F = rng.normal(size=len(FEATURE_NAMES))
+    std_F = rng.uniform(0.5, 2.0, len(FEATURE_NAMES))
+    return RouterModel(
+        "untrained",
+        "decoupled",
+        mean_F,
+        std_F,
+        heads,
+        dict.fromkeys(RISKS, Calibrator("isotonic", x=grid, y=grid)),
+    )
+
+
+def with_advantage(model: RouterModel) -> RouterModel:
+    """The same router with the heads that it needs to score by advantage, as TextWorld's does."""
+    from learners.router.engine import Head
+
+    sizes = model.heads["rho"].layers
+    effects = {
+        name: Mlp(((rng.normal(size=(1, len(ESTIMATES) + len(EFFECT_FEATURES))), np.ones(1)),))
+        for name, rng in (("gain", np.random.default_rng(1)), ("saving", np.random.default_rng(2)))
+    }
+    dissent = Head(
+        len(FEATURE_NAMES), tuple(len(bias) for _, bias in sizes[:-1]), len(ESTIMATES)
+    ).exported()
+    calibrators = model.calibrators | {"dissent": model.calibrators["rho"]}
+    return replace(
+        model,
+        heads=model.heads | effects | {"dissent": dissent},
+        calibrators=calibrators,
+        score="advantage",
+    )

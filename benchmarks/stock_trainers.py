@@ -1,0 +1,128 @@
+"""The reference of `benchmarks.learner`: stock TRL trainers, in a process of their own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from r2v_dist.config.learners import LearnerConfig
+
+MODEL = Path(__file__).parent.parent / "models" / "textworld-tiny"
+
+
+def run_stock(kind: str, stage: Path) -> None:
+    """The reference in a process of its own."""
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "benchmarks.learner",
+        "--stock",
+        kind,
+        "--folder",
+        str(stage),
+    ]
+    subprocess.run(
+        command,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def write_settings(folder: Path, config: LearnerConfig, **more: Any) -> None:
+    """What the reference trains with."""
+    settings = {
+        "learning_rate": config.learning_rate,
+        "num_train_epochs": config.epochs,
+        "warmup_steps": config.warmup_share,
+        **more,
+    }
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def train_stock(kind: str, stage: Path) -> None:
+    """The reference's process: TRL's trainer on token ids, with no code of ours but the clock."""
+    # Ray runs its workers at this niceness; on a busy machine the reference must not be served
+    # before them.
+    os.nice(15)
+    import torch
+    import transformers
+    from datasets import load_from_disk
+    from transformers import AutoModelForCausalLM, TrainerCallback
+    from trl import DPOConfig as DPOArguments
+    from trl import DPOTrainer, SFTConfig, SFTTrainer
+
+    torch.set_num_threads(2)
+    transformers.logging.set_verbosity_error()
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.monotonic()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if "loss" in logs:
+                row = {
+                    "step": state.global_step,
+                    "seconds": time.monotonic() - self.started,
+                    "loss": logs["loss"],
+                }
+                with (stage / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+
+    class StockDPO(DPOTrainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            # it holds token ids already, which this version can only be told by a subclass
+            return dataset
+
+    settings = json.loads((stage.parent / "settings.json").read_text(encoding="utf-8"))
+    shared: dict[str, Any] = {
+        **{
+            "output_dir": str(stage / "out"),
+            "save_strategy": "no",
+            "logging_steps": 5,
+            "report_to": [],
+            "disable_tqdm": True,
+        },
+        **{
+            "per_device_train_batch_size": 16,
+            "lr_scheduler_type": "cosine",
+            "weight_decay": 0.01,
+            "seed": 0,
+            "data_seed": 0,
+        },
+        **{
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "remove_unused_columns": False,
+            "max_length": None,
+        },
+        **settings,
+    }
+    data = load_from_disk(str(stage.parent / "data"))
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    made = {
+        "model": model,
+        "train_dataset": data,
+        "processing_class": tokenizer(),
+        "callbacks": [Clock()],
+    }
+    if kind == "bc":
+        SFTTrainer(
+            args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **shared), **made
+        ).train()
+    else:
+        StockDPO(
+            args=DPOArguments(beta=0.1, precompute_ref_log_probs=True, **shared), **made
+        ).train()
+
+
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(MODEL)
