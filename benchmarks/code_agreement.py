@@ -1,5 +1,5 @@
-"""Whether our verdicts are EvalPlus's: mutated and canonical solutions of HumanEval+ and MBPP+
-through both, every disagreement by name.
+"""Agreement of our verdicts with EvalPlus's: mutated and canonical solutions of HumanEval+ and
+MBPP+ through both, and every disagreement by name.
 
     R2V_DATA_DIR=... python -m benchmarks.code_agreement --evalplus-python VENV/bin/python
     --datasets humaneval_plus --mutants 4
@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -34,7 +34,7 @@ _AGAIN = "; alone and with more time and memory: "
 
 @dataclass(frozen=True)
 class Case:
-    """A program, and what was changed in it."""
+    """A program, and how it was changed."""
 
     dataset: Dataset
     task_id: str
@@ -52,54 +52,100 @@ class Outcome:
 
 
 def cases(dataset: Dataset, per_task: int) -> list[Case]:
-    """Of each task the canonical solution and `per_task` mutants."""
-    found = []
+    """The canonical solution and `per_task` mutants of each task."""
+    programs = []
     for name in task_ids(dataset):
         code = load_task(dataset, name).code
-        found.append(Case(dataset, name, "canonical", code))
-        found += [
-            Case(dataset, name, mutant.operator, mutant.code)
-            for mutant in islice(mutants(code, 0), per_task)
-        ]
-    return found
+        programs.append(Case(dataset, name, "canonical", code))
+        for mutant in islice(mutants(code, 0), per_task):
+            programs.append(Case(dataset, name, mutant.operator, mutant.code))
+    return programs
 
 
 def judge_batch(
     batch: list[Case], judge: Judge, python: str, parallel: int, cache: Path
 ) -> list[Outcome]:
     """Both sides' verdicts, ours first."""
+    dataset = batch[0].dataset
     started = time.monotonic()
-    ours = judge.verdicts(
-        [(load_task(case.dataset, case.task_id), case.code) for case in batch], parallel
-    )
-    took = time.monotonic() - started
+    submissions = [(load_task(case.dataset, case.task_id), case.code) for case in batch]
+    ours = judge.verdicts(submissions, parallel)
+    seconds = time.monotonic() - started
     programs = [(case.task_id, case.code) for case in batch]
-    theirs = evalplus_verdicts(python, batch[0].dataset, programs, parallel, cache)
-    differ = [
-        i
-        for i, (mine, passed) in enumerate(zip(ours, theirs.passed, strict=True))
-        if mine.passed != passed
-    ]
-    if differ:
+    theirs = evalplus_verdicts(python, dataset, programs, parallel, cache)
+    differing = [i for i, verdict in enumerate(ours) if verdict.passed != theirs.passed[i]]
+    if differing:
         again = evalplus_verdicts(
-            python, batch[0].dataset, [programs[i] for i in differ], 1, cache, generous=True
+            python, dataset, [programs[i] for i in differing], 1, cache, generous=True
         )
-        for i, passed, said in zip(differ, again.passed, again.said, strict=True):
+        for i, passed, said in zip(differing, again.passed, again.said, strict=True):
             theirs.said[i] += _AGAIN + said
             theirs.passed[i] = passed
-    print(
-        f"{len(batch)} programs: ours {took:.0f} s, evalplus {theirs.seconds:.0f} s",
-        file=sys.stderr,
-        flush=True,
-    )
-    return [
-        Outcome(
-            mine.passed,
-            passed,
-            f"ours: {mine.reason or 'passed'} at test {mine.failed_test}; evalplus: {said}",
-        )
-        for mine, passed, said in zip(ours, theirs.passed, theirs.said, strict=True)
-    ]
+    _report(f"{len(batch)} programs: ours {seconds:.0f} s, evalplus {theirs.seconds:.0f} s")
+    outcomes = []
+    for verdict, passed, said in zip(ours, theirs.passed, theirs.said, strict=True):
+        our_reason = f"{verdict.reason or 'passed'} at test {verdict.failed_test}"
+        why = f"ours: {our_reason}; evalplus: {said}"
+        outcomes.append(Outcome(verdict.passed, passed, why))
+    return outcomes
+
+
+def kept_outcomes(
+    batch: list[Case], judge: Judge, python: str, parallel: int, cache: Path
+) -> list[Outcome]:
+    """The outcomes of a batch, from the cache where an earlier run judged it."""
+    path = cache / "outcomes" / f"{short_hash(batch)}.json"
+    if not path.is_file():
+        outcomes = judge_batch(batch, judge, python, parallel, cache)
+        rows = [[outcome.ours, outcome.theirs, outcome.why] for outcome in outcomes]
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    return [Outcome(*row) for row in json.loads(path.read_text(encoding="utf-8"))]
+
+
+@dataclass
+class Totals:
+    """Counts of programs over all batches; `unexplained` describes the unknown disagreements."""
+
+    programs: int = 0
+    failing: int = 0
+    agreed: int = 0
+    asked_again: int = 0
+    unexplained: list[str] = field(default_factory=list)
+
+    def add(self, case: Case, outcome: Outcome) -> None:
+        """Count one program; print a disagreement."""
+        self.programs += 1
+        self.failing += not outcome.ours
+        self.asked_again += _AGAIN in outcome.why
+        if outcome.ours == outcome.theirs:
+            self.agreed += 1
+            return
+        line = f"{case.task_id} ({case.change}): {outcome.why}"
+        print(line, flush=True)
+        if case.task_id != _KNOWN:
+            self.unexplained.append(line)
+
+
+def compare(
+    datasets: list[Dataset], mutants_per_task: int, python: str, parallel: int, cache: Path
+) -> Totals:
+    """Judge every program of the datasets by both."""
+    totals = Totals()
+    with Sandbox(warm=parallel) as sandbox:
+        judge = Judge(sandbox)
+        for dataset in datasets:
+            programs = cases(dataset, mutants_per_task)
+            for start in range(0, len(programs), _BATCH):
+                batch = programs[start : start + _BATCH]
+                outcomes = kept_outcomes(batch, judge, python, parallel, cache)
+                for case, outcome in zip(batch, outcomes, strict=True):
+                    totals.add(case, outcome)
+                _report(f"{dataset}: {start + len(batch)} of {len(programs)}")
+    return totals
+
+
+def _report(progress: str) -> None:
+    print(progress, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -118,50 +164,11 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/r2v/agreement"))
     args = parser.parse_args()
     cache = args.cache.expanduser()
-    kept = cache / "outcomes"
-    kept.mkdir(parents=True, exist_ok=True)
-
-    tested = agreed = failing = again = 0
-    unexplained = list[str]()
-    with Sandbox(warm=args.parallel) as sandbox:
-        judge = Judge(sandbox)
-        for dataset in args.datasets:
-            everything = cases(dataset, args.mutants)
-            for start in range(0, len(everything), _BATCH):
-                batch = everything[start : start + _BATCH]
-                path = kept / f"{short_hash(batch)}.json"
-                if not path.is_file():
-                    outcomes = judge_batch(batch, judge, args.evalplus_python, args.parallel, cache)
-                    path.write_text(
-                        json.dumps([[o.ours, o.theirs, o.why] for o in outcomes]), encoding="utf-8"
-                    )
-                for case, outcome in zip(
-                    batch,
-                    (Outcome(*row) for row in json.loads(path.read_text(encoding="utf-8"))),
-                    strict=True,
-                ):
-                    tested = tested + 1
-                    agreed = agreed + (outcome.ours == outcome.theirs)
-                    failing = failing + (not outcome.ours)
-                    again += _AGAIN in outcome.why
-                    if outcome.ours != outcome.theirs:
-                        line = f"{case.task_id} ({case.change}): {outcome.why}"
-                        print(line, flush=True)
-                        unexplained += [] if case.task_id == _KNOWN else [line]
-                print(
-                    f"{dataset}: {min(start + _BATCH, len(everything))} of {len(everything)}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    counts = {
-        "programs": tested,
-        "failing": failing,
-        "agreed": agreed,
-        "asked_again": again,
-        "unexplained": len(unexplained),
-    }
+    (cache / "outcomes").mkdir(parents=True, exist_ok=True)
+    totals = compare(args.datasets, args.mutants, args.evalplus_python, args.parallel, cache)
+    counts = asdict(totals) | {"unexplained": len(totals.unexplained)}
     print(json.dumps({"name": "code_agreement", **counts}))
-    sys.exit(bool(unexplained))
+    sys.exit(bool(totals.unexplained))
 
 
 if __name__ == "__main__":

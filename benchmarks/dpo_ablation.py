@@ -1,11 +1,11 @@
-"""What each term of the preference learner does: `python -m benchmarks.dpo_ablation --run
+"""The effect of each term of the preference learner: `python -m benchmarks.dpo_ablation --run
 runs/full`.
 
-From the pairs of a finished run, for each of its training seeds, DPO alone, with the consistency
-term and with the likelihood of a+; all play the run's test tasks beside the cloned SLM and the
-run's own DPO (all terms), by one sample and by the verifier's choice. Invariant: policies differ in
-the terms of the loss alone; tasks, perturbation seeds and verifier are those of the run. What was
-done stays in the run directory (`ablation-*`), so the command can be interrupted.
+From the pairs of a finished run it trains, for each training seed of the run, DPO alone, with the
+consistency term, and with the likelihood of a+. These policies, the cloned SLM and the run's DPO
+policy (all terms) play the run's test tasks by one sample and by the verifier's choice. Invariant:
+policies differ in the terms of the loss alone; tasks, perturbation seeds and verifier are those of
+the run. Results stay in the run directory (`ablation-*`), so the command can be interrupted.
 """
 
 import argparse
@@ -55,24 +55,20 @@ def main() -> None:
     )
     args = parser.parse_args()
     run, config = open_run(args.run)
-    names = [path.parent.name for path in (run.root / "stages").glob("*/manifest.json")]
-    manifests = {name: manifest for name in names if (manifest := run.manifest(name)) is not None}
+    manifests = complete_stages(run)
     if config.dpo is None or "evaluate" not in manifests:
         raise Mismatch(f"{args.run}: not a finished run with DPO; make one with `make demo`")
-    found: dict[str, list[Policy]] = {}
+    by_name: dict[str, list[Policy]] = {}
     with run.lock(), contextlib.ExitStack() as stack:
         services = Services(config, run, stack)
         for seed in range(config.training_seeds):
             for name, policy in policies(config, run, services, manifests, seed):
-                found.setdefault(name, []).append(policy)
-    rows = [row(name, policies, found["BC"], config) for name, policies in found.items()]
+                by_name.setdefault(name, []).append(policy)
+    rows = [row(name, by_seed, by_name["BC"], config) for name, by_seed in by_name.items()]
     for values in rows:
-        print("  ".join(str(value) for value in values.values()))
-    print(
-        json.dumps(
-            {"name": "dpo_ablation", "training_seeds": config.training_seeds, "policies": rows}
-        )
-    )
+        print(*values.values(), sep="  ")
+    result = {"name": "dpo_ablation", "training_seeds": config.training_seeds, "policies": rows}
+    print(json.dumps(result))
 
 
 def policies(
@@ -81,47 +77,63 @@ def policies(
     """Every policy of one training seed."""
     assert config.dpo is not None
     learned = manifests[stage_name("dpo", seed)].results
-    yield (
-        "BC",
-        Policy(successes(run.rollouts(stage_name("cloned", seed))), learned["consistency_before"]),
-    )
-    for name, (c, s) in VARIANTS.items():
-        dpo = config.dpo.model_copy(
-            update={"beta_c": c * config.dpo.beta_c, "beta_s": s * config.dpo.beta_s}
-        )
-        changed = config.model_copy(update={"dpo": dpo})
-        stage = stage_name(
-            "ablation-" + "".join(letter if letter.isalnum() else "-" for letter in name.lower()),
-            seed,
-        )
+    cloned = successes(run.rollouts(stage_name("cloned", seed)))
+    yield "BC", Policy(cloned, learned["consistency_before"])
+    for name, (keep_c, keep_s) in VARIANTS.items():
+        weights = {"beta_c": keep_c * config.dpo.beta_c, "beta_s": keep_s * config.dpo.beta_s}
+        changed = config.model_copy(update={"dpo": config.dpo.model_copy(update=weights)})
         input_hash = short_hash(name, seed, manifests[stage_name("pairs", seed)].input_hash)
+        stage = stage_name(ablation_stage(name), seed)
         context = Context(changed, run, services, stage, input_hash, manifests, seed)
-        if (done := run.manifest(stage)) is None:
-            run.begin(stage, input_hash)
-            run.complete(stage, input_hash, 0.0, preference.dpo(context))
-            done = run.manifest(stage)
-        assert done is not None
-        checkpoint = Checkpoint(
-            str((run.root / done.results["checkpoint"]).resolve()), done.results["version"]
-        )
-        arm = context.deploy(policy=checkpoint)
-        zs = test_seeds(context)
-        context.roll_out(
-            [
-                context.unit(task, z, tuple(map(arm, ARMS)))
-                for task in context.tasks("test")
-                for z in zs
-            ]
-        )
-        yield name, Policy(successes(run.rollouts(stage)), done.results["consistency_after"])
-    yield (
-        "all terms",
-        Policy(successes(run.rollouts(stage_name("evaluate", seed))), learned["consistency_after"]),
-    )
+        learner = trained(context, stage, input_hash)
+        play_test_tasks(context, learner)
+        played = successes(run.rollouts(stage))
+        yield name, Policy(played, learner.results["consistency_after"])
+    evaluated = successes(run.rollouts(stage_name("evaluate", seed)))
+    yield "all terms", Policy(evaluated, learned["consistency_after"])
+
+
+def ablation_stage(variant: str) -> str:
+    """The stage of a variant: its name in small letters, with hyphens for other characters."""
+    letters = [letter if letter.isalnum() else "-" for letter in variant.lower()]
+    return "ablation-" + "".join(letters)
+
+
+def trained(context: Context, stage: str, input_hash: str) -> Manifest:
+    """The complete stage of a variant, which is trained where it is not complete."""
+    run = context.run
+    if run.manifest(stage) is None:
+        run.begin(stage, input_hash)
+        run.complete(stage, input_hash, 0.0, preference.dpo(context))
+    manifest = run.manifest(stage)
+    assert manifest is not None
+    return manifest
+
+
+def play_test_tasks(context: Context, learner: Manifest) -> None:
+    """Play every test task and seed by the trained policy."""
+    folder = (context.run.root / learner.results["checkpoint"]).resolve()
+    arm = context.deploy(policy=Checkpoint(str(folder), learner.results["version"]))
+    arms = tuple(map(arm, ARMS))
+    seeds = test_seeds(context)
+    units = []
+    for task in context.tasks("test"):
+        units += [context.unit(task, z, arms) for z in seeds]
+    context.roll_out(units)
+
+
+def complete_stages(run: RunDir) -> dict[str, Manifest]:
+    """The manifests of a run, by stage."""
+    manifests = {}
+    for path in (run.root / "stages").glob("*/manifest.json"):
+        manifest = run.manifest(path.parent.name)
+        if manifest is not None:
+            manifests[path.parent.name] = manifest
+    return manifests
 
 
 def successes(folder: Path) -> dict[str, Array]:
-    """By arm."""
+    """Success [tasks, perturbation seeds] of each arm."""
     return {arm.name: arm.success_TZ for arm in arm_outcomes(folder) if arm.name in ARMS}
 
 
@@ -132,21 +144,22 @@ def row(
     perturbation seed.
     """
 
-    def mean(of: list[Policy], arm: str) -> Array:
-        return np.asarray(np.mean([policy.outcomes[arm] for policy in of], axis=0))
+    def mean(by_seed: list[Policy], arm: str) -> Array:
+        return np.asarray(np.mean([policy.outcomes[arm] for policy in by_seed], axis=0))
 
-    def told(values_TZ: Array) -> str:
+    def shown(values_TZ: Array) -> str:
         low, high = task_bootstrap_interval(values_TZ, config.evaluate.bootstrap, config.seed)
         return f"{values_TZ.mean():.3f} [{low:.3f}, {high:.3f}]"
 
-    one, best = (mean(policies, arm) for arm in ARMS)
+    one = mean(policies, "slm_only")
+    best = mean(policies, "best_of_k")
     divergences = [policy.divergence for policy in policies if policy.divergence is not None]
     return {
         "policy": name,
-        "one_sample": told(one),
-        "best_of_k": told(best),
-        "best_minus_one": told(best - one),
-        "one_sample_minus_bc": told(one - mean(cloned, "slm_only")),
+        "one_sample": shown(one),
+        "best_of_k": shown(best),
+        "best_minus_one": shown(best - one),
+        "one_sample_minus_bc": shown(one - mean(cloned, "slm_only")),
         "divergence": round(float(np.mean(divergences)), 5) if divergences else None,
     }
 

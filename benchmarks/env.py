@@ -89,10 +89,11 @@ def record(units: Sequence[Unit]) -> list[Game]:
     by_key = {str(episode.key): episode for episode in delivered}
     episodes = [by_key[str(unit.key(unit.arms[0]))] for unit in units]
     paths = [str(dict(unit.task.env_kwargs)["game"]) for unit in units]
-    return [
-        Game(path, tuple(s.action for s in e.steps), e.success)
-        for path, e in zip(paths, episodes, strict=True)
-    ]
+    games = []
+    for path, episode in zip(paths, episodes, strict=True):
+        commands = [step.action for step in episode.steps]
+        games.append(Game(path, tuple(commands), episode.success))
+    return games
 
 
 def play_units(units: Sequence[Unit], delivered: list[Episode] | None = None) -> int:

@@ -74,10 +74,12 @@ def make_episodes(count: int) -> list[Episode]:
     """`count` episodes of eight steps; equal counts give equal episodes."""
     worlds = [_world(index) for index in range(-(-count // _EPISODES_A_TASK))]
     episodes = [_episode(worlds[index // _EPISODES_A_TASK], index) for index in range(count)]
-    # A collector gets a unit's episodes by pickle: equal text of different units is different
-    # objects.
-    units = [episodes[start : start + len(_ARMS)] for start in range(0, count, len(_ARMS))]
-    return [episode for unit in units for episode in pickle.loads(pickle.dumps(unit))]
+    # A collector gets the episodes of a unit by pickle, so units share no text objects.
+    received: list[Episode] = []
+    for start in range(0, count, len(_ARMS)):
+        unit = episodes[start : start + len(_ARMS)]
+        received += pickle.loads(pickle.dumps(unit))
+    return received
 
 
 def _world(index: int) -> _World:

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 
 def main() -> None:
@@ -21,55 +22,60 @@ def main() -> None:
     data_file = sys.argv[2]
     parallel = int(sys.argv[3])
     limit = float(sys.argv[4])
-    os.environ["HUMANEVAL_OVERRIDE_PATH" if dataset == "humaneval" else "MBPP_OVERRIDE_PATH"] = (
-        data_file
-    )
+    variable = "HUMANEVAL_OVERRIDE_PATH" if dataset == "humaneval" else "MBPP_OVERRIDE_PATH"
+    os.environ[variable] = data_file
     rows = [json.loads(line) for line in sys.stdin]
     with contextlib.redirect_stdout(sys.stderr):
-        from evalplus import evaluate as plus
-        from evalplus.data import (
-            get_human_eval_plus,
-            get_human_eval_plus_hash,
-            get_mbpp_plus,
-            get_mbpp_plus_hash,
-        )
+        results, seconds, cpu_seconds = check(dataset, rows, parallel, limit)
+    for result in results:
+        base = result["base"][0]
+        plus = result["plus"][0]
+        print(json.dumps({"passed": base == plus == "pass", "base": base, "plus": plus}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds}))
 
-        load = get_human_eval_plus if dataset == "humaneval" else get_mbpp_plus
-        digest = (get_human_eval_plus_hash if dataset == "humaneval" else get_mbpp_plus_hash)()
-        not_none = [] if dataset == "humaneval" else plus.MBPP_OUTPUT_NOT_NONE_TASKS
-        plus.get_groundtruth(load(), digest, not_none)
 
-        started = time.monotonic()
-        cpu = sum(os.times()[:4])
-        problems = load()
-        expected = plus.get_groundtruth(problems, digest, not_none)
-        with ProcessPoolExecutor(max_workers=parallel) as pool:
-            futures = [
+def check(
+    dataset: str, rows: list[dict[str, Any]], parallel: int, limit: float
+) -> tuple[list[Any], float, float]:
+    """EvalPlus's results on the solutions, and the seconds and processor seconds that they took."""
+    from evalplus import data, evaluate
+
+    if dataset == "humaneval":
+        load = data.get_human_eval_plus
+        digest = data.get_human_eval_plus_hash()
+        not_none = []
+    else:
+        load = data.get_mbpp_plus
+        digest = data.get_mbpp_plus_hash()
+        not_none = evaluate.MBPP_OUTPUT_NOT_NONE_TASKS
+    evaluate.get_groundtruth(load(), digest, not_none)
+
+    started = time.monotonic()
+    cpu_before = sum(os.times()[:4])
+    problems = load()
+    expected = evaluate.get_groundtruth(problems, digest, not_none)
+    with ProcessPoolExecutor(max_workers=parallel) as pool:
+        futures = []
+        for i, row in enumerate(rows):
+            name = row["task_id"]
+            futures.append(
                 pool.submit(
-                    plus.check_correctness,
+                    evaluate.check_correctness,
                     dataset,
                     i,
                     problems[name],
                     row["solution"],
                     expected[name],
-                    False,
-                    True,
-                    None,
-                    limit,
+                    base_only=False,
+                    fast_check=True,
+                    identifier=None,
+                    min_time_limit=limit,
                 )
-                for i, row in enumerate(rows)
-                for name in [row["task_id"]]
-            ]
-            results = [future.result() for future in futures]
-        seconds, cpu = (
-            time.monotonic() - started,
-            sum(os.times()[:4]) - cpu,
-        )  # of the workers too, which have ended
-    for result in results:
-        base = result["base"][0]
-        plus_ = result["plus"][0]
-        print(json.dumps({"passed": base == plus_ == "pass", "base": base, "plus": plus_}))
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu}))
+            )
+        results = [future.result() for future in futures]
+    seconds = time.monotonic() - started
+    cpu_seconds = sum(os.times()[:4]) - cpu_before  # of the workers too, which have ended
+    return results, seconds, cpu_seconds
 
 
 if __name__ == "__main__":

@@ -51,33 +51,21 @@ def evalplus_verdicts(
     sandbox, as EvalPlus runs them: give it none that you would not run yourself.
     """
     driver = str(Path(__file__).with_name("evalplus_driver.py"))
-    lines = "".join(
-        json.dumps({"task_id": task_id, "solution": code}) + "\n" for task_id, code in solutions
-    )
-    memory = {"EVALPLUS_MAX_MEMORY_BYTES": str(_GENEROUS_BYTES)} if generous else {}
-    limit = _GENEROUS_LIMIT_S if generous else _LIMIT_S
+    lines = [json.dumps({"task_id": name, "solution": code}) + "\n" for name, code in solutions]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache.expanduser()), "PYTHONHASHSEED": "0"}
+    limit = _LIMIT_S
+    if generous:
+        environment["EVALPLUS_MAX_MEMORY_BYTES"] = str(_GENEROUS_BYTES)
+        limit = _GENEROUS_LIMIT_S
+    arguments = [_NAMES[dataset], str(data_file(dataset)), str(parallel), str(limit)]
     completed = subprocess.run(
-        [
-            python,
-            "-W",
-            "ignore",
-            driver,
-            _NAMES[dataset],
-            str(data_file(dataset)),
-            str(parallel),
-            str(limit),
-        ],
-        input=lines,
+        [python, "-W", "ignore", driver, *arguments],
+        input="".join(lines),
         capture_output=True,
         text=True,
         timeout=timeout_s,
         check=False,
-        env={
-            **os.environ,
-            "XDG_CACHE_HOME": str(cache.expanduser()),
-            "PYTHONHASHSEED": "0",
-            **memory,
-        },
+        env=environment,
         encoding="utf-8",
     )
     if completed.returncode:

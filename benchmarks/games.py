@@ -32,9 +32,8 @@ def make_units(
     tasks: Sequence[Task], zs: Sequence[int | None], arm: Arm, replicas: int = 1
 ) -> list[Unit]:
     """Every task under every seed, `replicas` times."""
-    return [
-        Unit(STAGE, "none", task, z, replica, (arm,))
-        for replica in range(replicas)
-        for z in zs
-        for task in tasks
-    ]
+    units = []
+    for replica in range(replicas):
+        for z in zs:
+            units += [Unit(STAGE, "none", task, z, replica, (arm,)) for task in tasks]
+    return units

@@ -63,15 +63,18 @@ def measure(work: Callable[[], object]) -> Spent:
 
 def interleave(ours: Callable[[], Spent], reference: Callable[[], Spent], repeats: int) -> Pairs:
     """One warm-up of each side, then `repeats` pairs."""
-    ours(), reference()
+    ours()
+    reference()
     pairs = Pairs([], [])
     for number in range(1, repeats + 1):
         pairs.ours.append(ours())
         pairs.reference.append(reference())
         mine = pairs.ours[-1]
         other = pairs.reference[-1]
-        took = f"ours {mine.wall_s:.3g} s ({mine.cpu_s:.2f} s of processor), reference {other.wall_s:.3g} s ({other.cpu_s:.2f})"
-        print(f"pair {number} of {repeats}: {took}", file=sys.stderr, flush=True)
+        ours_took = f"ours {mine.wall_s:.3g} s ({mine.cpu_s:.2f} s of processor)"
+        reference_took = f"reference {other.wall_s:.3g} s ({other.cpu_s:.2f})"
+        progress = f"pair {number} of {repeats}: {ours_took}, {reference_took}"
+        print(progress, file=sys.stderr, flush=True)
     return pairs
 
 
@@ -91,9 +94,10 @@ def publish(
 ) -> None:
     """Print the table (measure, ours, reference) and then, as the last line, the result as JSON."""
     rows = [(name, "ours", reference), *table, ("ratio (higher is better)", f"{ratio:.2f}", "")]
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    for row in rows:
-        print(f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]}".rstrip())
+    name_width = max(len(measure) for measure, _, _ in rows)
+    ours_width = max(len(ours) for _, ours, _ in rows)
+    for measure, ours, theirs in rows:
+        print(f"{measure:<{name_width}}  {ours:>{ours_width}}  {theirs}".rstrip())
     result: Mapping[str, Any] = {"name": name, "ratio": ratio, "reference": reference, **more}
     print(json.dumps({key: _rounded(value) for key, value in result.items()}), flush=True)
 

@@ -1,12 +1,11 @@
-"""What a risk signal of a given quality buys on HumanEval+: `python -m
+"""The value of a risk signal of a given quality on HumanEval+: `python -m
 benchmarks.humaneval_signal`. SIMULATED SLM, no model.
 
 The SLM is simulated (right or known-wrong programs at known rates, run for real in the sandbox);
-its first-token entropy tells failing from right proposals with the AUROC that is asked for, and
-nearly always for the oracle. Each quality is a run of its own of
-`configs/humaneval_simulated.yaml`, live, entropy threshold swept; thresholds come from MBPP+
-validation tasks. Invariant: all qualities face the same tasks, seeds and failures; what differs is
-the signal.
+its first-token entropy separates failing from right proposals with a given AUROC, which is nearly 1 for
+the oracle. Each quality is a separate live run of `configs/humaneval_simulated.yaml` with several
+entropy thresholds, which come from MBPP+ validation tasks. Invariant: all qualities have the same
+tasks, seeds and failures; only the signal differs.
 """
 
 import argparse
@@ -14,6 +13,7 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from r2v_dist.config.run import load_config
 from r2v_dist.evaluation.outcomes import arm_outcomes, router_rows
@@ -43,17 +43,12 @@ def frontier(auroc: float, folder: Path, overrides: list[str]) -> list[Point]:
         CONFIG,
         [f"slm.signal_auroc={auroc}", f"run_dir={folder / f'auroc-{auroc:g}'}", *swept, *overrides],
     )
-    rows = router_rows(
-        arm_outcomes(execute(config).rollouts("evaluate")),
-        config.alpha,
-        config.evaluate.bootstrap,
-        config.seed,
-    )
-    points = [
-        Point(row.llm_call_rate, row.success_rate, row.success_ci)
-        for row in rows
-        if row.name in ("slm_only", "entropy")
-    ]
+    outcomes = arm_outcomes(execute(config).rollouts("evaluate"))
+    rows = router_rows(outcomes, config.alpha, config.evaluate.bootstrap, config.seed)
+    points = []
+    for row in rows:
+        if row.name in ("slm_only", "entropy"):
+            points.append(Point(row.llm_call_rate, row.success_rate, row.success_ci))
     return sorted(points, key=lambda point: point.rate)
 
 
@@ -72,9 +67,8 @@ def rate_for(points: list[Point], success: float) -> float | None:
     """
     for low, high in pairwise(points):
         if low.success < success <= high.success:
-            return low.rate + (success - low.success) / (high.success - low.success) * (
-                high.rate - low.rate
-            )
+            share = (success - low.success) / (high.success - low.success)
+            return low.rate + share * (high.rate - low.rate)
     return None
 
 
@@ -84,42 +78,46 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/humaneval_signal"))
     parser.add_argument("overrides", nargs="*", help="key=value, as for `r2v run`")
     args = parser.parse_args()
-    results = []
-    for auroc in args.auroc:
-        points = frontier(auroc, args.runs, args.overrides)
-        reached = rate_for(points, PAPER_SUCCESS)
-        results.append(
-            {
-                "auroc": auroc,
-                "success_at_paper_rate": round(success_at(points, PAPER_RATE), 4),
-                "rate_for_paper_success": None if reached is None else round(reached, 4),
-                "frontier": [
-                    (round(p.rate, 4), round(p.success, 4), *(round(end, 4) for end in p.interval))
-                    for p in points
-                ],
-            }
-        )
+    results = [result(auroc, args.runs, args.overrides) for auroc in args.auroc]
+    print_table(results)
+    published = {
+        "name": "humaneval_signal",
+        "simulated": True,
+        "paper": [PAPER_RATE, PAPER_SUCCESS],
+        "results": results,
+    }
+    print(json.dumps(published))
+
+
+def result(auroc: float, runs: Path, overrides: list[str]) -> dict[str, Any]:
+    """The frontier of one quality of the signal, beside the paper's row."""
+    points = frontier(auroc, runs, overrides)
+    reached = rate_for(points, PAPER_SUCCESS)
+    shown = []
+    for point in points:
+        low, high = point.interval
+        numbers = (point.rate, point.success, low, high)
+        shown.append([round(number, 4) for number in numbers])
+    return {
+        "auroc": auroc,
+        "success_at_paper_rate": round(success_at(points, PAPER_RATE), 4),
+        "rate_for_paper_success": None if reached is None else round(reached, 4),
+        "frontier": shown,
+    }
+
+
+def print_table(results: list[dict[str, Any]]) -> None:
+    """One quality of the signal a line, then the paper's row."""
     print("SIMULATED SLM on HumanEval+; no number here is a result about a model")
-    print(
-        f"{'signal AUROC':<14}{'success at ' + f'{PAPER_RATE:.2%}' + ' calls':>24}{'calls for ' + f'{PAPER_SUCCESS:.1%}':>20}"
-    )
-    for result in results:
-        name = "oracle" if result["auroc"] == ORACLE else f"{result['auroc']:g}"
-        rate = result["rate_for_paper_success"]
-        print(
-            f"{name:<14}{result['success_at_paper_rate']:>24.1%}{'out of reach' if rate is None else f'{rate:.2%}':>20}"
-        )
+    success_title = f"success at {PAPER_RATE:.2%} calls"
+    rate_title = f"calls for {PAPER_SUCCESS:.1%}"
+    print(f"{'signal AUROC':<14}{success_title:>24}{rate_title:>20}")
+    for values in results:
+        name = "oracle" if values["auroc"] == ORACLE else f"{values['auroc']:g}"
+        rate = values["rate_for_paper_success"]
+        shown_rate = "out of reach" if rate is None else f"{rate:.2%}"
+        print(f"{name:<14}{values['success_at_paper_rate']:>24.1%}{shown_rate:>20}")
     print(f"{'the paper':<14}{PAPER_SUCCESS:>24.1%}{PAPER_RATE:>20.2%}")
-    print(
-        json.dumps(
-            {
-                "name": "humaneval_signal",
-                "simulated": True,
-                "paper": [PAPER_RATE, PAPER_SUCCESS],
-                "results": results,
-            }
-        )
-    )
 
 
 if __name__ == "__main__":

@@ -90,10 +90,10 @@ def _generate(engine: Any, requests: list[dict[str, Any]]) -> dict[str, Any]:
     params = [SamplingParams(**request["sampling"], detokenize=False) for request in requests]
     outputs = engine.generate(prompts, params, use_tqdm=False)
     seconds = time.perf_counter() - started
-    return {
-        "seconds": seconds,
-        "token_ids": [[list(one.token_ids) for one in output.outputs] for output in outputs],
-    }
+    token_ids = []
+    for output in outputs:
+        token_ids.append([list(candidate.token_ids) for candidate in output.outputs])
+    return {"seconds": seconds, "token_ids": token_ids}
 
 
 def _serve() -> None:
@@ -110,9 +110,8 @@ def _serve() -> None:
             engine = _build(message)
             answer = {"ready": True}
         else:
-            answer = _generate(
-                engine, json.loads(Path(message["requests"]).read_text(encoding="utf-8"))
-            )
+            requests = json.loads(Path(message["requests"]).read_text(encoding="utf-8"))
+            answer = _generate(engine, requests)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -26,7 +26,7 @@ from actors.env_runner import RunnerSetup
 from actors.runner_group import RunnerGroup
 from actors.vllm.server_handle import ModelServer
 from benchmarks.games import make_tasks, make_units
-from benchmarks.harness import Mismatch, Spent, interleave, median_wall, publish, same
+from benchmarks.harness import Mismatch, Pairs, Spent, interleave, median_wall, publish, same
 from benchmarks.offline import OfflineEngine
 from cluster.session import ray_session
 from envs.tasks import seeds
@@ -154,14 +154,11 @@ def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> 
     """Record the calls, compare, print the result."""
     side.roll_out()
     calls = calls_of(side.folder, config)
-    same(
-        "tokens in the store and in the account", sum(call.tokens for call in calls), side.tokens[0]
-    )
+    stored_tokens = sum(call.tokens for call in calls)
+    same("tokens in the store and in the account", stored_tokens, side.tokens[0])
     requests = side.folder / "requests.json"
-    requests.write_text(
-        json.dumps([{"prompt_ids": call.prompt_ids, "sampling": call.sampling} for call in calls]),
-        encoding="utf-8",
-    )
+    prompts = [{"prompt_ids": call.prompt_ids, "sampling": call.sampling} for call in calls]
+    requests.write_text(json.dumps(prompts), encoding="utf-8")
     answers: list[list[list[list[int]]]] = []
 
     def reference() -> Spent:
@@ -170,35 +167,41 @@ def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> 
         return Spent(seconds)
 
     pairs = interleave(side.roll_out, reference, repeats)
-    tokens = side.tokens[-1]
-    reference_tokens = sum(len(ids) for candidates in answers[-1] for ids in candidates)
+    publish_rates(config, pairs, calls, answers[-1], side.tokens[-1])
+
+
+def publish_rates(
+    config: RunConfig,
+    pairs: Pairs,
+    calls: Sequence[Call],
+    answers: Sequence[Sequence[Sequence[int]]],
+    tokens: int,
+) -> None:
+    """Print the result. Raises Mismatch where the numbers of tokens differ by more than
+    `TOLERANCE`.
+    """
+    reference_tokens = 0
+    differing = 0
+    for call, candidates in zip(calls, answers, strict=True):
+        reference_tokens += sum(map(len, candidates))
+        differing += not _same_answer(call, candidates)
     if abs(tokens - reference_tokens) > TOLERANCE * reference_tokens:
         raise Mismatch(f"tokens: ours {tokens}, reference {reference_tokens}")
-    differing = sum(
-        not _same_answer(call, candidates)
-        for call, candidates in zip(calls, answers[-1], strict=True)
-    )
     wall = median_wall(pairs.ours)
     reference_wall = median_wall(pairs.reference)
-    ratio = pairs.wall_ratio * tokens / reference_tokens
+    reference_steps = f"{len(calls) / reference_wall:,.1f} (model calls only)"
+    reference_calls = f"{len(answers)} ({differing} answered otherwise)"
+    table = [
+        ("tokens/s", f"{tokens / wall:,.0f}", f"{reference_tokens / reference_wall:,.0f}"),
+        ("seconds", f"{wall:.1f}", f"{reference_wall:.1f}"),
+        ("steps/s", f"{len(calls) / wall:,.1f}", reference_steps),
+        ("model calls", f"{len(calls)}", reference_calls),
+    ]
     publish(
         "rollout",
         "offline vLLM",
-        ratio,
-        [
-            ("tokens/s", f"{tokens / wall:,.0f}", f"{reference_tokens / reference_wall:,.0f}"),
-            ("seconds", f"{wall:.1f}", f"{reference_wall:.1f}"),
-            (
-                "steps/s",
-                f"{len(calls) / wall:,.1f}",
-                f"{len(calls) / reference_wall:,.1f} (model calls only)",
-            ),
-            (
-                "model calls",
-                f"{len(calls)}",
-                f"{len(answers[-1])} ({differing} answered otherwise)",
-            ),
-        ],
+        pairs.wall_ratio * tokens / reference_tokens,
+        table,
         tokens_per_s=tokens / wall,
         reference_tokens_per_s=reference_tokens / reference_wall,
         steps_per_s=len(calls) / wall,
@@ -207,14 +210,16 @@ def run(config: RunConfig, side: Side, offline: OfflineEngine, repeats: int) -> 
         token_difference=tokens - reference_tokens,
         differing_calls=differing,
         calls=len(calls),
-        repeats=repeats,
+        repeats=len(pairs.ours),
         note="ours includes the environment's own time",
     )
 
 
 def _same_answer(call: Call, candidates: Sequence[Sequence[int]]) -> bool:
-    pairs = zip(call.candidate_ids, candidates, strict=True)
-    return all(list(ids[: len(ours)]) == ours and len(ids) - len(ours) <= 1 for ours, ids in pairs)
+    for ours, theirs in zip(call.candidate_ids, candidates, strict=True):
+        if list(theirs[: len(ours)]) != ours or len(theirs) - len(ours) > 1:
+            return False
+    return True
 
 
 def calls_of(folder: Path, config: RunConfig) -> list[Call]:
@@ -222,14 +227,13 @@ def calls_of(folder: Path, config: RunConfig) -> list[Call]:
     tokenizer = AutoTokenizer.from_pretrained(config.slm.model)
     chat = ChatFormat(tokenizer, "slm", config.slm.system_prompt, config.slm.chat_template_kwargs)
     chosen = config.slm.sampling
-    stop = chat.end_of_turn()
     shared: dict[str, Any] = {
         "n": chosen.candidates,
         "temperature": chosen.temperature,
         "top_p": chosen.top_p,
         "max_tokens": chosen.max_tokens,
     }
-    shared |= {"logprobs": TOP_LOGPROBS, "stop_token_ids": stop}
+    shared |= {"logprobs": TOP_LOGPROBS, "stop_token_ids": chat.end_of_turn()}
     calls = []
     table = rollout_store.read(folder)
     for rows in rollout_store.episodes_of(table.filter(table["t"].to_numpy() >= 0)):

@@ -1,8 +1,8 @@
 """The simulated run under several seeds, worst cases last: `python -m benchmarks.router_simulated
 [--seeds N] [CONFIG]`.
 
-What a run shows of one seed could be luck. Cost is judged against the best router of the class
-there is, exactly.
+The result of one seed could be luck. Costs are compared with the exact cost of the best router of
+the class.
 """
 
 import argparse
@@ -34,11 +34,9 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     reports = []
-    with (
-        ray_session(configs[0].cluster, configs[0].run_dir / "logs")
-        if configs[0].needs_ray
-        else nullcontext()
-    ):
+    first = configs[0]
+    session = ray_session(first.cluster, first.run_dir / "logs") if first.needs_ray else None
+    with session or nullcontext():
         for config in configs:
             reports.append(simulate(config))
             print(f"seed {config.seed}\n{render(reports[-1])}\n", flush=True)
@@ -56,15 +54,18 @@ def _config(path: Path, overrides: list[str]) -> SimulatedConfig:
 def summary(reports: list[SimulatedReport]) -> dict[str, object]:
     """`ratio`: the optimum's cost over r2v's, in the worst seed."""
     rows = [report.row("r2v") for report in reports]
-    costs = [row.cost / report.optimum for row, report in zip(rows, reports, strict=True)]
-    savings = [report.cvar_saving for report in reports if report.cvar_saving is not None]
+    costs = [report.row("r2v").cost / report.optimum for report in reports]
+    savings = []
+    for report in reports:
+        if report.cvar_saving is not None:
+            savings.append([round(value, 4) for value in report.cvar_saving])
     return {
         "name": "router_simulated",
         "ratio": round(1 / max(costs), 4),
         "reference": "the best latched router there is, exactly",
         "cost_over_optimum": [round(cost, 4) for cost in costs],
         "cvar": [round(row.cvar, 4) for row in rows],
-        "cvar_saving": [[round(value, 4) for value in saving] for saving in savings],
+        "cvar_saving": savings,
     }
 
 

@@ -42,8 +42,9 @@ def run(episodes: Sequence[Episode], scratch: Path, shard: int, repeats: int) ->
     write_arrow(folder, episodes, shard)
     write_jsonl(lines, episodes)
     check_equal(folder, lines)
-    rows = sum(len(e.steps) for e in episodes)
-    sizes = sum(f.stat().st_size for f in folder.iterdir()), lines.stat().st_size
+    rows = sum(len(episode.steps) for episode in episodes)
+    arrow_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    lines_bytes = lines.stat().st_size
 
     def ours() -> Spent:
         shutil.rmtree(folder)
@@ -59,22 +60,25 @@ def run(episodes: Sequence[Episode], scratch: Path, shard: int, repeats: int) ->
         lambda: measure(lambda: read_jsonl(lines)),
         repeats,
     )
-    rates = rows / median_wall(written.ours), rows / median_wall(written.reference)
-    reads = median_wall(read.ours), median_wall(read.reference)
+    rate = rows / median_wall(written.ours)
+    reference_rate = rows / median_wall(written.reference)
+    read_ms = 1e3 * median_wall(read.ours)
+    reference_read_ms = 1e3 * median_wall(read.reference)
+    table = [
+        ("rows/s written", f"{rate:,.0f}", f"{reference_rate:,.0f}"),
+        ("bytes/row", f"{arrow_bytes / rows:,.0f}", f"{lines_bytes / rows:,.0f}"),
+        ("read `success`, ms", f"{read_ms:.1f}", f"{reference_read_ms:.1f}"),
+    ]
     publish(
         "store",
         "json lines",
         written.wall_ratio,
-        [
-            ("rows/s written", f"{rates[0]:,.0f}", f"{rates[1]:,.0f}"),
-            ("bytes/row", f"{sizes[0] / rows:,.0f}", f"{sizes[1] / rows:,.0f}"),
-            ("read `success`, ms", f"{1e3 * reads[0]:.1f}", f"{1e3 * reads[1]:.1f}"),
-        ],
+        table,
         cpu_ratio=written.cpu_ratio,
-        bytes_ratio=sizes[0] / sizes[1],
+        bytes_ratio=arrow_bytes / lines_bytes,
         read_ratio=read.wall_ratio,
-        rows_per_s=rates[0],
-        reference_rows_per_s=rates[1],
+        rows_per_s=rate,
+        reference_rows_per_s=reference_rate,
         rows=rows,
         shard_episodes=shard,
         repeats=repeats,

@@ -1,4 +1,4 @@
-"""What a live evaluation of many routers costs beside that of one, in questions that reach a model.
+"""The cost of a live evaluation of many routers beside that of one, in model calls.
 
 Invariant: both sides play the same tasks and seeds with the same models, each unit from an empty
 tree; the reference is the selected `r2v` arm alone. Counts are exact, so one run of each side is
