@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.finished_run import complete_stages
 from benchmarks.harness import Mismatch
 from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.outcomes import arm_outcomes
@@ -120,16 +121,6 @@ def play_test_tasks(context: Context, learner: Manifest) -> None:
     for task in context.tasks("test"):
         units += [context.unit(task, z, arms) for z in seeds]
     context.roll_out(units)
-
-
-def complete_stages(run: RunDir) -> dict[str, Manifest]:
-    """The manifests of a run, by stage."""
-    manifests = {}
-    for path in (run.root / "stages").glob("*/manifest.json"):
-        manifest = run.manifest(path.parent.name)
-        if manifest is not None:
-            manifests[path.parent.name] = manifest
-    return manifests
 
 
 def successes(folder: Path) -> dict[str, Array]:

@@ -19,7 +19,7 @@ from typing import Any
 from actors.collector import Collector
 from actors.env_runner import EnvRunner, RunnerSetup
 from benchmarks.games import make_tasks, make_units
-from benchmarks.harness import Mismatch, Spent, interleave, median_wall, publish
+from benchmarks.harness import Mismatch, Pairs, Spent, interleave, median_wall, publish
 from benchmarks.stock_trainers import MODEL, run_stock, tokenizer, train_stock, write_settings
 from learners.behaviour_cloning.train import BCJob, clone_behaviour
 from learners.behaviour_cloning.train import build_dataset as build_episodes
@@ -68,8 +68,8 @@ def main() -> None:
 
 
 def compare_cloning(folder: Path, steps: int, repeats: int) -> None:
-    """The same sequences, the same loss; then, beside it, what the reference takes when it is told
-    to divide batches by length too.
+    """The same sequences and the same loss; then the time of the reference where it divides batches
+    by length too.
     """
     chat = ChatFormat(tokenizer(), "slm")
     dataset = build_episodes(folder / "rollouts", chat, 1024)
@@ -106,7 +106,7 @@ def compare_cloning(folder: Path, steps: int, repeats: int) -> None:
 
 
 def compare_preferences(folder: Path, steps: int, repeats: int) -> None:
-    """The same pairs under DPO's own loss; then, beside it, what the whole objective costs."""
+    """The same pairs under DPO's loss alone; then the time of the whole objective."""
     table, _ = build_pairs(branch_values.to_table(branches(folder / "rollouts")), 0.1)
     preference_pairs.save(folder / "pairs.arrow", table)
     dataset, counts = build_pair_examples(table, ChatFormat(tokenizer(), "slm"), 1024)
@@ -126,12 +126,9 @@ def compare_preferences(folder: Path, steps: int, repeats: int) -> None:
             DPOJob(folder / "pairs.arrow", str(MODEL), "", stage / "model", stage, 0, objective)
         )
 
-    both = sum(
-        2 * len(p) + len(c) + len(r)
-        for p, c, r in zip(
-            *(dataset[f"{n}_ids"] for n in ("prompt", "chosen", "rejected")), strict=True
-        )
-    )
+    prompt_tokens = sum(map(len, dataset["prompt_ids"]))
+    answer_tokens = sum(map(len, dataset["chosen_ids"])) + sum(map(len, dataset["rejected_ids"]))
+    tokens = 2 * prompt_tokens + answer_tokens
     learn(folder / "dpo" / "whole", config.model_copy(update={"beta_c": 0.1, "beta_s": 0.1}))
     whole, _ = read(folder / "dpo" / "whole" / "metrics.jsonl")
     share = counts.with_view / counts.examples
@@ -141,7 +138,7 @@ def compare_preferences(folder: Path, steps: int, repeats: int) -> None:
         learn,
         repeats,
         "TRL DPOTrainer",
-        both / len(dataset) * 16,
+        tokens / len(dataset) * 16,
         whole_objective_s=whole,
         view_share=share,
     )
@@ -180,27 +177,29 @@ def compare(
             f"{kind} losses differ by {worst:.2g}: ours {losses['ours']}, reference "
             f"{losses['stock']}"
         )
-    ours = median_wall(pairs.ours)
-    theirs = median_wall(pairs.reference)
-    rates = tokens / ours, tokens / theirs
+    publish_times(f"learner_{kind}", reference, pairs, tokens, loss_difference=worst, **more)
+
+
+def publish_times(name: str, reference: str, pairs: Pairs, tokens: float, **more: Any) -> None:
+    """Print seconds a step and tokens a second of both sides."""
+    step_s = median_wall(pairs.ours)
+    reference_step_s = median_wall(pairs.reference)
+    rate = tokens / step_s
+    reference_rate = tokens / reference_step_s
     table = [
-        ("s/step", f"{ours:.3f}", f"{theirs:.3f}"),
-        ("tokens/s, without padding", f"{rates[0]:,.0f}", f"{rates[1]:,.0f}"),
+        ("s/step", f"{step_s:.3f}", f"{reference_step_s:.3f}"),
+        ("tokens/s, without padding", f"{rate:,.0f}", f"{reference_rate:,.0f}"),
     ]
-    measures = {
-        "step_s": ours,
-        "reference_step_s": theirs,
-        "tokens_per_s": rates[0],
-        "reference_tokens_per_s": rates[1],
-    }
     publish(
-        f"learner_{kind}",
+        name,
         reference,
         pairs.wall_ratio,
         table,
-        **measures,
-        loss_difference=worst,
-        repeats=repeats,
+        step_s=step_s,
+        reference_step_s=reference_step_s,
+        tokens_per_s=rate,
+        reference_tokens_per_s=reference_rate,
+        repeats=len(pairs.ours),
         **more,
     )
 
@@ -208,9 +207,9 @@ def compare(
 def read(metrics: Path) -> tuple[float, list[float]]:
     """Seconds a step between the first and the last line, and the losses."""
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    return (rows[-1]["seconds"] - rows[0]["seconds"]) / (rows[-1]["step"] - rows[0]["step"]), [
-        row["loss"] for row in rows
-    ]
+    seconds = rows[-1]["seconds"] - rows[0]["seconds"]
+    steps = rows[-1]["step"] - rows[0]["step"]
+    return seconds / steps, [row["loss"] for row in rows]
 
 
 def play_expert(folder: Path, games: int) -> None:

@@ -1,10 +1,11 @@
 """Routers and live steps for `benchmarks.router`, made up at the sizes of real ones."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.episodes import make_episodes
+from benchmarks.episodes import STEPS, make_episodes
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.episodes import Episode
 from r2v_dist.language_model import Answer
@@ -24,8 +25,10 @@ def live_steps(count: int) -> list[LiveStep]:
     """Different steps of made-up TextWorld episodes: K candidates, 20 first-token alternatives,
     verifier scores.
     """
-    episodes = make_episodes(-(-count // len(make_episodes(1)[0].steps)))
-    return [_live(episode, t) for episode in episodes for t in range(len(episode.steps))][:count]
+    steps: list[LiveStep] = []
+    for episode in make_episodes(math.ceil(count / STEPS)):
+        steps += [_live(episode, t) for t in range(len(episode.steps))]
+    return steps[:count]
 
 
 def _live(episode: Episode, t: int) -> LiveStep:
@@ -50,16 +53,15 @@ def _live(episode: Episode, t: int) -> LiveStep:
 
 
 def untrained_router(config: RouterConfig) -> RouterModel:
-    """A decoupled router of the default sizes. Every head has an isotonic calibrator, the dearest
-    kind, here the identity.
+    """A decoupled router of the default sizes. Every head has an isotonic calibrator, the slowest
+    kind, which is the identity here.
     """
     from learners.router.engine import Head
 
     wide = len(FEATURE_NAMES) + len(RISKS)
-    heads = {
-        name: Head(len(FEATURE_NAMES), config.risk_hidden, seed).exported()
-        for seed, name in enumerate(RISKS)
-    }
+    heads = {}
+    for seed, name in enumerate(RISKS):
+        heads[name] = Head(len(FEATURE_NAMES), config.risk_hidden, seed).exported()
     heads["policy"] = Head(wide, config.policy_hidden, len(RISKS)).exported()
     grid = tuple(np.linspace(0, 1, 11).tolist())
     rng = np.random.default_rng(0)
@@ -76,17 +78,16 @@ def untrained_router(config: RouterConfig) -> RouterModel:
 
 
 def with_advantage(model: RouterModel) -> RouterModel:
-    """The same router with the heads that it needs to score by advantage, as TextWorld's does."""
+    """The same router with the heads that scoring by advantage needs."""
     from learners.router.engine import Head
 
-    sizes = model.heads["rho"].layers
-    effects = {
-        name: Mlp(((rng.normal(size=(1, len(ESTIMATES) + len(EFFECT_FEATURES))), np.ones(1)),))
-        for name, rng in (("gain", np.random.default_rng(1)), ("saving", np.random.default_rng(2)))
-    }
-    dissent = Head(
-        len(FEATURE_NAMES), tuple(len(bias) for _, bias in sizes[:-1]), len(ESTIMATES)
-    ).exported()
+    wide = len(ESTIMATES) + len(EFFECT_FEATURES)
+    effects = {}
+    for seed, name in ((1, "gain"), (2, "saving")):
+        weights = np.random.default_rng(seed).normal(size=(1, wide))
+        effects[name] = Mlp(((weights, np.ones(1)),))
+    hidden = tuple(len(bias) for _, bias in model.heads["rho"].layers[:-1])
+    dissent = Head(len(FEATURE_NAMES), hidden, len(ESTIMATES)).exported()
     calibrators = model.calibrators | {"dissent": model.calibrators["rho"]}
     return replace(
         model,

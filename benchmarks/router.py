@@ -1,9 +1,9 @@
-"""What a decision costs: a live step's features and the learned router, against a BERT-size query
+"""The time of a decision: a live step's features and the learned router, against a BERT-size query
 classifier and a torch MLP.
 
-Invariant: ours is what an agent calls at a step, `build_router(...).decide` on a proposal nobody
-has decided on before in that call; the torch side computes the same features and the same heads,
-and both give one score. Everything runs on one core.
+Invariant: ours is the call of an agent at a step, `build_router(...).decide` on a proposal that
+this call is the first to see. The torch side computes the same features and the same heads, and
+both give equal scores. Everything runs on one core.
 """
 
 import argparse
@@ -114,27 +114,32 @@ def run(steps: Sequence[LiveStep], queries: int, layers: int, repeats: int) -> N
 
     against_torch = pairs(torch_clock, by_torch, steps)
     against_bert = pairs(bert_clock, classify, steps[:queries])
-    alone = typical(lambda context, answer: features(StepBatch.of_step(answer, context)), steps)
+    features_us = typical(only_features, steps)
     advantage_us = typical(by_advantage, steps)
+    p50 = ours.percentile(50)
+    p99 = ours.percentile(99)
+    torch_p50 = torch_clock.percentile(50)
+    bert_p50 = bert_clock.percentile(50)
+    table = [
+        ("decision p50, us", f"{p50:.1f}", f"{bert_p50:,.0f}"),
+        ("decision p99, us", f"{p99:.1f}", f"{bert_clock.percentile(99):,.0f}"),
+        ("decision by advantage p50, us", f"{advantage_us:.1f}", ""),
+        ("features alone p50, us", f"{features_us:.1f}", ""),
+        ("torch MLP, same features, p50, us", "", f"{torch_p50:.1f}"),
+        ("torch MLP, ratio", f"{against_torch.wall_ratio:.2f}", ""),
+    ]
     publish(
         "router",
         "BERT-size query classifier",
         against_bert.wall_ratio,
-        [
-            ("decision p50, us", f"{ours.percentile(50):.1f}", f"{bert_clock.percentile(50):,.0f}"),
-            ("decision p99, us", f"{ours.percentile(99):.1f}", f"{bert_clock.percentile(99):,.0f}"),
-            ("decision by advantage p50, us", f"{advantage_us:.1f}", ""),
-            ("features alone p50, us", f"{alone:.1f}", ""),
-            ("torch MLP, same features, p50, us", "", f"{torch_clock.percentile(50):.1f}"),
-            ("torch MLP, ratio", f"{against_torch.wall_ratio:.2f}", ""),
-        ],
-        p50_us=ours.percentile(50),
-        p99_us=ours.percentile(99),
+        table,
+        p50_us=p50,
+        p99_us=p99,
         advantage_p50_us=advantage_us,
-        features_p50_us=alone,
-        reference_p50_us=bert_clock.percentile(50),
+        features_p50_us=features_us,
+        reference_p50_us=bert_p50,
         reference_parameters=parameters,
-        torch_p50_us=torch_clock.percentile(50),
+        torch_p50_us=torch_p50,
         torch_ratio=against_torch.wall_ratio,
         decisions=len(ours.seconds),
         candidates=CANDIDATES,
@@ -142,8 +147,13 @@ def run(steps: Sequence[LiveStep], queries: int, layers: int, repeats: int) -> N
     )
 
 
+def only_features(context: StepContext, answer: Answer) -> object:
+    """The part of a decision that computes features."""
+    return features(StepBatch.of_step(answer, context))
+
+
 def decider(model: RouterModel) -> Callable[[StepContext, Answer], Decision]:
-    """What an agent calls at a step."""
+    """The call of an agent at a step."""
     return build_router("r2v", 0.5, RouterModels({("r2v", 0): model})).decide
 
 
@@ -165,22 +175,24 @@ def torch_router(model: RouterModel) -> Callable[[StepContext, Answer], float]:
 
     by_advantage = model.score == "advantage"
     estimates = [sequential(name) for name in (ESTIMATES if by_advantage else RISKS)]
-    ends = [sequential(name) for name in (("gain", "saving") if by_advantage else ("policy",))]
-    columns = (
-        [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES] if by_advantage else slice(None)
-    )
+    outputs = [sequential(name) for name in (("gain", "saving") if by_advantage else ("policy",))]
+    effect_columns = [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES]
+    columns = effect_columns if by_advantage else slice(None)
     mean_F = torch.from_numpy(model.mean_F)
     std_F = torch.from_numpy(model.std_F)
 
     @torch.inference_mode()
     def score(context: StepContext, answer: Answer) -> float:
-        f_NF = (torch.from_numpy(features(StepBatch.of_step(answer, context))) - mean_F) / std_F
-        known = [torch.sigmoid(estimate(f_NF)) for estimate in estimates]
-        said = [float(end(torch.cat([*known, f_NF[:, columns]], dim=1))) for end in ends]
+        raw_NF = torch.from_numpy(features(StepBatch.of_step(answer, context)))
+        f_NF = (raw_NF - mean_F) / std_F
+        risks = [torch.sigmoid(estimate(f_NF)) for estimate in estimates]
+        inputs = torch.cat([*risks, f_NF[:, columns]], dim=1)
+        values = [float(output(inputs)) for output in outputs]
         if not by_advantage:
-            return 1 / (1 + math.exp(-said[0]))
-        dissent = float(known[-1])
-        return dissent * max(said[0], LEAST_GAIN) / max(1 - dissent * said[1], LEAST_COST)
+            return 1 / (1 + math.exp(-values[0]))
+        gain, saving = values
+        dissent = float(risks[-1])
+        return dissent * max(gain, LEAST_GAIN) / max(1 - dissent * saving, LEAST_COST)
 
     return score
 

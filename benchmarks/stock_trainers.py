@@ -81,27 +81,21 @@ def train_stock(kind: str, stage: Path) -> None:
 
     settings = json.loads((stage.parent / "settings.json").read_text(encoding="utf-8"))
     shared: dict[str, Any] = {
-        **{
-            "output_dir": str(stage / "out"),
-            "save_strategy": "no",
-            "logging_steps": 5,
-            "report_to": [],
-            "disable_tqdm": True,
-        },
-        **{
-            "per_device_train_batch_size": 16,
-            "lr_scheduler_type": "cosine",
-            "weight_decay": 0.01,
-            "seed": 0,
-            "data_seed": 0,
-        },
-        **{
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "remove_unused_columns": False,
-            "max_length": None,
-        },
+        "output_dir": str(stage / "out"),
+        "save_strategy": "no",
+        "logging_steps": 5,
+        "report_to": [],
+        "disable_tqdm": True,
+        "per_device_train_batch_size": 16,
+        "lr_scheduler_type": "cosine",
+        "weight_decay": 0.01,
+        "seed": 0,
+        "data_seed": 0,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "remove_unused_columns": False,
+        "max_length": None,
         **settings,
     }
     data = load_from_disk(str(stage.parent / "data"))

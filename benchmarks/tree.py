@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from actors.dispatcher import Totals
+from benchmarks.finished_run import complete_stages
 from benchmarks.harness import Mismatch, publish
 from r2v_dist.episodes import Arm
 from r2v_dist.evaluation.threshold_selection import grid
@@ -33,52 +35,58 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     args = parser.parse_args()
     run, config = open_run(args.run)
-    names = [path.parent.name for path in (run.root / "stages").glob("*/manifest.json")]
-    manifests = {name: manifest for name in names if (manifest := run.manifest(name)) is not None}
+    manifests = complete_stages(run)
     if "evaluate" not in manifests or config.router is None:
         raise Mismatch(f"{args.run}: not a finished run with a router; make one with `make demo`")
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         context = Context(config, run, Services(config, run, stack), "evaluate", "tree", manifests)
-        arm = context.deploy(router_stages.trained(context, router_stages.last_round(context)))
-        thresholds = grid(context.rollouts("validate"), config.swept, config.evaluate.rates)
-        selected = arm("r2v", context.result("validate", "selected")["r2v"])
-        swept = sweep(arm, thresholds)
+        measure(context, scratch, args.tasks, args.seeds)
 
-        def calls(arms: tuple[Arm, ...], folder: str) -> tuple[int, int]:
-            units = [
-                context.unit(task, z, arms)
-                for task in context.tasks("test")[: args.tasks]
-                for z in test_seeds(context)[: args.seeds]
-            ]
-            totals = context.services.roll_out(units, scratch / folder, lambda *_: None)
-            return totals.engine_calls, totals.asked
 
-        one, _ = calls((selected,), "one")
-        every, unshared = calls((*swept, selected), "all")
-        own = {name: states_asked(scratch / "all", name) for name in thresholds}
+def measure(context: Context, scratch: Path, tasks: int, seeds: int) -> None:
+    """Play the selected arm alone, then all arms; print the result."""
+    config = context.config
+    arm = context.deploy(router_stages.trained(context, router_stages.last_round(context)))
+    thresholds = grid(context.rollouts("validate"), config.swept, config.evaluate.rates)
+    selected = arm("r2v", context.result("validate", "selected")["r2v"])
+    arms = (*sweep(arm, thresholds), selected)
+    alone = play(context, (selected,), scratch / "one", tasks, seeds)
+    together = play(context, arms, scratch / "all", tasks, seeds)
+    states = {name: states_asked(scratch / "all", name) for name in thresholds}
+    table = [
+        ("arms", str(len(arms)), "1"),
+        (
+            "questions that reached a model",
+            f"{together.engine_calls:,}",
+            f"{alone.engine_calls:,}",
+        ),
+        ("the same without sharing", f"{together.asked:,}", f"{alone.engine_calls:,}"),
+    ]
+    for name, count in states.items():
+        table.append((f"states at which {name} alone asks the SLM", f"{count:,}", ""))
     publish(
         "tree",
         "r2v alone",
-        one / every,
-        [
-            ("arms", str(len(swept) + 1), "1"),
-            ("questions that reached a model", f"{every:,}", f"{one:,}"),
-            ("the same without sharing", f"{unshared:,}", f"{one:,}"),
-            *(
-                (f"states at which {name} alone asks the SLM", f"{count:,}", "")
-                for name, count in own.items()
-            ),
-        ],
-        states_by_router=json.dumps(own),
+        alone.engine_calls / together.engine_calls,
+        table,
+        states_by_router=json.dumps(states),
         routers=len(thresholds),
         thresholds=json.dumps({name: len(levels) for name, levels in thresholds.items()}),
-        calls=every,
-        reference_calls=one,
-        unshared_calls=unshared,
-        tasks=args.tasks,
-        seeds=args.seeds,
+        calls=together.engine_calls,
+        reference_calls=alone.engine_calls,
+        unshared_calls=together.asked,
+        tasks=tasks,
+        seeds=seeds,
     )
+
+
+def play(context: Context, arms: tuple[Arm, ...], folder: Path, tasks: int, seeds: int) -> Totals:
+    """Play the arms on the first test tasks and seeds."""
+    units = []
+    for task in context.tasks("test")[:tasks]:
+        units += [context.unit(task, z, arms) for z in test_seeds(context)[:seeds]]
+    return context.services.roll_out(units, folder, lambda *_: None)
 
 
 def states_asked(folder: Path, router: str) -> int:
