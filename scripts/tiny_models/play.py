@@ -117,21 +117,14 @@ def main() -> None:
     specs = draw_games(base_families(), "base", args.games, args.seed)
     generate(specs, args.cache, 2, lambda done, total: print(f"game {done}/{total}", flush=True))
     recipe = RECIPES[args.size]
-    jobs = [
-        Job(
-            game_path(args.cache, spec),
-            args.episodes,
-            recipe,
-            recipe.searches and dict(spec.settings)["instructions"] == "last",
-        )
-        for spec in specs
-    ]
+    jobs = []
+    for spec in specs:
+        searches = recipe.searches and dict(spec.settings)["instructions"] == "last"
+        jobs.append(Job(game_path(args.cache, spec), args.episodes, recipe, searches))
+    transcripts = []
     with get_context("spawn").Pool(2) as pool:
-        transcripts = [
-            transcript
-            for episodes in pool.imap(play_game, jobs, chunksize=4)
-            for transcript in episodes
-        ]
+        for won_episodes in pool.imap(play_game, jobs, chunksize=4):
+            transcripts += won_episodes
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_transcripts(args.output, transcripts)
     print(f"{len(transcripts)} won episodes of {args.games} games in {args.output}")

@@ -151,21 +151,24 @@ class SearchingExpert:
         return True
 
     def _known(self, command: str) -> bool:
-        """Whether its names have been seen. A key that the goal names might be held: that is worth
-        one try.
+        """Whether all names in the command have been seen. The agent might hold a key that the goal
+        names, so such a key needs not be seen for one attempt.
         """
-        told = set(self._wanted) if "lock " in command and command not in self._tried else set()
-        return set(_NAME.findall(command)) - {name for name in told if "key" in name} <= self._seen
+        unseen = set(_NAME.findall(command)) - self._seen
+        if "lock " in command and command not in self._tried:
+            unseen -= {name for name in self._wanted if "key" in name}
+        return not unseen
 
     def _has_reason(self, opening: str, then: tuple[str, ...]) -> bool:
-        """Whether the goal asks to open it, or what is to be taken from it has been seen."""
+        """Whether the goal names the thing to open, or a thing that the plan takes from it has been
+        seen.
+        """
         name = opening.removeprefix("open ")
-        taken = [
-            command
-            for command in then
-            if command.startswith("take ") and command.endswith(f"from {name}")
-        ]
-        return name in self._wanted or bool(taken and self._known(taken[0]))
+        if name in self._wanted:
+            return True
+        takes = [command for command in then if command.startswith("take ")]
+        from_it = [command for command in takes if command.endswith(f"from {name}")]
+        return bool(from_it) and self._known(from_it[0])
 
     def _search(self) -> str | None:
         """A command here, or the first step to the nearest room where something is left to try;
@@ -190,15 +193,13 @@ class SearchingExpert:
 
     def _untried(self, room: str, boxes: bool) -> str | None:
         closed = self._closed[room]
-        commands = [
-            self._try(name) for name, direction in closed.items() if boxes and not direction
-        ]
-        commands += [
-            command
-            for key in self._needed()
-            for place, command in [self._takes.get(key, ("", ""))]
-            if place == room
-        ]
+        commands = []
+        if boxes:
+            commands += [self._try(name) for name, direction in closed.items() if not direction]
+        for key in self._needed():
+            place, command = self._takes.get(key, ("", ""))
+            if place == room:
+                commands.append(command)
         commands += [f"go {way}" for way in self._exits[room] if way not in self._ways[room]]
         commands += [self._try(name) for name, direction in closed.items() if direction]
         return next((command for command in commands if command), None)

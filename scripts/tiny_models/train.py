@@ -149,29 +149,31 @@ def losses(model: Qwen3ForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.T
         logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none"
     )
     weights_BT = weights_BT[:, 1:]
-    return (nll_BT * weights_BT).sum() / weights_BT.sum(), nll_BT.detach()[weights_BT == 1.0].mean()
+    loss = (nll_BT * weights_BT).sum() / weights_BT.sum()
+    action_nll = nll_BT.detach()[weights_BT == 1.0].mean()
+    return loss, action_nll
 
 
 def train(model: Qwen3ForCausalLM, data: Iterator[Batch], steps: int) -> None:
     """Muon for the weight matrices, AdamW for the rest; 2 % warm-up, cosine decay to a
     twentieth.
     """
-    hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    hidden: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_hidden = parameter.ndim == 2 and "embed" not in name
+        (hidden if is_hidden else others).append(parameter)
     optimizers = (
         torch.optim.Muon(hidden, lr=0.02, momentum=0.95, weight_decay=0.05),
         torch.optim.AdamW(others, lr=0.004, betas=(0.9, 0.98), weight_decay=0.0),
     )
     warmup = max(1, steps // 50)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda s: min(
-                (s + 1) / warmup, 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * s / steps))
-            ),
-        )
-        for optimizer in optimizers
-    ]
+
+    def factor(step: int) -> float:
+        cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+        return min((step + 1) / warmup, 0.05 + 0.95 * cosine)
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
     seen = 0
     started = time.monotonic()
     model.train()
@@ -195,12 +197,15 @@ def train(model: Qwen3ForCausalLM, data: Iterator[Batch], steps: int) -> None:
 
 
 def held_out(transcripts: list[Transcript]) -> tuple[list[Transcript], list[Transcript]]:
-    """(to learn, held out): the last games of all are held out."""
-    games = list(dict.fromkeys(t.game for t in transcripts))
-    kept = set(games[: len(games) - max(1, round(HELD_OUT_SHARE * len(games)))])
-    return [t for t in transcripts if t.game in kept], [
-        t for t in transcripts if t.game not in kept
-    ]
+    """(to learn, held out): transcripts of the last games are held out."""
+    games = list(dict.fromkeys(transcript.game for transcript in transcripts))
+    held_out_count = max(1, round(HELD_OUT_SHARE * len(games)))
+    learned_games = set(games[: len(games) - held_out_count])
+    learned: list[Transcript] = []
+    held: list[Transcript] = []
+    for transcript in transcripts:
+        (learned if transcript.game in learned_games else held).append(transcript)
+    return learned, held
 
 
 @torch.no_grad()
@@ -257,9 +262,11 @@ def main() -> None:
     torch.manual_seed(args.seed)
     transcripts = read_transcripts(args.transcripts)
     learned, held = held_out(transcripts)
-    tokenizer = train_tokenizer(
-        [text for t in learned for turn in t.turns for text in (turn.user, turn.action)], 1024
-    )
+    texts: list[str] = []
+    for transcript in learned:
+        for turn in transcript.turns:
+            texts += [turn.user, turn.action]
+    tokenizer = train_tokenizer(texts, 1024)
     model = build_model(recipe, tokenizer).to(args.device)
     chat = ChatFormat(tokenizer, "slm")
     data = RenumberedBatches(learned, chat, args.tokens, args.seed, recipe.imitate_detours)

@@ -109,12 +109,10 @@ class RenumberedBatches(IterableDataset[Batch]):
         self._tokens = tokens
         self._seed = seed
         self._imitate_detours = imitate_detours
-        self._numbers = [
-            m[2]
-            for t in transcripts[:500]
-            for turn in t.turns
-            for m in _NUMBERED.finditer(turn.user)
-        ]
+        self._numbers: list[str] = []
+        for transcript in transcripts[:500]:
+            for turn in transcript.turns:
+                self._numbers += [match[2] for match in _NUMBERED.finditer(turn.user)]
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -124,10 +122,8 @@ class RenumberedBatches(IterableDataset[Batch]):
     def one_pass(self, number: int) -> Iterator[Batch]:
         """The batches of pass `number`."""
         rng = rng_for("base-model-batches", self._seed, number)
-        rows = sorted(
-            (self._row(transcript, rng) for transcript in self._transcripts),
-            key=lambda row: len(row[0]),
-        )
+        rows = [self._row(transcript, rng) for transcript in self._transcripts]
+        rows.sort(key=lambda row: len(row[0]))
         grouped: list[list[tuple[list[int], list[float]]]] = [[]]
         for row in rows:
             if grouped[-1] and (len(grouped[-1]) + 1) * len(row[0]) > self._tokens:
@@ -136,15 +132,18 @@ class RenumberedBatches(IterableDataset[Batch]):
         rng.shuffle(grouped)
         for group in grouped:
             longest = max(len(ids) for ids, _ in group)
-            yield (
-                torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in group]),
-                torch.tensor([weights + [0.0] * (longest - len(weights)) for _, weights in group]),
-            )
+            padded_ids = []
+            padded_weights = []
+            for ids, weights in group:
+                padding = longest - len(ids)
+                padded_ids.append(ids + [0] * padding)
+                padded_weights.append(weights + [0.0] * padding)
+            yield torch.tensor(padded_ids), torch.tensor(padded_weights)
 
     def _row(self, transcript: Transcript, rng: random.Random) -> tuple[list[int], list[float]]:
         renumber = Renumber(rng, self._numbers)
         turns = [Turn(renumber(turn.user), renumber(turn.action)) for turn in transcript.turns]
-        sequence = episode_sequence(
-            self._chat, turns, [self._imitate_detours or e for e in transcript.expert], MAX_LENGTH
-        )
-        return sequence.input_ids, [1.0 if m else LM_WEIGHT for m in sequence.completion_mask]
+        imitated = [self._imitate_detours or by_expert for by_expert in transcript.expert]
+        sequence = episode_sequence(self._chat, turns, imitated, MAX_LENGTH)
+        weights = [1.0 if is_action else LM_WEIGHT for is_action in sequence.completion_mask]
+        return sequence.input_ids, weights
