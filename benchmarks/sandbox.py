@@ -13,11 +13,12 @@ steadier one on a busy machine.
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.evalplus_side import evalplus_verdicts
-from benchmarks.harness import Spent, interleave, measure, median_wall, publish, same
-from benchmarks.sandbox_overhead import overhead
+from benchmarks.harness import Pairs, Spent, interleave, measure, median_wall, publish, same
+from benchmarks.sandbox_overhead import Overhead, overhead
 from envs.coding.tasks import load_task, task_ids
 from envs.coding.verdict import Judge
 from envs.sandbox import Sandbox
@@ -37,47 +38,50 @@ def main() -> None:
         help="of the trivial program, for the overhead of one execution",
     )
     args = parser.parse_args()
+    pairs = measure_verdicts(args.evalplus_python, args.parallel, args.repeats)
+    publish_verdicts(pairs, overhead(args.executions), args.parallel)
+
+
+def measure_verdicts(python: str, parallel: int, repeats: int) -> Pairs:
+    """Verdicts of both sides on every canonical solution."""
     names = task_ids("humaneval_plus")
     solutions = [(name, load_task("humaneval_plus", name).code) for name in names]
-
-    with Sandbox(warm=2 * args.parallel) as sandbox, tempfile.TemporaryDirectory() as scratch:
+    with Sandbox(warm=2 * parallel) as sandbox, tempfile.TemporaryDirectory() as scratch:
 
         def ours() -> Spent:
             load_task.cache_clear()
             judge = Judge(sandbox)
-
-            def work() -> None:
-                tasks = [load_task("humaneval_plus", name) for name in names]
-                verdicts = judge.verdicts([(task, task.code) for task in tasks], args.parallel)
-                same(
-                    "canonical solutions that we fail",
-                    [n for n, v in zip(names, verdicts, strict=True) if not v.passed],
-                    [],
-                )
-
             before = _cpu_s()
-            spent = measure(work)
+            spent = measure(lambda: judge_all(judge, names, parallel))
             return Spent(spent.wall_s, _cpu_s() - before)
 
         def reference() -> Spent:
+            cache = Path(scratch)
             theirs = evalplus_verdicts(
-                args.evalplus_python,
-                "humaneval_plus",
-                solutions,
-                args.parallel,
-                Path(scratch),
-                generous=True,
+                python, "humaneval_plus", solutions, parallel, cache, generous=True
             )
             failed = [name for name, good in zip(names, theirs.passed, strict=True) if not good]
             same("canonical solutions that evalplus fails", failed, ["HumanEval/32"])
             return Spent(theirs.seconds, theirs.cpu_s)
 
-        pairs = interleave(ours, reference, args.repeats)
-    cost = overhead(args.executions)
-    ours_s = median_wall(pairs.ours)
-    theirs_s = median_wall(pairs.reference)
+        return interleave(ours, reference, repeats)
+
+
+def judge_all(judge: Judge, names: Sequence[str], parallel: int) -> None:
+    """Our verdicts. Raises Mismatch unless every canonical solution passes."""
+    tasks = [load_task("humaneval_plus", name) for name in names]
+    verdicts = judge.verdicts([(task, task.code) for task in tasks], parallel)
+    failed = [name for name, verdict in zip(names, verdicts, strict=True) if not verdict.passed]
+    same("canonical solutions that we fail", failed, [])
+
+
+def publish_verdicts(pairs: Pairs, cost: Overhead, parallel: int) -> None:
+    """Print verdicts per second of both sides, and the overhead of one execution."""
+    count = len(task_ids("humaneval_plus"))
+    rate = count / median_wall(pairs.ours)
+    reference_rate = count / median_wall(pairs.reference)
     table = [
-        ("verdicts per second", f"{len(names) / ours_s:.2f}", f"{len(names) / theirs_s:.2f}"),
+        ("verdicts per second", f"{rate:.2f}", f"{reference_rate:.2f}"),
         ("one execution, ms", f"{cost.paused_ms:.1f}", f"{cost.bare_ms:.1f} (bare subprocess)"),
     ]
     publish(
@@ -88,9 +92,9 @@ def main() -> None:
         cpu_ratio=pairs.cpu_ratio,
         cpu_s=pairs.ours[-1].cpu_s,
         reference_cpu_s=pairs.reference[-1].cpu_s,
-        parallel=args.parallel,
-        verdicts_per_s=len(names) / ours_s,
-        reference_verdicts_per_s=len(names) / theirs_s,
+        parallel=parallel,
+        verdicts_per_s=rate,
+        reference_verdicts_per_s=reference_rate,
         overhead_ms=cost.overhead_paused_ms,
     )
 

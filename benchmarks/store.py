@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.episodes import make_episodes
-from benchmarks.harness import Spent, interleave, measure, median_wall, publish, same
+from benchmarks.harness import Pairs, Spent, interleave, measure, median_wall, publish, same
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Episode, Step
 from r2v_dist.storage import rollouts as rollout_store
@@ -60,6 +60,13 @@ def run(episodes: Sequence[Episode], scratch: Path, shard: int, repeats: int) ->
         lambda: measure(lambda: read_jsonl(lines)),
         repeats,
     )
+    publish_rates(rows, arrow_bytes, lines_bytes, written, read, shard)
+
+
+def publish_rates(
+    rows: int, arrow_bytes: int, lines_bytes: int, written: Pairs, read: Pairs, shard: int
+) -> None:
+    """Print speed and size of both formats."""
     rate = rows / median_wall(written.ours)
     reference_rate = rows / median_wall(written.reference)
     read_ms = 1e3 * median_wall(read.ours)
@@ -81,7 +88,7 @@ def run(episodes: Sequence[Episode], scratch: Path, shard: int, repeats: int) ->
         reference_rows_per_s=reference_rate,
         rows=rows,
         shard_episodes=shard,
-        repeats=repeats,
+        repeats=len(written.ours),
     )
 
 
