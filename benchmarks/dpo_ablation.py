@@ -142,15 +142,15 @@ def row(
         low, high = task_bootstrap_interval(values_TZ, config.evaluate.bootstrap, config.seed)
         return f"{values_TZ.mean():.3f} [{low:.3f}, {high:.3f}]"
 
-    one = mean(policies, "slm_only")
+    one_sample = mean(policies, "slm_only")
     best = mean(policies, "best_of_k")
     divergences = [policy.divergence for policy in policies if policy.divergence is not None]
     return {
         "policy": name,
-        "one_sample": shown(one),
+        "one_sample": shown(one_sample),
         "best_of_k": shown(best),
-        "best_minus_one": shown(best - one),
-        "one_sample_minus_bc": shown(one - mean(cloned, "slm_only")),
+        "best_minus_one": shown(best - one_sample),
+        "one_sample_minus_bc": shown(one_sample - mean(cloned, "slm_only")),
         "divergence": round(float(np.mean(divergences)), 5) if divergences else None,
     }
 

@@ -35,8 +35,8 @@ def _live(episode: Episode, t: int) -> LiveStep:
     rng = rng_for("benchmark-live", str(episode.key), t)
     steps = episode.steps
     answers = [rng.choice(steps).proposal for _ in range(CANDIDATES)]
-    own = steps[t].proposal
-    assert own is not None
+    proposal = steps[t].proposal
+    assert proposal is not None
     context = StepContext(
         t=t,
         draw=(episode.key.task, episode.key.z, t),
@@ -48,8 +48,8 @@ def _live(episode: Episode, t: int) -> LiveStep:
         verifier_scores=tuple(rng.random() for _ in range(CANDIDATES)),
         verifier_bests=tuple(rng.random() for _ in range(t)),
     )
-    candidates = tuple(one.candidates[0] for one in answers if one is not None)
-    return context, Answer(candidates, own.version, own.prompt_tokens, own.first_top)
+    candidates = tuple(answer.candidates[0] for answer in answers if answer is not None)
+    return context, Answer(candidates, proposal.version, proposal.prompt_tokens, proposal.first_top)
 
 
 def untrained_router(config: RouterConfig) -> RouterModel:

@@ -100,7 +100,7 @@ def train_stock(kind: str, stage: Path) -> None:
     }
     data = load_from_disk(str(stage.parent / "data"))
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
-    made = {
+    objects = {
         "model": model,
         "train_dataset": data,
         "processing_class": tokenizer(),
@@ -108,11 +108,11 @@ def train_stock(kind: str, stage: Path) -> None:
     }
     if kind == "bc":
         SFTTrainer(
-            args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **shared), **made
+            args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **shared), **objects
         ).train()
     else:
         StockDPO(
-            args=DPOArguments(beta=0.1, precompute_ref_log_probs=True, **shared), **made
+            args=DPOArguments(beta=0.1, precompute_ref_log_probs=True, **shared), **objects
         ).train()
 
 

@@ -107,8 +107,8 @@ class PartialResponse(TextOperator):
         dropped = round(len(words) * rng.uniform(0.1, 0.5))
         if not dropped:
             return None
-        kept = words[: len(words) - dropped]
-        return "".join(kept).rstrip()
+        remaining = words[: len(words) - dropped]
+        return "".join(remaining).rstrip()
 
 
 class Truncation(TextOperator):
@@ -120,10 +120,10 @@ class Truncation(TextOperator):
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         words = _words(text)
-        kept = round(len(words) * rng.uniform(0.4, 0.8))
-        if kept >= len(words):
+        count = round(len(words) * rng.uniform(0.4, 0.8))
+        if count >= len(words):
             return None
-        return "".join(words[:kept]).rstrip() + " [truncated]"
+        return "".join(words[:count]).rstrip() + " [truncated]"
 
 
 class LineDrop(TextOperator):

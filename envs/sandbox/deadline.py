@@ -31,9 +31,9 @@ def kernel_reports_waiting() -> bool:
     """Whether this kernel reports how long processes wait. Where it does not, no waiting is
     credited.
     """
-    own = Path("/proc/self/schedstat")
-    thread = Path("/proc/thread-self/children")
-    return own.is_file() and thread.is_file()
+    schedule = Path("/proc/self/schedstat")
+    children = Path("/proc/thread-self/children")
+    return schedule.is_file() and children.is_file()
 
 
 class Deadline:

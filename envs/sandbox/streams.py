@@ -32,28 +32,28 @@ class Streams:
         self._stderr = stderr
         self._pending = memoryview(pending)
         self._cap = cap
-        self._kept: dict[IO[bytes], bytearray] = {stdout: bytearray(), stderr: bytearray()}
+        self._buffers: dict[IO[bytes], bytearray] = {stdout: bytearray(), stderr: bytearray()}
         for stream in (stdin, stdout, stderr):
             os.set_blocking(stream.fileno(), False)
 
     @property
     def output(self) -> bytes:
         """Standard output, as far as it was kept."""
-        return bytes(memoryview(self._kept[self._stdout])[: self._cap])
+        return bytes(memoryview(self._buffers[self._stdout])[: self._cap])
 
     @property
     def errors(self) -> bytes:
         """Standard error, as far as it was kept."""
-        return bytes(memoryview(self._kept[self._stderr])[: self._cap])
+        return bytes(memoryview(self._buffers[self._stderr])[: self._cap])
 
     @property
     def _taken(self) -> int:
-        return sum(map(len, self._kept.values()))
+        return sum(map(len, self._buffers.values()))
 
     @property
     def flooded(self) -> bool:
         """Whether either output was longer than allowed."""
-        return any(len(kept) > self._cap for kept in self._kept.values())
+        return any(len(buffer) > self._cap for buffer in self._buffers.values())
 
     def pump(self, end_fds: Sequence[int], left: Callable[[], float]) -> Ending | None:
         """Move bytes until one of `end_fds` is readable (None), an output is longer than `cap`, or
@@ -63,7 +63,7 @@ class Streams:
             for fd in end_fds:
                 selector.register(fd, selectors.EVENT_READ)
             selector.register(self._stdin, selectors.EVENT_WRITE)
-            for stream in self._kept:
+            for stream in self._buffers:
                 selector.register(stream, selectors.EVENT_READ)
             crumbs = 0
             while not self.flooded:
@@ -89,8 +89,8 @@ class Streams:
         """Read the bytes that are in the pipes, without waiting: a process that escaped a sandbox
         without bubblewrap may hold them open.
         """
-        for stream, kept in self._kept.items():
-            while len(kept) <= self._cap and not self._take(stream):
+        for stream, buffer in self._buffers.items():
+            while len(buffer) <= self._cap and not self._take(stream):
                 pass
 
     def _feed(self) -> bool:
@@ -110,7 +110,7 @@ class Streams:
         """Read once; True at the end of the stream, and where no bytes are available."""
         with suppress(BlockingIOError):
             chunk = os.read(stream.fileno(), _CHUNK)
-            self._kept[stream] += chunk
+            self._buffers[stream] += chunk
             return not chunk
         return True
 

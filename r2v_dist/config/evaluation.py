@@ -11,10 +11,10 @@ from r2v_dist.router.names import EVALUATED, ORACLE
 
 
 def _known_router(name: str) -> str:
-    known = (*EVALUATED, ORACLE)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise ValueError(f"no such router; did you mean {near}? There are {', '.join(known)}")
+    names = (*EVALUATED, ORACLE)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+        raise ValueError(f"no such router; did you mean {near}? There are {', '.join(names)}")
     return name
 
 

@@ -156,8 +156,8 @@ def _router_labels(config: RunConfig) -> str | None:
     if count < labels.seeds:
         return f"labels.seeds = {labels.seeds}: perturb.{key} is only {count}; raise it"
     labelled: dict[Split, int] = {"train": labels.tasks, "validation": labels.validation_tasks}
-    for split, asked in labelled.items():
-        tasks = min(asked, config.env.size(split))
+    for split, wanted in labelled.items():
+        tasks = min(wanted, config.env.size(split))
         if tasks < 2:
             return f"env.splits.{split} = {tasks}: a router is chosen on held-out tasks; set at least 2"
         ranks = router.deepspeed.ranks

@@ -174,7 +174,7 @@ def train(model: Qwen3ForCausalLM, data: Iterator[Batch], steps: int) -> None:
         return min((step + 1) / warmup, 0.05 + 0.95 * cosine)
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
-    seen = 0
+    tokens = 0
     started = time.monotonic()
     model.train()
     for step in range(steps):
@@ -186,9 +186,9 @@ def train(model: Qwen3ForCausalLM, data: Iterator[Batch], steps: int) -> None:
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
-        seen += batch[0].numel()
+        tokens += batch[0].numel()
         if step % 20 == 0 or step == steps - 1:
-            rate = seen / (time.monotonic() - started)
+            rate = tokens / (time.monotonic() - started)
             print(
                 f"step {step}/{steps}  loss {loss.item():.3f}  actions {actions.item():.3f}  "
                 f"{rate:.0f} tokens/s",
