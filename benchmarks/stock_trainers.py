@@ -35,7 +35,7 @@ def run_stock(kind: str, stage: Path) -> None:
 
 
 def write_settings(folder: Path, config: LearnerConfig, **more: Any) -> None:
-    """What the reference trains with."""
+    """Write the settings that the reference trains with."""
     settings = {
         "learning_rate": config.learning_rate,
         "num_train_epochs": config.epochs,
@@ -53,34 +53,56 @@ def train_stock(kind: str, stage: Path) -> None:
     import torch
     import transformers
     from datasets import load_from_disk
-    from transformers import AutoModelForCausalLM, TrainerCallback
+    from transformers import AutoModelForCausalLM
     from trl import DPOConfig as DPOArguments
     from trl import DPOTrainer, SFTConfig, SFTTrainer
 
     torch.set_num_threads(2)
     transformers.logging.set_verbosity_error()
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.monotonic()
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if "loss" in logs:
-                row = {
-                    "step": state.global_step,
-                    "seconds": time.monotonic() - self.started,
-                    "loss": logs["loss"],
-                }
-                with (stage / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-
     class StockDPO(DPOTrainer):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             # it holds token ids already, which this version can only be told by a subclass
             return dataset
 
+    shared = _arguments(stage)
+    objects = {
+        "model": AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32),
+        "train_dataset": load_from_disk(str(stage.parent / "data")),
+        "processing_class": tokenizer(),
+        "callbacks": [_clock(stage / "metrics.jsonl")],
+    }
+    if kind == "bc":
+        sft = SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **shared)
+        SFTTrainer(args=sft, **objects).train()
+    else:
+        dpo = DPOArguments(beta=0.1, precompute_ref_log_probs=True, **shared)
+        StockDPO(args=dpo, **objects).train()
+
+
+def _clock(metrics: Path) -> Any:
+    """A callback that logs step, seconds and loss as JSON lines."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.monotonic()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if "loss" not in logs:
+                return
+            seconds = time.monotonic() - self.started
+            row = {"step": state.global_step, "seconds": seconds, "loss": logs["loss"]}
+            with metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    return Clock()
+
+
+def _arguments(stage: Path) -> dict[str, Any]:
+    """The arguments that both trainers share."""
     settings = json.loads((stage.parent / "settings.json").read_text(encoding="utf-8"))
-    shared: dict[str, Any] = {
+    return {
         "output_dir": str(stage / "out"),
         "save_strategy": "no",
         "logging_steps": 5,
@@ -98,22 +120,6 @@ def train_stock(kind: str, stage: Path) -> None:
         "max_length": None,
         **settings,
     }
-    data = load_from_disk(str(stage.parent / "data"))
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
-    objects = {
-        "model": model,
-        "train_dataset": data,
-        "processing_class": tokenizer(),
-        "callbacks": [Clock()],
-    }
-    if kind == "bc":
-        SFTTrainer(
-            args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **shared), **objects
-        ).train()
-    else:
-        StockDPO(
-            args=DPOArguments(beta=0.1, precompute_ref_log_probs=True, **shared), **objects
-        ).train()
 
 
 def tokenizer() -> Any:
