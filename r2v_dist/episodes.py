@@ -179,7 +179,7 @@ class Unit:
 class Step:
     """One decision and what came of it. `observation` is what the agent saw before acting;
     `verifier_scores` are those of the proposal's candidates, in their order, empty where nothing
-    was scored.
+    was scored; `chosen_index` is the candidate that acts if the SLM does, None without a candidate.
     """
 
     observation: str
@@ -195,6 +195,7 @@ class Step:
     prefix: int
     drift: bool
     verifier_scores: tuple[float, ...] = ()
+    chosen_index: int | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from r2v_dist.agent.step import StepDecision, decide, executed
+from r2v_dist.agent.step import StepDecision, chosen_index, decide
 from r2v_dist.agent.tree import Transition, TreeEnv
 from r2v_dist.chat import Turn, opening_message
 from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Taken, Unit
@@ -164,7 +164,8 @@ class _Playing:
 
     async def _true_risk(self) -> float:
         proposal = await self.propose()
-        action = executed(proposal, await self.verify(proposal))
+        index = chosen_index(proposal, await self.verify(proposal))
+        action = None if index is None else proposal.candidates[index]
         return await _true_risk(self.world, self.unit, self.arm, self.cast, self.steps, action)
 
     async def _ask(self, player: Player) -> Answer:
@@ -266,4 +267,5 @@ def _step(choice: StepDecision, now: Transition, prefix: int, drift: bool) -> St
         prefix=prefix,
         drift=drift,
         verifier_scores=choice.verifier_scores,
+        chosen_index=choice.chosen_index,
     )

@@ -21,8 +21,11 @@ from r2v_dist.episodes import Episode, Step
 from r2v_dist.errors import DamagedFile, UsageError
 from r2v_dist.language_model import TopTokens
 from r2v_dist.storage import arrow_file as table_file
+from r2v_dist.verifier.base import preferred
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
+_BEFORE_CHOSEN_INDEX = "2"
+"""Shards of this version are read too: their `chosen_index` is computed."""
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _IDS = pa.list_(pa.int32())
 _LOGPROBS = pa.list_(pa.float32())
@@ -70,6 +73,7 @@ _STEP_COLUMNS: dict[str, pa.DataType] = {
     "drift": pa.bool_(),
     "teacher_tokens": pa.int32(),
     "verifier_scores": _LOGPROBS,
+    "chosen_index": pa.int16(),
 }
 """Attributes of a step, stored as they are."""
 
@@ -183,12 +187,30 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
     """
     table = table_file.read(path, columns)
     version = (table.schema.metadata or {}).get(b"r2v_schema_version", b"none").decode()
+    if version == _BEFORE_CHOSEN_INDEX:
+        return _with_chosen_index(path, table, columns or SCHEMA.names)
     if version != SCHEMA_VERSION:
         raise UsageError(
             f"{path}: r2v_schema_version = {version}, this program reads {SCHEMA_VERSION}; read it "
             "with the version of r2v that wrote it, or choose another run_dir"
         )
     return table
+
+
+def _with_chosen_index(path: Path, table: pa.Table, columns: list[str]) -> pa.Table:
+    """The columns of a shard that was written without that one, as it is written today."""
+    if "chosen_index" in columns:
+        proposed = table_file.read(path, ["candidate_texts", "verifier_scores"]).to_pylist()
+        indices = [
+            preferred(row["candidate_texts"], row["verifier_scores"])
+            if row["candidate_texts"]
+            else None
+            for row in proposed
+        ]
+        table = table.append_column(
+            SCHEMA.field("chosen_index"), pa.array(indices, SCHEMA.field("chosen_index").type)
+        )
+    return table.select(columns).replace_schema_metadata(SCHEMA.metadata)
 
 
 def read(folder: Path, columns: list[str] | None = None) -> pa.Table:
