@@ -18,7 +18,7 @@ from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.run_dir import Manifest, RunDir, stage_name
 
 if TYPE_CHECKING:
-    from actors.dispatcher import Totals
+    from actors.totals import Totals
     from r2v_dist.pipeline.services import Services
     from r2v_dist.storage.checkpoints import Checkpoint
 
