@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learners.common.packing import AnswerRow
-from learners.common.packing_tensors import RowTensors, row_tensors
+from learners.common.packing import AnswerRow, RowTensors, row_tensors
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 

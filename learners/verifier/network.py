@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learners.common.packing import AnswerRow, can_share_prompt
-from learners.common.packing_tensors import row_tensors
+from learners.common.packing import AnswerRow, can_share_prompt, row_tensors
 from learners.verifier.prefix_cache import PrefixScorer
 from r2v_dist.files import read_json_object
 from r2v_dist.router.isotonic import Isotonic

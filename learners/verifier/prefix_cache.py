@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learners.common.packing import AnswerRow
-from learners.common.packing_tensors import RowTensors, row_tensors
+from learners.common.packing import AnswerRow, RowTensors, row_tensors
 
 BLOCK = 32
 """Tokens: about as many as a step adds."""
