@@ -9,7 +9,6 @@ the single output r is risk and escalation probability at once, and takes lambda
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from learners.router.data import Share
-from learners.router.engine import (
-    Head,
-    Log,
-    load_checkpoint,
-    save_checkpoint,
-    start_engine,
-    to_numpy,
-)
+from learners.router.engine import Head, Log, start_engine, to_numpy
 from learners.router.losses import (
     Cvar,
     Outcomes,
@@ -55,8 +47,6 @@ class Setting:
 
     config: RouterConfig
     seed: int
-    checkpoints: Path
-    first_rank: bool
     reduce: Reduce
     log: Log
 
@@ -102,17 +92,15 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
     least.
     """
     config = setting.config
-    folder = setting.checkpoints / "risk"
     names = [name for name in ESTIMATES if train.n_total[name] and validation.n_total[name]]
     heads = nn.ModuleDict(
         {name: _head(train.f_UF.shape[1], config.risk_hidden, setting.seed, name) for name in names}
     )
     engine = start_engine(heads.to(train.f_UF.device), config.learning_rate, config.weight_decay)
-    done, numbers, best = load_checkpoint(folder, engine)
-    setting.log.forget_after("risk", done)
-    least = {name: numbers.get(name, np.inf) for name in names}
-    stale = int(numbers.get("stale", 0))
-    for step in range(done + 1, config.risk_steps + 1 if stale < config.patience else 0):
+    best: dict[str, Tensor] = {}
+    least = dict.fromkeys(names, np.inf)
+    stale = 0
+    for step in range(1, config.risk_steps + 1):
         sums = _scores(heads, train)
         loss = sum(
             (train.totals.ranks * sums[name] / train.n_total[name] for name in names),
@@ -135,10 +123,7 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
                     for key, values in heads[name].state_dict().items()
                 }
             stale = 0 if better else stale + 1
-        ended = step == config.risk_steps or stale >= config.patience
-        if (ended or step % config.save_every_steps == 0) and setting.first_rank:
-            save_checkpoint(folder, step, engine, least | {"stale": stale}, best)
-        if ended:
+        if stale >= config.patience:
             break
     heads.load_state_dict(best)
     return {name: _exported(heads[name]) for name in names}
@@ -151,7 +136,6 @@ def train_policy(
     among feasible, and the duality.
     """
     config = setting.config
-    folder = setting.checkpoints / "policy"
     name = "policy" if config.mode == "decoupled" else "rho"
     head = _head(
         inputs_UI.shape[1],
@@ -160,19 +144,13 @@ def train_policy(
         name,
     )
     engine = start_engine(head.to(inputs_UI.device), config.learning_rate, config.weight_decay)
-    done, numbers, best = load_checkpoint(folder, engine)
     offset = config.risk_steps if config.mode == "decoupled" else 0
-    setting.log.forget_after("policy", offset + done)
-    multiplier = numbers.get("multiplier", config.lambda_start)
-    least = numbers.get("least", np.inf)
-    late = np.array(
-        [
-            numbers.get("late_steps", 0.0),
-            numbers.get("late_multiplier", 0.0),
-            numbers.get("late_cvar", 0.0),
-        ]
-    )
-    for step in range(done + 1, config.policy_steps + 1):
+    multiplier = config.lambda_start
+    best: dict[str, Tensor] = {}
+    least = np.inf
+    late = np.zeros(3)
+    """Steps, and sums of lambda and CVaR over them."""
+    for step in range(1, config.policy_steps + 1):
         temperature = _temperature(config, step)
         loss, tail, cost, brier = policy_loss(
             head, config, share, inputs_UI, multiplier, temperature, setting.reduce
@@ -209,15 +187,6 @@ def train_policy(
             if not best or (point is not None and point.cost < least):
                 least = np.inf if point is None else point.cost
                 best = {key: values.clone() for key, values in head.state_dict().items()}
-        if step % config.save_every_steps == 0 and setting.first_rank:
-            scalars = {
-                "multiplier": multiplier,
-                "least": least,
-                "late_steps": late[0],
-                "late_multiplier": late[1],
-                "late_cvar": late[2],
-            }
-            save_checkpoint(folder, step, engine, scalars, best)
     if np.isfinite(least):
         head.load_state_dict(best)
     late_multiplier, late_cvar = (late[1:] / max(late[0], 1.0)).tolist()

@@ -48,7 +48,7 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class RouterJob:
-    """Which labels, and where the router goes; `stage` keeps metrics and checkpoints."""
+    """Which labels, and where the router goes; `stage` keeps the metrics."""
 
     train: Path
     validation: Path
@@ -213,9 +213,7 @@ def _train_one(
     train, validation = (deal(table, scaler, rank, ranks, device) for table in (labels, held_out))
     total = config.policy_steps + (config.risk_steps if config.mode == "decoupled" else 0)
     log = Log(job.stage / "metrics.jsonl", rank == 0, job.output.name, total)
-    setting = Setting(
-        config, job.seed, job.stage / "checkpoints" / job.output.name, rank == 0, adder(device), log
-    )
+    setting = Setting(config, job.seed, adder(device), log)
 
     f_UF, place_N = distinct(scaler(held_out.features_NF))
     seen_UF = torch.from_numpy(f_UF)
@@ -368,7 +366,6 @@ def _publish(
     model.save(scratch)
     write_atomically(scratch / _RESULT, json.dumps(asdict(result), indent=1) + "\n")
     files.publish(scratch, job.output)
-    shutil.rmtree(job.stage / "checkpoints" / job.output.name, ignore_errors=True)
 
 
 def _read_result(output: Path) -> RouterResult:
