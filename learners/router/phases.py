@@ -1,9 +1,10 @@
 """The two phases of a router's training, full batch on every rank: risks by their Brier scores,
 dissent by its log loss, then the policy.
 
-The policy is the primal of  min_p max_lambda cost + lambda (CVaR - eps); lambda ascends after every step. The risk heads
-are fixed by then and calibrated, so that what the policy reads is what will be deployed. In `joint` mode there is one phase:
-the single output r is risk and escalation probability at once, and takes lambda_B x Brier besides.
+The policy is the primal of  min_p max_lambda cost + lambda (CVaR - eps); lambda ascends after every
+step. The risk heads are fixed by then and calibrated, so that what the policy reads is what will be
+deployed. In `joint` mode there is one phase: the single output r is risk and escalation probability
+at once, and takes lambda_B x Brier besides.
 """
 
 import math
@@ -93,8 +94,9 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
     """
     config = setting.config
     names = [name for name in ESTIMATES if train.n_total[name] and validation.n_total[name]]
+    inputs = train.f_UF.shape[1]
     heads = nn.ModuleDict(
-        {name: _head(train.f_UF.shape[1], config.risk_hidden, setting.seed, name) for name in names}
+        {name: _head(inputs, config.risk_hidden, setting.seed, name) for name in names}
     )
     engine = start_engine(heads.to(train.f_UF.device), config.learning_rate, config.weight_decay)
     best: dict[str, Tensor] = {}
@@ -102,27 +104,20 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
     stale = 0
     for step in range(1, config.risk_steps + 1):
         sums = _scores(heads, train)
-        loss = sum(
-            (train.totals.ranks * sums[name] / train.n_total[name] for name in names),
-            torch.zeros(()),
-        )
-        engine.backward(loss)
+        losses = [train.totals.ranks * sums[name] / train.n_total[name] for name in names]
+        engine.backward(sum(losses, torch.zeros(())))
         norm = gradient_norm(heads)
         engine.step()
-        scores = _means(setting.reduce, sums, train)
-        row = {f"{'brier' if name in RISKS else 'log_loss'}_{name}": scores[name] for name in names}
-        setting.log.add(step, phase="risk", loss=sum(scores.values()), gradient_norm=norm, **row)
-        if step % config.check_every_steps == 0 or step == config.risk_steps:
-            with torch.no_grad():
-                found = _means(setting.reduce, _scores(heads, validation), validation)
-            better = [name for name in names if found[name] < least[name] - 1e-6]
-            for name in better:
-                least[name] = found[name]
-                best |= {
-                    f"{name}.{key}": values.clone()
-                    for key, values in heads[name].state_dict().items()
-                }
-            stale = 0 if better else stale + 1
+        _log_risks(setting.log, step, _means(setting.reduce, sums, train), norm)
+        if step % config.check_every_steps and step < config.risk_steps:
+            continue
+        with torch.no_grad():
+            found = _means(setting.reduce, _scores(heads, validation), validation)
+        better = [name for name in names if found[name] < least[name] - 1e-6]
+        for name in better:
+            least[name] = found[name]
+            best |= _copied(heads[name], f"{name}.")
+        stale = 0 if better else stale + 1
         if stale >= config.patience:
             break
     heads.load_state_dict(best)
@@ -136,20 +131,16 @@ def train_policy(
     among feasible, and the duality.
     """
     config = setting.config
-    name = "policy" if config.mode == "decoupled" else "rho"
-    head = _head(
-        inputs_UI.shape[1],
-        config.policy_hidden if name == "policy" else config.risk_hidden,
-        setting.seed,
-        name,
-    )
+    joint = config.mode == "joint"
+    hidden = config.risk_hidden if joint else config.policy_hidden
+    head = _head(inputs_UI.shape[1], hidden, setting.seed, "rho" if joint else "policy")
     engine = start_engine(head.to(inputs_UI.device), config.learning_rate, config.weight_decay)
-    offset = config.risk_steps if config.mode == "decoupled" else 0
+    steps_before = 0 if joint else config.risk_steps
     multiplier = config.lambda_start
-    best: dict[str, Tensor] = {}
-    least = np.inf
     late = np.zeros(3)
     """Steps, and sums of lambda and CVaR over them."""
+    best: dict[str, Tensor] = {}
+    least = np.inf
     for step in range(1, config.policy_steps + 1):
         temperature = _temperature(config, step)
         loss, tail, cost, brier = policy_loss(
@@ -158,41 +149,48 @@ def train_policy(
         engine.backward(loss)
         norm = gradient_norm(head)
         engine.step()
-        total = (
-            cost
-            + multiplier * (tail.value - config.epsilon)
-            + (config.lambda_brier * brier if config.mode == "joint" else 0.0)
-        )
-        row = {
-            "loss": total,
-            "cost": cost,
-            "cvar": tail.value,
-            "eta": tail.eta,
-            "lambda": multiplier,
-            "gradient_norm": norm,
-        }
-        setting.log.add(
-            offset + step,
-            phase="policy",
-            **row,
-            **({"brier_rho": brier} if config.mode == "joint" else {}),
-        )
-        multiplier = ascend(
-            multiplier, tail.value - config.epsilon, config.lambda_learning_rate, config.lambda_max
-        )
+        row = _policy_row(config, multiplier, tail, cost, brier)
+        setting.log.add(steps_before + step, phase="policy", gradient_norm=norm, **row)
+        violation = tail.value - config.epsilon
+        multiplier = ascend(multiplier, violation, config.lambda_learning_rate, config.lambda_max)
         if step > 0.9 * config.policy_steps:
             late += (1.0, multiplier, tail.value)
-        if step % config.check_every_steps == 0 or step == config.policy_steps:
-            point = judge(_exported(head))
-            if not best or (point is not None and point.cost < least):
-                least = np.inf if point is None else point.cost
-                best = {key: values.clone() for key, values in head.state_dict().items()}
+        if step % config.check_every_steps and step < config.policy_steps:
+            continue
+        point = judge(_exported(head))
+        if not best or (point is not None and point.cost < least):
+            least = np.inf if point is None else point.cost
+            best = _copied(head)
     if np.isfinite(least):
         head.load_state_dict(best)
     late_multiplier, late_cvar = (late[1:] / max(late[0], 1.0)).tolist()
-    return _exported(head), Duality(
-        multiplier, late_multiplier, late_cvar, handed_over(config, share, setting.reduce)
-    )
+    of_teacher = handed_over(config, share, setting.reduce)
+    return _exported(head), Duality(multiplier, late_multiplier, late_cvar, of_teacher)
+
+
+def _log_risks(log: Log, step: int, scores: dict[str, float], norm: float) -> None:
+    named = {
+        f"{'brier' if name in RISKS else 'log_loss'}_{name}": score
+        for name, score in scores.items()
+    }
+    log.add(step, phase="risk", loss=sum(scores.values()), gradient_norm=norm, **named)
+
+
+def _policy_row(
+    config: RouterConfig, multiplier: float, tail: Cvar, cost: float, brier: float
+) -> dict[str, float]:
+    """What is logged of a step of the policy: the Lagrangian and its parts."""
+    row = {
+        "loss": cost + multiplier * (tail.value - config.epsilon),
+        "cost": cost,
+        "cvar": tail.value,
+        "eta": tail.eta,
+        "lambda": multiplier,
+    }
+    if config.mode == "joint":
+        row["loss"] += config.lambda_brier * brier
+        row["brier_rho"] = brier
+    return row
 
 
 def handed_over(config: RouterConfig, share: Share, reduce: Reduce) -> float:
@@ -294,6 +292,11 @@ def _scores(heads: nn.ModuleDict, share: Share) -> dict[str, Tensor]:
             else log_loss_sum(logits_N, label_N, n_N)
         )
     return found
+
+
+def _copied(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """The parameters as they are now."""
+    return {f"{prefix}{name}": values.clone() for name, values in module.state_dict().items()}
 
 
 def _exported(head: nn.Module) -> Mlp:

@@ -32,12 +32,20 @@ from r2v_dist.evaluation.handover import (
 from r2v_dist.files import write_atomically
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.router.calibration import Calibrator, choose_calibrator
-from r2v_dist.router.model import ESTIMATES, RISKS, Mlp, RouterModel, Score, predict_states
+from r2v_dist.router.model import (
+    ESTIMATES,
+    RISKS,
+    Mlp,
+    RouterModel,
+    Score,
+    distinct,
+    predict_states,
+)
 from r2v_dist.seeding import short_hash
 from r2v_dist.stats.mixing import Mix
 
 if TYPE_CHECKING:
-    from learners.router.data import Share
+    from learners.router.data import Scaler, Share
     from learners.router.phases import Duality, Setting
 
 MIN_SEEDS = 10
@@ -200,60 +208,74 @@ def _train_one(
     from learners.router.data import Scaler, adder, deal
     from learners.router.engine import Log
     from learners.router.phases import Setting, policy_inputs, predicted, train_policy
-    from learners.router.teacher_effects import fit_effects
-    from r2v_dist.router.model import distinct
 
     config = job.config
+    decoupled = config.mode == "decoupled"
     rank = torch.distributed.get_rank()
     ranks = torch.distributed.get_world_size()
     labels = LabelTable.load(job.train)
     held_out = LabelTable.load(job.validation)
     scaler = Scaler.of(labels)
-    episodes = LatchedEpisodes.of(held_out)
-    train, validation = (deal(table, scaler, rank, ranks, device) for table in (labels, held_out))
-    total = config.policy_steps + (config.risk_steps if config.mode == "decoupled" else 0)
+    train = deal(labels, scaler, rank, ranks, device)
+    validation = deal(held_out, scaler, rank, ranks, device)
+    total = config.policy_steps + (config.risk_steps if decoupled else 0)
     log = Log(job.stage / "metrics.jsonl", rank == 0, job.output.name, total)
     setting = Setting(config, job.seed, adder(device), log)
 
     f_UF, place_N = distinct(scaler(held_out.features_NF))
     seen_UF = torch.from_numpy(f_UF)
-    heads = (
-        _risk_heads(job, setting, train, validation, known_risks)
-        if config.mode == "decoupled"
-        else {}
-    )
+    heads: dict[str, Mlp] = {}
+    if decoupled:
+        heads = _risk_heads(job, setting, train, validation, known_risks)
     calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
     inputs_UI = policy_inputs(heads, calibrators, train.f_UF)
     held_out_UI = policy_inputs(heads, calibrators, seen_UF).numpy()
+    episodes = LatchedEpisodes.of(held_out)
 
     def judge(policy: Mlp) -> Mix | None:
-        points = sweep(
-            episodes,
-            policy(held_out_UI)[place_N],
-            config.tail,
-            config.slm_cost / config.teacher_cost,
-        )
+        points = _points(episodes, policy(held_out_UI)[place_N], config)
         return cheapest_mix(points, config.epsilon)
 
     policy, duality = train_policy(setting, train, inputs_UI, judge)
-    if config.mode == "decoupled":
+    if decoupled:
         heads = heads | {"policy": policy}
     else:
         heads = {"rho": policy}
         calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
     if rank == 0:
-        score = _score(config, labels)
-        if score == "advantage":
-            known = RouterModel(
-                "", config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score="value"
-            )
-            heads |= fit_effects(known, labels)
-        version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
-        model = RouterModel(
-            version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score=score
-        )
+        model = _model(config, labels, scaler, heads, calibrators)
         _publish(job, model, duality, held_out, episodes)
     torch.distributed.barrier()
+
+
+def _points(
+    episodes: LatchedEpisodes, scores_N: npt.NDArray[np.float64], config: RouterConfig
+) -> list[LatchedPoint]:
+    """What every threshold on these scores comes to, on validation episodes."""
+    return sweep(episodes, scores_N, config.tail, config.slm_cost / config.teacher_cost)
+
+
+def _model(
+    config: RouterConfig,
+    labels: LabelTable,
+    scaler: "Scaler",
+    heads: dict[str, Mlp],
+    calibrators: dict[str, Calibrator],
+) -> RouterModel:
+    """The router with all its heads. Its version names their weights."""
+    from learners.router.teacher_effects import fit_effects
+
+    score = _score(config, labels)
+    scale = (scaler.mean_F, scaler.std_F)
+    if score == "advantage":
+        known = RouterModel("", config.mode, *scale, heads, calibrators, score="value")
+        heads = heads | fit_effects(known, labels)
+    weights: list[bytes] = []
+    for head in heads.values():
+        for layer in head.layers:
+            weights += [values.tobytes() for values in layer]
+    version = f"router-{short_hash(*weights)[:12]}"
+    return RouterModel(version, config.mode, *scale, heads, calibrators, score=score)
 
 
 def _score(config: RouterConfig, labels: LabelTable) -> Score:
@@ -312,20 +334,33 @@ def calibrate(
     if job.config.ablation in ("uncalibrated", "no_brier"):
         return {name: Calibrator() for name in heads if name in ESTIMATES}
     found: dict[str, Calibrator] = {}
-    for name, n in labels.counts.items():
+    for name in labels.counts:
         if name in heads:
-            known_N = n > 0
-            tasks, task_N = np.unique(labels.task[known_N], return_inverse=True)
-            fold_N = (np.random.default_rng(job.seed).permutation(len(tasks)) % _FOLDS)[task_N]
-            pools_P, pool_N = np.unique(place_N[known_N] * _FOLDS + fold_N, return_inverse=True)
-            n_P, failures_P = (
-                np.bincount(pool_N, weights).astype(np.float64)
-                for weights in (n[known_N], getattr(labels, name)[known_N] * n[known_N])
-            )
-            found[name] = choose_calibrator(
-                raw_U[name][pools_P // _FOLDS], failures_P, n_P, pools_P % _FOLDS, job.seed, _FOLDS
-            ).calibrator
+            found[name] = _calibrator(name, labels, raw_U[name], place_N, job.seed)
     return found
+
+
+def _calibrator(
+    name: str,
+    labels: LabelTable,
+    raw_U: npt.NDArray[np.float64],
+    place_N: npt.NDArray[np.int64],
+    seed: int,
+) -> Calibrator:
+    """Of one risk head. A pool is one state in one fifth of the tasks."""
+    known_N = labels.counts[name] > 0
+    n_N = labels.counts[name][known_N]
+    failures_N = getattr(labels, name)[known_N] * n_N
+    tasks, task_N = np.unique(labels.task[known_N], return_inverse=True)
+    fold_of_task = np.random.default_rng(seed).permutation(len(tasks)) % _FOLDS
+    pools_P, pool_N = np.unique(
+        place_N[known_N] * _FOLDS + fold_of_task[task_N], return_inverse=True
+    )
+    n_P = np.bincount(pool_N, n_N).astype(np.float64)
+    failures_P = np.bincount(pool_N, failures_N).astype(np.float64)
+    raw_P = raw_U[pools_P // _FOLDS]
+    fold_P = pools_P % _FOLDS
+    return choose_calibrator(raw_P, failures_P, n_P, fold_P, seed, _FOLDS).calibrator
 
 
 def _publish(
@@ -338,28 +373,27 @@ def _publish(
     """Write the router, then the result: a folder with the result is complete."""
     config = job.config
     prediction = predict_states(model, labels.features_NF)
-    point = cheapest(
-        sweep(episodes, prediction.score, config.tail, config.slm_cost / config.teacher_cost),
-        config.epsilon,
-    )
-    brier = {
-        name: float((n * (risk - np.nan_to_num(getattr(labels, name))) ** 2).sum() / n.sum())
-        for name, n in labels.counts.items()
-        if (risk := getattr(prediction, name)) is not None
-    }
+    point = cheapest(_points(episodes, prediction.score, config), config.epsilon)
+    floor = None
+    if point:
+        floor = noise_floor(episodes, prediction.score, point.threshold, config.alpha, job.seed)
+    brier: dict[str, float] = {}
+    for name, n_N in labels.counts.items():
+        risk_N = getattr(prediction, name)
+        if risk_N is not None:
+            rho_N = np.nan_to_num(getattr(labels, name))
+            brier[name] = float((n_N * (risk_N - rho_N) ** 2).sum() / n_N.sum())
     result = RouterResult(
-        str(job.output),
-        model.version,
-        duality.status(config),
-        duality.multiplier,
-        duality.late_cvar,
-        point,
-        noise_floor(episodes, prediction.score, point.threshold, config.alpha, job.seed)
-        if point
-        else None,
-        brier,
-        {name: calibrator.kind for name, calibrator in model.calibrators.items()},
-        episodes.dropped,
+        output=str(job.output),
+        version=model.version,
+        constraint=duality.status(config),
+        multiplier=duality.multiplier,
+        train_cvar=duality.late_cvar,
+        point=point,
+        cvar_noise_floor=floor,
+        brier=brier,
+        calibrators={name: calibrator.kind for name, calibrator in model.calibrators.items()},
+        dropped_episodes=episodes.dropped,
     )
     scratch = job.output.with_name(job.output.name + ".tmp")
     shutil.rmtree(scratch, ignore_errors=True)
