@@ -1,5 +1,5 @@
-"""Several answers to one prompt in one row of tokens, `prompt | answer | answer | ...`: the prompt is
-read once, and an answer sees exactly what it would see alone.
+"""Several answers to one prompt in one row of tokens, `prompt | answer | answer | ...`: the prompt
+is read once, and an answer sees exactly what it would see alone.
 
 The attention mask hides every answer from the later ones, and positions restart after the prompt at
 each answer. Importing this module imports no torch, so that what only sends rows stays small. Axes:
@@ -35,6 +35,11 @@ class AnswerRow:
         """Where each answer starts."""
         lengths = map(len, self.answers[:-1])
         return list(accumulate(lengths, initial=len(self.prompt)))
+
+    @cached_property
+    def lasts(self) -> list[int]:
+        """Where each answer has its last token."""
+        return [end - 1 for end in [*self.starts[1:], len(self.ids)]]
 
     @cached_property
     def positions(self) -> list[int]:
@@ -104,13 +109,12 @@ def can_share_prompt(model: Any) -> bool:
     answer a row.
     """
     config = model.config
-    full = set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-    window = getattr(config, "sliding_window", None) is not None and getattr(
-        config, "use_sliding_window", True
-    )
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    has_window = getattr(config, "sliding_window", None) is not None
+    uses_window = has_window and getattr(config, "use_sliding_window", True)
     return (
         config.model_type in _SHARING_ARCHITECTURES
         and config._attn_implementation == "sdpa"
-        and full
-        and not window
+        and layers == {"full_attention"}
+        and not uses_window
     )
