@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.common.ray_train import run_ranks
+from learners.router.calibrate import calibrate
+from learners.router.duality import Duality
 from r2v_dist import files
 from r2v_dist.config.learners import ConstraintStatus
 from r2v_dist.config.router import RouterConfig
@@ -31,9 +33,8 @@ from r2v_dist.evaluation.handover import (
 )
 from r2v_dist.files import write_atomically
 from r2v_dist.labels.table import LabelTable
-from r2v_dist.router.calibration import Calibrator, choose_calibrator
+from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.model import (
-    ESTIMATES,
     RISKS,
     Mlp,
     RouterModel,
@@ -46,12 +47,11 @@ from r2v_dist.stats.mixing import Mix
 
 if TYPE_CHECKING:
     from learners.router.data import Scaler, Share
-    from learners.router.phases import Duality, Setting
+    from learners.router.phases import Setting
 
 MIN_SEEDS = 10
 """CVaR over fewer seeds says nothing (docs/method.md, section 0)."""
 _RESULT = "training.json"
-_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -224,10 +224,15 @@ def _train_one(
 
     f_UF, place_N = distinct(scaler(held_out.features_NF))
     seen_UF = torch.from_numpy(f_UF)
+
+    def calibrated(heads: dict[str, Mlp]) -> dict[str, Calibrator]:
+        raw_U = predicted(heads, seen_UF)
+        return calibrate(heads, held_out, raw_U, place_N, config.ablation, job.seed)
+
     heads: dict[str, Mlp] = {}
     if decoupled:
         heads = _risk_heads(job, setting, train, validation, known_risks)
-    calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
+    calibrators = calibrated(heads)
     inputs_UI = policy_inputs(heads, calibrators, train.f_UF)
     held_out_UI = policy_inputs(heads, calibrators, seen_UF).numpy()
     episodes = LatchedEpisodes.of(held_out)
@@ -241,7 +246,7 @@ def _train_one(
         heads = heads | {"policy": policy}
     else:
         heads = {"rho": policy}
-        calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
+        calibrators = calibrated(heads)
     if rank == 0:
         model = _model(config, labels, scaler, heads, calibrators)
         _publish(job, model, duality, held_out, episodes)
@@ -317,56 +322,10 @@ def _risk_heads(
     return known[key]
 
 
-def calibrate(
-    heads: dict[str, Mlp],
-    labels: LabelTable,
-    raw_U: dict[str, Any],
-    place_N: npt.NDArray[np.int64],
-    job: RouterJob,
-) -> dict[str, Calibrator]:
-    """The calibrator of every risk head, chosen on validation labels; the identity where the
-    ablation says so.
-
-    `raw_U` are risks of the different states, `place_N` says which one a state is. Branches of
-    equal states are counted together, apart in every fifth of the tasks, so that tasks can be held
-    out.
-    """
-    if job.config.ablation in ("uncalibrated", "no_brier"):
-        return {name: Calibrator() for name in heads if name in ESTIMATES}
-    found: dict[str, Calibrator] = {}
-    for name in labels.counts:
-        if name in heads:
-            found[name] = _calibrator(name, labels, raw_U[name], place_N, job.seed)
-    return found
-
-
-def _calibrator(
-    name: str,
-    labels: LabelTable,
-    raw_U: npt.NDArray[np.float64],
-    place_N: npt.NDArray[np.int64],
-    seed: int,
-) -> Calibrator:
-    """Of one risk head. A pool is one state in one fifth of the tasks."""
-    known_N = labels.counts[name] > 0
-    n_N = labels.counts[name][known_N]
-    failures_N = getattr(labels, name)[known_N] * n_N
-    tasks, task_N = np.unique(labels.task[known_N], return_inverse=True)
-    fold_of_task = np.random.default_rng(seed).permutation(len(tasks)) % _FOLDS
-    pools_P, pool_N = np.unique(
-        place_N[known_N] * _FOLDS + fold_of_task[task_N], return_inverse=True
-    )
-    n_P = np.bincount(pool_N, n_N).astype(np.float64)
-    failures_P = np.bincount(pool_N, failures_N).astype(np.float64)
-    raw_P = raw_U[pools_P // _FOLDS]
-    fold_P = pools_P % _FOLDS
-    return choose_calibrator(raw_P, failures_P, n_P, fold_P, seed, _FOLDS).calibrator
-
-
 def _publish(
     job: RouterJob,
     model: RouterModel,
-    duality: "Duality",
+    duality: Duality,
     labels: LabelTable,
     episodes: LatchedEpisodes,
 ) -> None:
