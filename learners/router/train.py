@@ -140,45 +140,45 @@ def train_routers_here(jobs: Sequence[RouterJob]) -> list[RouterResult]:
 
 def check_labels(job: RouterJob) -> None:
     """Raises UsageError where the labels cannot train a router."""
-    asked: set[bool] = set()
-    for name, path in (("train", job.train), ("validation", job.validation)):
-        labels = LabelTable.load(path)
-        episodes = LatchedEpisodes.of(labels)
-        seeds = len(np.unique(episodes.z_E))
-        if seeds < MIN_SEEDS:
+    told_in_training = _check_table("train", job.train, job.config)
+    told_in_validation = _check_table("validation", job.validation, job.config)
+    if told_in_training != told_in_validation:
+        raise UsageError(
+            f"{job.validation}: the teacher's actions are known on one split and not on the other; "
+            "label both again"
+        )
+
+
+def _check_table(split: str, path: Path, config: RouterConfig) -> bool:
+    """Raises UsageError where one table is too small or lacks what it must have. Whether it says
+    what the teacher would do.
+    """
+    labels = LabelTable.load(path)
+    episodes = LatchedEpisodes.of(labels)
+    seeds = len(np.unique(episodes.z_E))
+    if seeds < MIN_SEEDS:
+        raise UsageError(
+            f"{path}: perturb.{split}_seeds: {seeds} seeds with complete episodes; CVaR needs "
+            f"at least {MIN_SEEDS}"
+        )
+    for kind, n_N in (("S", labels.n), ("T1", labels.n1), ("Tinf", labels.nT)):
+        if not n_N.sum():
             raise UsageError(
-                f"{path}: perturb.{name}_seeds: {seeds} seeds with complete episodes; CVaR needs "
-                f"at least {MIN_SEEDS}"
+                f"{path}: no {kind}-branches; label the {split} tasks with all three kinds"
             )
-        missing = [
-            kind
-            for kind, n in (("S", labels.n), ("T1", labels.n1), ("Tinf", labels.nT))
-            if not n.sum()
-        ]
-        if missing:
-            raise UsageError(
-                f"{path}: no {missing[0]}-branches; label the {name} tasks with all three kinds"
-            )
-        asked.add(bool(labels.n_dissent.any()))
-        if (
-            job.config.mode == "decoupled"
-            and job.config.score in ("dissent", "advantage")
-            and not labels.n_dissent.any()
-        ):
-            raise UsageError(
-                f"{path}: router.score = {job.config.score}: no label says what the teacher would "
-                f"do; use score value"
-            )
-        if len(asked) > 1:
-            raise UsageError(
-                f"{path}: the teacher's actions are known on one split and not on the other; "
-                f"label both again"
-            )
-        if len(episodes) < job.config.deepspeed.ranks:
-            raise UsageError(
-                f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = "
-                f"{job.config.deepspeed.ranks}; use fewer ranks"
-            )
+    told = bool(labels.n_dissent.any())
+    asks_for_dissent = config.mode == "decoupled" and config.score in ("dissent", "advantage")
+    if asks_for_dissent and not told:
+        raise UsageError(
+            f"{path}: router.score = {config.score}: no label says what the teacher would "
+            f"do; use score value"
+        )
+    if len(episodes) < config.deepspeed.ranks:
+        raise UsageError(
+            f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = "
+            f"{config.deepspeed.ranks}; use fewer ranks"
+        )
+    return told
 
 
 def _train_rank(arguments: dict[str, Any]) -> None:
