@@ -185,32 +185,31 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
 
     Raises DamagedFile where it cannot be read, UsageError where another version wrote it.
     """
-    table = table_file.read(path, columns)
+    wanted = columns or SCHEMA.names
+    # What an older shard lacks cannot be asked for.
+    stored = [name for name in wanted if name != "chosen_index"] or ["key"]
+    table = table_file.read(path, None if columns is None else stored)
     version = (table.schema.metadata or {}).get(b"r2v_schema_version", b"none").decode()
-    if version == _BEFORE_CHOSEN_INDEX:
-        return _with_chosen_index(path, table, columns or SCHEMA.names)
-    if version != SCHEMA_VERSION:
+    if version not in (SCHEMA_VERSION, _BEFORE_CHOSEN_INDEX):
         raise UsageError(
             f"{path}: r2v_schema_version = {version}, this program reads {SCHEMA_VERSION}; read it "
             "with the version of r2v that wrote it, or choose another run_dir"
         )
-    return table
+    if "chosen_index" in wanted and "chosen_index" not in table.column_names:
+        indices = _chosen_indices(path, version)
+        table = table.append_column(SCHEMA.field("chosen_index"), indices)
+    return table.select(wanted).replace_schema_metadata(SCHEMA.metadata)
 
 
-def _with_chosen_index(path: Path, table: pa.Table, columns: list[str]) -> pa.Table:
-    """The columns of a shard that was written without that one, as it is written today."""
-    if "chosen_index" in columns:
-        proposed = table_file.read(path, ["candidate_texts", "verifier_scores"]).to_pylist()
-        indices = [
-            preferred(row["candidate_texts"], row["verifier_scores"])
-            if row["candidate_texts"]
-            else None
-            for row in proposed
-        ]
-        table = table.append_column(
-            SCHEMA.field("chosen_index"), pa.array(indices, SCHEMA.field("chosen_index").type)
-        )
-    return table.select(columns).replace_schema_metadata(SCHEMA.metadata)
+def _chosen_indices(path: Path, version: str) -> pa.Array | pa.ChunkedArray:
+    """The column `chosen_index` of a shard: as stored, or as it would have been stored."""
+    if version == SCHEMA_VERSION:
+        return table_file.read(path, ["chosen_index"])["chosen_index"]
+    indices: list[int | None] = []
+    for row in table_file.read(path, ["candidate_texts", "verifier_scores"]).to_pylist():
+        texts = row["candidate_texts"]
+        indices.append(preferred(texts, row["verifier_scores"]) if texts else None)
+    return pa.array(indices, SCHEMA.field("chosen_index").type)
 
 
 def read(folder: Path, columns: list[str] | None = None) -> pa.Table:
