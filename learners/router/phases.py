@@ -101,8 +101,7 @@ def train_policy(
     engine = start_engine(head.to(inputs_UI.device), config.learning_rate, config.weight_decay)
     steps_before = 0 if joint else config.risk_steps
     multiplier = config.lambda_start
-    late = np.zeros(3)
-    """Steps, and sums of lambda and CVaR over them."""
+    late = np.zeros(3)  # steps, and sums of lambda and CVaR over them
     best: dict[str, Tensor] = {}
     least = np.inf
     for step in range(1, config.policy_steps + 1):
