@@ -1,8 +1,9 @@
-"""Many questions, one call: what is asked within one turn of the event loop reaches a server
-together.
+"""Many questions, one call: what is asked within one turn of the event loop, or while a server that
+takes one call at a time is busy, reaches it together.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
@@ -24,17 +25,25 @@ async def all_at_once(answers: Awaitable[Sequence[Reply]]) -> Arrivals[Reply]:
 class Batcher(Generic[Question, Reply]):
     """`call` answers a list of questions; `server` names who is called where a failure is told.
 
-    Whoever asked goes on as soon as its own reply is there. `timeout_s` is for the whole batch.
+    Whoever asked goes on as soon as its own reply is there. `timeout_s` is for the whole batch;
+    None leaves the deadline to whoever asks. `one_at_a_time`: a batch waits for the one before.
     """
 
     def __init__(
-        self, call: Callable[[list[Question]], Arrivals[Reply]], timeout_s: float, server: str
+        self,
+        call: Callable[[list[Question]], Arrivals[Reply]],
+        timeout_s: float | None,
+        server: str,
+        one_at_a_time: bool = False,
     ) -> None:
         self._call = call
         self._timeout_s = timeout_s
         self._server = server
         self._waiting: list[tuple[Question, asyncio.Future[Reply]]] = []
         self._senders: set[asyncio.Task[None]] = set()
+        self._free: contextlib.AbstractAsyncContextManager[object] = (
+            asyncio.Lock() if one_at_a_time else contextlib.nullcontext()
+        )
 
     async def ask(self, question: Question) -> Reply:
         """The answer. Raises RuntimeFailure when the server fails or does not answer in time."""
@@ -49,8 +58,12 @@ class Batcher(Generic[Question, Reply]):
     async def _send(self) -> None:
         # One turn of the event loop lets every episode that is ready ask too.
         await asyncio.sleep(0)
-        batch = self._waiting
-        self._waiting = []
+        async with self._free:
+            batch = self._waiting
+            self._waiting = []
+            await self._answer(batch)
+
+    async def _answer(self, batch: Sequence[tuple[Question, asyncio.Future[Reply]]]) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._receive(batch)

@@ -10,16 +10,15 @@ refused on every machine, and ends the stage at once.
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from actors.env_runner import UnitReport
 from actors.ray_errors import cause_of, first_cause, innermost, usage_error
 from actors.runner_group import RunnerGroup
+from actors.totals import Totals
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import RuntimeFailure, StoreFailure, UsageError
@@ -27,37 +26,6 @@ from r2v_dist.storage import rollouts as rollout_store
 
 COMMIT_DEADLINE_S = 120.0
 STALL_DEADLINE_S = 900.0
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Sums over finished units."""
-
-    units: int = 0
-    episodes: int = 0
-    successes: int = 0
-    steps: int = 0
-    asked: int = 0
-    engine_calls: int = 0
-    sampled_tokens: int = 0
-    drifted: int = 0
-    judge_retries: int = 0
-    judge_malformed: int = 0
-
-    def plus(self, report: UnitReport) -> "Totals":
-        """These totals with one more unit."""
-        return Totals(
-            self.units + 1,
-            self.episodes + report.episodes,
-            self.successes + report.successes,
-            self.steps + report.steps,
-            self.asked + report.asked,
-            self.engine_calls + report.engine_calls,
-            self.sampled_tokens + report.sampled_tokens,
-            self.drifted + report.drifted,
-            self.judge_retries + report.judge_retries,
-            self.judge_malformed + report.judge_malformed,
-        )
 
 
 OnProgress = Callable[[Totals, int], None]
@@ -154,7 +122,7 @@ class _Dispatcher:
         self._cluster = cluster
         self._deliver = deliver
         self._on_progress = on_progress
-        self._under_way: dict[ray.ObjectRef[UnitReport], tuple[Any, Unit]] = {}
+        self._under_way: dict[ray.ObjectRef[Totals], tuple[Any, Unit]] = {}
         self._dead = 0
         """Runners that died since a unit was finished."""
         self._last = time.monotonic()
@@ -170,7 +138,7 @@ class _Dispatcher:
                     continue  # given back to the queue when its runner was replaced
                 runner, unit = self._under_way.pop(ref)
                 try:
-                    totals = totals.plus(ray.get(ref))
+                    totals += ray.get(ref)
                 except RayError as error:
                     self._recover(runner, unit, error)
                     continue

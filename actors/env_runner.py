@@ -14,6 +14,7 @@ import envs
 from actors.env_pool import IdleEnvs
 from actors.language_models.factory import build_model
 from actors.language_models.vllm import EngineCall
+from actors.totals import Totals
 from actors.verifier.client import ScorerCall, TrainedVerifier
 from envs.perturbation.wrapper import Perturb, default_rates
 from envs.textworld.rules import TextWorldRules
@@ -54,23 +55,6 @@ class Equipment:
     models: RouterModels = field(default_factory=RouterModels)
 
 
-@dataclass(frozen=True)
-class UnitReport:
-    """What a unit came to, for the progress display and the account of costs."""
-
-    episodes: int
-    successes: int
-    steps: int
-    asked: int
-    engine_calls: int
-    sampled_tokens: int
-    drifted: int
-    judge_retries: int = 0
-    judge_malformed: int = 0
-    """States that a judge left undecided, and times it was asked again. Units in flight at once
-    share what they count."""
-
-
 class EnvRunner:
     """Runs units. Used as an async Ray actor; runs as well inside one event loop without Ray."""
 
@@ -96,7 +80,7 @@ class EnvRunner:
             self._cast, verifier=self._verifier(equipment), models=equipment.models
         )
 
-    async def run(self, unit: Unit, deliver: Deliver) -> UnitReport:
+    async def run(self, unit: Unit, deliver: Deliver) -> Totals:
         """Play every arm and branch of the unit and deliver the episodes.
 
         Raises RuntimeFailure when a back end fails or the unit runs past its deadline: the unit is
@@ -121,7 +105,8 @@ class EnvRunner:
         models = {"slm": self._setup.slm, "teacher": self._setup.teacher}
         roles = [role for role, config in models.items() if config.backend != "expert"]
         answers = [answer for role in roles for answer in tree.answered(role)]
-        return UnitReport(
+        return Totals(
+            units=1,
             episodes=len(episodes),
             successes=sum(e.success for e in episodes),
             steps=sum(len(e.steps) for e in episodes),

@@ -146,6 +146,7 @@ def _step(world: _World, rng: random.Random) -> Step:
         teacher_tokens=0,
         prefix=rng.getrandbits(63),
         drift=False,
+        chosen_index=0,
     )
 
 

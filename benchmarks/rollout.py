@@ -21,9 +21,10 @@ from typing import Any
 import ray
 from transformers import AutoTokenizer
 
-from actors.dispatcher import Totals, roll_out
+from actors.dispatcher import roll_out
 from actors.env_runner import RunnerSetup
 from actors.runner_group import RunnerGroup
+from actors.totals import Totals
 from actors.vllm.server_handle import ModelServer
 from benchmarks.games import make_tasks, make_units
 from benchmarks.harness import Mismatch, Pairs, Spent, interleave, median_wall, publish, same

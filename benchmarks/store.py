@@ -168,6 +168,7 @@ def _step_columns(step: Step) -> dict[str, Any]:
         "drift": step.drift,
         "teacher_tokens": step.teacher_tokens,
         "verifier_scores": step.verifier_scores,
+        "chosen_index": step.chosen_index,
         "prompt_tokens": answer.prompt_tokens,
         "slm_tokens": answer.sampled_tokens,
         "first_top_ids": list(answer.first_top.ids),

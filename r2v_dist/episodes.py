@@ -103,7 +103,9 @@ class Branch:
 
     def given(self, t: int) -> Taken | None:
         """The action that is fixed at step t, if there is one."""
-        return self.path[t] if t < len(self.path) else self.first if t == len(self.path) else None
+        if t < len(self.path):
+            return self.path[t]
+        return self.first if t == len(self.path) else None
 
     @property
     def id(self) -> str:
@@ -147,20 +149,16 @@ class Unit:
 
     def key(self, run: Arm | Branch) -> EpisodeKey:
         """The key of this unit's episode under an arm, or of one of its branches."""
+        shared = (self.stage, self.config_hash, self.task.id, self.z)
         if isinstance(run, Branch):
-            return EpisodeKey(
-                self.stage, self.config_hash, self.task.id, self.z, run.arm.id, run.replica, run.id
-            )
-        return EpisodeKey(self.stage, self.config_hash, self.task.id, self.z, run.id, self.replica)
+            return EpisodeKey(*shared, run.arm.id, run.replica, run.id)
+        return EpisodeKey(*shared, run.id, self.replica)
 
     def without(self, done: Container[str]) -> "Unit":
         """This unit with only the runs whose keys are not among those that are done."""
         arms = tuple(arm for arm in self.arms if str(self.key(arm)) not in done)
-        return replace(
-            self,
-            arms=arms,
-            branches=tuple(b for b in self.branches if str(self.key(b)) not in done),
-        )
+        branches = tuple(one for one in self.branches if str(self.key(one)) not in done)
+        return replace(self, arms=arms, branches=branches)
 
     @property
     def played(self) -> tuple[Arm, ...]:
@@ -179,7 +177,7 @@ class Unit:
 class Step:
     """One decision and what came of it. `observation` is what the agent saw before acting;
     `verifier_scores` are those of the proposal's candidates, in their order, empty where nothing
-    was scored.
+    was scored; `chosen_index` is the candidate that acts if the SLM does, None without a candidate.
     """
 
     observation: str
@@ -195,6 +193,7 @@ class Step:
     prefix: int
     drift: bool
     verifier_scores: tuple[float, ...] = ()
+    chosen_index: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The trained verifier as a Ray actor, and as env runners use it.
+"""The trained verifier as a Ray actor.
 
 Requests are token ids. What arrives while a forward pass runs is scored together in the next one;
 all candidates of a state share one reading of their prompt. A runner sends what has piled up in one
@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from actors.batching import Arrivals, Batcher, all_at_once
 from learners.common.packing import AnswerRow
 from r2v_dist.config.verifier import VerifierConfig
 
@@ -32,55 +33,26 @@ class VerifierServer:
         torch.set_num_threads(config.threads)
         if torch.cuda.is_available():
             torch.cuda.set_per_process_memory_fraction(config.gpu_memory_utilization)
-        self._max_tokens = config.max_tokens
-        self._model = ValueModel(Path(path), self._max_tokens, KEPT_TOKENS)
+        self._model = ValueModel(Path(path), config.max_tokens, KEPT_TOKENS)
         self._version = version
-        self._waiting: list[tuple[list[AnswerRow], asyncio.Future[list[tuple[float, ...]]]]] = []
-        self._worker: asyncio.Task[None] | None = None
+        # Whoever asks has a deadline; a forward pass cannot be stopped.
+        self._batcher = Batcher(
+            self._forward_pass, None, "the verifier's model", one_at_a_time=True
+        )
 
     async def ready(self) -> str:
         """The version, once it can answer."""
         return self._version
 
-    async def load(self, path: str, version: str) -> str:
-        """Replace the verifier; a forward pass under way ends with the old one."""
-        from learners.verifier.network import ValueModel
-
-        self._model = await asyncio.to_thread(ValueModel, Path(path), self._max_tokens, KEPT_TOKENS)
-        self._version = version
-        return version
-
     async def score(
         self, states: list[tuple[list[int], list[list[int]]]]
     ) -> list[tuple[float, ...]]:
         """V of every answer of every state, in order."""
-        future: asyncio.Future[list[tuple[float, ...]]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(
-            ([AnswerRow(prompt, tuple(answers)) for prompt, answers in states], future)
-        )
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.ensure_future(self._work())
-        return await future
+        rows = [AnswerRow(prompt, tuple(answers)) for prompt, answers in states]
+        return await asyncio.gather(*(self._batcher.ask(row) for row in rows))
 
-    async def _work(self) -> None:
-        while self._waiting:
-            batch = self._waiting
-            self._waiting = []
-            try:
-                scores = iter(
-                    await asyncio.to_thread(
-                        self._model.score, [row for rows, _ in batch for row in rows]
-                    )
-                )
-            except Exception as error:  # a boundary: whoever waits must learn of the failure
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for rows, future in batch:
-                answer = [next(scores) for _ in rows]
-                if not future.done():
-                    future.set_result(answer)
+    def _forward_pass(self, rows: list[AnswerRow]) -> Arrivals[tuple[float, ...]]:
+        return all_at_once(asyncio.to_thread(self._model.score, rows))
 
 
 def start_verifier(path: str, version: str, config: VerifierConfig) -> Any:

@@ -8,7 +8,7 @@ result does not depend on who finished first; training resumes from its last com
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +62,12 @@ def build_dataset(rollouts: Path, chat: ChatFormat, max_length: int) -> Any:
     for episode in rollout_store.episodes_of(rollout_store.read(rollouts, columns)):
         if not episode[0]["success"]:
             continue
-        users = [row["observation"] for row in episode]
-        users[0] = opening_message(episode[0]["goal"], users[0])
-        turns = [
-            Turn(user, row["action"], row["actor"])
-            for user, row in zip(users, episode, strict=True)
-        ]
+        turns = [Turn(row["observation"], row["action"], row["actor"]) for row in episode]
+        turns[0] = replace(turns[0], user=opening_message(episode[0]["goal"], turns[0].user))
         sequence = episode_sequence(chat, turns, [True] * len(turns), max_length)
+        learned = zip(sequence.input_ids, sequence.completion_mask, strict=True)
         rows["input_ids"].append(sequence.input_ids)
-        rows["labels"].append(
-            [
-                i if m else IGNORED
-                for i, m in zip(sequence.input_ids, sequence.completion_mask, strict=True)
-            ]
-        )
+        rows["labels"].append([token if counts else IGNORED for token, counts in learned])
     if not rows["input_ids"]:
         raise RuntimeFailure(f"{rollouts} holds no successful teacher episode to learn from")
     return Dataset.from_dict(rows)

@@ -78,9 +78,13 @@ def lora_adapter(
         return None
     from peft import LoraConfig as Adapter
 
-    shape = {"r": config.r, "lora_alpha": config.alpha, "lora_dropout": config.dropout}
     return Adapter(
-        **shape, target_modules="all-linear", exclude_modules=list(without) or None, task_type=task
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        exclude_modules=list(without) or None,
+        task_type=task,
     )
 
 
@@ -100,10 +104,9 @@ def train(trainer: Any, stage: Path) -> None:
     import torch.distributed
 
     resumed = _last_complete(stage / "checkpoints")
+    step = int(resumed.rpartition("-")[2]) if resumed else 0
     if torch.distributed.get_rank() == 0:
-        _forget_metrics_after(
-            stage / "metrics.jsonl", int(resumed.rpartition("-")[2]) if resumed else 0
-        )
+        _forget_metrics_after(stage / "metrics.jsonl", step)
     trainer.train(resume_from_checkpoint=resumed)
     require_deepspeed(trainer)
 
@@ -175,11 +178,9 @@ def recorder(stage: Path, *measures: str) -> Any:
                     "of": state.max_steps,
                     "epoch": logs["epoch"],
                     "loss": logs["loss"],
-                }
-                row |= {
                     "seconds": round(time.monotonic() - self.started, 3),
-                    **{name: logs[name] for name in measures},
                 }
+                row |= {name: logs[name] for name in measures}
                 append_metrics(stage / "metrics.jsonl", row)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -190,14 +191,13 @@ def recorder(stage: Path, *measures: str) -> Any:
 
 
 def _last_complete(folder: Path) -> str | None:
-    done = sorted(
-        folder.glob(f"checkpoint-*/{_COMPLETE}"),
-        key=lambda marker: int(marker.parent.name.rpartition("-")[2]),
-    )
-    return str(done[-1].parent) if done else None
+    complete = [marker.parent for marker in folder.glob(f"checkpoint-*/{_COMPLETE}")]
+    complete.sort(key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
+    return str(complete[-1]) if complete else None
 
 
 def _forget_metrics_after(path: Path, step: int) -> None:
     if path.is_file():
-        kept = [row for row in files.read_json_lines(path) if row["step"] <= step]
-        files.write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+        rows = files.read_json_lines(path)
+        kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
+        files.write_atomically(path, "".join(kept))

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from learners.common.packing import AnswerRow
-from learners.common.packing_tensors import RowTensors, row_tensors
+from learners.common.packing import AnswerRow, RowTensors, row_tensors
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
@@ -37,40 +36,40 @@ class PairCollator:
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Collate."""
-        both = [AnswerRow(e["prompt_ids"], (e["chosen_ids"], e["rejected_ids"])) for e in examples]
-        rows = (
-            both
-            if self.share_prompt
-            else [AnswerRow(row.prompt, (row.answers[k],)) for k in (0, 1) for row in both]
-        )
+        rows, order = self._pair_rows(examples)
         viewed = [i for i, e in enumerate(examples) if self.views and e["view_prompt_ids"]]
-        rows = [
-            *rows,
-            *(
-                AnswerRow(examples[i]["view_prompt_ids"], (examples[i]["chosen_ids"],))
-                for i in viewed
-            ),
-        ]
-        # Chosen answers first, then rejected ones, then those of second views, in either layout.
-        order = (
-            [(i, k) for k in (0, 1) for i in range(len(both))]
-            if self.share_prompt
-            else [(i, 0) for i in range(2 * len(both))]
-        )
-        order += [(i, 0) for i in range(len(rows) - len(viewed), len(rows))]
+        for i in viewed:
+            order.append((len(rows), 0))
+            rows.append(AnswerRow(examples[i]["view_prompt_ids"], (examples[i]["chosen_ids"],)))
+
         tensors = row_tensors(rows, self.pad_id, pad_left=True, own_mask=self.share_prompt)
-        inputs = zip(
-            _MODEL_INPUTS, (tensors.ids_RT, tensors.mask, tensors.positions_RT), strict=True
-        )
         batch = {
-            **dict(inputs),
-            **_answers(rows, order, tensors),
+            "input_ids": tensors.ids_RT,
+            "attention_mask": tensors.mask,
+            "position_ids": tensors.positions_RT,
             "viewed_C": torch.tensor(viewed, dtype=torch.long),
         }
+        batch |= _answers(rows, order, tensors)
         for name in ("ref_chosen_logps", "ref_rejected_logps"):
             if name in examples[0]:
                 batch[name] = torch.tensor([e[name] for e in examples])
         return batch
+
+    def _pair_rows(
+        self, examples: Sequence[dict[str, Any]]
+    ) -> tuple[list[AnswerRow], list[tuple[int, int]]]:
+        """Rows, and the places (row, answer) of the chosen answers, then of the rejected ones."""
+        pairs = len(examples)
+        if self.share_prompt:
+            rows = [
+                AnswerRow(e["prompt_ids"], (e["chosen_ids"], e["rejected_ids"])) for e in examples
+            ]
+            chosen = [(i, 0) for i in range(pairs)]
+            rejected = [(i, 1) for i in range(pairs)]
+            return rows, chosen + rejected
+        rows = [AnswerRow(e["prompt_ids"], (e["chosen_ids"],)) for e in examples]
+        rows += [AnswerRow(e["prompt_ids"], (e["rejected_ids"],)) for e in examples]
+        return rows, [(i, 0) for i in range(2 * pairs)]
 
 
 def _answers(

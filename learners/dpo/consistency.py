@@ -52,15 +52,12 @@ def measure_consistency(
         tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     )
     collate = PairCollator(pad_id, views=True, share_prompt=can_share_prompt(policy))
-    examples = sorted(
-        (row for row in dataset if row["view_prompt_ids"]), key=lambda row: len(row["prompt_ids"])
-    )
+    examples = [row for row in dataset if row["view_prompt_ids"]]
+    examples.sort(key=lambda row: len(row["prompt_ids"]))
     total = 0.0
     for start in range(0, len(examples), config.micro_batch_size):
-        batch = {
-            name: tensor.to(device)
-            for name, tensor in collate(examples[start : start + config.micro_batch_size]).items()
-        }
+        batch = collate(examples[start : start + config.micro_batch_size])
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
         count = len(batch["viewed_C"])
         with torch.no_grad():
             logits_NAV = answer_logits(policy, batch)

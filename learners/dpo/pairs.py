@@ -7,10 +7,11 @@ under another perturbation seed: same task, same action prefix and equal state h
 depends on the rows alone, not on their order.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,46 +25,37 @@ from r2v_dist.storage import arrow_file as table_file
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _IDS = pa.list_(pa.int32())
+_STATE_COLUMNS = ("key", "task", "split", "z", "prefix", "t", "state_hash", "policy", "user")
 _ROUNDING = 1e-9
 """0.5 - 0.4 is a gap of 0.1."""
 
 SCHEMA = pa.schema(
     [
-        *(
-            ("key", _NAME),
-            ("task", _NAME),
-            ("split", _NAME),
-            ("z", pa.int32()),
-            ("prefix", pa.int64()),
-            ("t", pa.int16()),
-        ),
-        *(
-            ("state_hash", pa.int64()),
-            ("policy", _NAME),
-            ("scored_by", _NAME),
-            ("history", TURNS),
-            ("user", _NAME),
-        ),
-        *(
-            ("chosen", _NAME),
-            ("chosen_ids", _IDS),
-            ("chosen_source", _NAME),
-            ("chosen_value", pa.float64()),
-            ("chosen_n", pa.int32()),
-        ),
-        *(
-            ("rejected", _NAME),
-            ("rejected_ids", _IDS),
-            ("rejected_source", _NAME),
-            ("rejected_value", pa.float64()),
-            ("rejected_n", pa.int32()),
-        ),
-        *(
-            ("view_key", _NAME),
-            ("view_z", pa.int32()),
-            ("view_history", TURNS),
-            ("view_user", _NAME),
-        ),
+        ("key", _NAME),
+        ("task", _NAME),
+        ("split", _NAME),
+        ("z", pa.int32()),
+        ("prefix", pa.int64()),
+        ("t", pa.int16()),
+        ("state_hash", pa.int64()),
+        ("policy", _NAME),
+        ("scored_by", _NAME),
+        ("history", TURNS),
+        ("user", _NAME),
+        ("chosen", _NAME),
+        ("chosen_ids", _IDS),
+        ("chosen_source", _NAME),
+        ("chosen_value", pa.float64()),
+        ("chosen_n", pa.int32()),
+        ("rejected", _NAME),
+        ("rejected_ids", _IDS),
+        ("rejected_source", _NAME),
+        ("rejected_value", pa.float64()),
+        ("rejected_n", pa.int32()),
+        ("view_key", _NAME),
+        ("view_z", pa.int32()),
+        ("view_history", TURNS),
+        ("view_user", _NAME),
     ],
     metadata={"r2v_pairs_version": "1"},
 )
@@ -128,6 +120,15 @@ class _Action:
     n: int
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A state's pair, with its second view where it has one."""
+
+    best: _Action
+    worst: _Action
+    view: View | None
+
+
 def build_pairs(
     table: pa.Table,
     min_gap: float,
@@ -145,41 +146,40 @@ def build_pairs(
         visited: further states that were met, one row each: second views may be among them.
     """
     scores = branch_values.values(table) if scores is None else scores
-    score_of = {
-        (row.key, row.source, row.candidate_index): float(v)
-        for row, v in zip(branch_values.rows_of(table), scores, strict=True)
-    }
+    score_of: dict[tuple[str, Source, int], float] = {}
+    for row, score in zip(branch_values.rows_of(table), scores, strict=True):
+        score_of[row.key, row.source, row.candidate_index] = float(score)
     states = branch_values.states_of(table)
-    met: dict[tuple[str, int], list[BranchValue]] = defaultdict(list)
-    for row in {row.key: row for row in (*visited, *(rows[0] for rows in states))}.values():
-        met[row.task, row.prefix].append(row)
-    for others in met.values():
-        others.sort(key=lambda row: row.key)
-    counted: dict[str, int] = defaultdict(int)
-    kept: list[tuple[_Action, _Action, View | None]] = []
+    met = _by_place([*visited, *(rows[0] for rows in states)])
+    counted: Counter[str] = Counter()
+    kept: list[_Kept] = []
     for rows in states:
         pair = _pair(rows, score_of, min_gap)
         if isinstance(pair, str):
             counted[pair] += 1
             continue
+        best, worst = pair
         view = _second_view(rows[0], met[rows[0].task, rows[0].prefix])
-        counted["with_view" if isinstance(view, View) else view] += 1
-        counted["teacher_chosen"] += pair[0].row.source == "teacher"
-        kept.append((*pair, view if isinstance(view, View) else None))
-    names = (
-        "clean",
-        "one_action",
-        "small_gap",
-        "teacher_chosen",
-        "with_view",
-        "unseen_elsewhere",
-        "other_state",
-        "same_text",
-    )
-    counts = PairCounts(
-        states=len(states), pairs=len(kept), **{name: counted[name] for name in names}
-    )
-    return _to_table(kept, scored_by), counts
+        if isinstance(view, View):
+            counted["with_view"] += 1
+            kept.append(_Kept(best, worst, view))
+        else:
+            counted[view] += 1
+            kept.append(_Kept(best, worst, None))
+        counted["teacher_chosen"] += best.row.source == "teacher"
+    counts = {field.name: counted[field.name] for field in fields(PairCounts)}
+    counts |= {"states": len(states), "pairs": len(kept)}
+    return _to_table(kept, scored_by), PairCounts(**counts)
+
+
+def _by_place(states: Sequence[BranchValue]) -> dict[tuple[str, int], list[BranchValue]]:
+    """Each state once, the states of one task and prefix together, in the order of their keys."""
+    places: dict[tuple[str, int], list[BranchValue]] = defaultdict(list)
+    for state in {state.key: state for state in states}.values():
+        places[state.task, state.prefix].append(state)
+    for alike in places.values():
+        alike.sort(key=lambda state: state.key)
+    return places
 
 
 def _pair(
@@ -194,25 +194,28 @@ def _pair(
     actions = []
     for alike in same_text.values():
         n = sum(row.n for row in alike)
-        value = sum(score_of[row.key, row.source, row.candidate_index] * row.n for row in alike) / n
+        weighted = [score_of[row.key, row.source, row.candidate_index] * row.n for row in alike]
         # The policy's own wording (and token ids) where it has one: what it did sample, it can
         # learn to prefer.
-        actions.append(_Action(min(alike, key=lambda row: row.source == "teacher"), value, n))
+        wording = min(alike, key=lambda row: row.source == "teacher")
+        actions.append(_Action(wording, sum(weighted) / n, n))
     if len(actions) < 2:
         return "one_action"
-    best = max(
-        actions,
-        key=lambda action: (action.value, action.row.source == "slm", -action.row.candidate_index),
-    )
-    worst = min(
-        actions,
-        key=lambda action: (
-            action.value,
-            action.row.source == "teacher",
-            action.row.candidate_index,
-        ),
-    )
-    return (best, worst) if best.value - worst.value >= min_gap - _ROUNDING else "small_gap"
+    best = max(actions, key=_rank_of_best)
+    worst = min(actions, key=_rank_of_worst)
+    if best.value - worst.value < min_gap - _ROUNDING:
+        return "small_gap"
+    return best, worst
+
+
+def _rank_of_best(action: _Action) -> tuple[float, bool, int]:
+    """Of equal values the SLM's own action is the best, then the first candidate."""
+    return (action.value, action.row.source == "slm", -action.row.candidate_index)
+
+
+def _rank_of_worst(action: _Action) -> tuple[float, bool, int]:
+    """Of equal values the SLM's own action is the worst, then the first candidate."""
+    return (action.value, action.row.source == "teacher", action.row.candidate_index)
 
 
 def _second_view(state: BranchValue, met: Sequence[BranchValue]) -> View | str:
@@ -235,60 +238,59 @@ def _text(state: BranchValue) -> list[str]:
     return [*(turn.user for turn in state.history), state.user]
 
 
-def _to_table(kept: Sequence[tuple[_Action, _Action, View | None]], scored_by: str) -> pa.Table:
-    state_columns = ("key", "task", "split", "z", "prefix", "t", "state_hash", "policy", "user")
+def _to_table(kept: Sequence[_Kept], scored_by: str) -> pa.Table:
+    states = [pair.best.row for pair in kept]
+    views = [pair.view for pair in kept]
     columns: dict[str, list[object]] = {
-        name: [getattr(best.row, name) for best, _, _ in kept] for name in state_columns
+        name: [getattr(state, name) for state in states] for name in _STATE_COLUMNS
     }
-    columns["history"] = [branch_values.turn_rows(best.row.history) for best, _, _ in kept]
+    columns["history"] = [branch_values.turn_rows(state.history) for state in states]
     columns["scored_by"] = [scored_by] * len(kept)
-    for name, actions in (
-        ("chosen", [best for best, _, _ in kept]),
-        ("rejected", [worst for _, worst, _ in kept]),
-    ):
-        columns[name] = [action.row.candidate for action in actions]
-        columns[f"{name}_ids"] = [action.row.candidate_ids for action in actions]
-        columns[f"{name}_source"] = [action.row.source for action in actions]
-        columns[f"{name}_value"] = [action.value for action in actions]
-        columns[f"{name}_n"] = [action.n for action in actions]
-    views = [view for _, _, view in kept]
+    columns |= _action_columns("chosen", [pair.best for pair in kept])
+    columns |= _action_columns("rejected", [pair.worst for pair in kept])
     columns["view_key"] = [view and view.key for view in views]
     columns["view_z"] = [view and view.z for view in views]
     columns["view_history"] = [view and branch_values.turn_rows(view.history) for view in views]
     columns["view_user"] = [view and view.user for view in views]
-    return pa.Table.from_arrays(
-        [pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA
-    )
+    arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _action_columns(name: str, actions: Sequence[_Action]) -> dict[str, list[object]]:
+    return {
+        name: [action.row.candidate for action in actions],
+        f"{name}_ids": [action.row.candidate_ids for action in actions],
+        f"{name}_source": [action.row.source for action in actions],
+        f"{name}_value": [action.value for action in actions],
+        f"{name}_n": [action.n for action in actions],
+    }
 
 
 def pairs_of(table: pa.Table) -> Iterator[Pair]:
     """The pairs of a table, in its order."""
-    for row in (row for batch in table.to_batches() for row in batch.to_pylist()):
-        view = None
-        if row["view_key"] is not None:
-            view = View(
-                row["view_key"],
-                row["view_z"],
-                tuple(branch_values.read_turns(row["view_history"])),
-                row["view_user"],
-            )
-        answers = [
-            Turn(
-                row["user"],
-                row[name],
-                row[f"{name}_source"],
-                ids if (ids := row[f"{name}_ids"]) is None else tuple(ids),
-            )
-            for name in ("chosen", "rejected")
-        ]
-        yield Pair(
-            row["key"],
-            tuple(branch_values.read_turns(row["history"])),
-            row["user"],
-            answers[0],
-            answers[1],
-            view,
-        )
+    for batch in table.to_batches():
+        yield from map(_pair_of, batch.to_pylist())
+
+
+def _pair_of(row: Mapping[str, Any]) -> Pair:
+    view = None
+    if row["view_key"] is not None:
+        history = tuple(branch_values.read_turns(row["view_history"]))
+        view = View(row["view_key"], row["view_z"], history, row["view_user"])
+    return Pair(
+        key=row["key"],
+        history=tuple(branch_values.read_turns(row["history"])),
+        user=row["user"],
+        chosen=_answer_of(row, "chosen"),
+        rejected=_answer_of(row, "rejected"),
+        view=view,
+    )
+
+
+def _answer_of(row: Mapping[str, Any], name: str) -> Turn:
+    ids = row[f"{name}_ids"]
+    ids = None if ids is None else tuple(ids)
+    return Turn(row["user"], row[name], row[f"{name}_source"], ids)
 
 
 def save(path: Path, table: pa.Table) -> None:

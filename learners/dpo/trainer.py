@@ -65,9 +65,10 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         assert not return_outputs
         config = self._loss
         viewed_C = inputs["viewed_C"]
+        mask_NA = inputs["mask_NA"]
         logits_NAV = answer_logits(model, inputs)
         pairs = (len(logits_NAV) - len(viewed_C)) // 2
-        mask_NA = inputs["mask_NA"]
+
         logps_NA = token_log_probs(logits_NAV, inputs["target_NA"], mask_NA)
         chosen_B, rejected_B = logps_NA[: 2 * pairs].sum(1).chunk(2)
         ratio_chosen_B = chosen_B - inputs["ref_chosen_logps"]
@@ -75,38 +76,43 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         dpo_B = dpo_loss(ratio_chosen_B, ratio_rejected_B, config.beta)
         terms: dict[str, Tensor] = {"loss/dpo": dpo_B}
         loss = dpo_B.mean()
+
         # A term that is off must not be computed for the loss: even times zero it would turn an
         # overflow into nan.
         with contextlib.nullcontext() if config.beta_s else torch.no_grad():
             terms["loss/sft"] = -token_mean(logps_NA[:pairs], mask_NA[:pairs])
         if config.beta_s:
             loss = loss + config.beta_s * terms["loss/sft"].mean()
+
         if len(viewed_C):
-            jsd_CA = jensen_shannon(
-                logits_NAV[:pairs][viewed_C], logits_NAV[2 * pairs :], config.temperature
-            )
+            first_CAV = logits_NAV[:pairs][viewed_C]
+            second_CAV = logits_NAV[2 * pairs :]
+            jsd_CA = jensen_shannon(first_CAV, second_CAV, config.temperature)
             terms["loss/consistency"] = token_mean(jsd_CA, mask_NA[2 * pairs :])
             # Not the mean over the views of this batch: a rank with one view would weigh it as much
             # as one with many.
-            loss = loss + config.beta_c * terms["loss/consistency"].sum() / (
-                pairs * self._view_share
-            )
-        rewards_B = config.beta * ratio_chosen_B.detach()
-        rejected_rewards_B = config.beta * ratio_rejected_B.detach()
-        terms |= {"rewards/chosen": rewards_B, "rewards/rejected": rejected_rewards_B}
-        terms |= {
-            "rewards/margins": rewards_B - rejected_rewards_B,
-            "rewards/accuracies": (rewards_B > rejected_rewards_B).float(),
-        }
-        self._note(terms | {"logps/chosen": chosen_B, "logps/rejected": rejected_B}, pairs)
+            views = pairs * self._view_share
+            loss = loss + config.beta_c * terms["loss/consistency"].sum() / views
+
+        terms |= self._rewards(ratio_chosen_B.detach(), ratio_rejected_B.detach())
+        terms |= {"logps/chosen": chosen_B, "logps/rejected": rejected_B}
+        self._note(terms, pairs)
         return loss
+
+    def _rewards(self, ratio_chosen_B: Tensor, ratio_rejected_B: Tensor) -> dict[str, Tensor]:
+        chosen_B = self._loss.beta * ratio_chosen_B
+        rejected_B = self._loss.beta * ratio_rejected_B
+        return {
+            "rewards/chosen": chosen_B,
+            "rewards/rejected": rejected_B,
+            "rewards/margins": chosen_B - rejected_B,
+            "rewards/accuracies": (chosen_B > rejected_B).float(),
+        }
 
     def _note(self, terms: dict[str, Tensor], pairs: int) -> None:
         """Add a batch's sums, over all ranks, to what the next log line averages."""
-        views = terms.get("loss/consistency", terms["loss/dpo"].new_zeros(0))
-        sums = torch.stack(
-            [terms[name].detach().sum() if name in terms else views.sum() for name in MEASURES[:-1]]
-        )
+        views = terms.setdefault("loss/consistency", terms["loss/dpo"].new_zeros(0))
+        sums = torch.stack([terms[name].detach().sum() for name in MEASURES[:-1]])
         counts = torch.tensor([pairs, len(views)], dtype=sums.dtype, device=sums.device)
         gathered = self.accelerator.reduce(torch.cat([sums, counts]), reduction="sum")
         self._metrics["train"]["sums"].append(gathered)
@@ -115,10 +121,8 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         """Add the means since the last line."""
         if batches := self._metrics["train"].pop("sums", None):
             *sums, pairs, views = torch.stack(batches).sum(0).tolist()
-            counts = [views if name == "loss/consistency" else pairs for name in MEASURES[:-1]]
-            means = [
-                total / count if count else float("nan")
-                for total, count in zip(sums, counts, strict=True)
-            ]
-            logs |= dict(zip(MEASURES, [*means, views / pairs], strict=True))
+            for name, total in zip(MEASURES[:-1], sums, strict=True):
+                count = views if name == "loss/consistency" else pairs
+                logs[name] = total / count if count else float("nan")
+            logs["view_share"] = views / pairs
         super().log(logs, start_time)

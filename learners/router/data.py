@@ -68,41 +68,58 @@ def deal(labels: LabelTable, scaler: Scaler, rank: int, ranks: int, device: torc
     """
     mine_N = labels.episode % ranks == rank
     f_UF, place_N = distinct(scaler(labels.features_NF[mine_N]))
-    row_N = np.cumsum(mine_N) - 1
     whole = LatchedEpisodes.of(labels)
     own = LatchedEpisodes.of(labels, mine_N)
     seeds_Z = np.unique(whole.z_E)
-
-    def tensor(values: npt.NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(device)
-
-    def per_seed(counts_E: Array) -> Tensor:
-        return tensor(
-            np.bincount(np.searchsorted(seeds_Z, whole.z_E), counts_E, minlength=len(seeds_Z))
-        )
-
-    weighted = {name: labels.weight * labels.counts[name] for name in ESTIMATES}
+    risk: dict[str, Tensor] = {}
+    n: dict[str, Tensor] = {}
+    n_total: dict[str, float] = {}
+    for name in ESTIMATES:
+        n_N = labels.weight * labels.counts[name]
+        risk[name] = _tensor(np.nan_to_num(getattr(labels, name)[mine_N]), device)
+        n[name] = _tensor(n_N[mine_N], device)
+        n_total[name] = float(n_N.sum())
+    row_N = np.cumsum(mine_N) - 1
     return Share(
-        f_UF=tensor(f_UF),
-        place_N=tensor(place_N),
-        risk={name: tensor(np.nan_to_num(getattr(labels, name)[mine_N])) for name in ESTIMATES},
-        n={name: tensor(n[mine_N]) for name, n in weighted.items()},
-        n_total={name: float(n.sum()) for name, n in weighted.items()},
-        places_ET=tensor(np.where(own.mask_ET, place_N[row_N[own.rows_ET]], 0)),
-        episodes=Episodes(
-            tensor(own.mask_ET.astype(np.float64)),
-            tensor(own.rhoT_ET),
-            tensor(own.m_ET),
-            tensor(own.lost_E),
-            tensor(np.searchsorted(seeds_Z, own.z_E)),
-        ),
-        totals=Totals(
-            ranks,
-            per_seed(np.ones(len(whole))),
-            per_seed(whole.mask_ET.sum(axis=1)),
-            float(whole.m_ET[:, 0].mean()),
-        ),
+        f_UF=_tensor(f_UF, device),
+        place_N=_tensor(place_N, device),
+        risk=risk,
+        n=n,
+        n_total=n_total,
+        places_ET=_tensor(np.where(own.mask_ET, place_N[row_N[own.rows_ET]], 0), device),
+        episodes=_episodes(own, seeds_Z, device),
+        totals=_totals(whole, seeds_Z, ranks, device),
     )
+
+
+def _episodes(
+    own: LatchedEpisodes, seeds_Z: npt.NDArray[np.int64], device: torch.device
+) -> Episodes:
+    return Episodes(
+        mask_ET=_tensor(own.mask_ET.astype(np.float64), device),
+        rhoT_ET=_tensor(own.rhoT_ET, device),
+        m_ET=_tensor(own.m_ET, device),
+        lost_E=_tensor(own.lost_E, device),
+        seed_E=_tensor(np.searchsorted(seeds_Z, own.z_E), device),
+    )
+
+
+def _totals(
+    whole: LatchedEpisodes, seeds_Z: npt.NDArray[np.int64], ranks: int, device: torch.device
+) -> Totals:
+    seed_E = np.searchsorted(seeds_Z, whole.z_E)
+    episodes_Z = np.bincount(seed_E, np.ones(len(whole)), minlength=len(seeds_Z))
+    steps_Z = np.bincount(seed_E, whole.mask_ET.sum(axis=1), minlength=len(seeds_Z))
+    return Totals(
+        ranks=ranks,
+        episodes_Z=_tensor(episodes_Z, device),
+        steps_Z=_tensor(steps_Z, device),
+        teacher_only=float(whole.m_ET[:, 0].mean()),
+    )
+
+
+def _tensor(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
 
 def adder(device: torch.device) -> Callable[[Tensor], Tensor]:

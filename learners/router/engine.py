@@ -1,32 +1,27 @@
 """Heads of the router and the DeepSpeed engine that trains them: parameters in float32, arithmetic
 in float64.
 
-A phase of training can be killed at any step and goes on from its last complete checkpoint, with
-any number of ranks: parameters are not sharded. Checkpoints are safetensors and JSON; nothing is
-unpickled.
+A router that is killed while it trains starts again, and ends as the same router: everything that
+is drawn comes from its seed. Training is too short for checkpoints of its own.
 """
 
 import atexit
 import json
 import os
-import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from r2v_dist import files
-from r2v_dist.errors import DamagedFile, RuntimeFailure, warn
+from r2v_dist.errors import RuntimeFailure
 from r2v_dist.router.model import Mlp
 from r2v_dist.storage.metrics_log import append_metrics
-
-_KEPT = 2
 
 
 class Head(nn.Module):
@@ -127,66 +122,9 @@ def start_engine(module: nn.Module, learning_rate: float, weight_decay: float) -
     return engine
 
 
-def save_checkpoint(
-    folder: Path, step: int, engine: Any, numbers: Mapping[str, float], best: Mapping[str, Tensor]
-) -> None:
-    """Publish parameters, optimizer moments, scalars and the best parameters so far by renaming.
-    Call on the first rank.
-    """
-    tensors = {f"now.{name}": values for name, values in engine.module.state_dict().items()}
-    tensors |= {f"best.{name}": values for name, values in best.items()}
-    for index, parameter in enumerate(engine.module.parameters()):
-        for name, values in engine.optimizer.state[parameter].items():
-            tensors[f"adam.{index}.{name}"] = values
-    target = folder / f"{step:06d}"
-    scratch = folder / "tmp"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    save_file(
-        {name: values.detach().cpu().clone().contiguous() for name, values in tensors.items()},
-        scratch / "state.safetensors",
-    )
-    (scratch / "numbers.json").write_text(json.dumps(dict(numbers)), encoding="utf-8")
-    files.publish(scratch, target)
-    for old in _checkpoints(folder)[:-_KEPT]:
-        shutil.rmtree(old)
-
-
-def load_checkpoint(folder: Path, engine: Any) -> tuple[int, dict[str, float], dict[str, Tensor]]:
-    """Step, scalars and best parameters of the last complete checkpoint, restored into the engine;
-    step 0 where there is none.
-    """
-    found = next(filter(None, map(_read_checkpoint, reversed(_checkpoints(folder)))), None)
-    if found is None:
-        return 0, {}, {}
-    step, numbers, tensors = found
-    engine.module.load_state_dict(_under("now.", tensors))
-    for index, parameter in enumerate(engine.module.parameters()):
-        for name, values in _under(f"adam.{index}.", tensors).items():
-            engine.optimizer.state[parameter][name] = (
-                values if name == "step" else values.to(parameter.device)
-            )
-    return step, numbers, _under("best.", tensors)
-
-
-def _read_checkpoint(folder: Path) -> tuple[int, dict[str, float], dict[str, Tensor]] | None:
-    """Step, scalars and tensors; None for a damaged one: training goes on from the one before."""
-    try:
-        tensors = files.read_tensors(folder / "state.safetensors")
-        numbers = files.read_json_object(folder / "numbers.json")
-    except DamagedFile as error:
-        warn(f"{error.path} {error.problem}: training goes on from an earlier checkpoint")
-        return None
-    return (
-        int(folder.name),
-        numbers,
-        {name: torch.from_numpy(values) for name, values in tensors.items()},
-    )
-
-
 class Log:
-    """The metrics of a stage, written by the first rank alone; steps that are trained again are
-    logged again.
+    """The metrics of a stage, written by the first rank alone. A job that is started again is
+    logged again, never twice.
     """
 
     def __init__(self, path: Path, writes: bool, job: str, total: int) -> None:
@@ -194,17 +132,10 @@ class Log:
         self._writes = writes
         self._job = job
         self._total = total
-
-    def forget_after(self, phase: str, step: int) -> None:
-        """Drop this job's rows of a phase beyond a step."""
-        if self._writes and self._path.is_file():
-            rows = files.read_json_lines(self._path)
-            kept = [
-                row
-                for row in rows
-                if (row["router"], row["phase"]) != (self._job, phase) or row["step"] <= step
-            ]
-            files.write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        if writes and path.is_file():
+            rows = files.read_json_lines(path)
+            kept = [json.dumps(row) + "\n" for row in rows if row["router"] != job]
+            files.write_atomically(path, "".join(kept))
 
     def add(self, step: int, **values: Any) -> None:
         """One row."""
@@ -217,15 +148,3 @@ class Log:
 def to_numpy(values: Tensor) -> "np.ndarray[Any, np.dtype[np.float64]]":
     """A detached copy for numpy."""
     return values.detach().cpu().numpy()
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.name.isdigit())
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): values
-        for name, values in tensors.items()
-        if name.startswith(prefix)
-    }

@@ -91,7 +91,9 @@ def latched(p_ET: Tensor, episodes: Episodes) -> tuple[Tensor, Tensor, Tensor]:
     before_ET = torch.cat([torch.ones_like(p_ET[:, :1]), survive_ET[:, :-1]], dim=1)
     u_ET = p_ET * before_ET
     failure_E = (u_ET * episodes.rhoT_ET).sum(dim=1) + survive_ET[:, -1] * episodes.lost_E
-    return failure_E, (u_ET * episodes.m_ET).sum(dim=1), (before_ET * episodes.mask_ET).sum(dim=1)
+    teacher_E = (u_ET * episodes.m_ET).sum(dim=1)
+    slm_E = (before_ET * episodes.mask_ET).sum(dim=1)
+    return failure_E, teacher_E, slm_E
 
 
 def latched_outcomes(
@@ -137,13 +139,16 @@ def constrained_loss(
     """This rank's part of cost + lambda CVaR, whose gradients average to the batch's; with it CVaR
     and cost of the batch.
     """
-    sums = reduce(torch.cat([outcomes.failure_Z.detach(), outcomes.cost.detach()[None]]))
-    tail = exact_cvar(sums[:-1] / outcomes.per_Z, alpha)
-    local = (
-        outcomes.cost / outcomes.per
-        + multiplier * (tail.weight_Z * outcomes.failure_Z / outcomes.per_Z).sum()
-    )
-    return totals.ranks * local, tail, float(sums[-1]) / outcomes.per
+    own = torch.cat([outcomes.failure_Z.detach(), outcomes.cost.detach()[None]])
+    sums = reduce(own)
+    failure_Z = sums[:-1] / outcomes.per_Z
+    cost = float(sums[-1]) / outcomes.per
+
+    tail = exact_cvar(failure_Z, alpha)
+    own_cost = outcomes.cost / outcomes.per
+    own_cvar = (tail.weight_Z * outcomes.failure_Z / outcomes.per_Z).sum()
+    loss = totals.ranks * (own_cost + multiplier * own_cvar)
+    return loss, tail, cost
 
 
 def ascend(multiplier: float, violation: float, learning_rate: float, most: float) -> float:

@@ -1,15 +1,15 @@
 """The two phases of a router's training, full batch on every rank: risks by their Brier scores,
 dissent by its log loss, then the policy.
 
-The policy is the primal of  min_p max_lambda cost + lambda (CVaR - eps); lambda ascends after every step. The risk heads
-are fixed by then and calibrated, so that what the policy reads is what will be deployed. In `joint` mode there is one phase:
-the single output r is risk and escalation probability at once, and takes lambda_B x Brier besides.
+The policy is the primal of  min_p max_lambda cost + lambda (CVaR - eps); lambda ascends after every
+step. The risk heads are fixed by then and calibrated, so that what the policy reads is what will be
+deployed. In `joint` mode there is one phase: the single output r is risk and escalation probability
+at once, and takes lambda_B x Brier besides.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from learners.router.data import Share
-from learners.router.engine import (
-    Head,
-    Log,
-    load_checkpoint,
-    save_checkpoint,
-    start_engine,
-    to_numpy,
-)
+from learners.router.duality import Duality
+from learners.router.engine import Head, Log, start_engine, to_numpy
 from learners.router.losses import (
     Cvar,
     Outcomes,
@@ -37,7 +31,6 @@ from learners.router.losses import (
     log_loss_sum,
     paper_outcomes,
 )
-from r2v_dist.config.learners import ConstraintStatus
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.router.calibration import Calibrator, sigmoid
 from r2v_dist.router.model import ESTIMATES, RISKS, Mlp
@@ -55,46 +48,8 @@ class Setting:
 
     config: RouterConfig
     seed: int
-    checkpoints: Path
-    first_rank: bool
     reduce: Reduce
     log: Log
-
-
-AT_BOUND = 0.1
-"""CVaR is at its bound within this share of epsilon."""
-AT_CAP = 0.99
-"""Lambda is at its cap from this share of it on."""
-
-
-@dataclass(frozen=True)
-class Duality:
-    """How the constraint ended: lambda, the mean CVaR and lambda of the last tenth of the steps,
-    and the CVaR that training labels show for handing over at the first step of every episode.
-    """
-
-    multiplier: float
-    late_multiplier: float
-    late_cvar: float
-    handed_over_cvar: float
-
-    def status(self, config: RouterConfig) -> ConstraintStatus:
-        """What the measured CVaR says.
-
-        slack       it is below epsilon by more than `AT_BOUND`
-        active      it is epsilon, within `AT_BOUND`
-        violated    it is above epsilon by more than `AT_BOUND`
-        infeasible  it is, and nothing was left to do: lambda is at its cap, or the teacher alone
-                    is above epsilon as well
-        """
-        low = (1 - AT_BOUND) * config.epsilon
-        high = (1 + AT_BOUND) * config.epsilon
-        if self.late_cvar <= high:
-            return "slack" if self.late_cvar < low else "active"
-        hopeless = (
-            self.late_multiplier >= AT_CAP * config.lambda_max or self.handed_over_cvar > high
-        )
-        return "infeasible" if hopeless else "violated"
 
 
 def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, Mlp]:
@@ -102,43 +57,32 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
     least.
     """
     config = setting.config
-    folder = setting.checkpoints / "risk"
     names = [name for name in ESTIMATES if train.n_total[name] and validation.n_total[name]]
+    inputs = train.f_UF.shape[1]
     heads = nn.ModuleDict(
-        {name: _head(train.f_UF.shape[1], config.risk_hidden, setting.seed, name) for name in names}
+        {name: _head(inputs, config.risk_hidden, setting.seed, name) for name in names}
     )
     engine = start_engine(heads.to(train.f_UF.device), config.learning_rate, config.weight_decay)
-    done, numbers, best = load_checkpoint(folder, engine)
-    setting.log.forget_after("risk", done)
-    least = {name: numbers.get(name, np.inf) for name in names}
-    stale = int(numbers.get("stale", 0))
-    for step in range(done + 1, config.risk_steps + 1 if stale < config.patience else 0):
+    best: dict[str, Tensor] = {}
+    least = dict.fromkeys(names, np.inf)
+    stale = 0
+    for step in range(1, config.risk_steps + 1):
         sums = _scores(heads, train)
-        loss = sum(
-            (train.totals.ranks * sums[name] / train.n_total[name] for name in names),
-            torch.zeros(()),
-        )
-        engine.backward(loss)
+        losses = [train.totals.ranks * sums[name] / train.n_total[name] for name in names]
+        engine.backward(sum(losses, torch.zeros(())))
         norm = gradient_norm(heads)
         engine.step()
-        scores = _means(setting.reduce, sums, train)
-        row = {f"{'brier' if name in RISKS else 'log_loss'}_{name}": scores[name] for name in names}
-        setting.log.add(step, phase="risk", loss=sum(scores.values()), gradient_norm=norm, **row)
-        if step % config.check_every_steps == 0 or step == config.risk_steps:
-            with torch.no_grad():
-                found = _means(setting.reduce, _scores(heads, validation), validation)
-            better = [name for name in names if found[name] < least[name] - 1e-6]
-            for name in better:
-                least[name] = found[name]
-                best |= {
-                    f"{name}.{key}": values.clone()
-                    for key, values in heads[name].state_dict().items()
-                }
-            stale = 0 if better else stale + 1
-        ended = step == config.risk_steps or stale >= config.patience
-        if (ended or step % config.save_every_steps == 0) and setting.first_rank:
-            save_checkpoint(folder, step, engine, least | {"stale": stale}, best)
-        if ended:
+        _log_risks(setting.log, step, _means(setting.reduce, sums, train), norm)
+        if step % config.check_every_steps and step < config.risk_steps:
+            continue
+        with torch.no_grad():
+            found = _means(setting.reduce, _scores(heads, validation), validation)
+        better = [name for name in names if found[name] < least[name] - 1e-6]
+        for name in better:
+            least[name] = found[name]
+            best |= _copied(heads[name], f"{name}.")
+        stale = 0 if better else stale + 1
+        if stale >= config.patience:
             break
     heads.load_state_dict(best)
     return {name: _exported(heads[name]) for name in names}
@@ -151,28 +95,16 @@ def train_policy(
     among feasible, and the duality.
     """
     config = setting.config
-    folder = setting.checkpoints / "policy"
-    name = "policy" if config.mode == "decoupled" else "rho"
-    head = _head(
-        inputs_UI.shape[1],
-        config.policy_hidden if name == "policy" else config.risk_hidden,
-        setting.seed,
-        name,
-    )
+    joint = config.mode == "joint"
+    hidden = config.risk_hidden if joint else config.policy_hidden
+    head = _head(inputs_UI.shape[1], hidden, setting.seed, "rho" if joint else "policy")
     engine = start_engine(head.to(inputs_UI.device), config.learning_rate, config.weight_decay)
-    done, numbers, best = load_checkpoint(folder, engine)
-    offset = config.risk_steps if config.mode == "decoupled" else 0
-    setting.log.forget_after("policy", offset + done)
-    multiplier = numbers.get("multiplier", config.lambda_start)
-    least = numbers.get("least", np.inf)
-    late = np.array(
-        [
-            numbers.get("late_steps", 0.0),
-            numbers.get("late_multiplier", 0.0),
-            numbers.get("late_cvar", 0.0),
-        ]
-    )
-    for step in range(done + 1, config.policy_steps + 1):
+    steps_before = 0 if joint else config.risk_steps
+    multiplier = config.lambda_start
+    late = np.zeros(3)  # steps, and sums of lambda and CVaR over them
+    best: dict[str, Tensor] = {}
+    least = np.inf
+    for step in range(1, config.policy_steps + 1):
         temperature = _temperature(config, step)
         loss, tail, cost, brier = policy_loss(
             head, config, share, inputs_UI, multiplier, temperature, setting.reduce
@@ -180,50 +112,48 @@ def train_policy(
         engine.backward(loss)
         norm = gradient_norm(head)
         engine.step()
-        total = (
-            cost
-            + multiplier * (tail.value - config.epsilon)
-            + (config.lambda_brier * brier if config.mode == "joint" else 0.0)
-        )
-        row = {
-            "loss": total,
-            "cost": cost,
-            "cvar": tail.value,
-            "eta": tail.eta,
-            "lambda": multiplier,
-            "gradient_norm": norm,
-        }
-        setting.log.add(
-            offset + step,
-            phase="policy",
-            **row,
-            **({"brier_rho": brier} if config.mode == "joint" else {}),
-        )
-        multiplier = ascend(
-            multiplier, tail.value - config.epsilon, config.lambda_learning_rate, config.lambda_max
-        )
+        row = _policy_row(config, multiplier, tail, cost, brier)
+        setting.log.add(steps_before + step, phase="policy", gradient_norm=norm, **row)
+        violation = tail.value - config.epsilon
+        multiplier = ascend(multiplier, violation, config.lambda_learning_rate, config.lambda_max)
         if step > 0.9 * config.policy_steps:
             late += (1.0, multiplier, tail.value)
-        if step % config.check_every_steps == 0 or step == config.policy_steps:
-            point = judge(_exported(head))
-            if not best or (point is not None and point.cost < least):
-                least = np.inf if point is None else point.cost
-                best = {key: values.clone() for key, values in head.state_dict().items()}
-        if step % config.save_every_steps == 0 and setting.first_rank:
-            scalars = {
-                "multiplier": multiplier,
-                "least": least,
-                "late_steps": late[0],
-                "late_multiplier": late[1],
-                "late_cvar": late[2],
-            }
-            save_checkpoint(folder, step, engine, scalars, best)
+        if step % config.check_every_steps and step < config.policy_steps:
+            continue
+        point = judge(_exported(head))
+        if not best or (point is not None and point.cost < least):
+            least = np.inf if point is None else point.cost
+            best = _copied(head)
     if np.isfinite(least):
         head.load_state_dict(best)
     late_multiplier, late_cvar = (late[1:] / max(late[0], 1.0)).tolist()
-    return _exported(head), Duality(
-        multiplier, late_multiplier, late_cvar, handed_over(config, share, setting.reduce)
-    )
+    of_teacher = handed_over(config, share, setting.reduce)
+    return _exported(head), Duality(multiplier, late_multiplier, late_cvar, of_teacher)
+
+
+def _log_risks(log: Log, step: int, scores: dict[str, float], norm: float) -> None:
+    named = {
+        f"{'brier' if name in RISKS else 'log_loss'}_{name}": score
+        for name, score in scores.items()
+    }
+    log.add(step, phase="risk", loss=sum(scores.values()), gradient_norm=norm, **named)
+
+
+def _policy_row(
+    config: RouterConfig, multiplier: float, tail: Cvar, cost: float, brier: float
+) -> dict[str, float]:
+    """What is logged of a step of the policy: the Lagrangian and its parts."""
+    row = {
+        "loss": cost + multiplier * (tail.value - config.epsilon),
+        "cost": cost,
+        "cvar": tail.value,
+        "eta": tail.eta,
+        "lambda": multiplier,
+    }
+    if config.mode == "joint":
+        row["loss"] += config.lambda_brier * brier
+        row["brier_rho"] = brier
+    return row
 
 
 def handed_over(config: RouterConfig, share: Share, reduce: Reduce) -> float:
@@ -325,6 +255,11 @@ def _scores(heads: nn.ModuleDict, share: Share) -> dict[str, Tensor]:
             else log_loss_sum(logits_N, label_N, n_N)
         )
     return found
+
+
+def _copied(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """The parameters as they are now."""
+    return {f"{prefix}{name}": values.clone() for name, values in module.state_dict().items()}
 
 
 def _exported(head: nn.Module) -> Mlp:

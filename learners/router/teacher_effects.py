@@ -8,8 +8,9 @@ only states with dissent teach
 
     gain = S_T - S_S        saving = 1 + M_S - M_T
 
-and the score is d gain / (1 - d saving) with the probability of dissent d: the success for a call at which  kappa x failure + calls
-stays the same, whatever kappa. Ridge is a closed form of the whole table: every number of ranks gives the same.
+and the score is d gain / (1 - d saving) with the probability of dissent d: the success for a call
+at which  kappa x failure + calls  stays the same, whatever kappa. Ridge is a closed form of the
+whole table: every number of ranks gives the same.
 """
 
 import numpy as np
@@ -44,14 +45,16 @@ def fit_effects(model: RouterModel, labels: LabelTable) -> dict[str, Mlp]:
 
 
 def _ridge(inputs_NI: Array, target_N: Array, weight_N: Array) -> Mlp:
+    """Weighted ridge regression on standardised inputs, as a layer on the inputs as they are."""
     mean_I = np.average(inputs_NI, axis=0, weights=weight_N)
-    mean = float(np.average(target_N, weights=weight_N))
-    std_I = np.sqrt(np.average((inputs_NI - mean_I) ** 2, axis=0, weights=weight_N)) + 1e-9
+    variance_I = np.average((inputs_NI - mean_I) ** 2, axis=0, weights=weight_N)
+    std_I = np.sqrt(variance_I) + 1e-9
     z_NI = (inputs_NI - mean_I) / std_I
-    covariance_II = (z_NI.T * weight_N) @ z_NI
-    moment_I = (z_NI.T * weight_N) @ (target_N - mean)
-    slope_I = (
-        np.linalg.solve(covariance_II + STRENGTH * weight_N.sum() * np.eye(len(mean_I)), moment_I)
-        / std_I
-    )
-    return Mlp(((slope_I[None], np.array([mean - float(slope_I @ mean_I)])),))
+    mean_target = float(np.average(target_N, weights=weight_N))
+
+    weighted_IN = z_NI.T * weight_N
+    penalty_II = STRENGTH * weight_N.sum() * np.eye(len(mean_I))
+    moment_I = weighted_IN @ (target_N - mean_target)
+    slope_I = np.linalg.solve(weighted_IN @ z_NI + penalty_II, moment_I) / std_I
+    intercept = mean_target - float(slope_I @ mean_I)
+    return Mlp(((slope_I[None], np.array([intercept])),))

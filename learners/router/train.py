@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.common.ray_train import run_ranks
+from learners.router.calibrate import calibrate
+from learners.router.duality import Duality
 from r2v_dist import files
 from r2v_dist.config.learners import ConstraintStatus
 from r2v_dist.config.router import RouterConfig
@@ -31,24 +33,30 @@ from r2v_dist.evaluation.handover import (
 )
 from r2v_dist.files import write_atomically
 from r2v_dist.labels.table import LabelTable
-from r2v_dist.router.calibration import Calibrator, choose_calibrator
-from r2v_dist.router.model import ESTIMATES, RISKS, Mlp, RouterModel, Score, predict_states
+from r2v_dist.router.calibration import Calibrator
+from r2v_dist.router.model import (
+    RISKS,
+    Mlp,
+    RouterModel,
+    Score,
+    distinct,
+    predict_states,
+)
 from r2v_dist.seeding import short_hash
 from r2v_dist.stats.mixing import Mix
 
 if TYPE_CHECKING:
-    from learners.router.data import Share
-    from learners.router.phases import Duality, Setting
+    from learners.router.data import Scaler, Share
+    from learners.router.phases import Setting
 
 MIN_SEEDS = 10
 """CVaR over fewer seeds says nothing (docs/method.md, section 0)."""
 _RESULT = "training.json"
-_FOLDS = 5
 
 
 @dataclass(frozen=True)
 class RouterJob:
-    """Which labels, and where the router goes; `stage` keeps metrics and checkpoints."""
+    """Which labels, and where the router goes; `stage` keeps the metrics."""
 
     train: Path
     validation: Path
@@ -132,45 +140,45 @@ def train_routers_here(jobs: Sequence[RouterJob]) -> list[RouterResult]:
 
 def check_labels(job: RouterJob) -> None:
     """Raises UsageError where the labels cannot train a router."""
-    asked: set[bool] = set()
-    for name, path in (("train", job.train), ("validation", job.validation)):
-        labels = LabelTable.load(path)
-        episodes = LatchedEpisodes.of(labels)
-        seeds = len(np.unique(episodes.z_E))
-        if seeds < MIN_SEEDS:
+    told_in_training = _check_table("train", job.train, job.config)
+    told_in_validation = _check_table("validation", job.validation, job.config)
+    if told_in_training != told_in_validation:
+        raise UsageError(
+            f"{job.validation}: the teacher's actions are known on one split and not on the other; "
+            "label both again"
+        )
+
+
+def _check_table(split: str, path: Path, config: RouterConfig) -> bool:
+    """Raises UsageError where one table is too small or lacks what it must have. Whether it says
+    what the teacher would do.
+    """
+    labels = LabelTable.load(path)
+    episodes = LatchedEpisodes.of(labels)
+    seeds = len(np.unique(episodes.z_E))
+    if seeds < MIN_SEEDS:
+        raise UsageError(
+            f"{path}: perturb.{split}_seeds: {seeds} seeds with complete episodes; CVaR needs "
+            f"at least {MIN_SEEDS}"
+        )
+    for kind, n_N in (("S", labels.n), ("T1", labels.n1), ("Tinf", labels.nT)):
+        if not n_N.sum():
             raise UsageError(
-                f"{path}: perturb.{name}_seeds: {seeds} seeds with complete episodes; CVaR needs "
-                f"at least {MIN_SEEDS}"
+                f"{path}: no {kind}-branches; label the {split} tasks with all three kinds"
             )
-        missing = [
-            kind
-            for kind, n in (("S", labels.n), ("T1", labels.n1), ("Tinf", labels.nT))
-            if not n.sum()
-        ]
-        if missing:
-            raise UsageError(
-                f"{path}: no {missing[0]}-branches; label the {name} tasks with all three kinds"
-            )
-        asked.add(bool(labels.n_dissent.any()))
-        if (
-            job.config.mode == "decoupled"
-            and job.config.score in ("dissent", "advantage")
-            and not labels.n_dissent.any()
-        ):
-            raise UsageError(
-                f"{path}: router.score = {job.config.score}: no label says what the teacher would "
-                f"do; use score value"
-            )
-        if len(asked) > 1:
-            raise UsageError(
-                f"{path}: the teacher's actions are known on one split and not on the other; "
-                f"label both again"
-            )
-        if len(episodes) < job.config.deepspeed.ranks:
-            raise UsageError(
-                f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = "
-                f"{job.config.deepspeed.ranks}; use fewer ranks"
-            )
+    told = bool(labels.n_dissent.any())
+    asks_for_dissent = config.mode == "decoupled" and config.score in ("dissent", "advantage")
+    if asks_for_dissent and not told:
+        raise UsageError(
+            f"{path}: router.score = {config.score}: no label says what the teacher would "
+            f"do; use score value"
+        )
+    if len(episodes) < config.deepspeed.ranks:
+        raise UsageError(
+            f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = "
+            f"{config.deepspeed.ranks}; use fewer ranks"
+        )
+    return told
 
 
 def _train_rank(arguments: dict[str, Any]) -> None:
@@ -200,62 +208,79 @@ def _train_one(
     from learners.router.data import Scaler, adder, deal
     from learners.router.engine import Log
     from learners.router.phases import Setting, policy_inputs, predicted, train_policy
-    from learners.router.teacher_effects import fit_effects
-    from r2v_dist.router.model import distinct
 
     config = job.config
+    decoupled = config.mode == "decoupled"
     rank = torch.distributed.get_rank()
     ranks = torch.distributed.get_world_size()
     labels = LabelTable.load(job.train)
     held_out = LabelTable.load(job.validation)
     scaler = Scaler.of(labels)
-    episodes = LatchedEpisodes.of(held_out)
-    train, validation = (deal(table, scaler, rank, ranks, device) for table in (labels, held_out))
-    total = config.policy_steps + (config.risk_steps if config.mode == "decoupled" else 0)
+    train = deal(labels, scaler, rank, ranks, device)
+    validation = deal(held_out, scaler, rank, ranks, device)
+    total = config.policy_steps + (config.risk_steps if decoupled else 0)
     log = Log(job.stage / "metrics.jsonl", rank == 0, job.output.name, total)
-    setting = Setting(
-        config, job.seed, job.stage / "checkpoints" / job.output.name, rank == 0, adder(device), log
-    )
+    setting = Setting(config, job.seed, adder(device), log)
 
     f_UF, place_N = distinct(scaler(held_out.features_NF))
     seen_UF = torch.from_numpy(f_UF)
-    heads = (
-        _risk_heads(job, setting, train, validation, known_risks)
-        if config.mode == "decoupled"
-        else {}
-    )
-    calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
+
+    def calibrated(heads: dict[str, Mlp]) -> dict[str, Calibrator]:
+        raw_U = predicted(heads, seen_UF)
+        return calibrate(heads, held_out, raw_U, place_N, config.ablation, job.seed)
+
+    heads: dict[str, Mlp] = {}
+    if decoupled:
+        heads = _risk_heads(job, setting, train, validation, known_risks)
+    calibrators = calibrated(heads)
     inputs_UI = policy_inputs(heads, calibrators, train.f_UF)
     held_out_UI = policy_inputs(heads, calibrators, seen_UF).numpy()
+    episodes = LatchedEpisodes.of(held_out)
 
     def judge(policy: Mlp) -> Mix | None:
-        points = sweep(
-            episodes,
-            policy(held_out_UI)[place_N],
-            config.tail,
-            config.slm_cost / config.teacher_cost,
-        )
+        points = _points(episodes, policy(held_out_UI)[place_N], config)
         return cheapest_mix(points, config.epsilon)
 
     policy, duality = train_policy(setting, train, inputs_UI, judge)
-    if config.mode == "decoupled":
+    if decoupled:
         heads = heads | {"policy": policy}
     else:
         heads = {"rho": policy}
-        calibrators = calibrate(heads, held_out, predicted(heads, seen_UF), place_N, job)
+        calibrators = calibrated(heads)
     if rank == 0:
-        score = _score(config, labels)
-        if score == "advantage":
-            known = RouterModel(
-                "", config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score="value"
-            )
-            heads |= fit_effects(known, labels)
-        version = f"router-{short_hash(*(layer.tobytes() for head in heads.values() for pair in head.layers for layer in pair))[:12]}"
-        model = RouterModel(
-            version, config.mode, scaler.mean_F, scaler.std_F, heads, calibrators, score=score
-        )
+        model = _model(config, labels, scaler, heads, calibrators)
         _publish(job, model, duality, held_out, episodes)
     torch.distributed.barrier()
+
+
+def _points(
+    episodes: LatchedEpisodes, scores_N: npt.NDArray[np.float64], config: RouterConfig
+) -> list[LatchedPoint]:
+    """What every threshold on these scores comes to, on validation episodes."""
+    return sweep(episodes, scores_N, config.tail, config.slm_cost / config.teacher_cost)
+
+
+def _model(
+    config: RouterConfig,
+    labels: LabelTable,
+    scaler: "Scaler",
+    heads: dict[str, Mlp],
+    calibrators: dict[str, Calibrator],
+) -> RouterModel:
+    """The router with all its heads. Its version names their weights."""
+    from learners.router.teacher_effects import fit_effects
+
+    score = _score(config, labels)
+    scale = (scaler.mean_F, scaler.std_F)
+    if score == "advantage":
+        known = RouterModel("", config.mode, *scale, heads, calibrators, score="value")
+        heads = heads | fit_effects(known, labels)
+    weights: list[bytes] = []
+    for head in heads.values():
+        for layer in head.layers:
+            weights += [values.tobytes() for values in layer]
+    version = f"router-{short_hash(*weights)[:12]}"
+    return RouterModel(version, config.mode, *scale, heads, calibrators, score=score)
 
 
 def _score(config: RouterConfig, labels: LabelTable) -> Score:
@@ -297,78 +322,43 @@ def _risk_heads(
     return known[key]
 
 
-def calibrate(
-    heads: dict[str, Mlp],
-    labels: LabelTable,
-    raw_U: dict[str, Any],
-    place_N: npt.NDArray[np.int64],
-    job: RouterJob,
-) -> dict[str, Calibrator]:
-    """The calibrator of every risk head, chosen on validation labels; the identity where the
-    ablation says so.
-
-    `raw_U` are risks of the different states, `place_N` says which one a state is. Branches of
-    equal states are counted together, apart in every fifth of the tasks, so that tasks can be held
-    out.
-    """
-    if job.config.ablation in ("uncalibrated", "no_brier"):
-        return {name: Calibrator() for name in heads if name in ESTIMATES}
-    found: dict[str, Calibrator] = {}
-    for name, n in labels.counts.items():
-        if name in heads:
-            known_N = n > 0
-            tasks, task_N = np.unique(labels.task[known_N], return_inverse=True)
-            fold_N = (np.random.default_rng(job.seed).permutation(len(tasks)) % _FOLDS)[task_N]
-            pools_P, pool_N = np.unique(place_N[known_N] * _FOLDS + fold_N, return_inverse=True)
-            n_P, failures_P = (
-                np.bincount(pool_N, weights).astype(np.float64)
-                for weights in (n[known_N], getattr(labels, name)[known_N] * n[known_N])
-            )
-            found[name] = choose_calibrator(
-                raw_U[name][pools_P // _FOLDS], failures_P, n_P, pools_P % _FOLDS, job.seed, _FOLDS
-            ).calibrator
-    return found
-
-
 def _publish(
     job: RouterJob,
     model: RouterModel,
-    duality: "Duality",
+    duality: Duality,
     labels: LabelTable,
     episodes: LatchedEpisodes,
 ) -> None:
     """Write the router, then the result: a folder with the result is complete."""
     config = job.config
     prediction = predict_states(model, labels.features_NF)
-    point = cheapest(
-        sweep(episodes, prediction.score, config.tail, config.slm_cost / config.teacher_cost),
-        config.epsilon,
-    )
-    brier = {
-        name: float((n * (risk - np.nan_to_num(getattr(labels, name))) ** 2).sum() / n.sum())
-        for name, n in labels.counts.items()
-        if (risk := getattr(prediction, name)) is not None
-    }
+    point = cheapest(_points(episodes, prediction.score, config), config.epsilon)
+    floor = None
+    if point:
+        floor = noise_floor(episodes, prediction.score, point.threshold, config.alpha, job.seed)
+    brier: dict[str, float] = {}
+    for name, n_N in labels.counts.items():
+        risk_N = getattr(prediction, name)
+        if risk_N is not None:
+            rho_N = np.nan_to_num(getattr(labels, name))
+            brier[name] = float((n_N * (risk_N - rho_N) ** 2).sum() / n_N.sum())
     result = RouterResult(
-        str(job.output),
-        model.version,
-        duality.status(config),
-        duality.multiplier,
-        duality.late_cvar,
-        point,
-        noise_floor(episodes, prediction.score, point.threshold, config.alpha, job.seed)
-        if point
-        else None,
-        brier,
-        {name: calibrator.kind for name, calibrator in model.calibrators.items()},
-        episodes.dropped,
+        output=str(job.output),
+        version=model.version,
+        constraint=duality.status(config),
+        multiplier=duality.multiplier,
+        train_cvar=duality.late_cvar,
+        point=point,
+        cvar_noise_floor=floor,
+        brier=brier,
+        calibrators={name: calibrator.kind for name, calibrator in model.calibrators.items()},
+        dropped_episodes=episodes.dropped,
     )
     scratch = job.output.with_name(job.output.name + ".tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     model.save(scratch)
     write_atomically(scratch / _RESULT, json.dumps(asdict(result), indent=1) + "\n")
     files.publish(scratch, job.output)
-    shutil.rmtree(job.stage / "checkpoints" / job.output.name, ignore_errors=True)
 
 
 def _read_result(output: Path) -> RouterResult:

@@ -7,14 +7,14 @@ answers, T tokens.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from learners.common.packing import AnswerRow, can_share_prompt
-from learners.common.packing_tensors import row_tensors
+from learners.common.packing import AnswerRow, can_share_prompt, row_tensors
 from learners.verifier.prefix_cache import PrefixScorer
 from r2v_dist.files import read_json_object
 from r2v_dist.router.isotonic import Isotonic
@@ -31,25 +31,23 @@ def value_batch(states: Sequence[AnswerRow], pad_id: int, share_prompt: bool) ->
     Without sharing there is neither a mask nor positions of our own, so that any encoder or decoder
     takes the batch.
     """
-    rows = (
-        list(states)
-        if share_prompt
-        else [AnswerRow(state.prompt, (answer,)) for state in states for answer in state.answers]
-    )
+    rows = list(states)
+    if not share_prompt:
+        rows = [AnswerRow(state.prompt, (answer,)) for state in states for answer in state.answers]
     tensors = row_tensors(rows, pad_id, pad_left=False, own_mask=share_prompt)
-    places = [
-        (r, start + len(answer) - 1)
-        for r, row in enumerate(rows)
-        for start, answer in zip(row.starts, row.answers, strict=True)
-    ]
-    row_N, last_N = torch.tensor(places).T
+    ends: list[tuple[int, int]] = []
+    for r, row in enumerate(rows):
+        ends += [(r, last) for last in row.lasts]
+    row_N, last_N = torch.tensor(ends).T
     batch = {
         "input_ids": tensors.ids_RT,
         "attention_mask": tensors.mask,
         "row_N": row_N,
         "last_N": last_N,
     }
-    return batch | ({"position_ids": tensors.positions_RT} if share_prompt else {})
+    if share_prompt:
+        batch["position_ids"] = tensors.positions_RT
+    return batch
 
 
 def answer_scores(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -77,20 +75,17 @@ class ValueModel:
 
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
-        self._model = (
-            AutoModelForTokenClassification.from_pretrained(path, dtype=dtype)
-            .to(self._device)
-            .eval()
-        )
+        model = AutoModelForTokenClassification.from_pretrained(path, dtype=dtype)
+        self._model = model.to(self._device).eval()
         self._model.config.use_cache = False
         self._share = can_share_prompt(self._model)
         self._max_tokens = max_tokens
         on = kept_tokens > 0 and self._share and self._device == "cpu"
         self._prefixes = PrefixScorer(self._model, kept_tokens) if on else None
         saved = path / CALIBRATION
-        self._calibration = (
-            Isotonic.from_json(read_json_object(saved)["calibration"]) if saved.is_file() else None
-        )
+        self._calibration: Isotonic | None = None
+        if saved.is_file():
+            self._calibration = Isotonic.from_json(read_json_object(saved)["calibration"])
 
     def score(self, states: Sequence[AnswerRow]) -> list[tuple[float, ...]]:
         """V in [0, 1] of every answer of every state, calibrated where the checkpoint has a
@@ -100,31 +95,32 @@ class ValueModel:
             return [tuple(self._calibrated(self._prefixes.logits(state))) for state in states]
         by_length = sorted(range(len(states)), key=lambda i: len(states[i].ids))
         scores: dict[int, tuple[float, ...]] = {}
-        start = 0
-        while start < len(by_length):
-            stop = start + 1
-            while (
-                stop < len(by_length)
-                and self._cost(states[by_length[stop]], stop + 1 - start) <= self._max_tokens
-            ):
-                stop += 1
-            chosen = by_length[start:stop]
-            values = iter(self._forward([states[i] for i in chosen]))
-            scores |= {i: tuple(next(values) for _ in states[i].answers) for i in chosen}
-            start = stop
+        together: list[int] = []
+        for place in by_length:
+            if together and self._cost(states[place], len(together) + 1) > self._max_tokens:
+                scores |= self._score_together(states, together)
+                together = []
+            together.append(place)
+        if together:
+            scores |= self._score_together(states, together)
         return [scores[i] for i in range(len(states))]
 
+    def _score_together(
+        self, states: Sequence[AnswerRow], places: Sequence[int]
+    ) -> dict[int, tuple[float, ...]]:
+        """The scores of some of the states by their places, in one forward pass."""
+        values = iter(self._forward([states[i] for i in places]))
+        return {i: tuple(islice(values, len(states[i].answers))) for i in places}
+
     def _cost(self, longest: AnswerRow, states: int) -> int:
-        return states * (
-            len(longest.ids) if self._share else len(longest.answers) * len(longest.ids)
-        )
+        """Tokens of a forward pass over as many states, none longer than this one."""
+        rows = 1 if self._share else len(longest.answers)
+        return states * rows * len(longest.ids)
 
     def _forward(self, states: Sequence[AnswerRow]) -> list[float]:
         # The padding's id is never looked at: no real token sees it.
-        batch = {
-            name: tensor.to(self._device)
-            for name, tensor in value_batch(states, 0, self._share).items()
-        }
+        batch = value_batch(states, 0, self._share)
+        batch = {name: tensor.to(self._device) for name, tensor in batch.items()}
         with torch.no_grad():
             return self._calibrated(answer_scores(self._model, batch))
 

@@ -9,13 +9,13 @@ instead.
 """
 
 from collections import OrderedDict
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from learners.common.packing import AnswerRow
-from learners.common.packing_tensors import RowTensors, row_tensors
+from learners.common.packing import AnswerRow, RowTensors, row_tensors
 
 BLOCK = 32
 """Tokens: about as many as a step adds."""
@@ -38,17 +38,11 @@ class PrefixScorer:
         """Logit V of each answer [N]."""
         row = row_tensors([state], 0, pad_left=False, own_mask=True)
         whole = len(state.prompt) // BLOCK * BLOCK
+        prefixes = [tuple(state.prompt[:end]) for end in range(BLOCK, whole + 1, BLOCK)]
         with torch.no_grad():
-            cache = self._read_blocks(
-                row, [tuple(state.prompt[:end]) for end in range(BLOCK, whole + 1, BLOCK)]
-            )
+            cache = self._read_blocks(row, prefixes)
             logits_T = self._forward(row, whole, len(state.ids), cache).logits[0, :, 0]
-        scores_N: Tensor = logits_T[
-            [
-                start + len(answer) - 1 - whole
-                for start, answer in zip(state.starts, state.answers, strict=True)
-            ]
-        ]
+        scores_N: Tensor = logits_T[[last - whole for last in state.lasts]]
         return scores_N
 
     def _read_blocks(self, row: RowTensors, prefixes: list[tuple[int, ...]]) -> Any:
@@ -58,15 +52,13 @@ class PrefixScorer:
         from transformers import DynamicCache
 
         cache = DynamicCache()
-        known = next(
-            (i for i, prefix in enumerate(prefixes) if prefix not in self._known), len(prefixes)
-        )
-        if known:
-            blocks = [self._known[prefix] for prefix in prefixes[:known]]
+        blocks = [self._known[prefix] for prefix in takewhile(self._known.__contains__, prefixes)]
+        if blocks:
             for layer, of_layer in enumerate(zip(*blocks, strict=True)):
-                keys, values = (torch.cat(parts, dim=2) for parts in zip(*of_layer, strict=True))
+                keys = torch.cat([block_keys for block_keys, _ in of_layer], dim=2)
+                values = torch.cat([block_values for _, block_values in of_layer], dim=2)
                 cache.update(keys, values, layer)
-        for prefix in prefixes[known:]:
+        for prefix in prefixes[len(blocks) :]:
             start = len(prefix) - BLOCK
             end = len(prefix)
             self._forward(row, start, end, cache)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from r2v_dist.agent.step import StepDecision, decide, executed
+from r2v_dist.agent.step import StepDecision, chosen_index, decide
 from r2v_dist.agent.tree import Transition, TreeEnv
 from r2v_dist.chat import Turn, opening_message
 from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Taken, Unit
@@ -63,6 +63,15 @@ async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> Epi
     return await _Playing(world, unit, run, cast).to_the_end()
 
 
+@dataclass(frozen=True)
+class _End:
+    """Why an episode is over, and whether it was won."""
+
+    reason: StopReason
+    success: bool = False
+    detail: str = ""
+
+
 class _Playing:
     """An episode under way: where it stands, and how its next action is found."""
 
@@ -72,16 +81,14 @@ class _Playing:
         self.run = run
         self.cast = cast
         self.branch = run if isinstance(run, Branch) else None
-        self.arm, self.replica = (
-            (run.arm, run.replica) if isinstance(run, Branch) else (run, unit.replica)
-        )
+        self.arm = run.arm if isinstance(run, Branch) else run
+        self.replica = run.replica if isinstance(run, Branch) else unit.replica
         self.router = build_router(
             self.arm.router, self.arm.threshold, cast.models, self.arm.training_seed
         )
         self.slm = cast.slm
-        if (
-            self.branch and self.arm.router in SINGLE_SAMPLE
-        ):  # nobody will look at the other candidates
+        if self.branch and self.arm.router in SINGLE_SAMPLE:
+            # Nobody will look at the other candidates.
             self.slm = replace(cast.slm, sampling=replace(cast.slm.sampling, n=1))
         self.steps: list[Step] = []
         self.now = world.reset()
@@ -91,57 +98,51 @@ class _Playing:
 
     async def to_the_end(self) -> Episode:
         """Step until the environment, a limit or an error ends it."""
-        detail = ""
-        while True:
-            at_branch = self.branch is not None and len(self.steps) == len(self.branch.path)
-            drift = (
-                at_branch
-                and self.branch is not None
-                and stable_hash(self.now.observation) != self.branch.seen
-            )
-            try:
-                choice = await self._choose(self._context())
-            except ContextLimitReached as limit:
-                stop = StopReason.CONTEXT_LIMIT
-                success = False
-                detail = str(limit)
-                break
-            if choice.chosen is None:
-                stop = StopReason.NO_ACTION
-                success = False
-                detail = f"the {choice.actor} gave no action"
-                break
-            step = _step(choice, self.now, self.world.prefix, drift)
-            try:
-                now = await self.world.astep(step.action)
-            except RuntimeFailure:
-                raise
-            # a boundary: whatever one task's environment raises is that episode's outcome
-            except Exception as error:
-                self.steps.append(step)
-                stop = StopReason.ENV_ERROR
-                success = False
-                detail = f"{type(error).__name__}: {error}"
-                break
-            self._advance(step, choice.chosen, now)
-            if now.terminated or now.truncated:
-                stop = StopReason(now.info["stop_reason"])
-                success = now.reward > 0
-                break
-        key = self.unit.key(self.run)
-        split = self.unit.task.split
+        end = None
+        while end is None:
+            end = await self._step()
         return Episode(
-            key,
-            split,
-            self.arm,
-            self.goal,
-            tuple(self.steps),
-            success,
-            stop,
-            self.now.observation,
-            detail,
-            self.branch,
+            key=self.unit.key(self.run),
+            split=self.unit.task.split,
+            arm=self.arm,
+            goal=self.goal,
+            steps=tuple(self.steps),
+            success=end.success,
+            stop_reason=end.reason,
+            final_observation=self.now.observation,
+            detail=end.detail,
+            branch=self.branch,
         )
+
+    async def _step(self) -> _End | None:
+        """Decide and act once. How the episode ended with that, None where it goes on."""
+        drift = self._drifted()
+        try:
+            choice = await self._choose(self._context())
+        except ContextLimitReached as limit:
+            return _End(StopReason.CONTEXT_LIMIT, detail=str(limit))
+        if choice.chosen is None:
+            return _End(StopReason.NO_ACTION, detail=f"the {choice.actor} gave no action")
+        step = _step(choice, self.now, self.world.prefix, drift)
+        try:
+            now = await self.world.astep(step.action)
+        except RuntimeFailure:
+            raise
+        # a boundary: whatever one task's environment raises is that episode's outcome
+        except Exception as error:
+            self.steps.append(step)
+            return _End(StopReason.ENV_ERROR, detail=f"{type(error).__name__}: {error}")
+        self._advance(step, choice.chosen, now)
+        if now.terminated or now.truncated:
+            return _End(StopReason(now.info["stop_reason"]), success=now.reward > 0)
+        return None
+
+    def _drifted(self) -> bool:
+        """Whether a branch leaves its path from another observation than it was made for."""
+        branch = self.branch
+        if branch is None or len(self.steps) != len(branch.path):
+            return False
+        return stable_hash(self.now.observation) != branch.seen
 
     async def _choose(self, context: StepContext) -> StepDecision:
         """The step's decision; a branch knows its first actions beforehand."""
@@ -164,24 +165,21 @@ class _Playing:
 
     async def _true_risk(self) -> float:
         proposal = await self.propose()
-        action = executed(proposal, await self.verify(proposal))
+        index = chosen_index(proposal, await self.verify(proposal))
+        action = None if index is None else proposal.candidates[index]
         return await _true_risk(self.world, self.unit, self.arm, self.cast, self.steps, action)
 
     async def _ask(self, player: Player) -> Answer:
         world = self.world
-        seed = (
-            stable_hash(self.unit.task.id, self.unit.z, world.prefix, self.replica, player.role)
-            % 2**31
-        )
-        perturbed = bool(self.now.info["perturbations"])
+        place = (self.unit.task.id, self.unit.z, world.prefix, self.replica)
         request = Request(
             self.history,
             self.user,
             player.sampling,
-            seed,
+            stable_hash(*place, player.role) % 2**31,
             world.expert_action,
             world.wrong_action,
-            perturbed,
+            perturbed=bool(self.now.info["perturbations"]),
         )
         key = (world.prefix, self.replica, player.sampling)
         return await world.tree.answer(player.role, key, lambda: player.model.sample(request))
@@ -233,17 +231,16 @@ async def _true_risk(
         return 1.0
     here = world.prefix
     if here not in world.tree.risks:
-        alone = replace(
-            arm, router="slm_only" if cast.verifier is None else "best_of_k", threshold=None
-        )
+        router = "slm_only" if cast.verifier is None else "best_of_k"
+        alone = replace(arm, router=router, threshold=None)
         path = tuple(Taken(s.actor, s.action, s.action_ids) for s in steps)
         first = Taken("slm", action.text, action.token_ids)
         seen = stable_hash(world.tree.transitions[here].observation)
-        replicas = range(ORACLE_REPLICAS, ORACLE_REPLICAS + cast.models.oracle_branches)
-        branches = [Branch(ORACLE, alone, replica, path, seen, first=first) for replica in replicas]
-        world.tree.risks[here] = fmean(
-            [not (await play(world, unit, branch, cast)).success for branch in branches]
-        )
+        failed = []
+        for replica in range(ORACLE_REPLICAS, ORACLE_REPLICAS + cast.models.oracle_branches):
+            branch = Branch(ORACLE, alone, replica, path, seen, first=first)
+            failed.append(not (await play(world, unit, branch, cast)).success)
+        world.tree.risks[here] = fmean(failed)
         world.reset()
         for step in steps:  # back to where this arm was, from memory
             world.step(step.action)
@@ -266,4 +263,5 @@ def _step(choice: StepDecision, now: Transition, prefix: int, drift: bool) -> St
         prefix=prefix,
         drift=drift,
         verifier_scores=choice.verifier_scores,
+        chosen_index=choice.chosen_index,
     )

@@ -30,13 +30,16 @@ class Models(Protocol):
 
 @dataclass(frozen=True)
 class StepDecision:
-    """Who acts and how. `chosen` is None where the actor has no action to offer."""
+    """Who acts and how. `chosen` is None where the actor has no action to offer; `chosen_index` is
+    the proposal's candidate that acts if the SLM does, None without one.
+    """
 
     actor: str
     chosen: Candidate | None
     teacher_tokens: int = 0
     proposal: Answer | None = None
     verifier_scores: tuple[float, ...] = ()
+    chosen_index: int | None = None
     score: float | None = None
 
     @classmethod
@@ -52,22 +55,37 @@ async def decide(router: Router, context: StepContext, models: Models) -> StepDe
     The teacher is asked only when the router escalates. The SLM is asked when it acts, or when the
     router needs its proposal to decide. Raises what the models raise.
     """
-    proposal = await models.propose() if router.needs_proposal(context) else None
-    scores = await models.verify(proposal) if proposal is not None else ()
-    decision = router.decide(replace(context, verifier_scores=scores), proposal)
-    if decision.escalate:
-        taught = StepDecision.of_teacher(await models.teach())
-        return replace(taught, proposal=proposal, verifier_scores=scores, score=decision.score)
-    if proposal is None:
-        proposal = await models.propose()
-        scores = await models.verify(proposal)
-    chosen = executed(proposal, scores)
-    return StepDecision("slm", chosen, 0, proposal, scores, decision.score)
+    slm = await _of_slm(models) if router.needs_proposal(context) else None
+    if slm is not None:
+        context = replace(
+            context, verifier_scores=slm.verifier_scores, chosen_index=slm.chosen_index or 0
+        )
+    decision = router.decide(context, slm.proposal if slm else None)
+    if not decision.escalate:
+        return replace(slm or await _of_slm(models), score=decision.score)
+    taught = StepDecision.of_teacher(await models.teach())
+    if slm is None:
+        return replace(taught, score=decision.score)
+    return replace(
+        slm,
+        actor=taught.actor,
+        chosen=taught.chosen,
+        teacher_tokens=taught.teacher_tokens,
+        score=decision.score,
+    )
 
 
-def executed(proposal: Answer, scores: Sequence[float]) -> Candidate | None:
-    """The candidate that acts if the SLM does; None for a proposal without candidates."""
+async def _of_slm(models: Models) -> StepDecision:
+    """The SLM acts with the candidate that the verifier prefers."""
+    proposal = await models.propose()
+    scores = await models.verify(proposal)
+    index = chosen_index(proposal, scores)
+    chosen = None if index is None else proposal.candidates[index]
+    return StepDecision("slm", chosen, 0, proposal, scores, index)
+
+
+def chosen_index(proposal: Answer, scores: Sequence[float]) -> int | None:
+    """Which candidate acts if the SLM does; None for a proposal without candidates."""
     if not proposal.candidates:
         return None
-    texts = [candidate.text for candidate in proposal.candidates]
-    return proposal.candidates[preferred(texts, scores)]
+    return preferred([candidate.text for candidate in proposal.candidates], scores)

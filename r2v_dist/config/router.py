@@ -69,6 +69,9 @@ class RouterConfig(Section):
     patience: int = Field(5, ge=1, le=MOST_STEPS)
     """Evaluations without a better Brier score after which a risk head stops training."""
     save_every_steps: int = Field(100, ge=1, le=MOST_STEPS)
+    """Without effect: a router that is killed while it trains starts again. Runs of earlier
+    versions name it, and are told apart by it.
+    """
     deepspeed: Annotated[DeepSpeedConfig, BeforeValidator(_for_a_router)] = DeepSpeedConfig(
         zero_stage=0, threads_per_rank=1
     )

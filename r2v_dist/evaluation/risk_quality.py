@@ -54,6 +54,7 @@ CANDIDATE_COLUMNS = [
     ),
     *(
         "verifier_scores",
+        "chosen_index",
         "first_top_logprobs",
         "candidate_texts",
         "candidate_ids",

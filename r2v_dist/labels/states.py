@@ -16,7 +16,6 @@ from r2v_dist.router.features import features
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.seeding import stable_hash
 from r2v_dist.storage import rollouts as rollout_store
-from r2v_dist.verifier.base import preferred
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _state(
         history=history,
         user=user,
         candidates=tuple(Taken("slm", text, tuple(ids) if ids else None) for text, ids in proposed),
-        executed=preferred(row["candidate_texts"], row["verifier_scores"]),
+        executed=row["chosen_index"],
         latent=stable_hash(row["task"], *executed),
         policy=row["policy"],
         router=row["router"],

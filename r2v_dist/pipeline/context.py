@@ -18,7 +18,7 @@ from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.run_dir import Manifest, RunDir, stage_name
 
 if TYPE_CHECKING:
-    from actors.dispatcher import Totals
+    from actors.totals import Totals
     from r2v_dist.pipeline.services import Services
     from r2v_dist.storage.checkpoints import Checkpoint
 
@@ -101,9 +101,10 @@ class Context:
 
     def policy(self) -> "Checkpoint":
         """The SLM that is deployed."""
-        if self.config.slm.backend != "vllm":
-            return self.services.base_checkpoint()
-        return self.checkpoint("dpo" if self.config.dpo is not None else "bc")
+        from r2v_dist.pipeline.stages import publisher
+
+        stage = publisher(self.config, "slm")
+        return self.services.base_checkpoint() if stage is None else self.checkpoint(stage)
 
     def verifier(self) -> "Checkpoint | None":
         """The verifier that is deployed, None where the run has none."""

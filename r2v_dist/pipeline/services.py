@@ -21,8 +21,9 @@ from r2v_dist.storage.metrics_log import last_row
 from r2v_dist.storage.run_dir import RunDir, checkpoint_version
 
 if TYPE_CHECKING:
-    from actors.dispatcher import OnProgress, Totals
+    from actors.dispatcher import OnProgress
     from actors.runner_group import RunnerGroup
+    from actors.totals import Totals
     from actors.verifier.client import ScorerHandle
     from actors.vllm.server_handle import ModelServer
     from r2v_dist.storage.checkpoints import Checkpoint
@@ -105,7 +106,8 @@ class Services:
 
     def roll_out(self, units: list[Unit], folder: Path, on_progress: "OnProgress") -> "Totals":
         """Run the units that are not committed yet."""
-        from actors.dispatcher import Totals, remaining, roll_out
+        from actors.dispatcher import remaining, roll_out
+        from actors.totals import Totals
 
         if not remaining(units, folder):
             return Totals()

@@ -9,8 +9,8 @@ from r2v_dist.config.run import RunConfig
 from r2v_dist.pipeline.context import Context
 from r2v_dist.storage.run_dir import stage_name
 
-Part = Literal["policy", "router"]
-"""What later stages deploy: the SLM with its verifier, or the routers."""
+Part = Literal["slm", "verifier", "router"]
+"""What later stages deploy. SLM and verifier together are the policy."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Stage:
 
     `needs` are the stages whose results it reads; `@policy` and `@router` stand for the stages
     that publish them. `reads` are the parts of the configuration that decide its outcome, as
-    dotted names. `when` says whether a run has the stage.
+    dotted names. `when` says whether a run has the stage. A stage that publishes an SLM or a
+    verifier has the results `checkpoint` and `version`.
     """
 
     name: str

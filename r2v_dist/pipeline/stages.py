@@ -62,15 +62,15 @@ TABLE = (
     Stage("baseline", ("tasks",), ("perturb", "slm"), baseline,
           when=_trains, each_training_seed=False),
     # -- the SLM learns from the teacher, then from its own failures
-    Stage("bc", ("collect", "baseline"), ("slm", "bc"), bc, "policy", _trains),
+    Stage("bc", ("collect", "baseline"), ("slm", "bc"), bc, "slm", _trains),
     Stage("states", ("tasks", "bc"), ("perturb", "slm", "branches"), verifier.states,
           when=_verifies),
     Stage("branches", ("tasks", "states", "bc"), ("teacher", "branches"), verifier.branches,
           when=_verifies),
     Stage("verifier", ("states", "branches", "bc"), ("verifier",), verifier.verifier,
-          "policy", _verifies),
+          "verifier", _verifies),
     Stage("pairs", ("states", "branches", "verifier"), ("dpo",), pairs, when=_prefers),
-    Stage("dpo", ("pairs", "bc"), ("dpo",), dpo, "policy", _prefers),
+    Stage("dpo", ("pairs", "bc"), ("dpo",), dpo, "slm", _prefers),
     Stage("cloned", ("tasks", "bc", "verifier"), ("perturb", "test_seeds", "slm"), cloned,
           when=_prefers),
     # -- states are labelled by counterfactual branches, and routers learn from the labels
@@ -105,24 +105,31 @@ def stages(config: RunConfig) -> list[Stage]:
     return shared
 
 
+def publisher(config: RunConfig, part: Part) -> str | None:
+    """The stage whose model a run deploys: the last that publishes such a part."""
+    names = [stage.name for stage in TABLE if stage.publishes == part and stage.when(config)]
+    return names[-1] if names else None
+
+
 def _resolved(present: list[Stage]) -> list[Stage]:
     """The stages with the names of those that publish what they need: every part of the policy,
     and the latest routers.
     """
-    published: dict[Part, tuple[str, ...]] = {"policy": (), "router": ()}
+    policy: list[str] = []
+    routers: list[str] = []
     resolved = []
     for stage in present:
         needs: list[str] = []
         for name in stage.needs:
             if name == "@policy":
-                needs += published["policy"]
+                needs += policy
             elif name == "@router":
-                needs += published["router"]
+                needs += routers
             else:
                 needs.append(name)
         resolved.append(replace(stage, needs=tuple(needs)))
-        if stage.publishes == "policy":
-            published["policy"] = (*published["policy"], stage.name)
+        if stage.publishes in ("slm", "verifier"):
+            policy.append(stage.name)
         elif stage.publishes == "router":
-            published["router"] = (stage.name,)
+            routers = [stage.name]
     return resolved

@@ -7,7 +7,6 @@ from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Answer
 from r2v_dist.router.features import looks_like_an_error
 from r2v_dist.router.step_context import StepContext
-from r2v_dist.verifier.base import preferred
 
 
 def entropy_of(logprobs: Sequence[float]) -> float:
@@ -49,10 +48,7 @@ def action_perplexity(context: StepContext, proposal: Answer) -> float:
     """
     if not proposal.candidates:
         return math.inf
-    chosen = preferred(
-        [candidate.text for candidate in proposal.candidates], context.verifier_scores
-    )
-    logprobs = proposal.candidates[chosen].logprobs
+    logprobs = proposal.candidates[context.chosen_index].logprobs
     if not logprobs:
         raise UsageError(
             "router perplexity: this SLM gives no log-probabilities; leave the router out"

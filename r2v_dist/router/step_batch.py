@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from r2v_dist.language_model import Answer
 from r2v_dist.router.step_context import StepContext
-from r2v_dist.verifier.base import preferred
 
 Array = npt.NDArray[np.float64]
 
@@ -69,7 +68,7 @@ class StepBatch:
             ),
             sequence_logprobs_NK=_padded([[_total(row) for row in logprobs]], width),
             verifier_scores_NK=_padded([context.verifier_scores], width),
-            action_logprobs_N=np.array([_action_logprob(texts, logprobs, context.verifier_scores)]),
+            action_logprobs_N=np.array([_action_logprob(logprobs, context.chosen_index)]),
             verifier_earlier_N2=np.array(
                 [array("f", (math.nan, math.nan, *context.verifier_bests)[-2:])], dtype=np.float64
             ),
@@ -113,6 +112,7 @@ class StepBatch:
             if "verifier_scores" in table.column_names
             else [[] for _ in texts]
         )
+        chosen = table["chosen_index"].to_pylist()
         goals = table["goal"].to_pylist()
         t_N, previous_N2, escalations_N, earlier = _history(table)
         width = max((max(len(a), len(b)) for a, b in zip(texts, scores, strict=True)), default=0)
@@ -125,7 +125,7 @@ class StepBatch:
             sequence_logprobs_NK=_padded([[_total(one) for one in row] for row in logprobs], width),
             verifier_scores_NK=_padded(scores, width),
             action_logprobs_N=np.array(
-                [_action_logprob(*row) for row in zip(texts, logprobs, scores, strict=True)],
+                [_action_logprob(*row) for row in zip(logprobs, chosen, strict=True)],
                 dtype=np.float64,
             ),
             verifier_earlier_N2=np.where(previous_N2 >= 0, bests_N[previous_N2], math.nan),
@@ -202,11 +202,9 @@ def _total(logprobs: Sequence[float]) -> float:
     return sum(array("f", logprobs)) if logprobs else math.nan
 
 
-def _action_logprob(
-    texts: Sequence[str], logprobs: Sequence[Sequence[float]], scores: Sequence[float]
-) -> float:
+def _action_logprob(logprobs: Sequence[Sequence[float]], chosen_index: int) -> float:
     """Of the candidate to be executed; nan when unknown."""
-    chosen = logprobs[preferred(texts, scores)] if logprobs else ()
+    chosen = logprobs[chosen_index] if logprobs else ()
     return _total(chosen) / len(chosen) if chosen else math.nan
 
 

@@ -12,7 +12,8 @@ class StepContext:
 
     `observations` are all so far, the one to act on at the end, and `actions` the executed actions,
     one fewer. `verifier_scores` belong to this step's candidates, in their order, and are empty
-    without a verifier; `verifier_bests` are the best scores of the earlier steps (nan where nothing
+    without a verifier; `chosen_index` is the candidate that acts if the SLM does, the first where
+    nobody verifies; `verifier_bests` are the best scores of the earlier steps (nan where nothing
     was scored). `budget` is the most teacher calls this episode may make; `max_steps` and
     `budget` are None where there is no limit. `true_risk` is what independent branches from here
     say; the oracle alone has it.
@@ -27,5 +28,6 @@ class StepContext:
     max_steps: int | None = None
     budget: int | None = None
     verifier_scores: tuple[float, ...] = ()
+    chosen_index: int = 0
     verifier_bests: tuple[float, ...] = ()
     true_risk: float | None = None

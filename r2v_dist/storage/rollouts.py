@@ -21,8 +21,11 @@ from r2v_dist.episodes import Episode, Step
 from r2v_dist.errors import DamagedFile, UsageError
 from r2v_dist.language_model import TopTokens
 from r2v_dist.storage import arrow_file as table_file
+from r2v_dist.verifier.base import preferred
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
+_BEFORE_CHOSEN_INDEX = "2"
+"""Shards of this version are read too: their `chosen_index` is computed."""
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _IDS = pa.list_(pa.int32())
 _LOGPROBS = pa.list_(pa.float32())
@@ -70,6 +73,7 @@ _STEP_COLUMNS: dict[str, pa.DataType] = {
     "drift": pa.bool_(),
     "teacher_tokens": pa.int32(),
     "verifier_scores": _LOGPROBS,
+    "chosen_index": pa.int16(),
 }
 """Attributes of a step, stored as they are."""
 
@@ -181,14 +185,31 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
 
     Raises DamagedFile where it cannot be read, UsageError where another version wrote it.
     """
-    table = table_file.read(path, columns)
+    wanted = columns or SCHEMA.names
+    # What an older shard lacks cannot be asked for.
+    stored = [name for name in wanted if name != "chosen_index"] or ["key"]
+    table = table_file.read(path, None if columns is None else stored)
     version = (table.schema.metadata or {}).get(b"r2v_schema_version", b"none").decode()
-    if version != SCHEMA_VERSION:
+    if version not in (SCHEMA_VERSION, _BEFORE_CHOSEN_INDEX):
         raise UsageError(
             f"{path}: r2v_schema_version = {version}, this program reads {SCHEMA_VERSION}; read it "
             "with the version of r2v that wrote it, or choose another run_dir"
         )
-    return table
+    if "chosen_index" in wanted and "chosen_index" not in table.column_names:
+        indices = _chosen_indices(path, version)
+        table = table.append_column(SCHEMA.field("chosen_index"), indices)
+    return table.select(wanted).replace_schema_metadata(SCHEMA.metadata)
+
+
+def _chosen_indices(path: Path, version: str) -> pa.Array | pa.ChunkedArray:
+    """The column `chosen_index` of a shard: as stored, or as it would have been stored."""
+    if version == SCHEMA_VERSION:
+        return table_file.read(path, ["chosen_index"])["chosen_index"]
+    indices: list[int | None] = []
+    for row in table_file.read(path, ["candidate_texts", "verifier_scores"]).to_pylist():
+        texts = row["candidate_texts"]
+        indices.append(preferred(texts, row["verifier_scores"]) if texts else None)
+    return pa.array(indices, SCHEMA.field("chosen_index").type)
 
 
 def read(folder: Path, columns: list[str] | None = None) -> pa.Table:

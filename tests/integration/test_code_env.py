@@ -13,9 +13,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs
-from actors.env_runner import EnvRunner, RunnerSetup, UnitReport
+from actors.env_runner import EnvRunner, RunnerSetup
 from actors.language_models.expert import ExpertModel
 from actors.language_models.simulated import SimulatedModel
+from actors.totals import Totals
 from envs.coding.actions import parse_action
 from envs.coding.env import MANUAL, CodeEnv, shorten
 from envs.coding.once import Once
@@ -395,7 +396,7 @@ def test_a_runner_plays_all_arms_of_a_unit_without_drift() -> None:
         lambda done, total: None,
     )
 
-    async def run_all() -> list[UnitReport]:
+    async def run_all() -> list[Totals]:
         runner = EnvRunner(setup, None, None)
         return list(
             await asyncio.gather(

@@ -10,9 +10,10 @@ import psutil
 import pytest
 import ray
 
-from actors.dispatcher import Totals, remaining, roll_out
+from actors.dispatcher import remaining, roll_out
 from actors.env_runner import Equipment, RunnerSetup
 from actors.runner_group import RunnerGroup
+from actors.totals import Totals
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig

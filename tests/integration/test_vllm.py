@@ -13,11 +13,12 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.dispatcher import Totals, roll_out
+from actors.dispatcher import roll_out
 from actors.env_runner import RunnerSetup
 from actors.language_models.factory import eos_ids_of
 from actors.language_models.vllm import VllmModel
 from actors.runner_group import RunnerGroup
+from actors.totals import Totals
 from actors.vllm.engine import EngineRequest
 from actors.vllm.server_handle import EngineHandle, ModelServer
 from r2v_dist.chat import ChatFormat, Turn

@@ -30,6 +30,38 @@ def test_what_is_asked_in_one_turn_reaches_the_server_together() -> None:
     assert calls == [[0, 1, 2, 3, 4]]
 
 
+def test_what_is_asked_while_a_call_runs_goes_out_in_the_next() -> None:
+    calls: list[list[int]] = []
+    running = 0
+
+    async def slowly(numbers: list[int]) -> list[int]:
+        nonlocal running
+        running += 1
+        assert running == 1
+        calls.append(numbers)
+        await asyncio.sleep(0.02)
+        running -= 1
+        if numbers == [0]:
+            raise OSError("no memory")
+        return [2 * n for n in numbers]
+
+    async def ask_all() -> list[int | BaseException]:
+        batcher = Batcher[int, int](
+            lambda numbers: all_at_once(slowly(numbers)), None, "the slow", one_at_a_time=True
+        )
+        asked = []
+        for number in range(4):
+            asked.append(asyncio.ensure_future(batcher.ask(number)))
+            await asyncio.sleep(0.003)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, *others = asyncio.run(ask_all())
+    assert isinstance(first, RuntimeFailure)
+    assert str(first) == "the slow did not answer: OSError: no memory"
+    assert others == [2, 4, 6]
+    assert calls == [[0], [1, 2, 3]]
+
+
 def test_a_reply_does_not_wait_for_the_slowest() -> None:
     async def two_of_three_then_hang(numbers: Sequence[int]) -> Arrivals[int]:
         yield [(2, 20), (0, 0)]

@@ -12,12 +12,12 @@ import ray
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from actors.dispatcher import CollectorLost, roll_out
-from actors.env_runner import UnitReport
+from actors.totals import Totals
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.errors import RuntimeFailure, UsageError
 
-REPORT = UnitReport(1, 1, 1, 1, 1, 1, 0)
+REPORT = Totals(1, 1, 1, 1, 1, 1, 1)
 TASKS = [Task(f"t{i}", "test", "r2v/TextWorld-v0", ()) for i in range(40)]
 UNITS = [Unit("evaluate", "h", task, 0, 0, (Arm("slm_only", None, "p", "t", 0),)) for task in TASKS]
 CLUSTER = ClusterConfig(runners=2, in_flight=4)

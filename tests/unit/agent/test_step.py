@@ -7,6 +7,7 @@ import pytest
 
 from r2v_dist.agent.step import StepDecision, decide
 from r2v_dist.language_model import Answer, Candidate, TopTokens
+from r2v_dist.router.policies import ProposalThreshold
 from r2v_dist.router.registry import build_router
 from r2v_dist.router.step_context import StepContext
 
@@ -74,15 +75,30 @@ def test_a_teacher_that_acts_leaves_the_proposal_on_record() -> None:
     decision = decided("entropy", 0.5, Fakes())
     assert decision.proposal is not None
     assert decision.verifier_scores == (0.2, 0.9)
+    assert decision.chosen_index == 1
+    assert decision.chosen == Candidate("unlock")
     assert decision.score == pytest.approx(0.693, abs=0.01)
 
 
 def test_without_a_verifier_the_first_candidate_acts() -> None:
     decision = decided("best_of_k", None, Fakes(scores=()))
     assert decision.chosen == Candidate("push")
+    assert decision.chosen_index == 0
+
+
+def test_a_router_sees_which_candidate_would_act() -> None:
+    seen = []
+
+    def watched(context: StepContext, proposal: Answer) -> float:
+        seen.append(context.chosen_index)
+        return 0.0
+
+    asyncio.run(decide(ProposalThreshold(1.0, watched), HERE, Fakes()))
+    assert seen == [1]
 
 
 def test_an_slm_without_candidates_offers_no_action() -> None:
     decision = decided("best_of_k", None, Fakes(candidates=(), scores=()))
     assert decision.actor == "slm"
     assert decision.chosen is None
+    assert decision.chosen_index is None

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from actors.collector import Collector
-from actors.dispatcher import Totals, remaining
+from actors.dispatcher import remaining
+from actors.totals import Totals
 from r2v_dist.cli.main import main
 from r2v_dist.episodes import Task, Unit
 from r2v_dist.storage import rollouts as rollout_store

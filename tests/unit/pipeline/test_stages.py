@@ -3,6 +3,7 @@ is shared.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from r2v_dist.config.run import load_config
 from r2v_dist.pipeline.context import Context
+from r2v_dist.pipeline.stage import Stage
 from r2v_dist.pipeline.stages import TABLE, stages
 from r2v_dist.storage.run_dir import Manifest, RunDir
 from tests.runs import ROOT
@@ -148,6 +150,35 @@ def test_a_stage_reads_only_what_stands_above_it() -> None:
     for stage in TABLE:
         assert set(stage.needs) <= above, stage.name
         above.add(stage.name)
+
+
+def deployed(root: Path, names: list[str], seed: int, overrides: list[str]) -> str:
+    """The version of the SLM that a run deploys whose stages have published these."""
+    there = context("evaluate", [], seed, root, overrides)
+    done = {
+        name: Manifest(name, "", 0.0, 1, {"checkpoint": f"checkpoints/slm/{name}", "version": name})
+        for name in names
+    }
+    return replace(there, manifests=done).policy().version
+
+
+def test_a_run_deploys_the_slm_that_was_published_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = ["bc", "dpo", "again", "bc@1", "dpo@1", "again@1"]
+    assert deployed(tmp_path, done, 0, ["dpo=null"]) == "bc"
+    assert deployed(tmp_path, done, 0, []) == "dpo"
+    # A learner is one more row: what it publishes is deployed, and decides what follows.
+    learner = Stage("again", ("dpo",), ("bc",), lambda _: {}, "slm")
+    after_dpo = 1 + [stage.name for stage in TABLE].index("dpo")
+    table = (*TABLE[:after_dpo], learner, *TABLE[after_dpo:])
+    monkeypatch.setattr("r2v_dist.pipeline.stages.TABLE", table)
+    assert deployed(tmp_path, done, 0, []) == "again"
+    assert deployed(tmp_path, done, 1, []) == "again@1"
+    config = load_config(ROOT / "configs" / "textworld_full.yaml", [])
+    needs = {stage.name: stage.needs for stage in stages(config)}
+    assert needs["visits"] == ("tasks", "bc", "verifier", "dpo", "again")
+    assert "again@2" in needs["evaluate@2"]
 
 
 def test_every_name_that_a_stage_reads_is_a_part_of_the_configuration() -> None:

@@ -18,6 +18,7 @@ from r2v_dist.router.features import FEATURE_NAMES, features, looks_like_an_erro
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import StepContext
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.verifier.base import preferred
 
 MAX_STEPS, BUDGET = 12, 3
 ARM = Arm("random", 0.3, "p", "expert", 0)
@@ -34,7 +35,7 @@ HIDDEN = (
     "final_observation",
 )
 SEEN = ["key", "t", "goal", "observation", "actor", "action", "prompt_tokens", "first_top_logprobs"]
-SEEN += ["candidate_texts", "candidate_ids", "candidate_logprobs"]
+SEEN += ["chosen_index", "candidate_texts", "candidate_ids", "candidate_logprobs"]
 
 words = st.sampled_from(["go east", "take lamp", "open door", "wait", "take key"])
 logprobs = st.floats(-8, 0, width=32)
@@ -74,6 +75,7 @@ def scored_steps(draw: st.DrawFn) -> tuple[list[Step], list[list[float]]]:
             if draw(st.booleans())
             else []
         )
+        texts = [candidate.text for candidate in proposal.candidates] if proposal else []
         steps.append(
             Step(
                 observation=draw(observations),
@@ -88,6 +90,8 @@ def scored_steps(draw: st.DrawFn) -> tuple[list[Step], list[list[float]]]:
                 teacher_tokens=0,
                 prefix=t,
                 drift=False,
+                verifier_scores=tuple(scores[-1]),
+                chosen_index=preferred(texts, scores[-1]) if texts else None,
             )
         )
     return steps, scores
@@ -108,14 +112,8 @@ def episode(steps: list[Step], name: str = "task") -> Episode:
 
 
 def stored(played: list[tuple[list[Step], list[list[float]]]]) -> pa.Table:
-    table = rollout_store.to_table(
+    return rollout_store.to_table(
         [episode(steps, f"task {i}") for i, (steps, _) in enumerate(played)]
-    )
-    column = table.schema.get_field_index("verifier_scores")
-    return table.set_column(
-        column,
-        "verifier_scores",
-        pa.array([row for _, scores in played for row in scores], pa.list_(pa.float32())),
     )
 
 
@@ -131,6 +129,7 @@ def live(steps: list[Step], scores: list[list[float]], name: str, t: int) -> np.
         max_steps=MAX_STEPS,
         budget=BUDGET,
         verifier_scores=tuple(scores[t]),
+        chosen_index=steps[t].chosen_index or 0,
         verifier_bests=tuple(max(one, default=math.nan) for one in scores[:t]),
     )
     row: np.ndarray = features(StepBatch.of_step(steps[t].proposal or Answer((), "p"), context))[0]
@@ -204,6 +203,7 @@ def test_only_what_an_agent_sees_is_read() -> None:
         0,
         0,
         False,
+        chosen_index=0,
     )
     table = rollout_store.to_table([episode([step, step])])
     assert not set(SEEN) & set(HIDDEN)

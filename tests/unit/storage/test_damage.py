@@ -164,7 +164,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     table = feather.read_table(path).replace_schema_metadata({"r2v_schema_version": "1"})
     feather.write_feather(table, path)
     with pytest.raises(
-        UsageError, match=r"000000\.arrow: r2v_schema_version = 1, this program reads 2"
+        UsageError, match=r"000000\.arrow: r2v_schema_version = 1, this program reads 3"
     ):
         rollout_store.read(tmp_path)
 

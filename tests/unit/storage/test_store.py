@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.feather as feather
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,6 +43,8 @@ def episode(name: str, steps: int = 3, z: int | None = 7, success: bool = True) 
             t,
             2**40 + t,
             False,
+            verifier_scores=(0.5, 0.25, 0.75)[: t + 1] if proposal else (),
+            chosen_index=t if proposal else None,
         )
 
     reason = StopReason.WON if success else StopReason.STEP_LIMIT
@@ -82,11 +85,35 @@ def test_round_trip_and_schema(tmp_path: Path) -> None:
     assert rollout_store.outcomes(table).num_rows == 2
 
 
+def without_chosen_index(folder: Path) -> pa.Table:
+    """Rewrite the first shard as version 2 of the schema had it; its rows as they are now."""
+    path = rollout_store.shards(folder)[0]
+    table = rollout_store.read_shard(path)
+    old = table.drop_columns(["chosen_index"])
+    feather.write_feather(old.replace_schema_metadata({"r2v_schema_version": "2"}), path)
+    return table
+
+
+def test_a_shard_from_before_the_chosen_index_reads_as_one_of_today(tmp_path: Path) -> None:
+    rollout_store.commit(tmp_path, 0, [episode("a"), episode("b", 0, None, False)])
+    rollout_store.commit(tmp_path, 1, [episode("c")])
+    today = rollout_store.read(tmp_path)
+    assert today["chosen_index"].to_pylist() == [0, None, 2, None, 0, None, 2]
+    shard = without_chosen_index(tmp_path)
+    path = rollout_store.shards(tmp_path)[0]
+    assert "chosen_index" not in feather.read_table(path).column_names
+    assert rollout_store.read_shard(path).equals(shard, check_metadata=True)
+    assert rollout_store.read(tmp_path).equals(today)
+    for columns in (["chosen_index"], ["t", "chosen_index", "key"], ["key", "t"]):
+        some = rollout_store.read(tmp_path, columns)
+        assert some.equals(today.select(columns)), columns
+
+
 def test_readable_without_this_project(tmp_path: Path) -> None:
     path = rollout_store.commit(tmp_path, 0, [episode("a")])
     frame = pd.read_feather(path)
     assert frame["success"].tolist() == [True] * 3
-    assert pa.ipc.open_file(path).schema.metadata[b"r2v_schema_version"] == b"2"
+    assert pa.ipc.open_file(path).schema.metadata[b"r2v_schema_version"] == b"3"
 
 
 @given(st.permutations(range(5)))
