@@ -23,14 +23,12 @@ _VERDICT = "verdict.json"
 _SECTIONS = {"verifier": "verifier.training"}
 """Of the configuration, where a learner has another name."""
 
-Loop = Callable[[dict[str, Any]], None]
+Loop = Callable[[], None]
+"""What a rank runs; it travels to the rank's process."""
 
 
-def run_ranks(
-    loop: Loop, arguments: dict[str, Any], deepspeed: DeepSpeedConfig, name: str, storage: Path
-) -> None:
-    """Run `loop(arguments)` on every rank; a rank that dies is started again from its last
-    checkpoint.
+def run_ranks(loop: Loop, deepspeed: DeepSpeedConfig, name: str, storage: Path) -> None:
+    """Run `loop` on every rank; a rank that dies is started again from its last checkpoint.
 
     Raises UsageError where the cluster is too small for the ranks, and what a rank says is wrong
     with its input at once, without another try. Raises RuntimeFailure with the first cause when the
@@ -41,7 +39,7 @@ def run_ranks(
     use_gpu = require_room(name, deepspeed.ranks, ray.cluster_resources())
     verdict = storage.resolve() / _VERDICT
     verdict.unlink(missing_ok=True)
-    trainer = _trainer(loop, arguments, deepspeed, name, verdict, use_gpu)
+    trainer = _trainer(loop, deepspeed, name, verdict, use_gpu)
     ended: Future[None] = Future()
 
     def fit() -> None:
@@ -81,7 +79,6 @@ def require_room(name: str, ranks: int, there: dict[str, float]) -> bool:
 
 def _trainer(
     loop: Loop,
-    arguments: dict[str, Any],
     deepspeed: DeepSpeedConfig,
     name: str,
     verdict: Path,
@@ -101,7 +98,7 @@ def _trainer(
     }
     return TorchTrainer(
         _rank,
-        train_loop_config={"loop": loop, "arguments": arguments, "verdict": str(verdict)},
+        train_loop_config={"loop": loop, "verdict": str(verdict)},
         scaling_config=ScalingConfig(
             num_workers=deepspeed.ranks,
             use_gpu=use_gpu,
@@ -121,7 +118,7 @@ def _rank(config: dict[str, Any]) -> None:
     left for the driver to read.
     """
     try:
-        config["loop"](config["arguments"])
+        config["loop"]()
     except (UsageError, RuntimeFailure) as error:
         verdict = {"usage": isinstance(error, UsageError), "message": str(error)}
         write_atomically(Path(config["verdict"]), json.dumps(verdict))

@@ -11,16 +11,16 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from learners.common.ray_train import run_ranks
+from learners.common.jobs import LearnerJob, run_jobs
 from r2v_dist import files
 from r2v_dist.config.learners import ConstraintStatus
 from r2v_dist.config.router import RouterConfig
-from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError
+from r2v_dist.errors import DamagedFile, UsageError
 from r2v_dist.evaluation.handover import (
     LatchedEpisodes,
     LatchedPoint,
@@ -46,15 +46,15 @@ _RESULT = "training.json"
 _FOLDS = 5
 
 
-@dataclass(frozen=True)
-class RouterJob:
-    """Which labels, and where the router goes; `stage` keeps metrics and checkpoints."""
+@dataclass(frozen=True, kw_only=True)
+class RouterJob(LearnerJob):
+    """Which labels to learn from. The jobs of several routers may share their stage."""
+
+    learner: ClassVar[str] = "router"
+    proof: ClassVar[str] = _RESULT
 
     train: Path
     validation: Path
-    output: Path
-    stage: Path
-    seed: int
     config: RouterConfig
 
     def resolved(self) -> "RouterJob":
@@ -106,13 +106,7 @@ def train_routers(jobs: Sequence[RouterJob]) -> list[RouterResult]:
     for job in jobs:
         check_labels(job)
     if any(not (job.output / _RESULT).is_file() for job in jobs):
-        run_ranks(
-            _train_rank,
-            {"jobs": jobs},
-            jobs[0].config.deepspeed,
-            "router",
-            jobs[0].stage / "ray_train",
-        )
+        run_jobs(jobs, train_on_rank)
     return [_read_result(job.output) for job in jobs]
 
 
@@ -171,11 +165,6 @@ def check_labels(job: RouterJob) -> None:
                 f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = "
                 f"{job.config.deepspeed.ranks}; use fewer ranks"
             )
-
-
-def _train_rank(arguments: dict[str, Any]) -> None:
-    """What every rank runs under Ray Train."""
-    train_on_rank(arguments["jobs"])
 
 
 def train_on_rank(jobs: Sequence[RouterJob]) -> None:
@@ -372,8 +361,6 @@ def _publish(
 
 
 def _read_result(output: Path) -> RouterResult:
-    if not (output / _RESULT).is_file():
-        raise RuntimeFailure(f"the router learner ended without a router in {output}")
     values = files.read_json_object(output / _RESULT)
     try:
         return RouterResult(

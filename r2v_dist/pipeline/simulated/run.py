@@ -72,12 +72,12 @@ def job_of(config: SimulatedConfig, name: str, mean_bound: float) -> RouterJob:
     if router.ablation == "no_cvar":
         router = router.model_copy(update={"epsilon": mean_bound})
     return RouterJob(
-        train,
-        validation,
-        folder / "checkpoints" / name,
-        folder / "stages" / "router",
-        config.seed,
-        router,
+        train=train,
+        validation=validation,
+        output=folder / "checkpoints" / name,
+        stage=folder / "stages" / "router",
+        seed=config.seed,
+        config=router,
     )
 
 

@@ -126,7 +126,14 @@ def _job(
     from learners.router.train import RouterJob, variant_of
 
     train, validation = (folder / f"{split}.arrow" for split in SPLITS)
-    return RouterJob(train, validation, root / name, folder, context.seed, variant_of(config, name))
+    return RouterJob(
+        train=train,
+        validation=validation,
+        output=root / name,
+        stage=folder,
+        seed=context.seed,
+        config=variant_of(config, name),
+    )
 
 
 def _query_router(context: Context) -> RouterModel:
