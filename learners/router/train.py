@@ -95,33 +95,30 @@ def variant_of(config: RouterConfig, name: str) -> RouterConfig:
     return config.model_copy(update=changes.get(suffix, {"ablation": suffix or "none"}))
 
 
-def train_routers(jobs: Sequence[RouterJob]) -> list[RouterResult]:
+def train_routers(jobs: Sequence[RouterJob], here: bool = False) -> list[RouterResult]:
     """Train routers one after the other on the same ranks: the start of the ranks is paid once.
     Complete ones are not trained again.
 
-    All jobs share `config.deepspeed` (that of the first is used). Raises UsageError for labels that
-    cannot train a router, before any rank is started.
+    All jobs share `config.deepspeed` (that of the first is used). `here`: one rank that is this
+    process and knows no Ray; its routers are those of one rank under Ray Train, bit for bit. Raises
+    UsageError for labels that cannot train a router, before any rank is started.
     """
     jobs = [job.resolved() for job in jobs]
     for job in jobs:
         check_labels(job)
-    if any(not (job.output / _RESULT).is_file() for job in jobs):
+    incomplete = any(not (job.output / _RESULT).is_file() for job in jobs)
+    if incomplete and here:
+        _train_here(jobs)
+    elif incomplete:
         run_jobs(jobs, train_on_rank)
     return [_read_result(job.output) for job in jobs]
 
 
-def train_routers_here(jobs: Sequence[RouterJob]) -> list[RouterResult]:
-    """As `train_routers`, by one rank that is this process: seconds faster to start, for labels
-    that need no more than one.
-    """
+def _train_here(jobs: Sequence[RouterJob]) -> None:
     from learners.router.engine import be_the_only_rank
 
-    jobs = [job.resolved() for job in jobs]
-    for job in jobs:
-        check_labels(job)
     be_the_only_rank(jobs[0].config.deepspeed.threads_per_rank)
     train_on_rank(jobs)
-    return [_read_result(job.output) for job in jobs]
 
 
 def check_labels(job: RouterJob) -> None:

@@ -64,7 +64,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for rule in (_roles, _router_labels, _enough_tasks, _room_to_answer, _cores):
+        for rule in (_roles, _router_labels, _enough_tasks, _room_to_answer, _cores, _one_process):
             if problem := rule(self):
                 raise ValueError(problem)
         return self
@@ -201,6 +201,20 @@ def _cores(config: RunConfig) -> str | None:
             if not plain or int(first) > int(last or first):
                 return f"{role}.cpu_cores = {model.cpu_cores}: {part!r} is no core and no range of cores; write for example 0-1,3"
     return None
+
+
+def _one_process(config: RunConfig) -> str | None:
+    """What an inline run cannot do. Without an engine there is no model to train either."""
+    for role, model in (("slm", config.slm), ("teacher", config.teacher)):
+        if config.cluster.executor == "inline" and model.backend == "vllm":
+            return (
+                f"{role}.backend = vllm: an engine is a process of its own, which "
+                f"cluster.executor = inline does not start; set it to simulated or openai, or "
+                f"cluster.executor to ray"
+            )
+    if config.router is None:
+        return None
+    return config.cluster.router_problem(config.router.deepspeed.ranks)
 
 
 def load_config(path: Path, overrides: list[str]) -> RunConfig:

@@ -107,7 +107,8 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
     with context.services.learner_progress(
         context.stage, folder / "metrics.jsonl", config.router.deepspeed.ranks
     ):
-        results = dict(zip(jobs, train_routers(list(jobs.values())), strict=True))
+        trained_routers = train_routers(list(jobs.values()), here=context.services.inline)
+    results = dict(zip(jobs, trained_routers, strict=True))
     paths = {name: str(job.output.relative_to(run.root)) for name, job in jobs.items()}
     if QUERY in variants:
         paths[QUERY] = str((root / QUERY).relative_to(run.root))
