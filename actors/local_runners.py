@@ -1,15 +1,15 @@
 """Env runners of this very process, for a debugger: everything happens in the thread that asks, in
 one event loop that lives as long as the runners.
 
-Ctrl-C is raised where the program is, since the loop is nobody's main program and handles no
-signal.
+Ctrl-C is raised where the program is, because the loop handles no signal.
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from actors.collector import CollectorActor
 from actors.env_runner import EnvRunner, Equipment, RunnerSetup, UnitReport
@@ -18,6 +18,24 @@ from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import StoreFailure, UsageError
 
 UnitTask = asyncio.Task[UnitReport]
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+class SameThread(ThreadPoolExecutor):
+    """Runs at once what is meant for another thread, such as the steps of an environment that waits
+    for a sandbox.
+    """
+
+    def submit(
+        self, fn: Callable[Given, Result], /, *args: Given.args, **kwargs: Given.kwargs
+    ) -> "Future[Result]":
+        future = Future[Result]()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # a boundary: it is raised again where the result is awaited
+            future.set_exception(error)
+        return future
 
 
 class LocalRunners:
@@ -27,6 +45,7 @@ class LocalRunners:
         self.members = [EnvRunner(setup, None, None) for _ in range(count)]
         self._collector = CollectorActor()
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(SameThread())
         self._tasks: set[UnitTask] = set()
 
     def __enter__(self) -> "LocalRunners":

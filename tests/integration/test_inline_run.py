@@ -98,7 +98,7 @@ def test_a_judge_is_asked_over_http_in_the_same_thread(tmp_path: Path) -> None:
                 "configs/textworld_simulated.yaml",
                 "cluster={executor: inline, memory_gib: 0.5}",
                 "router=null",
-                "env.splits={train: 1, validation: 1, calibration: 0, test: 1}",
+                "env.splits={train: 1, validation: 1, calibration: 0, test: 2}",
                 "perturb={test_seeds: 10, validation_seeds: 10, train_seeds: 10}",
                 "evaluate={rates: [0.3], routers: [verifier]}",
                 f"verifier={{kind: judge, judge: {judge}}}",

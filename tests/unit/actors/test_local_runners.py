@@ -15,6 +15,7 @@ import pytest
 from actors.dispatcher import Totals, remaining, roll_out
 from actors.env_runner import EnvRunner, RunnerSetup, UnitReport
 from actors.local_runners import LocalRunners
+from r2v_dist.agent.tree import TreeEnv
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
@@ -64,7 +65,12 @@ def test_everything_happens_in_the_thread_that_asks(
         met.add((os.getpid(), threading.current_thread()))
         commit(*arguments)  # type: ignore[arg-type]
 
+    async def waits(world: TreeEnv, action: str) -> object:
+        met.add(await asyncio.to_thread(lambda: (os.getpid(), threading.current_thread())))
+        return world.step(action)
+
     monkeypatch.setattr(rollout_store, "commit", watched)
+    monkeypatch.setattr(TreeEnv, "astep", waits)
     play(runners, units(tasks, 1), tmp_path)
     assert met == {(os.getpid(), threading.current_thread())}
 
@@ -149,7 +155,10 @@ def test_what_is_interrupted_goes_on_no_more_and_says_nothing(
         raise AssertionError
 
     monkeypatch.setattr(EnvRunner, "run", interrupted)
+    # A shell that starts tests in the background has Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), LocalRunners(SETUP, 1) as runners:
         play(runners, units(tasks, 1), tmp_path)
+    signal.signal(signal.SIGINT, before)
     assert set(ended) >= {task.id for task in tasks[:-1]}
     assert capfd.readouterr().err == ""
