@@ -100,8 +100,7 @@ def train_routers(jobs: Sequence[RouterJob], here: bool = False) -> list[RouterR
     Complete ones are not trained again.
 
     All jobs share `config.deepspeed` (that of the first is used). `here`: one rank that is this
-    process and knows no Ray; its routers are those of one rank under Ray Train, bit for bit. Raises
-    UsageError for labels that cannot train a router, before any rank is started.
+    process and knows no Ray, for labels that need no more than one. Raises UsageError for labels that cannot train a router, before any rank is started.
     """
     jobs = [job.resolved() for job in jobs]
     for job in jobs:
