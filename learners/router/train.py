@@ -100,7 +100,8 @@ def train_routers(jobs: Sequence[RouterJob], here: bool = False) -> list[RouterR
     Complete ones are not trained again.
 
     All jobs share `config.deepspeed` (that of the first is used). `here`: one rank that is this
-    process and knows no Ray, for labels that need no more than one. Raises UsageError for labels that cannot train a router, before any rank is started.
+    process and knows no Ray, for labels that need no more than one. Raises UsageError for labels
+    that cannot train a router, before any rank is started.
     """
     jobs = [job.resolved() for job in jobs]
     for job in jobs:
