@@ -1,12 +1,13 @@
-"""The first cause of a Ray error, in one line without colour codes."""
+"""The first cause of a Ray error, in one line without colour codes, and as an error of ours."""
 
 import re
 from collections.abc import Iterator
 from typing import TypeVar
 
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from r2v_dist.errors import UsageError
+from actors.runners import CollectorLost, RunnerDied, UnitFailed
+from r2v_dist.errors import RuntimeFailure, StoreFailure, UsageError
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -48,6 +49,24 @@ def usage_error(error: BaseException) -> UsageError | None:
         )
         return UsageError(message) if refused else None
     return None
+
+
+def died(error: RayError) -> bool:
+    """Whether an actor's process is gone; an error that an actor raised leaves it alive."""
+    return isinstance(error, RayActorError) and not isinstance(error, RayTaskError)
+
+
+def unit_failure(error: RayError) -> UsageError | RuntimeFailure:
+    """What came of a unit, as `actors.runners` names it."""
+    if (full := cause_of(error, StoreFailure)) is not None:
+        return full
+    if (refused := usage_error(error)) is not None:
+        return refused
+    if isinstance(lost := innermost(error), CollectorLost):
+        return CollectorLost(str(lost))
+    if isinstance(error, RayActorError) and died(error):
+        return RunnerDied(first_cause(error), starting=error.actor_init_failed)
+    return UnitFailed(first_cause(error))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -1,8 +1,10 @@
-"""The env runners of a run, the model servers they call, the collector they fill: kept from stage
+"""Env runners as Ray actors, the model servers they call, the collector they fill: kept from stage
 to stage, replaced when they die.
 """
 
 import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -10,16 +12,32 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.collector import CollectorActor
 from actors.env_runner import EnvRunner, Equipment, RunnerSetup
-from actors.ray_errors import first_cause, usage_error
+from actors.ray_errors import cause_of, died, first_cause, unit_failure, usage_error
+from actors.runners import CollectorLost
+from actors.totals import Totals
 from actors.vllm.server_handle import EngineHandle, ModelServer
-from r2v_dist.errors import RuntimeFailure
+from cluster import environment
+from r2v_dist.episodes import Episode, Unit
+from r2v_dist.errors import RuntimeFailure, StoreFailure
 
 EQUIP_DEADLINE_S = 300.0
-RUNNER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_OFFLINE": "1",
-}
+COMMIT_DEADLINE_S = 120.0
+
+
+class CollectorHandle:
+    """Delivers episodes to the collector actor and waits until it has taken them. Picklable."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def __call__(self, episodes: Sequence[Episode]) -> int:
+        try:
+            taken: int = await self._actor.add.remote(episodes)
+        except RayActorError as error:
+            if not died(error):
+                raise
+            raise CollectorLost(first_cause(error)) from None
+        return taken
 
 
 class RunnerGroup:
@@ -42,20 +60,34 @@ class RunnerGroup:
         self._equipment: Equipment | None = None
         self.members: list[Any] = [self._start() for _ in range(count)]
         self._collector: Any = None
+        self._folder = Path()
 
-    @property
-    def collector(self) -> Any:
-        """The collector, started when it is first needed."""
+    def open(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
+        """Begin a stage's folder; starts the collector where there is none."""
         if self._collector is None:
             self._collector = ray.remote(CollectorActor).options(num_cpus=0).remote()
-        return self._collector
+        self._folder = folder
+        self._collected(self._collector.open.remote(folder, shard_episodes, shard_seconds))
+
+    def flush(self) -> None:
+        self._collected(self._collector.flush.remote())
+
+    def start(self, runner: Any, unit: Unit) -> Any:
+        return runner.run.remote(unit, CollectorHandle(self._collector))
+
+    def finished(self, under_way: Collection[Any], timeout_s: float) -> Sequence[Any]:
+        ready, _ = ray.wait(list(under_way), timeout=timeout_s)
+        return list(ready)
+
+    def report(self, under_way: Any) -> Totals:
+        try:
+            report: Totals = ray.get(under_way)
+        except RayError as error:
+            raise unit_failure(error) from None
+        return report
 
     def equip(self, equipment: Equipment) -> None:
-        """Hand every runner, and every later one, what has been trained since they started. One
-        that died meanwhile is replaced.
-
-        Raises UsageError for what a runner refuses, RuntimeFailure for one that cannot take it.
-        """
+        """Hand it to every runner; one that died meanwhile is replaced."""
         self._equipment = equipment
         deadline = time.monotonic() + EQUIP_DEADLINE_S
         asked = [(runner, runner.equip.remote(equipment)) for runner in self.members]
@@ -84,11 +116,6 @@ class RunnerGroup:
         ray.kill(runner)
         self.members[self.members.index(runner)] = self._start()
 
-    def renew(self) -> None:
-        """New runners in place of all: these hold handles of an engine that is no more."""
-        for runner in list(self.members):
-            self.replace(runner)
-
     def drop_collector(self) -> None:
         """End the collector; what is still delivered to it goes nowhere."""
         if self._collector is not None:
@@ -101,6 +128,16 @@ class RunnerGroup:
         for runner in self.members:
             ray.kill(runner)
 
+    def _collected(self, answer: Any) -> None:
+        """Wait for the collector's answer."""
+        try:
+            ray.get(answer, timeout=COMMIT_DEADLINE_S)
+        except RayError as error:
+            problem = f"the collector of {self._folder} failed: {first_cause(error)}"
+            kind = CollectorLost if died(error) else RuntimeFailure
+            refused = cause_of(error, StoreFailure) or usage_error(error)
+            raise refused or kind(problem) from None
+
     def _start(self) -> Any:
         slm = EngineHandle(self._slm.actor) if self._slm else None
         teacher = EngineHandle(self._teacher.actor) if self._teacher else None
@@ -109,7 +146,7 @@ class RunnerGroup:
         options = {
             "max_concurrency": self._in_flight + 1,
             "scheduling_strategy": "SPREAD",
-            "runtime_env": {"env_vars": RUNNER_ENVIRONMENT},
+            "runtime_env": {"env_vars": environment.RUNNER},
         }
         return (
             ray.remote(EnvRunner)

@@ -86,7 +86,17 @@ def compare_cloning(folder: Path, steps: int, repeats: int) -> None:
         write_settings(folder / name, config, **more)
 
     def train(stage: Path, how: BCConfig = config) -> None:
-        clone_behaviour(BCJob(folder / "rollouts", str(MODEL), "", stage / "model", stage, 0, how))
+        clone_behaviour(
+            BCJob(
+                rollouts=folder / "rollouts",
+                model=str(MODEL),
+                system_prompt="",
+                output=stage / "model",
+                stage=stage,
+                seed=0,
+                config=how,
+            )
+        )
 
     tokens = sum(map(len, dataset["input_ids"])) / len(dataset) * 16
     train(
@@ -123,7 +133,15 @@ def compare_preferences(folder: Path, steps: int, repeats: int) -> None:
 
     def learn(stage: Path, objective: DPOConfig = config) -> None:
         learn_preferences(
-            DPOJob(folder / "pairs.arrow", str(MODEL), "", stage / "model", stage, 0, objective)
+            DPOJob(
+                pairs=folder / "pairs.arrow",
+                model=str(MODEL),
+                system_prompt="",
+                output=stage / "model",
+                stage=stage,
+                seed=0,
+                config=objective,
+            )
         )
 
     prompt_tokens = sum(map(len, dataset["prompt_ids"]))

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.vllm.engine import CPU_ENVIRONMENT, ENGINE_ENVIRONMENT, engine_arguments, engine_place
+from actors.vllm.engine import engine_arguments, engine_place
+from cluster.environment import of_engine
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 
@@ -28,8 +29,8 @@ class OfflineEngine:
     def __init__(self, path: Path, config: ModelConfig) -> None:
         import torch
 
-        on_cpu = {} if torch.cuda.is_available() else CPU_ENVIRONMENT
-        environment = {**os.environ, **ENGINE_ENVIRONMENT, **on_cpu, "HF_HUB_OFFLINE": "1"}
+        variables = of_engine(torch.cuda.is_available())
+        environment = {**os.environ, **variables, "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.offline"]
         self._process = subprocess.Popen(
             command,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from actors.dispatcher import Totals
+from actors.totals import Totals
 from benchmarks.finished_run import complete_stages
 from benchmarks.harness import Mismatch, publish
 from r2v_dist.episodes import Arm

@@ -54,6 +54,20 @@ def interrupt_on_sigterm() -> None:
 
 
 @contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM is as good as Ctrl-C while the block runs: both raise KeyboardInterrupt, and nothing
+    ends the process by force. For runs in one process, whose debugger takes Ctrl-C to itself.
+    """
+    old = signal.getsignal(signal.SIGTERM)
+    interrupt_on_sigterm()
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, old)
+
+
+@contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Signals change nothing in the course of the block: it ends what was started, and the guard
     still watches.

@@ -20,23 +20,11 @@ from typing import Any
 
 import psutil
 
+from cluster import environment
 from cluster.guard import end_at_once, end_children, guarded, interrupt_on_sigterm, undisturbed
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError, warn
 
-DRIVER_ENVIRONMENT = {
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_raylet_start_wait_time_s": "120",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 START_DEADLINE_S = 240.0
 """Of one try to start Ray here; on a busy machine Ray's own limit of 30 s is too short."""
 START_TRIES = 4
@@ -65,7 +53,7 @@ def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
     if problem := path_problem():
         raise UsageError(problem)
     logs.mkdir(parents=True, exist_ok=True)
-    for name, value in DRIVER_ENVIRONMENT.items():
+    for name, value in environment.DRIVER.items():
         os.environ.setdefault(name, value)
     with guarded(), _own_log(logs / "ray.log"):
         import ray

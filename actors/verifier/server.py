@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.batching import Arrivals, Batcher, all_at_once
+from cluster import environment, resources
 from learners.common.packing import AnswerRow
 from r2v_dist.config.verifier import VerifierConfig
 
@@ -61,18 +62,12 @@ def start_verifier(path: str, version: str, config: VerifierConfig) -> Any:
     """
     import ray
 
-    gpus = config.gpu_memory_utilization if ray.cluster_resources().get("GPU", 0) > 0 else 0
-    environment = {
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "OMP_NUM_THREADS": str(config.threads),
-    }
     options = {
         "num_cpus": 0,
-        "num_gpus": gpus,
+        "num_gpus": resources.gpu_share(config.gpu_memory_utilization),
         "max_concurrency": 1024,
         "max_restarts": 3,
-        "runtime_env": {"env_vars": environment},
+        "runtime_env": {"env_vars": environment.of_scorer(config.threads)},
     }
     return (
         ray.remote(VerifierServer).options(**options).remote(os.path.abspath(path), version, config)

@@ -19,21 +19,6 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import TOP_LOGPROBS, TopTokens
 
-ENGINE_ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CONFIGURE_LOGGING": "0",
-    "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
-"""What the engine's process must find in its environment before vLLM is imported."""
-
-CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
-"""And where it gets no GPU: compiling takes longer than it saves there. On a GPU vLLM does not
-start without the compiler.
-"""
-
 
 @dataclass(frozen=True)
 class EngineRequest:

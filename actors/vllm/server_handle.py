@@ -9,13 +9,8 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from actors.ray_errors import first_cause, usage_error
-from actors.vllm.engine import (
-    CPU_ENVIRONMENT,
-    ENGINE_ENVIRONMENT,
-    Arrived,
-    EngineRequest,
-    VllmServer,
-)
+from actors.vllm.engine import Arrived, EngineRequest, VllmServer
+from cluster import environment, resources
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.storage.checkpoints import Checkpoint
@@ -44,15 +39,14 @@ class ModelServer:
 
     def start(self) -> None:
         """Start the engine's process without waiting for it."""
-        gpus = self._config.gpus if ray.cluster_resources().get("GPU", 0) > 0 else 0
-        environment = {**ENGINE_ENVIRONMENT, **({} if gpus else CPU_ENVIRONMENT)}
+        gpus = resources.gpu_share(self._config.gpus)
         self.actor: Any = (
             ray.remote(VllmServer)
             .options(
                 num_cpus=0,
                 num_gpus=gpus,
                 max_concurrency=1024,
-                runtime_env={"env_vars": environment},
+                runtime_env={"env_vars": environment.of_engine(gpus > 0)},
             )
             # An engine measures how much of its GPU is free; what starts beside it meanwhile would
             # mislead both.

@@ -6,11 +6,9 @@ checkpoint, a plain Hugging Face directory. Episodes are read in the order of th
 result does not depend on who finished first; training resumes from its last complete checkpoint.
 """
 
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from learners.common.hf_trainer import (
     lora_adapter,
@@ -20,7 +18,7 @@ from learners.common.hf_trainer import (
     train,
     trainer_arguments,
 )
-from learners.common.ray_train import run_ranks
+from learners.common.jobs import ModelJob, run_job
 from learners.common.sequences import IGNORED, episode_sequence
 from r2v_dist.chat import ChatFormat, Turn, opening_message
 from r2v_dist.config.learners import BCConfig
@@ -28,27 +26,20 @@ from r2v_dist.errors import RuntimeFailure
 from r2v_dist.storage import rollouts as rollout_store
 
 
-@dataclass(frozen=True)
-class BCJob:
-    """What to learn from what; `model` is the checkpoint to start from."""
+@dataclass(frozen=True, kw_only=True)
+class BCJob(ModelJob):
+    """What to clone: the successful teacher episodes in `rollouts`."""
+
+    learner: ClassVar[str] = "bc"
+    proof: ClassVar[str] = "config.json"
 
     rollouts: Path
-    model: str
-    system_prompt: str
-    output: Path
-    stage: Path
-    seed: int
     config: BCConfig
-    template_settings: Mapping[str, Any] = field(default_factory=dict)
-    """Variables of the chat template."""
 
 
 def clone_behaviour(job: BCJob) -> None:
     """Train and publish `job.output`; returns when the checkpoint is complete."""
-    run_ranks(_train_rank, {"job": job}, job.config.deepspeed, "bc", job.stage / "ray_train")
-    if not (job.output / "config.json").is_file():
-        raise RuntimeFailure(f"behaviour cloning ended without a checkpoint in {job.output}")
-    shutil.rmtree(job.stage / "checkpoints", ignore_errors=True)
+    run_job(job, _train_rank)
 
 
 def build_dataset(rollouts: Path, chat: ChatFormat, max_length: int) -> Any:
@@ -73,7 +64,7 @@ def build_dataset(rollouts: Path, chat: ChatFormat, max_length: int) -> Any:
     return Dataset.from_dict(rows)
 
 
-def _train_rank(arguments: dict[str, Any]) -> None:
+def _train_rank(job: BCJob) -> None:
     """What every rank runs."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -81,7 +72,6 @@ def _train_rank(arguments: dict[str, Any]) -> None:
 
     from learners.behaviour_cloning.trainer import CloningTrainer
 
-    job: BCJob = arguments["job"]
     config = job.config
     training = SFTConfig(
         max_length=None,

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from cluster import environment, resources
 from r2v_dist.config.learners import DeepSpeedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.files import write_atomically
@@ -20,28 +21,22 @@ from r2v_dist.files import write_atomically
 STARTS = 2
 """Tries to find room for the ranks; cluster.session says how long one takes."""
 _VERDICT = "verdict.json"
-_SECTIONS = {"verifier": "verifier.training"}
-"""Of the configuration, where a learner has another name."""
 
-Loop = Callable[[dict[str, Any]], None]
+Loop = Callable[[], None]
+"""What a rank runs; it travels to the rank's process."""
 
 
-def run_ranks(
-    loop: Loop, arguments: dict[str, Any], deepspeed: DeepSpeedConfig, name: str, storage: Path
-) -> None:
-    """Run `loop(arguments)` on every rank; a rank that dies is started again from its last
-    checkpoint.
+def run_ranks(loop: Loop, deepspeed: DeepSpeedConfig, name: str, storage: Path) -> None:
+    """Run `loop` on every rank; a rank that dies is started again from its last checkpoint.
 
     Raises UsageError where the cluster is too small for the ranks, and what a rank says is wrong
     with its input at once, without another try. Raises RuntimeFailure with the first cause when the
     ranks cannot be kept alive.
     """
-    import ray
-
-    use_gpu = require_room(name, deepspeed.ranks, ray.cluster_resources())
+    use_gpu = resources.require_ranks(name, deepspeed.ranks, resources.everything())
     verdict = storage.resolve() / _VERDICT
     verdict.unlink(missing_ok=True)
-    trainer = _trainer(loop, arguments, deepspeed, name, verdict, use_gpu)
+    trainer = _trainer(loop, deepspeed, name, verdict, use_gpu)
     ended: Future[None] = Future()
 
     def fit() -> None:
@@ -63,25 +58,8 @@ def run_ranks(
         raise RuntimeFailure(f"learner {name}: {_innermost(error)}") from None
 
 
-def require_room(name: str, ranks: int, there: dict[str, float]) -> bool:
-    """Whether the ranks take GPUs. Raises UsageError where the cluster could never place them: they
-    would wait for ever.
-    """
-    if there.get("GPU", 0) >= ranks:
-        return True
-    cores = there.get("CPU", 0)
-    if cores < ranks:
-        raise UsageError(
-            f"{_SECTIONS.get(name, name)}.deepspeed.ranks = {ranks}: the cluster has {cores:g} "
-            f"CPU cores and every rank takes one; "
-            "lower the key, raise cluster.num_cpus where it is set, or add nodes"
-        )
-    return False
-
-
 def _trainer(
     loop: Loop,
-    arguments: dict[str, Any],
     deepspeed: DeepSpeedConfig,
     name: str,
     verdict: Path,
@@ -90,18 +68,10 @@ def _trainer(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    environment = {
-        "OMP_NUM_THREADS": str(deepspeed.threads_per_rank),
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        # In bfloat16, cuDNN's attention builds a plan for every new shape of a batch: most of a
-        # step, where lengths vary.
-        "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
-        **({} if use_gpu else {"DS_ACCELERATOR": "cpu"}),
-    }
+    variables = environment.of_rank(deepspeed.threads_per_rank, use_gpu)
     return TorchTrainer(
         _rank,
-        train_loop_config={"loop": loop, "arguments": arguments, "verdict": str(verdict)},
+        train_loop_config={"loop": loop, "verdict": str(verdict)},
         scaling_config=ScalingConfig(
             num_workers=deepspeed.ranks,
             use_gpu=use_gpu,
@@ -111,7 +81,7 @@ def _trainer(
             name=name,
             storage_path=str(verdict.parent),
             failure_config=FailureConfig(max_failures=2, controller_failure_limit=STARTS - 1),
-            worker_runtime_env={"env_vars": environment},
+            worker_runtime_env={"env_vars": variables},
         ),
     )
 
@@ -121,7 +91,7 @@ def _rank(config: dict[str, Any]) -> None:
     left for the driver to read.
     """
     try:
-        config["loop"](config["arguments"])
+        config["loop"]()
     except (UsageError, RuntimeFailure) as error:
         verdict = {"usage": isinstance(error, UsageError), "message": str(error)}
         write_atomically(Path(config["verdict"]), json.dumps(verdict))

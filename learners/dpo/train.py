@@ -8,10 +8,9 @@ is left out and counted.
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -23,7 +22,7 @@ from learners.common.hf_trainer import (
     train,
     trainer_arguments,
 )
-from learners.common.ray_train import run_ranks
+from learners.common.jobs import ModelJob, run_job
 from learners.dpo import pairs as preference_pairs
 from learners.dpo.pairs import Pair
 from r2v_dist import files
@@ -32,24 +31,17 @@ from r2v_dist.config.learners import DPOConfig
 from r2v_dist.errors import RuntimeFailure
 
 
-@dataclass(frozen=True)
-class DPOJob:
-    """What to learn from what. `pairs` is a file of `learners.dpo.pairs`; `model` is the start and
-    the reference.
-
-    `stage` is the scratch folder of this job alone: a job that is started again goes on with what
-    it finds there.
+@dataclass(frozen=True, kw_only=True)
+class DPOJob(ModelJob):
+    """What to prefer. `pairs` is a file of `learners.dpo.pairs`; `model` is the start and the
+    reference.
     """
 
+    learner: ClassVar[str] = "dpo"
+    proof: ClassVar[str] = "config.json"
+
     pairs: Path
-    model: str
-    system_prompt: str
-    output: Path
-    stage: Path
-    seed: int
     config: DPOConfig
-    template_settings: Mapping[str, Any] = field(default_factory=dict)
-    """Variables of the chat template."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +73,7 @@ def learn_preferences(job: DPOJob) -> PairExamples:
         )
         _save(dataset, counts, folder)
     counts = _counts(folder)
-    run_ranks(_train_rank, {"job": job}, job.config.deepspeed, "dpo", job.stage / "ray_train")
-    if not (job.output / "config.json").is_file():
-        raise RuntimeFailure(f"preference learning ended without a checkpoint in {job.output}")
-    shutil.rmtree(job.stage / "checkpoints", ignore_errors=True)
+    run_job(job, _train_rank)
     shutil.rmtree(folder)
     return counts
 
@@ -153,7 +142,7 @@ def _counts(folder: Path) -> PairExamples:
     return PairExamples(**files.read_json_object(folder / "counts.json"))
 
 
-def _train_rank(arguments: dict[str, Any]) -> None:
+def _train_rank(job: DPOJob) -> None:
     """What every rank runs."""
     import datasets
     import torch
@@ -164,7 +153,6 @@ def _train_rank(arguments: dict[str, Any]) -> None:
     from learners.dpo.collator import PairCollator
     from learners.dpo.trainer import MEASURES, PreferenceTrainer
 
-    job: DPOJob = arguments["job"]
     config = job.config
     datasets.disable_progress_bars()
     training = TrlArguments(

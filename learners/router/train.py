@@ -11,18 +11,18 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from learners.common.ray_train import run_ranks
+from learners.common.jobs import LearnerJob, run_jobs
 from learners.router.calibrate import calibrate
 from learners.router.duality import Duality
 from r2v_dist import files
 from r2v_dist.config.learners import ConstraintStatus
 from r2v_dist.config.router import RouterConfig
-from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError
+from r2v_dist.errors import DamagedFile, UsageError
 from r2v_dist.evaluation.handover import (
     LatchedEpisodes,
     LatchedPoint,
@@ -54,15 +54,15 @@ MIN_SEEDS = 10
 _RESULT = "training.json"
 
 
-@dataclass(frozen=True)
-class RouterJob:
-    """Which labels, and where the router goes; `stage` keeps the metrics."""
+@dataclass(frozen=True, kw_only=True)
+class RouterJob(LearnerJob):
+    """Which labels to learn from. The jobs of several routers may share their stage."""
+
+    learner: ClassVar[str] = "router"
+    proof: ClassVar[str] = _RESULT
 
     train: Path
     validation: Path
-    output: Path
-    stage: Path
-    seed: int
     config: RouterConfig
 
     def resolved(self) -> "RouterJob":
@@ -103,39 +103,30 @@ def variant_of(config: RouterConfig, name: str) -> RouterConfig:
     return config.model_copy(update=changes.get(suffix, {"ablation": suffix or "none"}))
 
 
-def train_routers(jobs: Sequence[RouterJob]) -> list[RouterResult]:
+def train_routers(jobs: Sequence[RouterJob], here: bool = False) -> list[RouterResult]:
     """Train routers one after the other on the same ranks: the start of the ranks is paid once.
     Complete ones are not trained again.
 
-    All jobs share `config.deepspeed` (that of the first is used). Raises UsageError for labels that
-    cannot train a router, before any rank is started.
+    All jobs share `config.deepspeed` (that of the first is used). `here`: one rank that is this
+    process and knows no Ray, for labels that need no more than one. Raises UsageError for labels
+    that cannot train a router, before any rank is started.
     """
     jobs = [job.resolved() for job in jobs]
     for job in jobs:
         check_labels(job)
-    if any(not (job.output / _RESULT).is_file() for job in jobs):
-        run_ranks(
-            _train_rank,
-            {"jobs": jobs},
-            jobs[0].config.deepspeed,
-            "router",
-            jobs[0].stage / "ray_train",
-        )
+    incomplete = any(not (job.output / _RESULT).is_file() for job in jobs)
+    if incomplete and here:
+        _train_here(jobs)
+    elif incomplete:
+        run_jobs(jobs, train_on_rank)
     return [_read_result(job.output) for job in jobs]
 
 
-def train_routers_here(jobs: Sequence[RouterJob]) -> list[RouterResult]:
-    """As `train_routers`, by one rank that is this process: seconds faster to start, for labels
-    that need no more than one.
-    """
+def _train_here(jobs: Sequence[RouterJob]) -> None:
     from learners.router.engine import be_the_only_rank
 
-    jobs = [job.resolved() for job in jobs]
-    for job in jobs:
-        check_labels(job)
     be_the_only_rank(jobs[0].config.deepspeed.threads_per_rank)
     train_on_rank(jobs)
-    return [_read_result(job.output) for job in jobs]
 
 
 def check_labels(job: RouterJob) -> None:
@@ -179,11 +170,6 @@ def _check_table(split: str, path: Path, config: RouterConfig) -> bool:
             f"{config.deepspeed.ranks}; use fewer ranks"
         )
     return told
-
-
-def _train_rank(arguments: dict[str, Any]) -> None:
-    """What every rank runs under Ray Train."""
-    train_on_rank(arguments["jobs"])
 
 
 def train_on_rank(jobs: Sequence[RouterJob]) -> None:
@@ -362,8 +348,6 @@ def _publish(
 
 
 def _read_result(output: Path) -> RouterResult:
-    if not (output / _RESULT).is_file():
-        raise RuntimeFailure(f"the router learner ended without a router in {output}")
     values = files.read_json_object(output / _RESULT)
     try:
         return RouterResult(

@@ -7,19 +7,18 @@ candidate, as the deployed agent has them.
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from learners.common.hf_trainer import lora_adapter, publish, recorder, train, trainer_arguments
+from learners.common.jobs import ModelJob, run_job
 from learners.common.packing import AnswerRow
-from learners.common.ray_train import run_ranks
 from r2v_dist import files
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config.verifier import VerifierTrainingConfig
@@ -29,26 +28,21 @@ from r2v_dist.labels.branch_values import BranchValue
 from r2v_dist.router.isotonic import fit_isotonic
 from r2v_dist.verifier.metrics import VerifierMetrics, verifier_curves, verifier_metrics
 
+_RESULT = "verifier.json"
 
-@dataclass(frozen=True)
-class VerifierJob:
-    """What to learn from what. `values` and `validation` are branch-value files; `model` is the
-    backbone, with its tokenizer.
 
-    `stage` is the scratch folder of this job alone: a job that is started again goes on with what
-    it finds there.
+@dataclass(frozen=True, kw_only=True)
+class VerifierJob(ModelJob):
+    """What to learn V from. `values` and `validation` are branch-value files; `model` is the
+    backbone.
     """
+
+    learner: ClassVar[str] = "verifier"
+    proof: ClassVar[str] = _RESULT
 
     values: Path
     validation: Path
-    model: str
-    system_prompt: str
-    output: Path
-    stage: Path
-    seed: int
     config: VerifierTrainingConfig
-    template_settings: Mapping[str, Any] = field(default_factory=dict)
-    """Variables of the chat template."""
 
 
 def learn_verifier(job: VerifierJob) -> VerifierMetrics:
@@ -58,12 +52,8 @@ def learn_verifier(job: VerifierJob) -> VerifierMetrics:
     Raises RuntimeFailure with the first cause when the ranks fail, or when there is no state to
     learn from.
     """
-    run_ranks(_train_rank, {"job": job}, job.config.deepspeed, "verifier", job.stage / "ray_train")
-    saved = job.output / "verifier.json"
-    if not saved.is_file():
-        raise RuntimeFailure(f"verifier learning ended without a checkpoint in {job.output}")
-    shutil.rmtree(job.stage / "checkpoints", ignore_errors=True)
-    return VerifierMetrics(**files.read_json_object(saved)["validation"])
+    run_job(job, _train_rank)
+    return VerifierMetrics(**files.read_json_object(job.output / _RESULT)["validation"])
 
 
 def state_row(
@@ -133,14 +123,13 @@ def build_dataset(table: pa.Table, chat: ChatFormat, max_length: int) -> Any:
     return Dataset.from_dict(columns)
 
 
-def _train_rank(arguments: dict[str, Any]) -> None:
+def _train_rank(job: VerifierJob) -> None:
     """What every rank runs."""
     import torch
     from transformers import AutoTokenizer, TrainingArguments
 
     from learners.verifier.trainer import MEASURES, VerifierTrainer, load_backbone
 
-    job: VerifierJob = arguments["job"]
     config = job.config
     training = TrainingArguments(
         **trainer_arguments("verifier.training", config, job.stage, job.seed)
@@ -185,4 +174,4 @@ def _calibrate(folder: Path, job: VerifierJob) -> None:
         "validation": asdict(measure(scores, table)),
         "curves": curves,
     }
-    (folder / "verifier.json").write_text(json.dumps(saved), encoding="utf-8")
+    (folder / _RESULT).write_text(json.dumps(saved), encoding="utf-8")

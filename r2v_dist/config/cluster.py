@@ -1,6 +1,8 @@
 """Where a run happens. Nothing here changes a result."""
 
-from pydantic import Field
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from r2v_dist.config.base import Section
 
@@ -8,6 +10,10 @@ from r2v_dist.config.base import Section
 class ClusterConfig(Section):
     """Where the run happens. Changing this section changes no result."""
 
+    executor: Literal["ray", "inline"] = "ray"
+    """`inline` runs everything in one process and without Ray, so that a breakpoint holds anywhere.
+    It takes runs without a vLLM engine and without a model to train, and one rank for the router.
+    """
     address: str = ""
     """A Ray address (`auto`, `ray://host:10001`); empty starts Ray on this machine."""
     num_cpus: int | None = Field(None, ge=1, le=1_000_000)
@@ -20,3 +26,21 @@ class ClusterConfig(Section):
     unit_timeout_s: float = Field(600.0, gt=0, le=1e6)
     shard_episodes: int = Field(256, ge=1, le=1_000_000)
     shard_seconds: float = Field(5.0, gt=0, le=1e6)
+
+    def router_problem(self, ranks: int) -> str | None:
+        """Why a router of so many ranks cannot be trained here; None where it can."""
+        if self.executor == "ray" or ranks == 1:
+            return None
+        return (
+            f"router.deepspeed.ranks = {ranks}: cluster.executor = inline has one process; set 1, "
+            f"or cluster.executor to ray"
+        )
+
+    @model_validator(mode="after")
+    def _joins_with_ray_alone(self) -> Self:
+        if self.executor == "inline" and self.address:
+            raise ValueError(
+                f"address = {self.address}: an inline run joins no cluster; leave it empty, or set "
+                f"executor to ray"
+            )
+        return self

@@ -64,7 +64,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for rule in (_roles, _router_labels, _enough_tasks, _room_to_answer, _cores):
+        for rule in (_roles, _router_labels, _enough_tasks, _room_to_answer, _cores, _one_process):
             problem = rule(self)
             if problem is not None:
                 raise ValueError(problem)
@@ -203,6 +203,20 @@ def _cores(config: RunConfig) -> str | None:
 
 def _is_core_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 6
+
+
+def _one_process(config: RunConfig) -> str | None:
+    """What an inline run cannot do. Without an engine there is no model to train either."""
+    for role, model in (("slm", config.slm), ("teacher", config.teacher)):
+        if config.cluster.executor == "inline" and model.backend == "vllm":
+            return (
+                f"{role}.backend = vllm: an engine is a process of its own, which "
+                f"cluster.executor = inline does not start; set it to simulated or openai, or "
+                f"cluster.executor to ray"
+            )
+    if config.router is None:
+        return None
+    return config.cluster.router_problem(config.router.deepspeed.ranks)
 
 
 def load_config(path: Path, overrides: list[str]) -> RunConfig:

@@ -73,6 +73,8 @@ class SimulatedConfig(Section):
                 f"router.deepspeed.ranks = {self.router.deepspeed.ranks}: there are {episodes} "
                 f"episodes; use fewer ranks"
             )
+        if problem := self.cluster.router_problem(self.router.deepspeed.ranks):
+            raise ValueError(problem)
         return self
 
     @property

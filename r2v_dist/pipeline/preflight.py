@@ -7,7 +7,6 @@ import importlib.util
 import os
 import shutil
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -15,6 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import psutil
 import yaml
 
+from cluster.resources import Resources, placement_problem, ranks_of, ranks_problem
 from r2v_dist.config.models import ModelConfig, shown_address
 from r2v_dist.config.places import named_path, require_writable
 from r2v_dist.config.run import RunConfig
@@ -34,6 +34,7 @@ def resource_plan(config: RunConfig) -> str:
         else f" (on this machine; the cluster at {config.cluster.address} may differ)"
     )
     rows = [
+        *_executor_row(config),
         ("CPU cores", str(config.cluster.num_cpus or "all"), str(os.cpu_count())),
         ("memory", f"{config.cluster.memory_gib:.1f} GiB", f"{memory.available / 2**30:.1f} GiB"),
         ("disk", f"{DISK_GIB:.1f} GiB", f"{_free_disk_gib(config.run_dir):.1f} GiB"),
@@ -54,7 +55,7 @@ def resource_plan(config: RunConfig) -> str:
         ),
         (
             "learner ranks",
-            str(max(_ranks(config).values(), default=0)),
+            str(max(ranks_of(config).values(), default=0)),
             "a core each, or a GPU each where there are as many",
         ),
         *_sandbox_row(config),
@@ -74,6 +75,12 @@ def resource_plan(config: RunConfig) -> str:
     if not config.cluster.address and (problem := _problem_here(config)):
         lines.append(f"# NO ROOM: {problem}")
     return "\n".join(lines)
+
+
+def _executor_row(config: RunConfig) -> list[tuple[str, str, str]]:
+    if config.cluster.executor == "ray":
+        return []
+    return [("executor", "inline", "one process, without Ray")]
 
 
 def _sandbox_row(config: RunConfig) -> list[tuple[str, str, str]]:
@@ -143,46 +150,6 @@ def check_operators(config: RunConfig) -> None:
             )
 
 
-def placement_problem(config: RunConfig, cpus: float, gpus: float) -> str | None:
-    """Why a cluster of this size never finds room for something that the run starts; None where it
-    does.
-
-    A rank takes a whole GPU where there is one for each, else a core; engines and the verifier
-    share what GPUs there are.
-    """
-    if problem := ranks_problem(_ranks(config), cpus, gpus):
-        return problem
-    asked = round(sum(config.gpus.values()), 6)
-    if 0 < gpus < asked:
-        return f"{' + '.join(config.gpus)} = {asked:g} GPUs, the cluster has {gpus:g}: lower these keys, or add GPUs"
-    return None
-
-
-def ranks_problem(ranks: Mapping[str, int], cpus: float, gpus: float = 0) -> str | None:
-    """Which learner, by the key of its ranks, never finds a GPU or a core for each of them."""
-    for key, count in ranks.items():
-        if count > max(cpus, gpus):
-            return (
-                f"{key} = {count}: a rank takes a core and there are {cpus:g}; "
-                "lower it, or raise cluster.num_cpus"
-            )
-    return None
-
-
-def _ranks(config: RunConfig) -> dict[str, int]:
-    """How many ranks every learner of this run has."""
-    ranks: dict[str, int] = {}
-    if config.slm.backend == "vllm":
-        ranks["bc.deepspeed.ranks"] = config.bc.deepspeed.ranks
-    if config.verifier is not None and config.verifier.kind == "trained":
-        ranks["verifier.training.deepspeed.ranks"] = config.verifier.training.deepspeed.ranks
-    if config.dpo is not None:
-        ranks["dpo.deepspeed.ranks"] = config.dpo.deepspeed.ranks
-    if config.router is not None:
-        ranks["router.deepspeed.ranks"] = config.router.deepspeed.ranks
-    return ranks
-
-
 def _problem_here(config: RunConfig) -> str | None:
     """What there is no room for on this machine."""
     gpus = local_gpus()
@@ -195,7 +162,8 @@ def _problem_here(config: RunConfig) -> str | None:
                     f"{role}.cpu_cores = {model.cpu_cores}: there is no core {missing[0]} here; "
                     f"there are {len(there)}, from {min(there)}"
                 )
-    return placement_problem(config, config.cluster.num_cpus or os.cpu_count() or 1, gpus)
+    cores = config.cluster.num_cpus or os.cpu_count() or 1
+    return placement_problem(config, Resources(cores, gpus))
 
 
 def _cores(text: str) -> set[int]:
@@ -339,9 +307,8 @@ def _no_room_here(config: SimulatedConfig) -> str | None:
     ranks = config.router.deepspeed.ranks
     if config.cluster.address or ranks == 1:
         return None
-    return ranks_problem(
-        {"router.deepspeed.ranks": ranks}, config.cluster.num_cpus or os.cpu_count() or 1
-    )
+    cores = config.cluster.num_cpus or os.cpu_count() or 1
+    return ranks_problem({"router.deepspeed.ranks": ranks}, Resources(cores, 0))
 
 
 def _available_gib() -> float:

@@ -1,4 +1,8 @@
-"""The processes of a run: started when a stage first needs them, ended with the run."""
+"""What a run's stages are served by: started when a stage first needs it, ended with the run.
+
+`cluster.executor` decides where it is: under Ray, in processes; inline, in this one, and then
+nothing here imports Ray.
+"""
 
 import contextlib
 import os
@@ -8,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster import resources
 from r2v_dist import files
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.places import named_path
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline.preflight import placement_problem
 from r2v_dist.pipeline.progress import Progress
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.metrics_log import last_row
@@ -22,7 +26,7 @@ from r2v_dist.storage.run_dir import RunDir, checkpoint_version
 
 if TYPE_CHECKING:
     from actors.dispatcher import OnProgress
-    from actors.runner_group import RunnerGroup
+    from actors.runners import Runners
     from actors.totals import Totals
     from actors.verifier.client import ScorerHandle
     from actors.vllm.server_handle import ModelServer
@@ -38,6 +42,7 @@ class Services:
         self._stack = stack
         self._verifier: Checkpoint | None = None
         self._scorer: ScorerHandle | None = None
+        self.inline = config.cluster.executor == "inline"
 
     def cores(self) -> int:
         """Processes to start for CPU-bound work on this machine."""
@@ -68,7 +73,8 @@ class Services:
         """Have the SLM server answer with this checkpoint; loads in place where it already runs."""
         if server := self._servers.get("slm"):
             if server.load(checkpoint) and "_runners" in self.__dict__:
-                self._runners.renew()
+                for runner in list(self._runners.members):  # they call an engine that is no more
+                    self._runners.replace(runner)
             server.wait()
 
     def start_early(self) -> None:
@@ -120,30 +126,17 @@ class Services:
 
     @contextlib.contextmanager
     def learner_progress(self, name: str, metrics: Path, ranks: int) -> Iterator[None]:
-        """Start Ray, see to it that the ranks find GPUs, and show what the learner logs while the
-        block runs.
+        """See to it that the ranks can start and find GPUs, and show what the learner logs while
+        the block runs.
         """
-        self._ray
-        self._make_room(ranks)
+        self._session
         progress = Progress(name)
-        finished = threading.Event()
-
-        def watch() -> None:
-            while not finished.wait(0.5):
-                if row := last_row(metrics):
-                    progress.update(
-                        row["step"],
-                        row["of"],
-                        f"{row.get('router', '')} loss {row['loss']:.4f}".strip(),
-                    )
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            finished.set()
-            watcher.join()
+        if self.inline:
+            yield  # no thread writes over a debugger's prompt
+        else:
+            self._make_room(ranks)
+            with _watched(metrics, progress):
+                yield
         row = last_row(metrics)
         progress.close(
             f"{row['of']} steps, loss {row['loss']:.4f}" if row else "too few steps to log a loss"
@@ -157,13 +150,7 @@ class Services:
         """End engines, scorer and runners where they hold GPUs that the ranks need; what is asked
         next starts them again.
         """
-        import ray
-
-        everything, unused = (
-            resources().get("GPU", 0)
-            for resources in (ray.cluster_resources, ray.available_resources)
-        )
-        if "_servers" not in self.__dict__ or not everything >= ranks > unused:
+        if "_servers" not in self.__dict__ or not resources.must_make_room(ranks):
             return
         if runners := self.__dict__.pop("_runners", None):
             runners.stop()
@@ -172,7 +159,13 @@ class Services:
         self._verifier = self._scorer = None  # the scorer ends with its last handle
 
     @cached_property
-    def _ray(self) -> None:
+    def _session(self) -> None:
+        """Whatever has to be there before anything is started."""
+        if self.inline:
+            from cluster.guard import interruptible
+
+            self._stack.enter_context(interruptible())
+            return
         from cluster.session import ray_session
 
         self._stack.enter_context(ray_session(self._config.cluster, self._run.root / "logs"))
@@ -180,13 +173,15 @@ class Services:
     @cached_property
     def _servers(self) -> "dict[str, ModelServer]":
         """The model servers of this run by role, starting."""
+        self._session
+        if self.inline:
+            return {}
         from actors.vllm.server_handle import ModelServer
         from r2v_dist.storage.checkpoints import Checkpoint
 
-        self._ray
         servers = {}
         config = self._config
-        self._require_room()
+        resources.require_placement(config)
         if config.slm.backend == "vllm":
             servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint())
         if config.teacher.backend == "vllm":
@@ -196,19 +191,9 @@ class Services:
             )
         return servers
 
-    def _require_room(self) -> None:
-        """Refuse what this cluster could never place: engines and ranks would wait for ever."""
-        import ray
-
-        there = ray.cluster_resources()
-        problem = placement_problem(self._config, there.get("CPU", 0), there.get("GPU", 0))
-        if problem:
-            raise UsageError(problem)
-
     @cached_property
-    def _runners(self) -> "RunnerGroup":
+    def _runners(self) -> "Runners":
         from actors.env_runner import RunnerSetup
-        from actors.runner_group import RunnerGroup
 
         config = self._config
         servers = self._servers
@@ -222,6 +207,12 @@ class Services:
             perturb=config.perturb,
             unit_timeout_s=config.cluster.unit_timeout_s,
         )
+        if self.inline:
+            from actors.local_runners import LocalRunners
+
+            return self._stack.enter_context(LocalRunners(setup, config.cluster.runners))
+        from actors.runner_group import RunnerGroup
+
         return RunnerGroup(
             setup,
             servers.get("slm"),
@@ -239,6 +230,29 @@ class Services:
         if not path.is_dir():
             make_scratch(path, self._config.seed)
         return Checkpoint(str(path.resolve()), checkpoint_version("scratch", path))
+
+
+@contextlib.contextmanager
+def _watched(metrics: Path, progress: Progress) -> Iterator[None]:
+    """Show the last row of a learner's metrics while the block runs."""
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(0.5):
+            if row := last_row(metrics):
+                progress.update(
+                    row["step"],
+                    row["of"],
+                    f"{row.get('router', '')} loss {row['loss']:.4f}".strip(),
+                )
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()
 
 
 def _version(config: ModelConfig) -> str:

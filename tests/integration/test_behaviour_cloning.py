@@ -57,7 +57,15 @@ def train(
 ) -> list[float]:
     shape = {"batch_size": 8, "micro_batch_size": micro_batch_size, "max_length": 512}
     config = BCConfig(learning_rate=1e-3, epochs=3, save_every_steps=2, **shape, **changes)
-    job = BCJob(rollouts, str(tiny_model), "", folder / "model", folder / "stage", 0, config)
+    job = BCJob(
+        rollouts=rollouts,
+        model=str(tiny_model),
+        system_prompt="",
+        output=folder / "model",
+        stage=folder / "stage",
+        seed=0,
+        config=config,
+    )
     clone_behaviour(job)
     return [
         json.loads(line)["loss"]

@@ -25,7 +25,7 @@ def take_turns(folder: Path) -> None:
     """Run in a fresh process."""
     import ray
 
-    from actors.vllm.engine import CPU_ENVIRONMENT
+    from cluster.environment import ENGINE_WITHOUT_GPU
     from r2v_dist.config.run import load_config
     from r2v_dist.errors import UsageError
     from r2v_dist.pipeline.services import Services
@@ -35,11 +35,11 @@ def take_turns(folder: Path) -> None:
         ROOT / "configs" / "textworld_demo.yaml",
         [f"run_dir={folder / 'run'}", f"slm.model={ROOT / 'models/textworld-tiny'}"],
     )
-    os.environ.update(CPU_ENVIRONMENT)  # the engine believes that it has a GPU
+    os.environ.update(ENGINE_WITHOUT_GPU)  # the engine believes that it has a GPU
     ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     with contextlib.ExitStack() as stack:
         services = Services(config, RunDir(folder / "run"), stack)
-        services.__dict__["_ray"] = None  # joined already
+        services.__dict__["_session"] = None  # joined already
         base = services.base_checkpoint()
         services.load_slm(base)
         services.start_early()
@@ -58,7 +58,7 @@ def take_turns(folder: Path) -> None:
             update={"slm": config.slm.model_copy(update={"gpu_memory_utilization": 0.9})}
         )
         refused = Services(greedy, RunDir(folder / "refused"), stack)
-        refused.__dict__["_ray"] = None
+        refused.__dict__["_session"] = None
         with pytest.raises(
             UsageError,
             match=r"slm.* \+ verifier.gpu_memory_utilization = 1.2 GPUs, the cluster has 1",

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -25,7 +24,7 @@ from learners.common.ray_train import run_ranks
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.learners import DeepSpeedConfig
 
-def loop(arguments):
+def loop():
     raise AssertionError("there is no room for a rank")
 
 with ray_session(ClusterConfig(num_cpus=1), Path(sys.argv[1])):
@@ -39,7 +38,7 @@ with ray_session(ClusterConfig(num_cpus=1), Path(sys.argv[1])):
     occupant = Occupant.remote()
     ray.get(occupant.ready.remote())
     print("waiting", flush=True)
-    run_ranks(loop, {}, DeepSpeedConfig(), "router", Path(sys.argv[1]))
+    run_ranks(loop, DeepSpeedConfig(), "router", Path(sys.argv[1]))
 """
 
 
@@ -47,24 +46,23 @@ def test_more_ranks_than_cores_are_refused(ray_session: None, tmp_path: Path) ->
     with pytest.raises(
         UsageError, match=r"^bc\.deepspeed\.ranks = 64: the cluster has 4 CPU cores"
     ):
-        run_ranks(lambda _: None, {}, DeepSpeedConfig(ranks=64), "bc", tmp_path)
+        run_ranks(lambda: None, DeepSpeedConfig(ranks=64), "bc", tmp_path)
 
 
 @pytest.mark.parametrize(("usage", "kind"), [(True, UsageError), (False, RuntimeFailure)])
 def test_what_a_rank_refuses_is_not_tried_again(
     usage: bool, kind: type[Exception], ray_session: None, tmp_path: Path
 ) -> None:
-    def refuse(arguments: dict[str, Any]) -> None:  # local, so that it travels with its code
-        with Path(arguments["tries"]).open("a") as tries:
-            tries.write("x")
-        raise (UsageError if arguments["usage"] else RuntimeFailure)(
-            "bc.batch_size = 10: no multiple"
-        )
+    count = tmp_path / "tries"
 
-    arguments = {"tries": str(tmp_path / "tries"), "usage": usage}
+    def refuse() -> None:  # local, so that it travels with its code
+        with count.open("a") as tries:
+            tries.write("x")
+        raise (UsageError if usage else RuntimeFailure)("bc.batch_size = 10: no multiple")
+
     with pytest.raises(kind, match=r"^bc\.batch_size = 10: no multiple$"):
-        run_ranks(refuse, arguments, DeepSpeedConfig(), "bc", tmp_path)
-    assert (tmp_path / "tries").read_text() == "x"
+        run_ranks(refuse, DeepSpeedConfig(), "bc", tmp_path)
+    assert count.read_text() == "x"
 
 
 def test_ctrl_c_ends_a_run_whose_ranks_wait_for_room(tmp_path: Path) -> None:

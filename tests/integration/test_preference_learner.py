@@ -125,7 +125,15 @@ def config_of(**changes: Any) -> DPOConfig:
 def learn(
     pairs: Path, model: Path, folder: Path, **changes: Any
 ) -> tuple[list[dict[str, float]], PairExamples]:
-    job = DPOJob(pairs, str(model), "", folder / "model", folder / "stage", 0, config_of(**changes))
+    job = DPOJob(
+        pairs=pairs,
+        model=str(model),
+        system_prompt="",
+        output=folder / "model",
+        stage=folder / "stage",
+        seed=0,
+        config=config_of(**changes),
+    )
     counts = learn_preferences(job)
     rows = [
         json.loads(line) for line in (folder / "stage" / "metrics.jsonl").read_text().splitlines()

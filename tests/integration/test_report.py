@@ -1,10 +1,10 @@
 """The report says what the rollouts say, for people, for scripts and on the terminal."""
 
+import contextlib
+import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow.feather as feather
 import pytest
 import yaml
 
+from r2v_dist.cli.main import main
 from tests.runs import ROOT
 
 ROW_KEYS = {
@@ -44,15 +45,26 @@ ROW_KEYS = {
 }
 
 
-CLI = [sys.executable, "-m", "r2v_dist.cli"]
-
-
 def cli(*arguments: str) -> str:
-    result = subprocess.run(
-        [*CLI, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    """What a command prints; it ends well."""
+    code, said, complained = outcome(*arguments)
+    assert code == 0, complained
+    return said
+
+
+def outcome(*arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command, in this process: to import
+    everything anew would take most of the time.
+    """
+    said = io.StringIO()
+    complained = io.StringIO()
+    code = 0
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+        try:
+            main(list(arguments))
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, said.getvalue(), complained.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -315,17 +327,10 @@ def test_certify_needs_calibration_and_probabilities(simulated_run: Path, tmp_pa
         ([str(tmp_path)], "no calibration stage"),
         ([str(simulated_run), "--risk", "1.5"], "--risk 1.5"),
     ):
-        result = subprocess.run(
-            [*CLI, "certify", *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert result.returncode == 2
-        assert result.stderr.count("\n") == 1
-        assert said in result.stderr
+        code, _, complained = outcome("certify", *arguments)
+        assert code == 2
+        assert complained.count("\n") == 1
+        assert said in complained
 
 
 def with_seeds(simulated_run: Path, run_dir: Path, count: int) -> Path:

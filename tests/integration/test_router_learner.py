@@ -45,12 +45,12 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> RouterJob:
         World(), "validation", range(TASK_BLOCK, TASK_BLOCK + 15), range(1000, 1010), 2
     ).save(folder / "validation.arrow")
     return RouterJob(
-        folder / "train.arrow",
-        folder / "validation.arrow",
-        folder / "ray",
-        folder / "stage",
-        0,
-        CONFIG,
+        train=folder / "train.arrow",
+        validation=folder / "validation.arrow",
+        output=folder / "ray",
+        stage=folder / "stage",
+        seed=0,
+        config=CONFIG,
     )
 
 
@@ -305,8 +305,16 @@ def test_the_constraint_ends_as_it_is_measured(tmp_path: Path) -> None:
             folder / "validation.arrow"
         )
         config = shipped.model_copy(update=changes)
-        tables = (folder / "train.arrow", folder / "validation.arrow")
-        jobs.append(RouterJob(*tables, folder / "router", folder / "stage", 0, config))
+        jobs.append(
+            RouterJob(
+                train=folder / "train.arrow",
+                validation=folder / "validation.arrow",
+                output=folder / "router",
+                stage=folder / "stage",
+                seed=0,
+                config=config,
+            )
+        )
     for (name, (_, changes)), job in zip(WORLDS.items(), without_ray(jobs, 1), strict=True):
         found = json.loads((job.output / "training.json").read_text())
         epsilon = changes["epsilon"]

@@ -109,14 +109,16 @@ def learn(
         "max_length": 256,
         **changes,
     }
+    values, validation = files
     job = VerifierJob(
-        *files,
-        str(model),
-        "",
-        folder / "model",
-        folder / "stage",
-        0,
-        VerifierTrainingConfig(**settings),
+        values=values,
+        validation=validation,
+        model=str(model),
+        system_prompt="",
+        output=folder / "model",
+        stage=folder / "stage",
+        seed=0,
+        config=VerifierTrainingConfig(**settings),
     )
     metrics = learn_verifier(job)
     rows = [

@@ -15,7 +15,6 @@ from learners.router.train import (
     RouterJob,
     RouterResult,
     train_routers,
-    train_routers_here,
     variant_of,
 )
 from r2v_dist.config.env import SEED_BLOCK
@@ -38,8 +37,8 @@ def simulate(config: SimulatedConfig) -> SimulatedReport:
     router = config.router
     zs = range(config.seeds)
     mean_bound = Frontier(exact).mean_bound(zs, router.alpha, router.epsilon)
-    train = train_routers if config.needs_ray else train_routers_here
-    results = train([job_of(config, name, mean_bound) for name in config.routers])
+    jobs = [job_of(config, name, mean_bound) for name in config.routers]
+    results = train_routers(jobs, here=not config.needs_ray)
     progress.close("trained")
     progress = Progress("report")
     trained: dict[str, RouterResult] = dict(zip(config.routers, results, strict=True))
@@ -72,12 +71,12 @@ def job_of(config: SimulatedConfig, name: str, mean_bound: float) -> RouterJob:
     if router.ablation == "no_cvar":
         router = router.model_copy(update={"epsilon": mean_bound})
     return RouterJob(
-        train,
-        validation,
-        folder / "checkpoints" / name,
-        folder / "stages" / "router",
-        config.seed,
-        router,
+        train=train,
+        validation=validation,
+        output=folder / "checkpoints" / name,
+        stage=folder / "stages" / "router",
+        seed=config.seed,
+        config=router,
     )
 
 

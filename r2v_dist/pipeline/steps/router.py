@@ -107,7 +107,8 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
     with context.services.learner_progress(
         context.stage, folder / "metrics.jsonl", config.router.deepspeed.ranks
     ):
-        results = dict(zip(jobs, train_routers(list(jobs.values())), strict=True))
+        trained_routers = train_routers(list(jobs.values()), here=context.services.inline)
+    results = dict(zip(jobs, trained_routers, strict=True))
     paths = {name: str(job.output.relative_to(run.root)) for name, job in jobs.items()}
     if QUERY in variants:
         paths[QUERY] = str((root / QUERY).relative_to(run.root))
@@ -126,7 +127,14 @@ def _job(
     from learners.router.train import RouterJob, variant_of
 
     train, validation = (folder / f"{split}.arrow" for split in SPLITS)
-    return RouterJob(train, validation, root / name, folder, context.seed, variant_of(config, name))
+    return RouterJob(
+        train=train,
+        validation=validation,
+        output=root / name,
+        stage=folder,
+        seed=context.seed,
+        config=variant_of(config, name),
+    )
 
 
 def _query_router(context: Context) -> RouterModel:

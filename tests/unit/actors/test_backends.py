@@ -4,6 +4,7 @@ everything.
 
 import asyncio
 import bisect
+import contextlib
 import json
 import math
 import threading
@@ -66,15 +67,22 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    server = Endpoint(("127.0.0.1", 0), Handler)
+@contextlib.contextmanager
+def serving(kind: type[Endpoint]) -> Iterator[Endpoint]:
+    """An endpoint of this kind, while the block runs."""
+    server = kind(("127.0.0.1", 0), Handler)
     server.faults, server.seen, server.moments = [], [], []
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
     server.shutdown()
     thread.join()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    with serving(Endpoint) as server:
+        yield server
 
 
 def config(port: int, **settings: Any) -> ModelConfig:

@@ -1,17 +1,19 @@
 """How a rollout stage takes failures: who is charged, who is replaced, and when it is over. Ray's
-part is played by a stand-in.
+errors are real; its actors are played by a stand-in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from actors.dispatcher import CollectorLost, roll_out
+from actors.dispatcher import roll_out
+from actors.env_runner import Equipment
+from actors.ray_errors import unit_failure
+from actors.runners import CollectorLost
 from actors.totals import Totals
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Arm, Task, Unit
@@ -25,32 +27,11 @@ CLUSTER = ClusterConfig(runners=2, in_flight=4)
 Outcome = Callable[["StandIn", Unit], object]
 
 
-class Answer:
-    """What `remote` gives back: the value, or the error that `ray.get` raises."""
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-
-class Remote:
-    def __init__(self, function: Callable[..., object]) -> None:
-        self._function = function
-
-    def remote(self, *arguments: Any) -> Answer:
-        return Answer(self._function(*arguments))
-
-
 @dataclass(eq=False)
-class Runner:
-    group: "StandIn"
+class UnderWay:
+    """A unit that has come to a value, or to the error that `ray.get` raises."""
 
-    @property
-    def run(self) -> Remote:
-        return Remote(lambda unit, deliver: self.group.outcome(self.group, unit))
-
-
-class CollectorStandIn:
-    open, flush = (Remote(lambda *_: None) for _ in range(2))
+    value: Any
 
 
 @dataclass
@@ -63,16 +44,30 @@ class StandIn:
     tried: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.members = [Runner(self), Runner(self)]
+        self.members = [object(), object()]
 
-    @property
-    def collector(self) -> CollectorStandIn:
+    def equip(self, equipment: Equipment) -> None: ...
+
+    def open(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
         self.collectors += 1
-        return CollectorStandIn()
 
-    def replace(self, runner: Runner) -> None:
+    def flush(self) -> None: ...
+
+    def start(self, runner: object, unit: Unit) -> UnderWay:
+        return UnderWay(self.outcome(self, unit))
+
+    def finished(self, under_way: Collection[UnderWay], timeout_s: float) -> Sequence[UnderWay]:
+        return list(under_way)[:1]
+
+    def report(self, under_way: UnderWay) -> Totals:
+        if isinstance(under_way.value, RayError):
+            raise unit_failure(under_way.value)
+        assert isinstance(under_way.value, Totals)
+        return under_way.value
+
+    def replace(self, runner: object) -> None:
         self.replaced += 1
-        self.members[self.members.index(runner)] = Runner(self)
+        self.members[self.members.index(runner)] = object()
 
     def heal_servers(self) -> bool:
         return False
@@ -80,20 +75,9 @@ class StandIn:
     def drop_collector(self) -> None: ...
 
 
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    def get(answer: Answer, timeout: float | None = None) -> object:
-        if isinstance(answer.value, Exception):
-            raise answer.value
-        return answer.value
-
-    monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr(ray, "wait", lambda answers, timeout: (answers[:1], answers[1:]))
-
-
 def play(outcome: Outcome, folder: Path) -> StandIn:
     runners = StandIn(outcome)
-    roll_out(UNITS, folder, runners, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
+    roll_out(UNITS, folder, runners, CLUSTER, lambda *_: None)
     return runners
 
 
@@ -128,7 +112,7 @@ def test_what_is_refused_is_refused_once(
 ) -> None:
     runners = StandIn(never(how(UsageError("slm.model = x: no template"))))
     with pytest.raises(UsageError, match=r"^slm\.model = x: no template$"):
-        roll_out(UNITS, tmp_path, runners, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
+        roll_out(UNITS, tmp_path, runners, CLUSTER, lambda *_: None)
     assert runners.replaced == 0
 
 
@@ -137,7 +121,7 @@ def test_a_constructor_that_raises_gets_one_more_try_on_every_place(tmp_path: Pa
     with pytest.raises(
         RuntimeFailure, match=r"^env runners do not start \(3 tries\): .*no template"
     ):
-        roll_out(UNITS, tmp_path, runners, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
+        roll_out(UNITS, tmp_path, runners, CLUSTER, lambda *_: None)
     assert runners.replaced == 2
 
 
@@ -146,7 +130,7 @@ def test_runners_that_only_die_end_the_stage_and_no_unit_is_blamed(tmp_path: Pat
     with pytest.raises(
         RuntimeFailure, match=r"^env runners die before one unit is finished \(7 tries\)"
     ):
-        roll_out(UNITS, tmp_path, runners, CLUSTER, lambda *_: None)  # type: ignore[arg-type]
+        roll_out(UNITS, tmp_path, runners, CLUSTER, lambda *_: None)
     assert runners.replaced == CLUSTER.max_restarts * CLUSTER.runners
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from cluster.resources import Resources, placement_problem
 from r2v_dist.cli.main import main
 from r2v_dist.config.places import cache_folder, make_cache, write_problem
 from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.config.simulated import load_simulated
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.pipeline.preflight import check, check_simulated, placement_problem
+from r2v_dist.pipeline.preflight import check, check_simulated
 from tests.runs import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -42,8 +43,8 @@ def test_ranks_that_find_no_core_are_named(key: str) -> None:
     section = key.removesuffix(".deepspeed.ranks")
     batch = [] if section == "router" else [f"{section}.micro_batch_size=4"]
     config = load_config(DEMO, [f"{key}=4", *batch])
-    assert placement_problem(config, 4, 0) is None
-    problem = placement_problem(config, 2, 0)
+    assert placement_problem(config, Resources(4, 0)) is None
+    problem = placement_problem(config, Resources(2, 0))
     assert problem is not None
     assert problem.startswith(f"{key} = 4: ")
     assert "cluster.num_cpus" in problem
@@ -53,10 +54,10 @@ def test_engines_and_verifier_fit_the_gpus_or_none_is_used() -> None:
     config = load_config(
         DEMO, ["slm.gpu_memory_utilization=0.8", "verifier.gpu_memory_utilization=0.3"]
     )
-    assert placement_problem(config, 2, 0) is None
-    assert placement_problem(config, 2, 2) is None
+    assert placement_problem(config, Resources(2, 0)) is None
+    assert placement_problem(config, Resources(2, 2)) is None
     assert "slm.gpu_memory_utilization + verifier.gpu_memory_utilization = 1.1" in str(
-        placement_problem(config, 2, 1)
+        placement_problem(config, Resources(2, 1))
     )
 
 

@@ -1,0 +1,115 @@
+"""Env runners of this very process, for a debugger: everything happens in the thread that asks, in
+one event loop that lives as long as the runners.
+
+Ctrl-C is raised where the program is, because the loop handles no signal.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from actors.collector import CollectorActor
+from actors.env_runner import EnvRunner, Equipment, RunnerSetup
+from actors.runners import UnitFailed, innermost
+from actors.totals import Totals
+from r2v_dist.episodes import Episode, Unit
+from r2v_dist.errors import StoreFailure, UsageError
+
+UnitTask = asyncio.Task[Totals]
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+class SameThread(ThreadPoolExecutor):
+    """Runs at once what is meant for another thread, such as the steps of an environment that waits
+    for a sandbox.
+    """
+
+    def submit(
+        self, fn: Callable[Given, Result], /, *args: Given.args, **kwargs: Given.kwargs
+    ) -> "Future[Result]":
+        future = Future[Result]()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # a boundary: it is raised again where the result is awaited
+            future.set_exception(error)
+        return future
+
+
+class LocalRunners:
+    """`count` runners that no model server answers. Leaving the block ends what they do."""
+
+    def __init__(self, setup: RunnerSetup, count: int) -> None:
+        self.members = [EnvRunner(setup, None, None) for _ in range(count)]
+        self._collector = CollectorActor()
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(SameThread())
+        self._tasks: set[UnitTask] = set()
+
+    def __enter__(self) -> "LocalRunners":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.drop_collector()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def equip(self, equipment: Equipment) -> None:
+        for runner in self.members:
+            runner.equip(equipment)
+
+    def open(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
+        self._collector.open(folder, shard_episodes, shard_seconds)
+
+    def flush(self) -> None:
+        self._collector.flush()
+
+    def drop_collector(self) -> None:
+        # The loop's own are what was interrupted while it waited.
+        tasks = {*self._tasks, *asyncio.all_tasks(self._loop)}
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(_ended(tasks))
+
+    def start(self, runner: EnvRunner, unit: Unit) -> UnitTask:
+        task = self._loop.create_task(runner.run(unit, self._deliver))
+        self._tasks.add(task)
+        return task
+
+    def finished(self, under_way: Collection[UnitTask], timeout_s: float) -> Sequence[UnitTask]:
+        waiting = asyncio.wait(under_way, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = self._loop.run_until_complete(waiting)
+        return list(done)
+
+    def report(self, under_way: UnitTask) -> Totals:
+        self._tasks.discard(under_way)
+        try:
+            return under_way.result()
+        except (UsageError, StoreFailure):
+            raise
+        except Exception as error:  # a boundary: whatever failed is this unit's, as in an actor
+            cause = innermost(error)
+            raise UnitFailed(f"{type(cause).__name__}: {cause}") from error
+
+    def replace(self, runner: EnvRunner) -> None:
+        """Nothing: an object does not die before its process."""
+
+    def heal_servers(self) -> bool:
+        return False
+
+    async def _deliver(self, episodes: Sequence[Episode]) -> int:
+        return self._collector.add(episodes)
+
+
+async def _ended(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Wait for them; their errors count as read, since nobody else asks for them."""
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,75 @@
+"""A learner's job, and how its ranks are run: when `run_job` returns, what was learned is published
+whole, and what training left behind is gone.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from learners.common.ray_train import run_ranks
+from r2v_dist.config.learners import LearnerConfig
+from r2v_dist.config.router import RouterConfig
+from r2v_dist.errors import RuntimeFailure
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerJob:
+    """What every learner is told.
+
+    `stage` is the scratch folder of the job: a job that is started again goes on with what it
+    finds there.
+    """
+
+    learner: ClassVar[str]
+    """Names the learner in messages and in Ray Train."""
+    proof: ClassVar[str]
+    """The file that shows that an output is complete."""
+
+    output: Path
+    stage: Path
+    seed: int
+    config: LearnerConfig | RouterConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelJob(LearnerJob):
+    """What a learner is told that starts from a language model; `model` is its checkpoint, with its
+    tokenizer.
+    """
+
+    model: str
+    system_prompt: str
+    template_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the chat template."""
+
+
+Job = TypeVar("Job", bound=LearnerJob)
+
+
+def run_job(job: Job, rank_function: Callable[[Job], None]) -> None:
+    """Run `rank_function(job)` on every rank of Ray Train, and return when the output is complete.
+
+    Raises what `run_ranks` raises, and RuntimeFailure when the ranks end without an output.
+    """
+    _run([job], partial(rank_function, job))
+
+
+def run_jobs(jobs: Sequence[Job], rank_function: Callable[[Sequence[Job]], None]) -> None:
+    """As `run_job`, for jobs that share their ranks, and so pay for the start of ranks once. The
+    first job says how many ranks there are, and where they keep what they need.
+    """
+    _run(jobs, partial(rank_function, jobs))
+
+
+def _run(jobs: Sequence[LearnerJob], loop: Callable[[], None]) -> None:
+    first = jobs[0]
+    run_ranks(loop, first.config.deepspeed, first.learner, first.stage / "ray_train")
+    for job in jobs:
+        if not (job.output / job.proof).is_file():
+            raise RuntimeFailure(
+                f"learner {job.learner}: it ended without {job.proof} in {job.output}"
+            )
+    shutil.rmtree(first.stage / "checkpoints", ignore_errors=True)

@@ -1,0 +1,160 @@
+"""Env runners of one process: the same stage, the same failures, and nothing goes on once it
+is over.
+"""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from actors.dispatcher import remaining, roll_out
+from actors.env_runner import EnvRunner, RunnerSetup
+from actors.local_runners import LocalRunners
+from actors.totals import Totals
+from r2v_dist.agent.tree import TreeEnv
+from r2v_dist.config.cluster import ClusterConfig
+from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.perturbation import PerturbConfig
+from r2v_dist.episodes import Arm, Task, Unit
+from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.storage import rollouts as rollout_store
+
+SLM = ModelConfig(backend="simulated", failure_rate=0.4)
+SETUP = RunnerSetup(SLM, ModelConfig(backend="expert"), "", "", PerturbConfig(), unit_timeout_s=120)
+CLUSTER = ClusterConfig(executor="inline", runners=2, in_flight=4, shard_episodes=8)
+
+
+def units(tasks: list[Task], seeds: int, policy: str = "simulated-0.4") -> list[Unit]:
+    arms = tuple(Arm(name, None, policy, "expert", 0) for name in ("slm_only", "teacher_only"))
+    return [Unit("evaluate", "hash", task, z, 0, arms) for task in tasks for z in range(seeds)]
+
+
+def play(runners: LocalRunners, asked: list[Unit], folder: Path, restarts: int = 3) -> Totals:
+    cluster = CLUSTER.model_copy(update={"max_restarts": restarts})
+    return roll_out(asked, folder, runners, cluster, lambda *_: None)
+
+
+@pytest.fixture
+def runners() -> Iterator[LocalRunners]:
+    with LocalRunners(SETUP, CLUSTER.runners) as runners:
+        yield runners
+
+
+def test_a_second_call_plays_only_the_rest(
+    runners: LocalRunners, tasks: list[Task], tmp_path: Path
+) -> None:
+    assert play(runners, units(tasks, 1), tmp_path).units == len(tasks)
+    everything = units(tasks, 3)
+    assert len(remaining(everything, tmp_path)) == 2 * len(tasks)
+    rest = play(runners, everything, tmp_path)
+    assert (rest.units, rest.episodes) == (2 * len(tasks), 4 * len(tasks))
+    assert play(runners, everything, tmp_path) == Totals()
+
+
+def test_everything_happens_in_the_thread_that_asks(
+    runners: LocalRunners, tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met = set[tuple[int, threading.Thread]]()
+    commit = rollout_store.commit
+
+    def watched(*arguments: object) -> None:
+        met.add((os.getpid(), threading.current_thread()))
+        commit(*arguments)  # type: ignore[arg-type]
+
+    async def waits(world: TreeEnv, action: str) -> object:
+        met.add(await asyncio.to_thread(lambda: (os.getpid(), threading.current_thread())))
+        return world.step(action)
+
+    monkeypatch.setattr(rollout_store, "commit", watched)
+    monkeypatch.setattr(TreeEnv, "astep", waits)
+    play(runners, units(tasks, 1), tmp_path)
+    assert met == {(os.getpid(), threading.current_thread())}
+
+
+def test_what_a_runner_refuses_ends_the_stage_at_once(tasks: list[Task], tmp_path: Path) -> None:
+    misspelt = replace(SETUP, perturb=PerturbConfig(rates={"typo": 0.5}))
+    with (
+        LocalRunners(misspelt, 1) as runners,
+        pytest.raises(UsageError, match=r"^perturb\.rates: unknown operator typo"),
+    ):
+        play(runners, units(tasks, 2), tmp_path)
+
+
+def test_when_retries_are_used_up_the_first_cause_is_named(
+    runners: LocalRunners, tmp_path: Path
+) -> None:
+    gone = Task(
+        "gone", "test", "r2v/TextWorld-v0", (("game", "/nowhere/gone.z8"), ("max_steps", 5))
+    )
+    with pytest.raises(
+        RuntimeFailure, match=r"unit gone z=0 failed 2 times.*gone\.z8 does not exist"
+    ):
+        play(runners, units([gone], 1), tmp_path, restarts=1)
+
+
+def test_a_row_never_names_a_policy_that_did_not_act(
+    runners: LocalRunners, tasks: list[Task], tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeFailure, match=r"answered as version simulated-0\.4"):
+        play(runners, units(tasks[:1], 1, policy="another"), tmp_path, restarts=0)
+    assert rollout_store.committed_keys(tmp_path) == set()
+
+
+def test_a_disk_that_refuses_is_named_and_no_unit_is_blamed(
+    runners: LocalRunners, tasks: list[Task]
+) -> None:
+    with pytest.raises(
+        RuntimeFailure, match=r"^episodes cannot be written to /proc/r2v/rollouts: "
+    ) as failure:
+        play(runners, units(tasks, 1), Path("/proc/r2v/rollouts"))
+    assert "unit" not in str(failure.value)
+
+
+def test_a_unit_past_its_deadline_is_played_again_and_then_given_up(
+    tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+
+    async def slow(*_: object) -> None:
+        tries.append("one")
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr("actors.env_runner.play", slow)
+    with (
+        LocalRunners(replace(SETUP, unit_timeout_s=0.2), 1) as runners,
+        pytest.raises(RuntimeFailure, match=r"failed 2 times, last with .*ran past"),
+    ):
+        play(runners, units(tasks[:1], 1), tmp_path, restarts=1)
+    assert len(tries) == 2
+
+
+def test_what_is_interrupted_goes_on_no_more_and_says_nothing(
+    tasks: list[Task],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    ended: list[str] = []
+
+    async def interrupted(self: EnvRunner, unit: Unit, deliver: object) -> Totals:
+        if unit.task == tasks[-1]:
+            os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(unit.task.id)
+        raise AssertionError
+
+    monkeypatch.setattr(EnvRunner, "run", interrupted)
+    # A shell that starts tests in the background has Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt), LocalRunners(SETUP, 1) as runners:
+        play(runners, units(tasks, 1), tmp_path)
+    signal.signal(signal.SIGINT, before)
+    assert set(ended) >= {task.id for task in tasks[:-1]}
+    assert capfd.readouterr().err == ""
