@@ -12,17 +12,11 @@ from envs.textworld.check import check_games
 from envs.textworld.games import game_path
 from envs.textworld.generator import generate
 from envs.textworld.tasks import drawn_games
-from r2v_dist.config.env import SEED_BLOCK, SPLITS, EnvConfig, Split
-from r2v_dist.config.perturbation import PerturbConfig
+from r2v_dist.config.env import SPLITS, EnvConfig, Split
 from r2v_dist.config.places import CACHE_VARIABLE, cache_folder, make_cache, require_writable
 from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.episodes import Task
 from r2v_dist.errors import UsageError
-
-TEST_BLOCKS = 2**31 // SEED_BLOCK - 2
-"""Blocks of perturbation seeds for test tasks: as many as the store's 32-bit column holds beside
-the blocks of training and validation.
-"""
 
 
 def make_tasks(
@@ -140,24 +134,3 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise UsageError(f"game file {path} cannot be read ({error.strerror})") from None
-
-
-def seeds(config: PerturbConfig, split: Split, run_seed: int) -> list[int]:
-    """Perturbation seeds of a split, consecutive numbers from the start of the split's block.
-
-        train                0, 1, 2, ...
-        validation           1000, 1001, 1002, ...
-        test, calibration    1000 * (2 + run_seed % TEST_BLOCKS), ...
-
-    Test seeds change with the seed of the run, as its games do: what was tuned under one seed has
-    met the test seeds of no other, for run seeds below TEST_BLOCKS (2,147,481) without exception.
-    Calibration tasks meet the test seeds: the certificate speaks of new tasks under these seeds.
-    """
-    test = (config.test_seeds, 2 + run_seed % TEST_BLOCKS)
-    count, block = {
-        "train": (config.train_seeds, 0),
-        "validation": (config.validation_seeds, 1),
-        "calibration": test,
-        "test": test,
-    }[split]
-    return [SEED_BLOCK * block + i for i in range(count)]
