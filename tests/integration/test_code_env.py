@@ -3,9 +3,7 @@ about the verdict, perturbable.
 """
 
 import asyncio
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gymnasium
@@ -18,7 +16,6 @@ from actors.language_models.expert import ExpertModel
 from actors.language_models.simulated import SimulatedModel
 from envs.coding.actions import parse_action
 from envs.coding.env import MANUAL, CodeEnv, shorten
-from envs.coding.once import Once
 from envs.coding.tasks import load_task, task_ids
 from envs.perturbation.operators import StackTraceCut
 from envs.perturbation.wrapper import Perturb, default_rates
@@ -432,21 +429,3 @@ def test_episodes_go_on_while_one_waits_for_its_program() -> None:
     world.step("write\nx = 1")
     turns, observation = asyncio.run(turns_of_the_loop())
     assert (turns > 10, observation) == (True, "awake")
-
-
-def test_a_question_that_many_ask_at_once_is_answered_once() -> None:
-    asked = []
-
-    def slow() -> int:
-        asked.append(1)
-        time.sleep(0.2)
-        if len(asked) == 1:
-            raise OSError("the first time")
-        return 7
-
-    memory = Once[str, int](2)
-    with ThreadPoolExecutor(4) as pool:
-        with pytest.raises(OSError, match="the first time"):
-            list(pool.map(lambda _: memory.get("x", slow), range(4)))
-        assert set(pool.map(lambda _: memory.get("x", slow), range(4))) == {7}
-    assert len(asked) == 2
