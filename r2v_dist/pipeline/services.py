@@ -207,6 +207,7 @@ class Services:
     def _runners(self) -> "RunnerGroup":
         from actors.env_runner import RunnerSetup
         from actors.runner_group import RunnerGroup
+        from envs.own import EnvSource
 
         config = self._config
         servers = self._servers
@@ -219,6 +220,7 @@ class Services:
             else "",
             perturb=config.perturb,
             unit_timeout_s=config.cluster.unit_timeout_s,
+            environment=EnvSource.of(config.env.kind),
         )
         return RunnerGroup(
             setup,

@@ -15,7 +15,7 @@ import gymnasium
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-import envs  # noqa: F401 -- registers
+import envs.make  # noqa: F401 -- registers
 from actors.env_runner import EnvRunner, RunnerSetup
 from envs.textworld import generator
 from envs.textworld.env import clean_feedback, clean_introduction
