@@ -106,6 +106,18 @@ class Truth:
         return float(2 ** ceil(log2(max(self.limits, default=MIN_LIMIT_S))))
 
 
+def _verdict_key(task: CodeTask, code: str) -> tuple[str, str, str]:
+    digest = hashlib.sha256(code.encode(errors="surrogatepass")).hexdigest()
+    return (task.dataset, task.id, digest)
+
+
+@lru_cache(maxsize=1024)
+def _truth_key(task: CodeTask) -> str:
+    digest = hashlib.sha256(_source().encode())
+    digest.update(marshal.dumps((task.code, _encoded_inputs(task)), 2))
+    return digest.hexdigest()[:32]
+
+
 class Judge:
     """Gives verdicts; a verdict on equal code is given once, also when several threads ask at the
     same time.
@@ -322,18 +334,6 @@ def _encoded_inputs(task: CodeTask) -> tuple[bytes, ...]:
     return tuple(
         marshal.dumps(arguments, 2) for arguments in (*task.base_inputs, *task.plus_inputs)
     )
-
-
-def _verdict_key(task: CodeTask, code: str) -> tuple[str, str, str]:
-    digest = hashlib.sha256(code.encode(errors="surrogatepass")).hexdigest()
-    return (task.dataset, task.id, digest)
-
-
-@lru_cache(maxsize=1024)
-def _truth_key(task: CodeTask) -> str:
-    digest = hashlib.sha256(_source().encode())
-    digest.update(marshal.dumps((task.code, _encoded_inputs(task)), 2))
-    return digest.hexdigest()[:32]
 
 
 @cache

@@ -292,7 +292,7 @@ def test_rules_are_refused_where_an_environment_has_none() -> None:
 
 
 def test_an_unknown_environment_is_named_with_the_nearest() -> None:
-    config = load_config(DEMO, ["env={kind: textwold, splits: {validation: 1}}"])
+    config = load_config(DEMO, ["env={kind: textwold, splits: {validation: 20}}"])
     with pytest.raises(UsageError, match=r"env\.kind = textwold: .* did you mean textworld\?"):
         check_environment(config)
     with pytest.raises(UsageError, match=r"env\.kind = 'my env': write the name of"):
