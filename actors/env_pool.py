@@ -3,10 +3,10 @@
 import contextlib
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
 
 import gymnasium
 
+from envs.make import make
 from r2v_dist.episodes import Task
 
 
@@ -30,10 +30,7 @@ class IdleEnvs:
             self._idle.remove(match)
             env = match[1]
         else:
-            arguments: dict[str, Any] = dict(task.env_kwargs)
-            # The bare environment: Gymnasium's order-enforcing wrappers only cost time on this
-            # path.
-            env = gymnasium.make(task.env, expert=expert, **arguments).unwrapped
+            env = make(task, expert)
         try:
             yield env
         except BaseException:

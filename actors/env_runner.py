@@ -10,14 +10,15 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import envs
 from actors.env_pool import IdleEnvs
 from actors.language_models.factory import build_model
 from actors.language_models.vllm import EngineCall
 from actors.totals import Totals
 from actors.verifier.client import ScorerCall, TrainedVerifier
-from envs.perturbation.wrapper import Perturb, default_rates
-from envs.textworld.rules import TextWorldRules
+from envs.make import perturbed
+from envs.own import EnvSource
+from envs.perturbation.wrapper import Perturb
+from envs.registry import load
 from r2v_dist.agent.episode import Cast, Player, play
 from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.config.models import ModelConfig
@@ -43,6 +44,8 @@ class RunnerSetup:
     teacher_tokenizer: str
     perturb: PerturbConfig
     unit_timeout_s: float
+    environment: EnvSource = field(default_factory=lambda: EnvSource("textworld"))
+    """What `env.kind` names; the runner loads it, as runners may be on another machine."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class EnvRunner:
         equipment: Equipment | None = None,
     ) -> None:
         self._setup = setup
+        self._environment = load(setup.environment)
         slm = _player("slm", setup.slm, slm_call, setup.slm_tokenizer)
         self._cast = Cast(
             slm, _player("teacher", setup.teacher, teacher_call, setup.teacher_tokenizer)
@@ -134,16 +138,8 @@ class EnvRunner:
 
     @contextlib.contextmanager
     def _env(self, unit: Unit, expert: bool) -> Iterator[Perturb]:
-        task = unit.task
-        perturb = self._setup.perturb
-        rates = default_rates() | perturb.rates
-        lexicon = envs.LEXICONS[task.env]()
-        with self._idle.borrow(task, expert) as env:
-            # A task that leaves the limit to its environment has the environment's own.
-            limit = task.max_steps or int(env.get_wrapper_attr("max_steps"))
-            yield Perturb(
-                env, task.id, unit.z, rates, limit, lexicon, perturb.quota, perturb.cooldown
-            )
+        with self._idle.borrow(unit.task, expert) as env:
+            yield perturbed(env, unit.task, unit.z, self._setup.perturb)
 
     def _verifier(self, equipment: Equipment) -> Verifier | None:
         config = equipment.verifier
@@ -151,7 +147,8 @@ class EnvRunner:
         if config is None:
             return None
         if config.kind == "rules":
-            return TextWorldRules()
+            assert self._environment.rules is not None
+            return self._environment.rules()
         if config.kind == "judge":
             assert config.judge is not None
             model = build_model(config.judge, "judge", None, "")

@@ -30,7 +30,6 @@ from benchmarks.games import make_tasks, make_units
 from benchmarks.harness import Mismatch, Pairs, Spent, interleave, median_wall, publish, same
 from benchmarks.offline import OfflineEngine
 from cluster.session import ray_session
-from envs.tasks import seeds
 from r2v_dist.chat import ChatFormat, Turn, opening_message
 from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.episodes import Arm, Unit
@@ -139,7 +138,7 @@ def main() -> None:
         config = load_config(
             ROOT / "configs" / "textworld_demo.yaml", [*overrides, *args.overrides]
         )
-        units = make_units(tasks, seeds(config.perturb, "test", config.seed), arm)
+        units = make_units(tasks, config.perturb.seeds("test", config.seed), arm)
         warm = make_units([spare], range(config.cluster.runners), arm)
         stack.enter_context(ray_session(config.cluster, Path(scratch) / "logs"))
         server = ModelServer("slm", config.slm, Checkpoint(str(model), "base"))

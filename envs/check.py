@@ -9,19 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
-
-import envs  # noqa: F401 -- registers
-from envs.coding.tasks import Dataset, task_ids
+from envs.make import make, perturbed
+from envs.registry import ENVIRONMENTS, environment, environment_of
 from envs.tasks import make_tasks
-from r2v_dist.config.env import EnvConfig, GameFamilyConfig, SplitSizes
+from r2v_dist.config.env import EnvConfig, SplitSizes, is_own
+from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.config.run import load_config
 from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.episodes import Task
 from r2v_dist.errors import UsageError
 
 OnDone = Callable[[int, int], None]
-_MAX_STEPS = 60
+_FEW = SplitSizes(train=5, validation=5, calibration=5, test=5)
 _EMPTY = "submit"
 """What the empty agent says at every step; where nothing can be submitted it means nothing."""
 
@@ -44,21 +43,20 @@ class TaskCheck:
         return self.tasks > 0 and not self.failures
 
     def to_json(self) -> dict[str, Any]:
-        """The schema is in docs/environments.md."""
+        """The schema is in docs/extending.md."""
         return asdict(self)
 
 
 def check(target: str, on_done: OnDone) -> TaskCheck:
-    """Check the tasks that a run config names (`.yaml`), or all tasks of `humaneval_plus`,
-    `mbpp_plus`, `shipped`, a few of `textworld`.
+    """Check the tasks that a run config names (`.yaml`), some of an environment of a user's own,
+    or a set with a name: all tasks of `humaneval_plus`, `mbpp_plus` or `shipped`, a few of
+    `textworld`.
 
     Raises UsageError for another name.
     """
     tasks = _tasks(target)
-    # A game's interpreter is not made for threads; a program runs outside of this process anyway.
-    workers = (
-        1 if target == "textworld" or tasks[0].env == "r2v/TextWorld-v0" else os.cpu_count() or 1
-    )
+    in_threads = all(environment_of(task).threads for task in tasks)
+    workers = os.cpu_count() or 1 if in_threads else 1
     oracle = 0
     empty = 0
     failures = list[str]()
@@ -94,38 +92,21 @@ def _look(task: Task) -> _Outcome:
 
 
 def _tasks(target: str) -> list[Task]:
-    datasets: dict[str, Dataset] = {
-        "humaneval_plus": "humaneval_plus",
-        "mbpp_plus": "mbpp_plus",
-        "shipped": "shipped",
-    }
-    if target in datasets:
-        name = "r2v/MBPPPlus-v0" if target == "mbpp_plus" else "r2v/HumanEvalPlus-v0"
-        return [
-            Task(task_id, "check", name, (("task", task_id), ("max_steps", _MAX_STEPS)))
-            for task_id in task_ids(datasets[target])
-        ]
-    if target == "textworld":
-        quests = GameFamilyConfig(
-            settings={
-                "rooms": (1, 4),
-                "objects": (3, 8),
-                "quest_length": (2, 6),
-                "instructions": "full",
-            }
-        )
-        return _of_config(
-            EnvConfig(games=(quests,), splits=SplitSizes(train=1, test=9), max_steps=_MAX_STEPS),
-            0,
-            SandboxConfig(),
-        )
+    """The tasks of a run config, of an environment of a user's own, or of a set with a name."""
+    if is_own(target):
+        return _of_config(EnvConfig(kind=target, splits=_FEW), 0, SandboxConfig())
     if target.endswith((".yaml", ".yml")):
         config = load_config(Path(target), [])
         return _of_config(config.env, config.seed, config.sandbox)
-    raise UsageError(
-        f"tasks check {target}: give a run config (.yaml), or one of "
-        f"{', '.join([*datasets, 'textworld'])}"
-    )
+    samples: dict[str, Callable[[], list[Task]]] = {}
+    for kind in ENVIRONMENTS:
+        samples |= environment(kind).samples
+    if target not in samples:
+        raise UsageError(
+            f"tasks check {target}: give a run config (.yaml), an environment of your own "
+            f"(module:ATTRIBUTE or file.py:ATTRIBUTE), or one of {', '.join(samples)}"
+        )
+    return samples[target]()
 
 
 def _of_config(config: EnvConfig, seed: int, sandbox: SandboxConfig) -> list[Task]:
@@ -141,12 +122,12 @@ def _empty_passes(task: Task) -> bool:
 
 
 def _passes(task: Task, choose: Callable[[Any], str | None]) -> bool:
-    arguments: dict[str, Any] = dict(task.env_kwargs)
-    env: Any = gymnasium.make(task.env, expert=True, **arguments).unwrapped
+    env = make(task, expert=True)
     try:
-        env.reset()
-        while (action := choose(env)) is not None:
-            _, reward, terminated, truncated, _ = env.step(action)
+        clean = perturbed(env, task, None, PerturbConfig())
+        clean.reset()
+        while (action := choose(clean)) is not None:
+            _, reward, terminated, truncated, _ = clean.step(action)
             if terminated or truncated:
                 return bool(reward > 0)
         return False

@@ -1,28 +1,16 @@
 """From a configuration to tasks: every split its own problems, no problem in two splits."""
 
-import hashlib
-import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import cast
 
-from envs.coding.splits import DEFAULT_SANDBOX, coding_tasks, data_dir_of, pools
-from envs.coding.tasks import identity as content
-from envs.textworld.check import check_games
-from envs.textworld.games import game_path
-from envs.textworld.generator import generate
-from envs.textworld.tasks import drawn_games
-from r2v_dist.config.env import SEED_BLOCK, SPLITS, EnvConfig, Split
-from r2v_dist.config.perturbation import PerturbConfig
-from r2v_dist.config.places import CACHE_VARIABLE, cache_folder, make_cache, require_writable
+from envs.own import EnvSource
+from envs.registry import environment
+from envs.spec import EnvSpec, TaskRequest
+from r2v_dist.config.env import SPLITS, EnvConfig, is_own
 from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.episodes import Task
 from r2v_dist.errors import UsageError
 
-TEST_BLOCKS = 2**31 // SEED_BLOCK - 2
-"""Blocks of perturbation seeds for test tasks: as many as the store's 32-bit column holds beside
-the blocks of training and validation.
-"""
+DEFAULT_SANDBOX = SandboxConfig()
 
 
 def make_tasks(
@@ -32,57 +20,31 @@ def make_tasks(
     on_done: Callable[[int, int], None],
     sandbox: SandboxConfig = DEFAULT_SANDBOX,
 ) -> list[Task]:
-    """All tasks of a run; generates the games that are not cached.
+    """All tasks of a run.
 
     Raises UsageError for missing games or data, and where two splits would share a task.
     """
-    if config.kind == "humaneval_plus":
-        return coding_tasks(config, sandbox)
-    cache = config.cache.expanduser().resolve()
-    check_games(config.files, cache)
-    drawn = drawn_games(config, seed)
-    named = _named(config)
-    specs = [spec for split in SPLITS for spec in drawn[split]]
-    if specs:
-        generate(specs, make_cache(cache, "env.cache"), workers, on_done)
-    tasks = []
-    for split in SPLITS:
-        for name, path in [
-            *named[split],
-            *((spec.id, game_path(cache, spec)) for spec in drawn[split]),
-        ]:
-            kwargs: tuple[tuple[str, str | int | bool], ...] = (
-                ("game", str(path.resolve())),
-                ("max_steps", config.max_steps),
-            )
-            tasks.append(Task(name, split, "r2v/TextWorld-v0", kwargs))
-    return tasks
+    return _made(config, TaskRequest(config, seed, sandbox, workers, on_done))
 
 
 def check_tasks(config: EnvConfig, seed: int, sandbox: SandboxConfig = DEFAULT_SANDBOX) -> None:
-    """Raises UsageError where `make_tasks` would find that there cannot be such tasks; makes
-    nothing.
-    """
-    if config.kind == "humaneval_plus":
-        coding_tasks(config, sandbox)
-        require_writable(cache_folder("code"), CACHE_VARIABLE)
-        return
-    _named(config)
-    if any(drawn_games(config, seed).values()):
-        require_writable(config.cache, "env.cache")
+    """Raises UsageError where `make_tasks` would find that there cannot be such tasks."""
+    request = TaskRequest(config, seed, sandbox)
+    check = environment(config.kind).check_tasks
+    if check is None:
+        _made(config, request)
+    else:
+        check(request)
 
 
 def identity(config: EnvConfig) -> dict[str, str]:
-    """Digests of what the configuration names by a place: game files, and the data of the
-    benchmarks.
+    """Digests of what the configuration names by a place: game files, the data of the benchmarks,
+    the file of an environment.
     """
-    if config.kind == "humaneval_plus":
-        return {dataset: content(dataset, config.code.data_dir) for dataset, _ in pools(config)}
-    return {
-        f"{split}: {name}": _digest(path)
-        for split, games in _named(config).items()
-        for name, path in games
-    }
+    own = {}
+    if is_own(config.kind):
+        own[config.kind.rpartition("/")[2]] = EnvSource.of(config.kind).digest()
+    return own | environment(config.kind).identity(config)
 
 
 def at_hand(
@@ -91,73 +53,47 @@ def at_hand(
     """The same tasks with their files where the configuration says now; what is gone from there is
     made again.
     """
-    if all(_in_place(task, config) for task in tasks):
+    spec = environment(config.kind)
+    if all(spec.in_place(task, config) for task in tasks):
         return tasks
-    by_id = {
-        task.id: task
-        for task in make_tasks(config, seed, workers, lambda done, total: None, sandbox)
-    }
+    made = make_tasks(config, seed, workers, lambda done, total: None, sandbox)
+    by_id = {task.id: task for task in made}
     return [by_id[task.id] for task in tasks]
 
 
-def _in_place(task: Task, config: EnvConfig) -> bool:
-    arguments = dict(task.env_kwargs)
-    if config.kind == "humaneval_plus":
-        return arguments.get("data_dir", "") == data_dir_of(config)
-    if "game" not in arguments:
-        return True
-    game = Path(str(arguments["game"]))
-    files = config.files.get(cast(Split, task.split), ())
-    folders = {path.resolve().parent for path in files} if files else {config.cache.resolve()}
-    return game.is_file() and game.parent in folders
-
-
-def _named(config: EnvConfig) -> dict[Split, list[tuple[str, Path]]]:
-    """Every game file that the configuration names, with the task's id: its name and a digest of
-    its bytes, so that files of equal names are different games. Raises UsageError for a missing
-    one, and for a game that stands twice.
-    """
-    named: dict[Split, list[tuple[str, Path]]] = {split: [] for split in SPLITS}
-    known: dict[str, str] = {}
-    for split, files in config.files.items():
-        for path in files:
-            if not os.path.isfile(path):
-                raise UsageError(
-                    f"env.files.{split}: game file {path} does not exist; generate one with "
-                    f"tw-make or remove the entry"
-                )
-            digest = _digest(path)
-            where = f"env.files.{split}: {path}"
-            if digest in known:
-                raise UsageError(f"{where}: the same game as {known[digest]}; name every game once")
-            known[digest] = where
-            named[split].append((f"{path.stem}-{digest[:8]}", path))
-    return named
-
-
-def _digest(path: Path) -> str:
+def _made(config: EnvConfig, request: TaskRequest) -> list[Task]:
+    spec = environment(config.kind)
+    if not is_own(config.kind):
+        return spec.make_tasks(request)
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UsageError(f"game file {path} cannot be read ({error.strerror})") from None
+        tasks = spec.make_tasks(request)
+    except UsageError:
+        raise
+    # A boundary: the function is a user's, and may raise anything.
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UsageError(f"env.kind = {config.kind}: make_tasks failed: {said}") from None
+    if problem := _problem(tasks, spec, config):
+        raise UsageError(f"env.kind = {config.kind}: make_tasks: {problem}")
+    return tasks
 
 
-def seeds(config: PerturbConfig, split: Split, run_seed: int) -> list[int]:
-    """Perturbation seeds of a split, consecutive numbers from the start of the split's block.
-
-        train                0, 1, 2, ...
-        validation           1000, 1001, 1002, ...
-        test, calibration    1000 * (2 + run_seed % TEST_BLOCKS), ...
-
-    Test seeds change with the seed of the run, as its games do: what was tuned under one seed has
-    met the test seeds of no other, for run seeds below TEST_BLOCKS (2,147,481) without exception.
-    Calibration tasks meet the test seeds: the certificate speaks of new tasks under these seeds.
-    """
-    test = (config.test_seeds, 2 + run_seed % TEST_BLOCKS)
-    count, block = {
-        "train": (config.train_seeds, 0),
-        "validation": (config.validation_seeds, 1),
-        "calibration": test,
-        "test": test,
-    }[split]
-    return [SEED_BLOCK * block + i for i in range(count)]
+def _problem(tasks: list[Task], spec: EnvSpec, config: EnvConfig) -> str | None:
+    """What is wrong with the tasks that an environment of a user's own has made."""
+    if not isinstance(tasks, list) or not all(isinstance(task, Task) for task in tasks):
+        return "it gave something else than a list of r2v_dist.episodes.Task"
+    split_of: dict[str, str] = {}
+    for task in tasks:
+        if task.env not in spec.names:
+            return f"task {task.id} has the env {task.env}; write {spec.id}, the id of the EnvSpec"
+        if task.id in split_of:
+            return f"two tasks are called {task.id}; give every problem a name of its own"
+        split_of[task.id] = task.split
+    found = list(split_of.values())
+    for split in SPLITS:
+        if found.count(split) != config.size(split):
+            return (
+                f"{found.count(split)} tasks of split {split} where env.splits.{split} = "
+                f"{config.size(split)}; make as many"
+            )
+    return None

@@ -18,6 +18,7 @@ import hashlib
 import json
 import marshal
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,11 +28,12 @@ from math import ceil, log2
 from pathlib import Path
 from typing import Any
 
+from cachetools import LRUCache, cachedmethod
+
 import envs.coding.in_sandbox.harness as harness
 import envs.coding.in_sandbox.loading as loading
 from envs.coding.comparison import Comparison, expects_not_none, has_oracle
 from envs.coding.in_sandbox.harness import RAISED, Digest, Opaque, decode, digest, line
-from envs.coding.once import Once
 from envs.coding.tasks import CodeTask
 from envs.sandbox import Completed, Ending, Limits, Sandbox
 from r2v_dist.config.places import CACHE_VARIABLE, cache_folder, make_cache
@@ -104,6 +106,18 @@ class Truth:
         return float(2 ** ceil(log2(max(self.limits, default=MIN_LIMIT_S))))
 
 
+def _verdict_key(task: CodeTask, code: str) -> tuple[str, str, str]:
+    digest = hashlib.sha256(code.encode(errors="surrogatepass")).hexdigest()
+    return (task.dataset, task.id, digest)
+
+
+@lru_cache(maxsize=1024)
+def _truth_key(task: CodeTask) -> str:
+    digest = hashlib.sha256(_source().encode())
+    digest.update(marshal.dumps((task.code, _encoded_inputs(task)), 2))
+    return digest.hexdigest()[:32]
+
+
 class Judge:
     """Gives verdicts; a verdict on equal code is given once, also when several threads ask at the
     same time.
@@ -112,17 +126,19 @@ class Judge:
     def __init__(self, sandbox: Sandbox, cache: Path | None = None) -> None:
         self._sandbox = sandbox
         self._cache = make_cache(cache or cache_folder("code"), CACHE_VARIABLE)
-        self._truths = Once[str, Truth](_REMEMBERED)
-        self._verdicts = Once[tuple[str, str, str], Verdict](_REMEMBERED)
+        self._truths = LRUCache[str, Truth](_REMEMBERED)
+        self._truth_given = threading.Condition()
+        self._verdicts = LRUCache[tuple[str, str, str], Verdict](_REMEMBERED)
+        self._verdict_given = threading.Condition()
 
+    @cachedmethod(
+        lambda self: self._verdicts,
+        key=lambda self, task, code: _verdict_key(task, code),
+        condition=lambda self: self._verdict_given,
+    )
     def verdict(self, task: CodeTask, code: str) -> Verdict:
         """Whether the program passes every base and plus test of the task."""
-        key = (
-            task.dataset,
-            task.id,
-            hashlib.sha256(code.encode(errors="surrogatepass")).hexdigest(),
-        )
-        return self._verdicts.get(key, lambda: self._judge(task, code))
+        return self._judge(task, code)
 
     def verdicts(self, programs: Sequence[tuple[CodeTask, str]], parallel: int) -> list[Verdict]:
         """On many programs, in their order. The ones that should take longest are run first, so
@@ -136,13 +152,15 @@ class Judge:
             }
         return [given[i].result() for i in range(len(programs))]
 
+    @cachedmethod(
+        lambda self: self._truths,
+        key=lambda self, task: _truth_key(task),
+        condition=lambda self: self._truth_given,
+    )
     def truth(self, task: CodeTask) -> Truth:
         """Expected outputs and times. Raises RuntimeFailure where the canonical solution does not
         run here.
         """
-        return self._truths.get(_truth_key(task), lambda: self._load(task))
-
-    def _load(self, task: CodeTask) -> Truth:
         path = self._cache / f"{_truth_key(task)}.json"
         stored = kept(path, "outputs", "seconds")
         calls = len(task.base_inputs) + len(task.plus_inputs)
@@ -316,13 +334,6 @@ def _encoded_inputs(task: CodeTask) -> tuple[bytes, ...]:
     return tuple(
         marshal.dumps(arguments, 2) for arguments in (*task.base_inputs, *task.plus_inputs)
     )
-
-
-@lru_cache(maxsize=1024)
-def _truth_key(task: CodeTask) -> str:
-    digest = hashlib.sha256(_source().encode())
-    digest.update(marshal.dumps((task.code, _encoded_inputs(task)), 2))
-    return digest.hexdigest()[:32]
 
 
 @cache

@@ -81,7 +81,7 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         self._max_steps = max_steps
         profile = severity_profile(z) if z is not None else {}
         self._rates = {name: rate * profile.get(name, 0.0) for name, rate in rates.items()}
-        assert isinstance(env.observation_space, UnicodeText)
+        assert isinstance(env.observation_space, UnicodeText), "observation_space: UnicodeText only"
         self._space = env.observation_space
         self._t = 0
         self._perturbed_steps = 0

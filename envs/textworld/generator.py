@@ -1,25 +1,33 @@
 """Generates games in worker processes with a fixed hash seed, so that a seed gives the same game
 anywhere.
+
+A worker that dies takes no game with it: the games that are missing are made by new workers, half
+as many, down to one. Only a game that ends its only worker again is given up.
 """
 
 import contextlib
-import json
+import faulthandler
+import multiprocessing
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from queue import Empty, Queue
-from typing import IO, Any
+from typing import Any
 
 from envs.textworld.games import GameSpec, game_path, is_cached, sha256
 from r2v_dist.errors import RuntimeFailure
 
 GENERATION_DEADLINE_S = 120.0
+"""Of one game; its worker ends itself."""
+START_DEADLINE_S = 120.0
+_HASH_SEED = "PYTHONHASHSEED"
 
 
 def generate(
@@ -30,83 +38,86 @@ def generate(
 ) -> list[Path]:
     """Make every game that is not cached yet, `workers` at a time, and return their paths in order.
 
-    Raises RuntimeFailure when a worker dies, runs past its deadline or cannot compile a game.
+    Raises RuntimeFailure for a game that cannot be made, or that ends its worker again and again.
     """
     specs = list(specs)
     cache.mkdir(parents=True, exist_ok=True)
-    todo: Queue[GameSpec] = Queue()
-    for spec in {s.id: s for s in specs if not is_cached(game_path(cache, s))}.values():
-        todo.put(spec)
-    total = todo.qsize()
-    failures = Queue[str]()
-    done = [0]
-
-    def work() -> None:
-        with _Worker(cache) as worker:
-            while failures.empty():
-                try:
-                    spec = todo.get_nowait()
-                except Empty:
-                    return
-                if problem := worker.make(spec):
-                    failures.put(f"cannot generate game {spec.id} {dict(spec.settings)}: {problem}")
-                    return
-                done[0] += 1
-                on_done(done[0], total)
-
-    threads = [threading.Thread(target=work) for _ in range(min(workers, total))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if not failures.empty():
-        raise RuntimeFailure(failures.get())
+    missing = {spec.id: spec for spec in specs if not is_cached(game_path(cache, spec))}
+    total = len(missing)
+    suspect = ""
+    while missing:
+        workers = min(workers, len(missing))
+        for spec in _made(list(missing.values()), cache, workers):
+            del missing[spec.id]
+            on_done(total - len(missing), total)
+        if missing and workers == 1:
+            first = next(iter(missing.values()))
+            if first.id == suspect:
+                reason = f"its worker died or ran past {GENERATION_DEADLINE_S:g} s, twice"
+                raise _failure(first, reason)
+            suspect = first.id
+        workers = max(1, workers // 2)
     return [game_path(cache, spec) for spec in specs]
 
 
-class _Worker:
-    """A process that makes games, one JSON line in, one line out."""
+def _made(specs: list[GameSpec], cache: Path, workers: int) -> Iterator[GameSpec]:
+    """The games as they are published, up to the death of a worker.
 
-    def __init__(self, cache: Path) -> None:
-        command = [sys.executable, "-W", "ignore", "-m", "envs.textworld.generator", str(cache)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-            encoding="utf-8",
-        )
-
-    def __enter__(self) -> "_Worker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def make(self, spec: GameSpec) -> str:
-        """Empty when the game was published, else what went wrong."""
-        stdin, stdout = _pipes(self._process)
-        watchdog = threading.Timer(GENERATION_DEADLINE_S, self._process.kill)
-        watchdog.start()
-        try:
-            stdin.write(json.dumps(asdict(spec)) + "\n")
-            stdin.flush()
-            answer = stdout.readline()
-        finally:
-            watchdog.cancel()
-        return (
-            json.loads(answer)["problem"]
-            if answer
-            else f"the worker died or ran past {GENERATION_DEADLINE_S:.0f} s"
-        )
+    Raises RuntimeFailure for one that TextWorld cannot make.
+    """
+    others = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker)
+    try:
+        with _fixed_hash_seed():
+            games = {
+                pool.submit(_publish, spec, cache, GENERATION_DEADLINE_S): spec for spec in specs
+            }
+        for game in as_completed(games, START_DEADLINE_S + GENERATION_DEADLINE_S * len(specs)):
+            problem = game.exception()
+            if problem is None:
+                yield games[game]
+            elif not isinstance(problem, BrokenProcessPool):
+                raise _failure(games[game], f"{type(problem).__name__}: {problem}") from None
+    except (BrokenProcessPool, TimeoutError):
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _pipes(process: "subprocess.Popen[str]") -> tuple[IO[str], IO[str]]:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    return process.stdin, process.stdout
+def _failure(spec: GameSpec, problem: str) -> RuntimeFailure:
+    return RuntimeFailure(f"cannot generate game {spec.id} {dict(spec.settings)}: {problem}")
+
+
+@contextlib.contextmanager
+def _fixed_hash_seed() -> Iterator[None]:
+    """Processes that start in this block have the hash seed 0: Python reads it when it starts."""
+    before = os.environ.get(_HASH_SEED)
+    os.environ[_HASH_SEED] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_HASH_SEED]
+        else:
+            os.environ[_HASH_SEED] = before
+
+
+def _start_worker() -> None:
+    """A worker keeps what the compilers print to itself, and ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    os.dup2(2, 1)
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 -- as long as it lives
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _make(spec: GameSpec) -> Any:
@@ -117,9 +128,8 @@ def _make(spec: GameSpec) -> Any:
 
     options = textworld.GameOptions()
     options.seeds = spec.seed
-    if (
-        spec.text == "plain" and spec.challenge != "cooking"
-    ):  # cooking brings a grammar of its own, with one theme only
+    # Cooking brings a grammar of its own, with one theme only.
+    if spec.text == "plain" and spec.challenge != "cooking":
         options.grammar.theme = "basic"
     options.grammar.include_adj = False
     options.grammar.allowed_variables_numbering = True
@@ -136,43 +146,29 @@ def _make(spec: GameSpec) -> Any:
     return textworld.challenges.CHALLENGES[name][1](settings, options), options
 
 
-def _publish(spec: GameSpec, cache: Path) -> None:
-    from textworld.generator import compile_game
+def _publish(spec: GameSpec, cache: Path, seconds: float) -> None:
+    """What a worker does: make a game, compile it, and rename it into place."""
+    with _deadline(seconds):
+        from textworld.generator import compile_game
 
-    game, options = _make(spec)
-    target = game_path(cache, spec)
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        options.path = str(Path(scratch) / target.name)
-        options.force_recompile = True
-        made = Path(compile_game(game, options))
-        digest = made.with_suffix(".sha256")
-        digest.write_text(sha256(made), encoding="utf-8")
-        for suffix in (".json", ".sha256", ".z8"):
-            shutil.move(made.with_suffix(suffix), target.with_suffix(suffix))
-
-
-def _serve(cache: Path) -> None:
-    # The compilers print; the parent reads answers from the real stdout.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        raw = json.loads(line)
-        spec = GameSpec(
-            raw["challenge"], raw["seed"], raw["text"], tuple((k, v) for k, v in raw["settings"])
-        )
-        problem = ""
-        with (
-            open(os.devnull, "w", encoding="utf-8") as silence,
-            contextlib.redirect_stdout(silence),
-        ):
-            try:
-                _publish(spec, cache)
-            # A boundary: the parent process turns it into a RuntimeFailure.
-            except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
-        answers.write(json.dumps({"problem": problem}) + "\n")
-        answers.flush()
+        game, options = _make(spec)
+        target = game_path(cache, spec)
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:
+            options.path = str(Path(scratch) / target.name)
+            options.force_recompile = True
+            made = Path(compile_game(game, options))
+            digest = made.with_suffix(".sha256")
+            digest.write_text(sha256(made), encoding="utf-8")
+            for suffix in (".json", ".sha256", ".z8"):
+                shutil.move(made.with_suffix(suffix), target.with_suffix(suffix))
 
 
-if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Ends this process where the block runs too long, even in foreign code."""
+    with open(os.devnull, "w", encoding="utf-8") as traceback:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=traceback)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()

@@ -115,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "env",
         metavar="ENV",
-        help="a run config, or humaneval_plus, mbpp_plus, shipped or textworld",
+        help="a run config, an environment of your own (module:ATTRIBUTE or file.py:ATTRIBUTE), or "
+        "humaneval_plus, mbpp_plus, shipped or textworld",
     )
     check.add_argument(
         "--json",
@@ -133,13 +134,19 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> None:
     from r2v_dist.config.run import load_config
     from r2v_dist.config.simulated import load_simulated
-    from r2v_dist.pipeline.preflight import check, check_operators, resource_plan
+    from r2v_dist.pipeline.preflight import (
+        check,
+        check_environment,
+        check_operators,
+        resource_plan,
+    )
 
     simulated = load_simulated(args.config, args.overrides)
     if simulated is not None:
         _run_simulated(simulated, args.dry_run)
         return
     config = load_config(args.config, args.overrides)
+    check_environment(config)
     check_operators(config)
     if args.dry_run:
         import yaml
@@ -176,6 +183,7 @@ def _run_simulated(config: "SimulatedConfig", dry_run: bool) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    from envs.registry import published
     from r2v_dist.evaluation.results import Findings
     from r2v_dist.pipeline.stages import stages
     from r2v_dist.report.headline import headline
@@ -191,7 +199,7 @@ def _report(args: argparse.Namespace) -> None:
         print(json.dumps(summary(run, config, found, names), indent=1))
         return
     with _may_be_read_only():
-        write_report(run, config, names, found)
+        write_report(run, config, names, published(config.env.kind), found)
     print(headline(run, config, found))
 
 

@@ -130,8 +130,6 @@ def _roles(config: RunConfig) -> str | None:
     trained = verifier is not None and verifier.kind == "trained"
     if trained and slm.backend != "vllm":
         return f"verifier.kind = trained: an SLM with backend {slm.backend} is not trained here; use rules or judge"
-    if verifier is not None and verifier.kind == "rules" and config.env.kind != "textworld":
-        return f"verifier.kind = rules: there are rules for textworld and none for {config.env.kind}; use trained or judge"
     if config.dpo is not None and not trained:
         return "dpo: pairs need a trained verifier; add `verifier: {kind: trained}`"
     return None

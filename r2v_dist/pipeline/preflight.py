@@ -84,7 +84,9 @@ def _executor_row(config: RunConfig) -> list[tuple[str, str, str]]:
 
 
 def _sandbox_row(config: RunConfig) -> list[tuple[str, str, str]]:
-    if config.env.kind != "humaneval_plus":
+    from envs.registry import environment
+
+    if not environment(config.env.kind).sandboxed:
         return []
     asked = "any" if config.sandbox.allow_weaker else "bubblewrap"
     return [
@@ -129,6 +131,20 @@ def check(config: RunConfig) -> None:
     # Last, because a tokenizer takes seconds to load.
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
         check_chat(role, model)
+
+
+def check_environment(config: RunConfig) -> None:
+    """Raises UsageError where `env.kind` names no environment that can be loaded, or one without
+    the rules that `verifier` asks for.
+    """
+    from envs.registry import environment
+
+    spec = environment(config.env.kind)
+    asks_rules = config.verifier is not None and config.verifier.kind == "rules"
+    if asks_rules and spec.rules is None:
+        raise UsageError(
+            f"verifier.kind = rules: there are none for {config.env.kind}; use trained or judge"
+        )
 
 
 def check_operators(config: RunConfig) -> None:

@@ -25,6 +25,7 @@ def execute(config: RunConfig) -> RunDir:
     """Run every stage that is not complete, then write the report. Safe to kill at any moment and
     to call again.
     """
+    from envs.registry import published
     from r2v_dist.pipeline.services import Services
     from r2v_dist.report.write import write_report
 
@@ -35,7 +36,8 @@ def execute(config: RunConfig) -> RunDir:
 
         def finish() -> None:
             _run_stages(config, run, services)
-            write_report(run, config, [stage.name for stage in stages(config)])
+            names = [stage.name for stage in stages(config)]
+            write_report(run, config, names, published(config.env.kind))
 
         run.repairing(finish)
     return run

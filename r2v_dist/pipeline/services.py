@@ -194,6 +194,7 @@ class Services:
     @cached_property
     def _runners(self) -> "Runners":
         from actors.env_runner import RunnerSetup
+        from envs.own import EnvSource
 
         config = self._config
         servers = self._servers
@@ -206,6 +207,7 @@ class Services:
             else "",
             perturb=config.perturb,
             unit_timeout_s=config.cluster.unit_timeout_s,
+            environment=EnvSource.of(config.env.kind),
         )
         if self.inline:
             from actors.local_runners import LocalRunners

@@ -46,11 +46,12 @@ def value_of(config: RunConfig, name: str) -> Any:
     """
     if name == "constraint_statuses":
         return CONSTRAINT_STATUSES
-    if name in ("games", "test_seeds"):
-        from envs.tasks import identity, seeds
+    if name == "test_seeds":
+        return config.perturb.seeds("test", config.seed)
+    if name == "games":
+        from envs.tasks import identity
 
-        tests = seeds(config.perturb, "test", config.seed) if name == "test_seeds" else None
-        return identity(config.env) if tests is None else tests
+        return identity(config.env)
     value: Any = config
     for part in name.split("."):
         value = getattr(value, part)

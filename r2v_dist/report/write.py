@@ -8,14 +8,21 @@ from r2v_dist.errors import UsageError
 from r2v_dist.evaluation.results import Findings
 from r2v_dist.files import write_atomically
 from r2v_dist.report.headline import headline
+from r2v_dist.report.published import Published
 from r2v_dist.report.summary import summary
 from r2v_dist.storage.run_dir import RunDir
 
 
 def write_report(
-    run: RunDir, config: RunConfig, stage_names: Sequence[str], found: Findings | None = None
+    run: RunDir,
+    config: RunConfig,
+    stage_names: Sequence[str],
+    published: Published | None = None,
+    found: Findings | None = None,
 ) -> Path:
-    """Write `report/index.html`, `report/summary.json` and PNG copies of the figures."""
+    """Write `report/index.html`, `report/summary.json` and PNG copies of the figures. `published`
+    is what the literature reports for the environment.
+    """
     import json
 
     from r2v_dist.evaluation.before_after import changed_by_training
@@ -28,7 +35,7 @@ def write_report(
         raise UsageError(f"{run.root}: no evaluated episodes yet; continue the run with `r2v run`")
     folder = run.root / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    figures = draw_figures(run, config, found, folder)
+    figures = draw_figures(run, config, found, folder, published)
     facts = summary(run, config, found, stage_names)
     write_atomically(folder / "summary.json", json.dumps(facts, indent=1))
     page = render_page(

@@ -11,9 +11,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from envs.perturbation.wrapper import Perturb, default_rates
-from envs.textworld.env import LEXICON, TextWorldEnv
+from envs.textworld.env import TextWorldEnv
 from envs.textworld.games import GameFamily, draw_games, game_path
 from envs.textworld.generator import generate
+from envs.textworld.lexicon import LEXICON
 from r2v_dist.chat import Turn, opening_message
 from r2v_dist.config.places import cache_folder, user_path
 from r2v_dist.seeding import rng_for

@@ -3,23 +3,20 @@ about the verdict, perturbable.
 """
 
 import asyncio
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gymnasium
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-import envs
 from actors.env_runner import EnvRunner, RunnerSetup
 from actors.language_models.expert import ExpertModel
 from actors.language_models.simulated import SimulatedModel
 from actors.totals import Totals
 from envs.coding.actions import parse_action
 from envs.coding.env import MANUAL, CodeEnv, shorten
-from envs.coding.once import Once
+from envs.coding.lexicon import LEXICON
 from envs.coding.tasks import load_task, task_ids
 from envs.perturbation.operators import StackTraceCut
 from envs.perturbation.wrapper import Perturb, default_rates
@@ -254,7 +251,7 @@ def walk(z: int | None, task: str = "R2V/4") -> tuple[list[Any], int]:
         z,
         default_rates(),
         12,
-        envs.LEXICONS[NAMES[1]](),
+        LEXICON,
     )
     env.reset()
     seen, failed = [], 0
@@ -287,7 +284,7 @@ def test_episodes_are_a_function_of_the_actions_and_the_perturbation_seed() -> N
 
 
 def test_a_failed_call_does_not_act() -> None:
-    env = Perturb(make(expert=True), "R2V/1", 1, {"failure": 1.0}, 8, envs.LEXICONS[NAMES[0]]())
+    env = Perturb(make(expert=True), "R2V/1", 1, {"failure": 1.0}, 8, LEXICON)
     while True:  # a seed at which the operator is at work
         env.reset()
         _, _, _, _, info = env.step("write\nx = 1")
@@ -299,7 +296,7 @@ def test_a_failed_call_does_not_act() -> None:
             (env._z or 0) + 1,
             {"failure": 1.0},
             8,
-            envs.LEXICONS[NAMES[0]](),
+            LEXICON,
         )
     assert env.unwrapped._solution == ""  # type: ignore[attr-defined]
 
@@ -317,7 +314,7 @@ def episode(
     failure_rate: float, replica: int, router: str = "slm_only", auroc: float | None = None
 ) -> Episode:
     task = Task("R2V/1", "test", NAMES[0], ())
-    env = Perturb(make("R2V/1", expert=True), task.id, None, {}, 8, envs.LEXICONS[NAMES[0]]())
+    env = Perturb(make("R2V/1", expert=True), task.id, None, {}, 8, LEXICON)
     arm = Arm(router, None, "simulated", "expert", 0)
     unit = Unit("evaluate", "hash", task, None, replica, (arm,))
     slm = Player("slm", SimulatedModel(failure_rate, signal_auroc=auroc), Sampling())
@@ -417,7 +414,7 @@ def test_a_runner_plays_all_arms_of_a_unit_without_drift() -> None:
 
 def test_episodes_go_on_while_one_waits_for_its_program() -> None:
     tree = Tree()
-    world = TreeEnv(Perturb(make(), "R2V/1", None, {}, 8, envs.LEXICONS[NAMES[0]]()), tree)
+    world = TreeEnv(Perturb(make(), "R2V/1", None, {}, 8, LEXICON), tree)
     world.reset()
 
     async def turns_of_the_loop() -> tuple[int, str]:
@@ -433,21 +430,3 @@ def test_episodes_go_on_while_one_waits_for_its_program() -> None:
     world.step("write\nx = 1")
     turns, observation = asyncio.run(turns_of_the_loop())
     assert (turns > 10, observation) == (True, "awake")
-
-
-def test_a_question_that_many_ask_at_once_is_answered_once() -> None:
-    asked = []
-
-    def slow() -> int:
-        asked.append(1)
-        time.sleep(0.2)
-        if len(asked) == 1:
-            raise OSError("the first time")
-        return 7
-
-    memory = Once[str, int](2)
-    with ThreadPoolExecutor(4) as pool:
-        with pytest.raises(OSError, match="the first time"):
-            list(pool.map(lambda _: memory.get("x", slow), range(4)))
-        assert set(pool.map(lambda _: memory.get("x", slow), range(4))) == {7}
-    assert len(asked) == 2

@@ -21,14 +21,13 @@ ALWAYS = -1e9
 
 def validate(context: Context) -> dict[str, Any]:
     """Sweep every router on the validation tasks and choose its threshold there."""
-    from envs.tasks import seeds
     from r2v_dist.evaluation.outcomes import arm_outcomes
     from r2v_dist.evaluation.threshold_selection import Tolerance, selected_thresholds
 
     config = context.config
     arm = context.deploy(trained(context, last_round(context)))
     tasks = context.tasks("validation")
-    zs = seeds(config.perturb, "validation", config.seed)
+    zs = config.perturb.seeds("validation", config.seed)
     ends = _ends(context, arm)
     watching = tuple(arm(name, NEVER) for name in config.swept if name != "random")
     units = [context.unit(task, None, ends) for task in tasks] + [
@@ -47,11 +46,9 @@ def calibrate(context: Context) -> dict[str, Any]:
     """Play the router on the calibration tasks, from always escalating to its cheapest
     threshold.
     """
-    from envs.tasks import seeds
-
     config = context.config
     arm = context.deploy(trained(context, last_round(context)))
-    zs = seeds(config.perturb, "calibration", config.seed)
+    zs = config.perturb.seeds("calibration", config.seed)
     arms = [
         arm("r2v", threshold)
         for threshold in (ALWAYS, *context.result("validate", "thresholds")["r2v"])
@@ -64,9 +61,7 @@ def calibrate(context: Context) -> dict[str, Any]:
 
 def test_seeds(context: Context) -> list[int]:
     """The perturbation seeds of the test split."""
-    from envs.tasks import seeds
-
-    return seeds(context.config.perturb, "test", context.config.seed)
+    return context.config.perturb.seeds("test", context.config.seed)
 
 
 def evaluate(context: Context) -> dict[str, Any]:

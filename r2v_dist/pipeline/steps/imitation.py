@@ -13,13 +13,11 @@ if TYPE_CHECKING:
 
 def collect(context: Context) -> dict[str, Any]:
     """Play the teacher on training tasks, clean and perturbed."""
-    from envs.tasks import seeds
-
     config = context.config
     arm = Arm(
         "teacher_only", None, "none", context.services.teacher_version(), context.training_seed
     )
-    pool = seeds(config.perturb, "train", config.seed)
+    pool = config.perturb.seeds("train", config.seed)
     units = []
     for index, task in enumerate(context.training_tasks("clone")):
         zs: list[int | None] = [None] * config.collect.clean_episodes
@@ -78,8 +76,6 @@ def cloned(context: Context) -> dict[str, Any]:
 
 def _roll_out_slm(context: Context, checkpoint: "Checkpoint") -> dict[str, Any]:
     """SLM-only on the validation tasks, clean and under every validation seed."""
-    from envs.tasks import seeds
-
     config = context.config
     context.services.load_slm(checkpoint)
     arm = Arm(
@@ -89,7 +85,7 @@ def _roll_out_slm(context: Context, checkpoint: "Checkpoint") -> dict[str, Any]:
         context.services.teacher_version(),
         context.training_seed,
     )
-    zs = [None, *seeds(config.perturb, "validation", config.seed)]
+    zs = [None, *config.perturb.seeds("validation", config.seed)]
     return context.roll_out(
         [context.unit(task, z, (arm,)) for task in context.tasks("validation") for z in zs]
     )

@@ -143,14 +143,12 @@ def _predicted(model: RouterModel, states: list[State]) -> RiskPrediction:
 
 
 def _learning_units(context: Context, arms: tuple[Arm, ...]) -> list[Unit]:
-    from envs.tasks import seeds
-
     config = context.config
     units = list[Unit]()
     for split, count in zip(
         SPLITS, (config.labels.tasks, config.labels.validation_tasks), strict=True
     ):
-        zs = seeds(config.perturb, split, config.seed)[: config.labels.seeds]
+        zs = config.perturb.seeds(split, config.seed)[: config.labels.seeds]
         tasks = (
             context.training_tasks("label") if split == "train" else context.tasks(split)[:count]
         )

@@ -34,8 +34,6 @@ HELD_OUT: Split = "validation"
 
 def states(context: Context) -> dict[str, Any]:
     """The SLM alone on some training and validation tasks, under seeds of their own splits."""
-    from envs.tasks import seeds
-
     config = context.config
     policy = context.checkpoint("bc")
     context.services.load_slm(policy)
@@ -48,7 +46,7 @@ def states(context: Context) -> dict[str, Any]:
         HELD_OUT: config.branches.validation_tasks,
     }
     for split, count in sizes.items():
-        zs = seeds(config.perturb, split, config.seed)[: config.branches.seeds]
+        zs = config.perturb.seeds(split, config.seed)[: config.branches.seeds]
         tasks = (
             context.training_tasks("branch") if split == LEARNING else context.tasks(split)[:count]
         )

@@ -13,6 +13,7 @@ from r2v_dist.report.claims import cvar_role
 from r2v_dist.report.figures import learning, risk, routers
 from r2v_dist.report.figures.drawing import Figure, draw, metrics
 from r2v_dist.report.figures.palette import ABLATIONS
+from r2v_dist.report.published import Published
 from r2v_dist.storage.run_dir import RunDir
 
 _WIDE = 10.4
@@ -52,9 +53,11 @@ _VERIFIER = "Uncalibrated V on candidates of validation states, against the shar
 _PREFERENCES = "Verifier-guided DPO with its consistency and likelihood terms; rewards are beta times the log-ratio to the cloned policy."
 
 
-def draw_figures(run: RunDir, config: RunConfig, found: Findings, folder: Path) -> list[Figure]:
+def draw_figures(
+    run: RunDir, config: RunConfig, found: Findings, folder: Path, published: Published | None
+) -> list[Figure]:
     """Draw everything there is data for, with a PNG copy of each in `folder`."""
-    drawing = _Drawing(run, config, found, folder)
+    drawing = _Drawing(run, config, found, folder, published)
     return [*drawing.routers(), *drawing.risk(), *drawing.learning()]
 
 
@@ -64,20 +67,22 @@ class _Drawing:
     config: RunConfig
     found: Findings
     folder: Path
+    published: Published | None
 
     def routers(self) -> list[Figure]:
         """What routers achieve."""
         found = self.found
-        env = self.config.env.kind
         names = {row.name for row in found.perturbed}
         ours = REFERENCE in names
         caption = (
             _FRONTIER
             + (_RING if ours else "")
-            + (_STAR if env in routers.PUBLISHED else "")
+            + (_STAR if self.published is not None else "")
             + routers.note(found)
         )
-        paint = partial(routers.frontier, found=found, env=env, alone=self.config.alone)
+        paint = partial(
+            routers.frontier, found=found, published=self.published, alone=self.config.alone
+        )
         under = _SEEDS + (_HINDSIGHT if ours else "")
         drawn = [
             self._wide(

@@ -12,17 +12,10 @@ from r2v_dist.evaluation.outcomes import RouterRow
 from r2v_dist.evaluation.results import Findings
 from r2v_dist.report.figures.drawing import INK, percent_axis
 from r2v_dist.report.figures.palette import ABLATIONS, COLOURS, ENDS, LABELS, MARKERS, listed
-
-PUBLISHED = {
-    "textworld": (0.417, 0.982, "published, TextWorld:\n98.2 % at 41.7 % LLM calls"),
-    "humaneval_plus": (0.0060, 0.943, "published, HumanEval+:\n94.3 % at 0.60 % LLM calls"),
-}
-"""LLM-call rate and success that the R2V paper reports for this environment: other models, other
-games, measured offline.
-"""
+from r2v_dist.report.published import Published
 
 
-def frontier(figure: Any, found: Findings, env: str, alone: str) -> None:
+def frontier(figure: Any, found: Findings, published: Published | None, alone: str) -> None:
     """Every router but the ablations; r2v in front."""
     ax = figure.subplots()
     rows = found.perturbed
@@ -39,31 +32,35 @@ def frontier(figure: Any, found: Findings, env: str, alone: str) -> None:
     for name in ENDS:
         # Best-of-K may be just above the SLM: one label goes above its point, the other below.
         _end(ax, [row for row in rows if row.name == name], 6 if name == "best_of_k" else -14)
-    if env in PUBLISHED:
-        x, y, text = PUBLISHED[env]
-        ax.plot(
-            [x],
-            [y],
-            marker="*",
-            markersize=15,
-            color="white",
-            markeredgecolor=INK,
-            linestyle="none",
-            zorder=6,
-        )
-        _label(ax, text, (x, y), (26, -52), INK, "normal")
+    shown = [row.success_rate for row in rows]
+    if published is not None:
+        shown.append(published.success_rate)
+        _star(ax, published)
     ax.set(
         xlabel="LLM-call rate: share of all steps that the teacher takes",
         ylabel="success rate",
         xlim=(-0.03, 1.04),
     )
-    low = min(
-        [row.success_rate for row in rows] + ([PUBLISHED[env][1]] if env in PUBLISHED else [])
-    )
-    ax.set_ylim(max(-0.02, low - 0.07), 1.03)
+    ax.set_ylim(max(-0.02, min(shown) - 0.07), 1.03)
     percent_axis(ax.xaxis)
     percent_axis(ax.yaxis)
     ax.legend(loc="lower right", ncols=2, fontsize=9, handlelength=2.4)
+
+
+def _star(ax: Any, published: Published) -> None:
+    """A result from the literature."""
+    place = (published.llm_call_rate, published.success_rate)
+    ax.plot(
+        [published.llm_call_rate],
+        [published.success_rate],
+        marker="*",
+        markersize=15,
+        color="white",
+        markeredgecolor=INK,
+        linestyle="none",
+        zorder=6,
+    )
+    _label(ax, published.text, place, (26, -52), INK, "normal")
 
 
 def ablations(figure: Any, found: Findings, alone: str) -> None:

@@ -13,7 +13,7 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.run import load_config
 from r2v_dist.config.simulated import load_simulated
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline.preflight import check
+from r2v_dist.pipeline.preflight import check, check_environment
 from r2v_dist.storage.run_dir import RunDir
 from tests.runs import ROOT
 
@@ -282,15 +282,21 @@ def test_a_key_does_not_change_the_defaults_beside_it() -> None:
 
 
 def test_rules_are_refused_where_an_environment_has_none() -> None:
-    simulated = ROOT / "configs" / "humaneval_simulated.yaml"
-    with pytest.raises(UsageError, match=r"verifier\.kind = rules: .* none for humaneval_plus"):
-        load_config(simulated, ["verifier={kind: rules}"])
-    assert (
-        load_config(
-            ROOT / "configs" / "textworld_simulated.yaml", ["verifier={kind: rules}"]
-        ).verifier
-        is not None
+    simulated = load_config(
+        ROOT / "configs" / "humaneval_simulated.yaml", ["verifier={kind: rules}"]
     )
+    with pytest.raises(UsageError, match=r"verifier\.kind = rules: .* none for humaneval_plus"):
+        check_environment(simulated)
+    games = ROOT / "configs" / "textworld_simulated.yaml"
+    check_environment(load_config(games, ["verifier={kind: rules}"]))
+
+
+def test_an_unknown_environment_is_named_with_the_nearest() -> None:
+    config = load_config(DEMO, ["env={kind: textwold, splits: {validation: 20}}"])
+    with pytest.raises(UsageError, match=r"env\.kind = textwold: .* did you mean textworld\?"):
+        check_environment(config)
+    with pytest.raises(UsageError, match=r"env\.kind = 'my env': write the name of"):
+        load_config(DEMO, ["env.kind=my env"])
 
 
 def test_overrides_reach_nested_keys_and_are_parsed_as_yaml() -> None:

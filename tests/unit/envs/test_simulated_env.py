@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-import envs  # noqa: F401 -- registers
+import envs.make  # noqa: F401 -- registers
 from envs.simulated.env import SimulatedEnv
 from envs.simulated.exact import Exact, Score, scores
 from envs.simulated.labels import all_cells, cell_of, draw_labels

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from envs import tasks as tasks_module
 from envs.tasks import at_hand, check_tasks, identity, make_tasks
+from envs.textworld import tasks as tasks_module
 from r2v_dist.config.env import LARGEST_SEED, EnvConfig
 from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.config.sandbox import SandboxConfig

@@ -3,6 +3,8 @@ the score.
 """
 
 import asyncio
+import multiprocessing
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -13,8 +15,9 @@ import gymnasium
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-import envs  # noqa: F401 -- registers
+import envs.make  # noqa: F401 -- registers
 from actors.env_runner import EnvRunner, RunnerSetup
+from envs.textworld import generator
 from envs.textworld.env import clean_feedback, clean_introduction
 from envs.textworld.games import GameFamily, draw_games, game_path, is_cached
 from envs.textworld.generator import generate
@@ -22,6 +25,7 @@ from r2v_dist.agent.episode import Player
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
+from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, Request, Sampling
 from tests.conftest import GAME_CACHE, QUESTS
 
@@ -129,6 +133,32 @@ def test_a_changed_file_is_made_again(tmp_path: Path) -> None:
     assert not is_cached(path)
     generate([spec], tmp_path, 1)
     assert is_cached(path)
+
+
+def test_the_game_of_a_killed_worker_is_made_by_another(tmp_path: Path) -> None:
+    specs = draw_games([QUESTS], "tests", 2, 7)
+    done: list[int] = []
+    before = os.environ.get("PYTHONHASHSEED")
+
+    def kill_after_the_first(count: int, total: int) -> None:
+        done.append(count)
+        if count == 1:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    paths = generate(specs, tmp_path, 1, kill_after_the_first)
+    assert all(is_cached(path) for path in paths)
+    assert done == [1, 2]
+    assert os.environ.get("PYTHONHASHSEED") == before
+
+
+def test_a_game_that_takes_too_long_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [spec] = draw_games([QUESTS], "tests", 1, 8)
+    monkeypatch.setattr(generator, "GENERATION_DEADLINE_S", 0.01)
+    with pytest.raises(RuntimeFailure, match=rf"{spec.id} .*died or ran past 0\.01 s, twice"):
+        generate([spec], tmp_path, 2)
 
 
 def test_step_limit_and_nonsense_actions(games: list[Path]) -> None:

@@ -3,8 +3,10 @@ is run here.
 """
 
 import json
+import time
 import tracemalloc
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +260,29 @@ def test_a_damaged_file_of_the_cache_is_made_again(damaged: str, tmp_path: Path)
     stored.write_text(damaged)
     assert judged(Scripted(["1", "2", "3"], candidate=right), tmp_path).passed
     assert stored.read_text() == before
+
+
+class FailsAtFirst(Scripted):
+    """Takes its time, and does not work the first time."""
+
+    def run(self, *arguments: Any, **named: Any) -> Completed:
+        completed = super().run(*arguments, **named)
+        if self.judging:
+            time.sleep(0.2)
+        if len(self.asked) == 1:
+            raise RuntimeFailure("the first time")
+        return completed
+
+
+def test_a_verdict_that_many_ask_for_at_once_is_given_once(tmp_path: Path) -> None:
+    sandbox = FailsAtFirst(["true", "false", "null"], candidate=rows("true", "false", "null"))
+    judge = Judge(sandbox, tmp_path)  # type: ignore[arg-type]
+    judge.truth(task())
+    sandbox.judging = True
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(judge.verdict, task(), "def f(x): pass\n") for _ in range(4)]
+    failed = [one for one in asked if one.exception() is not None]
+    assert [str(one.exception()) for one in failed] == ["the first time"]
+    assert {one.result() for one in asked if one not in failed} == {Verdict(True)}
+    assert judge.verdict(task(), "def f(x): pass\n").passed
+    assert len(sandbox.asked) == 2
