@@ -91,6 +91,7 @@ class RunConfig(Section):
             "logprobs": self.slm.backend == "vllm" or self.slm.signal_auroc is not None,
             "verifier": self.verifier is not None,
             "router": self.router is not None,
+            "heads": self.router is not None and self.router.mode == "decoupled",
         }
         asked = self.evaluate.routers
         return tuple(name for name in asked if all(has[need] for need in BY_NAME[name].needs))

@@ -25,8 +25,7 @@ from r2v_dist.evaluation.risk_quality import (
 from r2v_dist.evaluation.routing_signals import RoutingSignals, routed_states, routing_signals
 from r2v_dist.evaluation.threshold_selection import Tolerance
 from r2v_dist.router.model import RouterModel
-from r2v_dist.router.names import LEARNED
-from r2v_dist.router.query_classifier import QUERY
+from r2v_dist.router.names import FORECASTING
 from r2v_dist.stats.bootstrap import task_bootstrap_interval, worst_seed_success
 from r2v_dist.stats.seed_difference import SeedDifference, seed_difference
 from r2v_dist.storage.routers import load_router
@@ -165,7 +164,7 @@ def evaluated(run: RunDir, config: RunConfig) -> list[int]:
 
 
 def router_manifest(run: RunDir, config: RunConfig, training_seed: int = 0) -> Manifest | None:
-    """The stage that made the routers which are evaluated, None where none are trained."""
+    """The last stage of the router learner, None where none is complete."""
     if config.router is None:
         return None
     return run.manifest(
@@ -175,8 +174,10 @@ def router_manifest(run: RunDir, config: RunConfig, training_seed: int = 0) -> M
 
 def routers_of(run: RunDir, config: RunConfig, training_seed: int = 0) -> dict[str, RouterModel]:
     """The trained routers of a training seed."""
-    manifest = router_manifest(run, config, training_seed)
-    paths: dict[str, str] = manifest.results["routers"] if manifest else {}
+    others = run.manifest(stage_name("regressions", training_seed))
+    paths: dict[str, str] = {}
+    for manifest in (router_manifest(run, config, training_seed), others):
+        paths |= manifest.results["routers"] if manifest else {}
     return {
         name: load_router(run, name, path)
         for name, path in paths.items()
@@ -191,7 +192,7 @@ def forecasts_of(run: RunDir, config: RunConfig, training_seed: int) -> Forecast
     models = {
         name: model
         for name, model in routers_of(run, config, training_seed).items()
-        if name in (*LEARNED, QUERY)
+        if name in FORECASTING
     }
     if not models:
         return None
