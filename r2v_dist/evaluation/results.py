@@ -2,8 +2,8 @@
 only show it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from r2v_dist.evaluation.risk_quality import (
     score_auroc,
 )
 from r2v_dist.evaluation.routing_signals import RoutingSignals, routed_states, routing_signals
+from r2v_dist.evaluation.teacher_answers import teacher_answers
 from r2v_dist.evaluation.threshold_selection import Tolerance
 from r2v_dist.router.model import RouterModel
 from r2v_dist.router.names import FORECASTING
@@ -73,6 +74,8 @@ class Findings:
     comparisons: Comparisons | None
     points: list[ChosenPoint]
     certificate: RunCertificate | None
+    teacher_answers: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    """By training seed and router: answers of the teacher that its training took."""
 
     @classmethod
     def of(cls, run: RunDir, config: RunConfig) -> "Findings":
@@ -114,7 +117,17 @@ class Findings:
             compare(tests, resamples, seed),
             _points(run, config, tests, validations, forecasts),
             certificate_of(run, config) if run.manifest("calibrate") else None,
+            {s: teacher_answers(run, config, s) for s in complete},
         )
+
+    def answers(self, name: str, training_seed: int | None = None) -> int | None:
+        """The teacher answers that the training of a router took, for one training seed or on
+        average; None where that is no question.
+        """
+        seeds = self.teacher_answers if training_seed is None else [training_seed]
+        known = [self.teacher_answers.get(s, {}).get(name) for s in seeds]
+        counts = [count for count in known if count is not None]
+        return round(float(np.mean(counts))) if counts else None
 
     def overall(self, name: str, resamples: int, seed: int) -> "Overall | None":
         """An end, or a router at its selected thresholds, over all training seeds; None where one
