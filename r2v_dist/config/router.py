@@ -13,6 +13,11 @@ def _for_a_router(given: Any) -> Any:
     return {"zero_stage": 0, "threads_per_rank": 1} | given if isinstance(given, dict) else given
 
 
+def _as_stored(given: Any) -> Any:
+    """Stages that are complete are named by the older word."""
+    return "dissent" if given == "disagreement" else given
+
+
 class RouterConfig(Section):
     """The router learner (docs/method.md, section 7)."""
 
@@ -20,11 +25,14 @@ class RouterConfig(Section):
     """`decoupled`: calibrated risk heads, and a policy head that alone sees cost and CVaR. `joint`:
     the paper's single output.
     """
-    score: Literal["policy", "risk", "value", "dissent", "advantage"] = "policy"
+    score: Annotated[
+        Literal["policy", "risk", "value", "dissent", "advantage"], BeforeValidator(_as_stored)
+    ] = "policy"
     """What a `decoupled` router compares with its threshold: its policy head, the risk rho, rho -
     rho1, which is what a step of the teacher is worth to an SLM that never asks again, the
-    probability of dissent, that the teacher would do something else, or the advantage, the success
-    that a step of the teacher gains for a call to an agent that may ask again (labels.pairs > 0).
+    probability of disagreement, that the teacher would do something else, or the advantage, the
+    success that a step of the teacher gains for a call to an agent that may ask again
+    (labels.pairs > 0). `dissent` may be written `disagreement`.
     """
     surrogate: Literal["latched", "paper"] = "latched"
     ablation: Literal["none", "no_cvar", "no_brier", "uncalibrated"] = "none"

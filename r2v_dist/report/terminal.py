@@ -147,7 +147,7 @@ def _reasons(row: dict[str, Any], risk: StepForecast | None) -> str:
             f"risk {risk.alone:.2f}"
             + (f", {risk.after:.2f} after a teacher step" if risk.after is not None else "")
         )
-        parts += [f"dissent {risk.dissent:.2f}"] if risk.dissent is not None else []
+        parts += [f"disagreement {risk.dissent:.2f}"] if risk.dissent is not None else []
     if score is not None and threshold is not None:
         parts.append(
             f"{'draw' if row['router'] in DRAWN else 'score'} {score:.3g} "

@@ -117,7 +117,7 @@ ROUTERS = (
     _ours("r2v_no_brier", "r2v without Brier", "#db7706"),
     _ours("r2v_uncalibrated", "r2v uncalibrated", "#0d9488"),
     _ours("r2v_joint", "r2v joint (paper)", "#9333ea"),
-    _ours("r2v_dissent", "r2v by dissent alone", "#be185d"),
+    _ours("r2v_dissent", "r2v by disagreement alone", "#be185d"),
     _ours("r2v_risk", "r2v by risk alone", "#0369a1", maker="rescored"),
     _ours("r2v_value", "r2v by value alone", "#a16207", maker="rescored"),
     RouterInfo("oracle", "oracle on branches", "#111827", "oracle", "*", "true_risk"),

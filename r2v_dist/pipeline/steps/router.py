@@ -105,7 +105,7 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
             raise RuntimeFailure(
                 f"stage {context.stage}: no pair of branches from a state where the teacher does "
                 f"something else; raise labels.pairs, "
-                "or set router.score = dissent, which needs none"
+                "or set router.score = disagreement, which needs none"
             )
         joined.save(folder / f"{split}.arrow")
     root = run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")

@@ -133,6 +133,15 @@ def test_another_baseline_trains_no_router_again() -> None:
     assert changed == {"validate", "calibrate", "evaluate"}
 
 
+def test_disagreement_is_another_word_for_the_same_score() -> None:
+    path = ROOT / "configs" / "textworld_demo.yaml"
+    one, other = (
+        load_config(path, [f"router.score={word}"]) for word in ("dissent", "disagreement")
+    )
+    assert one == other
+    assert one.content_hash() == other.content_hash()
+
+
 def test_the_routers_of_the_demo_are_trained_as_in_finished_runs() -> None:
     """What decides a training of routers names the routers as runs before these baselines did."""
     path = ROOT / "configs" / "textworld_demo.yaml"
