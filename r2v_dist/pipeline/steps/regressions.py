@@ -50,32 +50,33 @@ def regressions(context: Context) -> dict[str, Any]:
 def fit(name: str, train: LabelTable, validation: LabelTable, seed: int) -> RouterModel:
     """A logistic baseline by its name. Raises RuntimeFailure where a table lacks its labels."""
     answers = BY_NAME[name].lesson == "answers"
-    learned = {
-        "train": outcomes(train, answers),
-        "validation": outcomes(validation, answers),
-    }
-    for split, known in learned.items():
-        if len(np.unique(known.task_N)) < 2:
+    for split, table in (("train", train), ("validation", validation)):
+        if len(np.unique(table.task[teaches(table, answers)])) < 2:
             raise RuntimeFailure(
                 f"router {name}: the labels of the {split} tasks have states of fewer than two "
                 f"tasks to learn from; raise labels.tasks and labels.validation_tasks, or leave "
                 f"it out of evaluate.routers"
             )
     uses = THREE if name == "logistic_three" else FEATURE_NAMES
-    return train_logistic(
-        learned["train"], learned["validation"], seed, FEATURE_NAMES, FEATURE_VERSION, uses
-    )
+    learned = outcomes(train, answers)
+    held_out = outcomes(validation, answers)
+    return train_logistic(learned, held_out, seed, FEATURE_NAMES, FEATURE_VERSION, uses)
 
 
 def outcomes(labels: LabelTable, answers: bool) -> Outcomes:
     """The states of the SLM's own episodes: whether it failed from there, or with `answers` whether
     the teacher would have done something else. Every episode weighs the same.
     """
-    own_N = np.isfinite(labels.own_success)
-    kept = labels.where(own_N & np.isfinite(labels.dissent) if answers else own_N)
-    weight_N = 1.0 / np.bincount(kept.episode, minlength=1)[kept.episode]
+    kept = labels.where(teaches(labels, answers))
+    weight_N = 1.0 / np.bincount(kept.episode)[kept.episode]
     failed_N: npt.NDArray[np.float64] = kept.dissent if answers else 1.0 - kept.own_success
     return Outcomes(kept.features_NF, failed_N, kept.task, weight_N)
+
+
+def teaches(labels: LabelTable, answers: bool) -> npt.NDArray[np.bool_]:
+    """Whether a state is one of the SLM's own, and with `answers` the teacher was asked there."""
+    own_N: npt.NDArray[np.bool_] = np.isfinite(labels.own_success)
+    return own_N & np.isfinite(labels.dissent) if answers else own_N
 
 
 def _rescored(context: Context, learner: str, name: str) -> RouterModel:

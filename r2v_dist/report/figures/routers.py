@@ -62,7 +62,8 @@ def _panel(ax: Any, found: Findings, names: Sequence[str], alone: str) -> None:
     """Some routers, muted but for the one that is best at r2v's calls; r2v and the ends on top."""
     rows = found.perturbed
     compared = found.comparisons
-    best = {one.other for fitted in (True, False) if compared and (one := compared.best(fitted))}
+    found_best = [] if compared is None else [compared.best(True), compared.best(False)]
+    best = {one.other for one in found_best if one is not None}
     for name in names:
         bold = name in best
         _sweep(
