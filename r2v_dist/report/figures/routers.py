@@ -83,7 +83,9 @@ def _panel(ax: Any, found: Findings, names: Sequence[str], alone: str) -> None:
     ax.set(xlabel="LLM-call rate: share of all steps by the teacher", xlim=(-0.03, 1.04))
     percent_axis(ax.xaxis)
     style = {"fontsize": 8, "handlelength": 2.0, "columnspacing": 1.2}
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, **style)
+    legend = ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, **style)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1.0)
 
 
 def _mark_published(ax: Any, env: str) -> None:
@@ -102,6 +104,7 @@ def ablations(figure: Any, found: Findings, alone: str) -> None:
         _sweep(ax, found.perturbed, name, alone, linewidth=1.8, size=5, alpha=1.0)
         ax.set_title(LABELS[name], fontsize=10, color=COLOURS[name], fontweight="bold")
         ax.set_xlabel("LLM-call rate")
+        ax.tick_params(labelbottom=True)
         percent_axis(ax.xaxis)
         percent_axis(ax.yaxis)
     for ax in grid[len(names) :]:
