@@ -45,10 +45,6 @@ ROW_KEYS = {
 }
 
 
-TRAINED = (
-    *("visits", "labels", "router", "visits2", "labels2", "router2", "regressions"),
-    *("validate", "evaluate"),
-)
 CLI = [sys.executable, "-m", "r2v_dist.cli"]
 
 
@@ -361,6 +357,12 @@ def test_certify_needs_calibration_and_probabilities(simulated_run: Path, tmp_pa
         assert result.returncode == 2
         assert result.stderr.count("\n") == 1
         assert said in result.stderr
+
+
+TRAINED = (
+    *("visits", "labels", "router", "visits2", "labels2", "router2", "regressions"),
+    *("validate", "evaluate"),
+)
 
 
 def with_seeds(simulated_run: Path, run_dir: Path, count: int) -> Path:
