@@ -17,7 +17,7 @@ from torch import Tensor
 from learners.common.packing import AnswerRow, can_share_prompt, row_tensors
 from learners.verifier.prefix_cache import PrefixScorer
 from r2v_dist.files import read_json_object
-from r2v_dist.router.isotonic import Isotonic
+from r2v_dist.router.calibration import Isotonic
 
 CALIBRATION = "verifier.json"
 _ORDER = 1e-6

@@ -25,7 +25,7 @@ from r2v_dist.config.verifier import VerifierTrainingConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels import branch_values
 from r2v_dist.labels.branch_values import BranchValue
-from r2v_dist.router.isotonic import fit_isotonic
+from r2v_dist.router.calibration import fit_centred_isotonic
 from r2v_dist.verifier.metrics import VerifierMetrics, verifier_curves, verifier_metrics
 
 _RESULT = "verifier.json"
@@ -167,7 +167,7 @@ def _calibrate(folder: Path, job: VerifierJob) -> None:
     scores = score_table(folder, table, job.system_prompt, job.template_settings)
     weights = table["n"].to_numpy().astype(np.float64)
     values = branch_values.values(table)
-    calibration = fit_isotonic(scores, values, weights)
+    calibration = fit_centred_isotonic(scores, values, weights)
     curves = verifier_curves(scores, values, weights)
     saved = {
         "calibration": calibration.to_json(),

@@ -13,6 +13,11 @@ def _for_a_router(given: Any) -> Any:
     return {"zero_stage": 0, "threads_per_rank": 1} | given if isinstance(given, dict) else given
 
 
+def _as_stored(given: Any) -> Any:
+    """Stages that are complete are named by the older word."""
+    return "dissent" if given == "disagreement" else given
+
+
 class RouterConfig(Section):
     """The router learner (docs/method.md, section 7)."""
 
@@ -20,12 +25,14 @@ class RouterConfig(Section):
     """`decoupled`: calibrated risk heads, and a policy head, which alone is trained on cost and
     CVaR. `joint`: the single output of the paper.
     """
-    score: Literal["policy", "risk", "value", "dissent", "advantage"] = "policy"
+    score: Annotated[
+        Literal["policy", "risk", "value", "dissent", "advantage"], BeforeValidator(_as_stored)
+    ] = "policy"
     """The score of a `decoupled` router. `policy`: its policy head. `risk`: rho. `value`: rho -
-    rho1, the success gained by one teacher step when the SLM acts from there on. `dissent`: the
-    probability that the teacher's action differs. `advantage`: the success gained by a teacher step
-    for every teacher call that it costs in the end, when the router acts from there on; it needs
-    labels.pairs > 0.
+    rho1, the success gained by one teacher step when the SLM acts from there on. `dissent`, which
+    may be written `disagreement`: the probability that the teacher's action differs. `advantage`:
+    the success gained by a teacher step for every teacher call that it costs in the end, when the
+    router acts from there on; it needs labels.pairs > 0.
     """
     surrogate: Literal["latched", "paper"] = "latched"
     """Cost and failure that training of the policy uses: of an agent that hands over to the teacher

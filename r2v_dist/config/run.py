@@ -92,6 +92,7 @@ class RunConfig(Section):
             "logprobs": self.slm.backend == "vllm" or self.slm.signal_auroc is not None,
             "verifier": self.verifier is not None,
             "router": self.router is not None,
+            "heads": self.router is not None and self.router.mode == "decoupled",
         }
         met = {need for need, is_met in available.items() if is_met}
         return tuple(name for name in self.evaluate.routers if met.issuperset(BY_NAME[name].needs))

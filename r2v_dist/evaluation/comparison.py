@@ -140,12 +140,23 @@ class Comparisons:
         """The baseline of highest test success at r2v's cost: chosen with hindsight, in
         its favour.
         """
-        own = [
-            one
-            for one in self.others
-            if one.family == "baseline" and one.matched_success is not None
-        ]
-        return max(own, key=lambda one: one.matched_success or 0.0).other if own else None
+        found = [one for one in map(self.best, (False, True)) if one is not None]
+        return max(found, key=lambda one: one.matched_success or 0.0).other if found else None
+
+    def baselines(self, fitted: bool) -> list[Comparison]:
+        """Those with the fitted baselines, or with the others."""
+        own = [one for one in self.others if one.family == "baseline"]
+        return [one for one in own if BY_NAME[one.other].fitted is fitted]
+
+    def best(self, fitted: bool) -> Comparison | None:
+        """As `best_at_cost`, among the fitted baselines or among the others."""
+        played = [one for one in self.baselines(fitted) if one.matched_success is not None]
+        return max(played, key=lambda one: one.matched_success or 0.0) if played else None
+
+    def closest(self, fitted: bool) -> Comparison | None:
+        """The baseline of either kind that r2v is least clearly ahead of by frontier area."""
+        own = self.baselines(fitted)
+        return min(own, key=lambda one: one.auc_difference.low) if own else None
 
 
 def compare(seeds: Sequence[SeedArms], resamples: int, seed: int) -> Comparisons | None:
@@ -260,7 +271,7 @@ def _matched(one: SeedArms, name: str) -> tuple[Array, Array] | None:
 
 
 def _with_holm(others: Sequence[Comparison]) -> list[Comparison]:
-    """Baselines are one family of hypotheses, ablations another."""
+    """Baselines, fitted and unfitted, are one family of hypotheses, ablations another."""
     adjusted: dict[str, PValue] = {}
     for family in {one.family for one in others}:
         tested = {one.other: one.p for one in others if one.family == family and one.p is not None}

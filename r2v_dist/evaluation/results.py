@@ -2,8 +2,8 @@
 only show it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,10 @@ from r2v_dist.evaluation.risk_quality import (
     score_auroc,
 )
 from r2v_dist.evaluation.routing_signals import RoutingSignals, routed_states, routing_signals
+from r2v_dist.evaluation.teacher_answers import teacher_answers
 from r2v_dist.evaluation.threshold_selection import Tolerance
 from r2v_dist.router.model import RouterModel
-from r2v_dist.router.names import LEARNED
-from r2v_dist.router.query_classifier import QUERY
+from r2v_dist.router.names import FORECASTING
 from r2v_dist.stats.bootstrap import task_bootstrap_interval, worst_seed_success
 from r2v_dist.stats.seed_difference import SeedDifference, seed_difference
 from r2v_dist.storage.routers import load_router
@@ -74,6 +74,8 @@ class Findings:
     comparisons: Comparisons | None
     points: list[ChosenPoint]
     certificate: RunCertificate | None
+    teacher_answers: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    """By training seed and router: answers of the teacher that its training took."""
 
     @classmethod
     def of(cls, run: RunDir, config: RunConfig) -> "Findings":
@@ -115,7 +117,17 @@ class Findings:
             compare(tests, resamples, seed),
             _points(run, config, tests, validations, forecasts),
             certificate_of(run, config) if run.manifest("calibrate") else None,
+            {s: teacher_answers(run, config, s) for s in complete},
         )
+
+    def answers(self, name: str, training_seed: int | None = None) -> int | None:
+        """The teacher answers that the training of a router took, for one training seed or on
+        average; None where that is no question.
+        """
+        seeds = self.teacher_answers if training_seed is None else [training_seed]
+        known = [self.teacher_answers.get(s, {}).get(name) for s in seeds]
+        counts = [count for count in known if count is not None]
+        return round(float(np.mean(counts))) if counts else None
 
     def overall(self, name: str, resamples: int, seed: int) -> "Overall | None":
         """An end, or a router at its selected thresholds, over all training seeds; None where one
@@ -165,7 +177,7 @@ def evaluated(run: RunDir, config: RunConfig) -> list[int]:
 
 
 def router_manifest(run: RunDir, config: RunConfig, training_seed: int = 0) -> Manifest | None:
-    """The stage that made the routers which are evaluated, None where none are trained."""
+    """The last stage of the router learner, None where none is complete."""
     if config.router is None:
         return None
     return run.manifest(
@@ -175,8 +187,10 @@ def router_manifest(run: RunDir, config: RunConfig, training_seed: int = 0) -> M
 
 def routers_of(run: RunDir, config: RunConfig, training_seed: int = 0) -> dict[str, RouterModel]:
     """The trained routers of a training seed."""
-    manifest = router_manifest(run, config, training_seed)
-    paths: dict[str, str] = manifest.results["routers"] if manifest else {}
+    others = run.manifest(stage_name("regressions", training_seed))
+    paths: dict[str, str] = {}
+    for manifest in (router_manifest(run, config, training_seed), others):
+        paths |= manifest.results["routers"] if manifest else {}
     return {
         name: load_router(run, name, path)
         for name, path in paths.items()
@@ -191,7 +205,7 @@ def forecasts_of(run: RunDir, config: RunConfig, training_seed: int) -> Forecast
     models = {
         name: model
         for name, model in routers_of(run, config, training_seed).items()
-        if name in (*LEARNED, QUERY)
+        if name in FORECASTING
     }
     if not models:
         return None

@@ -16,6 +16,7 @@ import pyarrow as pa
 from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.evaluation.outcomes import ArmOutcomes
+from r2v_dist.router.names import DRAWN
 from r2v_dist.stats.cvar import cvar_failure, cvars
 from r2v_dist.storage import rollouts as rollout_store
 
@@ -114,7 +115,7 @@ def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict
     )
     found: dict[str, list[float]] = {}
     for name in names:
-        if name == "random":
+        if name in DRAWN:
             found[name] = sorted(rates)
             continue
         own = routers == name

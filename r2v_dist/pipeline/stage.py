@@ -7,10 +7,14 @@ from typing import Any, Literal
 from r2v_dist.config.learners import CONSTRAINT_STATUSES
 from r2v_dist.config.run import RunConfig
 from r2v_dist.pipeline.context import Context
+from r2v_dist.router.names import made_by
 from r2v_dist.storage.run_dir import stage_name
 
 Part = Literal["slm", "verifier", "router"]
 """What later stages deploy. SLM and verifier together are the policy."""
+_COUNTED = ("random", "entropy", "heuristic", "verifier", "perplexity", "stuck_latch", "oracle")
+"""Nothing learns these, yet they are part of what names a training of routers, since finished runs
+are named that way. Routers that came later are not."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,16 @@ class Stage:
 def value_of(config: RunConfig, name: str) -> Any:
     """A part of the configuration by its dotted name, without what only says where and how fast.
 
-    Four names are no keys: `games` are the bytes of what is named by a path, `test_seeds` the
-    perturbation seeds of test tasks, `constraint_statuses` the words in which training ends, and
-    `labels.first_round` the keys of `labels` that decide its first round.
+    Six names are no keys: `games` are the bytes of what is named by a path, `test_seeds` the
+    perturbation seeds of test tasks, `constraint_statuses` the words in which training ends,
+    `labels.first_round` the keys of `labels` that decide its first round, and `learner_routers` and
+    `other_routers` the evaluated routers that a learner and that other means make.
     """
+    if name == "learner_routers":
+        learned = (*_COUNTED, *made_by("learner", "query"))
+        return tuple(router for router in config.evaluate.routers if router in learned)
+    if name == "other_routers":
+        return other_routers(config)
     if name == "constraint_statuses":
         return CONSTRAINT_STATUSES
     if name == "test_seeds":
@@ -58,6 +68,11 @@ def value_of(config: RunConfig, name: str) -> Any:
     if hasattr(value, "content"):
         return value.content()
     return value() if callable(value) else value
+
+
+def other_routers(config: RunConfig) -> tuple[str, ...]:
+    """The fitted routers of a run that are not the router learner's."""
+    return tuple(name for name in config.swept if name in made_by("regression", "rescored"))
 
 
 def for_training_seed(stages: Sequence[Stage], training_seed: int) -> list[Stage]:

@@ -8,8 +8,8 @@ when the last stage is complete.
 from dataclasses import replace
 
 from r2v_dist.config.run import RunConfig
-from r2v_dist.pipeline.stage import Part, Stage, for_training_seed
-from r2v_dist.pipeline.steps import labels, router, verifier
+from r2v_dist.pipeline.stage import Part, Stage, for_training_seed, other_routers
+from r2v_dist.pipeline.steps import labels, regressions, router, verifier
 from r2v_dist.pipeline.steps.evaluation import calibrate, evaluate, validate
 from r2v_dist.pipeline.steps.imitation import baseline, bc, cloned, collect
 from r2v_dist.pipeline.steps.preference import dpo, pairs
@@ -38,6 +38,10 @@ def _routes_once(config: RunConfig) -> bool:
 
 def _routes_twice(config: RunConfig) -> bool:
     return _routes(config) and config.labels.rounds == 2
+
+
+def _regresses(config: RunConfig) -> bool:
+    return bool(other_routers(config))
 
 
 def _certifies(config: RunConfig) -> bool:
@@ -76,15 +80,17 @@ TABLE = (
     # -- states are labelled by counterfactual branches, and routers learn from the labels
     Stage("visits", ("tasks", "@policy"), (*_PLAY, *_LABELLED), labels.visits, when=_routes),
     Stage("labels", _LABELS, (*_PLAY, "labels.first_round"), labels.labels, when=_routes),
-    Stage("router", ("visits", "labels"), (*_TRAINING, "evaluate.routers"), router.router,
+    Stage("router", ("visits", "labels"), (*_TRAINING, "learner_routers"), router.router,
           "router", _routes_once),
     Stage("router", ("visits", "labels"), _TRAINING, router.router, "router", _routes_twice),
     Stage("visits2", ("tasks", "@policy", "@router"), (*_PLAY, *_LABELLED, "labels.followed_rate"),
           labels.second_visits, when=_routes_twice),
     Stage("labels2", ("tasks", "@policy", "@router", "visits", "visits2"), (*_PLAY, "labels"),
           labels.second_labels, when=_routes_twice),
-    Stage("router2", ("visits", "labels", "labels2"), (*_TRAINING, "evaluate.routers"),
+    Stage("router2", ("visits", "labels", "labels2"), (*_TRAINING, "learner_routers"),
           router.second_router, "router", _routes_twice),
+    Stage("regressions", ("labels", "@router"), ("other_routers",), regressions.regressions,
+          "router", _regresses),
     # -- every router live: thresholds, certificate, test
     Stage("validate", ("tasks", "@policy", "@router"), (*_SWEEP, *_CHOICE), validate),
     Stage("calibrate", ("tasks", "@policy", "@router", "validate"), (*_PLAY, "test_seeds"),

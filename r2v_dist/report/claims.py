@@ -1,9 +1,14 @@
-"""What a report may say of routing and of CVaR, in words that follow from the measured numbers."""
+"""What a report may say of r2v, of routing and of CVaR, in words that follow from the measured
+numbers.
+"""
+
+from collections.abc import Callable
 
 from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.results import Findings
 from r2v_dist.evaluation.routing_signals import RoutingSignals
 from r2v_dist.report.figures.palette import LABELS
+from r2v_dist.stats.bootstrap import PairedDifference
 from r2v_dist.stats.seed_difference import SeedDifference
 
 IDLE = "seeds do not differ beyond noise: CVaR is idle"
@@ -12,6 +17,35 @@ IDLE = "seeds do not differ beyond noise: CVaR is idle"
 def p_text(p_value: float, at_floor: bool) -> str:
     """A p-value; at the least that its permutations can give it is only known to be no larger."""
     return f"p {'<=' if at_floor else '='} {p_value:.2g}"
+
+
+def standing(found: Findings) -> list[str]:
+    """The fitted baselines that r2v is not ahead of, one sentence for those that are ahead of it and
+    one for those that are level: whose paired 95 % interval covers 0. Empty where r2v is ahead of
+    all of them, and where there is none.
+    """
+    sentences = []
+    for said, holds in (
+        ("AHEAD OF r2v", lambda gap: gap.high < 0),
+        ("LEVEL WITH r2v", lambda gap: gap.low <= 0 <= gap.high),
+    ):
+        named = _those(found, holds)
+        if named:
+            sentences.append(f"{said}: {'; '.join(named)}")
+    return sentences
+
+
+def _those(found: Findings, holds: Callable[[PairedDifference], bool]) -> list[str]:
+    """The fitted baselines of which it holds, with where it does and what their training took."""
+    named = []
+    compared = found.comparisons.baselines(True) if found.comparisons is not None else []
+    for one in compared:
+        measures = {"at its calls": one.matched_difference, "by area": one.auc_difference}
+        where = [words for words, gap in measures.items() if gap is not None and holds(gap)]
+        if where:
+            took = f"{found.answers(one.other)} teacher answers in training"
+            named.append(f"{LABELS[one.other]}, {' and '.join(where)} ({took})")
+    return named
 
 
 def deciding(found: Findings) -> SeedDifference | None:

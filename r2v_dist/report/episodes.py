@@ -16,6 +16,7 @@ from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.results import routers_of
 from r2v_dist.evaluation.risk_quality import StepForecast, step_forecasts
 from r2v_dist.router.baselines import entropy_of
+from r2v_dist.router.names import DRAWN
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.rollouts import rows_where
 from r2v_dist.storage.run_dir import RunDir
@@ -112,7 +113,7 @@ def _shown(row: dict[str, Any], risk: StepForecast | None) -> dict[str, Any]:
     ]
     entropy = entropy_of(row["first_top_logprobs"]) if row["first_top_logprobs"] else None
     compared = (
-        row["score"] is not None and row["threshold"] is not None and row["router"] != "random"
+        row["score"] is not None and row["threshold"] is not None and row["router"] not in DRAWN
     )
     return row | {
         "candidates": _together(candidates),

@@ -8,21 +8,22 @@ import pyarrow as pa
 
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import StopReason
+from r2v_dist.evaluation.comparison import Comparison
 from r2v_dist.evaluation.outcomes import hard_tasks
 from r2v_dist.evaluation.results import Findings, Overall
-from r2v_dist.report.claims import deciding, seeds_words, shown_signals
+from r2v_dist.report.claims import deciding, seeds_words, shown_signals, standing
 from r2v_dist.report.figures.palette import LABELS, fitting, listed
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir, stage_name
 
 HARD_STEPS = 4
-_WIDTH = 44
+_WIDTH = 60
 _ENDS = (StopReason.WON, StopReason.LOST, StopReason.STEP_LIMIT)
 """How an episode of a working run ends."""
 
 
 def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
-    """At most a dozen lines."""
+    """At most fifteen lines."""
     if not found.seeds:
         return f"{run.root}: no evaluated episodes yet"
     slm = found.perturbed[0]
@@ -102,32 +103,39 @@ def _line(title: str, one: Overall) -> str:
 
 
 def _compared(found: Findings) -> list[str]:
-    """The best baseline at r2v's cost, and the weakest of the differences in frontier area."""
+    """The best baseline of either kind at r2v's cost, the weakest of the differences in frontier
+    area, and whom r2v is not ahead of.
+    """
     compared = found.comparisons
-    if compared is None or compared.best_at_cost is None:
+    if compared is None:
         return []
-    best = next(one for one in compared.others if one.other == compared.best_at_cost)
+    lines = [_at_cost(one) for one in map(compared.best, (False, True)) if one is not None]
+    closest = [one for one in map(compared.closest, (False, True)) if one is not None]
+    if closest:
+        areas = "; ".join(map(_by_area, closest))
+        lines.append(f"  frontier area: r2v {compared.auc:.3f}; closest {areas}")
+    return [*lines, *(f"  {sentence}" for sentence in standing(found))]
+
+
+def _at_cost(best: Comparison) -> str:
     assert best.matched_success is not None
     assert best.matched_difference is not None
     gap = best.matched_difference
-    title = f"best baseline at that cost: {listed(best.other)}"
+    title = f"best {fitting(best.other)} baseline at that cost: {LABELS[best.other]}"
     ahead = (
         f"r2v is {gap.difference * 100:+.1f} points [{gap.low * 100:+.1f}, {gap.high * 100:+.1f}]"
     )
     p = f"Holm p {'<=' if best.p_holm_at_floor else '='} {best.p_holm:.2g}"
     differ = f"{best.differing_tasks} tasks differ"
-    lines = [f"  {title:<{_WIDTH}} {best.matched_success:6.1%}  {ahead}, {p}, {differ}"]
-    closest = min(
-        (one for one in compared.others if one.family == "baseline"),
-        key=lambda one: one.auc_difference.low,
-    )
+    return f"  {title:<{_WIDTH}} {best.matched_success:6.1%}  {ahead}, {p}, {differ}"
+
+
+def _by_area(closest: Comparison) -> str:
     area = closest.auc_difference
-    lines.append(
-        f"  frontier area: r2v {compared.auc:.3f}; closest baseline"
-        f" {LABELS[closest.other]} ({fitting(closest.other)}) {closest.auc:.3f}"
-        f", difference {area.difference:+.3f} [{area.low:+.3f}, {area.high:+.3f}]"
+    return (
+        f"{fitting(closest.other)}: {LABELS[closest.other]} {closest.auc:.3f}, difference "
+        f"{area.difference:+.3f} [{area.low:+.3f}, {area.high:+.3f}]"
     )
-    return lines
 
 
 def _claims(found: Findings) -> list[str]:

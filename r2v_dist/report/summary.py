@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from r2v_dist.config.run import RunConfig
-from r2v_dist.evaluation.outcomes import hard_tasks
+from r2v_dist.evaluation.outcomes import RouterRow, hard_tasks
 from r2v_dist.evaluation.policy_gains import policy_gains
 from r2v_dist.evaluation.results import Findings, learning_of, router_manifest
 from r2v_dist.report.figures.palette import is_fitted
@@ -72,8 +72,8 @@ def summary(
         "versions": versions(),
         "wall_s": sum(m.wall_s for m in manifests),
         "stages": [{"name": m.stage, "wall_s": m.wall_s} for m in manifests],
-        "routers": [row.as_dict() | {"fitted": is_fitted(row.name)} for row in found.perturbed],
-        "clean": [row.as_dict() | {"fitted": is_fitted(row.name)} for row in found.clean],
+        "routers": [_row(found, row) for row in found.perturbed],
+        "clean": [_row(found, row) for row in found.clean],
         "hard_tasks": hard_tasks(run.rollouts("evaluate"), HARD_STEPS)
         if run.manifest("evaluate") and config.teacher.backend == "expert"
         else None,
@@ -95,10 +95,20 @@ def summary(
     }
 
 
+def _row(found: Findings, row: RouterRow) -> dict[str, Any]:
+    """With whether the router is fitted, and what that took."""
+    answers = found.answers(row.name, row.training_seed)
+    return row.as_dict() | {"fitted": is_fitted(row.name), "teacher_answers": answers}
+
+
 def _comparisons(found: Findings) -> dict[str, Any] | None:
-    """With whether each other router is fitted."""
+    """With whether each other router is fitted, and what that took."""
     if found.comparisons is None:
         return None
     facts = found.comparisons.as_dict()
-    others = [other | {"fitted": is_fitted(other["other"])} for other in facts["others"]]
+    others = [
+        other
+        | {"fitted": is_fitted(other["other"]), "teacher_answers": found.answers(other["other"])}
+        for other in facts["others"]
+    ]
     return facts | {"others": others}

@@ -13,7 +13,7 @@ from r2v_dist.evaluation.results import routers_of
 from r2v_dist.evaluation.risk_quality import StepForecast, step_forecasts
 from r2v_dist.router.baselines import entropy_of
 from r2v_dist.router.model import RouterModel
-from r2v_dist.router.names import LEARNED
+from r2v_dist.router.names import DRAWN, FORECASTING, LEARNED
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir, open_run
 
@@ -103,7 +103,8 @@ def _risks(
     """By the router that played, else by r2v; what the query-level classifier says does not change
     with the step.
     """
-    model = models[0].get(router if router in LEARNED else "r2v")
+    own = router in LEARNED and router in FORECASTING
+    model = models[0].get(router if own else "r2v")
     return step_forecasts(model, rows, models[1]) if model is not None else {}
 
 
@@ -146,10 +147,10 @@ def _reasons(row: dict[str, Any], risk: StepForecast | None) -> str:
             f"risk {risk.alone:.2f}"
             + (f", {risk.after:.2f} after a teacher step" if risk.after is not None else "")
         )
-        parts += [f"dissent {risk.dissent:.2f}"] if risk.dissent is not None else []
+        parts += [f"disagreement {risk.dissent:.2f}"] if risk.dissent is not None else []
     if score is not None and threshold is not None:
         parts.append(
-            f"{'draw' if row['router'] == 'random' else 'score'} {score:.3g} "
+            f"{'draw' if row['router'] in DRAWN else 'score'} {score:.3g} "
             f"{'<' if score < threshold else '≥'} {threshold:.3g}"
         )
     return "".join(f"   {part}" for part in parts)

@@ -1,4 +1,9 @@
-"""Scores of the baselines: functions of what one step shows."""
+"""Scores of the baselines: functions of what one step shows.
+
+A function of the context alone decides before the SLM is asked, and its escalations cost no SLM
+call; a function of the context and the SLM's proposal needs the proposal. A router escalates where
+its score is at least its threshold. `router/names.py` has one row for each.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +12,7 @@ from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Answer
 from r2v_dist.router.features import looks_like_an_error
 from r2v_dist.router.step_context import StepContext
+from r2v_dist.seeding import rng_for
 
 
 def entropy_of(logprobs: Sequence[float]) -> float:
@@ -16,6 +22,38 @@ def entropy_of(logprobs: Sequence[float]) -> float:
     probabilities = [math.exp(logprob) for logprob in logprobs]
     rest = max(0.0, 1.0 - sum(probabilities))
     return -sum(p * math.log(p) for p in [*probabilities, rest] if p > 1e-12)
+
+
+def step_draw(context: StepContext) -> float:
+    """A number in [0, 1) that is drawn at every step, equal for all arms."""
+    return rng_for("random-escalation", *context.draw).random()
+
+
+def episode_draw(context: StepContext) -> float:
+    """A number in [0, 1) that is drawn once an episode, equal for all arms."""
+    *episode, _ = context.draw
+    return rng_for("random-episode", *episode).random()
+
+
+def steps_taken(context: StepContext) -> float:
+    """-1 at the first step, -2 at the second: at the threshold -n the teacher has the first n."""
+    return -1.0 - context.t
+
+
+def error_recency(context: StepContext) -> float:
+    """1 where the latest observation speaks of an error, 1/2 a step later, 0 where none has: at the
+    threshold 1/n the teacher has the n steps after an error.
+    """
+    for steps, observation in enumerate(reversed(context.observations), start=1):
+        if looks_like_an_error(observation):
+            return 1.0 / steps
+    return 0.0
+
+
+def split_vote(context: StepContext, proposal: Answer) -> float:
+    """1 minus the share of the commonest action among the K; 1 where the SLM has none."""
+    actions = [candidate.text for candidate in proposal.candidates]
+    return 1.0 - max(map(actions.count, actions)) / len(actions) if actions else 1.0
 
 
 def first_token_entropy(context: StepContext, proposal: Answer) -> float:

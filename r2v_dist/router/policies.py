@@ -6,7 +6,6 @@ from typing import Protocol
 
 from r2v_dist.language_model import Answer
 from r2v_dist.router.step_context import StepContext
-from r2v_dist.seeding import rng_for
 
 
 @dataclass(frozen=True)
@@ -42,18 +41,19 @@ class Constant:
 
 @dataclass(frozen=True)
 class RandomEscalation:
-    """Escalates each step with probability `rate`; arms of different rate use the same draws, so
-    their paths nest.
+    """Escalates where a draw is below `rate`; arms of different rate use the same draws, so their
+    paths nest.
     """
 
     rate: float
+    draw: Callable[[StepContext], float]
 
     def needs_proposal(self, context: StepContext) -> bool:
         return False
 
     def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
-        draw = rng_for("random-escalation", *context.draw).random()
-        return Decision(draw < self.rate, draw)
+        drawn = self.draw(context)
+        return Decision(drawn < self.rate, drawn)
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,17 @@ A router sees only what a deployed agent sees. One score, one threshold: escalat
 threshold.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Answer
-from r2v_dist.router.baselines import (
-    action_perplexity,
-    entropy_or_doubt,
-    first_token_entropy,
-    stuck_steps,
-    true_risk,
-    verifier_doubt,
-)
+from r2v_dist.router import baselines
 from r2v_dist.router.features import features
 from r2v_dist.router.model import RouterModel
-from r2v_dist.router.names import BY_NAME, LEARNED, ORACLE
+from r2v_dist.router.names import BY_NAME, LEARNED, RouterInfo
 from r2v_dist.router.policies import (
     Capped,
     Constant,
@@ -72,20 +67,12 @@ class RouterModels:
         return self.trained[name, training_seed]
 
 
-_BY_PROPOSAL: dict[str, Callable[[StepContext, Answer], float]] = {
-    "entropy": first_token_entropy,
-    "heuristic": entropy_or_doubt,
-    "verifier": verifier_doubt,
-    "perplexity": action_perplexity,
-    ORACLE: true_risk,
-}
 SINGLE_SAMPLE = frozenset({"slm_only"})
 """Routers whose SLM acts with one sample; under all others the verifier picks among the K, where
 there is a verifier.
 """
 ALONE = frozenset({"slm_only", "best_of_k"})
 """Routers that never ask the teacher."""
-_CONSTANT = {"slm_only": False, "best_of_k": False, "teacher_only": True}
 
 
 def build_router(
@@ -106,18 +93,25 @@ def build_router(
 def _unbound(
     name: str, threshold: float | None, models: RouterModels, training_seed: int
 ) -> Router:
-    if name not in BY_NAME:
+    info = BY_NAME.get(name)
+    if info is None:
         raise UsageError(f"router {name}: no such router; there are {', '.join(BY_NAME)}")
-    if name in _CONSTANT:
-        return Constant(_CONSTANT[name])
+    if info.family == "end":
+        return Constant(name not in ALONE)
     if threshold is None:
         raise UsageError(f"router {name}: needs a threshold")
-    if name == "random":
-        return RandomEscalation(threshold)
-    if name == "stuck_latch":
-        return Latched(ContextThreshold(threshold, stuck_steps))
-    if name == "query_level":
-        return ContextThreshold(threshold, risk_of_query(models.of(name, training_seed)))
-    if name in LEARNED:
-        return ProposalThreshold(threshold, risk_of_step(models.of(name, training_seed)))
-    return ProposalThreshold(threshold, _BY_PROPOSAL[name])
+    score = _score_of(info, models, training_seed)
+    if info.play == "rate":
+        return RandomEscalation(threshold, score)
+    early = len(inspect.signature(score).parameters) == 1
+    router: Router = (ContextThreshold if early else ProposalThreshold)(threshold, score)
+    return Latched(router) if info.play == "latch" else router
+
+
+def _score_of(info: RouterInfo, models: RouterModels, training_seed: int) -> Callable[..., Any]:
+    """A function of the context alone, or of the context and the SLM's proposal."""
+    if info.score is not None:
+        rule: Callable[..., Any] = getattr(baselines, info.score)
+        return rule
+    model = models.of(info.name, training_seed)
+    return risk_of_step(model) if info.name in LEARNED else risk_of_query(model)

@@ -42,6 +42,7 @@ ROW_KEYS = {
         "seeds",
     ),
     "fitted",
+    "teacher_answers",
 }
 
 
@@ -223,14 +224,14 @@ def test_baselines_say_whether_they_are_fitted(
     summary: dict[str, Any], simulated_run: Path
 ) -> None:
     fitted = {row["name"]: row["fitted"] for row in summary["routers"]}
+    unfitted = "random random_episode first_n after_error agreement entropy heuristic perplexity"
     assert {name for name, value in fitted.items() if value is False} == {
-        "random",
-        "entropy",
-        "heuristic",
-        "perplexity",
+        *unfitted.split(),
         "stuck_latch",
     }
-    assert fitted["query_level"] is fitted["r2v"] is True
+    for name in ("query_level", "logistic", "logistic_three", "logistic_disagreement", "r2v"):
+        assert fitted[name] is True
+    assert {"r2v_risk", "r2v_value"} <= set(fitted)
     assert fitted["slm_only"] is None
     assert {one["other"]: one["fitted"] for one in summary["comparisons"]["others"]}[
         "query_level"
@@ -238,6 +239,35 @@ def test_baselines_say_whether_they_are_fitted(
     page = (simulated_run / "report" / "index.html").read_text()
     assert re.search(r"first-token entropy <span[^>]*>unfitted<", page)
     assert re.search(r"query-level classifier <span[^>]*>fitted<", page)
+
+
+def questions(simulated_run: Path, stage: str) -> int:
+    """Questions put to the teacher in the episodes of a stage."""
+    shards = sorted((simulated_run / "rollouts" / stage).glob("*.arrow"))
+    rows = pd.concat(map(pd.read_feather, shards))
+    played = rows.branch_t.isna() | (rows.t >= rows.branch_t)
+    own = rows[(rows.actor == "teacher") & played]
+    return len({*zip(own.task, own.z, own.prefix, own.replica, strict=True)})
+
+
+def test_every_router_says_what_its_training_took_of_the_teacher(
+    summary: dict[str, Any], simulated_run: Path
+) -> None:
+    answers = {row["name"]: row["teacher_answers"] for row in summary["routers"]}
+    free = "random random_episode first_n entropy query_level logistic logistic_three"
+    assert {answers[name] for name in free.split()} == {0}
+    assert answers["slm_only"] is None
+    stages = ("visits", "labels", "visits2", "labels2")
+    asked = sum(questions(simulated_run, stage) for stage in stages)
+    ours = [count for name, count in answers.items() if name.startswith("r2v")]
+    assert set(ours) == {asked}
+    visits = sorted((simulated_run / "rollouts" / "visits").glob("*.arrow"))
+    rows = pd.concat(map(pd.read_feather, visits))
+    alone = rows[(rows.router == "slm_only") & (rows.t >= 0) & rows.z.notna()]
+    states = {*zip(alone.task, alone.z, alone.prefix, strict=True)}
+    assert answers["logistic_disagreement"] == len(states) < asked
+    by_other = {one["other"]: one["teacher_answers"] for one in summary["comparisons"]["others"]}
+    assert all(answers[name] == count for name, count in by_other.items())
 
 
 def test_comparisons_and_operating_points_agree_with_the_rows(summary: dict[str, Any]) -> None:
@@ -287,14 +317,15 @@ def test_the_page_stands_alone_and_says_simulated(
 
 def test_the_last_lines_are_the_headline(simulated_run: Path) -> None:
     lines = cli("report", str(simulated_run)).splitlines()
-    assert len(lines) <= 12
+    assert len(lines) <= 15
     text = "\n".join(lines)
     assert "SIMULATED" in lines[0]
     for part in (
         "SLM only",
         "teacher only (privileged oracle)",
         "r2v @",
-        "best baseline at that cost",
+        "best unfitted baseline at that cost",
+        "best fitted baseline at that cost",
         "worst seed",
         "certificate:",
         "the score (advantage)",
@@ -333,13 +364,19 @@ def test_certify_needs_calibration_and_probabilities(simulated_run: Path, tmp_pa
         assert said in complained
 
 
+TRAINED = (
+    *("visits", "labels", "router", "visits2", "labels2", "router2", "regressions"),
+    *("validate", "evaluate"),
+)
+
+
 def with_seeds(simulated_run: Path, run_dir: Path, count: int) -> Path:
     """The run with more training seeds that all came to the same."""
     shutil.copytree(simulated_run, run_dir)
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config | {"training_seeds": count}))
     for training_seed in range(1, count):
-        for stage in ("router", "router2", "validate", "evaluate"):
+        for stage in TRAINED:
             name = f"{stage}@{training_seed}"
             if (run_dir / "stages" / stage).is_dir():
                 shutil.copytree(run_dir / "stages" / stage, run_dir / "stages" / name)

@@ -159,7 +159,7 @@ def test_it_learns_which_candidate_succeeds(
 
 
 def test_the_checkpoint_is_plain(one_rank: tuple[Any, Any, Path], files: tuple[Path, Path]) -> None:
-    from r2v_dist.router.isotonic import Isotonic
+    from r2v_dist.router.calibration import Isotonic
 
     _, _, path = one_rank
     assert {p.suffix for p in path.iterdir()} <= {".json", ".safetensors", ".jinja"}

@@ -11,6 +11,7 @@ import pytest
 
 from r2v_dist.config.run import load_config
 from r2v_dist.labels.table import LabelTable
+from r2v_dist.router.names import DRAWN
 from r2v_dist.storage import rollouts as rollout_store
 
 TRAIN, VALIDATION, TEST = 0, 1000, 2000
@@ -115,6 +116,6 @@ def test_thresholds_come_from_validation_alone(simulated_run: Path) -> None:
     watching = scored.filter(pc.is_inf(scored["threshold"]))
     for name, thresholds in validate["thresholds"].items():
         assert validate["selected"][name] in thresholds
-        if name != "random":
+        if name not in DRAWN:
             own = set(watching.filter(pc.equal(watching["router"], name))["score"].to_pylist())
             assert set(thresholds) <= own

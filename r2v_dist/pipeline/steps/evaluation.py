@@ -8,6 +8,7 @@ from r2v_dist.episodes import Arm
 from r2v_dist.evaluation.threshold_selection import grid
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.steps.router import last_round, trained
+from r2v_dist.router.names import DRAWN
 
 NEVER = math.inf
 """The threshold of a router that only watches: its scores along the SLM's own path are what
@@ -29,7 +30,7 @@ def validate(context: Context) -> dict[str, Any]:
     tasks = context.tasks("validation")
     zs = config.perturb.seeds("validation", config.seed)
     ends = _ends(context, arm)
-    watching = tuple(arm(name, NEVER) for name in config.swept if name != "random")
+    watching = tuple(arm(name, NEVER) for name in config.swept if name not in DRAWN)
     units = [context.unit(task, None, ends) for task in tasks] + [
         context.unit(task, z, (*ends, *watching)) for task in tasks for z in zs
     ]

@@ -17,12 +17,14 @@ import pyarrow as pa
 
 from r2v_dist.config.env import Split
 from r2v_dist.config.router import RouterConfig
+from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.pipeline.context import Context
+from r2v_dist.pipeline.stage import other_routers
 from r2v_dist.router.model import RouterModel
-from r2v_dist.router.names import LEARNED
-from r2v_dist.router.query_classifier import QUERY, QueryOutcomes, train_query_router
+from r2v_dist.router.names import made_by
+from r2v_dist.router.query_classifier import QUERY, outcomes_of_queries, train_query_router
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.routers import load_router
@@ -63,16 +65,22 @@ def load_trained(context: Context, stage: str, name: str) -> RouterModel:
 
 def last_round(context: Context) -> str | None:
     """The stage whose routers are deployed, None where no router is trained."""
-    if context.config.router is None:
+    return "regressions" if other_routers(context.config) else learner_stage(context.config)
+
+
+def learner_stage(config: RunConfig) -> str | None:
+    """The last stage of the router learner, None where no router is trained."""
+    if config.router is None:
         return None
-    return "router2" if context.config.labels.rounds == 2 else "router"
+    return "router2" if config.labels.rounds == 2 else "router"
 
 
 def _variants(context: Context) -> tuple[str, ...]:
     """The router comes first: the certificate needs it even where its arms are not evaluated."""
+    others = {*made_by("learner", "query")} - {"r2v"}
     return (
         "r2v",
-        *(name for name in context.config.swept if name in (*LEARNED, QUERY) and name != "r2v"),
+        *(name for name in context.config.swept if name in others),
     )
 
 
@@ -97,7 +105,7 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
             raise RuntimeFailure(
                 f"stage {context.stage}: no pair of branches from a state where the teacher does "
                 f"something else; raise labels.pairs, "
-                "or set router.score = dissent, which needs none"
+                "or set router.score = disagreement, which needs none"
             )
         joined.save(folder / f"{split}.arrow")
     root = run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")
@@ -145,7 +153,7 @@ def _query_router(context: Context) -> RouterModel:
     )  # not in the order of commits
     split = np.array(table["split"].to_pylist())
     train, validation = (
-        QueryOutcomes.from_rows(table.filter(pa.array(split == name)), context.config.alone)
+        outcomes_of_queries(table.filter(pa.array(split == name)), context.config.alone)
         for name in SPLITS
     )
     return train_query_router(train, validation, context.seed)

@@ -20,6 +20,7 @@ _WIDE = 10.4
 _COLUMN = 5.1
 
 _FRONTIER = "Test tasks and seeds, every point played live. Bars are 95 % intervals over tasks (cluster bootstrap)."
+_BOLD = " The bold baseline in each panel is the best at r2v's number of teacher calls, picked with hindsight."
 _RING = " The ring is the threshold that validation chose."
 _STAR = " The star is what the paper reports, for other models and other tasks."
 _SEEDS = (
@@ -28,7 +29,7 @@ _SEEDS = (
     "even where seeds are alike: whether they differ beyond it is tested below."
 )
 _HINDSIGHT = " The baseline is the best at r2v's number of teacher calls, picked with hindsight."
-_ABLATIONS = "Each ablation against r2v (the broad pale line): same labels, same rule for thresholds, one thing taken away."
+_ABLATIONS = "Each ablation against r2v (the broad pale line): same labels, same rule for thresholds, one thing changed."
 _RELIABILITY = (
     "The residual risk, not the score that routes: steps of the SLM alone on test tasks, against "
     "the "
@@ -76,7 +77,7 @@ class _Drawing:
         ours = REFERENCE in names
         caption = (
             _FRONTIER
-            + (_RING if ours else "")
+            + (_BOLD + _RING if ours else "")
             + (_STAR if self.published is not None else "")
             + routers.note(found)
         )
@@ -86,7 +87,7 @@ class _Drawing:
         under = _SEEDS + (_HINDSIGHT if ours else "")
         drawn = [
             self._wide(
-                "frontier", "frontier", "Success against LLM-call rate", caption, paint, 5.2
+                "frontier", "frontier", "Success against LLM-call rate", caption, paint, 6.0
             ),
             self._wide(
                 "seeds",
@@ -99,7 +100,10 @@ class _Drawing:
         ]
         if names & set(ABLATIONS) and ours:
             paint = partial(routers.ablations, found=found, alone=self.config.alone)
-            drawn.append(self._wide("ablations", "ablations", "Ablations", _ABLATIONS, paint, 2.9))
+            height = 0.5 + 2.4 * routers.panel_rows(len(names & set(ABLATIONS)))
+            drawn.append(
+                self._wide("ablations", "ablations", "Ablations", _ABLATIONS, paint, height)
+            )
         return drawn
 
     def risk(self) -> list[Figure]:

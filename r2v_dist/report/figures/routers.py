@@ -11,40 +11,77 @@ from r2v_dist.evaluation.comparison import REFERENCE
 from r2v_dist.evaluation.outcomes import RouterRow
 from r2v_dist.evaluation.results import Findings
 from r2v_dist.report.figures.drawing import INK, percent_axis
-from r2v_dist.report.figures.palette import ABLATIONS, COLOURS, ENDS, LABELS, MARKERS, listed
+from r2v_dist.report.figures.palette import (
+    ABLATIONS,
+    COLOURS,
+    ENDS,
+    LABELS,
+    MARKERS,
+    is_fitted,
+    listed,
+)
 from r2v_dist.report.published import Published
+
+_COLUMNS = 4
+"""Small panels beside each other."""
 
 
 def frontier(figure: Any, found: Findings, published: Published | None, alone: str) -> None:
-    """Every router but the ablations; r2v in front."""
-    ax = figure.subplots()
+    """r2v in front of every other router but its ablations: on the left of the unfitted ones, on
+    the right, where there are any, of those that learned from data.
+    """
+    played = dict.fromkeys(row.name for row in found.perturbed)
+    others = [name for name in played if name not in (*ABLATIONS, *ENDS, REFERENCE)]
+    panels = {
+        "against unfitted routers": [name for name in others if not is_fitted(name)],
+        "against fitted routers": [name for name in others if is_fitted(name)],
+    }
+    shown = {title: names for title, names in panels.items() if names} or {"": []}
+    axes = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
+    for ax, (title, names) in zip(axes, shown.items(), strict=True):
+        _panel(ax, found, names, alone)
+        ax.set_title(title)
+    axes[0].set_ylabel("success rate")
+    _mark_selected(axes[-1], found)
+    if published is not None:
+        _star(axes[0], published)
     rows = found.perturbed
-    names = [
-        name
-        for name in dict.fromkeys(row.name for row in rows)
-        if name not in (*ABLATIONS, *ENDS, REFERENCE)
-    ]
+    lowest = [row.success_rate for row in rows]
+    if published is not None:
+        lowest.append(published.success_rate)
+    low = min(lowest)
+    axes[0].set_ylim(max(-0.02, low - 0.07), 1.03)
+    percent_axis(axes[0].yaxis)
+
+
+def _panel(ax: Any, found: Findings, names: Sequence[str], alone: str) -> None:
+    """Some routers, muted but for the one that is best at r2v's calls; r2v and the ends on top."""
+    rows = found.perturbed
+    compared = found.comparisons
+    found_best = [] if compared is None else [compared.best(True), compared.best(False)]
+    best = {one.other for one in found_best if one is not None}
     for name in names:
-        _sweep(ax, rows, name, alone, linewidth=1.3, size=5, alpha=0.75)
+        bold = name in best
+        _sweep(
+            ax,
+            rows,
+            name,
+            alone,
+            linewidth=2.0 if bold else 1.0,
+            size=6 if bold else 4,
+            alpha=1.0 if bold else 0.5,
+        )
     if any(row.name == REFERENCE for row in rows):
-        _sweep(ax, rows, REFERENCE, alone, linewidth=3, size=7.5, alpha=1.0, intervals=True)
-        _mark_selected(ax, found)
+        _sweep(ax, rows, REFERENCE, alone, linewidth=2.6, size=6.5, alpha=1.0, intervals=True)
     for name in ENDS:
         # Best-of-K may be just above the SLM: one label goes above its point, the other below.
         _end(ax, [row for row in rows if row.name == name], 6 if name == "best_of_k" else -14)
-    shown = [row.success_rate for row in rows]
-    if published is not None:
-        shown.append(published.success_rate)
-        _star(ax, published)
-    ax.set(
-        xlabel="LLM-call rate: share of all steps that the teacher takes",
-        ylabel="success rate",
-        xlim=(-0.03, 1.04),
-    )
-    ax.set_ylim(max(-0.02, min(shown) - 0.07), 1.03)
+    ax.set(xlabel="LLM-call rate: share of all steps by the teacher", xlim=(-0.03, 1.04))
     percent_axis(ax.xaxis)
-    percent_axis(ax.yaxis)
-    ax.legend(loc="lower right", ncols=2, fontsize=9, handlelength=2.4)
+    style = {"fontsize": 8, "handlelength": 2.0, "columnspacing": 1.2}
+    legend = ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, **style)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1.0)
 
 
 def _star(ax: Any, published: Published) -> None:
@@ -60,21 +97,29 @@ def _star(ax: Any, published: Published) -> None:
         linestyle="none",
         zorder=6,
     )
-    _label(ax, published.text, place, (26, -52), INK, "normal")
+    _label(ax, published.text, place, (14, -52), INK, "normal")
 
 
 def ablations(figure: Any, found: Findings, alone: str) -> None:
     """One panel an ablation, with r2v behind it."""
     names = [name for name in ABLATIONS if any(row.name == name for row in found.perturbed)]
-    axes = np.atleast_1d(figure.subplots(1, len(names), sharex=True, sharey=True))
-    for ax, name in zip(axes, names, strict=True):
+    grid = figure.subplots(panel_rows(len(names)), _COLUMNS, sharex=True, sharey=True).ravel()
+    for ax, name in zip(grid, names, strict=False):
         _sweep(ax, found.perturbed, REFERENCE, alone, linewidth=4.5, size=0, alpha=0.22)
         _sweep(ax, found.perturbed, name, alone, linewidth=1.8, size=5, alpha=1.0)
         ax.set_title(LABELS[name], fontsize=10, color=COLOURS[name], fontweight="bold")
         ax.set_xlabel("LLM-call rate")
+        ax.tick_params(labelbottom=True)
         percent_axis(ax.xaxis)
         percent_axis(ax.yaxis)
-    axes[0].set_ylabel("success rate")
+    for ax in grid[len(names) :]:
+        ax.set_visible(False)
+    grid[0].set_ylabel("success rate")
+
+
+def panel_rows(count: int) -> int:
+    """Rows of so many small panels."""
+    return -(-count // _COLUMNS)
 
 
 def seeds(figure: Any, found: Findings) -> None:
@@ -171,7 +216,7 @@ def _sweep(
             low, high = np.array([row.success_ci for row in own]).T
             bars = [np.maximum(0, y - low), np.maximum(0, high - y)]
             ax.errorbar(x, y, yerr=bars, fmt="none", capsize=2.5, linewidth=1.2, **style)
-        label = listed(name) if training_seed == min(row.training_seed for row in rows) else None
+        label = LABELS[name] if training_seed == min(row.training_seed for row in rows) else None
         if size:
             ax.plot(
                 x,
@@ -200,7 +245,7 @@ def _mark_selected(ax: Any, found: Findings) -> None:
         row = rows[0]
         text = f"r2v, selected on validation\n{row.success_rate:.1%} at {row.llm_call_rate:.1%}"
         _label(
-            ax, text, (row.llm_call_rate, row.success_rate), (44, -92), COLOURS[REFERENCE], "bold"
+            ax, text, (row.llm_call_rate, row.success_rate), (30, -80), COLOURS[REFERENCE], "bold"
         )
 
 

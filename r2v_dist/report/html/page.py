@@ -17,6 +17,7 @@ from r2v_dist.report.claims import (
     first_step_words,
     seeds_words,
     shown_signals,
+    standing,
 )
 from r2v_dist.report.episodes import Sample
 from r2v_dist.report.figures.drawing import Figure
@@ -56,6 +57,7 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "points": points, "number": number, "p": p_value}
+    environment.filters["whole"] = whole
     rows = sorted(
         found.perturbed,
         key=lambda row: (_ORDER.index(row.name), row.training_seed, row.threshold or 0.0),
@@ -91,6 +93,7 @@ def render_page(
         seeds_words=seeds_words,
         level=LEVEL,
         signals=shown_signals(found),
+        standing=standing(found),
         signal_names=_known_signals(found),
         signal_words=SIGNALS,
         ablations=ABLATIONS,
@@ -138,6 +141,11 @@ def points(value: float | None) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """A plain number."""
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def whole(value: int | None) -> str:
+    """A whole number."""
+    return "–" if value is None else f"{value:,}"
 
 
 def p_value(value: float | None, at_floor: bool | None = False) -> str:

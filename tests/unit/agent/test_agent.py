@@ -26,6 +26,7 @@ from r2v_dist.language_model import (
     Sampling,
     TopTokens,
 )
+from r2v_dist.router.baselines import step_draw
 from r2v_dist.router.features import features
 from r2v_dist.router.policies import Decision, ProposalThreshold, RandomEscalation
 from r2v_dist.router.registry import RouterModels
@@ -190,7 +191,7 @@ def test_a_router_sees_the_history_of_its_own_path(monkeypatch: pytest.MonkeyPat
             seen.append(context)
             return super().decide(context, proposal)
 
-    monkeypatch.setattr("r2v_dist.agent.episode.build_router", lambda *_: Watching(0.5))
+    monkeypatch.setattr("r2v_dist.agent.episode.build_router", lambda *_: Watching(0.5, step_draw))
     [episode], _ = run([arm("random", 0.5)])
     assert [s.t for s in seen] == list(range(len(episode.steps)))
     assert seen[-1].actions == tuple(s.action for s in episode.steps[:-1])

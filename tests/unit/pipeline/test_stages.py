@@ -11,7 +11,7 @@ import pytest
 
 from r2v_dist.config.run import load_config
 from r2v_dist.pipeline.context import Context
-from r2v_dist.pipeline.stage import Stage
+from r2v_dist.pipeline.stage import Stage, value_of
 from r2v_dist.pipeline.stages import TABLE, stages
 from r2v_dist.storage.run_dir import Manifest, RunDir
 from tests.runs import ROOT
@@ -107,8 +107,49 @@ def test_a_key_of_the_second_round_leaves_the_labels_of_the_first() -> None:
     assert decided_by("labels.n=3") == {"labels", "labels2"}
 
 
+def keyed_by(routers: str) -> dict[str, str]:
+    """The stages of a run that evaluates some routers, with their own part of its configuration."""
+    path = ROOT / "configs" / "textworld_demo.yaml"
+    config = load_config(path, [f"evaluate.routers=[{routers}]"])
+    return {one.name: str((one.content(config), one.needs)) for one in stages(config)}
+
+
 def test_another_choice_of_routers_labels_nothing_again() -> None:
-    assert decided_by("evaluate.routers=[random, r2v]") == {"router2", "validate", "evaluate"}
+    changed = {"router2", "validate", "evaluate"}
+    before = keyed_by("r2v, r2v_joint")
+    after = keyed_by("r2v, random")
+    assert before.keys() == after.keys()
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_another_baseline_trains_no_router_again() -> None:
+    before = keyed_by("random, r2v")
+    for added in ("agreement", "first_n, after_error", "random_episode"):
+        after = keyed_by(f"{added}, random, r2v")
+        assert before.keys() == after.keys()
+        assert {n for n in before if before[n] != after[n]} == {"validate", "evaluate"}
+    fitted = keyed_by("random, logistic, r2v, r2v_risk")
+    assert fitted.keys() - before.keys() == {"regressions"}
+    changed = {name for name in before if before[name] != fitted[name]}
+    assert changed == {"validate", "calibrate", "evaluate"}
+
+
+def test_disagreement_is_another_word_for_the_same_score() -> None:
+    path = ROOT / "configs" / "textworld_demo.yaml"
+    one, other = (
+        load_config(path, [f"router.score={word}"]) for word in ("dissent", "disagreement")
+    )
+    assert one == other
+    assert one.content_hash() == other.content_hash()
+
+
+def test_the_routers_of_the_demo_are_trained_as_in_finished_runs() -> None:
+    """What decides a training of routers names the routers as runs before these baselines did."""
+    path = ROOT / "configs" / "textworld_demo.yaml"
+    named = value_of(load_config(path, []), "learner_routers")
+    baselines = "random entropy heuristic verifier perplexity stuck_latch query_level"
+    ours = "r2v r2v_no_cvar r2v_no_brier r2v_uncalibrated r2v_joint r2v_dissent"
+    assert named == tuple(f"{baselines} {ours}".split())
 
 
 @pytest.mark.parametrize(

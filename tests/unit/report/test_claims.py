@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from r2v_dist.config.run import load_config
+from r2v_dist.evaluation.comparison import Comparison, Comparisons
 from r2v_dist.evaluation.results import Findings
 from r2v_dist.evaluation.risk_quality import EpisodeQuality, RiskQuality, StepQuality
-from r2v_dist.report.claims import cvar_role, first_step_words, p_text, seeds_words
+from r2v_dist.report.claims import cvar_role, first_step_words, p_text, seeds_words, standing
 from r2v_dist.report.figures.palette import LABELS, is_fitted, listed
-from r2v_dist.router.names import BASELINES
+from r2v_dist.router.names import BASELINES, BY_NAME
+from r2v_dist.stats.bootstrap import PairedDifference
 from r2v_dist.stats.seed_difference import seed_difference
 from tests.runs import ROOT
 
@@ -69,9 +71,61 @@ def test_the_first_step_is_compared_with_the_base_rate(briers: list[float], said
     assert bool(first_step_words(found, "r2v")) == bool(briers)
 
 
+def compared(**gaps: tuple[float, float]) -> Findings:
+    """r2v against other routers, each with the interval of its difference at r2v's calls; by area
+    r2v is ahead of all of them.
+    """
+    ahead = PairedDifference(0.1, 0.05, 0.2)
+    others = [
+        Comparison(
+            *(name, BY_NAME[name].family, 0.8, ahead, 0.9),
+            PairedDifference((low + high) / 2, low, high),
+            *(5, 0.5, False),
+        )
+        for name, (low, high) in gaps.items()
+    ]
+    found = Comparisons(0.9, 1.0, 0.9, None, None, {}, 1, tuple(others))
+    answers = {0: {"logistic": 0, "logistic_disagreement": 7}}
+    return Findings((), [], [], (), [], [], [], {}, found, [], None, answers)
+
+
+def test_a_fitted_baseline_that_is_level_or_ahead_is_named() -> None:
+    found = compared(
+        entropy=(-0.2, 0.1),
+        logistic=(-0.01, 0.02),
+        logistic_disagreement=(-0.2, -0.1),
+        query_level=(0.1, 0.2),
+        r2v_risk=(-0.2, 0.1),
+    )
+    assert standing(found) == [
+        "AHEAD OF r2v: logistic on disagreement, at its calls (7 teacher answers in training)",
+        "LEVEL WITH r2v: logistic regression, at its calls (0 teacher answers in training)",
+    ]
+    assert standing(compared(entropy=(-0.2, 0.1), logistic=(0.01, 0.02))) == []
+    touching = standing(compared(logistic=(0.0, 0.02)))
+    assert touching == [
+        "LEVEL WITH r2v: logistic regression, at its calls (0 teacher answers in training)"
+    ]
+
+
+def test_the_best_and_the_closest_are_found_apart_by_fitting() -> None:
+    found = compared(entropy=(0.1, 0.2), random=(0.2, 0.3), logistic=(0.0, 0.1)).comparisons
+    assert found is not None
+    best = {fitted: found.best(fitted) for fitted in (True, False)}
+    assert [one and one.other for one in best.values()] == ["logistic", "entropy"]
+    assert found.best_at_cost == "entropy"
+    closest = found.closest(True)
+    assert closest is not None
+    assert closest.other == "logistic"
+    without = compared(entropy=(0.1, 0.2)).comparisons
+    assert without is not None
+    assert without.best(True) is without.closest(True) is None
+
+
 def test_every_baseline_says_whether_it_is_fitted() -> None:
     unfitted = {name for name in BASELINES if is_fitted(name) is False}
-    assert unfitted == {"random", "entropy", "heuristic", "verifier", "perplexity", "stuck_latch"}
+    known = "random random_episode first_n after_error agreement entropy heuristic verifier"
+    assert unfitted == {*known.split(), "perplexity", "stuck_latch"}
     for name in BASELINES:
         assert listed(name) == f"{LABELS[name]}, {'unfitted' if name in unfitted else 'fitted'}"
     assert listed("r2v") == "r2v"

@@ -8,14 +8,19 @@ import pytest
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
 from r2v_dist.errors import UsageError
 from r2v_dist.router.features import FEATURE_NAMES
+from r2v_dist.router.logistic import Outcomes
 from r2v_dist.router.model import RouterModel
-from r2v_dist.router.query_classifier import QueryOutcomes, train_query_router
+from r2v_dist.router.query_classifier import (
+    outcomes_of_queries,
+    query_outcomes,
+    train_query_router,
+)
 from r2v_dist.router.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION
 from r2v_dist.stats.calibration_error import auroc, brier_parts
 from r2v_dist.storage import rollouts as rollout_store
 
 
-def outcomes(tasks: int, seed: int, told: bool = True) -> tuple[QueryOutcomes, np.ndarray]:
+def outcomes(tasks: int, seed: int, told: bool = True) -> tuple[Outcomes, np.ndarray]:
     """Ten episodes a task; a task that asks to cook fails at .8, others at .1. Untold, the goal
     does not say which.
     """
@@ -27,7 +32,7 @@ def outcomes(tasks: int, seed: int, told: bool = True) -> tuple[QueryOutcomes, n
         for h in hard.tolist()
     ]
     failed = (rng.random(len(risk)) < risk).tolist()
-    return QueryOutcomes.of(
+    return query_outcomes(
         goals, ["a room"] * len(goals), failed, [f"{i // 10}" for i in range(len(goals))]
     ), risk
 
@@ -72,7 +77,7 @@ def test_only_perturbed_slm_only_episodes_teach() -> None:
             episode("slm_only", 5, True, 0),
         ]
     )
-    found = QueryOutcomes.from_rows(rows)
+    found = outcomes_of_queries(rows)
     assert found.failed_N.tolist() == [1.0]
     assert found.features_NF[0, :2].tolist() == [2, 2]
     with pytest.raises(ValueError, match="two training tasks"):

@@ -1,5 +1,6 @@
 """Every router's score by hand, and what latch, cap and missing parts do to a decision."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from r2v_dist.router.baselines import stuck_steps
 from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.features import FEATURE_NAMES, features
 from r2v_dist.router.model import Mlp, RouterModel
-from r2v_dist.router.names import BY_NAME
+from r2v_dist.router.names import BY_NAME, DRAWN
 from r2v_dist.router.query_features import (
     QUERY_FEATURE_NAMES,
     QUERY_FEATURE_VERSION,
@@ -93,7 +94,7 @@ def test_the_action_of_most_verifier_score_is_executed() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(BY_NAME) - {"slm_only", "best_of_k", "teacher_only", "random"})
+    "name", sorted(set(BY_NAME) - {"slm_only", "best_of_k", "teacher_only", *DRAWN})
 )
 def test_every_thresholded_router_escalates_iff_its_score_reaches_the_threshold(name: str) -> None:
     at = score(name)
@@ -114,6 +115,9 @@ def test_constants_and_who_needs_a_proposal() -> None:
         "best_of_k",
         "teacher_only",
         "random",
+        "random_episode",
+        "first_n",
+        "after_error",
         "query_level",
         "stuck_latch",
     }
@@ -163,6 +167,65 @@ def test_stuck_steps_are_counted_from_the_end() -> None:
     assert stuck("xyz", "abbb") == 2
     assert stuck("xyz", "aEEc") == 0
     assert stuck("xyz", "acEE") == 2
+
+
+def proposed(actions: str) -> Answer:
+    return Answer(tuple(Candidate(action) for action in actions), "p")
+
+
+def test_the_k_disagree_by_what_the_commonest_action_lacks() -> None:
+    assert score("agreement", proposal=proposed("aaaaa")) == 0.0
+    assert score("agreement", proposal=proposed("abaca")) == pytest.approx(0.4)
+    assert score("agreement", proposal=proposed("abcde")) == pytest.approx(0.8)
+    assert score("agreement", proposal=proposed("a")) == 0.0
+    assert score("agreement", proposal=proposed("")) == 1.0
+
+
+@pytest.mark.parametrize("n", range(1, 6))
+def test_the_teacher_has_the_first_n_steps(n: int) -> None:
+    router = build_router("first_n", -float(n))
+    taken = [router.decide(replace(SITUATION, t=t), None).escalate for t in range(8)]
+    assert taken == [t < n for t in range(8)]
+
+
+@pytest.mark.parametrize("n", range(1, 6))
+@pytest.mark.parametrize("seen", ["", "E", "aEaaaE", "aaaa", "EEaaaaa"])
+def test_the_teacher_has_the_n_steps_after_an_error(n: int, seen: str) -> None:
+    router = build_router("after_error", 1.0 / n)
+    told = ["Error: no" if one == "E" else one for one in f"a{seen}"]
+    for t in range(len(told)):
+        escalated = router.decide(replace(SITUATION, observations=tuple(told[: t + 1])), None)
+        assert escalated.escalate == ("Error: no" in told[max(0, t + 1 - n) : t + 1])
+
+
+def drawn(name: str, rate: float) -> np.ndarray:
+    """Decisions [episodes, steps]."""
+    router = build_router(name, rate)
+    return np.array(
+        [
+            [router.decide(replace(SITUATION, draw=(task, z, t)), None).escalate for t in range(6)]
+            for task in ("a", "b", "c", "d")
+            for z in range(50)
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_draws_nest_over_rates_and_keep_them(name: str) -> None:
+    rates = (0.1, 0.3, 0.6, 0.9)
+    levels = [drawn(name, rate) for rate in rates]
+    for rate, level in zip(rates, levels, strict=True):
+        assert level.mean() == pytest.approx(rate, abs=0.11)
+    for less, more in itertools.pairwise(levels):
+        assert not (less & ~more).any()
+    assert not drawn(name, 0.0).any()
+    assert drawn(name, 1.0).all()
+
+
+def test_a_random_episode_belongs_to_one_actor_and_a_random_step_does_not() -> None:
+    whole = drawn("random_episode", 0.5)
+    assert (whole == whole[:, :1]).all()
+    assert (drawn("random", 0.5) != drawn("random", 0.5)[:, :1]).any()
 
 
 def test_the_stuck_latch_stays_with_the_teacher() -> None:

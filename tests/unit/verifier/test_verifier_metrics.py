@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from r2v_dist.router.isotonic import Isotonic, fit_isotonic, pool_adjacent_violators
+from r2v_dist.router.calibration import Isotonic, fit_centred_isotonic, pool_adjacent_violators
 from r2v_dist.stats.calibration_error import auroc
 from r2v_dist.verifier.metrics import pairwise_accuracy, verifier_curves, verifier_metrics
 
@@ -87,7 +87,7 @@ def test_calibration_keeps_the_order_and_the_mean() -> None:
     rng = np.random.default_rng(1)
     scores = rng.random(3000)
     values = rng.binomial(4, scores**3) / 4
-    calibrate = fit_isotonic(scores, values, np.full(3000, 4.0))
+    calibrate = fit_centred_isotonic(scores, values, np.full(3000, 4.0))
     fitted = calibrate(np.sort(scores))
     assert (np.diff(fitted) >= 0).all()
     assert np.abs(fitted - np.sort(scores) ** 3).mean() < 0.03
@@ -97,12 +97,12 @@ def test_calibration_keeps_the_order_and_the_mean() -> None:
 
 
 def test_equal_scores_are_pooled_and_weightless_entries_ignored() -> None:
-    calibrate = fit_isotonic(
+    calibrate = fit_centred_isotonic(
         np.array([0.5, 0.5, 0.9]), np.array([0.0, 1.0, 0.0]), np.array([1.0, 3.0, 0.0])
     )
     assert (calibrate.x, calibrate.y) == ((0.5,), (0.75,))
     with pytest.raises(ValueError, match="at least one"):
-        fit_isotonic(np.array([0.5]), np.array([1.0]), np.array([0.0]))
+        fit_centred_isotonic(np.array([0.5]), np.array([1.0]), np.array([0.0]))
 
 
 def test_the_area_under_the_roc_points_is_the_auroc() -> None:

@@ -1,0 +1,85 @@
+"""The stage that makes the plainer routers, beside which r2v has to be worth its labels.
+
+    regressions  labels, router  -> checkpoints/router  logistic baselines; r2v's networks with another score
+
+The regressions learn from the states of the SLM's own episodes alone, where no teacher acted. The
+stage hands on the routers of the learner as they are, so that later stages find all in one place.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.labels.table import LabelTable
+from r2v_dist.pipeline.context import Context
+from r2v_dist.pipeline.stage import other_routers
+from r2v_dist.pipeline.steps.router import learner_stage, load_trained
+from r2v_dist.router.features import FEATURE_NAMES, FEATURE_VERSION
+from r2v_dist.router.logistic import Outcomes, train_logistic
+from r2v_dist.router.model import RouterModel, Score
+from r2v_dist.router.names import BY_NAME, made_by
+
+THREE = ("first_token_entropy", "action_surprisal", "verifier_best")
+"""What an unfitted baseline compares with a threshold, one at a time."""
+_SCORES: dict[str, Score] = {"r2v_risk": "risk", "r2v_value": "value"}
+
+
+def regressions(context: Context) -> dict[str, Any]:
+    """Fit, rescore and publish what the run evaluates."""
+    learner = learner_stage(context.config)
+    assert learner is not None
+    wanted = other_routers(context.config)
+    root = context.run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")
+    made = {name: _rescored(context, learner, name) for name in wanted if name in _SCORES}
+    fitted = [name for name in wanted if name in made_by("regression")]
+    if fitted:
+        train, validation = (
+            LabelTable.load(context.folder("labels") / f"{split}.arrow")
+            for split in ("train", "validation")
+        )
+        made |= {name: fit(name, train, validation, context.seed) for name in fitted}
+    for name, model in made.items():
+        model.save(root / name)
+    own = {name: str((root / name).relative_to(context.run.root)) for name in made}
+    return {"routers": context.result(learner, "routers") | own}
+
+
+def fit(name: str, train: LabelTable, validation: LabelTable, seed: int) -> RouterModel:
+    """A logistic baseline by its name. Raises RuntimeFailure where a table lacks its labels."""
+    answers = BY_NAME[name].lesson == "answers"
+    for split, table in (("train", train), ("validation", validation)):
+        if len(np.unique(table.task[teaches(table, answers)])) < 2:
+            raise RuntimeFailure(
+                f"router {name}: the labels of the {split} tasks have states of fewer than two "
+                f"tasks to learn from; raise labels.tasks and labels.validation_tasks, or leave "
+                f"it out of evaluate.routers"
+            )
+    uses = THREE if name == "logistic_three" else FEATURE_NAMES
+    learned = outcomes(train, answers)
+    held_out = outcomes(validation, answers)
+    return train_logistic(learned, held_out, seed, FEATURE_NAMES, FEATURE_VERSION, uses)
+
+
+def outcomes(labels: LabelTable, answers: bool) -> Outcomes:
+    """The states of the SLM's own episodes: whether it failed from there, or with `answers` whether
+    the teacher would have done something else. Every episode weighs the same.
+    """
+    kept = labels.where(teaches(labels, answers))
+    weight_N = 1.0 / np.bincount(kept.episode)[kept.episode]
+    failed_N: npt.NDArray[np.float64] = kept.dissent if answers else 1.0 - kept.own_success
+    return Outcomes(kept.features_NF, failed_N, kept.task, weight_N)
+
+
+def teaches(labels: LabelTable, answers: bool) -> npt.NDArray[np.bool_]:
+    """Whether a state is one of the SLM's own, and with `answers` the teacher was asked there."""
+    own_N: npt.NDArray[np.bool_] = np.isfinite(labels.own_success)
+    return own_N & np.isfinite(labels.dissent) if answers else own_N
+
+
+def _rescored(context: Context, learner: str, name: str) -> RouterModel:
+    score = _SCORES[name]
+    ours = load_trained(context, learner, "r2v")
+    return replace(ours, score=score, version=f"{ours.version}-{score}")
