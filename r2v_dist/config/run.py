@@ -12,7 +12,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from r2v_dist.config.base import Section, read_mapping, validate
+from r2v_dist.config.base import Section, validate
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.env import LARGEST_SEED, EnvConfig, Split
 from r2v_dist.config.evaluation import CertificateConfig, EvaluateConfig
@@ -24,6 +24,7 @@ from r2v_dist.config.places import UserPath
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.config.verifier import VerifierConfig
+from r2v_dist.config.yaml_file import read_mapping
 from r2v_dist.router.names import BY_NAME
 from r2v_dist.seeding import short_hash
 
