@@ -197,7 +197,9 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     section = raw
     for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
+        inner = section.get(parent, {})
+        if not isinstance(inner, dict):
             raise UsageError(f"override {override!r}: {parent} is not a section")
+        section[parent] = dict(inner)  # a copy, since an alias may stand for the same section
+        section = section[parent]
     section[last] = _parse(value, f"override {shown(override)}")

@@ -299,6 +299,15 @@ def test_overrides_reach_nested_keys_and_are_parsed_as_yaml() -> None:
     assert config.env.splits.test == 3
 
 
+def test_an_override_leaves_the_section_alone_that_shares_an_anchor(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    anchored = DEMO.read_text().replace("bc: {", "bc: &bc {deepspeed: {ranks: 1}, ")
+    path.write_text(anchored.replace("dpo: {", "dpo: {<<: *bc, "))
+    config = load_config(path, ["dpo.deepspeed.ranks=2"])
+    assert config.dpo is not None
+    assert (config.dpo.deepspeed.ranks, config.bc.deepspeed.ranks) == (2, 1)
+
+
 def test_content_hash_ignores_where_and_how_fast() -> None:
     elsewhere = [
         "cluster.runners=7",
