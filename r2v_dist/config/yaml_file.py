@@ -1,10 +1,11 @@
 """From a YAML file and `key.path=value` overrides to a mapping; whatever is wrong is one line of a
 UsageError.
 
-Scalars are read as YAML 1.2 reads them: `on` and `1:30` are text. What people disagree about
-(`010`) is refused.
+A file may name another with `extends`, and then holds only what differs from it. Scalars are read
+as YAML 1.2 reads them: `on` and `1:30` are text. What people disagree about (`010`) is refused.
 """
 
+import os
 import re
 import reprlib
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 
 from r2v_dist.errors import UsageError
 
+_EXTENDS = "extends"
 _LARGEST_FILE = 1 << 20
 _LONGEST_NUMBER = 30
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
@@ -42,18 +44,64 @@ def shown(value: object) -> str:
 
 
 def read_mapping(path: Path, overrides: list[str]) -> dict[str, Any]:
-    """The file's keys with the overrides applied; the values of overrides are YAML."""
-    raw = _parse(_read_text(path), str(path))
-    if not isinstance(raw, dict):
-        raise UsageError(f"{path}: a run config is a mapping of keys")
+    """The keys of the file and of those that it extends, with the overrides applied; the values of
+    overrides are YAML.
+    """
+    raw = _extended(path, ())
     seen = set[str]()
     for override in overrides:
         key = override.partition("=")[0]
         if key in seen:
             raise UsageError(f"override {override!r}: {key} is given twice; keep one")
+        if key == _EXTENDS:
+            raise UsageError(
+                f"override {override!r}: only a file can extend another; name it there"
+            )
         seen.add(key)
         _apply(raw, override)
     return raw
+
+
+def _extended(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    """The keys of a file on top of those of the file that it extends. `below` are the files that
+    extend this one.
+    """
+    raw = _parse(_read_text(path), str(path))
+    if not isinstance(raw, dict):
+        raise UsageError(f"{path}: a run config is a mapping of keys")
+    if _EXTENDS not in raw:
+        return raw
+    base = _base_of(path, raw.pop(_EXTENDS))
+    chain = (*below, path)
+    if any(base.samefile(earlier) for earlier in chain):
+        files = " -> ".join(file.name for file in (*chain, base))
+        raise UsageError(f"{path}: {_EXTENDS} goes round in a circle, {files}; take one out")
+    return _merged(_extended(base, chain), raw)
+
+
+def _base_of(path: Path, name: object) -> Path:
+    """The file that `path` extends; its name is relative to the folder of `path`."""
+    if not isinstance(name, str) or not name.strip():
+        raise UsageError(
+            f"{path}: {_EXTENDS} = {shown(name)}: not the name of a file; write one, for example "
+            f"base.yaml"
+        )
+    base = path.parent / name
+    if not os.path.isfile(base):
+        raise UsageError(
+            f"{path}: {_EXTENDS} = {name}: there is no file {base}; a name is relative to the "
+            f"folder of {path.name}"
+        )
+    return base
+
+
+def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """The keys of both; where both have a mapping its keys are merged, else `top` counts."""
+    merged = dict(base)
+    for key, value in top.items():
+        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
 
 
 class _Loader(yaml.SafeLoader):
