@@ -254,7 +254,7 @@ def _check_tasks(args: argparse.Namespace) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> None:
-    from r2v_dist.cli.doctor import examine, render
+    from r2v_dist.cli.machine import examine, render
 
     findings = examine()
     print(json.dumps(findings, indent=1) if args.json else render(findings))
