@@ -17,17 +17,17 @@ class BranchConfig(Section):
     tasks: int = Field(40, ge=1, le=MOST_STATES)
     validation_tasks: int = Field(12, ge=1, le=MOST_STATES)
     seeds: int = Field(4, ge=2, le=SEED_BLOCK)
-    """Of each split; two views of one state are two seeds that met it."""
+    """Perturbation seeds of each split; two views of one state are two seeds that met it."""
     states: int = Field(100, ge=1, le=MOST_STATES)
     validation_states: int = Field(40, ge=1, le=MOST_STATES)
     n: int = Field(4, ge=1, le=MOST_BRANCHES)
-    """Branches a candidate."""
+    """Branches from each candidate."""
     n_agreed: int = Field(2, ge=1, le=MOST_BRANCHES)
-    """Where all K candidates are one action."""
+    """Branches where all K candidates are one action."""
     outcomes: int = Field(400, ge=0, le=MOST_STATES)
     """Further training states for the verifier, each with the one outcome of its own episode."""
     teacher: bool = True
-    """Also value the teacher's action there."""
+    """Whether the teacher's action at these states is valued too."""
 
 
 class LabelConfig(Section):
@@ -38,33 +38,35 @@ class LabelConfig(Section):
     tasks: int = Field(60, ge=2, le=MOST_STATES)
     validation_tasks: int = Field(20, ge=2, le=MOST_STATES)
     seeds: int = Field(10, ge=10, le=SEED_BLOCK)
-    """Of each split. CVaR over fewer says nothing."""
+    """Perturbation seeds of each split. CVaR over fewer than ten says nothing."""
     states: int = Field(400, ge=1, le=MOST_STATES)
-    """States of a round with T1-branches, and S-branches where the SLM's own outcome is not one
-    already. Every state of the SLM alone has a Tinf-branch besides.
+    """States of a round that get T1 branches, and S branches where the episode itself is not one
+    already. Every SLM-only state also gets a Tinf branch.
     """
     validation_states: int = Field(200, ge=1, le=MOST_STATES)
     n: int = Field(2, ge=1, le=MOST_BRANCHES)
-    """Branches of a kind; many states with few branches teach more than few states with many."""
+    """Branches of each kind from a state; many states with few branches teach more than few states
+    with many.
+    """
     n_unsure: int = Field(4, ge=1, le=MOST_BRANCHES)
-    """The same in the second round, where the first round's risk lies between .1 and .9."""
+    """Branches of each kind in the second round, at states with a first-round risk between .1 and
+    .9.
+    """
     random_rate: float = Field(0.2, gt=0, lt=1)
-    """Escalation rate of the episodes that lead to states after a hand-over."""
+    """Escalation rate of the random episodes that lead to states after a step of the teacher."""
     pairs: int = Field(0, ge=0, le=MOST_STATES)
-    """States of the second round from which the first round's router goes on, once after the SLM's
-    action and once after the teacher's, more often where it expects them to differ. Training tasks
-    only.
+    """States of the second round with paired branches: the first-round router continues once after
+    the SLM's action and once after the teacher's. States where it expects them to differ are drawn
+    more often. Training tasks only.
     """
     rounds: Literal[1, 2] = 2
     """The second round labels states on the paths of the first round's router."""
     followed_rate: float = Field(0.5, gt=0, lt=1)
-    """How often that router asks there: at this share of the states of the SLM alone. What a step
-    gains and saves depends on how often is asked later, so it should be about where the router will
-    be deployed.
+    """Escalation rate of the first-round router when it collects second-round states, as a share of
+    SLM-only states. Choose it near the deployed rate: what a call gains now depends on how often
+    the router escalates later.
     """
 
     def first_round(self) -> dict[str, Any]:
-        """The keys that decide the labels of the first round; the others are of the
-        second alone.
-        """
+        """The keys that decide the labels of the first round; the others decide the second only."""
         return self.model_dump(mode="json", exclude={"n_unsure", "pairs", "followed_rate"})

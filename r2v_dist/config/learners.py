@@ -24,14 +24,14 @@ class CollectConfig(Section):
     """Teacher episodes for behaviour cloning, on training tasks."""
 
     tasks: int | None = Field(None, ge=1, le=MOST_STATES)
-    """The first so many; null for all. Where training tasks are left, `branches` takes the next and
-    `labels` the last, tasks that are new to the SLM.
+    """Number of training tasks, the first ones; null for all. Where training tasks are left,
+    `branches` takes the next and `labels` the last, so that they are new to the SLM.
     """
 
     clean_episodes: int = Field(1, ge=0, le=1)
-    """Unperturbed episodes a task (0 or 1: a deterministic teacher would only repeat itself)."""
+    """Unperturbed episodes of a task (0 or 1: a deterministic teacher would only repeat itself)."""
     perturbed_episodes: int = Field(8, ge=0, le=SEED_BLOCK)
-    """Perturbed episodes a task, each under a training seed of its own."""
+    """Perturbed episodes of a task, each under another training seed."""
 
     @model_validator(mode="after")
     def _some_episodes(self) -> Self:
@@ -76,14 +76,14 @@ class DeepSpeedConfig(Section):
 
 
 class LearnerConfig(Section):
-    """What all learners are told."""
+    """Settings that all learners of language models share."""
 
     learning_rate: float = Field(1.5e-4, gt=0, le=10)
     epochs: float = Field(3.0, gt=0, le=10_000)
     batch_size: int = Field(16, ge=1, le=1_000_000)
-    """Examples an optimizer step, over all ranks."""
+    """Examples in an optimizer step, over all ranks."""
     micro_batch_size: int = Field(16, ge=1, le=1_000_000)
-    """Examples a forward pass, on one rank."""
+    """Examples in a forward pass, on one rank."""
     warmup_share: float = Field(0.05, ge=0, le=1)
     max_length: int = Field(4096, ge=64, le=MOST_TOKENS)
     lora: LoraConfig | None = None
@@ -128,10 +128,10 @@ class DPOConfig(LearnerConfig):
     beta_s: float = Field(0.1, ge=0, le=MOST_WEIGHT)
     """Weight of the likelihood of a+."""
     temperature: float = Field(2.0, gt=0, le=1000)
-    """Of the distributions that the consistency term compares."""
+    """Softmax temperature of the distributions that the consistency term compares."""
     min_gap: float = Field(0.1, ge=0, le=1)
     """Pairs with a smaller V(a+) - V(a-) are dropped."""
     verifier_branches: float = Field(2.0, ge=0, le=MOST_WEIGHT)
-    """How many branches the verifier's opinion is worth where a candidate has branches of its own:
-    V = (successes + w V) / (n + w).
+    """Weight w of the verifier's value, in branches, where a candidate has n branches itself: the
+    value used is (successes + w V) / (n + w).
     """

@@ -14,20 +14,22 @@ _MOST_TOKENS = 10_000_000
 
 
 class SamplingConfig(Section):
-    """How a model is asked for an action."""
+    """How a model samples an action."""
 
     candidates: int = Field(1, ge=1, le=1000)
-    """K, the proposals a step."""
+    """K, the number of proposals at a step."""
     temperature: float | None = Field(0.7, ge=0, le=100)
     """null, `openai` only: not sent. Reasoning models refuse it."""
     top_p: float | None = Field(0.95, gt=0, le=1)
     """null, `openai` only: not sent."""
     max_tokens: int = Field(24, ge=1, le=_MOST_TOKENS)
-    """The most tokens of an answer. Those of a reasoning model count its reasoning too."""
+    """Most tokens of an answer. A reasoning model's count includes its reasoning."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """`openai`: under which name the endpoint is told; reasoning models ask for the longer one."""
+    """`openai`: name of the field that carries `max_tokens`; reasoning models need the longer
+    one.
+    """
     send_seed: bool = True
-    """`openai`: whether the endpoint is told the seed; false for those that refuse it."""
+    """`openai`: whether the seed is sent; false for endpoints that refuse it."""
 
     @model_validator(mode="after")
     def _greedy_is_single(self) -> Self:
@@ -54,22 +56,23 @@ class ModelConfig(Section):
     kv_cache_mib: int = Field(256, ge=16, le=1_000_000_000)
     """CPU only: memory of the key-value cache."""
     gpu_memory_utilization: float = Field(0.6, gt=0, le=1)
-    """GPU only: the share of each GPU's memory that the engine takes. An engine of one rank asks
-    Ray for as much of a GPU.
+    """GPU only: share of each GPU's memory that the engine takes. An engine of one rank requests
+    the same share of a GPU from Ray.
     """
     tensor_parallel: int = Field(1, ge=1, le=1024)
     cpu_cores: str = ""
-    """CPU only: cores the engine's threads are bound to, for example `0-1`; empty for all."""
+    """CPU only: cores to which the engine's threads are bound, for example `0-1`; empty for all."""
     base_url: str = ""
     """`openai`: the endpoint, for example http://127.0.0.1:8000/v1. The key is read from the
     environment variable `api_key_env`.
     """
     api_key_env: str = "OPENAI_API_KEY"
     timeout_s: float = Field(60.0, gt=0, le=1e6)
-    """The longest that one request to an engine or endpoint may take."""
+    """Deadline of one request to an engine or endpoint, in seconds."""
     retry_s: float = Field(300.0, gt=0, le=1e6)
-    """`openai`: the longest that a request is tried again, with all waits that the endpoint asks
-    for. Less than cluster.unit_timeout_s."""
+    """`openai`: seconds during which a failed request is repeated, including the waits that the
+    endpoint demands. Set it below cluster.unit_timeout_s.
+    """
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Variables of the chat template, for example {enable_thinking: false}. `openai`: sent
     along, if there are any."""
@@ -90,7 +93,9 @@ class ModelConfig(Section):
 
     @property
     def gpus(self) -> float:
-        """What the engine asks Ray for where there are GPUs: a share of one, or whole ones."""
+        """GPUs that the engine requests from Ray where there are any: a share of one, or whole
+        ones.
+        """
         return self.gpu_memory_utilization if self.tensor_parallel == 1 else self.tensor_parallel
 
     def content(self) -> dict[str, Any]:

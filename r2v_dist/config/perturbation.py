@@ -14,10 +14,12 @@ class PerturbConfig(Section):
     """
 
     rates: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
-    """Probability a step by operator; an operator that is not named has its default rate."""
+    """Probability that an operator acts at a step, by operator; one that is not named has its
+    default rate.
+    """
     train_seeds: int = Field(20, ge=1, le=SEED_BLOCK)
     validation_seeds: int = Field(10, ge=1, le=SEED_BLOCK)
     test_seeds: int = Field(10, ge=1, le=SEED_BLOCK)
-    """Of test and calibration tasks."""
+    """Perturbation seeds of test tasks and of calibration tasks."""
     quota: int | None = Field(None, ge=0, le=10_000)
     cooldown: int = Field(0, ge=0, le=10_000)

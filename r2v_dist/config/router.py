@@ -17,25 +17,26 @@ class RouterConfig(Section):
     """The router learner (docs/method.md, section 7)."""
 
     mode: Literal["decoupled", "joint"] = "decoupled"
-    """`decoupled`: calibrated risk heads, and a policy head that alone sees cost and CVaR. `joint`:
-    the paper's single output.
+    """`decoupled`: calibrated risk heads, and a policy head; only the policy head sees cost and
+    CVaR. `joint`: one output for both.
     """
     score: Literal["policy", "risk", "value", "dissent", "advantage"] = "policy"
-    """What a `decoupled` router compares with its threshold: its policy head, the risk rho, rho -
-    rho1, which is what a step of the teacher is worth to an SLM that never asks again, the
-    probability of dissent, that the teacher would do something else, or the advantage, the success
-    that a step of the teacher gains for a call to an agent that may ask again (labels.pairs > 0).
+    """What a `decoupled` router compares with its threshold. `policy`: its policy head. `risk`: the
+    residual risk rho. `value`: rho - rho1, the worth of one teacher step to an SLM that never
+    escalates again. `dissent`: the probability that the teacher would act differently. `advantage`:
+    the success that a teacher step gains for each call, where the agent may escalate again; it
+    learns from labels.pairs.
     """
     surrogate: Literal["latched", "paper"] = "latched"
     ablation: Literal["none", "no_cvar", "no_brier", "uncalibrated"] = "none"
     """`no_cvar` bounds the mean failure instead of its CVaR; `no_brier` estimates no risk
-    (decoupled: the policy sees f alone).
+    (decoupled: the policy sees only the features).
     """
     alpha: float = Field(0.2, gt=0, le=1)
     """Tail mass of CVaR."""
     epsilon: float = Field(0.10, gt=0, lt=1)
-    """The most CVaR of failure over seeds, in training of a policy that hands over once;
-    evaluate.epsilon is for thresholds.
+    """Largest CVaR of failure over seeds in training, where a policy escalates once and the teacher
+    finishes; evaluate.epsilon is the bound for thresholds.
     """
     lambda_max: float = Field(20.0, gt=0, le=MOST_WEIGHT)
     lambda_start: float = Field(1.0, ge=0, le=MOST_WEIGHT)
@@ -44,10 +45,10 @@ class RouterConfig(Section):
     """Weight of the Brier score (`joint`)."""
     teacher_cost: float = Field(50.0, gt=0, le=1e9)
     slm_cost: float = Field(1.0, ge=0, le=1e9)
-    """Prices of a call; only their ratio counts."""
+    """Price of an SLM call; only its ratio to `teacher_cost`, a teacher call's price, counts."""
     kappa: float = Field(20.0, gt=0, le=1e9)
-    """Cost of a failed episode, in teacher calls: of the Bayes operating point and of least
-    expected cost.
+    """Cost of a failed episode, in teacher calls. Two operating points minimise expected cost with
+    it: `bayes` and `expected_cost`.
     """
     risk_hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (64, 64)
     policy_hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = (64,)
@@ -61,7 +62,7 @@ class RouterConfig(Section):
     what will be deployed.
     """
     check_every_steps: int = Field(20, ge=1, le=MOST_STEPS)
-    """Validation labels are looked at this often: early stopping."""
+    """Optimizer steps between two checks on validation labels, for early stopping."""
     patience: int = Field(5, ge=1, le=MOST_STEPS)
     """Checks without a better Brier score before a risk head stops."""
     save_every_steps: int = Field(100, ge=1, le=MOST_STEPS)

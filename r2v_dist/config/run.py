@@ -98,18 +98,19 @@ class RunConfig(Section):
 
     @property
     def gpus(self) -> dict[str, float]:
-        """What engines and verifier, which work at the same time, ask of a cluster with GPUs, by
+        """GPUs that engines and verifier, which work at the same time, request from a cluster, by
         the key that says how much.
         """
-        asked: dict[str, float] = {}
+        requested: dict[str, float] = {}
         for role, model in (("slm", self.slm), ("teacher", self.teacher)):
             if model.backend == "vllm":
-                asked[
-                    f"{role}.{'gpu_memory_utilization' if model.tensor_parallel == 1 else 'tensor_parallel'}"
-                ] = model.gpus
+                single = model.tensor_parallel == 1
+                key = "gpu_memory_utilization" if single else "tensor_parallel"
+                requested[f"{role}.{key}"] = model.gpus
         if self.verifier is not None and self.verifier.kind == "trained":
-            asked["verifier.gpu_memory_utilization"] = self.verifier.gpu_memory_utilization
-        return asked
+            share = self.verifier.gpu_memory_utilization
+            requested["verifier.gpu_memory_utilization"] = share
+        return requested
 
     def content_hash(self) -> str:
         """Hash of everything that decides an outcome."""
@@ -126,10 +127,16 @@ def _roles(config: RunConfig) -> str | None:
     slm = config.slm
     verifier = config.verifier
     if slm.backend == "expert":
-        return "slm.backend: the expert is a teacher, not a policy to train; use vllm, openai or simulated"
+        return (
+            "slm.backend: the expert is a teacher, not a policy to train; use vllm, openai or "
+            "simulated"
+        )
     trained = verifier is not None and verifier.kind == "trained"
     if trained and slm.backend != "vllm":
-        return f"verifier.kind = trained: an SLM with backend {slm.backend} is not trained here; use rules or judge"
+        return (
+            f"verifier.kind = trained: an SLM with backend {slm.backend} is not trained here; use "
+            f"rules or judge"
+        )
     if verifier is not None and verifier.kind == "rules" and config.env.kind != "textworld":
         return f"verifier.kind = rules: there are rules for textworld and none for {config.env.kind}; use trained or judge"
     if config.dpo is not None and not trained:
@@ -159,11 +166,17 @@ def _router_labels(config: RunConfig) -> str | None:
     for split, asked in labelled.items():
         tasks = min(asked, config.env.size(split))
         if tasks < 2:
-            return f"env.splits.{split} = {tasks}: a router is chosen on held-out tasks; set at least 2"
+            return (
+                f"env.splits.{split} = {tasks}: a router is chosen on held-out tasks; set at least "
+                f"2"
+            )
         ranks = router.deepspeed.ranks
         episodes = tasks * labels.seeds
         if episodes < ranks:
-            return f"router.deepspeed.ranks = {ranks}: the {split} labels have {episodes} episodes; use fewer ranks"
+            return (
+                f"router.deepspeed.ranks = {ranks}: the {split} labels have {episodes} episodes; "
+                f"use fewer ranks"
+            )
     return None
 
 
@@ -200,7 +213,10 @@ def _cores(config: RunConfig) -> str | None:
                 number.isascii() and number.isdecimal() and len(number) < 6 for number in numbers
             )
             if not plain or int(first) > int(last or first):
-                return f"{role}.cpu_cores = {model.cpu_cores}: {part!r} is no core and no range of cores; write for example 0-1,3"
+                return (
+                    f"{role}.cpu_cores = {model.cpu_cores}: {part!r} is no core and no range of "
+                    f"cores; write for example 0-1,3"
+                )
     return None
 
 

@@ -14,12 +14,12 @@ class SandboxConfig(Section):
     """
     wall_s: float = Field(10.0, gt=0, le=3600)
     cpu_s: float = Field(10.0, gt=0, le=3600)
-    """Of each process, rounded up to a whole second."""
+    """CPU seconds of each process, rounded up to a whole second."""
     memory_mib: int = Field(1024, ge=64, le=1_048_576)
     processes: int = Field(16, ge=1, le=4096)
     """Processes and threads, the program's first one included."""
     open_files: int = Field(64, ge=16, le=4096)
     file_mib: int = Field(16, ge=1, le=4096)
-    """Of each file; all files of a program together may have four times as much."""
+    """Largest single file; all files of a program together may have four times as much."""
     output_kib: int = Field(256, ge=1, le=65_536)
-    """Of standard output, and as much of standard error."""
+    """Most standard output, and as much standard error."""

@@ -22,7 +22,7 @@ from r2v_dist.seeding import short_hash
 KIND = "simulated_router"
 _MOST_TASKS = 1_000_000
 SLM_PRICE = 1 / 50
-"""Of a call, in teacher calls; part of the world."""
+"""Price of an SLM call, in teacher calls; part of the simulated world."""
 RouterName = Literal["r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint"]
 
 
@@ -37,14 +37,14 @@ class SimulatedConfig(Section):
     kind: Literal["simulated_router"]
     run_dir: UserPath = Path("runs/simulated")
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
-    """Of tasks, labels and training alike."""
+    """Seed of tasks, labels and training alike."""
     train_tasks: int = Field(200, ge=5, le=_MOST_TASKS)
     validation_tasks: int = Field(2000, ge=5, le=_MOST_TASKS)
     test_tasks: int = Field(1000, ge=5, le=_MOST_TASKS)
-    """For the paired interval; every other number is exact."""
+    """Tasks of the paired interval; every other number is exact."""
     seeds: int = Field(20, ge=10, le=SEED_BLOCK)
     branches: int = Field(3, ge=1, le=MOST_BRANCHES)
-    """n, branches of each kind at a training or validation state."""
+    """n, the branches of each kind at a training or validation state."""
     routers: Annotated[tuple[RouterName, ...], Field(min_length=1), AfterValidator(distinct)] = (
         "r2v",
         "r2v_no_cvar",

@@ -15,7 +15,7 @@ class VerifierTrainingConfig(LearnerConfig):
     """
 
     pairwise_weight: float = Field(0.5, ge=0, le=MOST_WEIGHT)
-    """Of the logistic loss on pairs of candidates of one state."""
+    """Weight of the logistic loss on pairs of candidates of one state."""
 
 
 class VerifierConfig(Section):
@@ -28,18 +28,16 @@ class VerifierConfig(Section):
     """
     training: VerifierTrainingConfig = VerifierTrainingConfig()
     judge: ModelConfig | None = None
-    """`judge`: the language model that is asked for scores."""
+    """`judge`: the language model that scores candidates."""
     attempts: int = Field(3, ge=1, le=100)
-    """`judge`: how often an answer that cannot be read is asked for again, the first
-    time included.
-    """
+    """`judge`: most requests for one score, while the answers cannot be read."""
     threads: int = Field(1, ge=1, le=1024)
     """`trained`: CPU threads of the scorer."""
     max_tokens: int = Field(8192, ge=256, le=MOST_TOKENS)
-    """`trained`: tokens a forward pass of the scorer, padding included."""
+    """`trained`: tokens in a forward pass of the scorer, padding included."""
     gpu_memory_utilization: float = Field(0.3, gt=0, le=1)
-    """`trained`, GPU only: the share of a GPU that the scorer asks Ray for, and the most of its
-    memory that it takes.
+    """`trained`, GPU only: share of a GPU that the scorer requests from Ray, and the largest share
+    of its memory that it takes.
     """
 
     @model_validator(mode="after")
@@ -48,17 +46,17 @@ class VerifierConfig(Section):
             raise ValueError("kind judge needs the section `judge`, and no other kind has one")
         if self.judge is not None and self.judge.backend != "openai":
             raise ValueError(
-                "judge.backend: a judge is asked over HTTP; use openai, which any vLLM server "
+                "judge.backend: a judge is reached over HTTP; use openai, which any vLLM server "
                 "speaks too"
             )
         return self
 
     @property
     def version(self) -> str:
-        """Under which scores are stored that no trained model gives."""
+        """The model version under which scores of a verifier that is not trained are stored."""
         return self.kind if self.judge is None else f"judge-{self.judge.model}"
 
     def content(self) -> dict[str, Any]:
-        """The keys that stages depend on; where the scorer runs is none of them."""
+        """The keys that decide a score, without those that say where the scorer runs."""
         content = self.model_dump(mode="json", exclude={"gpu_memory_utilization"})
         return content | ({} if self.judge is None else {"judge": self.judge.content()})
