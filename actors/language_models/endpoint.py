@@ -9,12 +9,18 @@ import asyncio
 import json
 import re
 import time
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
+from actors.language_models.reply import (
+    QUOTED_LETTERS,
+    Reply,
+    Unusable,
+    error_of,
+    read_reply,
+    retry_after,
+)
 from r2v_dist.config.models import ModelConfig, read_key, shown_address
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.language_model import ContextLimitReached, whole
@@ -22,12 +28,9 @@ from r2v_dist.language_model import ContextLimitReached, whole
 _CROWDED = 429
 _PASSING = (408, 409, 425, _CROWDED)
 _LONGEST_BACKOFF_S = 30.0
-_MOST_TOKENS = 10_000_000
-"""Of one reply; an episode's sum has to fit a 32-bit column."""
-_READ = 4000
 _QUOTED = 300
-"""Letters of a problem that are looked at, and that are told."""
-_TOLD_PREFIX = 4
+"""Letters of a problem that are shown."""
+_SHOWN_PREFIX = 4
 """Letters of a key that may be shown."""
 _TOO_LONG = re.compile(
     r"context_length_exceeded|(maximum|max) context|context (length|window)|prompt is too long"
@@ -49,36 +52,6 @@ _ADVICE = (
 )
 """What to do about a setting that an endpoint refuses, by what it says."""
 _FILTERED = re.compile(r"content_filter|content management policy|content_policy", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One answer of an endpoint: its text, and why it ended."""
-
-    text: str
-    finish_reason: str
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What an endpoint answered to one request."""
-
-    choices: tuple[Choice, ...]
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class Unusable(Exception):
-    """A reply that is no answer; another request may bring one.
-
-    `wait_s` is what the endpoint asks for. One that is asked too much, and does not say for how
-    long, is `crowded`.
-    """
-
-    def __init__(self, problem: str, wait_s: float | None = None, crowded: bool = False) -> None:
-        super().__init__(problem)
-        self.wait_s = wait_s
-        self.crowded = crowded
 
 
 class PromptFiltered(Exception):
@@ -164,7 +137,8 @@ class Endpoint:
                 )
             failures += 1
             if wait is not None:
-                reason = f"{problem} (it asks to wait; {self._section}.retry_s = {self._config.retry_s:g})"
+                limit = f"{self._section}.retry_s = {self._config.retry_s:g}"
+                reason = f"{problem} (it asks to wait; {limit})"
                 self._gate.close(max(wait, self._backoff_s), reason)
             elif failures >= self._attempts or time.monotonic() >= deadline:
                 break
@@ -174,7 +148,7 @@ class Endpoint:
                 )
         else:
             problem = self._gate.reason
-        raise RuntimeFailure(self.told(problem))
+        raise RuntimeFailure(self.described(problem))
 
     def _backoff(self, failures: int) -> float:
         return min(_LONGEST_BACKOFF_S, self._backoff_s * 2.0**failures)
@@ -187,22 +161,23 @@ class Endpoint:
             payload = json.loads(text)
         except (ValueError, RecursionError):
             payload = None
-        error = _error_of(payload)
+        error = error_of(payload)
         if response.is_success and not error:
             return read_reply(payload, text)
         said = f"HTTP {status}: {error or text}"
         if response.is_success or status >= 500 or status in _PASSING:
             raise Unusable(said, wait_s, crowded=status == _CROWDED)
         if status in (400, 413, 422) and _TOO_LONG.search(said):
-            raise ContextLimitReached(self.told(said))
+            raise ContextLimitReached(self.described(said))
         if status in (400, 403, 422) and _FILTERED.search(said):
-            raise PromptFiltered(self.told(said))
-        raise UsageError(f"{self.told(said)}; {self._advice(status, said)}")
+            raise PromptFiltered(self.described(said))
+        raise UsageError(f"{self.described(said)}; {self._advice(status, said)}")
 
     def _advice(self, status: int, said: str) -> str:
         if status in (401, 403):
             variable = self._config.api_key_env
-            return f"set the environment variable {variable} to a key that may use {self._config.model}"
+            model = self._config.model
+            return f"set the environment variable {variable} to a key that may use {model}"
         if status in (404, 405):
             return f"check {self._section}.base_url and {self._section}.model"
         fix = next(
@@ -211,9 +186,9 @@ class Endpoint:
         )
         return fix.format(section=self._section)
 
-    def told(self, problem: str) -> str:
+    def described(self, problem: str) -> str:
         """The problem in one short line with the address, and without the key."""
-        line = " ".join(redacted(problem[:_READ], self._key).split())
+        line = " ".join(redacted(problem[:QUOTED_LETTERS], self._key).split())
         if len(line) > _QUOTED:
             line = f"{line[: _QUOTED - 90]} ... {line[-80:]}"
         return f"{self._role} endpoint {shown_address(self._config.base_url)}: {line}"
@@ -221,79 +196,20 @@ class Endpoint:
 
 def _client_problem(error: Exception) -> str:
     """Why no client can be made: the address, or what the environment says of proxies and
-    certificates. A proxy's address may hold a password, so it is not told."""
+    certificates. A proxy's address may hold a password, so it is not shown."""
     variables = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
-    return f"no client can be made for it ({type(error).__name__}); check the address, and the environment variables {variables}"
+    kind = type(error).__name__
+    return (
+        f"no client can be made for it ({kind}); check the address, and the environment variables "
+        f"{variables}"
+    )
 
 
 def redacted(text: str, key: str) -> str:
     """The text without the key, without the beginning or the end of it, and without anything
     called a bearer token."""
-    for length in range(len(key), _TOLD_PREFIX, -1):
+    for length in range(len(key), _SHOWN_PREFIX, -1):
         text = text.replace(key[:length], "[key]").replace(key[-length:], "[key]")
     if key:
         text = re.sub(rf"(?<![\w-]){re.escape(key)}(?![\w-])", "[key]", text)
     return re.sub(r"(?i)\b(bearer)\s+(?!\[key\])[^\s\"']+", r"\1 [key]", text)
-
-
-def retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that the endpoint asks to wait, as a number or as a date; None where it says
-    nothing of the kind."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name, "").strip()
-        if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
-            return float(value) * unit
-    try:
-        moment = parsedate_to_datetime(headers.get("retry-after", "")).timestamp()
-    except (ValueError, OverflowError):
-        return None
-    return max(0.0, moment - time.time())
-
-
-def read_reply(payload: object, text: str) -> Reply:
-    """A reply with at least one choice. Raises Unusable, quoting `text`, for anything else."""
-    choices = payload.get("choices") if isinstance(payload, dict) else None
-    if not isinstance(payload, dict) or not isinstance(choices, list) or not choices:
-        raise Unusable(f"HTTP 200 without an answer: {text[:_READ]}")
-    read = tuple(_choice(choice) for choice in choices)
-    usage = payload.get("usage")
-    counts = usage if isinstance(usage, dict) else {}
-    return Reply(read, _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens")))
-
-
-def _choice(choice: object) -> Choice:
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise Unusable(
-            f"HTTP 200 with a choice that holds no message: {json.dumps(choice)[:_READ]}"
-        )
-    return Choice(_content(message.get("content")), str(choice.get("finish_reason") or ""))
-
-
-def _content(content: object) -> str:
-    """The text of a message: a string, or the text parts of a list."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    texts = [part.get("text") if isinstance(part, dict) else part for part in content]
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-def _count(value: object) -> int:
-    """A number of tokens; 0 for what cannot be one, and for more than the store keeps."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool)
-    return int(value) if usable and 0 <= value <= _MOST_TOKENS else 0  # type: ignore[operator, call-overload]
-
-
-def _error_of(payload: object) -> str:
-    """What an error object says, empty where there is none."""
-    if not isinstance(payload, dict):
-        return ""
-    error = payload.get("error") or (payload.get("detail") if "choices" not in payload else None)
-    if not error:
-        return ""
-    if not isinstance(error, dict):
-        return str(error)
-    parts = [error.get("message"), error.get("code"), error.get("type")]
-    return "; ".join(str(part) for part in parts if part) or json.dumps(error)

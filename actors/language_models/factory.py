@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from actors.language_models.expert import ExpertModel
-from actors.language_models.openai import OpenAIModel
 from actors.language_models.simulated import SimulatedModel
 from actors.language_models.vllm import EngineCall, VllmModel
 from r2v_dist.config.models import ModelConfig
@@ -31,6 +30,8 @@ def build_model(
             config.signal_auroc,
         )
     if config.backend == "openai":
+        from actors.language_models.openai import OpenAIModel  # with an HTTP client
+
         return OpenAIModel(config, role=role)
     from transformers import AutoTokenizer
 

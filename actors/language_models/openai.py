@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any
 
-from actors.language_models.endpoint import Choice, Endpoint, PromptFiltered
+from actors.language_models.endpoint import Endpoint, PromptFiltered
+from actors.language_models.reply import Choice
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, Request, action_of, whole
@@ -58,7 +59,7 @@ class OpenAIModel:
                         sorted({repr(choice.finish_reason) for choice in reply.choices})
                     )
                     raise RuntimeFailure(
-                        self._endpoint.told(f"HTTP 200 without text, finish_reason {reasons}")
+                        self._endpoint.described(f"HTTP 200 without text, finish_reason {reasons}")
                     )
                 await asyncio.sleep(self._backoff_s)
         actions = [action_of(choice.text) for choice in choices]

@@ -25,7 +25,7 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
 class EvaluateConfig(Section):
-    """Live evaluation on held-out tasks and seeds. Thresholds come from validation tasks alone."""
+    """Live evaluation on held-out tasks and seeds. Thresholds come from validation tasks."""
 
     rates: Annotated[tuple[Rate, ...], Field(min_length=1), AfterValidator(distinct)] = (
         0.03, 0.07, 0.12, 0.18, 0.25, 0.32, 0.4, 0.47, 0.55, 0.8,

@@ -29,9 +29,9 @@ class CollectConfig(Section):
     """
 
     clean_episodes: int = Field(1, ge=0, le=1)
-    """Unperturbed episodes a task (0 or 1: a deterministic teacher would only repeat itself)."""
+    """Unperturbed episodes of a task (0 or 1: a deterministic teacher would only repeat itself)."""
     perturbed_episodes: int = Field(8, ge=0, le=SEED_BLOCK)
-    """Perturbed episodes a task, each under a training seed of its own."""
+    """Perturbed episodes of a task, each under another training seed."""
 
     @model_validator(mode="after")
     def _some_episodes(self) -> Self:
@@ -81,9 +81,9 @@ class LearnerConfig(Section):
     learning_rate: float = Field(1.5e-4, gt=0, le=10)
     epochs: float = Field(3.0, gt=0, le=10_000)
     batch_size: int = Field(16, ge=1, le=1_000_000)
-    """Examples an optimizer step, over all ranks."""
+    """Examples in an optimizer step, over all ranks."""
     micro_batch_size: int = Field(16, ge=1, le=1_000_000)
-    """Examples a forward pass, on one rank."""
+    """Examples in a forward pass, on one rank."""
     warmup_share: float = Field(0.05, ge=0, le=1)
     max_length: int = Field(4096, ge=64, le=MOST_TOKENS)
     lora: LoraConfig | None = None

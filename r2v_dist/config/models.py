@@ -23,7 +23,7 @@ class SamplingConfig(Section):
     top_p: float | None = Field(0.95, gt=0, le=1)
     """null, `openai` only: not sent."""
     max_tokens: int = Field(24, ge=1, le=_MOST_TOKENS)
-    """The most tokens of an answer. Those of a reasoning model count its reasoning too."""
+    """Most tokens of an answer. A reasoning model's count includes its reasoning."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """`openai`: the name of `max_tokens` in requests; reasoning models require the longer name."""
     send_seed: bool = True
@@ -54,19 +54,19 @@ class ModelConfig(Section):
     kv_cache_mib: int = Field(256, ge=16, le=1_000_000_000)
     """CPU only: memory of the key-value cache."""
     gpu_memory_utilization: float = Field(0.6, gt=0, le=1)
-    """GPU only: the share of each GPU's memory that the engine takes. An engine of one rank asks
-    Ray for as much of a GPU.
+    """GPU only: share of each GPU's memory that the engine takes. An engine of one rank requests
+    the same share of a GPU from Ray.
     """
     tensor_parallel: int = Field(1, ge=1, le=1024)
     cpu_cores: str = ""
-    """CPU only: cores the engine's threads are bound to, for example `0-1`; empty for all."""
+    """CPU only: cores to which the engine's threads are bound, for example `0-1`; empty for all."""
     base_url: str = ""
     """`openai`: the endpoint, for example http://127.0.0.1:8000/v1. The key is read from the
     environment variable `api_key_env`.
     """
     api_key_env: str = "OPENAI_API_KEY"
     timeout_s: float = Field(60.0, gt=0, le=1e6)
-    """The longest that one request to an engine or endpoint may take."""
+    """Deadline of one request to an engine or endpoint, in seconds."""
     retry_s: float = Field(300.0, gt=0, le=1e6)
     """`openai`: the longest time for all attempts of a request, with the waits that the endpoint
     demands. It must be below cluster.unit_timeout_s."""

@@ -12,7 +12,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from r2v_dist.config.base import Section, read_mapping, validate
+from r2v_dist.config.base import Section, validate
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.env import LARGEST_SEED, EnvConfig, Split
 from r2v_dist.config.evaluation import CertificateConfig, EvaluateConfig
@@ -24,6 +24,7 @@ from r2v_dist.config.places import UserPath
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.config.verifier import VerifierConfig
+from r2v_dist.config.yaml_file import read_mapping
 from r2v_dist.router.names import BY_NAME
 from r2v_dist.seeding import short_hash
 
@@ -127,7 +128,10 @@ def _roles(config: RunConfig) -> str | None:
     slm = config.slm
     verifier = config.verifier
     if slm.backend == "expert":
-        return "slm.backend: the expert is a teacher, not a policy to train; use vllm, openai or simulated"
+        return (
+            "slm.backend: the expert is a teacher, not a policy to train; use vllm, openai or "
+            "simulated"
+        )
     trained = verifier is not None and verifier.kind == "trained"
     if trained and slm.backend != "vllm":
         return f"verifier.kind = trained: an SLM with backend {slm.backend} is not trained here; use rules or judge"
@@ -158,11 +162,17 @@ def _router_labels(config: RunConfig) -> str | None:
     for split, wanted in labelled.items():
         tasks = min(wanted, config.env.size(split))
         if tasks < 2:
-            return f"env.splits.{split} = {tasks}: a router is chosen on held-out tasks; set at least 2"
+            return (
+                f"env.splits.{split} = {tasks}: a router is chosen on held-out tasks; set at least "
+                f"2"
+            )
         ranks = router.deepspeed.ranks
         episodes = tasks * labels.seeds
         if episodes < ranks:
-            return f"router.deepspeed.ranks = {ranks}: the {split} labels have {episodes} episodes; use fewer ranks"
+            return (
+                f"router.deepspeed.ranks = {ranks}: the {split} labels have {episodes} episodes; "
+                f"use fewer ranks"
+            )
     return None
 
 

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from r2v_dist.config.base import Section, distinct, read_mapping, validate
+from r2v_dist.config.base import Section, distinct, validate
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.env import LARGEST_SEED, SEED_BLOCK
 from r2v_dist.config.learners import CONSTRAINT_STATUSES, MOST_BRANCHES
 from r2v_dist.config.places import UserPath
 from r2v_dist.config.router import RouterConfig
+from r2v_dist.config.yaml_file import read_mapping
 from r2v_dist.seeding import short_hash
 
 KIND = "simulated_router"

@@ -34,10 +34,10 @@ class VerifierConfig(Section):
     threads: int = Field(1, ge=1, le=1024)
     """`trained`: CPU threads of the scorer."""
     max_tokens: int = Field(8192, ge=256, le=MOST_TOKENS)
-    """`trained`: tokens a forward pass of the scorer, padding included."""
+    """`trained`: tokens in a forward pass of the scorer, padding included."""
     gpu_memory_utilization: float = Field(0.3, gt=0, le=1)
-    """`trained`, GPU only: the share of a GPU that the scorer asks Ray for, and the most of its
-    memory that it takes.
+    """`trained`, GPU only: share of a GPU that the scorer requests from Ray, and the largest share
+    of its memory that it takes.
     """
 
     @model_validator(mode="after")
@@ -46,7 +46,7 @@ class VerifierConfig(Section):
             raise ValueError("kind judge needs the section `judge`, and no other kind has one")
         if self.judge is not None and self.judge.backend != "openai":
             raise ValueError(
-                "judge.backend: a judge is asked over HTTP; use openai, which any vLLM server "
+                "judge.backend: a judge is reached over HTTP; use openai, which any vLLM server "
                 "speaks too"
             )
         return self

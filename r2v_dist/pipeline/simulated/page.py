@@ -1,17 +1,9 @@
 """The report of a simulated run: one self-contained HTML file, every number labelled simulated."""
 
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from envs.simulated.env import CUES, SYMPTOMS
 from envs.simulated.exact import Exact
@@ -21,21 +13,12 @@ from learners.router.train import RouterResult
 from r2v_dist.config.simulated import SimulatedConfig
 from r2v_dist.files import read_json_lines, write_atomically
 from r2v_dist.pipeline.simulated.judge import SimulatedReport
-from r2v_dist.report.html.page import TEMPLATES
+from r2v_dist.report.figures.drawing import ACCENT, BAD, GOOD, MUTED, Figure, draw
+from r2v_dist.report.html.templates import render
 from r2v_dist.router.model import RouterModel
 
-_OURS = "#4f46e5"
-_OTHER = "#64748b"
-_TRUTH = "#0f766e"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """An inline SVG and what it shows."""
-
-    title: str
-    caption: str
-    svg: str
+_SECTION = "simulated"
+_WIDE = (10.4, 3.9)
 
 
 def write_page(
@@ -43,45 +26,41 @@ def write_page(
 ) -> Path:
     """Write `report/index.html` and return its path."""
     models = {name: RouterModel.load(Path(result.output)) for name, result in results.items()}
-    figures = [_frontier(config, exact, report)]
+    folder = config.run_dir / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = [_frontier(folder, config, exact, report)]
     figures += [
-        _decisions(exact, models[name], name, report)
+        _decisions(folder, exact, models[name], name, report)
         for name in ("r2v", "r2v_no_cvar")
         if name in models
     ]
     if "r2v" in models:
-        figures += [_risk(exact, models["r2v"]), _duality(config)]
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("simulated.html.jinja").render(
-        config=config, report=report, figures=figures
-    )
-    path = config.run_dir / "report" / "index.html"
+        figures += [_risk(folder, exact, models["r2v"]), _duality(folder, config)]
+    page = render("simulated.html.jinja", config=config, report=report, figures={_SECTION: figures})
+    path = folder / "index.html"
     write_atomically(path, page)
     return path
 
 
-def _frontier(config: SimulatedConfig, exact: Exact, report: SimulatedReport) -> Figure:
+def _frontier(
+    folder: Path, config: SimulatedConfig, exact: Exact, report: SimulatedReport
+) -> Figure:
     best = Frontier(exact)
     zs = range(config.seeds)
     alpha = config.router.alpha
     safest = next(row.cvar for row in report.rows if row.name == "teacher_only")
     bounds = np.linspace(safest + 0.002, max(row.cvar for row in report.rows), 40)
 
-    def draw(ax: Any) -> None:
+    def paint(figure: Any) -> None:
+        ax = figure.subplots()
         ax.plot(
             bounds,
             [best.best(zs, alpha, float(bound)).cost for bound in bounds],
-            color=_TRUTH,
+            color=GOOD,
             label="best there is (exact)",
         )
         for number, row in enumerate(sorted(report.rows, key=lambda row: row.cost)):
-            colour = _OURS if row.name.startswith("r2v") else _OTHER
+            colour = ACCENT if row.name.startswith("r2v") else MUTED
             right = number % 2 == 0
             ax.plot(row.cvar, row.cost, "o", color=colour, markersize=5)
             place: dict[str, Any] = {
@@ -96,27 +75,31 @@ def _frontier(config: SimulatedConfig, exact: Exact, report: SimulatedReport) ->
                 color=colour,
                 **place,
             )
-        ax.axvline(
-            config.router.epsilon, linestyle="--", linewidth=1, color="#b91c1c", label="epsilon"
-        )
+        ax.axvline(config.router.epsilon, linestyle="--", linewidth=1, color=BAD, label="epsilon")
         ax.set_yscale("log")
         ax.set_xlabel("CVaR of failure over seeds")
         ax.set_ylabel("teacher calls an episode")
         ax.legend(frameon=False, fontsize=8)
 
-    return _figure(
+    return draw(
+        folder,
+        "frontier",
+        _SECTION,
         "Cost against CVaR",
         "Exact. Lower left is better; left of the dashed line is allowed.",
-        draw,
+        paint,
     )
 
 
-def _decisions(exact: Exact, model: RouterModel, name: str, report: SimulatedReport) -> Figure:
+def _decisions(
+    folder: Path, exact: Exact, model: RouterModel, name: str, report: SimulatedReport
+) -> Figure:
     """Scores at the third step with one part done, over cue and symptom."""
     score = model.predict(all_cells(exact.world)).score.reshape(exact.shape)
     mix = report.row(name).mix
 
-    def draw(axes: Any) -> None:
+    def paint(figure: Any) -> None:
+        axes = figure.subplots(1, 2)
         for jammed, ax in enumerate(axes):
             grid_VE = score[2, 1, jammed].T
             ax.imshow(grid_VE, vmin=0, vmax=1, cmap="Purples", aspect="auto")
@@ -144,63 +127,58 @@ def _decisions(exact: Exact, model: RouterModel, name: str, report: SimulatedRep
             )
             ax.grid(False)
 
-    caption = "The cue of the step's difficulty across, the symptom of the perturbation seed down; the darker, the higher the score."
-    return _figure(f"Whom {name} lets act at the third step", caption, draw, columns=2)
+    caption = (
+        "The cue of the step's difficulty across, the symptom of the perturbation seed down; the "
+        "darker, the higher the score."
+    )
+    title = f"Whom {name} lets act at the third step"
+    return draw(folder, f"decisions_{name}", _SECTION, title, caption, paint, _WIDE)
 
 
-def _risk(exact: Exact, model: RouterModel) -> Figure:
+def _risk(folder: Path, exact: Exact, model: RouterModel) -> Figure:
     found = model.predict(all_cells(exact.world)).rho
     size = exact.reached_TIJEV.ravel()
 
-    def draw(ax: Any) -> None:
-        ax.plot([0, 1], [0, 1], color=_TRUTH, linewidth=1)
+    def paint(figure: Any) -> None:
+        ax = figure.subplots()
+        ax.plot([0, 1], [0, 1], color=GOOD, linewidth=1)
         ax.scatter(
             exact.rho.ravel()[size > 0],
             found[size > 0],
             s=200 * size[size > 0] + 1,
-            color=_OURS,
+            color=ACCENT,
             alpha=0.4,
             linewidths=0,
         )
         ax.set_xlabel("true risk of failure when the SLM goes on")
         ax.set_ylabel("what r2v says")
 
-    return _figure(
+    return draw(
+        folder,
+        "risk",
+        _SECTION,
         "Is the risk right?",
         "One dot for every state that can occur, as large as it is likely.",
-        draw,
+        paint,
     )
 
 
-def _duality(config: SimulatedConfig) -> Figure:
+def _duality(folder: Path, config: SimulatedConfig) -> Figure:
     log = read_json_lines(config.folder / "stages" / "router" / "metrics.jsonl")
     rows = [row for row in log if row["router"] == "r2v" and row["phase"] == "policy"]
 
-    def draw(axes: Any) -> None:
+    def paint(figure: Any) -> None:
+        axes = figure.subplots(1, 2)
         steps = [row["step"] for row in rows]
         for ax, names in zip(axes, (("cvar", "eta"), ("lambda", "cost")), strict=True):
-            for name, colour in zip(names, (_OURS, _OTHER), strict=True):
+            for name, colour in zip(names, (ACCENT, MUTED), strict=True):
                 ax.plot(steps, [row[name] for row in rows], color=colour, label=name)
             ax.legend(frameon=False, fontsize=8)
             ax.set_xlabel("step")
-        axes[0].axhline(config.router.epsilon, linestyle="--", linewidth=1, color="#b91c1c")
+        axes[0].axhline(config.router.epsilon, linestyle="--", linewidth=1, color=BAD)
 
-    caption = "Lambda rises while CVaR is above epsilon (dashed) and falls below it; cost is a share of teacher-only's."
-    return _figure("Training r2v's policy", caption, draw, columns=2)
-
-
-def _figure(title: str, caption: str, draw: Callable[[Any], None], columns: int = 1) -> Figure:
-    style = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.fonttype": "none",
-        "font.family": "sans-serif",
-    }
-    with plt.rc_context(style):
-        figure, axes = plt.subplots(1, columns, figsize=(6.4, 3.6), layout="constrained")
-        draw(axes)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg")
-        plt.close(figure)
-    return Figure(title, caption, buffer.getvalue()[buffer.getvalue().index("<svg") :])
+    caption = (
+        "Lambda rises while CVaR is above epsilon (dashed) and falls below it; cost is a share of "
+        "teacher-only's."
+    )
+    return draw(folder, "training", _SECTION, "Training r2v's policy", caption, paint, _WIDE)

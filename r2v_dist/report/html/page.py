@@ -1,10 +1,8 @@
 """The report as one self-contained HTML file: no script, no network, readable on paper."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.comparison import REFERENCE
@@ -23,9 +21,9 @@ from r2v_dist.report.episodes import Sample
 from r2v_dist.report.figures.drawing import Figure
 from r2v_dist.report.figures.palette import ABLATIONS, COLOURS, ENDS, LABELS, fitting, listed
 from r2v_dist.report.headline import HARD_STEPS
+from r2v_dist.report.html.templates import render
 from r2v_dist.stats.seed_difference import LEVEL
 
-TEMPLATES = Path(__file__).parent
 KINDS = {
     "selected": "selected",
     "budget": "on a budget",
@@ -49,20 +47,12 @@ def render_page(
     samples: list[Sample],
 ) -> str:
     """The page's HTML."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "points": points, "number": number, "p": p_value}
-    environment.filters["whole"] = whole
     rows = sorted(
         found.perturbed,
         key=lambda row: (_ORDER.index(row.name), row.training_seed, row.threshold or 0.0),
     )
-    return environment.get_template("page.html.jinja").render(
+    return render(
+        "page.html.jinja",
         facts=facts,
         training=training,
         rows=rows,
@@ -126,28 +116,3 @@ def _trained(facts: dict[str, Any], rows: list[RouterRow]) -> list[dict[str, Any
         one | {"row": chosen.get((one["name"], one["training_seed"]))}
         for one in facts["router_training"] or []
     ]
-
-
-def percent(value: float | None) -> str:
-    """A share."""
-    return "–" if value is None else f"{value:.1%}"
-
-
-def points(value: float | None) -> str:
-    """A difference of shares, in percentage points."""
-    return "–" if value is None else f"{value * 100:+.1f}"
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A plain number."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def whole(value: int | None) -> str:
-    """A whole number."""
-    return "–" if value is None else f"{value:,}"
-
-
-def p_value(value: float | None, at_floor: bool | None = False) -> str:
-    """A p-value with two digits that count; no more than that where it is at its floor."""
-    return "–" if value is None else f"{'≤ ' if at_floor else ''}{value:.2g}"

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from cluster import session
-from r2v_dist.cli import doctor
+from r2v_dist.cli import machine
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from tests.runs import ROOT
@@ -189,9 +189,9 @@ def test_a_slow_start_is_tried_again(
 
 def test_doctor_and_set_up_say_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/my projects/.venv/bin/python")
-    findings = doctor.examine()
+    findings = machine.examine()
     assert "from a path with a space" in findings["path_problem"]
-    assert findings["path_problem"] in doctor.render(findings)
+    assert findings["path_problem"] in machine.render(findings)
     told = subprocess.run(
         ["bash", "scripts/setup.sh", "/my projects/.venv"],
         cwd=ROOT,

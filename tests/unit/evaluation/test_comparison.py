@@ -7,7 +7,7 @@ import pytest
 
 from r2v_dist.evaluation.comparison import SeedArms, compare, resampled_areas
 from r2v_dist.evaluation.outcomes import ArmOutcomes
-from r2v_dist.report.html.page import p_value
+from r2v_dist.report.html.templates import p_value
 from r2v_dist.stats.frontier import Ends, RouterCurve, frontier_auc
 from r2v_dist.stats.hypothesis_tests import holm, sign_flip_test
 from r2v_dist.stats.mixing import at_cost

@@ -1,0 +1,108 @@
+"""The reply of a chat endpoint, read and not indexed: whatever is missing or malformed makes it no
+answer, and never an exception of Python.
+"""
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+_MOST_TOKENS = 10_000_000
+"""Of one reply; an episode's sum has to fit a 32-bit column."""
+QUOTED_LETTERS = 4000
+"""Letters of a reply that are looked at where it is quoted."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One answer of an endpoint: its text, and why it ended."""
+
+    text: str
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an endpoint answered to one request."""
+
+    choices: tuple[Choice, ...]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Unusable(Exception):
+    """A reply that is no answer; another request may bring one.
+
+    `wait_s` is what the endpoint asks for. One that is asked too much, and does not say for how
+    long, is `crowded`.
+    """
+
+    def __init__(self, problem: str, wait_s: float | None = None, crowded: bool = False) -> None:
+        super().__init__(problem)
+        self.wait_s = wait_s
+        self.crowded = crowded
+
+
+def read_reply(payload: object, text: str) -> Reply:
+    """A reply with at least one choice. Raises Unusable, quoting `text`, for anything else."""
+    choices = payload.get("choices") if isinstance(payload, dict) else None
+    if not isinstance(payload, dict) or not isinstance(choices, list) or not choices:
+        raise Unusable(f"HTTP 200 without an answer: {text[:QUOTED_LETTERS]}")
+    read = tuple(_choice(choice) for choice in choices)
+    usage = payload.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    return Reply(read, _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens")))
+
+
+def _choice(choice: object) -> Choice:
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise Unusable(
+            f"HTTP 200 with a choice that holds no message: {json.dumps(choice)[:QUOTED_LETTERS]}"
+        )
+    return Choice(_content(message.get("content")), str(choice.get("finish_reason") or ""))
+
+
+def _content(content: object) -> str:
+    """The text of a message: a string, or the text parts of a list."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _count(value: object) -> int:
+    """A number of tokens; 0 for what cannot be one, and for more than the store keeps."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if usable and 0 <= value <= _MOST_TOKENS else 0  # type: ignore[operator, call-overload]
+
+
+def error_of(payload: object) -> str:
+    """What an error object says, empty where there is none."""
+    if not isinstance(payload, dict):
+        return ""
+    error = payload.get("error") or (payload.get("detail") if "choices" not in payload else None)
+    if not error:
+        return ""
+    if not isinstance(error, dict):
+        return str(error)
+    parts = [error.get("message"), error.get("code"), error.get("type")]
+    return "; ".join(str(part) for part in parts if part) or json.dumps(error)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the endpoint asks to wait, as a number or as a date; None where it says
+    nothing of the kind."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
+        if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
+            return float(value) * unit
+    try:
+        moment = parsedate_to_datetime(headers.get("retry-after", "")).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, moment - time.time())
