@@ -75,5 +75,5 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def simulated_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the simulated configuration, made by the command line."""
     run_dir = tmp_path_factory.mktemp("runs") / "simulated"
-    finish(SIMULATED, run_dir, 400)
+    finish(SIMULATED, run_dir, 550)
     return run_dir
