@@ -99,5 +99,5 @@ def test_a_task_that_cannot_be_played_does_not_end_the_check(
 
 
 def test_an_unknown_environment_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="humaneval_plus, mbpp_plus, shipped, textworld"):
+    with pytest.raises(UsageError, match="textworld, humaneval_plus, mbpp_plus, shipped"):
         check("chess", lambda done, total: None)
