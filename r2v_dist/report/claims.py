@@ -8,8 +8,9 @@ from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.results import Findings
 from r2v_dist.evaluation.routing_signals import RoutingSignals
 from r2v_dist.report.figures.palette import LABELS
+from r2v_dist.router.names import BY_NAME
 from r2v_dist.stats.bootstrap import PairedDifference
-from r2v_dist.stats.seed_difference import SeedDifference
+from r2v_dist.stats.seed_difference import LEVEL, SeedDifference
 
 IDLE = "seeds do not differ beyond noise: CVaR is idle"
 
@@ -20,9 +21,9 @@ def p_text(p_value: float, at_floor: bool) -> str:
 
 
 def standing(found: Findings) -> list[str]:
-    """The fitted baselines that r2v is not ahead of, one sentence for those that are ahead of it and
-    one for those that are level: whose paired 95 % interval covers 0. Empty where r2v is ahead of
-    all of them, and where there is none.
+    """The baselines that r2v is not ahead of, one sentence for those that are ahead of it and one
+    for those that are level: whose paired 95 % interval covers 0. Empty where r2v is ahead of all
+    of them, and where there is none.
     """
     sentences = []
     for said, holds in (
@@ -36,16 +37,31 @@ def standing(found: Findings) -> list[str]:
 
 
 def _those(found: Findings, holds: Callable[[PairedDifference], bool]) -> list[str]:
-    """The fitted baselines of which it holds, with where it does and what their training took."""
+    """The baselines of which it holds, fitted ones first, with where it does and what their
+    training took.
+    """
     named = []
-    compared = found.comparisons.baselines(True) if found.comparisons is not None else []
-    for one in compared:
+    compared = found.comparisons
+    baselines = [] if compared is None else [*compared.baselines(True), *compared.baselines(False)]
+    for one in baselines:
         measures = {"at its calls": one.matched_difference, "by area": one.auc_difference}
         where = [words for words, gap in measures.items() if gap is not None and holds(gap)]
         if where:
-            took = f"{found.answers(one.other)} teacher answers in training"
+            answers = f"{found.answers(one.other)} teacher answers in training"
+            took = answers if BY_NAME[one.other].fitted else "unfitted"
             named.append(f"{LABELS[one.other]}, {' and '.join(where)} ({took})")
     return named
+
+
+def unplayed(config: RunConfig, found: Findings) -> list[str]:
+    """One sentence with the routers that were to be evaluated and got no threshold; none where all
+    got some.
+    """
+    absent = [name for name in config.swept if any(name not in seed.swept for seed in found.seeds)]
+    if not absent:
+        return []
+    named = ", ".join(LABELS[name] for name in absent)
+    return [f"NOT PLAYED: {named}; no threshold tells validation states apart by their scores"]
 
 
 def deciding(found: Findings) -> SeedDifference | None:
@@ -56,7 +72,7 @@ def deciding(found: Findings) -> SeedDifference | None:
 def seeds_words(one: SeedDifference) -> str:
     """Whether the seeds differ, and the CVaR beside its noise floor; without a full stop."""
     measured = (
-        f"{p_text(one.p_value, one.at_floor)}; {LABELS[one.name]}: CVaR of failure "
+        f"{p_text(one.p_value, one.at_floor)}, level {LEVEL:g}; {LABELS[one.name]}: CVaR of failure "
         f"{one.cvar_failure:.3f}, noise floor {one.cvar_noise_floor:.3f}"
     )
     return f"{'seeds differ beyond noise' if one.differ else IDLE} ({measured})"

@@ -11,7 +11,7 @@ from r2v_dist.episodes import StopReason
 from r2v_dist.evaluation.comparison import Comparison
 from r2v_dist.evaluation.outcomes import hard_tasks
 from r2v_dist.evaluation.results import Findings, Overall
-from r2v_dist.report.claims import deciding, seeds_words, shown_signals, standing
+from r2v_dist.report.claims import deciding, seeds_words, shown_signals, standing, unplayed
 from r2v_dist.report.figures.palette import LABELS, fitting, listed
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir, stage_name
@@ -56,6 +56,7 @@ def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
     lines += [_line(titles.get(name, listed(name)), one) for name, one in shown.items()]
     lines += _compared(found)
     lines += _claims(found)
+    lines += [f"  {sentence}" for sentence in unplayed(config, found)]
     if found.certificate is not None:
         of_first = "; training seed 0" if config.training_seeds > 1 else ""
         lines.append(f"  certificate: {found.certificate.line}{of_first}")

@@ -1,17 +1,27 @@
 """Words follow from the numbers, and every baseline is listed as fitted or unfitted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from r2v_dist.config.run import load_config
-from r2v_dist.evaluation.comparison import Comparison, Comparisons
+from r2v_dist.evaluation.comparison import Comparison, Comparisons, SeedArms
 from r2v_dist.evaluation.results import Findings
 from r2v_dist.evaluation.risk_quality import EpisodeQuality, RiskQuality, StepQuality
-from r2v_dist.report.claims import cvar_role, first_step_words, p_text, seeds_words, standing
+from r2v_dist.report.claims import (
+    cvar_role,
+    first_step_words,
+    p_text,
+    seeds_words,
+    standing,
+    unplayed,
+)
 from r2v_dist.report.figures.palette import LABELS, is_fitted, listed
 from r2v_dist.router.names import BASELINES, BY_NAME
 from r2v_dist.stats.bootstrap import PairedDifference
 from r2v_dist.stats.seed_difference import seed_difference
+from tests.arms import arm
 from tests.runs import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -26,7 +36,9 @@ def test_equal_seeds_leave_cvar_idle_and_harsh_ones_do_not() -> None:
     assert idle.startswith("seeds do not differ beyond noise: CVaR is idle (p = ")
     assert "noise floor" in idle
     differ = seeds_words(seed_difference("slm_only", harsh_TZ, 0.2, 0, 2_000))
-    assert differ.startswith("seeds differ beyond noise (p <= 0.0005; SLM only: CVaR of failure 0.")
+    assert differ.startswith(
+        "seeds differ beyond noise (p <= 0.0005, level 0.01; SLM only: CVaR of failure 0."
+    )
     assert "idle" not in differ
 
 
@@ -89,7 +101,7 @@ def compared(**gaps: tuple[float, float]) -> Findings:
     return Findings((), [], [], (), [], [], [], {}, found, [], None, answers)
 
 
-def test_a_fitted_baseline_that_is_level_or_ahead_is_named() -> None:
+def test_a_baseline_that_is_level_or_ahead_is_named() -> None:
     found = compared(
         entropy=(-0.2, 0.1),
         logistic=(-0.01, 0.02),
@@ -99,13 +111,26 @@ def test_a_fitted_baseline_that_is_level_or_ahead_is_named() -> None:
     )
     assert standing(found) == [
         "AHEAD OF r2v: logistic on disagreement, at its calls (7 teacher answers in training)",
-        "LEVEL WITH r2v: logistic regression, at its calls (0 teacher answers in training)",
+        "LEVEL WITH r2v: logistic regression, at its calls (0 teacher answers in training); "
+        "first-token entropy, at its calls (unfitted)",
     ]
-    assert standing(compared(entropy=(-0.2, 0.1), logistic=(0.01, 0.02))) == []
+    assert standing(compared(entropy=(0.2, 0.3), logistic=(0.01, 0.02))) == []
     touching = standing(compared(logistic=(0.0, 0.02)))
     assert touching == [
         "LEVEL WITH r2v: logistic regression, at its calls (0 teacher answers in training)"
     ]
+
+
+def test_a_router_without_a_threshold_is_named() -> None:
+    rng = np.random.default_rng(0)
+    config = load_config(CONFIGS / "textworld_demo.yaml", ["evaluate.routers=[entropy, r2v]"])
+    arms = (arm("teacher_only", None, 1.0, 1.0, rng), arm("r2v", 0.5, 0.9, 0.3, rng))
+    found = replace(compared(), seeds=(SeedArms(0, arms, {}, "best_of_k"),))
+    assert [said.split(";")[0] for said in unplayed(config, found)] == [
+        "NOT PLAYED: first-token entropy"
+    ]
+    both = (*arms, arm("entropy", 0.5, 0.9, 0.3, rng))
+    assert unplayed(config, replace(found, seeds=(SeedArms(0, both, {}, "best_of_k"),))) == []
 
 
 def test_the_best_and_the_closest_are_found_apart_by_fitting() -> None:
