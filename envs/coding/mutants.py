@@ -34,11 +34,9 @@ class Mutant:
 def mutants(code: str, seed: int) -> Iterator[Mutant]:
     """Every program that is one mistake away, each once, in an order that the seed decides."""
     tree = ast.parse(code)
-    sites = [
-        (number, site)
-        for number, node in enumerate(ast.walk(tree))
-        for site in range(len(_mistakes(node)))
-    ]
+    sites = []
+    for number, node in enumerate(ast.walk(tree)):
+        sites += [(number, site) for site in range(len(_mistakes(node)))]
     rng_for("mutants", code, seed).shuffle(sites)
     original = ast.unparse(tree)
     seen = set[str]()
@@ -136,11 +134,9 @@ def _mistakes(node: ast.AST) -> list[_Mistake]:
             if (bound := getattr(node, name))
         ]
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        made += [
-            ("bound", _set_item(node.args, i, _plus(argument, step)))
-            for i, argument in enumerate(node.args)
-            for step in (1, -1)
-        ]
+        for i, argument in enumerate(node.args):
+            for step in (1, -1):
+                made.append(("bound", _set_item(node.args, i, _plus(argument, step))))
     elif isinstance(node, ast.Return) and node.value is not None:
         made.append(("return", _set(node, "value", ast.Constant(None))))
         made.append(("return", _set(node, "value", ast.UnaryOp(ast.Not(), node.value))))

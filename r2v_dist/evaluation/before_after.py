@@ -27,11 +27,8 @@ def changed_by_training(run: RunDir, config: RunConfig, found: Findings) -> list
         for training_seed in range(config.training_seeds):
             name = stage_name(stage, training_seed)
             if run.manifest(name) is not None:
-                table += [
-                    row
-                    for clean in (True, False)
-                    for row in _rows(run, config, name, label, training_seed, clean)
-                ]
+                for clean in (True, False):
+                    table += _rows(run, config, name, label, training_seed, clean)
     if config.dpo is not None:
         own = [("perturbed", row) for row in found.perturbed]
         table += [

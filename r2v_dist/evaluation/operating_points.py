@@ -89,60 +89,46 @@ def live_points(
     teacher = _teacher_calls(validation)
 
     def point(kind: str, mix: Mix, note: str) -> ChosenPoint:
-        spent = [
-            float(arms[threshold].calls_TZ.mean()) / teacher if teacher else None
-            for threshold in (mix.expensive, mix.cheap)
-        ]
-        validation_share = (
-            None
-            if None in spent
-            else float(np.dot([mix.share, 1 - mix.share], np.array(spent, dtype=np.float64)))
-        )
-        outcome = _outcome(
-            [played[mix.expensive], played[mix.cheap]], mix.share, _teacher_calls(test), tolerance
-        )
-        cheap = None if mix.cheap == mix.expensive else mix.cheap
+        validation_share = None
+        if teacher:
+            calls = [float(arms[t].calls_TZ.mean()) / teacher for t in (mix.expensive, mix.cheap)]
+            validation_share = float(np.dot([mix.share, 1 - mix.share], calls))
+        both = [played[mix.expensive], played[mix.cheap]]
         return ChosenPoint(
             kind,
             test.training_seed,
             mix.expensive,
-            cheap,
+            None if mix.cheap == mix.expensive else mix.cheap,
             mix.share,
             validation_share,
-            outcome,
+            _outcome(both, mix.share, _teacher_calls(test), tolerance),
             note,
         )
 
     found = []
-    if (chosen := validation.selected.get(REFERENCE)) in arms and chosen is not None:
-        alone = validation.points("teacher_only")[0]
-        tail, floor = (
-            cvar_failure(arm.success_TZ, tolerance.alpha) for arm in (arms[chosen], alone)
-        )
-        limit = (
-            f"CVaR of failure at most {tolerance.epsilon:g} above the teacher's on validation "
-            f"tasks, "
-            f"bootstrap margin {tolerance.margin:.0%} (as played {tail:.3f}, the teacher "
-            f"{floor:.3f})"
-        )
-        kept = tolerance.keeps(arms[chosen], alone)
-        note = (
-            f"the cheapest with {limit}"
-            if kept
-            else f"no threshold has {limit}; this one has the least"
-        )
+    chosen = validation.selected.get(REFERENCE)
+    if chosen is not None and chosen in arms:
+        note = _reason(arms[chosen], validation.points("teacher_only")[0], tolerance)
         found.append(point("selected", Mix(chosen, chosen, 1.0, 0.0), note))
     if budget is not None and teacher:
         found.append(_on_budget(point, arms, budget, teacher, test.training_seed))
     cheapest = min(sorted(arms), key=lambda threshold: _expected_cost(arms[threshold], prices))
-    found.append(
-        point(
-            "expected_cost",
-            Mix(cheapest, cheapest, 1.0, 0.0),
-            f"a failure costs {prices.failure:g} teacher calls",
-        )
-    )
+    note = f"a failure costs {prices.failure:g} teacher calls"
+    found.append(point("expected_cost", Mix(cheapest, cheapest, 1.0, 0.0), note))
     return found
+
+
+def _reason(arm: ArmOutcomes, teacher: ArmOutcomes, tolerance: Tolerance) -> str:
+    """Why validation chose the threshold of this arm."""
+    tail = cvar_failure(arm.success_TZ, tolerance.alpha)
+    floor = cvar_failure(teacher.success_TZ, tolerance.alpha)
+    limit = (
+        f"CVaR of failure at most {tolerance.epsilon:g} above the teacher's on validation tasks, "
+        f"bootstrap margin {tolerance.margin:.0%} (as played {tail:.3f}, the teacher {floor:.3f})"
+    )
+    if tolerance.keeps(arm, teacher):
+        return f"the cheapest with {limit}"
+    return f"no threshold has {limit}; this one has the least"
 
 
 def bayes_point(

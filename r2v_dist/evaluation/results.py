@@ -86,25 +86,16 @@ class Findings:
         tests = [_seed_arms(run, config, "evaluate", s) for s in complete]
         validated = [s for s in complete if run.manifest(stage_name("validate", s))]
         validations = [_seed_arms(run, config, "validate", s) for s in validated]
-        forecasts = tuple(
-            made for s in complete if (made := forecasts_of(run, config, s)) is not None
-        )
+        made = [forecasts_of(run, config, s) for s in complete]
+        forecasts = tuple(one for one in made if one is not None)
         risk = _risk(forecasts, seed)
-        perturbed = [
-            row
-            for one in tests
-            for row in router_rows(one.arms, config.alpha, resamples, seed, one.selected or None)
-        ]
-        clean = [
-            row
-            for s in complete
-            for row in router_rows(
-                arm_outcomes(run.rollouts(stage_name("evaluate", s)), clean=True),
-                config.alpha,
-                resamples,
-                seed,
-            )
-        ]
+        perturbed: list[RouterRow] = []
+        for one in tests:
+            perturbed += router_rows(one.arms, config.alpha, resamples, seed, one.selected or None)
+        clean: list[RouterRow] = []
+        for s in complete:
+            arms = arm_outcomes(run.rollouts(stage_name("evaluate", s)), clean=True)
+            clean += router_rows(arms, config.alpha, resamples, seed)
         return cls(
             tuple(tests),
             with_risk(perturbed, risk),
@@ -231,11 +222,10 @@ def _seed_arms(run: RunDir, config: RunConfig, stage: str, training_seed: int) -
 
 
 def _risk(forecasts: Sequence[Forecasts], seed: int) -> list[RiskQuality]:
-    made = [
-        risk_quality(name, one.training_seed, rho_N, one.steps, seed)
-        for one in forecasts
-        for name, rho_N in one.rho.items()
-    ]
+    made = []
+    for one in forecasts:
+        for name, rho_N in one.rho.items():
+            made.append(risk_quality(name, one.training_seed, rho_N, one.steps, seed))
     return [quality for quality in made if quality is not None]
 
 

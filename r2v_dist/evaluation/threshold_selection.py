@@ -122,16 +122,10 @@ def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict
         order = np.lexsort((episode[own], scores[own]))
         levels = scores[own][order]
         weight = (1.0 / steps[episode[own]])[order]
-        below = np.cumsum(weight) / weight.sum() if len(levels) else weight
-        picked = [
-            levels[min(int(np.searchsorted(below, 1 - rate)), len(levels) - 1)]
-            for rate in rates
-            if len(levels)
-        ]
-        lowest = (
-            levels[0] if len(levels) else 0.0
-        )  # a threshold that every step reaches is the teacher alone
-        found[name] = sorted({float(level) for level in picked if level > lowest})
+        picked = _quantiles(levels, weight, rates)
+        # A threshold that every step reaches is the teacher alone.
+        lowest = levels[0] if len(levels) else 0.0
+        found[name] = sorted({level for level in picked if level > lowest})
         if name == "r2v" and not found[name]:
             raise RuntimeFailure(
                 f"{folder}: r2v's score is {lowest:.3g} nearly everywhere on the validation "
@@ -139,3 +133,12 @@ def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict
                 "raise labels.pairs and labels.states, or set router.score = value"
             )
     return found
+
+
+def _quantiles(levels: Array, weight: Array, rates: tuple[float, ...]) -> list[float]:
+    """What a share of the weight lies above, for every rate; `levels` ascend."""
+    if not len(levels):
+        return []
+    below = np.cumsum(weight) / weight.sum()
+    places = np.searchsorted(below, 1 - np.array(rates))
+    return [float(level) for level in levels[np.minimum(places, len(levels) - 1)]]

@@ -15,6 +15,7 @@ import psutil
 import yaml
 
 from cluster.resources import Resources, placement_problem, ranks_of, ranks_problem
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig, shown_address
 from r2v_dist.config.places import named_path, require_writable
 from r2v_dist.config.run import RunConfig
@@ -27,7 +28,6 @@ DISK_GIB = 2.0
 
 def resource_plan(config: RunConfig) -> str:
     """A table: asked and available."""
-    memory = psutil.virtual_memory()
     here = (
         ""
         if not config.cluster.address
@@ -36,7 +36,7 @@ def resource_plan(config: RunConfig) -> str:
     rows = [
         *_executor_row(config),
         ("CPU cores", str(config.cluster.num_cpus or "all"), str(os.cpu_count())),
-        ("memory", f"{config.cluster.memory_gib:.1f} GiB", f"{memory.available / 2**30:.1f} GiB"),
+        ("memory", f"{config.cluster.memory_gib:.1f} GiB", f"{_available_gib():.1f} GiB"),
         ("disk", f"{DISK_GIB:.1f} GiB", f"{_free_disk_gib(config.run_dir):.1f} GiB"),
         (
             "env runners",
@@ -116,13 +116,7 @@ def check(config: RunConfig) -> None:
         _check_model(role, model)
     if not config.cluster.address and (problem := _problem_here(config)):
         raise UsageError(problem)
-    available = psutil.virtual_memory().available / 2**30
-    if not config.cluster.address and available < config.cluster.memory_gib:
-        raise RuntimeFailure(
-            f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {available:.1f} GiB of "
-            f"memory are available; "
-            "close something, or lower the key if you know better"
-        )
+    _require_memory(config.cluster)
     if _free_disk_gib(config.run_dir) < DISK_GIB:
         raise RuntimeFailure(
             f"run_dir = {config.run_dir}: less than {DISK_GIB:.0f} GiB of disk are free there; "
@@ -153,9 +147,8 @@ def check_operators(config: RunConfig) -> None:
     """
     if not config.perturb.rates:
         return
-    from envs.perturbation.operators import (
-        OPERATORS,
-    )  # not where no rate is given: it takes a moment
+    # Not where no rate is given: it takes a moment.
+    from envs.perturbation.operators import OPERATORS
 
     for name in config.perturb.rates:
         if name not in OPERATORS:
@@ -194,13 +187,10 @@ def local_gpus() -> int:
     """GPUs of this machine that a process may use, without asking a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     there = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    return (
-        there
-        if visible is None
-        else min(
-            there, len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-        )
-    )
+    if visible is None:
+        return there
+    named = [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return min(there, len(named))
 
 
 def _check_folder(key: str, model: str) -> None:
@@ -221,13 +211,11 @@ def _check_model(role: str, model: ModelConfig) -> None:
             )
         _check_folder(f"{role}.model", model.model)
     if model.backend == "openai":
-        from actors.language_models.endpoint import (
-            Endpoint,
-        )  # not where there is no endpoint: it takes a moment
+        # Not where there is no endpoint: it takes a moment.
+        from actors.language_models.endpoint import Endpoint
 
-        Endpoint(
-            model, role, attempts=1, backoff_s=1.0
-        )  # refuses keys, proxies and certificates that no client takes
+        # Refuses keys, proxies and certificates that no client takes.
+        Endpoint(model, role, attempts=1, backoff_s=1.0)
         _check_endpoint(role, model.base_url)
 
 
@@ -308,12 +296,7 @@ def check_simulated(config: SimulatedConfig) -> None:
     require_writable(config.run_dir, "run_dir")
     if problem := _no_room_here(config):
         raise UsageError(problem)
-    if not config.cluster.address and _available_gib() < config.cluster.memory_gib:
-        raise RuntimeFailure(
-            f"cluster.memory_gib = {config.cluster.memory_gib:g}: only {_available_gib():.1f} GiB "
-            f"of memory are available; "
-            "close something, or lower the key if you know better"
-        )
+    _require_memory(config.cluster)
 
 
 def _no_room_here(config: SimulatedConfig) -> str | None:
@@ -325,6 +308,16 @@ def _no_room_here(config: SimulatedConfig) -> str | None:
         return None
     cores = config.cluster.num_cpus or os.cpu_count() or 1
     return ranks_problem({"router.deepspeed.ranks": ranks}, Resources(cores, 0))
+
+
+def _require_memory(cluster: ClusterConfig) -> None:
+    """Raises RuntimeFailure where this machine, if it is the one that is used, lacks memory."""
+    available = _available_gib()
+    if not cluster.address and available < cluster.memory_gib:
+        raise RuntimeFailure(
+            f"cluster.memory_gib = {cluster.memory_gib:g}: only {available:.1f} GiB of memory are "
+            f"available; close something, or lower the key if you know better"
+        )
 
 
 def _available_gib() -> float:

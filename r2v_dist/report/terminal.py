@@ -41,15 +41,7 @@ def show(
             f"{root}: no rollouts of stage {stage}; there are {', '.join(have) or 'none'}"
         )
     RunDir(root).require_rollouts(stage)
-    table = rollout_store.read(folder)
-    if router is not None:
-        table = table.filter(pc.equal(table["router"], router))
-    if task is not None:
-        table = table.filter(pc.match_substring(table["task"].cast("string"), task))
-    if z is not None:
-        table = table.filter(pc.equal(table["z"], z))
-    if failed:
-        table = table.filter(pc.invert(table["success"]))
+    table = _matching(rollout_store.read(folder), router, task, z, failed)
     console = Console(highlight=False)
     shown = 0
     models = _routers(root, stage)
@@ -58,32 +50,43 @@ def show(
             console.print(f"… more; raise --limit above {limit}", style="dim")
             return
         shown += 1
-        first = rows[0]
-        mark = (
-            Text("success", style="bold green")
-            if first["success"]
-            else Text(first["stop_reason"], style="bold red")
-        )
-        console.print(
-            Text.assemble(
-                ("\n" + first["task"], "bold"),
-                f"  z={'clean' if first['z'] is None else first['z']}  {first['arm']}  ",
-                mark,
-            )
-        )
-        console.print(f"Goal: {first['goal']}", markup=False)
-        risks = _risks(
-            models,
-            table.filter(pc.equal(table["key"].cast(pa.string()), first["key"])),
-            first["router"],
-        )
-        for row in rows:
-            _show_step(console, row, risks.get((row["key"], row["t"])))
-        console.print(first["final_observation"], markup=False, style="dim")
-        if first["detail"]:
-            console.print(first["detail"], markup=False, style="red")
+        own = table.filter(pc.equal(table["key"].cast(pa.string()), rows[0]["key"]))
+        _show_episode(console, rows, _risks(models, own, rows[0]["router"]))
     if not shown:
         console.print("no episode matches")
+
+
+def _matching(
+    table: pa.Table, router: str | None, task: str | None, z: int | None, failed: bool
+) -> pa.Table:
+    """The rows of the episodes that were asked for."""
+    if router is not None:
+        table = table.filter(pc.equal(table["router"], router))
+    if task is not None:
+        table = table.filter(pc.match_substring(table["task"].cast("string"), task))
+    if z is not None:
+        table = table.filter(pc.equal(table["z"], z))
+    if failed:
+        table = table.filter(pc.invert(table["success"]))
+    return table
+
+
+def _show_episode(
+    console: Console, rows: list[dict[str, Any]], risks: dict[tuple[str, int], StepForecast]
+) -> None:
+    first = rows[0]
+    mark = Text(first["stop_reason"], style="bold red")
+    if first["success"]:
+        mark = Text("success", style="bold green")
+    seed = "clean" if first["z"] is None else first["z"]
+    title = ("\n" + first["task"], "bold")
+    console.print(Text.assemble(title, f"  z={seed}  {first['arm']}  ", mark))
+    console.print(f"Goal: {first['goal']}", markup=False)
+    for row in rows:
+        _show_step(console, row, risks.get((row["key"], row["t"])))
+    console.print(first["final_observation"], markup=False, style="dim")
+    if first["detail"]:
+        console.print(first["detail"], markup=False, style="red")
 
 
 def _routers(root: Path, stage: str) -> tuple[dict[str, RouterModel], int | None]:
