@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _said(error: TyperException) -> str:
     """What is wrong with the command line, the value where one was refused, and where its help is."""
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = " ".join(error.format_message().split()).rstrip(".?")
     refused: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     if refused:
         message += f", not {refused[0]['input']!r}"

@@ -16,7 +16,7 @@ DEMO = str(ROOT / "configs" / "textworld_demo.yaml")
     ("arguments", "parts"),
     [
         ([], ["missing command", "`r2v --help`"]),
-        (["rnu", DEMO], ["no such command 'rnu'", "did you mean 'run'?", "`r2v --help`"]),
+        (["rnu", DEMO], ["no such command 'rnu'", "did you mean 'run';", "`r2v --help`"]),
         (["--verbose"], ["no such option: --verbose", "`r2v --help`"]),
         (["run"], ["missing argument 'config'", "`r2v run --help`"]),
         (["run", DEMO, "--dryrun"], ["no such option: --dryrun", "--dry-run", "`r2v run --help`"]),
@@ -27,7 +27,7 @@ DEMO = str(ROOT / "configs" / "textworld_demo.yaml")
         (["certify", "runs/x", "--statistic", "max"], ["--statistic", "max", "mean", "cvar"]),
         (["rollouts", "runs/x", "--seed"], ["--seed", "requires an argument"]),
         (["tasks"], ["missing command", "`r2v tasks --help`"]),
-        (["tasks", "chekc", "textworld"], ["no such command", "did you mean 'check'?"]),
+        (["tasks", "chekc", "textworld"], ["no such command", "did you mean 'check';"]),
         (["doctor", "--jsno"], ["no such option: --jsno", "--json"]),
     ],
 )
