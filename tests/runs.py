@@ -15,6 +15,7 @@ SIMULATED = [
     "labels={tasks: 4, validation_tasks: 3, states: 24, validation_states: 16, n: 2, n_unsure: 3, "
     "pairs: 24}",
     "router={epsilon: 0.05, score: advantage, risk_steps: 60, policy_steps: 80}",
+    "perturb.test_seeds=5",
     "evaluate.rates=[0.1, 0.3]",
     "cluster.shard_seconds=0.2",
     "cluster.shard_episodes=8",

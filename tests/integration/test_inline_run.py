@@ -59,6 +59,7 @@ def start(arguments: list[str], run_dir: Path) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.timeout(900)  # a run on Ray, if no other test has made it, and one without
 def test_an_interrupted_inline_run_ends_like_the_run_on_ray(
     simulated_run: Path, tmp_path: Path
 ) -> None:

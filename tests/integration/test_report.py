@@ -135,8 +135,8 @@ def test_every_number_follows_from_the_rollouts(
         assert row["worst_seed_success"] == pytest.approx(
             episodes.groupby("z").success.mean().min()
         )
-        worst_two = 1 - episodes.groupby("z").success.mean().sort_values().head(2)
-        assert row["cvar_failure"] == pytest.approx(worst_two.mean())
+        worst_fifth = 1 - episodes.groupby("z").success.mean().sort_values().head(seeds // 5)
+        assert row["cvar_failure"] == pytest.approx(worst_fifth.mean())
 
 
 def test_more_help_is_not_worse(summary: dict[str, Any]) -> None:
