@@ -17,7 +17,8 @@ from envs.textworld.generator import generate
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.places import cache_folder
 from r2v_dist.episodes import Task
-from tests.runs import ROOT, SIMULATED, finish
+from tests.inline_runs import InterruptedRun, interrupt_and_finish
+from tests.runs import ROOT
 from tests.sandboxes import require_bubblewrap
 
 GAME_CACHE = cache_folder("textworld")
@@ -72,8 +73,14 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def simulated_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def interrupted_run(tmp_path_factory: pytest.TempPathFactory) -> InterruptedRun:
+    """The simulated configuration, run in one process without Ray: interrupted once, and finished
+    by the same command.
+    """
+    return interrupt_and_finish(tmp_path_factory.mktemp("runs") / "simulated")
+
+
+@pytest.fixture(scope="session")
+def simulated_run(interrupted_run: InterruptedRun) -> Path:
     """A finished run of the simulated configuration, made by the command line."""
-    run_dir = tmp_path_factory.mktemp("runs") / "simulated"
-    finish(SIMULATED, run_dir, 550)
-    return run_dir
+    return interrupted_run.run_dir

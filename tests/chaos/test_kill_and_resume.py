@@ -61,25 +61,36 @@ def end_during(
     return process.returncode, errors
 
 
-def test_a_killed_run_ends_like_an_undisturbed_one(simulated_run: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(1500)  # makes the run that it compares with, if no other test has
+def test_a_killed_run_on_ray_ends_like_one_in_one_process(
+    simulated_run: Path, tmp_path: Path
+) -> None:
     code, said = end_during(SIMULATED, tmp_path, "visits", signal.SIGTERM)
     *progress, complaint = said.splitlines()
     assert (code, complaint) == (130, "r2v: interrupted; run the same command again to continue")
     assert all(line.startswith("[") for line in progress)
     assert end_during(SIMULATED, tmp_path, "labels", signal.SIGKILL)[0] == -signal.SIGKILL
     assert len(outcomes(tmp_path)) < len(outcomes(simulated_run))
-    assert "SIMULATED" in finish(SIMULATED, tmp_path, 400)
+    assert "SIMULATED" in finish(SIMULATED, tmp_path, 800)
     assert outcomes(tmp_path) == outcomes(simulated_run)
+    assert router_weights(tmp_path) == router_weights(simulated_run)
     keys = [key for key, _ in outcomes(tmp_path)]
     assert len(set(keys)) == len(keys)
-    # On test tasks: both ends, clean and under 10 seeds, and every router's thresholds under 10
-    # seeds.
+    # On test tasks: both ends, clean and under every seed, and every router's thresholds under
+    # every seed.
     thresholds = json.loads((tmp_path / "stages" / "validate" / "manifest.json").read_text())[
         "results"
     ]["thresholds"]
     swept = sum(map(len, thresholds.values()))
-    assert set(thresholds) == set(load_config(Path(SIMULATED[0]), SIMULATED[1:]).swept)
-    assert sum(key.startswith("evaluate|") for key in keys) == 4 * (2 + 10 * (2 + swept))
+    config = load_config(Path(SIMULATED[0]), SIMULATED[1:])
+    assert set(thresholds) == set(config.swept)
+    played = config.env.splits.test * (2 + config.perturb.test_seeds * (2 + swept))
+    assert sum(key.startswith("evaluate|") for key in keys) == played
+
+
+def router_weights(run_dir: Path) -> list[bytes]:
+    """Of every router that was trained, in the order of their names."""
+    return [path.read_bytes() for path in sorted(run_dir.rglob("router.safetensors"))]
 
 
 @pytest.mark.slow

@@ -1,10 +1,8 @@
-"""`cluster.executor=inline`: the run of a debugger is the run on Ray, to the last episode."""
+"""`cluster.executor=inline`: one process, one thread and no Ray. tests/chaos compares such a run
+with one on Ray.
+"""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,78 +13,20 @@ from r2v_dist.errors import UsageError
 from r2v_dist.pipeline.preflight import resource_plan
 from r2v_dist.pipeline.stages import stages
 from r2v_dist.storage import rollouts as rollout_store
-from tests.runs import ROOT, SIMULATED, outcomes
+from tests.inline_runs import InterruptedRun, start_watched
+from tests.runs import ROOT, outcomes
 from tests.unit.actors.test_backends import Endpoint, reply, serving
 
-INLINE = [*SIMULATED, "cluster.executor=inline"]
-WATCHING = """
-import os, runpy, sys, threading
 
-met = set()
-
-def watch(module, name):
-    owner = __import__(module, fromlist=["_"])
-    *path, last = name.split(".")
-    for part in path:
-        owner = getattr(owner, part)
-    honest = getattr(owner, last)
-
-    def watched(*arguments, **named):
-        met.add((name, os.getpid(), threading.current_thread() is threading.main_thread()))
-        return honest(*arguments, **named)
-
-    setattr(owner, last, watched)
-
-watch("r2v_dist.agent.tree", "TreeEnv.step")
-watch("r2v_dist.verifier.llm_judge", "judge_prompt")
-watch("r2v_dist.storage.rollouts", "commit")
-watch("learners.router.train", "calibrate")
-sys.argv = ["r2v", *sys.argv[1:]]
-try:
-    runpy.run_module("r2v_dist.cli", run_name="__main__")
-finally:
-    assert {(pid, main) for _, pid, main in met} <= {(os.getpid(), True)}, met
-    assert "ray" not in sys.modules
-    print("met:", *sorted(name for name, *_ in met))
-"""
-
-
-def start(arguments: list[str], run_dir: Path) -> "subprocess.Popen[str]":
-    """`r2v run` in a process that tells afterwards what it met, all in its main thread."""
-    command = [sys.executable, "-c", WATCHING, "run", *arguments, f"run_dir={run_dir}"]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-@pytest.mark.timeout(900)  # a run on Ray, if no other test has made it, and one without
-def test_an_interrupted_inline_run_ends_like_the_run_on_ray(
-    simulated_run: Path, tmp_path: Path
+def test_an_interrupted_inline_run_goes_on_in_one_thread_without_ray(
+    interrupted_run: InterruptedRun,
 ) -> None:
-    process = start(INLINE, tmp_path)
-    deadline = time.monotonic() + 300
-    while not rollout_store.shards(tmp_path / "rollouts" / "visits"):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    *progress, complaint = said.splitlines()
-    assert process.returncode == 130, said
+    *progress, complaint = interrupted_run.first_errors.splitlines()
+    assert interrupted_run.first_code == 130
     assert complaint == "r2v: interrupted; run the same command again to continue"
-    assert all(line.startswith("[") for line in progress), said
-    assert len(outcomes(tmp_path)) < len(outcomes(simulated_run))
-
-    process = start(INLINE, tmp_path)
-    printed, said = process.communicate(timeout=400)
-    assert process.returncode == 0, said
-    assert printed.splitlines()[-1] == "met: TreeEnv.step calibrate commit"
-    assert outcomes(tmp_path) == outcomes(simulated_run)
-    for name in ("router", "router2"):
-        results = json.loads((tmp_path / "stages" / name / "manifest.json").read_text())["results"]
-        for path in results["routers"].values():
-            weights = (tmp_path / path / "router.safetensors").read_bytes()
-            assert weights == (simulated_run / path / "router.safetensors").read_bytes()
+    assert all(line.startswith("[") for line in progress), progress
+    assert interrupted_run.committed < len(outcomes(interrupted_run.run_dir))
+    assert interrupted_run.printed.splitlines()[-1] == "met: TreeEnv.step calibrate commit"
 
 
 def test_a_judge_is_asked_over_http_in_the_same_thread(tmp_path: Path) -> None:
@@ -94,7 +34,7 @@ def test_a_judge_is_asked_over_http_in_the_same_thread(tmp_path: Path) -> None:
         judge = (
             f"{{backend: openai, model: judge, base_url: http://127.0.0.1:{endpoint.server_port}}}"
         )
-        process = start(
+        process = start_watched(
             [
                 "configs/textworld_simulated.yaml",
                 "cluster={executor: inline, memory_gib: 0.5}",
