@@ -49,7 +49,10 @@ def test_more_ranks_than_cores_are_refused(ray_session: None, tmp_path: Path) ->
         run_ranks(lambda: None, DeepSpeedConfig(ranks=64), "bc", tmp_path)
 
 
-@pytest.mark.parametrize(("usage", "kind"), [(True, UsageError), (False, RuntimeFailure)])
+@pytest.mark.parametrize(
+    ("usage", "kind"),
+    [(True, UsageError), pytest.param(False, RuntimeFailure, marks=pytest.mark.slow)],
+)
 def test_what_a_rank_refuses_is_not_tried_again(
     usage: bool, kind: type[Exception], ray_session: None, tmp_path: Path
 ) -> None:
