@@ -1,9 +1,9 @@
 """Writes a stage's rollouts: an episode is committed once, whatever is retried or delivered twice.
 
-A shard's number is taken by one writer alone, and a writer takes a number only once it knows the
-keys of all shards below it. So a second writer, on another machine where no lock reaches it, costs
-work but no row. The collector keeps at most one shard's worth of episodes in memory; callers wait
-while a shard is written (back-pressure).
+A collector writes under an epoch that is its own, and only while no later one is taken. So a
+collector that was given up but still runs, on a machine that nobody reaches any more, is refused.
+It keeps at most one shard's worth of episodes in memory; callers wait while a shard is written
+(back-pressure).
 """
 
 import contextlib
@@ -14,24 +14,29 @@ from pathlib import Path
 from r2v_dist.episodes import Episode
 from r2v_dist.errors import StoreFailure, explain
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.fence import Fence
 
 
 class Collector:
-    """Writes one stage's shards."""
+    """Writes one stage's shards. Without a fence nobody else may write there."""
 
-    def __init__(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
+    def __init__(
+        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None = None
+    ) -> None:
         self._folder = folder
         self._shard_episodes = shard_episodes
         self._shard_seconds = shard_seconds
-        shards = rollout_store.shards(folder)
-        self._keys = rollout_store.keys_of(shards)
-        self._next = rollout_store.next_index(shards)
+        self._fence = fence
+        self._keys = rollout_store.committed_keys(folder)
+        self._shards = 0
         self._buffer: list[Episode] = []
         self._oldest = time.monotonic()
 
     def add(self, episodes: Sequence[Episode]) -> int:
         """Take finished episodes and return how many were new. Writes a shard when one is full or
         old enough.
+
+        Raises Superseded where a later epoch is taken.
         """
         new = [episode for episode in episodes if str(episode.key) not in self._keys]
         if new and not self._buffer:
@@ -46,30 +51,29 @@ class Collector:
         return len(new)
 
     def flush(self) -> int:
-        """Commit what is buffered; returns the number that the next shard will have."""
-        while self._buffer:
-            try:
-                rollout_store.commit(self._folder, self._next, self._buffer)
-                self._buffer = []
-            except FileExistsError:
-                self._yield_to_other()
-            self._next += 1
-        return self._next
+        """Commit what is buffered; returns how many shards this collector has committed.
 
-    def _yield_to_other(self) -> None:
-        """Another writer has taken the number: drop what its shard already holds."""
-        taken = rollout_store.keys_of([self._folder / f"{self._next:06d}.arrow"])
-        self._keys |= taken
-        self._buffer = [episode for episode in self._buffer if str(episode.key) not in taken]
+        Raises Superseded where a later epoch is taken.
+        """
+        if self._buffer:
+            if self._fence is not None:
+                self._fence.require()
+            epoch = 0 if self._fence is None else self._fence.epoch
+            rollout_store.commit(self._folder, self._shards, self._buffer, epoch)
+            self._buffer = []
+            self._shards += 1
+        return self._shards
 
 
 class CollectorActor:
     """The collectors of one stage after the other, in a process that is started once."""
 
-    def open(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
+    def open(
+        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+    ) -> None:
         """Begin a stage, or go on with one."""
         with _named(folder):
-            self._collector = Collector(folder, shard_episodes, shard_seconds)
+            self._collector = Collector(folder, shard_episodes, shard_seconds, fence)
         self._folder = folder
 
     def add(self, episodes: Sequence[Episode]) -> int:

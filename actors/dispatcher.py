@@ -18,6 +18,7 @@ from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.lease import Lease
 
 STALL_DEADLINE_S = 900.0
 
@@ -37,17 +38,18 @@ def roll_out(
     runners: Runners,
     cluster: ClusterConfig,
     on_progress: OnProgress,
+    lease: Lease | None = None,
 ) -> Totals:
     """Run every unit that is not committed yet and commit its episodes under `folder`. A collector
-    that dies is replaced once.
+    that dies is replaced once. Without a lease nobody else may write to the folder.
 
     Raises UsageError for what a runner refuses, RuntimeFailure when failures of machines exceed
-    `cluster.max_restarts`.
+    `cluster.max_restarts`, Superseded where another driver has taken over.
     """
     try:
-        return _roll_out(units, folder, runners, cluster, on_progress)
+        return _roll_out(units, folder, runners, cluster, on_progress, lease)
     except CollectorLost:
-        return _roll_out(units, folder, runners, cluster, on_progress)
+        return _roll_out(units, folder, runners, cluster, on_progress, lease)
 
 
 def _roll_out(
@@ -56,12 +58,15 @@ def _roll_out(
     runners: Runners,
     cluster: ClusterConfig,
     on_progress: OnProgress,
+    lease: Lease | None,
 ) -> Totals:
+    # First the fence, then the look at what is committed: an earlier writer adds nothing after it.
+    fence = None if lease is None else lease.next_fence()
     todo = remaining(units, folder)
     if not todo:
         return Totals()
     try:
-        runners.open(folder, cluster.shard_episodes, cluster.shard_seconds)
+        runners.open(folder, cluster.shard_episodes, cluster.shard_seconds, fence)
         totals = _Dispatcher(todo, runners, cluster, on_progress).run()
         runners.flush()
         return totals

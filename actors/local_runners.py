@@ -17,6 +17,7 @@ from actors.runners import UnitFailed, innermost
 from actors.totals import Totals
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import StoreFailure, UsageError
+from r2v_dist.storage.fence import Fence
 
 UnitTask = asyncio.Task[Totals]
 Given = ParamSpec("Given")
@@ -66,8 +67,10 @@ class LocalRunners:
         for runner in self.members:
             runner.equip(equipment)
 
-    def open(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
-        self._collector.open(folder, shard_episodes, shard_seconds)
+    def open(
+        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+    ) -> None:
+        self._collector.open(folder, shard_episodes, shard_seconds, fence)
 
     def flush(self) -> None:
         self._collector.flush()

@@ -7,7 +7,7 @@ from typing import TypeVar
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from actors.runners import CollectorLost, RunnerDied, UnitFailed
-from r2v_dist.errors import RuntimeFailure, StoreFailure, UsageError
+from r2v_dist.errors import DamagedFile, RuntimeFailure, StoreFailure, UsageError
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -40,6 +40,8 @@ def usage_error(error: BaseException) -> UsageError | None:
     """What our own code refused inside an actor, None for other failures. It is refused on every
     machine and every try.
     """
+    if (damaged := cause_of(error, DamagedFile)) is not None:
+        return damaged  # the driver sets the file aside
     if (cause := cause_of(error, UsageError)) is not None:
         return UsageError(str(cause))
     # Of an error in a constructor Ray keeps the text only.

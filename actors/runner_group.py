@@ -19,6 +19,7 @@ from actors.vllm.server_handle import EngineHandle, ModelServer
 from cluster import environment
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import RuntimeFailure, StoreFailure
+from r2v_dist.storage.fence import Fence
 
 EQUIP_DEADLINE_S = 300.0
 COMMIT_DEADLINE_S = 120.0
@@ -62,12 +63,14 @@ class RunnerGroup:
         self._collector: Any = None
         self._folder = Path()
 
-    def open(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
+    def open(
+        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+    ) -> None:
         """Begin a stage's folder; starts the collector where there is none."""
         if self._collector is None:
             self._collector = ray.remote(CollectorActor).options(num_cpus=0).remote()
         self._folder = folder
-        self._collected(self._collector.open.remote(folder, shard_episodes, shard_seconds))
+        self._collected(self._collector.open.remote(folder, shard_episodes, shard_seconds, fence))
 
     def flush(self) -> None:
         self._collected(self._collector.flush.remote())

@@ -12,6 +12,7 @@ from actors.env_runner import Equipment
 from actors.totals import Totals
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.storage.fence import Fence
 
 Runner = Any
 """Opaque: only its group knows what it is."""
@@ -50,8 +51,12 @@ class Runners(Protocol):
         Raises UsageError for what a runner refuses, RuntimeFailure for one that cannot take it.
         """
 
-    def open(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
-        """Have the collector write to this folder. Raises CollectorLost when it is gone."""
+    def open(
+        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+    ) -> None:
+        """Have the collector write to this folder under a new fence. Raises CollectorLost when it
+        is gone.
+        """
 
     def flush(self) -> None:
         """Return when everything that was delivered is on disk. Raises CollectorLost when the

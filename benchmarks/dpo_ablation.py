@@ -55,12 +55,12 @@ def main() -> None:
         "--run", type=Path, default=Path("runs/full"), help="a finished run with DPO"
     )
     args = parser.parse_args()
-    run, config = open_run(args.run)
-    manifests = complete_stages(run)
+    folder, config = open_run(args.run)
+    manifests = complete_stages(folder)
     if config.dpo is None or "evaluate" not in manifests:
         raise Mismatch(f"{args.run}: not a finished run with DPO; make one with `make demo`")
     by_name: dict[str, list[Policy]] = {}
-    with run.lock(), contextlib.ExitStack() as stack:
+    with folder.lock(config.cluster.lease_s) as run, contextlib.ExitStack() as stack:
         services = Services(config, run, stack)
         for seed in range(config.training_seeds):
             for name, policy in policies(config, run, services, manifests, seed):

@@ -1,7 +1,7 @@
 """Committing rollouts to the Arrow store against writing the same rows as JSON lines.
 
 Invariant: both sides start from the same Episode objects and write every column of
-`rollout_store.SCHEMA`; what is read back from both is equal, row by row, before any time counts.
+`step_table.SCHEMA`; what is read back from both is equal, row by row, before any time counts.
 """
 
 import argparse

@@ -23,6 +23,10 @@ class StoreFailure(RuntimeFailure):
     """Episodes cannot be written, whichever unit they belong to: playing it again does not help."""
 
 
+class Superseded(StoreFailure):
+    """Another driver has taken over the run directory: nothing more may be written there."""
+
+
 class DamagedFile(UsageError):
     """A file that cannot be read as what it should be."""
 

@@ -146,8 +146,7 @@ def publish(scratch: Path, target: Path) -> None:
 
 def publish_new(scratch: Path, target: Path) -> None:
     """As `publish`, for a file whose name is taken once: raises FileExistsError where it is taken,
-    and of two writers that try at one time only one succeeds. The contents are on disk before the
-    name is there; the name itself only after `sync_entries`, which costs as much again."""
+    and of two writers that try at one time only one succeeds."""
     sync(scratch)
     try:
         os.link(scratch, target)
@@ -157,6 +156,7 @@ def publish_new(scratch: Path, target: Path) -> None:
         # Without hard links the name is taken by an empty file, which the scratch file replaces.
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         os.replace(scratch, target)
+    sync_entries(target.parent)
 
 
 def sync(path: Path) -> None:
@@ -179,12 +179,14 @@ def sync_entries(folder: Path) -> None:
         os.close(handle)
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file or folder so that nothing reads it; the name says why it is kept."""
-    target = path.with_name(f"{path.name}.damaged")
+def set_aside(path: Path, target: Path) -> Path:
+    """Move a damaged file or folder to where nothing reads it; its new name, which has a number
+    where an earlier one has the target's."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = target
     number = 1
-    while target.exists():
+    while free.exists():
         number += 1
-        target = path.with_name(f"{path.name}.damaged.{number}")
-    path.rename(target)
-    return target
+        free = target.with_name(f"{target.name}.{number}")
+    path.rename(free)
+    return free

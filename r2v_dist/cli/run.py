@@ -74,8 +74,7 @@ def _run_simulated(config: "SimulatedConfig", dry_run: bool) -> None:
     session = (
         ray_session(config.cluster, config.run_dir / "logs") if config.needs_ray else nullcontext()
     )
-    run = RunDir(config.run_dir)
-    with run.lock(), session:
+    with RunDir(config.run_dir).lock(config.cluster.lease_s) as run, session:
         report = run.repairing(lambda: simulate(config))
     print(render(report))
     print(f"Report: {config.run_dir / 'report' / 'index.html'}")

@@ -26,6 +26,10 @@ class ClusterConfig(Section):
     unit_timeout_s: float = Field(600.0, gt=0, le=1e6)
     shard_episodes: int = Field(256, ge=1, le=1_000_000)
     shard_seconds: float = Field(5.0, gt=0, le=1e6)
+    lease_s: float = Field(60.0, ge=1, le=86_400)
+    """Seconds without a sign of life after which another driver may take over the run directory.
+    The driver gives four in that time.
+    """
 
     def router_problem(self, ranks: int) -> str | None:
         """Why a router of so many ranks cannot be trained here; None where it can."""

@@ -29,8 +29,8 @@ def execute(config: RunConfig) -> RunDir:
     from r2v_dist.pipeline.services import Services
     from r2v_dist.report.write import write_report
 
-    run = RunDir(config.run_dir.resolve())
-    with run.lock(), contextlib.ExitStack() as stack:
+    folder = RunDir(config.run_dir.resolve())
+    with folder.lock(config.cluster.lease_s) as run, contextlib.ExitStack() as stack:
         run.write_config(config)
         services = Services(config, run, stack)
 
@@ -40,7 +40,7 @@ def execute(config: RunConfig) -> RunDir:
             write_report(run, config, names, published(config.env.kind))
 
         run.repairing(finish)
-    return run
+    return folder
 
 
 def _complete(

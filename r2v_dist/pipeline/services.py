@@ -122,7 +122,8 @@ class Services:
         for role, server in self._servers.items():
             if role == "teacher" or slm_acts:
                 server.wait()
-        return roll_out(units, folder, runners, self._config.cluster, on_progress)
+        cluster = self._config.cluster
+        return roll_out(units, folder, runners, cluster, on_progress, self._run.lease)
 
     @contextlib.contextmanager
     def learner_progress(self, name: str, metrics: Path, ranks: int) -> Iterator[None]:

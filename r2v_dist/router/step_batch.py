@@ -90,7 +90,7 @@ class StepBatch:
     def from_rows(
         cls, table: pa.Table, max_steps: int | None = None, budget: int | None = None
     ) -> Self:
-        """The rows of whole episodes (`rollout_store.SCHEMA`, in any order); step i of the batch is
+        """The rows of whole episodes (`step_table.SCHEMA`, in any order); step i of the batch is
         row i of the table.
 
         A column `verifier_scores` (list of float, one a candidate) is read where the table has one.

@@ -35,10 +35,10 @@ def save(path: Path, table: pa.Table, schema: pa.Schema) -> None:
         files.publish(scratch, path)
 
 
-def save_new(path: Path, table: pa.Table) -> None:
-    """Write the table as Arrow IPC. Raises FileExistsError where the file exists."""
+def save_new(path: Path, data: memoryview) -> None:
+    """Write an encoded table. Raises FileExistsError where the file exists."""
     with files.scratch_beside(path) as scratch:
-        scratch.write_bytes(encoded(table))
+        scratch.write_bytes(data)
         files.publish_new(scratch, path)
 
 

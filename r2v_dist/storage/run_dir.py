@@ -6,11 +6,12 @@ stages/<name>/manifest.json     present only when the stage is complete; has its
 stages/<name>/metrics.jsonl     what the stage logged
 rollouts/<stage>/*.arrow        committed episodes
 checkpoints/<model>/<version>/  Hugging Face directories
+lease/<epoch>.json              who wrote here, and who may write now
+quarantine/                     damaged files, under the paths that they had
 report/  logs/
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +25,8 @@ import yaml
 
 from r2v_dist import files
 from r2v_dist.config.run import RunConfig, load_config
-from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError, explain, warn
+from r2v_dist.errors import DamagedFile, UsageError, warn
+from r2v_dist.storage.lease import Lease, holding
 
 Result = TypeVar("Result")
 _AGAIN = "`r2v run` with the run's configuration does stage {} again"
@@ -48,9 +50,12 @@ class Manifest:
 
 @dataclass(frozen=True)
 class RunDir:
-    """Paths of one run, and its record of complete stages."""
+    """Paths of one run, and its record of complete stages. With a lease nothing is written once
+    another driver has taken over (Superseded).
+    """
 
     root: Path
+    lease: Lease | None = None
 
     def stage(self, name: str) -> Path:
         """The folder of a stage; it is made where it does not exist."""
@@ -68,6 +73,7 @@ class RunDir:
 
     def write_config(self, config: RunConfig) -> None:
         """Store the resolved configuration."""
+        self._require_lease()
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         files.write_atomically(self.root / "config.yaml", text)
 
@@ -124,6 +130,7 @@ class RunDir:
 
     def begin(self, stage: str, input_hash: str) -> None:
         """Record an attempt; set aside the files of an attempt with other inputs."""
+        self._require_lease()
         attempts = self.stage(stage) / "attempts.jsonl"
         try:
             previous = files.read_json_lines(attempts)
@@ -141,6 +148,7 @@ class RunDir:
 
     def complete(self, stage: str, input_hash: str, wall_s: float, results: dict[str, Any]) -> None:
         """Record a stage as complete, with the sizes of its files."""
+        self._require_lease()
         attempts = len(files.read_json_lines(self.stage(stage) / "attempts.jsonl"))
         paths = self._files_of(stage, results)
         for folder in {path.parent for path in paths}:
@@ -173,8 +181,10 @@ class RunDir:
                 repaired.add(error.path)
 
     def set_aside(self, damaged: DamagedFile) -> bool:
-        """Rename a damaged file of this run, or the whole folder of its checkpoint, so that it is
-        made again. False where the file does not exist, or does not belong to this run."""
+        """Move a damaged file of this run, or the whole folder of its checkpoint, to `quarantine/`,
+        so that it is made again. False where the file does not exist, or does not belong to this
+        run."""
+        self._require_lease()
         root = self.root.resolve()
         path = damaged.path.resolve()
         parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
@@ -183,7 +193,8 @@ class RunDir:
         whole = path.parent if "checkpoints" in parts else path
         if not whole.exists():
             return False
-        warn(f"{path} {damaged.problem}: set aside as {files.set_aside(whole)}, to be made again")
+        target = files.set_aside(whole, root / "quarantine" / whole.relative_to(root))
+        warn(f"{path} {damaged.problem}: set aside as {target}, to be made again")
         return True
 
     def _set_aside(self, stage: str, old_hash: str) -> None:
@@ -197,24 +208,14 @@ class RunDir:
                 folder.rename(target)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the directory for one run; the kernel releases the lock when the process ends."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            handle = (self.root / ".lock").open("w", encoding="utf-8")
-        except OSError as error:
-            raise RuntimeFailure(
-                f"run_dir = {self.root} cannot be written: {explain(error)}"
-            ) from None
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"run_dir = {self.root}: another run is at work there; wait for it or choose "
-                    f"another run_dir"
-                ) from None
-            yield
+    def lock(self, lease_s: float) -> Iterator["RunDir"]:
+        """This directory with the right to write there, for one run. Raises as `lease.holding`."""
+        with holding(self.root, lease_s) as lease:
+            yield replace(self, lease=lease)
+
+    def _require_lease(self) -> None:
+        if self.lease is not None:
+            self.lease.require()
 
 
 def _checkpoints(results: dict[str, Any]) -> list[str]:

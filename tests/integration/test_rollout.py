@@ -18,8 +18,10 @@ from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure, Superseded, UsageError
+from r2v_dist.storage import fence as fences
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.lease import holding
 
 SLM, TEACHER = ModelConfig(backend="simulated", failure_rate=0.4), ModelConfig(backend="expert")
 SETUP = RunnerSetup(SLM, TEACHER, "", "", PerturbConfig(), unit_timeout_s=120)
@@ -115,10 +117,34 @@ def test_who_dies_in_a_stage_is_replaced(
     tasks: list[Task],
     tmp_path: Path,
 ) -> None:
-    killer = kill_once(actor, lambda: rollout_store.shards(tmp_path))
-    roll_out(units(tasks, range(12)), tmp_path, runners, CLUSTER, lambda *_: None)
+    folder = tmp_path / "rollouts"
+    killer = kill_once(actor, lambda: rollout_store.shards(folder))
+    with holding(tmp_path, 3600) as lease:
+        roll_out(units(tasks, range(12)), folder, runners, CLUSTER, lambda *_: None, lease)
     killer.join()
-    assert outcomes(tmp_path) == undisturbed
+    assert outcomes(folder) == undisturbed
+    collectors = {"EnvRunner": 1, "Collector": 2}[actor]
+    assert len(set(map(rollout_store.epoch_of, rollout_store.shards(folder)))) == collectors
+
+
+def test_a_superseded_driver_stops_and_no_unit_is_blamed(
+    undisturbed: list[tuple[str, bool, int]],
+    runners: RunnerGroup,
+    tasks: list[Task],
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "rollouts"
+    with holding(tmp_path, 3600) as lease:
+
+        def supersede(*_: object) -> None:
+            fences.take(tmp_path, 3, {"host": "node7", "pid": 7, "since": "today"})
+
+        with pytest.raises(
+            Superseded, match=r"host node7, process 7, since today\) has taken over"
+        ):
+            roll_out(units(tasks, range(12)), folder, runners, CLUSTER, supersede, lease)
+    roll_out(units(tasks, range(12)), folder, runners, CLUSTER, lambda *_: None)
+    assert outcomes(folder) == undisturbed
 
 
 def test_who_dies_between_two_stages_is_replaced(
@@ -189,7 +215,7 @@ def test_a_row_never_names_a_policy_that_did_not_act(
             cluster,
             lambda *_: None,
         )
-    assert rollout_store.committed_keys(tmp_path) == set()
+    assert not rollout_store.committed_keys(tmp_path)
 
 
 def test_a_disk_that_refuses_is_named_and_no_unit_is_blamed(

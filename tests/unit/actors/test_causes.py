@@ -1,10 +1,12 @@
 """What an actor refused is told from what its machine did."""
 
+from pathlib import Path
+
 import pytest
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from actors.ray_errors import first_cause, usage_error
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import DamagedFile, RuntimeFailure, UsageError
 
 
 def raised(cause: Exception) -> RayTaskError:
@@ -24,6 +26,12 @@ def test_a_refusal_keeps_its_type_and_its_line(how: "type[RayError]") -> None:
     found = usage_error(how(UsageError("perturb.rates: unknown operator typo")))
     assert type(found) is UsageError
     assert str(found) == "perturb.rates: unknown operator typo"
+
+
+def test_a_damaged_file_keeps_its_path() -> None:
+    found = usage_error(raised(DamagedFile(Path("rollouts/a.arrow"), "is cut")))
+    assert isinstance(found, DamagedFile)
+    assert (found.path, found.problem) == (Path("rollouts/a.arrow"), "is cut")
 
 
 @pytest.mark.parametrize("how", [raised, in_constructor])

@@ -18,6 +18,7 @@ from actors.totals import Totals
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.storage.fence import Fence
 
 REPORT = Totals(1, 1, 1, 1, 1, 1, 1)
 TASKS = [Task(f"t{i}", "test", "r2v/TextWorld-v0", ()) for i in range(40)]
@@ -48,7 +49,9 @@ class StandIn:
 
     def equip(self, equipment: Equipment) -> None: ...
 
-    def open(self, folder: Path, shard_episodes: int, shard_seconds: float) -> None:
+    def open(
+        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+    ) -> None:
         self.collectors += 1
 
     def flush(self) -> None: ...

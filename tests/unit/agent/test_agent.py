@@ -33,7 +33,7 @@ from r2v_dist.router.registry import RouterModels
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import StepContext
 from r2v_dist.seeding import stable_hash
-from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage import step_table
 
 TASK = Task("ladder", "test", "none", (("max_steps", 12),))
 SAMPLING = Sampling()
@@ -228,7 +228,7 @@ def test_what_a_router_saw_live_is_what_the_store_gives_back(
     )
     episodes = [run([arm("entropy", 1.0)], slm=Talkative(), z=z)[0][0] for z in range(3)]
     assert {s.actor for e in episodes for s in e.steps} == {"slm", "teacher"}
-    stored = features(StepBatch.from_rows(rollout_store.to_table(episodes), max_steps=12))
+    stored = features(StepBatch.from_rows(step_table.to_table(episodes), max_steps=12))
     np.testing.assert_allclose(stored, np.array(seen), rtol=1e-12)
 
 

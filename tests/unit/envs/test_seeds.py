@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from r2v_dist.config.env import SEED_BLOCK, SPLITS
 from r2v_dist.config.perturbation import TEST_BLOCKS, PerturbConfig
-from r2v_dist.storage.rollouts import SCHEMA
+from r2v_dist.storage.step_table import SCHEMA
 
 FULL = PerturbConfig(train_seeds=SEED_BLOCK, validation_seeds=SEED_BLOCK, test_seeds=SEED_BLOCK)
 RUN_SEEDS = st.integers(0, 2**31 - 1)

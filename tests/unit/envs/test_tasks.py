@@ -20,7 +20,7 @@ from r2v_dist.episodes import Episode, EpisodeKey, StopReason, Unit
 from r2v_dist.errors import UsageError
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.stages import stages
-from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage import step_table
 from r2v_dist.storage.run_dir import RunDir
 from tests.runs import ROOT
 
@@ -213,7 +213,7 @@ def test_what_is_played_under_any_seed_can_be_stored(tmp_path: Path, stage: str,
     [arm] = unit.arms
     key = EpisodeKey(stage, "hash", unit.task.id, unit.z, arm.id, 0)
     episode = Episode(key, unit.task.split, arm, "goal", (), False, StopReason.NO_ACTION, "")
-    assert rollout_store.to_table([episode])["training_seed"].to_pylist() == [0]
+    assert step_table.to_table([episode])["training_seed"].to_pylist() == [0]
 
 
 def test_the_last_training_seed_of_the_largest_seed_is_one_that_libraries_take() -> None:

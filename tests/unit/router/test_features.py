@@ -17,7 +17,7 @@ from r2v_dist.router.baselines import entropy_of
 from r2v_dist.router.features import FEATURE_NAMES, features, looks_like_an_error
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import StepContext
-from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage import step_table
 from r2v_dist.verifier.base import preferred
 
 MAX_STEPS, BUDGET = 12, 3
@@ -112,9 +112,7 @@ def episode(steps: list[Step], name: str = "task") -> Episode:
 
 
 def stored(played: list[tuple[list[Step], list[list[float]]]]) -> pa.Table:
-    return rollout_store.to_table(
-        [episode(steps, f"task {i}") for i, (steps, _) in enumerate(played)]
-    )
+    return step_table.to_table([episode(steps, f"task {i}") for i, (steps, _) in enumerate(played)])
 
 
 def live(steps: list[Step], scores: list[list[float]], name: str, t: int) -> np.ndarray:
@@ -205,7 +203,7 @@ def test_only_what_an_agent_sees_is_read() -> None:
         False,
         chosen_index=0,
     )
-    table = rollout_store.to_table([episode([step, step])])
+    table = step_table.to_table([episode([step, step])])
     assert not set(SEEN) & set(HIDDEN)
     np.testing.assert_array_equal(
         features(StepBatch.from_rows(table.select(SEEN))), features(StepBatch.from_rows(table))
@@ -315,10 +313,10 @@ def test_an_impossible_first_token_adds_no_entropy() -> None:
 
 def test_missing_history_is_refused() -> None:
     step = Step("o", "c", (), "slm", "wait", None, True, None, None, 0, 0, False)
-    table = rollout_store.to_table([episode([step] * 3)])
+    table = step_table.to_table([episode([step] * 3)])
     with pytest.raises(ValueError, match="earlier rows"):
         StepBatch.from_rows(table.slice(1))
-    nothing = rollout_store.to_table([episode([])])
+    nothing = step_table.to_table([episode([])])
     assert features(StepBatch.from_rows(nothing)).shape == (1, len(FEATURE_NAMES))
     assert features(StepBatch.from_rows(table.slice(0, 0))).shape == (0, len(FEATURE_NAMES))
 

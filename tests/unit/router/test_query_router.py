@@ -17,7 +17,7 @@ from r2v_dist.router.query_classifier import (
 )
 from r2v_dist.router.query_features import QUERY_FEATURE_NAMES, QUERY_FEATURE_VERSION
 from r2v_dist.stats.calibration_error import auroc, brier_parts
-from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage import step_table
 
 
 def outcomes(tasks: int, seed: int, told: bool = True) -> tuple[Outcomes, np.ndarray]:
@@ -69,7 +69,7 @@ def test_only_perturbed_slm_only_episodes_teach() -> None:
         key = EpisodeKey("labels", "h", "task", z, arm.id, 0)
         return Episode(key, "train", arm, "find it", (step,) * steps, won, StopReason.WON, "done")
 
-    rows = rollout_store.to_table(
+    rows = step_table.to_table(
         [
             episode("slm_only", 3, False, 2),
             episode("slm_only", None, True, 1),

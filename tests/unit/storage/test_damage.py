@@ -9,7 +9,6 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
 from r2v_dist.errors import DamagedFile, StoreFailure, UsageError
 from r2v_dist.language_model import Answer, Candidate, TopTokens
 from r2v_dist.router.model import Mlp, RouterModel
+from r2v_dist.storage import arrow_file as table_file
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir
 from tests.runs import ROOT
@@ -121,7 +121,7 @@ def test_the_small_run_can_be_read(run: RunDir, capsys: pytest.CaptureFixture[st
 def test_readers_name_the_damaged_shard(
     run: RunDir, capsys: pytest.CaptureFixture[str], damage: str, known_size: bool
 ) -> None:
-    shard = run.rollouts("evaluate") / "000002.arrow"
+    shard = rollout_store.shards(run.rollouts("evaluate"))[2]
     if damage == "deleted":
         shard.unlink()
     else:
@@ -133,7 +133,7 @@ def test_readers_name_the_damaged_shard(
         said = complaint(capsys, command, str(run.root))
         assert str(shard) in said
         assert "r2v run" in said
-    assert not list(run.root.rglob("*.damaged"))
+    assert not (run.root / "quarantine").exists()
 
 
 @given(st.integers(0, 10**9), st.integers(1, 255))
@@ -163,67 +163,40 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     path = rollout_store.commit(tmp_path, 0, [episode("a")])
     table = feather.read_table(path).replace_schema_metadata({"r2v_schema_version": "1"})
     feather.write_feather(table, path)
-    with pytest.raises(
-        UsageError, match=r"000000\.arrow: r2v_schema_version = 1, this program reads 3"
-    ):
+    with pytest.raises(UsageError, match=r"\.arrow: r2v_schema_version = 1, this program reads 3"):
         rollout_store.read(tmp_path)
 
 
 def test_a_deleted_shard_costs_no_other(tmp_path: Path) -> None:
     for index, task in enumerate("abcd"):
         rollout_store.commit(tmp_path, index, [episode(task)])
-    (tmp_path / "000001.arrow").unlink()
+    rollout_store.shards(tmp_path)[1].unlink()
     collector = Collector(tmp_path, 1, 1e9)
     assert collector.add([episode(task) for task in "abcde"]) == 2
     keys = rollout_store.outcomes(rollout_store.read(tmp_path))["task"].to_pylist()
     assert sorted(keys) == list("abcde")
 
 
-def test_a_number_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rollout_store.commit(tmp_path, 0, [episode("a")])
-
-    def no_hard_links(*_: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    for _ in range(2):
+def test_a_name_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "shard.arrow"
+    for name in ("with hard links", "without"):
+        table_file.save_new(target, memoryview(name.encode()))
         with pytest.raises(FileExistsError):
-            rollout_store.commit(tmp_path, 0, [episode("b")])
+            table_file.save_new(target, memoryview(b"other"))
+        assert target.read_bytes() == name.encode()
+        target.unlink()
+
+        def no_hard_links(*_: object) -> None:
+            raise OSError(errno.EPERM, "Operation not permitted")
+
         monkeypatch.setattr(os, "link", no_hard_links)
-    rollout_store.commit(tmp_path, 1, [episode("b")])
-    assert rollout_store.outcomes(rollout_store.read(tmp_path))["task"].to_pylist() == ["a", "b"]
-    assert not list(tmp_path.glob("*.tmp"))
-
-
-@pytest.mark.parametrize("attempt", range(3))
-def test_two_writers_lose_no_row_and_double_none(tmp_path: Path, attempt: int) -> None:
-    episodes = [episode(f"{task:03d}") for task in range(150)]
-    start, failures = threading.Barrier(2), list[BaseException]()
-
-    def write(seed: int) -> None:
-        try:
-            order = random.Random(seed).sample(episodes, len(episodes))
-            start.wait()
-            collector = Collector(tmp_path, 8, 1e9)
-            for one in order:
-                collector.add([one])
-            collector.flush()
-        except BaseException as error:
-            failures.append(error)
-
-    writers = [threading.Thread(target=write, args=(2 * attempt + number,)) for number in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert not failures
-    rows = rollout_store.outcomes(rollout_store.read(tmp_path))["task"].to_pylist()
-    assert sorted(rows) == [f"{task:03d}" for task in range(150)]
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_the_disk_refuses_is_named_with_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     actor = CollectorActor()
-    actor.open(tmp_path / "file" / "rollouts", 1, 1e9)
+    actor.open(tmp_path / "file" / "rollouts", 1, 1e9, None)
     with pytest.raises(
         StoreFailure,
         match=rf"episodes cannot be written to {tmp_path}/file/rollouts: .*Not a directory",
@@ -285,7 +258,8 @@ def test_a_complete_stage_knows_its_files(run: RunDir, results: dict[str, Any]) 
     assert lost is not None
     assert "4 bytes instead of 7" in str(lost)
     assert run.set_aside(lost)
-    assert (run.root / "checkpoints" / "slm" / "bc-1.damaged" / "model.safetensors").is_file()
+    kept = run.root / "quarantine" / "checkpoints" / "slm" / "bc-1" / "model.safetensors"
+    assert kept.read_bytes() == b"weig"
     gone = run.lost(manifest)
     assert gone is not None
     assert "is missing" in str(gone)
@@ -301,7 +275,9 @@ def test_work_is_done_again_once_for_each_damaged_file(run: RunDir) -> None:
         shard.write_bytes(cut(shard.read_bytes()))
     table = run.repairing(lambda: rollout_store.read(run.rollouts("evaluate")))
     assert set(table["task"].to_pylist()) == {"a", "d"}
-    assert len(list(run.root.rglob("*.damaged"))) == 2
+    assert {
+        path.name for path in (run.root / "quarantine" / "rollouts" / "evaluate").iterdir()
+    } == {shard.name for shard in shards[1:3]}
     elsewhere = run.root.parent / "labels.arrow"
     elsewhere.write_bytes(b"")
     with pytest.raises(DamagedFile, match=r"labels\.arrow"):

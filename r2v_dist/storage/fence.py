@@ -1,0 +1,110 @@
+"""Who may write to a run directory. Invariant: of all who ever could, only the one of the latest
+epoch may go on.
+
+An epoch is taken by creating `lease/<epoch>.json`, which succeeds once, and it is over as soon as
+the next one is taken. So neither clocks nor locks decide who may write. The four operations that
+are needed (create what does not exist, read, list, renew the time of change) are those that an
+object store has too.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r2v_dist import files
+from r2v_dist.errors import DamagedFile, Superseded
+
+Record = Mapping[str, Any]
+"""The content of an epoch's file: who took it."""
+
+
+@dataclass(frozen=True)
+class Fence:
+    """The right to write under one epoch. Can be sent to another process or machine."""
+
+    root: Path
+    """The run directory."""
+    epoch: int
+    token: str
+    """Differs between all epochs ever taken, also where `lease/` was deleted in between."""
+
+    @property
+    def path(self) -> Path:
+        """The file of this epoch; its time of change is the last sign of life of its holder."""
+        return path_of(self.root, self.epoch)
+
+    def require(self) -> None:
+        """Raises Superseded where this epoch is over."""
+        successor = path_of(self.root, self.epoch + 1)
+        if successor.exists():
+            raise Superseded(
+                f"run_dir = {self.root}: {who(read(successor))} has taken over; this run ends, and "
+                f"what it committed is kept"
+            )
+        if read(self.path).get("token") != self.token:
+            raise Superseded(
+                f"run_dir = {self.root}: {self.path} was changed or deleted; this run ends, and "
+                f"what it committed is kept; run the same command again to continue"
+            )
+
+
+def take(root: Path, epoch: int, record: Record) -> Fence | None:
+    """Take an epoch; None where somebody else has it."""
+    token = secrets.token_hex(8)
+    path = path_of(root, epoch)
+    with files.scratch_beside(path) as scratch:
+        scratch.write_text(json.dumps({**record, "token": token}, indent=1), encoding="utf-8")
+        try:
+            files.publish_new(scratch, path)
+        except FileExistsError:
+            return None
+    return Fence(root, epoch, token)
+
+
+def path_of(root: Path, epoch: int) -> Path:
+    """The file of an epoch."""
+    return root / "lease" / f"{epoch:06d}.json"
+
+
+def latest(root: Path) -> int:
+    """The latest epoch that was taken; 0 where none was."""
+    taken = (root / "lease").glob("*.json")
+    return max((int(path.stem) for path in taken if path.stem.isdigit()), default=0)
+
+
+def read(path: Path) -> Record:
+    """Who took an epoch; an empty record where the file is missing or damaged."""
+    try:
+        return files.read_json_object(path)
+    except DamagedFile:
+        return {}
+
+
+def who(record: Record) -> str:
+    """The holder of an epoch in words."""
+    if not {"host", "pid", "since"} <= set(record):
+        return "another run"
+    return f"another run (host {record['host']}, process {record['pid']}, since {record['since']})"
+
+
+def age_s(path: Path) -> float:
+    """Seconds since an epoch's last sign of life, by the clock of the storage alone: clocks of
+    machines differ."""
+    with files.scratch_beside(path) as now:
+        now.touch()
+        return now.stat().st_mtime - path.stat().st_mtime
+
+
+def renew(path: Path) -> None:
+    """Give a sign of life."""
+    os.utime(path)
+
+
+def end(fence: Fence, when: str) -> None:
+    """Mark an epoch as given back, so that the next driver waits for nothing."""
+    record = {**read(fence.path), "ended": when}
+    files.write_atomically(fence.path, json.dumps(record, indent=1))

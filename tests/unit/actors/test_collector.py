@@ -1,0 +1,90 @@
+"""The collector under fences: a superseded one adds nothing, and what it published late counts for
+nothing that somebody else has too.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.collector import Collector, CollectorActor
+from r2v_dist.errors import Superseded
+from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.lease import holding
+from tests.unit.storage.test_damage import episode
+
+FOLDER = "rollouts"
+
+
+def tasks_in(folder: Path) -> list[str]:
+    return sorted(rollout_store.outcomes(rollout_store.read(folder))["task"].to_pylist())
+
+
+def test_a_collector_that_was_given_up_commits_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / FOLDER
+    with holding(tmp_path, 60) as lease:
+        given_up = CollectorActor()
+        given_up.open(folder, 2, 1e9, lease.next_fence())
+        given_up.add([episode("a"), episode("b")])
+        given_up.add([episode("c")])
+        later = Collector(folder, 2, 1e9, lease.next_fence())
+        for try_again in (lambda: given_up.add([episode("d")]), given_up.flush):
+            with pytest.raises(Superseded, match="has taken over"):
+                try_again()
+        assert later.add([episode(task) for task in "abcd"]) == 2
+    assert tasks_in(folder) == list("abcd")
+    assert [path.name[:14] for path in rollout_store.shards(folder)] == [
+        "e000002-000000",
+        "e000003-000000",
+    ]
+
+
+def test_the_same_shard_twice_is_one(tmp_path: Path) -> None:
+    first = rollout_store.commit(tmp_path, 0, [episode("a")], epoch=3)
+    assert rollout_store.commit(tmp_path, 0, [episode("a")], epoch=3) == first
+    assert rollout_store.shards(tmp_path) == [first]
+
+
+def test_a_late_shard_counts_only_for_what_nobody_else_has(tmp_path: Path) -> None:
+    again = replace(episode("a"), success=True)
+    rollout_store.commit(tmp_path, 0, [again, episode("b")], epoch=2)
+    rollout_store.commit(tmp_path, 0, [episode("a"), episode("c")], epoch=1)
+    table = rollout_store.outcomes(rollout_store.read(tmp_path, ["task", "success", "t"]))
+    assert dict(zip(*table.select(["task", "success"]).to_pydict().values(), strict=True)) == {
+        "a": True,
+        "b": False,
+        "c": False,
+    }
+    kept = rollout_store.rows_where(tmp_path, lambda rows: rows["t"].to_numpy() == 0, ["t", "task"])
+    assert sorted(kept["task"].to_pylist()) == list("abc")
+    assert kept.column_names == ["t", "task"]
+    assert len(rollout_store.committed_keys(tmp_path)) == 3
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.sets(st.integers(0, 3), min_size=1)))
+@settings(max_examples=40, deadline=None)
+def test_every_key_counts_once_and_the_latest_epoch_has_it(
+    tmp_path_factory: pytest.TempPathFactory, epochs_by_task: dict[str, set[int]]
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    for epoch in range(4):
+        tasks = [task for task, epochs in epochs_by_task.items() if epoch in epochs]
+        if tasks:
+            marked = [replace(episode(task), goal=str(epoch)) for task in tasks]
+            rollout_store.commit(folder, 0, marked, epoch)
+    table = rollout_store.outcomes(rollout_store.read(folder, ["task", "goal", "t"]))
+    counted = zip(table["task"].to_pylist(), table["goal"].to_pylist(), strict=True)
+    latest = ((task, str(max(epochs))) for task, epochs in epochs_by_task.items())
+    assert sorted(counted) == sorted(latest)
+
+
+def test_shards_that_are_named_by_number_are_of_epoch_0(tmp_path: Path) -> None:
+    folder = tmp_path / FOLDER
+    rollout_store.commit(folder, 0, [episode("a"), episode("b")]).rename(folder / "000007.arrow")
+    with holding(tmp_path, 60) as lease:
+        collector = Collector(folder, 1, 1e9, lease.next_fence())
+        assert collector.add([episode("b"), episode("c")]) == 1
+    assert [rollout_store.epoch_of(path) for path in rollout_store.shards(folder)] == [0, 2]
+    assert tasks_in(folder) == list("abc")

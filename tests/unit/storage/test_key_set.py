@@ -1,0 +1,45 @@
+"""The set of committed keys: as a set of strings, in a fraction of its memory."""
+
+import tracemalloc
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r2v_dist.storage import key_set
+from r2v_dist.storage.key_set import KeySet
+
+Keys = st.lists(st.integers(0, 40).map(str), max_size=12)
+
+
+@given(st.lists(st.tuples(st.booleans(), Keys), max_size=8), st.integers(0, 5))
+@settings(max_examples=100, deadline=None)
+def test_it_is_a_set(batches: list[tuple[bool, list[str]]], at_least: int) -> None:
+    before = key_set._AT_LEAST
+    key_set._AT_LEAST = at_least
+    try:
+        keys, expected = KeySet(), set[str]()
+        for absorbed, batch in batches:
+            if absorbed:
+                keys.absorb(KeySet(batch))
+            else:
+                keys.update(batch)
+            expected |= set(batch)
+            assert len(keys) == len(expected)
+            assert {str(n) for n in range(45) if str(n) in keys} == expected
+    finally:
+        key_set._AT_LEAST = before
+
+
+def test_a_million_keys_take_less_than_a_tenth_of_their_text() -> None:
+    keys = KeySet()
+    tracemalloc.start()
+    try:
+        for start in range(0, 1_000_000, 1000):
+            keys.update(
+                f"evaluate|0123456789ab|task-{n}|2000|arm|0" for n in range(start, start + 1000)
+            )
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(keys) == 1_000_000
+    assert used < 23e6
