@@ -59,14 +59,19 @@ class Batcher(Generic[Question, Reply]):
         # One turn of the event loop lets every episode that is ready ask too.
         await asyncio.sleep(0)
         async with self._free:
-            batch = self._waiting
+            batch = [(question, future) for question, future in self._waiting if not future.done()]
             self._waiting = []
-            await self._answer(batch)
+            if batch:
+                await self._answer(batch)
 
     async def _answer(self, batch: Sequence[tuple[Question, asyncio.Future[Reply]]]) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._receive(batch)
+        except RuntimeFailure as error:  # says itself what it is
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
         except Exception as error:  # a boundary: every waiting episode must learn of the failure
             reason = (str(error).strip().splitlines() or [""])[-1]
             for _, future in batch:

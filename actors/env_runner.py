@@ -44,6 +44,8 @@ class RunnerSetup:
     teacher_tokenizer: str
     perturb: PerturbConfig
     unit_timeout_s: float
+    engine_wait_s: float = 600.0
+    """Longest wait while no engine of a role is there, in seconds."""
     environment: EnvSource = field(default_factory=lambda: EnvSource("textworld"))
     """What `env.kind` names; the runner loads it, as runners may be on another machine."""
 
@@ -64,16 +66,16 @@ class EnvRunner:
     def __init__(
         self,
         setup: RunnerSetup,
-        slm_call: EngineCall | None,
-        teacher_call: EngineCall | None,
+        slm_calls: Sequence[EngineCall] | None,
+        teacher_calls: Sequence[EngineCall] | None,
         equipment: Equipment | None = None,
     ) -> None:
         self._setup = setup
         self._environment = load(setup.environment)
-        slm = _player("slm", setup.slm, slm_call, setup.slm_tokenizer)
-        self._cast = Cast(
-            slm, _player("teacher", setup.teacher, teacher_call, setup.teacher_tokenizer)
-        )
+        wait_s = setup.engine_wait_s
+        slm = _player("slm", setup.slm, slm_calls, setup.slm_tokenizer, wait_s)
+        teacher = _player("teacher", setup.teacher, teacher_calls, setup.teacher_tokenizer, wait_s)
+        self._cast = Cast(slm, teacher)
         self._idle = IdleEnvs()
         if equipment is not None:
             self.equip(equipment)
@@ -174,7 +176,14 @@ class EnvRunner:
                 )
 
 
-def _player(role: str, config: ModelConfig, call: EngineCall | None, tokenizer: str) -> Player:
+def _player(
+    role: str,
+    config: ModelConfig,
+    calls: Sequence[EngineCall] | None,
+    tokenizer: str,
+    engine_wait_s: float,
+) -> Player:
     chosen = config.sampling
     sampling = Sampling(chosen.candidates, chosen.temperature, chosen.top_p, chosen.max_tokens)
-    return Player(role, build_model(config, role, call, tokenizer), sampling)
+    model = build_model(config, role, calls, tokenizer, engine_wait_s)
+    return Player(role, model, sampling)

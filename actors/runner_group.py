@@ -15,7 +15,7 @@ from actors.env_runner import EnvRunner, Equipment, RunnerSetup
 from actors.ray_errors import cause_of, died, first_cause, unit_failure, usage_error
 from actors.runners import CollectorLost
 from actors.totals import Totals
-from actors.vllm.server_handle import EngineHandle, ModelServer
+from actors.vllm.server_handle import ModelServer
 from cluster import environment
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import RuntimeFailure, StoreFailure
@@ -79,6 +79,9 @@ class RunnerGroup:
         return runner.run.remote(unit, CollectorHandle(self._collector))
 
     def finished(self, under_way: Collection[Any], timeout_s: float) -> Sequence[Any]:
+        for server in (self._slm, self._teacher):
+            if server is not None:
+                server.check()
         ready, _ = ray.wait(list(under_way), timeout=timeout_s)
         return list(ready)
 
@@ -110,9 +113,8 @@ class RunnerGroup:
                 self.replace(runner)
 
     def heal_servers(self) -> bool:
-        """Bring back the model servers that died; True when one had."""
-        healed = [server.heal() for server in (self._slm, self._teacher) if server is not None]
-        return any(healed)
+        """False: engines are brought back by their own watch, and runners' handles stay valid."""
+        return False
 
     def replace(self, runner: Any) -> None:
         """A new runner in place of one that is dead or holds dead handles."""
@@ -142,8 +144,8 @@ class RunnerGroup:
             raise refused or kind(problem) from None
 
     def _start(self) -> Any:
-        slm = EngineHandle(self._slm.actor) if self._slm else None
-        teacher = EngineHandle(self._teacher.actor) if self._teacher else None
+        slm = self._slm.handles() if self._slm else None
+        teacher = self._teacher.handles() if self._teacher else None
         # Without `num_cpus` Ray asks for one core to place a runner and for none while it lives, so
         # that a learner finds the cores of runners that wait for the next stage.
         options = {

@@ -96,7 +96,8 @@ class Side:
         checkpoint = self._server.checkpoint
         if not self.tokens:
             self._play(self._warm, self._scratch / "warm-up")
-        ray.get(self._server.actor.load.remote(checkpoint.path, checkpoint.version))
+        for actor in self._server.actors:
+            ray.get(actor.reload.remote(checkpoint.path))
         target = self._scratch / f"{len(self.tokens) + 1:03d}"
         begun = time.perf_counter()
         totals = self._play(self._units, target)

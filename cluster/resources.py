@@ -34,6 +34,14 @@ def unused() -> Resources:
     return _of(ray.available_resources())
 
 
+def largest_node_gpus() -> float:
+    """GPUs of the node that has most of them, whoever holds them."""
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return max((node["Resources"].get("GPU", 0.0) for node in alive), default=0.0)
+
+
 def gpu_share(asked: float) -> float:
     """What an actor asks of a GPU: nothing where the cluster has none."""
     return asked if everything().gpus > 0 else 0

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from r2v_dist.errors import UsageError
+from r2v_dist.seeding import stable_hash
 
 _ANSWER = "\x00\x01\x00"
 _CUT = "\x00\x02\x00"
@@ -53,6 +54,11 @@ class Turn:
 def opening_message(goal: str, observation: str) -> str:
     """The first user message of an episode."""
     return f"Goal: {goal}\n{observation}"
+
+
+def prefix_group(history: Sequence[Turn], user: str) -> int:
+    """The conversations of one number begin alike: those of one (task, z) do, at every step."""
+    return stable_hash(history[0].user if history else user)
 
 
 class ChatFormat:

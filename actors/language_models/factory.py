@@ -2,6 +2,7 @@
 same to the agent loop.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from r2v_dist.language_model import LanguageModel
 
 
 def build_model(
-    config: ModelConfig, role: str, call: EngineCall | None, tokenizer_path: str
+    config: ModelConfig,
+    role: str,
+    calls: Sequence[EngineCall] | None,
+    tokenizer_path: str,
+    engine_wait_s: float = 600.0,
 ) -> LanguageModel:
-    """The back end that the configuration names. `call` reaches the vLLM server of this role, where
-    there is one.
+    """The back end that the configuration names. `calls` reach the vLLM engines of this role, where
+    there are some.
     """
     if config.backend == "expert":
         return ExpertModel()
@@ -35,9 +40,11 @@ def build_model(
         return OpenAIModel(config, role=role)
     from transformers import AutoTokenizer
 
-    assert call is not None
+    assert calls
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
-    return VllmModel(call, tokenizer, config, role, eos_ids_of(Path(tokenizer_path)))
+    return VllmModel(
+        calls, tokenizer, config, role, eos_ids_of(Path(tokenizer_path)), engine_wait_s
+    )
 
 
 def eos_ids_of(folder: Path) -> list[int]:

@@ -1,13 +1,17 @@
 """A vLLM server as seen from an env runner: token ids in, token ids out."""
 
 import bisect
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from typing import Any
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from itertools import count
+from typing import Any, Protocol
 
-from actors.batching import Arrivals, Batcher
-from actors.vllm.engine import Arrived, EngineAnswer, EngineRequest
-from r2v_dist.chat import ChatFormat
+from actors.batching import Arrivals
+from actors.routing import Router
+from actors.vllm.engine import Arrived, EngineAnswer, EngineRequest, RequestFailed
+from r2v_dist.chat import ChatFormat, prefix_group
 from r2v_dist.config.models import ModelConfig
+from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import (
     Answer,
     Candidate,
@@ -17,33 +21,52 @@ from r2v_dist.language_model import (
     whole,
 )
 
-EngineCall = Callable[[list[EngineRequest]], Awaitable[AsyncIterator[Arrived]]]
-"""Sends a batch; the iterator then gives each answer once, as it comes."""
+Reply = tuple[str, EngineAnswer | RequestFailed]
+"""The engine's version and what it made of a request."""
+
+
+class EngineCall(Protocol):
+    """Reaches one engine."""
+
+    def __call__(self, requests: list[EngineRequest], /) -> AsyncIterator[Arrived]:
+        """Send a batch; the iterator then gives each answer once, as it comes. Raises ServerLost
+        where the engine is gone or not ready.
+        """
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Have the engine stop its work on a request."""
+        ...
 
 
 class VllmModel:
-    """A vLLM server as seen from an env runner: tokenises here, and sends what has piled up in one
-    call.
+    """The engines of a model as seen from an env runner: tokenises here, and sends what has piled
+    up for an engine in one call.
 
     `eos_ids` are those of the model's generation configuration, at which the engine stops by
-    itself.
+    itself. `wait_s` is the longest wait while no engine is there, in seconds.
     """
 
     def __init__(
         self,
-        call: EngineCall,
+        calls: Sequence[EngineCall],
         tokenizer: Any,
         config: ModelConfig,
         role: str,
         eos_ids: Collection[int] = (),
+        wait_s: float = 600.0,
     ) -> None:
-        self._call = call
+        self._role = role
+        self._ids = (f"{uuid.uuid4().hex}-{number}" for number in count())
         self._tokenizer = tokenizer
         self._config = config
         self._chat = ChatFormat(tokenizer, role, config.system_prompt, config.chat_template_kwargs)
         self._stop = self._chat.stop_ids(eos_ids)
-        self._batcher = Batcher(
-            self._ask_engine, config.timeout_s, f"the model server of {config.model}"
+        self._router = Router(
+            [_asker(call) for call in calls],
+            f"the {role} engine of {config.model}",
+            wait_s,
+            lambda place, request: calls[place].cancel(request.id),
         )
 
     async def sample(self, request: Request) -> Answer:
@@ -68,15 +91,13 @@ class VllmModel:
             sampling.max_tokens,
             sampling.top,
             self._stop,
+            next(self._ids),
         )
-        version, answer = await self._batcher.ask(engine_request)
+        group = prefix_group(request.history, request.user)
+        version, answer = await self._router.ask(group, engine_request)
+        if isinstance(answer, RequestFailed):
+            raise RuntimeFailure(f"the {self._role} engine: {answer.reason}")
         return self._read(version, engine_request, answer)
-
-    async def _ask_engine(
-        self, requests: list[EngineRequest]
-    ) -> Arrivals[tuple[str, EngineAnswer]]:
-        async for version, answers in await self._call(requests):
-            yield [(place, (version, answer)) for place, answer in answers]
 
     def _read(self, version: str, request: EngineRequest, answer: EngineAnswer) -> Answer:
         candidates = []
@@ -114,3 +135,11 @@ class VllmModel:
             return whole(self._tokenizer.decode(ids[place:])).rstrip().endswith(action)
 
         return bisect.bisect_left(range(len(ids)), True, key=lambda place: not holds(place)) - 1
+
+
+def _asker(call: EngineCall) -> Callable[[list[EngineRequest]], Arrivals[Reply]]:
+    async def ask(requests: list[EngineRequest]) -> Arrivals[Reply]:
+        async for version, answers in call(requests):
+            yield [(place, (version, answer)) for place, answer in answers]
+
+    return ask

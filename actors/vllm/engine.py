@@ -1,19 +1,13 @@
-"""A vLLM engine as a Ray actor: many requests in flight, weights replaced in place, every answer
-names its version.
-
-Requests come in batches (one call for many prompts), because a call costs more than a short
-action's tokens; answers leave as they are ready, because the longest of a batch takes many times as
-long as the shortest, and the episodes of the others would wait meanwhile. Prompts are token ids and
-answers are token ids: text never crosses this boundary.
+"""A vLLM engine of this process, and what is asked of one. Prompts are token ids and answers are
+token ids: text never crosses this boundary.
 """
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from actors.routing import ServerLost
 from actors.vllm.cpu_affinity import openmp_on, parse_cores
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import RuntimeFailure
@@ -23,7 +17,7 @@ from r2v_dist.language_model import TOP_LOGPROBS, TopTokens
 @dataclass(frozen=True)
 class EngineRequest:
     """A prompt and how to continue it. `seed` makes the continuation a function of the request
-    alone.
+    alone. `id` names the request where it is to be cancelled; no answer depends on it.
     """
 
     prompt_ids: list[int]
@@ -34,6 +28,7 @@ class EngineRequest:
     max_tokens: int
     top: int
     stop_ids: list[int]
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,62 +42,62 @@ class EngineAnswer:
     first_top: TopTokens
 
 
-Arrived = tuple[str, list[tuple[int, EngineAnswer]]]
+@dataclass(frozen=True)
+class RequestFailed:
+    """What one request came to that got no answer. The others of its batch go on."""
+
+    reason: str
+
+
+class EngineLost(ServerLost):
+    """The engine is gone. What was asked of it can be asked of another engine."""
+
+
+Arrived = tuple[str, list[tuple[int, EngineAnswer | RequestFailed]]]
 """A version and what it answered: each answer with the place of its request in the batch."""
 
 
-class VllmServer:
-    """One engine, as an async Ray actor. `_after` may be a reference, for which Ray waits before it
-    makes the engine.
+@dataclass(frozen=True)
+class Site:
+    """Where an engine is: which of its role's replicas it is, and whether its ranks are spread over
+    nodes.
     """
 
-    def __init__(self, config: ModelConfig, path: str, version: str, _after: str = "") -> None:
-        self._config = config
-        self._version = version
+    replica: int = 0
+    across_nodes: bool = False
+
+
+class VllmEngine:
+    """An engine that has started. Creating one takes a minute and blocks."""
+
+    def __init__(self, config: ModelConfig, path: str, site: Site) -> None:
         self._ids = count()
-        self._engine = _build_engine(config, path)
+        self._engine = _build_engine(config, path, site)
 
-    async def ready(self) -> str:
-        """The engine's version, once it can answer."""
-        await self._generate(EngineRequest([0, 1, 2], 0, 1, 0.0, 1.0, 1, 1, []))
-        return self._version
+    async def warm_up(self) -> None:
+        """Return once the engine has answered."""
+        await self.generate(EngineRequest([0, 1, 2], 0, 1, 0.0, 1.0, 1, 1, []))
 
-    async def sample(self, requests: list[EngineRequest]) -> tuple[str, list[EngineAnswer]]:
-        """Version and answers, in the order of the requests, when all are there."""
-        answers = await asyncio.gather(*(self._generate(request) for request in requests))
-        return self._version, list(answers)
+    def check(self) -> None:
+        """Only reads; may be called from any thread. Raises EngineLost where the engine's processes are gone."""
+        if self._engine.errored:
+            raise EngineLost(str(self._engine.dead_error))
 
-    async def stream(self, requests: list[EngineRequest]) -> AsyncIterator[Arrived]:
-        """Each answer once, soon after the engine gave it, together with others that were ready by
-        then.
-
-        A request that fails ends the stream with its error; answers that have left stay valid.
-        """
-        places = {
-            asyncio.ensure_future(self._generate(request)): place
-            for place, request in enumerate(requests)
-        }
-        try:
-            while places:
-                ready, _ = await asyncio.wait(places, return_when=asyncio.FIRST_COMPLETED)
-                yield self._version, [(places.pop(task), task.result()) for task in ready]
-        finally:
-            for task in places:
-                task.cancel()
-
-    async def load(self, path: str, version: str) -> str:
+    async def reload(self, path: str) -> None:
         """Replace the weights in place, after the requests in flight; clears the prefix cache."""
         await self._engine.pause_generation(mode="wait", clear_cache=True)
         await self._engine.collective_rpc("load_checkpoint", args=(path,))
         await self._engine.reset_prefix_cache()
         await self._engine.resume_generation()
-        self._version = version
-        return version
 
-    async def _generate(self, request: EngineRequest) -> EngineAnswer:
+    async def generate(self, request: EngineRequest) -> EngineAnswer:
+        """The answer; cancelling this stops the engine's work on it. Raises EngineLost where the
+        engine's processes are gone.
+        """
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         params = SamplingParams(
             n=request.n,
@@ -120,12 +115,11 @@ class VllmServer:
         )
         # Marked as ready for the engine: a raw prompt would go through the tokenizer's thread pool.
         prompt = tokens_input(request.prompt_ids)
-        [final] = [
-            output
-            async for output in self._engine.generate(
-                prompt, params, request_id=str(next(self._ids))
-            )
-        ]
+        answering = self._engine.generate(prompt, params, request_id=str(next(self._ids)))
+        try:
+            [final] = [output async for output in answering]
+        except EngineDeadError as error:
+            raise EngineLost(str(error)) from None
         outputs = sorted(final.outputs, key=lambda o: o.index)
         flat = outputs[0].logprobs
         alternatives = dict(zip(flat.token_ids[: flat.end_indices[0]], flat.logprobs, strict=False))
@@ -140,7 +134,7 @@ class VllmServer:
         )
 
 
-def engine_arguments(config: ModelConfig, path: str) -> dict[str, Any]:
+def engine_arguments(config: ModelConfig, path: str, across_nodes: bool = False) -> dict[str, Any]:
     """vLLM's settings. An engine with them is started inside `engine_place`."""
     import torch
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
@@ -151,12 +145,20 @@ def engine_arguments(config: ModelConfig, path: str) -> dict[str, Any]:
         "max_model_len": config.max_model_len,
         "max_num_seqs": config.max_num_seqs,
         "tensor_parallel_size": config.tensor_parallel,
+        "pipeline_parallel_size": config.pipeline_parallel,
         "enable_prefix_caching": True,
         "max_logprobs": TOP_LOGPROBS,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
-    if torch.cuda.is_available():
+    if across_nodes:
+        # Named, because vLLM chooses by the GPUs that this process sees, and here they are its
+        # workers'.
+        arguments["distributed_executor_backend"] = "ray"
+    elif config.ranks > 1:
+        # Named too: in a placement group vLLM would choose Ray, which needs a bundle a GPU.
+        arguments["distributed_executor_backend"] = "mp"
+    if across_nodes or torch.cuda.is_available():
         return arguments | {"gpu_memory_utilization": config.gpu_memory_utilization}
     return arguments | {
         "enforce_eager": True,
@@ -169,24 +171,25 @@ def engine_arguments(config: ModelConfig, path: str) -> dict[str, Any]:
         # By default vLLM computes on CPU in one more process, for which the scheduler's waits
         # spinning: a core of its own that games need. In the scheduler's process, as on one GPU,
         # there is neither that nor the traffic between the two.
-        **(
-            {"distributed_executor_backend": UniProcExecutor} if config.tensor_parallel == 1 else {}
-        ),
+        **({"distributed_executor_backend": UniProcExecutor} if config.ranks == 1 else {}),
     }
 
 
-def engine_place(config: ModelConfig) -> contextlib.AbstractContextManager[None]:
+def engine_place(config: ModelConfig, replica: int = 0) -> contextlib.AbstractContextManager[None]:
     """Where the engine started inside computes: on the configured cores, or where vLLM sees fit on
     GPUs and with several ranks.
     """
     import torch
 
-    if torch.cuda.is_available() or config.tensor_parallel > 1:
+    if torch.cuda.is_available() or config.ranks > 1:
         return contextlib.nullcontext()
-    return openmp_on(parse_cores(config.cpu_cores))
+    cores = parse_cores(config.cpu_cores)
+    # A list of cores is divided among the replicas: two engines on one core wait for each other.
+    own = cores[replica :: config.replicas] if config.cpu_cores else cores
+    return openmp_on(own or cores)
 
 
-def _build_engine(config: ModelConfig, path: str) -> Any:
+def _build_engine(config: ModelConfig, path: str, site: Site) -> Any:
     try:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -197,8 +200,8 @@ def _build_engine(config: ModelConfig, path: str) -> Any:
         ) from None
 
     arguments = AsyncEngineArgs(
-        **engine_arguments(config, path),
+        **engine_arguments(config, path, site.across_nodes),
         worker_extension_cls="actors.vllm.weight_update.ReloadExtension",
     )
-    with engine_place(config):
+    with engine_place(config, site.replica):
         return AsyncLLM.from_engine_args(arguments)

@@ -1,115 +1,32 @@
-"""Model servers as the driver sees them: started once, brought back when they die, always at the
-version asked for.
+"""The engines of a role as the driver sees them: started once, watched all the time, started again
+when they die, always at the version asked for.
+
+Invariant: an engine's handle is valid for the whole run. Ray starts its process again, the watch
+has it serve the version that is wanted, and whoever asked a lost engine asks another one meanwhile;
+so nobody but this module takes note of a death.
 """
 
+import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 
-from actors.ray_errors import first_cause, usage_error
-from actors.vllm.engine import Arrived, EngineRequest, VllmServer
-from cluster import environment, resources
+from actors.ray_errors import cause_of, died, first_cause
+from actors.routing import ServerLost
+from actors.vllm.engine import Arrived, EngineLost, EngineRequest, VllmEngine
+from actors.vllm.health import Verdict
+from actors.vllm.replica import Replica
+from actors.vllm.server import MakeEngine
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.storage.checkpoints import Checkpoint
 
-START_DEADLINE_S = 600.0
-LOAD_DEADLINE_S = 300.0
-
-
-class ModelServer:
-    """Owns one vLLM actor. `start` returns at once; `wait` blocks until the engine answers. On GPUs
-    it starts when `after` answers.
-    """
-
-    def __init__(
-        self,
-        role: str,
-        config: ModelConfig,
-        checkpoint: Checkpoint,
-        after: "ModelServer | None" = None,
-    ) -> None:
-        self._role = role
-        self._config = config
-        self._after = after
-        self.checkpoint = checkpoint
-        self.start()
-
-    def start(self) -> None:
-        """Start the engine's process without waiting for it."""
-        gpus = resources.gpu_share(self._config.gpus)
-        self.actor: Any = (
-            ray.remote(VllmServer)
-            .options(
-                num_cpus=0,
-                num_gpus=gpus,
-                max_concurrency=1024,
-                runtime_env={"env_vars": environment.of_engine(gpus > 0)},
-            )
-            # An engine measures how much of its GPU is free; what starts beside it meanwhile would
-            # mislead both.
-            .remote(
-                self._config,
-                self.checkpoint.path,
-                self.checkpoint.version,
-                self._after._ready if self._after and gpus else "",
-            )
-        )
-        self._ready: Any = self.actor.ready.remote()
-
-    def wait(self) -> None:
-        """Return when the engine answers. Raises RuntimeFailure with the first cause."""
-        try:
-            version = ray.get(self._ready, timeout=START_DEADLINE_S)
-            if version != self.checkpoint.version:
-                self._load()
-        except RayError as error:
-            problem = f"the {self._role} engine for {self.checkpoint.path} did not start: {first_cause(error)}"
-            raise usage_error(error) or RuntimeFailure(problem) from None
-
-    def load(self, checkpoint: Checkpoint) -> bool:
-        """Replace the weights in place; True when the engine had died meanwhile and was started
-        anew with them.
-        """
-        if checkpoint == self.checkpoint:
-            return False
-        self.wait()
-        self.checkpoint = checkpoint
-        return self._load()
-
-    def heal(self) -> bool:
-        """Start the engine anew if it no longer answers; True when it had to."""
-        try:
-            ray.get(self.actor.ready.remote(), timeout=60.0)
-        except RayError:
-            self.stop()
-            self.start()
-            self.wait()
-            return True
-        return False
-
-    def stop(self) -> None:
-        """End the engine's processes."""
-        ray.kill(self.actor)
-
-    def _load(self) -> bool:
-        try:
-            ray.get(
-                self.actor.load.remote(self.checkpoint.path, self.checkpoint.version),
-                timeout=LOAD_DEADLINE_S,
-            )
-        except RayActorError:
-            self.stop()
-            self.start()
-            self.wait()
-            return True
-        except RayError as error:
-            problem = f"the {self._role} engine could not load {self.checkpoint.path}: {first_cause(error)}"
-            raise usage_error(error) or RuntimeFailure(problem) from None
-        self._ready = self.actor.ready.remote()
-        return False
+_TURN_S = 0.2
+"""Between two looks at engines that are waited for."""
 
 
 class EngineHandle:
@@ -119,10 +36,183 @@ class EngineHandle:
         self._actor = actor
 
     async def __call__(self, requests: list[EngineRequest]) -> AsyncIterator[Arrived]:
-        """Send the requests; the iterator gives the answers as they come."""
-        return _arriving(self._actor.stream.options(num_returns="streaming").remote(requests))
+        """Send the requests; the iterator gives the answers as they come. Raises ServerLost where
+        the engine is gone or not ready.
+        """
+        try:
+            stream = self._actor.stream.options(num_returns="streaming").remote(requests)
+            async for reference in stream:
+                yield await reference
+        except RayError as error:
+            if (lost := cause_of(error, ServerLost)) is not None:
+                raise lost from None
+            if died(error):
+                raise EngineLost(first_cause(error)) from None
+            raise
+
+    def cancel(self, request_id: str) -> None:
+        """Have the engine stop its work on a request."""
+        self._actor.cancel.remote(request_id)
 
 
-async def _arriving(references: Any) -> AsyncIterator[Arrived]:
-    async for reference in references:
-        yield await reference
+class ModelServer:
+    """The replicas of one role. Creating it returns at once; `wait` blocks until an engine answers.
+
+    `make` makes the engine inside its actor. A thread of this process watches the replicas until
+    `stop`.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        config: ModelConfig,
+        checkpoint: Checkpoint,
+        cluster: ClusterConfig | None = None,
+        make: MakeEngine = VllmEngine,
+    ) -> None:
+        self._role = role
+        self.config = config
+        self._cluster = cluster or ClusterConfig()
+        self.checkpoint = checkpoint
+        self._failure: RuntimeFailure | UsageError | None = None
+        self._lock = threading.RLock()
+        """Of the replicas and the version that is wanted."""
+        self._over = threading.Event()
+        names = [f"the {role} engine {number}" for number in range(config.replicas)]
+        if config.replicas == 1:
+            names = [f"the {role} engine"]
+        self._replicas = [
+            Replica(name, number, config, self._cluster, make) for number, name in enumerate(names)
+        ]
+        for replica in self._replicas:
+            replica.serve(checkpoint)
+        self._watcher = threading.Thread(target=self._watch, daemon=True, name=f"{role}-engines")
+        self._watcher.start()
+
+    @property
+    def actors(self) -> list[Any]:
+        """The engines' actors, by replica."""
+        return [replica.actor for replica in self._replicas]
+
+    @property
+    def answers(self) -> bool:
+        """Whether an engine answers as the version that is wanted."""
+        return any(replica.serves == self.checkpoint.version for replica in self._replicas)
+
+    @property
+    def restarts(self) -> int:
+        """Engines that were started again so far."""
+        return sum(replica.restarts for replica in self._replicas)
+
+    def handles(self) -> list[EngineHandle]:
+        """What a runner calls the engines with; valid as long as this server."""
+        return [EngineHandle(actor) for actor in self.actors]
+
+    def check(self) -> None:
+        """Raises RuntimeFailure or UsageError, with the first cause, where an engine will not come
+        back.
+        """
+        if self._failure is not None:
+            raise self._failure
+
+    def wait(self) -> None:
+        """Return when an engine answers as the version that is wanted. Raises as `check`, and
+        RuntimeFailure after `engine_start_deadline_s`.
+        """
+        limit_s = self._cluster.engine_start_deadline_s
+        deadline = time.monotonic() + limit_s
+        while not self.answers:
+            self._settle(self._replicas)
+            if time.monotonic() > deadline:
+                raise RuntimeFailure(
+                    f"the {self._role} engine for {self.checkpoint.path} did not start within "
+                    f"{limit_s:.0f} s (cluster.engine_start_deadline_s): {self._replicas[0].said}"
+                )
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Have every engine answer with this checkpoint: weights are replaced in place, and an
+        engine that does not manage within `engine_load_deadline_s` is started again with them.
+        """
+        with self._lock:
+            if checkpoint == self.checkpoint:
+                return
+            self.checkpoint = checkpoint
+            loading = [replica for replica in self._replicas if replica.serves]
+            for replica in self._replicas:
+                replica.serve(checkpoint)
+        deadline = time.monotonic() + self._cluster.engine_load_deadline_s
+        while late := [one for one in loading if one.serves and one.serves != checkpoint.version]:
+            self._settle(late)
+            if time.monotonic() > deadline:
+                with self._lock:
+                    for replica in late:
+                        replica.restart(
+                            f"it did not load {checkpoint.path} within "
+                            f"{self._cluster.engine_load_deadline_s:.0f} s (cluster.engine_load_deadline_s)"
+                        )
+        self.wait()
+
+    def stop(self) -> None:
+        """End the engines' processes, and the watch."""
+        self.stop_watch()
+        for replica in self._replicas:
+            replica.stop()
+
+    def stop_watch(self) -> None:
+        """End the watch. What dies from here on stays dead."""
+        self._over.set()
+        self._watcher.join()
+
+    def _settle(self, replicas: list[Replica]) -> None:
+        """Take note, after a moment, of the calls of `serve` that have ended. Raises as `check`."""
+        self.check()
+        with self._lock:
+            calls = [replica.serving for replica in replicas if replica.serving is not None]
+        if calls:
+            ray.wait(calls, timeout=_TURN_S)
+        else:
+            self._over.wait(_TURN_S)
+        with self._lock:
+            for replica in replicas:
+                if refused := replica.settle():
+                    self._failure = self._failure or refused
+        self.check()
+
+    def _watch(self) -> None:
+        try:
+            while not self._over.is_set():
+                for replica in self._replicas:
+                    replica.ask_health()
+                self._await_replies()
+                with self._lock:
+                    for replica in self._replicas:
+                        self._look_after(replica)
+                    all_serve = all(replica.serves for replica in self._replicas)
+                self._over.wait(self._cluster.engine_probe_deadline_s if all_serve else _TURN_S)
+        except Exception as error:  # a boundary: whoever waits for an engine must learn of it
+            if not self._over.is_set():
+                self._failure = RuntimeFailure(
+                    f"the watch of the {self._role} engines failed: {first_cause(error)}"
+                )
+
+    def _await_replies(self) -> None:
+        """Return when all have replied, or `engine_probe_deadline_s` has passed."""
+        deadline = time.monotonic() + self._cluster.engine_probe_deadline_s
+        probes = [replica.probe for replica in self._replicas]
+        while not self._over.is_set() and time.monotonic() < deadline:
+            ready, _ = ray.wait(probes, num_returns=len(probes), timeout=_TURN_S)
+            if len(ready) == len(probes):
+                return
+
+    def _look_after(self, replica: Replica) -> None:
+        refused = replica.settle()
+        if refused:
+            self._failure = self._failure or refused
+        verdict = replica.judge(self.checkpoint.version)
+        if verdict is Verdict.RESTART:
+            replica.restart(replica.watch.problem)
+        if reason := replica.hopeless(self._cluster.max_restarts):
+            path = self.checkpoint.path
+            self._failure = self._failure or RuntimeFailure(f"{replica.name} for {path} {reason}")
+        elif verdict is Verdict.SERVE and replica.serving is None:
+            replica.serve(self.checkpoint)

@@ -24,6 +24,14 @@ class ClusterConfig(Section):
     """What the run needs; it refuses to start with less available."""
     max_restarts: int = Field(3, ge=0, le=1000)
     unit_timeout_s: float = Field(600.0, gt=0, le=1e6)
+    engine_start_deadline_s: float = Field(600.0, gt=0, le=1e6)
+    """Longest time for an engine to be placed and to load its model."""
+    engine_load_deadline_s: float = Field(300.0, gt=0, le=1e6)
+    """Longest time for an engine to take other weights; past it the engine is started anew."""
+    engine_probe_deadline_s: float = Field(5.0, gt=0, le=1e6)
+    """Time in which an engine must say that it lives, however busy it is; one that does not three
+    times in a row is started anew.
+    """
     shard_episodes: int = Field(256, ge=1, le=1_000_000)
     shard_seconds: float = Field(5.0, gt=0, le=1e6)
     lease_s: float = Field(60.0, ge=1, le=86_400)

@@ -58,15 +58,30 @@ class ModelConfig(Section):
     the same share of a GPU from Ray.
     """
     tensor_parallel: int = Field(1, ge=1, le=1024)
+    pipeline_parallel: int = Field(1, ge=1, le=1024)
+    replicas: int = Field(1, ge=1, le=10_000)
+    """`vllm`: engines of this model. A (task, seed) keeps to one of them, so that its prefix stays
+    in that engine's cache.
+    """
+    accelerator_type: str = ""
+    """GPU only: the kind of GPU that an engine requests from Ray, for example `H100`; empty for any
+    kind.
+    """
+    label_selector: dict[str, str] = Field(default_factory=dict)
+    """Ray labels of the nodes on which engines start, for example {pool: inference}."""
     cpu_cores: str = ""
-    """CPU only: cores to which the engine's threads are bound, for example `0-1`; empty for all."""
+    """CPU only: cores to which the engine's threads are bound, for example `0-1`; empty for all. A
+    list is divided among the replicas.
+    """
     base_url: str = ""
     """`openai`: the endpoint, for example http://127.0.0.1:8000/v1. The key is read from the
     environment variable `api_key_env`.
     """
     api_key_env: str = "OPENAI_API_KEY"
     timeout_s: float = Field(60.0, gt=0, le=1e6)
-    """Deadline of one request to an engine or endpoint, in seconds."""
+    """Deadline of one request to an engine or endpoint, in seconds. `vllm`: from when the engine
+    begins to compute it; the wait for the engine does not count.
+    """
     retry_s: float = Field(300.0, gt=0, le=1e6)
     """`openai`: the longest time for all attempts of a request, with the waits that the endpoint
     demands. It must be below cluster.unit_timeout_s."""
@@ -89,11 +104,16 @@ class ModelConfig(Section):
     """
 
     @property
+    def ranks(self) -> int:
+        """Processes that compute one engine."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @property
     def gpus(self) -> float:
-        """GPUs that the engine requests from Ray where there are any: a share of one GPU, or whole
+        """GPUs that one engine requests from Ray where there are any: a share of one GPU, or whole
         GPUs.
         """
-        return self.gpu_memory_utilization if self.tensor_parallel == 1 else self.tensor_parallel
+        return self.gpu_memory_utilization if self.ranks == 1 else self.ranks
 
     def content(self) -> dict[str, Any]:
         """The keys that decide the model's answers; the other keys say where and how fast."""
@@ -163,6 +183,10 @@ _OPERATIONAL = (
     "kv_cache_mib",
     "gpu_memory_utilization",
     "tensor_parallel",
+    "pipeline_parallel",
+    "replicas",
+    "accelerator_type",
+    "label_selector",
     "cpu_cores",
     "timeout_s",
     "retry_s",

@@ -106,9 +106,9 @@ class RunConfig(Section):
         requested: dict[str, float] = {}
         for role, model in (("slm", self.slm), ("teacher", self.teacher)):
             if model.backend == "vllm":
-                shared = model.tensor_parallel == 1
+                shared = model.ranks == 1
                 key = "gpu_memory_utilization" if shared else "tensor_parallel"
-                requested[f"{role}.{key}"] = model.gpus
+                requested[f"{role}.{key}"] = model.gpus * model.replicas
         if self.verifier is not None and self.verifier.kind == "trained":
             requested["verifier.gpu_memory_utilization"] = self.verifier.gpu_memory_utilization
         return requested

@@ -22,7 +22,8 @@ from r2v_dist.errors import UsageError
 from r2v_dist.pipeline.progress import Progress
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.metrics_log import last_row
-from r2v_dist.storage.run_dir import RunDir, checkpoint_version
+from r2v_dist.storage.model_identity import checkpoint_version
+from r2v_dist.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
     from actors.dispatcher import OnProgress
@@ -72,9 +73,7 @@ class Services:
     def load_slm(self, checkpoint: "Checkpoint") -> None:
         """Have the SLM server answer with this checkpoint; loads in place where it already runs."""
         if server := self._servers.get("slm"):
-            if server.load(checkpoint) and "_runners" in self.__dict__:
-                for runner in list(self._runners.members):  # they call an engine that is no more
-                    self._runners.replace(runner)
+            server.load(checkpoint)
             server.wait()
 
     def start_early(self) -> None:
@@ -184,12 +183,12 @@ class Services:
         config = self._config
         resources.require_placement(config)
         if config.slm.backend == "vllm":
-            servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint())
+            servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint(), config.cluster)
         if config.teacher.backend == "vllm":
             checkpoint = Checkpoint(_local(config.teacher.model), self.teacher_version())
-            servers["teacher"] = ModelServer(
-                "teacher", config.teacher, checkpoint, after=servers.get("slm")
-            )
+            servers["teacher"] = ModelServer("teacher", config.teacher, checkpoint, config.cluster)
+        for server in servers.values():
+            self._stack.callback(server.stop_watch)  # before Ray ends
         return servers
 
     @cached_property
@@ -208,6 +207,7 @@ class Services:
             else "",
             perturb=config.perturb,
             unit_timeout_s=config.cluster.unit_timeout_s,
+            engine_wait_s=config.cluster.engine_start_deadline_s,
             environment=EnvSource.of(config.env.kind),
         )
         if self.inline:

@@ -12,7 +12,6 @@ report/  logs/
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -230,22 +229,6 @@ def _manifest(path: Path) -> Manifest:
         return Manifest(**values)
     except TypeError as error:
         raise DamagedFile(path, f"is no manifest ({error})") from None
-
-
-def checkpoint_version(name: str, folder: Path) -> str:
-    """A version that names the weights themselves: `name` and a hash of the safetensors files."""
-    digest = hashlib.blake2b(digest_size=6)
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UsageError(
-            f"{folder}: no safetensors file; a model is a Hugging Face directory with safetensors "
-            f"weights"
-        )
-    for file in files:
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-    return f"{name}-{digest.hexdigest()}"
 
 
 def open_run(root: Path) -> tuple[RunDir, RunConfig]:

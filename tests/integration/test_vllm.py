@@ -4,7 +4,7 @@ reloaded in place.
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from actors.language_models.factory import eos_ids_of
 from actors.language_models.vllm import VllmModel
 from actors.runner_group import RunnerGroup
 from actors.totals import Totals
-from actors.vllm.engine import EngineRequest
-from actors.vllm.server_handle import EngineHandle, ModelServer
+from actors.vllm.engine import Arrived, EngineRequest
+from actors.vllm.server_handle import ModelServer
 from r2v_dist.chat import ChatFormat, Turn
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
@@ -69,7 +69,7 @@ def request(prompt: list[int], seed: int, n: int = 3, temperature: float = 0.9) 
 
 
 def sample(server: ModelServer, requests: list[EngineRequest]) -> list[Any]:
-    _, answers = ray.get(server.actor.sample.remote(requests), timeout=120)
+    _, answers = ray.get(server.actors[0].sample.remote(requests), timeout=120)
     return list(answers)
 
 
@@ -129,15 +129,17 @@ def test_weights_are_replaced_in_place(
     changed.save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny_model / name, tmp_path)
-    process = ray.get(server.actor.sample.remote([request(prompts[0], 0)]), timeout=60)
+    process = ray.get(server.actors[0].sample.remote([request(prompts[0], 0)]), timeout=60)
     assert process[0] == "base"
     server.load(Checkpoint(str(tmp_path), "changed"))
-    version, [answer] = ray.get(server.actor.sample.remote([request(prompts[0], 0)]), timeout=60)
+    version, [answer] = ray.get(
+        server.actors[0].sample.remote([request(prompts[0], 0)]), timeout=60
+    )
     assert version == "changed"
     for ids, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
         assert logprobs == pytest.approx(hf_logprobs(tmp_path, prompts[0], ids), abs=TOLERANCE)
     server.load(Checkpoint(str(tiny_model), "base"))
-    _, [back] = ray.get(server.actor.sample.remote([request(prompts[0], 0)]), timeout=60)
+    _, [back] = ray.get(server.actors[0].sample.remote([request(prompts[0], 0)]), timeout=60)
     assert back.token_ids == process[1][0].token_ids
 
 
@@ -145,14 +147,18 @@ def test_the_client_batches_and_keeps_the_ids_it_sampled(
     server: ModelServer, tiny_model: Path
 ) -> None:
     calls: list[int] = []
-    handle = EngineHandle(server.actor)
+    [handle] = server.handles()
 
-    async def counted(requests: list[EngineRequest]) -> Any:
-        calls.append(len(requests))
-        return await handle(requests)
+    class Counted:
+        async def __call__(self, requests: list[EngineRequest], /) -> AsyncIterator[Arrived]:
+            calls.append(len(requests))
+            async for arrived in handle(requests):
+                yield arrived
+
+        def cancel(self, request_id: str) -> None: ...
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    model = VllmModel(counted, tokenizer, CONFIG, "slm")
+    model = VllmModel([Counted()], tokenizer, CONFIG, "slm")
     requests = [
         Request(HISTORY, f"-= Room{n} =-\nThere is an exit to the west.", Sampling(n=2), n)
         for n in range(6)
@@ -178,7 +184,7 @@ def test_an_answer_ends_where_the_model_stops_and_not_where_the_template_has_spa
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = SPACED
-    model = VllmModel(EngineHandle(server.actor), tokenizer, CONFIG, "slm", eos_ids_of(tiny_model))
+    model = VllmModel(server.handles(), tokenizer, CONFIG, "slm", eos_ids_of(tiny_model))
     user = "Goal: First, go east.\n-= Room3 =-\nThere is an exit to the east."
     answer = asyncio.run(model.sample(Request((), user, Sampling(n=4), 0)))
     assert len(answer.candidates) == 4
@@ -192,7 +198,7 @@ def test_an_answer_ends_where_the_model_stops_and_not_where_the_template_has_spa
 def test_an_engine_killed_in_mid_stage_is_brought_back(
     server: ModelServer, ray_session: None, tiny_model: Path, tasks: list[Task], tmp_path: Path
 ) -> None:
-    """The stage goes on with a new engine, and ends with the outcomes of an undisturbed one."""
+    """Its units go on with a new engine, and end with the outcomes of undisturbed ones."""
     arm = Arm("slm_only", None, "base", "expert", 0)
     units = [Unit("evaluate", "h", task, z, 0, (arm,)) for task in tasks for z in range(6)]
     setup = RunnerSetup(
@@ -209,7 +215,7 @@ def test_an_engine_killed_in_mid_stage_is_brought_back(
     def kill_when_under_way(totals: Totals, _: int) -> None:
         if disturb and totals.units >= 4 and not killed:
             killed.append(totals.units)
-            ray.kill(server.actor)
+            ray.kill(server.actors[0], no_restart=False)
 
     runners, results = RunnerGroup(setup, server, None, cluster.runners, cluster.in_flight), []
     for disturb in (False, True):

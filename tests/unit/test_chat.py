@@ -166,18 +166,17 @@ def answers_of(tokenizer: Any, folder: Path, *sampled: list[int]) -> tuple[Answe
     """What a model of this tokenizer makes of an engine's samples, and what it asked."""
     asked: list[EngineRequest] = []
 
-    async def engine(requests: list[EngineRequest]) -> AsyncIterator[Arrived]:
-        asked.extend(requests)
-        logprobs = [[-0.5] * len(ids) for ids in sampled]
-        answer = EngineAnswer([*sampled], logprobs, TopTokens.of([(1, -0.5)]))
-
-        async def arriving() -> AsyncIterator[Arrived]:
+    class Engine:
+        async def __call__(self, requests: list[EngineRequest], /) -> AsyncIterator[Arrived]:
+            asked.extend(requests)
+            logprobs = [[-0.5] * len(ids) for ids in sampled]
+            answer = EngineAnswer([*sampled], logprobs, TopTokens.of([(1, -0.5)]))
             yield "v", [(0, answer)]
 
-        return arriving()
+        def cancel(self, request_id: str) -> None: ...
 
     config = ModelConfig(backend="vllm", model="m", max_model_len=512)
-    model = VllmModel(engine, tokenizer, config, "slm", eos_ids_of(folder))
+    model = VllmModel([Engine()], tokenizer, config, "slm", eos_ids_of(folder))
     answer = asyncio.run(model.sample(Request((), "x", Sampling(n=len(sampled)), 0)))
     return answer, asked[0]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from r2v_dist.episodes import Arm
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.steps.evaluation import test_seeds
-from r2v_dist.storage.run_dir import checkpoint_version
+from r2v_dist.storage.model_identity import checkpoint_version
 
 if TYPE_CHECKING:
     from r2v_dist.storage.checkpoints import Checkpoint

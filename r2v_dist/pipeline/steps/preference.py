@@ -10,7 +10,7 @@ from r2v_dist.labels import branch_values
 from r2v_dist.labels import estimates as branching
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.steps.verifier import LEARNING, values_path, visited_rows
-from r2v_dist.storage.run_dir import checkpoint_version
+from r2v_dist.storage.model_identity import checkpoint_version
 
 
 def pairs(context: Context) -> dict[str, Any]:

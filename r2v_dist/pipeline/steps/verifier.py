@@ -25,7 +25,7 @@ from r2v_dist.labels.branches import candidate_branches
 from r2v_dist.labels.states import State, choose, sample, states_of
 from r2v_dist.pipeline.context import Context
 from r2v_dist.storage import rollouts as rollout_store
-from r2v_dist.storage.run_dir import checkpoint_version
+from r2v_dist.storage.model_identity import checkpoint_version
 
 LEARNING: Split = "train"
 HELD_OUT: Split = "validation"

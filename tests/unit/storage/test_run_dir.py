@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from r2v_dist.errors import UsageError
-from r2v_dist.storage.run_dir import RunDir, checkpoint_version
+from r2v_dist.storage.run_dir import RunDir
 
 
 def test_a_stage_is_complete_only_with_a_manifest(tmp_path: Path) -> None:
@@ -40,16 +40,6 @@ def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:
         pass
     with RunDir(tmp_path).lock(60):
         pass
-
-
-def test_a_version_names_the_weights(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    first = checkpoint_version("bc", tmp_path)
-    assert first == checkpoint_version("bc", tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"other weights")
-    assert checkpoint_version("bc", tmp_path) != first
-    with pytest.raises(UsageError, match="no safetensors"):
-        checkpoint_version("bc", tmp_path / "absent")
 
 
 def test_attempts_are_on_record(tmp_path: Path) -> None:

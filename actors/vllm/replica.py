@@ -1,0 +1,130 @@
+"""One engine of a role as the driver sees it: its actor, its place, and what its watch knows.
+
+The methods change what two threads read; their caller holds the lock of the role.
+"""
+
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from actors.ray_errors import died, first_cause, usage_error
+from actors.vllm.engine import Site
+from actors.vllm.health import Limits, Report, Verdict, Watch
+from actors.vllm.placement import place_engine
+from actors.vllm.server import HEALTH_GROUP, MakeEngine, engine_actor
+from r2v_dist.config.cluster import ClusterConfig
+from r2v_dist.config.models import ModelConfig
+from r2v_dist.errors import UsageError, warn
+from r2v_dist.storage.checkpoints import Checkpoint
+
+
+class Replica:
+    """`name` is how messages call it."""
+
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        config: ModelConfig,
+        cluster: ClusterConfig,
+        make: MakeEngine,
+    ) -> None:
+        self.name = name
+        self._place = place_engine(config)
+        site = Site(number, self._place.across_nodes)
+        self.actor = engine_actor(config, site, self._place.options, make)
+        self.watch = Watch(Limits(config.timeout_s, cluster.engine_start_deadline_s))
+        self.serves = ""
+        """The version that the process is known to answer with; empty where it does not."""
+        self.restarts = 0
+        self._failed_starts = 0
+        """Starts in a row that came to nothing."""
+        self._process = ""
+        self.said = "it waits for its place in the cluster"
+        """What is known of it, for messages."""
+        self.serving: Any = None
+        """The last call of `serve`, until it has ended."""
+        self.probe: Any = None
+        self._begun = time.monotonic()
+
+    def serve(self, checkpoint: Checkpoint) -> None:
+        """Have it start, or replace its weights, without waiting for it."""
+        self.serving = self.actor.serve.remote(checkpoint.path, checkpoint.version)
+
+    def settle(self) -> UsageError | None:
+        """Take note of how the last call of `serve` ended, if it has; what our own code refused."""
+        if self.serving is None or not ray.wait([self.serving], timeout=0)[0]:
+            return None
+        call = self.serving
+        self.serving = None
+        try:
+            self.serves = ray.get(call)
+        except RayError as error:
+            self.said = first_cause(error)
+            if self.serves and not died(error):
+                self.restart(f"it cannot replace its weights: {self.said}")
+            return usage_error(error)
+        self._failed_starts = 0
+        return None
+
+    def ask_health(self) -> None:
+        """Send a probe, unless one is under way."""
+        if self.probe is None:
+            self.probe = self.actor.health.options(concurrency_group=HEALTH_GROUP).remote()
+
+    def judge(self, wanted: str) -> Verdict:
+        """What the reply to the probe asks for, if there is one."""
+        try:
+            report = self._reply()
+        except RayError as error:
+            self.said = first_cause(error)
+            if died(error) and self.watch.seen:
+                self._began_anew(self.said)
+            return Verdict.NOTHING
+        if report is not None:
+            self.said = report.problem or f"it is {report.state}"
+            if self._process not in ("", report.process):
+                self._began_anew("its process ended")
+            self._process = report.process
+        return self.watch.judge(report, wanted, time.monotonic() - self._begun)
+
+    def restart(self, problem: str) -> None:
+        """End its process; Ray starts another one in the same place."""
+        ray.kill(self.actor, no_restart=False)
+        self._began_anew(problem)
+
+    def hopeless(self, most: int) -> str:
+        """Why it is not started again; empty where it is. `most` restarts may come to no answer."""
+        # What raised while it started will raise again; one more try is for what passes.
+        if self._failed_starts > min(1, most):
+            return f"did not start: {self.said}"
+        if self.watch.restarts > most:
+            return f"ended {self.watch.restarts} times without an answer in between: {self.said}"
+        return ""
+
+    def stop(self) -> None:
+        """End its process for good and give its place back."""
+        ray.kill(self.actor)
+        self._place.give_back()
+
+    def _reply(self) -> Report | None:
+        if not ray.wait([self.probe], timeout=0)[0]:
+            return None
+        probe = self.probe
+        self.probe = None
+        report: Report = ray.get(probe)
+        return report
+
+    def _began_anew(self, problem: str) -> None:
+        self.said = problem
+        self.restarts += 1
+        self._failed_starts += not self.serves
+        warn(f"{self.name} is started again ({self.restarts}): {problem}")
+        self.watch.started()
+        self._process = ""
+        self.serves = ""
+        self.serving = None
+        self.probe = None
+        self._begun = time.monotonic()

@@ -1,0 +1,153 @@
+"""Replicas of a role under overload, deaths and hangs: nothing that was asked is lost, nobody else
+is disturbed, and a busy engine is not started again. The engines only sleep.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import RayActorError
+from transformers import AutoTokenizer
+
+from actors.language_models.vllm import VllmModel
+from actors.vllm.engine import EngineRequest, RequestFailed
+from actors.vllm.health import Report
+from actors.vllm.server import HEALTH_GROUP
+from actors.vllm.server_handle import ModelServer
+from benchmarks.sleeping_engine import SleepingEngine
+from r2v_dist.config.cluster import ClusterConfig
+from r2v_dist.config.models import ModelConfig
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.language_model import Answer, Request, Sampling
+from r2v_dist.storage.checkpoints import Checkpoint
+
+CLUSTER = ClusterConfig(engine_probe_deadline_s=0.2, max_restarts=2)
+
+
+@contextlib.contextmanager
+def serving(
+    behaviour: str, cluster: ClusterConfig = CLUSTER, **settings: Any
+) -> Iterator[ModelServer]:
+    config = ModelConfig(backend="vllm", model="sleeping", **settings)
+    server = ModelServer("slm", config, Checkpoint(behaviour, "v1"), cluster, SleepingEngine)
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
+
+
+def client(server: ModelServer, tiny_model: Path) -> VllmModel:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    return VllmModel(server.handles(), tokenizer, server.config, "slm")
+
+
+def request(number: int) -> Request:
+    return Request((), f"Goal: {number}", Sampling(max_tokens=4), number)
+
+
+def health(actor: Any) -> Report:
+    probe = actor.health.options(concurrency_group=HEALTH_GROUP).remote()
+    report: Report = ray.get(probe, timeout=20)
+    return report
+
+
+def works(actor: Any) -> bool:
+    """Whether the engine has answered since its last start."""
+    try:
+        return health(actor).tokens > 0
+    except RayActorError:
+        return False
+
+
+def test_ten_times_as_much_as_an_engine_can_do_is_late_and_not_lost(
+    ray_session: None, tiny_model: Path
+) -> None:
+    with serving("answer_s=0.1", max_num_seqs=4, timeout_s=0.5) as server:
+        model = client(server, tiny_model)
+
+        async def overload() -> list[Answer]:
+            return await asyncio.gather(*(model.sample(request(n)) for n in range(160)))
+
+        answers = asyncio.run(overload())
+        assert len(answers) == 160
+        assert server.restarts == 0
+
+
+def test_one_of_two_is_killed_and_the_other_goes_on(ray_session: None, tiny_model: Path) -> None:
+    with serving("answer_s=0.1", max_num_seqs=8, replicas=2) as server:
+        model = client(server, tiny_model)
+        killed, other = server.actors
+        undisturbed = health(other).process
+
+        async def ask_until_it_is_back() -> list[Answer]:
+            asked: list[asyncio.Future[Answer]] = []
+            while len(asked) < 40 or not works(killed):
+                asked.append(asyncio.ensure_future(model.sample(request(len(asked)))))
+                await asyncio.sleep(0.03)
+                if len(asked) == 20:
+                    ray.kill(killed, no_restart=False)
+            return await asyncio.gather(*asked)
+
+        answers = asyncio.run(asyncio.wait_for(ask_until_it_is_back(), 60))
+        assert {answer.version for answer in answers} == {"v1"}
+        assert server.restarts == 1
+        assert health(other).process == undisturbed
+
+
+def test_a_bad_request_fails_alone(ray_session: None) -> None:
+    with serving("answer_s=0.01", max_num_seqs=8) as server:
+        [handle] = server.handles()
+        requests = [EngineRequest([n], n, 1, 0.5, 1.0, 4, 1, []) for n in range(-1, 7)]
+
+        async def ask() -> dict[int, Any]:
+            return {place: a async for _, some in handle(requests) for place, a in some}
+
+        answers = asyncio.run(ask())
+        assert isinstance(answers.pop(0), RequestFailed)
+        assert [answer.token_ids for answer in answers.values()] == [[[5] * 4]] * 7
+        assert server.restarts == 0
+
+
+def test_what_takes_too_long_to_compute_is_stopped(ray_session: None, tiny_model: Path) -> None:
+    with serving("answer_s=60", max_num_seqs=2, timeout_s=0.3) as server:
+        with pytest.raises(RuntimeFailure, match=r"after 0\.3 s of computing"):
+            asyncio.run(client(server, tiny_model).sample(request(0)))
+        assert health(server.actors[0]).computing == 0
+
+
+def test_what_nobody_waits_for_any_more_is_stopped(ray_session: None, tiny_model: Path) -> None:
+    with serving("answer_s=60", max_num_seqs=2) as server:
+        model = client(server, tiny_model)
+
+        async def give_up() -> None:
+            asked = [asyncio.ensure_future(model.sample(request(n))) for n in range(8)]
+            while health(server.actors[0]).waiting == 0:
+                await asyncio.sleep(0.05)
+            for one in asked:
+                one.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+            while (report := health(server.actors[0])).computing or report.waiting:
+                await asyncio.sleep(0.05)
+
+        asyncio.run(asyncio.wait_for(give_up(), 30))
+
+
+def test_an_engine_that_hangs_while_it_loads_is_started_again(ray_session: None) -> None:
+    cluster = CLUSTER.model_copy(update={"engine_load_deadline_s": 0.5})
+    with serving("", cluster, replicas=2) as server:
+        server.load(Checkpoint("load_s=600", "v2"))
+        assert {health(actor).version for actor in server.actors} <= {"v2", ""}
+        assert server.restarts == 2
+
+
+def test_a_slow_start_is_no_death_and_one_past_its_deadline_is_told(ray_session: None) -> None:
+    with serving("start_s=3") as server:
+        assert server.restarts == 0
+    hasty = CLUSTER.model_copy(update={"engine_start_deadline_s": 1.0})
+    with pytest.raises(RuntimeFailure, match="did not start"), serving("start_s=600", hasty):
+        pass
