@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from actors.env_pool import IdleEnvs
 from actors.language_models.factory import build_model
+from actors.language_models.tokenizer import load_tokenizer
 from actors.language_models.vllm import EngineCall
 from actors.totals import Totals
 from actors.verifier.client import ScorerCall, TrainedVerifier
@@ -55,8 +56,8 @@ class Equipment:
     """What a runner gets once it has been trained: the verifier, and routers that arms may name."""
 
     verifier: VerifierConfig | None
-    scorer: ScorerCall | None
-    """Reaches the trained verifier."""
+    scorers: Sequence[ScorerCall] | None
+    """Reach the replicas of the trained verifier."""
     models: RouterModels = field(default_factory=RouterModels)
 
 
@@ -105,6 +106,8 @@ class EnvRunner:
             raise RuntimeFailure(
                 f"unit {unit.task.id} z={unit.z} ran past {self._setup.unit_timeout_s:.0f} s"
             ) from None
+        finally:
+            tree.abandon()
         self._check_versions(unit, tree)
         await deliver(episodes)
         # The environment's own oracle answers without a model.
@@ -157,13 +160,15 @@ class EnvRunner:
             return JudgeVerifier(
                 model, config.attempts, max(JUDGE_TOKENS, config.judge.sampling.max_tokens)
             )
-        from transformers import AutoTokenizer
-
-        assert equipment.scorer is not None
-        tokenizer = AutoTokenizer.from_pretrained(self._setup.slm_tokenizer)
+        assert equipment.scorers
+        tokenizer = load_tokenizer(self._setup.slm_tokenizer)
         settings = slm.chat_template_kwargs
         return TrainedVerifier(
-            equipment.scorer, tokenizer, slm.system_prompt, slm.timeout_s, settings
+            equipment.scorers,
+            tokenizer,
+            slm.system_prompt,
+            self._setup.engine_wait_s,
+            settings,
         )
 
     def _check_versions(self, unit: Unit, tree: Tree) -> None:

@@ -12,8 +12,8 @@ from r2v_dist.language_model import TopTokens
 
 
 class SleepingEngine:
-    """`path` says how it behaves, for example `answer_s=0.1&start_s=2&load_s=1`: seconds of an
-    answer, of a start and of a change of weights.
+    """`path` says how it behaves, for example `answer_s=0.1&start_s=2&load_s=1&token=7`: seconds of
+    an answer, of a start and of a change of weights, and the one token of every answer.
     """
 
     def __init__(self, config: ModelConfig, path: str, site: Site) -> None:
@@ -26,15 +26,13 @@ class SleepingEngine:
     def check(self) -> None: ...
 
     async def generate(self, request: EngineRequest) -> EngineAnswer:
-        """Token 5 as often as may be. Raises ValueError for a negative prompt token."""
+        """The token, in all candidates. Raises ValueError for a negative prompt token."""
         if min(request.prompt_ids) < 0:
             raise ValueError("no such token")
         async with self._slots:
             await asyncio.sleep(self._answer_s)
-        ids = [5] * min(4, request.max_tokens)
-        return EngineAnswer(
-            [ids] * request.n, [[-0.1] * len(ids)] * request.n, TopTokens.of([(5, -0.1)])
-        )
+        top = TopTokens.of([(self._token, -0.1)])
+        return EngineAnswer([[self._token]] * request.n, [[-0.1]] * request.n, top)
 
     async def reload(self, path: str) -> None:
         """Behave as this path says."""
@@ -42,7 +40,8 @@ class SleepingEngine:
         await asyncio.sleep(self._load_s)
 
     def _read(self, path: str) -> None:
-        times = {name: float(seconds) for name, seconds in parse_qsl(path)}
+        times = {name: float(value) for name, value in parse_qsl(path)}
         self._answer_s = times.get("answer_s", 0.0)
         self._start_s = times.get("start_s", 0.0)
         self._load_s = times.get("load_s", 0.0)
+        self._token = int(times.get("token", 5))

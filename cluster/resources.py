@@ -79,7 +79,7 @@ def placement_problem(config: RunConfig, there: Resources) -> str | None:
     """
     if problem := ranks_problem(ranks_of(config), there):
         return problem
-    asked = round(sum(config.gpus.values()), 6)
+    asked = config.all_gpus
     if 0 < there.gpus < asked:
         return (
             f"{' + '.join(config.gpus)} = {asked:g} GPUs, the cluster has {there.gpus:g}: lower "

@@ -8,6 +8,7 @@ from typing import Any
 
 from actors.language_models.expert import ExpertModel
 from actors.language_models.simulated import SimulatedModel
+from actors.language_models.tokenizer import load_tokenizer
 from actors.language_models.vllm import EngineCall, VllmModel
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import DamagedFile
@@ -38,10 +39,8 @@ def build_model(
         from actors.language_models.openai import OpenAIModel  # with an HTTP client
 
         return OpenAIModel(config, role=role)
-    from transformers import AutoTokenizer
-
     assert calls
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    tokenizer = load_tokenizer(tokenizer_path)
     return VllmModel(
         calls, tokenizer, config, role, eos_ids_of(Path(tokenizer_path)), engine_wait_s
     )

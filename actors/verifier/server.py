@@ -12,6 +12,7 @@ from typing import Any
 
 from actors.batching import Arrivals, Batcher, all_at_once
 from cluster import environment, resources
+from cluster.node_lock import node_lock
 from learners.common.packing import AnswerRow
 from r2v_dist.config.verifier import VerifierConfig
 
@@ -32,9 +33,11 @@ class VerifierServer:
         from learners.verifier.network import ValueModel
 
         torch.set_num_threads(config.threads)
-        if torch.cuda.is_available():
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
             torch.cuda.set_per_process_memory_fraction(config.gpu_memory_utilization)
-        self._model = ValueModel(Path(path), config.max_tokens, KEPT_TOKENS)
+        with node_lock("engine-start", on_gpu):  # an engine that starts measures what is free
+            self._model = ValueModel(Path(path), config.max_tokens, KEPT_TOKENS)
         self._version = version
         # Whoever asks has a deadline; a forward pass cannot be stopped.
         self._batcher = Batcher(
@@ -56,9 +59,9 @@ class VerifierServer:
         return all_at_once(asyncio.to_thread(self._model.score, rows))
 
 
-def start_verifier(path: str, version: str, config: VerifierConfig) -> Any:
-    """Start the actor without waiting for it; its `ready` answers with the version. Ray starts it
-    again when its process dies.
+def start_verifier(path: str, version: str, config: VerifierConfig) -> list[Any]:
+    """Start the actors without waiting for them; their `ready` answers with the version. Ray starts
+    one again when its process dies.
     """
     import ray
 
@@ -66,9 +69,10 @@ def start_verifier(path: str, version: str, config: VerifierConfig) -> Any:
         "num_cpus": 0,
         "num_gpus": resources.gpu_share(config.gpu_memory_utilization),
         "max_concurrency": 1024,
-        "max_restarts": 3,
+        # Whoever asked a scorer that is gone asks another one, or again.
+        "max_restarts": -1,
         "runtime_env": {"env_vars": environment.of_scorer(config.threads)},
     }
-    return (
-        ray.remote(VerifierServer).options(**options).remote(os.path.abspath(path), version, config)
-    )
+    remote = ray.remote(VerifierServer).options(**options)
+    place = os.path.abspath(path)
+    return [remote.remote(place, version, config) for _ in range(config.replicas)]

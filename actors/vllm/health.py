@@ -51,10 +51,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """Deadlines in seconds: of one request, and of a start."""
+    """Deadlines in seconds: of one request, of a start, and of a change of weights."""
 
     request_s: float
     start_s: float
+    load_s: float
 
 
 @dataclass
@@ -70,9 +71,12 @@ class Watch:
     tokens: int = 0
     problem: str = ""
 
-    def judge(self, report: Report | None, wanted: str, start_took_s: float) -> Verdict:
+    def judge(
+        self, report: Report | None, wanted: str, start_took_s: float, outdated_s: float = 0.0
+    ) -> Verdict:
         """What a probe's reply asks for; None for a probe that was not answered in time.
-        `start_took_s` is the time since the last start, and counts until the replica serves.
+        `start_took_s` is the time since the last start, and counts until the replica serves;
+        `outdated_s` is the time that it has served another version than the one that is wanted.
         """
         if report is None:
             return self._silent(start_took_s)
@@ -93,7 +97,14 @@ class Watch:
                 f"it computes {report.computing} requests and has answered none for "
                 f"{report.silent_s:.0f} s"
             )
-        return Verdict.NOTHING if report.version == wanted else Verdict.SERVE
+        if report.version == wanted:
+            return Verdict.NOTHING
+        if outdated_s > self.limits.load_s:
+            return self._restart(
+                f"it did not take the weights of {wanted} within {self.limits.load_s:g} s "
+                f"(cluster.engine_load_deadline_s)"
+            )
+        return Verdict.SERVE
 
     def started(self) -> None:
         """A new process has taken the place of the one before."""
@@ -113,7 +124,9 @@ class Watch:
     def _late(self, start_took_s: float) -> Verdict:
         if start_took_s <= self.limits.start_s:
             return Verdict.NOTHING
-        return self._restart(f"it did not start within {self.limits.start_s:.0f} s")
+        return self._restart(
+            f"it did not start within {self.limits.start_s:g} s (cluster.engine_start_deadline_s)"
+        )
 
     def _restart(self, problem: str) -> Verdict:
         self.problem = problem

@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 
 from actors.ray_errors import died, first_cause, usage_error
 from actors.vllm.engine import Site
-from actors.vllm.health import Limits, Report, Verdict, Watch
+from actors.vllm.health import Limits, Report, State, Verdict, Watch
 from actors.vllm.placement import place_engine
 from actors.vllm.server import HEALTH_GROUP, MakeEngine, engine_actor
 from r2v_dist.config.cluster import ClusterConfig
@@ -35,7 +35,11 @@ class Replica:
         self._place = place_engine(config)
         site = Site(number, self._place.across_nodes)
         self.actor = engine_actor(config, site, self._place.options, make)
-        self.watch = Watch(Limits(config.timeout_s, cluster.engine_start_deadline_s))
+        self.watch = Watch(
+            Limits(
+                config.timeout_s, cluster.engine_start_deadline_s, cluster.engine_load_deadline_s
+            )
+        )
         self.serves = ""
         """The version that the process is known to answer with; empty where it does not."""
         self.restarts = 0
@@ -48,6 +52,8 @@ class Replica:
         """The last call of `serve`, until it has ended."""
         self.probe: Any = None
         self._begun = time.monotonic()
+        self._current = self._begun
+        """When it last did not serve an outdated version."""
 
     def serve(self, checkpoint: Checkpoint) -> None:
         """Have it start, or replace its weights, without waiting for it."""
@@ -88,7 +94,10 @@ class Replica:
             if self._process not in ("", report.process):
                 self._began_anew("its process ended")
             self._process = report.process
-        return self.watch.judge(report, wanted, time.monotonic() - self._begun)
+        now = time.monotonic()
+        if report is None or report.state is not State.SERVING or report.version == wanted:
+            self._current = now
+        return self.watch.judge(report, wanted, now - self._begun, now - self._current)
 
     def restart(self, problem: str) -> None:
         """End its process; Ray starts another one in the same place."""

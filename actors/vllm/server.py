@@ -11,7 +11,6 @@ while it is busy, and a process that Ray has started again never answers with ou
 """
 
 import asyncio
-import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -33,9 +32,6 @@ from cluster.node_lock import node_lock
 from r2v_dist.config.models import ModelConfig
 
 HEALTH_GROUP = "health"
-AHEAD = 1.25
-"""Sequences admitted for each that the engine computes at once. Candidates of a request end one
-after the other; the engine finds the next ones in its own queue meanwhile."""
 
 
 class Engine(Protocol):
@@ -74,7 +70,7 @@ class EngineServer:
         self._state = State.EMPTY
         self._version = ""
         self._problem = ""
-        self._room = Admission(math.ceil(AHEAD * config.max_num_seqs))
+        self._room = Admission(config.sequences_held)
         self._tasks: dict[str, asyncio.Task[EngineAnswer | RequestFailed]] = {}
         self._computing = 0
         self._tokens = 0

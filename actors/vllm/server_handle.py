@@ -140,16 +140,8 @@ class ModelServer:
             loading = [replica for replica in self._replicas if replica.serves]
             for replica in self._replicas:
                 replica.serve(checkpoint)
-        deadline = time.monotonic() + self._cluster.engine_load_deadline_s
-        while late := [one for one in loading if one.serves and one.serves != checkpoint.version]:
+        while late := [one for one in loading if one.serves not in ("", checkpoint.version)]:
             self._settle(late)
-            if time.monotonic() > deadline:
-                with self._lock:
-                    for replica in late:
-                        replica.restart(
-                            f"it did not load {checkpoint.path} within "
-                            f"{self._cluster.engine_load_deadline_s:.0f} s (cluster.engine_load_deadline_s)"
-                        )
         self.wait()
 
     def stop(self) -> None:

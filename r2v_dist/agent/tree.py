@@ -71,6 +71,11 @@ class Tree:
         """What a role was really asked for."""
         return [task.result() for (asked, *_), task in self.answers.items() if asked == role]
 
+    def abandon(self) -> None:
+        """Stop what is still being asked: the unit is over."""
+        for task in (*self.answers.values(), *self.scores.values()):
+            task.cancel()
+
     async def score(
         self, key: tuple[object, ...], ask: Callable[[], Awaitable[tuple[float, ...]]]
     ) -> tuple[float, ...]:

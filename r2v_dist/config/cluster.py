@@ -1,10 +1,15 @@
 """Where a run happens. Nothing here changes a result."""
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from r2v_dist.config.base import Section
+
+_UNITS_FOR_A_REQUEST = 4
+"""Units in flight for each request that the engines hold: others are in their games, or ask another
+model."""
 
 
 class ClusterConfig(Section):
@@ -19,7 +24,9 @@ class ClusterConfig(Section):
     num_cpus: int | None = Field(None, ge=1, le=1_000_000)
     runners: int = Field(2, ge=1, le=10_000)
     in_flight: int = Field(12, ge=1, le=10_000)
-    """Units (task x seed) under way at once on one runner."""
+    """Units (task x seed) under way at once on one runner; fewer where that is more than four times
+    what the engines hold at once.
+    """
     memory_gib: float = Field(6.0, gt=0, le=1e6)
     """What the run needs; it refuses to start with less available."""
     max_restarts: int = Field(3, ge=0, le=1000)
@@ -38,6 +45,16 @@ class ClusterConfig(Section):
     """Seconds without a sign of life after which another driver may take over the run directory.
     The driver gives four in that time.
     """
+
+    def holding(self, requests: int | None) -> Self:
+        """This section with so few units in flight that those which wait for engines do not wait
+        for long: the others wait before they begin, where no deadline runs. `requests` are what the
+        engines hold at once; None for no such limit.
+        """
+        if requests is None:
+            return self
+        share = max(1, math.ceil(_UNITS_FOR_A_REQUEST * requests / self.runners))
+        return self.model_copy(update={"in_flight": min(self.in_flight, share)})
 
     def router_problem(self, ranks: int) -> str | None:
         """Why a router of so many ranks cannot be trained here; None where it can."""

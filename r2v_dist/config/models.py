@@ -1,5 +1,6 @@
 """The configuration of a language model in any role."""
 
+import math
 import os
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -114,6 +115,18 @@ class ModelConfig(Section):
         GPUs.
         """
         return self.gpu_memory_utilization if self.ranks == 1 else self.ranks
+
+    @property
+    def sequences_held(self) -> int:
+        """Sequences that one engine takes at once: those that it computes and the next ones, which
+        it finds in its own queue when candidates of a request end one after the other.
+        """
+        return math.ceil(1.25 * self.max_num_seqs)
+
+    @property
+    def requests_at_once(self) -> int:
+        """Requests that all engines of this model take at once."""
+        return max(1, self.replicas * self.sequences_held // self.sampling.candidates)
 
     def content(self) -> dict[str, Any]:
         """The keys that decide the model's answers; the other keys say where and how fast."""

@@ -100,18 +100,30 @@ class RunConfig(Section):
 
     @property
     def gpus(self) -> dict[str, float]:
-        """GPUs that engines and verifier, which run at the same time, request from a cluster with
-        GPUs, by the configuration key that decides the number.
+        """GPUs that one engine of each role and one verifier, which run at the same time, request
+        from a cluster with GPUs, by the configuration key that decides the number.
         """
         requested: dict[str, float] = {}
         for role, model in (("slm", self.slm), ("teacher", self.teacher)):
             if model.backend == "vllm":
                 shared = model.ranks == 1
                 key = "gpu_memory_utilization" if shared else "tensor_parallel"
-                requested[f"{role}.{key}"] = model.gpus * model.replicas
+                requested[f"{role}.{key}"] = model.gpus
         if self.verifier is not None and self.verifier.kind == "trained":
             requested["verifier.gpu_memory_utilization"] = self.verifier.gpu_memory_utilization
         return requested
+
+    @property
+    def replicas(self) -> dict[str, int]:
+        """How many of each there are, by the keys of `gpus`."""
+        sections = {"slm": self.slm, "teacher": self.teacher, "verifier": self.verifier}
+        roles = {key: sections[key.partition(".")[0]] for key in self.gpus}
+        return {key: section.replicas for key, section in roles.items() if section is not None}
+
+    @property
+    def all_gpus(self) -> float:
+        """GPUs that engines and verifiers request together."""
+        return round(sum(self.replicas[key] * asked for key, asked in self.gpus.items()), 6)
 
     def content_hash(self) -> str:
         """Hash of everything that decides an outcome."""

@@ -33,6 +33,8 @@ class VerifierConfig(Section):
     """`judge`: most attempts to get an answer that can be read, the first included."""
     threads: int = Field(1, ge=1, le=1024)
     """`trained`: CPU threads of the scorer."""
+    replicas: int = Field(1, ge=1, le=10_000)
+    """`trained`: scorers. A (task, seed) keeps to one of them, which remembers its conversation."""
     max_tokens: int = Field(8192, ge=256, le=MOST_TOKENS)
     """`trained`: tokens in a forward pass of the scorer, padding included."""
     gpu_memory_utilization: float = Field(0.3, gt=0, le=1)
@@ -58,7 +60,7 @@ class VerifierConfig(Section):
 
     def content(self) -> dict[str, Any]:
         """The keys that stages depend on, which leave out where the scorer runs."""
-        content = self.model_dump(mode="json", exclude={"gpu_memory_utilization"})
+        content = self.model_dump(mode="json", exclude={"gpu_memory_utilization", "replicas"})
         if self.judge is None:
             return content
         return content | {"judge": self.judge.content()}

@@ -45,12 +45,12 @@ def resource_plan(config: RunConfig) -> str:
         ),
         (
             "vLLM engines",
-            str(sum(m.backend == "vllm" for m in (config.slm, config.teacher))),
+            str(sum(m.replicas for m in (config.slm, config.teacher) if m.backend == "vllm")),
             _available("vllm"),
         ),
         (
             "GPUs",
-            f"{sum(config.gpus.values()):g}",
+            f"{config.all_gpus:g}",
             "where the cluster has any; a learner's rank takes a whole one",
         ),
         (

@@ -42,7 +42,7 @@ class Services:
         self._run = run
         self._stack = stack
         self._verifier: Checkpoint | None = None
-        self._scorer: ScorerHandle | None = None
+        self._scorers: list[ScorerHandle] | None = None
         self.inline = config.cluster.executor == "inline"
 
     def cores(self) -> int:
@@ -103,10 +103,11 @@ class Services:
             and config is not None
             and config.kind == "trained"
         ):
-            self._scorer = ScorerHandle(start_verifier(verifier.path, verifier.version, config))
+            actors = start_verifier(verifier.path, verifier.version, config)
+            self._scorers = [ScorerHandle(actor) for actor in actors]
         self._verifier = verifier
         self._runners.equip(
-            Equipment(config if verifier else None, self._scorer if verifier else None, models)
+            Equipment(config if verifier else None, self._scorers if verifier else None, models)
         )
 
     def roll_out(self, units: list[Unit], folder: Path, on_progress: "OnProgress") -> "Totals":
@@ -121,7 +122,9 @@ class Services:
         for role, server in self._servers.items():
             if role == "teacher" or slm_acts:
                 server.wait()
-        cluster = self._config.cluster
+        acting = [self._config.teacher, *([self._config.slm] if slm_acts else [])]
+        held = [model.requests_at_once for model in acting if model.backend == "vllm"]
+        cluster = self._config.cluster.holding(max(held, default=None))
         return roll_out(units, folder, runners, cluster, on_progress, self._run.lease)
 
     @contextlib.contextmanager
@@ -156,7 +159,7 @@ class Services:
             runners.stop()
         for server in self.__dict__.pop("_servers").values():
             server.stop()
-        self._verifier = self._scorer = None  # the scorer ends with its last handle
+        self._verifier = self._scorers = None  # a scorer ends with its last handle
 
     @cached_property
     def _session(self) -> None:

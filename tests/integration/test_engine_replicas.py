@@ -4,6 +4,7 @@ is disturbed, and a busy engine is not started again. The engines only sleep.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,14 @@ def works(actor: Any) -> bool:
         return False
 
 
+def version(actor: Any) -> str:
+    """What the engine serves; empty while its process starts."""
+    try:
+        return health(actor).version
+    except RayActorError:
+        return ""
+
+
 def test_ten_times_as_much_as_an_engine_can_do_is_late_and_not_lost(
     ray_session: None, tiny_model: Path
 ) -> None:
@@ -109,7 +118,7 @@ def test_a_bad_request_fails_alone(ray_session: None) -> None:
 
         answers = asyncio.run(ask())
         assert isinstance(answers.pop(0), RequestFailed)
-        assert [answer.token_ids for answer in answers.values()] == [[[5] * 4]] * 7
+        assert [answer.token_ids for answer in answers.values()] == [[[5]]] * 7
         assert server.restarts == 0
 
 
@@ -137,11 +146,13 @@ def test_what_nobody_waits_for_any_more_is_stopped(ray_session: None, tiny_model
         asyncio.run(asyncio.wait_for(give_up(), 30))
 
 
+@pytest.mark.timeout(90)
 def test_an_engine_that_hangs_while_it_loads_is_started_again(ray_session: None) -> None:
     cluster = CLUSTER.model_copy(update={"engine_load_deadline_s": 0.5})
     with serving("", cluster, replicas=2) as server:
         server.load(Checkpoint("load_s=600", "v2"))
-        assert {health(actor).version for actor in server.actors} <= {"v2", ""}
+        while {version(actor) for actor in server.actors} != {"v2"}:
+            time.sleep(0.1)
         assert server.restarts == 2
 
 

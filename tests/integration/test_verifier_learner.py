@@ -222,13 +222,14 @@ def test_the_actor_gives_the_same_scores_whoever_asks_with_whom(
     from actors.verifier.server import start_verifier
 
     _, _, path = one_rank
-    actor = start_verifier(str(path), "v1", VerifierConfig(max_tokens=256))
-    assert ray.get(actor.ready.remote(), timeout=120) == "v1"
+    actors = start_verifier(str(path), "v1", VerifierConfig(max_tokens=256, replicas=2))
+    assert ray.get([actor.ready.remote() for actor in actors], timeout=120) == ["v1", "v1"]
     tokenizer = AutoTokenizer.from_pretrained(path)
     states = branch_values.states_of(branch_values.load(files[1]))
 
     async def score_all() -> list[tuple[float, ...]]:
-        clients = [TrainedVerifier(ScorerHandle(actor), tokenizer, "", 60.0) for _ in range(3)]
+        calls = [ScorerHandle(actor) for actor in actors]
+        clients = [TrainedVerifier(calls, tokenizer, "", 60.0) for _ in range(3)]
         asked = []
         for i, rows in enumerate(states):
             candidates = [Candidate(row.candidate, row.candidate_ids) for row in rows]
@@ -239,4 +240,5 @@ def test_the_actor_gives_the_same_scores_whoever_asks_with_whom(
     table = branch_values.to_table([row for rows in states for row in rows])
     # Reading on from what is kept, or afresh, differs by the rounding of float32.
     assert found == pytest.approx(score_table(path, table, "").tolist(), abs=1e-4)
-    ray.kill(actor)
+    for actor in actors:
+        ray.kill(actor)
