@@ -8,7 +8,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -270,6 +270,7 @@ def _version(config: ModelConfig) -> str:
     }[config.backend]
 
 
+@cache
 def _local(model: str) -> str:
     """A local directory with the model: the directory itself, or the snapshot of a hub id."""
     folder = named_path(model, "model")

@@ -4,6 +4,7 @@ reloaded in place.
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from actors.language_models.vllm import VllmModel
 from actors.runner_group import RunnerGroup
 from actors.totals import Totals
 from actors.vllm.engine import Arrived, EngineRequest
+from actors.vllm.health import Report
+from actors.vllm.server import HEALTH_GROUP
 from actors.vllm.server_handle import ModelServer
 from r2v_dist.chat import ChatFormat, Turn
 from r2v_dist.config.cluster import ClusterConfig
@@ -195,10 +198,14 @@ def test_an_answer_ends_where_the_model_stops_and_not_where_the_template_has_spa
         assert len(candidate.logprobs) == len(candidate.token_ids) + 1
 
 
-def test_an_engine_killed_in_mid_stage_is_brought_back(
-    server: ModelServer, ray_session: None, tiny_model: Path, tasks: list[Task], tmp_path: Path
-) -> None:
-    """Its units go on with a new engine, and end with the outcomes of undisturbed ones."""
+def played(
+    server: ModelServer,
+    tiny_model: Path,
+    tasks: list[Task],
+    folder: Path,
+    kill_after: int | None = None,
+) -> list[tuple[Any, ...]]:
+    """The outcomes of some units; the first engine is killed once so many are finished."""
     arm = Arm("slm_only", None, "base", "expert", 0)
     units = [Unit("evaluate", "h", task, z, 0, (arm,)) for task in tasks for z in range(6)]
     setup = RunnerSetup(
@@ -213,17 +220,50 @@ def test_an_engine_killed_in_mid_stage_is_brought_back(
     killed: list[int] = []
 
     def kill_when_under_way(totals: Totals, _: int) -> None:
-        if disturb and totals.units >= 4 and not killed:
+        if kill_after is not None and totals.units >= kill_after and not killed:
             killed.append(totals.units)
             ray.kill(server.actors[0], no_restart=False)
 
-    runners, results = RunnerGroup(setup, server, None, cluster.runners, cluster.in_flight), []
-    for disturb in (False, True):
-        folder = tmp_path / str(disturb)
-        roll_out(units, folder, runners, cluster, kill_when_under_way)
-        table = rollout_store.read(folder, ["key", "t", "action", "success"])
-        results.append(sorted(map(tuple, (row.values() for row in table.to_pylist()))))
+    runners = RunnerGroup(setup, server, None, cluster.runners, cluster.in_flight)
+    roll_out(units, folder, runners, cluster, kill_when_under_way)
     runners.stop()
-    assert killed
-    assert killed[0] < len(units)
-    assert results[0] == results[1]
+    assert kill_after is None or killed[0] < len(units)
+    table = rollout_store.read(folder, ["key", "t", "action", "success"])
+    return sorted(map(tuple, (row.values() for row in table.to_pylist())))
+
+
+def test_an_engine_killed_in_mid_stage_is_brought_back(
+    server: ModelServer, tiny_model: Path, tasks: list[Task], tmp_path: Path
+) -> None:
+    """Its units go on with a new engine, and end with the outcomes of undisturbed ones."""
+    undisturbed = played(server, tiny_model, tasks, tmp_path / "undisturbed")
+    assert played(server, tiny_model, tasks, tmp_path / "killed", kill_after=4) == undisturbed
+    assert server.restarts == 1
+
+
+@pytest.mark.slow
+def test_two_engines_play_as_one_and_outlive_the_death_of_either(
+    server: ModelServer, tiny_model: Path, tasks: list[Task], tmp_path: Path
+) -> None:
+    alone = played(server, tiny_model, tasks, tmp_path / "alone")
+    config = CONFIG.model_copy(update={"replicas": 2, "cpu_cores": "0-1"})
+    pair = ModelServer("slm", config, Checkpoint(str(tiny_model), "base"))
+    try:
+        pair.wait()
+        while not all(health(actor).version for actor in pair.actors):
+            time.sleep(1.0)
+        other = health(pair.actors[1])
+        assert played(pair, tiny_model, tasks, tmp_path / "pair", kill_after=4) == alone
+        after = health(pair.actors[1])
+        assert after.process == other.process
+        assert after.tokens > other.tokens
+        pair.wait()
+        assert pair.restarts == 1
+    finally:
+        pair.stop()
+
+
+def health(actor: Any) -> Report:
+    probe = actor.health.options(concurrency_group=HEALTH_GROUP).remote()
+    report: Report = ray.get(probe, timeout=20)
+    return report
