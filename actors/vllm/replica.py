@@ -75,18 +75,24 @@ class Replica:
         self._failed_starts = 0
         return None
 
-    def ask_health(self) -> None:
-        """Send a probe, unless one is under way."""
+    def ask_health(self) -> Any:
+        """The probe that is under way; sent now where there was none."""
         if self.probe is None:
             self.probe = self.actor.health.options(concurrency_group=HEALTH_GROUP).remote()
+        return self.probe
 
     def judge(self, wanted: str) -> Verdict:
-        """What the reply to the probe asks for, if there is one."""
+        """What the reply to the probe asks for, or its absence."""
+        if self.probe is None:
+            return Verdict.NOTHING  # it was restarted meanwhile
         try:
             report = self._reply()
         except RayError as error:
             self.said = first_cause(error)
-            if died(error) and self.watch.seen:
+            if not died(error):
+                self.watch.problem = self.said
+                return Verdict.RESTART
+            if self.watch.seen:
                 self._began_anew(self.said)
             return Verdict.NOTHING
         if report is not None:

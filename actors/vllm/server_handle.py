@@ -172,10 +172,10 @@ class ModelServer:
 
     def _watch(self) -> None:
         try:
-            while not self._over.is_set():
-                for replica in self._replicas:
-                    replica.ask_health()
-                self._await_replies()
+            while not self._over.is_set() and self._failure is None:
+                with self._lock:
+                    probes = [replica.ask_health() for replica in self._replicas]
+                self._await_replies(probes)
                 with self._lock:
                     for replica in self._replicas:
                         self._look_after(replica)
@@ -187,10 +187,9 @@ class ModelServer:
                     f"the watch of the {self._role} engines failed: {first_cause(error)}"
                 )
 
-    def _await_replies(self) -> None:
+    def _await_replies(self, probes: list[Any]) -> None:
         """Return when all have replied, or `engine_probe_deadline_s` has passed."""
         deadline = time.monotonic() + self._cluster.engine_probe_deadline_s
-        probes = [replica.probe for replica in self._replicas]
         while not self._over.is_set() and time.monotonic() < deadline:
             ready, _ = ray.wait(probes, num_returns=len(probes), timeout=_TURN_S)
             if len(ready) == len(probes):
