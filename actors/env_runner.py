@@ -5,7 +5,6 @@ The tree of a unit lives only while the unit runs. An episode leaves the runner 
 all. A runner outlives the stages of a run: everything it knows of a stage comes with the unit.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from actors.language_models.factory import build_model
 from actors.language_models.tokenizer import load_tokenizer
 from actors.language_models.vllm import EngineCall
 from actors.totals import Totals
+from actors.unit_clock import unit_deadline
 from actors.verifier.client import ScorerCall, TrainedVerifier
 from envs.make import perturbed
 from envs.own import EnvSource
@@ -96,7 +96,7 @@ class EnvRunner:
         tree = Tree()
         episodes = list[Episode]()
         try:
-            async with asyncio.timeout(self._setup.unit_timeout_s):
+            async with unit_deadline(self._setup.unit_timeout_s):
                 expert = self._needs_expert(unit)
                 with self._env(unit, expert) as env:
                     world = TreeEnv(env, tree, expert)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic
 
 from actors.batching import Arrivals, Batcher, Question, Reply
+from actors.unit_clock import waiting_for_engine
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.seeding import stable_hash
 
@@ -65,6 +66,10 @@ class Router(Generic[Question, Reply]):
 
     async def ask(self, group: int, question: Question) -> Reply:
         """The reply. Raises RuntimeFailure where no server answers."""
+        with waiting_for_engine():
+            return await self._ask(group, question)
+
+    async def _ask(self, group: int, question: Question) -> Reply:
         lost = 0
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._wait_s

@@ -19,7 +19,7 @@ from typing import Any
 
 from cluster.node_lock import node_lock
 from r2v_dist.chat import ChatTokenizer
-from r2v_dist.config.places import cache_folder
+from r2v_dist.config.places import CACHE_VARIABLE, cache_folder, make_cache
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.seeding import short_hash
 
@@ -74,10 +74,12 @@ class LightTokenizer:
 
 
 def load_tokenizer(folder: str) -> ChatTokenizer:
-    """The tokenizer of a Hugging Face directory. Raises RuntimeFailure where it cannot be read."""
+    """The tokenizer of a Hugging Face directory. Raises RuntimeFailure where it cannot be read, and
+    UsageError where there is no place for the cache.
+    """
     target = cache_folder("tokenizers") / f"{_identity(Path(folder))}.json"
     if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_cache(target.parent, CACHE_VARIABLE)
         with node_lock("tokenizer"):
             if not target.is_file():
                 _write(folder, target)

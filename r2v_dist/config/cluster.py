@@ -31,6 +31,9 @@ class ClusterConfig(Section):
     """What the run needs; it refuses to start with less available."""
     max_restarts: int = Field(3, ge=0, le=1000)
     unit_timeout_s: float = Field(600.0, gt=0, le=1e6)
+    """Longest time that a unit may take, in seconds. Its waits for vLLM engines and trained
+    verifiers do not count, which have deadlines of their own.
+    """
     engine_start_deadline_s: float = Field(600.0, gt=0, le=1e6)
     """Longest time for an engine to be placed and to load its model."""
     engine_load_deadline_s: float = Field(300.0, gt=0, le=1e6)
