@@ -19,4 +19,8 @@ def node_lock(name: str, needed: bool = True) -> Iterator[None]:
     path = Path(tempfile.gettempdir()) / f"r2v-{os.getuid()}-{name}.lock"
     with path.open("w", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            # Closing is not enough: a process forked inside the block holds the file too.
+            fcntl.flock(handle, fcntl.LOCK_UN)

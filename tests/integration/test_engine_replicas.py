@@ -15,7 +15,6 @@ from ray.exceptions import RayActorError
 from transformers import AutoTokenizer
 
 from actors.language_models.vllm import VllmModel
-from actors.vllm.engine import EngineRequest, RequestFailed
 from actors.vllm.health import Report
 from actors.vllm.server import HEALTH_GROUP
 from actors.vllm.server_handle import ModelServer
@@ -106,44 +105,6 @@ def test_one_of_two_is_killed_and_the_other_goes_on(ray_session: None, tiny_mode
         assert {answer.version for answer in answers} == {"v1"}
         assert server.restarts == 1
         assert health(other).process == undisturbed
-
-
-def test_a_bad_request_fails_alone(ray_session: None) -> None:
-    with serving("answer_s=0.01", max_num_seqs=8) as server:
-        [handle] = server.handles()
-        requests = [EngineRequest([n], n, 1, 0.5, 1.0, 4, 1, []) for n in range(-1, 7)]
-
-        async def ask() -> dict[int, Any]:
-            return {place: a async for _, some in handle(requests) for place, a in some}
-
-        answers = asyncio.run(ask())
-        assert isinstance(answers.pop(0), RequestFailed)
-        assert [answer.token_ids for answer in answers.values()] == [[[5]]] * 7
-        assert server.restarts == 0
-
-
-def test_what_takes_too_long_to_compute_is_stopped(ray_session: None, tiny_model: Path) -> None:
-    with serving("answer_s=60", max_num_seqs=2, timeout_s=0.3) as server:
-        with pytest.raises(RuntimeFailure, match=r"after 0\.3 s of computing"):
-            asyncio.run(client(server, tiny_model).sample(request(0)))
-        assert health(server.actors[0]).computing == 0
-
-
-def test_what_nobody_waits_for_any_more_is_stopped(ray_session: None, tiny_model: Path) -> None:
-    with serving("answer_s=60", max_num_seqs=2) as server:
-        model = client(server, tiny_model)
-
-        async def give_up() -> None:
-            asked = [asyncio.ensure_future(model.sample(request(n))) for n in range(8)]
-            while health(server.actors[0]).waiting == 0:
-                await asyncio.sleep(0.05)
-            for one in asked:
-                one.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
-            while (report := health(server.actors[0])).computing or report.waiting:
-                await asyncio.sleep(0.05)
-
-        asyncio.run(asyncio.wait_for(give_up(), 30))
 
 
 @pytest.mark.timeout(90)

@@ -1,0 +1,123 @@
+"""What an engine's actor does with requests, as a plain object whose engine sleeps."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
+import pytest
+
+from actors.routing import ServerNotReady
+from actors.vllm.engine import Arrived, EngineLost, EngineRequest, RequestFailed, Site
+from actors.vllm.health import State
+from actors.vllm.server import EngineServer
+from benchmarks.sleeping_engine import SleepingEngine
+from r2v_dist.config.models import ModelConfig
+
+
+def request(number: int, prompt: int = 3) -> EngineRequest:
+    return EngineRequest([prompt], number, 1, 0.5, 1.0, 4, 1, [], f"id{number}")
+
+
+def server(make: Any = SleepingEngine, **settings: Any) -> EngineServer:
+    config = ModelConfig(backend="vllm", model="sleeping", **settings)
+    return EngineServer(config, Site(), make=make)
+
+
+async def read(stream: AsyncIterator[Arrived]) -> dict[int, Any]:
+    return {place: answer async for _, answers in stream for place, answer in answers}
+
+
+def run(work: Awaitable[None]) -> None:
+    asyncio.run(asyncio.wait_for(work, 20))  # type: ignore[arg-type]
+
+
+def test_a_bad_request_fails_alone() -> None:
+    async def play() -> None:
+        engine = server(max_num_seqs=8)
+        await engine.serve("", "v1")
+        requests = [request(n, prompt=n) for n in range(-1, 7)]
+        answers = await read(engine.stream(requests))
+        assert answers.pop(0) == RequestFailed("ValueError: no such token")
+        assert [answer.token_ids for answer in answers.values()] == [[[5]]] * 7
+        assert (await engine.health()).tokens == 7
+
+    run(play())
+
+
+def test_what_takes_too_long_to_compute_is_stopped_and_waiting_does_not_count() -> None:
+    async def play() -> None:
+        engine = server(max_num_seqs=2, timeout_s=0.3)
+        await engine.serve("answer_s=0.1", "v1")
+        answers = await read(engine.stream([request(n) for n in range(16)]))
+        assert not any(isinstance(answer, RequestFailed) for answer in answers.values())
+        await engine.serve("answer_s=60", "v2")
+        [answer] = (await read(engine.stream([request(0)]))).values()
+        assert answer == RequestFailed("no answer after 0.3 s of computing (timeout_s)")
+        assert (await engine.health()).computing == 0
+
+    run(play())
+
+
+def test_what_nobody_waits_for_any_more_is_stopped() -> None:
+    async def play() -> None:
+        engine = server(max_num_seqs=2)
+        await engine.serve("answer_s=60", "v1")
+        reading = asyncio.ensure_future(read(engine.stream([request(n) for n in range(8)])))
+        while not (await engine.health()).waiting:
+            await asyncio.sleep(0.01)
+        for number in range(8):
+            await engine.cancel(f"id{number}")
+        answers = await reading
+        assert set(answers.values()) == {RequestFailed("it was cancelled")}
+        report = await engine.health()
+        assert (report.computing, report.waiting) == (0, 0)
+
+    run(play())
+
+
+def test_without_an_engine_nothing_is_taken() -> None:
+    async def play() -> None:
+        engine = server()
+        assert (await engine.health()).state is State.EMPTY
+        with pytest.raises(ServerNotReady, match="the engine is empty"):
+            await read(engine.stream([request(0)]))
+
+    run(play())
+
+
+def test_an_engine_that_does_not_start_says_why() -> None:
+    def refuses(*_: Any) -> Any:
+        raise ValueError("no memory for the cache")
+
+    async def play() -> None:
+        engine = server(refuses)
+        with pytest.raises(ValueError, match="no memory"):
+            await engine.serve("", "v1")
+        report = await engine.health()
+        assert (report.state, report.problem) == (
+            State.FAILED,
+            "ValueError: no memory for the cache",
+        )
+
+    run(play())
+
+
+class Dying(SleepingEngine):
+    async def generate(self, request: EngineRequest) -> Any:
+        if request.seed == 1:
+            raise EngineLost("the core has died")
+        return await super().generate(request)
+
+
+def test_an_engine_that_dies_says_so_and_takes_nothing_more() -> None:
+    async def play() -> None:
+        engine = server(Dying)
+        await engine.serve("answer_s=60", "v1")
+        with pytest.raises(EngineLost, match="the core has died"):
+            await read(engine.stream([request(0), request(1)]))
+        report = await engine.health()
+        assert (report.state, report.problem) == (State.FAILED, "EngineLost: the core has died")
+        with pytest.raises(ServerNotReady):
+            await read(engine.stream([request(2)]))
+
+    run(play())
