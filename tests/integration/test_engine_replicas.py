@@ -75,7 +75,7 @@ def version(actor: Any) -> str:
 def test_ten_times_as_much_as_an_engine_can_do_is_late_and_not_lost(
     ray_session: None, tiny_model: Path
 ) -> None:
-    with serving("answer_s=0.1", max_num_seqs=4, timeout_s=0.5) as server:
+    with serving("answer_s=0.1", max_num_seqs=4, timeout_s=2.0) as server:
         model = client(server, tiny_model)
 
         async def overload() -> list[Answer]:
