@@ -25,7 +25,7 @@ from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Request, Sampling
 from r2v_dist.storage.checkpoints import Checkpoint
 
-CLUSTER = ClusterConfig(engine_probe_deadline_s=0.2, max_restarts=2)
+CLUSTER = ClusterConfig(engine_probe_deadline_s=2.0, max_restarts=2)
 
 
 @contextlib.contextmanager
