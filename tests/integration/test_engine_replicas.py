@@ -14,15 +14,22 @@ import ray
 from ray.exceptions import RayActorError
 from transformers import AutoTokenizer
 
+from actors.dispatcher import roll_out
+from actors.env_runner import RunnerSetup
 from actors.language_models.vllm import VllmModel
+from actors.runner_group import RunnerGroup
+from actors.totals import Totals
 from actors.vllm.health import Report
 from actors.vllm.server import HEALTH_GROUP
 from actors.vllm.server_handle import ModelServer
 from benchmarks.sleeping_engine import SleepingEngine
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.perturbation import PerturbConfig
+from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Request, Sampling
+from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.checkpoints import Checkpoint
 
 CLUSTER = ClusterConfig(engine_probe_deadline_s=2.0, max_restarts=2)
@@ -105,6 +112,34 @@ def test_one_of_two_is_killed_and_the_other_goes_on(ray_session: None, tiny_mode
         assert {answer.version for answer in answers} == {"v1"}
         assert server.restarts == 1
         assert health(other).process == undisturbed
+
+
+def test_a_stage_outlives_an_engine_and_keeps_its_runners(
+    ray_session: None, tiny_model: Path, tasks: list[Task], tmp_path: Path
+) -> None:
+    arm = Arm("slm_only", None, "v1", "expert", 0)
+    units = [Unit("evaluate", "h", task, z, 0, (arm,)) for task in tasks for z in range(6)]
+    cluster = ClusterConfig(runners=1, in_flight=8, shard_episodes=4)
+    expert = ModelConfig(backend="expert")
+    with serving("answer_s=0.05", max_num_seqs=8, replicas=2) as server:
+        setup = RunnerSetup(server.config, expert, str(tiny_model), "", PerturbConfig(), 200)
+        runners = RunnerGroup(setup, server, None, cluster.runners, cluster.in_flight)
+        members = list(runners.members)
+        killed: list[int] = []
+
+        def kill_when_under_way(totals: Totals, _: int) -> None:
+            if not killed:
+                killed.append(totals.units)
+                ray.kill(server.actors[0], no_restart=False)
+
+        totals = roll_out(units, tmp_path, runners, cluster, kill_when_under_way)
+        assert killed[0] < len(units)
+        assert list(runners.members) == members
+        runners.stop()
+    assert totals.units == len(units)
+    table = rollout_store.outcomes(rollout_store.read(tmp_path, ["key", "t", "success"]))
+    keys = table["key"].to_pylist()
+    assert sorted(keys) == sorted(str(unit.key(arm)) for unit in units)
 
 
 @pytest.mark.timeout(90)
