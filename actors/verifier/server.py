@@ -62,12 +62,14 @@ def start_verifier(path: str, version: str, config: VerifierConfig) -> Any:
     """
     import ray
 
+    gpus = resources.gpu_share(config.gpu_memory_utilization)
+    variables = environment.of_scorer(config.threads, gpus > 0) | resources.variables()
     options = {
         "num_cpus": 0,
-        "num_gpus": resources.gpu_share(config.gpu_memory_utilization),
+        "num_gpus": gpus,
         "max_concurrency": 1024,
         "max_restarts": 3,
-        "runtime_env": {"env_vars": environment.of_scorer(config.threads)},
+        "runtime_env": {"env_vars": variables},
     }
     return (
         ray.remote(VerifierServer).options(**options).remote(os.path.abspath(path), version, config)

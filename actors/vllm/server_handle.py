@@ -46,7 +46,7 @@ class ModelServer:
                 num_cpus=0,
                 num_gpus=gpus,
                 max_concurrency=1024,
-                runtime_env={"env_vars": environment.of_engine(gpus > 0)},
+                runtime_env={"env_vars": environment.of_engine(gpus > 0) | resources.variables()},
             )
             # An engine measures how much of its GPU is free; what starts beside it meanwhile would
             # mislead both.

@@ -8,7 +8,7 @@ so that a run can be resumed on another machine.
 
 import json
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -70,6 +70,11 @@ class RunConfig(Section):
             if problem is not None:
                 raise ValueError(problem)
         return self
+
+    def with_gpus(self, gpus: Literal["require", "none"]) -> "RunConfig":
+        """The same run with `cluster.gpus` decided."""
+        cluster = self.cluster.model_copy(update={"gpus": gpus})
+        return self.model_copy(update={"cluster": cluster})
 
     @property
     def alpha(self) -> float:

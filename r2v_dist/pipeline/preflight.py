@@ -14,7 +14,8 @@ from urllib.request import getproxies, proxy_bypass
 import psutil
 import yaml
 
-from cluster.resources import Resources, placement_problem, ranks_of, ranks_problem
+from cluster import resources
+from cluster.placement import Node, misfit
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig, shown_address
 from r2v_dist.config.places import named_path, require_writable
@@ -50,13 +51,13 @@ def resource_plan(config: RunConfig) -> str:
         ),
         (
             "GPUs",
-            f"{sum(config.gpus.values()):g}",
-            "where the cluster has any; a learner's rank takes a whole one",
+            f"{sum(config.gpus.values()):g}" if _on_gpus(config) else "0",
+            f"cluster.gpus = {config.cluster.gpus}; a learner's rank takes a whole one",
         ),
         (
             "learner ranks",
-            str(max(ranks_of(config).values(), default=0)),
-            "a core each, or a GPU each where there are as many",
+            str(max(resources.ranks_of(config).values(), default=0)),
+            "a core each, and a GPU each where models run on GPUs",
         ),
         *_sandbox_row(config),
         (
@@ -161,18 +162,25 @@ def check_operators(config: RunConfig) -> None:
 
 def _problem_here(config: RunConfig) -> str | None:
     """What there is no room for on this machine."""
-    gpus = local_gpus()
+    on_gpus = _on_gpus(config)
     there = set(os.sched_getaffinity(0))
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
-        if model.backend == "vllm" and not gpus and model.cpu_cores:
+        if model.backend == "vllm" and not on_gpus and model.cpu_cores:
             missing = sorted(_cores(model.cpu_cores) - there)
             if missing:
                 return (
                     f"{role}.cpu_cores = {model.cpu_cores}: there is no core {missing[0]} here; "
                     f"there are {len(there)}, from {min(there)}"
                 )
-    cores = config.cluster.num_cpus or os.cpu_count() or 1
-    return placement_problem(config, Resources(cores, gpus))
+    return resources.placement_problem(config, [_this_machine(config.cluster)], on_gpus)
+
+
+def _on_gpus(config: RunConfig) -> bool:
+    return resources.on_gpus(config.cluster, [_this_machine(config.cluster)])
+
+
+def _this_machine(cluster: ClusterConfig) -> Node:
+    return Node("this machine", cluster.num_cpus or os.cpu_count() or 1, local_gpus())
 
 
 def _cores(text: str) -> set[int]:
@@ -306,8 +314,9 @@ def _no_room_here(config: SimulatedConfig) -> str | None:
     ranks = config.router.deepspeed.ranks
     if config.cluster.address or ranks == 1:
         return None
-    cores = config.cluster.num_cpus or os.cpu_count() or 1
-    return ranks_problem({"router.deepspeed.ranks": ranks}, Resources(cores, 0))
+    asked = resources.rank_bundle("router", ranks, gpus=False)
+    problem = misfit([asked], [_this_machine(config.cluster)])
+    return f"{problem}; {resources.fix(config.cluster, gpus=False)}" if problem else None
 
 
 def _require_memory(cluster: ClusterConfig) -> None:

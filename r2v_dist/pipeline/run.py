@@ -31,6 +31,12 @@ def execute(config: RunConfig) -> RunDir:
 
     folder = RunDir(config.run_dir.resolve())
     with folder.lock(config.cluster.lease_s) as run, contextlib.ExitStack() as stack:
+        if config.cluster.gpus == "auto" and run.began_on_gpus():
+            config = config.with_gpus("require")  # whichever nodes are alive today
+            warn(
+                "cluster.gpus = auto: this run began on GPUs and continues on them; set none for "
+                "CPUs"
+            )
         run.write_config(config)
         services = Services(config, run, stack)
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cluster import resources
 from r2v_dist import files
@@ -18,7 +18,7 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.places import named_path
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
-from r2v_dist.errors import UsageError
+from r2v_dist.errors import UsageError, warn
 from r2v_dist.pipeline.progress import Progress
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.metrics_log import last_row
@@ -129,6 +129,9 @@ class Services:
     def learner_progress(self, name: str, metrics: Path, ranks: int) -> Iterator[None]:
         """See to it that the ranks can start and find GPUs, and show what the learner logs while
         the block runs.
+
+        Args:
+            ranks: those that take a GPU each where models run on GPUs; 0 for a router.
         """
         self._session
         progress = Progress(name)
@@ -151,7 +154,10 @@ class Services:
         """End engines, scorer and runners where they hold GPUs that the ranks need; what is asked
         next starts them again.
         """
-        if "_servers" not in self.__dict__ or not resources.must_make_room(ranks):
+        if "_servers" not in self.__dict__:
+            return
+        held = resources.rollout_bundles(self._config, resources.decided().gpus)
+        if not resources.must_make_room(ranks, held):
             return
         if runners := self.__dict__.pop("_runners", None):
             runners.stop()
@@ -170,6 +176,9 @@ class Services:
         from cluster.session import ray_session
 
         self._stack.enter_context(ray_session(self._config.cluster, self._run.root / "logs"))
+        gpus: Literal["require", "none"] = "require" if resources.decided().gpus else "none"
+        self._config = self._config.with_gpus(gpus)
+        self._run.write_config(self._config)
 
     @cached_property
     def _servers(self) -> "dict[str, ModelServer]":
@@ -182,7 +191,7 @@ class Services:
 
         servers = {}
         config = self._config
-        resources.require_placement(config)
+        self._require_placement()
         if config.slm.backend == "vllm":
             servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint())
         if config.teacher.backend == "vllm":
@@ -191,6 +200,18 @@ class Services:
                 "teacher", config.teacher, checkpoint, after=servers.get("slm")
             )
         return servers
+
+    def _require_placement(self) -> None:
+        """Return when the cluster holds what rollouts start. Raises UsageError where nodes that it
+        can have never hold what the run starts, RuntimeFailure when none has joined in time.
+        """
+        session = resources.decided()
+        problem = resources.placement_problem(self._config, resources.nodes(), session.gpus)
+        if problem and not session.may_grow:
+            raise UsageError(problem)
+        if problem:
+            warn(problem)  # at once, also where a learner is what has to wait in the end
+        resources.require_room(resources.rollout_bundles(self._config, session.gpus))
 
     @cached_property
     def _runners(self) -> "Runners":

@@ -77,6 +77,14 @@ class RunDir:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         files.write_atomically(self.root / "config.yaml", text)
 
+    def began_on_gpus(self) -> bool:
+        """Whether the run has required GPUs before. A damaged configuration says nothing."""
+        path = self.root / "config.yaml"
+        if not path.is_file():
+            return False
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "  gpus: require" in lines  # as `write_config` writes it
+
     def manifest(self, stage: str) -> Manifest | None:
         """The record of a complete stage, None when it is not complete. A damaged record gives a
         warning and None."""
