@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from learners.common.deepspeed_setup import deepspeed_arguments, require_deepspeed
+from learners.common.preemption import preemption_watch
 from r2v_dist import files
 from r2v_dist.config.learners import LearnerConfig, LoraConfig
 from r2v_dist.errors import RuntimeFailure
@@ -65,6 +66,16 @@ def trainer_arguments(name: str, config: LearnerConfig, stage: Path, seed: int) 
     }
 
 
+def model_arguments(config: LearnerConfig) -> dict[str, Any]:
+    """How the model to train is loaded."""
+    import torch
+
+    arguments: dict[str, Any] = {"dtype": torch.bfloat16 if config.bf16 else torch.float32}
+    if config.attention != "auto":
+        arguments["attn_implementation"] = config.attention
+    return arguments
+
+
 def lora_adapter(
     config: LoraConfig | None, task: str = "CAUSAL_LM", without: tuple[str, ...] = ()
 ) -> Any:
@@ -107,6 +118,7 @@ def train(trainer: Any, stage: Path) -> None:
     step = int(resumed.rpartition("-")[2]) if resumed else 0
     if torch.distributed.get_rank() == 0:
         _forget_metrics_after(stage / "metrics.jsonl", step)
+    trainer.add_callback(preemption_watch())
     trainer.train(resume_from_checkpoint=resumed)
     require_deepspeed(trainer)
 

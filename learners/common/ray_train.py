@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import environment, resources
-from r2v_dist.config.learners import DeepSpeedConfig
+from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.files import write_atomically
 

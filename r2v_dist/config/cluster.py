@@ -78,7 +78,7 @@ class ClusterConfig(Section):
                 raise ValueError(f"{name!r} is no name of an environment variable; correct it")
             if name.startswith(_DECIDED):
                 raise ValueError(
-                    f"{name} follows from cluster.gpus and the Ray session; leave it out"
+                    f"variable {name} follows from cluster.gpus and the Ray session; leave it out"
                 )
         return env
 

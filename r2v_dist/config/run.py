@@ -120,9 +120,11 @@ class RunConfig(Section):
 
     def content_hash(self) -> str:
         """Hash of everything that decides an outcome."""
-        content = self.model_dump(
-            mode="json", exclude={"cluster", "run_dir", "name", "env", "slm", "teacher", "verifier"}
-        )
+        apart = {"env", "slm", "teacher", "verifier"}
+        content = self.model_dump(mode="json", exclude={"cluster", "run_dir", "name", *apart})
+        content |= {"sandbox": self.sandbox.content(), "bc": self.bc.content()}
+        content["dpo"] = self.dpo and self.dpo.content()
+        content["router"] = self.router and self.router.content()
         verifier = self.verifier and self.verifier.content()
         parts = [content, self.env.content(), self.slm.content(), self.teacher.content(), verifier]
         return short_hash(json.dumps(parts, sort_keys=True))

@@ -51,7 +51,7 @@ def resource_plan(config: RunConfig) -> str:
         ),
         (
             "GPUs",
-            f"{sum(config.gpus.values()):g}" if _on_gpus(config) else "0",
+            f"{sum(config.gpus.values()):g}" if _may_use_gpus(config) else "0",
             f"cluster.gpus = {config.cluster.gpus}; a learner's rank takes a whole one",
         ),
         (
@@ -177,6 +177,12 @@ def _problem_here(config: RunConfig) -> str | None:
 
 def _on_gpus(config: RunConfig) -> bool:
     return resources.on_gpus(config.cluster, [_this_machine(config.cluster)])
+
+
+def _may_use_gpus(config: RunConfig) -> bool:
+    """Also where a cluster decides, of which nothing is known here."""
+    elsewhere = bool(config.cluster.address) and config.cluster.gpus == "auto"
+    return elsewhere or _on_gpus(config)
 
 
 def _this_machine(cluster: ClusterConfig) -> Node:

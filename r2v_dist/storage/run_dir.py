@@ -136,6 +136,15 @@ class RunDir:
         if damaged is not None:
             raise damaged
 
+    def begun(self, stage: str) -> str:
+        """The hash of the inputs of the last attempt; empty where there is none that can be read."""
+        attempts = self.root / "stages" / stage / "attempts.jsonl"
+        try:
+            previous = files.read_json_lines(attempts)
+        except DamagedFile:
+            return ""
+        return str(previous[-1].get("input_hash", "")) if previous else ""
+
     def begin(self, stage: str, input_hash: str) -> None:
         """Record an attempt; set aside the files of an attempt with other inputs."""
         self._require_lease()

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from learners.common.ray_train import run_ranks
-from r2v_dist.config.learners import DeepSpeedConfig
+from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from tests.runs import ROOT
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from cluster.session import ray_session
 from learners.common.ray_train import run_ranks
 from r2v_dist.config.cluster import ClusterConfig
-from r2v_dist.config.learners import DeepSpeedConfig
+from r2v_dist.config.deepspeed import DeepSpeedConfig
 
 def loop():
     raise AssertionError("there is no room for a rank")

@@ -210,3 +210,19 @@ def test_an_operator_that_does_not_exist_is_named_with_the_nearest(
     assert (
         "perturb.rates: unknown operator failur; did you mean failure?" in capsys.readouterr().err
     )
+
+
+def test_a_dry_run_shows_the_memory_of_every_phase_and_of_common_shapes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["run", str(CONFIGS / "humaneval_qwen14b.yaml"), "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    engine = next(line for line in lines if line.startswith("# slm engine, 2 GPUs"))
+    assert "weights 13.76" in engine  # 2 bytes x 14,770,033,664 / 2 GPUs
+    assert "cache 1.50 for a context of 16384 tokens" in engine  # 2 x 48 x 4 x 128 x 2 bytes each
+    for learner in ("bc", "verifier", "dpo"):
+        assert any(line.startswith(f"# {learner}, ZeRO-3 x 8, LoRA 32") for line in lines)
+    rows = [line.split()[1] for line in lines if line.startswith(("# 0.5B", "# 7", "# 14B"))]
+    assert rows == ["0.5B", "7B", "14B", "70B"]
+    main(["run", str(DEMO), "--dry-run", "slm.model=someone/else", "verifier.model=someone/else"])
+    assert capsys.readouterr().out.count("someone/else: its shape is not known here") == 4
