@@ -6,14 +6,19 @@ from r2v_dist.config.deepspeed import DeepSpeedConfig, Offload
 from r2v_dist.errors import RuntimeFailure, UsageError
 
 
-def deepspeed_arguments(config: DeepSpeedConfig) -> dict[str, Any]:
+def deepspeed_arguments(config: DeepSpeedConfig, universal: bool = False) -> dict[str, Any]:
     """Trainer arguments that put DeepSpeed in charge. Call on every rank before the trainer's
     config is made. Raises UsageError for a setting in `config.extra` that DeepSpeed refuses.
+
+    Args:
+        universal: whether training goes on from a universal checkpoint.
     """
     import torch
 
     settings = deepspeed_settings(config, torch.cuda.is_available())
     _require_known(settings["zero_optimization"])
+    if universal:
+        settings["checkpoint"] = {"load_universal": True}
     arguments: dict[str, Any] = {"deepspeed": settings}
     if not torch.cuda.is_available():
         import deepspeed

@@ -3,6 +3,7 @@ nodes that join while a run waits are what it waited for.
 """
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,10 @@ def on_a_cluster(folder: Path) -> None:
             ):
                 resources.require_room([FOUR])
             resources.begin(patient)
-            answer = threading.Thread(target=add_what_is_demanded, args=(cluster,))
-            answer.start()
-            resources.require_room([FOUR])
-            answer.join()
+            with ThreadPoolExecutor(1) as run:
+                waits = run.submit(resources.require_room, [FOUR])
+                add_what_is_demanded(cluster)
+                waits.result()
             assert max(node.gpus for node in resources.nodes()) == 4
             resources.begin(patient.model_copy(update={"gpus": "none"}))
             assert resources.gpu_share(0.6) == 0
