@@ -126,6 +126,21 @@ def learner_bundles(config: RunConfig, gpus: bool) -> list[Bundle]:
     return [rank_bundle(learner, count, gpus) for learner, count in ranks_of(config).items()]
 
 
+def require_placement(config: RunConfig) -> None:
+    """Return when the cluster holds what rollouts start.
+
+    Raises UsageError where nodes that it can have never hold what the run starts, RuntimeFailure
+    when none has joined in time.
+    """
+    session = decided()
+    problem = placement_problem(config, nodes(), session.gpus)
+    if problem and not session.may_grow:
+        raise UsageError(problem)
+    if problem:
+        warn(problem)  # at once, also where a learner is what has to wait in the end
+    require_room(rollout_bundles(config, session.gpus))
+
+
 def placement_problem(config: RunConfig, there: Sequence[Node], gpus: bool) -> str | None:
     """Why there is never room on these nodes for something that the run starts; None where there
     may be.

@@ -39,12 +39,13 @@ def prepare(checkpoint: Path, config: DeepSpeedConfig, learner: str) -> str:
         return "as it is"
     decision = ["again"]
     if torch.distributed.get_rank() == 0:
-        problem = _convert(checkpoint, sharded, config)
+        same_kind = bool(ranks) == bool(now[0]) and sharded == now[1]
+        problem = _convert(checkpoint) if same_kind else "it is of another stage of ZeRO"
         decision = ["again" if problem else "universal"]
         if problem:
             line = (
-                f"learner {learner}: its checkpoint of {ranks or 'undivided'} ranks does not serve "
-                f"{config.ranks} with ZeRO-{config.zero_stage} ({problem}); it starts again"
+                f"learner {learner}: its checkpoint, in {ranks} parts, does not serve "
+                f"{config.ranks} ranks with ZeRO-{config.zero_stage} ({problem}); it starts again"
             )
             append_json_line(checkpoint.parents[1] / NOTICES, {"text": line})
             checkpoint.parent.rename(checkpoint.parent.with_name("checkpoints_of_other_ranks"))
@@ -52,10 +53,8 @@ def prepare(checkpoint: Path, config: DeepSpeedConfig, learner: str) -> str:
     return decision[0]
 
 
-def _convert(checkpoint: Path, sharded: bool, config: DeepSpeedConfig) -> str:
+def _convert(checkpoint: Path) -> str:
     """Write the universal form beside the parts; the problem, empty where there is none."""
-    if not config.zero_stage or sharded != (config.zero_stage == 3):
-        return "it is of another stage of ZeRO"
     if (checkpoint / _UNIVERSAL).is_file():
         return ""
     tag = (checkpoint / "latest").read_text(encoding="utf-8").strip()

@@ -28,6 +28,25 @@ def memory_plan(config: RunConfig) -> str:
     return "\n".join([*lines, *_engines(config), *_learners(config), *_shapes()])
 
 
+def disk_gib(config: RunConfig) -> float:
+    """What checkpoints take, in GiB; models of unknown shape count nothing.
+
+    Every training seed keeps what its learners publish. While one trains it has two checkpoints and
+    writes a third, each with the optimizer and with the weights twice: by DeepSpeed and by Hugging
+    Face.
+    """
+    published, under_way = 0, 0
+    for _, model, learner in _trained(config):
+        shape = _shape(model)
+        if shape is None:
+            continue
+        setup = _setup(shape, learner, config)
+        weights = setup.value_bytes * setup.all_parameters
+        published += setup.value_bytes * shape.parameters
+        under_way = max(under_way, 3 * (2 * weights + 12 * setup.trained))
+    return (config.training_seeds * published + under_way) / GIB
+
+
 def _engines(config: RunConfig) -> Iterator[str]:
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
         if model.backend == "vllm":
@@ -35,16 +54,23 @@ def _engines(config: RunConfig) -> Iterator[str]:
 
 
 def _learners(config: RunConfig) -> Iterator[str]:
+    learners = list(_trained(config))
+    if learners:
+        yield f"# {'':<34}" + "".join(f"{name:>12}" for name in _COLUMNS) + "   fits GPUs"
+    for name, model, learner in learners:
+        yield _learner(name, model, learner, config)
+
+
+def _trained(config: RunConfig) -> Iterator[tuple[str, str, LearnerConfig]]:
+    """The learners of language models, with the model that each begins from."""
     if config.slm.backend != "vllm":
         return
-    yield f"# {'':<34}" + "".join(f"{name:>12}" for name in _COLUMNS) + "   fits GPUs"
     verifier = config.verifier
-    yield _learner("bc", config.slm.model, config.bc, config)
+    yield "bc", config.slm.model, config.bc
     if verifier is not None and verifier.kind == "trained":
-        model = verifier.model or config.slm.model
-        yield _learner("verifier", model, verifier.training, config)
+        yield "verifier", verifier.model or config.slm.model, verifier.training
     if config.dpo is not None:
-        yield _learner("dpo", config.slm.model, config.dpo, config)
+        yield "dpo", config.slm.model, config.dpo
 
 
 def _engine(role: str, model: ModelConfig) -> str:

@@ -23,8 +23,10 @@ from r2v_dist.config.run import RunConfig
 from r2v_dist.config.simulated import SimulatedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.pipeline.chat_check import check_chat
+from r2v_dist.pipeline.memory_plan import disk_gib
 
 DISK_GIB = 2.0
+"""Of a run, besides its checkpoints."""
 
 
 def resource_plan(config: RunConfig) -> str:
@@ -38,7 +40,7 @@ def resource_plan(config: RunConfig) -> str:
         *_executor_row(config),
         ("CPU cores", str(config.cluster.num_cpus or "all"), str(os.cpu_count())),
         ("memory", f"{config.cluster.memory_gib:.1f} GiB", f"{_available_gib():.1f} GiB"),
-        ("disk", f"{DISK_GIB:.1f} GiB", f"{_free_disk_gib(config.run_dir):.1f} GiB"),
+        ("disk", f"{_disk_gib(config):.1f} GiB", f"{_free_disk_gib(config.run_dir):.1f} GiB"),
         (
             "env runners",
             str(config.cluster.runners),
@@ -118,10 +120,11 @@ def check(config: RunConfig) -> None:
     if not config.cluster.address and (problem := _problem_here(config)):
         raise UsageError(problem)
     _require_memory(config.cluster)
-    if _free_disk_gib(config.run_dir) < DISK_GIB:
+    free, needed = _free_disk_gib(config.run_dir), _disk_gib(config)
+    if free < needed and not _has_checkpoints(config.run_dir):
         raise RuntimeFailure(
-            f"run_dir = {config.run_dir}: less than {DISK_GIB:.0f} GiB of disk are free there; "
-            f"choose another run_dir"
+            f"run_dir = {config.run_dir}: {free:.1f} GiB of disk are free there, and checkpoints "
+            f"and episodes take {needed:.1f}; choose another run_dir"
         )
     # Last, because a tokenizer takes seconds to load.
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
@@ -245,6 +248,15 @@ def _check_endpoint(role: str, base_url: str) -> None:
             f"{role}.base_url = {shown_address(base_url)}: cannot be reached ({error}); start the "
             f"endpoint or correct the address"
         ) from None
+
+
+def _disk_gib(config: RunConfig) -> float:
+    return DISK_GIB + disk_gib(config)
+
+
+def _has_checkpoints(run_dir: Path) -> bool:
+    """Whether a run is continued, which holds some of what it takes."""
+    return (run_dir / "checkpoints").is_dir()
 
 
 def _free_disk_gib(folder: Path) -> float:

@@ -18,7 +18,7 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.places import named_path
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
-from r2v_dist.errors import UsageError, warn
+from r2v_dist.errors import UsageError
 from r2v_dist.pipeline.progress import Progress
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.metrics_log import last_row
@@ -191,7 +191,7 @@ class Services:
 
         servers = {}
         config = self._config
-        self._require_placement()
+        resources.require_placement(config)
         if config.slm.backend == "vllm":
             servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint())
         if config.teacher.backend == "vllm":
@@ -200,18 +200,6 @@ class Services:
                 "teacher", config.teacher, checkpoint, after=servers.get("slm")
             )
         return servers
-
-    def _require_placement(self) -> None:
-        """Return when the cluster holds what rollouts start. Raises UsageError where nodes that it
-        can have never hold what the run starts, RuntimeFailure when none has joined in time.
-        """
-        session = resources.decided()
-        problem = resources.placement_problem(self._config, resources.nodes(), session.gpus)
-        if problem and not session.may_grow:
-            raise UsageError(problem)
-        if problem:
-            warn(problem)  # at once, also where a learner is what has to wait in the end
-        resources.require_room(resources.rollout_bundles(self._config, session.gpus))
 
     @cached_property
     def _runners(self) -> "Runners":
