@@ -20,6 +20,8 @@ _DRIVER = {
     "RAY_raylet_start_wait_time_s": "120",
     **_NO_TOKENIZER_THREADS,
 }
+_ROOM_S = 60.0
+"""Engines that make room for ranks need some seconds to end."""
 _ALONE = {"RAY_AUTH_MODE": "disabled"}
 """Of Ray on this machine, which listens on the loopback interface only. A cluster that is joined
 has its own mode.
@@ -44,7 +46,8 @@ GPU vLLM does not start without the compiler.
 
 def of_driver(cluster: ClusterConfig) -> dict[str, str]:
     """Of the process that starts Ray or joins it."""
-    wait = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{max(1.0, cluster.wait_for_resources_s)}"}
+    wait_s = max(_ROOM_S, cluster.wait_for_resources_s)
+    wait = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{wait_s}"}
     return {**_DRIVER, **wait, **({} if cluster.address else _ALONE)}
 
 

@@ -29,7 +29,9 @@ class ClusterConfig(Section):
     `require` where a node has a GPU, else `none`; a run that began with GPUs continues with them.
     """
     wait_for_resources_s: float = Field(600.0, ge=0, le=1e6)
-    """A joined cluster: the longest wait for nodes with what is requested, in seconds."""
+    """Longest wait, in seconds, for nodes of a joined cluster that have what is requested, and of
+    ranks for cores and GPUs that others hold (at least 60).
+    """
     collective_timeout_s: int = Field(1800, ge=1, le=1_000_000)
     """Longest time that a rank waits for the others in one operation of NCCL or Gloo, in seconds."""
     env: dict[str, str] = Field(default_factory=dict)

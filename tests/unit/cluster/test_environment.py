@@ -29,4 +29,6 @@ def test_a_joined_cluster_decides_about_tokens() -> None:
 def test_a_start_of_ranks_waits_as_long_as_is_configured() -> None:
     patient = environment.of_driver(ClusterConfig(wait_for_resources_s=77))
     assert patient["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "77.0"
+    hasty = environment.of_driver(ClusterConfig(wait_for_resources_s=0))
+    assert hasty["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "60.0"
     assert "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in patient
