@@ -15,15 +15,10 @@ from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import UsageError, warn
 
-_RANKS = {
-    "bc": "bc.deepspeed.ranks",
-    "verifier": "verifier.training.deepspeed.ranks",
-    "dpo": "dpo.deepspeed.ranks",
-    "router": "router.deepspeed.ranks",
-}
-"""The key that says how many ranks a learner has."""
-_ON_CORES = ("router",)
-"""Learners whose ranks never take a GPU: a router has a few thousand parameters."""
+_SECTIONS = {"verifier": "verifier.training"}
+"""Of the configuration, where a learner has another name."""
+_ON_CORES = "router"
+"""The learner whose ranks never take a GPU: a router has a few thousand parameters."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +94,13 @@ def variables() -> dict[str, str]:
 
 def learner_on_gpu(learner: str) -> bool:
     """Whether the ranks of a learner take a GPU each."""
-    return decided().gpus and learner not in _ON_CORES
+    return decided().gpus and learner != _ON_CORES
 
 
 def rank_bundle(learner: str, ranks: int, gpus: bool) -> Bundle:
     """What the ranks of a learner need: a core each, and a GPU where models run on GPUs."""
-    key = _RANKS.get(learner, f"{learner}.deepspeed.ranks")
-    gpu = 1.0 if gpus and learner not in _ON_CORES else 0.0
-    return Bundle("a rank", key, ranks, 1.0, gpu, ranks)
+    key = f"{_SECTIONS.get(learner, learner)}.deepspeed.ranks"
+    return _ranks(key, ranks, gpus and learner != _ON_CORES)
 
 
 def rollout_bundles(config: RunConfig, gpus: bool) -> list[Bundle]:
@@ -123,7 +117,14 @@ def rollout_bundles(config: RunConfig, gpus: bool) -> list[Bundle]:
 
 def learner_bundles(config: RunConfig, gpus: bool) -> list[Bundle]:
     """What the ranks of every learner of this run need; learners run one after the other."""
-    return [rank_bundle(learner, count, gpus) for learner, count in ranks_of(config).items()]
+    return [
+        _ranks(key, count, gpus and not key.startswith(_ON_CORES))
+        for key, count in ranks_of(config).items()
+    ]
+
+
+def _ranks(key: str, count: int, gpu_each: bool) -> Bundle:
+    return Bundle("a rank", key, count, 1.0, 1.0 if gpu_each else 0.0, count)
 
 
 def require_placement(config: RunConfig) -> None:
@@ -162,16 +163,16 @@ def fix(cluster: ClusterConfig, gpus: bool) -> str:
 
 
 def ranks_of(config: RunConfig) -> dict[str, int]:
-    """How many ranks every learner of this run has."""
+    """How many ranks every learner of this run has, by the key that says so."""
     ranks: dict[str, int] = {}
     if config.slm.backend == "vllm":
-        ranks["bc"] = config.bc.deepspeed.ranks
+        ranks["bc.deepspeed.ranks"] = config.bc.deepspeed.ranks
     if config.verifier is not None and config.verifier.kind == "trained":
-        ranks["verifier"] = config.verifier.training.deepspeed.ranks
+        ranks["verifier.training.deepspeed.ranks"] = config.verifier.training.deepspeed.ranks
     if config.dpo is not None:
-        ranks["dpo"] = config.dpo.deepspeed.ranks
+        ranks["dpo.deepspeed.ranks"] = config.dpo.deepspeed.ranks
     if config.router is not None:
-        ranks["router"] = config.router.deepspeed.ranks
+        ranks["router.deepspeed.ranks"] = config.router.deepspeed.ranks
     return ranks
 
 
@@ -183,7 +184,7 @@ def must_make_room(ranks: int, rollout: Sequence[Bundle]) -> bool:
     """
     if not ranks or not decided().gpus:
         return False
-    asked = Bundle("a rank", "ranks", ranks, 1.0, 1.0, ranks)
+    asked = _ranks("ranks", ranks, gpu_each=True)
     held = [replace(bundle, gpus=math.ceil(bundle.gpus)) for bundle in rollout if bundle.gpus]
     together = misfit([asked, *held], nodes())
     return together is not None or misfit([asked], _free_nodes()) is not None
