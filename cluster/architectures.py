@@ -36,6 +36,8 @@ class Shape:
     """Norms of a layer with one weight per hidden unit."""
     head_norms: bool = False
     """Whether queries and keys have norms of their own."""
+    kind: str = "llama"
+    """Hugging Face's `model_type`."""
 
     @property
     def linear_sizes(self) -> list[tuple[int, int]]:
@@ -67,7 +69,7 @@ def _qwen2(
 ) -> Shape:
     head = hidden // heads
     bias = (heads + 2 * kv_heads) * head
-    return Shape(hidden, layers, heads, kv_heads, head, inner, vocabulary, tied, bias)
+    return Shape(hidden, layers, heads, kv_heads, head, inner, vocabulary, tied, bias, kind="qwen2")
 
 
 KNOWN = {
@@ -77,10 +79,12 @@ KNOWN = {
     "qwen2.5-14b": _qwen2(5120, 48, 40, 8, 13_824, 152_064, tied=False),
     "qwen2.5-32b": _qwen2(5120, 64, 40, 8, 27_648, 152_064, tied=False),
     "qwen2.5-72b": _qwen2(8192, 80, 64, 8, 29_568, 152_064, tied=False),
-    "qwen3-4b": Shape(2560, 36, 32, 8, 128, 9728, 151_936, tied=True, head_norms=True),
+    "qwen3-4b": Shape(
+        2560, 36, 32, 8, 128, 9728, 151_936, tied=True, head_norms=True, kind="qwen3"
+    ),
     "llama-3.1-8b": Shape(4096, 32, 32, 8, 128, 14_336, 128_256),
     "llama-3.1-70b": Shape(8192, 80, 64, 8, 128, 28_672, 128_256),
-    "gemma-2-9b": Shape(3584, 42, 16, 8, 256, 14_336, 256_000, tied=True, norms=4),
+    "gemma-2-9b": Shape(3584, 42, 16, 8, 256, 14_336, 256_000, tied=True, norms=4, kind="gemma2"),
 }
 """By a part of the model's name, in small letters."""
 
@@ -114,9 +118,17 @@ def _read(config: dict[str, Any]) -> Shape | None:
     if config.get("attention_bias"):
         bias = q_and_kv + hidden
     tied = bool(config.get("tie_word_embeddings", kind == "gemma2"))
-    vocabulary = config["vocab_size"]
-    norms = 4 if kind == "gemma2" else 2
-    head_norms = kind == "qwen3"
     return Shape(
-        hidden, layers, heads, kv_heads, head, inner, vocabulary, tied, bias, norms, head_norms
+        hidden,
+        layers,
+        heads,
+        kv_heads,
+        head,
+        inner,
+        config["vocab_size"],
+        tied,
+        bias,
+        4 if kind == "gemma2" else 2,
+        kind == "qwen3",
+        kind,
     )

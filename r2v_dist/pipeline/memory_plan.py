@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster.architectures import KNOWN, Shape, shape_of
 from cluster.memory import CONTEXT, GIB, Setup, kv_bytes, of_engine, of_rank
+from learners.common.packing import SHARING_ARCHITECTURES
 from r2v_dist.config.learners import DPOConfig, LearnerConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.run import RunConfig
@@ -109,14 +110,16 @@ def _learner(name: str, model: str, learner: LearnerConfig, config: RunConfig) -
 
 
 def _setup(shape: Shape, learner: LearnerConfig, config: RunConfig) -> Setup:
-    """A micro batch at its largest: an example of `max_length` tokens, and for DPO two answers and,
-    for consistency, a second view, each with its prompt.
+    """A micro batch at its largest. For DPO an example is two answers, to one prompt where the
+    model can share it, and for consistency a second view with one.
     """
     rows = learner.micro_batch_size
     logits = rows * learner.max_length
     if isinstance(learner, DPOConfig):
-        rows *= 3 if learner.beta_c else 2
-        logits = rows * (config.slm.sampling.max_tokens + 1)
+        answers = 3 if learner.beta_c else 2
+        logits = rows * answers * (config.slm.sampling.max_tokens + 1)
+        shared = shape.kind in SHARING_ARCHITECTURES and learner.attention in ("auto", "sdpa")
+        rows *= answers - 1 if shared else answers
     elif learner is not config.bc:
         logits = 0  # a verifier has a scalar head
     deepspeed = learner.deepspeed
