@@ -63,7 +63,7 @@ def end() -> None:
 
 
 def decided() -> Decided:
-    """What the session decided. A process that joined Ray by itself decides at its first question."""
+    """What the session decided. A process that joined Ray by itself decides when it first asks."""
     return _session or begin(ClusterConfig())
 
 
@@ -134,11 +134,12 @@ def require_placement(config: RunConfig) -> None:
     when none has joined in time.
     """
     session = decided()
-    problem = placement_problem(config, nodes(), session.gpus)
-    if problem and not session.may_grow:
-        raise UsageError(problem)
-    if problem:
-        warn(problem)  # at once, also where a learner is what has to wait in the end
+    for bundle in learner_bundles(config, session.gpus):
+        if problem := misfit([bundle], nodes()):
+            problem = f"{problem}; {fix(session.cluster, session.gpus)}"
+            if not session.may_grow:
+                raise UsageError(problem)
+            warn(f"{problem}; it waits when its turn comes")
     require_room(rollout_bundles(config, session.gpus))
 
 

@@ -33,7 +33,7 @@ class ClusterConfig(Section):
     ranks for cores and GPUs that others hold (at least 60).
     """
     collective_timeout_s: int = Field(1800, ge=1, le=1_000_000)
-    """Longest time that a rank waits for the others in one operation of NCCL or Gloo, in seconds."""
+    """Longest wait of a rank for the others, in one operation of NCCL or Gloo, in seconds."""
     env: dict[str, str] = Field(default_factory=dict)
     """Environment variables of engines, verifier and ranks, for example {NCCL_SOCKET_IFNAME: eth0};
     they also have those under which their node was started.

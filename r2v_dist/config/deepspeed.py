@@ -105,8 +105,8 @@ class DeepSpeedConfig(Section):
                 raise ValueError("offload to nvme needs nvme_path, a directory on a local drive")
             if self.zero_stage != 3:
                 raise ValueError(
-                    f"offload to nvme: takes zero_stage 3, not {self.zero_stage}; set zero_stage or "
-                    f"offload to cpu"
+                    f"offload to nvme: takes zero_stage 3, not {self.zero_stage}; set zero_stage "
+                    f"or offload to cpu"
                 )
         return self
 

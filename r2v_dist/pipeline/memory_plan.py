@@ -156,8 +156,8 @@ def _fits(total: int) -> str:
 def _shapes() -> Iterator[str]:
     """What shapes need, in bfloat16."""
     yield (
-        f"# GPUs of {_USUAL} GiB, at least; in bfloat16, learners with ZeRO-3, checkpointing and one "
-        f"row of {_ROW} tokens"
+        f"# GPUs of {_USUAL} GiB, at least; in bfloat16, learners with ZeRO-3, checkpointing and "
+        f"one row of {_ROW} tokens"
     )
     titles = (
         "parameters",
