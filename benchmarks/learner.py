@@ -29,7 +29,8 @@ from learners.dpo.train import DPOJob, learn_preferences
 from learners.dpo.train import build_dataset as build_pair_examples
 from r2v_dist.chat import ChatFormat, Turn, opening_message
 from r2v_dist.config.cluster import ClusterConfig
-from r2v_dist.config.learners import BCConfig, DeepSpeedConfig, DPOConfig
+from r2v_dist.config.deepspeed import DeepSpeedConfig
+from r2v_dist.config.learners import BCConfig, DPOConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm

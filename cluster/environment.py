@@ -2,15 +2,17 @@
 imported, so each is set before its process begins.
 """
 
+from r2v_dist.config.cluster import ClusterConfig
+
 _NO_TOKENIZER_THREADS = {"TOKENIZERS_PARALLELISM": "false"}
 _NO_DOWNLOAD_BARS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
-DRIVER = {
+_NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+"""Ray hides no GPU from a process that requested none."""
+
+_DRIVER = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
-    "RAY_AUTH_MODE": "disabled",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
@@ -18,7 +20,12 @@ DRIVER = {
     "RAY_raylet_start_wait_time_s": "120",
     **_NO_TOKENIZER_THREADS,
 }
-"""Of the process that starts Ray or joins it."""
+_ROOM_S = 60.0
+"""Engines that make room for ranks need some seconds to end."""
+_ALONE = {"RAY_AUTH_MODE": "disabled"}
+"""Of Ray on this machine, which listens on the loopback interface only. A cluster that is joined
+has its own mode.
+"""
 
 RUNNER = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **_NO_TOKENIZER_THREADS}
 """Of an env runner."""
@@ -37,14 +44,26 @@ GPU vLLM does not start without the compiler.
 """
 
 
+def of_driver(cluster: ClusterConfig) -> dict[str, str]:
+    """Of the process that starts Ray or joins it."""
+    wait_s = max(_ROOM_S, cluster.wait_for_resources_s)
+    wait = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{wait_s}"}
+    return {**_DRIVER, **wait, **({} if cluster.address else _ALONE)}
+
+
 def of_engine(on_gpu: bool) -> dict[str, str]:
     """Of a vLLM engine."""
-    return {**_ENGINE, **({} if on_gpu else ENGINE_WITHOUT_GPU)}
+    return {**_ENGINE, **({} if on_gpu else ENGINE_WITHOUT_GPU | _NO_GPU)}
 
 
-def of_scorer(threads: int) -> dict[str, str]:
+def of_scorer(threads: int, on_gpu: bool) -> dict[str, str]:
     """Of the trained verifier."""
-    return {"OMP_NUM_THREADS": str(threads), **_NO_TOKENIZER_THREADS, **_NO_DOWNLOAD_BARS}
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        **_NO_TOKENIZER_THREADS,
+        **_NO_DOWNLOAD_BARS,
+        **({} if on_gpu else _NO_GPU),
+    }
 
 
 def of_rank(threads: int, on_gpu: bool) -> dict[str, str]:
@@ -56,5 +75,5 @@ def of_rank(threads: int, on_gpu: bool) -> dict[str, str]:
         "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
         **_NO_TOKENIZER_THREADS,
         **_NO_DOWNLOAD_BARS,
-        **({} if on_gpu else {"DS_ACCELERATOR": "cpu"}),
+        **({} if on_gpu else {"DS_ACCELERATOR": "cpu"} | _NO_GPU),
     }

@@ -1,102 +1,180 @@
-"""What a cluster has, and whether it ever finds room for what a run asks: a run that it could not
-place would wait for ever. Nothing else asks Ray about resources.
+"""What a run requests of a cluster, and what the session decided about it. Nothing else asks Ray
+about resources.
+
+Whether models run on GPUs is decided once, when the session begins (`begin`); from then on a
+request is the same whichever nodes are alive.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from cluster.placement import Bundle, Node, misfit
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.run import RunConfig
-from r2v_dist.errors import UsageError
+from r2v_dist.errors import UsageError, warn
 
 _SECTIONS = {"verifier": "verifier.training"}
 """Of the configuration, where a learner has another name."""
+_ON_CORES = "router"
+"""The learner whose ranks never take a GPU: a router has a few thousand parameters."""
 
 
 @dataclass(frozen=True)
-class Resources:
-    """Cores and GPUs."""
+class Decided:
+    """What holds for the whole session."""
 
-    cpus: float
-    gpus: float
+    cluster: ClusterConfig
+    gpus: bool
+    """Whether models run on GPUs."""
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether nodes may join: Ray that was started here has this machine alone."""
+        return bool(self.cluster.address)
+
+    @property
+    def wait_s(self) -> float:
+        return self.cluster.wait_for_resources_s
 
 
-def everything() -> Resources:
-    """What the cluster has that this process has joined."""
+_session: Decided | None = None
+
+
+def begin(cluster: ClusterConfig) -> Decided:
+    """Decide for the session that this process has just started or joined."""
+    global _session
+    here = nodes()
+    gpus = on_gpus(cluster, here)
+    if cluster.gpus == "auto" and cluster.address and not gpus:
+        warn(
+            "cluster.gpus = auto: no node of the cluster has a GPU, so models run on CPUs; set "
+            "require to wait for nodes with GPUs, or none"
+        )
+    _session = Decided(cluster, gpus)
+    return _session
+
+
+def end() -> None:
+    """Forget what was decided."""
+    global _session
+    _session = None
+
+
+def decided() -> Decided:
+    """What the session decided. A process that joined Ray by itself decides when it first asks."""
+    return _session or begin(ClusterConfig())
+
+
+def on_gpus(cluster: ClusterConfig, there: Sequence[Node]) -> bool:
+    """Whether models run on GPUs."""
+    if cluster.gpus == "auto":
+        return any(node.gpus > 0 for node in there)
+    return cluster.gpus == "require"
+
+
+def nodes() -> list[Node]:
+    """The nodes that are alive."""
     import ray
 
-    return _of(ray.cluster_resources())
-
-
-def unused() -> Resources:
-    """What nobody holds at the moment."""
-    import ray
-
-    return _of(ray.available_resources())
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [_node(node["NodeManagerHostname"], node["Resources"]) for node in alive]
 
 
 def largest_node_gpus() -> float:
     """GPUs of the node that has most of them, whoever holds them."""
-    import ray
-
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    return max((node["Resources"].get("GPU", 0.0) for node in alive), default=0.0)
+    return max((node.gpus for node in nodes()), default=0.0)
 
 
 def gpu_share(asked: float) -> float:
-    """What an actor asks of a GPU: nothing where the cluster has none."""
-    return asked if everything().gpus > 0 else 0
+    """What an actor requests of a GPU: nothing where models run on CPUs."""
+    return asked if decided().gpus else 0
 
 
-def must_make_room(ranks: int) -> bool:
-    """Whether a learner's ranks find GPUs once others have given theirs up, and not before."""
-    return everything().gpus >= ranks > unused().gpus
+def variables() -> dict[str, str]:
+    """Environment variables that the configuration gives to whatever computes with a model."""
+    return decided().cluster.env
 
 
-def require_ranks(learner: str, ranks: int, there: Resources) -> bool:
-    """Whether the ranks take GPUs. Raises UsageError where they find neither GPUs nor cores."""
-    if there.gpus >= ranks:
-        return True
-    if there.cpus < ranks:
-        raise UsageError(
-            f"{_SECTIONS.get(learner, learner)}.deepspeed.ranks = {ranks}: the cluster has "
-            f"{there.cpus:g} CPU cores and every rank takes one; lower the key, raise "
-            f"cluster.num_cpus where it is set, or add nodes"
-        )
-    return False
+def learner_on_gpu(learner: str) -> bool:
+    """Whether the ranks of a learner take a GPU each."""
+    return decided().gpus and learner != _ON_CORES
+
+
+def rank_bundle(learner: str, ranks: int, gpus: bool) -> Bundle:
+    """What the ranks of a learner need: a core each, and a GPU where models run on GPUs."""
+    key = f"{_SECTIONS.get(learner, learner)}.deepspeed.ranks"
+    return _ranks(key, ranks, gpus and learner != _ON_CORES)
+
+
+def rollout_bundles(config: RunConfig, gpus: bool, there: Sequence[Node]) -> list[Bundle]:
+    """What engines, verifiers and env runners, which live at the same time, need. The ranks of an
+    engine lie on one node where a node has GPUs for all of them.
+    """
+    bundles: list[Bundle] = []
+    largest = max((node.gpus for node in there), default=0.0)
+    for key, asked in config.gpus.items() if gpus else ():
+        role = key.partition(".")[0]
+        what = "the verifier" if role == "verifier" else f"the {role} engine"
+        count = config.replicas[key]
+        if 0 < largest < asked and asked > 1:
+            bundles.append(
+                Bundle(f"a rank of {what}", key, asked, gpus=1, count=int(asked) * count)
+            )
+        else:
+            bundles.append(Bundle(what, key, asked, gpus=asked, count=count))
+    # A runner takes a core to be placed and holds none while it lives.
+    bundles.append(Bundle("an env runner", "cluster.runners", config.cluster.runners, cpus=1.0))
+    return bundles
+
+
+def learner_bundles(config: RunConfig, gpus: bool) -> list[Bundle]:
+    """What the ranks of every learner of this run need; learners run one after the other."""
+    return [
+        _ranks(key, count, gpus and not key.startswith(_ON_CORES))
+        for key, count in ranks_of(config).items()
+    ]
+
+
+def _ranks(key: str, count: int, gpu_each: bool) -> Bundle:
+    return Bundle("a rank", key, count, 1.0, 1.0 if gpu_each else 0.0, count)
 
 
 def require_placement(config: RunConfig) -> None:
-    """Raises UsageError where this cluster never finds room for something that the run starts."""
-    if problem := placement_problem(config, everything()):
-        raise UsageError(problem)
+    """Return when the cluster holds what rollouts start.
 
-
-def placement_problem(config: RunConfig, there: Resources) -> str | None:
-    """Why there is never room for something that the run starts; None where there is.
-
-    A rank takes a whole GPU where there is one for each, else a core; engines and the verifier
-    share what GPUs there are.
+    Raises UsageError where nodes that it can have never hold what the run starts, RuntimeFailure
+    when none has joined in time.
     """
-    if problem := ranks_problem(ranks_of(config), there):
-        return problem
-    asked = config.all_gpus
-    if 0 < there.gpus < asked:
-        return (
-            f"{' + '.join(config.gpus)} = {asked:g} GPUs, the cluster has {there.gpus:g}: lower "
-            f"these keys, or add GPUs"
-        )
+    session = decided()
+    for bundle in learner_bundles(config, session.gpus):
+        if problem := misfit([bundle], nodes()):
+            problem = f"{problem}; {fix(session.cluster, session.gpus)}"
+            if not session.may_grow:
+                raise UsageError(problem)
+            warn(f"{problem}; it waits when its turn comes")
+    require_room(rollout_bundles(config, session.gpus, nodes()))
+
+
+def placement_problem(config: RunConfig, there: Sequence[Node], gpus: bool) -> str | None:
+    """Why there is never room on these nodes for something that the run starts; None where there
+    may be.
+    """
+    together = [[bundle] for bundle in learner_bundles(config, gpus)]
+    for bundles in (*together, rollout_bundles(config, gpus, there)):
+        if problem := misfit(bundles, there):
+            return f"{problem}; {fix(config.cluster, gpus)}"
     return None
 
 
-def ranks_problem(ranks: Mapping[str, int], there: Resources) -> str | None:
-    """Which learner, by the key of its ranks, never finds a GPU or a core for each of them."""
-    for key, count in ranks.items():
-        if count > max(there.cpus, there.gpus):
-            return (
-                f"{key} = {count}: a rank takes a core and there are {there.cpus:g}; "
-                "lower it, or raise cluster.num_cpus"
-            )
-    return None
+def fix(cluster: ClusterConfig, gpus: bool) -> str:
+    """What to do where something finds no room."""
+    if gpus:
+        more = ", add nodes" if cluster.address else ""
+        return f"lower the key{more}, or set cluster.gpus to none to run on CPUs"
+    more = "add nodes" if cluster.address else "raise cluster.num_cpus"
+    return f"lower the key, or {more}"
 
 
 def ranks_of(config: RunConfig) -> dict[str, int]:
@@ -113,5 +191,43 @@ def ranks_of(config: RunConfig) -> dict[str, int]:
     return ranks
 
 
-def _of(resources: Mapping[str, float]) -> Resources:
-    return Resources(resources.get("CPU", 0), resources.get("GPU", 0))
+def must_make_room(ranks: int, rollout: Sequence[Bundle]) -> bool:
+    """Whether engines and verifier have to end before ranks that take a GPU each can start.
+
+    Nobody knows which GPUs shares lie on, so each counts as a whole one: an engine that ends for
+    nothing costs its start, ranks that wait for one that stays wait for ever.
+    """
+    if not ranks or not decided().gpus:
+        return False
+    asked = _ranks("ranks", ranks, gpu_each=True)
+    held = [replace(bundle, gpus=math.ceil(bundle.gpus)) for bundle in rollout if bundle.gpus]
+    together = misfit([asked, *held], nodes())
+    return together is not None or misfit([asked], _free_nodes()) is not None
+
+
+def require_room(bundles: Sequence[Bundle]) -> None:
+    """Return when the cluster has nodes that hold the bundles.
+
+    Raises UsageError at once where no node can join, RuntimeFailure when none has joined in time.
+    """
+    session = decided()
+    problem = misfit(bundles, nodes())
+    if problem is None:
+        return
+    if not session.may_grow:
+        raise UsageError(f"{problem}; {fix(session.cluster, session.gpus)}")
+    from cluster.demand import wait_for_nodes
+
+    wait_for_nodes(bundles, problem, session)
+
+
+def _free_nodes() -> list[Node]:
+    """The nodes with what nobody holds at the moment."""
+    from ray._private.state import available_resources_per_node
+
+    per_node: dict[str, dict[str, float]] = available_resources_per_node()
+    return [_node(name, free) for name, free in per_node.items()]
+
+
+def _node(name: str, resources: dict[str, Any]) -> Node:
+    return Node(name, resources.get("CPU", 0.0), resources.get("GPU", 0.0))

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from cluster import environment
+from cluster import environment, resources
 from cluster.guard import end_at_once, end_children, guarded, interrupt_on_sigterm, undisturbed
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError, warn
@@ -53,7 +53,7 @@ def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
     if problem := path_problem():
         raise UsageError(problem)
     logs.mkdir(parents=True, exist_ok=True)
-    for name, value in environment.DRIVER.items():
+    for name, value in environment.of_driver(config).items():
         os.environ.setdefault(name, value)
     with guarded(), _own_log(logs / "ray.log"):
         import ray
@@ -61,11 +61,13 @@ def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
         try:
             _begin(config)
             interrupt_on_sigterm()  # Ray's own handler aborts the process with a stack trace
+            resources.begin(config)
             (logs / "ray_session.txt").write_text(
                 f"{ray.get_runtime_context().gcs_address}\n", encoding="utf-8"
             )
             yield
         finally:
+            resources.end()
             with undisturbed():
                 ray.shutdown()
 

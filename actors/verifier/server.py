@@ -65,13 +65,15 @@ def start_verifier(path: str, version: str, config: VerifierConfig) -> list[Any]
     """
     import ray
 
+    gpus = resources.gpu_share(config.gpu_memory_utilization)
+    variables = environment.of_scorer(config.threads, gpus > 0) | resources.variables()
     options = {
         "num_cpus": 0,
-        "num_gpus": resources.gpu_share(config.gpu_memory_utilization),
+        "num_gpus": gpus,
         "max_concurrency": 1024,
         # Whoever asked a scorer that is gone asks another one, or again.
         "max_restarts": -1,
-        "runtime_env": {"env_vars": environment.of_scorer(config.threads)},
+        "runtime_env": {"env_vars": variables},
     }
     remote = ray.remote(VerifierServer).options(**options)
     place = os.path.abspath(path)

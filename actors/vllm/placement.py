@@ -59,7 +59,7 @@ def place_engine(config: ModelConfig) -> EnginePlace:
     on_gpu = resources.gpu_share(config.gpus) > 0
     options: dict[str, Any] = {
         "num_cpus": 0,
-        "runtime_env": {"env_vars": environment.of_engine(on_gpu)},
+        "runtime_env": {"env_vars": environment.of_engine(on_gpu) | resources.variables()},
     }
     selector = config.label_selector
     wanted = bundles_of(config, resources.largest_node_gpus() if on_gpu else 0)

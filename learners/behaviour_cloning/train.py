@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from learners.common.hf_trainer import (
     lora_adapter,
     merge_of,
+    model_arguments,
     publish,
     recorder,
     train,
@@ -66,7 +67,6 @@ def build_dataset(rollouts: Path, chat: ChatFormat, max_length: int) -> Any:
 
 def _train_rank(job: BCJob) -> None:
     """What every rank runs."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig
 
@@ -83,9 +83,7 @@ def _train_rank(job: BCJob) -> None:
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)
     trainer = CloningTrainer(
-        model=AutoModelForCausalLM.from_pretrained(
-            job.model, dtype=torch.bfloat16 if config.bf16 else torch.float32
-        ),
+        model=AutoModelForCausalLM.from_pretrained(job.model, **model_arguments(config)),
         args=training,
         train_dataset=build_dataset(job.rollouts, chat, config.max_length),
         processing_class=tokenizer,

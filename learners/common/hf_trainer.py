@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from learners.common.deepspeed_setup import deepspeed_arguments, require_deepspeed
+from learners.common.other_ranks import prepare
+from learners.common.preemption import preemption_watch
 from r2v_dist import files
 from r2v_dist.config.learners import LearnerConfig, LoraConfig
 from r2v_dist.errors import RuntimeFailure
@@ -41,6 +43,8 @@ def trainer_arguments(name: str, config: LearnerConfig, stage: Path, seed: int) 
             f"{name}.batch_size = {config.batch_size}: must be a multiple of micro_batch_size x "
             f"ranks = {together}"
         )
+    resumed = _last_complete(stage / "checkpoints")
+    way = prepare(resumed, config.deepspeed, name) if resumed else "again"
     return {
         "output_dir": str(stage / "checkpoints"),
         "learning_rate": config.learning_rate,
@@ -61,8 +65,18 @@ def trainer_arguments(name: str, config: LearnerConfig, stage: Path, seed: int) 
         "disable_tqdm": True,
         "seed": seed,
         "data_seed": seed,
-        **deepspeed_arguments(config.deepspeed),
+        **deepspeed_arguments(config.deepspeed, way == "universal"),
     }
+
+
+def model_arguments(config: LearnerConfig) -> dict[str, Any]:
+    """How the model to train is loaded."""
+    import torch
+
+    arguments: dict[str, Any] = {"dtype": torch.bfloat16 if config.bf16 else torch.float32}
+    if config.attention != "auto":
+        arguments["attn_implementation"] = config.attention
+    return arguments
 
 
 def lora_adapter(
@@ -104,10 +118,11 @@ def train(trainer: Any, stage: Path) -> None:
     import torch.distributed
 
     resumed = _last_complete(stage / "checkpoints")
-    step = int(resumed.rpartition("-")[2]) if resumed else 0
+    step = _step_of(resumed) if resumed else 0
     if torch.distributed.get_rank() == 0:
         _forget_metrics_after(stage / "metrics.jsonl", step)
-    trainer.train(resume_from_checkpoint=resumed)
+    trainer.add_callback(preemption_watch())
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     require_deepspeed(trainer)
 
 
@@ -190,10 +205,13 @@ def recorder(stage: Path, *measures: str) -> Any:
     return Recorder()
 
 
-def _last_complete(folder: Path) -> str | None:
+def _last_complete(folder: Path) -> Path | None:
     complete = [marker.parent for marker in folder.glob(f"checkpoint-*/{_COMPLETE}")]
-    complete.sort(key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
-    return str(complete[-1]) if complete else None
+    return max(complete, key=_step_of, default=None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _forget_metrics_after(path: Path, step: int) -> None:

@@ -9,10 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from learners.common.other_ranks import NOTICES
 from learners.common.ray_train import run_ranks
+from r2v_dist import files
 from r2v_dist.config.learners import LearnerConfig
 from r2v_dist.config.router import RouterConfig
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,4 +74,7 @@ def _run(jobs: Sequence[LearnerJob], loop: Callable[[], None]) -> None:
             raise RuntimeFailure(
                 f"learner {job.learner}: it ended without {job.proof} in {job.output}"
             )
-    shutil.rmtree(first.stage / "checkpoints", ignore_errors=True)
+    for notice in files.read_json_lines(first.stage / NOTICES):
+        warn(notice["text"])
+    for left_behind in first.stage.glob("checkpoints*"):
+        shutil.rmtree(left_behind, ignore_errors=True)

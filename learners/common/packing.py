@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SHARING_ARCHITECTURES = {"llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"}
+SHARING_ARCHITECTURES = {"llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"}
+"""Model types whose attention takes a mask of our own."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def can_share_prompt(model: Any) -> bool:
     has_window = getattr(config, "sliding_window", None) is not None
     uses_window = has_window and getattr(config, "use_sliding_window", True)
     return (
-        config.model_type in _SHARING_ARCHITECTURES
+        config.model_type in SHARING_ARCHITECTURES
         and config._attn_implementation == "sdpa"
         and layers == {"full_attention"}
         and not uses_window

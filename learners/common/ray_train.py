@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster import environment, resources
-from r2v_dist.config.learners import DeepSpeedConfig
+from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.files import write_atomically
 
-STARTS = 2
-"""Tries to find room for the ranks; cluster.session says how long one takes."""
 _VERDICT = "verdict.json"
 
 Loop = Callable[[], None]
@@ -31,9 +29,10 @@ def run_ranks(loop: Loop, deepspeed: DeepSpeedConfig, name: str, storage: Path) 
 
     Raises UsageError where the cluster is too small for the ranks, and what a rank says is wrong
     with its input at once, without another try. Raises RuntimeFailure with the first cause when the
-    ranks cannot be kept alive.
+    ranks cannot be kept alive, or where no node joins that has room for them.
     """
-    use_gpu = resources.require_ranks(name, deepspeed.ranks, resources.everything())
+    use_gpu = resources.learner_on_gpu(name)
+    resources.require_room([resources.rank_bundle(name, deepspeed.ranks, use_gpu)])
     verdict = storage.resolve() / _VERDICT
     verdict.unlink(missing_ok=True)
     trainer = _trainer(loop, deepspeed, name, verdict, use_gpu)
@@ -66,12 +65,14 @@ def _trainer(
     use_gpu: bool,
 ) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
-    variables = environment.of_rank(deepspeed.threads_per_rank, use_gpu)
+    cluster = resources.decided().cluster
+    variables = environment.of_rank(deepspeed.threads_per_rank, use_gpu) | cluster.env
     return TorchTrainer(
         _rank,
         train_loop_config={"loop": loop, "verdict": str(verdict)},
+        torch_config=TorchConfig(timeout_s=cluster.collective_timeout_s),
         scaling_config=ScalingConfig(
             num_workers=deepspeed.ranks,
             use_gpu=use_gpu,
@@ -80,7 +81,13 @@ def _trainer(
         run_config=RunConfig(
             name=name,
             storage_path=str(verdict.parent),
-            failure_config=FailureConfig(max_failures=2, controller_failure_limit=STARTS - 1),
+            failure_config=FailureConfig(
+                max_failures=cluster.max_restarts,
+                # A start of the ranks waits for room as long as cluster.wait_for_resources_s says.
+                controller_failure_limit=1,
+                # A node that is taken away is nobody's fault, and each time has new steps to show.
+                max_preemption_failures=-1,
+            ),
             worker_runtime_env={"env_vars": variables},
         ),
     )

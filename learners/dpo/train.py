@@ -17,6 +17,7 @@ import pyarrow as pa
 from learners.common.hf_trainer import (
     lora_adapter,
     merge_of,
+    model_arguments,
     publish,
     recorder,
     train,
@@ -145,7 +146,6 @@ def _counts(folder: Path) -> PairExamples:
 def _train_rank(job: DPOJob) -> None:
     """What every rank runs."""
     import datasets
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig as TrlArguments
 
@@ -162,9 +162,7 @@ def _train_rank(job: DPOJob) -> None:
         **trainer_arguments("dpo", config, job.stage, job.seed),
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model)
-    model = AutoModelForCausalLM.from_pretrained(
-        job.model, dtype=torch.bfloat16 if config.bf16 else torch.float32
-    )
+    model = AutoModelForCausalLM.from_pretrained(job.model, **model_arguments(config))
     examples = datasets.load_from_disk(str(job.stage / "examples"))
     counts = _counts(job.stage / "examples")
     pad_id = (

@@ -16,7 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from learners.common.hf_trainer import lora_adapter, publish, recorder, train, trainer_arguments
+from learners.common.hf_trainer import (
+    lora_adapter,
+    model_arguments,
+    publish,
+    recorder,
+    train,
+    trainer_arguments,
+)
 from learners.common.jobs import ModelJob, run_job
 from learners.common.packing import AnswerRow
 from r2v_dist import files
@@ -125,7 +132,6 @@ def build_dataset(table: pa.Table, chat: ChatFormat, max_length: int) -> Any:
 
 def _train_rank(job: VerifierJob) -> None:
     """What every rank runs."""
-    import torch
     from transformers import AutoTokenizer, TrainingArguments
 
     from learners.verifier.trainer import MEASURES, VerifierTrainer, load_backbone
@@ -136,7 +142,7 @@ def _train_rank(job: VerifierJob) -> None:
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)
-    model = load_backbone(job.model, torch.bfloat16 if config.bf16 else torch.float32)
+    model = load_backbone(job.model, **model_arguments(config))
     merge = None
     if config.lora is not None:
         from peft import PeftModel, get_peft_model
@@ -147,7 +153,7 @@ def _train_rank(job: VerifierJob) -> None:
         )
 
         def merge(folder: Path) -> Any:
-            return PeftModel.from_pretrained(load_backbone(job.model, dtype), folder)
+            return PeftModel.from_pretrained(load_backbone(job.model, dtype=dtype), folder)
 
     trainer = VerifierTrainer(
         model=model,

@@ -16,9 +16,9 @@ from learners.verifier.network import answer_scores, value_batch
 MEASURES = ("loss/bce", "loss/pairwise")
 
 
-def load_backbone(path: str, dtype: torch.dtype) -> Any:
+def load_backbone(path: str, **how: Any) -> Any:
     """Any Hugging Face backbone with a scalar head that starts at zero: V is 1/2 everywhere, on any
-    number of ranks alike.
+    number of ranks alike. `how` is what `from_pretrained` is told besides.
     """
     from transformers import AutoConfig, AutoModelForTokenClassification
 
@@ -26,7 +26,7 @@ def load_backbone(path: str, dtype: torch.dtype) -> Any:
     config.classifier_dropout = (
         0.0  # a causal model's class reads it here, and its constructor does not take it
     )
-    model: Any = AutoModelForTokenClassification.from_pretrained(path, config=config, dtype=dtype)
+    model: Any = AutoModelForTokenClassification.from_pretrained(path, config=config, **how)
     model.config.use_cache = False
     head = getattr(model, "score", None) or model.classifier
     parameters = list(head.parameters())

@@ -38,6 +38,7 @@ def run(
 
 
 def _run(config: "RunConfig", dry_run: bool) -> None:
+    from r2v_dist.pipeline.memory_plan import memory_plan
     from r2v_dist.pipeline.preflight import (
         check,
         check_environment,
@@ -52,6 +53,7 @@ def _run(config: "RunConfig", dry_run: bool) -> None:
 
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
         print(resource_plan(config))
+        print(memory_plan(config))
         return
     check(config)
     from r2v_dist.pipeline.run import execute

@@ -1,15 +1,19 @@
 """Where a run happens. Nothing here changes a result."""
 
 import math
+import re
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from r2v_dist.config.base import Section
 
 _UNITS_FOR_A_REQUEST = 4
 """Units in flight for each request that the engines hold: others are in their games, or ask another
 model."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DECIDED = ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR", "RAY_")
+"""Beginnings of environment variables that `cluster.gpus` and the Ray session set."""
 
 
 class ClusterConfig(Section):
@@ -20,7 +24,24 @@ class ClusterConfig(Section):
     It takes runs without a vLLM engine and without a model to train, and one rank for the router.
     """
     address: str = ""
-    """A Ray address (`auto`, `ray://host:10001`); empty starts Ray on this machine."""
+    """A Ray address (`auto`, `host:6379`); empty starts Ray on this machine. The driver reads
+    checkpoints and episodes from its own disk, so it runs on a node of the cluster.
+    """
+    gpus: Literal["auto", "require", "none"] = "auto"
+    """Where models run. `require`: on GPUs, which are requested whatever the cluster has at the
+    moment. `none`: on CPUs, though there may be GPUs. `auto`: decided once, when the run begins:
+    `require` where a node has a GPU, else `none`; a run that began with GPUs continues with them.
+    """
+    wait_for_resources_s: float = Field(600.0, ge=0, le=1e6)
+    """Longest wait, in seconds, for nodes of a joined cluster that have what is requested, and of
+    ranks for cores and GPUs that others hold (at least 60).
+    """
+    collective_timeout_s: int = Field(1800, ge=1, le=1_000_000)
+    """Longest wait of a rank for the others, in one operation of NCCL or Gloo, in seconds."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables of engines, verifier and ranks, for example {NCCL_SOCKET_IFNAME: eth0};
+    they also have those under which their node was started.
+    """
     num_cpus: int | None = Field(None, ge=1, le=1_000_000)
     runners: int = Field(2, ge=1, le=10_000)
     in_flight: int = Field(12, ge=1, le=10_000)
@@ -67,6 +88,28 @@ class ClusterConfig(Section):
             f"router.deepspeed.ranks = {ranks}: cluster.executor = inline has one process; set 1, "
             f"or cluster.executor to ray"
         )
+
+    @field_validator("address")
+    @classmethod
+    def _is_no_ray_client(cls, address: str) -> str:
+        if address.startswith("ray://"):
+            raise ValueError(
+                "a Ray Client reads no files of the cluster; run on a node of the cluster with "
+                "`auto`, or submit the run as a job"
+            )
+        return address
+
+    @field_validator("env")
+    @classmethod
+    def _leaves_what_is_decided(cls, env: dict[str, str]) -> dict[str, str]:
+        for name in env:
+            if not _VARIABLE.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of an environment variable; correct it")
+            if name.startswith(_DECIDED):
+                raise ValueError(
+                    f"variable {name} follows from cluster.gpus and the Ray session; leave it out"
+                )
+        return env
 
     @model_validator(mode="after")
     def _joins_with_ray_alone(self) -> Self:

@@ -1,10 +1,11 @@
 """The learning part of a run's configuration: what is collected, labelled and trained."""
 
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from r2v_dist.config.base import Section
+from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.config.env import SEED_BLOCK
 
 ConstraintStatus = Literal["slack", "active", "violated", "infeasible"]
@@ -51,28 +52,8 @@ class LoraConfig(Section):
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
-class DeepSpeedConfig(Section):
-    """How the learner is spread over ranks."""
-
-    ranks: int = Field(1, ge=1, le=4096)
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    offload_optimizer: bool = False
-    offload_parameters: bool = False
-    threads_per_rank: int = Field(2, ge=1, le=1024)
-
-    @model_validator(mode="after")
-    def _something_to_offload(self) -> Self:
-        if self.offload_parameters and self.zero_stage != 3:
-            raise ValueError(
-                f"offload_parameters: takes zero_stage 3, not {self.zero_stage}; set zero_stage "
-                f"or leave it out"
-            )
-        if self.offload_optimizer and self.zero_stage == 0:
-            raise ValueError(
-                "offload_optimizer: takes zero_stage 1, 2 or 3, not 0; set zero_stage or leave it "
-                "out"
-            )
-        return self
+_HOW = ("micro_batch_size", "gradient_checkpointing", "save_every_steps")
+"""Keys that say how a model is trained and change nothing of what it learns, beyond rounding."""
 
 
 class LearnerConfig(Section):
@@ -89,8 +70,31 @@ class LearnerConfig(Section):
     lora: LoraConfig | None = None
     bf16: bool = False
     gradient_checkpointing: bool = False
+    attention: Literal[
+        "auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"
+    ] = "auto"
+    """The implementation of attention, by Hugging Face's names; `auto` leaves it to the model."""
     save_every_steps: int = Field(50, ge=1, le=MOST_STEPS)
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+
+    def content(self) -> dict[str, Any]:
+        """The keys that decide what is learned. The others stand there with their defaults, as runs
+        that had only those are named.
+        """
+        unset = {name: type(self).model_fields[name].default for name in _HOW}
+        deepspeed = type(self).model_fields["deepspeed"].default
+        return self.as_before() | unset | {"deepspeed": deepspeed.as_before()}
+
+    def as_before(self) -> dict[str, Any]:
+        """The keys that named a stage in earlier versions."""
+        content = self.model_dump(mode="json", exclude={"attention"})
+        return content | {"deepspeed": self.deepspeed.as_before()}
+
+    @model_validator(mode="after")
+    def _flash_attention_is_short(self) -> Self:
+        if self.attention.startswith("flash") and not self.bf16:
+            raise ValueError(f"attention = {self.attention}: takes bf16: true; set it, or sdpa")
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

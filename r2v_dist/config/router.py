@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from r2v_dist.config.base import Section
-from r2v_dist.config.learners import MOST_STEPS, MOST_WEIGHT, DeepSpeedConfig
+from r2v_dist.config.deepspeed import DeepSpeedConfig
+from r2v_dist.config.learners import MOST_STEPS, MOST_WEIGHT
 
 
 def _for_a_router(given: Any) -> Any:
@@ -82,6 +83,14 @@ class RouterConfig(Section):
     deepspeed: Annotated[DeepSpeedConfig, BeforeValidator(_for_a_router)] = DeepSpeedConfig(
         zero_stage=0, threads_per_rank=1
     )
+
+    def content(self) -> dict[str, Any]:
+        """The keys that decide what is learned; that of ranks stands there with its default."""
+        return self.as_before() | {"deepspeed": RouterConfig().deepspeed.as_before()}
+
+    def as_before(self) -> dict[str, Any]:
+        """The keys that named a stage in earlier versions."""
+        return self.model_dump(mode="json") | {"deepspeed": self.deepspeed.as_before()}
 
     @property
     def tail(self) -> float:

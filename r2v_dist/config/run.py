@@ -8,7 +8,7 @@ so that a run can be resumed on another machine.
 
 import json
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -71,6 +71,11 @@ class RunConfig(Section):
                 raise ValueError(problem)
         return self
 
+    def with_gpus(self, gpus: Literal["require", "none"]) -> "RunConfig":
+        """The same run with `cluster.gpus` decided."""
+        cluster = self.cluster.model_copy(update={"gpus": gpus})
+        return self.model_copy(update={"cluster": cluster})
+
     @property
     def alpha(self) -> float:
         """Tail mass of every CVaR of this run: training, thresholds, report and certificate.
@@ -127,9 +132,11 @@ class RunConfig(Section):
 
     def content_hash(self) -> str:
         """Hash of everything that decides an outcome."""
-        content = self.model_dump(
-            mode="json", exclude={"cluster", "run_dir", "name", "env", "slm", "teacher", "verifier"}
-        )
+        apart = {"env", "slm", "teacher", "verifier"}
+        content = self.model_dump(mode="json", exclude={"cluster", "run_dir", "name", *apart})
+        content |= {"sandbox": self.sandbox.content(), "bc": self.bc.content()}
+        content["dpo"] = self.dpo and self.dpo.content()
+        content["router"] = self.router and self.router.content()
         verifier = self.verifier and self.verifier.content()
         parts = [content, self.env.content(), self.slm.content(), self.teacher.content(), verifier]
         return short_hash(json.dumps(parts, sort_keys=True))

@@ -1,5 +1,7 @@
 """The sandbox of model-written programs."""
 
+from typing import Any
+
 from pydantic import Field
 
 from r2v_dist.config.base import Section
@@ -21,3 +23,11 @@ class SandboxConfig(Section):
     """Size of the largest file; the total of all files of a program is four times this."""
     output_kib: int = Field(256, ge=1, le=65_536)
     """Size of standard output; standard error has the same limit."""
+
+    def content(self) -> dict[str, Any]:
+        """Nothing here says what a task is: the limits stand there with their defaults."""
+        return SandboxConfig().as_before()
+
+    def as_before(self) -> dict[str, Any]:
+        """The keys that named a stage in earlier versions."""
+        return self.model_dump(mode="json")

@@ -91,6 +91,7 @@ class SimulatedConfig(Section):
         content = self.model_dump(
             mode="json", exclude={"run_dir", "cluster", "routers", "test_tasks"}
         )
+        content["router"] = self.router.content()
         decided = json.dumps([content, CONSTRAINT_STATUSES], sort_keys=True)
         return self.run_dir / short_hash(decided)[:12]
 

@@ -59,8 +59,14 @@ class VerifierConfig(Section):
         return self.kind if self.judge is None else f"judge-{self.judge.model}"
 
     def content(self) -> dict[str, Any]:
-        """The keys that stages depend on, which leave out where the scorer runs."""
+        """The keys that stages depend on. Those that say where and how fast the scorer runs stand
+        there with their defaults.
+        """
+        unset = {name: type(self).model_fields[name].default for name in ("threads", "max_tokens")}
+        return self.as_before() | unset | {"training": self.training.content()}
+
+    def as_before(self) -> dict[str, Any]:
+        """The keys that named a stage in earlier versions."""
         content = self.model_dump(mode="json", exclude={"gpu_memory_utilization", "replicas"})
-        if self.judge is None:
-            return content
-        return content | {"judge": self.judge.content()}
+        judge = {"judge": self.judge.content()} if self.judge else {}
+        return content | {"training": self.training.as_before()} | judge

@@ -14,7 +14,8 @@ from urllib.request import getproxies, proxy_bypass
 import psutil
 import yaml
 
-from cluster.resources import Resources, placement_problem, ranks_of, ranks_problem
+from cluster import resources
+from cluster.placement import Node, misfit
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig, shown_address
 from r2v_dist.config.places import named_path, require_writable
@@ -22,8 +23,10 @@ from r2v_dist.config.run import RunConfig
 from r2v_dist.config.simulated import SimulatedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.pipeline.chat_check import check_chat
+from r2v_dist.pipeline.memory_plan import disk_gib
 
 DISK_GIB = 2.0
+"""Of a run, besides its checkpoints."""
 
 
 def resource_plan(config: RunConfig) -> str:
@@ -37,7 +40,7 @@ def resource_plan(config: RunConfig) -> str:
         *_executor_row(config),
         ("CPU cores", str(config.cluster.num_cpus or "all"), str(os.cpu_count())),
         ("memory", f"{config.cluster.memory_gib:.1f} GiB", f"{_available_gib():.1f} GiB"),
-        ("disk", f"{DISK_GIB:.1f} GiB", f"{_free_disk_gib(config.run_dir):.1f} GiB"),
+        ("disk", f"{_disk_gib(config):.1f} GiB", f"{_free_disk_gib(config.run_dir):.1f} GiB"),
         (
             "env runners",
             str(config.cluster.runners),
@@ -50,13 +53,13 @@ def resource_plan(config: RunConfig) -> str:
         ),
         (
             "GPUs",
-            f"{config.all_gpus:g}",
-            "where the cluster has any; a learner's rank takes a whole one",
+            f"{config.all_gpus:g}" if _may_use_gpus(config) else "0",
+            f"cluster.gpus = {config.cluster.gpus}; a learner's rank takes a whole one",
         ),
         (
             "learner ranks",
-            str(max(ranks_of(config).values(), default=0)),
-            "a core each, or a GPU each where there are as many",
+            str(max(resources.ranks_of(config).values(), default=0)),
+            "a core each, and a GPU each where models run on GPUs",
         ),
         *_sandbox_row(config),
         (
@@ -117,10 +120,11 @@ def check(config: RunConfig) -> None:
     if not config.cluster.address and (problem := _problem_here(config)):
         raise UsageError(problem)
     _require_memory(config.cluster)
-    if _free_disk_gib(config.run_dir) < DISK_GIB:
+    free, needed = _free_disk_gib(config.run_dir), _disk_gib(config)
+    if free < needed and not _has_checkpoints(config.run_dir):
         raise RuntimeFailure(
-            f"run_dir = {config.run_dir}: less than {DISK_GIB:.0f} GiB of disk are free there; "
-            f"choose another run_dir"
+            f"run_dir = {config.run_dir}: {free:.1f} GiB of disk are free there, and checkpoints "
+            f"and episodes take {needed:.1f}; choose another run_dir"
         )
     # Last, because a tokenizer takes seconds to load.
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
@@ -161,18 +165,31 @@ def check_operators(config: RunConfig) -> None:
 
 def _problem_here(config: RunConfig) -> str | None:
     """What there is no room for on this machine."""
-    gpus = local_gpus()
+    on_gpus = _on_gpus(config)
     there = set(os.sched_getaffinity(0))
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
-        if model.backend == "vllm" and not gpus and model.cpu_cores:
+        if model.backend == "vllm" and not on_gpus and model.cpu_cores:
             missing = sorted(_cores(model.cpu_cores) - there)
             if missing:
                 return (
                     f"{role}.cpu_cores = {model.cpu_cores}: there is no core {missing[0]} here; "
                     f"there are {len(there)}, from {min(there)}"
                 )
-    cores = config.cluster.num_cpus or os.cpu_count() or 1
-    return placement_problem(config, Resources(cores, gpus))
+    return resources.placement_problem(config, [_this_machine(config.cluster)], on_gpus)
+
+
+def _on_gpus(config: RunConfig) -> bool:
+    return resources.on_gpus(config.cluster, [_this_machine(config.cluster)])
+
+
+def _may_use_gpus(config: RunConfig) -> bool:
+    """Also where a cluster decides, of which nothing is known here."""
+    elsewhere = bool(config.cluster.address) and config.cluster.gpus == "auto"
+    return elsewhere or _on_gpus(config)
+
+
+def _this_machine(cluster: ClusterConfig) -> Node:
+    return Node("this machine", cluster.num_cpus or os.cpu_count() or 1, local_gpus())
 
 
 def _cores(text: str) -> set[int]:
@@ -231,6 +248,15 @@ def _check_endpoint(role: str, base_url: str) -> None:
             f"{role}.base_url = {shown_address(base_url)}: cannot be reached ({error}); start the "
             f"endpoint or correct the address"
         ) from None
+
+
+def _disk_gib(config: RunConfig) -> float:
+    return DISK_GIB + disk_gib(config)
+
+
+def _has_checkpoints(run_dir: Path) -> bool:
+    """Whether a run is continued, which holds some of what it takes."""
+    return (run_dir / "checkpoints").is_dir()
 
 
 def _free_disk_gib(folder: Path) -> float:
@@ -306,8 +332,9 @@ def _no_room_here(config: SimulatedConfig) -> str | None:
     ranks = config.router.deepspeed.ranks
     if config.cluster.address or ranks == 1:
         return None
-    cores = config.cluster.num_cpus or os.cpu_count() or 1
-    return ranks_problem({"router.deepspeed.ranks": ranks}, Resources(cores, 0))
+    asked = resources.rank_bundle("router", ranks, gpus=False)
+    problem = misfit([asked], [_this_machine(config.cluster)])
+    return f"{problem}; {resources.fix(config.cluster, gpus=False)}" if problem else None
 
 
 def _require_memory(cluster: ClusterConfig) -> None:

@@ -31,6 +31,12 @@ def execute(config: RunConfig) -> RunDir:
 
     folder = RunDir(config.run_dir.resolve())
     with folder.lock(config.cluster.lease_s) as run, contextlib.ExitStack() as stack:
+        if config.cluster.gpus == "auto" and run.began_on_gpus():
+            config = config.with_gpus("require")  # whichever nodes are alive today
+            warn(
+                "cluster.gpus = auto: this run began on GPUs and continues on them; set none for "
+                "CPUs"
+            )
         run.write_config(config)
         services = Services(config, run, stack)
 
@@ -50,9 +56,7 @@ def _complete(
     services: "Services",
     manifests: Mapping[str, Manifest],
 ) -> Manifest:
-    upstream = [(name, manifests[name].input_hash, manifests[name].results) for name in stage.needs]
-    content = json.dumps([_plain(stage.content(config)), upstream], sort_keys=True)
-    input_hash = short_hash(config.seed + stage.training_seed, content)
+    input_hash = hash_of_inputs(stage, config, run, manifests)
     manifest = run.manifest(stage.name)
     if manifest is None or manifest.input_hash != input_hash or not _still_whole(run, manifest):
         run.begin(stage.name, input_hash)
@@ -67,6 +71,19 @@ def _complete(
         manifest = run.manifest(stage.name)
         assert manifest is not None
     return manifest
+
+
+def hash_of_inputs(
+    stage: Stage, config: RunConfig, run: RunDir, manifests: Mapping[str, Manifest]
+) -> str:
+    """What names the stage's inputs. A stage that an earlier version began keeps its name."""
+    upstream = [(name, manifests[name].input_hash, manifests[name].results) for name in stage.needs]
+    begun = run.begun(stage.name)
+    hashes = []
+    for parts in (stage.content(config), stage.content_before(config)):
+        content = json.dumps([_plain(parts), upstream], sort_keys=True)
+        hashes.append(short_hash(config.seed + stage.training_seed, content))
+    return begun if begun in hashes else hashes[0]
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cluster import resources
 from r2v_dist import files
@@ -131,6 +131,9 @@ class Services:
     def learner_progress(self, name: str, metrics: Path, ranks: int) -> Iterator[None]:
         """See to it that the ranks can start and find GPUs, and show what the learner logs while
         the block runs.
+
+        Args:
+            ranks: those that take a GPU each where models run on GPUs; 0 for a router.
         """
         self._session
         progress = Progress(name)
@@ -153,7 +156,10 @@ class Services:
         """End engines, scorer and runners where they hold GPUs that the ranks need; what is asked
         next starts them again.
         """
-        if "_servers" not in self.__dict__ or not resources.must_make_room(ranks):
+        if "_servers" not in self.__dict__:
+            return
+        held = resources.rollout_bundles(self._config, resources.decided().gpus, resources.nodes())
+        if not resources.must_make_room(ranks, held):
             return
         if runners := self.__dict__.pop("_runners", None):
             runners.stop()
@@ -172,6 +178,9 @@ class Services:
         from cluster.session import ray_session
 
         self._stack.enter_context(ray_session(self._config.cluster, self._run.root / "logs"))
+        gpus: Literal["require", "none"] = "require" if resources.decided().gpus else "none"
+        self._config = self._config.with_gpus(gpus)
+        self._run.write_config(self._config)
 
     @cached_property
     def _servers(self) -> "dict[str, ModelServer]":

@@ -40,9 +40,14 @@ class Stage:
         """The values that `reads` names: another value makes the stage run again."""
         return [value_of(config, name) for name in self.reads]
 
+    def content_before(self, config: RunConfig) -> list[Any]:
+        """The same as earlier versions named it, whose stages are not run again."""
+        return [value_of(config, name, as_before=True) for name in self.reads]
 
-def value_of(config: RunConfig, name: str) -> Any:
+
+def value_of(config: RunConfig, name: str, as_before: bool = False) -> Any:
     """A part of the configuration by its dotted name, without what only says where and how fast.
+    `as_before`: with as much of that as earlier versions had.
 
     Six names are no keys: `games` are the bytes of what is named by a path, `test_seeds` the
     perturbation seeds of test tasks, `constraint_statuses` the words in which training ends,
@@ -65,6 +70,8 @@ def value_of(config: RunConfig, name: str) -> Any:
     value: Any = config
     for part in name.split("."):
         value = getattr(value, part)
+    if as_before and hasattr(value, "as_before"):
+        return value.as_before()
     if hasattr(value, "content"):
         return value.content()
     return value() if callable(value) else value

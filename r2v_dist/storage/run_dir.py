@@ -76,6 +76,14 @@ class RunDir:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         files.write_atomically(self.root / "config.yaml", text)
 
+    def began_on_gpus(self) -> bool:
+        """Whether the run has required GPUs before. A damaged configuration says nothing."""
+        path = self.root / "config.yaml"
+        if not path.is_file():
+            return False
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "  gpus: require" in lines  # as `write_config` writes it
+
     def manifest(self, stage: str) -> Manifest | None:
         """The record of a complete stage, None when it is not complete. A damaged record gives a
         warning and None."""
@@ -126,6 +134,15 @@ class RunDir:
         damaged = self.lost(replace(manifest, covers=episodes, results={}))
         if damaged is not None:
             raise damaged
+
+    def begun(self, stage: str) -> str:
+        """The hash of the inputs of the last attempt; empty where there is none that can be read."""
+        attempts = self.root / "stages" / stage / "attempts.jsonl"
+        try:
+            previous = files.read_json_lines(attempts)
+        except DamagedFile:
+            return ""
+        return str(previous[-1].get("input_hash", "")) if previous else ""
 
     def begin(self, stage: str, input_hash: str) -> None:
         """Record an attempt; set aside the files of an attempt with other inputs."""

@@ -16,7 +16,8 @@ from actors.env_runner import EnvRunner, RunnerSetup
 from learners.behaviour_cloning.train import BCJob, build_dataset, clone_behaviour
 from learners.common.sequences import IGNORED
 from r2v_dist.chat import ChatFormat
-from r2v_dist.config.learners import BCConfig, DeepSpeedConfig, LoraConfig
+from r2v_dist.config.deepspeed import DeepSpeedConfig
+from r2v_dist.config.learners import BCConfig, LoraConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit

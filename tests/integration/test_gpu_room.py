@@ -61,7 +61,7 @@ def take_turns(folder: Path) -> None:
         refused.__dict__["_session"] = None
         with pytest.raises(
             UsageError,
-            match=r"slm.* \+ verifier.gpu_memory_utilization = 1.2 GPUs, the cluster has 1",
+            match=r"slm.* \+ verifier.gpu_memory_utilization = 1.2 GPUs at the same time",
         ):
             refused.start_early()
     ray.shutdown()

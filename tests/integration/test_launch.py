@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from learners.common.ray_train import run_ranks
-from r2v_dist.config.learners import DeepSpeedConfig
+from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from tests.runs import ROOT
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from cluster.session import ray_session
 from learners.common.ray_train import run_ranks
 from r2v_dist.config.cluster import ClusterConfig
-from r2v_dist.config.learners import DeepSpeedConfig
+from r2v_dist.config.deepspeed import DeepSpeedConfig
 
 def loop():
     raise AssertionError("there is no room for a rank")
@@ -44,7 +44,8 @@ with ray_session(ClusterConfig(num_cpus=1), Path(sys.argv[1])):
 
 def test_more_ranks_than_cores_are_refused(ray_session: None, tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"^bc\.deepspeed\.ranks = 64: the cluster has 4 CPU cores"
+        UsageError,
+        match=r"^bc\.deepspeed\.ranks = 64: a rank needs 1 core each, so there is room for 4",
     ):
         run_ranks(lambda: None, DeepSpeedConfig(ranks=64), "bc", tmp_path)
 

@@ -15,7 +15,8 @@ from learners.dpo import pairs as preference_pairs
 from learners.dpo.pairs import build_pairs
 from learners.dpo.train import DPOJob, PairExamples, build_dataset, learn_preferences
 from r2v_dist.chat import ChatFormat, Turn, opening_message
-from r2v_dist.config.learners import DeepSpeedConfig, DPOConfig, LoraConfig
+from r2v_dist.config.deepspeed import DeepSpeedConfig
+from r2v_dist.config.learners import DPOConfig, LoraConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels import branch_values
 from r2v_dist.labels.branch_values import BranchValue

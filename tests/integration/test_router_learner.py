@@ -17,7 +17,8 @@ from envs.simulated.labels import TASK_BLOCK, all_cells, draw_labels
 from envs.simulated.world import World
 from learners.router.engine import Log
 from learners.router.train import RouterJob, check_labels, train_on_rank, train_routers
-from r2v_dist.config.learners import CONSTRAINT_STATUSES, DeepSpeedConfig
+from r2v_dist.config.deepspeed import DeepSpeedConfig
+from r2v_dist.config.learners import CONSTRAINT_STATUSES
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.errors import UsageError
 from r2v_dist.labels.table import LabelTable

@@ -20,7 +20,8 @@ from transformers import (
 
 from learners.verifier.train import VerifierJob, learn_verifier, measure, score_table
 from r2v_dist.chat import ChatFormat, Turn, opening_message
-from r2v_dist.config.learners import DeepSpeedConfig, LoraConfig
+from r2v_dist.config.deepspeed import DeepSpeedConfig
+from r2v_dist.config.learners import LoraConfig
 from r2v_dist.config.verifier import VerifierConfig, VerifierTrainingConfig
 from r2v_dist.labels import branch_values
 from r2v_dist.labels.branch_values import BranchValue

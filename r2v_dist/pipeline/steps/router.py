@@ -112,9 +112,7 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
     jobs = {
         name: _job(context, config.router, folder, root, name) for name in variants if name != QUERY
     }
-    with context.services.learner_progress(
-        context.stage, folder / "metrics.jsonl", config.router.deepspeed.ranks
-    ):
+    with context.services.learner_progress(context.stage, folder / "metrics.jsonl", ranks=0):
         trained_routers = train_routers(list(jobs.values()), here=context.services.inline)
     results = dict(zip(jobs, trained_routers, strict=True))
     paths = {name: str(job.output.relative_to(run.root)) for name, job in jobs.items()}

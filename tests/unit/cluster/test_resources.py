@@ -1,44 +1,67 @@
-"""Ranks that a cluster could never place are refused by the key that asks for them."""
+"""What a run requests follows from its configuration and from what the session decided, and what a
+cluster can never place is refused by the key that asks for it.
+"""
 
 from pathlib import Path
 
 import pytest
 
-from cluster.resources import Resources, placement_problem, require_ranks
+from cluster.placement import Node
+from cluster.resources import on_gpus, placement_problem, rank_bundle
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.run import load_config
-from r2v_dist.errors import UsageError
 from tests.runs import ROOT
 
 
+def here(cpus: float, gpus: float) -> list[Node]:
+    return [Node("here", cpus, gpus)]
+
+
 @pytest.mark.parametrize(
-    ("name", "key"),
+    "key",
     [
-        ("bc", "bc.deepspeed.ranks"),
-        ("dpo", "dpo.deepspeed.ranks"),
-        ("router", "router.deepspeed.ranks"),
-        ("verifier", "verifier.training.deepspeed.ranks"),
+        "bc.deepspeed.ranks",
+        "dpo.deepspeed.ranks",
+        "router.deepspeed.ranks",
+        "verifier.training.deepspeed.ranks",
     ],
 )
-def test_the_key_is_named_and_means_this_learner(name: str, key: str) -> None:
+def test_the_key_of_ranks_without_a_core_is_named(key: str) -> None:
     batches = ["dpo.batch_size=32", "verifier.training.batch_size=64", "bc.batch_size=64"]
     overrides = [f"{key}=4", "router.deepspeed.zero_stage=0", *batches]
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", overrides)
-    assert placement_problem(config, Resources(4, 0)) is None
-    assert placement_problem(config, Resources(2, 4)) is None
-    problem = placement_problem(config, Resources(2, 0))
+    assert placement_problem(config, here(4, 0), gpus=False) is None
+    problem = placement_problem(config, here(2, 4), gpus=True)
     assert problem is not None
     assert problem.startswith(f"{key} = 4: ")
-    with pytest.raises(UsageError, match=rf"^{key} = 4: the cluster has 2 CPU cores") as raised:
-        require_ranks(name, 4, Resources(2, 0))
-    assert "\n" not in str(raised.value)
+    assert "\n" not in problem
 
 
-def test_ranks_that_fit_take_gpus_where_each_finds_one() -> None:
-    assert not require_ranks("bc", 2, Resources(2, 0))
-    assert not require_ranks("bc", 2, Resources(2, 1))
-    assert require_ranks("bc", 2, Resources(2, 2))
+def test_ranks_never_fall_back_to_cores() -> None:
+    batches = ["bc.batch_size=64"]
+    config = load_config(
+        ROOT / "configs" / "textworld_demo.yaml", ["bc.deepspeed.ranks=4", *batches]
+    )
+    assert placement_problem(config, here(16, 4), gpus=True) is None
+    problem = placement_problem(config, here(16, 3), gpus=True)
+    assert problem is not None
+    assert "bc.deepspeed.ranks = 4: a rank needs 1 GPU and 1 core each" in problem
+    assert "set cluster.gpus to none" in problem
+
+
+def test_a_router_takes_no_gpu() -> None:
+    assert rank_bundle("router", 2, gpus=True).gpus == 0
+    assert rank_bundle("bc", 2, gpus=True).gpus == 1
+
+
+def test_gpus_are_decided_by_the_configuration() -> None:
+    for there in (here(2, 0), here(2, 8), []):
+        assert on_gpus(ClusterConfig(gpus="require"), there)
+        assert not on_gpus(ClusterConfig(gpus="none"), there)
+    assert on_gpus(ClusterConfig(), here(2, 1))
+    assert not on_gpus(ClusterConfig(), here(2, 0))
 
 
 def test_a_run_has_only_the_learners_it_asks_for() -> None:
     config = load_config(Path(ROOT / "configs" / "textworld_simulated.yaml"), ["router=null"])
-    assert placement_problem(config, Resources(0, 0)) is None
+    assert placement_problem(config, here(1, 0), gpus=False) is None

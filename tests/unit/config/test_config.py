@@ -109,6 +109,29 @@ def _folder(*overrides: str) -> Path:
         ("verifier.training.micro_batch_size=5", ["verifier.training", "batch_size = 16", "5"]),
         ("bc.deepspeed={offload_parameters: true}", ["bc.deepspeed", "zero_stage 3"]),
         (
+            "bc.deepspeed={zero_stage: 3, offload_optimizer: nvme}",
+            ["bc.deepspeed", "nvme_path"],
+        ),
+        (
+            "bc.deepspeed={offload_optimizer: nvme, nvme_path: /nvme}",
+            ["bc.deepspeed", "zero_stage 3"],
+        ),
+        (
+            "bc.deepspeed={zero_stage: 3, zero_hpz_partition_size: 2}",
+            ["bc.deepspeed", "zero_hpz_partition_size = 2", "1 ranks"],
+        ),
+        ("bc.deepspeed.extra={optimizer: {}}", ["extra.optimizer", "leave it out"]),
+        (
+            "bc.deepspeed.extra={zero_optimization: {stage: 1}}",
+            ["extra.zero_optimization.stage", "leave it out"],
+        ),
+        ("bc.deepspeed.extra={zero_optimisation: {}}", ["did you mean zero_optimization?"]),
+        ("bc.attention=flash_attention_2", ["bc", "flash_attention_2", "bf16"]),
+        ("cluster.address=ray://head:10001", ["cluster.address", "auto", "job"]),
+        ("cluster.env={CUDA_VISIBLE_DEVICES: 0}", ["CUDA_VISIBLE_DEVICES", "cluster.gpus"]),
+        ("cluster.env={NCCL IFNAME: x}", ["cluster.env", "no name"]),
+        ("cluster.gpus=some", ["cluster.gpus", "some", "require"]),
+        (
             "router.deepspeed.ranks=400",
             ["router.deepspeed.ranks", "400", "episodes", "fewer ranks"],
         ),
@@ -320,6 +343,12 @@ def test_content_hash_ignores_where_and_how_fast() -> None:
         "run_dir=/tmp/x",
         "slm.cpu_cores=0",
         "verifier.gpu_memory_utilization=0.5",
+        "verifier.threads=4",
+        "sandbox.memory_mib=2048",
+        "router.deepspeed.ranks=2",
+        "dpo.attention=sdpa",
+        "bc.deepspeed={ranks: 4, zero_stage: 3, offload_optimizer: true}",
+        "bc.save_every_steps=7",
     ]
     same = load_config(DEMO, elsewhere).content_hash()
     assert same == load_config(DEMO, []).content_hash()

@@ -25,6 +25,7 @@ from r2v_dist.storage.run_dir import RunDir
 from tests.runs import ROOT
 
 DEMO = ROOT / "configs" / "textworld_demo.yaml"
+LEARNERS = ("bc", "dpo", "router", "verifier.training")
 NOTHING: Any = None
 
 
@@ -79,6 +80,7 @@ def test_no_place_is_part_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             "run_dir": f"{tmp_path}/{name}/run",
             "env.cache": f"{tmp_path}/{name}/cache",
             "env.code.data_dir": f"{tmp_path}/{name}/data",
+            **{f"{key}.deepspeed.nvme_path": f"{tmp_path}/{name}/nvme" for key in LEARNERS},
             "env.files": f"{{calibration: [{folder}/a.z8, {folder}/b.z8]}}",
         }
 

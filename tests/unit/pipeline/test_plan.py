@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cluster.resources import Resources, placement_problem
+from cluster.placement import Node
+from cluster.resources import placement_problem
 from r2v_dist.cli.main import main
 from r2v_dist.config.places import cache_folder, make_cache, write_problem
 from r2v_dist.config.run import RunConfig, load_config
@@ -30,35 +31,25 @@ def simulated(tmp_path: Path, *overrides: str) -> RunConfig:
     return load_config(SIMULATED, [*places, *overrides])
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "bc.deepspeed.ranks",
-        "verifier.training.deepspeed.ranks",
-        "dpo.deepspeed.ranks",
-        "router.deepspeed.ranks",
-    ],
-)
-def test_ranks_that_find_no_core_are_named(key: str) -> None:
-    section = key.removesuffix(".deepspeed.ranks")
-    batch = [] if section == "router" else [f"{section}.micro_batch_size=4"]
-    config = load_config(DEMO, [f"{key}=4", *batch])
-    assert placement_problem(config, Resources(4, 0)) is None
-    problem = placement_problem(config, Resources(2, 0))
-    assert problem is not None
-    assert problem.startswith(f"{key} = 4: ")
-    assert "cluster.num_cpus" in problem
-
-
-def test_engines_and_verifier_fit_the_gpus_or_none_is_used() -> None:
+def test_engines_and_verifier_fit_the_gpus() -> None:
     config = load_config(
         DEMO, ["slm.gpu_memory_utilization=0.8", "verifier.gpu_memory_utilization=0.3"]
     )
-    assert placement_problem(config, Resources(2, 0)) is None
-    assert placement_problem(config, Resources(2, 2)) is None
+    assert placement_problem(config, [Node("here", 2, 0)], gpus=False) is None
+    assert placement_problem(config, [Node("here", 2, 2)], gpus=True) is None
     assert "slm.gpu_memory_utilization + verifier.gpu_memory_utilization = 1.1" in str(
-        placement_problem(config, Resources(2, 1))
+        placement_problem(config, [Node("here", 2, 1)], gpus=True)
     )
+
+
+def test_required_gpus_that_this_machine_lacks_are_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    main(["run", str(DEMO), "--dry-run", "cluster.gpus=require"])
+    assert "# NO ROOM: bc.deepspeed.ranks = 1: a rank needs 1 GPU" in capsys.readouterr().out
+    main(["run", str(DEMO), "--dry-run"])
+    assert "NO ROOM" not in capsys.readouterr().out
 
 
 def test_a_dry_run_says_what_finds_no_room(capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,3 +210,19 @@ def test_an_operator_that_does_not_exist_is_named_with_the_nearest(
     assert (
         "perturb.rates: unknown operator failur; did you mean failure?" in capsys.readouterr().err
     )
+
+
+def test_a_dry_run_shows_the_memory_of_every_phase_and_of_common_shapes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["run", str(CONFIGS / "humaneval_qwen14b.yaml"), "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    engine = next(line for line in lines if line.startswith("# slm engine, 2 GPUs"))
+    assert "weights 13.76" in engine  # 2 bytes x 14,770,033,664 / 2 GPUs
+    assert "cache 1.50 for a context of 16384 tokens" in engine  # 2 x 48 x 4 x 128 x 2 bytes each
+    for learner in ("bc", "verifier", "dpo"):
+        assert any(line.startswith(f"# {learner}, ZeRO-3 x 8, LoRA 32") for line in lines)
+    rows = [line.split()[1] for line in lines if line.startswith(("# 0.5B", "# 7", "# 14B"))]
+    assert rows == ["0.5B", "7B", "14B", "70B"]
+    main(["run", str(DEMO), "--dry-run", "slm.model=someone/else", "verifier.model=someone/else"])
+    assert capsys.readouterr().out.count("someone/else: its shape is not known here") == 4

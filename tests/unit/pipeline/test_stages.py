@@ -11,8 +11,10 @@ import pytest
 
 from r2v_dist.config.run import load_config
 from r2v_dist.pipeline.context import Context
+from r2v_dist.pipeline.run import hash_of_inputs
 from r2v_dist.pipeline.stage import Stage, value_of
 from r2v_dist.pipeline.stages import TABLE, stages
+from r2v_dist.seeding import short_hash
 from r2v_dist.storage.run_dir import Manifest, RunDir
 from tests.runs import ROOT
 
@@ -99,6 +101,43 @@ def decided_by(override: str) -> set[str]:
         for one, other in zip(stages(before), stages(after), strict=True)
         if one.content(before) != other.content(after)
     }
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "bc.deepspeed={ranks: 4, zero_stage: 3, offload_parameters: cpu}",
+        "bc.micro_batch_size=8",
+        "dpo.gradient_checkpointing=true",
+        "verifier.training.deepspeed.threads_per_rank=9",
+        "verifier.threads=3",
+        "router.deepspeed.ranks=2",
+        "sandbox.wall_s=60",
+        "env.cache=/elsewhere",
+        "dpo.attention=eager",
+    ],
+)
+def test_where_and_how_a_stage_is_done_makes_no_other_stage_of_it(override: str) -> None:
+    assert decided_by(override) == set()
+
+
+def test_a_stage_that_an_earlier_version_began_is_not_begun_again(tmp_path: Path) -> None:
+    """Ranks were part of what named a stage: such a name is kept while they are the same."""
+    path = ROOT / "configs" / "textworld_demo.yaml"
+    config = load_config(path, ["bc.deepspeed.ranks=2"])
+    stage = next(one for one in stages(config) if one.name == "bc")
+    manifests = {name: Manifest(name, "hash", 0.0, 1, {}) for name in stage.needs}
+    run = RunDir(tmp_path)
+    content = json.dumps(
+        [stage.content_before(config), [(name, "hash", {}) for name in stage.needs]], sort_keys=True
+    )
+    earlier = short_hash(config.seed, content)
+    named = hash_of_inputs(stage, config, run, manifests)
+    assert named != earlier
+    run.begin("bc", earlier)
+    assert hash_of_inputs(stage, config, run, manifests) == earlier
+    other = load_config(path, ["bc.deepspeed.ranks=4"])
+    assert hash_of_inputs(stage, other, run, manifests) == named
 
 
 def test_a_key_of_the_second_round_leaves_the_labels_of_the_first() -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from r2v_dist.config.run import load_config
 from r2v_dist.errors import UsageError
 from r2v_dist.storage.run_dir import RunDir
+from tests.runs import ROOT
 
 
 def test_a_stage_is_complete_only_with_a_manifest(tmp_path: Path) -> None:
@@ -29,6 +31,20 @@ def test_what_other_inputs_left_is_set_aside_and_not_lost(tmp_path: Path) -> Non
         run.complete("collect", inputs, 0.0, {})
     kept = {p.name: (p / "000000.arrow").read_text() for p in (tmp_path / "rollouts").iterdir()}
     assert kept == {"collect.one": "one", "collect.two": "two", "collect": "one"}
+
+
+def test_a_run_that_began_on_gpus_remembers_it(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])
+    assert not run.began_on_gpus()
+    run.write_config(config)
+    assert not run.began_on_gpus()
+    run.write_config(config.with_gpus("require"))
+    assert run.began_on_gpus()
+    run.write_config(config.with_gpus("none"))
+    assert not run.began_on_gpus()
+    (tmp_path / "config.yaml").write_bytes(b"\xff\x00: [")
+    assert not run.began_on_gpus()
 
 
 def test_two_runs_do_not_share_a_directory(tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Continues training on another number of ranks: DeepSpeed writes a checkpoint in as many parts as
+there are ranks, and its Universal Checkpoint has none.
+
+Whatever the number of ranks, every rank takes the same decision: continue, convert and continue, or
+start again with a line that says why.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from r2v_dist.config.deepspeed import DeepSpeedConfig
+from r2v_dist.files import append_json_line
+
+NOTICES = "notices.jsonl"
+"""In a learner's folder: what its ranks have to say to the user."""
+_UNIVERSAL = "latest_universal"
+
+
+def parts_of(checkpoint: Path) -> tuple[int, bool]:
+    """How many ranks wrote a checkpoint (0: their optimizer was not divided), and whether they had
+    divided the parameters too (ZeRO-3).
+    """
+    optimizers = list(checkpoint.glob("global_step*[0-9]/*zero_pp_rank_*_optim_states.pt"))
+    parameters = list(checkpoint.glob("global_step*[0-9]/*zero_pp_rank_*_model_states.pt"))
+    return len(optimizers), bool(parameters)
+
+
+def prepare(checkpoint: Path, config: DeepSpeedConfig, learner: str) -> str:
+    """How to go on from a checkpoint: `as it is`, `universal` where it was converted, or `again`.
+    Call on every rank.
+    """
+    import torch.distributed
+
+    ranks, sharded = parts_of(checkpoint)
+    now = (config.ranks if config.zero_stage else 0, config.zero_stage == 3)
+    if (ranks, sharded) == now or not (ranks or now[0]):
+        return "as it is"
+    decision = ["again"]
+    if torch.distributed.get_rank() == 0:
+        same_kind = bool(ranks) == bool(now[0]) and sharded == now[1]
+        problem = _convert(checkpoint) if same_kind else "it is of another stage of ZeRO"
+        decision = ["again" if problem else "universal"]
+        if problem:
+            line = (
+                f"learner {learner}: its checkpoint, in {ranks} parts, does not serve "
+                f"{config.ranks} ranks with ZeRO-{config.zero_stage} ({problem}); it starts again"
+            )
+            append_json_line(checkpoint.parents[1] / NOTICES, {"text": line})
+            checkpoint.parent.rename(checkpoint.parent.with_name("checkpoints_of_other_ranks"))
+    torch.distributed.broadcast_object_list(decision, src=0)
+    return decision[0]
+
+
+def _convert(checkpoint: Path) -> str:
+    """Write the universal form beside the parts; the problem, empty where there is none."""
+    if (checkpoint / _UNIVERSAL).is_file():
+        return ""
+    tag = (checkpoint / "latest").read_text(encoding="utf-8").strip()
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
+    command += ["--input_folder", str(checkpoint / tag)]
+    command += ["--output_folder", str(checkpoint / f"{tag}_universal"), "--inject_missing_state"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    if done.returncode == 0:
+        return ""
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return said[-1][:200] if said else f"exit code {done.returncode}"
