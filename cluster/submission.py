@@ -127,11 +127,20 @@ class Jobs:
             self._client = _client(self._url, timeout_s)
 
     def submit(self, first_id: str, run_dir: Path, package: Package, driver: Driver) -> Submitted:
-        """Start the run's next job, unless one is under way."""
-        earlier = [job for job in self.listed() if _same_run(job.id, first_id)]
-        running = [job for job in earlier if job.under_way]
-        if running:
-            return Submitted(running[0].id, False, len(earlier))
+        """Start the run's next job, unless one is under way.
+
+        Raises UsageError where another run's job is under way in its run directory.
+        """
+        listed = self.listed()
+        earlier = [job for job in listed if _same_run(job.id, first_id)]
+        for job in listed:
+            if job.under_way and job in earlier:
+                return Submitted(job.id, False, len(earlier))
+            if job.under_way and job.run_dir == str(run_dir):
+                raise UsageError(
+                    f"run_dir = {run_dir}: job {job.id} is under way there with another "
+                    f"configuration; `r2v stop {job.id}`, or choose another run_dir"
+                )
         attempt = len(earlier) + 1
         new_id = first_id if attempt == 1 else f"{first_id}-{attempt}"
         with self._boundary(), tempfile.TemporaryDirectory() as folder:

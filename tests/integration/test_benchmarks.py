@@ -42,6 +42,7 @@ SLOW = {
     ],
     "learner": ["--games=4", "--steps=6", "--repeats=1"],
     "rollout": ["--games=1", "--seeds=1", "--repeats=1", "--candidates=2"],
+    "submission": [],
 }
 """Those that start Ray, vLLM or DeepSpeed."""
 ELSEWHERE = {"code_agreement", "dpo_ablation", "sandbox", "tree"}
