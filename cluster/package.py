@@ -47,10 +47,10 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Package:
-    """A zip file, and how many files it holds."""
+    """A zip file, and the names of its files."""
 
     data: bytes
-    files: int
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _zipped(folder: Path, text: str, entries: Sequence[_Entry]) -> Package:
     data = buffer.getvalue()
     if len(data) > MOST_BYTES:
         raise UsageError(_too_large(folder, sizes, MOST_BYTES, "compressed"))
-    return Package(data, len(sizes) + 1)
+    return Package(data, (CONFIG_FILE, *sizes))
 
 
 def _too_large(folder: Path, sizes: dict[str, int], limit: int, how: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cluster.manifests.shape import Node, Shape, shape_of
-from cluster.submission import job_id
+from cluster.submission import config_text, job_id
 from r2v_dist.config.run import RunConfig
 from r2v_dist.config.simulated import SimulatedConfig
 from r2v_dist.errors import UsageError
@@ -182,13 +182,11 @@ def _secret(variable: str) -> dict[str, Any]:
 
 
 def _config_map(config: RunConfig | SimulatedConfig, name: str) -> Manifest:
-    content = config.model_dump(mode="json")
-    content["cluster"]["address"] = "auto"
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": _metadata(name),
-        "data": {_CONFIG_FILE: yaml.safe_dump(content, sort_keys=False)},
+        "data": {_CONFIG_FILE: config_text(config)},
     }
 
 

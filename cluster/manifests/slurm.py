@@ -35,7 +35,8 @@ def sbatch_script(
 ) -> str:
     """The script, for `sbatch`. It names the configuration's file, which all nodes see."""
     shape = shape_of(config, batch.node)
-    run = shlex.join(["run", str(file.resolve()), *overrides])
+    kept = [override for override in overrides if not override.startswith("cluster.address=")]
+    run = shlex.join(["run", str(file.resolve()), *kept])
     return _SCRIPT.format(
         options="\n".join(f"#SBATCH {option}" for option in _options(config, shape, batch)),
         bin=shlex.quote(str(Path(sys.executable).parent)),

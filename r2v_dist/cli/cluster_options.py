@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cluster.submission import Jobs
+    from cluster.jobs import Jobs
 
 Address = Annotated[
     str,
@@ -23,7 +23,7 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="id of a job; `r2v jobs
 
 def jobs_of(address: str, timeout_s: float) -> "Jobs":
     """The jobs of the cluster at the address."""
-    from cluster.submission import Jobs
+    from cluster.jobs import Jobs
 
     return Jobs(address, timeout_s)
 

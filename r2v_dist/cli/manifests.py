@@ -44,10 +44,10 @@ def kuberay(
     """Print a RayJob or a RayCluster for KubeRay's operator, as YAML."""
     from cluster.manifests.kuberay import Kubernetes, ray_cluster, ray_job
     from cluster.manifests.shape import Node
-    from cluster.submission import require_shared_run_dir
+    from cluster.submission import require_submittable
 
     run = load_any(config, overrides)
-    require_shared_run_dir(run.run_dir, "a RayJob")
+    require_submittable(run)
     place = Kubernetes(
         image=image,
         claim=claim,
@@ -80,10 +80,10 @@ def slurm(
     """Print a batch script for Slurm's sbatch."""
     from cluster.manifests.shape import Node
     from cluster.manifests.slurm import Batch, sbatch_script
-    from cluster.submission import require_shared_run_dir
+    from cluster.submission import require_submittable
 
     run = load_any(config, overrides)
-    require_shared_run_dir(run.run_dir, "a Slurm job")
+    require_submittable(run)
     node = Node(cpus_per_node, gpus_per_node)
     batch = Batch(node, hours, notice_seconds, restarts, option or ())
     print(sbatch_script(run, config, overrides or [], batch), end="")

@@ -2,17 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from r2v_dist.cli.any_config import ConfigFile, Overrides, load_any
 from r2v_dist.cli.cluster_options import LOCAL, SECONDS, Address, Timeout, jobs_of
 from r2v_dist.errors import UsageError
-
-if TYPE_CHECKING:
-    from r2v_dist.config.run import RunConfig
-    from r2v_dist.config.simulated import SimulatedConfig
 
 
 def submit(
@@ -36,37 +32,31 @@ def submit(
         list[str] | None,
         typer.Option(help="label of the driver's node, NAME=VALUE; may be repeated"),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the id and what would travel, then stop")
+    ] = False,
     timeout: Timeout = SECONDS,
 ) -> None:
     """Start a run on a cluster, or say that it is under way there; print the job's id."""
+    from cluster.jobs import Driver
     from cluster.package import models_of, pack
-    from cluster.submission import Driver, job_id, require_shared_run_dir
+    from cluster.submission import config_text, job_id, require_submittable
 
     run = load_any(config, overrides)
-    require_shared_run_dir(run.run_dir, "a submitted job")
+    require_submittable(run)
     driver = Driver(driver_cpus, driver_memory_gib, _labels(driver_label or []))
     folder = _folder(working_dir)
-    package = pack(folder, _on_the_cluster(run), models_of(run, folder), exclude or [])
+    package = pack(folder, config_text(run), models_of(run, folder), exclude or [])
+    if dry_run:
+        print(*package.files, sep="\n")
+        print(f"# {job_id(run)}: {len(package.files)} files, {len(package.data) / 1e6:.2f} MB")
+        return
     submitted = jobs_of(address, timeout).submit(job_id(run), run.run_dir, package, driver)
     if not submitted.started:
         print(f"r2v: {submitted.id} is under way already", file=sys.stderr)
     elif submitted.attempt > 1:
         print(f"r2v: attempt {submitted.attempt} resumes in {run.run_dir}", file=sys.stderr)
     print(submitted.id)
-
-
-def _on_the_cluster(config: "RunConfig | SimulatedConfig") -> str:
-    """The resolved configuration, to be run by a driver that joins the cluster it runs on."""
-    import yaml
-
-    if config.cluster.executor == "inline":
-        raise UsageError(
-            "cluster.executor = inline: a submitted job joins a cluster; set it to ray, or use "
-            "`r2v run`"
-        )
-    content = config.model_dump(mode="json")
-    content["cluster"]["address"] = "auto"
-    return yaml.safe_dump(content, sort_keys=False)
 
 
 def _folder(folder: Path) -> Path:

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from cluster.jobs import Driver, Jobs
 from cluster.package import Package
-from cluster.submission import Driver, Jobs
 from r2v_dist.cli.main import main
 from r2v_dist.errors import RuntimeFailure, UsageError
 
 RUN_DIR = Path("/shared/a")
-PACKAGE = Package(b"PK", 1)
+PACKAGE = Package(b"PK", ())
 
 
 class JobServer(ThreadingHTTPServer):

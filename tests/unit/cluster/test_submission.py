@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.submission import dashboard_url, job_id
+from cluster.jobs import dashboard_url
+from cluster.submission import job_id
 from r2v_dist.cli.main import main
 from r2v_dist.config.run import load_config
 from r2v_dist.config.simulated import load_simulated
@@ -108,6 +109,16 @@ def test_a_cluster_that_does_not_answer_is_one_line_and_code_1(
         main([*command, "--address", f"127.0.0.1:{closed_port}"])
     [line] = capsys.readouterr().err.splitlines()
     assert f"--address = http://127.0.0.1:{closed_port}: no answer" in line
+
+
+def test_a_dry_run_prints_what_would_travel_and_asks_no_cluster(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    main(["submit", str(CONFIG), "run_dir=/shared/a", "--dry-run"])
+    *files, last = capsys.readouterr().out.splitlines()
+    assert {"r2v_job.yaml", "r2v_dist/cli/__main__.py"} <= set(files)
+    assert last.startswith(f"# {identity('run_dir=/shared/a')}: {len(files)} files, ")
 
 
 def test_submitting_imports_neither_torch_nor_an_engine(closed_port: int) -> None:
