@@ -170,7 +170,7 @@ class Jobs:
         return self._ended(wanted, wait_s)
 
     async def _follow(self, wanted: str, say: Callable[[str], None]) -> None:
-        """A job may print nothing for hours, so silence is a reason to ask whether it still runs."""
+        """A job may print nothing for hours: silence is a reason to ask whether it still runs."""
         lines = self._client.tail_job_logs(wanted)
         ahead = asyncio.ensure_future(anext(lines))
         while True:

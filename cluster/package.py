@@ -39,7 +39,7 @@ STAYS = frozenset(
         "wandb",
     ]
 )
-"""Folders at the top that no job reads. A model that the configuration names travels all the same."""
+"""Folders at the top that no job reads; a model in them that the configuration names travels."""
 _CACHES = ("__pycache__", "*.egg-info")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _SHOWN = 3

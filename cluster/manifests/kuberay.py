@@ -161,7 +161,7 @@ def _volumes(config: RunConfig | SimulatedConfig, place: Kubernetes) -> list[dic
 
 
 def _mount(config: RunConfig | SimulatedConfig) -> str:
-    """The claim stands for the first folder of the run directory: /shared/runs/x lies on /shared."""
+    """The claim is mounted on the first folder of the run directory."""
     parts = PurePosixPath(config.run_dir).parts
     return str(PurePosixPath(*parts[:2]))
 

@@ -79,8 +79,9 @@ _SCRIPT = """\
 export PATH={bin}:$PATH
 # Nodes start at different times; Ray's own limit is 30 s.
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT={wait_s}
-# The first node of the job is where this script runs, and where Ray's head will be.
-address=$(hostname -I | cut -d' ' -f1):$((20000 + SLURM_JOB_ID % 20000))
+# The first node of the job is where this script runs, and where Ray's head will be. Set
+# R2V_HEAD_IP where the other nodes know this one by another of its addresses.
+address=${{R2V_HEAD_IP:-$(hostname -I | cut -d' ' -f1)}}:$((20000 + SLURM_JOB_ID % 20000))
 state=$(mktemp -d)
 trap 'rm -rf "$state"' EXIT
 

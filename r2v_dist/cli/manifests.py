@@ -12,34 +12,33 @@ Gpus = Annotated[int, typer.Option(min=0, help="GPUs of a node with GPUs; 0: the
 Cpus = Annotated[int, typer.Option(min=1, help="cores of a node")]
 
 
+Image = Annotated[str, typer.Option(help="image of the project, see cluster/Containerfile")]
+Claim = Annotated[str, typer.Option(help="PersistentVolumeClaim that holds run_dir, on every node")]
+Kind = Annotated[
+    Literal["job", "cluster"],
+    typer.Option(help="a RayJob, or only the RayCluster for `r2v submit`"),
+]
+Memory = Annotated[int, typer.Option(min=1, help="memory of a node with GPUs")]
+Deadline = Annotated[float, typer.Option(min=0.1, help="longest time of the job, retries included")]
+Retries = Annotated[
+    int, typer.Option(min=0, help="new clusters after a failure; each resumes the run")
+]
+Keep = Annotated[int, typer.Option(min=0, help="how long a finished job can be looked at")]
+
+
 @commands.command()
 def kuberay(
     config: ConfigFile,
     overrides: Overrides = None,
-    image: Annotated[
-        str, typer.Option(help="image of the project, see cluster/Containerfile")
-    ] = "r2v:latest",
-    claim: Annotated[
-        str, typer.Option(help="PersistentVolumeClaim that holds run_dir, on every node")
-    ] = "r2v-shared",
-    kind: Annotated[
-        Literal["job", "cluster"],
-        typer.Option(help="a RayJob, or only the RayCluster for `r2v submit`"),
-    ] = "job",
+    image: Image = "r2v:latest",
+    claim: Claim = "r2v-shared",
+    kind: Kind = "job",
     gpus_per_node: Gpus = 8,
     cpus_per_node: Cpus = 16,
-    memory_gib_per_node: Annotated[
-        int, typer.Option(min=1, help="memory of a node with GPUs")
-    ] = 128,
-    deadline_hours: Annotated[
-        float, typer.Option(min=0.1, help="longest time of the job, retries included")
-    ] = 72.0,
-    retries: Annotated[
-        int, typer.Option(min=0, help="new clusters after a failure; each resumes the run")
-    ] = 3,
-    keep_seconds: Annotated[
-        int, typer.Option(min=0, help="how long a finished job can be looked at")
-    ] = 3600,
+    memory_gib_per_node: Memory = 128,
+    deadline_hours: Deadline = 72.0,
+    retries: Retries = 3,
+    keep_seconds: Keep = 3600,
 ) -> None:
     """Print a RayJob or a RayCluster for KubeRay's operator, as YAML."""
     from cluster.manifests.kuberay import Kubernetes, ray_cluster, ray_job

@@ -10,31 +10,34 @@ from r2v_dist.cli.any_config import ConfigFile, Overrides, load_any
 from r2v_dist.cli.cluster_options import LOCAL, SECONDS, Address, Timeout, jobs_of
 from r2v_dist.errors import UsageError
 
+WorkingDir = Annotated[Path, typer.Option(help="folder that travels with the job")]
+Excludes = Annotated[
+    list[str] | None,
+    typer.Option(help="path or pattern in that folder that stays here; may be repeated"),
+]
+DriverCpus = Annotated[
+    float, typer.Option(min=0, help="cores of the driver; with any, it may leave the head")
+]
+DriverMemory = Annotated[float, typer.Option(min=0, help="memory of the driver, likewise")]
+DriverLabels = Annotated[
+    list[str] | None,
+    typer.Option(help="label of the driver's node, NAME=VALUE; may be repeated"),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="print the id and what would travel, then stop")
+]
+
 
 def submit(
     config: ConfigFile,
     overrides: Overrides = None,
     address: Address = LOCAL,
-    working_dir: Annotated[
-        Path, typer.Option(help="folder that travels with the job; default: this one")
-    ] = Path(),
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(help="path or pattern in that folder that stays here; may be repeated"),
-    ] = None,
-    driver_cpus: Annotated[
-        float, typer.Option(min=0, help="cores of the driver; with any, it may leave the head")
-    ] = 0,
-    driver_memory_gib: Annotated[
-        float, typer.Option(min=0, help="memory of the driver, likewise")
-    ] = 0,
-    driver_label: Annotated[
-        list[str] | None,
-        typer.Option(help="label of the driver's node, NAME=VALUE; may be repeated"),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="print the id and what would travel, then stop")
-    ] = False,
+    working_dir: WorkingDir = Path(),
+    exclude: Excludes = None,
+    driver_cpus: DriverCpus = 0,
+    driver_memory_gib: DriverMemory = 0,
+    driver_label: DriverLabels = None,
+    dry_run: DryRun = False,
     timeout: Timeout = SECONDS,
 ) -> None:
     """Start a run on a cluster, or say that it is under way there; print the job's id."""
