@@ -85,10 +85,11 @@ address=${{R2V_HEAD_IP:-$(hostname -I | cut -d' ' -f1)}}:$((20000 + SLURM_JOB_ID
 state=$(mktemp -d)
 trap 'rm -rf "$state"' EXIT
 
-# The driver ends in an orderly way; what it has committed is found again by the next attempt.
-noticed=
+# The driver ends in an orderly way; what it has committed is found again by the next attempt. There
+# is none after `scancel`, which sends the same signal to a job that no longer counts as running.
+again=
 notice() {{
-    noticed=1
+    if [ "$(squeue --noheader --job "$SLURM_JOB_ID" --format %T)" = RUNNING ]; then again=1; fi
     if [ -s "$state/driver" ]; then kill -TERM "$(cat "$state/driver")"; fi
 }}
 trap notice TERM
@@ -106,7 +107,7 @@ while kill -0 "$step" 2>/dev/null; do
     code=$?
 done
 
-if [ -n "$noticed" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
+if [ -n "$again" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
     scontrol requeue "$SLURM_JOB_ID"
     exit "$code"
 fi
