@@ -107,7 +107,7 @@ while kill -0 "$step" 2>/dev/null; do
     code=$?
 done
 
-if [ -n "$again" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
+if [ -n "$again" ] && [ "$code" -ne 0 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
     scontrol requeue "$SLURM_JOB_ID"
     exit "$code"
 fi
