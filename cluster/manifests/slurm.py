@@ -90,7 +90,8 @@ trap 'rm -rf "$state"' EXIT
 again=
 notice() {{
     if [ "$(squeue --noheader --job "$SLURM_JOB_ID" --format %T)" = RUNNING ]; then again=1; fi
-    if [ -s "$state/driver" ]; then kill -TERM "$(cat "$state/driver")"; fi
+    # Before Ray has started there is no driver.
+    if [ -s "$state/driver" ]; then kill -TERM "$(cat "$state/driver")"; else kill -TERM "$step"; fi
 }}
 trap notice TERM
 
