@@ -190,7 +190,8 @@ def _head(folder: Path) -> Iterator[Head]:
     process = psutil.Process(started.pid)
     try:
         url = f"http://127.0.0.1:{dashboard}"
-        _wait_for_answer(url, started, folder / "head.log")
+        for place in (f"{url}/api/version", f"http://127.0.0.1:{agent}/api/healthz"):
+            _wait_for_answer(place, started, folder / "head.log")
         yield Head(process, url)
     finally:
         _kill(process)
@@ -200,7 +201,7 @@ def _head(folder: Path) -> Iterator[Head]:
 def _wait_for_answer(url: str, started: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + _STARTS_S
     while True:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/api/version", timeout=5):
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
             return
         if started.poll() is not None or time.monotonic() > deadline:
             raise Mismatch(f"Ray did not start: {log.read_text()[-1000:]}")

@@ -113,27 +113,15 @@ class Jobs:
                 )
         attempt = len(earlier) + 1
         new_id = first_id if attempt == 1 else f"{first_id}-{attempt}"
-        with self._boundary(), tempfile.TemporaryDirectory() as folder:
-            archive = Path(folder) / "job.zip"
-            archive.write_bytes(package.data)
-            try:
-                self._client.submit_job(
-                    entrypoint=ENTRYPOINT,
-                    submission_id=new_id,
-                    metadata={"r2v_run_dir": str(run_dir)},
-                    runtime_env={
-                        "working_dir": str(archive),
-                        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_S)},
-                    },
-                    entrypoint_num_cpus=driver.cpus or None,
-                    entrypoint_memory=int(driver.memory_gib * 2**30) or None,
-                    entrypoint_label_selector=dict(driver.labels) or None,
-                )
-            except RuntimeError as error:
-                if "already exists" not in str(error):
-                    raise
-                return Submitted(new_id, False, attempt)  # another client was faster
-        return Submitted(new_id, True, attempt)
+        request = {
+            "entrypoint": ENTRYPOINT,
+            "submission_id": new_id,
+            "metadata": {"r2v_run_dir": str(run_dir)},
+            "entrypoint_num_cpus": driver.cpus or None,
+            "entrypoint_memory": int(driver.memory_gib * 2**30) or None,
+            "entrypoint_label_selector": dict(driver.labels) or None,
+        }
+        return Submitted(new_id, self._start(request, package), attempt)
 
     def listed(self) -> list[Job]:
         """Our jobs, the newest last."""
@@ -168,6 +156,27 @@ class Jobs:
         with self._boundary(wanted):
             self._client.stop_job(wanted)
         return self._ended(wanted, wait_s)
+
+    def _start(self, request: dict[str, Any], package: Package) -> bool:
+        """Upload and start; False where another client was faster. A cluster that has just started
+        is asked again until it can run jobs.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_S)}
+        with self._boundary(), tempfile.TemporaryDirectory() as folder:
+            archive = Path(folder) / "job.zip"
+            archive.write_bytes(package.data)
+            environment = {"working_dir": str(archive), "env_vars": variables}
+            while True:
+                try:
+                    self._client.submit_job(runtime_env=environment, **request)
+                    return True
+                except RuntimeError as error:
+                    if "already exists" in str(error):
+                        return False
+                    if "No available agent" not in str(error) or time.monotonic() > deadline:
+                        raise
+                time.sleep(_POLL_S)
 
     async def _follow(self, wanted: str, say: Callable[[str], None]) -> None:
         """A job may print nothing for hours: silence is a reason to ask whether it still runs."""

@@ -31,6 +31,8 @@ class JobServer(ThreadingHTTPServer):
         self.hidden = False
         """Whether the list of jobs is empty, as it was for a client that asked a moment ago."""
         self.stops = True
+        self.refusals = 0
+        """How often the cluster still says that it is starting."""
 
     @property
     def address(self) -> str:
@@ -68,6 +70,9 @@ class Handler(BaseHTTPRequestHandler):
             if self.server.stops:
                 self.server.end(path[1], "STOPPED")
             self._answer({"stopped": True})
+        elif self.server.refusals > 0:
+            self.server.refusals -= 1
+            self._answer({"error": "No available agent to submit job, please try again"}, 500)
         elif body["submission_id"] in self.server.jobs:
             self._answer({"error": "Job already exists"}, 500)
         else:
@@ -116,6 +121,17 @@ def test_of_two_clients_at_the_same_time_one_starts_the_job(server: JobServer) -
     submit(server)
     server.hidden = True
     assert submit(server) == ("r2v-a-1", False)
+
+
+def test_a_cluster_that_is_starting_is_asked_again_until_the_deadline(server: JobServer) -> None:
+    server.refusals = 1
+    assert submit(server) == ("r2v-a-1", True)
+    server.refusals = 1000
+    server.end("r2v-a-1", "FAILED")
+    with pytest.raises(RuntimeFailure, match="No available agent to submit job") as error:
+        Jobs(server.address, 0.6).submit("r2v-a-1", RUN_DIR, PACKAGE, Driver())
+    assert "\n" not in str(error.value)
+    assert server.refusals < 999
 
 
 def test_another_configuration_waits_for_the_run_directory(server: JobServer) -> None:
