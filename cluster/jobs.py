@@ -102,16 +102,16 @@ class Jobs:
         Raises UsageError where another run's job is under way in its run directory.
         """
         listed = self.listed()
-        earlier = [job for job in listed if _same_run(job.id, first_id)]
+        earlier = [job for job in listed if _attempt(job.id, first_id)]
         for job in listed:
             if job.under_way and job in earlier:
-                return Submitted(job.id, False, len(earlier))
+                return Submitted(job.id, False, _attempt(job.id, first_id))
             if job.under_way and job.run_dir == str(run_dir):
                 raise UsageError(
                     f"run_dir = {run_dir}: job {job.id} is under way there with another "
                     f"configuration; `r2v stop {job.id}`, or choose another run_dir"
                 )
-        attempt = len(earlier) + 1
+        attempt = max((_attempt(job.id, first_id) for job in earlier), default=0) + 1
         new_id = first_id if attempt == 1 else f"{first_id}-{attempt}"
         request = {
             "entrypoint": ENTRYPOINT,
@@ -214,6 +214,8 @@ class Jobs:
         where = f"--address = {self._url}"
         try:
             yield
+        except BrokenPipeError:
+            raise  # of what the user reads with
         except (requests.RequestException, ConnectionError, ClientError) as error:
             raise RuntimeFailure(
                 f"{where}: no answer ({type(error).__name__}); start the cluster, or name the "
@@ -231,10 +233,8 @@ class Jobs:
 
 def _client(url: str, timeout_s: float) -> Any:
     """Ray's client; its own requests wait for ever."""
-    import ray  # adds its handlers, so that the levels below count
     from ray.job_submission import JobSubmissionClient
 
-    assert ray.__version__
     for module in ("dashboard_sdk", "job.sdk"):
         logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
 
@@ -245,8 +245,10 @@ def _client(url: str, timeout_s: float) -> Any:
     return Client(url)
 
 
-def _same_run(other: str, first_id: str) -> bool:
-    return re.fullmatch(rf"{re.escape(first_id)}(-[0-9]+)?", other) is not None
+def _attempt(other: str, first_id: str) -> int:
+    """Which attempt of the run the job is; 0 for a job of another run."""
+    found = re.fullmatch(rf"{re.escape(first_id)}(?:-([0-9]+))?", other)
+    return int(found[1] or 1) if found else 0
 
 
 def _job(detail: Any) -> Job:

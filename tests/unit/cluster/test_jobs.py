@@ -117,6 +117,14 @@ def test_a_run_has_one_job_at_a_time_and_the_next_after_its_end(server: JobServe
     assert server.uploaded == [PACKAGE.data]  # once: its name is the hash of what it holds
 
 
+def test_an_id_that_was_deleted_is_not_taken_again(server: JobServer) -> None:
+    for _ in range(2):
+        job_id, _ = submit(server)
+        server.end(job_id, "FAILED")
+    del server.jobs["r2v-a-1"]
+    assert submit(server) == ("r2v-a-1-3", True)
+
+
 def test_of_two_clients_at_the_same_time_one_starts_the_job(server: JobServer) -> None:
     submit(server)
     server.hidden = True
