@@ -11,15 +11,29 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from r2v_dist import __version__
-from r2v_dist.cli import tasks
+from r2v_dist.cli import manifests, tasks
 from r2v_dist.cli.certify import certify
 from r2v_dist.cli.doctor import doctor
+from r2v_dist.cli.jobs import jobs
+from r2v_dist.cli.logs import logs
 from r2v_dist.cli.report import report
 from r2v_dist.cli.rollouts import rollouts
 from r2v_dist.cli.run import run
+from r2v_dist.cli.stop import stop
+from r2v_dist.cli.submit import submit
 from r2v_dist.errors import RuntimeFailure, UsageError, explain
 
-_COMMANDS: tuple[Callable[..., None], ...] = (run, report, certify, rollouts, doctor)
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    run,
+    submit,
+    jobs,
+    logs,
+    stop,
+    report,
+    certify,
+    rollouts,
+    doctor,
+)
 _INTERRUPTED = 130
 """What typer returns for a command that the user interrupted."""
 
@@ -30,6 +44,7 @@ _app = typer.Typer(
 )
 for _command in _COMMANDS:
     _app.command()(_command)
+_app.add_typer(manifests.commands, name="manifests")
 _app.add_typer(tasks.commands, name="tasks")
 
 

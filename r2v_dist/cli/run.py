@@ -1,10 +1,11 @@
 """`r2v run`: a configuration, from where its run directory stands to the report."""
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from r2v_dist.cli.any_config import ConfigFile, Overrides
 
 if TYPE_CHECKING:
     from r2v_dist.config.run import RunConfig
@@ -12,13 +13,8 @@ if TYPE_CHECKING:
 
 
 def run(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE]...", help="change a key, for example perturb.test_seeds=20"
-        ),
-    ] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
     dry_run: Annotated[
         bool,
         typer.Option(

@@ -43,6 +43,7 @@ SLOW = {
     "learner": ["--games=4", "--steps=6", "--repeats=1"],
     "scaling": ["--runners=1,2", "--latency=0.02", "--in-flight=2", "--slots=2"],
     "rollout": ["--games=1", "--seeds=1", "--repeats=1", "--candidates=2"],
+    "submission": [],
 }
 """Those that start Ray, vLLM or DeepSpeed."""
 ELSEWHERE = {"code_agreement", "dpo_ablation", "sandbox", "tree"}

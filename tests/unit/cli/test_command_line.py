@@ -28,6 +28,8 @@ DEMO = str(ROOT / "configs" / "textworld_demo.yaml")
         (["rollouts", "runs/x", "--seed"], ["--seed", "requires an argument"]),
         (["tasks"], ["missing command", "`r2v tasks --help`"]),
         (["tasks", "chekc", "textworld"], ["no such command", "did you mean 'check';"]),
+        (["submit", DEMO, "--adress=x"], ["no such option: --adress", "--address"]),
+        (["manifests", "k8s", DEMO], ["no such command 'k8s'", "`r2v manifests --help`"]),
         (["doctor", "--jsno"], ["no such option: --jsno", "--json"]),
     ],
 )
@@ -50,7 +52,8 @@ def test_help_lists_every_command_and_what_it_takes(
 ) -> None:
     main([flag])
     listed = capsys.readouterr().out
-    for command in ("run", "report", "certify", "rollouts", "tasks", "doctor"):
+    submitted = ("submit", "jobs", "logs", "stop", "manifests")
+    for command in ("run", "report", "certify", "rollouts", "tasks", "doctor", *submitted):
         assert f"\n  {command} " in listed
     for command, option in (
         ("run", "--dry-run"),
@@ -58,6 +61,8 @@ def test_help_lists_every_command_and_what_it_takes(
         ("certify", "--statistic"),
         ("rollouts", "--failed"),
         ("doctor", "--json"),
+        ("submit", "--exclude"),
+        ("logs", "--follow"),
     ):
         main([command, flag])
         assert option in capsys.readouterr().out

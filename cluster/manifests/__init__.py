@@ -1,0 +1,1 @@
+"""What other schedulers start a run from, generated from its configuration."""
