@@ -25,8 +25,8 @@ from r2v_dist.storage.metrics_log import last_row
 from r2v_dist.storage.run_dir import RunDir, checkpoint_version
 
 if TYPE_CHECKING:
-    from actors.dispatcher import OnProgress
     from actors.runners import Runners
+    from actors.stage_loop import OnProgress
     from actors.totals import Totals
     from actors.verifier.client import ScorerHandle
     from actors.vllm.server_handle import ModelServer
@@ -42,6 +42,7 @@ class Services:
         self._stack = stack
         self._verifier: Checkpoint | None = None
         self._scorer: ScorerHandle | None = None
+        self._logs = run.root / "logs"
         self.inline = config.cluster.executor == "inline"
 
     def cores(self) -> int:
@@ -169,7 +170,7 @@ class Services:
             return
         from cluster.session import ray_session
 
-        self._stack.enter_context(ray_session(self._config.cluster, self._run.root / "logs"))
+        self._stack.enter_context(ray_session(self._config.cluster, self._logs))
 
     @cached_property
     def _servers(self) -> "dict[str, ModelServer]":
@@ -208,6 +209,7 @@ class Services:
             else "",
             perturb=config.perturb,
             unit_timeout_s=config.cluster.unit_timeout_s,
+            env_deadline_s=config.cluster.env_deadline_s,
             environment=EnvSource.of(config.env.kind),
         )
         if self.inline:
@@ -220,8 +222,8 @@ class Services:
             setup,
             servers.get("slm"),
             servers.get("teacher"),
-            config.cluster.runners,
-            config.cluster.in_flight,
+            config.cluster,
+            self._logs,
         )
 
     @cached_property

@@ -211,7 +211,7 @@ def test_an_engine_killed_in_mid_stage_is_brought_back(
             killed.append(totals.units)
             ray.kill(server.actor)
 
-    runners, results = RunnerGroup(setup, server, None, cluster.runners, cluster.in_flight), []
+    runners, results = RunnerGroup(setup, server, None, cluster), []
     for disturb in (False, True):
         folder = tmp_path / str(disturb)
         roll_out(units, folder, runners, cluster, kill_when_under_way)
