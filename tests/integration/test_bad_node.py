@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from r2v_dist.storage import rollouts as rollout_store
 from tests.runs import ROOT, json_object
 
@@ -40,6 +42,7 @@ nodes.shutdown()
 """
 
 
+@pytest.mark.slow
 def test_a_node_on_which_nothing_can_begin_is_excluded_and_no_task_is_blamed(
     tmp_path: Path,
 ) -> None:
