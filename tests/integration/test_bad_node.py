@@ -12,7 +12,6 @@ from tests.runs import ROOT, json_object
 
 PROGRAM = """
 import json, sys
-from dataclasses import replace
 from pathlib import Path
 
 from ray.cluster_utils import Cluster
