@@ -1,29 +1,26 @@
-"""Drives a rollout stage: hands units to runners, keeps every runner full, retries what machines
-did wrong.
+"""Plays a rollout stage to its end: what is committed is not played again, and a collector that
+dies is replaced.
 
-Invariant: every unit is either waiting, under way on exactly one runner, or committed.
-Infrastructure failures have a budget of their own; when it is spent the stage stops with the first
-cause, and what was committed stays committed. What our own code refuses (UsageError) would be
-refused on every machine, and ends the stage at once.
+Invariant: when a stage stops before its end, what was committed stays committed, nothing that is
+under way delivers into another stage, and the message ends with the last lines of the process that
+died last.
 """
 
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from actors.runners import CollectorLost, Runner, RunnerDied, Runners, UnderWay, UnitFailed
+from actors.failures import CollectorLost
+from actors.nodes import name_of
+from actors.quarantine import Quarantine
+from actors.runners import Runners
+from actors.stage_loop import OnProgress, StageLoop
 from actors.totals import Totals
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Unit
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure, UsageError, warn
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.lease import Lease
-
-STALL_DEADLINE_S = 900.0
-
-
-OnProgress = Callable[[Totals, int], None]
 
 
 def remaining(units: Sequence[Unit], folder: Path) -> list[Unit]:
@@ -41,131 +38,62 @@ def roll_out(
     lease: Lease | None = None,
 ) -> Totals:
     """Run every unit that is not committed yet and commit its episodes under `folder`. A collector
-    that dies is replaced once. Without a lease nobody else may write to the folder.
+    that dies is replaced, up to `cluster.max_restarts` times in which nothing is committed. Without
+    a lease nobody else may write to the folder.
 
     Raises UsageError for what a runner refuses, RuntimeFailure when failures of machines exceed
-    `cluster.max_restarts`, Superseded where another driver has taken over.
+    `cluster.max_restarts`, or tasks that are given up `cluster.max_quarantined`, and Superseded
+    where another driver has taken over.
     """
-    try:
-        return _roll_out(units, folder, runners, cluster, on_progress, lease)
-    except CollectorLost:
-        return _roll_out(units, folder, runners, cluster, on_progress, lease)
+    before = deaths = 0
+    while True:
+        # First the fence, then the look at what is committed: an earlier writer adds nothing after.
+        fence = None if lease is None else lease.next_fence()
+        todo = remaining(units, folder)
+        if not todo:
+            return Totals()
+        try:
+            return _play(units, todo, folder, runners, cluster, on_progress, fence)
+        except CollectorLost as lost:
+            deaths = deaths + 1 if len(todo) == before else 1
+            before = len(todo)
+            if deaths > cluster.max_restarts:
+                raise _told(lost, runners) from lost
+            warn(f"{lost}; it is started anew, and what it had not written is played again")
 
 
-def _roll_out(
+def _play(
     units: Sequence[Unit],
+    todo: Sequence[Unit],
     folder: Path,
     runners: Runners,
     cluster: ClusterConfig,
     on_progress: OnProgress,
-    lease: Lease | None,
+    fence: Fence | None,
 ) -> Totals:
-    # First the fence, then the look at what is committed: an earlier writer adds nothing after it.
-    fence = None if lease is None else lease.next_fence()
-    todo = remaining(units, folder)
-    if not todo:
-        return Totals()
     try:
         runners.open(folder, cluster.shard_episodes, cluster.shard_seconds, fence)
-        totals = _Dispatcher(todo, runners, cluster, on_progress).run()
+        quarantine = Quarantine(folder, runners, cluster.max_quarantined)
+        loop = StageLoop(todo, runners, cluster, quarantine, on_progress)
+        loop.control = _control(units, todo, quarantine)
+        totals = loop.run()
         runners.flush()
         return totals
-    except (RuntimeFailure, UsageError):
+    except (RuntimeFailure, UsageError) as failure:
         # units may still be under way, and must not deliver into another stage
         runners.drop_collector()
+        if type(failure) is RuntimeFailure:
+            raise _told(failure, runners) from failure
         raise
 
 
-class _Dispatcher:
-    def __init__(
-        self,
-        units: Sequence[Unit],
-        runners: Runners,
-        cluster: ClusterConfig,
-        on_progress: OnProgress,
-    ) -> None:
-        self._todo = deque(units)
-        self._total = len(units)
-        self._failures: dict[tuple[str, int | None], int] = {}
-        self._runners = runners
-        self._cluster = cluster
-        self._on_progress = on_progress
-        self._under_way: dict[UnderWay, tuple[Runner, Unit]] = {}
-        self._dead = 0
-        """Runners that died since a unit was finished."""
-        self._last = time.monotonic()
-        """When a unit was finished, or an engine was brought back."""
-        self._stall_s = max(STALL_DEADLINE_S, 1.5 * cluster.unit_timeout_s)
+def _told(failure: RuntimeFailure, runners: Runners) -> RuntimeFailure:
+    """The failure with the last lines of the process that died last."""
+    return RuntimeFailure("\n".join(filter(None, [str(failure), runners.last_words()])))
 
-    def run(self) -> Totals:
-        totals = Totals()
-        self._fill()
-        while self._under_way:
-            for ended in self._runners.finished(list(self._under_way), timeout_s=1.0):
-                if ended not in self._under_way:
-                    continue  # given back to the queue when its runner was replaced
-                runner, unit = self._under_way.pop(ended)
-                try:
-                    totals += self._runners.report(ended)
-                except (UnitFailed, RunnerDied) as failure:
-                    self._recover(runner, unit, failure)
-                    continue
-                self._dead = 0
-                self._last = time.monotonic()
-            self._fill()
-            self._on_progress(totals, self._total)
-            if time.monotonic() - self._last > self._stall_s:
-                raise RuntimeFailure(
-                    f"no unit finished within {self._stall_s:.0f} s; {len(self._under_way)} "
-                    f"are under way"
-                )
-        return totals
 
-    def _fill(self) -> None:
-        load = dict.fromkeys(self._runners.members, 0)
-        for runner, _ in self._under_way.values():
-            load[runner] += 1
-        while self._todo and min(load.values()) < self._cluster.in_flight:
-            runner = min(load, key=lambda r: load[r])
-            unit = self._todo.popleft()
-            self._under_way[self._runners.start(runner, unit)] = (runner, unit)
-            load[runner] += 1
-
-    def _recover(self, runner: Runner, unit: Unit, failure: UnitFailed | RunnerDied) -> None:
-        if isinstance(failure, RunnerDied):
-            self._count_death(failure)
-        name = (unit.task.id, unit.z)
-        self._failures[name] = self._failures.get(name, 0) + 1
-        if self._failures[name] > self._cluster.max_restarts:
-            raise RuntimeFailure(
-                f"unit {unit.task.id} z={unit.z} failed {self._failures[name]} times, last with "
-                f"{failure}"
-            ) from failure
-        self._todo.append(unit)
-        if isinstance(failure, RunnerDied):
-            self._replace(runner)
-        elif self._runners.heal_servers():
-            self._last = time.monotonic()
-            # Runners hold handles of the engine that died.
-            for other in list(self._runners.members):
-                self._replace(other)
-
-    def _count_death(self, death: RunnerDied) -> None:
-        """Stop where runners only die: one charges a single unit of all that it held, so that their
-        units' budgets last for hours.
-
-        A constructor that raised will raise again, and is given one more try on every place.
-        """
-        self._dead += 1
-        rounds = (
-            min(1, self._cluster.max_restarts) if death.starting else self._cluster.max_restarts
-        )
-        if self._dead > rounds * len(self._runners.members):
-            what = "do not start" if death.starting else "die before one unit is finished"
-            raise RuntimeFailure(f"env runners {what} ({self._dead} tries): {death}")
-
-    def _replace(self, runner: Runner) -> None:
-        """A new runner in place of this one; what it had under way waits again."""
-        lost = [one for one, (owner, _) in self._under_way.items() if owner == runner]
-        self._todo.extend(self._under_way.pop(one)[1] for one in lost)
-        self._runners.replace(runner)
+def _control(units: Sequence[Unit], todo: Sequence[Unit], quarantine: Quarantine) -> Unit | None:
+    """A unit that an earlier attempt finished."""
+    left = {name_of(unit) for unit in todo}
+    done = (unit for unit in units if name_of(unit) not in left)
+    return next((unit for unit in done if unit.task.id not in quarantine.tasks), None)

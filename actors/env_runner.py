@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from actors.env_pool import IdleEnvs
+from actors.failures import UnitBroken
 from actors.language_models.factory import build_model
 from actors.language_models.tokenizer import load_tokenizer
 from actors.language_models.vllm import EngineCall
@@ -18,7 +19,6 @@ from actors.unit_clock import unit_deadline
 from actors.verifier.client import ScorerCall, TrainedVerifier
 from envs.make import perturbed
 from envs.own import EnvSource
-from envs.perturbation.wrapper import Perturb
 from envs.registry import load
 from r2v_dist.agent.episode import Cast, Player, play
 from r2v_dist.agent.tree import Tree, TreeEnv
@@ -26,7 +26,7 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.config.verifier import VerifierConfig
 from r2v_dist.episodes import Episode, Unit
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.language_model import Sampling
 from r2v_dist.router.registry import ALONE, RouterModels
 from r2v_dist.verifier.base import Verifier
@@ -47,6 +47,7 @@ class RunnerSetup:
     unit_timeout_s: float
     engine_wait_s: float = 600.0
     """Longest wait while no engine of a role is there, in seconds."""
+    env_deadline_s: float = 120.0
     environment: EnvSource = field(default_factory=lambda: EnvSource("textworld"))
     """What `env.kind` names; the runner loads it, as runners may be on another machine."""
 
@@ -90,22 +91,23 @@ class EnvRunner:
     async def run(self, unit: Unit, deliver: Deliver) -> Totals:
         """Play every arm and branch of the unit and deliver the episodes.
 
-        Raises RuntimeFailure when a back end fails or the unit runs past its deadline: the unit is
-        to be run again.
+        Raises RuntimeFailure when a back end fails, or is what the unit waits for at its deadline:
+        the unit is to be run again. Raises UnitBroken where its environment cannot be made or
+        reset, or is what it waits for.
         """
         tree = Tree()
         episodes = list[Episode]()
         try:
             async with unit_deadline(self._setup.unit_timeout_s):
                 expert = self._needs_expert(unit)
-                with self._env(unit, expert) as env:
-                    world = TreeEnv(env, tree, expert)
+                with self._world(unit, tree, expert) as world:
                     for run in unit.runs:
                         episodes.append(await play(world, unit, run, self._cast))
         except TimeoutError:
-            raise RuntimeFailure(
-                f"unit {unit.task.id} z={unit.z} ran past {self._setup.unit_timeout_s:.0f} s"
-            ) from None
+            late = f"unit {unit.task.id} z={unit.z} ran past {self._setup.unit_timeout_s:g} s"
+            if tree.waits_for:
+                raise RuntimeFailure(f"{late}; it waits for the {tree.waits_for}") from None
+            raise UnitBroken(late) from None
         finally:
             tree.abandon()
         self._check_versions(unit, tree)
@@ -142,9 +144,20 @@ class EnvRunner:
         return bool(oracles & {"expert", "simulated"})
 
     @contextlib.contextmanager
-    def _env(self, unit: Unit, expert: bool) -> Iterator[Perturb]:
-        with self._idle.borrow(unit.task, expert) as env:
-            yield perturbed(env, unit.task, unit.z, self._setup.perturb)
+    def _world(self, unit: Unit, tree: Tree, expert: bool) -> Iterator[TreeEnv]:
+        """The environment, made and reset."""
+        with contextlib.ExitStack() as stack:
+            try:
+                bare = stack.enter_context(self._idle.borrow(unit.task, expert))
+                env = perturbed(bare, unit.task, unit.z, self._setup.perturb)
+                world = TreeEnv(env, tree, expert)
+                world.reset()
+            except UsageError:
+                raise
+            # A boundary: whatever it raises, the unit may be played where it does not.
+            except Exception as error:
+                raise UnitBroken(f"{type(error).__name__}: {error}") from error
+            yield world
 
     def _verifier(self, equipment: Equipment) -> Verifier | None:
         config = equipment.verifier

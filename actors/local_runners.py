@@ -13,13 +13,15 @@ from typing import Any, ParamSpec, TypeVar
 
 from actors.collector import CollectorActor
 from actors.env_runner import EnvRunner, Equipment, RunnerSetup
-from actors.runners import UnitFailed, innermost
+from actors.failures import UnitBroken, UnitFailed, innermost
+from actors.nodes import Nodes
 from actors.totals import Totals
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import StoreFailure, UsageError
 from r2v_dist.storage.fence import Fence
 
 UnitTask = asyncio.Task[Totals]
+HERE = "this process"
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
@@ -45,6 +47,7 @@ class LocalRunners:
 
     def __init__(self, setup: RunnerSetup, count: int) -> None:
         self.members = [EnvRunner(setup, None, None) for _ in range(count)]
+        self.nodes = Nodes(rest_s=0.0)
         self._collector = CollectorActor()
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(SameThread())
@@ -72,6 +75,12 @@ class LocalRunners:
     ) -> None:
         self._collector.open(folder, shard_episodes, shard_seconds, fence)
 
+    def deliver(self, episodes: Sequence[Episode]) -> None:
+        self._collector.add(episodes)
+
+    def where(self, runner: EnvRunner) -> str:
+        return HERE
+
     def flush(self) -> None:
         self._collector.flush()
 
@@ -89,6 +98,8 @@ class LocalRunners:
         return task
 
     def finished(self, under_way: Collection[UnitTask], timeout_s: float) -> Sequence[UnitTask]:
+        if not under_way:
+            return []
         waiting = asyncio.wait(under_way, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         done, _ = self._loop.run_until_complete(waiting)
         return list(done)
@@ -97,17 +108,17 @@ class LocalRunners:
         self._tasks.discard(under_way)
         try:
             return under_way.result()
-        except (UsageError, StoreFailure):
+        except (UsageError, StoreFailure, UnitBroken):
             raise
         except Exception as error:  # a boundary: whatever failed is this unit's, as in an actor
             cause = innermost(error)
             raise UnitFailed(f"{type(cause).__name__}: {cause}") from error
 
-    def replace(self, runner: EnvRunner) -> None:
+    def replace(self, runner: EnvRunner, avoid: Collection[str] = (), on: str = "") -> None:
         """Nothing: an object does not die before its process."""
 
-    def heal_servers(self) -> bool:
-        return False
+    def last_words(self) -> str:
+        return ""
 
     async def _deliver(self, episodes: Sequence[Episode]) -> int:
         return self._collector.add(episodes)

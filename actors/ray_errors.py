@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from actors.runners import CollectorLost, RunnerDied, UnitFailed
+from actors.failures import CollectorLost, RunnerDied, UnitBroken, UnitFailed
 from r2v_dist.errors import DamagedFile, RuntimeFailure, StoreFailure, UsageError
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -66,6 +66,8 @@ def unit_failure(error: RayError) -> UsageError | RuntimeFailure:
         return refused
     if isinstance(lost := innermost(error), CollectorLost):
         return CollectorLost(str(lost))
+    if (broken := cause_of(error, UnitBroken)) is not None:
+        return UnitBroken(str(broken))
     if isinstance(error, RayActorError) and died(error):
         return RunnerDied(first_cause(error), starting=error.actor_init_failed)
     return UnitFailed(first_cause(error))

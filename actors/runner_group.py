@@ -1,49 +1,51 @@
 """Env runners as Ray actors, the model servers they call, the collector they fill: kept from stage
 to stage, replaced when they die.
+
+Invariant: a runner counts as started once it has said where it is, and as dead once its process is
+gone or is long past what any unit may take.
 """
 
+import math
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.collector import CollectorActor
-from actors.env_runner import EnvRunner, Equipment, RunnerSetup
-from actors.ray_errors import cause_of, died, first_cause, unit_failure, usage_error
-from actors.runners import CollectorLost
+from actors.collector_handle import RayCollector
+from actors.env_runner import Equipment, RunnerSetup
+from actors.failures import RunnerDied
+from actors.nodes import Nodes
+from actors.post_mortem import Place, last_words, place_of
+from actors.ray_errors import first_cause, unit_failure, usage_error
+from actors.ray_runner import EnvRunnerActor
 from actors.totals import Totals
 from actors.vllm.server_handle import ModelServer
 from cluster import environment
+from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Episode, Unit
-from r2v_dist.errors import RuntimeFailure, StoreFailure
+from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.storage.fence import Fence
 
-EQUIP_DEADLINE_S = 300.0
-COMMIT_DEADLINE_S = 120.0
+_GRACE_S = 30.0
+"""Between the deadlines of a runner and the moment when it is taken for dead."""
 
 
-class CollectorHandle:
-    """Delivers episodes to the collector actor and waits until it has taken them. Picklable."""
+@dataclass(frozen=True)
+class _Given:
+    """A unit that a runner was given, and when it is taken for dead."""
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    async def __call__(self, episodes: Sequence[Episode]) -> int:
-        try:
-            taken: int = await self._actor.add.remote(episodes)
-        except RayActorError as error:
-            if not died(error):
-                raise
-            raise CollectorLost(first_cause(error)) from None
-        return taken
+    runner: Any
+    due: float
 
 
 class RunnerGroup:
-    """Starts `count` runners at once and does not wait for them. A server is None where a role
-    needs none.
+    """Starts `cluster.runners` runners at once and does not wait for them. A server is None where a
+    role needs none. Logs of dead processes go to `logs`.
     """
 
     def __init__(
@@ -51,58 +53,109 @@ class RunnerGroup:
         setup: RunnerSetup,
         slm: ModelServer | None,
         teacher: ModelServer | None,
-        count: int,
-        in_flight: int,
+        cluster: ClusterConfig,
+        logs: Path | None = None,
     ) -> None:
         self._setup = setup
         self._slm = slm
         self._teacher = teacher
-        self._in_flight = in_flight
+        self._cluster = cluster
+        self._logs = logs
         self._equipment: Equipment | None = None
-        self.members: list[Any] = [self._start() for _ in range(count)]
-        self._collector: Any = None
-        self._folder = Path()
+        self._collector = RayCollector(cluster.commit_deadline_s, logs)
+        # A unit's own deadline stands still while it waits for an engine; what then bounds its
+        # runner is the deadline of the stage.
+        self._patience_s = (
+            math.inf
+            if slm or teacher
+            else (
+                setup.unit_timeout_s + setup.env_deadline_s + cluster.commit_deadline_s + _GRACE_S
+            )
+        )
+        self.nodes = Nodes(cluster.node_rest_s)
+        self._node_ids: dict[str, str] = {}
+        """Ray's ids of nodes by their names."""
+        self._asked: dict[Any, tuple[Any, float]] = {}
+        """Where each runner is, as it was asked, and until when it may start."""
+        self._places: dict[Any, Place] = {}
+        self._given: dict[Any, _Given] = {}
+        self._said = ""
+        self.members: list[Any] = [self._start() for _ in range(cluster.runners)]
 
     def open(
         self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
     ) -> None:
         """Begin a stage's folder; starts the collector where there is none."""
-        if self._collector is None:
-            self._collector = ray.remote(CollectorActor).options(num_cpus=0).remote()
-        self._folder = folder
-        self._collected(self._collector.open.remote(folder, shard_episodes, shard_seconds, fence))
+        self._said = ""
+        self._given.clear()
+        self._collector.open(folder, shard_episodes, shard_seconds, fence)
+
+    def deliver(self, episodes: Sequence[Episode]) -> None:
+        self._collector.deliver(episodes)
 
     def flush(self) -> None:
-        self._collected(self._collector.flush.remote())
+        self._collector.flush()
+
+    def drop_collector(self) -> None:
+        self._collector.drop()
+
+    def where(self, runner: Any) -> str | None:
+        if runner not in self._places:
+            asked, due = self._asked[runner]
+            ready, _ = ray.wait([asked], timeout=0)
+            if not ready:
+                if time.monotonic() > due:
+                    raise RuntimeFailure(self._late())
+                return None
+            try:
+                place: Place = ray.get(asked)
+            except RayError as error:
+                raise self._lost(runner, error, starting=True) from None
+            self._places[runner] = place
+            self._node_ids[place.node] = place.node_id
+        return self._places[runner].node
 
     def start(self, runner: Any, unit: Unit) -> Any:
-        return runner.run.remote(unit, CollectorHandle(self._collector))
+        under_way = runner.run.remote(unit, self._collector.handle)
+        self._given[under_way] = _Given(runner, time.monotonic() + self._patience_s)
+        return under_way
 
     def finished(self, under_way: Collection[Any], timeout_s: float) -> Sequence[Any]:
         for server in (self._slm, self._teacher):
             if server is not None:
                 server.check()
-        ready, _ = ray.wait(list(under_way), timeout=timeout_s)
-        return list(ready)
+        starting = [self._asked[one][0] for one in self.members if one not in self._places]
+        awaited = [*under_way, *starting]
+        if not awaited:
+            return []
+        ray.wait(awaited, timeout=timeout_s)
+        done, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
+        ready = set(done)
+        now = time.monotonic()
+        return [one for one in under_way if one in ready or now > self._given[one].due]
 
     def report(self, under_way: Any) -> Totals:
+        given = self._given.pop(under_way)
         try:
-            report: Totals = ray.get(under_way)
+            report: Totals = ray.get(under_way, timeout=0)
+        except GetTimeoutError:
+            ray.kill(given.runner)
+            cause = f"no word of a unit within {self._patience_s:g} s"
+            raise self._death(given.runner, cause, starting=False) from None
         except RayError as error:
-            raise unit_failure(error) from None
+            raise self._lost(given.runner, error, starting=False) from None
         return report
 
     def equip(self, equipment: Equipment) -> None:
         """Hand it to every runner; one that died meanwhile is replaced."""
         self._equipment = equipment
-        deadline = time.monotonic() + EQUIP_DEADLINE_S
+        deadline = time.monotonic() + self._cluster.runner_start_deadline_s
         asked = [(runner, runner.equip.remote(equipment)) for runner in self.members]
         for runner, answer in asked:
             try:
                 ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
             except GetTimeoutError:
-                problem = f"no answer within {EQUIP_DEADLINE_S:.0f} s; Ray's log is in the run directory: logs/ray.log"
-                raise RuntimeFailure(f"the env runners did not start: {problem}") from None
+                raise RuntimeFailure(self._late()) from None
             except RayError as error:
                 if refused := usage_error(error):
                     raise refused from None
@@ -110,22 +163,17 @@ class RunnerGroup:
                     raise RuntimeFailure(
                         f"an env runner cannot be equipped: {first_cause(error)}"
                     ) from None
-                self.replace(runner)
+                self.replace(runner, self.nodes.excluded())
 
-    def heal_servers(self) -> bool:
-        """False: engines are brought back by their own watch, and runners' handles stay valid."""
-        return False
-
-    def replace(self, runner: Any) -> None:
-        """A new runner in place of one that is dead or holds dead handles."""
+    def replace(self, runner: Any, avoid: Collection[str] = (), on: str = "") -> None:
         ray.kill(runner)
-        self.members[self.members.index(runner)] = self._start()
+        self._places.pop(runner, None)
+        self._asked.pop(runner, None)
+        self._given = {one: given for one, given in self._given.items() if given.runner != runner}
+        self.members[self.members.index(runner)] = self._start(avoid, on)
 
-    def drop_collector(self) -> None:
-        """End the collector; what is still delivered to it goes nowhere."""
-        if self._collector is not None:
-            ray.kill(self._collector)
-            self._collector = None
+    def last_words(self) -> str:
+        return "\n".join(filter(None, [self._said, self._collector.said]))
 
     def stop(self) -> None:
         """End the processes of runners and collector; the servers belong to the caller."""
@@ -133,28 +181,58 @@ class RunnerGroup:
         for runner in self.members:
             ray.kill(runner)
 
-    def _collected(self, answer: Any) -> None:
-        """Wait for the collector's answer."""
-        try:
-            ray.get(answer, timeout=COMMIT_DEADLINE_S)
-        except RayError as error:
-            problem = f"the collector of {self._folder} failed: {first_cause(error)}"
-            kind = CollectorLost if died(error) else RuntimeFailure
-            refused = cause_of(error, StoreFailure) or usage_error(error)
-            raise refused or kind(problem) from None
+    def _lost(self, runner: Any, error: RayError, starting: bool) -> UsageError | RuntimeFailure:
+        failure = unit_failure(error)
+        if not isinstance(failure, RunnerDied):
+            return failure
+        return self._death(runner, str(failure), starting or failure.starting)
 
-    def _start(self) -> Any:
+    def _death(self, runner: Any, cause: str, starting: bool) -> RunnerDied:
+        """What is known of a process that died. Its log is kept."""
+        place = self._places.get(runner) or place_of(runner)
+        if place is None:
+            return RunnerDied(cause, starting)
+        self._node_ids[place.node] = place.node_id
+        self._said = last_words(place, "env runner", self._logs)
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        with_node = place.node_id not in alive
+        return RunnerDied(f"{cause} ({place.process})", starting, place.node, with_node)
+
+    def _late(self) -> str:
+        deadline = self._cluster.runner_start_deadline_s
+        return (
+            f"the env runners did not start within {deadline:g} s "
+            f"(cluster.runner_start_deadline_s); Ray's log is in the run directory: logs/ray.log"
+        )
+
+    def _start(self, avoid: Collection[str] = (), on: str = "") -> Any:
         slm = self._slm.handles() if self._slm else None
         teacher = self._teacher.handles() if self._teacher else None
         # Without `num_cpus` Ray asks for one core to place a runner and for none while it lives, so
         # that a learner finds the cores of runners that wait for the next stage.
         options = {
-            "max_concurrency": self._in_flight + 1,
-            "scheduling_strategy": "SPREAD",
+            "max_concurrency": self._cluster.in_flight + 1,
             "runtime_env": {"env_vars": environment.RUNNER},
+            **self._placement(avoid, on),
         }
-        return (
-            ray.remote(EnvRunner)
+        runner = (
+            ray.remote(EnvRunnerActor)
             .options(**options)
             .remote(self._setup, slm, teacher, self._equipment)
         )
+        due = time.monotonic() + self._cluster.runner_start_deadline_s
+        self._asked[runner] = (runner.where.remote(), due)
+        return runner
+
+    def _placement(self, avoid: Collection[str], on: str) -> dict[str, Any]:
+        if on:
+            where = NodeAffinitySchedulingStrategy(self._node_ids[on], soft=True)
+            return {"scheduling_strategy": where}
+        ids = {self._node_ids[name] for name in avoid if name in self._node_ids}
+        can = {n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")}
+        if not ids or not can - ids:
+            return {"scheduling_strategy": "SPREAD"}
+        return {
+            "scheduling_strategy": "SPREAD",
+            "label_selector": {"ray.io/node-id": f"!in({','.join(sorted(ids))})"},
+        }

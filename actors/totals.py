@@ -8,7 +8,8 @@ class Totals:
     """Sums over units, for the progress display and the account of costs.
 
     `judge_malformed` are the states that a judge left undecided, `judge_retries` the times it was
-    asked again; units in flight at once share what they count.
+    asked again; units in flight at once share what they count. `quarantined` are the episodes that
+    were given up.
     """
 
     units: int = 0
@@ -21,6 +22,7 @@ class Totals:
     drifted: int = 0
     judge_retries: int = 0
     judge_malformed: int = 0
+    quarantined: int = 0
 
     def __add__(self, other: "Totals") -> "Totals":
         sums = {

@@ -81,9 +81,7 @@ class Side:
             config.perturb,
             config.cluster.unit_timeout_s,
         )
-        self._runners = RunnerGroup(
-            setup, server, None, config.cluster.runners, config.cluster.in_flight
-        )
+        self._runners = RunnerGroup(setup, server, None, config.cluster)
         self.tokens: list[int] = []
 
     @property

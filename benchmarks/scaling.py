@@ -105,7 +105,7 @@ def measure(
     setup = RunnerSetup(
         server.config, expert, str(MODEL), "", PerturbConfig(), cluster.unit_timeout_s
     )
-    runners = RunnerGroup(setup, server, None, cluster.runners, cluster.in_flight)
+    runners = RunnerGroup(setup, server, None, cluster)
     places = cluster.runners * cluster.in_flight
     try:
         _play(units_of(tasks, places), runners, cluster, scratch)

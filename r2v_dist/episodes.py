@@ -12,7 +12,7 @@ from r2v_dist.seeding import short_hash, stable_hash
 
 
 class StopReason(StrEnum):
-    """Why an episode ended. The last three are data failures: rows, never crashes."""
+    """Why an episode ended. The last four are data failures: rows, never crashes."""
 
     WON = "won"
     LOST = "lost"
@@ -20,6 +20,10 @@ class StopReason(StrEnum):
     CONTEXT_LIMIT = "context_limit"
     NO_ACTION = "no_action"
     ENV_ERROR = "env_error"
+    QUARANTINED = "quarantined"
+    """Never played to an end: again and again its environment did not start, hung, or took its
+    process along.
+    """
 
 
 @dataclass(frozen=True)

@@ -62,10 +62,11 @@ def shape_of(config: RunConfig | SimulatedConfig, node: Node) -> Shape:
 
 
 def gpus_of(config: RunConfig | SimulatedConfig) -> int:
-    """Whole GPUs that the engines and the verifier, or the largest learner, take."""
+    """Whole GPUs that the engines and the verifiers, or the largest learner, take."""
     if isinstance(config, SimulatedConfig) or not config.gpus:
         return 0
-    return max([packed(config.gpus.values()), *ranks_of(config).values()])
+    shares = [share for key, share in config.gpus.items() for _ in range(config.replicas[key])]
+    return max([packed(shares), *ranks_of(config).values()])
 
 
 def packed(shares: Iterable[float]) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from r2v_dist.agent.step import StepDecision, chosen_index, decide
-from r2v_dist.agent.tree import Transition, TreeEnv
+from r2v_dist.agent.tree import EnvCrash, Transition, TreeEnv
 from r2v_dist.chat import Turn, opening_message
 from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Taken, Unit
 from r2v_dist.errors import RuntimeFailure
@@ -121,6 +121,8 @@ class _Playing:
             choice = await self._choose(self._context())
         except ContextLimitReached as limit:
             return _End(StopReason.CONTEXT_LIMIT, detail=str(limit))
+        except EnvCrash as crash:
+            return _End(StopReason.ENV_ERROR, detail=str(crash))
         if choice.chosen is None:
             return _End(StopReason.NO_ACTION, detail=f"the {choice.actor} gave no action")
         step = _step(choice, self.now, self.world.prefix, drift)

@@ -7,16 +7,24 @@ than before is drift: it is reported with the steps that rest on it.
 """
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from r2v_dist.episodes import next_prefix
+from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.language_model import Answer
 from r2v_dist.seeding import stable_hash
 
 T = TypeVar("T")
+
+
+class EnvCrash(Exception):
+    """An environment raised while it was brought to a state or asked for its oracle: the episode's
+    outcome, whoever asked.
+    """
 
 
 class AgentEnv(Protocol):
@@ -59,13 +67,18 @@ class Tree:
     """Questions by role, answered from memory or not."""
     stepped: int = 0
     """Steps of the real environment, replays included."""
+    waits_for: str = ""
+    """Whose answer has been asked for and is not there."""
 
     async def answer(
         self, role: str, key: tuple[object, ...], ask: Callable[[], Awaitable[Answer]]
     ) -> Answer:
         """The memoised answer."""
         self.asked[role] += 1
-        return await _once(self.answers, (role, *key), ask)
+        self.waits_for = role
+        answer = await _once(self.answers, (role, *key), ask)
+        self.waits_for = ""
+        return answer
 
     def answered(self, role: str) -> list[Answer]:
         """What a role was really asked for."""
@@ -80,7 +93,10 @@ class Tree:
         self, key: tuple[object, ...], ask: Callable[[], Awaitable[tuple[float, ...]]]
     ) -> tuple[float, ...]:
         """The memoised scores of a proposal's candidates."""
-        return await _once(self.scores, key, ask)
+        self.waits_for = "verifier"
+        scores = await _once(self.scores, key, ask)
+        self.waits_for = ""
+        return scores
 
 
 async def _once(
@@ -147,19 +163,23 @@ class TreeEnv:
         )
 
     def expert_action(self) -> str | None:
-        """The environment's oracle here."""
+        """The environment's oracle here. Raises EnvCrash for whatever the environment raises."""
         if self.prefix not in self.tree.oracles:
-            self._go()
-            self.tree.oracles[self.prefix] = self._env.expert_action()
+            with _crashing():
+                self._go()
+                self.tree.oracles[self.prefix] = self._env.expert_action()
         return self.tree.oracles[self.prefix]
 
     def wrong_action(self, seed: int) -> str | None:
-        """A wrong action here, None where the environment knows none."""
+        """A wrong action here, None where the environment knows none. Raises EnvCrash for whatever
+        the environment raises.
+        """
         saboteur: Callable[[int], str | None] | None = getattr(self._env, "wrong_action", None)
         if saboteur is None:
             return None
-        self._go()
-        return saboteur(seed)
+        with _crashing():
+            self._go()
+            return saboteur(seed)
 
     def _go(self) -> None:
         """Bring the real environment to where this arm is."""
@@ -192,3 +212,14 @@ class TreeEnv:
         known = self.tree.transitions.get(prefix)
         if known is not None and stable_hash(known.observation) != stable_hash(found.observation):
             self.drift = True
+
+
+@contextlib.contextmanager
+def _crashing() -> Iterator[None]:
+    """A boundary: whatever a task's environment raises is that episode's outcome."""
+    try:
+        yield
+    except (RuntimeFailure, UsageError):
+        raise
+    except Exception as error:
+        raise EnvCrash(f"{type(error).__name__}: {error}") from error

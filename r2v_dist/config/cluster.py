@@ -51,6 +51,11 @@ class ClusterConfig(Section):
     memory_gib: float = Field(6.0, gt=0, le=1e6)
     """What the run needs; it refuses to start with less available."""
     max_restarts: int = Field(3, ge=0, le=1000)
+    """Failures of machines that one unit may meet, and deaths of processes in which nothing is
+    finished, before a stage stops."""
+    max_quarantined: int = Field(3, ge=0, le=1_000_000)
+    """Tasks of a stage that may be given up because their environment fails wherever it is played;
+    their episodes count as failures. With one more the run stops and names them."""
     unit_timeout_s: float = Field(600.0, gt=0, le=1e6)
     """Longest time that a unit may take, in seconds. Its waits for vLLM engines and trained
     verifiers do not count, which have deadlines of their own.
@@ -63,6 +68,17 @@ class ClusterConfig(Section):
     """Time in which an engine must say that it lives, however busy it is; one that does not three
     times in a row is started anew.
     """
+    env_deadline_s: float = Field(120.0, gt=0, le=1e6)
+    """Longest time that one call into an environment may hold its runner; past it the runner's
+    process ends, and its log shows where it was."""
+    node_rest_s: float = Field(60.0, gt=0, le=1e6)
+    """Time after which an excluded node is tried again; it doubles with every exclusion."""
+    runner_start_deadline_s: float = Field(300.0, gt=0, le=1e6)
+    """Longest time for an env runner to be placed, to start and to take a new router."""
+    commit_deadline_s: float = Field(120.0, gt=0, le=1e6)
+    """Longest time for the collector to take episodes or to write them."""
+    stall_deadline_s: float = Field(900.0, gt=0, le=1e6)
+    """Longest time in which no unit is finished, at least one and a half unit_timeout_s."""
     shard_episodes: int = Field(256, ge=1, le=1_000_000)
     shard_seconds: float = Field(5.0, gt=0, le=1e6)
     lease_s: float = Field(60.0, ge=1, le=86_400)

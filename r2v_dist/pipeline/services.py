@@ -26,8 +26,8 @@ from r2v_dist.storage.model_identity import checkpoint_version
 from r2v_dist.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from actors.dispatcher import OnProgress
     from actors.runners import Runners
+    from actors.stage_loop import OnProgress
     from actors.totals import Totals
     from actors.verifier.client import ScorerHandle
     from actors.vllm.server_handle import ModelServer
@@ -43,6 +43,7 @@ class Services:
         self._stack = stack
         self._verifier: Checkpoint | None = None
         self._scorers: list[ScorerHandle] | None = None
+        self._logs = run.root / "logs"
         self.inline = config.cluster.executor == "inline"
 
     def cores(self) -> int:
@@ -177,7 +178,7 @@ class Services:
             return
         from cluster.session import ray_session
 
-        self._stack.enter_context(ray_session(self._config.cluster, self._run.root / "logs"))
+        self._stack.enter_context(ray_session(self._config.cluster, self._logs))
         gpus: Literal["require", "none"] = "require" if resources.decided().gpus else "none"
         self._config = self._config.with_gpus(gpus)
         self._run.write_config(self._config)
@@ -220,6 +221,7 @@ class Services:
             perturb=config.perturb,
             unit_timeout_s=config.cluster.unit_timeout_s,
             engine_wait_s=config.cluster.engine_start_deadline_s,
+            env_deadline_s=config.cluster.env_deadline_s,
             environment=EnvSource.of(config.env.kind),
         )
         if self.inline:
@@ -232,8 +234,8 @@ class Services:
             setup,
             servers.get("slm"),
             servers.get("teacher"),
-            config.cluster.runners,
-            config.cluster.in_flight,
+            config.cluster,
+            self._logs,
         )
 
     @cached_property

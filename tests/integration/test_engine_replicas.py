@@ -123,7 +123,7 @@ def test_a_stage_outlives_an_engine_and_keeps_its_runners(
     expert = ModelConfig(backend="expert")
     with serving("answer_s=0.05", max_num_seqs=8, replicas=2) as server:
         setup = RunnerSetup(server.config, expert, str(tiny_model), "", PerturbConfig(), 200)
-        runners = RunnerGroup(setup, server, None, cluster.runners, cluster.in_flight)
+        runners = RunnerGroup(setup, server, None, cluster)
         members = list(runners.members)
         killed: list[int] = []
 

@@ -430,23 +430,32 @@ def test_every_training_seed_is_read(
     assert "x 2 training seeds" in cli("report", str(run_dir))
 
 
-@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize(
+    ("everywhere", "reason"), [(False, "quarantined"), (True, "context_limit")]
+)
 def test_episodes_without_a_step_are_shown_as_what_they_are(
-    simulated_run: Path, tmp_path: Path, everywhere: bool
+    simulated_run: Path, tmp_path: Path, everywhere: bool, reason: str
 ) -> None:
     run_dir = tmp_path / "stepless"
     shutil.copytree(simulated_run, run_dir)
     for shard in (run_dir / "rollouts" / "evaluate").glob("*.arrow"):
-        feather.write_feather(_without_steps(feather.read_table(shard), everywhere), shard)
+        table = _without_steps(feather.read_table(shard), everywhere, reason)
+        feather.write_feather(table, shard)
     _covers_what_is_there(run_dir)
     lines = cli("report", str(run_dir)).splitlines()
     [told] = [line for line in lines if "NOT ENDED BY THE TASK" in line]
     assert ("context limit 100.0% of" if everywhere else "most with SLM only") in told
     page = (run_dir / "report" / "index.html").read_text()
     assert "No step was taken." in page
-    assert '<span class="tag bad">context limit</span>' in page
+    assert f'<span class="tag bad">{reason.replace("_", " ")}</span>' in page
     shown = cli("rollouts", str(run_dir), "--router", "slm_only", "--failed", "--limit", "1")
-    assert "context_limit" in shown
+    assert reason in shown
+    given_up = json.loads((run_dir / "report" / "summary.json").read_text())["quarantined"]
+    assert ("Quarantined." in page) == (given_up is not None) == (reason == "quarantined")
+    for one in given_up or ():
+        [named] = [line for line in lines if "QUARANTINED: " in line]
+        assert one["task"] in named
+        assert one["task"] in page
 
 
 def _covers_what_is_there(run_dir: Path) -> None:
@@ -457,7 +466,7 @@ def _covers_what_is_there(run_dir: Path) -> None:
     manifest.write_text(json.dumps(values))
 
 
-def _without_steps(table: pa.Table, everywhere: bool) -> pa.Table:
+def _without_steps(table: pa.Table, everywhere: bool, reason: str) -> pa.Table:
     """The table with failed episodes of the SLM alone, or all episodes, over before their first
     step."""
     alone = pc.and_(
@@ -470,11 +479,7 @@ def _without_steps(table: pa.Table, everywhere: bool) -> pa.Table:
         if everywhere or (row["router"] == "slm_only" and not row["success"]):
             step = dict.fromkeys(kept.column_names[kept.column_names.index("observation") :])
             listed = {name: [] for name in step if name.startswith(("candidate", "first_top"))}
-            row |= (
-                step
-                | listed
-                | {"t": -1, "n_steps": 0, "success": False, "stop_reason": "context_limit"}
-            )
+            row |= step | listed | {"t": -1, "n_steps": 0, "success": False, "stop_reason": reason}
     return pa.Table.from_pylist(rows, schema=table.schema)
 
 

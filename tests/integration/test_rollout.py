@@ -26,6 +26,7 @@ from r2v_dist.storage.lease import holding
 SLM, TEACHER = ModelConfig(backend="simulated", failure_rate=0.4), ModelConfig(backend="expert")
 SETUP = RunnerSetup(SLM, TEACHER, "", "", PerturbConfig(), unit_timeout_s=120)
 CLUSTER = ClusterConfig(runners=2, in_flight=4, shard_episodes=8, shard_seconds=0.5)
+ONE = CLUSTER.model_copy(update={"runners": 1})
 ROUTERS: tuple[tuple[str, float | None], ...] = (
     ("slm_only", None),
     ("teacher_only", None),
@@ -47,7 +48,7 @@ def outcomes(folder: Path) -> list[tuple[str, bool, int]]:
 
 @pytest.fixture(scope="module")
 def runners(ray_session: None) -> Iterator[RunnerGroup]:
-    runners = RunnerGroup(SETUP, None, None, CLUSTER.runners, CLUSTER.in_flight)
+    runners = RunnerGroup(SETUP, None, None, CLUSTER)
     yield runners
     runners.stop()
 
@@ -166,7 +167,7 @@ def test_what_a_runner_refuses_ends_the_stage_at_once(
     ray_session: None, tasks: list[Task], tmp_path: Path
 ) -> None:
     misspelt = replace(SETUP, perturb=PerturbConfig(rates={"typo": 0.5}))
-    runners = RunnerGroup(misspelt, None, None, 1, CLUSTER.in_flight)
+    runners = RunnerGroup(misspelt, None, None, ONE)
     with pytest.raises(UsageError, match=r"^perturb\.rates: unknown operator typo"):
         roll_out(units(tasks, range(12)), tmp_path, runners, CLUSTER, lambda *_: None)
     runners.stop()
@@ -175,7 +176,7 @@ def test_what_a_runner_refuses_ends_the_stage_at_once(
 def test_runners_that_cannot_start_end_the_stage_and_no_unit_is_blamed(
     ray_session: None, tasks: list[Task], tmp_path: Path
 ) -> None:
-    runners = RunnerGroup(replace(SETUP, slm=None), None, None, 1, CLUSTER.in_flight)  # type: ignore[arg-type]
+    runners = RunnerGroup(replace(SETUP, slm=None), None, None, ONE)  # type: ignore[arg-type]
     with pytest.raises(
         RuntimeFailure, match=r"^env runners do not start \(2 tries\): AttributeError: "
     ):
@@ -183,21 +184,19 @@ def test_runners_that_cannot_start_end_the_stage_and_no_unit_is_blamed(
     runners.stop()
 
 
-def test_when_retries_are_used_up_the_first_cause_is_named(
-    runners: RunnerGroup, tasks: list[Task], tmp_path: Path
+def gone(name: str) -> Unit:
+    """A unit whose game is not there."""
+    task = Task(name, "test", "r2v/TextWorld-v0", (("game", f"/nowhere/{name}.z8"),))
+    return Unit("evaluate", "h", task, 0, 0, (Arm("teacher_only", None, "p", "expert", 0),))
+
+
+def test_where_nothing_shows_that_the_node_works_the_stage_stops_with_the_first_cause(
+    runners: RunnerGroup, tmp_path: Path
 ) -> None:
-    gone = Task(
-        "gone", "test", "r2v/TextWorld-v0", (("game", "/nowhere/gone.z8"), ("max_steps", 5))
-    )
-    arm = Arm("teacher_only", None, "simulated-0.4", "expert", 0)
-    cluster = CLUSTER.model_copy(update={"max_restarts": 1})
-    with pytest.raises(
-        RuntimeFailure, match=r"unit gone z=0 failed 2 times.*gone\.z8 does not exist"
-    ):
-        roll_out(
-            [Unit("evaluate", "h", gone, 0, 0, (arm,))], tmp_path, runners, cluster, lambda *_: None
-        )
+    with pytest.raises(RuntimeFailure, match=r"^1 units? .*\(gone z=0\).*gone\.z8 does not exist"):
+        roll_out([gone("gone")], tmp_path, runners, CLUSTER, lambda *_: None)
     assert ray.is_initialized()
+    assert rollout_store.committed_keys(tmp_path) == set()
 
 
 def test_a_row_never_names_a_policy_that_did_not_act(

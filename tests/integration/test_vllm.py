@@ -224,7 +224,7 @@ def played(
             killed.append(totals.units)
             ray.kill(server.actors[0], no_restart=False)
 
-    runners = RunnerGroup(setup, server, None, cluster.runners, cluster.in_flight)
+    runners = RunnerGroup(setup, server, None, cluster)
     roll_out(units, folder, runners, cluster, kill_when_under_way)
     runners.stop()
     assert kill_after is None or killed[0] < len(units)

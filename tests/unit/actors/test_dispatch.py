@@ -12,11 +12,12 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from actors.dispatcher import roll_out
 from actors.env_runner import Equipment
+from actors.failures import CollectorLost
+from actors.nodes import Nodes
 from actors.ray_errors import unit_failure
-from actors.runners import CollectorLost
 from actors.totals import Totals
 from r2v_dist.config.cluster import ClusterConfig
-from r2v_dist.episodes import Arm, Task, Unit
+from r2v_dist.episodes import Arm, Episode, Task, Unit
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.storage.fence import Fence
 
@@ -46,6 +47,10 @@ class StandIn:
 
     def __post_init__(self) -> None:
         self.members = [object(), object()]
+        self.nodes = Nodes(rest_s=60)
+
+    def where(self, runner: object) -> str:
+        return "node"
 
     def equip(self, equipment: Equipment) -> None: ...
 
@@ -68,12 +73,14 @@ class StandIn:
         assert isinstance(under_way.value, Totals)
         return under_way.value
 
-    def replace(self, runner: object) -> None:
+    def deliver(self, episodes: Sequence[Episode]) -> None: ...
+
+    def replace(self, runner: object, avoid: Collection[str] = (), on: str = "") -> None:
         self.replaced += 1
         self.members[self.members.index(runner)] = object()
 
-    def heal_servers(self) -> bool:
-        return False
+    def last_words(self) -> str:
+        return "log of the env runner: Segmentation fault"
 
     def drop_collector(self) -> None: ...
 
@@ -128,13 +135,13 @@ def test_a_constructor_that_raises_gets_one_more_try_on_every_place(tmp_path: Pa
     assert runners.replaced == 2
 
 
-def test_runners_that_only_die_end_the_stage_and_no_unit_is_blamed(tmp_path: Path) -> None:
+def test_runners_that_only_die_end_the_stage_with_the_log_of_the_last(tmp_path: Path) -> None:
     runners = StandIn(never(ActorDiedError()))
     with pytest.raises(
-        RuntimeFailure, match=r"^env runners die before one unit is finished \(7 tries\)"
+        RuntimeFailure, match=r"(?s)^\d units fail on node, where nothing .*Segmentation fault$"
     ):
         roll_out(UNITS, tmp_path, runners, CLUSTER, lambda *_: None)
-    assert runners.replaced == CLUSTER.max_restarts * CLUSTER.runners
+    assert runners.replaced < 3 * CLUSTER.in_flight * CLUSTER.runners
 
 
 @pytest.mark.parametrize("error", [ActorDiedError(), in_constructor(OSError("busy"))])
@@ -148,8 +155,8 @@ def test_a_machine_failure_in_a_unit_replaces_nobody(tmp_path: Path) -> None:
     assert play(first_of(3, raised(RuntimeFailure("no answer"))), tmp_path).replaced == 0
 
 
-def test_a_lost_collector_is_replaced_once_and_runners_are_not(tmp_path: Path) -> None:
-    runners = play(first_of(1, raised(CollectorLost("it died"))), tmp_path)
-    assert (runners.collectors, runners.replaced) == (2, 0)
+def test_a_lost_collector_is_replaced_and_runners_are_not(tmp_path: Path) -> None:
+    runners = play(first_of(9, raised(CollectorLost("it died"))), tmp_path)
+    assert (runners.collectors, runners.replaced) == (3, 0)
     with pytest.raises(RuntimeFailure, match="it died"):
         play(never(raised(CollectorLost("it died"))), tmp_path)

@@ -8,20 +8,25 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from actors import env_runner
 from actors.dispatcher import remaining, roll_out
 from actors.env_runner import EnvRunner, RunnerSetup
+from actors.language_models.simulated import SimulatedModel
 from actors.local_runners import LocalRunners
 from actors.totals import Totals
 from r2v_dist.agent.tree import TreeEnv
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
-from r2v_dist.episodes import Arm, Task, Unit
+from r2v_dist.episodes import Arm, Episode, Task, Unit
 from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.language_model import Answer, Request
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.quarantine import quarantined
 
 SLM = ModelConfig(backend="simulated", failure_rate=0.4)
 SETUP = RunnerSetup(SLM, ModelConfig(backend="expert"), "", "", PerturbConfig(), unit_timeout_s=120)
@@ -84,16 +89,31 @@ def test_what_a_runner_refuses_ends_the_stage_at_once(tasks: list[Task], tmp_pat
         play(runners, units(tasks, 2), tmp_path)
 
 
-def test_when_retries_are_used_up_the_first_cause_is_named(
+def gone() -> Task:
+    """A task whose game is not there."""
+    return Task("gone", "test", "r2v/TextWorld-v0", (("game", "/nowhere/gone.z8"),))
+
+
+def test_where_nothing_else_is_finished_the_stage_stops_with_the_first_cause(
     runners: LocalRunners, tmp_path: Path
 ) -> None:
-    gone = Task(
-        "gone", "test", "r2v/TextWorld-v0", (("game", "/nowhere/gone.z8"), ("max_steps", 5))
-    )
     with pytest.raises(
-        RuntimeFailure, match=r"unit gone z=0 failed 2 times.*gone\.z8 does not exist"
+        RuntimeFailure, match=r"^1 units fail on this process.*gone z=0.*gone\.z8 does not exist"
     ):
-        play(runners, units([gone], 1), tmp_path, restarts=1)
+        play(runners, units([gone()], 1), tmp_path)
+
+
+def test_a_task_that_cannot_be_made_becomes_rows_and_the_others_are_played(
+    runners: LocalRunners, tasks: list[Task], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    totals = play(runners, units([gone(), *tasks], 2), tmp_path)
+    assert totals.quarantined == 4
+    [given_up] = quarantined(tmp_path)
+    assert (given_up.task, given_up.episodes) == ("gone", 4)
+    assert "gone.z8 does not exist" in given_up.detail
+    assert totals.episodes == 4 * (len(tasks) + 1)
+    assert "task gone is given up, its episodes count as failures: " in capfd.readouterr().err
+    assert play(runners, units([gone(), *tasks], 2), tmp_path) == Totals()
 
 
 def test_a_row_never_names_a_policy_that_did_not_act(
@@ -118,18 +138,37 @@ def test_a_unit_past_its_deadline_is_played_again_and_then_given_up(
     tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries: list[str] = []
+    real = env_runner.play
 
-    async def slow(*_: object) -> None:
+    async def slow(world: TreeEnv, unit: Unit, *rest: Any) -> Episode:
+        if unit.task != tasks[0]:
+            return await real(world, unit, *rest)
         tries.append("one")
         await asyncio.sleep(60)
+        raise AssertionError
 
     monkeypatch.setattr("actors.env_runner.play", slow)
+    with LocalRunners(replace(SETUP, unit_timeout_s=0.5), 1) as runners:
+        totals = play(runners, units(tasks, 1), tmp_path)
+    assert len(tries) == 3
+    assert totals.quarantined == 2
+    assert "ran past 0.5 s" in quarantined(tmp_path)[0].detail
+
+
+def test_a_unit_that_waits_for_a_model_past_its_deadline_is_not_given_up(
+    tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(self: SimulatedModel, request: Request) -> Answer:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(SimulatedModel, "sample", silent)
     with (
-        LocalRunners(replace(SETUP, unit_timeout_s=0.2), 1) as runners,
-        pytest.raises(RuntimeFailure, match=r"failed 2 times, last with .*ran past"),
+        LocalRunners(replace(SETUP, unit_timeout_s=0.5), 1) as runners,
+        pytest.raises(RuntimeFailure, match=r"failed 2 times.* past 0\.5 s; it waits for the slm"),
     ):
-        play(runners, units(tasks[:1], 1), tmp_path, restarts=1)
-    assert len(tries) == 2
+        play(runners, units(tasks, 1), tmp_path, restarts=1)
+    assert quarantined(tmp_path) == []
 
 
 def test_what_is_interrupted_goes_on_no_more_and_says_nothing(

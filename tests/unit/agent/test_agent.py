@@ -268,6 +268,33 @@ def test_data_failures_are_outcomes() -> None:
     assert (idle.stop_reason, len(idle.steps)) == (StopReason.STEP_LIMIT, 12)
 
 
+def test_an_oracle_or_a_replay_that_crashes_ends_the_episode_that_needed_it() -> None:
+    class Mute(Ladder):
+        def expert_action(self) -> str | None:
+            if self._rung == 2:
+                raise OSError("the oracle is gone")
+            return "up"
+
+    class Once(Ladder):
+        def reset(self) -> tuple[str, dict[str, Any]]:
+            if getattr(self, "_games", 0):
+                raise OSError("no second game")
+            return super().reset()
+
+    [mute], _ = run([arm("teacher_only")], env=Mute())
+    assert (mute.stop_reason, mute.detail) == (
+        StopReason.ENV_ERROR,
+        "OSError: the oracle is gone",
+    )
+    arms = [arm("teacher_only"), arm("slm_only")]
+    won, again = run(arms, slm=SimulatedModel(1.0), env=Once())[0]
+    assert won.stop_reason is StopReason.WON
+    assert (again.stop_reason, again.detail) == (
+        StopReason.ENV_ERROR,
+        "OSError: no second game",
+    )
+
+
 def test_infrastructure_failures_are_raised_and_forgotten() -> None:
     class Flaky:
         calls = 0

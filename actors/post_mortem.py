@@ -1,0 +1,91 @@
+"""Where a Ray actor lives, and what it last said: the log of a dead process goes to the run
+directory, its last lines to the user.
+
+Everything here is for people: whatever cannot be learned is left out, and nothing waits long.
+"""
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+SHOWN_LINES = 20
+_KEPT_BYTES = 1 << 20
+_DEADLINE_S = 10.0
+"""For a node to hand over a log; it may be gone with the process."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A process of the cluster."""
+
+    node_id: str
+    host: str
+    pid: int
+    dead: bool = False
+
+    @property
+    def node(self) -> str:
+        """The node's name for people, unique in a cluster."""
+        return f"{self.host}:{self.node_id[:8]}"
+
+    @property
+    def process(self) -> str:
+        """The process in words."""
+        return f"process {self.pid} on {self.node}"
+
+
+def here(pid: int) -> Place:
+    """The place of the actor that calls this."""
+    return Place(ray.get_runtime_context().get_node_id(), socket.gethostname(), pid)
+
+
+def place_of(actor: Any) -> Place | None:
+    """Where Ray put an actor, alive or dead; None where it does not know."""
+    from ray._private import state  # the public door needs Ray's dashboard
+
+    known = state.actors(actor._actor_id.hex())
+    if not known or not known["Pid"]:
+        return None
+    address = known["Address"]
+    host = {n["NodeID"]: n["NodeManagerHostname"] for n in ray.nodes()}.get(address["NodeID"])
+    return Place(
+        address["NodeID"], host or address["IPAddress"], known["Pid"], known["State"] == "DEAD"
+    )
+
+
+def last_words(place: Place, role: str, logs: Path | None) -> str:
+    """The last lines of a dead process's log, which is copied to `logs`; empty without any."""
+    where = NodeAffinitySchedulingStrategy(place.node_id, soft=False)
+    try:
+        read = ray.remote(_log_of).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
+        said = ray.get(read.remote(place.pid), timeout=_DEADLINE_S)
+    except RayError:
+        return ""
+    if not said.strip():
+        return ""
+    copied = ""
+    if logs is not None:
+        path = logs / f"{role.replace(' ', '_')}-{place.node.replace(':', '-')}-{place.pid}.log"
+        path.write_text(said, encoding="utf-8")
+        copied = f", whole in {path}"
+    shown = said.rstrip().splitlines()[-SHOWN_LINES:]
+    return "\n  ".join([f"log of the {role}, {place.process}{copied}:", *shown])
+
+
+def _log_of(pid: int) -> str:
+    """What a worker process of this node wrote, the end of it where it is long."""
+    from ray._private import worker
+
+    folder = Path(worker._global_node.get_logs_dir_path())
+    parts = []
+    for kind in ("out", "err"):
+        for path in sorted(folder.glob(f"worker-*-{pid}.{kind}")):
+            with path.open("rb") as log:
+                log.seek(max(0, path.stat().st_size - _KEPT_BYTES))
+                parts.append(log.read().decode("utf-8", "replace"))
+    return "".join(parts)

@@ -1,0 +1,40 @@
+"""Tasks that a run gave up, read from its rows: so a resumed run counts what an earlier attempt gave
+up, and a report names them.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from r2v_dist.episodes import StopReason
+from r2v_dist.storage import rollouts as rollout_store
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A task of which a stage gave up episodes, how many, and why the first was."""
+
+    stage: str
+    task: str
+    episodes: int
+    detail: str
+
+
+def quarantined(folder: Path) -> list[Quarantined]:
+    """The tasks that a stage gave up, by their names."""
+    columns = ["t", "task", "stop_reason", "detail"]
+    rows = rollout_store.outcomes(rollout_store.read(folder, columns))
+    reasons = rows["stop_reason"].cast(pa.string())
+    rows = rows.filter(pc.equal(reasons, StopReason.QUARANTINED.value))
+    tasks, details = rows["task"].to_pylist(), rows["detail"].to_pylist()
+    counts = Counter(tasks)
+    first = dict(zip(reversed(tasks), reversed(details), strict=True))
+    return [Quarantined(folder.name, task, counts[task], first[task]) for task in sorted(counts)]
+
+
+def quarantined_in_run(rollouts: Path) -> list[Quarantined]:
+    """The tasks that the stages of a run gave up, by stage. `rollouts` has a folder for each."""
+    return [one for folder in sorted(rollouts.glob("*")) for one in quarantined(folder)]

@@ -1,0 +1,56 @@
+"""The moor of the examples with walks that end their process, hang or raise, and with nodes on which
+none can begin.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+
+from envs.spec import EnvSpec, TaskRequest
+from examples.own_environment import Moor
+from r2v_dist.episodes import Task
+
+BROKEN_NODE = "R2V_TEST_BROKEN_NODE"
+"""Set in the environment of a node on which no walk can begin."""
+
+
+class PoisonedMoor(Moor):
+    """`poison`: "kill" (in a step), "hang" or "raise" (in a reset), else nothing."""
+
+    def __init__(self, number: int, max_steps: int, poison: str = "", expert: bool = False) -> None:
+        super().__init__(number, max_steps, expert)
+        self.poison = poison
+
+    def reset(self, **options: object) -> tuple[str, dict[str, str]]:
+        if os.environ.get(BROKEN_NODE):
+            raise FileNotFoundError("there are no walks on this node")
+        if self.poison == "hang":
+            time.sleep(600)
+        if self.poison == "raise":
+            raise ValueError("a walk without a trail")
+        return super().reset(**options)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, str]]:
+        if self.poison == "kill":
+            os.kill(os.getpid(), 9)
+        return super().step(action)
+
+
+def walks(count: int, poisons: Sequence[str] = ()) -> list[Task]:
+    """Walks, of which the ones in the middle are poisoned and named so."""
+    tasks = []
+    for number in range(count):
+        place = number - count // 2
+        poison = poisons[place] if 0 <= place < len(poisons) else ""
+        arguments = (("number", number), ("max_steps", 12), ("poison", poison))
+        name = f"{poison or 'walk'}-{number}"
+        tasks.append(Task(name, "test", "tests/PoisonedMoor-v0", arguments))
+    return tasks
+
+
+def make_tasks(request: TaskRequest) -> list[Task]:
+    """For the specification's sake; the tests make their own."""
+    return walks(request.config.size("test"))
+
+
+SPEC = EnvSpec("tests/PoisonedMoor-v0", PoisonedMoor, make_tasks)
