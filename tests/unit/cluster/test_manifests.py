@@ -142,7 +142,9 @@ def test_shares_are_packed_on_whole_gpus(shares: list[float], gpus: int) -> None
 
 
 def test_an_engine_that_no_node_holds_is_refused() -> None:
-    config = load_config(CLUSTER, ["slm.tensor_parallel=8"])
+    assert gpus_of(load_config(CLUSTER, [])) == 8
+    one_each = ["slm.replicas=1", "verifier.replicas=1"]
+    config = load_config(CLUSTER, ["slm.tensor_parallel=8", *one_each])
     assert gpus_of(config) == 9
     assert shape_of(config, Node(gpus=8)).gpu_nodes == 2
     with pytest.raises(UsageError, match=r"^8 GPUs on one node .* --gpus-per-node = 4"):
