@@ -53,6 +53,7 @@ def let_the_lease_run_out(run_dir: Path) -> None:
     os.utime(fences.path_of(run_dir, fences.latest(run_dir)), (0, 0))
 
 
+@pytest.mark.slow
 def test_kills_at_the_boundaries_of_shards_and_stages_lose_nothing(
     calm: list[tuple[str, bool]], tmp_path: Path
 ) -> None:

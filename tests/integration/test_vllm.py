@@ -232,6 +232,7 @@ def played(
     return sorted(map(tuple, (row.values() for row in table.to_pylist())))
 
 
+@pytest.mark.slow
 def test_an_engine_killed_in_mid_stage_is_brought_back(
     server: ModelServer, tiny_model: Path, tasks: list[Task], tmp_path: Path
 ) -> None:
