@@ -185,7 +185,7 @@ def _head(folder: Path) -> Iterator[Head]:
     # A job's command is `python`, the first on the head's path.
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
     environment = {**os.environ, "PATH": path, "RAY_raylet_start_wait_time_s": "120"}
-    with (folder / "head.log").open("w") as log:
+    with (folder / "head.log").open("w", encoding="utf-8") as log:
         started = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     process = psutil.Process(started.pid)
     try:
@@ -204,7 +204,7 @@ def _wait_for_answer(url: str, started: "subprocess.Popen[bytes]", log: Path) ->
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
             return
         if started.poll() is not None or time.monotonic() > deadline:
-            raise Mismatch(f"Ray did not start: {log.read_text()[-1000:]}")
+            raise Mismatch(f"Ray did not start: {log.read_text(encoding='utf-8')[-1000:]}")
         time.sleep(0.5)
 
 

@@ -142,7 +142,7 @@ def test_the_client_sends_what_piled_up_in_one_call(tiny_model: Any) -> None:
         return [tuple(float(len(answer)) for answer in answers) for _, answers in states]
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    verifier = TrainedVerifier(call, tokenizer, "", 5.0)
+    verifier = TrainedVerifier([call], tokenizer, "", 5.0)
 
     async def together() -> list[tuple[float, ...]]:
         first = verifier.score(
@@ -164,6 +164,6 @@ def test_a_dead_verifier_is_a_runtime_failure(tiny_model: Any) -> None:
     async def call(states: Any) -> Any:
         raise ConnectionError("gone")
 
-    verifier = TrainedVerifier(call, AutoTokenizer.from_pretrained(tiny_model), "", 5.0)
+    verifier = TrainedVerifier([call], AutoTokenizer.from_pretrained(tiny_model), "", 5.0)
     with pytest.raises(RuntimeFailure, match="the verifier did not answer: ConnectionError: gone"):
         asyncio.run(verifier.score((), "Hall.", [Candidate("look", (5,))]))
