@@ -22,9 +22,11 @@ _DRIVER = {
 }
 _ROOM_S = 60.0
 """Engines that make room for ranks need some seconds to end."""
-_ALONE = {"RAY_AUTH_MODE": "disabled"}
-"""Of Ray on this machine, which listens on the loopback interface only. A cluster that is joined
-has its own mode.
+PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Whether the ranks of a learner are told of nodes that are to go; Ray hands it on to them."""
+_ALONE = {"RAY_AUTH_MODE": "disabled", PREEMPTION_WATCHER: "0"}
+"""Of Ray on this machine, which listens on the loopback interface only, and whose one node nobody
+announces to take away. A cluster that is joined decides itself.
 """
 
 RUNNER = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **_NO_TOKENIZER_THREADS}

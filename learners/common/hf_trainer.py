@@ -15,7 +15,7 @@ from typing import Any
 
 from learners.common.deepspeed_setup import deepspeed_arguments, require_deepspeed
 from learners.common.other_ranks import prepare
-from learners.common.preemption import preemption_watch
+from learners.common.preemption import may_be_announced, preemption_watch
 from r2v_dist import files
 from r2v_dist.config.learners import LearnerConfig, LoraConfig
 from r2v_dist.errors import RuntimeFailure
@@ -121,7 +121,8 @@ def train(trainer: Any, stage: Path) -> None:
     step = _step_of(resumed) if resumed else 0
     if torch.distributed.get_rank() == 0:
         _forget_metrics_after(stage / "metrics.jsonl", step)
-    trainer.add_callback(preemption_watch())
+    if may_be_announced():
+        trainer.add_callback(preemption_watch())
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     require_deepspeed(trainer)
 

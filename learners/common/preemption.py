@@ -2,11 +2,19 @@
 every rank saves at the end of the same step, once for each announcement.
 """
 
+import os
 import time
 from typing import Any
 
+from cluster.environment import PREEMPTION_WATCHER
+
 LOOK_EVERY_S = 2.0
 """Ray's answer is a meeting of all ranks, which a short step would feel."""
+
+
+def may_be_announced() -> bool:
+    """Whether anybody tells this rank. Every rank of a learner gives the same answer."""
+    return os.environ.get(PREEMPTION_WATCHER) != "0"
 
 
 def preemption_watch() -> Any:

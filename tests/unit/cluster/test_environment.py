@@ -21,9 +21,12 @@ def test_who_requests_no_gpu_sees_none() -> None:
         assert "CUDA_VISIBLE_DEVICES" not in variables
 
 
-def test_a_joined_cluster_decides_about_tokens() -> None:
-    assert "RAY_AUTH_MODE" not in environment.of_driver(ClusterConfig(address="auto"))
-    assert environment.of_driver(ClusterConfig())["RAY_AUTH_MODE"] == "disabled"
+def test_a_joined_cluster_decides_about_tokens_and_announces_what_goes() -> None:
+    joined = environment.of_driver(ClusterConfig(address="auto"))
+    assert not {"RAY_AUTH_MODE", environment.PREEMPTION_WATCHER} & set(joined)
+    alone = environment.of_driver(ClusterConfig())
+    assert alone["RAY_AUTH_MODE"] == "disabled"
+    assert alone[environment.PREEMPTION_WATCHER] == "0"
 
 
 def test_a_start_of_ranks_waits_as_long_as_is_configured() -> None:
@@ -31,4 +34,3 @@ def test_a_start_of_ranks_waits_as_long_as_is_configured() -> None:
     assert patient["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "77.0"
     hasty = environment.of_driver(ClusterConfig(wait_for_resources_s=0))
     assert hasty["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] == "60.0"
-    assert "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in patient

@@ -22,3 +22,10 @@ def test_every_announcement_is_saved_once(monkeypatch: pytest.MonkeyPatch) -> No
         watch.on_step_end(SimpleNamespace(device="cpu"), None, control)
         saved.append(control.should_save)
     assert saved == [False, True, False, True, False]
+
+
+def test_where_nobody_tells_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(preemption.PREEMPTION_WATCHER, raising=False)
+    assert preemption.may_be_announced()
+    monkeypatch.setenv(preemption.PREEMPTION_WATCHER, "0")
+    assert not preemption.may_be_announced()
