@@ -1,4 +1,4 @@
-"""Whether an engine, a node or a task can be used: one small machine of four states.
+"""Whether a node or a unit of work can be used: one small machine of four states.
 
     HEALTHY -> SUSPECT -> DEAD -> RESTARTING -> HEALTHY
 
