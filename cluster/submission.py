@@ -18,7 +18,6 @@ PREFIX = "r2v-"
 _LONGEST_NAME = 30
 """KubeRay takes names of at most 47 characters, and an id is the name of its RayJob."""
 _HASH_DIGITS = 10
-_ABSOLUTE = re.compile(r"/|[a-z][a-z0-9+.-]+:/")
 
 
 def job_id(config: RunConfig | SimulatedConfig) -> str:
@@ -42,10 +41,10 @@ def require_submittable(config: RunConfig | SimulatedConfig) -> None:
             "cluster.executor = inline: a job joins the cluster that it runs on; set it to ray, or "
             "use `r2v run`"
         )
-    if not _ABSOLUTE.match(str(config.run_dir)):
+    if not config.run_dir.is_absolute():
         raise UsageError(
             f"run_dir = {config.run_dir}: a job needs an absolute path on storage that every node "
-            f"sees, or a URI; write for example run_dir=/shared/{config.run_dir}"
+            f"sees; write for example run_dir=/shared/{config.run_dir}"
         )
 
 

@@ -35,7 +35,7 @@ class Kubernetes:
 
     image: str
     claim: str
-    """PersistentVolumeClaim (ReadWriteMany) with the run directory; empty where that is a URI."""
+    """PersistentVolumeClaim (ReadWriteMany) with the run directory."""
     node: Node
     deadline_s: int
     retries: int
@@ -150,8 +150,6 @@ def _container(
 
 
 def _volumes(config: RunConfig | SimulatedConfig, place: Kubernetes) -> list[dict[str, Any]]:
-    if not config.run_dir.is_absolute():
-        return []  # a URI
     if not place.claim:
         raise UsageError(
             f"--claim: run_dir = {config.run_dir} is a path; name the PersistentVolumeClaim "

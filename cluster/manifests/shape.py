@@ -88,10 +88,11 @@ def packed(shares: Iterable[float]) -> int:
 
 
 def _largest(config: RunConfig | SimulatedConfig) -> int:
-    """Most GPUs that one engine takes on one node."""
+    """Most GPUs that ranks of one engine take on one node; those of a pipeline may lie on others."""
     if isinstance(config, SimulatedConfig):
         return 0
-    return max((math.ceil(share) for share in config.gpus.values()), default=0)
+    engines = [model for model in (config.slm, config.teacher) if model.backend == "vllm"]
+    return max((model.tensor_parallel for model in engines), default=0)
 
 
 def _cores(config: RunConfig | SimulatedConfig, on_gpus: bool) -> int:

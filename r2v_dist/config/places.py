@@ -26,6 +26,11 @@ def user_path(text: str) -> Path:
         raise ValueError("an empty path; name a file or a directory")
     if "\0" in text:
         raise ValueError("a path cannot hold the character NUL")
+    if "://" in text:
+        # A path of it would be a folder of that name, here or where a cluster removes it again.
+        raise ValueError(
+            "an address; mount the storage on every node, and write the absolute path of its folder"
+        )
     try:
         path = Path(text).expanduser()
     except RuntimeError:

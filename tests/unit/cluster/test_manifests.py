@@ -149,6 +149,8 @@ def test_an_engine_that_no_node_holds_is_refused() -> None:
     assert shape_of(config, Node(gpus=8)).gpu_nodes == 2
     with pytest.raises(UsageError, match=r"^8 GPUs on one node .* --gpus-per-node = 4"):
         shape_of(config, Node(gpus=4))
+    pipeline = ["slm.tensor_parallel=4", "slm.pipeline_parallel=2", *one_each]
+    assert shape_of(load_config(CLUSTER, pipeline), Node(gpus=4)).gpu_nodes == 3
 
 
 @pytest.mark.parametrize("command", ["kuberay", "slurm"])

@@ -72,6 +72,7 @@ def test_an_address_may_leave_out_its_scheme() -> None:
     ("arguments", "parts"),
     [
         ([PURE], ["run_dir = runs/simulated", "absolute path", "run_dir=/shared/runs/simulated"]),
+        ([PURE, "run_dir=s3://bucket/x"], ["run_dir = 's3://bucket/x': an address", "mount"]),
         ([PURE, "run_dir=/s/x", "cluster.executor=inline"], ["executor = inline", "set it to ray"]),
         (
             [PURE, "run_dir=/s/x", "--working-dir=/none"],
@@ -93,7 +94,7 @@ def test_what_cannot_be_submitted_is_one_line_and_code_2(
 
 @pytest.mark.parametrize(
     "command",
-    [["submit", PURE, "run_dir=s3://bucket/x"], ["jobs"], ["logs", "x", "--follow"], ["stop", "x"]],
+    [["submit", PURE, "run_dir=/shared/x"], ["jobs"], ["logs", "x", "--follow"], ["stop", "x"]],
 )
 def test_a_cluster_that_does_not_answer_is_one_line_and_code_1(
     command: list[str],
