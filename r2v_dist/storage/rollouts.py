@@ -9,8 +9,8 @@ lz4, readable with nothing but pyarrow, pandas, polars or duckdb.
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +170,9 @@ def episodes_of(table: pa.Table) -> Iterator[list[dict[str, Any]]]:
     plain = table.set_column(0, "key", table["key"].cast(pa.string())).sort_by(
         [("key", "ascending"), ("t", "ascending")]
     )
-    rows: Iterable[dict[str, Any]] = (
-        row for batch in plain.to_batches() for row in batch.to_pylist()
-    )
+    batches = (batch.to_pylist() for batch in plain.to_batches())
     current: list[dict[str, Any]] = []
-    for row in rows:
+    for row in chain.from_iterable(batches):
         if current and row["key"] != current[0]["key"]:
             yield current
             current = []
