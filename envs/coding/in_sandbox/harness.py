@@ -149,26 +149,37 @@ def _halves(value: complex) -> list[float]:
     return [plain.real, plain.imag]
 
 
-def digest(value: Any) -> str:
+def digest(value: Any, numbers: Any = None) -> str:
     """Equal for values that are equal in Python, 1 and 1.0 and True included; for values too large
-    to send.
+    to send. `numbers` is `_doubles` of the value, where it is known already.
     """
     import hashlib
 
     whole = hashlib.sha256()
-    for part in _parts(value):
+    for part in _parts(value, numbers):
         whole.update(part)
     return whole.hexdigest()
 
 
-def _doubles(items: list[Any]) -> Any:
-    """Numbers as an array; None where some are too large to be told from their neighbours in it."""
+def _doubles(items: Any) -> Any:
+    """A list or tuple of plain numbers as an array; None for what is none, or too large for it."""
     from array import array
 
+    kinds = set(map(type, items))
+    if not kinds or not kinds <= {int, float, bool}:
+        return None
     try:
-        numbers = array("d", items)
+        return array("d", items)
     except OverflowError:
         return None
+
+
+def _told_apart(numbers: Any) -> Any:
+    """The array, the same for equal numbers; None where some are too large to be told from their
+    neighbours in it.
+    """
+    from array import array
+
     highest = numbers.tobytes()[_HIGHEST]
     if highest.translate(None, _NEAR_ZERO):
         return None
@@ -176,7 +187,7 @@ def _doubles(items: list[Any]) -> Any:
     return array("d", [number + 0.0 for number in numbers]) if b"\x80" in highest else numbers
 
 
-def _parts(value: Any) -> "Iterator[bytes]":
+def _parts(value: Any, numbers: Any = None) -> "Iterator[bytes]":
     import hashlib
 
     if isinstance(value, list | tuple):
@@ -184,11 +195,13 @@ def _parts(value: Any) -> "Iterator[bytes]":
         items = value if type(value) is list else list(plain.__iter__(value))
         yield b"[" if plain is list else b"("
         yield str(len(items)).encode()
-        kinds = set(map(type, items))
-        if kinds == {str}:
+        if numbers is None:
+            numbers = _doubles(items)
+        told_apart = None if numbers is None else _told_apart(numbers)
+        if told_apart is not None:
+            yield b"a" + hashlib.sha256(told_apart).digest()
+        elif set(map(type, items)) == {str}:
             yield hashlib.sha256(marshal.dumps(items, 0)).digest()
-        elif kinds and kinds <= {int, float, bool} and (numbers := _doubles(items)) is not None:
-            yield b"a" + hashlib.sha256(numbers).digest()
         else:
             folded = hashlib.sha256()
             for item in items:
@@ -283,19 +296,22 @@ def message(value: Any, budget: int, whole_floats: bool) -> Any:
         return encode(value, Budget(budget))
     except Oversize:
         pass
+    if not isinstance(value, (list, tuple)):
+        return {"h": digest(value)}
+    numbers = _doubles(value) if type(value) in (list, tuple) else None
     try:
-        if isinstance(value, (list, tuple)) and (
-            _fractions(value) or (whole_floats and _only_floats(value))
-        ):
+        if _fractions(value, numbers) or (whole_floats and _only_floats(value)):
             return encode(value, Budget(max(budget, _FLOATS)))
     except Oversize:
         pass
-    return {"h": digest(value)}
+    return {"h": digest(value, numbers)}
 
 
-def _fractions(items: list[Any] | tuple[Any, ...]) -> bool:
+def _fractions(items: list[Any] | tuple[Any, ...], numbers: Any) -> bool:
     """Whether all are numbers, and one is a float that is no integer."""
-    kinds = set(map(type, items))  # one pass in C: most long lists hold no float
+    if numbers is not None:
+        return not all(map(float.is_integer, numbers))  # in C: such a list can be long
+    kinds = set(map(type, items))
     if not any(issubclass(kind, float) for kind in kinds):
         return False
     if not all(issubclass(kind, (int, float)) for kind in kinds):
