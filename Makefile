@@ -9,8 +9,11 @@ EXTRA ?= cpu
 demo: setup
 	$(BIN)/r2v run configs/textworld_demo.yaml
 
+# Two processes play the tests, a file each at a time; `make test TESTERS=0` plays them in one, where a breakpoint works.
+TESTERS ?= 2
+
 test: setup
-	$(BIN)/pytest tests -m "not slow"
+	$(BIN)/pytest tests -m "not slow" --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 test-full: setup
 	$(BIN)/pytest tests
