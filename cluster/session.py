@@ -22,6 +22,7 @@ import psutil
 
 from cluster import environment, resources
 from cluster.guard import end_at_once, end_children, guarded, interrupt_on_sigterm, undisturbed
+from r2v_dist.child_python import child_command, child_environment
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError, warn
 
@@ -146,10 +147,11 @@ def _require_answer(address: str) -> None:
     if target != address:
         where += f" (RAY_ADDRESS = {target})"
     _require_listener(where, target)
-    command = [sys.executable, "-c", _JOIN, address]
+    command = child_command("-c", _JOIN, address)
     try:
         done = subprocess.run(
             command,
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",

@@ -8,9 +8,7 @@ where they differ, or a tokenizer is written in Python, `AutoTokenizer` itself i
 
 import importlib.metadata
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -19,6 +17,7 @@ from typing import Any
 
 from cluster.node_lock import node_lock
 from r2v_dist.chat import ChatTokenizer
+from r2v_dist.child_python import child_command, child_environment
 from r2v_dist.config.places import CACHE_VARIABLE, cache_folder, make_cache
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.seeding import short_hash
@@ -103,12 +102,11 @@ def _identity(folder: Path) -> str:
 
 def _write(folder: str, target: Path) -> None:
     """Have another process read the tokenizer, so that this one stays small."""
-    command = [sys.executable, "-m", "actors.language_models.tokenizer_file", folder, str(target)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = child_command("-m", "actors.language_models.tokenizer_file", folder, str(target))
     try:
         done = subprocess.run(
             command,
-            env=environment,
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from r2v_dist.child_python import child_command, child_environment
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.files import write_atomically
 
@@ -92,12 +93,13 @@ class _Player:
 
     def __init__(self) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process does
-        command = [sys.executable, "-W", "ignore", "-m", "envs.textworld.check"]
+        command = child_command("-W", "ignore", "-m", "envs.textworld.check")
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
+            env=child_environment(),
             encoding="utf-8",
         )
         self._late = False

@@ -5,11 +5,10 @@ Whatever the number of ranks, every rank takes the same decision: continue, conv
 start again with a line that says why.
 """
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+from r2v_dist.child_python import child_command, child_environment
 from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.files import append_json_line
 
@@ -58,7 +57,7 @@ def _convert(checkpoint: Path) -> str:
     if (checkpoint / _UNIVERSAL).is_file():
         return ""
     tag = (checkpoint / "latest").read_text(encoding="utf-8").strip()
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal"]
+    command = child_command("-m", "deepspeed.checkpoint.ds_to_universal")
     command += ["--input_folder", str(checkpoint / tag)]
     command += ["--output_folder", str(checkpoint / f"{tag}_universal"), "--inject_missing_state"]
     done = subprocess.run(
@@ -66,7 +65,7 @@ def _convert(checkpoint: Path) -> str:
         capture_output=True,
         encoding="utf-8",
         stdin=subprocess.DEVNULL,
-        env=os.environ | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+        env=child_environment() | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""},
     )
     if done.returncode == 0:
         return ""

@@ -124,3 +124,13 @@ def test_the_same_game_under_two_names_is_refused(games: list[Path], tmp_path: P
         match=r"a\.z8 \(env\.files\.train\) and .*b\.z8 \(env\.files\.test\) are the same game",
     ):
         check_games({"train": (a,), "test": (b,)}, tmp_path / "cache")
+
+
+def test_a_folder_with_an_envs_of_its_own_is_no_trouble(
+    games: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("raise RuntimeError('not this one')\n")
+    monkeypatch.chdir(tmp_path)
+    game = copy(games[0], tmp_path / "game.z8")
+    check_games({"test": [game]}, tmp_path / "cache")
