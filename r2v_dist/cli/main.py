@@ -2,6 +2,7 @@
 whatever goes wrong ends in one line: exit code 2 for bad input, 1 for a failure of the machine.
 """
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -70,6 +71,7 @@ def _r2v(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `r2v`."""
+    _show_what_can_be_shown()
     try:
         code = get_command(_app).main(arguments, prog_name="r2v", standalone_mode=False)
     except TyperException as error:
@@ -82,6 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_complain(explain(error), 1))
     if code == _INTERRUPTED:
         sys.exit(_complain("interrupted; run the same command again to continue", code))
+
+
+def _show_what_can_be_shown() -> None:
+    """Where the terminal has no UTF-8, print `?` for the letters that it lacks."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _said(error: TyperException) -> str:
