@@ -16,7 +16,9 @@ Address = Annotated[
     ),
 ]
 LOCAL = "http://127.0.0.1:8265"
-Timeout = Annotated[float, typer.Option(min=0.1, help="seconds that the cluster has for an answer")]
+Timeout = Annotated[
+    float, typer.Option(min=0.1, max=1e6, help="seconds that the cluster has for an answer")
+]
 SECONDS = 30.0
 JobId = Annotated[str, typer.Argument(metavar="ID", help="id of a job; `r2v jobs` lists them")]
 

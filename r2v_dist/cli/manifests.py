@@ -8,9 +8,14 @@ from r2v_dist.cli.any_config import ConfigFile, Overrides, load_any
 
 commands = typer.Typer(help="Print what Kubernetes or Slurm starts a run from.")
 
-Gpus = Annotated[int, typer.Option(min=0, help="GPUs of a node with GPUs; 0: the cluster has none")]
-Cpus = Annotated[int, typer.Option(min=1, help="cores of a node")]
-
+_MOST = 2**31 - 1
+"""The largest number in a field of Kubernetes, and more than Slurm takes."""
+_MOST_HOURS = _MOST // 3600
+Gpus = Annotated[
+    int,
+    typer.Option(min=0, max=_MOST, help="GPUs of a node with GPUs; 0: the cluster has none"),
+]
+Cpus = Annotated[int, typer.Option(min=1, max=_MOST, help="cores of a node")]
 
 Image = Annotated[str, typer.Option(help="image of the project, see cluster/Containerfile")]
 Claim = Annotated[str, typer.Option(help="PersistentVolumeClaim that holds run_dir, on every node")]
@@ -18,12 +23,17 @@ Kind = Annotated[
     Literal["job", "cluster"],
     typer.Option(help="a RayJob, or only the RayCluster for `r2v submit`"),
 ]
-Memory = Annotated[int, typer.Option(min=1, help="memory of a node with GPUs")]
-Deadline = Annotated[float, typer.Option(min=0.1, help="longest time of the job, retries included")]
-Retries = Annotated[
-    int, typer.Option(min=0, help="new clusters after a failure; each resumes the run")
+Memory = Annotated[int, typer.Option(min=1, max=_MOST, help="memory of a node with GPUs")]
+Deadline = Annotated[
+    float,
+    typer.Option(min=0.1, max=_MOST_HOURS, help="longest time of the job, retries included"),
 ]
-Keep = Annotated[int, typer.Option(min=0, help="how long a finished job can be looked at")]
+Retries = Annotated[
+    int, typer.Option(min=0, max=_MOST, help="new clusters after a failure; each resumes the run")
+]
+Keep = Annotated[
+    int, typer.Option(min=0, max=_MOST, help="how long a finished job can be looked at")
+]
 
 
 @commands.command()
@@ -64,12 +74,20 @@ def slurm(
     overrides: Overrides = None,
     gpus_per_node: Gpus = 8,
     cpus_per_node: Cpus = 16,
-    hours: Annotated[float, typer.Option(min=0.02, help="time limit of an attempt")] = 24.0,
+    hours: Annotated[
+        float, typer.Option(min=0.02, max=_MOST_HOURS, help="time limit of an attempt")
+    ] = 24.0,
     notice_seconds: Annotated[
-        int, typer.Option(min=1, help="how long before the time limit the run is told to end")
+        int,
+        typer.Option(
+            min=1, max=_MOST, help="how long before the time limit the run is told to end"
+        ),
     ] = 120,
     restarts: Annotated[
-        int, typer.Option(min=0, help="most attempts after the first that meet the time limit")
+        int,
+        typer.Option(
+            min=0, max=_MOST, help="most attempts after the first that meet the time limit"
+        ),
     ] = 10,
     option: Annotated[
         list[str] | None,

@@ -12,9 +12,11 @@ def rollouts(
     stage: Annotated[str, typer.Option(help="stage that played them")] = "evaluate",
     router: Annotated[str | None, typer.Option(help="only this router's episodes")] = None,
     task: Annotated[str | None, typer.Option(help="only tasks whose id contains this")] = None,
-    seed: Annotated[int | None, typer.Option(help="only this perturbation seed")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**31 - 1, help="only this perturbation seed")
+    ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="only episodes that failed")] = False,
-    limit: Annotated[int, typer.Option(help="most episodes to show")] = 3,
+    limit: Annotated[int, typer.Option(min=1, max=10**9, help="most episodes to show")] = 3,
 ) -> None:
     """Show episodes of a run."""
     from r2v_dist.report.terminal import show

@@ -16,9 +16,9 @@ Excludes = Annotated[
     typer.Option(help="path or pattern in that folder that stays here; may be repeated"),
 ]
 DriverCpus = Annotated[
-    float, typer.Option(min=0, help="cores of the driver; with any, it may leave the head")
+    float, typer.Option(min=0, max=1e6, help="cores of the driver; with any, it may leave the head")
 ]
-DriverMemory = Annotated[float, typer.Option(min=0, help="memory of the driver, likewise")]
+DriverMemory = Annotated[float, typer.Option(min=0, max=1e6, help="memory of the driver, likewise")]
 DriverLabels = Annotated[
     list[str] | None,
     typer.Option(help="label of the driver's node, NAME=VALUE; may be repeated"),

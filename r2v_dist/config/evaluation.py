@@ -56,14 +56,18 @@ class EvaluateConfig(Section):
     """
 
 
+SMALLEST_SHARE = 1e-6
+"""The smallest risk and delta: below it no number of tasks that could be played is enough."""
+
+
 class CertificateConfig(Section):
     """The bound that the certificate states for new tasks (docs/method.md, section 8). It needs
     calibration tasks.
     """
 
-    risk: float = Field(0.1, gt=0, lt=1)
+    risk: float = Field(0.1, ge=SMALLEST_SHARE, lt=1)
     """Largest mean loss of a task."""
-    delta: float = Field(0.1, gt=0, lt=1)
+    delta: float = Field(0.1, ge=SMALLEST_SHARE, lt=1)
     """Probability that the bound does not hold."""
     statistic: Literal["mean", "cvar"] = "mean"
     """Loss of a task: its failure rate over seeds ("mean"), or the CVaR of its failures ("cvar"),

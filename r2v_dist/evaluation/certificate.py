@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from r2v_dist.config.evaluation import SMALLEST_SHARE
 from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import UsageError
 from r2v_dist.stats.learn_then_test import Certificate, certify, task_losses
@@ -96,8 +97,8 @@ def certificate_of(
     """Test the thresholds of the calibration stage; what is not given is as the run's configuration
     says.
 
-    Raises UsageError when the run has no complete calibration stage, or for a risk or delta outside
-    (0, 1).
+    Raises UsageError when the run has no complete calibration stage, or for a risk or delta that is
+    no probability between 0 and 1.
     """
     manifest = run.manifest(STAGE)
     if manifest is None:
@@ -106,8 +107,10 @@ def certificate_of(
     risk = config.certificate.risk if risk is None else risk
     delta = config.certificate.delta if delta is None else delta
     for name, value in (("--risk", risk), ("--delta", delta)):
-        if not 0 < value < 1:
-            raise UsageError(f"{name} {value:g}: a probability between 0 and 1, for example 0.1")
+        if not SMALLEST_SHARE <= value < 1:
+            raise UsageError(
+                f"{name} {value:g}: a probability from {SMALLEST_SHARE:g} to below 1, for example 0.1"
+            )
     kind = statistic or config.certificate.statistic
     thresholds = manifest.results["thresholds"]
     losses = calibration_losses(run.rollouts(STAGE), thresholds, kind, config.alpha)

@@ -1,5 +1,6 @@
 """What the command line takes, and how it says what it does not take."""
 
+import io
 import subprocess
 import sys
 
@@ -26,6 +27,12 @@ DEMO = str(ROOT / "configs" / "textworld_demo.yaml")
         (["certify", "runs/x", "--risk", "low"], ["--risk", "low", "`r2v certify --help`"]),
         (["certify", "runs/x", "--statistic", "max"], ["--statistic", "max", "mean", "cvar"]),
         (["rollouts", "runs/x", "--seed"], ["--seed", "requires an argument"]),
+        (["rollouts", "runs/x", "--seed", "99999999999"], ["--seed", "2147483647"]),
+        (["rollouts", "runs/x", "--limit", "-1"], ["--limit", "-1", "`r2v rollouts --help`"]),
+        (["manifests", "slurm", DEMO, "--hours", "inf"], ["--hours", "inf"]),
+        (["manifests", "kuberay", DEMO, "--deadline-hours", "1e300"], ["--deadline-hours"]),
+        (["manifests", "kuberay", DEMO, "--keep-seconds", "9999999999"], ["--keep-seconds"]),
+        (["jobs", "--timeout", "inf"], ["--timeout", "inf"]),
         (["tasks"], ["missing command", "`r2v tasks --help`"]),
         (["tasks", "chekc", "textworld"], ["no such command", "did you mean 'check';"]),
         (["submit", DEMO, "--adress=x"], ["no such option: --adress", "--address"]),
@@ -73,6 +80,15 @@ def test_help_lists_every_command_and_what_it_takes(
 def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--version"])
     assert capsys.readouterr().out == f"{r2v_dist.__version__}\n"
+
+
+def test_a_terminal_without_utf_8_shows_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    main(["--version"])
+    print("score \u2190 0.5")
+    terminal.flush()
+    assert terminal.buffer.getvalue().decode() == f"{r2v_dist.__version__}\nscore ? 0.5\n"
 
 
 def test_help_imports_nothing_that_a_command_needs() -> None:
