@@ -3,6 +3,7 @@ machine's doing.
 """
 
 import errno
+import re
 import sys
 from pathlib import Path
 
@@ -66,6 +67,16 @@ def explain(error: OSError) -> str:
     return "; ".join(part for part in parts if part)
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal may obey instead of showing it."""
+
+
+def harmless(text: str) -> str:
+    """Text from outside as a terminal may print it: control characters are spelled out, line ends
+    and tabs are kept."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
+
+
 _said: set[str] = set()
 
 
@@ -73,5 +84,6 @@ def warn(text: str) -> None:
     """One line that the user should know of, said once."""
     if text not in _said:
         _said.add(text)
-        sys.stderr.write(("\r" if sys.stderr.isatty() else "") + f"r2v: warning: {text}\n")
+        start = "\r" if sys.stderr.isatty() else ""
+        sys.stderr.write(f"{start}r2v: warning: {harmless(text)}\n")
         sys.stderr.flush()

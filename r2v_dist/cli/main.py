@@ -22,7 +22,7 @@ from r2v_dist.cli.rollouts import rollouts
 from r2v_dist.cli.run import run
 from r2v_dist.cli.stop import stop
 from r2v_dist.cli.submit import submit
-from r2v_dist.errors import RuntimeFailure, UsageError, explain
+from r2v_dist.errors import RuntimeFailure, UsageError, explain, harmless
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     run,
@@ -104,5 +104,6 @@ def _said(error: TyperException) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"r2v: {message}", file=sys.stderr)
+    line = "\\n".join(message.split("\n"))
+    print(f"r2v: {harmless(line)}", file=sys.stderr)
     return code

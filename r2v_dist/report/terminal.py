@@ -1,4 +1,6 @@
-"""Episodes on the terminal, as the agent lived them."""
+"""Episodes on the terminal, as the agent lived them. What models and programs have written is
+shown, and never obeyed by the terminal.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.text import Text
 
-from r2v_dist.errors import UsageError
+from r2v_dist.errors import UsageError, harmless
 from r2v_dist.evaluation.results import routers_of
 from r2v_dist.evaluation.risk_quality import StepForecast, step_forecasts
 from r2v_dist.router.baselines import entropy_of
@@ -81,12 +83,12 @@ def _show_episode(
     seed = "clean" if first["z"] is None else first["z"]
     title = ("\n" + first["task"], "bold")
     console.print(Text.assemble(title, f"  z={seed}  {first['arm']}  ", mark))
-    console.print(f"Goal: {first['goal']}", markup=False)
+    console.print(harmless(f"Goal: {first['goal']}"), markup=False)
     for row in rows:
         _show_step(console, row, risks.get((row["key"], row["t"])))
-    console.print(first["final_observation"], markup=False, style="dim")
+    console.print(harmless(first["final_observation"]), markup=False, style="dim")
     if first["detail"]:
-        console.print(first["detail"], markup=False, style="red")
+        console.print(harmless(first["detail"]), markup=False, style="red")
 
 
 def _routers(root: Path, stage: str) -> tuple[dict[str, RouterModel], int | None]:
@@ -118,7 +120,7 @@ def _show_step(console: Console, row: dict[str, Any], risk: StepForecast | None)
     console.print(
         Text.assemble(
             (f"  {row['t']:>2} ", "dim"),
-            str(row["observation"]),
+            harmless(row["observation"]),
             (f"   ← {told}" if told else "", "yellow"),
         )
     )
@@ -126,12 +128,16 @@ def _show_step(console: Console, row: dict[str, Any], risk: StepForecast | None)
     fault = "" if row["executed"] else "   (tool fault: not executed)"
     console.print(
         Text.assemble(
-            "     ", who, (str(row["action"]), "bold"), (_reasons(row, risk), "dim"), (fault, "red")
+            "     ",
+            who,
+            (harmless(row["action"]), "bold"),
+            (_reasons(row, risk), "dim"),
+            (fault, "red"),
         )
     )
     if scores := row["verifier_scores"]:
         rated = "  ".join(
-            f"{text} {score:.2f}"
+            f"{harmless(text)} {score:.2f}"
             for text, score in zip(row["candidate_texts"] or [], scores, strict=True)
         )
         console.print(Text.assemble(("     verifier: ", "dim"), (rated, "dim")))
