@@ -5,11 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from r2v_dist.cli.typed_path import read_as
+
 if TYPE_CHECKING:
     from r2v_dist.config.run import RunConfig
     from r2v_dist.config.simulated import SimulatedConfig
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run")]
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", help="YAML file of the run", callback=read_as("CONFIG")),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

@@ -8,9 +8,13 @@ from typing import Annotated
 
 import typer
 
+from r2v_dist.cli.typed_path import read_as
 from r2v_dist.errors import explain, warn
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="directory of a run")]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(metavar="RUN_DIR", help="directory of a run", callback=read_as("RUN_DIR")),
+]
 
 
 @contextmanager

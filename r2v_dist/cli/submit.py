@@ -8,9 +8,13 @@ import typer
 
 from r2v_dist.cli.any_config import ConfigFile, Overrides, load_any
 from r2v_dist.cli.cluster_options import LOCAL, SECONDS, Address, Timeout, jobs_of
+from r2v_dist.cli.typed_path import read_as
 from r2v_dist.errors import UsageError
 
-WorkingDir = Annotated[Path, typer.Option(help="folder that travels with the job")]
+WorkingDir = Annotated[
+    Path,
+    typer.Option(help="folder that travels with the job", callback=read_as("--working-dir")),
+]
 Excludes = Annotated[
     list[str] | None,
     typer.Option(help="path or pattern in that folder that stays here; may be repeated"),

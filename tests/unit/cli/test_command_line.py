@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,7 @@ DEMO = str(ROOT / "configs" / "textworld_demo.yaml")
         (["manifests", "slurm", DEMO, "--hours", "inf"], ["--hours", "inf"]),
         (["manifests", "kuberay", DEMO, "--deadline-hours", "1e300"], ["--deadline-hours"]),
         (["manifests", "kuberay", DEMO, "--keep-seconds", "9999999999"], ["--keep-seconds"]),
+        (["report", "~nobody-here/x"], ["RUN_DIR", "nobody here is called ~nobody-here"]),
         (["jobs", "--timeout", "inf"], ["--timeout", "inf"]),
         (["tasks"], ["missing command", "`r2v tasks --help`"]),
         (["tasks", "chekc", "textworld"], ["no such command", "did you mean 'check';"]),
@@ -80,6 +82,16 @@ def test_help_lists_every_command_and_what_it_takes(
 def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--version"])
     assert capsys.readouterr().out == f"{r2v_dist.__version__}\n"
+
+
+def test_a_tilde_that_no_shell_has_replaced_is_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for arguments in (["run", "~/x.yaml"], ["report", "~/x"], ["submit", "~/x.yaml"]):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            main(arguments)
+        assert capsys.readouterr().err.startswith(f"r2v: {tmp_path}/x")
 
 
 def test_a_terminal_without_utf_8_shows_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
