@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from r2v_dist import files
 from r2v_dist.config.run import RunConfig, load_config
@@ -39,12 +40,17 @@ class Manifest:
     completed the stage.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     stage: str
     input_hash: str
     wall_s: float
     attempts: int
     results: dict[str, Any]
     covers: dict[str, int] | None = None
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 @dataclass(frozen=True)
@@ -243,9 +249,11 @@ def _checkpoints(results: dict[str, Any]) -> list[str]:
 def _manifest(path: Path) -> Manifest:
     values = files.read_json_object(path)
     try:
-        return Manifest(**values)
-    except TypeError as error:
-        raise DamagedFile(path, f"is no manifest ({error})") from None
+        return _MANIFEST.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DamagedFile(path, f"is no manifest ({where}: {first['msg']})") from None
 
 
 def open_run(root: Path) -> tuple[RunDir, RunConfig]:

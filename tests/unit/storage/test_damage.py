@@ -230,6 +230,18 @@ def test_a_cut_manifest_is_none_and_is_warned_of(
     assert "not complete" in said
 
 
+@pytest.mark.parametrize(
+    "part", [{"results": None}, {"covers": ["a"]}, {"wall_s": "x"}, {"input_hash": 5}, {"later": 1}]
+)
+def test_a_manifest_of_other_values_is_none_and_its_key_is_named(
+    run: RunDir, part: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run.root / "stages" / "evaluate" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | part))
+    assert run.manifest("evaluate") is None
+    assert f"{path}: is no manifest ({next(iter(part))}: " in capsys.readouterr().err
+
+
 def test_attempts_that_cannot_be_read_set_their_stage_aside(
     run: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
