@@ -19,7 +19,8 @@ from cluster.node_lock import node_lock
 from r2v_dist.chat import ChatTokenizer
 from r2v_dist.child_python import child_command, child_environment
 from r2v_dist.config.places import CACHE_VARIABLE, cache_folder, make_cache
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import DamagedFile, RuntimeFailure
+from r2v_dist.files import read_json
 from r2v_dist.seeding import short_hash
 
 _DEADLINE_S = 300.0
@@ -77,18 +78,29 @@ def load_tokenizer(folder: str) -> ChatTokenizer:
     UsageError where there is no place for the cache.
     """
     target = cache_folder("tokenizers") / f"{_identity(Path(folder))}.json"
-    if not target.is_file():
+    try:
+        stored = read_json(target)
+    except DamagedFile:
         make_cache(target.parent, CACHE_VARIABLE)
         with node_lock("tokenizer"):
-            if not target.is_file():
+            if not _whole(target):
                 _write(folder, target)
-    stored = json.loads(target.read_text(encoding="utf-8"))
+        stored = read_json(target)
     if stored is not None:
         return LightTokenizer(stored)
     from transformers import AutoTokenizer
 
     tokenizer: ChatTokenizer = AutoTokenizer.from_pretrained(folder)
     return tokenizer
+
+
+def _whole(target: Path) -> bool:
+    """Whether the cache has it. A damaged file is made again."""
+    try:
+        read_json(target)
+    except DamagedFile:
+        return False
+    return True
 
 
 def _identity(folder: Path) -> str:

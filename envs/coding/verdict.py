@@ -164,7 +164,7 @@ class Judge:
         path = self._cache / f"{_truth_key(task)}.json"
         stored = kept(path, "outputs", "seconds")
         calls = len(task.base_inputs) + len(task.plus_inputs)
-        if stored is None or not len(stored["outputs"]) == len(stored["seconds"]) == calls:
+        if stored is None or not _fits(stored, calls):
             truth = self._compute(task)
             stored = {"task": task.id, "outputs": truth.outputs, "seconds": truth.seconds}
             write_atomically(path, json.dumps(stored))
@@ -226,6 +226,17 @@ def kept(path: Path, *names: str) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return stored if isinstance(stored, dict) and all(name in stored for name in names) else None
+
+
+def _fits(stored: dict[str, Any], calls: int) -> bool:
+    """Whether what the cache holds are the outputs and times of so many calls."""
+    kinds: tuple[tuple[str, Any], ...] = (("outputs", str), ("seconds", int | float))
+    return all(
+        isinstance(stored[name], list)
+        and len(stored[name]) == calls
+        and all(isinstance(value, kind) for value in stored[name])
+        for name, kind in kinds
+    )
 
 
 def _looked_into(task: CodeTask) -> bool:

@@ -13,8 +13,13 @@ def append_metrics(path: Path, row: dict[str, Any]) -> None:
 
 
 def last_row(metrics: Path) -> dict[str, Any] | None:
-    """The last complete row; a learner may be writing the next. None where there is no row."""
+    """The last complete row; a learner may be writing the next. None where there is no row, or one
+    that a crash of the machine has damaged: metrics are only shown."""
     if not metrics.is_file():
         return None
-    *complete, _ = files.read_text(metrics).split("\n")
-    return json.loads(complete[-1]) if complete else None
+    *complete, _ = metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        row = json.loads(complete[-1]) if complete else None
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None

@@ -281,6 +281,18 @@ def test_expected_outputs_are_computed_once(sandbox: Sandbox, tmp_path: Path) ->
     assert not Judge(sandbox, tmp_path).verdict(task, task.code).passed  # it read the file
 
 
+def test_expected_outputs_of_another_shape_are_computed_again(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    task = load_task("shipped", MERGE)
+    truth = Judge(sandbox, tmp_path).truth(task)
+    [stored] = tmp_path.iterdir()
+    whole = json.loads(stored.read_text())
+    for damage in ({"outputs": 5}, {"seconds": [None] * len(truth.seconds)}, {"outputs": []}):
+        stored.write_text(json.dumps(whole | damage))
+        assert Judge(sandbox, tmp_path).truth(task).outputs == truth.outputs
+
+
 def test_a_canonical_solution_that_fails_is_told(sandbox: Sandbox, tmp_path: Path) -> None:
     broken = CodeTask(
         "R2V/broken",

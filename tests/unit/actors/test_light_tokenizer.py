@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from actors.language_models import tokenizer
 from actors.language_models.tokenizer import LightTokenizer, load_tokenizer
 from actors.language_models.tokenizer_file import stored_form
 from r2v_dist.chat import ChatFormat, Turn
+from r2v_dist.config.places import cache_folder
 from r2v_dist.errors import RuntimeFailure
 from tests.runs import ROOT
 from tests.unit.test_chat import FORGED, LLAMA2_LIKE, QWEN_LIKE, trained
@@ -90,3 +92,22 @@ def test_a_tokenizer_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(RuntimeFailure, match=f"the tokenizer of {tmp_path} cannot be read"):
         load_tokenizer(str(tmp_path))
+
+
+def test_a_damaged_file_of_the_cache_is_made_again(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_tokenizer(str(tiny_model))
+    whole = {path.name: path.read_text() for path in cache_folder("tokenizers").glob("*.json")}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    written = []
+
+    def write(_: str, target: Path) -> None:
+        target.write_text(whole[target.name])
+        written.append(target)
+
+    monkeypatch.setattr(tokenizer, "_write", write)
+    load_tokenizer(str(tiny_model))
+    written[0].write_text(whole[written[0].name][:-9])  # a disk that was full
+    assert load_tokenizer(str(tiny_model)).encode("x", add_special_tokens=False)
+    assert len(written) == 2
