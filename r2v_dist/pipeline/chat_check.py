@@ -14,9 +14,9 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.places import named_path
 from r2v_dist.errors import UsageError
 
-_PROBE = "Goal: Zx1\n-= Room =-"
-"""A message with large and small letters: a template that changes them tells the model another
-story."""
+_PROBE = "Goal: Zx1\n-= Room =-\n> say \"it's\" if 1 < 2 & {{ x }}" + " north" * 300
+"""A message with large and small letters, with those that HTML escapes, and of some length: a
+template that changes or cuts them tells the model another story."""
 
 
 def check_chat(role: str, model: ModelConfig) -> None:
