@@ -54,6 +54,7 @@ _FIXES = {
     errno.EDQUOT: "make room there and run the same command again",
     errno.ENOENT: "it does not exist; correct the path",
     errno.EISDIR: "it is a folder; give a file",
+    errno.EEXIST: "something else has that name; move it elsewhere",
     errno.ENOTDIR: "a part of the path is no folder; correct it",
 }
 

@@ -361,3 +361,4 @@ def test_what_the_system_refuses_is_one_line(
     said = complaint(capsys, "report", str(run.root))
     assert said.startswith("r2v: ")
     assert str(run.root / "report") in said
+    assert "move it elsewhere" in said
