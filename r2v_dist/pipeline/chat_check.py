@@ -14,7 +14,7 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.places import named_path
 from r2v_dist.errors import UsageError
 
-_PROBE = "Goal: Zx1\n-= Room =-\n> say \"it's\" if 1 < 2 & {{ x }}" + " north" * 300
+_PROBE = 'Goal: Zx1\n-= Room =-\n> say "it\'s" if 1 < 2 & {{ x }}' + " north" * 300
 """A message with large and small letters, with those that HTML escapes, and of some length: a
 template that changes or cuts them tells the model another story."""
 
