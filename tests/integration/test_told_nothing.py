@@ -3,6 +3,7 @@ that answers from whatever it finds beside itself fails, and the canonical solut
 """
 
 import os
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ WORDS = {words}
 
 
 def numbers(value, depth=0):
-    """All numbers in what the harness holds."""
+    """All numbers in what a frame of the harness holds."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)) and depth < 4:
@@ -28,11 +29,8 @@ def numbers(value, depth=0):
 
 def {entry_point}(*arguments, **named):
     frame = sys._getframe(1)
-    told = []
-    while frame is not None:
-        told += numbers(dict(frame.f_locals))
-        frame = frame.f_back
-    lengths = [*told, *((number - 4096) // 4 for number in told)]
+    told = numbers(dict(frame.f_locals))
+    lengths = [(number - 4096) // 4 for number in told if number > 4096]
     return next((WORDS[length] for length in lengths if length in WORDS), None)
 '''
 """What passed 88 tasks when the budget of a call was four times its expected output and 4,096."""
@@ -50,6 +48,19 @@ def _telling(task: CodeTask) -> str:
     return TELLING.format(words=by_length, entry_point=task.entry_point)
 
 
+def test_the_program_answers_where_it_is_told_a_length() -> None:
+    scope: dict[str, Any] = {}
+    exec(_telling(load_task("shipped", "R2V/3")), scope)
+
+    def told(budget: int) -> object:
+        call = [b"", 1.0, budget]
+        return scope["luhn_valid"](call)
+
+    assert told(4 * len("true") + 4096) is True
+    assert told(4 * len("false") + 4096) is False
+    assert told(4096) is None
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("dataset", ["humaneval_plus", "mbpp_plus"])
@@ -58,8 +69,7 @@ def test_what_the_sandbox_tells_passes_no_task(judge: Judge, dataset: Dataset) -
     tasks = [load_task(dataset, name) for name in task_ids(dataset)]
     telling = judge.verdicts([(task, _telling(task)) for task in tasks], os.cpu_count() or 1)
     passed = [task.id for task, verdict in zip(tasks, telling, strict=True) if verdict.passed]
-    # An oracle of MBPP+ takes every answer; EvalPlus's does too.
-    assert passed == [task.id for task in tasks if task.entry_point == "are_equivalent"]
+    assert not passed
 
 
 @pytest.mark.slow
