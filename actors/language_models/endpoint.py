@@ -10,6 +10,8 @@ import json
 import re
 import time
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -127,7 +129,7 @@ class Endpoint:
             except TimeoutError:
                 problem = f"no whole answer within {self._config.timeout_s:g} s"
             except httpx.RequestError as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem = f"{type(error).__name__}: {error}{_way_there(self._config.base_url)}"
             except Unusable as error:
                 problem = str(error)
                 wait = (
@@ -203,6 +205,15 @@ def _client_problem(error: Exception) -> str:
         f"no client can be made for it ({kind}); check the address, and the environment variables "
         f"{variables}"
     )
+
+
+def _way_there(url: str) -> str:
+    """Which proxy of the environment stands between; nothing where none does."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not {parts.scheme, "all"} & set(getproxies()) or proxy_bypass(host):
+        return ""
+    return f" (asked through the proxy of the environment; NO_PROXY={host} leaves it out)"
 
 
 def redacted(text: str, key: str) -> str:

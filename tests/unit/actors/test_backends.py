@@ -288,6 +288,19 @@ def test_an_environment_with_which_no_client_can_be_made_is_refused(
     assert "secret" not in str(caught.value)
 
 
+def test_a_failure_behind_a_proxy_names_the_way_round_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://user:secret@127.0.0.1:9")
+    with pytest.raises(RuntimeFailure, match=r"NO_PROXY=127\.0\.0\.1 leaves it out") as failure:
+        asyncio.run(OpenAIModel(config(9), attempts=1).sample(REQUEST))
+    assert "secret" not in str(failure.value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(RuntimeFailure) as failure:
+        asyncio.run(OpenAIModel(config(9), attempts=1).sample(REQUEST))
+    assert "NO_PROXY" not in str(failure.value)
+
+
 def test_a_silence_longer_than_the_deadline_is_a_failure_at_once(endpoint: Endpoint) -> None:
     endpoint.faults = [(503, {"error": "closed"}, {"retry-after": "3600"})]
     started = time.monotonic()
