@@ -95,7 +95,7 @@ def _tokenizer(where: str, name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name)
     except Exception as error:  # a boundary: a missing file, a silent hub, an unknown kind
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        reason = " ".join(str(error).split())[:200]
         raise UsageError(
             f"{where}: its tokenizer cannot be loaded ({type(error).__name__}: {reason}); check "
             f"the name or the network"
