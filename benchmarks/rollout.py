@@ -34,6 +34,7 @@ from r2v_dist.chat import ChatFormat, Turn, opening_message
 from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.episodes import Arm, Unit
 from r2v_dist.language_model import TOP_LOGPROBS
+from r2v_dist.pretrained.places import model_path
 from r2v_dist.seeding import stable_hash
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.checkpoints import Checkpoint
@@ -118,9 +119,8 @@ def main() -> None:
     )
     parser.add_argument(
         "--model",
-        type=Path,
-        default=ROOT / "models" / "textworld-tiny",
-        help="a Hugging Face directory",
+        default=str(ROOT / "models" / "textworld-tiny"),
+        help="a Hugging Face directory, or a name that `r2v models list` shows",
     )
     parser.add_argument("overrides", nargs="*", help="key=value, as for `r2v run`")
     args = parser.parse_args()
@@ -128,7 +128,7 @@ def main() -> None:
     arm = Arm("slm_only", None, "base", "expert", 0)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        model = args.model.resolve()
+        model = model_path(args.model, "--model").resolve()
         overrides = [
             f"slm.model={model}",
             f"perturb.test_seeds={args.seeds}",

@@ -73,6 +73,7 @@ def _qwen2(
 
 
 KNOWN = {
+    "smollm2-135m": Shape(576, 30, 9, 3, 64, 1536, 49_152, tied=True),
     "qwen2.5-0.5b": _qwen2(896, 24, 14, 2, 4864, 151_936, tied=True),
     "qwen2.5-1.5b": _qwen2(1536, 28, 12, 2, 8960, 151_936, tied=True),
     "qwen2.5-7b": _qwen2(3584, 28, 28, 4, 18_944, 152_064, tied=False),

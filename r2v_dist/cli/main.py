@@ -12,7 +12,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from r2v_dist import __version__
-from r2v_dist.cli import manifests, tasks
+from r2v_dist.cli import manifests, models, tasks
 from r2v_dist.cli.certify import certify
 from r2v_dist.cli.doctor import doctor
 from r2v_dist.cli.jobs import jobs
@@ -47,6 +47,7 @@ for _command in _COMMANDS:
     _app.command()(_command)
 _app.add_typer(manifests.commands, name="manifests")
 _app.add_typer(tasks.commands, name="tasks")
+_app.add_typer(models.commands, name="models")
 
 
 def _show_version(wanted: bool) -> None:

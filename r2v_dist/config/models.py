@@ -44,11 +44,13 @@ class ModelConfig(Section):
 
     backend: Literal["vllm", "expert", "openai", "simulated"]
     model: str = ""
-    """`vllm`: a Hugging Face id, a local directory, or `scratch`. `openai`: the model's name at the
-    endpoint.
+    """`vllm`: a local directory, a name that `r2v models list` shows, a Hugging Face id, or
+    `scratch`. `openai`: the model's name at the endpoint.
     """
     sampling: SamplingConfig = SamplingConfig()
     system_prompt: str = ""
+    """Opens every conversation; where a chat template has no system role, it begins the first user
+    message."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     max_model_len: int = Field(2048, ge=64, le=_MOST_TOKENS)
     max_num_seqs: int = Field(128, ge=1, le=1_000_000)

@@ -23,8 +23,8 @@ class VerifierConfig(Section):
 
     kind: Literal["trained", "rules", "judge"] = "trained"
     model: str = ""
-    """`trained`: the backbone, any Hugging Face directory with the SLM's tokenizer; empty for the
-    cloned SLM.
+    """`trained`: the backbone, any Hugging Face directory with the SLM's tokenizer, or a name that
+    `r2v models list` shows; empty for the cloned SLM.
     """
     training: VerifierTrainingConfig = VerifierTrainingConfig()
     judge: ModelConfig | None = None

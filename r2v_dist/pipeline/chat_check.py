@@ -11,8 +11,8 @@ from typing import Any
 
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config.models import ModelConfig
-from r2v_dist.config.places import named_path
 from r2v_dist.errors import UsageError
+from r2v_dist.pretrained.places import model_path
 
 _PROBE = 'Goal: Zx1\n-= Room =-\n> say "it\'s" if 1 < 2 & {{ x }}' + " north" * 300
 """A message with large and small letters, with those that HTML escapes, and of some length: a
@@ -25,7 +25,7 @@ def check_chat(role: str, model: ModelConfig) -> None:
     if model.backend != "vllm" or model.model == "scratch":
         return
     where = f"{role}.model = {model.model}"
-    name = str(named_path(model.model, f"{role}.model"))
+    name = str(model_path(model.model, f"{role}.model"))
     local = os.path.isdir(name)
     if local:
         from actors.language_models.factory import eos_ids_of

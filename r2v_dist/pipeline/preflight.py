@@ -18,12 +18,14 @@ from cluster import resources
 from cluster.placement import Node, misfit
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig, shown_address
-from r2v_dist.config.places import named_path, require_writable
+from r2v_dist.config.places import require_writable
 from r2v_dist.config.run import RunConfig
 from r2v_dist.config.simulated import SimulatedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.pipeline.chat_check import check_chat
 from r2v_dist.pipeline.memory_plan import disk_gib
+from r2v_dist.pretrained.catalogue import catalogue
+from r2v_dist.pretrained.places import fetched_folder, model_path, not_fetched
 
 DISK_GIB = 2.0
 """Of a run, besides its checkpoints."""
@@ -77,7 +79,24 @@ def resource_plan(config: RunConfig) -> str:
     lines += [f"# {name:<14} {asked:>10}   {available}" for name, asked, available in rows]
     if not config.cluster.address and (problem := _problem_here(config)):
         lines.append(f"# NO ROOM: {problem}")
+    lines += [f"# {problem}" for problem in _not_fetched(config)]
     return "\n".join(lines)
+
+
+def _not_fetched(config: RunConfig) -> list[str]:
+    """What `check` would refuse about models of the catalogue."""
+    models = [(r, m.model) for r, m in _roles(config) if m.backend == "vllm"]
+    if config.verifier is not None:
+        models.append(("verifier", config.verifier.model))
+    return [
+        f"{section}.model = {model}: {not_fetched(model)}"
+        for section, model in models
+        if model in catalogue() and fetched_folder(model, catalogue()[model]) is None
+    ]
+
+
+def _roles(config: RunConfig) -> list[tuple[str, ModelConfig]]:
+    return [("slm", config.slm), ("teacher", config.teacher)]
 
 
 def _executor_row(config: RunConfig) -> list[tuple[str, str, str]]:
@@ -115,7 +134,7 @@ def check(config: RunConfig) -> None:
         _check_model("verifier.judge", config.verifier.judge)
     if config.verifier is not None and config.verifier.model:
         _check_folder("verifier.model", config.verifier.model)
-    for role, model in (("slm", config.slm), ("teacher", config.teacher)):
+    for role, model in _roles(config):
         _check_model(role, model)
     if not config.cluster.address and (problem := _problem_here(config)):
         raise UsageError(problem)
@@ -127,7 +146,7 @@ def check(config: RunConfig) -> None:
             f"and episodes take {needed:.1f}; choose another run_dir"
         )
     # Last, because a tokenizer takes seconds to load.
-    for role, model in (("slm", config.slm), ("teacher", config.teacher)):
+    for role, model in _roles(config):
         check_chat(role, model)
 
 
@@ -167,7 +186,7 @@ def _problem_here(config: RunConfig) -> str | None:
     """What there is no room for on this machine."""
     on_gpus = _on_gpus(config)
     there = set(os.sched_getaffinity(0))
-    for role, model in (("slm", config.slm), ("teacher", config.teacher)):
+    for role, model in _roles(config):
         if model.backend == "vllm" and not on_gpus and model.cpu_cores:
             missing = sorted(_cores(model.cpu_cores) - there)
             if missing:
@@ -212,10 +231,10 @@ def local_gpus() -> int:
 
 def _check_folder(key: str, model: str) -> None:
     looks_local = model.startswith((".", "/", "~", "models/", "runs/"))
-    if looks_local and not os.path.isdir(named_path(model, key)):
+    if not model_path(model, key).is_dir() and looks_local:
         raise UsageError(
-            f"{key} = {model}: no such directory; give a Hugging Face directory, a hub id or "
-            f"`scratch`"
+            f"{key} = {model}: no such directory; give a Hugging Face directory, a hub id, a name "
+            f"that `r2v models list` shows, or `scratch`"
         )
 
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Literal
 from cluster import resources
 from r2v_dist import files
 from r2v_dist.config.models import ModelConfig
-from r2v_dist.config.places import named_path
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
 from r2v_dist.pipeline.progress import Progress
+from r2v_dist.pretrained.hub import MODEL_FILES
+from r2v_dist.pretrained.places import model_path
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.metrics_log import last_row
 from r2v_dist.storage.model_identity import checkpoint_version
@@ -59,14 +60,14 @@ class Services:
             return Checkpoint("", _version(slm))
         if slm.model == "scratch":
             return self._scratch
-        path = _local(slm.model)
+        path = _local(slm.model, "slm.model")
         return Checkpoint(path, checkpoint_version("base", Path(path)))
 
     def teacher_version(self) -> str:
         """What the teacher's answers are stored under."""
         teacher = self._config.teacher
         return (
-            checkpoint_version("teacher", Path(_local(teacher.model)))
+            checkpoint_version("teacher", Path(_local(teacher.model, "teacher.model")))
             if teacher.backend == "vllm"
             else _version(teacher)
         )
@@ -198,7 +199,8 @@ class Services:
         if config.slm.backend == "vllm":
             servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint(), config.cluster)
         if config.teacher.backend == "vllm":
-            checkpoint = Checkpoint(_local(config.teacher.model), self.teacher_version())
+            path = _local(config.teacher.model, "teacher.model")
+            checkpoint = Checkpoint(path, self.teacher_version())
             servers["teacher"] = ModelServer("teacher", config.teacher, checkpoint, config.cluster)
         for server in servers.values():
             self._stack.callback(server.stop_watch)  # before Ray ends
@@ -215,7 +217,7 @@ class Services:
             slm=config.slm,
             teacher=config.teacher,
             slm_tokenizer=self.base_checkpoint().path,
-            teacher_tokenizer=_local(config.teacher.model)
+            teacher_tokenizer=_local(config.teacher.model, "teacher.model")
             if config.teacher.backend == "vllm"
             else "",
             perturb=config.perturb,
@@ -282,22 +284,20 @@ def _version(config: ModelConfig) -> str:
 
 
 @cache
-def _local(model: str) -> str:
-    """A local directory with the model: the directory itself, or the snapshot of a hub id."""
-    folder = named_path(model, "model")
+def _local(model: str, key: str) -> str:
+    """A local directory with the model: the directory itself, that of a name of the catalogue, or
+    the snapshot of a hub id. `key` is where the configuration names the model.
+    """
+    folder = model_path(model, key)
     if folder.is_dir():
         return str(folder.resolve())
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return str(
-            snapshot_download(
-                model, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-            )
-        )
+        return str(snapshot_download(model, allow_patterns=list(MODEL_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UsageError(
-            f"model {model}: neither a local directory nor to be had from the hub "
+            f"{key} = {model}: neither a local directory nor to be had from the hub "
             f"({type(error).__name__}); check the name or the network"
         ) from None

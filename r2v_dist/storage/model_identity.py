@@ -40,7 +40,7 @@ def _remembered(weights: Sequence[Path]) -> str:
         (path.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
         for path, stat in zip(weights, stats, strict=True)
     ]
-    place = cache_folder("models") / short_hash(*parts)
+    place = cache_folder("weights") / short_hash(*parts)
     with contextlib.suppress(OSError, UnicodeDecodeError):
         digest = place.read_text(encoding="ascii")
         if len(digest) == 2 * _hash().digest_size:

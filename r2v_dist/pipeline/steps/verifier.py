@@ -16,7 +16,6 @@ from typing import Any
 import pyarrow as pa
 
 from r2v_dist.config.env import Split
-from r2v_dist.config.places import named_path
 from r2v_dist.episodes import Arm, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels import branch_values
@@ -24,6 +23,7 @@ from r2v_dist.labels import estimates as branching
 from r2v_dist.labels.branches import candidate_branches
 from r2v_dist.labels.states import State, choose, sample, states_of
 from r2v_dist.pipeline.context import Context
+from r2v_dist.pretrained.places import model_path
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.model_identity import checkpoint_version
 
@@ -107,7 +107,7 @@ def verifier(context: Context) -> dict[str, Any]:
     job = VerifierJob(
         values=values,
         validation=values_path(context, HELD_OUT),
-        model=str(named_path(config.verifier.model, "verifier.model"))
+        model=str(model_path(config.verifier.model, "verifier.model"))
         if config.verifier.model
         else context.checkpoint("bc").path,
         system_prompt=config.slm.system_prompt,

@@ -78,7 +78,7 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_is_none(
     model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     first = checkpoint_version("bc", model)
-    [remembered] = (tmp_path / "cache" / "r2v" / "models").iterdir()
+    [remembered] = (tmp_path / "cache" / "r2v" / "weights").iterdir()
     remembered.write_bytes(b"\xff")
     assert checkpoint_version("bc", model) == first
     monkeypatch.setenv("XDG_CACHE_HOME", str(remembered))

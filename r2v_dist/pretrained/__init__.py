@@ -1,0 +1,1 @@
+"""Pretrained models by name: where they come from, and where they lie on this machine."""
