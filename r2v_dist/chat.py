@@ -4,12 +4,14 @@ step t+1, and sampled ids are never tokenised again.
 So an engine's prefix cache holds the whole history, and an episode trains as one sequence. Every
 chat template works whose turns end with one special token: the text between two assistant turns is
 read from the rendered template. The control tokens of a prompt come from the template alone; where
-a message spells a control token, its letters are encoded.
+a message spells a control token, its letters are encoded. A prompt is the same on every day: a
+template that asks for the date is told a fixed one.
 """
 
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -21,6 +23,8 @@ _CUT = "\x00\x02\x00"
 """Marks in rendered text. They contain no letter and no space, so that a template that changes case
 or trims text does not change them."""
 _REMEMBERED_TURNS = 4096
+_TODAY = date(2024, 7, 26)
+"""What templates take for the date where no clock is at hand."""
 
 
 class ChatTokenizer(Protocol):
@@ -73,13 +77,16 @@ class ChatFormat:
         system: str = "",
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """`settings` are variables of the template, for example `enable_thinking`."""
+        """`system` opens the conversation: as a message of its own, and where the template has no
+        such role, at the start of the first user message. `settings` are variables of the
+        template, for example `enable_thinking`.
+        """
         self._tokenizer = tokenizer
         self._role = role
-        self._settings = dict(settings or {})
+        self._settings = {"strftime_now": _TODAY.strftime} | dict(settings or {})
         # An episode encodes the same turns at every step, and the arms of a unit share most turns.
         self._turns: dict[tuple[bool, str], list[int]] = {}
-        self._system = [{"role": "system", "content": system}] if system else []
+        self._system = system
 
     def opening(self, user: str) -> list[int]:
         """Ids from the start of the conversation to where the assistant's first answer begins."""
@@ -104,12 +111,12 @@ class ChatFormat:
         It does not where the template writes text between them for given answers only: the model
         would have to write that text first, and the action would begin with it.
         """
-        user = {"role": "user", "content": "x"}
+        user = _message("user", "x")
         with_opening = self._render([user], prompt=True)
         without_opening = self._render([user], prompt=False)
         if with_opening != without_opening:
             return True
-        answered = self._render([user, {"role": "assistant", "content": _ANSWER}], prompt=False)
+        answered = self._render([user, _message("assistant", _ANSWER)], prompt=False)
         before_answer = answered.split(_ANSWER, 1)[0]
         return "".join(before_answer.split()) == "".join(with_opening.split())
 
@@ -143,15 +150,35 @@ class ChatFormat:
         if turn not in self._turns:
             if len(self._turns) >= _REMEMBERED_TURNS:
                 self._turns.clear()
-            message = {"role": "user", "content": self._cut(user)}
-            text = self._render([message], prompt=True) if opening else self._following(message)
-            self._turns[turn] = self._encode(text)
+            cut = self._cut(user)
+            self._turns[turn] = self._encode(self._begun(cut) if opening else self._following(cut))
         return list(self._turns[turn])
 
-    def _following(self, message: dict[str, str]) -> str:
-        """The rendered text from the end mark of an answer to where the next answer begins."""
-        before = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}]
-        parts = self._render([*before, message], prompt=True).split(_ANSWER, 1)
+    def _begun(self, user: str) -> str:
+        """The rendered text from the start of the conversation to where the answer begins."""
+        if not self._system:
+            return self._render([_message("user", user)], prompt=True)
+        if self._has_system_role:
+            messages = [_message("system", self._system), _message("user", user)]
+            return self._render(messages, prompt=True)
+        return self._render([_message("user", f"{self._system}\n\n{user}")], prompt=True)
+
+    @cached_property
+    def _has_system_role(self) -> bool:
+        """Whether the template writes a system message; some refuse it, and some leave it out."""
+        messages = [_message("system", _ANSWER), _message("user", "x")]
+        try:
+            return _ANSWER in self._render(messages, prompt=True)
+        except Exception:  # a boundary: a template is a program of somebody else's
+            return False
+
+    def _following(self, user: str) -> str:
+        """The rendered text from the end mark of an answer to where the next answer begins. The
+        system message stands at the start of a conversation only, also where the template would
+        write it again at the last turn.
+        """
+        before = [_message("user", "x"), _message("assistant", _ANSWER)]
+        parts = self._render([*before, _message("user", user)], prompt=True).split(_ANSWER, 1)
         if len(parts) < 2:
             raise UsageError(
                 "the chat template leaves an earlier answer out or changes its letters"
@@ -167,7 +194,7 @@ class ChatFormat:
     @cached_property
     def _ending(self) -> str:
         """The end mark of an answer, as text."""
-        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _ANSWER}]
+        messages = [_message("user", "x"), _message("assistant", _ANSWER)]
         parts = self._render(messages, prompt=False).split(_ANSWER, 1)
         if len(parts) < 2:
             raise UsageError("the chat template leaves an answer out or changes its letters")
@@ -226,7 +253,7 @@ class ChatFormat:
 
     def _render(self, messages: list[dict[str, str]], prompt: bool) -> str:
         text: str = self._tokenizer.apply_chat_template(
-            [*self._system, *messages],
+            messages,
             tokenize=False,
             add_generation_prompt=prompt,
             **self._settings,
@@ -240,3 +267,7 @@ class ChatFormat:
         for piece in text.split(_CUT):
             ids += self._tokenizer.encode(piece, add_special_tokens=False)
         return ids
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}

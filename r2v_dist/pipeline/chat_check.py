@@ -42,24 +42,10 @@ def check_template(tokenizer: Any, where: str, role: str, model: ModelConfig) ->
             f"put a chat_template.jinja into its directory"
         )
     system = model.system_prompt
-    settings = model.chat_template_kwargs
-    problem = _problem(ChatFormat(tokenizer, role, "", settings), tokenizer)
+    problem = _problem(ChatFormat(tokenizer, role, system, model.chat_template_kwargs), tokenizer)
     if problem:
         raise UsageError(
             f"{where}: {problem}; take another model, or correct its chat_template.jinja"
-        )
-    if not system:
-        return
-    with_system = ChatFormat(tokenizer, role, system, settings)
-    problem = _problem(with_system, tokenizer)
-    if not problem and with_system.opening("x") == ChatFormat(
-        tokenizer, role, "", settings
-    ).opening("x"):
-        problem = "the chat template leaves the system message out"
-    if problem:
-        raise UsageError(
-            f"{role}.system_prompt: {model.model} does not take it: {problem}; set "
-            f"{role}.system_prompt to the empty string"
         )
 
 

@@ -211,11 +211,6 @@ FORGETS = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 REFUSED = {
-    "{% if messages[0].role == 'system' %}{{ raise_exception('No system message') }}{% endif %}"
-    + OWN: "slm.system_prompt.*No system message",
-    OWN.replace(
-        "messages %}", "messages if m.role != 'system' %}"
-    ): "slm.system_prompt.*leaves the system message out",
     OWN.replace("<|end|>", " [/end]"): r"slm.model = m: .*ends an answer with '\[/end\]'",
     OWN.replace("<|end|>", ""): "slm.model = m: .*no special token",
     OWN.replace("m.content", "m.content | upper"): "slm.model = m: .*changes its letters",
