@@ -1,7 +1,7 @@
 """The catalogue of pretrained models.
 
-Invariant: whatever is fetched is pinned. A repository is named with its revision, a package with its
-version, and every file from a package with its checksum.
+Invariant: whatever is fetched is pinned. A repository is named with its revision, a package with
+its version, and every file from a package with its checksum.
 """
 
 import difflib

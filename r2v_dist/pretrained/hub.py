@@ -21,8 +21,8 @@ class HubOutOfReach(RuntimeFailure):
 
 
 def files_of(model: Pretrained) -> list[str]:
-    """What the repository lists of `MODEL_FILES`. Raises HubOutOfReach, and RuntimeFailure where the
-    hub refuses.
+    """What the repository lists of `MODEL_FILES`. Raises HubOutOfReach, and RuntimeFailure where
+    the hub refuses.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError

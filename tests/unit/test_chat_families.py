@@ -22,6 +22,8 @@ from tests.chat_families import FAMILIES, family_tokenizer
 SYSTEM = "Answer with one action."
 SAMPLED = "go  east\n "
 """Text that a template would trim."""
+REAL = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
+"""Of the catalogue, where they are fetched; its other model has the tokenizer of the second."""
 LATER = ("It is dark. ", "\n-= Room =-\n You see 2 keys")
 
 
@@ -33,7 +35,7 @@ def fetched(name: str) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-@pytest.fixture(params=[*FAMILIES, *catalogue()])
+@pytest.fixture(params=[*FAMILIES, *REAL])
 def tokenizer(request: pytest.FixtureRequest) -> Any:
     name = request.param
     return family_tokenizer(name) if name in FAMILIES else fetched(name)

@@ -9,7 +9,7 @@ from cluster.architectures import shape_of
 from r2v_dist.cli.main import main
 from r2v_dist.config.run import load_config
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline.preflight import check
+from r2v_dist.pipeline.preflight import check, resource_plan
 from r2v_dist.pretrained.catalogue import catalogue
 from r2v_dist.pretrained.places import hub_folder, model_path, packages_folder
 from tests.runs import ROOT
@@ -31,6 +31,7 @@ def test_a_model_that_is_not_fetched_is_one_line_with_the_command(key: str, tmp_
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", overrides)
     with pytest.raises(UsageError, match=f"^{key} = {NAME}: {MISSING}$"):
         check(config)
+    assert f"# {key} = {NAME}: {MISSING}" in resource_plan(config).splitlines()
 
 
 def test_the_folder_of_the_hub_goes_before_that_of_packages(
