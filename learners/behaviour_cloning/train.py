@@ -88,7 +88,7 @@ def _train_rank(job: BCJob) -> None:
         train_dataset=build_dataset(job.rollouts, chat, config.max_length),
         processing_class=tokenizer,
         peft_config=lora_adapter(config.lora),
-        callbacks=[recorder(job.stage)],
+        callbacks=[recorder(job.stage, fence=job.fence)],
     )
     train(trainer, job.stage)
-    publish(trainer, tokenizer, job.output, merge_of(config.lora))
+    publish(trainer, tokenizer, job, merge_of(config.lora))

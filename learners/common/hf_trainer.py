@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from learners.common.deepspeed_setup import deepspeed_arguments, require_deepspeed
+from learners.common.jobs import LearnerJob
 from learners.common.other_ranks import prepare
 from learners.common.preemption import may_be_announced, preemption_watch
 from r2v_dist import files
 from r2v_dist.config.learners import LearnerConfig, LoraConfig
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.metrics_log import append_metrics
 
 _COMPLETE = "complete"
@@ -130,21 +132,23 @@ def train(trainer: Any, stage: Path) -> None:
 def publish(
     trainer: Any,
     tokenizer: Any,
-    output: Path,
+    job: LearnerJob,
     merge: Any = None,
     finish: Callable[[Path], None] | None = None,
 ) -> None:
-    """Save a plain Hugging Face directory next to the target and rename it.
+    """Save a plain Hugging Face directory next to the job's output and rename it.
 
     Args:
         merge: loads a folder with an adapter as a PEFT model, which is then merged; None for
         full-parameter training. finish: adds to the folder before it is published, on the first
         rank only.
+
+    Raises Superseded where another driver has taken over.
     """
     import torch.distributed
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    scratch = output.with_name(output.name + ".tmp")
+    scratch = job.scratch
     trainer.save_model(str(scratch))
     torch.distributed.barrier()
     if torch.distributed.get_rank() != 0:
@@ -159,13 +163,15 @@ def publish(
     (scratch / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing of ours needs it
     if finish is not None:
         finish(scratch)
-    files.publish(scratch, output)
+    job.require()
+    files.publish(scratch, job.output)
 
 
-def recorder(stage: Path, *measures: str) -> Any:
+def recorder(stage: Path, *measures: str, fence: Fence | None = None) -> Any:
     """A callback that logs progress, loss and the named measures, and marks checkpoints complete.
 
-    `seconds` are counted from where this attempt started to train.
+    `seconds` are counted from where this attempt started to train. With a fence training ends with
+    Superseded, before it logs or saves anything, where another driver has taken over.
     """
     import torch.distributed
     from transformers import TrainerCallback
@@ -179,6 +185,11 @@ def recorder(stage: Path, *measures: str) -> Any:
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.started = time.monotonic()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            # On every rank: one that is left alone would wait for the others.
+            if fence is not None and (control.should_log or control.should_save):
+                fence.require()
 
         def on_log(
             self,

@@ -1,5 +1,8 @@
 """A learner's job, and how its ranks are run: when `run_job` returns, what was learned is published
 whole, and what training left behind is gone.
+
+Invariant: ranks of a driver that is superseded, which may live on where nobody reaches them, publish
+nothing and log nothing.
 """
 
 import shutil
@@ -15,6 +18,7 @@ from r2v_dist import files
 from r2v_dist.config.learners import LearnerConfig
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.errors import RuntimeFailure, warn
+from r2v_dist.storage.fence import Fence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,19 @@ class LearnerJob:
     stage: Path
     seed: int
     config: LearnerConfig | RouterConfig
+    fence: Fence | None = None
+    """The driver's right to write; None where nobody else may write there."""
+
+    @property
+    def scratch(self) -> Path:
+        """Where the output is written before it is published. No other driver writes there."""
+        epoch = 0 if self.fence is None else self.fence.epoch
+        return self.output.with_name(f"{self.output.name}.{epoch}.tmp")
+
+    def require(self) -> None:
+        """Raises Superseded where another driver has taken over."""
+        if self.fence is not None:
+            self.fence.require()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +85,12 @@ def run_jobs(jobs: Sequence[Job], rank_function: Callable[[Sequence[Job]], None]
 
 def _run(jobs: Sequence[LearnerJob], loop: Callable[[], None]) -> None:
     first = jobs[0]
-    run_ranks(loop, first.config.deepspeed, first.learner, first.stage / "ray_train")
+    fenced = partial(_on_rank, first, loop)
+    try:
+        run_ranks(fenced, first.config.deepspeed, first.learner, first.stage / "ray_train")
+    except RuntimeFailure:
+        first.require()  # where another driver has taken over, that is the cause
+        raise
     for job in jobs:
         if not (job.output / job.proof).is_file():
             raise RuntimeFailure(
@@ -76,5 +98,13 @@ def _run(jobs: Sequence[LearnerJob], loop: Callable[[], None]) -> None:
             )
     for notice in files.read_json_lines(first.stage / NOTICES):
         warn(notice["text"])
-    for left_behind in first.stage.glob("checkpoints*"):
-        shutil.rmtree(left_behind, ignore_errors=True)
+    left_behind = list(first.stage.glob("checkpoints*"))
+    for job in jobs:
+        left_behind += job.output.parent.glob(f"{job.output.name}.*tmp")
+    for folder in left_behind:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _on_rank(job: LearnerJob, loop: Callable[[], None]) -> None:
+    job.require()
+    loop()

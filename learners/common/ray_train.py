@@ -7,6 +7,7 @@ it trained with was DeepSpeed's.
 """
 
 import json
+import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,10 +16,10 @@ from typing import Any
 
 from cluster import environment, resources
 from r2v_dist.config.deepspeed import DeepSpeedConfig
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure, Superseded, UsageError
 from r2v_dist.files import write_atomically
 
-_VERDICT = "verdict.json"
+_VERDICT = "verdict*.json"
 
 Loop = Callable[[], None]
 """What a rank runs; it travels to the rank's process."""
@@ -33,8 +34,10 @@ def run_ranks(loop: Loop, deepspeed: DeepSpeedConfig, name: str, storage: Path) 
     """
     use_gpu = resources.learner_on_gpu(name)
     resources.require_room([resources.rank_bundle(name, deepspeed.ranks, use_gpu)])
-    verdict = storage.resolve() / _VERDICT
-    verdict.unlink(missing_ok=True)
+    for read_before in storage.glob(_VERDICT):
+        read_before.unlink(missing_ok=True)
+    # A name of its own: ranks of another driver may still run.
+    verdict = storage.resolve() / _VERDICT.replace("*", f"-{secrets.token_hex(4)}")
     trainer = _trainer(loop, deepspeed, name, verdict, use_gpu)
     ended: Future[None] = Future()
 
@@ -99,6 +102,8 @@ def _rank(config: dict[str, Any]) -> None:
     """
     try:
         config["loop"]()
+    except Superseded:
+        raise
     except (UsageError, RuntimeFailure) as error:
         verdict = {"usage": isinstance(error, UsageError), "message": str(error)}
         write_atomically(Path(config["verdict"]), json.dumps(verdict))

@@ -177,9 +177,9 @@ def _train_rank(job: DPOJob) -> None:
         ),
         processing_class=tokenizer,
         peft_config=lora_adapter(config.lora),
-        callbacks=[recorder(job.stage, *MEASURES)],
+        callbacks=[recorder(job.stage, *MEASURES, fence=job.fence)],
         loss=config,
         view_share=counts.with_view / counts.examples,
     )
     train(trainer, job.stage)
-    publish(trainer, tokenizer, job.output, merge_of(config.lora))
+    publish(trainer, tokenizer, job, merge_of(config.lora))

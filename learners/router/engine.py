@@ -9,7 +9,7 @@ import atexit
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,14 @@ def start_engine(module: nn.Module, learning_rate: float, weight_decay: float) -
 
 class Log:
     """The metrics of a stage, written by the first rank alone. A job that is started again is
-    logged again, never twice.
+    logged again, never twice. `require` raises where nothing may be written any more.
     """
 
-    def __init__(self, path: Path, writes: bool, job: str, total: int) -> None:
+    def __init__(
+        self, path: Path, writes: bool, job: str, total: int, require: Callable[[], None]
+    ) -> None:
         self._path = path
+        self._require = require
         self._writes = writes
         self._job = job
         self._total = total
@@ -140,6 +143,7 @@ class Log:
     def add(self, step: int, **values: Any) -> None:
         """One row."""
         if self._writes:
+            self._require()
             append_metrics(
                 self._path, {"router": self._job, "step": step, "of": self._total, **values}
             )

@@ -205,7 +205,7 @@ def _train_one(
     train = deal(labels, scaler, rank, ranks, device)
     validation = deal(held_out, scaler, rank, ranks, device)
     total = config.policy_steps + (config.risk_steps if decoupled else 0)
-    log = Log(job.stage / "metrics.jsonl", rank == 0, job.output.name, total)
+    log = Log(job.stage / "metrics.jsonl", rank == 0, job.output.name, total, job.require)
     setting = Setting(config, job.seed, adder(device), log)
 
     f_UF, place_N = distinct(scaler(held_out.features_NF))
@@ -340,10 +340,11 @@ def _publish(
         calibrators={name: calibrator.kind for name, calibrator in model.calibrators.items()},
         dropped_episodes=episodes.dropped,
     )
-    scratch = job.output.with_name(job.output.name + ".tmp")
+    scratch = job.scratch
     shutil.rmtree(scratch, ignore_errors=True)
     model.save(scratch)
     write_atomically(scratch / _RESULT, json.dumps(asdict(result), indent=1) + "\n")
+    job.require()
     files.publish(scratch, job.output)
 
 

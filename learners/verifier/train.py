@@ -160,11 +160,11 @@ def _train_rank(job: VerifierJob) -> None:
         args=training,
         train_dataset=build_dataset(branch_values.load(job.values), chat, config.max_length),
         processing_class=tokenizer,
-        callbacks=[recorder(job.stage, *MEASURES)],
+        callbacks=[recorder(job.stage, *MEASURES, fence=job.fence)],
         pairwise_weight=config.pairwise_weight,
     )
     train(trainer, job.stage)
-    publish(trainer, tokenizer, job.output, merge, finish=lambda folder: _calibrate(folder, job))
+    publish(trainer, tokenizer, job, merge, finish=lambda folder: _calibrate(folder, job))
 
 
 def _calibrate(folder: Path, job: VerifierJob) -> None:

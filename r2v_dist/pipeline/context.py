@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from actors.totals import Totals
     from r2v_dist.pipeline.services import Services
     from r2v_dist.storage.checkpoints import Checkpoint
+    from r2v_dist.storage.fence import Fence
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Context:
     def seed(self) -> int:
         """Of everything that is drawn or initialised in training."""
         return self.config.seed + self.training_seed
+
+    @property
+    def fence(self) -> "Fence | None":
+        """This driver's right to write, as long as it begins no other episodes."""
+        return self.run.lease.fence if self.run.lease else None
 
     def own(self, stage: str) -> str:
         """The full name of this stage or of an earlier one, as it is done for this

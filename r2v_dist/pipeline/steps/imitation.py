@@ -51,6 +51,7 @@ def bc(context: Context) -> dict[str, Any]:
             output=output,
             stage=run.stage(context.stage),
             seed=context.seed,
+            fence=context.fence,
             config=config.bc,
             template_settings=config.slm.chat_template_kwargs,
         )

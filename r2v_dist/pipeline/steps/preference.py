@@ -54,6 +54,7 @@ def dpo(context: Context) -> dict[str, Any]:
         output=output,
         stage=run.stage(context.stage),
         seed=context.seed,
+        fence=context.fence,
         config=config.dpo,
         template_settings=config.slm.chat_template_kwargs,
     )

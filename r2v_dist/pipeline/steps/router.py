@@ -139,6 +139,7 @@ def _job(
         output=root / name,
         stage=folder,
         seed=context.seed,
+        fence=context.fence,
         config=variant_of(config, name),
     )
 

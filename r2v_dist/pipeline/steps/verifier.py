@@ -114,6 +114,7 @@ def verifier(context: Context) -> dict[str, Any]:
         output=output,
         stage=run.stage(context.stage),
         seed=context.seed,
+        fence=context.fence,
         config=config.verifier.training,
         template_settings=config.slm.chat_template_kwargs,
     )
