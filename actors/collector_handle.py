@@ -10,8 +10,8 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.collector import CollectorActor
 from actors.failures import CollectorLost
-from actors.post_mortem import last_words, place_of
 from actors.ray_errors import cause_of, died, first_cause, usage_error
+from cluster.post_mortem import last_words, place_of
 from r2v_dist.episodes import Episode
 from r2v_dist.errors import RuntimeFailure, StoreFailure
 from r2v_dist.storage.fence import Fence

@@ -26,7 +26,7 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.config.verifier import VerifierConfig
 from r2v_dist.episodes import Episode, Unit
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import NodeFailure, RuntimeFailure, UsageError
 from r2v_dist.language_model import Sampling
 from r2v_dist.router.registry import ALONE, RouterModels
 from r2v_dist.verifier.base import Verifier
@@ -93,7 +93,7 @@ class EnvRunner:
 
         Raises RuntimeFailure when a back end fails, or is what the unit waits for at its deadline:
         the unit is to be run again. Raises UnitBroken where its environment cannot be made or
-        reset, or is what it waits for.
+        reset, is what it waits for, or finds its machine without what it needs.
         """
         tree = Tree()
         episodes = list[Episode]()
@@ -108,6 +108,8 @@ class EnvRunner:
             if tree.waits_for:
                 raise RuntimeFailure(f"{late}; it waits for the {tree.waits_for}") from None
             raise UnitBroken(late) from None
+        except NodeFailure as failure:
+            raise UnitBroken(str(failure)) from None
         finally:
             tree.abandon()
         self._check_versions(unit, tree)

@@ -5,8 +5,8 @@ import faulthandler
 import os
 
 from actors.env_runner import Deliver, EnvRunner
-from actors.post_mortem import Place, here
 from actors.totals import Totals
+from cluster.post_mortem import Place, here
 from r2v_dist.episodes import Unit
 
 _STDERR = 2

@@ -18,14 +18,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.collector_handle import RayCollector
 from actors.env_runner import Equipment, RunnerSetup
-from actors.failures import RunnerDied
+from actors.failures import RunnerDied, UnitBroken
 from actors.nodes import Nodes
-from actors.post_mortem import Place, last_words, place_of
-from actors.ray_errors import first_cause, unit_failure, usage_error
+from actors.ray_errors import died, first_cause, unit_failure, usage_error
 from actors.ray_runner import EnvRunnerActor
 from actors.totals import Totals
 from actors.vllm.server_handle import ModelServer
 from cluster import environment
+from cluster.post_mortem import Place, last_words, place_of
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import RuntimeFailure, UsageError
@@ -183,6 +183,11 @@ class RunnerGroup:
 
     def _lost(self, runner: Any, error: RayError, starting: bool) -> UsageError | RuntimeFailure:
         failure = unit_failure(error)
+        if type(failure) is UsageError and len(_nodes()) > 1:
+            # What one machine refuses another may take: this one may lack the sandbox or the data.
+            if died(error):
+                return self._death(runner, str(failure), starting=True)
+            return UnitBroken(str(failure))
         if not isinstance(failure, RunnerDied):
             return failure
         return self._death(runner, str(failure), starting or failure.starting)
@@ -229,10 +234,14 @@ class RunnerGroup:
             where = NodeAffinitySchedulingStrategy(self._node_ids[on], soft=True)
             return {"scheduling_strategy": where}
         ids = {self._node_ids[name] for name in avoid if name in self._node_ids}
-        can = {n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")}
-        if not ids or not can - ids:
+        if not ids or not _nodes() - ids:
             return {"scheduling_strategy": "SPREAD"}
         return {
             "scheduling_strategy": "SPREAD",
             "label_selector": {"ray.io/node-id": f"!in({','.join(sorted(ids))})"},
         }
+
+
+def _nodes() -> set[str]:
+    """Ray's ids of the nodes on which a runner may start."""
+    return {n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")}

@@ -8,15 +8,18 @@ from urllib.parse import parse_qsl
 
 from actors.vllm.engine import EngineAnswer, EngineRequest, Site
 from r2v_dist.config.models import ModelConfig
+from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import TopTokens
 
 
 class SleepingEngine:
     """`path` says how it behaves, for example `answer_s=0.1&start_s=2&load_s=1&token=7`: seconds of
-    an answer, of a start and of a change of weights, and the one token of every answer.
+    an answer, of a start and of a change of weights, and the one token of every answer. With
+    `tokens=4`, candidates are any of so many tokens from that one on, by the request's seed.
     """
 
     def __init__(self, config: ModelConfig, path: str, site: Site) -> None:
+        print(f"an engine that sleeps: {path}", flush=True)
         self._slots = asyncio.Semaphore(config.max_num_seqs)
         self._read(path)
         time.sleep(self._start_s)
@@ -31,8 +34,8 @@ class SleepingEngine:
             raise ValueError("no such token")
         async with self._slots:
             await asyncio.sleep(self._answer_s)
-        top = TopTokens.of([(self._token, -0.1)])
-        return EngineAnswer([[self._token]] * request.n, [[-0.1]] * request.n, top)
+        ids = [[self._token + (request.seed + i) % self._tokens] for i in range(request.n)]
+        return EngineAnswer(ids, [[-0.1]] * request.n, TopTokens.of([(ids[0][0], -0.1)]))
 
     async def reload(self, path: str) -> None:
         """Behave as this path says."""
@@ -40,8 +43,12 @@ class SleepingEngine:
         await asyncio.sleep(self._load_s)
 
     def _read(self, path: str) -> None:
-        times = {name: float(value) for name, value in parse_qsl(path)}
+        try:
+            times = {name: float(value) for name, value in parse_qsl(path)}
+        except ValueError as error:
+            raise RuntimeFailure(f"no such behaviour: {error}") from None
         self._answer_s = times.get("answer_s", 0.0)
         self._start_s = times.get("start_s", 0.0)
         self._load_s = times.get("load_s", 0.0)
         self._token = int(times.get("token", 5))
+        self._tokens = int(times.get("tokens", 1))

@@ -8,6 +8,7 @@ request is the same whichever nodes are alive.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from cluster.placement import Bundle, Node, misfit
@@ -28,6 +29,8 @@ class Decided:
     cluster: ClusterConfig
     gpus: bool
     """Whether models run on GPUs."""
+    logs: Path | None = None
+    """Where the logs of processes that died are kept."""
 
     @property
     def may_grow(self) -> bool:
@@ -42,7 +45,7 @@ class Decided:
 _session: Decided | None = None
 
 
-def begin(cluster: ClusterConfig) -> Decided:
+def begin(cluster: ClusterConfig, logs: Path | None = None) -> Decided:
     """Decide for the session that this process has just started or joined."""
     global _session
     here = nodes()
@@ -52,7 +55,7 @@ def begin(cluster: ClusterConfig) -> Decided:
             "cluster.gpus = auto: no node of the cluster has a GPU, so models run on CPUs; set "
             "require to wait for nodes with GPUs, or none"
         )
-    _session = Decided(cluster, gpus)
+    _session = Decided(cluster, gpus, logs)
     return _session
 
 

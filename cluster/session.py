@@ -62,7 +62,7 @@ def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
         try:
             _begin(config)
             interrupt_on_sigterm()  # Ray's own handler aborts the process with a stack trace
-            resources.begin(config)
+            resources.begin(config, logs)
             (logs / "ray_session.txt").write_text(
                 f"{ray.get_runtime_context().gcs_address}\n", encoding="utf-8"
             )

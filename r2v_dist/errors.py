@@ -24,6 +24,10 @@ class StoreFailure(RuntimeFailure):
     """Episodes cannot be written, whichever unit they belong to: playing it again does not help."""
 
 
+class NodeFailure(RuntimeFailure):
+    """This machine lacks what every task needs, for example room on its disk; another may have it."""
+
+
 class Superseded(StoreFailure):
     """Another driver has taken over the run directory: nothing more may be written there."""
 
@@ -57,6 +61,24 @@ _FIXES = {
     errno.EEXIST: "something else has that name; move it elsewhere",
     errno.ENOTDIR: "a part of the path is no folder; correct it",
 }
+
+
+_OF_THE_MACHINE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+)
+"""What an operating system says when it is no matter of the file that was asked for."""
+
+
+def node_failure(error: BaseException) -> NodeFailure | None:
+    """The machine's fault in what was raised; None where there is none."""
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        return NodeFailure(explain(error))
+    return None
 
 
 def explain(error: OSError) -> str:

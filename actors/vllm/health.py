@@ -39,6 +39,7 @@ class Report:
     problem: str = ""
     process: str = ""
     """Another one after a restart."""
+    pid: int = 0
 
 
 class Verdict(StrEnum):

@@ -4,6 +4,7 @@ The methods change what two threads read; their caller holds the lock of the rol
 """
 
 import time
+from concurrent.futures import Future
 from typing import Any
 
 import ray
@@ -14,6 +15,8 @@ from actors.vllm.engine import Site
 from actors.vllm.health import Limits, Report, State, Verdict, Watch
 from actors.vllm.placement import place_engine
 from actors.vllm.server import HEALTH_GROUP, MakeEngine, engine_actor
+from cluster import resources
+from cluster.post_mortem import Place, place_at, said_by_now, words_later
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import UsageError, warn
@@ -46,6 +49,9 @@ class Replica:
         self._failed_starts = 0
         """Starts in a row that came to nothing."""
         self._process = ""
+        self._lives_at: Place | None = None
+        self._words: Future[str] | None = None
+        """The last log lines of the process that ended last."""
         self.said = "it waits for its place in the cluster"
         """What is known of it, for messages."""
         self.serving: Any = None
@@ -99,6 +105,8 @@ class Replica:
             self.said = report.problem or f"it is {report.state}"
             if self._process not in ("", report.process):
                 self._began_anew("its process ended")
+            if self._process != report.process:
+                self._lives_at = place_at(self.actor, report.pid)
             self._process = report.process
         now = time.monotonic()
         if report is None or report.state is not State.SERVING or report.version == wanted:
@@ -114,15 +122,30 @@ class Replica:
         """Why it is not started again; empty where it is. `most` restarts may come to no answer."""
         # What raised while it started will raise again; one more try is for what passes.
         if self._failed_starts > min(1, most):
-            return f"did not start: {self.said}"
+            return self.told(f"did not start: {self.said}")
         if self.watch.restarts > most:
-            return f"ended {self.watch.restarts} times without an answer in between: {self.said}"
+            return self.told(
+                f"ended {self.watch.restarts} times without an answer in between: {self.said}"
+            )
         return ""
 
     def stop(self) -> None:
         """End its process for good and give its place back."""
         ray.kill(self.actor)
         self._place.give_back()
+
+    def told(self, reason: str) -> str:
+        """The reason, with the last log lines of the process that does not serve, or that ended
+        last.
+        """
+        words = self._read_log() or self._words
+        return "\n".join(filter(None, [reason, said_by_now(words)]))
+
+    def _read_log(self) -> "Future[str] | None":
+        if self._lives_at is None:
+            return None
+        role = self.name.removeprefix("the ")
+        return words_later(self._lives_at, role, resources.decided().logs)
 
     def _reply(self) -> Report | None:
         if not ray.wait([self.probe], timeout=0)[0]:
@@ -136,7 +159,10 @@ class Replica:
         self.said = problem
         self.restarts += 1
         self._failed_starts += not self.serves
-        warn(f"{self.name} is started again ({self.restarts}): {problem}")
+        where = f" ({self._lives_at.process})" if self._lives_at else ""
+        warn(f"{self.name} is started again ({self.restarts}): {problem}{where}")
+        self._words = self._read_log() or self._words
+        self._lives_at = None
         self.watch.started()
         self._process = ""
         self.serves = ""

@@ -11,6 +11,7 @@ while it is busy, and a process that Ray has started again never answers with ou
 """
 
 import asyncio
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -106,6 +107,7 @@ class EngineServer:
             time.monotonic() - self._progress if self._computing else 0.0,
             self._problem,
             self._process,
+            os.getpid(),
         )
 
     async def sample(self, requests: list[EngineRequest]) -> tuple[str, list[EngineAnswer]]:

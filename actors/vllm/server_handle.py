@@ -124,10 +124,12 @@ class ModelServer:
         while not self.answers:
             self._settle(self._replicas)
             if time.monotonic() > deadline:
-                raise RuntimeFailure(
+                first = self._replicas[0]
+                late = (
                     f"the {self._role} engine for {self.checkpoint.path} did not start within "
-                    f"{limit_s:.0f} s (cluster.engine_start_deadline_s): {self._replicas[0].said}"
+                    f"{limit_s:.0f} s (cluster.engine_start_deadline_s): {first.said}"
                 )
+                raise RuntimeFailure(first.told(late))
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Have every engine answer with this checkpoint: weights are replaced in place, and an

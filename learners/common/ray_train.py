@@ -20,6 +20,9 @@ from r2v_dist.errors import RuntimeFailure, Superseded, UsageError
 from r2v_dist.files import write_atomically
 
 _VERDICT = "verdict*.json"
+_TURN_S = 0.2
+_TURNS_OF_A_LOOK = 5
+"""Between two looks at ranks that may have died."""
 
 Loop = Callable[[], None]
 """What a rank runs; it travels to the rank's process."""
@@ -32,6 +35,8 @@ def run_ranks(loop: Loop, deepspeed: DeepSpeedConfig, name: str, storage: Path) 
     with its input at once, without another try. Raises RuntimeFailure with the first cause when the
     ranks cannot be kept alive, or where no node joins that has room for them.
     """
+    from learners.common.rank_deaths import RankDeaths  # imports Ray
+
     use_gpu = resources.learner_on_gpu(name)
     resources.require_room([resources.rank_bundle(name, deepspeed.ranks, use_gpu)])
     for read_before in storage.glob(_VERDICT):
@@ -48,16 +53,23 @@ def run_ranks(loop: Loop, deepspeed: DeepSpeedConfig, name: str, storage: Path) 
         except BaseException as error:
             ended.set_exception(error)
 
+    deaths = RankDeaths(name)
     # In the main thread Ray Train takes Ctrl-C to itself, and then waits for ranks that wait for
     # room.
     threading.Thread(target=fit, daemon=True).start()
+    looks = 0
     while not ended.done():
         _raise_verdict(verdict)
-        threading.Event().wait(0.2)
+        threading.Event().wait(_TURN_S)
+        looks += 1
+        if looks % _TURNS_OF_A_LOOK == 0:
+            deaths.look()
     _raise_verdict(verdict)
     error = ended.exception()
     if error is not None:  # a boundary: whatever ended the ranks, the user gets its first cause
-        raise RuntimeFailure(f"learner {name}: {_innermost(error)}") from None
+        lines = [f"learner {name}: {_innermost(error)}", deaths.last_words()]
+        raise RuntimeFailure("\n".join(filter(None, lines))) from None
+    deaths.look()
 
 
 def _trainer(

@@ -15,7 +15,7 @@ from r2v_dist.agent.step import StepDecision, chosen_index, decide
 from r2v_dist.agent.tree import EnvCrash, Transition, TreeEnv
 from r2v_dist.chat import Turn, opening_message
 from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Taken, Unit
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, node_failure
 from r2v_dist.language_model import (
     Answer,
     Candidate,
@@ -132,6 +132,8 @@ class _Playing:
             raise
         # a boundary: whatever one task's environment raises is that episode's outcome
         except Exception as error:
+            if (failure := node_failure(error)) is not None:
+                raise failure from error
             self.steps.append(step)
             return _End(StopReason.ENV_ERROR, detail=f"{type(error).__name__}: {error}")
         self._advance(step, choice.chosen, now)

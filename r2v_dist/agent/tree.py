@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from r2v_dist.episodes import next_prefix
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure, UsageError, node_failure
 from r2v_dist.language_model import Answer
 from r2v_dist.seeding import stable_hash
 
@@ -222,4 +222,6 @@ def _crashing() -> Iterator[None]:
     except (RuntimeFailure, UsageError):
         raise
     except Exception as error:
+        if (failure := node_failure(error)) is not None:
+            raise failure from error
         raise EnvCrash(f"{type(error).__name__}: {error}") from error

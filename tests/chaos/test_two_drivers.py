@@ -11,10 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.chaos.faulty_run import NEVER, Fault
 from r2v_dist.storage import fence as fences
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir
-from tests.faults import NEVER, Fault, run_faulty, start_faulty
+from tests.faults import run_faulty, start_faulty
 from tests.runs import outcomes
 
 SHARD = ("r2v_dist.storage.arrow_file", "save_new")

@@ -33,6 +33,7 @@ FAST = {
 }
 """Benchmarks that need neither Ray nor an engine, with the arguments of their smallest size."""
 SLOW = {
+    "chaos": ["--targets=collector", "--kills=2"],
     "humaneval_signal": [
         "--auroc",
         "0.9",
@@ -56,7 +57,7 @@ def commands() -> set[str]:
     """Modules that can be run."""
     return {
         path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()
-    }
+    } | {path.parent.name for path in (ROOT / "benchmarks").glob("*/__main__.py")}
 
 
 def test_every_benchmark_is_run_by_a_test() -> None:

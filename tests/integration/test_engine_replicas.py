@@ -4,6 +4,7 @@ is disturbed, and a busy engine is not started again. The engines only sleep.
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from actors.vllm.health import Report
 from actors.vllm.server import HEALTH_GROUP
 from actors.vllm.server_handle import ModelServer
 from benchmarks.sleeping_engine import SleepingEngine
+from cluster import resources
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
@@ -93,7 +95,9 @@ def test_ten_times_as_much_as_an_engine_can_do_is_late_and_not_lost(
         assert server.restarts == 0
 
 
-def test_one_of_two_is_killed_and_the_other_goes_on(ray_session: None, tiny_model: Path) -> None:
+def test_one_of_two_is_killed_and_the_other_goes_on(
+    ray_session: None, tiny_model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with serving("answer_s=0.1", max_num_seqs=8, replicas=2) as server:
         model = client(server, tiny_model)
         killed, other = server.actors
@@ -112,6 +116,13 @@ def test_one_of_two_is_killed_and_the_other_goes_on(ray_session: None, tiny_mode
         assert {answer.version for answer in answers} == {"v1"}
         assert server.restarts == 1
         assert health(other).process == undisturbed
+    told = r"the slm engine 0 is started again \(1\): .* \(process (\d+) on \S+\)"
+    said = re.search(told, capfd.readouterr().err)
+    assert said is not None
+    logs = resources.decided().logs
+    assert logs is not None
+    [log] = logs.glob(f"slm_engine_0-*-{said[1]}.log")
+    assert "an engine that sleeps: answer_s=0.1" in log.read_text()
 
 
 def test_a_stage_outlives_an_engine_and_keeps_its_runners(
@@ -157,4 +168,11 @@ def test_a_slow_start_is_no_death_and_one_past_its_deadline_is_told(ray_session:
         assert server.restarts == 0
     hasty = CLUSTER.model_copy(update={"engine_start_deadline_s": 1.0})
     with pytest.raises(RuntimeFailure, match="did not start"), serving("start_s=600", hasty):
+        pass
+
+
+@pytest.mark.slow
+def test_an_engine_that_cannot_start_is_told_with_its_log(ray_session: None) -> None:
+    told = r"did not start: .*no such behaviour(.|\n)*log of the slm engine, process \d+ on (.|\n)*sleeps: start_s=x"
+    with pytest.raises(RuntimeFailure, match=told), serving("start_s=x"):
         pass

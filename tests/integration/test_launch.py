@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster import resources
 from learners.common.ray_train import run_ranks
 from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
@@ -67,6 +68,47 @@ def test_what_a_rank_refuses_is_not_tried_again(
     with pytest.raises(kind, match=r"^bc\.batch_size = 10: no multiple$"):
         run_ranks(refuse, DeepSpeedConfig(), "bc", tmp_path)
     assert count.read_text() == "x"
+
+
+def test_a_rank_that_dies_is_told_with_its_log(
+    ray_session: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dead = tmp_path / "dead"
+
+    def die_once() -> None:
+        import os
+
+        if not dead.is_file():
+            print("this rank ran out of luck", flush=True)
+            dead.write_text(str(os.getpid()))
+            os.kill(os.getpid(), 9)
+
+    run_ranks(die_once, DeepSpeedConfig(), "bc", tmp_path)
+    pid = dead.read_text()
+    assert f"learner bc: a rank died (process {pid} on " in capfd.readouterr().err
+    logs = resources.decided().logs
+    assert logs is not None
+    deadline = time.monotonic() + 30
+    while not list(logs.glob(f"bc_rank-*-{pid}.log")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    [log] = logs.glob(f"bc_rank-*-{pid}.log")
+    assert "this rank ran out of luck" in log.read_text()
+
+
+@pytest.mark.slow
+def test_ranks_that_only_die_end_the_learner_with_their_log(
+    ray_session: None, tmp_path: Path
+) -> None:
+    def die() -> None:
+        import os
+
+        print("nothing helps", flush=True)
+        os.kill(os.getpid(), 9)
+
+    told = r"^learner bc: (.|\n)*\nlog of the bc rank, process \d+ on (.|\n)*nothing helps"
+    with pytest.raises(RuntimeFailure, match=told):
+        run_ranks(die, DeepSpeedConfig(), "bc", tmp_path)
 
 
 def test_ctrl_c_ends_a_run_whose_ranks_wait_for_room(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ is over.
 """
 
 import asyncio
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -132,6 +133,19 @@ def test_a_disk_that_refuses_is_named_and_no_unit_is_blamed(
     ) as failure:
         play(runners, units(tasks, 1), Path("/proc/r2v/rollouts"))
     assert "unit" not in str(failure.value)
+
+
+def test_a_full_disk_in_the_middle_of_an_episode_is_no_outcome(
+    runners: LocalRunners, tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/game")
+
+    monkeypatch.setattr(TreeEnv, "astep", full)
+    fails = r"units fail on this process.*: /cache/game: No space left on device; make room there"
+    with pytest.raises(RuntimeFailure, match=fails):
+        play(runners, units(tasks, 1), tmp_path)
+    assert not rollout_store.committed_keys(tmp_path)
 
 
 def test_a_unit_past_its_deadline_is_played_again_and_then_given_up(

@@ -5,7 +5,9 @@ Everything here is for people: whatever cannot be learned is left out, and nothi
 """
 
 import socket
-from dataclasses import dataclass
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,33 @@ def place_of(actor: Any) -> Place | None:
     """Where Ray put an actor, alive or dead; None where it does not know."""
     from ray._private import state  # the public door needs Ray's dashboard
 
-    known = state.actors(actor._actor_id.hex())
+    return _place(state.actors(actor._actor_id.hex()))
+
+
+def place_at(actor: Any, pid: int) -> Place | None:
+    """The place of an actor that has just said its process id: Ray may not know of a restart yet."""
+    place = place_of(actor)
+    return replace(place, pid=pid, dead=False) if place else None
+
+
+def actors_of(class_name: str, died: bool = False) -> list[Place]:
+    """The places of this driver's actors of a class, in the order of their starts. `died`: only
+    those that nobody ended.
+    """
+    from ray._private import state
+
+    job = ray.get_runtime_context().get_job_id()
+    ours = [
+        known
+        for known in state.actors().values()
+        if known["JobID"] == job and known["ActorClassName"] == class_name
+    ]
+    ours.sort(key=lambda known: known["StartTime"])
+    places = [_place(known) for known in ours if not died or _died_by_itself(known["DeathCause"])]
+    return [place for place in places if place is not None]
+
+
+def _place(known: Any) -> Place | None:
     if not known or not known["Pid"]:
         return None
     address = known["Address"]
@@ -56,6 +84,17 @@ def place_of(actor: Any) -> Place | None:
     return Place(
         address["NodeID"], host or address["IPAddress"], known["Pid"], known["State"] == "DEAD"
     )
+
+
+def _died_by_itself(cause: Any) -> bool:
+    """Whether Ray's account of an actor's end names neither a kill nor an owner that let go."""
+    from ray.core.generated.common_pb2 import ActorDiedErrorContext
+
+    if cause is None or cause.HasField("oom_context"):
+        return cause is not None
+    by_itself = (ActorDiedErrorContext.WORKER_DIED, ActorDiedErrorContext.NODE_DIED)
+    said = cause.HasField("actor_died_error_context")
+    return said and cause.actor_died_error_context.reason in by_itself
 
 
 def last_words(place: Place, role: str, logs: Path | None) -> str:
@@ -75,6 +114,30 @@ def last_words(place: Place, role: str, logs: Path | None) -> str:
         copied = f", whole in {path}"
     shown = said.rstrip().splitlines()[-SHOWN_LINES:]
     return "\n  ".join([f"log of the {role}, {place.process}{copied}:", *shown])
+
+
+def words_later(place: Place, role: str, logs: Path | None) -> "Future[str]":
+    """As `last_words`, for a caller that does not wait."""
+    words: Future[str] = Future()
+
+    def read() -> None:
+        try:
+            words.set_result(last_words(place, role, logs))
+        except Exception as error:  # a boundary: Ray may have ended meanwhile
+            words.set_exception(error)
+
+    threading.Thread(target=read, daemon=True, name="post-mortem").start()
+    return words
+
+
+def said_by_now(words: "Future[str] | None") -> str:
+    """What came of `words_later`, after a wait of at most as long as a node may take."""
+    if words is None:
+        return ""
+    try:
+        return words.result(2 * _DEADLINE_S)
+    except Exception:  # what cannot be learned is left out
+        return ""
 
 
 def _log_of(pid: int) -> str:

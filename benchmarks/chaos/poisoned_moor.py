@@ -2,16 +2,23 @@
 none can begin.
 """
 
+import errno
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from envs.spec import EnvSpec, TaskRequest
 from examples.own_environment import Moor
 from r2v_dist.episodes import Task
+from r2v_dist.errors import UsageError
 
-BROKEN_NODE = "R2V_TEST_BROKEN_NODE"
-"""Set in the environment of a node on which no walk can begin."""
+BROKEN_NODE = "R2V_BROKEN_NODE"
+"""Set in the environment of a node on which no walk can end: `games`, `sandbox` or `disk`, what it
+lacks, a colon, and a file that gets a line for every walk that fails for it.
+"""
+_GAMES = "there are no walks on this node"
+_SANDBOX = "sandbox.allow_weaker = false: isolation here is only 'rlimits'; install bubblewrap"
 
 
 class PoisonedMoor(Moor):
@@ -22,8 +29,10 @@ class PoisonedMoor(Moor):
         self.poison = poison
 
     def reset(self, **options: object) -> tuple[str, dict[str, str]]:
-        if os.environ.get(BROKEN_NODE):
-            raise FileNotFoundError("there are no walks on this node")
+        if _lacks("games"):
+            raise FileNotFoundError(_GAMES)
+        if _lacks("sandbox"):
+            raise UsageError(_SANDBOX)
         if self.poison == "hang":
             time.sleep(600)
         if self.poison == "raise":
@@ -33,7 +42,19 @@ class PoisonedMoor(Moor):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, str]]:
         if self.poison == "kill":
             os.kill(os.getpid(), 9)
+        if _lacks("disk"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/walk")
         return super().step(action)
+
+
+def _lacks(what: str) -> bool:
+    """Whether this node does; a walk that is to fail for it is counted."""
+    lacking, _, count = os.environ.get(BROKEN_NODE, "").partition(":")
+    if lacking != what:
+        return False
+    with Path(count).open("a", encoding="utf-8") as lines:
+        lines.write(f"{os.getpid()}\n")
+    return True
 
 
 def walks(count: int, poisons: Sequence[str] = ()) -> list[Task]:
@@ -44,13 +65,13 @@ def walks(count: int, poisons: Sequence[str] = ()) -> list[Task]:
         poison = poisons[place] if 0 <= place < len(poisons) else ""
         arguments = (("number", number), ("max_steps", 12), ("poison", poison))
         name = f"{poison or 'walk'}-{number}"
-        tasks.append(Task(name, "test", "tests/PoisonedMoor-v0", arguments))
+        tasks.append(Task(name, "test", "chaos/PoisonedMoor-v0", arguments))
     return tasks
 
 
 def make_tasks(request: TaskRequest) -> list[Task]:
-    """For the specification's sake; the tests make their own."""
+    """For the specification's sake; whoever uses them makes their own."""
     return walks(request.config.size("test"))
 
 
-SPEC = EnvSpec("tests/PoisonedMoor-v0", PoisonedMoor, make_tasks)
+SPEC = EnvSpec("chaos/PoisonedMoor-v0", PoisonedMoor, make_tasks)

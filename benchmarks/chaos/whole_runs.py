@@ -1,0 +1,243 @@
+"""Whole runs of the command line whose processes are killed: at random times, and while the driver
+stands still between two stages.
+
+Invariant: a run goes on to its end, whatever was killed, and its outcomes are compared with those
+of a run that nobody disturbed.
+"""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from benchmarks.chaos.accounts import Accounts, Kill, Outcomes, compare, outcomes
+from benchmarks.chaos.faulty_run import BOUNDARIES, NEVER, Fault, start_faulty
+from benchmarks.chaos.processes import Family, stopped
+from benchmarks.harness import Mismatch
+from r2v_dist.storage import fence as fences
+
+LOOK_S = 0.1
+END_S = 900.0
+"""Longest life of one driver."""
+
+
+class Driver:
+    """A driver that stands still between two stages, and what it says."""
+
+    def __init__(self, arguments: Sequence[str], run_dir: Path, fault: Fault = BOUNDARIES) -> None:
+        self.run_dir = run_dir
+        self.began = time.monotonic()
+        self.process = start_faulty(fault, arguments, run_dir)
+        self.lines: list[str] = []
+        for stream in (self.process.stderr, self.process.stdout):
+            assert stream is not None
+            threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone. Raises Mismatch where it is too old."""
+        if time.monotonic() - self.began > END_S:
+            self.process.kill()
+            raise Mismatch(f"a driver did not end within {END_S:g} s: {self.lines[-5:]}")
+        return self.process.poll() is not None
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether it stands still."""
+        return stopped(self.process.pid)
+
+    def go_on(self) -> None:
+        """To the next boundary."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it without a word."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(60)
+
+    def require_success(self) -> None:
+        """Raises Mismatch where it failed."""
+        if self.process.wait(60):
+            said = "\n".join(self.lines[-30:])
+            raise Mismatch(f"a driver ended with {self.process.returncode}:\n{said}")
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
+            self.lines.append(line.rstrip())
+
+
+def stage_of(run_dir: Path) -> str:
+    """The stage that was begun last; empty before the first."""
+    begun = list((run_dir / "stages").glob("*/attempts.jsonl"))
+    last = max(begun, key=lambda path: path.stat().st_mtime, default=None)
+    return last.parent.name if last else ""
+
+
+@dataclass
+class Killer:
+    """Kills one process of a target after the other, each once all are back.
+
+    `kill` ends one of the processes. At most `spread_s` seconds pass before it, at random.
+    """
+
+    target: str
+    kill: Callable[[list[int]], None]
+    rng: random.Random
+    spread_s: float
+    most: int
+    boundaries: bool = True
+    kills: list[Kill] = field(default_factory=list)
+    _pending: Kill | None = None
+    _were: list[int] = field(default_factory=list)
+    _due: float | None = None
+
+    def look(self, pids: list[int], stage: str) -> None:
+        """Take note of who is back, and kill where it is time to."""
+        now = time.monotonic()
+        if self._pending is not None:
+            if len(pids) >= len(self._were) and set(pids) != set(self._were):
+                self._pending.back_s = now - self._pending.at
+                self._pending = None
+            return
+        if not pids or len(self.kills) >= self.most:
+            return
+        if self._due is None:
+            self._due = now + self.rng.uniform(0, self.spread_s)
+        if now >= self._due:
+            self._strike(pids, "random", stage)
+
+    def at_boundary(self, pids: list[int], stage: str) -> None:
+        """Perhaps kill one between two stages."""
+        free = self._pending is None and len(self.kills) < self.most
+        if pids and free and self.boundaries and self.rng.random() < 0.7:
+            self._strike(pids, "boundary", stage)
+
+    def notice(self, restarts: int) -> None:
+        """Take note of how many restarts are known to whoever watches the target."""
+        for kill in self.kills[:restarts]:
+            if kill.noticed_s is None:
+                kill.noticed_s = time.monotonic() - kill.at
+
+    def forget(self) -> None:
+        """The run is over, and nobody comes back any more."""
+        self._pending = self._due = None
+
+    def _strike(self, pids: list[int], moment: str, stage: str) -> None:
+        self._were = list(pids)
+        self._due = None
+        self.kill(pids)
+        self._pending = Kill(self.target, moment, stage, time.monotonic())
+        self.kills.append(self._pending)
+
+
+def kill_one(rng: random.Random) -> Callable[[list[int]], None]:
+    """Kills any of the processes."""
+    return lambda pids: os.kill(rng.choice(pids), signal.SIGKILL)
+
+
+def storm(
+    killer: Killer,
+    watched: str,
+    arguments: Sequence[str],
+    calm: Outcomes,
+    folder: Path,
+    family: Family,
+) -> tuple[Accounts, int]:
+    """As many runs as it takes to kill often enough; their accounts and number. `watched` names the
+    processes that are back when the target is.
+    """
+    accounts = Accounts()
+    runs = 0
+    while len(killer.kills) < killer.most:
+        run_dir = folder / f"{killer.target}-{runs}"
+        before = len(killer.kills)
+        driver = Driver(arguments, run_dir)
+        while not driver.ended:
+            time.sleep(LOOK_S)
+            pids = family.of(watched)
+            if driver.at_boundary:
+                killer.at_boundary(pids, stage_of(run_dir))
+                driver.go_on()
+            else:
+                killer.look(pids, stage_of(run_dir))
+        driver.require_success()
+        killer.forget()
+        if len(killer.kills) == before:
+            raise Mismatch(f"{killer.target}: a run ended and nothing was there to kill")
+        accounts += compare(calm, outcomes(run_dir))
+        runs += 1
+    return accounts, runs
+
+
+def driver_storm(
+    most: int,
+    rng: random.Random,
+    arguments: Sequence[str],
+    calm: Outcomes,
+    folder: Path,
+    spread_s: float,
+) -> tuple[list[Kill], Accounts, int]:
+    """Kills drivers, half of them between two stages, and runs the same command again."""
+    kills: list[Kill] = []
+    accounts = Accounts()
+    runs = 0
+    while len(kills) < most:
+        run_dir = folder / f"driver-{runs}"
+        pending: Kill | None = None
+        while True:
+            driver = Driver(arguments, run_dir)
+            wanted = len(kills) < most
+            killed = _live(driver, pending, rng, spread_s if wanted else None)
+            if killed is None:
+                break
+            pending = killed
+            kills.append(killed)
+        driver.require_success()
+        accounts += compare(calm, outcomes(run_dir))
+        runs += 1
+    return kills, accounts, runs
+
+
+def _live(
+    driver: Driver, before: Kill | None, rng: random.Random, spread_s: float | None
+) -> Kill | None:
+    """The life of one driver, which ends with a kill unless `spread_s` is None or the run is over
+    sooner.
+    """
+    epoch = fences.latest(driver.run_dir)
+    stops = rng.choice((1, 2)) if rng.random() < 0.5 else None
+    due = driver.began + rng.uniform(0, spread_s) if spread_s and stops is None else None
+    while not driver.ended:
+        time.sleep(LOOK_S)
+        if before and before.back_s is None and fences.latest(driver.run_dir) > epoch:
+            before.back_s = time.monotonic() - driver.began
+        moment = ""
+        if driver.at_boundary:
+            stops = stops - 1 if stops is not None else None
+            if stops == 0 and spread_s:
+                moment = "boundary"
+            else:
+                driver.go_on()
+        elif due is not None and time.monotonic() > due:
+            moment = "random"
+        if moment:
+            driver.kill()
+            return Kill("driver", moment, stage_of(driver.run_dir), time.monotonic())
+    return None
+
+
+def undisturbed(arguments: Sequence[str], run_dir: Path) -> Outcomes:
+    """The outcomes of a run that nobody disturbs. One that has ended there before is not run again."""
+    ended = run_dir.with_suffix(".ended")
+    if not ended.is_file():
+        driver = Driver(arguments, run_dir, NEVER)
+        while not driver.ended:
+            time.sleep(LOOK_S)
+        driver.require_success()
+        ended.write_text(f"{time.monotonic() - driver.began:.0f} s\n", encoding="utf-8")
+    return outcomes(run_dir)
