@@ -35,6 +35,22 @@ SIMULATED = [
     "evaluate={rates: [0.1, 0.3], routers: [random, entropy, r2v]}",
     "cluster={memory_gib: 1, shard_seconds: 0.2, shard_episodes: 8, max_restarts: 100}",
 ]
+REAL = [
+    "configs/textworld_demo.yaml",
+    "env.splits={train: 8, validation: 2, calibration: 0, test: 2}",
+    "perturb={train_seeds: 10, validation_seeds: 10, test_seeds: 5}",
+    "collect.perturbed_episodes=4",
+    "bc={epochs: 4, save_every_steps: 2}",
+    "branches={tasks: 4, validation_tasks: 2, seeds: 3, states: 16, validation_states: 8, n: 2, "
+    "n_agreed: 1}",
+    "dpo=null",
+    "labels={rounds: 1, tasks: 4, validation_tasks: 2, states: 16, validation_states: 12, n: 2, "
+    "n_unsure: 3}",
+    "router={epsilon: 0.05, score: value, risk_steps: 60, policy_steps: 80}",
+    "evaluate={rates: [0.25], routers: [entropy, r2v]}",
+    "cluster={shard_seconds: 0.5, max_restarts: 100}",
+]
+"""With vLLM, behaviour cloning, a trained verifier and a router."""
 SPREAD_S = {
     "runner": 2.0,
     "collector": 2.0,
@@ -104,8 +120,9 @@ def of_workers(target: str) -> Callable[[Chaos], dict[str, Any]]:
     def kill(chaos: Chaos) -> dict[str, Any]:
         rng = chaos.rng(target)
         killer = Killer(target, kill_one(rng), rng, SPREAD_S[target], chaos.kills)
-        calm = chaos.calm()
-        accounts, runs = storm(killer, target, SIMULATED, calm, chaos.folder, chaos.family)
+        accounts, runs = storm(
+            target, [killer], SIMULATED, chaos.calm(), chaos.folder, chaos.family
+        )
         return summary(killer.kills, accounts, runs)
 
     return kill
@@ -128,11 +145,24 @@ def nodes(chaos: Chaos) -> dict[str, Any]:
     """Kills raylets of a cluster of three, of which one is the driver's."""
     rng = chaos.rng("node")
     with Nodes(rng) as there:
-        killer = Killer("node", there.kill_one, rng, SPREAD_S["node"], chaos.kills)
+        killer = Killer("node", there.kill_one, rng, SPREAD_S["node"], chaos.kills, "runner")
         arguments = [*SIMULATED, f"cluster.address={there.address}"]
         calm = chaos.calm()
-        accounts, runs = storm(killer, "runner", arguments, calm, chaos.folder, chaos.family)
+        accounts, runs = storm("node", [killer], arguments, calm, chaos.folder, chaos.family)
     return summary(killer.kills, accounts, runs)
+
+
+def real(chaos: Chaos) -> dict[str, Any]:
+    """Kills vLLM engine, scorer and the ranks of all learners of one run with a tiny real model."""
+    killers = []
+    for target in ("engine", "scorer", "rank"):
+        rng = chaos.rng(f"real {target}")
+        killers.append(Killer(target, kill_one(rng), rng, 3 * SPREAD_S[target], chaos.kills))
+    calm = undisturbed(REAL, chaos.folder / "calm-real")
+    accounts, runs = storm("real", killers, REAL, calm, chaos.folder, chaos.family)
+    each = {killer.target: summary(killer.kills, accounts, runs)["back_s"] for killer in killers}
+    kills = [kill for killer in killers for kill in killer.kills]
+    return summary(kills, accounts, runs, engines="vLLM", each_back_s=each)
 
 
 def false_alarms(chaos: Chaos) -> dict[str, Any]:
@@ -173,6 +203,7 @@ TARGETS = {
     "driver": drivers,
     "second": second_drivers,
     "node": nodes,
+    "real": real,
     "no_false_alarm": false_alarms,
     "poison": lambda chaos: poison(chaos.tasks, chaos.folder),
     "bad_node": lambda chaos: bad_nodes(chaos.tasks, chaos.folder),

@@ -54,8 +54,7 @@ def rivals(
                     superseded += 1
                     due = _soon(rng)
                     continue
-                _be_refused(arguments, run_dir)
-                refused += 1
+                refused += _is_refused(driver, arguments)
                 due = _soon(rng)
             if between:
                 driver.go_on()
@@ -69,11 +68,15 @@ def _soon(rng: random.Random) -> float:
     return time.monotonic() + rng.uniform(2, 12)
 
 
-def _be_refused(arguments: Sequence[str], run_dir: Path) -> None:
-    rival = Driver(arguments, run_dir, NEVER)
+def _is_refused(first: Driver, arguments: Sequence[str]) -> bool:
+    """Whether a second driver was there in time to be refused."""
+    rival = Driver(arguments, first.run_dir, NEVER)
     code = rival.process.wait(_STARTS_S)
+    if code == 0 and first.ended:
+        return False
     if code != 2 or not any(_REFUSED in line for line in rival.lines):
         raise Mismatch(f"a second driver ended with {code}: {rival.lines[-5:]}")
+    return True
 
 
 def _take_over(first: Driver, arguments: Sequence[str]) -> Driver:

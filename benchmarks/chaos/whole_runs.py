@@ -90,7 +90,8 @@ class Killer:
     rng: random.Random
     spread_s: float
     most: int
-    boundaries: bool = True
+    watched: str = ""
+    """The processes that are back when the target is; empty for those of the target."""
     kills: list[Kill] = field(default_factory=list)
     _pending: Kill | None = None
     _were: list[int] = field(default_factory=list)
@@ -114,7 +115,7 @@ class Killer:
     def at_boundary(self, pids: list[int], stage: str) -> None:
         """Perhaps kill one between two stages."""
         free = self._pending is None and len(self.kills) < self.most
-        if pids and free and self.boundaries and self.rng.random() < 0.7:
+        if pids and free and self.rng.random() < 0.7:
             self._strike(pids, "boundary", stage)
 
     def notice(self, restarts: int) -> None:
@@ -130,8 +131,8 @@ class Killer:
     def _strike(self, pids: list[int], moment: str, stage: str) -> None:
         self._were = list(pids)
         self._due = None
-        self.kill(pids)
         self._pending = Kill(self.target, moment, stage, time.monotonic())
+        self.kill(pids)
         self.kills.append(self._pending)
 
 
@@ -141,34 +142,33 @@ def kill_one(rng: random.Random) -> Callable[[list[int]], None]:
 
 
 def storm(
-    killer: Killer,
-    watched: str,
+    name: str,
+    killers: Sequence[Killer],
     arguments: Sequence[str],
     calm: Outcomes,
     folder: Path,
     family: Family,
 ) -> tuple[Accounts, int]:
-    """As many runs as it takes to kill often enough; their accounts and number. `watched` names the
-    processes that are back when the target is.
-    """
+    """As many runs as it takes to kill often enough; their accounts and number."""
     accounts = Accounts()
     runs = 0
-    while len(killer.kills) < killer.most:
-        run_dir = folder / f"{killer.target}-{runs}"
-        before = len(killer.kills)
+    while any(len(killer.kills) < killer.most for killer in killers):
+        run_dir = folder / f"{name}-{runs}"
+        before = [len(killer.kills) for killer in killers]
         driver = Driver(arguments, run_dir)
         while not driver.ended:
             time.sleep(LOOK_S)
-            pids = family.of(watched)
-            if driver.at_boundary:
-                killer.at_boundary(pids, stage_of(run_dir))
+            between = driver.at_boundary
+            for killer in killers:
+                look = killer.at_boundary if between else killer.look
+                look(family.of(killer.watched or killer.target), stage_of(run_dir))
+            if between:
                 driver.go_on()
-            else:
-                killer.look(pids, stage_of(run_dir))
         driver.require_success()
-        killer.forget()
-        if len(killer.kills) == before:
-            raise Mismatch(f"{killer.target}: a run ended and nothing was there to kill")
+        for killer in killers:
+            killer.forget()
+        if before == [len(killer.kills) for killer in killers]:
+            raise Mismatch(f"{name}: a run ended and nothing was there to kill")
         accounts += compare(calm, outcomes(run_dir))
         runs += 1
     return accounts, runs
@@ -232,7 +232,7 @@ def _live(
 
 
 def undisturbed(arguments: Sequence[str], run_dir: Path) -> Outcomes:
-    """The outcomes of a run that nobody disturbs. One that has ended there before is not run again."""
+    """The outcomes of a run that nobody disturbs. One that has ended there is not run again."""
     ended = run_dir.with_suffix(".ended")
     if not ended.is_file():
         driver = Driver(arguments, run_dir, NEVER)

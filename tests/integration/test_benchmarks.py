@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.chaos.accounts import Accounts, compare
 from tests.runs import ROOT, benchmark, json_object
 from tests.sandboxes import require_bubblewrap
 
@@ -99,6 +100,14 @@ def test_a_benchmark_with_engines_runs(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_tree_benchmark_runs_on_a_finished_run(simulated_run: Path) -> None:
     assert benchmark("tree", ["--run", str(simulated_run), "--tasks=1", "--seeds=1"], 300)
+
+
+def test_a_row_that_is_lost_twice_there_or_another_is_found() -> None:
+    calm = [("a", True), ("b", False), ("c", True)]
+    assert compare(calm, [*reversed(calm)]) == Accounts(rows=3)
+    found = compare(calm, [("a", True), ("a", True), ("b", True), ("d", True)])
+    assert found == Accounts(rows=3, lost=1, twice=1, strange=1, other_outcome=1)
+    assert not found.clean
 
 
 AGREEING = """
