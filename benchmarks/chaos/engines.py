@@ -63,6 +63,7 @@ class Stormed:
 
 def engine_storm(killer: Killer, folder: Path, family: Family) -> Stormed:
     """Kills one of two engines, again and again."""
+    killer.noticed = True
     with ray_session(CLUSTER, folder / "logs"), _engines(2, "answer_s=0.2") as server:
         return _stages(
             killer, server, Arm("random", 0.5, VERSION, "expert", 0), None, folder, family

@@ -92,6 +92,8 @@ class Killer:
     most: int
     watched: str = ""
     """The processes that are back when the target is; empty for those of the target."""
+    noticed: bool = False
+    """Whether somebody tells of restarts (`notice`); the next kill then waits for that too."""
     kills: list[Kill] = field(default_factory=list)
     _pending: Kill | None = None
     _were: list[int] = field(default_factory=list)
@@ -101,8 +103,10 @@ class Killer:
         """Take note of who is back, and kill where it is time to."""
         now = time.monotonic()
         if self._pending is not None:
-            if len(pids) >= len(self._were) and set(pids) != set(self._were):
+            back = len(pids) >= len(self._were) and set(pids) != set(self._were)
+            if back and self._pending.back_s is None:
                 self._pending.back_s = now - self._pending.at
+            if back and (self._pending.noticed_s is not None or not self.noticed):
                 self._pending = None
             return
         if not pids or len(self.kills) >= self.most:

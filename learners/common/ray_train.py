@@ -12,12 +12,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster import environment, resources
 from r2v_dist.config.deepspeed import DeepSpeedConfig
-from r2v_dist.errors import RuntimeFailure, Superseded, UsageError
+from r2v_dist.errors import RuntimeFailure, Superseded, UsageError, warn
 from r2v_dist.files import write_atomically
+
+if TYPE_CHECKING:
+    from learners.common.rank_deaths import RankDeaths
 
 _VERDICT = "verdict*.json"
 _TURN_S = 0.2
@@ -43,7 +46,23 @@ def run_ranks(loop: Loop, deepspeed: DeepSpeedConfig, name: str, storage: Path) 
         read_before.unlink(missing_ok=True)
     # A name of its own: ranks of another driver may still run.
     verdict = storage.resolve() / _VERDICT.replace("*", f"-{secrets.token_hex(4)}")
-    trainer = _trainer(loop, deepspeed, name, verdict, use_gpu)
+    deaths = RankDeaths(name)
+    starts = 1
+    while error := _fit(_trainer(loop, deepspeed, name, verdict, use_gpu), verdict, deaths):
+        if starts > resources.decided().cluster.max_restarts or not _is_a_death(error):
+            # A boundary: whatever ended the ranks, the user gets its first cause.
+            lines = [f"learner {name}: {_innermost(error)}", deaths.last_words()]
+            raise RuntimeFailure("\n".join(filter(None, lines))) from None
+        warn(
+            f"learner {name}: Ray Train ended ({starts}) and is started again: {_innermost(error)}"
+        )
+        starts += 1
+
+
+def _fit(trainer: Any, verdict: Path, deaths: "RankDeaths") -> BaseException | None:
+    """Train; what ended the ranks before the end, None where nothing did. Raises what a rank says
+    is wrong with its input.
+    """
     ended: Future[None] = Future()
 
     def fit() -> None:
@@ -53,7 +72,6 @@ def run_ranks(loop: Loop, deepspeed: DeepSpeedConfig, name: str, storage: Path) 
         except BaseException as error:
             ended.set_exception(error)
 
-    deaths = RankDeaths(name)
     # In the main thread Ray Train takes Ctrl-C to itself, and then waits for ranks that wait for
     # room.
     threading.Thread(target=fit, daemon=True).start()
@@ -64,12 +82,18 @@ def run_ranks(loop: Loop, deepspeed: DeepSpeedConfig, name: str, storage: Path) 
         looks += 1
         if looks % _TURNS_OF_A_LOOK == 0:
             deaths.look()
-    _raise_verdict(verdict)
-    error = ended.exception()
-    if error is not None:  # a boundary: whatever ended the ranks, the user gets its first cause
-        lines = [f"learner {name}: {_innermost(error)}", deaths.last_words()]
-        raise RuntimeFailure("\n".join(filter(None, lines))) from None
     deaths.look()
+    _raise_verdict(verdict)
+    return ended.exception()
+
+
+def _is_a_death(error: BaseException) -> bool:
+    """Whether Ray Train ended with a process, its own or that of a rank while it started the loop,
+    which it takes for a failure of its own and does not try again.
+    """
+    from ray.exceptions import RayActorError
+
+    return isinstance(getattr(error, "controller_failure", error), RayActorError)
 
 
 def _trainer(

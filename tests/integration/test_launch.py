@@ -70,7 +70,7 @@ def test_what_a_rank_refuses_is_not_tried_again(
     assert count.read_text() == "x"
 
 
-def test_a_rank_that_dies_is_told_with_its_log(
+def test_a_rank_that_dies_at_once_is_started_again_and_told_with_its_log(
     ray_session: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     dead = tmp_path / "dead"
