@@ -8,6 +8,7 @@ object with what each target has come to; it fails where a row is lost, there tw
 
 import argparse
 import json
+import math
 import os
 import random
 import sys
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,23 @@ from benchmarks.chaos.nodes import Nodes
 from benchmarks.chaos.processes import Family
 from benchmarks.chaos.tasks import bad_nodes, poison
 from benchmarks.chaos.two_drivers import rivals
-from benchmarks.chaos.whole_runs import Killer, driver_storm, kill_one, storm, undisturbed
+from benchmarks.chaos.whole_runs import (
+    End,
+    Killer,
+    driver_storm,
+    kill_one,
+    storm,
+    undisturbed,
+)
 
+PLAYS = [
+    "configs/textworld_simulated.yaml",
+    "router=null",
+    "env.splits={train: 1, validation: 6, calibration: 0, test: 12}",
+    "evaluate={rates: [0.1, 0.3], routers: [random, entropy]}",
+    "cluster={memory_gib: 1, shard_seconds: 0.2, shard_episodes: 8, max_restarts: 100}",
+]
+"""Episodes only."""
 SIMULATED = [
     "configs/textworld_simulated.yaml",
     "env.splits={train: 4, validation: 4, calibration: 3, test: 6}",
@@ -51,6 +68,8 @@ REAL = [
     "cluster={shard_seconds: 0.5, max_restarts: 100}",
 ]
 """With vLLM, behaviour cloning, a trained verifier and a router."""
+WORKERS = ("runner", "collector", "rank")
+CONFIGS = {"plays": PLAYS, "simulated": SIMULATED, "real": REAL}
 SPREAD_S = {
     "runner": 2.0,
     "collector": 2.0,
@@ -73,10 +92,19 @@ class Chaos:
     family: Family
     tasks: int
     seconds: float
+    within: float
 
-    def calm(self) -> Outcomes:
-        """The outcomes of the undisturbed run."""
-        return undisturbed(SIMULATED, self.folder / "calm")
+    def killer(self, target: str, kill: End | None = None, watched: str = "") -> Killer:
+        """For this target, from now on."""
+        rng = self.rng(target)
+        until = time.monotonic() + self.within
+        name = target.removeprefix("real ")
+        kill = kill or kill_one(rng)
+        return Killer(name, kill, rng, SPREAD_S[name], self.kills, watched, until=until)
+
+    def calm(self, config: str = "plays") -> Outcomes:
+        """The outcomes of an undisturbed run."""
+        return undisturbed(CONFIGS[config], self.folder / f"calm-{config}")
 
     def rng(self, target: str) -> random.Random:
         """The same for a target, whatever else is tried."""
@@ -85,21 +113,33 @@ class Chaos:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--targets", default=",".join(TARGETS), help="which, in this order")
+    parser.add_argument("--targets", default=",".join(TARGETS), help="a+b: in the same runs")
     parser.add_argument("--kills", type=int, default=20, help="of each target")
     parser.add_argument("--tasks", type=int, default=1000, help="of poison and bad_node")
     parser.add_argument("--seconds", type=float, default=600, help="of overload and cold start")
+    parser.add_argument(
+        "--within",
+        type=float,
+        default=math.inf,
+        help="seconds of each target, after which nothing more is killed",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="keeps the runs; else they are deleted")
     args = parser.parse_args()
     targets = args.targets.split(",")
-    if unknown := [name for name in targets if name not in TARGETS]:
-        parser.error(f"--targets: {unknown[0]} is none of {', '.join(TARGETS)}")
+    for name in targets:
+        if name not in TARGETS and not set(name.split("+")) <= set(WORKERS):
+            parser.error(f"--targets: {name} is none of {', '.join(TARGETS)}")
     with tempfile.TemporaryDirectory(prefix="r2v") as scratch:
         folder = (args.folder or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        chaos = Chaos(args.kills, args.seed, folder, Family(), args.tasks, args.seconds)
-        found = {name: _timed(name, TARGETS[name], chaos) for name in targets}
+        chaos = Chaos(
+            args.kills, args.seed, folder, Family(), args.tasks, args.seconds, args.within
+        )
+        found = {
+            name: _timed(name, TARGETS.get(name) or partial(workers, name), chaos)
+            for name in targets
+        }
     clean = all(one["outcomes_equal"] for one in found.values())
     print(json.dumps({"name": "chaos", "clean": clean, "load": os.getloadavg()[0], **found}))
     sys.exit(0 if clean else 1)
@@ -114,51 +154,44 @@ def _timed(name: str, target: Callable[[Chaos], dict[str, Any]], chaos: Chaos) -
     return found
 
 
-def of_workers(target: str) -> Callable[[Chaos], dict[str, Any]]:
-    """Kills processes of a target in whole runs on a Ray of their own."""
-
-    def kill(chaos: Chaos) -> dict[str, Any]:
-        rng = chaos.rng(target)
-        killer = Killer(target, kill_one(rng), rng, SPREAD_S[target], chaos.kills)
-        accounts, runs = storm(
-            target, [killer], SIMULATED, chaos.calm(), chaos.folder, chaos.family
-        )
-        return summary(killer.kills, accounts, runs)
-
-    return kill
+def workers(name: str, chaos: Chaos) -> dict[str, Any]:
+    """Kills processes of one or several targets in whole runs on a Ray of their own."""
+    targets = name.split("+")
+    config = "simulated" if "rank" in targets else "plays"
+    calm = chaos.calm(config)
+    killers = [chaos.killer(target) for target in targets]
+    accounts, runs = storm(name, killers, CONFIGS[config], calm, chaos.folder, chaos.family)
+    if len(killers) == 1:
+        return summary(killers[0].kills, accounts, runs)
+    each = {killer.target: summary(killer.kills, accounts, runs) for killer in killers}
+    return {"outcomes_equal": accounts.clean, **each}
 
 
 def drivers(chaos: Chaos) -> dict[str, Any]:
     """Kills drivers."""
+    calm = chaos.calm()
+    rng = chaos.rng("driver")
+    until = time.monotonic() + chaos.within
     kills, accounts, runs = driver_storm(
-        chaos.kills,
-        chaos.rng("driver"),
-        SIMULATED,
-        chaos.calm(),
-        chaos.folder,
-        SPREAD_S["driver"],
+        chaos.kills, rng, PLAYS, calm, chaos.folder, SPREAD_S["driver"], until
     )
     return summary(kills, accounts, runs)
 
 
 def nodes(chaos: Chaos) -> dict[str, Any]:
     """Kills raylets of a cluster of three, of which one is the driver's."""
-    rng = chaos.rng("node")
-    with Nodes(rng) as there:
-        killer = Killer("node", there.kill_one, rng, SPREAD_S["node"], chaos.kills, "runner")
-        arguments = [*SIMULATED, f"cluster.address={there.address}"]
-        calm = chaos.calm()
+    calm = chaos.calm()
+    with Nodes(chaos.rng("nodes")) as there:
+        killer = chaos.killer("node", there.kill_one, "runner")
+        arguments = [*PLAYS, f"cluster.address={there.address}"]
         accounts, runs = storm("node", [killer], arguments, calm, chaos.folder, chaos.family)
     return summary(killer.kills, accounts, runs)
 
 
 def real(chaos: Chaos) -> dict[str, Any]:
     """Kills vLLM engine, scorer and the ranks of all learners of one run with a tiny real model."""
-    killers = []
-    for target in ("engine", "scorer", "rank"):
-        rng = chaos.rng(f"real {target}")
-        killers.append(Killer(target, kill_one(rng), rng, 3 * SPREAD_S[target], chaos.kills))
-    calm = undisturbed(REAL, chaos.folder / "calm-real")
+    calm = chaos.calm("real")
+    killers = [chaos.killer(f"real {target}") for target in ("engine", "scorer", "rank")]
     accounts, runs = storm("real", killers, REAL, calm, chaos.folder, chaos.family)
     each = {killer.target: summary(killer.kills, accounts, runs)["back_s"] for killer in killers}
     kills = [kill for killer in killers for kill in killer.kills]
@@ -174,7 +207,10 @@ def false_alarms(chaos: Chaos) -> dict[str, Any]:
 
 def second_drivers(chaos: Chaos) -> dict[str, Any]:
     """Starts second drivers."""
-    found = rivals(chaos.kills, chaos.rng("second"), SIMULATED, chaos.calm(), chaos.folder)
+    calm = chaos.calm()
+    rng = chaos.rng("second")
+    until = time.monotonic() + chaos.within
+    found = rivals(chaos.kills, rng, PLAYS, calm, chaos.folder, until)
     counts = {"refused": found.refused, "superseded": found.superseded}
     return summary([], found.accounts, found.runs, **counts)
 
@@ -185,8 +221,7 @@ def of_parts(
     """Kills processes of a target beside stand-in engines."""
 
     def kill(chaos: Chaos) -> dict[str, Any]:
-        rng = chaos.rng(target)
-        killer = Killer(target, kill_one(rng), rng, SPREAD_S[target], chaos.kills)
+        killer = chaos.killer(target)
         found = stormed(killer, chaos.folder, chaos.family)
         more = {"engines": "stand-ins", "others_undisturbed": found.others_undisturbed}
         return summary(killer.kills, found.accounts, found.stages, **more)
@@ -195,11 +230,8 @@ def of_parts(
 
 
 TARGETS = {
-    "runner": of_workers("runner"),
-    "collector": of_workers("collector"),
     "engine": of_parts("engine", engine_storm),
     "scorer": of_parts("scorer", scorer_storm),
-    "rank": of_workers("rank"),
     "driver": drivers,
     "second": second_drivers,
     "node": nodes,
@@ -208,6 +240,7 @@ TARGETS = {
     "poison": lambda chaos: poison(chaos.tasks, chaos.folder),
     "bad_node": lambda chaos: bad_nodes(chaos.tasks, chaos.folder),
 }
+TARGETS |= {name: partial(workers, name) for name in WORKERS}
 
 if __name__ == "__main__":
     main()

@@ -111,7 +111,7 @@ def _stages(
             with _killing(killer, server, family, f"stage {number}"):
                 stage = play(f"stage-{number}")
             accounts += compare(calm, stage_outcomes(stage))
-            if len(killer.kills) >= killer.most:
+            if killer.done:
                 break
             killer.at_boundary(family.of(killer.target), f"stage {number}")
         by_itself = server.restarts - (len(killer.kills) if killer.target == "engine" else 0)

@@ -34,12 +34,17 @@ class Rivals:
 
 
 def rivals(
-    most: int, rng: random.Random, arguments: Sequence[str], calm: Outcomes, folder: Path
+    most: int,
+    rng: random.Random,
+    arguments: Sequence[str],
+    calm: Outcomes,
+    folder: Path,
+    until: float,
 ) -> Rivals:
     """Runs with second drivers, every third of which takes over."""
     refused = superseded = runs = 0
     accounts = Accounts()
-    while refused + superseded < most:
+    while refused + superseded < most and time.monotonic() < until:
         run_dir = folder / f"second-{runs}"
         driver = Driver(arguments, run_dir)
         due = _soon(rng)
@@ -47,7 +52,7 @@ def rivals(
             time.sleep(LOOK_S)
             between = driver.at_boundary
             at_work = fences.latest(run_dir) > 0
-            wanted = at_work and refused + superseded < most
+            wanted = at_work and refused + superseded < most and time.monotonic() < until
             if wanted and (between or time.monotonic() > due):
                 if (refused + superseded) % 3 == 2:
                     driver = _take_over(driver, arguments)

@@ -5,6 +5,7 @@ Invariant: a run goes on to its end, whatever was killed, and its outcomes are c
 of a run that nobody disturbed.
 """
 
+import math
 import os
 import random
 import signal
@@ -24,6 +25,8 @@ from r2v_dist.storage import fence as fences
 LOOK_S = 0.1
 END_S = 900.0
 """Longest life of one driver."""
+End = Callable[[list[int]], None]
+"""Ends one of some processes."""
 
 
 class Driver:
@@ -86,7 +89,7 @@ class Killer:
     """
 
     target: str
-    kill: Callable[[list[int]], None]
+    kill: End
     rng: random.Random
     spread_s: float
     most: int
@@ -94,10 +97,17 @@ class Killer:
     """The processes that are back when the target is; empty for those of the target."""
     noticed: bool = False
     """Whether somebody tells of restarts (`notice`); the next kill then waits for that too."""
+    until: float = math.inf
+    """When the time for kills is over, by the monotonic clock."""
     kills: list[Kill] = field(default_factory=list)
     _pending: Kill | None = None
     _were: list[int] = field(default_factory=list)
     _due: float | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether there are no more kills."""
+        return len(self.kills) >= self.most or time.monotonic() > self.until
 
     def look(self, pids: list[int], stage: str) -> None:
         """Take note of who is back, and kill where it is time to."""
@@ -109,7 +119,7 @@ class Killer:
             if back and (self._pending.noticed_s is not None or not self.noticed):
                 self._pending = None
             return
-        if not pids or len(self.kills) >= self.most:
+        if not pids or self.done:
             return
         if self._due is None:
             self._due = now + self.rng.uniform(0, self.spread_s)
@@ -118,7 +128,7 @@ class Killer:
 
     def at_boundary(self, pids: list[int], stage: str) -> None:
         """Perhaps kill one between two stages."""
-        free = self._pending is None and len(self.kills) < self.most
+        free = self._pending is None and not self.done
         if pids and free and self.rng.random() < 0.7:
             self._strike(pids, "boundary", stage)
 
@@ -140,7 +150,7 @@ class Killer:
         self.kills.append(self._pending)
 
 
-def kill_one(rng: random.Random) -> Callable[[list[int]], None]:
+def kill_one(rng: random.Random) -> End:
     """Kills any of the processes."""
     return lambda pids: os.kill(rng.choice(pids), signal.SIGKILL)
 
@@ -156,7 +166,7 @@ def storm(
     """As many runs as it takes to kill often enough; their accounts and number."""
     accounts = Accounts()
     runs = 0
-    while any(len(killer.kills) < killer.most for killer in killers):
+    while not all(killer.done for killer in killers):
         run_dir = folder / f"{name}-{runs}"
         before = [len(killer.kills) for killer in killers]
         driver = Driver(arguments, run_dir)
@@ -185,17 +195,18 @@ def driver_storm(
     calm: Outcomes,
     folder: Path,
     spread_s: float,
+    until: float,
 ) -> tuple[list[Kill], Accounts, int]:
     """Kills drivers, half of them between two stages, and runs the same command again."""
     kills: list[Kill] = []
     accounts = Accounts()
     runs = 0
-    while len(kills) < most:
+    while len(kills) < most and time.monotonic() < until:
         run_dir = folder / f"driver-{runs}"
         pending: Kill | None = None
         while True:
             driver = Driver(arguments, run_dir)
-            wanted = len(kills) < most
+            wanted = len(kills) < most and time.monotonic() < until
             killed = _live(driver, pending, rng, spread_s if wanted else None)
             if killed is None:
                 break
