@@ -127,9 +127,8 @@ class Killer:
             self._strike(pids, "random", stage)
 
     def at_boundary(self, pids: list[int], stage: str) -> None:
-        """Perhaps kill one between two stages."""
-        free = self._pending is None and not self.done
-        if pids and free and self.rng.random() < 0.7:
+        """Kill one between two stages, whoever is still awaited unless that is to be noticed."""
+        if pids and not self.done and not (self.noticed and self._pending):
             self._strike(pids, "boundary", stage)
 
     def notice(self, restarts: int) -> None:
