@@ -121,8 +121,13 @@ def test_one_of_two_is_killed_and_the_other_goes_on(
     assert said is not None
     logs = resources.decided().logs
     assert logs is not None
-    [log] = logs.glob(f"slm_engine_0-*-{said[1]}.log")
-    assert "an engine that sleeps: answer_s=0.1" in log.read_text()
+    deadline = time.monotonic() + 30  # nobody waits for the copy of a log
+    while not any(
+        "an engine that sleeps: answer_s=0.1" in log.read_text()
+        for log in logs.glob(f"slm_engine_0-*-{said[1]}.log")
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_stage_outlives_an_engine_and_keeps_its_runners(
