@@ -19,6 +19,7 @@ from actors.totals import Totals
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import StoreFailure, UsageError
 from r2v_dist.storage.fence import Fence
+from r2v_dist.storage.key_set import KeySet
 
 UnitTask = asyncio.Task[Totals]
 HERE = "this process"
@@ -62,7 +63,7 @@ class LocalRunners:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.drop_collector()
+        self.drop_collectors()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
@@ -71,9 +72,14 @@ class LocalRunners:
             runner.equip(equipment)
 
     def open(
-        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+        self,
+        folder: Path,
+        shard_episodes: int,
+        shard_seconds: float,
+        fence: Fence | None,
+        committed: KeySet | None = None,
     ) -> None:
-        self._collector.open(folder, shard_episodes, shard_seconds, fence)
+        self._collector.open(folder, shard_episodes, shard_seconds, fence, committed)
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
         self._collector.add(episodes)
@@ -84,7 +90,7 @@ class LocalRunners:
     def flush(self) -> None:
         self._collector.flush()
 
-    def drop_collector(self) -> None:
+    def drop_collectors(self) -> None:
         # The loop's own are what was interrupted while it waited.
         tasks = {*self._tasks, *asyncio.all_tasks(self._loop)}
         self._tasks.clear()

@@ -1,4 +1,4 @@
-"""Env runners as Ray actors, the model servers they call, the collector they fill: kept from stage
+"""Env runners as Ray actors, the model servers they call, the collectors they fill: kept from stage
 to stage, replaced when they die.
 
 Invariant: a runner counts as started once it has said where it is, and as dead once its process is
@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.collector_handle import RayCollector
+from actors.collector_handle import RayCollectors
 from actors.env_runner import Equipment, RunnerSetup
 from actors.failures import RunnerDied
 from actors.nodes import Nodes
@@ -30,6 +30,7 @@ from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.storage.fence import Fence
+from r2v_dist.storage.key_set import KeySet
 
 _GRACE_S = 30.0
 """Between the deadlines of a runner and the moment when it is taken for dead."""
@@ -62,7 +63,7 @@ class RunnerGroup:
         self._cluster = cluster
         self._logs = logs
         self._equipment: Equipment | None = None
-        self._collector = RayCollector(cluster.commit_deadline_s, logs)
+        self._collectors = RayCollectors(cluster.collectors, cluster.commit_deadline_s, logs)
         # A unit's own deadline stands still while it waits for an engine; what then bounds its
         # runner is the deadline of the stage.
         self._patience_s = (
@@ -83,21 +84,26 @@ class RunnerGroup:
         self.members: list[Any] = [self._start() for _ in range(cluster.runners)]
 
     def open(
-        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+        self,
+        folder: Path,
+        shard_episodes: int,
+        shard_seconds: float,
+        fence: Fence | None,
+        committed: KeySet | None = None,
     ) -> None:
-        """Begin a stage's folder; starts the collector where there is none."""
+        """Begin a stage's folder; starts the collectors where there are none."""
         self._said = ""
         self._given.clear()
-        self._collector.open(folder, shard_episodes, shard_seconds, fence)
+        self._collectors.open(folder, shard_episodes, shard_seconds, fence, committed)
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
-        self._collector.deliver(episodes)
+        self._collectors.deliver(episodes)
 
     def flush(self) -> None:
-        self._collector.flush()
+        self._collectors.flush()
 
-    def drop_collector(self) -> None:
-        self._collector.drop()
+    def drop_collectors(self) -> None:
+        self._collectors.drop()
 
     def where(self, runner: Any) -> str | None:
         if runner not in self._places:
@@ -116,7 +122,7 @@ class RunnerGroup:
         return self._places[runner].node
 
     def start(self, runner: Any, unit: Unit) -> Any:
-        under_way = runner.run.remote(unit, self._collector.handle)
+        under_way = runner.run.remote(unit, self._collectors.handle)
         self._given[under_way] = _Given(runner, time.monotonic() + self._patience_s)
         return under_way
 
@@ -173,11 +179,11 @@ class RunnerGroup:
         self.members[self.members.index(runner)] = self._start(avoid, on)
 
     def last_words(self) -> str:
-        return "\n".join(filter(None, [self._said, self._collector.said]))
+        return "\n".join(filter(None, [self._said, self._collectors.said]))
 
     def stop(self) -> None:
         """End the processes of runners and collector; the servers belong to the caller."""
-        self.drop_collector()
+        self.drop_collectors()
         for runner in self.members:
             ray.kill(runner)
 

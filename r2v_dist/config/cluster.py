@@ -75,8 +75,11 @@ class ClusterConfig(Section):
     """Time after which an excluded node is tried again; it doubles with every exclusion."""
     runner_start_deadline_s: float = Field(300.0, gt=0, le=1e6)
     """Longest time for an env runner to be placed, to start and to take a new router."""
+    collectors: int = Field(1, ge=1, le=1000)
+    """Processes that write episodes; each takes those of its tasks. One takes some thousand steps
+    per second."""
     commit_deadline_s: float = Field(120.0, gt=0, le=1e6)
-    """Longest time for the collector to take episodes or to write them."""
+    """Longest time for a collector to take episodes or to write them."""
     stall_deadline_s: float = Field(900.0, gt=0, le=1e6)
     """Longest time in which no unit is finished, at least one and a half unit_timeout_s."""
     shard_episodes: int = Field(256, ge=1, le=1_000_000)

@@ -114,20 +114,21 @@ class Services:
 
     def roll_out(self, units: list[Unit], folder: Path, on_progress: "OnProgress") -> "Totals":
         """Run the units that are not committed yet."""
-        from actors.dispatcher import remaining, roll_out
-        from actors.totals import Totals
+        from actors.dispatcher import roll_out_with
 
-        if not remaining(units, folder):
-            return Totals()
-        runners = self._runners
         slm_acts = any(arm.router != "teacher_only" for unit in units for arm in unit.played)
-        for role, server in self._servers.items():
-            if role == "teacher" or slm_acts:
-                server.wait()
+
+        def start() -> "Runners":
+            runners = self._runners
+            for role, server in self._servers.items():
+                if role == "teacher" or slm_acts:
+                    server.wait()
+            return runners
+
         acting = [self._config.teacher, *([self._config.slm] if slm_acts else [])]
         held = [model.requests_at_once for model in acting if model.backend == "vllm"]
         cluster = self._config.cluster.holding(max(held, default=None))
-        return roll_out(units, folder, runners, cluster, on_progress, self._run.lease)
+        return roll_out_with(start, units, folder, cluster, on_progress, self._run.lease)
 
     @contextlib.contextmanager
     def learner_progress(self, name: str, metrics: Path, ranks: int) -> Iterator[None]:

@@ -198,6 +198,7 @@ def rows_where(
     """
     tables = _counting(shards(folder), columns)
     parts = [table.filter(condition(table)) for table in tables]
+    empty = SCHEMA.empty_table().select(columns or SCHEMA.names)
     return pa.concat_tables(
-        [part for part in parts if part.num_rows] or parts[:1]
+        [part for part in parts if part.num_rows] or [empty]
     ).unify_dictionaries()
