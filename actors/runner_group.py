@@ -28,7 +28,7 @@ from actors.vllm.server_handle import ModelServer
 from cluster import environment
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Episode, Unit
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure, UsageError, warn
 from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.key_set import KeySet
 
@@ -46,7 +46,7 @@ class _Given:
 
 class RunnerGroup:
     """Starts `cluster.runners` runners at once and does not wait for them. A server is None where a
-    role needs none. Logs of dead processes go to `logs`.
+    role needs none. Logs of dead processes go to `logs`; `runner` is what a runner is an actor of.
     """
 
     def __init__(
@@ -56,8 +56,10 @@ class RunnerGroup:
         teacher: ModelServer | None,
         cluster: ClusterConfig,
         logs: Path | None = None,
+        runner: type[EnvRunnerActor] = EnvRunnerActor,
     ) -> None:
         self._setup = setup
+        self._actor_class = runner
         self._slm = slm
         self._teacher = teacher
         self._cluster = cluster
@@ -94,6 +96,8 @@ class RunnerGroup:
         """Begin a stage's folder; starts the collectors where there are none."""
         self._said = ""
         self._given.clear()
+        missing = self._cluster.runners - len(self.members)
+        self.members += [self._start() for _ in range(missing)]
         self._collectors.open(folder, shard_episodes, shard_seconds, fence, committed)
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
@@ -111,7 +115,7 @@ class RunnerGroup:
             ready, _ = ray.wait([asked], timeout=0)
             if not ready:
                 if time.monotonic() > due:
-                    raise RuntimeFailure(self._late())
+                    self._do_without(runner)
                 return None
             try:
                 place: Place = ray.get(asked)
@@ -161,7 +165,7 @@ class RunnerGroup:
             try:
                 ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
             except GetTimeoutError:
-                raise RuntimeFailure(self._late()) from None
+                self._do_without(runner)
             except RayError as error:
                 if refused := usage_error(error):
                     raise refused from None
@@ -171,12 +175,31 @@ class RunnerGroup:
                     ) from None
                 self.replace(runner, self.nodes.excluded())
 
+    def _do_without(self, runner: Any) -> None:
+        """Leave a runner out that is late. Raises RuntimeFailure where too few others have started."""
+        others = [one for one in self.members if one is not runner]
+        if sum(map(self._has_started, others)) < self._cluster.min_runners:
+            raise RuntimeFailure(self._late())
+        warn(f"{self._late()}; until the next stage there are {len(others)}")
+        self._forget(runner)
+        self.members.remove(runner)
+
+    def _has_started(self, runner: Any) -> bool:
+        if runner in self._places:
+            return True
+        ready, _ = ray.wait([self._asked[runner][0]], timeout=0)
+        return bool(ready)
+
     def replace(self, runner: Any, avoid: Collection[str] = (), on: str = "") -> None:
+        self._forget(runner)
+        self.members[self.members.index(runner)] = self._start(avoid, on)
+
+    def _forget(self, runner: Any) -> None:
+        """End its process, wherever it is."""
         ray.kill(runner)
         self._places.pop(runner, None)
         self._asked.pop(runner, None)
         self._given = {one: given for one, given in self._given.items() if given.runner != runner}
-        self.members[self.members.index(runner)] = self._start(avoid, on)
 
     def last_words(self) -> str:
         return "\n".join(filter(None, [self._said, self._collectors.said]))
@@ -207,7 +230,7 @@ class RunnerGroup:
     def _late(self) -> str:
         deadline = self._cluster.runner_start_deadline_s
         return (
-            f"the env runners did not start within {deadline:g} s "
+            f"an env runner did not start within {deadline:g} s "
             f"(cluster.runner_start_deadline_s); Ray's log is in the run directory: logs/ray.log"
         )
 
@@ -222,7 +245,7 @@ class RunnerGroup:
             **self._placement(avoid, on),
         }
         runner = (
-            ray.remote(EnvRunnerActor)
+            ray.remote(self._actor_class)
             .options(**options)
             .remote(self._setup, slm, teacher, self._equipment)
         )

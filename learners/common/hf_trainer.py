@@ -9,7 +9,6 @@ twice.
 import json
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,14 +131,12 @@ def publish(
     tokenizer: Any,
     output: Path,
     merge: Any = None,
-    finish: Callable[[Path], None] | None = None,
 ) -> None:
     """Save a plain Hugging Face directory next to the target and rename it.
 
     Args:
         merge: loads a folder with an adapter as a PEFT model, which is then merged; None for
-        full-parameter training. finish: adds to the folder before it is published, on the first
-        rank only.
+        full-parameter training.
     """
     import torch.distributed
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -157,8 +154,6 @@ def publish(
         merged.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
     (scratch / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing of ours needs it
-    if finish is not None:
-        finish(scratch)
     files.publish(scratch, output)
 
 

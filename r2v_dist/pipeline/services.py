@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cluster import resources
 from r2v_dist import files
+from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from actors.totals import Totals
     from actors.verifier.client import ScorerHandle
     from actors.vllm.server_handle import ModelServer
+    from learners.common.scoring import ScoreRows
     from r2v_dist.storage.checkpoints import Checkpoint
 
 
@@ -150,6 +152,18 @@ class Services:
         progress.close(
             f"{row['of']} steps, loss {row['loss']:.4f}" if row else "too few steps to log a loss"
         )
+
+    def scoring(self, learner: str, deepspeed: DeepSpeedConfig) -> "ScoreRows":
+        """What computes scores of table rows with a model, where the ranks of this learner
+        compute, or in this process in an inline run.
+        """
+        from learners.common.scoring import OnCluster, in_this_process
+
+        self._session
+        if self.inline:
+            return in_this_process
+        self._make_room(1)
+        return OnCluster(learner, deepspeed)
 
     def log_totals(self, stage: str, totals: dict[str, int]) -> None:
         """Keep the account of a rollout stage."""
