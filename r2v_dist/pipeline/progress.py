@@ -62,7 +62,7 @@ class SuccessSummary:
 
 def success_summary(folder: Path) -> SuccessSummary:
     """Episodes and success, clean and perturbed apart."""
-    table = rollout_store.outcomes(rollout_store.read(folder, ["t", "z", "router", "success"]))
+    table = rollout_store.read_outcomes(folder, ["t", "z", "router", "success"])
     routers = pc.unique(table["router"]).to_pylist()
     parts = []
     for router in sorted(routers):

@@ -73,7 +73,7 @@ def abnormal_ends(run: RunDir, config: RunConfig) -> list[str]:
     by_router: dict[str, Counter[str]] = {}
     for seed in range(config.training_seeds):
         folder = run.rollouts(stage_name("evaluate", seed))
-        table = rollout_store.outcomes(rollout_store.read(folder, ["t", "router", "stop_reason"]))
+        table = rollout_store.read_outcomes(folder, ["t", "router", "stop_reason"])
         routers, reasons = (
             table[name].cast(pa.string()).to_pylist() for name in ("router", "stop_reason")
         )
