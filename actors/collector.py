@@ -1,7 +1,8 @@
 """Writes a stage's rollouts: an episode is committed once, whatever is retried or delivered twice.
 
-A collector writes under an epoch that is its own, and only while no later one is taken. So a
-collector that was given up but still runs, on a machine that nobody reaches any more, is refused.
+A collector writes under an epoch, which it shares with collectors of other tasks at most, and only
+while no later one is taken. So a collector that was given up but still runs, on a machine that
+nobody reaches any more, is refused.
 It keeps at most one shard's worth of episodes in memory; callers wait while a shard is written
 (back-pressure).
 """
