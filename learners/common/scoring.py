@@ -8,6 +8,7 @@ together with whichever other rows it is computed.
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any
 
@@ -69,10 +70,16 @@ class OnCluster:
 
 
 class ScoringActor:
-    """A model that scores, in a process of its own."""
+    """A model that scores, in a process of its own. It is loaded by the first call, because of an
+    error in a constructor Ray keeps the text only.
+    """
 
     def __init__(self, load: LoadScorer) -> None:
-        self._scorer = load()
+        self._load = load
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return self._load()
 
     def score(self, table: pa.Table) -> Scores:
         """A number for every row."""

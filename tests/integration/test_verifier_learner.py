@@ -18,7 +18,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from learners.common import scoring
 from learners.verifier.train import PublishedVerifier, VerifierJob, learn_verifier, measure
 from r2v_dist.chat import ChatFormat, Turn, opening_message
 from r2v_dist.config.deepspeed import DeepSpeedConfig
@@ -215,23 +214,6 @@ def test_an_adapter_is_merged(
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert metrics.pairwise > 0.7
     assert not list((tmp_path / "model").glob("adapter*"))
-
-
-@pytest.mark.parametrize("few", [4096, pytest.param(8, marks=pytest.mark.slow)])
-def test_an_actor_and_ray_data_score_as_this_process_does(
-    few: int,
-    one_rank: tuple[Any, Any, Path],
-    files: tuple[Path, Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """In parts that cut states in two."""
-    monkeypatch.setattr(scoring, "FEW", few)
-    monkeypatch.setattr(scoring, "_BATCH", 7)
-    table = branch_values.load(files[1])
-    verifier = PublishedVerifier(one_rank[2], "")
-    score = scoring.OnCluster("verifier", DeepSpeedConfig(ranks=2, threads_per_rank=1))
-    assert len(table) > 8
-    assert score("scores", verifier, table) == pytest.approx(verifier()(table), abs=1e-5)
 
 
 def test_the_actor_gives_the_same_scores_whoever_asks_with_whom(
