@@ -11,6 +11,7 @@ Invariant: every side plays units of its own, all of the same length, to the las
 
 import argparse
 import contextlib
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -74,12 +75,14 @@ def main() -> None:
             for size in sizes:
                 cluster = ClusterConfig(runners=size, in_flight=args.in_flight)
                 rates[size] = measure(server, tasks, cluster, args.rounds, scratch)
+                tell(f"{size} runners", rates[size])
         by_engines = {}
         # More units than two engines take, so that both are always full.
         cluster = ClusterConfig(runners=4, in_flight=args.slots)
         for replicas in (1, 2):
             with engines(replicas, args.latency / 4, args.slots) as server:
                 by_engines[replicas] = measure(server, tasks, cluster, args.rounds, scratch)
+                tell(f"{replicas} engines", by_engines[replicas])
         units = collector.units_of(args.stored_tasks, args.stored_seeds, args.stored_arms, STEPS)
         cluster = ClusterConfig(runners=2, in_flight=16)
         stored = collector.measure(units, cluster, scratch)
@@ -150,6 +153,11 @@ def _runner_mib() -> float:
             with contextlib.suppress(psutil.Error):
                 sizes.append(process.memory_full_info().pss / 2**20)
     return max(sizes)
+
+
+def tell(what: str, rate: Rate) -> None:
+    """Say how far the measurement is."""
+    print(f"{what}: {rate.steps_per_s:.1f} steps/s", file=sys.stderr, flush=True)
 
 
 def report(rates: dict[int, Rate], by_engines: dict[int, Rate], stored: collector.Taken) -> None:
