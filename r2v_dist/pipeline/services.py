@@ -6,7 +6,6 @@ nothing here imports Ray.
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline.progress import Progress
+from r2v_dist.pipeline.progress import Progress, watched
 from r2v_dist.pretrained.hub import MODEL_FILES
 from r2v_dist.pretrained.places import model_path
 from r2v_dist.router.registry import RouterModels
@@ -146,7 +145,7 @@ class Services:
             yield  # no thread writes over a debugger's prompt
         else:
             self._make_room(ranks)
-            with _watched(metrics, progress):
+            with watched(metrics, progress):
                 yield
         row = last_row(metrics)
         progress.close(
@@ -264,29 +263,6 @@ class Services:
         if not path.is_dir():
             make_scratch(path, self._config.seed)
         return Checkpoint(str(path.resolve()), checkpoint_version("scratch", path))
-
-
-@contextlib.contextmanager
-def _watched(metrics: Path, progress: Progress) -> Iterator[None]:
-    """Show the last row of a learner's metrics while the block runs."""
-    finished = threading.Event()
-
-    def watch() -> None:
-        while not finished.wait(0.5):
-            if row := last_row(metrics):
-                progress.update(
-                    row["step"],
-                    row["of"],
-                    f"{row.get('router', '')} loss {row['loss']:.4f}".strip(),
-                )
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        watcher.join()
 
 
 def _version(config: ModelConfig) -> str:
