@@ -110,12 +110,16 @@ def _on_ray_data(
     what: str, load: LoadScorer, table: pa.Table, options: dict[str, Any], most: int
 ) -> Scores:
     numbered = table.append_column(_NUMBER, pa.array(np.arange(len(table))))
-    scores = np.full(len(table), np.nan)
+    scores = np.empty(len(table))
+    missing = len(table)
     batches = _scored(numbered, load, options, most).iter_batches(
         batch_size=None, batch_format="numpy"
     )
     for batch in _awaited(what, batches):
         scores[batch[_NUMBER]] = batch["score"]
+        missing -= len(batch[_NUMBER])
+    if missing:
+        raise RuntimeFailure(f"{what}: {missing} of {len(table)} rows were not scored")
     return scores
 
 
