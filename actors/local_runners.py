@@ -44,10 +44,12 @@ class SameThread(ThreadPoolExecutor):
 
 
 class LocalRunners:
-    """`count` runners that no model server answers. Leaving the block ends what they do."""
+    """`count` runners that no model server answers. Leaving the block ends what they do. `runner` is
+    what a runner is an object of.
+    """
 
-    def __init__(self, setup: RunnerSetup, count: int) -> None:
-        self.members = [EnvRunner(setup, None, None) for _ in range(count)]
+    def __init__(self, setup: RunnerSetup, count: int, runner: type[EnvRunner] = EnvRunner) -> None:
+        self.members = [runner(setup, None, None) for _ in range(count)]
         self.nodes = Nodes(rest_s=0.0)
         self._collector = CollectorActor()
         self._loop = asyncio.new_event_loop()

@@ -4,7 +4,8 @@ collectors.
 Env runners that play nothing (`benchmarks.stand_in_runner`) deliver made-up episodes through the
 product's own path: dispatcher, Ray, collectors, shards on disk. Senders and collectors share the
 machine, so the rate by the clock is what both do together; `per_core` is the rate of a collector
-that has a core for itself. Invariant: every key of every unit is in the store once, or there is no
+that has a core for itself. With `--inline` everything happens in this process, without Ray: the
+memory is that of dispatcher and collector together, its units included. Invariant: every key of every unit is in the store once, or there is no
 figure.
 """
 
@@ -20,6 +21,7 @@ import psutil
 
 from actors.dispatcher import roll_out
 from actors.env_runner import RunnerSetup
+from actors.local_runners import LocalRunners
 from actors.runner_group import RunnerGroup
 from actors.totals import Totals
 from benchmarks.episodes import STEPS
@@ -36,7 +38,6 @@ GOAL_STEPS_PER_S = 5000.0
 GOAL_MB_PER_MILLION = 50.0
 _SETTLED = 0.3
 """Share of the episodes after which memory counts: before, interpreters and caches fill."""
-_EVERY_S = 0.5
 
 
 @dataclass
@@ -46,14 +47,14 @@ class Memory:
     collectors: Sequence[psutil.Process] = ()
     seen: list[tuple[int, int, int]] = field(default_factory=list)
     """Episodes, bytes of the driver, bytes of the collectors."""
+    every_s: float = 0.5
     _next: float = 0.0
 
     def look(self, totals: Totals, _: int) -> None:
         """Note what is held now, now and then."""
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + _EVERY_S
-        self.collectors = self.collectors or collectors_here()
+        self._next = time.monotonic() + self.every_s
         held = sum(process.memory_info().rss for process in self.collectors)
         self.seen.append((totals.episodes, psutil.Process().memory_info().rss, held))
 
@@ -89,10 +90,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of an episode, at most {STEPS}")
     parser.add_argument("--collectors", type=int, default=1)
     parser.add_argument("--runners", type=int, default=2)
+    parser.add_argument("--inline", action="store_true", help="memory alone, without Ray")
     args = parser.parse_args()
     cluster = ClusterConfig(
         num_cpus=2, runners=args.runners, in_flight=16, collectors=args.collectors
     )
+    if args.inline:
+        grown_inline(args, cluster)
+        return
     with tempfile.TemporaryDirectory() as scratch, ray_session(cluster, Path(scratch) / "logs"):
         units = units_of(args.tasks, args.seeds, args.arms, args.steps)
         taken = measure(units, cluster, Path(scratch))
@@ -115,9 +120,7 @@ def units_of(tasks: int, seeds: int, arms: int, steps: int) -> list[Unit]:
 
 def measure(units: Sequence[Unit], cluster: ClusterConfig, scratch: Path) -> Taken:
     """Play the units with warm runners and collectors."""
-    expert = ModelConfig(backend="expert")
-    setup = RunnerSetup(expert, expert, "", "", PerturbConfig(), cluster.unit_timeout_s)
-    runners = RunnerGroup(setup, None, None, cluster, runner=StandInRunner)
+    runners = RunnerGroup(setup_of(cluster), None, None, cluster, runner=StandInRunner)
     try:
         warm = units_of(4 * cluster.collectors, 64, 4, STEPS)
         roll_out(warm, scratch / "warm", runners, cluster, lambda *_: None)
@@ -144,6 +147,44 @@ def measure(units: Sequence[Unit], cluster: ClusterConfig, scratch: Path) -> Tak
         wanted,
         len(units),
     )
+
+
+def grown_inline(args: argparse.Namespace, cluster: ClusterConfig) -> None:
+    """What dispatcher and collector hold, in this process; print the result."""
+    warm = units_of(4, 64, 4, STEPS)
+    here = psutil.Process()
+    memory = Memory(every_s=0.1)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        LocalRunners(setup_of(cluster), cluster.runners, StandInRunner) as runners,
+    ):
+        roll_out(warm, Path(scratch) / "warm", runners, cluster, lambda *_: None)
+        before = here.memory_info().rss
+        units = units_of(args.tasks, args.seeds, args.arms, args.steps)
+        listed = here.memory_info().rss - before
+        totals = roll_out(units, Path(scratch) / "made-up", runners, cluster, memory.look)
+    slope, _ = memory.slopes()
+    listed_slope = listed / totals.episodes
+    table = [
+        ("units: MB a million episodes", f"{listed_slope:.1f}", ""),
+        ("dispatcher and collector: MB a million episodes", f"{slope:.1f}", ""),
+        ("episodes", f"{totals.episodes:,}", ""),
+    ]
+    publish(
+        "collector",
+        f"{GOAL_MB_PER_MILLION:g} MB a million episodes",
+        GOAL_MB_PER_MILLION / max(slope + listed_slope, 1e-9),
+        table,
+        inline_mb_per_million_episodes=slope,
+        units_mb_per_million_episodes=listed_slope,
+        stored_episodes=totals.episodes,
+    )
+
+
+def setup_of(cluster: ClusterConfig) -> RunnerSetup:
+    """For runners that play nothing."""
+    expert = ModelConfig(backend="expert")
+    return RunnerSetup(expert, expert, "", "", PerturbConfig(), cluster.unit_timeout_s)
 
 
 def collectors_here() -> list[psutil.Process]:
