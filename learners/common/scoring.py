@@ -132,7 +132,7 @@ def _scored(numbered: pa.Table, load: LoadScorer, options: dict[str, Any], most:
     return ray.data.from_arrow(list(_parts(numbered))).map_batches(
         ScoringActor,
         fn_constructor_args=(load,),
-        batch_size=None,  # a part
+        batch_size=_BATCH,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
         **options,
