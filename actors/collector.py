@@ -1,7 +1,8 @@
 """Writes a stage's rollouts: an episode is committed once, whatever is retried or delivered twice.
 
-A collector writes under an epoch that is its own, and only while no later one is taken. So a
-collector that was given up but still runs, on a machine that nobody reaches any more, is refused.
+A collector writes under an epoch, which it shares with collectors of other tasks at most, and only
+while no later one is taken. So a collector that was given up but still runs, on a machine that
+nobody reaches any more, is refused.
 It keeps at most one shard's worth of episodes in memory; callers wait while a shard is written
 (back-pressure).
 """
@@ -15,19 +16,30 @@ from r2v_dist.episodes import Episode
 from r2v_dist.errors import StoreFailure, explain
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.fence import Fence
+from r2v_dist.storage.key_set import KeySet
 
 
 class Collector:
-    """Writes one stage's shards. Without a fence nobody else may write there."""
+    """Writes one stage's shards. Without a fence nobody else may write there.
+
+    `committed` are the keys of what is there already; without them they are read.
+    """
 
     def __init__(
-        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None = None
+        self,
+        folder: Path,
+        shard_episodes: int,
+        shard_seconds: float,
+        fence: Fence | None = None,
+        committed: KeySet | None = None,
     ) -> None:
         self._folder = folder
         self._shard_episodes = shard_episodes
         self._shard_seconds = shard_seconds
         self._fence = fence
-        self._keys = rollout_store.committed_keys(folder)
+        # Left as they are: several collectors of one machine share them.
+        self._before = rollout_store.committed_keys(folder) if committed is None else committed
+        self._keys = KeySet()
         self._shards = 0
         self._buffer: list[Episode] = []
         self._oldest = time.monotonic()
@@ -38,7 +50,7 @@ class Collector:
 
         Raises Superseded where a later epoch is taken.
         """
-        new = [episode for episode in episodes if str(episode.key) not in self._keys]
+        new = [episode for episode in episodes if self._is_new(str(episode.key))]
         if new and not self._buffer:
             self._oldest = time.monotonic()
         self._keys.update(str(episode.key) for episode in new)
@@ -49,6 +61,9 @@ class Collector:
         ):
             self.flush()
         return len(new)
+
+    def _is_new(self, key: str) -> bool:
+        return key not in self._keys and key not in self._before
 
     def flush(self) -> int:
         """Commit what is buffered; returns how many shards this collector has committed.
@@ -69,11 +84,16 @@ class CollectorActor:
     """The collectors of one stage after the other, in a process that is started once."""
 
     def open(
-        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+        self,
+        folder: Path,
+        shard_episodes: int,
+        shard_seconds: float,
+        fence: Fence | None,
+        committed: KeySet | None = None,
     ) -> None:
         """Begin a stage, or go on with one."""
         with _named(folder):
-            self._collector = Collector(folder, shard_episodes, shard_seconds, fence)
+            self._collector = Collector(folder, shard_episodes, shard_seconds, fence, committed)
         self._folder = folder
 
     def add(self, episodes: Sequence[Episode]) -> int:

@@ -1,4 +1,8 @@
-"""The collector actor as runners and driver see it: what it does not do in time, it does not do."""
+"""The collector actors as runners and driver see them: what one does not do in time, it does not do.
+
+Invariant: all episodes of a task go to the same collector of a stage, so that each alone sees to it
+that none of its episodes is committed twice.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,36 +18,46 @@ from actors.ray_errors import cause_of, died, first_cause, usage_error
 from cluster.post_mortem import last_words, place_of
 from r2v_dist.episodes import Episode
 from r2v_dist.errors import RuntimeFailure, StoreFailure
+from r2v_dist.seeding import stable_hash
 from r2v_dist.storage.fence import Fence
+from r2v_dist.storage.key_set import KeySet
+
+
+def place_for(task: str, collectors: int) -> int:
+    """Which of so many collectors takes a task's episodes; the same in every process."""
+    return stable_hash("collector", task) % collectors
 
 
 class CollectorHandle:
-    """Delivers episodes from inside a runner and waits until they are taken. Picklable."""
+    """Delivers episodes of one unit from inside a runner and waits until they are taken.
+    Picklable.
+    """
 
-    def __init__(self, actor: Any, deadline_s: float) -> None:
-        self._actor = actor
+    def __init__(self, actors: Sequence[Any], deadline_s: float) -> None:
+        self._actors = actors
         self._deadline_s = deadline_s
 
     async def __call__(self, episodes: Sequence[Episode]) -> int:
         try:
             async with asyncio.timeout(self._deadline_s):
-                taken: int = await self._actor.add.remote(episodes)
+                taken: int = await _add(self._actors, episodes)
         except TimeoutError:
             raise CollectorLost(_late(self._deadline_s)) from None
         except RayActorError as error:
             if not died(error):
                 raise
-            raise CollectorLost(f"the collector's process died: {first_cause(error)}") from None
+            raise CollectorLost(f"a collector's process died: {first_cause(error)}") from None
         return taken
 
 
-class RayCollector:
-    """Owns the collector's process, which is started when a stage needs it."""
+class RayCollectors:
+    """Owns the processes of `count` collectors, which are started when a stage needs them."""
 
-    def __init__(self, deadline_s: float, logs: Path | None) -> None:
+    def __init__(self, count: int, deadline_s: float, logs: Path | None) -> None:
+        self._count = count
         self._deadline_s = deadline_s
         self._logs = logs
-        self._actor: Any = None
+        self._actors: list[Any] = []
         self.said = ""
         """The last log lines of a process that died in this stage."""
         self._folder = Path()
@@ -51,45 +65,57 @@ class RayCollector:
     @property
     def handle(self) -> CollectorHandle:
         """What a runner gets."""
-        return CollectorHandle(self._actor, self._deadline_s)
+        return CollectorHandle(self._actors, self._deadline_s)
 
     def open(
-        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+        self,
+        folder: Path,
+        shard_episodes: int,
+        shard_seconds: float,
+        fence: Fence | None,
+        committed: KeySet | None = None,
     ) -> None:
-        """Begin a stage's folder; starts the process where there is none."""
-        if self._actor is None:
-            self._actor = ray.remote(CollectorActor).options(num_cpus=0).remote()
+        """Begin a stage's folder; starts the processes where there are none."""
+        if not self._actors:
+            remote = ray.remote(CollectorActor).options(num_cpus=0)
+            self._actors = [remote.remote() for _ in range(self._count)]
         self._folder = folder
-        self._wait(self._actor.open.remote(folder, shard_episodes, shard_seconds, fence))
+        there = ray.put(committed)  # once for all of a machine
+        begun = (folder, shard_episodes, shard_seconds, fence, there)
+        self._wait([actor.open.remote(*begun) for actor in self._actors])
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
-        """Hand it episodes."""
-        self._wait(self._actor.add.remote(episodes))
+        """Hand over episodes of one unit."""
+        self._wait([_add(self._actors, episodes)])
 
     def flush(self) -> None:
         """Return when everything that was delivered is on disk."""
-        self._wait(self._actor.flush.remote())
+        self._wait([actor.flush.remote() for actor in self._actors])
 
     def drop(self) -> None:
-        """End the process; what is still delivered to it goes nowhere."""
-        if self._actor is None:
-            return
-        if (place := place_of(self._actor)) and place.dead:
-            self.said = last_words(place, "collector", self._logs)
-        ray.kill(self._actor)
-        self._actor = None
+        """End the processes; what is still delivered to them goes nowhere."""
+        for actor in self._actors:
+            if (place := place_of(actor)) and place.dead:
+                self.said = last_words(place, "collector", self._logs)
+            ray.kill(actor)
+        self._actors = []
 
-    def _wait(self, answer: Any) -> None:
+    def _wait(self, answers: list[Any]) -> None:
         try:
-            ray.get(answer, timeout=self._deadline_s)
+            ray.get(answers, timeout=self._deadline_s)
         except GetTimeoutError:
             raise CollectorLost(_late(self._deadline_s)) from None
         except RayError as error:
-            problem = f"the collector of {self._folder} failed: {first_cause(error)}"
+            problem = f"a collector of {self._folder} failed: {first_cause(error)}"
             kind = CollectorLost if died(error) else RuntimeFailure
             refused = cause_of(error, StoreFailure) or usage_error(error)
             raise refused or kind(problem) from None
 
 
+def _add(actors: Sequence[Any], episodes: Sequence[Episode]) -> Any:
+    """Hand episodes of one unit to the collector for their task."""
+    return actors[place_for(episodes[0].key.task, len(actors))].add.remote(episodes)
+
+
 def _late(deadline_s: float) -> str:
-    return f"the collector took no episodes within {deadline_s:g} s (cluster.commit_deadline_s)"
+    return f"a collector took no episodes within {deadline_s:g} s (cluster.commit_deadline_s)"

@@ -6,7 +6,8 @@ under way delivers into another stage, and the message ends with the last lines 
 died last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from actors.failures import CollectorLost
@@ -19,14 +20,14 @@ from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import RuntimeFailure, UsageError, warn
 from r2v_dist.storage import rollouts as rollout_store
-from r2v_dist.storage.fence import Fence
+from r2v_dist.storage.key_set import KeySet
 from r2v_dist.storage.lease import Lease
 
 
-def remaining(units: Sequence[Unit], folder: Path) -> list[Unit]:
+def remaining(units: Sequence[Unit], committed: KeySet) -> list[Unit]:
     """The units without what is committed; a unit with nothing left is dropped."""
-    done = rollout_store.committed_keys(folder)
-    return [left for unit in units if (left := unit.without(done)).runs]
+    left = [unit.without(committed) for unit in units] if len(committed) else units
+    return [unit for unit in left if unit.runs]
 
 
 def roll_out(
@@ -37,9 +38,22 @@ def roll_out(
     on_progress: OnProgress,
     lease: Lease | None = None,
 ) -> Totals:
-    """Run every unit that is not committed yet and commit its episodes under `folder`. A collector
-    that dies is replaced, up to `cluster.max_restarts` times in which nothing is committed. Without
-    a lease nobody else may write to the folder.
+    """As `roll_out_with`, on runners that are there."""
+    return roll_out_with(lambda: runners, units, folder, cluster, on_progress, lease)
+
+
+def roll_out_with(
+    start: Callable[[], Runners],
+    units: Sequence[Unit],
+    folder: Path,
+    cluster: ClusterConfig,
+    on_progress: OnProgress,
+    lease: Lease | None = None,
+) -> Totals:
+    """Run every unit that is not committed yet and commit its episodes under `folder`. `start`
+    gives the runners, and is called only where there is such a unit. A collector that dies is replaced, up to
+    `cluster.max_restarts` times in which nothing is committed. Without a lease nobody else may
+    write to the folder.
 
     Raises UsageError for what a runner refuses, RuntimeFailure when failures of machines exceed
     `cluster.max_restarts`, or tasks that are given up `cluster.max_quarantined`, and Superseded
@@ -49,11 +63,15 @@ def roll_out(
     while True:
         # First the fence, then the look at what is committed: an earlier writer adds nothing after.
         fence = None if lease is None else lease.next_fence()
-        todo = remaining(units, folder)
+        committed = rollout_store.committed_keys(folder)
+        todo = remaining(units, committed)
         if not todo:
             return Totals()
+        runners = start()
+        shard = (cluster.shard_episodes, cluster.shard_seconds)
+        begin = partial(runners.open, folder, *shard, fence, committed)
         try:
-            return _play(units, todo, folder, runners, cluster, on_progress, fence)
+            return _play(units, todo, folder, runners, cluster, on_progress, begin)
         except CollectorLost as lost:
             deaths = deaths + 1 if len(todo) == before else 1
             before = len(todo)
@@ -69,10 +87,10 @@ def _play(
     runners: Runners,
     cluster: ClusterConfig,
     on_progress: OnProgress,
-    fence: Fence | None,
+    begin: Callable[[], None],
 ) -> Totals:
     try:
-        runners.open(folder, cluster.shard_episodes, cluster.shard_seconds, fence)
+        begin()
         quarantine = Quarantine(folder, runners, cluster.max_quarantined)
         loop = StageLoop(todo, runners, cluster, quarantine, on_progress)
         loop.control = _control(units, todo, quarantine)
@@ -81,7 +99,7 @@ def _play(
         return totals
     except (RuntimeFailure, UsageError) as failure:
         # units may still be under way, and must not deliver into another stage
-        runners.drop_collector()
+        runners.drop_collectors()
         if type(failure) is RuntimeFailure:
             raise _told(failure, runners) from failure
         raise

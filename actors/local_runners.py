@@ -19,6 +19,7 @@ from actors.totals import Totals
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import StoreFailure, UsageError
 from r2v_dist.storage.fence import Fence
+from r2v_dist.storage.key_set import KeySet
 
 UnitTask = asyncio.Task[Totals]
 HERE = "this process"
@@ -43,10 +44,12 @@ class SameThread(ThreadPoolExecutor):
 
 
 class LocalRunners:
-    """`count` runners that no model server answers. Leaving the block ends what they do."""
+    """`count` runners that no model server answers. Leaving the block ends what they do. `runner` is
+    what a runner is an object of.
+    """
 
-    def __init__(self, setup: RunnerSetup, count: int) -> None:
-        self.members = [EnvRunner(setup, None, None) for _ in range(count)]
+    def __init__(self, setup: RunnerSetup, count: int, runner: type[EnvRunner] = EnvRunner) -> None:
+        self.members = [runner(setup, None, None) for _ in range(count)]
         self.nodes = Nodes(rest_s=0.0)
         self._collector = CollectorActor()
         self._loop = asyncio.new_event_loop()
@@ -62,7 +65,7 @@ class LocalRunners:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.drop_collector()
+        self.drop_collectors()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
@@ -71,9 +74,14 @@ class LocalRunners:
             runner.equip(equipment)
 
     def open(
-        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+        self,
+        folder: Path,
+        shard_episodes: int,
+        shard_seconds: float,
+        fence: Fence | None,
+        committed: KeySet | None = None,
     ) -> None:
-        self._collector.open(folder, shard_episodes, shard_seconds, fence)
+        self._collector.open(folder, shard_episodes, shard_seconds, fence, committed)
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
         self._collector.add(episodes)
@@ -84,7 +92,7 @@ class LocalRunners:
     def flush(self) -> None:
         self._collector.flush()
 
-    def drop_collector(self) -> None:
+    def drop_collectors(self) -> None:
         # The loop's own are what was interrupted while it waited.
         tasks = {*self._tasks, *asyncio.all_tasks(self._loop)}
         self._tasks.clear()

@@ -1,4 +1,4 @@
-"""Env runners as Ray actors, the model servers they call, the collector they fill: kept from stage
+"""Env runners as Ray actors, the model servers they call, the collectors they fill: kept from stage
 to stage, replaced when they die.
 
 Invariant: a runner counts as started once it has said where it is, and as dead once its process is
@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.collector_handle import RayCollector
+from actors.collector_handle import RayCollectors
 from actors.env_runner import Equipment, RunnerSetup
 from actors.failures import RunnerDied, UnitBroken
 from actors.nodes import Nodes
@@ -28,8 +28,9 @@ from cluster import environment
 from cluster.post_mortem import Place, last_words, place_of
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Episode, Unit
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure, UsageError, warn
 from r2v_dist.storage.fence import Fence
+from r2v_dist.storage.key_set import KeySet
 
 _GRACE_S = 30.0
 """Between the deadlines of a runner and the moment when it is taken for dead."""
@@ -45,7 +46,7 @@ class _Given:
 
 class RunnerGroup:
     """Starts `cluster.runners` runners at once and does not wait for them. A server is None where a
-    role needs none. Logs of dead processes go to `logs`.
+    role needs none. Logs of dead processes go to `logs`; `runner` is what a runner is an actor of.
     """
 
     def __init__(
@@ -55,14 +56,16 @@ class RunnerGroup:
         teacher: ModelServer | None,
         cluster: ClusterConfig,
         logs: Path | None = None,
+        runner: type[EnvRunnerActor] = EnvRunnerActor,
     ) -> None:
         self._setup = setup
+        self._actor_class = runner
         self._slm = slm
         self._teacher = teacher
         self._cluster = cluster
         self._logs = logs
         self._equipment: Equipment | None = None
-        self._collector = RayCollector(cluster.commit_deadline_s, logs)
+        self._collectors = RayCollectors(cluster.collectors, cluster.commit_deadline_s, logs)
         # A unit's own deadline stands still while it waits for an engine; what then bounds its
         # runner is the deadline of the stage.
         self._patience_s = (
@@ -83,21 +86,28 @@ class RunnerGroup:
         self.members: list[Any] = [self._start() for _ in range(cluster.runners)]
 
     def open(
-        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+        self,
+        folder: Path,
+        shard_episodes: int,
+        shard_seconds: float,
+        fence: Fence | None,
+        committed: KeySet | None = None,
     ) -> None:
-        """Begin a stage's folder; starts the collector where there is none."""
+        """Begin a stage's folder; starts the collectors where there are none."""
         self._said = ""
         self._given.clear()
-        self._collector.open(folder, shard_episodes, shard_seconds, fence)
+        missing = self._cluster.runners - len(self.members)
+        self.members += [self._start() for _ in range(missing)]
+        self._collectors.open(folder, shard_episodes, shard_seconds, fence, committed)
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
-        self._collector.deliver(episodes)
+        self._collectors.deliver(episodes)
 
     def flush(self) -> None:
-        self._collector.flush()
+        self._collectors.flush()
 
-    def drop_collector(self) -> None:
-        self._collector.drop()
+    def drop_collectors(self) -> None:
+        self._collectors.drop()
 
     def where(self, runner: Any) -> str | None:
         if runner not in self._places:
@@ -105,7 +115,7 @@ class RunnerGroup:
             ready, _ = ray.wait([asked], timeout=0)
             if not ready:
                 if time.monotonic() > due:
-                    raise RuntimeFailure(self._late())
+                    self._do_without(runner)
                 return None
             try:
                 place: Place = ray.get(asked)
@@ -116,7 +126,7 @@ class RunnerGroup:
         return self._places[runner].node
 
     def start(self, runner: Any, unit: Unit) -> Any:
-        under_way = runner.run.remote(unit, self._collector.handle)
+        under_way = runner.run.remote(unit, self._collectors.handle)
         self._given[under_way] = _Given(runner, time.monotonic() + self._patience_s)
         return under_way
 
@@ -155,7 +165,7 @@ class RunnerGroup:
             try:
                 ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
             except GetTimeoutError:
-                raise RuntimeFailure(self._late()) from None
+                self._do_without(runner)
             except RayError as error:
                 if refused := usage_error(error):
                     raise refused from None
@@ -165,19 +175,38 @@ class RunnerGroup:
                     ) from None
                 self.replace(runner, self.nodes.excluded())
 
+    def _do_without(self, runner: Any) -> None:
+        """Leave a runner out that is late. Raises RuntimeFailure where too few others have started."""
+        others = [one for one in self.members if one is not runner]
+        if sum(map(self._has_started, others)) < self._cluster.min_runners:
+            raise RuntimeFailure(self._late())
+        warn(f"{self._late()}; until the next stage there are {len(others)}")
+        self._forget(runner)
+        self.members.remove(runner)
+
+    def _has_started(self, runner: Any) -> bool:
+        if runner in self._places:
+            return True
+        ready, _ = ray.wait([self._asked[runner][0]], timeout=0)
+        return bool(ready)
+
     def replace(self, runner: Any, avoid: Collection[str] = (), on: str = "") -> None:
+        self._forget(runner)
+        self.members[self.members.index(runner)] = self._start(avoid, on)
+
+    def _forget(self, runner: Any) -> None:
+        """End its process, wherever it is."""
         ray.kill(runner)
         self._places.pop(runner, None)
         self._asked.pop(runner, None)
         self._given = {one: given for one, given in self._given.items() if given.runner != runner}
-        self.members[self.members.index(runner)] = self._start(avoid, on)
 
     def last_words(self) -> str:
-        return "\n".join(filter(None, [self._said, self._collector.said]))
+        return "\n".join(filter(None, [self._said, self._collectors.said]))
 
     def stop(self) -> None:
         """End the processes of runners and collector; the servers belong to the caller."""
-        self.drop_collector()
+        self.drop_collectors()
         for runner in self.members:
             ray.kill(runner)
 
@@ -206,7 +235,7 @@ class RunnerGroup:
     def _late(self) -> str:
         deadline = self._cluster.runner_start_deadline_s
         return (
-            f"the env runners did not start within {deadline:g} s "
+            f"an env runner did not start within {deadline:g} s "
             f"(cluster.runner_start_deadline_s); Ray's log is in the run directory: logs/ray.log"
         )
 
@@ -221,7 +250,7 @@ class RunnerGroup:
             **self._placement(avoid, on),
         }
         runner = (
-            ray.remote(EnvRunnerActor)
+            ray.remote(self._actor_class)
             .options(**options)
             .remote(self._setup, slm, teacher, self._equipment)
         )

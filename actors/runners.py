@@ -13,6 +13,7 @@ from actors.nodes import Nodes
 from actors.totals import Totals
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.storage.fence import Fence
+from r2v_dist.storage.key_set import KeySet
 
 Runner = Any
 """Opaque: only its group knows what it is."""
@@ -21,7 +22,7 @@ UnderWay = Any
 
 
 class Runners(Protocol):
-    """The env runners of a run and the collector that they fill, kept from stage to stage."""
+    """The env runners of a run and the collectors that they fill, kept from stage to stage."""
 
     @property
     def members(self) -> Sequence[Runner]:
@@ -43,21 +44,31 @@ class Runners(Protocol):
         """
 
     def open(
-        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+        self,
+        folder: Path,
+        shard_episodes: int,
+        shard_seconds: float,
+        fence: Fence | None,
+        committed: KeySet | None = None,
     ) -> None:
-        """Have the collector write to this folder under a new fence. Raises CollectorLost when it
-        is gone.
+        """Have the collectors write to this folder under a new fence. Raises CollectorLost when
+        one is gone.
+
+        Args:
+            committed: keys of the episodes that are there; without them they are read.
         """
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
-        """Hand the collector what nobody plays. Raises CollectorLost when it is gone."""
+        """Hand the collectors episodes of one unit that nobody plays. Raises CollectorLost when
+        the one for its task is gone.
+        """
 
     def flush(self) -> None:
-        """Return when everything that was delivered is on disk. Raises CollectorLost when the
+        """Return when everything that was delivered is on disk. Raises CollectorLost when a
         collector is gone.
         """
 
-    def drop_collector(self) -> None:
+    def drop_collectors(self) -> None:
         """Have nothing that is under way delivered any more."""
 
     def start(self, runner: Runner, unit: Unit) -> UnderWay:

@@ -4,11 +4,14 @@ The engines sleep (`benchmarks.sleeping_engine`), so what is measured is everyth
 runners with real games, routing, engine actors and the collector. With runners, every answer takes
 `--latency` seconds and an engine has room for all, so the ideal is as many times one runner's rate.
 With engines, each has `--slots` places and there is more work than both can do, so the ideal is 2.
+The store's part is that of `benchmarks.collector`: runners that play nothing deliver the episodes
+of `--stored-tasks` x `--stored-seeds` units; memory a million episodes is extrapolated from them.
 Invariant: every side plays units of its own, all of the same length, to the last commit.
 """
 
 import argparse
 import contextlib
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +26,8 @@ from actors.env_runner import RunnerSetup
 from actors.language_models.tokenizer import load_tokenizer
 from actors.runner_group import RunnerGroup
 from actors.vllm.server_handle import ModelServer
+from benchmarks import collector
+from benchmarks.episodes import STEPS
 from benchmarks.games import MAX_STEPS, make_tasks, make_units
 from benchmarks.harness import publish, same
 from benchmarks.sleeping_engine import SleepingEngine
@@ -56,6 +61,9 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=4, help="units at once on a runner")
     parser.add_argument("--rounds", type=int, default=1, help="units of every place, in turn")
     parser.add_argument("--slots", type=int, default=8, help="requests at once in an engine")
+    parser.add_argument("--stored-tasks", type=int, default=100)
+    parser.add_argument("--stored-seeds", type=int, default=100)
+    parser.add_argument("--stored-arms", type=int, default=4, help="episodes of a unit")
     args = parser.parse_args()
     sizes = [int(size) for size in args.runners.split(",")]
     with contextlib.ExitStack() as stack:
@@ -67,13 +75,18 @@ def main() -> None:
             for size in sizes:
                 cluster = ClusterConfig(runners=size, in_flight=args.in_flight)
                 rates[size] = measure(server, tasks, cluster, args.rounds, scratch)
+                tell(f"{size} runners", rates[size])
         by_engines = {}
         # More units than two engines take, so that both are always full.
         cluster = ClusterConfig(runners=4, in_flight=args.slots)
         for replicas in (1, 2):
             with engines(replicas, args.latency / 4, args.slots) as server:
                 by_engines[replicas] = measure(server, tasks, cluster, args.rounds, scratch)
-    report(rates, by_engines)
+                tell(f"{replicas} engines", by_engines[replicas])
+        units = collector.units_of(args.stored_tasks, args.stored_seeds, args.stored_arms, STEPS)
+        cluster = ClusterConfig(runners=2, in_flight=16)
+        stored = collector.measure(units, cluster, scratch)
+    report(rates, by_engines, stored)
 
 
 @contextlib.contextmanager
@@ -142,7 +155,12 @@ def _runner_mib() -> float:
     return max(sizes)
 
 
-def report(rates: dict[int, Rate], by_engines: dict[int, Rate]) -> None:
+def tell(what: str, rate: Rate) -> None:
+    """Say how far the measurement is."""
+    print(f"{what}: {rate.steps_per_s:.1f} steps/s", file=sys.stderr, flush=True)
+
+
+def report(rates: dict[int, Rate], by_engines: dict[int, Rate], stored: collector.Taken) -> None:
     """Print the result."""
     first, *_ = rates
     largest = max(rates)
@@ -155,6 +173,7 @@ def report(rates: dict[int, Rate], by_engines: dict[int, Rate]) -> None:
         quotient = rate.steps_per_s / by_engines[1].steps_per_s
         row = (f"{replicas} engines: steps/s", f"{rate.steps_per_s:,.1f}", f"{quotient:.2f}")
         table.append(row)
+    table += collector.table_of(stored)
     publish(
         "scaling",
         f"{first} runner, as many times",
@@ -163,6 +182,7 @@ def report(rates: dict[int, Rate], by_engines: dict[int, Rate]) -> None:
         steps_per_s={str(size): round(rate.steps_per_s, 1) for size, rate in rates.items()},
         engines_ratio=by_engines[2].steps_per_s / by_engines[1].steps_per_s,
         runner_mib=max(rate.runner_mib for rate in rates.values()),
+        **collector.fields_of(stored),
         restarts=sum(rate.restarts for rate in (*rates.values(), *by_engines.values())),
     )
 

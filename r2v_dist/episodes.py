@@ -137,7 +137,7 @@ class EpisodeKey:
         return f"{self.stage}|{self.config_hash}|{self.task}|{z}|{self.arm}|{self.replica}{branch}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
     """All arms and branches of one (task, z): they run on one runner, share one tree, and each
     commits an episode of its own.
@@ -159,9 +159,13 @@ class Unit:
         return EpisodeKey(*shared, run.id, self.replica)
 
     def without(self, done: Container[str]) -> "Unit":
-        """This unit with only the runs whose keys are not among those that are done."""
+        """This unit with only the runs whose keys are not among those that are done; itself where
+        none is, so that units go on sharing their arms.
+        """
         arms = tuple(arm for arm in self.arms if str(self.key(arm)) not in done)
         branches = tuple(one for one in self.branches if str(self.key(one)) not in done)
+        if (len(arms), len(branches)) == (len(self.arms), len(self.branches)):
+            return self
         return replace(self, arms=arms, branches=branches)
 
     @property

@@ -9,7 +9,6 @@ twice.
 import json
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +133,12 @@ def publish(
     tokenizer: Any,
     job: LearnerJob,
     merge: Any = None,
-    finish: Callable[[Path], None] | None = None,
 ) -> None:
     """Save a plain Hugging Face directory next to the job's output and rename it.
 
     Args:
         merge: loads a folder with an adapter as a PEFT model, which is then merged; None for
-        full-parameter training. finish: adds to the folder before it is published, on the first
-        rank only.
+        full-parameter training.
 
     Raises Superseded where another driver has taken over.
     """
@@ -161,8 +158,6 @@ def publish(
         merged.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
     (scratch / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing of ours needs it
-    if finish is not None:
-        finish(scratch)
     job.require()
     files.publish(scratch, job.output)
 

@@ -10,7 +10,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, cast
 
 import pyarrow as pa
 
@@ -57,6 +57,16 @@ class PairExamples:
     views_too_long: int
 
 
+class Example(TypedDict):
+    """A pair as token ids, the answers with their end of turn."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    view_prompt_ids: list[int]
+    """Empty without a second view."""
+
+
 def learn_preferences(job: DPOJob) -> PairExamples:
     """Train and publish `job.output`; returns when the checkpoint is complete.
 
@@ -80,30 +90,22 @@ def learn_preferences(job: DPOJob) -> PairExamples:
 
 
 def build_dataset(table: pa.Table, chat: ChatFormat, max_length: int) -> tuple[Any, PairExamples]:
-    """Pairs as token ids: `prompt_ids`, `chosen_ids`, `rejected_ids` (end of turn included),
-    `view_prompt_ids` (empty: none).
+    """Pairs as examples.
 
     Raises RuntimeFailure when no pair is left.
     """
     from datasets import Dataset
 
-    rows: dict[str, list[list[int]]] = {
-        "prompt_ids": [],
-        "chosen_ids": [],
-        "rejected_ids": [],
-        "view_prompt_ids": [],
-    }
+    rows: dict[str, list[list[int]]] = {name: [] for name in Example.__annotations__}
     pairs_too_long = views_too_long = 0
     for pair in preference_pairs.pairs_of(table):
-        prompt, view, chosen, rejected = _ids(pair, chat)
-        if len(prompt) + max(len(chosen), len(rejected)) > max_length:
+        example = example_of(pair, chat, max_length)
+        if example is None:
             pairs_too_long += 1
             continue
-        if view and len(view) + len(chosen) > max_length:
-            views_too_long += 1
-            view = []
-        for name, ids in zip(rows, (prompt, chosen, rejected, view), strict=True):
-            rows[name].append(ids)
+        views_too_long += pair.view is not None and not example["view_prompt_ids"]
+        for name, ids in example.items():
+            rows[name].append(cast(list[int], ids))
     if not rows["prompt_ids"]:
         raise RuntimeFailure(
             f"no preference pair to learn from: {len(table)} pairs, {pairs_too_long} of them "
@@ -115,16 +117,23 @@ def build_dataset(table: pa.Table, chat: ChatFormat, max_length: int) -> tuple[A
     )
 
 
-def _ids(pair: Pair, chat: ChatFormat) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Prompt, second view's prompt, a+ and a-."""
+def example_of(pair: Pair, chat: ChatFormat, max_length: int) -> Example | None:
+    """A pair as token ids, None where it does not fit; a second view that does not fit is empty."""
     end = chat.end_of_turn()
+    prompt = chat.prompt(pair.history, pair.user)
+    chosen = chat.action_ids(pair.chosen) + end
+    rejected = chat.action_ids(pair.rejected) + end
+    if len(prompt) + max(len(chosen), len(rejected)) > max_length:
+        return None
     view = chat.prompt(pair.view.history, pair.view.user) if pair.view else []
-    return (
-        chat.prompt(pair.history, pair.user),
-        view,
-        chat.action_ids(pair.chosen) + end,
-        chat.action_ids(pair.rejected) + end,
-    )
+    if len(view) + len(chosen) > max_length:
+        view = []
+    return {
+        "prompt_ids": prompt,
+        "chosen_ids": chosen,
+        "rejected_ids": rejected,
+        "view_prompt_ids": view,
+    }
 
 
 def _save(dataset: Any, counts: PairExamples, folder: Path) -> None:

@@ -63,7 +63,8 @@ def answer_scores(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 
 class ValueModel:
-    """A published verifier, ready to score. `max_tokens` bounds a forward pass (padding included).
+    """A published verifier, ready to score in the type that its weights were published in.
+    `max_tokens` bounds a forward pass (padding included).
 
     With `kept_tokens`, a processor without an accelerator reads conversations on from where it
     stopped (`PrefixScorer`). Elsewhere the batch in which a row is read may change the last bits of
@@ -74,8 +75,7 @@ class ValueModel:
         from transformers import AutoModelForTokenClassification
 
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
-        model = AutoModelForTokenClassification.from_pretrained(path, dtype=dtype)
+        model = AutoModelForTokenClassification.from_pretrained(path, dtype="auto")
         self._model = model.to(self._device).eval()
         self._model.config.use_cache = False
         self._share = can_share_prompt(self._model)

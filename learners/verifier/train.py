@@ -2,15 +2,15 @@
 term inside each state.
 
 A backbone with a scalar head, trained by the Hugging Face trainer and DeepSpeed under Ray Train; V
-is then calibrated by isotonic regression on validation states. V reads the conversation and the
-candidate, as the deployed agent has them.
+is then calibrated by isotonic regression on validation states, once the ranks and what they hold
+are gone. V reads the conversation and the candidate, as the deployed agent has them.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from learners.common.hf_trainer import (
 )
 from learners.common.jobs import ModelJob, run_job
 from learners.common.packing import AnswerRow
+from learners.common.scoring import Scorer, ScoreRows, Scores, in_this_process
 from r2v_dist import files
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config.verifier import VerifierTrainingConfig
@@ -34,6 +35,9 @@ from r2v_dist.labels import branch_values
 from r2v_dist.labels.branch_values import BranchValue
 from r2v_dist.router.calibration import fit_centred_isotonic
 from r2v_dist.verifier.metrics import VerifierMetrics, verifier_curves, verifier_metrics
+
+if TYPE_CHECKING:
+    from learners.verifier.network import ValueModel
 
 _RESULT = "verifier.json"
 
@@ -45,21 +49,26 @@ class VerifierJob(ModelJob):
     """
 
     learner: ClassVar[str] = "verifier"
-    proof: ClassVar[str] = _RESULT
+    proof: ClassVar[str] = "config.json"
 
     values: Path
     validation: Path
     config: VerifierTrainingConfig
 
 
-def learn_verifier(job: VerifierJob) -> VerifierMetrics:
+def learn_verifier(job: VerifierJob, score: ScoreRows = in_this_process) -> VerifierMetrics:
     """Train, calibrate and publish `job.output`; the metrics are those of uncalibrated V on the
     validation states.
 
     Raises RuntimeFailure with the first cause when the ranks fail, or when there is no state to
     learn from.
     """
-    run_job(job, _train_rank)
+    trained = job.stage / "trained"
+    if not trained.is_dir():
+        run_job(replace(job, output=trained), _train_rank)
+    _calibrate(trained, job, score)
+    job.require()
+    files.publish(trained, job.output)
     return VerifierMetrics(**files.read_json_object(job.output / _RESULT)["validation"])
 
 
@@ -77,25 +86,37 @@ def state_row(
     )
 
 
-def score_table(
-    path: Path,
-    table: pa.Table,
-    system_prompt: str,
-    template_settings: Mapping[str, Any] | None = None,
-    max_tokens: int = 8192,
-) -> npt.NDArray[np.float64]:
-    """V of every row of a branch-value table, in its order, by a published verifier."""
-    from transformers import AutoTokenizer
+@dataclass(frozen=True)
+class PublishedVerifier:
+    """Called, it loads the checkpoint and gives V of the rows of branch-value tables.
 
-    from learners.verifier.network import ValueModel
+    Args:
+        max_tokens: of a forward pass, padding included.
+    """
 
-    chat = ChatFormat(AutoTokenizer.from_pretrained(path), "slm", system_prompt, template_settings)
+    path: Path
+    system_prompt: str
+    template_settings: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int = 8192
+
+    def __call__(self) -> Scorer:
+        from transformers import AutoTokenizer
+
+        from learners.verifier.network import ValueModel
+
+        tokenizer = AutoTokenizer.from_pretrained(self.path)
+        chat = ChatFormat(tokenizer, "slm", self.system_prompt, self.template_settings)
+        model = ValueModel(self.path, self.max_tokens)
+        return lambda table: _scores(model, chat, table)
+
+
+def _scores(model: "ValueModel", chat: ChatFormat, table: pa.Table) -> Scores:
     rows = list(branch_values.rows_of(table))
     members: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         members.setdefault(row.key, []).append(index)
     states = [state_row([rows[i] for i in indices], chat, 10**9) for indices in members.values()]
-    scored = ValueModel(path, max_tokens).score([state for state in states if state])
+    scored = model.score([state for state in states if state])
     scores = np.empty(len(rows))
     for indices, values in zip(members.values(), scored, strict=True):
         scores[indices] = values
@@ -164,13 +185,15 @@ def _train_rank(job: VerifierJob) -> None:
         pairwise_weight=config.pairwise_weight,
     )
     train(trainer, job.stage)
-    publish(trainer, tokenizer, job, merge, finish=lambda folder: _calibrate(folder, job))
+    publish(trainer, tokenizer, job, merge)
 
 
-def _calibrate(folder: Path, job: VerifierJob) -> None:
+def _calibrate(folder: Path, job: VerifierJob, score: ScoreRows) -> None:
     """Fit the calibration on validation states and put it beside the weights."""
     table = branch_values.load(job.validation)
-    scores = score_table(folder, table, job.system_prompt, job.template_settings)
+    (folder / _RESULT).unlink(missing_ok=True)  # of an attempt that ended here
+    uncalibrated = PublishedVerifier(folder, job.system_prompt, job.template_settings)
+    scores = score("scores of validation states", uncalibrated, table)
     weights = table["n"].to_numpy().astype(np.float64)
     values = branch_values.values(table)
     calibration = fit_centred_isotonic(scores, values, weights)
@@ -180,4 +203,4 @@ def _calibrate(folder: Path, job: VerifierJob) -> None:
         "validation": asdict(measure(scores, table)),
         "curves": curves,
     }
-    (folder / _RESULT).write_text(json.dumps(saved), encoding="utf-8")
+    files.write_atomically(folder / _RESULT, json.dumps(saved))

@@ -44,6 +44,10 @@ class ClusterConfig(Section):
     """
     num_cpus: int | None = Field(None, ge=1, le=1_000_000)
     runners: int = Field(2, ge=1, le=10_000)
+    """Env runners; there are fewer while not all find a place."""
+    min_runners: int = Field(1, ge=1, le=10_000)
+    """Env runners without which a run does not go on. Others that have not started within
+    runner_start_deadline_s are left out, with a warning, until the next stage begins."""
     in_flight: int = Field(12, ge=1, le=10_000)
     """Units (task x seed) under way at once on one runner; fewer where that is more than four times
     what the engines hold at once.
@@ -75,8 +79,11 @@ class ClusterConfig(Section):
     """Time after which an excluded node is tried again; it doubles with every exclusion."""
     runner_start_deadline_s: float = Field(300.0, gt=0, le=1e6)
     """Longest time for an env runner to be placed, to start and to take a new router."""
+    collectors: int = Field(1, ge=1, le=1000)
+    """Processes that write episodes; each takes those of its tasks. One takes some thousand steps
+    per second."""
     commit_deadline_s: float = Field(120.0, gt=0, le=1e6)
-    """Longest time for the collector to take episodes or to write them."""
+    """Longest time for a collector to take episodes or to write them."""
     stall_deadline_s: float = Field(900.0, gt=0, le=1e6)
     """Longest time in which no unit is finished, at least one and a half unit_timeout_s."""
     shard_episodes: int = Field(256, ge=1, le=1_000_000)
@@ -126,6 +133,15 @@ class ClusterConfig(Section):
                     f"variable {name} follows from cluster.gpus and the Ray session; leave it out"
                 )
         return env
+
+    @model_validator(mode="after")
+    def _has_runners_enough(self) -> Self:
+        if self.min_runners > self.runners:
+            raise ValueError(
+                f"min_runners = {self.min_runners}: there are {self.runners} runners at most; "
+                f"lower it, or raise runners"
+            )
+        return self
 
     @model_validator(mode="after")
     def _joins_with_ray_alone(self) -> Self:

@@ -168,7 +168,7 @@ def router_rows(
 
 def hard_tasks(folder: Path, steps: int) -> int:
     """How many tasks take the teacher at least `steps` steps when nothing is perturbed."""
-    table = rollout_store.outcomes(rollout_store.read(folder, ["t", "z", "router", "n_steps"]))
+    table = rollout_store.read_outcomes(folder, ["t", "z", "router", "n_steps"])
     clean = table.filter(pc.and_(pc.is_null(table["z"]), pc.equal(table["router"], "teacher_only")))
     return int(pc.sum(pc.greater_equal(clean["n_steps"], steps)).as_py() or 0)
 

@@ -29,6 +29,7 @@ from r2v_dist.router.model import RouterModel
 from r2v_dist.router.names import FORECASTING
 from r2v_dist.stats.bootstrap import task_bootstrap_interval, worst_seed_success
 from r2v_dist.stats.seed_difference import SeedDifference, seed_difference
+from r2v_dist.storage.quarantine import Quarantined, quarantined_in_run
 from r2v_dist.storage.routers import load_router
 from r2v_dist.storage.run_dir import Manifest, RunDir, stage_name
 
@@ -76,6 +77,8 @@ class Findings:
     certificate: RunCertificate | None
     teacher_answers: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     """By training seed and router: answers of the teacher that its training took."""
+    quarantined: Sequence[Quarantined] = ()
+    """Tasks that the run gave up."""
 
     @classmethod
     def of(cls, run: RunDir, config: RunConfig) -> "Findings":
@@ -109,6 +112,7 @@ class Findings:
             _points(run, config, tests, validations, forecasts),
             certificate_of(run, config) if run.manifest("calibrate") else None,
             {s: teacher_answers(run, config, s) for s in complete},
+            quarantined_in_run(run.root / "rollouts"),
         )
 
     def answers(self, name: str, training_seed: int | None = None) -> int | None:

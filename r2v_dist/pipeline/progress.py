@@ -2,14 +2,18 @@
 then.
 """
 
+import contextlib
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.compute as pc
 
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.metrics_log import last_row
 
 
 class Progress:
@@ -52,6 +56,29 @@ class Progress:
         sys.stderr.flush()
 
 
+@contextlib.contextmanager
+def watched(metrics: Path, progress: Progress) -> Iterator[None]:
+    """Show the last row of a learner's metrics while the block runs."""
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(0.5):
+            if row := last_row(metrics):
+                progress.update(
+                    row["step"],
+                    row["of"],
+                    f"{row.get('router', '')} loss {row['loss']:.4f}".strip(),
+                )
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()
+
+
 @dataclass(frozen=True)
 class SuccessSummary:
     """How a stage went, for the terminal."""
@@ -62,7 +89,7 @@ class SuccessSummary:
 
 def success_summary(folder: Path) -> SuccessSummary:
     """Episodes and success, clean and perturbed apart."""
-    table = rollout_store.outcomes(rollout_store.read(folder, ["t", "z", "router", "success"]))
+    table = rollout_store.read_outcomes(folder, ["t", "z", "router", "success"])
     routers = pc.unique(table["router"]).to_pylist()
     parts = []
     for router in sorted(routers):

@@ -6,7 +6,6 @@ nothing here imports Ray.
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import TYPE_CHECKING, Literal
 
 from cluster import resources
 from r2v_dist import files
+from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline.progress import Progress
+from r2v_dist.pipeline.progress import Progress, watched
 from r2v_dist.pretrained.hub import MODEL_FILES
 from r2v_dist.pretrained.places import model_path
 from r2v_dist.router.registry import RouterModels
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from actors.totals import Totals
     from actors.verifier.client import ScorerHandle
     from actors.vllm.server_handle import ModelServer
+    from learners.common.scoring import ScoreRows
     from r2v_dist.storage.checkpoints import Checkpoint
 
 
@@ -114,20 +115,21 @@ class Services:
 
     def roll_out(self, units: list[Unit], folder: Path, on_progress: "OnProgress") -> "Totals":
         """Run the units that are not committed yet."""
-        from actors.dispatcher import remaining, roll_out
-        from actors.totals import Totals
+        from actors.dispatcher import roll_out_with
 
-        if not remaining(units, folder):
-            return Totals()
-        runners = self._runners
         slm_acts = any(arm.router != "teacher_only" for unit in units for arm in unit.played)
-        for role, server in self._servers.items():
-            if role == "teacher" or slm_acts:
-                server.wait()
+
+        def start() -> "Runners":
+            runners = self._runners
+            for role, server in self._servers.items():
+                if role == "teacher" or slm_acts:
+                    server.wait()
+            return runners
+
         acting = [self._config.teacher, *([self._config.slm] if slm_acts else [])]
         held = [model.requests_at_once for model in acting if model.backend == "vllm"]
         cluster = self._config.cluster.holding(max(held, default=None))
-        return roll_out(units, folder, runners, cluster, on_progress, self._run.lease)
+        return roll_out_with(start, units, folder, cluster, on_progress, self._run.lease)
 
     @contextlib.contextmanager
     def learner_progress(self, name: str, metrics: Path, ranks: int) -> Iterator[None]:
@@ -143,12 +145,24 @@ class Services:
             yield  # no thread writes over a debugger's prompt
         else:
             self._make_room(ranks)
-            with _watched(metrics, progress):
+            with watched(metrics, progress):
                 yield
         row = last_row(metrics)
         progress.close(
             f"{row['of']} steps, loss {row['loss']:.4f}" if row else "too few steps to log a loss"
         )
+
+    def scoring(self, learner: str, deepspeed: DeepSpeedConfig) -> "ScoreRows":
+        """What computes scores of table rows with a model, where the ranks of this learner
+        compute, or in this process in an inline run.
+        """
+        from learners.common.scoring import OnCluster, in_this_process
+
+        self._session
+        if self.inline:
+            return in_this_process
+        self._make_room(1)
+        return OnCluster(learner, deepspeed)
 
     def log_totals(self, stage: str, totals: dict[str, int]) -> None:
         """Keep the account of a rollout stage."""
@@ -249,29 +263,6 @@ class Services:
         if not path.is_dir():
             make_scratch(path, self._config.seed)
         return Checkpoint(str(path.resolve()), checkpoint_version("scratch", path))
-
-
-@contextlib.contextmanager
-def _watched(metrics: Path, progress: Progress) -> Iterator[None]:
-    """Show the last row of a learner's metrics while the block runs."""
-    finished = threading.Event()
-
-    def watch() -> None:
-        while not finished.wait(0.5):
-            if row := last_row(metrics):
-                progress.update(
-                    row["step"],
-                    row["of"],
-                    f"{row.get('router', '')} loss {row['loss']:.4f}".strip(),
-                )
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        watcher.join()
 
 
 def _version(config: ModelConfig) -> str:

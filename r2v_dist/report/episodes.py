@@ -41,7 +41,7 @@ class Sample:
 def sample_episodes(run: RunDir, config: RunConfig) -> list[Sample]:
     """A few episodes of each kind, the same ones every time."""
     folder = run.rollouts("evaluate")
-    table = rollout_store.outcomes(rollout_store.read(folder, _OUTCOME))
+    table = rollout_store.read_outcomes(folder, _OUTCOME)
     episodes = table.filter(pc.is_valid(table["z"]))
     router, threshold = _shown_router(run, episodes)
     own = pc.equal(episodes["router"], config.alone)

@@ -3,6 +3,7 @@ full table is in the report.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -14,7 +15,7 @@ from r2v_dist.evaluation.results import Findings, Overall
 from r2v_dist.report.claims import deciding, seeds_words, shown_signals, standing, unplayed
 from r2v_dist.report.figures.palette import LABELS, fitting, listed
 from r2v_dist.storage import rollouts as rollout_store
-from r2v_dist.storage.quarantine import quarantined_in_run
+from r2v_dist.storage.quarantine import Quarantined
 from r2v_dist.storage.run_dir import RunDir, stage_name
 
 HARD_STEPS = 4
@@ -62,7 +63,7 @@ def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
         of_first = "; training seed 0" if config.training_seeds > 1 else ""
         lines.append(f"  certificate: {found.certificate.line}{of_first}")
     lines += abnormal_ends(run, config)
-    lines += _given_up(run)
+    lines += _given_up(found.quarantined)
     return "\n".join([*lines, f"Report: {run.root / 'report' / 'index.html'}"])
 
 
@@ -72,7 +73,7 @@ def abnormal_ends(run: RunDir, config: RunConfig) -> list[str]:
     by_router: dict[str, Counter[str]] = {}
     for seed in range(config.training_seeds):
         folder = run.rollouts(stage_name("evaluate", seed))
-        table = rollout_store.outcomes(rollout_store.read(folder, ["t", "router", "stop_reason"]))
+        table = rollout_store.read_outcomes(folder, ["t", "router", "stop_reason"])
         routers, reasons = (
             table[name].cast(pa.string()).to_pylist() for name in ("router", "stop_reason")
         )
@@ -93,11 +94,10 @@ def abnormal_ends(run: RunDir, config: RunConfig) -> list[str]:
     return [f"  NOT ENDED BY THE TASK: {', '.join(told)} of {played.total()} test episodes; {most}"]
 
 
-def _given_up(run: RunDir) -> list[str]:
+def _given_up(given_up: Sequence[Quarantined]) -> list[str]:
     """One line that names the tasks whose episodes count as failures though nobody could play
     them; none where there are none.
     """
-    given_up = quarantined_in_run(run.root / "rollouts")
     if not given_up:
         return []
     named = ", ".join(sorted({one.task for one in given_up}))

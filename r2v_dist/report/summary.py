@@ -13,7 +13,6 @@ from r2v_dist.evaluation.policy_gains import policy_gains
 from r2v_dist.evaluation.results import Findings, learning_of, router_manifest
 from r2v_dist.report.figures.palette import is_fitted
 from r2v_dist.report.headline import HARD_STEPS
-from r2v_dist.storage.quarantine import quarantined_in_run
 from r2v_dist.storage.run_dir import RunDir, stage_name
 
 _PACKAGES = (
@@ -93,7 +92,7 @@ def summary(
         "seed_differences": [one.as_dict() for one in found.seed_differences] or None,
         "operating_points": [point.as_dict() for point in found.points] or None,
         "certificate": found.certificate.as_dict() if found.certificate else None,
-        "quarantined": [asdict(one) for one in quarantined_in_run(run.root / "rollouts")] or None,
+        "quarantined": [asdict(one) for one in found.quarantined] or None,
     }
 
 

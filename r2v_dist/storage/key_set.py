@@ -1,12 +1,13 @@
 """A set of episode keys that is only asked for membership: 8 bytes a key, and not the key itself.
 
-A key is known by its 64-bit hash (Python's own, drawn anew in every process, so that hashes never
-leave their process). Two of n keys share a hash with a probability of n^2 / 2^65: 4 in a million
-for 12 million keys, 3 in a hundred million for a million. Where it happens, one episode counts as
-played though it is not, in that process alone; a stage that is resumed draws other hashes.
+A key is known by its 64-bit hash, which is the same in every process, so that a set can be sent to
+another. Two of n keys share a hash with a probability of n^2 / 2^65: 4 in a million for 12 million
+keys, 3 in a hundred million for a million. Where it happens, one episode of a stage is never played.
 """
 
+import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ class KeySet:
 
     def update(self, keys: Iterable[str]) -> None:
         """Add some keys."""
-        self._recent.update(map(hash, keys))
+        self._recent.update(map(_hash, keys))
         if len(self._recent) > max(_AT_LEAST, len(self._sorted) // _SHARE):
             self._merge(_array(self._recent))
             self._recent = set()
@@ -40,11 +41,17 @@ class KeySet:
         self._recent |= other._recent
 
     def __contains__(self, key: object) -> bool:
-        number = hash(key)
+        number = _hash(str(key))
         if number in self._recent:
             return True
         at = int(np.searchsorted(self._sorted, number))
         return at < len(self._sorted) and int(self._sorted[at]) == number
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As one array, which costs a process that shares memory with this one nothing."""
+        self._merge(_array(self._recent))
+        self._recent = set()
+        return self.__dict__
 
     def __len__(self) -> int:
         return len(self._sorted) + len(self._unknown(_array(self._recent)))
@@ -59,6 +66,11 @@ class KeySet:
         right = np.searchsorted(self._sorted, hashes, "right")
         unknown: Hashes = hashes[left == right]
         return unknown
+
+
+def _hash(key: str) -> int:
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def _array(hashes: set[int]) -> Hashes:

@@ -5,6 +5,7 @@ up, and a report names them.
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,14 +26,16 @@ class Quarantined:
 
 def quarantined(folder: Path) -> list[Quarantined]:
     """The tasks that a stage gave up, by their names."""
-    columns = ["t", "task", "stop_reason", "detail"]
-    rows = rollout_store.outcomes(rollout_store.read(folder, columns))
-    reasons = rows["stop_reason"].cast(pa.string())
-    rows = rows.filter(pc.equal(reasons, StopReason.QUARANTINED.value))
+    rows = rollout_store.rows_where(folder, _gave_up, ["t", "task", "stop_reason", "detail"])
     tasks, details = rows["task"].to_pylist(), rows["detail"].to_pylist()
     counts = Counter(tasks)
     first = dict(zip(reversed(tasks), reversed(details), strict=True))
     return [Quarantined(folder.name, task, counts[task], first[task]) for task in sorted(counts)]
+
+
+def _gave_up(table: pa.Table) -> Any:
+    reasons = table["stop_reason"].cast(pa.string())
+    return pc.and_(pc.less_equal(table["t"], 0), pc.equal(reasons, StopReason.QUARANTINED.value))
 
 
 def quarantined_in_run(rollouts: Path) -> list[Quarantined]:

@@ -163,6 +163,13 @@ def outcomes(table: pa.Table) -> pa.Table:
     return table.filter(pc.less_equal(table["t"], 0))
 
 
+def read_outcomes(folder: Path, columns: list[str]) -> pa.Table:
+    """As `outcomes` of a whole stage, of which never more than a shard's steps are in memory.
+    `t` is among the columns.
+    """
+    return rows_where(folder, lambda table: pc.less_equal(table["t"], 0), columns)
+
+
 def episodes_of(table: pa.Table) -> Iterator[list[dict[str, Any]]]:
     """Episodes as lists of step rows, sorted by key: the order does not depend on the order of
     commits.
@@ -198,6 +205,7 @@ def rows_where(
     """
     tables = _counting(shards(folder), columns)
     parts = [table.filter(condition(table)) for table in tables]
+    empty = SCHEMA.empty_table().select(columns or SCHEMA.names)
     return pa.concat_tables(
-        [part for part in parts if part.num_rows] or parts[:1]
+        [part for part in parts if part.num_rows] or [empty]
     ).unify_dictionaries()

@@ -65,11 +65,14 @@ def end_during(
 def test_a_killed_run_on_ray_ends_like_one_in_one_process(
     simulated_run: Path, tmp_path: Path
 ) -> None:
-    code, said = end_during(SIMULATED, tmp_path, "visits", signal.SIGTERM)
+    """With another number of collectors in every attempt."""
+    three = [*SIMULATED, "cluster.collectors=3"]
+    code, said = end_during(three, tmp_path, "visits", signal.SIGTERM)
     *progress, complaint = said.splitlines()
     assert (code, complaint) == (130, "r2v: interrupted; run the same command again to continue")
     assert all(line.startswith("[") for line in progress)
-    assert end_during(SIMULATED, tmp_path, "labels", signal.SIGKILL)[0] == -signal.SIGKILL
+    two = [*SIMULATED, "cluster.collectors=2"]
+    assert end_during(two, tmp_path, "labels", signal.SIGKILL)[0] == -signal.SIGKILL
     assert len(outcomes(tmp_path)) < len(outcomes(simulated_run))
     assert "SIMULATED" in finish(SIMULATED, tmp_path, 800)
     assert outcomes(tmp_path) == outcomes(simulated_run)

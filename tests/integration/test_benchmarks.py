@@ -43,7 +43,11 @@ SLOW = {
         "env.splits={train: 1, validation: 2, test: 2}",
     ],
     "learner": ["--games=4", "--steps=6", "--repeats=1"],
-    "scaling": ["--runners=1,2", "--latency=0.02", "--in-flight=2", "--slots=2"],
+    "collector": ["--tasks=4", "--seeds=4", "--collectors=2"],
+    "scaling": [
+        *("--runners=1,2", "--latency=0.02", "--in-flight=2", "--slots=2"),
+        *("--stored-tasks=4", "--stored-seeds=4"),
+    ],
     "rollout": ["--games=1", "--seeds=1", "--repeats=1", "--candidates=2"],
     "submission": [],
 }

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
+from learners.common.scoring import LoadScorer, Scores
 from learners.dpo import pairs as preference_pairs
 from learners.dpo.pairs import build_pairs
 from learners.dpo.train import DPOJob, PairExamples, build_dataset, learn_preferences
@@ -335,6 +338,14 @@ def test_consistency_is_the_plain_mean_over_views(pairs: Path, model: Path) -> N
     assert found.pairs == len(expected) == 12
     assert found.divergence == pytest.approx(sum(expected) / 12, rel=1e-3)
     assert found.divergence > 0
+
+    def in_parts(what: str, load: LoadScorer, table: pa.Table) -> Scores:
+        scorer = load()
+        return np.concatenate([scorer(table.slice(start, 5)) for start in range(0, len(table), 5)])
+
+    apart = measure_consistency(str(model), pairs, "", config_of(), score=in_parts)
+    assert apart.pairs == 12
+    assert apart.divergence == pytest.approx(found.divergence, abs=1e-6)
 
 
 def test_a_pair_that_does_not_fit_is_left_out_and_counted(pairs: Path, model: Path) -> None:

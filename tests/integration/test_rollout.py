@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -12,6 +13,7 @@ import ray
 
 from actors.dispatcher import remaining, roll_out
 from actors.env_runner import Equipment, RunnerSetup
+from actors.ray_runner import EnvRunnerActor
 from actors.runner_group import RunnerGroup
 from actors.totals import Totals
 from r2v_dist.config.cluster import ClusterConfig
@@ -25,7 +27,7 @@ from r2v_dist.storage.lease import holding
 
 SLM, TEACHER = ModelConfig(backend="simulated", failure_rate=0.4), ModelConfig(backend="expert")
 SETUP = RunnerSetup(SLM, TEACHER, "", "", PerturbConfig(), unit_timeout_s=120)
-CLUSTER = ClusterConfig(runners=2, in_flight=4, shard_episodes=8, shard_seconds=0.5)
+CLUSTER = ClusterConfig(runners=2, in_flight=4, collectors=2, shard_episodes=8, shard_seconds=0.5)
 ONE = CLUSTER.model_copy(update={"runners": 1})
 ROUTERS: tuple[tuple[str, float | None], ...] = (
     ("slm_only", None),
@@ -82,7 +84,7 @@ def test_a_second_call_runs_nothing_and_a_partial_one_only_the_rest(
 ) -> None:
     roll_out(units(tasks, range(5)), tmp_path, runners, CLUSTER, lambda *_: None)
     everything = units(tasks, range(12))
-    assert len(remaining(everything, tmp_path)) == 7 * len(tasks)
+    assert len(remaining(everything, rollout_store.committed_keys(tmp_path))) == 7 * len(tasks)
     rest = roll_out(everything, tmp_path, runners, CLUSTER, lambda *_: None)
     assert rest.units == 7 * len(tasks)
     assert roll_out(everything, tmp_path, runners, CLUSTER, lambda *_: None) == Totals()
@@ -227,3 +229,34 @@ def test_a_disk_that_refuses_is_named_and_no_unit_is_blamed(
             units(tasks, range(1)), Path("/proc/r2v/rollouts"), runners, CLUSTER, lambda *_: None
         )
     assert "unit" not in str(failure.value)
+
+
+@pytest.mark.slow
+def test_a_runner_that_does_not_start_is_left_out_until_the_next_stage(
+    ray_session: None, tasks: list[Task], tmp_path: Path
+) -> None:
+    class LateRunner(EnvRunnerActor):
+        """The first of them takes longer to start than it may."""
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            try:
+                (tmp_path / "first").touch(exist_ok=False)
+            except FileExistsError:
+                return
+            time.sleep(600)
+
+    impatient = CLUSTER.model_copy(update={"runner_start_deadline_s": 15.0})
+    runners = RunnerGroup(SETUP, None, None, impatient, runner=LateRunner)
+    try:
+        late_at = time.monotonic() + 60
+        while len(runners.members) == 2 and time.monotonic() < late_at:
+            for runner in list(runners.members):
+                runners.where(runner)
+            time.sleep(0.1)
+        [member] = runners.members
+        assert runners.where(member) is not None
+        totals = roll_out(units(tasks, range(2)), tmp_path, runners, impatient, lambda *_: None)
+        assert (totals.units, len(runners.members)) == (8, 2)
+    finally:
+        runners.stop()

@@ -18,7 +18,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from learners.verifier.train import VerifierJob, learn_verifier, measure, score_table
+from learners.verifier.train import PublishedVerifier, VerifierJob, learn_verifier, measure
 from r2v_dist.chat import ChatFormat, Turn, opening_message
 from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.config.learners import LoraConfig
@@ -154,7 +154,7 @@ def test_it_learns_which_candidate_succeeds(
     assert metrics.auroc > 0.75
     assert metrics.pairwise > 0.8
     validation = branch_values.load(files[1])
-    calibrated = measure(score_table(path, validation, ""), validation)
+    calibrated = measure(PublishedVerifier(path, "")()(validation), validation)
     assert calibrated.brier <= metrics.brier
     assert calibrated.pairwise == metrics.pairwise  # a calibration never turns an order round
 
@@ -171,7 +171,9 @@ def test_the_checkpoint_is_plain(one_rank: tuple[Any, Any, Path], files: tuple[P
         Isotonic.from_json(json.loads((path / "verifier.json").read_text())["calibration"]),
     )
     table = branch_values.load(files[1])
-    for row, score in zip(branch_values.rows_of(table), score_table(path, table, ""), strict=True):
+    for row, score in zip(
+        branch_values.rows_of(table), PublishedVerifier(path, "")()(table), strict=True
+    ):
         ids = chat.prompt(row.history, row.user) + chat.action_ids(row.turn) + chat.end_of_turn()
         with torch.no_grad():
             v = torch.sigmoid(plain(torch.tensor([ids])).logits[0, -1, 0]).item()
@@ -240,6 +242,6 @@ def test_the_actor_gives_the_same_scores_whoever_asks_with_whom(
     found = [score for scores in asyncio.run(score_all()) for score in scores]
     table = branch_values.to_table([row for rows in states for row in rows])
     # Reading on from what is kept, or afresh, differs by the rounding of float32.
-    assert found == pytest.approx(score_table(path, table, "").tolist(), abs=1e-4)
+    assert found == pytest.approx(PublishedVerifier(path, "")()(table).tolist(), abs=1e-4)
     for actor in actors:
         ray.kill(actor)

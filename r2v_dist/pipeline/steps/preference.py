@@ -18,15 +18,18 @@ def pairs(context: Context) -> dict[str, Any]:
     run.
     """
     from learners.dpo import pairs as preference_pairs
-    from learners.verifier.train import score_table
+    from learners.verifier.train import PublishedVerifier
 
     config = context.config
     trained = context.checkpoint("verifier")
     assert config.dpo is not None
     table = branch_values.load(values_path(context, LEARNING))
+    assert config.verifier is not None
     settings = config.slm.chat_template_kwargs
     w = config.dpo.verifier_branches
-    opinion = score_table(Path(trained.path), table, config.slm.system_prompt, settings)
+    verifier = PublishedVerifier(Path(trained.path), config.slm.system_prompt, settings)
+    score = context.services.scoring("verifier", config.verifier.training.deepspeed)
+    opinion = score("scores of candidates", verifier, table)
     n = table["n"].to_numpy().astype(np.float64)
     scores = (branch_values.values(table) * n + w * opinion) / (n + w)
     visited = branching.outcome_values(visited_rows(context, LEARNING))
@@ -62,10 +65,10 @@ def dpo(context: Context) -> dict[str, Any]:
         context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks
     ):
         examples = learn_preferences(job)
-    before, after = (
-        measure_consistency(m, job.pairs, job.system_prompt, job.config, job.template_settings)
-        for m in (cloned.path, str(output))
-    )
+    score = context.services.scoring("dpo", job.config.deepspeed)
+    told = (job.pairs, job.system_prompt, job.config, job.template_settings, score)
+    before = measure_consistency(cloned.path, *told)
+    after = measure_consistency(str(output), *told)
     return {
         **{
             "checkpoint": str(output.relative_to(run.root)),

@@ -121,7 +121,8 @@ def verifier(context: Context) -> dict[str, Any]:
     with context.services.learner_progress(
         context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks
     ):
-        metrics = learn_verifier(job)
+        score = context.services.scoring("verifier", job.config.deepspeed)
+        metrics = learn_verifier(job, score)
     return {
         "checkpoint": str(output.relative_to(run.root)),
         "version": checkpoint_version("v", output),

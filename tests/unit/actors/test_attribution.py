@@ -20,6 +20,7 @@ from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.storage.fence import Fence
+from r2v_dist.storage.key_set import KeySet
 
 ARM = Arm("slm_only", None, "p", "t", 0)
 CLUSTER = ClusterConfig(runners=4, in_flight=4, max_quarantined=3)
@@ -76,12 +77,17 @@ class Machines:
     def equip(self, equipment: Equipment) -> None: ...
 
     def open(
-        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+        self,
+        folder: Path,
+        shard_episodes: int,
+        shard_seconds: float,
+        fence: Fence | None,
+        committed: KeySet | None = None,
     ) -> None: ...
 
     def flush(self) -> None: ...
 
-    def drop_collector(self) -> None: ...
+    def drop_collectors(self) -> None: ...
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
         self.rows += episodes

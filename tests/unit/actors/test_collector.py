@@ -1,7 +1,8 @@
-"""The collector under fences: a superseded one adds nothing, and what it published late counts for
-nothing that somebody else has too.
+"""The collectors under fences: a superseded one adds nothing, what it published late counts for
+nothing that somebody else has too, and however many there are, each key is written once.
 """
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.collector import Collector, CollectorActor
+from actors.collector_handle import place_for
 from r2v_dist.errors import Superseded
+from r2v_dist.storage import fence as fences
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.lease import holding
 from tests.unit.storage.test_damage import episode
@@ -88,3 +91,33 @@ def test_shards_that_are_named_by_number_are_of_epoch_0(tmp_path: Path) -> None:
         assert collector.add([episode("b"), episode("c")]) == 1
     assert [rollout_store.epoch_of(path) for path in rollout_store.shards(folder)] == [0, 2]
     assert tasks_in(folder) == list("abc")
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_any_number_of_collectors_that_may_die_commits_each_key_once(
+    tmp_path_factory: pytest.TempPathFactory, counts: list[int], seed: int
+) -> None:
+    """In every epoch another number, deliveries in any order and some of them twice."""
+    root = tmp_path_factory.mktemp("run")
+    folder = root / FOLDER
+    rng = random.Random(seed)
+    units = [[episode(f"t{task}", z=z) for z in (1, 2)] for task in range(8)]
+    for epoch, count in enumerate(counts, 1):
+        fence = fences.take(root, epoch, {})
+        committed = rollout_store.committed_keys(folder)
+        actors = [Collector(folder, 3, 1e9, fence, committed) for _ in range(count)]
+        last = epoch == len(counts)
+        delivered = rng.choices(units, k=rng.randrange(12)) + (units if last else [])
+        for unit in delivered:
+            actors[place_for(unit[0].key.task, count)].add(unit)
+        for actor in actors:
+            if last or rng.random() < 0.5:
+                actor.flush()
+    rows = [key for path in rollout_store.shards(folder) for key in rollout_store.keys_of(path)]
+    assert sorted(rows) == sorted(str(one.key) for unit in units for one in unit)
+
+
+def test_tasks_are_spread_over_collectors() -> None:
+    places = [place_for(f"task-{n}", 4) for n in range(400)]
+    assert all(60 < places.count(collector) < 140 for collector in range(4))

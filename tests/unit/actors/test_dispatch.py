@@ -20,6 +20,7 @@ from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Arm, Episode, Task, Unit
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.storage.fence import Fence
+from r2v_dist.storage.key_set import KeySet
 
 REPORT = Totals(1, 1, 1, 1, 1, 1, 1)
 TASKS = [Task(f"t{i}", "test", "r2v/TextWorld-v0", ()) for i in range(40)]
@@ -55,7 +56,12 @@ class StandIn:
     def equip(self, equipment: Equipment) -> None: ...
 
     def open(
-        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+        self,
+        folder: Path,
+        shard_episodes: int,
+        shard_seconds: float,
+        fence: Fence | None,
+        committed: KeySet | None = None,
     ) -> None:
         self.collectors += 1
 
@@ -82,7 +88,7 @@ class StandIn:
     def last_words(self) -> str:
         return "log of the env runner: Segmentation fault"
 
-    def drop_collector(self) -> None: ...
+    def drop_collectors(self) -> None: ...
 
 
 def play(outcome: Outcome, folder: Path) -> StandIn:

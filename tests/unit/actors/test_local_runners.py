@@ -55,7 +55,7 @@ def test_a_second_call_plays_only_the_rest(
 ) -> None:
     assert play(runners, units(tasks, 1), tmp_path).units == len(tasks)
     everything = units(tasks, 3)
-    assert len(remaining(everything, tmp_path)) == 2 * len(tasks)
+    assert len(remaining(everything, rollout_store.committed_keys(tmp_path))) == 2 * len(tasks)
     rest = play(runners, everything, tmp_path)
     assert (rest.units, rest.episodes) == (2 * len(tasks), 4 * len(tasks))
     assert play(runners, everything, tmp_path) == Totals()

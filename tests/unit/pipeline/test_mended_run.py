@@ -63,7 +63,7 @@ class PretendedServices:
 
     def roll_out(self, units: list[Unit], folder: Path, on_progress: object) -> Totals:
         collector = Collector(folder, 16, 1e9)
-        for unit in remaining(units, folder):
+        for unit in remaining(units, rollout_store.committed_keys(folder)):
             for arm in unit.arms:
                 key = unit.key(arm)
                 won = random.Random(str(key)).random() < 0.7

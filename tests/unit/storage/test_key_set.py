@@ -1,6 +1,10 @@
 """The set of committed keys: as a set of strings, in a fraction of its memory."""
 
+import pickle
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,3 +47,10 @@ def test_a_million_keys_take_less_than_a_tenth_of_their_text() -> None:
         tracemalloc.stop()
     assert len(keys) == 1_000_000
     assert used < 23e6
+
+
+def test_another_process_knows_the_same_keys(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(pickle.dumps(KeySet(["a", "b"])))
+    ask = "import pickle; keys = pickle.load(open('keys', 'rb')); print([x in keys for x in 'abc'])"
+    said = subprocess.check_output([sys.executable, "-c", ask], cwd=tmp_path, text=True)
+    assert said.split() == ["[True,", "True,", "False]"]
