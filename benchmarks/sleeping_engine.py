@@ -34,10 +34,18 @@ class SleepingEngine:
         top = TopTokens.of([(self._token, -0.1)])
         return EngineAnswer([[self._token]] * request.n, [[-0.1]] * request.n, top)
 
-    async def reload(self, path: str) -> None:
+    async def reload(self, path: str, adapter: str = "") -> None:
         """Behave as this path says."""
         self._read(path)
         await asyncio.sleep(self._load_s)
+
+    async def sleep(self) -> None:
+        """Take as long as a change of weights."""
+        await asyncio.sleep(self._load_s)
+
+    async def wake(self, path: str, adapter: str = "") -> None:
+        """As `reload`."""
+        await self.reload(path)
 
     def _read(self, path: str) -> None:
         times = {name: float(value) for name, value in parse_qsl(path)}

@@ -14,12 +14,13 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from learners.common.adapters import own_adapter
 from learners.common.hf_trainer import (
     lora_adapter,
-    merge_of,
     model_arguments,
     publish,
     recorder,
+    require_sharded,
     train,
     trainer_arguments,
 )
@@ -30,6 +31,7 @@ from r2v_dist import files
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config.learners import DPOConfig
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.storage.checkpoints import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class DPOJob(ModelJob):
 
     pairs: Path
     config: DPOConfig
+    start: Checkpoint | None = None
+    """What `model` is, which was merged where this is an adapter; None for `model` itself."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,7 @@ def _train_rank(job: DPOJob) -> None:
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     model = AutoModelForCausalLM.from_pretrained(job.model, **model_arguments(config))
+    require_sharded(model, config)
     examples = datasets.load_from_disk(str(job.stage / "examples"))
     counts = _counts(job.stage / "examples")
     pad_id = (
@@ -182,4 +187,10 @@ def _train_rank(job: DPOJob) -> None:
         view_share=counts.with_view / counts.examples,
     )
     train(trainer, job.stage)
-    publish(trainer, tokenizer, job.output, merge_of(config.lora))
+    start = job.start or Checkpoint(job.model, "")
+    publish(
+        trainer,
+        tokenizer,
+        job.output,
+        finish=lambda folder: own_adapter(folder, start.path, start.adapter),
+    )

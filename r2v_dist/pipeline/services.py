@@ -6,7 +6,6 @@ nothing here imports Ray.
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from r2v_dist.config.places import named_path
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline.progress import Progress
+from r2v_dist.pipeline.progress import Progress, watched
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.metrics_log import last_row
 from r2v_dist.storage.model_identity import checkpoint_version
@@ -73,6 +72,12 @@ class Services:
 
     def load_slm(self, checkpoint: "Checkpoint") -> None:
         """Have the SLM server answer with this checkpoint; loads in place where it already runs."""
+        from learners.common.adapters import whole
+        from r2v_dist.storage.checkpoints import Checkpoint
+
+        slm = self._config.slm
+        if slm.merge_adapters:
+            checkpoint = Checkpoint(whole(checkpoint, slm.dtype), checkpoint.version)
         if server := self._servers.get("slm"):
             server.load(checkpoint)
             server.wait()
@@ -142,7 +147,7 @@ class Services:
             yield  # no thread writes over a debugger's prompt
         else:
             self._make_room(ranks)
-            with _watched(metrics, progress):
+            with watched(metrics, progress):
                 yield
         row = last_row(metrics)
         progress.close(
@@ -154,8 +159,8 @@ class Services:
         files.append_json_line(self._run.stage(stage) / "metrics.jsonl", totals)
 
     def _make_room(self, ranks: int) -> None:
-        """End engines, scorer and runners where they hold GPUs that the ranks need; what is asked
-        next starts them again.
+        """End engines, scorer and runners where they hold GPUs that the ranks need, or with
+        `cluster.phases: sleep` have the engines sleep; what is asked next starts or wakes them.
         """
         if "_servers" not in self.__dict__:
             return
@@ -164,8 +169,12 @@ class Services:
             return
         if runners := self.__dict__.pop("_runners", None):
             runners.stop()
-        for server in self.__dict__.pop("_servers").values():
-            server.stop()
+        if self._config.cluster.phases == "sleep":
+            for server in self._servers.values():
+                server.sleep()
+        else:
+            for server in self.__dict__.pop("_servers").values():
+                server.stop()
         self._verifier = self._scorers = None  # a scorer ends with its last handle
 
     @cached_property
@@ -181,6 +190,7 @@ class Services:
         self._stack.enter_context(ray_session(self._config.cluster, self._logs))
         gpus: Literal["require", "none"] = "require" if resources.decided().gpus else "none"
         self._config = self._config.with_gpus(gpus)
+        resources.share_gpus(self._config)
         self._run.write_config(self._config)
 
     @cached_property
@@ -196,7 +206,13 @@ class Services:
         config = self._config
         resources.require_placement(config)
         if config.slm.backend == "vllm":
-            servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint(), config.cluster)
+            servers["slm"] = ModelServer(
+                "slm",
+                config.slm,
+                self.base_checkpoint(),
+                config.cluster,
+                adapter_rank=config.adapter_rank,
+            )
         if config.teacher.backend == "vllm":
             checkpoint = Checkpoint(_local(config.teacher.model), self.teacher_version())
             servers["teacher"] = ModelServer("teacher", config.teacher, checkpoint, config.cluster)
@@ -247,29 +263,6 @@ class Services:
         if not path.is_dir():
             make_scratch(path, self._config.seed)
         return Checkpoint(str(path.resolve()), checkpoint_version("scratch", path))
-
-
-@contextlib.contextmanager
-def _watched(metrics: Path, progress: Progress) -> Iterator[None]:
-    """Show the last row of a learner's metrics while the block runs."""
-    finished = threading.Event()
-
-    def watch() -> None:
-        while not finished.wait(0.5):
-            if row := last_row(metrics):
-                progress.update(
-                    row["step"],
-                    row["of"],
-                    f"{row.get('router', '')} loss {row['loss']:.4f}".strip(),
-                )
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        watcher.join()
 
 
 def _version(config: ModelConfig) -> str:
