@@ -33,7 +33,7 @@ class BCJob(ModelJob):
     """What to clone: the successful teacher episodes in `rollouts`."""
 
     learner: ClassVar[str] = "bc"
-    proof: ClassVar[str] = "config.json"
+    proof: ClassVar[str] = "tokenizer_config.json"
 
     rollouts: Path
     config: BCConfig

@@ -41,7 +41,7 @@ class DPOJob(ModelJob):
     """
 
     learner: ClassVar[str] = "dpo"
-    proof: ClassVar[str] = "config.json"
+    proof: ClassVar[str] = "tokenizer_config.json"
 
     pairs: Path
     config: DPOConfig
