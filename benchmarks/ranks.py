@@ -151,17 +151,7 @@ def learn(
     """
     begun = time.monotonic()
     for number, attempt in enumerate(attempts):
-        config = settings(attempt.ranks)
-        config = config.model_copy(update={"epochs": _epochs(rollouts, config)})
-        job = BCJob(
-            rollouts=rollouts,
-            model=str(MODEL),
-            system_prompt="",
-            output=place / "model",
-            stage=place,
-            seed=0,
-            config=config,
-        )
+        job = job_of(rollouts, place, settings(attempt.ranks))
         saved = place / "checkpoints" / f"checkpoint-{attempt.killed_at}" / "complete"
         until = saved if attempt.killed_at else None
         ended = run(attempt.ranks, partial(train_rank, job), place / f"logs{number}", until)
@@ -170,14 +160,34 @@ def learn(
     notices = read_json_lines(place / "notices.jsonl")
     if notices:
         raise RuntimeError(f"{notices}")
-    return Learned(_losses(place), _weights(place / "model"), time.monotonic() - begun)
+    return learned(job, time.monotonic() - begun)
+
+
+def job_of(rollouts: Path, place: Path, config: BCConfig) -> BCJob:
+    """Cloning in so many epochs as make the steps."""
+    epochs = _epochs(rollouts, config)
+    return BCJob(
+        rollouts=rollouts,
+        model=str(MODEL),
+        system_prompt="",
+        output=place / "model",
+        stage=place,
+        seed=0,
+        config=config.model_copy(update={"epochs": epochs}),
+    )
+
+
+def learned(job: BCJob, seconds: float = 0.0) -> Learned:
+    """What a job has logged and published."""
+    return Learned(_losses(job.stage), _weights(job.output), seconds)
 
 
 def _epochs(rollouts: Path, config: BCConfig) -> float:
     from r2v_dist.storage import rollouts as rollout_store
 
     played = rollout_store.outcomes(rollout_store.read(rollouts, ["key", "t", "success"]))
-    return STEPS * config.batch_size / played["success"].to_pylist().count(True)
+    successes: int = played["success"].to_pylist().count(True)
+    return STEPS * config.batch_size / successes
 
 
 def _losses(place: Path) -> dict[int, float]:
