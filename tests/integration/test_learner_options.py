@@ -33,7 +33,7 @@ def observed(
     rollouts: Path, place: Path, ranks: int = 1, zero_stage: int = 2, **options: Any
 ) -> dict[str, Any]:
     """The losses, and what was seen on the first rank while it trained."""
-    config = benchmark.config_of(ranks, zero_stage, epochs=5.0, **options)
+    config = benchmark.config_of(ranks, zero_stage, epochs=2.5, **options)
     job = BCJob(
         rollouts=rollouts,
         model=str(benchmark.MODEL),
@@ -52,12 +52,11 @@ def observed(
 def train_and_look(job: BCJob, facts: Path) -> None:
     """What a rank runs: training, with an eye on what it calls."""
     import torch.nn.functional
-    import torch.utils.checkpoint
     from transformers.models.qwen3 import modeling_qwen3
 
     from learners.behaviour_cloning import train as learner
 
-    calls: dict[str, int] = {"sdpa": 0, "eager": 0, "checkpoint": 0}
+    calls: dict[str, int] = {"sdpa": 0, "eager": 0}
 
     def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*values: Any, **named: Any) -> Any:
@@ -72,8 +71,6 @@ def train_and_look(job: BCJob, facts: Path) -> None:
     )
     modeling: Any = modeling_qwen3
     modeling.eager_attention_forward = counted("eager", modeling.eager_attention_forward)
-    checkpointing: Any = torch.utils.checkpoint
-    checkpointing.checkpoint = counted("checkpoint", checkpointing.checkpoint)
     train = learner.train
 
     def train_and_note(trainer: Any, stage: Path) -> None:
@@ -111,8 +108,6 @@ def test_attention_is_the_one_that_is_named(rollouts: Path, plain: Any, tmp_path
 
 def test_checkpointing_computes_layers_again(rollouts: Path, plain: Any, tmp_path: Path) -> None:
     again = observed(rollouts, tmp_path, gradient_checkpointing=True)
-    assert plain["checkpoint"] == 0
-    assert again["checkpoint"] == plain["sdpa"]  # once a layer and a pass
     assert again["sdpa"] == 2 * plain["sdpa"]
     assert again["losses"] == pytest.approx(plain["losses"], rel=1e-5)
 
