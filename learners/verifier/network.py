@@ -62,20 +62,6 @@ def answer_scores(model: Any, batch: dict[str, Tensor]) -> Tensor:
     return scores_N if scores_N.dtype == torch.float64 else scores_N.float()
 
 
-def batches_of(states: Sequence[AnswerRow], share_prompt: bool, most: int) -> list[list[int]]:
-    """The places of states that are read in one forward pass, of about one length and together of
-    at most so many tokens, padding included; a state that is longer is read alone.
-    """
-    batches: list[list[int]] = []
-    for place in sorted(range(len(states)), key=lambda i: len(states[i].ids)):
-        rows = 1 if share_prompt else len(states[place].answers)
-        tokens = rows * len(states[place].ids)
-        if not batches or (len(batches[-1]) + 1) * tokens > most:
-            batches.append([])
-        batches[-1].append(place)
-    return batches
-
-
 class ValueModel:
     """A published verifier, ready to score. `max_tokens` bounds a forward pass (padding included).
 
@@ -107,8 +93,15 @@ class ValueModel:
         """
         if self._prefixes is not None:
             return [tuple(self._calibrated(self._prefixes.logits(state))) for state in states]
+        by_length = sorted(range(len(states)), key=lambda i: len(states[i].ids))
         scores: dict[int, tuple[float, ...]] = {}
-        for together in batches_of(states, self._share, self._max_tokens):
+        together: list[int] = []
+        for place in by_length:
+            if together and self._cost(states[place], len(together) + 1) > self._max_tokens:
+                scores |= self._score_together(states, together)
+                together = []
+            together.append(place)
+        if together:
             scores |= self._score_together(states, together)
         return [scores[i] for i in range(len(states))]
 
@@ -118,6 +111,11 @@ class ValueModel:
         """The scores of some of the states by their places, in one forward pass."""
         values = iter(self._forward([states[i] for i in places]))
         return {i: tuple(islice(values, len(states[i].answers))) for i in places}
+
+    def _cost(self, longest: AnswerRow, states: int) -> int:
+        """Tokens of a forward pass over as many states, none longer than this one."""
+        rows = 1 if self._share else len(longest.answers)
+        return states * rows * len(longest.ids)
 
     def _forward(self, states: Sequence[AnswerRow]) -> list[float]:
         # The padding's id is never looked at: no real token sees it.

@@ -91,33 +91,16 @@ def score_table(
     from learners.verifier.network import ValueModel
 
     chat = ChatFormat(AutoTokenizer.from_pretrained(path), "slm", system_prompt, template_settings)
-    states = table_states(table, chat)
-    return states.in_order(ValueModel(path, max_tokens).score(states.rows))
-
-
-@dataclass(frozen=True)
-class TableStates:
-    """The states of a branch-value table, and which of its rows are the candidates of each."""
-
-    rows: list[AnswerRow]
-    members: list[list[int]]
-
-    def in_order(self, values: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:
-        """Values of the states' candidates in the order of the table."""
-        scores = np.empty(sum(map(len, self.members)))
-        for indices, of_state in zip(self.members, values, strict=True):
-            scores[indices] = of_state
-        return scores
-
-
-def table_states(table: pa.Table, chat: ChatFormat) -> TableStates:
-    """Every state, however long."""
     rows = list(branch_values.rows_of(table))
     members: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         members.setdefault(row.key, []).append(index)
     states = [state_row([rows[i] for i in indices], chat, 10**9) for indices in members.values()]
-    return TableStates([state for state in states if state], list(members.values()))
+    scored = ValueModel(path, max_tokens).score([state for state in states if state])
+    scores = np.empty(len(rows))
+    for indices, values in zip(members.values(), scored, strict=True):
+        scores[indices] = values
+    return scores
 
 
 def measure(scores: npt.NDArray[np.float64], table: pa.Table) -> VerifierMetrics:
@@ -183,20 +166,13 @@ def _train_rank(job: VerifierJob) -> None:
         pairwise_weight=config.pairwise_weight,
     )
     train(trainer, job.stage)
-    validation = branch_values.load(job.validation)
-    states = table_states(validation, chat)
-    scores = states.in_order(trainer.values(states.rows))
-    publish(
-        trainer,
-        tokenizer,
-        job.output,
-        merge,
-        finish=lambda folder: _calibrate(folder, validation, scores),
-    )
+    publish(trainer, tokenizer, job.output, merge, finish=lambda folder: _calibrate(folder, job))
 
 
-def _calibrate(folder: Path, table: pa.Table, scores: npt.NDArray[np.float64]) -> None:
+def _calibrate(folder: Path, job: VerifierJob) -> None:
     """Fit the calibration on validation states and put it beside the weights."""
+    table = branch_values.load(job.validation)
+    scores = score_table(folder, table, job.system_prompt, job.template_settings)
     weights = table["n"].to_numpy().astype(np.float64)
     values = branch_values.values(table)
     calibration = fit_centred_isotonic(scores, values, weights)

@@ -3,7 +3,6 @@ candidates.
 """
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from transformers import Trainer
 
 from learners.common.packing import AnswerRow, can_share_prompt
 from learners.verifier.losses import verifier_loss
-from learners.verifier.network import answer_scores, batches_of, value_batch
+from learners.verifier.network import answer_scores, value_batch
 
 MEASURES = ("loss/bce", "loss/pairwise")
 
@@ -86,27 +85,6 @@ class VerifierTrainer(Trainer):  # type: ignore[misc]
         )
         self._sums.append(self.accelerator.reduce(sums, reduction="sum"))
         return (bce_G + self._pairwise_weight * pairwise_G).mean()
-
-    def values(self, states: Sequence[AnswerRow], max_tokens: int = 8192) -> list[list[float]]:
-        """V in [0, 1] of every answer of every state, the same on every rank. The ranks share the
-        work, and hold no more of the model than in training. Call on every rank.
-        """
-        model = self.model_wrapped.eval()
-        rank, ranks = self.args.process_index, self.args.world_size
-        batches = batches_of(states, self._share, max_tokens)
-        mine: dict[int, list[float]] = {}
-        for first in range(0, len(batches), ranks):
-            # Under ZeRO-3 every rank takes part in every pass; one without a batch repeats one.
-            places = batches[min(first + rank, len(batches) - 1)]
-            batch = self._prepare_inputs(value_batch([states[i] for i in places], 0, self._share))
-            with torch.no_grad():
-                scores = iter(torch.sigmoid(answer_scores(model, batch)).double().tolist())
-            mine |= {i: list(islice(scores, len(states[i].answers))) for i in places}
-        every: list[Any] = [mine] * ranks
-        if ranks > 1:
-            torch.distributed.all_gather_object(every, mine)
-        found = {place: scores for part in every for place, scores in part.items()}
-        return [found[place] for place in range(len(states))]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms' means since the last line."""

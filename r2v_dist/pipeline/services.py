@@ -18,7 +18,8 @@ from r2v_dist.config.places import named_path
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline.progress import Progress, watched
+from r2v_dist.pipeline.learner_watch import watched
+from r2v_dist.pipeline.progress import Progress
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.metrics_log import last_row
 from r2v_dist.storage.model_identity import checkpoint_version
