@@ -33,6 +33,7 @@ FAST = {
 }
 """Benchmarks that need neither Ray nor an engine, with the arguments of their smallest size."""
 SLOW = {
+    "handover": ["--repeats=1"],
     "humaneval_signal": [
         "--auroc",
         "0.9",
@@ -41,6 +42,8 @@ SLOW = {
         "env.splits={train: 1, validation: 2, test: 2}",
     ],
     "learner": ["--games=4", "--steps=6", "--repeats=1"],
+    "rank_memory": ["--cases=3"],
+    "ranks": ["--stages=2", "--kinds=lora", "--scenarios=2 ranks"],
     "scaling": ["--runners=1,2", "--latency=0.02", "--in-flight=2", "--slots=2"],
     "rollout": ["--games=1", "--seeds=1", "--repeats=1", "--candidates=2"],
     "submission": [],
