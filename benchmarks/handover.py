@@ -52,7 +52,7 @@ class Engine:
         target = self._folder / f"merged-{adapter.name}"
         shutil.rmtree(target, ignore_errors=True)
         begun = time.perf_counter()
-        merge(self._folder / "model", adapter, target)
+        merge(self._folder / "model", adapter, target, "float32")
         self._server.load(Checkpoint(str(target), f"{adapter.name}-{time.monotonic_ns()}"))
         spent = Spent(time.perf_counter() - begun)
         self._ask("merged", adapter.name)
