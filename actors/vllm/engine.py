@@ -196,7 +196,6 @@ class VllmEngine:
 def engine_arguments(config: ModelConfig, path: str, site: Site = _ALONE) -> dict[str, Any]:
     """vLLM's settings. An engine with them is started inside `engine_place`."""
     import torch
-    from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     arguments: dict[str, Any] = {
         "model": path,
@@ -223,7 +222,13 @@ def engine_arguments(config: ModelConfig, path: str, site: Site = _ALONE) -> dic
             "gpu_memory_utilization": config.gpu_memory_utilization,
             "enable_sleep_mode": site.sleeps,
         }
-    return arguments | {
+    return arguments | _cpu_arguments(config)
+
+
+def _cpu_arguments(config: ModelConfig) -> dict[str, Any]:
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    return {
         "enforce_eager": True,
         "block_size": 32,
         "kv_cache_memory_bytes": config.kv_cache_mib * 2**20,

@@ -9,6 +9,7 @@ is left out and counted.
 import json
 import shutil
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -188,9 +189,5 @@ def _train_rank(job: DPOJob) -> None:
     )
     train(trainer, job.stage)
     start = job.start or Checkpoint(job.model, "")
-    publish(
-        trainer,
-        tokenizer,
-        job.output,
-        finish=lambda folder: own_adapter(folder, start.path, start.adapter),
-    )
+    finish = partial(own_adapter, base=start.path, below=start.adapter)
+    publish(trainer, tokenizer, job.output, finish=finish)
