@@ -27,7 +27,7 @@ from r2v_dist.pipeline.steps import preference
 from r2v_dist.pipeline.steps.evaluation import test_seeds
 from r2v_dist.seeding import short_hash
 from r2v_dist.stats.bootstrap import Array, task_bootstrap_interval
-from r2v_dist.storage.checkpoints import Checkpoint
+from r2v_dist.storage.checkpoints import published
 from r2v_dist.storage.run_dir import Manifest, RunDir, open_run, stage_name
 
 VARIANTS = {
@@ -113,8 +113,8 @@ def trained(context: Context, stage: str, input_hash: str) -> Manifest:
 
 def play_test_tasks(context: Context, learner: Manifest) -> None:
     """Play every test task and seed by the trained policy."""
-    folder = (context.run.root / learner.results["checkpoint"]).resolve()
-    arm = context.deploy(policy=Checkpoint(str(folder), learner.results["version"]))
+    folder = context.run.root / learner.results["checkpoint"]
+    arm = context.deploy(policy=published(folder, learner.results["version"]))
     arms = tuple(map(arm, ARMS))
     seeds = test_seeds(context)
     units = []

@@ -37,10 +37,18 @@ class SleepingEngine:
         ids = [[self._token + (request.seed + i) % self._tokens] for i in range(request.n)]
         return EngineAnswer(ids, [[-0.1]] * request.n, TopTokens.of([(ids[0][0], -0.1)]))
 
-    async def reload(self, path: str) -> None:
+    async def reload(self, path: str, adapter: str = "") -> None:
         """Behave as this path says."""
         self._read(path)
         await asyncio.sleep(self._load_s)
+
+    async def sleep(self) -> None:
+        """Take as long as a change of weights."""
+        await asyncio.sleep(self._load_s)
+
+    async def wake(self, path: str, adapter: str = "") -> None:
+        """As `reload`."""
+        await self.reload(path)
 
     def _read(self, path: str) -> None:
         try:

@@ -31,6 +31,8 @@ class Decided:
     """Whether models run on GPUs."""
     logs: Path | None = None
     """Where the logs of processes that died are kept."""
+    rank_gpu: float = 1.0
+    """What a learner's rank requests of a GPU: what engines that sleep there leave it."""
 
     @property
     def may_grow(self) -> bool:
@@ -57,6 +59,55 @@ def begin(cluster: ClusterConfig, logs: Path | None = None) -> Decided:
         )
     _session = Decided(cluster, gpus, logs)
     return _session
+
+
+def share_gpus(config: RunConfig) -> None:
+    """Have a rank request what the engines of a GPU, which sleep meanwhile, leave of it. Nothing
+    changes where engines end between phases.
+
+    Raises UsageError where the engines cannot share every GPU with one rank.
+    """
+    global _session
+    if config.cluster.phases == "restart":
+        return
+    session = decided()
+    _session = replace(session, rank_gpu=sleeping_share(config, nodes(), session.gpus))
+
+
+def sleeping_share(config: RunConfig, there: Sequence[Node], gpus: bool) -> float:
+    """What is left of every GPU beside one sleeping engine of each model. Raises UsageError where
+    engines, or ranks, would lie on GPUs in another way than one each.
+    """
+    key = "cluster.phases = sleep"
+    if not gpus:
+        raise UsageError(
+            f"{key}: models run on CPUs here, where engines keep running; leave it out"
+        )
+    count = round(sum(node.gpus for node in there))
+    engines = {
+        name: share for name, share in config.gpus.items() if not name.startswith("verifier")
+    }
+    for name in engines:
+        if name.endswith("tensor_parallel"):
+            raise UsageError(f"{key}: an engine of several ranks cannot sleep; set restart")
+        if config.replicas[name] != count:
+            role = name.partition(".")[0]
+            raise UsageError(
+                f"{role}.replicas = {config.replicas[name]}: with {key} each of the {count} GPUs "
+                f"holds one engine of each model; set {count}, or cluster.phases to restart"
+            )
+    left = round(1 - sum(engines.values()), 4)
+    if count > 1 and engines and max(engines.values()) <= 0.5:
+        raise UsageError(
+            f"{key}: two engines of one model fit a GPU; raise {max(engines, key=engines.__getitem__)} "
+            f"above 0.5, or set restart"
+        )
+    if left <= 0:
+        raise UsageError(
+            f"{' + '.join(engines)} = {1 - left:g}: with {key} a rank needs a share of the GPU too; "
+            f"lower a key"
+        )
+    return left
 
 
 def end() -> None:
@@ -109,6 +160,11 @@ def rank_bundle(learner: str, ranks: int, gpus: bool) -> Bundle:
     """What the ranks of a learner need: a core each, and a GPU where models run on GPUs."""
     key = f"{_SECTIONS.get(learner, learner)}.deepspeed.ranks"
     return _ranks(key, ranks, gpus and learner != _ON_CORES)
+
+
+def rank_resources(learner: str) -> dict[str, float]:
+    """What one rank requests of Ray."""
+    return {"CPU": 1, **({"GPU": decided().rank_gpu} if learner_on_gpu(learner) else {})}
 
 
 def rollout_bundles(config: RunConfig, gpus: bool, there: Sequence[Node]) -> list[Bundle]:
@@ -202,6 +258,8 @@ def must_make_room(ranks: int, rollout: Sequence[Bundle]) -> bool:
     """
     if not ranks or not decided().gpus:
         return False
+    if decided().cluster.phases == "sleep":
+        return True
     asked = _ranks("ranks", ranks, gpu_each=True)
     held = [replace(bundle, gpus=math.ceil(bundle.gpus)) for bundle in rollout if bundle.gpus]
     together = misfit([asked, *held], nodes())

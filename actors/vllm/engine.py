@@ -3,13 +3,14 @@ token ids: text never crosses this boundary.
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 from actors.routing import ServerLost
 from actors.vllm.cpu_affinity import openmp_on, parse_cores
-from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.models import LARGEST_ADAPTER, ModelConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import TOP_LOGPROBS, TopTokens
 
@@ -59,20 +60,39 @@ Arrived = tuple[str, list[tuple[int, EngineAnswer | RequestFailed]]]
 
 @dataclass(frozen=True)
 class Site:
-    """Where an engine is: which of its role's replicas it is, and whether its ranks are spread over
-    nodes.
+    """Where an engine is, and what it is to be ready for: which of its role's replicas it is,
+    whether its ranks are spread over nodes, the largest rank of an adapter (0: none will come), and
+    whether it is put to sleep between phases.
     """
 
     replica: int = 0
     across_nodes: bool = False
+    adapter_rank: int = 0
+    sleeps: bool = False
+
+
+_ALONE = Site()
+_ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, LARGEST_ADAPTER)
+"""Those of vLLM's that matter."""
 
 
 class VllmEngine:
-    """An engine that has started. Creating one takes a minute and blocks."""
+    """An engine that has started. Creating one takes a minute and blocks. `build` makes vLLM's own
+    engine.
+    """
 
-    def __init__(self, config: ModelConfig, path: str, site: Site) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        path: str,
+        site: Site,
+        build: Callable[[ModelConfig, str, Site], Any] | None = None,
+    ) -> None:
         self._ids = count()
-        self._engine = _build_engine(config, path, site)
+        self._engine = (build or _build_engine)(config, path, site)
+        self._path = path
+        self._adapter_ids = count(1)
+        self._adapter: Any = None
 
     async def warm_up(self) -> None:
         """Return once the engine has answered."""
@@ -83,12 +103,49 @@ class VllmEngine:
         if self._engine.errored:
             raise EngineLost(str(self._engine.dead_error))
 
-    async def reload(self, path: str) -> None:
-        """Replace the weights in place, after the requests in flight; clears the prefix cache."""
+    async def reload(self, path: str, adapter: str = "") -> None:
+        """Replace the weights in place, after the requests in flight; clears the prefix cache. Only
+        an adapter is read where another one was or is added to the same model.
+        """
         await self._engine.pause_generation(mode="wait", clear_cache=True)
-        await self._engine.collective_rpc("load_checkpoint", args=(path,))
+        if path != self._path or not (adapter or self._adapter):
+            await self._load(path)
+        await self._add(adapter)
         await self._engine.reset_prefix_cache()
         await self._engine.resume_generation()
+
+    async def sleep(self) -> None:
+        """Give the GPU's memory back; weights and cache are gone. No request is in flight."""
+        await self._engine.sleep(level=2, mode="wait")
+
+    async def wake(self, path: str, adapter: str = "") -> None:
+        """Take the memory again, first for the weights, which are then read, so that they and the
+        cache never need their room twice.
+        """
+        await self._engine.wake_up(["weights"])
+        await self._load(path)
+        await self._engine.wake_up(["kv_cache"])
+        await self._add(adapter)
+        await self._engine.reset_prefix_cache()
+
+    async def _load(self, path: str) -> None:
+        """Read all weights, which drops an adapter."""
+        await self._engine.collective_rpc("load_checkpoint", args=(path,))
+        self._path = path
+        self._adapter = None
+
+    async def _add(self, adapter: str) -> None:
+        """Have answers come from the model with this adapter, or without one."""
+        if self._adapter is not None:
+            await self._engine.remove_lora(self._adapter.lora_int_id)
+            self._adapter = None
+        if adapter:
+            from vllm.lora.request import LoRARequest
+
+            added = LoRARequest(adapter, next(self._adapter_ids), adapter)
+            if not await self._engine.add_lora(added):
+                raise RuntimeFailure(f"the engine did not take the adapter {adapter}")
+            self._adapter = added
 
     async def generate(self, request: EngineRequest) -> EngineAnswer:
         """The answer; cancelling this stops the engine's work on it. Raises EngineLost where the
@@ -115,7 +172,9 @@ class VllmEngine:
         )
         # Marked as ready for the engine: a raw prompt would go through the tokenizer's thread pool.
         prompt = tokens_input(request.prompt_ids)
-        answering = self._engine.generate(prompt, params, request_id=str(next(self._ids)))
+        answering = self._engine.generate(
+            prompt, params, request_id=str(next(self._ids)), lora_request=self._adapter
+        )
         try:
             [final] = [output async for output in answering]
         except EngineDeadError as error:
@@ -134,10 +193,9 @@ class VllmEngine:
         )
 
 
-def engine_arguments(config: ModelConfig, path: str, across_nodes: bool = False) -> dict[str, Any]:
+def engine_arguments(config: ModelConfig, path: str, site: Site = _ALONE) -> dict[str, Any]:
     """vLLM's settings. An engine with them is started inside `engine_place`."""
     import torch
-    from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     arguments: dict[str, Any] = {
         "model": path,
@@ -150,17 +208,27 @@ def engine_arguments(config: ModelConfig, path: str, across_nodes: bool = False)
         "max_logprobs": TOP_LOGPROBS,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
+        **_adapter_arguments(site.adapter_rank),
     }
-    if across_nodes:
+    if site.across_nodes:
         # Named, because vLLM chooses by the GPUs that this process sees, and here they are its
         # workers'.
         arguments["distributed_executor_backend"] = "ray"
     elif config.ranks > 1:
         # Named too: in a placement group vLLM would choose Ray, which needs a bundle a GPU.
         arguments["distributed_executor_backend"] = "mp"
-    if across_nodes or torch.cuda.is_available():
-        return arguments | {"gpu_memory_utilization": config.gpu_memory_utilization}
-    return arguments | {
+    if site.across_nodes or torch.cuda.is_available():
+        return arguments | {
+            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "enable_sleep_mode": site.sleeps,
+        }
+    return arguments | _cpu_arguments(config)
+
+
+def _cpu_arguments(config: ModelConfig) -> dict[str, Any]:
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    return {
         "enforce_eager": True,
         "block_size": 32,
         "kv_cache_memory_bytes": config.kv_cache_mib * 2**20,
@@ -173,6 +241,14 @@ def engine_arguments(config: ModelConfig, path: str, across_nodes: bool = False)
         # there is neither that nor the traffic between the two.
         **({"distributed_executor_backend": UniProcExecutor} if config.ranks == 1 else {}),
     }
+
+
+def _adapter_arguments(rank: int) -> dict[str, Any]:
+    """One adapter at a time, up to the next larger rank that vLLM knows."""
+    if not rank:
+        return {}
+    room = next(known for known in _ADAPTER_RANKS if known >= rank)
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
 
 
 def engine_place(config: ModelConfig, replica: int = 0) -> contextlib.AbstractContextManager[None]:
@@ -200,7 +276,7 @@ def _build_engine(config: ModelConfig, path: str, site: Site) -> Any:
         ) from None
 
     arguments = AsyncEngineArgs(
-        **engine_arguments(config, path, site.across_nodes),
+        **engine_arguments(config, path, site),
         worker_extension_cls="actors.vllm.weight_update.ReloadExtension",
     )
     with engine_place(config, site.replica):

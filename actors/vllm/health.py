@@ -21,6 +21,7 @@ class State(StrEnum):
     EMPTY = "empty"
     STARTING = "starting"
     SERVING = "serving"
+    ASLEEP = "asleep"
     FAILED = "failed"
 
 
@@ -90,6 +91,8 @@ class Watch:
             return self._restart(report.problem)
         if report.state is State.EMPTY:
             return Verdict.SERVE
+        if report.state is State.ASLEEP:
+            return Verdict.NOTHING
         if report.state is State.STARTING:
             return self._late(start_took_s)
         silent_s = STALLED_DEADLINES * self.limits.request_s

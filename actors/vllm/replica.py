@@ -33,10 +33,12 @@ class Replica:
         config: ModelConfig,
         cluster: ClusterConfig,
         make: MakeEngine,
+        adapter_rank: int,
     ) -> None:
         self.name = name
         self._place = place_engine(config)
-        site = Site(number, self._place.across_nodes)
+        sleeps = cluster.phases == "sleep"
+        site = Site(number, self._place.across_nodes, adapter_rank, sleeps)
         self.actor = engine_actor(config, site, self._place.options, make)
         self.watch = Watch(
             Limits(
@@ -48,6 +50,7 @@ class Replica:
         self.restarts = 0
         self._failed_starts = 0
         """Starts in a row that came to nothing."""
+        self._asleep = False
         self._process = ""
         self._lives_at: Place | None = None
         self._words: Future[str] | None = None
@@ -62,8 +65,25 @@ class Replica:
         """When it last did not serve an outdated version."""
 
     def serve(self, checkpoint: Checkpoint) -> None:
-        """Have it start, or replace its weights, without waiting for it."""
-        self.serving = self.actor.serve.remote(checkpoint.path, checkpoint.version)
+        """Have it start, wake, or replace its weights, without waiting for it."""
+        self.serving = self.actor.serve.remote(
+            checkpoint.path, checkpoint.version, checkpoint.adapter
+        )
+
+    def sleep(self) -> Any:
+        """Have it give its memory back, without waiting for it. A start that is under way comes
+        first.
+        """
+        self.serves = ""
+        self.serving = None
+        self._asleep = True
+        return self.actor.sleep.remote()
+
+    def wake(self, checkpoint: Checkpoint) -> None:
+        """Have it serve again; its time to start begins now."""
+        self._begun = time.monotonic()
+        self._asleep = False
+        self.serve(checkpoint)
 
     def settle(self) -> UsageError | None:
         """Take note of how the last call of `serve` ended, if it has; what our own code refused."""
@@ -158,7 +178,7 @@ class Replica:
     def _began_anew(self, problem: str) -> None:
         self.said = problem
         self.restarts += 1
-        self._failed_starts += not self.serves
+        self._failed_starts += not (self.serves or self._asleep)
         where = f" ({self._lives_at.process})" if self._lives_at else ""
         warn(f"{self.name} is started again ({self.restarts}): {problem}{where}")
         self._words = self._read_log() or self._words

@@ -8,9 +8,11 @@ long as the shortest, and the episodes of the others would wait meanwhile.
 Invariant: creating the actor returns at once and starts no engine; `serve` does, in a thread. So
 `health`, which is called in a concurrency group of its own, answers while the engine starts and
 while it is busy, and a process that Ray has started again never answers with outdated weights.
+Weights change while nothing is computed, and an answer leaves with the version that gave it.
 """
 
 import asyncio
+import contextlib
 import os
 import time
 import uuid
@@ -42,11 +44,17 @@ class Engine(Protocol):
 
     async def generate(self, request: EngineRequest) -> EngineAnswer: ...
 
-    async def reload(self, path: str) -> None: ...
+    async def reload(self, path: str, adapter: str = "") -> None: ...
+
+    async def sleep(self) -> None: ...
+
+    async def wake(self, path: str, adapter: str = "") -> None: ...
 
     def check(self) -> None: ...
 
 
+Outcome = tuple[str, EngineAnswer | RequestFailed]
+"""A version, and what it made of a request."""
 MakeEngine = Callable[[ModelConfig, str, Site], Engine]
 
 
@@ -72,20 +80,37 @@ class EngineServer:
         self._version = ""
         self._problem = ""
         self._room = Admission(config.sequences_held)
-        self._tasks: dict[str, asyncio.Task[EngineAnswer | RequestFailed]] = {}
+        self._tasks: dict[str, asyncio.Task[Outcome]] = {}
         self._computing = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._settled = asyncio.Event()
+        """No change of weights is under way."""
+        self._settled.set()
         self._tokens = 0
         self._progress = time.monotonic()
         self._process = uuid.uuid4().hex
 
-    async def serve(self, path: str, version: str) -> str:
-        """Return once the engine answers as this version: starts it, or replaces its weights in
-        place after the requests in flight.
+    async def serve(self, path: str, version: str, adapter: str = "") -> str:
+        """Return once the engine answers as this version: starts it, wakes it, or replaces its
+        weights in place after the requests in flight.
         """
         async with self._changing:
             if version != self._version:
-                await self._change(path, version)
+                await self._change(path, version, adapter)
         return version
+
+    async def sleep(self) -> None:
+        """Return once the engine has given its memory back, after the requests in flight. One that
+        has not started does not start.
+        """
+        async with self._changing:
+            if self._engine is None or self._state is not State.SERVING:
+                return
+            async with self._no_requests():
+                self._state = State.ASLEEP
+                self._version = ""
+                await self._engine.sleep()
 
     async def reload(self, path: str) -> None:
         """Read the weights again, which empties the prefix cache."""
@@ -115,11 +140,15 @@ class EngineServer:
         for a request that gets none.
         """
         self._require_engine()
-        answers = await asyncio.gather(*(self._answer(request) for request in requests))
-        for answer in answers:
+        outcomes = await asyncio.gather(*(self._answer(request) for request in requests))
+        answers: list[EngineAnswer] = []
+        version = self._version
+        for answered_by, answer in outcomes:
             if isinstance(answer, RequestFailed):
                 raise EngineLost(answer.reason)
-        return self._version, [one for one in answers if isinstance(one, EngineAnswer)]
+            version = answered_by
+            answers.append(answer)
+        return version, answers
 
     async def stream(self, requests: list[EngineRequest]) -> AsyncIterator[Arrived]:
         """Each answer once, soon after the engine gave it, together with others that were ready by
@@ -137,7 +166,12 @@ class EngineServer:
         try:
             while places:
                 ready, _ = await asyncio.wait(places, return_when=asyncio.FIRST_COMPLETED)
-                yield self._version, [(places.pop(task), _outcome(task)) for task in ready]
+                arrived: dict[str, list[tuple[int, EngineAnswer | RequestFailed]]] = {}
+                for task in ready:
+                    version, answer = _outcome(task)
+                    arrived.setdefault(version, []).append((places.pop(task), answer))
+                for version, answers in arrived.items():
+                    yield version, answers
         finally:
             for task in places:
                 task.cancel()
@@ -149,15 +183,30 @@ class EngineServer:
         if task := self._tasks.get(request_id):
             task.cancel()
 
-    async def _answer(self, request: EngineRequest) -> EngineAnswer | RequestFailed:
+    async def _answer(self, request: EngineRequest) -> Outcome:
         async with self._room.room(request.n):
+            while not self._settled.is_set():
+                await self._settled.wait()
             if not self._computing:
                 self._progress = time.monotonic()
             self._computing += 1
+            self._idle.clear()
             try:
-                return await self._compute(request)
+                return self._version, await self._compute(request)
             finally:
                 self._computing -= 1
+                if not self._computing:
+                    self._idle.set()
+
+    @contextlib.asynccontextmanager
+    async def _no_requests(self) -> AsyncIterator[None]:
+        """Enter once nothing is computed; requests wait until the block ends."""
+        self._settled.clear()
+        try:
+            await self._idle.wait()
+            yield
+        finally:
+            self._settled.set()
 
     async def _compute(self, request: EngineRequest) -> EngineAnswer | RequestFailed:
         engine = self._require_engine()
@@ -177,20 +226,34 @@ class EngineServer:
         self._progress = time.monotonic()
         return answer
 
-    async def _change(self, path: str, version: str) -> None:
-        if self._engine is not None:
-            await self._engine.reload(path)
-        else:
+    async def _change(self, path: str, version: str, adapter: str) -> None:
+        if self._engine is None:
+            await self._begin(path, adapter)
+        elif self._state is State.ASLEEP:
             self._state = State.STARTING
             try:
-                self._engine = await asyncio.to_thread(self._start, path)
-                await self._engine.warm_up()
+                await self._engine.wake(path, adapter)
             except Exception as error:
-                self._engine = None
                 self._fail(error)
                 raise
+        else:
+            async with self._no_requests():
+                await self._engine.reload(path, adapter)
+                self._version = version
         self._version = version
         self._state = State.SERVING
+
+    async def _begin(self, path: str, adapter: str) -> None:
+        self._state = State.STARTING
+        try:
+            self._engine = await asyncio.to_thread(self._start, path)
+            if adapter:
+                await self._engine.reload(path, adapter)
+            await self._engine.warm_up()
+        except Exception as error:
+            self._engine = None
+            self._fail(error)
+            raise
 
     def _start(self, path: str) -> Engine:
         with node_lock("engine-start", self._exclusive):
@@ -206,8 +269,8 @@ class EngineServer:
         self._problem = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}"
 
 
-def _outcome(task: "asyncio.Task[EngineAnswer | RequestFailed]") -> EngineAnswer | RequestFailed:
-    return RequestFailed("it was cancelled") if task.cancelled() else task.result()
+def _outcome(task: "asyncio.Task[Outcome]") -> Outcome:
+    return ("", RequestFailed("it was cancelled")) if task.cancelled() else task.result()
 
 
 def engine_actor(config: ModelConfig, site: Site, options: dict[str, Any], make: MakeEngine) -> Any:

@@ -58,8 +58,8 @@ class EngineHandle:
 class ModelServer:
     """The replicas of one role. Creating it returns at once; `wait` blocks until an engine answers.
 
-    `make` makes the engine inside its actor. A thread of this process watches the replicas until
-    `stop`.
+    `make` makes the engine inside its actor; `adapter_rank` is the largest rank of an adapter that
+    a checkpoint will have. A thread of this process watches the replicas until `stop`.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class ModelServer:
         checkpoint: Checkpoint,
         cluster: ClusterConfig | None = None,
         make: MakeEngine = VllmEngine,
+        adapter_rank: int = 0,
     ) -> None:
         self._role = role
         self.config = config
@@ -78,11 +79,14 @@ class ModelServer:
         self._lock = threading.RLock()
         """Of the replicas and the version that is wanted."""
         self._over = threading.Event()
+        self._asleep = False
+        """Whether engines sleep; one whose process died meanwhile stays empty until they wake."""
         names = [f"the {role} engine {number}" for number in range(config.replicas)]
         if config.replicas == 1:
             names = [f"the {role} engine"]
         self._replicas = [
-            Replica(name, number, config, self._cluster, make) for number, name in enumerate(names)
+            Replica(name, number, config, self._cluster, make, adapter_rank)
+            for number, name in enumerate(names)
         ]
         for replica in self._replicas:
             replica.serve(checkpoint)
@@ -116,9 +120,10 @@ class ModelServer:
             raise self._failure
 
     def wait(self) -> None:
-        """Return when an engine answers as the version that is wanted. Raises as `check`, and
-        RuntimeFailure after `engine_start_deadline_s`.
+        """Return when an engine answers as the version that is wanted; those that sleep wake.
+        Raises as `check`, and RuntimeFailure after `engine_start_deadline_s`.
         """
+        self._wake()
         limit_s = self._cluster.engine_start_deadline_s
         deadline = time.monotonic() + limit_s
         while not self.answers:
@@ -139,12 +144,42 @@ class ModelServer:
             if checkpoint == self.checkpoint:
                 return
             self.checkpoint = checkpoint
+            if self._asleep:
+                return  # `wait` has them wake with it
             loading = [replica for replica in self._replicas if replica.serves]
             for replica in self._replicas:
                 replica.serve(checkpoint)
         while late := [one for one in loading if one.serves not in ("", checkpoint.version)]:
             self._settle(late)
         self.wait()
+
+    def sleep(self) -> None:
+        """Return when no engine holds memory of a GPU any more. One that does not give it back
+        within `engine_load_deadline_s` is ended. `wait` wakes them.
+        """
+        with self._lock:
+            if self._asleep:
+                return
+            self._asleep = True
+            calls = {replica.sleep(): replica for replica in self._replicas}
+        limit_s = self._cluster.engine_load_deadline_s
+        ended, late = ray.wait(list(calls), num_returns=len(calls), timeout=limit_s)
+        with self._lock:
+            for call in late:
+                calls[call].restart(f"it did not give its memory back within {limit_s:g} s")
+            for call in ended:
+                try:
+                    ray.get(call)
+                except RayError as error:
+                    if not died(error):  # what died holds no memory, and Ray starts it empty
+                        calls[call].restart(f"it did not fall asleep: {first_cause(error)}")
+
+    def _wake(self) -> None:
+        with self._lock:
+            if self._asleep:
+                self._asleep = False
+                for replica in self._replicas:
+                    replica.wake(self.checkpoint)
 
     def stop(self) -> None:
         """End the engines' processes, and the watch."""
@@ -181,8 +216,8 @@ class ModelServer:
                 with self._lock:
                     for replica in self._replicas:
                         self._look_after(replica)
-                    all_serve = all(replica.serves for replica in self._replicas)
-                self._over.wait(self._cluster.engine_probe_deadline_s if all_serve else _TURN_S)
+                    settled = self._asleep or all(replica.serves for replica in self._replicas)
+                self._over.wait(self._cluster.engine_probe_deadline_s if settled else _TURN_S)
         except Exception as error:  # a boundary: whoever waits for an engine must learn of it
             if not self._over.is_set():
                 self._failure = RuntimeFailure(
@@ -207,5 +242,5 @@ class ModelServer:
         if reason := replica.hopeless(self._cluster.max_restarts):
             path = self.checkpoint.path
             self._failure = self._failure or RuntimeFailure(f"{replica.name} for {path} {reason}")
-        elif verdict is Verdict.SERVE and replica.serving is None:
+        elif verdict is Verdict.SERVE and replica.serving is None and not self._asleep:
             replica.serve(self.checkpoint)

@@ -2,7 +2,7 @@
 successful teacher episodes only.
 
 TRL's SFTTrainer and DeepSpeed do the training; here is the data, the launch and the published
-checkpoint, a plain Hugging Face directory. Episodes are read in the order of their keys, so the
+checkpoint, a Hugging Face directory: the model, or with `lora` an adapter to it. Episodes are read in the order of their keys, so the
 result does not depend on who finished first; training resumes from its last complete checkpoint.
 """
 
@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from learners.common.adapters import own_adapter
 from learners.common.hf_trainer import (
     lora_adapter,
-    merge_of,
     model_arguments,
     publish,
     recorder,
+    require_sharded,
     train,
     trainer_arguments,
 )
@@ -32,7 +33,7 @@ class BCJob(ModelJob):
     """What to clone: the successful teacher episodes in `rollouts`."""
 
     learner: ClassVar[str] = "bc"
-    proof: ClassVar[str] = "config.json"
+    proof: ClassVar[str] = "tokenizer_config.json"
 
     rollouts: Path
     config: BCConfig
@@ -40,7 +41,7 @@ class BCJob(ModelJob):
 
 def clone_behaviour(job: BCJob) -> None:
     """Train and publish `job.output`; returns when the checkpoint is complete."""
-    run_job(job, _train_rank)
+    run_job(job, train_rank)
 
 
 def build_dataset(rollouts: Path, chat: ChatFormat, max_length: int) -> Any:
@@ -65,7 +66,7 @@ def build_dataset(rollouts: Path, chat: ChatFormat, max_length: int) -> Any:
     return Dataset.from_dict(rows)
 
 
-def _train_rank(job: BCJob) -> None:
+def train_rank(job: BCJob) -> None:
     """What every rank runs."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig
@@ -82,8 +83,10 @@ def _train_rank(job: BCJob) -> None:
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)
+    model = AutoModelForCausalLM.from_pretrained(job.model, **model_arguments(config))
+    require_sharded(model, config)
     trainer = CloningTrainer(
-        model=AutoModelForCausalLM.from_pretrained(job.model, **model_arguments(config)),
+        model=model,
         args=training,
         train_dataset=build_dataset(job.rollouts, chat, config.max_length),
         processing_class=tokenizer,
@@ -91,4 +94,4 @@ def _train_rank(job: BCJob) -> None:
         callbacks=[recorder(job.stage, fence=job.fence)],
     )
     train(trainer, job.stage)
-    publish(trainer, tokenizer, job, merge_of(config.lora))
+    publish(trainer, tokenizer, job, finish=lambda folder: own_adapter(folder, job.model))

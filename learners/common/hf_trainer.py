@@ -6,9 +6,11 @@ and a published one is renamed into place. Steps that are trained again are logg
 twice.
 """
 
+import contextlib
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +105,19 @@ def lora_adapter(
     )
 
 
-def merge_of(config: LoraConfig | None) -> Any:
-    """How `publish` merges a causal language model's adapter, None without one."""
-    if config is None:
-        return None
-    from peft import AutoPeftModelForCausalLM
-
-    return AutoPeftModelForCausalLM.from_pretrained
+def require_sharded(model: Any, config: LearnerConfig) -> None:
+    """Raise RuntimeFailure where ZeRO-3 did not divide the parameters while they were loaded, so
+    that every rank holds the whole model. Call right after loading.
+    """
+    if config.deepspeed.zero_stage != 3:
+        return
+    whole = [
+        name for name, parameter in model.named_parameters() if not hasattr(parameter, "ds_id")
+    ]
+    if whole:
+        raise RuntimeFailure(
+            f"{whole[0]} was loaded whole on every rank, where ZeRO-3 divides parameters"
+        )
 
 
 def train(trainer: Any, stage: Path) -> None:
@@ -122,6 +130,7 @@ def train(trainer: Any, stage: Path) -> None:
     step = _step_of(resumed) if resumed else 0
     if torch.distributed.get_rank() == 0:
         _forget_metrics_after(stage / "metrics.jsonl", step)
+    trainer.add_callback(_epochs_told())
     if may_be_announced():
         trainer.add_callback(preemption_watch())
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
@@ -133,12 +142,15 @@ def publish(
     tokenizer: Any,
     job: LearnerJob,
     merge: Any = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> None:
-    """Save a plain Hugging Face directory next to the job's output and rename it.
+    """Save a Hugging Face directory next to the job's output and rename it: a plain one, or PEFT's
+    where an adapter was trained.
 
     Args:
-        merge: loads a folder with an adapter as a PEFT model, which is then merged; None for
-        full-parameter training.
+        merge: loads a folder with an adapter as a PEFT model, which is then merged; None publishes
+        the adapter alone. finish: adds to the folder before it is published, on the first rank
+        only.
 
     Raises Superseded where another driver has taken over.
     """
@@ -146,7 +158,10 @@ def publish(
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     scratch = job.scratch
-    trainer.save_model(str(scratch))
+    if hasattr(trainer.model, "peft_config"):
+        _save_adapter(trainer.model, scratch)
+    else:
+        trainer.save_model(str(scratch))
     torch.distributed.barrier()
     if torch.distributed.get_rank() != 0:
         return
@@ -157,9 +172,33 @@ def publish(
         shutil.rmtree(scratch)
         merged.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
-    (scratch / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing of ours needs it
+    for needless in ("training_args.bin", "README.md"):  # a pickle, and an empty form
+        (scratch / needless).unlink(missing_ok=True)
+    if finish is not None:
+        finish(scratch)
     job.require()
     files.publish(scratch, job.output)
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    """Save what was trained beside the model, and gather nothing else of it under ZeRO-3."""
+    import torch.distributed
+
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    with _gathered(list(trained.values())):
+        if torch.distributed.get_rank() == 0:
+            state = {name: value.detach().cpu().clone() for name, value in trained.items()}
+            model.save_pretrained(folder, state_dict=state)
+
+
+def _gathered(parameters: list[Any]) -> contextlib.AbstractContextManager[Any]:
+    """Every rank holds these parameters whole inside the block."""
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(parameters)
+    return gathered
 
 
 def recorder(stage: Path, *measures: str, fence: Fence | None = None) -> Any:
@@ -210,6 +249,33 @@ def recorder(stage: Path, *measures: str, fence: Fence | None = None) -> Any:
                 (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
 
     return Recorder()
+
+
+def _epochs_told() -> Any:
+    """A callback that tells the samplers which epoch begins. A loader that skips what was trained
+    before hides them, so that training that goes on in a later epoch would draw the first one's
+    order again: examples twice, and others never.
+    """
+    from transformers import TrainerCallback
+
+    class EpochsTold(TrainerCallback):  # type: ignore[misc]
+        """Every rank has it."""
+
+        def on_epoch_begin(
+            self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any
+        ) -> None:
+            tell_epoch(train_dataloader, int(state.epoch or 0))
+
+    return EpochsTold()
+
+
+def tell_epoch(loader: Any, epoch: int) -> None:
+    """Tell every sampler behind a loader which epoch is drawn next."""
+    sampler = getattr(loader, "batch_sampler", None)
+    while sampler is not None:
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
 
 
 def _last_complete(folder: Path) -> Path | None:

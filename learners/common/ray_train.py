@@ -115,7 +115,7 @@ def _trainer(
         scaling_config=ScalingConfig(
             num_workers=deepspeed.ranks,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if use_gpu else {})},
+            resources_per_worker=resources.rank_resources(name),
         ),
         run_config=RunConfig(
             name=name,

@@ -9,17 +9,19 @@ is left out and counted.
 import json
 import shutil
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict, cast
 
 import pyarrow as pa
 
+from learners.common.adapters import own_adapter
 from learners.common.hf_trainer import (
     lora_adapter,
-    merge_of,
     model_arguments,
     publish,
     recorder,
+    require_sharded,
     train,
     trainer_arguments,
 )
@@ -30,6 +32,7 @@ from r2v_dist import files
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config.learners import DPOConfig
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.storage.checkpoints import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +42,12 @@ class DPOJob(ModelJob):
     """
 
     learner: ClassVar[str] = "dpo"
-    proof: ClassVar[str] = "config.json"
+    proof: ClassVar[str] = "tokenizer_config.json"
 
     pairs: Path
     config: DPOConfig
+    start: Checkpoint | None = None
+    """What `model` is, which was merged where this is an adapter; None for `model` itself."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,7 @@ def _train_rank(job: DPOJob) -> None:
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     model = AutoModelForCausalLM.from_pretrained(job.model, **model_arguments(config))
+    require_sharded(model, config)
     examples = datasets.load_from_disk(str(job.stage / "examples"))
     counts = _counts(job.stage / "examples")
     pad_id = (
@@ -191,4 +197,6 @@ def _train_rank(job: DPOJob) -> None:
         view_share=counts.with_view / counts.examples,
     )
     train(trainer, job.stage)
-    publish(trainer, tokenizer, job, merge_of(config.lora))
+    start = job.start or Checkpoint(job.model, "")
+    finish = partial(own_adapter, base=start.path, below=start.adapter)
+    publish(trainer, tokenizer, job, finish=finish)

@@ -21,6 +21,7 @@ from learners.common.hf_trainer import (
     model_arguments,
     publish,
     recorder,
+    require_sharded,
     train,
     trainer_arguments,
 )
@@ -164,6 +165,7 @@ def _train_rank(job: VerifierJob) -> None:
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)
     model = load_backbone(job.model, **model_arguments(config))
+    require_sharded(model, config)
     merge = None
     if config.lora is not None:
         from peft import PeftModel, get_peft_model

@@ -15,6 +15,7 @@ from r2v_dist import __version__
 from r2v_dist.cli import manifests, models, tasks
 from r2v_dist.cli.certify import certify
 from r2v_dist.cli.doctor import doctor
+from r2v_dist.cli.export import export
 from r2v_dist.cli.jobs import jobs
 from r2v_dist.cli.logs import logs
 from r2v_dist.cli.report import report
@@ -33,6 +34,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     report,
     certify,
     rollouts,
+    export,
     doctor,
 )
 _INTERRUPTED = 130

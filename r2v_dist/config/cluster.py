@@ -32,6 +32,11 @@ class ClusterConfig(Section):
     moment. `none`: on CPUs, though there may be GPUs. `auto`: decided once, when the run begins:
     `require` where a node has a GPU, else `none`; a run that began with GPUs continues with them.
     """
+    phases: Literal["restart", "sleep"] = "restart"
+    """GPUs only: what engines do while a learner has their GPUs. `restart`: they end and start
+    again. `sleep`: their processes stay and give back their memory (vLLM's sleep mode, level 2);
+    every GPU then holds one engine of each model, of one rank.
+    """
     wait_for_resources_s: float = Field(600.0, ge=0, le=1e6)
     """Longest wait, in seconds, for nodes of a joined cluster that have what is requested, and of
     ranks for cores and GPUs that others hold (at least 60).
@@ -140,6 +145,14 @@ class ClusterConfig(Section):
             raise ValueError(
                 f"min_runners = {self.min_runners}: there are {self.runners} runners at most; "
                 f"lower it, or raise runners"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sleeps_on_gpus(self) -> Self:
+        if self.phases == "sleep" and (self.gpus == "none" or self.executor == "inline"):
+            raise ValueError(
+                "phases = sleep: engines on CPUs keep running beside learners; leave it out"
             )
         return self
 

@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from r2v_dist.config.base import Section
 from r2v_dist.errors import UsageError
 
+LARGEST_ADAPTER = 512
+"""vLLM's bound on the rank of a LoRA adapter."""
 _MOST_TOKENS = 10_000_000
 """Larger than any context window; a larger number is a mistake."""
 
@@ -65,6 +67,10 @@ class ModelConfig(Section):
     replicas: int = Field(1, ge=1, le=10_000)
     """`vllm`: engines of this model. A (task, seed) keeps to one of them, so that its prefix stays
     in that engine's cache.
+    """
+    merge_adapters: bool = False
+    """`vllm`: whether engines take a LoRA adapter merged into the weights, which are then written
+    and read as a whole at every change; false adds the adapter to the model that they hold.
     """
     accelerator_type: str = ""
     """GPU only: the kind of GPU that an engine requests from Ray, for example `H100`; empty for any
@@ -200,6 +206,7 @@ _OPERATIONAL = (
     "tensor_parallel",
     "pipeline_parallel",
     "replicas",
+    "merge_adapters",
     "accelerator_type",
     "label_selector",
     "cpu_cores",

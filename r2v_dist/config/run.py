@@ -18,7 +18,7 @@ from r2v_dist.config.env import LARGEST_SEED, EnvConfig, Split
 from r2v_dist.config.evaluation import CertificateConfig, EvaluateConfig
 from r2v_dist.config.labels import BranchConfig, LabelConfig
 from r2v_dist.config.learners import BCConfig, CollectConfig, DPOConfig
-from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.models import LARGEST_ADAPTER, ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.config.places import UserPath
 from r2v_dist.config.router import RouterConfig
@@ -65,7 +65,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        for rule in (_roles, _router_labels, _enough_tasks, _room_to_answer, _cores, _one_process):
+        for rule in _RULES:
             problem = rule(self)
             if problem is not None:
                 raise ValueError(problem)
@@ -124,6 +124,15 @@ class RunConfig(Section):
         sections = {"slm": self.slm, "teacher": self.teacher, "verifier": self.verifier}
         roles = {key: sections[key.partition(".")[0]] for key in self.gpus}
         return {key: section.replicas for key, section in roles.items() if section is not None}
+
+    @property
+    def adapter_rank(self) -> int:
+        """The largest rank of an adapter that an engine of the SLM is given; 0 where none is. What
+        DPO learns is added to what cloning has learned.
+        """
+        learners = (self.bc, self.dpo)
+        ranks = [learner.lora.r for learner in learners if learner and learner.lora]
+        return 0 if self.slm.merge_adapters or self.slm.backend != "vllm" else sum(ranks)
 
     @property
     def all_gpus(self) -> float:
@@ -245,6 +254,28 @@ def _one_process(config: RunConfig) -> str | None:
     if config.router is None:
         return None
     return config.cluster.router_problem(config.router.deepspeed.ranks)
+
+
+def _adapters(config: RunConfig) -> str | None:
+    """The problem with adapters that engines cannot take, if there is one."""
+    rank = config.adapter_rank
+    if rank <= LARGEST_ADAPTER:
+        return None
+    return (
+        f"bc.lora.r + dpo.lora.r = {rank}: an engine adds adapters of at most rank "
+        f"{LARGEST_ADAPTER}; lower a rank, or set slm.merge_adapters"
+    )
+
+
+_RULES = (
+    _roles,
+    _router_labels,
+    _enough_tasks,
+    _room_to_answer,
+    _cores,
+    _one_process,
+    _adapters,
+)
 
 
 def load_config(path: Path, overrides: list[str]) -> RunConfig:

@@ -98,12 +98,10 @@ class Context:
 
     def checkpoint(self, stage: str) -> "Checkpoint":
         """The model that an earlier stage published."""
-        from r2v_dist.storage.checkpoints import Checkpoint
+        from r2v_dist.storage.checkpoints import published
 
-        return Checkpoint(
-            str((self.run.root / self.result(stage, "checkpoint")).resolve()),
-            self.result(stage, "version"),
-        )
+        folder = self.run.root / self.result(stage, "checkpoint")
+        return published(folder, self.result(stage, "version"))
 
     def policy(self) -> "Checkpoint":
         """The SLM that is deployed."""

@@ -49,9 +49,12 @@ def disk_gib(config: RunConfig) -> float:
 
 
 def _engines(config: RunConfig) -> Iterator[str]:
-    for role, model in (("slm", config.slm), ("teacher", config.teacher)):
+    for role, model, adapter in (
+        ("slm", config.slm, config.adapter_rank),
+        ("teacher", config.teacher, 0),
+    ):
         if model.backend == "vllm":
-            yield _engine(role, model)
+            yield _engine(role, model, adapter)
 
 
 def _learners(config: RunConfig) -> Iterator[str]:
@@ -74,18 +77,21 @@ def _trained(config: RunConfig) -> Iterator[tuple[str, str, LearnerConfig]]:
         yield "dpo", config.slm.model, config.dpo
 
 
-def _engine(role: str, model: ModelConfig) -> str:
-    """Weights, what a step works with, and a cache for one whole context at least."""
+def _engine(role: str, model: ModelConfig, adapter: int) -> str:
+    """Weights with an adapter of that rank, what a step works with, and a cache for one whole
+    context at least.
+    """
     name = f"{role} engine, {model.tensor_parallel} GPU{'s' * (model.tensor_parallel > 1)}"
     shape = _shape(model.model)
     if shape is None:
         return _unknown(name, model.model)
     value_bytes = 4 if model.dtype == "float32" else 2
-    room = int(_USUAL * GIB * model.gpu_memory_utilization)
+    added = value_bytes * shape.lora_parameters(adapter) // model.tensor_parallel
+    room = int(_USUAL * GIB * model.gpu_memory_utilization) - added
     memory = of_engine(shape, value_bytes, model.tensor_parallel, model.max_num_seqs, room)
     context = model.max_model_len * kv_bytes(shape, value_bytes, model.tensor_parallel)
     contexts = memory.cached_tokens // model.max_model_len
-    parts = (memory.weights, memory.working, context)
+    parts = (memory.weights + added, memory.working, context)
     weights, working, cache = (f"{part / GIB:.2f}" for part in parts)
     return (
         f"# {name:<34}weights {weights}, a step {working}, cache {cache} for a context of "

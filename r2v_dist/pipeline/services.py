@@ -18,7 +18,8 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline.progress import Progress, watched
+from r2v_dist.pipeline.learner_watch import watched
+from r2v_dist.pipeline.progress import Progress
 from r2v_dist.pretrained.hub import MODEL_FILES
 from r2v_dist.pretrained.places import model_path
 from r2v_dist.router.registry import RouterModels
@@ -75,6 +76,12 @@ class Services:
 
     def load_slm(self, checkpoint: "Checkpoint") -> None:
         """Have the SLM server answer with this checkpoint; loads in place where it already runs."""
+        from learners.common.adapters import whole
+        from r2v_dist.storage.checkpoints import Checkpoint
+
+        slm = self._config.slm
+        if slm.merge_adapters:
+            checkpoint = Checkpoint(whole(checkpoint, slm.dtype), checkpoint.version)
         if server := self._servers.get("slm"):
             server.load(checkpoint)
             server.wait()
@@ -169,8 +176,8 @@ class Services:
         files.append_json_line(self._run.stage(stage) / "metrics.jsonl", totals)
 
     def _make_room(self, ranks: int) -> None:
-        """End engines, scorer and runners where they hold GPUs that the ranks need; what is asked
-        next starts them again.
+        """End engines, scorer and runners where they hold GPUs that the ranks need, or with
+        `cluster.phases: sleep` have the engines sleep; what is asked next starts or wakes them.
         """
         if "_servers" not in self.__dict__:
             return
@@ -179,8 +186,12 @@ class Services:
             return
         if runners := self.__dict__.pop("_runners", None):
             runners.stop()
-        for server in self.__dict__.pop("_servers").values():
-            server.stop()
+        if self._config.cluster.phases == "sleep":
+            for server in self._servers.values():
+                server.sleep()
+        else:
+            for server in self.__dict__.pop("_servers").values():
+                server.stop()
         self._verifier = self._scorers = None  # a scorer ends with its last handle
 
     @cached_property
@@ -196,6 +207,7 @@ class Services:
         self._stack.enter_context(ray_session(self._config.cluster, self._logs))
         gpus: Literal["require", "none"] = "require" if resources.decided().gpus else "none"
         self._config = self._config.with_gpus(gpus)
+        resources.share_gpus(self._config)
         self._run.write_config(self._config)
 
     @cached_property
@@ -211,7 +223,13 @@ class Services:
         config = self._config
         resources.require_placement(config)
         if config.slm.backend == "vllm":
-            servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint(), config.cluster)
+            servers["slm"] = ModelServer(
+                "slm",
+                config.slm,
+                self.base_checkpoint(),
+                config.cluster,
+                adapter_rank=config.adapter_rank,
+            )
         if config.teacher.backend == "vllm":
             path = _local(config.teacher.model, "teacher.model")
             checkpoint = Checkpoint(path, self.teacher_version())

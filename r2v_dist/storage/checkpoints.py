@@ -1,6 +1,14 @@
 """A published model: its directory and its version."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from r2v_dist.errors import DamagedFile
+from r2v_dist.files import read_json_object
+
+ADAPTER = "adapter_config.json"
+"""In a directory with an adapter; PEFT's name."""
+_BASE = "base_model_name_or_path"
 
 
 @dataclass(frozen=True)
@@ -9,3 +17,27 @@ class Checkpoint:
 
     path: str
     version: str
+    adapter: str = ""
+    """A directory with a LoRA adapter to the model at `path`; empty for the model as it is."""
+
+
+def published(folder: Path, version: str) -> Checkpoint:
+    """What a learner has published in a folder: a model, or an adapter to one."""
+    folder = folder.resolve()
+    base = base_of(folder)
+    if base is None:
+        return Checkpoint(str(folder), version)
+    return Checkpoint(str(base), version, str(folder))
+
+
+def base_of(folder: Path) -> Path | None:
+    """The model that the adapter in a folder belongs to; None where there is no adapter. Raises
+    DamagedFile where the adapter names none.
+    """
+    path = folder / ADAPTER
+    if not path.is_file():
+        return None
+    base = read_json_object(path).get(_BASE)
+    if not isinstance(base, str) or not base:
+        raise DamagedFile(path, f"names no model in {_BASE}")
+    return Path(base)

@@ -16,6 +16,7 @@ from r2v_dist import files
 from r2v_dist.config.places import cache_folder
 from r2v_dist.errors import UsageError
 from r2v_dist.seeding import short_hash
+from r2v_dist.storage.checkpoints import base_of
 
 _SETTLED_S = 2.0
 """Files changed later than this before they are hashed are not remembered: a second change may
@@ -24,14 +25,24 @@ _BLOCK = 1 << 20
 
 
 def checkpoint_version(name: str, folder: Path) -> str:
-    """A version that names the weights themselves: `name` and a hash of the safetensors files."""
+    """A version that names the weights themselves: `name` and a hash of the safetensors files; of
+    an adapter, those of its model and its own.
+    """
+    weights = _weights(folder)
+    if (base := base_of(folder)) is not None:
+        weights = [*_weights(base), *weights]
+    return f"{name}-{_remembered(weights)}"
+
+
+def _weights(folder: Path) -> list[Path]:
+    """Raises UsageError where there are none."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UsageError(
             f"{folder}: no safetensors file; a model is a Hugging Face directory with safetensors "
             f"weights"
         )
-    return f"{name}-{_remembered(weights)}"
+    return weights
 
 
 def _remembered(weights: Sequence[Path]) -> str:

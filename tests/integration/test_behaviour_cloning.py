@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from actors.collector import Collector
 from actors.env_runner import EnvRunner, RunnerSetup
 from learners.behaviour_cloning.train import BCJob, build_dataset, clone_behaviour
+from learners.common.adapters import whole
 from learners.common.sequences import IGNORED
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config.deepspeed import DeepSpeedConfig
@@ -21,6 +22,7 @@ from r2v_dist.config.learners import BCConfig, LoraConfig
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
+from r2v_dist.storage.checkpoints import published
 
 SETUP = RunnerSetup(
     ModelConfig(backend="simulated"),
@@ -160,8 +162,9 @@ def test_how_a_steps_episodes_are_divided_does_not_change_its_loss(
 
 
 @pytest.mark.slow
-def test_lora_is_merged_into_the_published_checkpoint(
-    ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_an_adapter_is_published_alone_and_merged_for_those_who_want_whole_weights(
+    zero_stage: int, ray_session: None, rollouts: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     dataset = build_dataset(
         rollouts, ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm"), 512
@@ -171,9 +174,15 @@ def test_lora_is_merged_into_the_published_checkpoint(
         tiny_model,
         tmp_path,
         lora=LoraConfig(r=8, alpha=16, dropout=0.0),
-        deepspeed=DeepSpeedConfig(threads_per_rank=1),
+        deepspeed=DeepSpeedConfig.model_validate(
+            {"zero_stage": zero_stage, "ranks": 2, "threads_per_rank": 1}
+        ),
     )
-    assert completion_loss(tmp_path / "model", dataset) < 0.97 * completion_loss(
-        tiny_model, dataset
-    )
-    assert not list((tmp_path / "model").glob("adapter*"))
+    adapter = published(tmp_path / "model", "bc")
+    assert adapter.path == str(tiny_model.resolve())
+    size = sum(path.stat().st_size for path in (tmp_path / "model").glob("*.safetensors"))
+    assert size < 0.2 * (tiny_model / "model.safetensors").stat().st_size
+    loss = completion_loss(tmp_path / "model", dataset)
+    assert loss < 0.97 * completion_loss(tiny_model, dataset)
+    merged = whole(adapter, "float32")
+    assert completion_loss(Path(merged), dataset) == pytest.approx(loss, rel=1e-5)

@@ -35,6 +35,7 @@ FAST = {
 """Benchmarks that need neither Ray nor an engine, with the arguments of their smallest size."""
 SLOW = {
     "chaos": ["--targets=collector", "--kills=2"],
+    "handover": ["--repeats=1"],
     "humaneval_signal": [
         "--auroc",
         "0.9",
@@ -44,6 +45,8 @@ SLOW = {
     ],
     "learner": ["--games=4", "--steps=6", "--repeats=1"],
     "collector": ["--tasks=4", "--seeds=4", "--collectors=2"],
+    "rank_memory": ["--cases=3"],
+    "ranks": ["--stages=2", "--kinds=lora", "--scenarios=2 ranks"],
     "scaling": [
         *("--runners=1,2", "--latency=0.02", "--in-flight=2", "--slots=2"),
         *("--stored-tasks=4", "--stored-seeds=4"),

@@ -1,113 +1,74 @@
-"""Training that goes on with another number of ranks ends where it would have ended anyway."""
+"""Training that goes on with other ranks, or after a rank was killed, ends where it would have ended
+anyway.
+"""
 
-import json
-import os
-import socket
-import subprocess
-import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
-from safetensors.torch import load_file
 
-from tests.runs import ROOT
+from benchmarks import ranks as benchmark
+from benchmarks.learner import play_expert
+from learners.behaviour_cloning.train import clone_behaviour
 
-STEPS, SAVED = 8, 3
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("zero_stage", "lora"), [(1, False), (2, True), (3, False), (3, True)])
-def test_two_ranks_then_one_then_two_learn_what_two_learn(
-    zero_stage: int, lora: bool, tmp_path: Path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("learners")
+    play_expert(place / "rollouts", 16)
+    return place
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("zero_stage", "kind"), [(1, "lora"), (2, "full"), (3, "full"), (3, "lora")]
+)
+def test_four_ranks_then_two_then_four_learn_what_one_learns(
+    zero_stage: int, kind: benchmark.Kind, folder: Path
 ) -> None:
-    whole = trained(tmp_path / "whole", [(2, STEPS)], zero_stage, lora)
-    parts = trained(tmp_path / "parts", [(2, 4), (1, 7), (2, STEPS)], zero_stage, lora)
-    assert not list(tmp_path.glob("parts/notices.jsonl"))
-    assert [row["step"] for row in parts[0]] == list(range(1, STEPS + 1))
-    assert [row["loss"] for row in parts[0]] == pytest.approx(
-        [row["loss"] for row in whole[0]], rel=1e-5
-    )
-    for name, weight in whole[1].items():
-        assert (weight - parts[1][name]).abs().max() < 1e-5, name
+    for row in benchmark.compare(folder, zero_stage, kind, ["4, then 2, then 4"]):
+        assert row["loss_difference"] < benchmark.GOAL
+        assert row["weight_difference"] < benchmark.GOAL
 
 
-def trained(
-    stage: Path, attempts: list[tuple[int, int]], zero_stage: int, lora: bool
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """What is logged, and the weights, after attempts of so many ranks up to a step."""
-    stage.mkdir()
-    for ranks, last in attempts:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        common = {"WORLD_SIZE": f"{ranks}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
-        common |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, __file__, stage, ranks, last, zero_stage, int(lora)]
-        processes = [
-            subprocess.Popen(
-                [str(part) for part in command],
-                env=os.environ | common | {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"},
-                cwd=ROOT,
-                stdout=subprocess.DEVNULL,
-                stderr=(stage / f"{ranks}.{rank}.txt").open("w"),
-            )
-            for rank in range(ranks)
-        ]
-        codes = [process.wait(400) for process in processes]
-        assert not any(codes), (stage / f"{ranks}.0.txt").read_text()[-2000:]
-    rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
-    name = "adapter_model" if lora else "model"
-    return rows, load_file(stage / "model" / f"{name}.safetensors")
+def test_a_rank_that_is_killed_under_ray_costs_nothing_but_time(
+    ray_session: None, folder: Path
+) -> None:
+    settings = partial(benchmark.config_of, zero_stage=3)
+    job = partial(benchmark.job_of, folder / "rollouts", config=settings(2))
+    undisturbed = job(folder / "undisturbed")
+    clone_behaviour(undisturbed)
+    killed = job(folder / "killed")
+    saved = killed.stage / "checkpoints" / f"checkpoint-{benchmark.EVERY}" / "complete"
+    deaths: list[int] = []
+    watch = threading.Thread(target=kill_one, args=(saved, deaths), daemon=True)
+    watch.start()
+    clone_behaviour(killed)
+    assert len(deaths) == 1
+    loss, weight = benchmark.differences(benchmark.learned(killed), benchmark.learned(undisturbed))
+    assert max(loss, weight) < benchmark.GOAL
 
 
-def train_on_this_rank(stage: Path, ranks: int, last: int, zero_stage: int, lora: bool) -> None:
-    """Train a tiny model on random tokens, as learners train theirs, up to a step."""
-    import torch
-    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
-
-    from learners.common import hf_trainer, preemption
-    from r2v_dist.config.learners import BCConfig, LoraConfig
-
-    torch.distributed.init_process_group("gloo")
-    preemption.LOOK_EVERY_S = float("inf")  # there is no Ray here to ask
-    config = BCConfig.model_validate(
-        {
-            "learning_rate": 1e-3,
-            "epochs": 1,
-            "batch_size": 8,
-            "micro_batch_size": 2,
-            "save_every_steps": SAVED,
-            "lora": LoraConfig(r=8, alpha=16, dropout=0.0) if lora else None,
-            "deepspeed": {"ranks": ranks, "zero_stage": zero_stage},
-        }
-    )
-
-    class Stop(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_training_stop = state.global_step == last
-
-    arguments = hf_trainer.trainer_arguments("bc", config, stage, 0) | {"logging_steps": 1}
-    tokens = torch.randint(5, 800, (8 * STEPS, 32), generator=torch.Generator().manual_seed(0))
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        ROOT / "models" / "textworld-tiny", **hf_trainer.model_arguments(config)
-    )
-    if lora:
-        from peft import get_peft_model
-
-        model = get_peft_model(model, hf_trainer.lora_adapter(config.lora))
-    trainer = Trainer(
-        model=model,
-        args=TrainingArguments(**arguments),
-        train_dataset=[{"input_ids": row, "labels": row} for row in tokens],
-        callbacks=[hf_trainer.recorder(stage), Stop()],
-    )
-    hf_trainer.train(trainer, stage)
-    trainer.save_model(str(stage / "model"))
-    torch.distributed.barrier()
-    os._exit(0)
+def kill_one(after: Path, deaths: list[int]) -> None:
+    """Kill a rank of this process's Ray as soon as a file is there."""
+    give_up = time.monotonic() + 200
+    while not after.is_file() and time.monotonic() < give_up:
+        time.sleep(0.02)
+    victim = next(ranks())
+    victim.kill()
+    deaths.append(victim.pid)
 
 
-if __name__ == "__main__":
-    folder, *numbers = sys.argv[1:]
-    train_on_this_rank(Path(folder), *(int(number) for number in numbers[:3]), numbers[3] == "1")
+def ranks() -> Iterator[psutil.Process]:
+    """Ray Train's workers below this process."""
+    for process in psutil.Process().children(recursive=True):
+        if process.name().startswith("ray::RayTrain") or any(
+            "RayTrainWorker" in part for part in process.cmdline()
+        ):
+            yield process

@@ -20,7 +20,7 @@ from actors.env_runner import RunnerSetup
 from actors.language_models.vllm import VllmModel
 from actors.runner_group import RunnerGroup
 from actors.totals import Totals
-from actors.vllm.health import Report
+from actors.vllm.health import Report, State
 from actors.vllm.server import HEALTH_GROUP
 from actors.vllm.server_handle import ModelServer
 from benchmarks.sleeping_engine import SleepingEngine
@@ -79,6 +79,13 @@ def version(actor: Any) -> str:
         return health(actor).version
     except RayActorError:
         return ""
+
+
+def state(actor: Any) -> State | None:
+    try:
+        return health(actor).state
+    except RayActorError:
+        return None
 
 
 def test_ten_times_as_much_as_an_engine_can_do_is_late_and_not_lost(
@@ -181,3 +188,24 @@ def test_an_engine_that_cannot_start_is_told_with_its_log(ray_session: None) -> 
     told = r"did not start: .*no such behaviour(.|\n)*log of the slm engine, process \d+ on (.|\n)*sleeps: start_s=x"
     with pytest.raises(RuntimeFailure, match=told), serving("start_s=x"):
         pass
+
+
+@pytest.mark.timeout(90)
+def test_engines_sleep_and_wake_and_one_that_died_asleep_waits_for_that(ray_session: None) -> None:
+    cluster = CLUSTER.model_copy(update={"phases": "sleep", "engine_probe_deadline_s": 0.5})
+    with serving("", cluster, replicas=2) as server:
+        before = [health(actor).process for actor in server.actors]
+        server.sleep()
+        assert [health(actor).state for actor in server.actors] == [State.ASLEEP] * 2
+        assert not server.answers
+        ray.kill(server.actors[0], no_restart=False)
+        while state(server.actors[0]) is not State.EMPTY or not server.restarts:
+            time.sleep(0.1)
+        time.sleep(3 * cluster.engine_probe_deadline_s)  # looked at meanwhile
+        assert state(server.actors[0]) is State.EMPTY
+        server.load(Checkpoint("token=7", "v2"))
+        server.wait()
+        while {version(actor) for actor in server.actors} != {"v2"}:
+            time.sleep(0.1)
+        assert health(server.actors[1]).process == before[1]
+        assert server.restarts == 1

@@ -13,8 +13,10 @@ import torch
 from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
+from learners.common.adapters import own_adapter, whole
 from learners.common.scoring import LoadScorer, Scores
 from learners.dpo import pairs as preference_pairs
+from learners.dpo.consistency import measure_consistency
 from learners.dpo.pairs import build_pairs
 from learners.dpo.train import DPOJob, PairExamples, build_dataset, learn_preferences
 from r2v_dist.chat import ChatFormat, Turn, opening_message
@@ -23,6 +25,8 @@ from r2v_dist.config.learners import DPOConfig, LoraConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels import branch_values
 from r2v_dist.labels.branch_values import BranchValue
+from r2v_dist.storage.checkpoints import Checkpoint, published
+from tests.adapters import make_adapter
 
 PAIRS = 16
 
@@ -127,7 +131,7 @@ def config_of(**changes: Any) -> DPOConfig:
 
 
 def learn(
-    pairs: Path, model: Path, folder: Path, **changes: Any
+    pairs: Path, model: Path, folder: Path, start: Checkpoint | None = None, **changes: Any
 ) -> tuple[list[dict[str, float]], PairExamples]:
     job = DPOJob(
         pairs=pairs,
@@ -137,6 +141,7 @@ def learn(
         stage=folder / "stage",
         seed=0,
         config=config_of(**changes),
+        start=start,
     )
     counts = learn_preferences(job)
     rows = [
@@ -202,19 +207,33 @@ def test_two_ranks_give_the_losses_of_one(
 
 
 @pytest.mark.slow
-def test_lora_is_merged(ray_session: None, pairs: Path, model: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_learned_on_top_of_the_one_that_training_starts_from(
+    ray_session: None, pairs: Path, model: Path, tmp_path: Path
+) -> None:
+    make_adapter(model, tmp_path / "bc", seed=0)
+    own_adapter(tmp_path / "bc", str(model))
+    start = published(tmp_path / "bc", "bc")
+    merged = Path(whole(start, "float32"))
     rows, _ = learn(
         pairs,
-        model,
+        merged,
         tmp_path,
+        start,
         lora=LoraConfig(r=4, alpha=8),
         deepspeed=DeepSpeedConfig(threads_per_rank=1),
     )
     assert rows[0]["rewards/margins"] > 0
-    before, after = weights(model), weights(tmp_path / "model")
-    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    after = published(tmp_path / "model", "dpo")
+    assert after.path == str(model.resolve())
+    before, learned = weights(merged), weights(Path(whole(after, "float32")))
+    moved = {name for name in before if (before[name] - learned[name]).abs().max() > 1e-6}
     assert moved
     assert all(name.endswith("_proj.weight") for name in moved)
+    views = [
+        measure_consistency(path, pairs, "", config_of())
+        for path in (after.adapter, whole(after, "float32"))
+    ]
+    assert views[0].divergence == pytest.approx(views[1].divergence, rel=1e-3)
 
 
 def test_without_its_own_terms_the_loss_is_trls(pairs: Path, model: Path, tmp_path: Path) -> None:
@@ -309,7 +328,6 @@ def test_the_reference_is_the_starting_policy(pairs: Path, model: Path, tmp_path
 
 
 def test_consistency_is_the_plain_mean_over_views(pairs: Path, model: Path) -> None:
-    from learners.dpo.consistency import measure_consistency
 
     tokenizer, policy = (
         AutoTokenizer.from_pretrained(model),

@@ -24,6 +24,7 @@ from actors.vllm.engine import Arrived, EngineRequest
 from actors.vllm.health import Report
 from actors.vllm.server import HEALTH_GROUP
 from actors.vllm.server_handle import ModelServer
+from learners.common.adapters import own_adapter, whole
 from r2v_dist.chat import ChatFormat, Turn
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
@@ -31,7 +32,8 @@ from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.language_model import ContextLimitReached, Request, Sampling
 from r2v_dist.storage import rollouts as rollout_store
-from r2v_dist.storage.checkpoints import Checkpoint
+from r2v_dist.storage.checkpoints import Checkpoint, published
+from tests.adapters import make_adapter
 
 CONFIG = ModelConfig(backend="vllm", model="models/textworld-tiny", max_model_len=512)
 TOLERANCE = 5e-3 if torch.cuda.is_available() else 1e-3
@@ -51,7 +53,7 @@ HISTORY = (
 
 @pytest.fixture(scope="module")
 def server(ray_session: None, tiny_model: Path) -> Iterator[ModelServer]:
-    server = ModelServer("slm", CONFIG, Checkpoint(str(tiny_model), "base"))
+    server = ModelServer("slm", CONFIG, Checkpoint(str(tiny_model), "base"), adapter_rank=8)
     server.wait()
     yield server
     server.stop()
@@ -144,6 +146,38 @@ def test_weights_are_replaced_in_place(
     server.load(Checkpoint(str(tiny_model), "base"))
     _, [back] = ray.get(server.actors[0].sample.remote([request(prompts[0], 0)]), timeout=60)
     assert back.token_ids == process[1][0].token_ids
+
+
+def test_an_adapter_is_added_to_the_model_and_makes_way_for_the_next(
+    server: ModelServer, prompts: list[list[int]], tiny_model: Path, tmp_path: Path
+) -> None:
+    """An adapter answers as the weights into which it is merged, and none of them is read."""
+    versions = ["base", "first", "second", "merged", "base"]
+    checkpoints = {"base": Checkpoint(str(tiny_model), "base")}
+    for seed, name in enumerate(["first", "second"]):
+        make_adapter(tiny_model, tmp_path / name, seed, r=8)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(tiny_model / file, tmp_path / name)
+        own_adapter(tmp_path / name, str(tiny_model))
+        checkpoints[name] = published(tmp_path / name, name)
+    merged = whole(checkpoints["second"], "float32")
+    checkpoints["merged"] = Checkpoint(merged, "merged")
+    answers = {}
+    for version in versions:
+        server.load(checkpoints[version])
+        answered, answers[version] = ray.get(
+            server.actors[0].sample.remote([request(prompt, 0) for prompt in prompts]), timeout=60
+        )
+        assert answered == version
+    for by_adapter, by_weights in zip(answers["second"], answers["merged"], strict=True):
+        assert by_adapter.token_ids == by_weights.token_ids
+        for ours, theirs in zip(by_adapter.logprobs, by_weights.logprobs, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5 if TOLERANCE < 5e-3 else TOLERANCE)
+    [first], [base] = answers["first"][0].logprobs[:1], answers["base"][0].logprobs[:1]
+    assert first != pytest.approx(base, abs=0.01)
+    ids = answers["second"][0].token_ids[0]
+    said = answers["second"][0].logprobs[0]
+    assert said == pytest.approx(hf_logprobs(Path(merged), prompts[0], ids), abs=TOLERANCE)
 
 
 def test_the_client_batches_and_keeps_the_ids_it_sampled(

@@ -42,6 +42,7 @@ def pairs(context: Context) -> dict[str, Any]:
 
 def dpo(context: Context) -> dict[str, Any]:
     """Prefer the better candidate, and answer alike under two views of one state."""
+    from learners.common.adapters import whole
     from learners.dpo.consistency import measure_consistency
     from learners.dpo.train import DPOJob, learn_preferences
 
@@ -52,7 +53,8 @@ def dpo(context: Context) -> dict[str, Any]:
     output = run.checkpoint("slm", f"dpo-{context.input_hash[:8]}")
     job = DPOJob(
         pairs=_pairs_path(context),
-        model=cloned.path,
+        model=whole(cloned, config.slm.dtype),
+        start=cloned,
         system_prompt=config.slm.system_prompt,
         output=output,
         stage=run.stage(context.stage),
@@ -67,7 +69,7 @@ def dpo(context: Context) -> dict[str, Any]:
         examples = learn_preferences(job)
     score = context.services.scoring("dpo", job.config.deepspeed)
     told = (job.pairs, job.system_prompt, job.config, job.template_settings, score)
-    before = measure_consistency(cloned.path, *told)
+    before = measure_consistency(job.model, *told)
     after = measure_consistency(str(output), *told)
     return {
         **{

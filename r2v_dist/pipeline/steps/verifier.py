@@ -86,6 +86,7 @@ def branches(context: Context) -> dict[str, Any]:
 
 def verifier(context: Context) -> dict[str, Any]:
     """Learn V, and measure it on the validation states."""
+    from learners.common.adapters import whole
     from learners.verifier.train import VerifierJob, learn_verifier
 
     config = context.config
@@ -109,7 +110,7 @@ def verifier(context: Context) -> dict[str, Any]:
         validation=values_path(context, HELD_OUT),
         model=str(model_path(config.verifier.model, "verifier.model"))
         if config.verifier.model
-        else context.checkpoint("bc").path,
+        else whole(context.checkpoint("bc"), config.slm.dtype),
         system_prompt=config.slm.system_prompt,
         output=output,
         stage=run.stage(context.stage),

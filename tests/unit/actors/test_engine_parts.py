@@ -33,6 +33,11 @@ def test_a_cold_start_of_ten_minutes_is_no_death() -> None:
     assert watch.problem.startswith("it did not start within 600 s")
 
 
+def test_an_engine_that_sleeps_is_left_alone() -> None:
+    watch = Watch(LIMITS)
+    assert watch.judge(Report(State.ASLEEP), "v1", 1e6, 1e6) is Verdict.NOTHING
+
+
 def test_three_silences_in_a_row_are_a_death_and_two_are_not() -> None:
     watch = Watch(LIMITS)
     replies = [serving(), None, None, serving(), None, None]

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from actors.routing import ServerNotReady
-from actors.vllm.engine import Arrived, EngineLost, EngineRequest, RequestFailed, Site
+from actors.vllm.engine import (
+    Arrived,
+    EngineLost,
+    EngineRequest,
+    RequestFailed,
+    Site,
+    VllmEngine,
+)
 from actors.vllm.health import State
 from actors.vllm.server import EngineServer
 from benchmarks.sleeping_engine import SleepingEngine
@@ -121,3 +128,92 @@ def test_an_engine_that_dies_says_so_and_takes_nothing_more() -> None:
             await read(engine.stream([request(2)]))
 
     run(play())
+
+
+def test_an_answer_names_the_version_that_gave_it() -> None:
+    async def play() -> None:
+        engine = server(max_num_seqs=2)
+        await engine.serve("answer_s=0.05&token=1", "v1")
+        answers: list[tuple[str, Any]] = []
+
+        async def ask(number: int) -> None:
+            async for version, arrived in engine.stream([request(number)]):
+                answers.extend((version, answer) for _, answer in arrived)
+
+        asked = [asyncio.ensure_future(ask(number)) for number in range(20)]
+        while len(answers) < 4:
+            await asyncio.sleep(0.01)
+        await engine.serve("answer_s=0.05&token=2", "v2")
+        await asyncio.gather(*asked)
+        told = {(version, answer.token_ids[0][0]) for version, answer in answers}
+        assert told == {("v1", 1), ("v2", 2)}
+
+    run(play())
+
+
+def test_an_engine_that_sleeps_takes_nothing_until_it_is_to_serve() -> None:
+    async def play() -> None:
+        engine = server()
+        await engine.sleep()
+        assert (await engine.health()).state is State.EMPTY
+        await engine.serve("token=1", "v1")
+        await engine.sleep()
+        report = await engine.health()
+        assert (report.state, report.version) == (State.ASLEEP, "")
+        with pytest.raises(ServerNotReady, match="the engine is asleep"):
+            await read(engine.stream([request(0)]))
+        await engine.serve("token=2", "v1")
+        [answer] = (await read(engine.stream([request(0)]))).values()
+        assert answer.token_ids == [[2]]
+
+    run(play())
+
+
+def test_an_engine_that_does_not_wake_says_why() -> None:
+    class Ill(SleepingEngine):
+        async def wake(self, path: str, adapter: str = "") -> None:
+            raise RuntimeError("CUDA out of memory")
+
+    async def play() -> None:
+        engine = server(Ill)
+        await engine.serve("", "v1")
+        await engine.sleep()
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await engine.serve("", "v2")
+        assert (await engine.health()).problem == "RuntimeError: CUDA out of memory"
+
+    run(play())
+
+
+class Noting:
+    """Stands where vLLM's engine does, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        async def note(*values: Any, **named: Any) -> bool:
+            self.told.append((name, *values, *named.values()))
+            return True
+
+        return note
+
+
+def test_vllm_takes_weights_before_the_cache_when_it_wakes() -> None:
+    """Level 2 forgets the weights: without reading them an engine answers gibberish."""
+    vllm = Noting()
+    config = ModelConfig(backend="vllm", model="m")
+    engine = VllmEngine(config, "old", Site(sleeps=True), lambda *_: vllm)
+
+    async def play() -> None:
+        await engine.sleep()
+        await engine.wake("new")
+
+    run(play())
+    assert vllm.told == [
+        ("sleep", 2, "wait"),
+        ("wake_up", ["weights"]),
+        ("collective_rpc", "load_checkpoint", ("new",)),
+        ("wake_up", ["kv_cache"]),
+        ("reset_prefix_cache",),
+    ]

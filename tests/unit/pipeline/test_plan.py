@@ -218,7 +218,8 @@ def test_a_dry_run_shows_the_memory_of_every_phase_and_of_common_shapes(
     main(["run", str(CONFIGS / "humaneval_qwen14b.yaml"), "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
     engine = next(line for line in lines if line.startswith("# slm engine, 2 GPUs"))
-    assert "weights 13.76" in engine  # 2 bytes x 14,770,033,664 / 2 GPUs
+    # 2 bytes x (14,770,033,664 and an adapter of rank 32 + 32 with 275,251,200) / 2 GPUs
+    assert "weights 14.01" in engine
     assert "cache 1.50 for a context of 16384 tokens" in engine  # 2 x 48 x 4 x 128 x 2 bytes each
     for learner in ("bc", "verifier", "dpo"):
         assert any(line.startswith(f"# {learner}, ZeRO-3 x 8, LoRA 32") for line in lines)
