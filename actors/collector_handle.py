@@ -10,6 +10,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.collector import CollectorActor
 from actors.failures import CollectorLost
+from actors.metrics import OFF, Meter
 from actors.post_mortem import last_words, place_of
 from actors.ray_errors import cause_of, died, first_cause, usage_error
 from r2v_dist.episodes import Episode
@@ -40,9 +41,10 @@ class CollectorHandle:
 class RayCollector:
     """Owns the collector's process, which is started when a stage needs it."""
 
-    def __init__(self, deadline_s: float, logs: Path | None) -> None:
+    def __init__(self, deadline_s: float, logs: Path | None, meter: Meter = OFF) -> None:
         self._deadline_s = deadline_s
         self._logs = logs
+        self._meter = meter
         self._actor: Any = None
         self.said = ""
         """The last log lines of a process that died in this stage."""
@@ -58,7 +60,7 @@ class RayCollector:
     ) -> None:
         """Begin a stage's folder; starts the process where there is none."""
         if self._actor is None:
-            self._actor = ray.remote(CollectorActor).options(num_cpus=0).remote()
+            self._actor = ray.remote(CollectorActor).options(num_cpus=0).remote(self._meter)
         self._folder = folder
         self._wait(self._actor.open.remote(folder, shard_episodes, shard_seconds, fence))
 

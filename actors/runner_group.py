@@ -19,11 +19,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.collector_handle import RayCollector
 from actors.env_runner import Equipment, RunnerSetup
 from actors.failures import RunnerDied
+from actors.metrics import OFF, Meter
 from actors.nodes import Nodes
 from actors.post_mortem import Place, last_words, place_of
 from actors.ray_errors import first_cause, unit_failure, usage_error
 from actors.ray_runner import EnvRunnerActor
 from actors.totals import Totals
+from actors.unit_meter import UnitMeter
 from actors.vllm.server_handle import ModelServer
 from cluster import environment
 from r2v_dist.config.cluster import ClusterConfig
@@ -37,9 +39,10 @@ _GRACE_S = 30.0
 
 @dataclass(frozen=True)
 class _Given:
-    """A unit that a runner was given, and when it is taken for dead."""
+    """A unit that a runner was given, when, and when it is taken for dead."""
 
     runner: Any
+    begun: float
     due: float
 
 
@@ -55,6 +58,7 @@ class RunnerGroup:
         teacher: ModelServer | None,
         cluster: ClusterConfig,
         logs: Path | None = None,
+        meter: Meter = OFF,
     ) -> None:
         self._setup = setup
         self._slm = slm
@@ -62,7 +66,8 @@ class RunnerGroup:
         self._cluster = cluster
         self._logs = logs
         self._equipment: Equipment | None = None
-        self._collector = RayCollector(cluster.commit_deadline_s, logs)
+        self._collector = RayCollector(cluster.commit_deadline_s, logs, meter)
+        self._meter = UnitMeter(meter)
         # A unit's own deadline stands still while it waits for an engine; what then bounds its
         # runner is the deadline of the stage.
         self._patience_s = (
@@ -88,6 +93,7 @@ class RunnerGroup:
         """Begin a stage's folder; starts the collector where there is none."""
         self._said = ""
         self._given.clear()
+        self._meter.begin(folder.name)
         self._collector.open(folder, shard_episodes, shard_seconds, fence)
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
@@ -95,6 +101,7 @@ class RunnerGroup:
 
     def flush(self) -> None:
         self._collector.flush()
+        self._meter.end()
 
     def drop_collector(self) -> None:
         self._collector.drop()
@@ -117,13 +124,15 @@ class RunnerGroup:
 
     def start(self, runner: Any, unit: Unit) -> Any:
         under_way = runner.run.remote(unit, self._collector.handle)
-        self._given[under_way] = _Given(runner, time.monotonic() + self._patience_s)
+        now = time.monotonic()
+        self._given[under_way] = _Given(runner, now, now + self._patience_s)
         return under_way
 
     def finished(self, under_way: Collection[Any], timeout_s: float) -> Sequence[Any]:
         for server in (self._slm, self._teacher):
             if server is not None:
                 server.check()
+        self._meter.look(len(under_way), len(self._places), len(self.nodes.excluded()))
         starting = [self._asked[one][0] for one in self.members if one not in self._places]
         awaited = [*under_way, *starting]
         if not awaited:
@@ -136,6 +145,15 @@ class RunnerGroup:
 
     def report(self, under_way: Any) -> Totals:
         given = self._given.pop(under_way)
+        try:
+            totals = self._report_of(under_way, given)
+        except Exception as failure:
+            self._meter.failed(failure)
+            raise
+        self._meter.finished(totals, time.monotonic() - given.begun)
+        return totals
+
+    def _report_of(self, under_way: Any, given: _Given) -> Totals:
         try:
             report: Totals = ray.get(under_way, timeout=0)
         except GetTimeoutError:
@@ -167,6 +185,7 @@ class RunnerGroup:
 
     def replace(self, runner: Any, avoid: Collection[str] = (), on: str = "") -> None:
         ray.kill(runner)
+        self._meter.replaced()
         self._places.pop(runner, None)
         self._asked.pop(runner, None)
         self._given = {one: given for one, given in self._given.items() if given.runner != runner}

@@ -59,12 +59,13 @@ Arrived = tuple[str, list[tuple[int, EngineAnswer | RequestFailed]]]
 
 @dataclass(frozen=True)
 class Site:
-    """Where an engine is: which of its role's replicas it is, and whether its ranks are spread over
-    nodes.
+    """Where an engine is: which of its role's replicas it is, whether its ranks are spread over
+    nodes, and under which name vLLM records metrics of its own; empty where it records none.
     """
 
     replica: int = 0
     across_nodes: bool = False
+    metrics_name: str = ""
 
 
 class VllmEngine:
@@ -201,7 +202,13 @@ def _build_engine(config: ModelConfig, path: str, site: Site) -> Any:
 
     arguments = AsyncEngineArgs(
         **engine_arguments(config, path, site.across_nodes),
+        served_model_name=site.metrics_name or None,
         worker_extension_cls="actors.vllm.weight_update.ReloadExtension",
     )
+    loggers = None
+    if site.metrics_name:
+        from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+        loggers = [RayPrometheusStatLogger]
     with engine_place(config, site.replica):
-        return AsyncLLM.from_engine_args(arguments)
+        return AsyncLLM.from_engine_args(arguments, stat_loggers=loggers)

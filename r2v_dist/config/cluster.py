@@ -16,6 +16,19 @@ _DECIDED = ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR", "RAY_")
 """Beginnings of environment variables that `cluster.gpus` and the Ray session set."""
 
 
+class MetricsConfig(Section):
+    """What a run tells Prometheus through Ray. docs/monitoring.md lists the metrics."""
+
+    enabled: bool = True
+    """Whether dispatcher, collector, engines' probes and learners record metrics."""
+    port: int | None = Field(None, ge=1, le=65_535)
+    """Port of the metrics of Ray that the run starts on this machine; None for a free one. Nodes
+    of a joined cluster have that of their `ray start --metrics-export-port`.
+    """
+    vllm: bool = False
+    """Whether engines record vLLM's own metrics too, at each of their steps."""
+
+
 class ClusterConfig(Section):
     """Where the run happens. Changing this section changes no result."""
 
@@ -81,6 +94,7 @@ class ClusterConfig(Section):
     """Longest time in which no unit is finished, at least one and a half unit_timeout_s."""
     shard_episodes: int = Field(256, ge=1, le=1_000_000)
     shard_seconds: float = Field(5.0, gt=0, le=1e6)
+    metrics: MetricsConfig = MetricsConfig()
     lease_s: float = Field(60.0, ge=1, le=86_400)
     """Seconds without a sign of life after which another driver may take over the run directory.
     The driver gives four in that time.
@@ -126,6 +140,15 @@ class ClusterConfig(Section):
                     f"variable {name} follows from cluster.gpus and the Ray session; leave it out"
                 )
         return env
+
+    @model_validator(mode="after")
+    def _has_a_port_of_its_own(self) -> Self:
+        if self.metrics.port is not None and self.address:
+            raise ValueError(
+                f"metrics.port = {self.metrics.port}: nodes of a joined cluster have the port of "
+                f"their `ray start --metrics-export-port`; leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _joins_with_ray_alone(self) -> Self:

@@ -6,19 +6,21 @@ nothing here imports Ray.
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from actors.metrics import Meter
 from cluster import resources
 from r2v_dist import files
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
+from r2v_dist.pipeline.learner_watch import watched
 from r2v_dist.pipeline.progress import Progress
+from r2v_dist.pipeline.stage_meter import StageMeter
 from r2v_dist.pretrained.hub import MODEL_FILES
 from r2v_dist.pretrained.places import model_path
 from r2v_dist.router.registry import RouterModels
@@ -46,6 +48,8 @@ class Services:
         self._scorers: list[ScorerHandle] | None = None
         self._logs = run.root / "logs"
         self.inline = config.cluster.executor == "inline"
+        self._meter = Meter(config.name, config.cluster.metrics.enabled and not self.inline)
+        self._stages = StageMeter(self._meter)
 
     def cores(self) -> int:
         """Processes to start for CPU-bound work on this machine."""
@@ -127,7 +131,9 @@ class Services:
         acting = [self._config.teacher, *([self._config.slm] if slm_acts else [])]
         held = [model.requests_at_once for model in acting if model.backend == "vllm"]
         cluster = self._config.cluster.holding(max(held, default=None))
-        return roll_out(units, folder, runners, cluster, on_progress, self._run.lease)
+        tell = self._stages.units_of(folder.name, on_progress)
+        with self._stages.running(folder.name):
+            return roll_out(units, folder, runners, cluster, tell, self._run.lease)
 
     @contextlib.contextmanager
     def learner_progress(self, name: str, metrics: Path, ranks: int) -> Iterator[None]:
@@ -143,7 +149,9 @@ class Services:
             yield  # no thread writes over a debugger's prompt
         else:
             self._make_room(ranks)
-            with _watched(metrics, progress):
+            stage = metrics.parent.name
+            tell = partial(self._stages.learned, stage)
+            with self._stages.running(stage), watched(metrics, progress, tell):
                 yield
         row = last_row(metrics)
         progress.close(
@@ -197,11 +205,15 @@ class Services:
         config = self._config
         resources.require_placement(config)
         if config.slm.backend == "vllm":
-            servers["slm"] = ModelServer("slm", config.slm, self.base_checkpoint(), config.cluster)
+            servers["slm"] = ModelServer(
+                "slm", config.slm, self.base_checkpoint(), config.cluster, meter=self._meter
+            )
         if config.teacher.backend == "vllm":
             path = _local(config.teacher.model, "teacher.model")
             checkpoint = Checkpoint(path, self.teacher_version())
-            servers["teacher"] = ModelServer("teacher", config.teacher, checkpoint, config.cluster)
+            servers["teacher"] = ModelServer(
+                "teacher", config.teacher, checkpoint, config.cluster, meter=self._meter
+            )
         for server in servers.values():
             self._stack.callback(server.stop_watch)  # before Ray ends
         return servers
@@ -238,6 +250,7 @@ class Services:
             servers.get("teacher"),
             config.cluster,
             self._logs,
+            self._meter,
         )
 
     @cached_property
@@ -249,29 +262,6 @@ class Services:
         if not path.is_dir():
             make_scratch(path, self._config.seed)
         return Checkpoint(str(path.resolve()), checkpoint_version("scratch", path))
-
-
-@contextlib.contextmanager
-def _watched(metrics: Path, progress: Progress) -> Iterator[None]:
-    """Show the last row of a learner's metrics while the block runs."""
-    finished = threading.Event()
-
-    def watch() -> None:
-        while not finished.wait(0.5):
-            if row := last_row(metrics):
-                progress.update(
-                    row["step"],
-                    row["of"],
-                    f"{row.get('router', '')} loss {row['loss']:.4f}".strip(),
-                )
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        watcher.join()
 
 
 def _version(config: ModelConfig) -> str:
