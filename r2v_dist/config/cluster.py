@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from r2v_dist.config.base import Section
+from r2v_dist.config.base import Section, distinct
 
 _UNITS_FOR_A_REQUEST = 4
 """Units in flight for each request that the engines hold: others are in their games, or ask another
@@ -14,6 +14,10 @@ model."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DECIDED = ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR", "RAY_")
 """Beginnings of environment variables that `cluster.gpus` and the Ray session set."""
+
+
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+"""What Hugging Face's trainers can report to."""
 
 
 class MetricsConfig(Section):
@@ -95,6 +99,10 @@ class ClusterConfig(Section):
     shard_episodes: int = Field(256, ge=1, le=1_000_000)
     shard_seconds: float = Field(5.0, gt=0, le=1e6)
     metrics: MetricsConfig = MetricsConfig()
+    report_to: tuple[Tracker, ...] = ()
+    """Where the learners of SLM and verifier log as they train, besides RUN/stages. How these are
+    reached is in their own environment variables, which `env` may hold.
+    """
     lease_s: float = Field(60.0, ge=1, le=86_400)
     """Seconds without a sign of life after which another driver may take over the run directory.
     The driver gives four in that time.
@@ -128,6 +136,11 @@ class ClusterConfig(Section):
                 "`auto`, or submit the run as a job"
             )
         return address
+
+    @field_validator("report_to")
+    @classmethod
+    def _differ(cls, trackers: tuple[Tracker, ...]) -> tuple[Tracker, ...]:
+        return distinct(trackers)
 
     @field_validator("env")
     @classmethod

@@ -27,6 +27,7 @@ from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.metrics_log import last_row
 from r2v_dist.storage.model_identity import checkpoint_version
 from r2v_dist.storage.run_dir import RunDir
+from r2v_dist.storage.timeline import Timeline
 
 if TYPE_CHECKING:
     from actors.runners import Runners
@@ -50,6 +51,8 @@ class Services:
         self.inline = config.cluster.executor == "inline"
         self._meter = Meter(config.name, config.cluster.metrics.enabled and not self.inline)
         self._stages = StageMeter(self._meter)
+        self._timeline = Timeline(run.root)
+        stack.callback(self._timeline.end_all)
 
     def cores(self) -> int:
         """Processes to start for CPU-bound work on this machine."""
@@ -110,6 +113,8 @@ class Services:
             and config.kind == "trained"
         ):
             actors = start_verifier(verifier.path, verifier.version, config)
+            gpus = config.replicas * resources.gpu_share(config.gpu_memory_utilization)
+            self._timeline.begin("verifier", config.replicas, gpus=gpus)
             self._scorers = [ScorerHandle(actor) for actor in actors]
         self._verifier = verifier
         self._runners.equip(
@@ -128,6 +133,7 @@ class Services:
         for role, server in self._servers.items():
             if role == "teacher" or slm_acts:
                 server.wait()
+                self._timeline.ready(f"{role} engine")
         acting = [self._config.teacher, *([self._config.slm] if slm_acts else [])]
         held = [model.requests_at_once for model in acting if model.backend == "vllm"]
         cluster = self._config.cluster.holding(max(held, default=None))
@@ -151,8 +157,10 @@ class Services:
             self._make_room(ranks)
             stage = metrics.parent.name
             tell = partial(self._stages.learned, stage)
+            self._timeline.begin("learner", *self._asked_by(ranks))
             with self._stages.running(stage), watched(metrics, progress, tell):
                 yield
+            self._timeline.end("learner")
         row = last_row(metrics)
         progress.close(
             f"{row['of']} steps, loss {row['loss']:.4f}" if row else "too few steps to log a loss"
@@ -161,6 +169,14 @@ class Services:
     def log_totals(self, stage: str, totals: dict[str, int]) -> None:
         """Keep the account of a rollout stage."""
         files.append_json_line(self._run.stage(stage) / "metrics.jsonl", totals)
+
+    def _asked_by(self, ranks: int) -> tuple[int, float, float]:
+        """How many ranks of a learner there are, and the cores and GPUs that they ask for; 0 ranks
+        are those of a router.
+        """
+        router = self._config.router
+        count = ranks or (1 if router is None else router.deepspeed.ranks)
+        return count, count, resources.gpu_share(ranks)
 
     def _make_room(self, ranks: int) -> None:
         """End engines, scorer and runners where they hold GPUs that the ranks need; what is asked
@@ -176,6 +192,7 @@ class Services:
         for server in self.__dict__.pop("_servers").values():
             server.stop()
         self._verifier = self._scorers = None  # a scorer ends with its last handle
+        self._timeline.end_all()
 
     @cached_property
     def _session(self) -> None:
@@ -214,8 +231,11 @@ class Services:
             servers["teacher"] = ModelServer(
                 "teacher", config.teacher, checkpoint, config.cluster, meter=self._meter
             )
-        for server in servers.values():
+        for role, server in servers.items():
             self._stack.callback(server.stop_watch)  # before Ray ends
+            count = server.config.replicas
+            gpus = count * resources.gpu_share(server.config.gpus)
+            self._timeline.begin(f"{role} engine", count, gpus=gpus)
         return servers
 
     @cached_property
@@ -238,6 +258,7 @@ class Services:
             env_deadline_s=config.cluster.env_deadline_s,
             environment=EnvSource.of(config.env.kind),
         )
+        self._timeline.begin("env runner", config.cluster.runners, cpus=config.cluster.runners)
         if self.inline:
             from actors.local_runners import LocalRunners
 

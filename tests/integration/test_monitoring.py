@@ -35,7 +35,6 @@ RUN = [
     "cluster.shard_seconds=0.5",
     "cluster.shard_episodes=8",
     "cluster.metrics.vllm=true",
-    "cluster.engine_probe_deadline_s=1",
 ]
 
 
@@ -64,7 +63,7 @@ def prometheus(folder: Path, targets: Path) -> Iterator[str]:
         f"--web.listen-address={address}",
         "--log.level=error",
     ]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         yield f"http://{address}"
     finally:
@@ -96,6 +95,7 @@ def test_every_query_of_the_dashboard_has_an_answer(
     run_dir = tmp_path / "run"
     begun = time.time()
     targets = run_dir / "logs" / "prometheus_targets.json"
+    targets.parent.mkdir(parents=True)  # a folder that is not there is not watched
     with prometheus(tmp_path, targets) as address:
         runs.finish(RUN, run_dir, timeout=580)
         assert not targets.exists()  # nobody looks for Ray that has ended

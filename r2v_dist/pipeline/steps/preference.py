@@ -56,6 +56,7 @@ def dpo(context: Context) -> dict[str, Any]:
         seed=context.seed,
         config=config.dpo,
         template_settings=config.slm.chat_template_kwargs,
+        report_to=config.cluster.report_to,
     )
     with context.services.learner_progress(
         context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks

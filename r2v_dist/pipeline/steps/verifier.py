@@ -116,6 +116,7 @@ def verifier(context: Context) -> dict[str, Any]:
         seed=context.seed,
         config=config.verifier.training,
         template_settings=config.slm.chat_template_kwargs,
+        report_to=config.cluster.report_to,
     )
     with context.services.learner_progress(
         context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks
