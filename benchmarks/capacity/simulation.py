@@ -42,7 +42,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Steps a second; how busy the busiest process of each kind was, as a share of the time; and
+    """Steps a second, of units that the driver has taken note of; how busy the busiest process of each kind was, as a share of the time; and
     how long each kind let wait what came to it, in seconds on average.
     """
 
@@ -215,7 +215,6 @@ class Simulation:
         engine.answer(self._costs.engine_step, partial(self._answered, runner, left))
 
     def _answered(self, runner: int, left: int) -> None:
-        self._steps += 1
         if left > 1:
             self._step(runner, left - 1)
         else:
@@ -252,6 +251,7 @@ class Simulation:
     def _turned(self, runners: list[int]) -> None:
         for runner in runners:
             self._under_way -= 1
+            self._steps += self._shape.steps * self._shape.arms
             self._start(runner)
         self._turning = False
         if self._ready:
@@ -273,7 +273,8 @@ class Simulation:
             "runner": self._runners,
             "engine front": self._engines,
         }
-        busy = {kind: max(one.busy_s for one in of) / seconds for kind, of in kinds.items()}
+        busiest = {kind: max(one.busy_s for one in of) for kind, of in kinds.items()}
+        busy = {kind: min(1.0, busy_s / seconds) for kind, busy_s in busiest.items()}
         computed_s = sum(engine.computed_s for engine in self._engines)
         busy["engine"] = computed_s / (seconds * self._shape.places * len(self._engines))
         waits = {

@@ -4,6 +4,8 @@ Invariant: what the run directory does not say is not made up: an attempt or a g
 without an end is shown until its driver's last sign of life, as cut off.
 """
 
+import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -94,18 +96,18 @@ def _attempts(run: RunDir, stage: str) -> list[_Attempt]:
 
 
 def _last_seen(attempts: Sequence[_Attempt], groups: Sequence[Span]) -> dict[int, float]:
-    """The last sign of life of every driver."""
-    seen: dict[int, float] = {}
-    for one in (*attempts, *groups):
-        ready = one.ready if isinstance(one, Span) else None
-        latest = max(one.begun, ready or 0.0, one.ended or 0.0)
-        seen[one.driver] = max(seen.get(one.driver, 0.0), latest)
+    """The last sign of life of every driver. This process lives."""
+    seen = {os.getpid(): time.time()}
+    signs = [(one.driver, one.ended or one.begun) for one in attempts]
+    signs += [(one.driver, one.ended or one.ready or one.begun) for one in groups]
+    for driver, when in signs:
+        seen[driver] = max(seen.get(driver, 0.0), when)
     return seen
 
 
 def _stage_bar(attempt: _Attempt, seen: dict[int, float]) -> Bar:
     end = attempt.ended or seen[attempt.driver]
-    return Bar(attempt.stage, "stage", attempt.begun, end, attempt.ended is None)
+    return Bar(attempt.stage, "stage", attempt.begun, end, _cut(attempt))
 
 
 def _group_bar(span: Span, seen: dict[int, float]) -> Bar:
@@ -114,12 +116,16 @@ def _group_bar(span: Span, seen: dict[int, float]) -> Bar:
         "processes",
         span.begun,
         span.ended or seen[span.driver],
-        span.ended is None,
+        _cut(span),
         span.count,
         span.cpus,
         span.gpus,
         None if span.ready is None else span.ready - span.begun,
     )
+
+
+def _cut(one: _Attempt | Span) -> bool:
+    return one.ended is None and one.driver != os.getpid()
 
 
 def _overlap(one: Bar, other: Bar) -> float:

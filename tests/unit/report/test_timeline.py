@@ -36,6 +36,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
             append_json_line(run.stage(stage) / "attempts.jsonl", row)
     run.complete("collect", "h", 3600.0, {})
     run.complete("bc", "h", 3 * 3600.0, {})
+    monkeypatch.setattr("os.getpid", lambda: 3)
     return run
 
 
