@@ -30,8 +30,8 @@ class Costs:
     """The front of an engine, for one question."""
     collector_unit: float
     collector_step: float
-    commit_s: float
-    """Seconds by the clock until a shard is on disk."""
+    commit: float
+    """Writing a shard; what the disk takes is not in it."""
     shard_step_bytes: float
     """Bytes on disk, for one step."""
     resume_episode: float
@@ -55,9 +55,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Measured:
-    """Costs, the machine where they were measured, and rates that were measured there."""
+    """Costs, rates of the same kind of machine, and how and where all were measured (`source`)."""
 
-    machine: str
+    source: str
     costs: Costs
     curve: tuple[Point, ...]
 
@@ -70,4 +70,4 @@ def read_costs(path: Path = MEASURED) -> Measured:
     """What `write` wrote."""
     raw = json.loads(path.read_text(encoding="utf-8"))
     curve = tuple(Point(**point) for point in raw["curve"])
-    return Measured(raw["machine"], Costs(**raw["costs"]), curve)
+    return Measured(raw["source"], Costs(**raw["costs"]), curve)

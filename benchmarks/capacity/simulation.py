@@ -228,7 +228,7 @@ class Simulation:
         self._buffered[place] += self._shape.arms
         if self._buffered[place] >= SHARD_EPISODES:
             self._buffered[place] = 0
-            seconds += self._costs.commit_s
+            seconds += self._costs.commit
         self._collectors[place].run(seconds, partial(self._report, runner))
 
     def _report(self, runner: int) -> None:
