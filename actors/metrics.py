@@ -2,6 +2,8 @@
 
 Invariant: a metric is recorded for a whole unit, shard or probe, never for a step of an episode;
 tags have few values. Where metrics are off, and in an inline run, nothing here imports Ray.
+
+Ray forgets a gauge that is not set again within two of its reports (20 s), and keeps counters.
 """
 
 from dataclasses import dataclass

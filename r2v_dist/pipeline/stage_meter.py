@@ -1,6 +1,7 @@
 """Which stage runs and how far it is, as metrics. Recorded by the driver while Ray is there."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ from actors.metrics import Meter
 if TYPE_CHECKING:
     from actors.stage_loop import OnProgress
     from actors.totals import Totals
+
+_AGAIN_S = 1.0
+"""Ray forgets a gauge that is not set again within two of its reports."""
 
 
 class StageMeter:
@@ -21,10 +25,23 @@ class StageMeter:
     @contextlib.contextmanager
     def running(self, stage: str) -> Iterator[None]:
         """The stage runs while the block does."""
-        self._meter.set(metrics.STAGE_RUNNING, 1, stage=stage)
+        if not self._meter.on:
+            yield
+            return
+        ended = threading.Event()
+
+        def tell() -> None:
+            while not ended.is_set():
+                self._meter.set(metrics.STAGE_RUNNING, 1, stage=stage)
+                ended.wait(_AGAIN_S)
+
+        teller = threading.Thread(target=tell, daemon=True, name="stage-running")
+        teller.start()
         try:
             yield
         finally:
+            ended.set()
+            teller.join()
             self._meter.set(metrics.STAGE_RUNNING, 0, stage=stage)
 
     def units_of(self, stage: str, on_progress: "OnProgress") -> "OnProgress":
