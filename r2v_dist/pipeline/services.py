@@ -271,7 +271,7 @@ class Services:
             servers.get("teacher"),
             config.cluster,
             self._logs,
-            self._meter,
+            meter=self._meter,
         )
 
     @cached_property
