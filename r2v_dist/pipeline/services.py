@@ -18,8 +18,7 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline.learner_watch import watched
-from r2v_dist.pipeline.progress import Progress
+from r2v_dist.pipeline.progress import Progress, watched
 from r2v_dist.pipeline.stage_meter import StageMeter
 from r2v_dist.pretrained.hub import MODEL_FILES
 from r2v_dist.pretrained.places import model_path
