@@ -28,6 +28,7 @@ RUN = [
     "env.splits={train: 8, validation: 4, calibration: 3, test: 4}",
     "perturb.test_seeds=4",
     "collect={tasks: 8, perturbed_episodes: 2}",
+    "bc.epochs=8",  # steps enough for a loss to be logged
     "verifier=null",
     "dpo=null",
     "router=null",
