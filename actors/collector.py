@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from actors import metrics
+from actors.metrics import OFF, Meter
 from r2v_dist.episodes import Episode
 from r2v_dist.errors import StoreFailure, explain
 from r2v_dist.storage import rollouts as rollout_store
@@ -32,11 +34,13 @@ class Collector:
         shard_seconds: float,
         fence: Fence | None = None,
         committed: KeySet | None = None,
+        meter: Meter = OFF,
     ) -> None:
         self._folder = folder
         self._shard_episodes = shard_episodes
         self._shard_seconds = shard_seconds
         self._fence = fence
+        self._meter = meter
         # Left as they are: several collectors of one machine share them.
         self._before = rollout_store.committed_keys(folder) if committed is None else committed
         self._keys = KeySet()
@@ -60,6 +64,7 @@ class Collector:
             or time.monotonic() - self._oldest > self._shard_seconds
         ):
             self.flush()
+        self._meter.set(metrics.BUFFERED, len(self._buffer), stage=self._folder.name)
         return len(new)
 
     def _is_new(self, key: str) -> bool:
@@ -74,14 +79,27 @@ class Collector:
             if self._fence is not None:
                 self._fence.require()
             epoch = 0 if self._fence is None else self._fence.epoch
-            rollout_store.commit(self._folder, self._shards, self._buffer, epoch)
+            begun = time.monotonic()
+            shard = rollout_store.commit(self._folder, self._shards, self._buffer, epoch)
+            self._record(shard, time.monotonic() - begun)
             self._buffer = []
             self._shards += 1
         return self._shards
 
+    def _record(self, shard: Path, seconds: float) -> None:
+        stage = self._folder.name
+        self._meter.observe(metrics.COMMIT_SECONDS, seconds, stage=stage)
+        self._meter.set(metrics.BUFFERED, 0, stage=stage)
+        self._meter.add(metrics.COMMITTED, len(self._buffer), stage=stage)
+        if self._meter.on:
+            self._meter.add(metrics.COMMITTED_BYTES, shard.stat().st_size, stage=stage)
+
 
 class CollectorActor:
     """The collectors of one stage after the other, in a process that is started once."""
+
+    def __init__(self, meter: Meter = OFF) -> None:
+        self._meter = meter
 
     def open(
         self,
@@ -93,7 +111,9 @@ class CollectorActor:
     ) -> None:
         """Begin a stage, or go on with one."""
         with _named(folder):
-            self._collector = Collector(folder, shard_episodes, shard_seconds, fence, committed)
+            self._collector = Collector(
+                folder, shard_episodes, shard_seconds, fence, committed, self._meter
+            )
         self._folder = folder
 
     def add(self, episodes: Sequence[Episode]) -> int:

@@ -14,6 +14,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.collector import CollectorActor
 from actors.failures import CollectorLost
+from actors.metrics import OFF, Meter
 from actors.ray_errors import cause_of, died, first_cause, usage_error
 from cluster.post_mortem import last_words, place_of
 from r2v_dist.episodes import Episode
@@ -53,10 +54,13 @@ class CollectorHandle:
 class RayCollectors:
     """Owns the processes of `count` collectors, which are started when a stage needs them."""
 
-    def __init__(self, count: int, deadline_s: float, logs: Path | None) -> None:
+    def __init__(
+        self, count: int, deadline_s: float, logs: Path | None, meter: Meter = OFF
+    ) -> None:
         self._count = count
         self._deadline_s = deadline_s
         self._logs = logs
+        self._meter = meter
         self._actors: list[Any] = []
         self.said = ""
         """The last log lines of a process that died in this stage."""
@@ -78,7 +82,7 @@ class RayCollectors:
         """Begin a stage's folder; starts the processes where there are none."""
         if not self._actors:
             remote = ray.remote(CollectorActor).options(num_cpus=0)
-            self._actors = [remote.remote() for _ in range(self._count)]
+            self._actors = [remote.remote(self._meter) for _ in range(self._count)]
         self._folder = folder
         there = ray.put(committed)  # once for all of a machine
         begun = (folder, shard_episodes, shard_seconds, fence, there)

@@ -19,10 +19,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.collector_handle import RayCollectors
 from actors.env_runner import Equipment, RunnerSetup
 from actors.failures import RunnerDied, UnitBroken
+from actors.metrics import OFF, Meter
 from actors.nodes import Nodes
 from actors.ray_errors import died, first_cause, unit_failure, usage_error
 from actors.ray_runner import EnvRunnerActor
 from actors.totals import Totals
+from actors.unit_meter import UnitMeter
 from actors.vllm.server_handle import ModelServer
 from cluster import environment
 from cluster.post_mortem import Place, last_words, place_of
@@ -38,9 +40,10 @@ _GRACE_S = 30.0
 
 @dataclass(frozen=True)
 class _Given:
-    """A unit that a runner was given, and when it is taken for dead."""
+    """A unit that a runner was given, when, and when it is taken for dead."""
 
     runner: Any
+    begun: float
     due: float
 
 
@@ -57,6 +60,7 @@ class RunnerGroup:
         cluster: ClusterConfig,
         logs: Path | None = None,
         runner: type[EnvRunnerActor] = EnvRunnerActor,
+        meter: Meter = OFF,
     ) -> None:
         self._setup = setup
         self._actor_class = runner
@@ -65,7 +69,8 @@ class RunnerGroup:
         self._cluster = cluster
         self._logs = logs
         self._equipment: Equipment | None = None
-        self._collectors = RayCollectors(cluster.collectors, cluster.commit_deadline_s, logs)
+        self._collectors = RayCollectors(cluster.collectors, cluster.commit_deadline_s, logs, meter)
+        self._meter = UnitMeter(meter)
         # A unit's own deadline stands still while it waits for an engine; what then bounds its
         # runner is the deadline of the stage.
         self._patience_s = (
@@ -96,6 +101,7 @@ class RunnerGroup:
         """Begin a stage's folder; starts the collectors where there are none."""
         self._said = ""
         self._given.clear()
+        self._meter.begin(folder.name)
         missing = self._cluster.runners - len(self.members)
         self.members += [self._start() for _ in range(missing)]
         self._collectors.open(folder, shard_episodes, shard_seconds, fence, committed)
@@ -105,6 +111,7 @@ class RunnerGroup:
 
     def flush(self) -> None:
         self._collectors.flush()
+        self._meter.end()
 
     def drop_collectors(self) -> None:
         self._collectors.drop()
@@ -127,13 +134,15 @@ class RunnerGroup:
 
     def start(self, runner: Any, unit: Unit) -> Any:
         under_way = runner.run.remote(unit, self._collectors.handle)
-        self._given[under_way] = _Given(runner, time.monotonic() + self._patience_s)
+        now = time.monotonic()
+        self._given[under_way] = _Given(runner, now, now + self._patience_s)
         return under_way
 
     def finished(self, under_way: Collection[Any], timeout_s: float) -> Sequence[Any]:
         for server in (self._slm, self._teacher):
             if server is not None:
                 server.check()
+        self._meter.look(len(under_way), len(self._places), len(self.nodes.excluded()))
         starting = [self._asked[one][0] for one in self.members if one not in self._places]
         awaited = [*under_way, *starting]
         if not awaited:
@@ -146,6 +155,15 @@ class RunnerGroup:
 
     def report(self, under_way: Any) -> Totals:
         given = self._given.pop(under_way)
+        try:
+            totals = self._report_of(under_way, given)
+        except Exception as failure:
+            self._meter.failed(failure)
+            raise
+        self._meter.finished(totals, time.monotonic() - given.begun)
+        return totals
+
+    def _report_of(self, under_way: Any, given: _Given) -> Totals:
         try:
             report: Totals = ray.get(under_way, timeout=0)
         except GetTimeoutError:
@@ -197,6 +215,7 @@ class RunnerGroup:
     def _forget(self, runner: Any) -> None:
         """End its process, wherever it is."""
         ray.kill(runner)
+        self._meter.replaced()
         self._places.pop(runner, None)
         self._asked.pop(runner, None)
         self._given = {one: given for one, given in self._given.items() if given.runner != runner}

@@ -22,6 +22,7 @@ import psutil
 
 from cluster import environment, resources
 from cluster.guard import end_at_once, end_children, guarded, interrupt_on_sigterm, undisturbed
+from cluster.scraping import forget_targets, write_targets
 from r2v_dist.child_python import child_command, child_environment
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError, warn
@@ -61,6 +62,7 @@ def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
 
         try:
             _begin(config)
+            write_targets(config, logs)
             interrupt_on_sigterm()  # Ray's own handler aborts the process with a stack trace
             resources.begin(config, logs)
             (logs / "ray_session.txt").write_text(
@@ -69,6 +71,7 @@ def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
             yield
         finally:
             resources.end()
+            forget_targets(logs)
             with undisturbed():
                 ray.shutdown()
 
@@ -101,6 +104,7 @@ def _begin(config: ClusterConfig) -> None:
                 address="local",
                 num_cpus=config.num_cpus,
                 include_dashboard=False,
+                _metrics_export_port=config.metrics.port,
             )
             return
         except RuntimeFailure as error:

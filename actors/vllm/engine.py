@@ -61,14 +61,16 @@ Arrived = tuple[str, list[tuple[int, EngineAnswer | RequestFailed]]]
 @dataclass(frozen=True)
 class Site:
     """Where an engine is, and what it is to be ready for: which of its role's replicas it is,
-    whether its ranks are spread over nodes, the largest rank of an adapter (0: none will come), and
-    whether it is put to sleep between phases.
+    whether its ranks are spread over nodes, the largest rank of an adapter (0: none will come),
+    whether it is put to sleep between phases, and under which name vLLM records metrics of its own;
+    empty where it records none.
     """
 
     replica: int = 0
     across_nodes: bool = False
     adapter_rank: int = 0
     sleeps: bool = False
+    metrics_name: str = ""
 
 
 _ALONE = Site()
@@ -277,7 +279,13 @@ def _build_engine(config: ModelConfig, path: str, site: Site) -> Any:
 
     arguments = AsyncEngineArgs(
         **engine_arguments(config, path, site),
+        served_model_name=site.metrics_name or None,
         worker_extension_cls="actors.vllm.weight_update.ReloadExtension",
     )
+    loggers = None
+    if site.metrics_name:
+        from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
+
+        loggers = [RayPrometheusStatLogger]
     with engine_place(config, site.replica):
-        return AsyncLLM.from_engine_args(arguments)
+        return AsyncLLM.from_engine_args(arguments, stat_loggers=loggers)

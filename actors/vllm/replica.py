@@ -24,11 +24,12 @@ from r2v_dist.storage.checkpoints import Checkpoint
 
 
 class Replica:
-    """`name` is how messages call it."""
+    """`name` is how messages call it, `metrics_name` how vLLM's metrics do, where they are on."""
 
     def __init__(
         self,
         name: str,
+        metrics_name: str,
         number: int,
         config: ModelConfig,
         cluster: ClusterConfig,
@@ -38,7 +39,9 @@ class Replica:
         self.name = name
         self._place = place_engine(config)
         sleeps = cluster.phases == "sleep"
-        site = Site(number, self._place.across_nodes, adapter_rank, sleeps)
+        vllm = cluster.metrics.enabled and cluster.metrics.vllm
+        recorded = metrics_name if vllm else ""
+        site = Site(number, self._place.across_nodes, adapter_rank, sleeps, recorded)
         self.actor = engine_actor(config, site, self._place.options, make)
         self.watch = Watch(
             Limits(
@@ -60,6 +63,8 @@ class Replica:
         self.serving: Any = None
         """The last call of `serve`, until it has ended."""
         self.probe: Any = None
+        self.report: Report | None = None
+        """The reply to the last probe; None where it was not answered in time."""
         self._begun = time.monotonic()
         self._current = self._begun
         """When it last did not serve an outdated version."""
@@ -114,6 +119,7 @@ class Replica:
         try:
             report = self._reply()
         except RayError as error:
+            self.report = None
             self.said = first_cause(error)
             if not died(error):
                 self.watch.problem = self.said
@@ -121,6 +127,7 @@ class Replica:
             if self.watch.seen:
                 self._began_anew(self.said)
             return Verdict.NOTHING
+        self.report = report
         if report is not None:
             self.said = report.problem or f"it is {report.state}"
             if self._process not in ("", report.process):

@@ -14,9 +14,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from actors.metrics import OFF, Meter
 from actors.ray_errors import cause_of, died, first_cause
 from actors.routing import ServerLost
 from actors.vllm.engine import Arrived, EngineLost, EngineRequest, VllmEngine
+from actors.vllm.engine_meter import EngineMeter
 from actors.vllm.health import Verdict
 from actors.vllm.replica import Replica
 from actors.vllm.server import MakeEngine
@@ -70,6 +72,7 @@ class ModelServer:
         cluster: ClusterConfig | None = None,
         make: MakeEngine = VllmEngine,
         adapter_rank: int = 0,
+        meter: Meter = OFF,
     ) -> None:
         self._role = role
         self.config = config
@@ -85,9 +88,10 @@ class ModelServer:
         if config.replicas == 1:
             names = [f"the {role} engine"]
         self._replicas = [
-            Replica(name, number, config, self._cluster, make, adapter_rank)
+            Replica(name, f"{role}-{number}", number, config, self._cluster, make, adapter_rank)
             for number, name in enumerate(names)
         ]
+        self._meters = [EngineMeter(meter, role, str(number)) for number in range(config.replicas)]
         for replica in self._replicas:
             replica.serve(checkpoint)
         self._watcher = threading.Thread(target=self._watch, daemon=True, name=f"{role}-engines")
@@ -214,8 +218,9 @@ class ModelServer:
                     probes = [replica.ask_health() for replica in self._replicas]
                 self._await_replies(probes)
                 with self._lock:
-                    for replica in self._replicas:
+                    for replica, meter in zip(self._replicas, self._meters, strict=True):
                         self._look_after(replica)
+                        meter.record(replica.report, replica.restarts)
                     settled = self._asleep or all(replica.serves for replica in self._replicas)
                 self._over.wait(self._cluster.engine_probe_deadline_s if settled else _TURN_S)
         except Exception as error:  # a boundary: whoever waits for an engine must learn of it

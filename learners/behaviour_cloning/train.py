@@ -79,7 +79,7 @@ def train_rank(job: BCJob) -> None:
         dataset_kwargs={"skip_prepare_dataset": True},
         padding_free=config.padding_free,
         train_sampling_strategy="batch_rebalance",
-        **trainer_arguments("bc", config, job.stage, job.seed),
+        **trainer_arguments("bc", config, job.stage, job.seed, job.report_to),
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)

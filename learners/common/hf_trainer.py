@@ -8,9 +8,10 @@ twice.
 
 import contextlib
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from r2v_dist.storage.metrics_log import append_metrics
 _COMPLETE = "complete"
 
 
-def trainer_arguments(name: str, config: LearnerConfig, stage: Path, seed: int) -> dict[str, Any]:
+def trainer_arguments(
+    name: str, config: LearnerConfig, stage: Path, seed: int, report_to: Sequence[str] = ()
+) -> dict[str, Any]:
     """Arguments of a Hugging Face trainer. Call on every rank, and before the model is loaded
     (ZeRO-3 shards while loading).
 
@@ -46,6 +49,8 @@ def trainer_arguments(name: str, config: LearnerConfig, stage: Path, seed: int) 
             f"{name}.batch_size = {config.batch_size}: must be a multiple of micro_batch_size x "
             f"ranks = {together}"
         )
+    # By default the log would be among the checkpoints, which do not stay.
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(stage / "tensorboard"))
     resumed = _last_complete(stage / "checkpoints")
     way = prepare(resumed, config.deepspeed, name) if resumed else "again"
     return {
@@ -64,7 +69,8 @@ def trainer_arguments(name: str, config: LearnerConfig, stage: Path, seed: int) 
         "logging_steps": 5,
         "save_steps": config.save_every_steps,
         "save_total_limit": 2,
-        "report_to": [],
+        "report_to": list(report_to),
+        "run_name": f"{stage.parent.parent.name} {stage.name}",
         "disable_tqdm": True,
         "seed": seed,
         "data_seed": seed,

@@ -61,6 +61,8 @@ class ModelJob(LearnerJob):
 
     model: str
     system_prompt: str
+    report_to: tuple[str, ...] = ()
+    """The trackers that are told of losses as training goes on, by Hugging Face's names."""
     template_settings: Mapping[str, Any] = field(default_factory=dict)
     """Variables of the chat template."""
 

@@ -173,7 +173,7 @@ def _train_rank(job: DPOJob) -> None:
         beta=config.beta,
         max_length=None,
         precompute_ref_log_probs=True,
-        **trainer_arguments("dpo", config, job.stage, job.seed),
+        **trainer_arguments("dpo", config, job.stage, job.seed, job.report_to),
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     model = AutoModelForCausalLM.from_pretrained(job.model, **model_arguments(config))

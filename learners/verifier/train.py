@@ -160,7 +160,7 @@ def _train_rank(job: VerifierJob) -> None:
 
     config = job.config
     training = TrainingArguments(
-        **trainer_arguments("verifier.training", config, job.stage, job.seed)
+        **trainer_arguments("verifier.training", config, job.stage, job.seed, job.report_to)
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from r2v_dist.config.base import Section
+from r2v_dist.config.base import Section, distinct
 
 _UNITS_FOR_A_REQUEST = 4
 """Units in flight for each request that the engines hold: others are in their games, or ask another
@@ -14,6 +14,23 @@ model."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DECIDED = ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR", "RAY_")
 """Beginnings of environment variables that `cluster.gpus` and the Ray session set."""
+
+
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+"""What Hugging Face's trainers can report to."""
+
+
+class MetricsConfig(Section):
+    """What a run tells Prometheus through Ray. docs/monitoring.md lists the metrics."""
+
+    enabled: bool = True
+    """Whether dispatcher, collector, engines' probes and learners record metrics."""
+    port: int | None = Field(None, ge=1, le=65_535)
+    """Port of the metrics of Ray that the run starts on this machine; None for a free one. Nodes
+    of a joined cluster have that of their `ray start --metrics-export-port`.
+    """
+    vllm: bool = False
+    """Whether engines record vLLM's own metrics too, at each of their steps."""
 
 
 class ClusterConfig(Section):
@@ -93,6 +110,11 @@ class ClusterConfig(Section):
     """Longest time in which no unit is finished, at least one and a half unit_timeout_s."""
     shard_episodes: int = Field(256, ge=1, le=1_000_000)
     shard_seconds: float = Field(5.0, gt=0, le=1e6)
+    metrics: MetricsConfig = MetricsConfig()
+    report_to: tuple[Tracker, ...] = ()
+    """Where the learners of SLM and verifier log as they train, besides RUN/stages. How these are
+    reached is in their own environment variables, which `env` may hold.
+    """
     lease_s: float = Field(60.0, ge=1, le=86_400)
     """Seconds without a sign of life after which another driver may take over the run directory.
     The driver gives four in that time.
@@ -127,6 +149,11 @@ class ClusterConfig(Section):
             )
         return address
 
+    @field_validator("report_to")
+    @classmethod
+    def _differ(cls, trackers: tuple[Tracker, ...]) -> tuple[Tracker, ...]:
+        return distinct(trackers)
+
     @field_validator("env")
     @classmethod
     def _leaves_what_is_decided(cls, env: dict[str, str]) -> dict[str, str]:
@@ -153,6 +180,15 @@ class ClusterConfig(Section):
         if self.phases == "sleep" and (self.gpus == "none" or self.executor == "inline"):
             raise ValueError(
                 "phases = sleep: engines on CPUs keep running beside learners; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_port_of_its_own(self) -> Self:
+        if self.metrics.port is not None and self.address:
+            raise ValueError(
+                f"metrics.port = {self.metrics.port}: nodes of a joined cluster have the port of "
+                f"their `ray start --metrics-export-port`; leave it out"
             )
         return self
 

@@ -24,6 +24,7 @@ from r2v_dist.config.simulated import SimulatedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.pipeline.chat_check import check_chat
 from r2v_dist.pipeline.memory_plan import disk_gib
+from r2v_dist.pipeline.package_check import check_packages
 from r2v_dist.pretrained.catalogue import catalogue
 from r2v_dist.pretrained.places import fetched_folder, model_path, not_fetched
 
@@ -128,6 +129,7 @@ def check(config: RunConfig) -> None:
     """
     from envs.tasks import check_tasks
 
+    check_packages(config.cluster)
     require_writable(config.run_dir, "run_dir")
     check_tasks(config.env, config.seed, config.sandbox)
     if config.verifier is not None and config.verifier.judge is not None:

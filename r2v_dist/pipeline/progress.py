@@ -2,14 +2,19 @@
 then.
 """
 
+import contextlib
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.metrics_log import last_row
 
 
 class Progress:
@@ -50,6 +55,32 @@ class Progress:
         line = f"[{self._stage}] {summary}  ({elapsed:.0f} s)"
         sys.stderr.write(("\r" + line.ljust(self._width) if self._live else line) + "\n")
         sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def watched(
+    metrics: Path, progress: Progress, tell: Callable[[dict[str, Any]], None]
+) -> Iterator[None]:
+    """Show the last row of a learner's metrics while the block runs, and tell it."""
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(0.5):
+            if row := last_row(metrics):
+                tell(row)
+                progress.update(
+                    row["step"],
+                    row["of"],
+                    f"{row.get('router', '')} loss {row['loss']:.4f}".strip(),
+                )
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()
 
 
 @dataclass(frozen=True)

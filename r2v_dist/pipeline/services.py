@@ -7,10 +7,11 @@ nothing here imports Ray.
 import contextlib
 import os
 from collections.abc import Iterator
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from actors.metrics import Meter
 from cluster import resources
 from r2v_dist import files
 from r2v_dist.config.deepspeed import DeepSpeedConfig
@@ -18,14 +19,15 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline.learner_watch import watched
-from r2v_dist.pipeline.progress import Progress
+from r2v_dist.pipeline.progress import Progress, watched
+from r2v_dist.pipeline.stage_meter import StageMeter
 from r2v_dist.pretrained.hub import MODEL_FILES
 from r2v_dist.pretrained.places import model_path
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.metrics_log import last_row
 from r2v_dist.storage.model_identity import checkpoint_version
 from r2v_dist.storage.run_dir import RunDir
+from r2v_dist.storage.timeline import Timeline
 
 if TYPE_CHECKING:
     from actors.runners import Runners
@@ -48,6 +50,10 @@ class Services:
         self._scorers: list[ScorerHandle] | None = None
         self._logs = run.root / "logs"
         self.inline = config.cluster.executor == "inline"
+        self._meter = Meter(config.name, config.cluster.metrics.enabled and not self.inline)
+        self._stages = StageMeter(self._meter)
+        self._timeline = Timeline(run.root)
+        stack.callback(self._timeline.end_all)
 
     def cores(self) -> int:
         """Processes to start for CPU-bound work on this machine."""
@@ -114,6 +120,8 @@ class Services:
             and config.kind == "trained"
         ):
             actors = start_verifier(verifier.path, verifier.version, config)
+            gpus = config.replicas * resources.gpu_share(config.gpu_memory_utilization)
+            self._timeline.begin("verifier", config.replicas, gpus=gpus)
             self._scorers = [ScorerHandle(actor) for actor in actors]
         self._verifier = verifier
         self._runners.equip(
@@ -131,12 +139,15 @@ class Services:
             for role, server in self._servers.items():
                 if role == "teacher" or slm_acts:
                     server.wait()
+                    self._timeline.ready(f"{role} engine")
             return runners
 
         acting = [self._config.teacher, *([self._config.slm] if slm_acts else [])]
         held = [model.requests_at_once for model in acting if model.backend == "vllm"]
         cluster = self._config.cluster.holding(max(held, default=None))
-        return roll_out_with(start, units, folder, cluster, on_progress, self._run.lease)
+        tell = self._stages.units_of(folder.name, on_progress)
+        with self._stages.running(folder.name):
+            return roll_out_with(start, units, folder, cluster, tell, self._run.lease)
 
     @contextlib.contextmanager
     def learner_progress(self, name: str, metrics: Path, ranks: int) -> Iterator[None]:
@@ -152,8 +163,12 @@ class Services:
             yield  # no thread writes over a debugger's prompt
         else:
             self._make_room(ranks)
-            with watched(metrics, progress):
+            stage = metrics.parent.name
+            tell = partial(self._stages.learned, stage)
+            self._timeline.begin("learner", *self._asked_by(ranks))
+            with self._stages.running(stage), watched(metrics, progress, tell):
                 yield
+            self._timeline.end("learner")
         row = last_row(metrics)
         progress.close(
             f"{row['of']} steps, loss {row['loss']:.4f}" if row else "too few steps to log a loss"
@@ -175,6 +190,14 @@ class Services:
         """Keep the account of a rollout stage."""
         files.append_json_line(self._run.stage(stage) / "metrics.jsonl", totals)
 
+    def _asked_by(self, ranks: int) -> tuple[int, float, float]:
+        """How many ranks of a learner there are, and the cores and GPUs that they ask for; 0 ranks
+        are those of a router.
+        """
+        router = self._config.router
+        count = ranks or (1 if router is None else router.deepspeed.ranks)
+        return count, count, resources.gpu_share(ranks)
+
     def _make_room(self, ranks: int) -> None:
         """End engines, scorer and runners where they hold GPUs that the ranks need, or with
         `cluster.phases: sleep` have the engines sleep; what is asked next starts or wakes them.
@@ -193,6 +216,7 @@ class Services:
             for server in self.__dict__.pop("_servers").values():
                 server.stop()
         self._verifier = self._scorers = None  # a scorer ends with its last handle
+        self._timeline.end_all()
 
     @cached_property
     def _session(self) -> None:
@@ -229,13 +253,19 @@ class Services:
                 self.base_checkpoint(),
                 config.cluster,
                 adapter_rank=config.adapter_rank,
+                meter=self._meter,
             )
         if config.teacher.backend == "vllm":
             path = _local(config.teacher.model, "teacher.model")
             checkpoint = Checkpoint(path, self.teacher_version())
-            servers["teacher"] = ModelServer("teacher", config.teacher, checkpoint, config.cluster)
-        for server in servers.values():
+            servers["teacher"] = ModelServer(
+                "teacher", config.teacher, checkpoint, config.cluster, meter=self._meter
+            )
+        for role, server in servers.items():
             self._stack.callback(server.stop_watch)  # before Ray ends
+            count = server.config.replicas
+            gpus = count * resources.gpu_share(server.config.gpus)
+            self._timeline.begin(f"{role} engine", count, gpus=gpus)
         return servers
 
     @cached_property
@@ -258,6 +288,7 @@ class Services:
             env_deadline_s=config.cluster.env_deadline_s,
             environment=EnvSource.of(config.env.kind),
         )
+        self._timeline.begin("env runner", config.cluster.runners, cpus=config.cluster.runners)
         if self.inline:
             from actors.local_runners import LocalRunners
 
@@ -270,6 +301,7 @@ class Services:
             servers.get("teacher"),
             config.cluster,
             self._logs,
+            meter=self._meter,
         )
 
     @cached_property

@@ -13,7 +13,8 @@ from r2v_dist.evaluation.policy_gains import policy_gains
 from r2v_dist.evaluation.results import Findings, learning_of, router_manifest
 from r2v_dist.report.figures.palette import is_fitted
 from r2v_dist.report.headline import HARD_STEPS
-from r2v_dist.storage.run_dir import RunDir, stage_name
+from r2v_dist.report.timeline import Bar, as_facts, asked_hours, bars
+from r2v_dist.storage.run_dir import Manifest, RunDir, stage_name
 
 _PACKAGES = (
     "ray",
@@ -55,6 +56,7 @@ def summary(
 ) -> dict[str, Any]:
     """The machine-readable report; docs/report.md documents every key."""
     manifests = [m for name in stage_names if (m := run.manifest(name)) is not None]
+    shown = bars(run, stage_names)
     trained = {
         s: manifest
         for s in range(config.training_seeds)
@@ -71,7 +73,8 @@ def summary(
         "config_hash": config.content_hash(),
         "versions": versions(),
         "wall_s": sum(m.wall_s for m in manifests),
-        "stages": [{"name": m.stage, "wall_s": m.wall_s} for m in manifests],
+        "stages": [_stage(m, shown) for m in manifests],
+        "timeline": as_facts(shown),
         "routers": [_row(found, row) for row in found.perturbed],
         "clean": [_row(found, row) for row in found.clean],
         "hard_tasks": hard_tasks(run.rollouts("evaluate"), HARD_STEPS)
@@ -94,6 +97,12 @@ def summary(
         "certificate": found.certificate.as_dict() if found.certificate else None,
         "quarantined": [asdict(one) for one in found.quarantined] or None,
     }
+
+
+def _stage(manifest: Manifest, shown: Sequence[Bar]) -> dict[str, Any]:
+    """How long a stage took, and what processes asked for meanwhile."""
+    done = {"name": manifest.stage, "wall_s": manifest.wall_s, "attempts": manifest.attempts}
+    return done | asked_hours(shown, manifest.stage)
 
 
 def _row(found: Findings, row: RouterRow) -> dict[str, Any]:

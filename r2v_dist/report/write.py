@@ -10,6 +10,7 @@ from r2v_dist.files import write_atomically
 from r2v_dist.report.headline import headline
 from r2v_dist.report.published import Published
 from r2v_dist.report.summary import summary
+from r2v_dist.report.timeline import bars
 from r2v_dist.storage.run_dir import RunDir
 
 
@@ -35,7 +36,7 @@ def write_report(
         raise UsageError(f"{run.root}: no evaluated episodes yet; continue the run with `r2v run`")
     folder = run.root / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    figures = draw_figures(run, config, found, folder, published)
+    figures = draw_figures(run, config, found, folder, published, bars(run, stage_names))
     facts = summary(run, config, found, stage_names)
     write_atomically(folder / "summary.json", json.dumps(facts, indent=1))
     page = render_page(

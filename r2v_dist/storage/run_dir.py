@@ -7,6 +7,7 @@ stages/<name>/metrics.jsonl     what the stage logged
 rollouts/<stage>/*.arrow        committed episodes
 checkpoints/<model>/<version>/  Hugging Face directories
 lease/<epoch>.json              who wrote here, and who may write now
+timeline.jsonl                  when engines, runners and learners were there
 quarantine/                     damaged files, under the paths that they had
 report/  logs/
 """

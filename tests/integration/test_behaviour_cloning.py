@@ -56,7 +56,12 @@ def rollouts(tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def train(
-    rollouts: Path, tiny_model: Path, folder: Path, micro_batch_size: int = 4, **changes: Any
+    rollouts: Path,
+    tiny_model: Path,
+    folder: Path,
+    micro_batch_size: int = 4,
+    report_to: tuple[str, ...] = (),
+    **changes: Any,
 ) -> list[float]:
     shape = {"batch_size": 8, "micro_batch_size": micro_batch_size, "max_length": 512}
     config = BCConfig(learning_rate=1e-3, epochs=3, save_every_steps=2, **shape, **changes)
@@ -68,12 +73,28 @@ def train(
         stage=folder / "stage",
         seed=0,
         config=config,
+        report_to=report_to,
     )
     clone_behaviour(job)
     return [
         json.loads(line)["loss"]
         for line in (folder / "stage" / "metrics.jsonl").read_text().splitlines()
     ]
+
+
+def reported(folder: Path, tag: str) -> list[float]:
+    """What a folder of TensorBoard's has under a tag, in the form of its event files."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    values = []
+    [path] = folder.iterdir()  # the first rank alone reports
+    data = path.read_bytes()
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        values += [value.simple_value for value in event.summary.value if value.tag == tag]
+        data = data[16 + length :]
+    return values
 
 
 def completion_loss(model_path: Path, dataset: Any) -> float:
@@ -116,13 +137,15 @@ def test_two_ranks_of_zero3_learn_and_publish_a_plain_checkpoint(
         rollouts, ChatFormat(AutoTokenizer.from_pretrained(tiny_model), "slm"), 512
     )
     before = completion_loss(tiny_model, dataset)
-    train(
+    losses = train(
         rollouts,
         tiny_model,
         tmp_path,
         deepspeed=DeepSpeedConfig(ranks=2, zero_stage=3, threads_per_rank=1),
+        report_to=("tensorboard",),
     )
     assert completion_loss(tmp_path / "model", dataset) < 0.8 * before
+    assert reported(tmp_path / "stage" / "tensorboard", "train/loss") == pytest.approx(losses)
     assert {p.suffix for p in (tmp_path / "model").iterdir()} <= {".json", ".safetensors", ".jinja"}
 
 

@@ -16,6 +16,7 @@ from tests.runs import ROOT, benchmark, json_object
 from tests.sandboxes import require_bubblewrap
 
 FAST = {
+    "capacity": ["--gpus=2", "--places=2"],
     "env": ["--repeats=1", "--games=1", "--plays=1"],
     "router": ["--repeats=1", "--steps=2", "--queries=1", "--layers=1"],
     "router_simulated": [
@@ -63,9 +64,9 @@ PARTS = {"evalplus_driver", "offline"}
 
 def commands() -> set[str]:
     """Modules that can be run."""
-    return {
-        path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()
-    } | {path.parent.name for path in (ROOT / "benchmarks").glob("*/__main__.py")}
+    folder = ROOT / "benchmarks"
+    files = {path.stem for path in folder.glob("*.py") if "__main__" in path.read_text()}
+    return files | {path.parent.name for path in folder.glob("*/__main__.py")}
 
 
 def test_every_benchmark_is_run_by_a_test() -> None:

@@ -54,6 +54,7 @@ def bc(context: Context) -> dict[str, Any]:
             fence=context.fence,
             config=config.bc,
             template_settings=config.slm.chat_template_kwargs,
+            report_to=config.cluster.report_to,
         )
         with context.services.learner_progress(
             context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks

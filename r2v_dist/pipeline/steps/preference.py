@@ -62,6 +62,7 @@ def dpo(context: Context) -> dict[str, Any]:
         fence=context.fence,
         config=config.dpo,
         template_settings=config.slm.chat_template_kwargs,
+        report_to=config.cluster.report_to,
     )
     with context.services.learner_progress(
         context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks

@@ -118,6 +118,7 @@ def verifier(context: Context) -> dict[str, Any]:
         fence=context.fence,
         config=config.verifier.training,
         template_settings=config.slm.chat_template_kwargs,
+        report_to=config.cluster.report_to,
     )
     with context.services.learner_progress(
         context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks

@@ -1,5 +1,6 @@
 """Which figures a run has data for, and what they say."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,11 @@ from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.comparison import REFERENCE
 from r2v_dist.evaluation.results import Findings, router_manifest
 from r2v_dist.report.claims import cvar_role
-from r2v_dist.report.figures import learning, risk, routers
+from r2v_dist.report.figures import learning, progress, risk, routers
 from r2v_dist.report.figures.drawing import Figure, draw, metrics
 from r2v_dist.report.figures.palette import ABLATIONS
 from r2v_dist.report.published import Published
+from r2v_dist.report.timeline import Bar
 from r2v_dist.storage.run_dir import RunDir
 
 _WIDE = 10.4
@@ -53,13 +55,26 @@ _CLONING = "Cross-entropy on action tokens of the teacher's successful episodes.
 _VERIFIER = "Uncalibrated V on candidates of validation states, against the share of their branches that succeeded."
 _PREFERENCES = "Verifier-guided DPO with its consistency and likelihood terms; rewards are beta times the log-ratio to the cloned policy."
 
+_TIMELINE = (
+    "Stages above; below them engines, env runners and learners, with what each group asked for. "
+    "The pale beginning of a group is the time until it first answered. A cross is where a driver "
+    "ended before it could record an end, a dotted line a pause that is left out."
+)
+
 
 def draw_figures(
-    run: RunDir, config: RunConfig, found: Findings, folder: Path, published: Published | None
+    run: RunDir,
+    config: RunConfig,
+    found: Findings,
+    folder: Path,
+    published: Published | None,
+    shown: Sequence[Bar] = (),
 ) -> list[Figure]:
-    """Draw everything there is data for, with a PNG copy of each in `folder`."""
+    """Draw everything there is data for, with a PNG copy of each in `folder`. `shown` are the bars
+    of the timeline.
+    """
     drawing = _Drawing(run, config, found, folder, published)
-    return [*drawing.routers(), *drawing.risk(), *drawing.learning()]
+    return [*drawing.routers(), *drawing.risk(), *drawing.learning(), *drawing.progress(shown)]
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,14 @@ class _Drawing:
             paint = partial(learning.preferences, logged=logged)
             drawn.append(self._wide("preferences", "learning", "DPO", _PREFERENCES, paint, 3.2))
         return drawn
+
+    def progress(self, shown: Sequence[Bar]) -> list[Figure]:
+        """What ran when."""
+        if not shown:
+            return []
+        paint = partial(progress.what_ran_when, bars=shown)
+        tall = progress.height(shown)
+        return [self._wide("timeline", "ran", "What ran when", _TIMELINE, paint, tall)]
 
     def _policy_metrics(self, training_seed: int) -> list[dict[str, Any]]:
         manifest = router_manifest(self.run, self.config, training_seed)

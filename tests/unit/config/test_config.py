@@ -127,6 +127,10 @@ def _folder(*overrides: str) -> Path:
         ),
         ("bc.deepspeed.extra={zero_optimisation: {}}", ["did you mean zero_optimization?"]),
         ("bc.attention=flash_attention_2", ["bc", "flash_attention_2", "bf16"]),
+        (
+            "cluster={address: auto, metrics: {port: 8080}}",
+            ["metrics.port = 8080", "--metrics-export-port"],
+        ),
         ("cluster.address=ray://head:10001", ["cluster.address", "auto", "job"]),
         ("cluster.env={CUDA_VISIBLE_DEVICES: 0}", ["CUDA_VISIBLE_DEVICES", "cluster.gpus"]),
         ("cluster.env={NCCL IFNAME: x}", ["cluster.env", "no name"]),

@@ -1,6 +1,7 @@
 """What cannot succeed is refused before anything starts: places, rooms, endpoints."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,16 @@ def test_a_run_without_room_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"router\.deepspeed\.ranks = 2"):
         check_simulated(config)
     check(simulated(tmp_path))
+
+
+def test_a_tracker_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for key in ("report_to=[tensorboard]", "report_to=[wandb]", "metrics.vllm=true"):
+        named = re.escape(f"cluster.{key.partition('=')[0]}")
+        with pytest.raises(UsageError, match=f"{named} = .*pip install"):
+            check(simulated(tmp_path, f"cluster.{key}"))
 
 
 def test_cores_that_the_machine_does_not_have_are_named(
