@@ -18,6 +18,7 @@ from actors.totals import Totals
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Arm, Episode, Task, Unit
 from r2v_dist.storage.fence import Fence
+from r2v_dist.storage.key_set import KeySet
 
 _ARM = Arm("slm_only", None, "p", "t", 0)
 _LOADS = ((10, 4, 1), (10, 4, 8), (10, 16, 1), (100, 4, 1), (100, 4, 16), (100, 16, 4), (400, 4, 8))
@@ -56,14 +57,19 @@ class _Finishing:
     def equip(self, equipment: Equipment) -> None: ...
 
     def open(
-        self, folder: Path, shard_episodes: int, shard_seconds: float, fence: Fence | None
+        self,
+        folder: Path,
+        shard_episodes: int,
+        shard_seconds: float,
+        fence: Fence | None,
+        committed: KeySet | None = None,
     ) -> None: ...
 
     def deliver(self, episodes: Sequence[Episode]) -> None: ...
 
     def flush(self) -> None: ...
 
-    def drop_collector(self) -> None: ...
+    def drop_collectors(self) -> None: ...
 
     def start(self, runner: int, unit: Unit) -> int:
         self.given += 1
