@@ -12,6 +12,7 @@ from actors.collector import CollectorActor
 from actors.failures import CollectorLost
 from actors.post_mortem import last_words, place_of
 from actors.ray_errors import cause_of, died, first_cause, usage_error
+from r2v_dist import object_store
 from r2v_dist.episodes import Episode
 from r2v_dist.errors import RuntimeFailure, StoreFailure
 from r2v_dist.storage.fence import Fence
@@ -58,7 +59,10 @@ class RayCollector:
     ) -> None:
         """Begin a stage's folder; starts the process where there is none."""
         if self._actor is None:
-            self._actor = ray.remote(CollectorActor).options(num_cpus=0).remote()
+            options: dict[str, Any] = {"num_cpus": 0}
+            if variables := object_store.variables():
+                options["runtime_env"] = {"env_vars": variables}
+            self._actor = ray.remote(CollectorActor).options(**options).remote()
         self._folder = folder
         self._wait(self._actor.open.remote(folder, shard_episodes, shard_seconds, fence))
 

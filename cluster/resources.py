@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.placement import Bundle, Node, misfit
+from r2v_dist import object_store
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import UsageError, warn
@@ -94,7 +95,7 @@ def gpu_share(asked: float) -> float:
 
 def variables() -> dict[str, str]:
     """Environment variables that the configuration gives to whatever computes with a model."""
-    return decided().cluster.env
+    return object_store.variables() | decided().cluster.env
 
 
 def learner_on_gpu(learner: str) -> bool:

@@ -14,6 +14,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from actors.routing import ServerNotReady
@@ -30,6 +31,8 @@ from actors.vllm.engine import (
 from actors.vllm.health import Report, State
 from cluster.node_lock import node_lock
 from r2v_dist.config.models import ModelConfig
+from r2v_dist.errors import UsageError
+from r2v_dist.mirror import at_hand, of, shown
 
 HEALTH_GROUP = "health"
 
@@ -176,6 +179,13 @@ class EngineServer:
         return answer
 
     async def _change(self, path: str, version: str) -> None:
+        if self._site.across_nodes and of(Path(path)):
+            raise UsageError(
+                f"{shown(Path(path))}: the engine's ranks are on several nodes, which do not fetch "
+                f"a model from an address; set tensor_parallel and pipeline_parallel to what one "
+                f"node holds, or run_dir to a path on storage that every node sees"
+            )
+        await asyncio.to_thread(at_hand, Path(path))
         if self._engine is not None:
             await self._engine.reload(path)
         else:

@@ -2,19 +2,21 @@
 whole, and what training left behind is gone.
 """
 
-import shutil
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from learners.common.other_ranks import NOTICES
+from learners.common import far_checkpoints
+from learners.common.far_checkpoints import METRICS, NOTICES
 from learners.common.ray_train import run_ranks
 from r2v_dist import files
 from r2v_dist.config.learners import LearnerConfig
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.errors import RuntimeFailure, warn
+from r2v_dist.mirror import at_hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +70,43 @@ def run_jobs(jobs: Sequence[Job], rank_function: Callable[[Sequence[Job]], None]
 
 def _run(jobs: Sequence[LearnerJob], loop: Callable[[], None]) -> None:
     first = jobs[0]
+    loop = partial(_on_node, jobs, loop)
     run_ranks(loop, first.config.deepspeed, first.learner, first.stage / "ray_train")
+    for path in (first.stage / METRICS, first.stage / NOTICES):
+        at_hand(path)
     for job in jobs:
+        at_hand(job.output)
         if not (job.output / job.proof).is_file():
             raise RuntimeFailure(
                 f"learner {job.learner}: it ended without {job.proof} in {job.output}"
             )
     for notice in files.read_json_lines(first.stage / NOTICES):
         warn(notice["text"])
-    for left_behind in first.stage.glob("checkpoints*"):
-        shutil.rmtree(left_behind, ignore_errors=True)
+    for left_behind in {first.stage / "checkpoints", *first.stage.glob("checkpoints*")}:
+        with contextlib.suppress(OSError):
+            files.remove(left_behind)
+
+
+def _on_node(jobs: Sequence[LearnerJob], loop: Callable[[], None]) -> None:
+    """What a rank runs, with what its jobs name on its node. Where nodes share no storage, each
+    fetches it from the address of the run, and the first rank leaves its notes there.
+    """
+    import torch.distributed
+
+    for job in jobs:
+        for path in _paths(job):
+            at_hand(path)
+    first = jobs[0]
+    far_checkpoints.fetch_last(first.stage)
+    loop()
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() == 0:
+        far_checkpoints.share_notes(first.stage)
+
+
+def _paths(job: LearnerJob) -> list[Path]:
+    """What a job reads, and what it may have written before."""
+    values = [getattr(job, one.name) for one in fields(job)]
+    paths = [value for value in values if isinstance(value, Path)]
+    if isinstance(job, ModelJob):
+        paths.append(Path(job.model))
+    return [*paths, job.stage / METRICS, job.stage / NOTICES]

@@ -9,16 +9,20 @@ it trained with was DeepSpeed's.
 import json
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
 from cluster import environment, resources
+from r2v_dist import files
 from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.files import write_atomically
+from r2v_dist.mirror import at_hand, of, shown
 
 _VERDICT = "verdict.json"
+_LOOK_S, _LOOK_FAR_S = 0.2, 2.0
+"""Time between two looks for it, in a folder and at an address."""
 
 Loop = Callable[[], None]
 """What a rank runs; it travels to the rank's process."""
@@ -34,7 +38,7 @@ def run_ranks(loop: Loop, deepspeed: DeepSpeedConfig, name: str, storage: Path) 
     use_gpu = resources.learner_on_gpu(name)
     resources.require_room([resources.rank_bundle(name, deepspeed.ranks, use_gpu)])
     verdict = storage.resolve() / _VERDICT
-    verdict.unlink(missing_ok=True)
+    files.remove(verdict)
     trainer = _trainer(loop, deepspeed, name, verdict, use_gpu)
     ended: Future[None] = Future()
 
@@ -48,9 +52,10 @@ def run_ranks(loop: Loop, deepspeed: DeepSpeedConfig, name: str, storage: Path) 
     # In the main thread Ray Train takes Ctrl-C to itself, and then waits for ranks that wait for
     # room.
     threading.Thread(target=fit, daemon=True).start()
+    look_every_s = _LOOK_FAR_S if of(verdict) else _LOOK_S
     while not ended.done():
         _raise_verdict(verdict)
-        threading.Event().wait(0.2)
+        wait([ended], timeout=look_every_s)
     _raise_verdict(verdict)
     error = ended.exception()
     if error is not None:  # a boundary: whatever ended the ranks, the user gets its first cause
@@ -68,7 +73,7 @@ def _trainer(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     cluster = resources.decided().cluster
-    variables = environment.of_rank(deepspeed.threads_per_rank, use_gpu) | cluster.env
+    variables = environment.of_rank(deepspeed.threads_per_rank, use_gpu) | resources.variables()
     return TorchTrainer(
         _rank,
         train_loop_config={"loop": loop, "verdict": str(verdict)},
@@ -80,7 +85,7 @@ def _trainer(
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(verdict.parent),
+            storage_path=shown(verdict.parent),
             failure_config=FailureConfig(
                 max_failures=cluster.max_restarts,
                 # A start of the ranks waits for room as long as cluster.wait_for_resources_s says.
@@ -106,7 +111,7 @@ def _rank(config: dict[str, Any]) -> None:
 
 
 def _raise_verdict(path: Path) -> None:
-    if path.is_file():
+    if at_hand(path).is_file():
         verdict = json.loads(path.read_text(encoding="utf-8"))
         raise (UsageError if verdict["usage"] else RuntimeFailure)(verdict["message"])
 

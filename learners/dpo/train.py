@@ -7,6 +7,7 @@ is left out and counted.
 """
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ from learners.dpo.pairs import Pair
 from r2v_dist import files
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config.learners import DPOConfig
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.mirror import at_hand, of, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ def learn_preferences(job: DPOJob) -> PairExamples:
         _save(dataset, counts, folder)
     counts = _counts(folder)
     run_job(job, _train_rank)
-    shutil.rmtree(folder)
+    files.remove(folder)
     return counts
 
 
@@ -143,6 +145,17 @@ def _counts(folder: Path) -> PairExamples:
     return PairExamples(**files.read_json_object(folder / "counts.json"))
 
 
+def _require_shared_storage(job: DPOJob) -> None:
+    """Raises UsageError where the file of reference log-probabilities is not every rank's."""
+    apart = os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE")
+    if apart and of(job.stage):
+        raise UsageError(
+            f"run_dir = {shown(job.stage.parents[1])}: dpo's ranks are on several nodes, and share "
+            f"a file; set dpo.deepspeed.ranks to what one node holds, or run_dir to a path on "
+            f"storage that every node sees"
+        )
+
+
 def _train_rank(job: DPOJob) -> None:
     """What every rank runs."""
     import datasets
@@ -154,6 +167,7 @@ def _train_rank(job: DPOJob) -> None:
     from learners.dpo.trainer import MEASURES, PreferenceTrainer
 
     config = job.config
+    _require_shared_storage(job)
     datasets.disable_progress_bars()
     training = TrlArguments(
         beta=config.beta,
@@ -163,7 +177,7 @@ def _train_rank(job: DPOJob) -> None:
     )
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     model = AutoModelForCausalLM.from_pretrained(job.model, **model_arguments(config))
-    examples = datasets.load_from_disk(str(job.stage / "examples"))
+    examples = datasets.load_from_disk(str(at_hand(job.stage / "examples")))
     counts = _counts(job.stage / "examples")
     pad_id = (
         tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
