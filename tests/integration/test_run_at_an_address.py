@@ -111,7 +111,7 @@ def test_a_driver_that_slept_commits_nothing_after_another_took_over(
         wait_for_shards(second, 6)
         first.send_signal(signal.SIGCONT)
         _, said = first.communicate(timeout=120)
-        assert first.returncode == 1
+        assert first.returncode == 1, said
         assert f"run_dir = {ADDRESS}: another run (host " in said
         assert "has taken over; this run ends, and what it committed is kept" in said
         _, said_by_second = second.communicate(timeout=500)
