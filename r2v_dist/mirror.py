@@ -157,17 +157,9 @@ class Mirror:
         name = self.name(path)
         return self.store.head(name) is not None or bool(self.store.list(f"{name}/"))
 
-    def refresh(self, path: Path) -> None:
-        """Have a small file here as it is in the store, or not at all where it is not there."""
-        answer = self.store.read(self.name(path))
-        if answer is None:
-            path.unlink(missing_ok=True)
-            return
-        content, tag = answer
-        with beside(path) as scratch:
-            scratch.write_bytes(content)
-            os.replace(scratch, path)
-        self._notes.remember(self.name(path), tag)
+    def read(self, path: Path) -> bytes | None:
+        """The content of a small object, whatever is here; None where there is none."""
+        return self.store.read(self.name(path))
 
     def pull(self, folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
         """Have the objects of a folder here as they are in the store, and nothing else besides.
@@ -206,10 +198,10 @@ class Mirror:
             if answer is None:
                 return False
             mark = folder / COMPLETE
-            if mark.is_file() and mark.read_bytes() == answer[0]:
+            if mark.is_file() and mark.read_bytes() == answer:
                 return True
             shutil.rmtree(folder, ignore_errors=True)
-            self._assemble(folder, answer[0])
+            self._assemble(folder, answer)
         return True
 
     def fetch_folders(self, above: Path) -> None:

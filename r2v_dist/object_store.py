@@ -156,16 +156,15 @@ class ObjectStore:
             except FileNotFoundError:
                 return None
 
-    def read(self, name: str) -> tuple[bytes, str] | None:
-        """Content and tag of a small object; None where there is none."""
+    def read(self, name: str) -> bytes | None:
+        """The content of a small object; None where there is none."""
         import obstore
 
         with self._asking(name):
             try:
-                answer = obstore.get(self._client, name)
+                return bytes(obstore.get(self._client, name).bytes())
             except FileNotFoundError:
                 return None
-            return bytes(answer.bytes()), str(answer.meta["e_tag"])
 
     def download(self, meta: Meta, target: Path) -> None:
         """Write an object's bytes to a file, block by block. Makes the folders above it."""

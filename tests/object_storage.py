@@ -23,7 +23,8 @@ def s3_server(bucket: str = "bucket") -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT"))
+    _ask(f"{endpoint}/moto-api/reset", "POST")  # servers of one process share their objects
+    _ask(f"{endpoint}/{bucket}", "PUT")
     variables = {
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -33,6 +34,10 @@ def s3_server(bucket: str = "bucket") -> Iterator[str]:
     with patch.dict(os.environ, variables):
         yield endpoint
     server.stop()
+
+
+def _ask(url: str, method: str) -> None:
+    urllib.request.urlopen(urllib.request.Request(url, method=method)).close()
 
 
 def mirror_of(address: str, machine: Path) -> Path:

@@ -7,6 +7,7 @@ are needed (create what does not exist, read, list, renew the time of change) ar
 object store has too: in the mirror of an address, the objects alone are asked.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -40,11 +41,10 @@ class Fence:
 
     def require(self) -> None:
         """Raises Superseded where this epoch is over."""
-        successor = path_of(self.root, self.epoch + 1)
-        record = read(successor)
-        if successor.exists():
+        successor = _read(path_of(self.root, self.epoch + 1))
+        if successor is not None:
             raise Superseded(
-                f"run_dir = {mirrors.shown(self.root)}: {who(record)} has taken over; this run "
+                f"run_dir = {mirrors.shown(self.root)}: {who(successor)} has taken over; this run "
                 f"ends, and what it committed is kept"
             )
         if read(self.path).get("token") != self.token:
@@ -78,20 +78,33 @@ def path_of(root: Path, epoch: int) -> Path:
 
 def latest(root: Path) -> int:
     """The latest epoch that was taken; 0 where none was."""
-    if mirror := mirrors.of(root):
-        mirror.pull(root / "lease")
-    taken = (root / "lease").glob("*.json")
-    return max((int(path.stem) for path in taken if path.stem.isdigit()), default=0)
+    folder = root / "lease"
+    mirror = mirrors.of(root)
+    names = mirror.names(folder) if mirror else [path.name for path in folder.glob("*.json")]
+    taken = [Path(name).stem for name in names]
+    return max((int(epoch) for epoch in taken if epoch.isdigit()), default=0)
 
 
 def read(path: Path) -> Record:
     """Who took an epoch; an empty record where the file is missing or damaged."""
-    if mirror := mirrors.of(path):
-        mirror.refresh(path)
-    try:
-        return files.read_json_object(path)
-    except DamagedFile:
-        return {}
+    return _read(path) or {}
+
+
+def _read(path: Path) -> Record | None:
+    """None where nobody took the epoch; an empty record where the file is damaged."""
+    mirror = mirrors.of(path)
+    if mirror is None:
+        try:
+            return files.read_json_object(path)
+        except DamagedFile:
+            return {} if path.exists() else None
+    content = mirror.read(path)
+    if content is None:
+        return None
+    with contextlib.suppress(ValueError):
+        record = json.loads(content)
+        return record if isinstance(record, dict) else {}
+    return {}
 
 
 def who(record: Record) -> str:

@@ -350,4 +350,4 @@ def test_a_record_says_how_a_driver_ended(address: str, here: Path) -> None:
         pass
     answer = ObjectStore(address).read("lease/000001.json")
     assert answer is not None
-    assert "ended" in json.loads(answer[0])
+    assert "ended" in json.loads(answer)
