@@ -17,6 +17,7 @@ from actors.failures import CollectorLost
 from actors.metrics import OFF, Meter
 from actors.ray_errors import cause_of, died, first_cause, usage_error
 from cluster.post_mortem import last_words, place_of
+from r2v_dist import object_store
 from r2v_dist.episodes import Episode
 from r2v_dist.errors import RuntimeFailure, StoreFailure
 from r2v_dist.seeding import stable_hash
@@ -81,7 +82,10 @@ class RayCollectors:
     ) -> None:
         """Begin a stage's folder; starts the processes where there are none."""
         if not self._actors:
-            remote = ray.remote(CollectorActor).options(num_cpus=0)
+            options: dict[str, Any] = {"num_cpus": 0}
+            if variables := object_store.variables():
+                options["runtime_env"] = {"env_vars": variables}
+            remote = ray.remote(CollectorActor).options(**options)
             self._actors = [remote.remote(self._meter) for _ in range(self._count)]
         self._folder = folder
         there = ray.put(committed)  # once for all of a machine

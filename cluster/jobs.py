@@ -22,6 +22,7 @@ from cluster.guard import GRACE_S
 from cluster.package import CONFIG_FILE, Package
 from cluster.submission import PREFIX
 from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.mirror import shown
 
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 ENTRYPOINT = f"python -m r2v_dist.cli run {CONFIG_FILE}"
@@ -106,9 +107,9 @@ class Jobs:
         for job in listed:
             if job.under_way and job in earlier:
                 return Submitted(job.id, False, _attempt(job.id, first_id))
-            if job.under_way and job.run_dir == str(run_dir):
+            if job.under_way and job.run_dir == shown(run_dir):
                 raise UsageError(
-                    f"run_dir = {run_dir}: job {job.id} is under way there with another "
+                    f"run_dir = {shown(run_dir)}: job {job.id} is under way there with another "
                     f"configuration; `r2v stop {job.id}`, or choose another run_dir"
                 )
         attempt = max((_attempt(job.id, first_id) for job in earlier), default=0) + 1
@@ -116,7 +117,7 @@ class Jobs:
         request = {
             "entrypoint": ENTRYPOINT,
             "submission_id": new_id,
-            "metadata": {"r2v_run_dir": str(run_dir)},
+            "metadata": {"r2v_run_dir": shown(run_dir)},
             "entrypoint_num_cpus": driver.cpus or None,
             "entrypoint_memory": int(driver.memory_gib * 2**30) or None,
             "entrypoint_label_selector": dict(driver.labels) or None,

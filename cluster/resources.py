@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.placement import Bundle, Node, misfit
+from r2v_dist import object_store
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import UsageError, warn
@@ -148,7 +149,7 @@ def gpu_share(asked: float) -> float:
 
 def variables() -> dict[str, str]:
     """Environment variables that the configuration gives to whatever computes with a model."""
-    return decided().cluster.env
+    return object_store.variables() | decided().cluster.env
 
 
 def learner_on_gpu(learner: str) -> bool:

@@ -43,8 +43,9 @@ def require_submittable(config: RunConfig | SimulatedConfig) -> None:
         )
     if not config.run_dir.is_absolute():
         raise UsageError(
-            f"run_dir = {config.run_dir}: a job needs an absolute path on storage that every node "
-            f"sees; write for example run_dir=/shared/{config.run_dir}"
+            f"run_dir = {config.run_dir}: a job needs an address such as s3://bucket/run, or an "
+            f"absolute path on storage that every node sees; write for example "
+            f"run_dir=/shared/{config.run_dir}"
         )
 
 

@@ -2,7 +2,8 @@
 
 A reader gets the contents or a `DamagedFile` that names the file, never a parser's error. A writer
 publishes a file that is whole and on disk, or none: a new name never shows a half-written file, not
-even after a power cut. Half a last line of a JSON-lines file is what a killed process leaves, and
+even after a power cut. In the mirror of an address (`r2v_dist.mirror`) what is published is an
+object too, and in place of the disk the store keeps it. Half a last line of a JSON-lines file is what a killed process leaves, and
 counts as not written.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from r2v_dist import mirror as mirrors
 from r2v_dist.errors import DamagedFile
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -137,6 +139,10 @@ def scratch_beside(path: Path) -> Iterator[Path]:
 def publish(scratch: Path, target: Path) -> None:
     """Give a written file or folder its name, once all of it is on disk. It replaces what has the
     name already."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if mirror := mirrors.of(target):
+        mirror.publish(scratch, target)
+        return
     sync(scratch)
     if target.is_dir():
         shutil.rmtree(target)
@@ -147,6 +153,9 @@ def publish(scratch: Path, target: Path) -> None:
 def publish_new(scratch: Path, target: Path) -> None:
     """As `publish`, for a file whose name is taken once: raises FileExistsError where it is taken,
     and of two writers that try at one time only one succeeds."""
+    if mirror := mirrors.of(target):
+        mirror.publish_new(scratch, target)
+        return
     sync(scratch)
     try:
         os.link(scratch, target)
@@ -160,7 +169,10 @@ def publish_new(scratch: Path, target: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or everything in a folder, on disk."""
+    """Have a file, or everything in a folder, on disk, or in the store of a mirror."""
+    if mirror := mirrors.of(path):
+        mirror.share([path])
+        return
     if path.is_dir():
         for inner in path.iterdir():
             sync(inner)
@@ -180,13 +192,27 @@ def sync_entries(folder: Path) -> None:
 
 
 def set_aside(path: Path, target: Path) -> Path:
-    """Move a damaged file or folder to where nothing reads it; its new name, which has a number
-    where an earlier one has the target's."""
+    """Move a file or folder to where nothing reads it; its new name, which has a number where an
+    earlier one has the target's."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    mirror = mirrors.of(target)
     free = target
     number = 1
-    while free.exists():
+    while free.exists() or (mirror and mirror.exists(free)):
         number += 1
         free = target.with_name(f"{target.name}.{number}")
-    path.rename(free)
+    if mirror:
+        mirror.move(path, free)
+    else:
+        path.rename(free)
     return free
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one; in a mirror its objects too."""
+    if mirror := mirrors.of(path):
+        mirror.remove(path)
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

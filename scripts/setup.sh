@@ -29,7 +29,7 @@ echo "setup: virtual environment in $venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "uv==0.13.9" ||
     fail "uv could not be installed; check the network and run the same command again"
 
-options=(--constraint constraints.txt --constraint "constraints-$extra.txt")
+options=(--constraint constraints.txt --constraint "constraints-$extra.txt" --overrides overrides.txt)
 if [ "$extra" = cpu ]; then
     options+=(--overrides overrides-cpu.txt)
     # PyTorch without CUDA: from a local wheel folder where one is configured, else from PyTorch's CPU index.

@@ -21,6 +21,7 @@ from r2v_dist.child_python import child_command, child_environment
 from r2v_dist.config.places import CACHE_VARIABLE, cache_folder, make_cache
 from r2v_dist.errors import DamagedFile, RuntimeFailure
 from r2v_dist.files import read_json
+from r2v_dist.mirror import at_hand
 from r2v_dist.seeding import short_hash
 
 _DEADLINE_S = 300.0
@@ -77,7 +78,7 @@ def load_tokenizer(folder: str) -> ChatTokenizer:
     """The tokenizer of a Hugging Face directory. Raises RuntimeFailure where it cannot be read, and
     UsageError where there is no place for the cache.
     """
-    target = cache_folder("tokenizers") / f"{_identity(Path(folder))}.json"
+    target = cache_folder("tokenizers") / f"{_identity(at_hand(Path(folder)))}.json"
     try:
         stored = read_json(target)
     except DamagedFile:

@@ -15,6 +15,7 @@ from cluster import environment, resources
 from cluster.node_lock import node_lock
 from learners.common.packing import AnswerRow
 from r2v_dist.config.verifier import VerifierConfig
+from r2v_dist.mirror import at_hand
 
 KEPT_TOKENS = 50_000
 """Prompt tokens that a scorer without an accelerator keeps read: some hundred conversations of a
@@ -37,7 +38,7 @@ class VerifierServer:
         if on_gpu:
             torch.cuda.set_per_process_memory_fraction(config.gpu_memory_utilization)
         with node_lock("engine-start", on_gpu):  # an engine that starts measures what is free
-            self._model = ValueModel(Path(path), config.max_tokens, KEPT_TOKENS)
+            self._model = ValueModel(at_hand(Path(path)), config.max_tokens, KEPT_TOKENS)
         self._version = version
         # Whoever asks has a deadline; a forward pass cannot be stopped.
         self._batcher = Batcher(

@@ -30,6 +30,7 @@ from actors.vllm.engine import (
     Site,
     VllmEngine,
 )
+from actors.vllm.far_weights import fetch, require_reachable
 from actors.vllm.health import Report, State
 from cluster.node_lock import node_lock
 from r2v_dist.config.models import ModelConfig
@@ -227,16 +228,19 @@ class EngineServer:
         return answer
 
     async def _change(self, path: str, version: str, adapter: str) -> None:
+        require_reachable(path, adapter, self._site.across_nodes)
         if self._engine is None:
             await self._begin(path, adapter)
         elif self._state is State.ASLEEP:
             self._state = State.STARTING
             try:
+                await fetch(path, adapter)
                 await self._engine.wake(path, adapter)
             except Exception as error:
                 self._fail(error)
                 raise
         else:
+            await fetch(path, adapter)  # questions are answered meanwhile
             async with self._no_requests():
                 await self._engine.reload(path, adapter)
                 self._version = version
@@ -246,6 +250,7 @@ class EngineServer:
     async def _begin(self, path: str, adapter: str) -> None:
         self._state = State.STARTING
         try:
+            await fetch(path, adapter)
             self._engine = await asyncio.to_thread(self._start, path)
             if adapter:
                 await self._engine.reload(path, adapter)

@@ -13,9 +13,11 @@ import yaml
 
 from cluster.manifests.shape import Node, Shape, shape_of
 from cluster.submission import config_text, job_id
+from r2v_dist import mirror
 from r2v_dist.config.run import RunConfig
 from r2v_dist.config.simulated import SimulatedConfig
 from r2v_dist.errors import UsageError
+from r2v_dist.object_store import variables_of
 
 API = "ray.io/v1"
 SECRET = "r2v-keys"
@@ -35,7 +37,7 @@ class Kubernetes:
 
     image: str
     claim: str
-    """PersistentVolumeClaim (ReadWriteMany) with the run directory."""
+    """PersistentVolumeClaim (ReadWriteMany) with the run directory, where that is a path."""
     node: Node
     deadline_s: int
     retries: int
@@ -143,13 +145,15 @@ def _container(
     return {
         "name": f"ray-{name}",
         "image": place.image,
-        "env": [_secret(variable) for variable in _keys(config)],
+        "env": [_secret(variable) for variable in _keys(config)] + _storage(config),
         "resources": {"requests": dict(resources), "limits": dict(resources)},
         "volumeMounts": mounts,
     }
 
 
 def _volumes(config: RunConfig | SimulatedConfig, place: Kubernetes) -> list[dict[str, Any]]:
+    if mirror.of(config.run_dir):
+        return []
     if not place.claim:
         raise UsageError(
             f"--claim: run_dir = {config.run_dir} is a path; name the PersistentVolumeClaim "
@@ -177,6 +181,16 @@ def _keys(config: RunConfig | SimulatedConfig) -> list[str]:
 def _secret(variable: str) -> dict[str, Any]:
     reference = {"name": SECRET, "key": variable}
     return {"name": variable, "valueFrom": {"secretKeyRef": reference}}
+
+
+def _storage(config: RunConfig | SimulatedConfig) -> list[dict[str, Any]]:
+    """Where the store of a run's address is, and its keys, as far as the Secret has them."""
+    if not mirror.of(config.run_dir):
+        return []
+    secrets = [_secret(variable) for variable in variables_of(mirror.shown(config.run_dir))]
+    for secret in secrets:
+        secret["valueFrom"]["secretKeyRef"]["optional"] = True
+    return secrets
 
 
 def _config_map(config: RunConfig | SimulatedConfig, name: str) -> Manifest:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from r2v_dist import files
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.mirror import COMPLETE
 from r2v_dist.storage.checkpoints import ADAPTER, Checkpoint
+from r2v_dist.storage.fence import Fence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,12 +56,15 @@ def own_adapter(folder: Path, base: str, below: str = "") -> None:
         stack([Path(below), folder] if below else [folder], Path(base), folder)
 
 
-def whole(checkpoint: Checkpoint, dtype: str) -> str:
+def whole(checkpoint: Checkpoint, dtype: str, fence: Fence | None = None) -> str:
     """A directory with all weights of a checkpoint: its own, or where it is an adapter a merged
     copy beside it, made when it is first asked for.
 
     Args:
         dtype: the precision of the copy, by torch's name; `auto` for the model's own.
+        fence: the driver's right to write; None where nobody else may write there.
+
+    Raises Superseded where another driver has taken over, before a copy is published.
     """
     if not checkpoint.adapter:
         return checkpoint.path
@@ -69,6 +74,8 @@ def whole(checkpoint: Checkpoint, dtype: str) -> str:
         scratch = output.with_name(output.name + ".tmp")
         shutil.rmtree(scratch, ignore_errors=True)
         merge(Path(checkpoint.path), adapter, scratch, dtype)
+        if fence is not None:
+            fence.require()
         files.publish(scratch, output)
     return str(output)
 
@@ -81,7 +88,8 @@ def merge(base: Path, adapter: Path, output: Path, dtype: str = "auto") -> None:
     from safetensors.torch import save_file
 
     deltas = dict(_factors(_scaled(adapter)))
-    shutil.copytree(base, output, ignore=shutil.ignore_patterns("*.safetensors", "*.bin", "*.md"))
+    left = shutil.ignore_patterns("*.safetensors", "*.bin", "*.md", COMPLETE)
+    shutil.copytree(base, output, ignore=left)
     for shard in sorted(base.glob("*.safetensors")):
         tensors = dict(_merged(shard, deltas, dtype))
         save_file(tensors, output / shard.name, metadata={"format": "pt"})
@@ -90,7 +98,7 @@ def merge(base: Path, adapter: Path, output: Path, dtype: str = "auto") -> None:
             f"{adapter}: it adapts {min(deltas)}, which {base} does not have under this name"
         )
     for path in adapter.iterdir():  # the tokenizer that the adapter was trained with
-        if path.name not in (ADAPTER, _WEIGHTS) and path.is_file():
+        if path.name not in (ADAPTER, _WEIGHTS, COMPLETE) and path.is_file():
             shutil.copy2(path, output / path.name)
     _say_precision(output, dtype)
 

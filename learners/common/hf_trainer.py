@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from learners.common.deepspeed_setup import deepspeed_arguments, require_deepspeed
+from learners.common.far_checkpoints import COMPLETE, METRICS, keep, step_of
 from learners.common.jobs import LearnerJob
 from learners.common.other_ranks import prepare
 from learners.common.preemption import may_be_announced, preemption_watch
 from r2v_dist import files
+from r2v_dist import mirror as mirrors
 from r2v_dist.config.learners import LearnerConfig, LoraConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.metrics_log import append_metrics
-
-_COMPLETE = "complete"
 
 
 def trainer_arguments(
@@ -70,7 +70,7 @@ def trainer_arguments(
         "save_steps": config.save_every_steps,
         "save_total_limit": 2,
         "report_to": list(report_to),
-        "run_name": f"{stage.parent.parent.name} {stage.name}",
+        "run_name": f"{Path(mirrors.shown(stage.parent.parent)).name} {stage.name}",
         "disable_tqdm": True,
         "seed": seed,
         "data_seed": seed,
@@ -133,9 +133,9 @@ def train(trainer: Any, stage: Path) -> None:
     import torch.distributed
 
     resumed = _last_complete(stage / "checkpoints")
-    step = _step_of(resumed) if resumed else 0
+    step = step_of(resumed.name) if resumed else 0
     if torch.distributed.get_rank() == 0:
-        _forget_metrics_after(stage / "metrics.jsonl", step)
+        _forget_metrics_after(stage / METRICS, step)
     trainer.add_callback(_epochs_told())
     if may_be_announced():
         trainer.add_callback(preemption_watch())
@@ -248,11 +248,14 @@ def recorder(stage: Path, *measures: str, fence: Fence | None = None) -> Any:
                     "seconds": round(time.monotonic() - self.started, 3),
                 }
                 row |= {name: logs[name] for name in measures}
-                append_metrics(stage / "metrics.jsonl", row)
+                append_metrics(stage / METRICS, row)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if first_rank:
-                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if mirrors.of(checkpoint):
+                keep(checkpoint, args)
+            elif first_rank:
+                (checkpoint / COMPLETE).touch()
 
     return Recorder()
 
@@ -285,12 +288,8 @@ def tell_epoch(loader: Any, epoch: int) -> None:
 
 
 def _last_complete(folder: Path) -> Path | None:
-    complete = [marker.parent for marker in folder.glob(f"checkpoint-*/{_COMPLETE}")]
-    return max(complete, key=_step_of, default=None)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+    complete = [marker.parent for marker in folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(complete, key=lambda checkpoint: step_of(checkpoint.name), default=None)
 
 
 def _forget_metrics_after(path: Path, step: int) -> None:

@@ -5,19 +5,21 @@ Invariant: ranks of a driver that is superseded, which may live on where nobody 
 nothing and log nothing.
 """
 
-import shutil
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from learners.common.other_ranks import NOTICES
+from learners.common import far_checkpoints
+from learners.common.far_checkpoints import METRICS, NOTICES
 from learners.common.ray_train import run_ranks
 from r2v_dist import files
 from r2v_dist.config.learners import LearnerConfig
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.errors import RuntimeFailure, warn
+from r2v_dist.mirror import at_hand
 from r2v_dist.storage.fence import Fence
 
 
@@ -87,26 +89,56 @@ def run_jobs(jobs: Sequence[Job], rank_function: Callable[[Sequence[Job]], None]
 
 def _run(jobs: Sequence[LearnerJob], loop: Callable[[], None]) -> None:
     first = jobs[0]
-    fenced = partial(_on_rank, first, loop)
+    fenced = partial(_on_node, jobs, partial(_on_rank, first, loop))
     try:
         run_ranks(fenced, first.config.deepspeed, first.learner, first.stage / "ray_train")
     except RuntimeFailure:
         first.require()  # where another driver has taken over, that is the cause
         raise
+    for path in (first.stage / METRICS, first.stage / NOTICES):
+        at_hand(path)
     for job in jobs:
+        at_hand(job.output)
         if not (job.output / job.proof).is_file():
             raise RuntimeFailure(
                 f"learner {job.learner}: it ended without {job.proof} in {job.output}"
             )
     for notice in files.read_json_lines(first.stage / NOTICES):
         warn(notice["text"])
-    left_behind = list(first.stage.glob("checkpoints*"))
+    first.require()  # what is left behind may be what the ranks of another driver go on from
+    left_behind = {first.stage / "checkpoints", *first.stage.glob("checkpoints*")}
     for job in jobs:
-        left_behind += job.output.parent.glob(f"{job.output.name}.*tmp")
+        left_behind |= set(job.output.parent.glob(f"{job.output.name}.*tmp"))
     for folder in left_behind:
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            files.remove(folder)
 
 
 def _on_rank(job: LearnerJob, loop: Callable[[], None]) -> None:
     job.require()
     loop()
+
+
+def _on_node(jobs: Sequence[LearnerJob], loop: Callable[[], None]) -> None:
+    """What a rank runs, with what its jobs name on its node. Where nodes share no storage, each
+    fetches it from the address of the run, and the first rank leaves its notes there.
+    """
+    import torch.distributed
+
+    for job in jobs:
+        for path in _paths(job):
+            at_hand(path)
+    first = jobs[0]
+    far_checkpoints.fetch_last(first.stage)
+    loop()
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() == 0:
+        far_checkpoints.share_notes(first.stage)
+
+
+def _paths(job: LearnerJob) -> list[Path]:
+    """What a job reads, and what it may have written before."""
+    values = [getattr(job, one.name) for one in fields(job)]
+    paths = [value for value in values if isinstance(value, Path)]
+    if isinstance(job, ModelJob):
+        paths.append(Path(job.model))
+    return [*paths, job.stage / METRICS, job.stage / NOTICES]

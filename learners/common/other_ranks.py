@@ -8,12 +8,12 @@ start again with a line that says why.
 import subprocess
 from pathlib import Path
 
+from learners.common.far_checkpoints import NOTICES, follow
+from r2v_dist import mirror as mirrors
 from r2v_dist.child_python import child_command, child_environment
 from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.files import append_json_line
 
-NOTICES = "notices.jsonl"
-"""In a learner's folder: what its ranks have to say to the user."""
 _UNIVERSAL = "latest_universal"
 
 
@@ -47,8 +47,10 @@ def prepare(checkpoint: Path, config: DeepSpeedConfig, learner: str) -> str:
                 f"{config.ranks} ranks with ZeRO-{config.zero_stage} ({problem}); it starts again"
             )
             append_json_line(checkpoint.parents[1] / NOTICES, {"text": line})
-            checkpoint.parent.rename(checkpoint.parent.with_name("checkpoints_of_other_ranks"))
+            if mirrors.of(checkpoint) is None:
+                checkpoint.parent.rename(checkpoint.parent.with_name("checkpoints_of_other_ranks"))
     torch.distributed.broadcast_object_list(decision, src=0)
+    follow(checkpoint, decision[0])
     return decision[0]
 
 

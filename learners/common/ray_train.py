@@ -9,23 +9,28 @@ it trained with was DeepSpeed's.
 import json
 import secrets
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster import environment, resources
+from r2v_dist import files
 from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.errors import RuntimeFailure, Superseded, UsageError, warn
 from r2v_dist.files import write_atomically
+from r2v_dist.mirror import at_hand, of, shown
 
 if TYPE_CHECKING:
     from learners.common.rank_deaths import RankDeaths
 
 _VERDICT = "verdict*.json"
-_TURN_S = 0.2
-_TURNS_OF_A_LOOK = 5
-"""Between two looks at ranks that may have died."""
+_TURN_S, _TURN_FAR_S = 0.2, 2.0
+"""Between two looks for it, in a folder and at an address."""
+_LOOK_S = 1.0
+"""Least time between two looks at ranks that may have died."""
 
 Loop = Callable[[], None]
 """What a rank runs; it travels to the rank's process."""
@@ -42,10 +47,11 @@ def run_ranks(loop: Loop, deepspeed: DeepSpeedConfig, name: str, storage: Path) 
 
     use_gpu = resources.learner_on_gpu(name)
     resources.require_room([resources.rank_bundle(name, deepspeed.ranks, use_gpu)])
-    for read_before in storage.glob(_VERDICT):
-        read_before.unlink(missing_ok=True)
+    storage = storage.resolve()
+    for read_before in _verdicts(storage):
+        files.remove(read_before)
     # A name of its own: ranks of another driver may still run.
-    verdict = storage.resolve() / _VERDICT.replace("*", f"-{secrets.token_hex(4)}")
+    verdict = storage / _VERDICT.replace("*", f"-{secrets.token_hex(4)}")
     deaths = RankDeaths(name)
     starts = 1
     while error := _fit(_trainer(loop, deepspeed, name, verdict, use_gpu), verdict, deaths):
@@ -75,13 +81,14 @@ def _fit(trainer: Any, verdict: Path, deaths: "RankDeaths") -> BaseException | N
     # In the main thread Ray Train takes Ctrl-C to itself, and then waits for ranks that wait for
     # room.
     threading.Thread(target=fit, daemon=True).start()
-    looks = 0
+    turn_s = _TURN_FAR_S if of(verdict) else _TURN_S
+    looked = time.monotonic()
     while not ended.done():
         _raise_verdict(verdict)
-        threading.Event().wait(_TURN_S)
-        looks += 1
-        if looks % _TURNS_OF_A_LOOK == 0:
+        wait([ended], timeout=turn_s)
+        if time.monotonic() - looked >= _LOOK_S:
             deaths.look()
+            looked = time.monotonic()
     deaths.look()
     _raise_verdict(verdict)
     return ended.exception()
@@ -107,7 +114,7 @@ def _trainer(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     cluster = resources.decided().cluster
-    variables = environment.of_rank(deepspeed.threads_per_rank, use_gpu) | cluster.env
+    variables = environment.of_rank(deepspeed.threads_per_rank, use_gpu) | resources.variables()
     return TorchTrainer(
         _rank,
         train_loop_config={"loop": loop, "verdict": str(verdict)},
@@ -119,7 +126,7 @@ def _trainer(
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(verdict.parent),
+            storage_path=shown(verdict.parent),
             failure_config=FailureConfig(
                 max_failures=cluster.max_restarts,
                 # A start of the ranks waits for room as long as cluster.wait_for_resources_s says.
@@ -146,8 +153,15 @@ def _rank(config: dict[str, Any]) -> None:
         raise
 
 
+def _verdicts(storage: Path) -> list[Path]:
+    """What ranks have left to read in a folder or at its address."""
+    mirror = of(storage)
+    names = mirror.names(storage) if mirror else [path.name for path in storage.glob(_VERDICT)]
+    return [storage / name for name in names if fnmatch(name, _VERDICT)]
+
+
 def _raise_verdict(path: Path) -> None:
-    if path.is_file():
+    if at_hand(path).is_file():
         verdict = json.loads(path.read_text(encoding="utf-8"))
         raise (UsageError if verdict["usage"] else RuntimeFailure)(verdict["message"])
 

@@ -18,6 +18,7 @@ from learners.dpo import pairs as preference_pairs
 from learners.dpo.train import Example, example_of
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config.learners import DPOConfig
+from r2v_dist.storage.checkpoints import on_this_node
 
 if TYPE_CHECKING:
     from learners.dpo.collator import PairCollator
@@ -68,6 +69,7 @@ class Divergence:
         from learners.common.packing import can_share_prompt
         from learners.dpo.collator import PairCollator
 
+        on_this_node(Path(self.model))
         tokenizer = AutoTokenizer.from_pretrained(self.model)
         chat = ChatFormat(tokenizer, "slm", self.system_prompt, self.template_settings)
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,6 +7,7 @@ is left out and counted.
 """
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,7 +32,8 @@ from learners.dpo.pairs import Pair
 from r2v_dist import files
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config.learners import DPOConfig
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.mirror import at_hand, of, shown
 from r2v_dist.storage.checkpoints import Checkpoint
 
 
@@ -87,10 +89,11 @@ def learn_preferences(job: DPOJob) -> PairExamples:
         dataset, counts = build_dataset(
             preference_pairs.load(job.pairs), chat, job.config.max_length
         )
+        job.require()
         _save(dataset, counts, folder)
     counts = _counts(folder)
     run_job(job, _train_rank)
-    shutil.rmtree(folder)
+    files.remove(folder)
     return counts
 
 
@@ -157,6 +160,17 @@ def _counts(folder: Path) -> PairExamples:
     return PairExamples(**files.read_json_object(folder / "counts.json"))
 
 
+def _require_shared_storage(job: DPOJob) -> None:
+    """Raises UsageError where the file of reference log-probabilities is not every rank's."""
+    apart = os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE")
+    if apart and of(job.stage):
+        raise UsageError(
+            f"run_dir = {shown(job.stage.parents[1])}: dpo's ranks are on several nodes, and share "
+            f"a file; set dpo.deepspeed.ranks to what one node holds, or run_dir to a path on "
+            f"storage that every node sees"
+        )
+
+
 def _train_rank(job: DPOJob) -> None:
     """What every rank runs."""
     import datasets
@@ -168,6 +182,7 @@ def _train_rank(job: DPOJob) -> None:
     from learners.dpo.trainer import MEASURES, PreferenceTrainer
 
     config = job.config
+    _require_shared_storage(job)
     datasets.disable_progress_bars()
     training = TrlArguments(
         beta=config.beta,
@@ -178,7 +193,7 @@ def _train_rank(job: DPOJob) -> None:
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     model = AutoModelForCausalLM.from_pretrained(job.model, **model_arguments(config))
     require_sharded(model, config)
-    examples = datasets.load_from_disk(str(job.stage / "examples"))
+    examples = datasets.load_from_disk(str(at_hand(job.stage / "examples")))
     counts = _counts(job.stage / "examples")
     pad_id = (
         tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -197,6 +212,11 @@ def _train_rank(job: DPOJob) -> None:
         view_share=counts.with_view / counts.examples,
     )
     train(trainer, job.stage)
+    publish(trainer, tokenizer, job, finish=partial(_own, job))
+
+
+def _own(job: DPOJob, folder: Path) -> None:
     start = job.start or Checkpoint(job.model, "")
-    finish = partial(own_adapter, base=start.path, below=start.adapter)
-    publish(trainer, tokenizer, job, finish=finish)
+    if start.adapter:
+        at_hand(Path(start.adapter))
+    own_adapter(folder, start.path, start.adapter)

@@ -34,6 +34,7 @@ from r2v_dist.config.verifier import VerifierTrainingConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels import branch_values
 from r2v_dist.labels.branch_values import BranchValue
+from r2v_dist.mirror import at_hand
 from r2v_dist.router.calibration import fit_centred_isotonic
 from r2v_dist.verifier.metrics import VerifierMetrics, verifier_curves, verifier_metrics
 
@@ -105,7 +106,7 @@ class PublishedVerifier:
 
         from learners.verifier.network import ValueModel
 
-        tokenizer = AutoTokenizer.from_pretrained(self.path)
+        tokenizer = AutoTokenizer.from_pretrained(at_hand(self.path))
         chat = ChatFormat(tokenizer, "slm", self.system_prompt, self.template_settings)
         model = ValueModel(self.path, self.max_tokens)
         return lambda table: _scores(model, chat, table)

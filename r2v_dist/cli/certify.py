@@ -32,6 +32,7 @@ def certify(
     """Find the cheapest threshold whose risk is bounded, or say why there is none."""
     from r2v_dist.evaluation.certificate import STAGE, certificate_of
     from r2v_dist.files import write_atomically
+    from r2v_dist.mirror import shown
     from r2v_dist.storage.run_dir import open_run
 
     run, config = open_run(run_dir)
@@ -41,4 +42,4 @@ def certify(
     print(certificate.render())
     with may_be_read_only():
         write_atomically(target, json.dumps(certificate.as_dict(), indent=1))
-        print(f"Written to {target}")
+        print(f"Written to {shown(target)}")

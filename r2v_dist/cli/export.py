@@ -20,23 +20,25 @@ def export(
     """Write the SLM that a run deploys as a plain Hugging Face directory; an adapter is merged."""
     from learners.common.adapters import merge
     from r2v_dist import files
+    from r2v_dist.mirror import COMPLETE, shown
     from r2v_dist.pipeline.stages import publisher
-    from r2v_dist.storage.checkpoints import published
+    from r2v_dist.storage.checkpoints import on_this_node, published
     from r2v_dist.storage.run_dir import open_run, stage_name
 
     run, config = open_run(run_dir)
     stage = publisher(config, "slm")
     manifest = stage and run.manifest(stage_name(stage, training_seed))
     if not manifest:
-        raise UsageError(f"{run_dir}: has no trained SLM of training seed {training_seed}")
+        raise UsageError(f"{shown(run_dir)}: has no trained SLM of training seed {training_seed}")
     if output.exists():
         raise UsageError(f"{output}: exists; name a new directory")
-    model = published(run.root / manifest.results["checkpoint"], manifest.results["version"])
+    folder = on_this_node(run.root / manifest.results["checkpoint"])
+    model = published(folder, manifest.results["version"])
     scratch = output.with_name(output.name + ".tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     if model.adapter:
         merge(Path(model.path), Path(model.adapter), scratch, config.slm.dtype)
     else:
-        shutil.copytree(model.path, scratch)
+        shutil.copytree(model.path, scratch, ignore=shutil.ignore_patterns(COMPLETE))
     files.publish(scratch, output)
     print(f"{model.version} is in {output}")

@@ -18,7 +18,9 @@ Gpus = Annotated[
 Cpus = Annotated[int, typer.Option(min=1, max=_MOST, help="cores of a node")]
 
 Image = Annotated[str, typer.Option(help="image of the project, see cluster/Containerfile")]
-Claim = Annotated[str, typer.Option(help="PersistentVolumeClaim that holds run_dir, on every node")]
+Claim = Annotated[
+    str, typer.Option(help="PersistentVolumeClaim that holds a run_dir that is a path")
+]
 Kind = Annotated[
     Literal["job", "cluster"],
     typer.Option(help="a RayJob, or only the RayCluster for `r2v submit`"),

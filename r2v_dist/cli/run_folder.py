@@ -8,12 +8,23 @@ from typing import Annotated
 
 import typer
 
-from r2v_dist.cli.typed_path import read_as
-from r2v_dist.errors import explain, warn
+from r2v_dist.errors import UsageError, explain, warn
+
+
+def _named(text: str) -> Path:
+    from r2v_dist.config.places import run_folder
+    from r2v_dist.object_store import holds_secret
+
+    try:
+        return run_folder(text, readers=True)
+    except ValueError as error:
+        shown = "RUN_DIR" if holds_secret(text) else f"RUN_DIR = {text!r}"
+        raise UsageError(f"{shown}: {error}") from None
+
 
 RunFolder = Annotated[
     Path,
-    typer.Argument(metavar="RUN_DIR", help="directory of a run", callback=read_as("RUN_DIR")),
+    typer.Argument(metavar="RUN_DIR", help="directory or address of a run", parser=_named),
 ]
 
 

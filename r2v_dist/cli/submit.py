@@ -48,6 +48,7 @@ def submit(
     from cluster.jobs import Driver
     from cluster.package import models_of, pack
     from cluster.submission import config_text, job_id, require_submittable
+    from r2v_dist.mirror import shown
 
     run = load_any(config, overrides)
     require_submittable(run)
@@ -62,7 +63,7 @@ def submit(
     if not submitted.started:
         print(f"r2v: {submitted.id} is under way already", file=sys.stderr)
     elif submitted.attempt > 1:
-        print(f"r2v: attempt {submitted.attempt} resumes in {run.run_dir}", file=sys.stderr)
+        print(f"r2v: attempt {submitted.attempt} resumes in {shown(run.run_dir)}", file=sys.stderr)
     print(submitted.id)
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from r2v_dist.config.yaml_file import WrittenFloat, WrittenInt, shown
 from r2v_dist.errors import UsageError
+from r2v_dist.object_store import holds_secret
 
 Model = TypeVar("Model", bound=BaseModel)
 Item = TypeVar("Item")
@@ -57,7 +58,9 @@ def validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
     first = error.errors()[0]
     location = ".".join(str(part) for part in first["loc"])
-    value = shown(first["input"])
+    given = first["input"]
+    hidden = isinstance(given, str) and "://" in given and holds_secret(given)
+    value = "(not shown)" if hidden else shown(given)
     if first["type"] == "extra_forbidden":
         keys = _keys_at(model, first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), keys, n=1, cutoff=0.0)

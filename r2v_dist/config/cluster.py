@@ -108,6 +108,9 @@ class ClusterConfig(Section):
     """Longest time for a collector to take episodes or to write them."""
     stall_deadline_s: float = Field(900.0, gt=0, le=1e6)
     """Longest time in which no unit is finished, at least one and a half unit_timeout_s."""
+    storage_deadline_s: float = Field(120.0, ge=1, le=3600)
+    """Longest time for the store behind a run_dir such as s3://bucket/run to answer one request,
+    with all tries."""
     shard_episodes: int = Field(256, ge=1, le=1_000_000)
     shard_seconds: float = Field(5.0, gt=0, le=1e6)
     metrics: MetricsConfig = MetricsConfig()

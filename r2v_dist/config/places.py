@@ -8,9 +8,11 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
+from r2v_dist import mirror as mirrors
 from r2v_dist.errors import UsageError
+from r2v_dist.object_store import address_problem, holds_secret
 
 CACHE_VARIABLE = "XDG_CACHE_HOME"
 _LONGEST_NAME = 255
@@ -28,9 +30,7 @@ def user_path(text: str) -> Path:
         raise ValueError("a path cannot hold the character NUL")
     if "://" in text:
         # A path of it would be a folder of that name, here or where a cluster removes it again.
-        raise ValueError(
-            "an address; mount the storage on every node, and write the absolute path of its folder"
-        )
+        raise ValueError("an address, which only the run_dir of a run may be; write a path")
     try:
         path = Path(text).expanduser()
     except RuntimeError:
@@ -72,6 +72,42 @@ UserPath = Annotated[Path, BeforeValidator(_check_text), AfterValidator(_expand)
 """The type of every path in the configuration: `~` is the home directory."""
 
 
+def run_folder(text: str, readers: bool = False) -> Path:
+    """The folder of a run that is named by a path or an address: for an address this node's mirror
+    of it. Raises ValueError for what is neither.
+
+    Args:
+        readers: take a mirror beside that of drivers, so that who looks at a run disturbs none.
+    """
+    if text.startswith("file://"):
+        return user_path(text.removeprefix("file://"))
+    if "://" not in text:
+        return user_path(text)
+    if holds_secret(text):
+        raise ValueError("an address with a password; put credentials into the environment")
+    if problem := address_problem(text):
+        raise ValueError(problem)
+    name = mirrors.folder_name(text)
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"an address of {len(name)} bytes; use one below {_LONGEST_NAME}")
+    return cache_folder("read" if readers else "runs") / name
+
+
+def _check_run_folder(value: object) -> object:
+    if isinstance(value, str) and "://" in value:
+        return run_folder(value)
+    return _check_text(value)
+
+
+RunPlace = Annotated[
+    Path,
+    BeforeValidator(_check_run_folder),
+    AfterValidator(_expand),
+    PlainSerializer(mirrors.shown, return_type=str, when_used="json"),
+]
+"""The type of a run directory: a path, or an address, which stands for this node's mirror of it."""
+
+
 def cache_folder(name: str) -> Path:
     """The folder of one cache: below XDG_CACHE_HOME where that is set, below ~/.cache elsewhere."""
     base = os.environ.get(CACHE_VARIABLE, "")
@@ -97,8 +133,12 @@ def require_writable(folder: Path, key: str) -> None:
     written.
     """
     problem = write_problem(folder)
-    if problem is not None:
-        raise UsageError(f"{key} = {folder}: {problem}; set {key} to a directory of yours")
+    if problem is None:
+        return
+    setting = CACHE_VARIABLE if mirrors.of(folder) else key
+    raise UsageError(
+        f"{key} = {mirrors.shown(folder)}: {problem}; set {setting} to a directory of yours"
+    )
 
 
 def make_cache(folder: Path, key: str) -> Path:

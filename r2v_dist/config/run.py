@@ -20,7 +20,7 @@ from r2v_dist.config.labels import BranchConfig, LabelConfig
 from r2v_dist.config.learners import BCConfig, CollectConfig, DPOConfig
 from r2v_dist.config.models import LARGEST_ADAPTER, ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
-from r2v_dist.config.places import UserPath
+from r2v_dist.config.places import RunPlace
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.config.verifier import VerifierConfig
@@ -34,7 +34,10 @@ class RunConfig(Section):
 
     name: str = Field(min_length=1, max_length=200)
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
-    run_dir: UserPath = Path("runs/default")
+    run_dir: RunPlace = Path("runs/default")
+    """Folder of the run, or its address in an object store (`s3://bucket/run`). On a cluster every
+    node must reach it.
+    """
     env: EnvConfig
     perturb: PerturbConfig = PerturbConfig()
     slm: ModelConfig

@@ -13,6 +13,7 @@ import numpy as np
 from r2v_dist.config.evaluation import SMALLEST_SHARE
 from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import UsageError
+from r2v_dist.mirror import shown
 from r2v_dist.stats.learn_then_test import Certificate, certify, task_losses
 from r2v_dist.storage.run_dir import RunDir
 
@@ -103,7 +104,7 @@ def certificate_of(
     manifest = run.manifest(STAGE)
     if manifest is None:
         fix = "configure a router and env.splits.calibration, then `r2v run` it to its end"
-        raise UsageError(f"{run.root}: no calibration stage is complete; {fix}")
+        raise UsageError(f"{shown(run.root)}: no calibration stage is complete; {fix}")
     risk = config.certificate.risk if risk is None else risk
     delta = config.certificate.delta if delta is None else delta
     for name, value in (("--risk", risk), ("--delta", delta)):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from r2v_dist import files
+from r2v_dist import mirror as mirrors
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Arm, Branch, Task, Unit
 from r2v_dist.errors import DamagedFile, UsageError
@@ -77,7 +78,8 @@ class Context:
             raise DamagedFile(path, f"is no list of tasks ({error})") from None
         workers = config.cluster.num_cpus or os.cpu_count() or 1
         tasks = at_hand(stored, config.env, config.seed, workers, config.sandbox)
-        if tasks != stored:
+        # Where a game lies on this machine is of no use at an address.
+        if tasks != stored and not mirrors.of(path):
             write_atomically(path, json.dumps([asdict(task) for task in tasks], indent=1))
         return [task for task in tasks if task.split in splits]
 

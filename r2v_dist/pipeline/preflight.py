@@ -22,6 +22,7 @@ from r2v_dist.config.places import require_writable
 from r2v_dist.config.run import RunConfig
 from r2v_dist.config.simulated import SimulatedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.mirror import shown
 from r2v_dist.pipeline.chat_check import check_chat
 from r2v_dist.pipeline.memory_plan import disk_gib
 from r2v_dist.pipeline.package_check import check_packages
@@ -144,8 +145,8 @@ def check(config: RunConfig) -> None:
     free, needed = _free_disk_gib(config.run_dir), _disk_gib(config)
     if free < needed and not _has_checkpoints(config.run_dir):
         raise RuntimeFailure(
-            f"run_dir = {config.run_dir}: {free:.1f} GiB of disk are free there, and checkpoints "
-            f"and episodes take {needed:.1f}; choose another run_dir"
+            f"run_dir = {shown(config.run_dir)}: {free:.1f} GiB of disk are free there, and "
+            f"checkpoints and episodes take {needed:.1f}; choose another run_dir"
         )
     # Last, because a tokenizer takes seconds to load.
     for role, model in _roles(config):

@@ -8,8 +8,10 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from r2v_dist import mirror
 from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import warn
+from r2v_dist.object_store import set_deadline
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.stage import Stage
 from r2v_dist.pipeline.stages import stages
@@ -30,6 +32,8 @@ def execute(config: RunConfig) -> RunDir:
     from r2v_dist.report.write import write_report
 
     folder = RunDir(config.run_dir.resolve())
+    if mirror.of(folder.root):
+        set_deadline(config.cluster.storage_deadline_s)
     with folder.lock(config.cluster.lease_s) as run, contextlib.ExitStack() as stack:
         if config.cluster.gpus == "auto" and run.began_on_gpus():
             config = config.with_gpus("require")  # whichever nodes are alive today

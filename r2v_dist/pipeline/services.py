@@ -87,7 +87,8 @@ class Services:
 
         slm = self._config.slm
         if slm.merge_adapters:
-            checkpoint = Checkpoint(whole(checkpoint, slm.dtype), checkpoint.version)
+            fence = self._run.lease.fence if self._run.lease else None
+            checkpoint = Checkpoint(whole(checkpoint, slm.dtype, fence), checkpoint.version)
         if server := self._servers.get("slm"):
             server.load(checkpoint)
             server.wait()

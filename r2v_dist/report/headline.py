@@ -4,6 +4,7 @@ full table is in the report.
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -12,6 +13,7 @@ from r2v_dist.episodes import StopReason
 from r2v_dist.evaluation.comparison import Comparison
 from r2v_dist.evaluation.outcomes import hard_tasks
 from r2v_dist.evaluation.results import Findings, Overall
+from r2v_dist.mirror import shown
 from r2v_dist.report.claims import deciding, seeds_words, shown_signals, standing, unplayed
 from r2v_dist.report.figures.palette import LABELS, fitting, listed
 from r2v_dist.storage import rollouts as rollout_store
@@ -27,7 +29,7 @@ _ENDS = (StopReason.WON, StopReason.LOST, StopReason.STEP_LIMIT)
 def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
     """At most fifteen lines."""
     if not found.seeds:
-        return f"{run.root}: no evaluated episodes yet"
+        return f"{shown(run.root)}: no evaluated episodes yet"
     slm = found.perturbed[0]
     label = "  [SIMULATED policy: not a result about a model]" if config.simulated else ""
     trained = f" x {found.training_seeds} training seeds" if found.training_seeds > 1 else ""
@@ -43,19 +45,19 @@ def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
         "best_of_k": "best of K",
         "teacher_only": "teacher only" + oracle,
     }
-    shown = {
+    played = {
         name: one
         for name in (*titles, "r2v")
         if (one := found.overall(name, config.evaluate.bootstrap, config.seed)) is not None
     }
-    if "r2v" not in shown:
+    if "r2v" not in played:
         others = found.seeds[0].swept[:6]
-        shown |= {
+        played |= {
             name: one
             for name in others
             if (one := found.overall(name, config.evaluate.bootstrap, config.seed)) is not None
         }
-    lines += [_line(titles.get(name, listed(name)), one) for name, one in shown.items()]
+    lines += [_line(titles.get(name, listed(name)), one) for name, one in played.items()]
     lines += _compared(found)
     lines += _claims(found)
     lines += [f"  {sentence}" for sentence in unplayed(config, found)]
@@ -64,7 +66,13 @@ def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
         lines.append(f"  certificate: {found.certificate.line}{of_first}")
     lines += abnormal_ends(run, config)
     lines += _given_up(found.quarantined)
-    return "\n".join([*lines, f"Report: {run.root / 'report' / 'index.html'}"])
+    return "\n".join([*lines, *_place(run.root / "report" / "index.html")])
+
+
+def _place(page: Path) -> list[str]:
+    """Where the report is; a browser wants a file."""
+    copy = [f"A copy on this machine: {page}"] if shown(page) != str(page) else []
+    return [f"Report: {shown(page)}", *copy]
 
 
 def abnormal_ends(run: RunDir, config: RunConfig) -> list[str]:

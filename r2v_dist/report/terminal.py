@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.text import Text
 
+from r2v_dist import mirror as mirrors
 from r2v_dist.errors import UsageError, harmless
 from r2v_dist.evaluation.results import routers_of
 from r2v_dist.evaluation.risk_quality import StepForecast, step_forecasts
@@ -17,6 +18,7 @@ from r2v_dist.router.baselines import entropy_of
 from r2v_dist.router.model import RouterModel
 from r2v_dist.router.names import DRAWN, FORECASTING, LEARNED
 from r2v_dist.storage import rollouts as rollout_store
+from r2v_dist.storage.far_run import fetch_for_readers
 from r2v_dist.storage.run_dir import RunDir, open_run
 
 
@@ -34,13 +36,15 @@ def show(
 
     Raises UsageError when the stage has no rollouts, naming those that have.
     """
+    fetch_for_readers(root)
     folder = root / "rollouts" / stage
     if not rollout_store.shards(folder):
         have = sorted(
             path.name for path in (root / "rollouts").glob("*") if rollout_store.shards(path)
         )
         raise UsageError(
-            f"{root}: no rollouts of stage {stage}; there are {', '.join(have) or 'none'}"
+            f"{mirrors.shown(root)}: no rollouts of stage {stage}; there are "
+            f"{', '.join(have) or 'none'}"
         )
     RunDir(root).require_rollouts(stage)
     table = _matching(rollout_store.read(folder), router, task, z, failed)

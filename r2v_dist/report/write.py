@@ -7,6 +7,7 @@ from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.errors import UsageError
 from r2v_dist.evaluation.results import Findings
 from r2v_dist.files import write_atomically
+from r2v_dist.mirror import shown
 from r2v_dist.report.headline import headline
 from r2v_dist.report.published import Published
 from r2v_dist.report.summary import summary
@@ -33,7 +34,9 @@ def write_report(
 
     found = found or Findings.of(run, config)
     if not found.perturbed:
-        raise UsageError(f"{run.root}: no evaluated episodes yet; continue the run with `r2v run`")
+        raise UsageError(
+            f"{shown(run.root)}: no evaluated episodes yet; continue the run with `r2v run`"
+        )
     folder = run.root / "report"
     folder.mkdir(parents=True, exist_ok=True)
     figures = draw_figures(run, config, found, folder, published, bars(run, stage_names))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from r2v_dist import mirror as mirrors
 from r2v_dist.errors import DamagedFile
 from r2v_dist.files import read_json_object
 
@@ -40,4 +41,23 @@ def base_of(folder: Path) -> Path | None:
     base = read_json_object(path).get(_BASE)
     if not isinstance(base, str) or not base:
         raise DamagedFile(path, f"names no model in {_BASE}")
-    return Path(base)
+    return _here(Path(base), folder)
+
+
+def _here(base: Path, folder: Path) -> Path:
+    """A model of the same run as `folder`: the machine that named it may have had its mirror of the
+    run elsewhere.
+    """
+    theirs, ours = mirrors.of(base), mirrors.of(folder)
+    if theirs is None or ours is None or theirs.address != ours.address:
+        return base
+    return ours.root / theirs.name(base)
+
+
+def on_this_node(folder: Path) -> Path:
+    """What a learner has published in a folder, and the model that an adapter there belongs to,
+    where another node may have published them.
+    """
+    if (base := base_of(mirrors.at_hand(folder))) is not None:
+        mirrors.at_hand(base)
+    return folder

@@ -4,9 +4,10 @@ epoch may go on.
 An epoch is taken by creating `lease/<epoch>.json`, which succeeds once, and it is over as soon as
 the next one is taken. So neither clocks nor locks decide who may write. The four operations that
 are needed (create what does not exist, read, list, renew the time of change) are those that an
-object store has too.
+object store has too: in the mirror of an address, the objects alone are asked.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from r2v_dist import files
+from r2v_dist import mirror as mirrors
 from r2v_dist.errors import DamagedFile, Superseded
 
 Record = Mapping[str, Any]
@@ -39,16 +41,17 @@ class Fence:
 
     def require(self) -> None:
         """Raises Superseded where this epoch is over."""
-        successor = path_of(self.root, self.epoch + 1)
-        if successor.exists():
+        successor = _read(path_of(self.root, self.epoch + 1))
+        if successor is not None:
             raise Superseded(
-                f"run_dir = {self.root}: {who(read(successor))} has taken over; this run ends, and "
-                f"what it committed is kept"
+                f"run_dir = {mirrors.shown(self.root)}: {who(successor)} has taken over; this run "
+                f"ends, and what it committed is kept"
             )
         if read(self.path).get("token") != self.token:
             raise Superseded(
-                f"run_dir = {self.root}: {self.path} was changed or deleted; this run ends, and "
-                f"what it committed is kept; run the same command again to continue"
+                f"run_dir = {mirrors.shown(self.root)}: {mirrors.shown(self.path)} was changed or "
+                f"deleted; this run ends, and what it committed is kept; run the same command "
+                f"again to continue"
             )
 
 
@@ -61,7 +64,10 @@ def take(root: Path, epoch: int, record: Record) -> Fence | None:
         try:
             files.publish_new(scratch, path)
         except FileExistsError:
-            return None
+            if (
+                read(path).get("token") != token
+            ):  # else a first try took it, and its answer was lost
+                return None
     return Fence(root, epoch, token)
 
 
@@ -72,16 +78,33 @@ def path_of(root: Path, epoch: int) -> Path:
 
 def latest(root: Path) -> int:
     """The latest epoch that was taken; 0 where none was."""
-    taken = (root / "lease").glob("*.json")
-    return max((int(path.stem) for path in taken if path.stem.isdigit()), default=0)
+    folder = root / "lease"
+    mirror = mirrors.of(root)
+    names = mirror.names(folder) if mirror else [path.name for path in folder.glob("*.json")]
+    taken = [Path(name).stem for name in names]
+    return max((int(epoch) for epoch in taken if epoch.isdigit()), default=0)
 
 
 def read(path: Path) -> Record:
     """Who took an epoch; an empty record where the file is missing or damaged."""
-    try:
-        return files.read_json_object(path)
-    except DamagedFile:
-        return {}
+    return _read(path) or {}
+
+
+def _read(path: Path) -> Record | None:
+    """None where nobody took the epoch; an empty record where the file is damaged."""
+    mirror = mirrors.of(path)
+    if mirror is None:
+        try:
+            return files.read_json_object(path)
+        except DamagedFile:
+            return {} if path.exists() else None
+    content = mirror.read(path)
+    if content is None:
+        return None
+    with contextlib.suppress(ValueError):
+        record = json.loads(content)
+        return record if isinstance(record, dict) else {}
+    return {}
 
 
 def who(record: Record) -> str:
@@ -94,6 +117,8 @@ def who(record: Record) -> str:
 def age_s(path: Path) -> float:
     """Seconds since an epoch's last sign of life, by the clock of the storage alone: clocks of
     machines differ."""
+    if mirror := mirrors.of(path):
+        return mirror.age_s(path)
     with files.scratch_beside(path) as now:
         now.touch()
         return now.stat().st_mtime - path.stat().st_mtime
@@ -101,7 +126,17 @@ def age_s(path: Path) -> float:
 
 def renew(path: Path) -> None:
     """Give a sign of life."""
-    os.utime(path)
+    if mirrors.of(path):
+        record = read(path)
+        signs = record.get("signs", 0) + 1
+        files.write_atomically(path, json.dumps({**record, "signs": signs}, indent=1))
+    else:
+        os.utime(path)
+
+
+def sign(path: Path) -> Any:
+    """The last sign of life, which differs from the one before it."""
+    return read(path).get("signs", 0) if mirrors.of(path) else path.stat().st_mtime_ns
 
 
 def end(fence: Fence, when: str) -> None:

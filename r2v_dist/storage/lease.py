@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from r2v_dist.errors import RuntimeFailure, Superseded, UsageError, explain, warn
+from r2v_dist.errors import RuntimeFailure, StoreFailure, Superseded, UsageError, explain, warn
+from r2v_dist.mirror import shown
 from r2v_dist.storage import fence as fences
 from r2v_dist.storage import processes
 from r2v_dist.storage.fence import Fence, Record
@@ -58,7 +59,7 @@ class Lease:
             successor = fences.take(self.fence.root, self.fence.epoch + 1, self._driver)
             if successor is None:
                 self.fence.require()
-                raise Superseded(f"run_dir = {self.fence.root}: another run has taken over")
+                raise Superseded(f"run_dir = {shown(self.fence.root)}: another run has taken over")
             self.fence = successor
             return successor
 
@@ -71,7 +72,7 @@ class Lease:
         self._given_back.set()
         self._keeper.join()
         # What cannot be written here ends by itself.
-        with contextlib.suppress(OSError, Superseded):
+        with contextlib.suppress(OSError, StoreFailure):
             self.fence.require()
             fences.end(self.fence, _now())
 
@@ -86,7 +87,7 @@ class Lease:
                 if self._holder is threading.main_thread() and self._holder.ident is not None:
                     signal.pthread_kill(self._holder.ident, _LOST)
                 return
-            except OSError:
+            except (OSError, StoreFailure):
                 continue  # the storage does not answer now; the next sign of life may come in time
 
 
@@ -117,7 +118,9 @@ def _local_lock(root: Path) -> Iterator[bool]:
         root.mkdir(parents=True, exist_ok=True)
         handle = (root / ".lock").open("w", encoding="utf-8")
     except OSError as error:
-        raise RuntimeFailure(f"run_dir = {root} cannot be written: {explain(error)}") from None
+        raise RuntimeFailure(
+            f"run_dir = {shown(root)} cannot be written: {explain(error)}"
+        ) from None
     with handle:
         yield _locked(handle)
 
@@ -176,26 +179,29 @@ def _outlive(root: Path, epoch: int, record: Record) -> None:
     if here and left_s > 0:
         raise _refusal(root, record, "wait for it, end it")
     if left_s <= 0:
-        warn(f"run_dir = {root}: {fences.who(record)} gives no sign of life and is superseded")
+        warn(
+            f"run_dir = {shown(root)}: {fences.who(record)} gives no sign of life and is superseded"
+        )
         return
     sys.stderr.write(
-        f"r2v: run_dir = {root}: {fences.who(record)} was at work there; waiting for at most "
+        f"r2v: run_dir = {shown(root)}: {fences.who(record)} was at work there; waiting for at most "
         f"{left_s:.0f} s to see whether it still is\n"
     )
-    before = path.stat().st_mtime_ns
+    before = fences.sign(path)
     deadline = time.monotonic() + left_s
     while time.monotonic() < deadline:
         time.sleep(_LOOK_S)
         if "ended" in fences.read(path):
             return
-        if fences.latest(root) != epoch or path.stat().st_mtime_ns != before:
+        if fences.latest(root) != epoch or fences.sign(path) != before:
             record = fences.read(fences.path_of(root, fences.latest(root)))
             raise _refusal(root, record, "wait for it, end it there")
 
 
 def _refusal(root: Path, record: Record, fix: str) -> UsageError:
     return UsageError(
-        f"run_dir = {root}: {fences.who(record)} is at work there; {fix} or choose another run_dir"
+        f"run_dir = {shown(root)}: {fences.who(record)} is at work there; {fix} or choose another "
+        f"run_dir"
     )
 
 

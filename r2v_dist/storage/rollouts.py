@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from r2v_dist import mirror as mirrors
 from r2v_dist.episodes import Episode
 from r2v_dist.errors import DamagedFile, UsageError
 from r2v_dist.storage import arrow_file as table_file
@@ -48,6 +49,8 @@ def commit(folder: Path, index: int, episodes: Sequence[Episode], epoch: int = 0
 
 def shards(folder: Path) -> list[Path]:
     """The committed shards of a stage, in order of commit."""
+    if mirror := mirrors.of(folder):
+        mirror.pull(folder)  # the collector may be on another node
     return sorted(folder.glob("*.arrow"))
 
 

@@ -25,8 +25,10 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from r2v_dist import files
+from r2v_dist import mirror as mirrors
 from r2v_dist.config.run import RunConfig, load_config
-from r2v_dist.errors import DamagedFile, UsageError, warn
+from r2v_dist.errors import DamagedFile, StoreFailure, UsageError, warn
+from r2v_dist.storage import far_run, timeline
 from r2v_dist.storage.lease import Lease, holding
 
 Result = TypeVar("Result")
@@ -164,7 +166,10 @@ class RunDir:
                 f"{attempts}: {error.problem}: what stage {stage} has is set aside, and made again"
             )
         if old_hash != input_hash:
-            self._set_aside(stage, old_hash)
+            # The record of attempts goes last: a second try finds what is left to do.
+            for folder in (self.rollouts(stage), self.root / "stages" / stage):
+                if folder.is_dir():
+                    files.set_aside(folder, folder.with_name(f"{folder.name}.{old_hash}"))
         attempt = {"input_hash": input_hash, "started": time.time(), "pid": os.getpid()}
         files.append_json_line(attempts, attempt)
         files.sync(attempts)
@@ -174,17 +179,31 @@ class RunDir:
         self._require_lease()
         attempts = len(files.read_json_lines(self.stage(stage) / "attempts.jsonl"))
         paths = self._files_of(stage, results)
-        for folder in {path.parent for path in paths}:
-            files.sync_entries(folder)
+        self._keep(stage, paths)
         covers = {str(path.relative_to(self.root)): path.stat().st_size for path in paths}
         manifest = Manifest(stage, input_hash, wall_s, attempts, results, covers)
         text = json.dumps(asdict(manifest), indent=1)
         files.write_atomically(self.stage(stage) / "manifest.json", text)
 
+    def _keep(self, stage: str, paths: list[Path]) -> None:
+        """Have the files of a stage on disk, and in the store where the run has an address."""
+        if mirror := mirrors.of(self.root):
+            models = self.root / "checkpoints"  # which are there since they were published
+            mirror.share(path for path in paths if not path.is_relative_to(models))
+            mirror.share(self.stage(stage).glob("*.jsonl"))
+            self._share_logs()
+            return
+        for folder in {path.parent for path in paths}:
+            files.sync_entries(folder)
+
+    def _share_logs(self) -> None:
+        self._require_lease()
+        if mirror := mirrors.of(self.root):
+            mirror.share([self.root / timeline.NAME, *(self.root / "logs").rglob("*")])
+
     def _files_of(self, stage: str, results: dict[str, Any]) -> list[Path]:
         """The files of a stage that later stages read: tables, tasks, episodes and checkpoints."""
-        paths = list(self.stage(stage).glob("*.arrow"))
-        paths += self.stage(stage).glob("tasks.json")
+        paths = [*self.stage(stage).glob("*.arrow"), *self.stage(stage).glob("tasks.json")]
         paths += self.rollouts(stage).glob("*.arrow")
         for name in _checkpoints(results):
             paths += (self.root / name).glob("*")
@@ -214,27 +233,29 @@ class RunDir:
         if not {"stages", "rollouts", "checkpoints"} & set(parts[:2]):
             return False
         whole = path.parent if "checkpoints" in parts else path
+        if (mirror := mirrors.of(self.root)) and mirror.heal(damaged.path):
+            warn(f"{path} {damaged.problem}: fetched again from {mirrors.shown(path)}")
+            return True
         if not whole.exists():
             return False
         target = files.set_aside(whole, root / "quarantine" / whole.relative_to(root))
         warn(f"{path} {damaged.problem}: set aside as {target}, to be made again")
         return True
 
-    def _set_aside(self, stage: str, old_hash: str) -> None:
-        for folder in (self.root / "stages" / stage, self.rollouts(stage)):
-            if folder.is_dir():
-                target = folder.with_name(f"{folder.name}.{old_hash}")
-                number = 1
-                while target.exists():
-                    number += 1
-                    target = folder.with_name(f"{folder.name}.{old_hash}.{number}")
-                folder.rename(target)
-
     @contextlib.contextmanager
     def lock(self, lease_s: float) -> Iterator["RunDir"]:
         """This directory with the right to write there, for one run. Raises as `lease.holding`."""
+        if mirror := mirrors.of(self.root):
+            mirror.store.require_creation()
         with holding(self.root, lease_s) as lease:
-            yield replace(self, lease=lease)
+            if mirror:
+                far_run.fetch_for_driver(mirror)
+            run = replace(self, lease=lease)
+            try:
+                yield run
+            finally:
+                with contextlib.suppress(StoreFailure):
+                    run._share_logs()
 
     def _require_lease(self) -> None:
         if self.lease is not None:
@@ -259,14 +280,16 @@ def _manifest(path: Path) -> Manifest:
 
 def open_run(root: Path) -> tuple[RunDir, RunConfig]:
     """A run that exists, and its configuration."""
+    far_run.fetch_for_readers(root)
     page = root / "report" / "index.html"
+    where = mirrors.shown(root)
     if not (root / "config.yaml").is_file() and page.is_file():
         raise UsageError(
-            f"{root}: a run of a simulated router, whose only report is {page}; `r2v run` writes it"
+            f"{where}: a run of a simulated router, whose only report is {page}; `r2v run` writes it"
         )
     if not (root / "config.yaml").is_file():
         raise UsageError(
-            f"{root}: not a run directory (no config.yaml); give the run_dir of a `r2v run`"
+            f"{where}: not a run directory (no config.yaml); give the run_dir of a `r2v run`"
         )
     return RunDir(root), load_config(root / "config.yaml", [])
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from r2v_dist import files
 
+NAME = "timeline.jsonl"
+"""In the run directory."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -83,4 +86,4 @@ def spans(run: Path) -> list[Span]:
 
 
 def _path(run: Path) -> Path:
-    return run / "timeline.jsonl"
+    return run / NAME

@@ -53,7 +53,7 @@ def dpo(context: Context) -> dict[str, Any]:
     output = run.checkpoint("slm", f"dpo-{context.input_hash[:8]}")
     job = DPOJob(
         pairs=_pairs_path(context),
-        model=whole(cloned, config.slm.dtype),
+        model=whole(cloned, config.slm.dtype, context.fence),
         start=cloned,
         system_prompt=config.slm.system_prompt,
         output=output,

@@ -21,6 +21,7 @@ from r2v_dist.router.features import FEATURE_NAMES, FEATURE_VERSION
 from r2v_dist.router.logistic import Outcomes, train_logistic
 from r2v_dist.router.model import RouterModel, Score
 from r2v_dist.router.names import BY_NAME, made_by
+from r2v_dist.storage.routers import publish_router
 
 THREE = ("first_token_entropy", "action_surprisal", "verifier_best")
 """What an unfitted baseline compares with a threshold, one at a time."""
@@ -42,7 +43,7 @@ def regressions(context: Context) -> dict[str, Any]:
         )
         made |= {name: fit(name, train, validation, context.seed) for name in fitted}
     for name, model in made.items():
-        model.save(root / name)
+        publish_router(model, root / name)
     own = {name: str((root / name).relative_to(context.run.root)) for name in made}
     return {"routers": context.result(learner, "routers") | own}
 

@@ -27,7 +27,7 @@ from r2v_dist.router.names import made_by
 from r2v_dist.router.query_classifier import QUERY, outcomes_of_queries, train_query_router
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage import rollouts as rollout_store
-from r2v_dist.storage.routers import load_router
+from r2v_dist.storage.routers import load_router, publish_router
 
 if TYPE_CHECKING:
     from learners.router.train import RouterJob
@@ -118,7 +118,7 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
     paths = {name: str(job.output.relative_to(run.root)) for name, job in jobs.items()}
     if QUERY in variants:
         paths[QUERY] = str((root / QUERY).relative_to(run.root))
-        _query_router(context).save(root / QUERY)
+        publish_router(_query_router(context), root / QUERY)
     return {
         "routers": paths,
         "training": {

@@ -110,7 +110,7 @@ def verifier(context: Context) -> dict[str, Any]:
         validation=values_path(context, HELD_OUT),
         model=str(model_path(config.verifier.model, "verifier.model"))
         if config.verifier.model
-        else whole(context.checkpoint("bc"), config.slm.dtype),
+        else whole(context.checkpoint("bc"), config.slm.dtype, context.fence),
         system_prompt=config.slm.system_prompt,
         output=output,
         stage=run.stage(context.stage),

@@ -124,6 +124,19 @@ def test_nodes_are_those_of_the_configuration(capsys: pytest.CaptureFixture[str]
     assert (group["groupName"], group["replicas"]) == ("cpu", 1)
 
 
+def test_a_run_at_an_address_needs_no_claim(capsys: pytest.CaptureFixture[str]) -> None:
+    config, job = yaml.safe_load_all(
+        printed(capsys, "kuberay", CLUSTER, "run_dir=s3://bucket/run", "--claim=")
+    )
+    assert yaml.safe_load(config["data"]["run.yaml"])["run_dir"] == "s3://bucket/run"
+    for group in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+        spec = group["template"]["spec"]
+        assert spec["volumes"] == []
+        [container] = spec["containers"]
+        named = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in container["env"]}
+        assert named["AWS_SECRET_ACCESS_KEY"]["optional"]
+
+
 def test_keys_of_endpoints_are_named_and_never_written(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

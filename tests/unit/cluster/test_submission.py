@@ -72,7 +72,7 @@ def test_an_address_may_leave_out_its_scheme() -> None:
     ("arguments", "parts"),
     [
         ([PURE], ["run_dir = runs/simulated", "absolute path", "run_dir=/shared/runs/simulated"]),
-        ([PURE, "run_dir=s3://bucket/x"], ["run_dir = 's3://bucket/x': an address", "mount"]),
+        ([PURE, "run_dir=s3://bucket/x"], ["run_dir = 's3://bucket/x': an address", "a path"]),
         ([PURE, "run_dir=/s/x", "cluster.executor=inline"], ["executor = inline", "set it to ray"]),
         (
             [PURE, "run_dir=/s/x", "--working-dir=/none"],

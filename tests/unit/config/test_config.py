@@ -10,6 +10,7 @@ import yaml
 
 from r2v_dist.cli.main import main
 from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.places import cache_folder
 from r2v_dist.config.run import load_config
 from r2v_dist.config.simulated import load_simulated
 from r2v_dist.errors import UsageError
@@ -155,6 +156,13 @@ def _folder(*overrides: str) -> Path:
         ('run_dir="a\\0b"', ["run_dir", "no text"]),
         (f"run_dir=runs/{'x' * 300}", ["run_dir", "300 bytes", "255"]),
         ("run_dir=~nobody-of-this-name/runs", ["run_dir", "nobody-of-this-name"]),
+        ("run_dir=hdfs://head/runs", ["run_dir = 'hdfs://head/runs'", "s3://, gs://, abfs://"]),
+        ("run_dir=s3://bucket", ["run_dir", "a whole bucket; name a folder in it"]),
+        ("run_dir=s3:///runs", ["run_dir", "no bucket; write s3://bucket/folder"]),
+        ("run_dir='s3://b/x?region=eu'", ["run_dir", "AWS_ENDPOINT_URL and AWS_REGION"]),
+        ("run_dir=s3://me:word@b/x", ["run_dir = (not shown)", "credentials into the environment"]),
+        (f"run_dir=s3://bucket/{'x' * 300}", ["run_dir", "255"]),
+        ("env.cache=s3://bucket/x", ["env.cache", "only the run_dir of a run may be"]),
         ("name=''", ["name", "at least 1"]),
     ],
 )
@@ -478,3 +486,15 @@ def test_a_missing_engine_is_said_in_one_line() -> None:
     assert result.returncode == 1
     assert "vLLM is not installed" in result.stderr
     assert "make setup" in result.stderr
+
+
+def test_an_address_of_a_run_stays_one_wherever_it_is_written() -> None:
+    config = load_config(DEMO, ["run_dir=s3://bucket/runs/one/"])
+    assert config.model_dump(mode="json")["run_dir"] == "s3://bucket/runs/one"
+    again = load_config(DEMO, [f"run_dir={config.model_dump(mode='json')['run_dir']}"])
+    assert again == config
+    assert config.run_dir.is_relative_to(cache_folder("runs"))
+
+
+def test_an_address_of_a_file_is_its_path() -> None:
+    assert load_config(DEMO, ["run_dir=file:///shared/x"]).run_dir == Path("/shared/x")

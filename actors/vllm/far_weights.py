@@ -1,0 +1,29 @@
+"""Weights of a run at an address, on the node of an engine.
+
+Invariant: an engine that may not find what it is to load says so before it loses what it serves.
+"""
+
+import asyncio
+from pathlib import Path
+
+from r2v_dist.errors import UsageError
+from r2v_dist.mirror import at_hand, of, shown
+
+
+def require_reachable(path: str, adapter: str, across_nodes: bool) -> None:
+    """Raises UsageError where ranks of one engine on other nodes would not find a model or its
+    adapter.
+    """
+    far = [Path(one) for one in (path, adapter) if one and of(Path(one))]
+    if across_nodes and far:
+        raise UsageError(
+            f"{shown(far[0])}: the engine's ranks are on several nodes, which do not fetch a model "
+            f"from an address; set tensor_parallel and pipeline_parallel to what one node holds, or "
+            f"run_dir to a path on storage that every node sees"
+        )
+
+
+async def fetch(path: str, adapter: str) -> None:
+    """Have a model and its adapter on this node."""
+    for one in filter(None, (path, adapter)):
+        await asyncio.to_thread(at_hand, Path(one))
