@@ -47,7 +47,7 @@ def save(folder: str) -> None:
     (Path(folder) / "config.json").write_text("{}")
 
 
-TRAINER: Any = SimpleNamespace(save_model=save)
+TRAINER: Any = SimpleNamespace(save_model=save, model=None)
 TOKENIZER: Any = SimpleNamespace(save_pretrained=save)
 
 
