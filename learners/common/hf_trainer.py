@@ -23,7 +23,7 @@ from learners.common.preemption import may_be_announced, preemption_watch
 from r2v_dist import files
 from r2v_dist import mirror as mirrors
 from r2v_dist.config.learners import LearnerConfig, LoraConfig
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.metrics_log import append_metrics
 
@@ -34,12 +34,15 @@ def trainer_arguments(
     """Arguments of a Hugging Face trainer. Call on every rank, and before the model is loaded
     (ZeRO-3 shards while loading).
 
-    Raises RuntimeFailure when the batch cannot be divided among the ranks.
+    Raises RuntimeFailure when the batch cannot be divided among the ranks, UsageError for bfloat16
+    where there is no GPU.
     """
     import torch.distributed
     import transformers
     from transformers import set_seed
 
+    if config.bf16 and not torch.cuda.is_available():
+        raise UsageError(f"{name}.bf16 = true: is trained on GPUs only; set false")
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     set_seed(seed)
