@@ -32,8 +32,10 @@ def fetch_for_readers(root: Path) -> None:
 def _is_record(name: str) -> bool:
     """Whether a file is no part of a folder that is published whole."""
     kind, *parts = name.split("/")
-    # Ranks fetch for themselves what lies deeper in a stage, to continue from it.
-    return kind in (_CONFIG, timeline.NAME, "rollouts") or (kind == "stages" and len(parts) == 2)
+    # Ranks fetch for themselves what lies deeper in a stage, to continue from it. An object without
+    # a suffix is what Ray Train makes for a folder, and no file may stand in that folder's place.
+    in_stage = kind == "stages" and len(parts) == 2 and "." in parts[1]
+    return kind in (_CONFIG, timeline.NAME, "rollouts") or in_stage
 
 
 def _describes_verifier(name: str) -> bool:

@@ -289,6 +289,13 @@ def test_an_adapter_finds_its_model_in_the_mirror_of_who_asks(here: Path, elsewh
     )
 
 
+def test_an_object_that_stands_for_a_folder_becomes_no_file(address: str, here: Path) -> None:
+    ObjectStore(address).put("stages/bc/ray_train", b"")
+    with RunDir(here).lock(60):
+        files.write_atomically(here / "stages" / "bc" / "ray_train" / "verdict.json", "{}")
+    assert "stages/bc/ray_train/verdict.json" in names(address)
+
+
 def test_a_timeline_goes_on_elsewhere(here: Path, elsewhere: Path) -> None:
     for root, lane in ((here, "slm engine"), (elsewhere, "learner")):
         with RunDir(root).lock(60):
