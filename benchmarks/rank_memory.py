@@ -88,7 +88,9 @@ def compare(folder: Path, number: int) -> dict[str, Any]:
         config=config,
     )
     run(ranks, partial(train_and_measure, job, place), place / "logs")
-    measured = [json.loads(path.read_text()) for path in sorted(place.glob("rank*.json"))]
+    measured = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(place.glob("rank*.json"))
+    ]
     peak = max(rank["peak"] - rank["before"] for rank in measured)
     predicted = predict(job, config, max(rank["tokens"] for rank in measured))
     row = {"case": case, "ranks": ranks, "predicted_mib": predicted / MIB}
@@ -120,7 +122,7 @@ def train_and_measure(job: BCJob, place: Path) -> None:
     chat = ChatFormat(AutoTokenizer.from_pretrained(job.model), "slm")
     dataset = build_dataset(job.rollouts, chat, job.config.max_length)
     tokens = max(map(len, dataset["input_ids"]))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here
     before = resident("VmRSS")
     module: Any = learner
     train = module.train
@@ -128,7 +130,7 @@ def train_and_measure(job: BCJob, place: Path) -> None:
     def train_and_note(trainer: Any, stage: Path) -> None:
         train(trainer, stage)
         facts = {"before": before, "peak": resident("VmHWM"), "tokens": tokens}
-        (place / f"rank{os.environ['RANK']}.json").write_text(json.dumps(facts))
+        (place / f"rank{os.environ['RANK']}.json").write_text(json.dumps(facts), encoding="utf-8")
 
     module.train = train_and_note
     learner.train_rank(job)
@@ -136,7 +138,7 @@ def train_and_measure(job: BCJob, place: Path) -> None:
 
 def resident(name: str) -> int:
     """A size of this process that the kernel keeps, in bytes."""
-    lines: Sequence[str] = Path("/proc/self/status").read_text().splitlines()
+    lines: Sequence[str] = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     [line] = [line for line in lines if line.startswith(f"{name}:")]
     return int(line.split()[1]) * 1024
 

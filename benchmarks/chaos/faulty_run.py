@@ -46,7 +46,7 @@ def start_faulty(fault: Fault, arguments: Sequence[str], run_dir: Path) -> "subp
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
 
 
