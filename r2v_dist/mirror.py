@@ -278,7 +278,7 @@ class Mirror:
         """One process of this node fetches a folder; the others wait and find it."""
         lock = self.root / _LOCKS / f"{folder_name(self.name(path))}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("w") as handle:
+        with lock.open("wb") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
