@@ -17,9 +17,9 @@ from actors.failures import CollectorLost
 from actors.metrics import OFF, Meter
 from actors.ray_errors import cause_of, died, first_cause, usage_error
 from cluster.post_mortem import last_words, place_of
-from r2v_dist import object_store
 from r2v_dist.episodes import Episode
 from r2v_dist.errors import RuntimeFailure, StoreFailure
+from r2v_dist.object_storage import object_store
 from r2v_dist.seeding import stable_hash
 from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.key_set import KeySet

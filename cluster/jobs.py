@@ -22,7 +22,7 @@ from cluster.guard import GRACE_S
 from cluster.package import CONFIG_FILE, Package
 from cluster.submission import PREFIX
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.mirror import shown
+from r2v_dist.object_storage.mirror import shown
 
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 ENTRYPOINT = f"python -m r2v_dist.cli run {CONFIG_FILE}"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.placement import Bundle, Node, misfit
-from r2v_dist import object_store
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import UsageError, warn
+from r2v_dist.object_storage import object_store
 
 _SECTIONS = {"verifier": "verifier.training"}
 """Of the configuration, where a learner has another name."""

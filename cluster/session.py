@@ -23,9 +23,9 @@ import psutil
 from cluster import environment, resources
 from cluster.guard import end_at_once, end_children, guarded, interrupt_on_sigterm, undisturbed
 from cluster.scraping import forget_targets, write_targets
-from r2v_dist.child_python import child_command, child_environment
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError, warn
+from r2v_dist.processes.child import child_command, child_environment
 
 START_DEADLINE_S = 240.0
 """Of one try to start Ray here; on a busy machine Ray's own limit of 30 s is too short."""

@@ -2,7 +2,7 @@
 
 A reader gets the contents or a `DamagedFile` that names the file, never a parser's error. A writer
 publishes a file that is whole and on disk, or none: a new name never shows a half-written file, not
-even after a power cut. In the mirror of an address (`r2v_dist.mirror`) what is published is an
+even after a power cut. In the mirror of an address (`r2v_dist.object_storage.mirror`) what is published is an
 object too, and in place of the disk the store keeps it. Half a last line of a JSON-lines file is what a killed process leaves, and
 counts as not written.
 """
@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from r2v_dist import mirror as mirrors
 from r2v_dist.errors import DamagedFile
+from r2v_dist.object_storage import mirror as mirrors
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from r2v_dist import mirror as mirrors
+from r2v_dist.object_storage import mirror as mirrors
 
 SECRET = "the-secret-access-key"
 

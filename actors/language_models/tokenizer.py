@@ -17,11 +17,11 @@ from typing import Any
 
 from cluster.node_lock import node_lock
 from r2v_dist.chat import ChatTokenizer
-from r2v_dist.child_python import child_command, child_environment
 from r2v_dist.config.places import CACHE_VARIABLE, cache_folder, make_cache
 from r2v_dist.errors import DamagedFile, RuntimeFailure
 from r2v_dist.files import read_json
-from r2v_dist.mirror import at_hand
+from r2v_dist.object_storage.mirror import at_hand
+from r2v_dist.processes.child import child_command, child_environment
 from r2v_dist.seeding import short_hash
 
 _DEADLINE_S = 300.0

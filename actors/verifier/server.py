@@ -15,7 +15,7 @@ from cluster import environment, resources
 from cluster.node_lock import node_lock
 from learners.common.packing import AnswerRow
 from r2v_dist.config.verifier import VerifierConfig
-from r2v_dist.mirror import at_hand
+from r2v_dist.object_storage.mirror import at_hand
 
 KEPT_TOKENS = 50_000
 """Prompt tokens that a scorer without an accelerator keeps read: some hundred conversations of a

@@ -7,7 +7,7 @@ import asyncio
 from pathlib import Path
 
 from r2v_dist.errors import UsageError
-from r2v_dist.mirror import at_hand, of, shown
+from r2v_dist.object_storage.mirror import at_hand, of, shown
 
 
 def require_reachable(path: str, adapter: str, across_nodes: bool) -> None:

@@ -13,11 +13,11 @@ import yaml
 
 from cluster.manifests.shape import Node, Shape, shape_of
 from cluster.submission import config_text, job_id
-from r2v_dist import mirror
 from r2v_dist.config.run import RunConfig
 from r2v_dist.config.simulated import SimulatedConfig
 from r2v_dist.errors import UsageError
-from r2v_dist.object_store import variables_of
+from r2v_dist.object_storage import mirror
+from r2v_dist.object_storage.object_store import variables_of
 
 API = "ray.io/v1"
 SECRET = "r2v-keys"

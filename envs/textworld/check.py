@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from r2v_dist.child_python import child_command, child_environment
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.files import write_atomically
+from r2v_dist.processes.child import child_command, child_environment
 
 START_DEADLINE_S = 180.0
 GAME_DEADLINE_S = 60.0

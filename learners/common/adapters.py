@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2v_dist import files
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.mirror import COMPLETE
+from r2v_dist.object_storage.mirror import COMPLETE
 from r2v_dist.storage.checkpoints import ADAPTER, Checkpoint
 from r2v_dist.storage.fence import Fence
 

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from r2v_dist import mirror as mirrors
+from r2v_dist.object_storage import mirror as mirrors
 
 COMPLETE = "complete"
 METRICS = "metrics.jsonl"

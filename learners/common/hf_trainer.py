@@ -21,9 +21,9 @@ from learners.common.jobs import LearnerJob
 from learners.common.other_ranks import prepare
 from learners.common.preemption import may_be_announced, preemption_watch
 from r2v_dist import files
-from r2v_dist import mirror as mirrors
 from r2v_dist.config.learners import LearnerConfig, LoraConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.object_storage import mirror as mirrors
 from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.metrics_log import append_metrics
 

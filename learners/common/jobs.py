@@ -19,7 +19,7 @@ from r2v_dist import files
 from r2v_dist.config.learners import LearnerConfig
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.errors import RuntimeFailure, warn
-from r2v_dist.mirror import at_hand
+from r2v_dist.object_storage.mirror import at_hand
 from r2v_dist.storage.fence import Fence
 
 

@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 from learners.common.far_checkpoints import NOTICES, follow
-from r2v_dist import mirror as mirrors
-from r2v_dist.child_python import child_command, child_environment
 from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.files import append_json_line
+from r2v_dist.object_storage import mirror as mirrors
+from r2v_dist.processes.child import child_command, child_environment
 
 _UNIVERSAL = "latest_universal"
 

@@ -21,7 +21,7 @@ from r2v_dist import files
 from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.errors import RuntimeFailure, Superseded, UsageError, warn
 from r2v_dist.files import write_atomically
-from r2v_dist.mirror import at_hand, of, shown
+from r2v_dist.object_storage.mirror import at_hand, of, shown
 
 if TYPE_CHECKING:
     from learners.common.rank_deaths import RankDeaths

@@ -33,7 +33,7 @@ from r2v_dist import files
 from r2v_dist.chat import ChatFormat
 from r2v_dist.config.learners import DPOConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.mirror import at_hand, of, shown
+from r2v_dist.object_storage.mirror import at_hand, of, shown
 from r2v_dist.storage.checkpoints import Checkpoint
 
 

@@ -34,7 +34,7 @@ from r2v_dist.config.verifier import VerifierTrainingConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels import branch_values
 from r2v_dist.labels.branch_values import BranchValue
-from r2v_dist.mirror import at_hand
+from r2v_dist.object_storage.mirror import at_hand
 from r2v_dist.router.calibration import fit_centred_isotonic
 from r2v_dist.verifier.metrics import VerifierMetrics, verifier_curves, verifier_metrics
 

@@ -32,7 +32,7 @@ def certify(
     """Find the cheapest threshold whose risk is bounded, or say why there is none."""
     from r2v_dist.evaluation.certificate import STAGE, certificate_of
     from r2v_dist.files import write_atomically
-    from r2v_dist.mirror import shown
+    from r2v_dist.object_storage.mirror import shown
     from r2v_dist.storage.run_dir import open_run
 
     run, config = open_run(run_dir)

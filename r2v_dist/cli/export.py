@@ -20,7 +20,7 @@ def export(
     """Write the SLM that a run deploys as a plain Hugging Face directory; an adapter is merged."""
     from learners.common.adapters import merge
     from r2v_dist import files
-    from r2v_dist.mirror import COMPLETE, shown
+    from r2v_dist.object_storage.mirror import COMPLETE, shown
     from r2v_dist.pipeline.stages import publisher
     from r2v_dist.storage.checkpoints import on_this_node, published
     from r2v_dist.storage.run_dir import open_run, stage_name

@@ -13,7 +13,7 @@ from r2v_dist.errors import UsageError, explain, warn
 
 def _named(text: str) -> Path:
     from r2v_dist.config.places import run_folder
-    from r2v_dist.object_store import holds_secret
+    from r2v_dist.object_storage.object_store import holds_secret
 
     try:
         return run_folder(text, readers=True)

@@ -48,7 +48,7 @@ def submit(
     from cluster.jobs import Driver
     from cluster.package import models_of, pack
     from cluster.submission import config_text, job_id, require_submittable
-    from r2v_dist.mirror import shown
+    from r2v_dist.object_storage.mirror import shown
 
     run = load_any(config, overrides)
     require_submittable(run)

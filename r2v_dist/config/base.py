@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from r2v_dist.config.yaml_file import WrittenFloat, WrittenInt, shown
 from r2v_dist.errors import UsageError
-from r2v_dist.object_store import holds_secret
+from r2v_dist.object_storage.object_store import holds_secret
 
 Model = TypeVar("Model", bound=BaseModel)
 Item = TypeVar("Item")

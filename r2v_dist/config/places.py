@@ -10,9 +10,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
-from r2v_dist import mirror as mirrors
 from r2v_dist.errors import UsageError
-from r2v_dist.object_store import address_problem, holds_secret
+from r2v_dist.object_storage import mirror as mirrors
+from r2v_dist.object_storage.object_store import address_problem, holds_secret
 
 CACHE_VARIABLE = "XDG_CACHE_HOME"
 _LONGEST_NAME = 255

@@ -13,7 +13,7 @@ import numpy as np
 from r2v_dist.config.evaluation import SMALLEST_SHARE
 from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import UsageError
-from r2v_dist.mirror import shown
+from r2v_dist.object_storage.mirror import shown
 from r2v_dist.stats.learn_then_test import Certificate, certify, task_losses
 from r2v_dist.storage.run_dir import RunDir
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from r2v_dist import files
-from r2v_dist import mirror as mirrors
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Arm, Branch, Task, Unit
 from r2v_dist.errors import DamagedFile, UsageError
 from r2v_dist.files import write_atomically
+from r2v_dist.object_storage import mirror as mirrors
 from r2v_dist.pipeline.progress import Progress
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.run_dir import Manifest, RunDir, stage_name

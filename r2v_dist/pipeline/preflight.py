@@ -22,7 +22,7 @@ from r2v_dist.config.places import require_writable
 from r2v_dist.config.run import RunConfig
 from r2v_dist.config.simulated import SimulatedConfig
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.mirror import shown
+from r2v_dist.object_storage.mirror import shown
 from r2v_dist.pipeline.chat_check import check_chat
 from r2v_dist.pipeline.memory_plan import disk_gib
 from r2v_dist.pipeline.package_check import check_packages

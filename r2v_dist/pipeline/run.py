@@ -8,10 +8,10 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from r2v_dist import mirror
 from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import warn
-from r2v_dist.object_store import set_deadline
+from r2v_dist.object_storage import mirror
+from r2v_dist.object_storage.object_store import set_deadline
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.stage import Stage
 from r2v_dist.pipeline.stages import stages

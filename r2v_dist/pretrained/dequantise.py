@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from r2v_dist.child_python import child_command, child_environment
 from r2v_dist.errors import RuntimeFailure
+from r2v_dist.processes.child import child_command, child_environment
 
 _DEADLINE_S = 3600.0
 _SAME_MATRIX = 0.15

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from r2v_dist import files
-from r2v_dist.child_python import child_command
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.pretrained.catalogue import Packages, Wheel
+from r2v_dist.processes.child import child_command
 
 OnProgress = Callable[[int, int, str], None]
 """Takes what is done, of how much, and of what."""

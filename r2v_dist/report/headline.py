@@ -13,7 +13,7 @@ from r2v_dist.episodes import StopReason
 from r2v_dist.evaluation.comparison import Comparison
 from r2v_dist.evaluation.outcomes import hard_tasks
 from r2v_dist.evaluation.results import Findings, Overall
-from r2v_dist.mirror import shown
+from r2v_dist.object_storage.mirror import shown
 from r2v_dist.report.claims import deciding, seeds_words, shown_signals, standing, unplayed
 from r2v_dist.report.figures.palette import LABELS, fitting, listed
 from r2v_dist.storage import rollouts as rollout_store

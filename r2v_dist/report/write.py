@@ -7,7 +7,7 @@ from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.errors import UsageError
 from r2v_dist.evaluation.results import Findings
 from r2v_dist.files import write_atomically
-from r2v_dist.mirror import shown
+from r2v_dist.object_storage.mirror import shown
 from r2v_dist.report.headline import headline
 from r2v_dist.report.published import Published
 from r2v_dist.report.summary import summary

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from r2v_dist import mirror as mirrors
 from r2v_dist.errors import DamagedFile
 from r2v_dist.files import read_json_object
+from r2v_dist.object_storage import mirror as mirrors
 
 ADAPTER = "adapter_config.json"
 """In a directory with an adapter; PEFT's name."""

@@ -6,8 +6,8 @@ who only looks at a run fetches no language model.
 
 from pathlib import Path
 
-from r2v_dist import mirror as mirrors
-from r2v_dist.mirror import Mirror
+from r2v_dist.object_storage import mirror as mirrors
+from r2v_dist.object_storage.mirror import Mirror
 from r2v_dist.storage import timeline
 
 _CONFIG = "config.yaml"

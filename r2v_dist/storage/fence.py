@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from r2v_dist import files
-from r2v_dist import mirror as mirrors
 from r2v_dist.errors import DamagedFile, Superseded
+from r2v_dist.object_storage import mirror as mirrors
 
 Record = Mapping[str, Any]
 """The content of an epoch's file: who took it."""

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import IO
 
 from r2v_dist.errors import RuntimeFailure, StoreFailure, Superseded, UsageError, explain, warn
-from r2v_dist.mirror import shown
+from r2v_dist.object_storage.mirror import shown
+from r2v_dist.processes import identity
 from r2v_dist.storage import fence as fences
-from r2v_dist.storage import processes
 from r2v_dist.storage.fence import Fence, Record
 
 _BEATS = 4
@@ -171,8 +171,8 @@ def _outlive(root: Path, epoch: int, record: Record) -> None:
     On this machine a look at its process is enough. A holder elsewhere is alive when it gives a
     sign of life, and gone when its lease ends without one.
     """
-    here = processes.machine() != "" and record.get("machine") == processes.machine()
-    if here and processes.started(record.get("pid", 0)) != record.get("started"):
+    here = identity.machine() != "" and record.get("machine") == identity.machine()
+    if here and identity.started(record.get("pid", 0)) != record.get("started"):
         return
     path = fences.path_of(root, epoch)
     left_s = record["lease_s"] - fences.age_s(path)
@@ -211,8 +211,8 @@ def _record(lease_s: float) -> Record:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "since": _now(),
-        "machine": processes.machine(),
-        "started": processes.started(os.getpid()),
+        "machine": identity.machine(),
+        "started": identity.started(os.getpid()),
         "lease_s": lease_s,
     }
 

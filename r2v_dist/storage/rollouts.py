@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from r2v_dist import mirror as mirrors
 from r2v_dist.episodes import Episode
 from r2v_dist.errors import DamagedFile, UsageError
+from r2v_dist.object_storage import mirror as mirrors
 from r2v_dist.storage import arrow_file as table_file
 from r2v_dist.storage.key_set import KeySet
 from r2v_dist.storage.step_table import SCHEMA, SCHEMA_VERSION, to_table

@@ -25,9 +25,9 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from r2v_dist import files
-from r2v_dist import mirror as mirrors
 from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.errors import DamagedFile, StoreFailure, UsageError, warn
+from r2v_dist.object_storage import mirror as mirrors
 from r2v_dist.storage import far_run, timeline
 from r2v_dist.storage.lease import Lease, holding
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from r2v_dist.config.places import run_folder
-from r2v_dist.object_store import ObjectStore
+from r2v_dist.object_storage.object_store import ObjectStore
 from r2v_dist.storage import rollouts as rollout_store
 from tests.conftest import GAME_CACHE
 from tests.object_storage import SECRET, s3_server

@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from learners.common import far_checkpoints
-from r2v_dist import mirror as mirrors
+from r2v_dist.object_storage import mirror as mirrors
 from tests.object_storage import mirror_of, s3_server
 
 pytestmark = pytest.mark.slow  # processes that import torch

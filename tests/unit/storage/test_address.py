@@ -12,10 +12,11 @@ import pyarrow.feather as feather
 import pytest
 from pyarrow import fs
 
-from r2v_dist import files, object_store
-from r2v_dist import mirror as mirrors
+from r2v_dist import files
 from r2v_dist.errors import StoreFailure, Superseded, UsageError
-from r2v_dist.object_store import ObjectStore
+from r2v_dist.object_storage import mirror as mirrors
+from r2v_dist.object_storage import object_store
+from r2v_dist.object_storage.object_store import ObjectStore
 from r2v_dist.storage import fence as fences
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.checkpoints import ADAPTER, Checkpoint, on_this_node, published

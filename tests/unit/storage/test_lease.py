@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from r2v_dist.errors import Superseded, UsageError
+from r2v_dist.processes import identity
 from r2v_dist.storage import fence as fences
-from r2v_dist.storage import processes
 from r2v_dist.storage.fence import Fence, Record
 from r2v_dist.storage.lease import holding
 from r2v_dist.storage.run_dir import RunDir
@@ -28,7 +28,7 @@ ELSEWHERE: Record = {
     "pid": os.getpid(),
     "since": "2026-01-02T03:04:05+00:00",
     "machine": "another machine",
-    "started": processes.started(os.getpid()),
+    "started": identity.started(os.getpid()),
     "lease_s": 3600.0,
 }
 
@@ -70,11 +70,11 @@ def test_a_killed_driver_on_this_machine_keeps_nobody_waiting(tmp_path: Path) ->
 
 
 def test_a_process_id_that_was_given_away_again_is_no_driver(tmp_path: Path) -> None:
-    taken(tmp_path, 4, machine=processes.machine(), started="1")
+    taken(tmp_path, 4, machine=identity.machine(), started="1")
     assert last_epoch_after_a_run(tmp_path) == 5
 
 
-@pytest.mark.parametrize("machine", ["another machine", processes.machine()])
+@pytest.mark.parametrize("machine", ["another machine", identity.machine()])
 def test_whoever_is_silent_for_a_lease_is_superseded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], machine: str
 ) -> None:

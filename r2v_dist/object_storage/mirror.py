@@ -23,8 +23,15 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from r2v_dist.errors import StoreFailure
-from r2v_dist.mirror_notes import NOTES, Notes, beside, identity_of, mark_of, sizes_in
-from r2v_dist.object_store import SCHEMES, Meta, ObjectStore
+from r2v_dist.object_storage.mirror_notes import (
+    NOTES,
+    Notes,
+    beside,
+    identity_of,
+    mark_of,
+    sizes_in,
+)
+from r2v_dist.object_storage.object_store import SCHEMES, Meta, ObjectStore
 
 COMPLETE = "_COMPLETE"
 """Names, sizes and tags of a published folder's objects; the folder is whole where it exists."""

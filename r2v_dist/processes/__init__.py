@@ -1,0 +1,1 @@
+"""Other processes: how they are started, and how one is known again."""
