@@ -206,17 +206,17 @@ ATTACKS = [
         {"cpu_s": 1.0, "wall_s": 4.0},
     ),
     Attack("spin inside one instruction", "9 ** 9 ** 9", ("timeout",), {"wall_s": 1.0}),
-    Attack("sleep", "time.sleep(60)", ("timeout",), {"wall_s": 0.5}),
+    Attack("sleep", "time.sleep(60)", ("timeout",), {"wall_s": 2.0}),
     Attack(
         "sleep deaf to signals",
         "for s in set(signal.Signals) - {9, 19}: signal.signal(s, "
         "signal.SIG_IGN)\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\n"
         "time.sleep(60)",
         ("timeout",),
-        {"wall_s": 0.5},
+        {"wall_s": 2.0},
     ),
     Attack(
-        "stopping itself", "os.kill(os.getpid(), signal.SIGSTOP)", ("timeout",), {"wall_s": 0.5}
+        "stopping itself", "os.kill(os.getpid(), signal.SIGSTOP)", ("timeout",), {"wall_s": 2.0}
     ),
     Attack(
         "signals to the parent",
@@ -395,7 +395,7 @@ ATTACKS = [
         "becoming another program",
         "os.execv('/bin/sh', ['sh', '-c', 'kill -9 -1; kill -9 1; while :; do :; done'])",
         ("timeout",),
-        {"wall_s": 0.5},
+        {"wall_s": 2.0},
     ),
     Attack("a crash", "ctypes.string_at(0)", ("signalled",)),
     Attack(
@@ -414,7 +414,7 @@ ATTACKS = [
         "closing the output and going on",
         "os.close(1); os.close(2)\nwhile True: time.sleep(1)",
         ("timeout",),
-        {"wall_s": 0.5},
+        {"wall_s": 2.0},
     ),
     Attack(
         "a source that strains the compiler",

@@ -112,10 +112,10 @@ def test_output_is_cut_at_its_limit_in_each_stream(sandbox: Sandbox) -> None:
 
 def test_what_was_printed_before_a_time_limit_is_kept(sandbox: Sandbox) -> None:
     completed = sandbox.run(
-        "import time\nprint('so far')\ntime.sleep(60)", limits=replace(LIMITS, wall_s=0.5)
+        "import time\nprint('so far')\ntime.sleep(60)", limits=replace(LIMITS, wall_s=2.0)
     )
     assert (completed.ending, completed.stdout) == (Ending.TIMEOUT, b"so far\n")
-    assert 0.5 <= completed.wall_s < 1.5
+    assert 2.0 <= completed.wall_s < 4.0
 
 
 def test_a_busy_machine_does_not_change_how_a_program_ends() -> None:
