@@ -2,6 +2,8 @@
 imported, so each is set before its process begins.
 """
 
+import secrets
+
 from r2v_dist.config.cluster import ClusterConfig
 
 _NO_TOKENIZER_THREADS = {"TOKENIZERS_PARALLELISM": "false"}
@@ -24,9 +26,14 @@ _ROOM_S = 60.0
 """Engines that make room for ranks need some seconds to end."""
 PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """Whether the ranks of a learner are told of nodes that are to go; Ray hands it on to them."""
-_ALONE = {"RAY_AUTH_MODE": "disabled", PREEMPTION_WATCHER: "0"}
-"""Of Ray on this machine, which listens on the loopback interface only, and whose one node nobody
-announces to take away. A cluster that is joined decides itself.
+_ALONE = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    PREEMPTION_WATCHER: "0",
+}
+"""Of Ray on this machine. It listens on every interface and would run whatever it is sent, so it
+asks for a token that this process and its children alone have. Nobody announces to take its one
+node away. A cluster that is joined decides itself.
 """
 
 RUNNER = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **_NO_TOKENIZER_THREADS}

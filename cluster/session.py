@@ -46,7 +46,8 @@ ray.shutdown()
 
 @contextlib.contextmanager
 def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
-    """Join the cluster at `config.address`, or start Ray on this machine (loopback only).
+    """Join the cluster at `config.address`, or start Ray on this machine for this process
+    and its children alone.
 
     What Ray itself has to say goes to `logs`. SIGINT and SIGTERM end the block, and the process if
     the block does not. Raises RuntimeFailure when the cluster cannot be reached, UsageError where
@@ -59,7 +60,9 @@ def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
         os.environ.setdefault(name, value)
     with guarded(), _own_log(logs / "ray.log"):
         import ray
+        from ray._raylet import Config
 
+        Config.initialize("")  # whether there are tokens was read when Ray was imported
         try:
             _begin(config)
             write_targets(config, logs)

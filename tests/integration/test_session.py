@@ -33,6 +33,17 @@ with ray_session(ClusterConfig(num_cpus=1), Path(sys.argv[1])):
     time.sleep(600)
 """
 
+STRANGER = """
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1])
+    print("let in")
+except AuthenticationError:
+    print("refused")
+"""
+
 
 def test_an_address_in_the_environment_is_not_followed_and_deaths_are_logged(
     tmp_path: Path,
@@ -56,6 +67,7 @@ def test_an_address_in_the_environment_is_not_followed_and_deaths_are_logged(
             break
         psutil.wait_procs(started[:1], timeout=0.1)
     assert "died" in log.read_text()
+    assert _stranger_at((tmp_path / "ray_session.txt").read_text().strip()) == "refused"
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -63,3 +75,16 @@ def test_an_address_in_the_environment_is_not_followed_and_deaths_are_logged(
     assert errors.splitlines()[-1] == "KeyboardInterrupt"
     assert "raylet" not in errors
     assert psutil.wait_procs(started, timeout=20)[1] == []
+
+
+def _stranger_at(address: str) -> str:
+    """What comes of a process of this machine that does not know the token."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, "-c", STRANGER, address],
+        env={**env, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.strip()

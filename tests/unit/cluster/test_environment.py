@@ -23,9 +23,10 @@ def test_who_requests_no_gpu_sees_none() -> None:
 
 def test_a_joined_cluster_decides_about_tokens_and_announces_what_goes() -> None:
     joined = environment.of_driver(ClusterConfig(address="auto"))
-    assert not {"RAY_AUTH_MODE", environment.PREEMPTION_WATCHER} & set(joined)
+    assert not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", environment.PREEMPTION_WATCHER} & set(joined)
     alone = environment.of_driver(ClusterConfig())
-    assert alone["RAY_AUTH_MODE"] == "disabled"
+    assert alone["RAY_AUTH_MODE"] == "token"
+    assert len(alone["RAY_AUTH_TOKEN"]) == 64
     assert alone[environment.PREEMPTION_WATCHER] == "0"
 
 
