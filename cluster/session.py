@@ -60,7 +60,7 @@ def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
         os.environ.setdefault(name, value)
     with guarded(), _own_log(logs / "ray.log"):
         import ray
-        from ray._raylet import Config
+        from ray._raylet import Config  # type: ignore[attr-defined]
 
         Config.initialize("")  # whether there are tokens was read when Ray was imported
         try:
