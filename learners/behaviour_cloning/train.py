@@ -2,8 +2,9 @@
 successful teacher episodes only.
 
 TRL's SFTTrainer and DeepSpeed do the training; here is the data, the launch and the published
-checkpoint, a Hugging Face directory: the model, or with `lora` an adapter to it. Episodes are read in the order of their keys, so the
-result does not depend on who finished first; training resumes from its last complete checkpoint.
+checkpoint, a Hugging Face directory: the model, or with `lora` an adapter to it. Episodes are read
+in the order of their keys, so the result does not depend on who finished first; training resumes
+from its last complete checkpoint.
 """
 
 from dataclasses import dataclass, replace

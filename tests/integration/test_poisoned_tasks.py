@@ -9,29 +9,13 @@ from pathlib import Path
 import pytest
 
 from actors.dispatcher import roll_out
-from actors.env_runner import RunnerSetup
 from actors.runner_group import RunnerGroup
 from benchmarks.chaos.poisoned_moor import walks
-from envs.own import EnvSource
-from r2v_dist.config.cluster import ClusterConfig
-from r2v_dist.config.models import ModelConfig
-from r2v_dist.config.perturbation import PerturbConfig
+from benchmarks.chaos.tasks import CLUSTER, SETUP
 from r2v_dist.episodes import Arm, Task, Unit
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.quarantine import quarantined
-from tests.runs import ROOT
 
-SETUP = RunnerSetup(
-    ModelConfig(backend="simulated", failure_rate=0.3),
-    ModelConfig(backend="expert"),
-    "",
-    "",
-    PerturbConfig(),
-    unit_timeout_s=60,
-    env_deadline_s=2,
-    environment=EnvSource.of(str(ROOT / "benchmarks" / "chaos" / "poisoned_moor.py:SPEC")),
-)
-CLUSTER = ClusterConfig(runners=2, in_flight=4, shard_seconds=0.5)
 ARMS = tuple(Arm(name, None, "simulated-0.3", "expert", 0) for name in ("slm_only", "teacher_only"))
 
 
