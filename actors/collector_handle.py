@@ -88,6 +88,7 @@ class RayCollectors:
             remote = ray.remote(CollectorActor).options(**options)
             self._actors = [remote.remote(self._meter) for _ in range(self._count)]
         self._folder = folder
+        self.said = ""
         there = ray.put(committed)  # once for all of a machine
         begun = (folder, shard_episodes, shard_seconds, fence, there)
         self._wait([actor.open.remote(*begun) for actor in self._actors])

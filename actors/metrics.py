@@ -59,7 +59,7 @@ UNIT_FAILURES = Metric(
     "r2v_dispatcher_unit_failures",
     "counter",
     "Units that came back without a result, by kind: runner (its process died), environment, "
-    "model, other.",
+    "unit (what playing it raised, models included), other.",
     _FAILURE,
 )
 EPISODES = Metric("r2v_dispatcher_episodes", "counter", "Episodes that were finished.", _STAGE)

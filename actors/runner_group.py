@@ -210,12 +210,12 @@ class RunnerGroup:
 
     def replace(self, runner: Any, avoid: Collection[str] = (), on: str = "") -> None:
         self._forget(runner)
+        self._meter.replaced()
         self.members[self.members.index(runner)] = self._start(avoid, on)
 
     def _forget(self, runner: Any) -> None:
         """End its process, wherever it is."""
         ray.kill(runner)
-        self._meter.replaced()
         self._places.pop(runner, None)
         self._asked.pop(runner, None)
         self._given = {one: given for one, given in self._given.items() if given.runner != runner}

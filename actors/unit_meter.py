@@ -18,7 +18,7 @@ _SUMS = {
     metrics.SAMPLED_TOKENS: "sampled_tokens",
 }
 """Counters, and the sums of `Totals` that they show."""
-_KINDS = {RunnerDied: "runner", UnitBroken: "environment", UnitFailed: "model"}
+_KINDS = {RunnerDied: "runner", UnitBroken: "environment", UnitFailed: "unit"}
 
 
 class UnitMeter:

@@ -66,7 +66,7 @@ def of_engine(on_gpu: bool) -> dict[str, str]:
 
 
 def of_scorer(threads: int, on_gpu: bool) -> dict[str, str]:
-    """Of the trained verifier."""
+    """Of the trained verifier, and of what scores rows with a model."""
     return {
         "OMP_NUM_THREADS": str(threads),
         **_NO_TOKENIZER_THREADS,

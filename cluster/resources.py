@@ -98,9 +98,9 @@ def sleeping_share(config: RunConfig, there: Sequence[Node], gpus: bool) -> floa
                 f"holds one engine of each model; set {count}, or cluster.phases to restart"
             )
     left = round(1 - sum(engines.values()), 4)
-    if count > 1 and engines and max(engines.values()) <= 0.5:
+    if count > 1 and engines and min(engines.values()) <= 0.5:
         raise UsageError(
-            f"{key}: two engines of one model fit a GPU; raise {max(engines, key=engines.__getitem__)} "
+            f"{key}: two engines of one model fit a GPU; raise {min(engines, key=engines.__getitem__)} "
             f"above 0.5, or set restart"
         )
     if left <= 0:

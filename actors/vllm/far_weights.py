@@ -1,6 +1,7 @@
 """Weights of a run at an address, on the node of an engine.
 
-Invariant: an engine that may not find what it is to load says so before it loses what it serves.
+Invariant: they are on that node before the engine holds requests back to load them. Where the store
+fails meanwhile, the engine is started again like after any failure.
 """
 
 import asyncio

@@ -27,12 +27,14 @@ _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 def stack(adapters: Sequence[Path], base: Path, output: Path) -> None:
     """Write into `output` the adapter to `base` that does what these adapters do together. They
-    adapt the same layers; a rank is the sum of theirs.
+    adapt the same layers; a rank is the sum of theirs. Raises RuntimeFailure where they do not.
     """
     import torch
     from safetensors.torch import save_file
 
     parts = [_scaled(adapter) for adapter in adapters]
+    if any(part.keys() != parts[0].keys() for part in parts):
+        raise RuntimeFailure(f"{adapters[-1]}: it adapts other layers than {adapters[0]}")
     stacked = {
         name: torch.cat([part[name] for part in parts], dim=0 if name.endswith(_DOWN) else 1)
         for name in parts[0]
@@ -69,9 +71,10 @@ def whole(checkpoint: Checkpoint, dtype: str, fence: Fence | None = None) -> str
     if not checkpoint.adapter:
         return checkpoint.path
     adapter = Path(checkpoint.adapter)
-    output = adapter.with_name(f"{adapter.name}-merged-{dtype}")
+    output = adapter.with_name(f"{adapter.name}-merged-{checkpoint.version}-{dtype}")
     if not output.is_dir():
-        scratch = output.with_name(output.name + ".tmp")
+        epoch = 0 if fence is None else fence.epoch
+        scratch = output.with_name(f"{output.name}.{epoch}.tmp")
         shutil.rmtree(scratch, ignore_errors=True)
         merge(Path(checkpoint.path), adapter, scratch, dtype)
         if fence is not None:
@@ -125,6 +128,9 @@ def _scaled(adapter: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load_file
 
     settings = files.read_json_object(adapter / ADAPTER)
+    for unlike in ("fan_in_fan_out", "rank_pattern", "alpha_pattern"):
+        if settings.get(unlike):
+            raise RuntimeFailure(f"{adapter}: it has {unlike}, and cannot be merged")
     divisor = settings["r"] ** (0.5 if settings.get("use_rslora") else 1.0)
     scale = settings["lora_alpha"] / divisor
     weights = load_file(adapter / _WEIGHTS)

@@ -141,7 +141,8 @@ def train(trainer: Any, stage: Path) -> None:
         _forget_metrics_after(stage / METRICS, step)
     trainer.add_callback(_epochs_told())
     if may_be_announced():
-        trainer.add_callback(preemption_watch())
+        # Before the recorder, which asks whether this driver may still save.
+        trainer.callback_handler.callbacks.insert(0, preemption_watch())
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     require_deepspeed(trainer)
 

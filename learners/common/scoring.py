@@ -58,13 +58,14 @@ class OnCluster:
         gpu = resources.learner_on_gpu(self.learner)
         resources.require_room([resources.rank_bundle(self.learner, 1, gpu)])
         score = _by_one_actor if len(table) <= FEW else _on_ray_data
-        return score(what, load, table, self._options(gpu), self.deepspeed.ranks)
+        return score(what, load, table, self.options(gpu), self.deepspeed.ranks)
 
-    def _options(self, gpu: bool) -> dict[str, Any]:
+    def options(self, gpu: bool) -> dict[str, Any]:
+        """What Ray is asked for: as much as for a rank, which finds room where engines sleep."""
         variables = environment.of_scorer(self.deepspeed.threads_per_rank, gpu)
         return {
             "num_cpus": 1,
-            "num_gpus": 1 if gpu else 0,
+            "num_gpus": resources.rank_resources(self.learner).get("GPU", 0),
             "runtime_env": {"env_vars": variables | resources.variables()},
         }
 
