@@ -5,8 +5,8 @@ Env runners that play nothing (`benchmarks.stand_in_runner`) deliver made-up epi
 product's own path: dispatcher, Ray, collectors, shards on disk. Senders and collectors share the
 machine, so the rate by the clock is what both do together; `per_core` is the rate of a collector
 that has a core for itself. With `--inline` everything happens in this process, without Ray: the
-memory is that of dispatcher and collector together, its units included. Invariant: every key of every unit is in the store once, or there is no
-figure.
+memory is that of dispatcher and collector together, its units included. Invariant: every key of
+every unit is in the store once, or there is no figure.
 """
 
 import argparse

@@ -99,7 +99,7 @@ def measure_loop(loads: Sequence[tuple[int, int, int]] = _LOADS) -> LoopCosts:
         seconds.append(_turn_s(size, in_flight, reports))
     # Each turn counts the same, however long it is.
     weights = 1.0 / np.asarray(seconds)
-    found = _not_negative(np.asarray(rows) * weights[:, None], np.ones(len(rows)))
+    found = not_negative(np.asarray(rows) * weights[:, None], np.ones(len(rows)))
     return LoopCosts(*map(float, found))
 
 
@@ -116,7 +116,7 @@ def _turn_s(size: int, in_flight: int, reports: int) -> float:
     return float(np.median(turns))
 
 
-def _not_negative(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def not_negative(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Least squares without negative parts: what would be negative is left out."""
     kept = list(range(rows.shape[1]))
     while True:

@@ -42,8 +42,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Steps a second, of units that the driver has taken note of; how busy the busiest process of each kind was, as a share of the time; and
-    how long each kind let wait what came to it, in seconds on average.
+    """Steps a second, of units that the driver has taken note of; how busy the busiest process of
+    each kind was, as a share of the time; and how long each kind let wait what came to it, in
+    seconds on average.
     """
 
     steps_per_s: float

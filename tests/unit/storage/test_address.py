@@ -24,7 +24,7 @@ from r2v_dist.storage.lease import holding
 from r2v_dist.storage.run_dir import RunDir
 from r2v_dist.storage.timeline import Timeline, spans
 from tests.object_storage import SECRET, mirror_of, s3_server
-from tests.unit.storage.test_lease import ELSEWHERE, taken
+from tests.unit.storage.test_lease import ELSEWHERE, beating, taken
 from tests.unit.storage.test_store import episode
 
 
@@ -85,21 +85,12 @@ def test_whoever_is_silent_for_a_lease_is_superseded(
 
 def test_a_driver_elsewhere_that_gives_signs_of_life_stays(here: Path, elsewhere: Path) -> None:
     alive = taken(here, 1)
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(0.05):
-            fences.renew(alive.path)
-
-    heart = threading.Thread(target=beat)
-    heart.start()
     with (
+        beating(alive),
         pytest.raises(UsageError, match=r"host node7, .* is at work there"),
         holding(elsewhere, 60),
     ):
         pass
-    ended.set()
-    heart.join()
     alive.require()
 
 

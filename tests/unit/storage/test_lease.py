@@ -2,6 +2,7 @@
 that was superseded.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,24 @@ ELSEWHERE: Record = {
     "started": identity.started(os.getpid()),
     "lease_s": 3600.0,
 }
+
+
+@contextlib.contextmanager
+def beating(fence: Fence) -> Iterator[None]:
+    """Its driver gives signs of life while the block runs."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(0.05):
+            fences.renew(fence.path)
+
+    heart = threading.Thread(target=beat)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
 
 
 def taken(root: Path, epoch: int, **changes: object) -> Fence:
@@ -90,18 +110,9 @@ def test_whoever_is_silent_for_a_lease_is_superseded(
 
 def test_a_driver_elsewhere_that_gives_signs_of_life_stays(tmp_path: Path) -> None:
     alive = taken(tmp_path, 1)
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(0.05):
-            fences.renew(alive.path)
-
-    heart = threading.Thread(target=beat)
-    heart.start()
-    with pytest.raises(UsageError, match=r"host node7, .* is at work there; wait for it, end it "):
+    told = r"host node7, .* is at work there; wait for it, end it "
+    with beating(alive), pytest.raises(UsageError, match=told):
         last_epoch_after_a_run(tmp_path)
-    ended.set()
-    heart.join()
     alive.require()
 
 
