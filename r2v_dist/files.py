@@ -123,7 +123,7 @@ def write_atomically(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def scratch_beside(path: Path) -> Iterator[Path]:
     """A name next to `path` that no other writer has, whatever machine it is on. What is left
-    there at the end is removed: a full disk is not filled further by what could not be written."""
+    there at the end, file or folder, is removed: a full disk is not filled further by what could not be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(6)}.tmp")
     try:
@@ -133,7 +133,10 @@ def scratch_beside(path: Path) -> Iterator[Path]:
             error.filename = str(path)  # a write that fails does not know its file
         raise
     finally:
-        scratch.unlink(missing_ok=True)
+        if scratch.is_dir():
+            shutil.rmtree(scratch)
+        else:
+            scratch.unlink(missing_ok=True)
 
 
 def publish(scratch: Path, target: Path) -> None:

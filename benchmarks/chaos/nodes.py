@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import psutil
-from ray.cluster_utils import Cluster
 
 _HEAD = {"num_cpus": 0, "include_dashboard": False}
+_RAY = {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "120"}
 
 
 class Nodes:
@@ -29,7 +29,7 @@ class Nodes:
         return str(self._cluster.address)
 
     def __enter__(self) -> Self:
-        self._cluster = Cluster(initialize_head=True, head_node_args=_HEAD)
+        self._cluster = started_head(_HEAD)
         for _ in range(2):
             self._cluster.add_node(num_cpus=2)
         return self
@@ -46,6 +46,17 @@ class Nodes:
         self._cluster.add_node(wait=False, num_cpus=2)
         with contextlib.suppress(AssertionError):  # of processes that take a moment to end
             self._cluster.remove_node(node, allow_graceful=False)
+
+
+def started_head(node: dict[str, Any]) -> Any:
+    """A cluster of a head with the options `node`; this process and its children may join it."""
+    for name, value in _RAY.items():
+        os.environ.setdefault(name, value)
+    from ray._raylet import Config  # type: ignore[attr-defined]
+    from ray.cluster_utils import Cluster
+
+    Config.initialize("")  # they were read when Ray was imported
+    return Cluster(initialize_head=True, head_node_args=node)
 
 
 def _raylet(node: Any) -> int:

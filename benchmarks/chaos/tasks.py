@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.cluster_utils import Cluster
 
 from actors.dispatcher import roll_out
 from actors.env_runner import RunnerSetup
 from actors.runner_group import RunnerGroup
+from benchmarks.chaos.nodes import started_head
 from benchmarks.chaos.poisoned_moor import BROKEN_NODE, walks
 from cluster.session import ray_session
 from envs.own import EnvSource
@@ -67,7 +67,7 @@ def poison(tasks: int, folder: Path) -> dict[str, Any]:
 def bad_nodes(tasks: int, folder: Path) -> dict[str, Any]:
     """A good node and one that lacks something, for each thing that may be lacking."""
     counts = {what: folder / f"failed-for-{what}" for what in LACKS}
-    nodes = Cluster(initialize_head=True, head_node_args=NODE)
+    nodes = started_head(NODE)
     try:
         for what, count in counts.items():
             lacks = {BROKEN_NODE: f"{what}:{count}"}

@@ -7,12 +7,16 @@ from typing import Annotated
 import typer
 
 from r2v_dist.cli.run_folder import RunFolder
+from r2v_dist.cli.typed_path import read_as
 from r2v_dist.errors import UsageError
 
 
 def export(
     run_dir: RunFolder,
-    output: Annotated[Path, typer.Argument(metavar="DIR", help="new directory for the model")],
+    output: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="new directory for the model", callback=read_as("DIR")),
+    ],
     training_seed: Annotated[
         int, typer.Option(min=0, help="which of the run's training seeds")
     ] = 0,
@@ -34,11 +38,10 @@ def export(
         raise UsageError(f"{output}: exists; name a new directory")
     folder = on_this_node(run.root / manifest.results["checkpoint"])
     model = published(folder, manifest.results["version"])
-    scratch = output.with_name(output.name + ".tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    if model.adapter:
-        merge(Path(model.path), Path(model.adapter), scratch, config.slm.dtype)
-    else:
-        shutil.copytree(model.path, scratch, ignore=shutil.ignore_patterns(COMPLETE))
-    files.publish(scratch, output)
+    with files.scratch_beside(output) as scratch:
+        if model.adapter:
+            merge(Path(model.path), Path(model.adapter), scratch, config.slm.dtype)
+        else:
+            shutil.copytree(model.path, scratch, ignore=shutil.ignore_patterns(COMPLETE))
+        files.publish(scratch, output)
     print(f"{model.version} is in {output}")

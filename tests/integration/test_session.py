@@ -51,7 +51,7 @@ def test_an_address_in_the_environment_is_not_followed_and_deaths_are_logged(
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path)],
         cwd=ROOT,
-        env={**os.environ, "RAY_ADDRESS": "127.0.0.1:6399"},
+        env={**_without_settings_of_ray(), "RAY_ADDRESS": "127.0.0.1:6399"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -79,12 +79,15 @@ def test_an_address_in_the_environment_is_not_followed_and_deaths_are_logged(
 
 def _stranger_at(address: str) -> str:
     """What comes of a process of this machine that does not know the token."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
         [sys.executable, "-c", STRANGER, address],
-        env={**env, "RAY_AUTH_MODE": "disabled"},
+        env={**_without_settings_of_ray(), "RAY_AUTH_MODE": "disabled"},
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     ).stdout.strip()
+
+
+def _without_settings_of_ray() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

@@ -120,10 +120,10 @@ def verifier(context: Context) -> dict[str, Any]:
         template_settings=config.slm.chat_template_kwargs,
         report_to=config.cluster.report_to,
     )
+    score = context.services.scoring("verifier", job.config.deepspeed)
     with context.services.learner_progress(
         context.stage, run.stage(context.stage) / "metrics.jsonl", job.config.deepspeed.ranks
     ):
-        score = context.services.scoring("verifier", job.config.deepspeed)
         metrics = learn_verifier(job, score)
     return {
         "checkpoint": str(output.relative_to(run.root)),
