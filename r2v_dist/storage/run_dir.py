@@ -260,8 +260,10 @@ class RunDir:
             try:
                 yield run
             finally:
-                with contextlib.suppress(StoreFailure):
+                try:
                     run._share_logs()
+                except StoreFailure as error:  # the run's own end is what its caller has to know
+                    warn(f"the last lines of the logs are in {self.root} only: {error}")
 
     def _require_lease(self) -> None:
         if self.lease is not None:
