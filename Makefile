@@ -11,8 +11,8 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: setup
 	$(BIN)/r2v run configs/textworld_demo.yaml
 
-# Two processes play the tests, a file each at a time; `make test TESTERS=0` plays them in one, where a breakpoint works.
-TESTERS ?= 2
+# Three processes play the tests (they wait half of the time), a file each at a time; `make test TESTERS=0` plays them in one, where a breakpoint works.
+TESTERS ?= 3
 
 test: setup
 	$(BIN)/pytest tests -m "not slow" --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder

@@ -17,7 +17,7 @@ from envs.textworld.generator import generate
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.places import cache_folder
 from r2v_dist.episodes import Task
-from tests.inline_runs import InterruptedRun, interrupt_and_finish
+from tests.inline_runs import InterruptedRun, shared_run
 from tests.runs import ROOT
 from tests.sandboxes import require_bubblewrap
 
@@ -75,9 +75,11 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def interrupted_run(tmp_path_factory: pytest.TempPathFactory) -> InterruptedRun:
     """The simulated configuration, run in one process without Ray: interrupted once, and finished
-    by the same command.
+    by the same command. Processes that play tests side by side share it, and only read.
     """
-    return interrupt_and_finish(tmp_path_factory.mktemp("runs") / "simulated")
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    base = tmp_path_factory.getbasetemp()
+    return shared_run((base if alone else base.parent) / "interrupted")
 
 
 @pytest.fixture(scope="session")

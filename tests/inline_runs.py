@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+from pydantic import TypeAdapter
+
 from r2v_dist.storage import rollouts as rollout_store
 from tests.runs import ROOT, SIMULATED, outcomes
 
@@ -64,9 +67,22 @@ class InterruptedRun:
     printed: str
 
 
+RECORD = TypeAdapter(InterruptedRun)
+
+
+def shared_run(folder: Path) -> InterruptedRun:
+    """The run in a folder, made by whoever asks first."""
+    folder.mkdir(exist_ok=True)
+    record = folder / "record.json"
+    with FileLock(folder / "lock", timeout=1200):
+        if not record.is_file():
+            record.write_bytes(RECORD.dump_json(interrupt_and_finish(folder / "simulated")))
+    return RECORD.validate_json(record.read_bytes())
+
+
 def interrupt_and_finish(run_dir: Path) -> InterruptedRun:
     """Interrupt the simulated run once it has committed visits, and run it to its end."""
-    first = start_watched(INLINE, run_dir)
+    first = start(INLINE, run_dir)
     deadline = time.monotonic() + 300
     while not rollout_store.shards(run_dir / "rollouts" / "visits"):
         assert first.poll() is None
@@ -76,15 +92,7 @@ def interrupt_and_finish(run_dir: Path) -> InterruptedRun:
     _, errors = first.communicate(timeout=60)
     committed = len(outcomes(run_dir))
 
-    second = start_watched(INLINE, run_dir)
+    second = start(INLINE, run_dir)
     printed, said = second.communicate(timeout=800)
     assert second.returncode == 0, said
     return InterruptedRun(run_dir, first.returncode, errors, committed, printed)
-
-
-def start_watched(arguments: list[str], run_dir: Path) -> "subprocess.Popen[str]":
-    """`r2v run` in a process that tells afterwards what it met, all in its main thread."""
-    command = [sys.executable, "-c", WATCHING, "run", *arguments, f"run_dir={run_dir}"]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )

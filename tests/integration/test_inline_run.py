@@ -13,7 +13,7 @@ from r2v_dist.errors import UsageError
 from r2v_dist.pipeline.preflight import resource_plan
 from r2v_dist.pipeline.stages import stages
 from r2v_dist.storage import rollouts as rollout_store
-from tests.inline_runs import InterruptedRun, start_watched
+from tests.inline_runs import InterruptedRun, start
 from tests.runs import ROOT, outcomes
 from tests.unit.actors.test_backends import Endpoint, reply, serving
 
@@ -34,7 +34,7 @@ def test_a_judge_is_asked_over_http_in_the_same_thread(tmp_path: Path) -> None:
         judge = (
             f"{{backend: openai, model: judge, base_url: http://127.0.0.1:{endpoint.server_port}}}"
         )
-        process = start_watched(
+        process = start(
             [
                 "configs/textworld_simulated.yaml",
                 "cluster={executor: inline, memory_gib: 0.5}",

@@ -167,7 +167,7 @@ def test_a_program_that_starves_itself_while_nobody_looks_ends(sandbox: Sandbox)
     source = STARVING_UNSEEN.replace("WALL", repr(wall_s))
     completed = sandbox.run(source, limits=replace(LIMITS, wall_s=wall_s, cpu_s=600))
     assert completed.ending == Ending.TIMEOUT
-    assert completed.wall_s < 1.6 * wall_s
+    assert completed.wall_s < 5.0  # it would go on for 8
 
 
 @pytest.mark.parametrize(
