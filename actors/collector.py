@@ -10,6 +10,7 @@ It keeps at most one shard's worth of episodes in memory; callers wait while a s
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from actors import metrics
@@ -21,28 +22,34 @@ from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.key_set import KeySet
 
 
+@dataclass(frozen=True)
+class StageFolder:
+    """Where a stage's shards go. A shard is full with so many episodes, or when its oldest one has
+    waited so many seconds. Without a fence nobody else may write there.
+    """
+
+    path: Path
+    shard_episodes: int
+    shard_seconds: float
+    fence: Fence | None = None
+
+
 class Collector:
-    """Writes one stage's shards. Without a fence nobody else may write there.
+    """Writes one stage's shards.
 
     `committed` are the keys of what is there already; without them they are read.
     """
 
     def __init__(
         self,
-        folder: Path,
-        shard_episodes: int,
-        shard_seconds: float,
-        fence: Fence | None = None,
+        folder: StageFolder,
         committed: KeySet | None = None,
         meter: Meter = OFF,
     ) -> None:
         self._folder = folder
-        self._shard_episodes = shard_episodes
-        self._shard_seconds = shard_seconds
-        self._fence = fence
         self._meter = meter
         # Left as they are: several collectors of one machine share them.
-        self._before = rollout_store.committed_keys(folder) if committed is None else committed
+        self._before = rollout_store.committed_keys(folder.path) if committed is None else committed
         self._keys = KeySet()
         self._shards = 0
         self._buffer: list[Episode] = []
@@ -60,11 +67,11 @@ class Collector:
         self._keys.update(str(episode.key) for episode in new)
         self._buffer += new
         if (
-            len(self._buffer) >= self._shard_episodes
-            or time.monotonic() - self._oldest > self._shard_seconds
+            len(self._buffer) >= self._folder.shard_episodes
+            or time.monotonic() - self._oldest > self._folder.shard_seconds
         ):
             self.flush()
-        self._meter.set(metrics.BUFFERED, len(self._buffer), stage=self._folder.name)
+        self._meter.set(metrics.BUFFERED, len(self._buffer), stage=self._folder.path.name)
         return len(new)
 
     def _is_new(self, key: str) -> bool:
@@ -76,18 +83,19 @@ class Collector:
         Raises Superseded where a later epoch is taken.
         """
         if self._buffer:
-            if self._fence is not None:
-                self._fence.require()
-            epoch = 0 if self._fence is None else self._fence.epoch
+            fence = self._folder.fence
+            if fence is not None:
+                fence.require()
+            epoch = 0 if fence is None else fence.epoch
             begun = time.monotonic()
-            shard = rollout_store.commit(self._folder, self._shards, self._buffer, epoch)
+            shard = rollout_store.commit(self._folder.path, self._shards, self._buffer, epoch)
             self._record(shard, time.monotonic() - begun)
             self._buffer = []
             self._shards += 1
         return self._shards
 
     def _record(self, shard: Path, seconds: float) -> None:
-        stage = self._folder.name
+        stage = self._folder.path.name
         self._meter.observe(metrics.COMMIT_SECONDS, seconds, stage=stage)
         self._meter.set(metrics.BUFFERED, 0, stage=stage)
         self._meter.add(metrics.COMMITTED, len(self._buffer), stage=stage)
@@ -101,20 +109,11 @@ class CollectorActor:
     def __init__(self, meter: Meter = OFF) -> None:
         self._meter = meter
 
-    def open(
-        self,
-        folder: Path,
-        shard_episodes: int,
-        shard_seconds: float,
-        fence: Fence | None,
-        committed: KeySet | None = None,
-    ) -> None:
+    def open(self, folder: StageFolder, committed: KeySet | None = None) -> None:
         """Begin a stage, or go on with one."""
-        with _named(folder):
-            self._collector = Collector(
-                folder, shard_episodes, shard_seconds, fence, committed, self._meter
-            )
-        self._folder = folder
+        with _named(folder.path):
+            self._collector = Collector(folder, committed, self._meter)
+        self._folder = folder.path
 
     def add(self, episodes: Sequence[Episode]) -> int:
         """As `Collector.add`, for the stage that was opened last."""

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from actors.collector import CollectorActor
+from actors.collector import CollectorActor, StageFolder
 from actors.failures import CollectorLost
 from actors.metrics import OFF, Meter
 from actors.ray_errors import cause_of, died, first_cause, usage_error
@@ -21,7 +21,6 @@ from r2v_dist.episodes import Episode
 from r2v_dist.errors import RuntimeFailure, StoreFailure
 from r2v_dist.object_storage import object_store
 from r2v_dist.seeding import stable_hash
-from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.key_set import KeySet
 
 
@@ -72,14 +71,7 @@ class RayCollectors:
         """What a runner gets."""
         return CollectorHandle(self._actors, self._deadline_s)
 
-    def open(
-        self,
-        folder: Path,
-        shard_episodes: int,
-        shard_seconds: float,
-        fence: Fence | None,
-        committed: KeySet | None = None,
-    ) -> None:
+    def open(self, folder: StageFolder, committed: KeySet | None = None) -> None:
         """Begin a stage's folder; starts the processes where there are none."""
         if not self._actors:
             options: dict[str, Any] = {"num_cpus": 0}
@@ -87,11 +79,10 @@ class RayCollectors:
                 options["runtime_env"] = {"env_vars": variables}
             remote = ray.remote(CollectorActor).options(**options)
             self._actors = [remote.remote(self._meter) for _ in range(self._count)]
-        self._folder = folder
+        self._folder = folder.path
         self.said = ""
         there = ray.put(committed)  # once for all of a machine
-        begun = (folder, shard_episodes, shard_seconds, fence, there)
-        self._wait([actor.open.remote(*begun) for actor in self._actors])
+        self._wait([actor.open.remote(folder, there) for actor in self._actors])
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
         """Hand over episodes of one unit."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from actors.collector import StageFolder
 from actors.failures import CollectorLost
 from actors.nodes import name_of
 from actors.quarantine import Quarantine
@@ -68,8 +69,8 @@ def roll_out_with(
         if not todo:
             return Totals()
         runners = start()
-        shard = (cluster.shard_episodes, cluster.shard_seconds)
-        begin = partial(runners.open, folder, *shard, fence, committed)
+        target = StageFolder(folder, cluster.shard_episodes, cluster.shard_seconds, fence)
+        begin = partial(runners.open, target, committed)
         try:
             return _play(units, todo, folder, runners, cluster, on_progress, begin)
         except CollectorLost as lost:

@@ -7,18 +7,16 @@ Ctrl-C is raised where the program is, because the loop handles no signal.
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from actors.collector import CollectorActor
+from actors.collector import CollectorActor, StageFolder
 from actors.env_runner import EnvRunner, Equipment, RunnerSetup
 from actors.failures import UnitBroken, UnitFailed, innermost
 from actors.nodes import Nodes
 from actors.totals import Totals
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import StoreFailure, UsageError
-from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.key_set import KeySet
 
 UnitTask = asyncio.Task[Totals]
@@ -73,15 +71,8 @@ class LocalRunners:
         for runner in self.members:
             runner.equip(equipment)
 
-    def open(
-        self,
-        folder: Path,
-        shard_episodes: int,
-        shard_seconds: float,
-        fence: Fence | None,
-        committed: KeySet | None = None,
-    ) -> None:
-        self._collector.open(folder, shard_episodes, shard_seconds, fence, committed)
+    def open(self, folder: StageFolder, committed: KeySet | None = None) -> None:
+        self._collector.open(folder, committed)
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
         self._collector.add(episodes)

@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.collector import StageFolder
 from actors.collector_handle import RayCollectors
 from actors.env_runner import Equipment, RunnerSetup
 from actors.failures import RunnerDied, UnitBroken
@@ -31,7 +32,6 @@ from cluster.post_mortem import Place, last_words, place_of
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import RuntimeFailure, UsageError, warn
-from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.key_set import KeySet
 
 _GRACE_S = 30.0
@@ -90,21 +90,14 @@ class RunnerGroup:
         self._said = ""
         self.members: list[Any] = [self._start() for _ in range(cluster.runners)]
 
-    def open(
-        self,
-        folder: Path,
-        shard_episodes: int,
-        shard_seconds: float,
-        fence: Fence | None,
-        committed: KeySet | None = None,
-    ) -> None:
+    def open(self, folder: StageFolder, committed: KeySet | None = None) -> None:
         """Begin a stage's folder; starts the collectors where there are none."""
         self._said = ""
         self._given.clear()
-        self._meter.begin(folder.name)
+        self._meter.begin(folder.path.name)
         missing = self._cluster.runners - len(self.members)
         self.members += [self._start() for _ in range(missing)]
-        self._collectors.open(folder, shard_episodes, shard_seconds, fence, committed)
+        self._collectors.open(folder, committed)
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
         self._collectors.deliver(episodes)

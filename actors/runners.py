@@ -5,14 +5,13 @@ Invariant: a unit ends in a report, in one of `actors.failures`, or in what ends
 """
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
+from actors.collector import StageFolder
 from actors.env_runner import Equipment
 from actors.nodes import Nodes
 from actors.totals import Totals
 from r2v_dist.episodes import Episode, Unit
-from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.key_set import KeySet
 
 Runner = Any
@@ -43,14 +42,7 @@ class Runners(Protocol):
         Raises UsageError for what a runner refuses, RuntimeFailure for one that cannot take it.
         """
 
-    def open(
-        self,
-        folder: Path,
-        shard_episodes: int,
-        shard_seconds: float,
-        fence: Fence | None,
-        committed: KeySet | None = None,
-    ) -> None:
+    def open(self, folder: StageFolder, committed: KeySet | None = None) -> None:
         """Have the collectors write to this folder under a new fence. Raises CollectorLost when
         one is gone.
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from actors.collector import Collector
+from actors.collector import Collector, StageFolder
 from actors.env_runner import EnvRunner, RunnerSetup
 from benchmarks.games import make_tasks, make_units
 from benchmarks.harness import Mismatch, Pairs, Spent, interleave, median_wall, publish
@@ -236,7 +236,7 @@ def play_expert(folder: Path, games: int) -> None:
     setup = RunnerSetup(
         ModelConfig(backend="simulated"), ModelConfig(backend="expert"), "", "", PerturbConfig(), 60
     )
-    collector = Collector(folder, 64, 1e9)
+    collector = Collector(StageFolder(folder, 64, 1e9))
 
     async def deliver(episodes: Any) -> None:
         collector.add(episodes)

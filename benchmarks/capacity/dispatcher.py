@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from actors.collector import StageFolder
 from actors.env_runner import Equipment
 from actors.nodes import Nodes
 from actors.quarantine import Quarantine
@@ -17,7 +18,6 @@ from actors.stage_loop import StageLoop
 from actors.totals import Totals
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Arm, Episode, Task, Unit
-from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.key_set import KeySet
 
 _ARM = Arm("slm_only", None, "p", "t", 0)
@@ -56,14 +56,7 @@ class _Finishing:
 
     def equip(self, equipment: Equipment) -> None: ...
 
-    def open(
-        self,
-        folder: Path,
-        shard_episodes: int,
-        shard_seconds: float,
-        fence: Fence | None,
-        committed: KeySet | None = None,
-    ) -> None: ...
+    def open(self, folder: StageFolder, committed: KeySet | None = None) -> None: ...
 
     def deliver(self, episodes: Sequence[Episode]) -> None: ...
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.collector import Collector
+from actors.collector import Collector, StageFolder
 from actors.env_runner import EnvRunner, RunnerSetup
 from learners.behaviour_cloning.train import BCJob, build_dataset, clone_behaviour
 from learners.common.adapters import whole
@@ -39,7 +39,7 @@ ARM = Arm("teacher_only", None, "none", "expert", 0)
 def rollouts(tasks: list[Task], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Expert episodes, played by the runner in this process and committed by the real collector."""
     folder = tmp_path_factory.mktemp("collect")
-    collector = Collector(folder, 64, 1e9)
+    collector = Collector(StageFolder(folder, 64, 1e9))
 
     async def deliver(episodes: Any) -> None:
         collector.add(episodes)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.collector import StageFolder
 from actors.dispatcher import roll_out
 from actors.env_runner import Equipment
 from actors.failures import RunnerDied, UnitBroken
@@ -19,7 +20,6 @@ from actors.totals import Totals
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Arm, Episode, StopReason, Task, Unit
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.key_set import KeySet
 
 ARM = Arm("slm_only", None, "p", "t", 0)
@@ -76,14 +76,7 @@ class Machines:
 
     def equip(self, equipment: Equipment) -> None: ...
 
-    def open(
-        self,
-        folder: Path,
-        shard_episodes: int,
-        shard_seconds: float,
-        fence: Fence | None,
-        committed: KeySet | None = None,
-    ) -> None: ...
+    def open(self, folder: StageFolder, committed: KeySet | None = None) -> None: ...
 
     def flush(self) -> None: ...
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.collector import Collector, CollectorActor
+from actors.collector import Collector, CollectorActor, StageFolder
 from actors.collector_handle import place_for
 from r2v_dist.errors import Superseded
 from r2v_dist.storage import fence as fences
@@ -29,10 +29,10 @@ def test_a_collector_that_was_given_up_commits_nothing(tmp_path: Path) -> None:
     folder = tmp_path / FOLDER
     with holding(tmp_path, 60) as lease:
         given_up = CollectorActor()
-        given_up.open(folder, 2, 1e9, lease.next_fence())
+        given_up.open(StageFolder(folder, 2, 1e9, lease.next_fence()))
         given_up.add([episode("a"), episode("b")])
         given_up.add([episode("c")])
-        later = Collector(folder, 2, 1e9, lease.next_fence())
+        later = Collector(StageFolder(folder, 2, 1e9, lease.next_fence()))
         for try_again in (lambda: given_up.add([episode("d")]), given_up.flush):
             with pytest.raises(Superseded, match="has taken over"):
                 try_again()
@@ -87,7 +87,7 @@ def test_shards_that_are_named_by_number_are_of_epoch_0(tmp_path: Path) -> None:
     folder = tmp_path / FOLDER
     rollout_store.commit(folder, 0, [episode("a"), episode("b")]).rename(folder / "000007.arrow")
     with holding(tmp_path, 60) as lease:
-        collector = Collector(folder, 1, 1e9, lease.next_fence())
+        collector = Collector(StageFolder(folder, 1, 1e9, lease.next_fence()))
         assert collector.add([episode("b"), episode("c")]) == 1
     assert [rollout_store.epoch_of(path) for path in rollout_store.shards(folder)] == [0, 2]
     assert tasks_in(folder) == list("abc")
@@ -106,7 +106,7 @@ def test_any_number_of_collectors_that_may_die_commits_each_key_once(
     for epoch, count in enumerate(counts, 1):
         fence = fences.take(root, epoch, {})
         committed = rollout_store.committed_keys(folder)
-        actors = [Collector(folder, 3, 1e9, fence, committed) for _ in range(count)]
+        actors = [Collector(StageFolder(folder, 3, 1e9, fence), committed) for _ in range(count)]
         last = epoch == len(counts)
         delivered = rng.choices(units, k=rng.randrange(12)) + (units if last else [])
         for unit in delivered:

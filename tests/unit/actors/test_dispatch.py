@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
+from actors.collector import StageFolder
 from actors.dispatcher import roll_out
 from actors.env_runner import Equipment
 from actors.failures import CollectorLost
@@ -19,7 +20,6 @@ from actors.totals import Totals
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.episodes import Arm, Episode, Task, Unit
 from r2v_dist.errors import RuntimeFailure, UsageError
-from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.key_set import KeySet
 
 REPORT = Totals(1, 1, 1, 1, 1, 1, 1)
@@ -55,14 +55,7 @@ class StandIn:
 
     def equip(self, equipment: Equipment) -> None: ...
 
-    def open(
-        self,
-        folder: Path,
-        shard_episodes: int,
-        shard_seconds: float,
-        fence: Fence | None,
-        committed: KeySet | None = None,
-    ) -> None:
+    def open(self, folder: StageFolder, committed: KeySet | None = None) -> None:
         self.collectors += 1
 
     def flush(self) -> None: ...

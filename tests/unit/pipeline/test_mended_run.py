@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from actors.collector import Collector
+from actors.collector import Collector, StageFolder
 from actors.dispatcher import remaining
 from actors.totals import Totals
 from r2v_dist.cli.main import main
@@ -62,7 +62,7 @@ class PretendedServices:
         pass
 
     def roll_out(self, units: list[Unit], folder: Path, on_progress: object) -> Totals:
-        collector = Collector(folder, 16, 1e9)
+        collector = Collector(StageFolder(folder, 16, 1e9))
         for unit in remaining(units, rollout_store.committed_keys(folder)):
             for arm in unit.arms:
                 key = unit.key(arm)

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.collector import Collector, CollectorActor
+from actors.collector import Collector, CollectorActor, StageFolder
 from r2v_dist import files
 from r2v_dist.cli.main import main
 from r2v_dist.config.run import load_config
@@ -171,7 +171,7 @@ def test_a_deleted_shard_costs_no_other(tmp_path: Path) -> None:
     for index, task in enumerate("abcd"):
         rollout_store.commit(tmp_path, index, [episode(task)])
     rollout_store.shards(tmp_path)[1].unlink()
-    collector = Collector(tmp_path, 1, 1e9)
+    collector = Collector(StageFolder(tmp_path, 1, 1e9))
     assert collector.add([episode(task) for task in "abcde"]) == 2
     keys = rollout_store.outcomes(rollout_store.read(tmp_path))["task"].to_pylist()
     assert sorted(keys) == list("abcde")
@@ -196,7 +196,7 @@ def test_a_name_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_what_the_disk_refuses_is_named_with_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     actor = CollectorActor()
-    actor.open(tmp_path / "file" / "rollouts", 1, 1e9, None)
+    actor.open(StageFolder(tmp_path / "file" / "rollouts", 1, 1e9))
     with pytest.raises(
         StoreFailure,
         match=rf"episodes cannot be written to {tmp_path}/file/rollouts: .*Not a directory",

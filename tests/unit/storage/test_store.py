@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.collector import Collector
+from actors.collector import Collector, StageFolder
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
 from r2v_dist.language_model import Answer, Candidate, TopTokens
 from r2v_dist.storage import rollouts as rollout_store
@@ -130,12 +130,12 @@ def test_reading_does_not_depend_on_the_order_of_commits(
 
 
 def test_the_collector_commits_once(tmp_path: Path) -> None:
-    collector = Collector(tmp_path, shard_episodes=2, shard_seconds=1e9)
+    collector = Collector(StageFolder(tmp_path, shard_episodes=2, shard_seconds=1e9))
     assert collector.add([episode("a")]) == 1
     assert not rollout_store.committed_keys(tmp_path)
     assert collector.add([episode("a"), episode("b")]) == 1
     assert len(rollout_store.committed_keys(tmp_path)) == 2
-    later = Collector(tmp_path, shard_episodes=2, shard_seconds=1e9)
+    later = Collector(StageFolder(tmp_path, shard_episodes=2, shard_seconds=1e9))
     assert later.add([episode("b"), episode("c")]) == 1
     assert later.flush() == 1
     assert rollout_store.outcomes(rollout_store.read(tmp_path)).num_rows == 3
