@@ -95,12 +95,14 @@ def _fit(trainer: Any, verdict: Path, deaths: "RankDeaths") -> BaseException | N
 
 
 def _is_a_death(error: BaseException) -> bool:
-    """Whether Ray Train ended with a process, its own or that of a rank while it started the loop,
-    which it takes for a failure of its own and does not try again.
+    """Whether Ray Train ended with a process, its own or that of a rank while it started, which it
+    takes for a failure of its own and tries again once at most.
     """
     from ray.exceptions import RayActorError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
-    return isinstance(getattr(error, "controller_failure", error), RayActorError)
+    failure = getattr(error, "controller_failure", error)
+    return isinstance(failure, RayActorError | WorkerGroupStartupFailedError)
 
 
 def _trainer(

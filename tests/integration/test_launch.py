@@ -1,8 +1,10 @@
 """Ranks that cannot be placed, that refuse their input, or that wait when the user gives up."""
 
+import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -95,6 +97,33 @@ def test_a_rank_that_dies_at_once_is_started_again_and_told_with_its_log(
     ):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_ranks_that_die_while_they_start_are_started_again(
+    ray_session: None, tmp_path: Path
+) -> None:
+    killed = set[int]()
+    over = threading.Event()
+
+    def kill_three() -> None:
+        while len(killed) < 3 and not over.wait(0.02):
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if child.pid not in killed and "RayTrainWorker" in " ".join(child.cmdline()):
+                        child.kill()
+                        killed.add(child.pid)
+
+    ran = tmp_path / "ran"
+    killer = threading.Thread(target=kill_three)
+    killer.start()
+    try:
+        run_ranks(lambda: ran.touch(), DeepSpeedConfig(), "bc", tmp_path)
+    finally:
+        over.set()
+        killer.join()
+    assert len(killed) == 3
+    assert ran.is_file()
 
 
 @pytest.mark.slow
