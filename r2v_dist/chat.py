@@ -8,6 +8,7 @@ a message spells a control token, its letters are encoded. A prompt is the same 
 template that asks for the date is told a fixed one.
 """
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from r2v_dist.errors import UsageError
+from r2v_dist.messages import Heard, Message, Messages, ToolCall, messages_of
 from r2v_dist.seeding import stable_hash
 
 _ANSWER = "\x00\x01\x00"
@@ -45,14 +47,17 @@ class ChatTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """The message to the agent (`user`) and the answer; `action_ids` are the ids that the model in
-    the role of `actor` sampled.
+    """What the agent heard (`user`) and the answer; `action_ids` are the ids that the model in
+    the role of `actor` sampled. An answer that calls tools has its `calls` and what it says beside
+    them (`content`); `action` is the text of both.
     """
 
-    user: str
+    user: Heard
     action: str
     actor: str = ""
     action_ids: tuple[int, ...] | None = None
+    calls: tuple[ToolCall, ...] = ()
+    content: str = ""
 
 
 def opening_message(goal: str, observation: str) -> str:
@@ -60,7 +65,7 @@ def opening_message(goal: str, observation: str) -> str:
     return f"Goal: {goal}\n{observation}"
 
 
-def prefix_group(history: Sequence[Turn], user: str) -> int:
+def prefix_group(history: Sequence[Turn], user: Heard) -> int:
     """The conversations of one number begin alike: those of one (task, z) do, at every step."""
     return stable_hash(history[0].user if history else user)
 
@@ -85,14 +90,14 @@ class ChatFormat:
         self._role = role
         self._settings = {"strftime_now": _TODAY.strftime} | dict(settings or {})
         # An episode encodes the same turns at every step, and the arms of a unit share most turns.
-        self._turns: dict[tuple[bool, str], list[int]] = {}
+        self._turns: dict[tuple[bool, Heard], list[int]] = {}
         self._system = system
 
-    def opening(self, user: str) -> list[int]:
+    def opening(self, user: Heard) -> list[int]:
         """Ids from the start of the conversation to where the assistant's first answer begins."""
         return self._remembered(True, user)
 
-    def continuation(self, user: str) -> list[int]:
+    def continuation(self, user: Heard) -> list[int]:
         """Ids from the end of one answer (its end-of-turn mark included) to where the next answer
         begins.
         """
@@ -135,9 +140,11 @@ class ChatFormat:
         """Ids of the answer: as sampled where this role gave it, else encoded from its text."""
         if turn.action_ids is not None and turn.actor == self._role:
             return list(turn.action_ids)
+        if turn.calls:
+            return self._encode(self._called(turn))
         return self._encode(self._cut(turn.action))
 
-    def prompt(self, history: Sequence[Turn], user: str) -> list[int]:
+    def prompt(self, history: Sequence[Turn], user: Heard) -> list[int]:
         """The whole prompt: the same ids as opening it and adding turn by turn."""
         messages = [*(turn.user for turn in history), user]
         ids = self.opening(messages[0])
@@ -145,23 +152,53 @@ class ChatFormat:
             ids += self.action_ids(turn) + self.continuation(following)
         return ids
 
-    def _remembered(self, opening: bool, user: str) -> list[int]:
+    def _remembered(self, opening: bool, user: Heard) -> list[int]:
         turn = (opening, user)
         if turn not in self._turns:
             if len(self._turns) >= _REMEMBERED_TURNS:
                 self._turns.clear()
-            cut = self._cut(user)
-            self._turns[turn] = self._encode(self._begun(cut) if opening else self._following(cut))
+            self._turns[turn] = self._encode(
+                self._begun(user) if opening else self._following(user)
+            )
         return list(self._turns[turn])
 
-    def _begun(self, user: str) -> str:
-        """The rendered text from the start of the conversation to where the answer begins."""
-        if not self._system:
-            return self._render([_message("user", user)], prompt=True)
-        if self._has_system_role:
-            messages = [_message("system", self._system), _message("user", user)]
-            return self._render(messages, prompt=True)
-        return self._render([_message("user", f"{self._system}\n\n{user}")], prompt=True)
+    def _begun(self, user: Heard) -> str:
+        """The rendered text from the start of the conversation to where the answer begins. A
+        system message that was heard stands in the place of this model's own."""
+        messages = [self._shown(message) for message in messages_of(user)]
+        if messages[0]["role"] != "system" and self._system:
+            messages.insert(0, _message("system", self._system))
+        if messages[0]["role"] == "system" and not self._has_system_role:
+            system, first, *others = messages
+            joined = f"{system['content']}\n\n{first['content']}"
+            messages = [_message(first["role"], joined), *others]
+        tools = [json.loads(tool) for tool in user.tools] if isinstance(user, Messages) else []
+        return self._render(messages, prompt=True, tools=tools)
+
+    def _shown(self, message: Message) -> dict[str, Any]:
+        """A message as templates take it."""
+        shown = _message(message.role, self._cut(message.content))
+        if message.call is not None:
+            shown |= {"name": message.call.name, "tool_call_id": message.call.id}
+        return shown
+
+    def _called(self, turn: Turn) -> str:
+        """An answer that calls tools, as the template writes it."""
+        calls = [
+            {
+                "type": "function",
+                "id": call.id,
+                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+            }
+            for call in turn.calls
+        ]
+        answer = _message("assistant", self._cut(turn.content)) | {"tool_calls": calls}
+        user = _message("user", "x")
+        before = self._render([user], prompt=True)
+        written = self._render([user, answer], prompt=False)
+        if not written.startswith(before):
+            raise UsageError("the chat template changes earlier text where an answer calls tools")
+        return written[len(before) :].rstrip().removesuffix(self._ending)
 
     @cached_property
     def _has_system_role(self) -> bool:
@@ -172,13 +209,14 @@ class ChatFormat:
         except Exception:  # a boundary: a template is a program of somebody else's
             return False
 
-    def _following(self, user: str) -> str:
+    def _following(self, user: Heard) -> str:
         """The rendered text from the end mark of an answer to where the next answer begins. The
         system message stands at the start of a conversation only, also where the template would
         write it again at the last turn.
         """
         before = [_message("user", "x"), _message("assistant", _ANSWER)]
-        parts = self._render([*before, _message("user", user)], prompt=True).split(_ANSWER, 1)
+        heard = [self._shown(message) for message in messages_of(user)]
+        parts = self._render([*before, *heard], prompt=True).split(_ANSWER, 1)
         if len(parts) < 2:
             raise UsageError(
                 "the chat template leaves an earlier answer out or changes its letters"
@@ -251,11 +289,14 @@ class ChatFormat:
             return text
         return self._spelled.sub(_CUT, text)
 
-    def _render(self, messages: list[dict[str, str]], prompt: bool) -> str:
+    def _render(
+        self, messages: list[dict[str, Any]], prompt: bool, tools: Sequence[Any] = ()
+    ) -> str:
         text: str = self._tokenizer.apply_chat_template(
             messages,
             tokenize=False,
             add_generation_prompt=prompt,
+            **({"tools": list(tools)} if tools else {}),
             **self._settings,
         )
         return text
@@ -269,5 +310,13 @@ class ChatFormat:
         return ids
 
 
-def _message(role: str, content: str) -> dict[str, str]:
+def _message(role: str, content: str) -> dict[str, Any]:
     return {"role": role, "content": content}
+
+
+def _arguments(text: str) -> Any:
+    """Arguments as templates take them: an object; as they are written where they are none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
