@@ -8,6 +8,7 @@ whoever has to know of it.
 import asyncio
 import contextlib
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ from r2v_dist.serving.controls import ALIASES, unknown_model
 from r2v_dist.serving.errors import ApiError, busy
 from r2v_dist.serving.gateway import Begun, Caller, Gateway
 from r2v_dist.serving.request_body import read_body
-from r2v_dist.serving.sse import DONE, PING, event
+from r2v_dist.serving.sse import PING, event
 from r2v_dist.serving.teacher_reply import Truncated
 from r2v_dist.serving.upstream import TeacherDown, TeacherRefused
 from r2v_dist.serving.wire import read_request
@@ -66,6 +67,8 @@ class GatewayApp:
             await answer.fail_with(refused.status, error_body, dict(refused.headers))
         except TeacherDown as down:
             await answer.fail(_of_teacher(down))
+        except Exception as error:  # a boundary: the caller must learn of it, and no one else
+            await answer.fail(_unexpected(scope, error))
         finally:
             self.under_way -= 1
 
@@ -161,7 +164,7 @@ def make_app(
     app: GatewayApp, lifespan: Callable[[Any], contextlib.AbstractAsyncContextManager[None]]
 ) -> Starlette:
     """The application. `lifespan` holds what it needs while it runs."""
-    handlers: dict[Any, Any] = {ApiError: _told, Exception: _unexpected}
+    handlers: dict[Any, Any] = {ApiError: _told}
     return Starlette(routes=app.routes, lifespan=lifespan, exception_handlers=handlers)
 
 
@@ -296,10 +299,9 @@ async def _told(request: Request, error: Exception) -> Response:
     return response
 
 
-async def _unexpected(request: Request, error: Exception) -> Response:
-    warn(f"{request.url.path}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-    told = ApiError(500, "the gateway failed; its log says more", "server_error")
-    return _json(told.body, 500)
-
-
-__all__ = ["DONE", "GatewayApp", "make_app"]
+def _unexpected(scope: Scope, error: Exception) -> ApiError:
+    """What a caller is told of a mistake of ours; standard error says more."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(str(error).split())[:200]
+    warn(f"{scope['path']}: {type(error).__name__}: {said} ({where.name}, line {where.lineno})")
+    return ApiError(500, "the gateway failed; its log says more", "server_error")

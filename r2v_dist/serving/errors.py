@@ -1,26 +1,31 @@
 """What a caller is told when there is no answer: always an OpenAI error object."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 INVALID = "invalid_request_error"
 UPSTREAM = "upstream_error"
 
 
-@dataclass(frozen=True)
 class ApiError(Exception):
     """A status and an OpenAI error object. `param` names the key that is wrong."""
 
-    status: int
-    message: str
-    type: str = INVALID
-    param: str | None = None
-    code: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return self.message
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        type: str = INVALID,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code
+        self.headers = headers or {}
 
     @property
     def body(self) -> dict[str, Any]:

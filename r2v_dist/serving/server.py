@@ -5,7 +5,7 @@ import contextlib
 import gc
 import socket
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from starlette.applications import Starlette
@@ -20,7 +20,8 @@ _BACKLOG = 2048
 def listen(host: str, port: int) -> Iterator[socket.socket]:
     """A bound socket. Raises UsageError where the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as bound:
+    # Named as TCP: asyncio turns off the wait for more data (40 ms an answer) only where it is.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((host, port))
@@ -35,21 +36,28 @@ def run_server(
     application: Starlette, app: GatewayApp, bound: socket.socket, grace_s: float
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
-    config = uvicorn.Config(
+    config = _config(application, grace_s, "uvloop")
+    server = _Server(config, app)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again at its end
+        server.run([bound])
+
+
+def _config(
+    application: Starlette, grace_s: float, loop: Literal["uvloop", "none"]
+) -> uvicorn.Config:
+    return uvicorn.Config(
         application,
-        loop="uvloop",
+        loop=loop,
         http="httptools",
         log_level="warning",
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         backlog=_BACKLOG,
         timeout_graceful_shutdown=max(1, round(grace_s)),
         timeout_keep_alive=75,
     )
-    server = _Server(config, app)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again at its end
-        server.run([bound])
 
 
 class _Server(uvicorn.Server):
@@ -78,13 +86,7 @@ async def in_background(application: Starlette, app: GatewayApp) -> AsyncIterato
     import asyncio
 
     with listen("127.0.0.1", 0) as bound:
-        config = uvicorn.Config(
-            application,
-            http="httptools",
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=1,
-        )
+        config = _config(application, 1.0, "none")
         server = uvicorn.Server(config)
         serving = asyncio.ensure_future(server.serve([bound]))
         while not server.started:
