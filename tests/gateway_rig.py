@@ -11,6 +11,7 @@ import time
 from array import array
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -22,11 +23,15 @@ from r2v_dist.router.registry import RouterModels
 from r2v_dist.seeding import rng_for
 from r2v_dist.serving.access import Access
 from r2v_dist.serving.app import GatewayApp, make_app
+from r2v_dist.serving.drift import FeatureDrift
 from r2v_dist.serving.gateway import Gateway
+from r2v_dist.serving.log import RequestLog, flushing, read_log, remembered
+from r2v_dist.serving.observing import Observing
 from r2v_dist.serving.policy import Point, Policy
 from r2v_dist.serving.server import in_background
 from r2v_dist.serving.sides import EndpointTeacher, Slm
 from r2v_dist.serving.upstream import Upstream
+from r2v_dist.serving.watch import Watch
 
 KEY = "sk-canary-of-the-teacher"
 USER = [{"role": "user", "content": "Goal: open the door\nYou see a door."}]
@@ -223,6 +228,8 @@ class Rig:
     teacher: StubTeacher
     slm: ScriptedSlm
     upstream: Upstream
+    watch: Watch
+    log: RequestLog | None
 
 
 @contextlib.asynccontextmanager
@@ -235,6 +242,8 @@ async def rig(
     access: Access | None = None,
     base_url: str | None = None,
     decode: Any = None,
+    folder: Path | None = None,
+    drift: FeatureDrift | None = None,
     **serve: Any,
 ) -> AsyncIterator[Rig]:
     """A gateway with these parts; `serve` are keys of its configuration."""
@@ -256,11 +265,23 @@ async def rig(
                 max_steps=12,
                 decode=decode,
             )
-            app = GatewayApp(gateway, access or Access())
+            who = access or Access()
+            app = GatewayApp(gateway, who)
+            watch = Watch(gateway, drift)
+            gateway.listeners.append(watch.answered)
+            log = None
+            if folder is not None:
+                if folder.is_dir():
+                    gateway.state.restore(remembered(read_log(folder)))
+                log = RequestLog(folder, gateway)
+                gateway.listeners.append(log.answered)
+            observing = Observing(watch, who, log, folder)
 
             @contextlib.asynccontextmanager
             async def lifespan(_: Any) -> AsyncIterator[None]:
-                yield
+                async with flushing(log):
+                    yield
 
-            async with in_background(make_app(app, lifespan), app) as url:
-                yield Rig(url, gateway, app, teacher, slm, upstream)
+            application = make_app(app, lifespan, observing.routes)
+            async with in_background(application, app) as url:
+                yield Rig(url, gateway, app, teacher, slm, upstream, watch, log)

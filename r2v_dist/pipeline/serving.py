@@ -16,17 +16,24 @@ from r2v_dist.config.models import ModelConfig, read_key
 from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.config.yaml_file import read_mapping
 from r2v_dist.errors import UsageError
+from r2v_dist.labels.table import LabelTable
 from r2v_dist.language_model import LanguageModel, Sampling
 from r2v_dist.object_storage.mirror import shown
 from r2v_dist.pipeline.served_policy import deployed, policy_of
+from r2v_dist.pipeline.steps.router import learner_stage
+from r2v_dist.router.names import LEARNED
 from r2v_dist.serving.access import Access, is_loopback
 from r2v_dist.serving.app import GatewayApp, make_app
+from r2v_dist.serving.drift import FeatureDrift
 from r2v_dist.serving.gateway import Gateway
+from r2v_dist.serving.log import RequestLog, flushing, read_log, remembered
+from r2v_dist.serving.observing import Observing
 from r2v_dist.serving.policy import Policy
 from r2v_dist.serving.sides import EndpointTeacher, EngineTeacher, Slm, Teacher
 from r2v_dist.serving.upstream import Upstream
+from r2v_dist.serving.watch import Watch
 from r2v_dist.storage.checkpoints import Checkpoint
-from r2v_dist.storage.run_dir import RunDir, open_run
+from r2v_dist.storage.run_dir import RunDir, open_run, stage_name
 from r2v_dist.verifier.base import Verifier
 
 if TYPE_CHECKING:
@@ -122,29 +129,9 @@ def access_of(config: RunConfig, host: str) -> Access:
 @contextlib.contextmanager
 def started(served: ServedRun, access: Access) -> "Iterator[tuple[Starlette, GatewayApp]]":
     """The application, with engines and scorers up while the block runs."""
+    config = served.config
     with contextlib.ExitStack() as stack:
-        calls: dict[str, Any] = {"slm": None, "teacher": None}
-        scorers: list[ScorerHandle] = []
-        if served.needs_ray:
-            calls, scorers = _engines(served, stack)
-        config = served.config
-        slm = Slm(
-            _model(config, "slm", calls["slm"], served.slm.path),
-            _sampling(config.slm),
-            served.slm.version,
-            _verifier(served, scorers),
-            config.slm.system_prompt,
-        )
-        upstream = None
-        teacher: Teacher
-        if config.teacher.backend == "openai":
-            key = read_key(config.teacher.api_key_env)
-            upstream = Upstream(config.teacher.base_url, key, config.serve.upstream)
-            teacher = EndpointTeacher(upstream, config.teacher, config.teacher.model)
-        else:
-            folder = _teacher_folder(config)
-            model = _model(config, "teacher", calls["teacher"], folder)
-            teacher = EngineTeacher(model, _sampling(config.teacher), f"r2v/teacher:{folder}")
+        slm, teacher, upstream = _sides(served, stack)
         gateway = Gateway(
             slm,
             teacher,
@@ -155,13 +142,64 @@ def started(served: ServedRun, access: Access) -> "Iterator[tuple[Starlette, Gat
             served.departures if "slm" in served.departures else (),
         )
         app = GatewayApp(gateway, access)
+        watch = Watch(gateway, _drift(served))
+        gateway.listeners.append(watch.answered)
+        requests = served.run.root / "gateway" / "requests"
+        log = _logged(requests, gateway, stack) if config.serve.log else None
+        observing = Observing(watch, access, log, requests)
 
         @contextlib.asynccontextmanager
         async def lifespan(_: Any) -> AsyncIterator[None]:
-            async with upstream or contextlib.nullcontext():
+            async with upstream or contextlib.nullcontext(), flushing(log):
                 yield
 
-        yield make_app(app, lifespan), app
+        yield make_app(app, lifespan, observing.routes), app
+
+
+def _logged(folder: Path, gateway: Gateway, stack: contextlib.ExitStack) -> RequestLog:
+    """The log of a gateway, which takes up the state that earlier gateways logged."""
+    if folder.is_dir():
+        gateway.state.restore(remembered(read_log(folder)))
+    log = RequestLog(folder, gateway)
+    gateway.listeners.append(log.answered)
+    stack.callback(log.close)
+    return log
+
+
+def _sides(served: ServedRun, stack: contextlib.ExitStack) -> tuple[Slm, Teacher, Upstream | None]:
+    """Both sides, and the way to a teacher that is an endpoint."""
+    config = served.config
+    calls: dict[str, Any] = {"slm": None, "teacher": None}
+    scorers: list[ScorerHandle] = []
+    if served.needs_ray:
+        calls, scorers = _engines(served, stack)
+    slm = Slm(
+        _model(config, "slm", calls["slm"], served.slm.path),
+        _sampling(config.slm),
+        served.slm.version,
+        _verifier(served, scorers),
+        config.slm.system_prompt,
+    )
+    if config.teacher.backend == "openai":
+        key = read_key(config.teacher.api_key_env)
+        upstream = Upstream(config.teacher.base_url, key, config.serve.upstream)
+        return slm, EndpointTeacher(upstream, config.teacher, config.teacher.model), upstream
+    folder = _teacher_folder(config)
+    model = _model(config, "teacher", calls["teacher"], folder)
+    name = f"r2v/teacher:{Path(folder).name}"
+    return slm, EngineTeacher(model, _sampling(config.teacher), name), None
+
+
+def _drift(served: ServedRun) -> FeatureDrift | None:
+    """Against the states that the served router was trained on."""
+    stage = learner_stage(served.config)
+    if stage is None or served.policy.router not in LEARNED:
+        return None
+    name = stage_name(stage, served.config.serve.training_seed)
+    path = served.run.root / "stages" / name / "train.arrow"
+    if not path.is_file():
+        return None
+    return FeatureDrift(LabelTable.load(path).features_NF)
 
 
 def _sampling(model: ModelConfig) -> Sampling:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -161,11 +161,14 @@ class GatewayApp:
 
 
 def make_app(
-    app: GatewayApp, lifespan: Callable[[Any], contextlib.AbstractAsyncContextManager[None]]
+    app: GatewayApp,
+    lifespan: Callable[[Any], contextlib.AbstractAsyncContextManager[None]],
+    further: Sequence[Route] = (),
 ) -> Starlette:
-    """The application. `lifespan` holds what it needs while it runs."""
+    """The application, with further endpoints. `lifespan` holds what it needs while it runs."""
     handlers: dict[Any, Any] = {ApiError: _told}
-    return Starlette(routes=app.routes, lifespan=lifespan, exception_handlers=handlers)
+    routes = [*app.routes, *further]
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
 
 
 class _Endpoint:

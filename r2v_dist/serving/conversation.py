@@ -36,6 +36,8 @@ class Conversation:
     history: tuple[Turn, ...]
     heard: Heard
     known: tuple[Answered | None, ...]
+    previous: bytes = b""
+    """The hash that ends with the latest answer; empty at the first step."""
 
     @property
     def exact(self) -> bool:
@@ -83,6 +85,7 @@ def read_conversation(
     known: list[Answered | None] = []
     heard: list[Message] = []
     calls: dict[str, ToolCall] = {}
+    previous = b""
     for place, message in enumerate(messages):
         key = _chained(key, message, _place(message, calls))
         if message["role"] != "assistant":
@@ -90,16 +93,17 @@ def read_conversation(
             continue
         if not any(one.role != "system" for one in heard):
             raise invalid(f"messages[{place}]: an answer, and nothing was asked", "messages")
+        previous = key
         answered = cache.get(key)
         said = _heard_since(heard, tools if not turns else (), own_system)
-        turns.append(_turn(said, message, answered))
+        turns.append(turn_of(said, message, answered))
         known.append(answered)
         calls = {call["id"]: _call(call) for call in message.get("tool_calls") or ()}
         heard = []
     if not any(one.role != "system" for one in heard):
         raise invalid("messages: there is no message of a user or a tool to answer", "messages")
     latest = _heard_since(heard, tools if not turns else (), own_system)
-    return Conversation(key, root, tuple(turns), latest, tuple(known))
+    return Conversation(key, root, tuple(turns), latest, tuple(known), previous)
 
 
 def client_system(messages: Sequence[Mapping[str, Any]]) -> str | None:
@@ -146,7 +150,8 @@ def _heard_since(
     return Messages(tuple(messages), tuple(msgspec.json.encode(tool).decode() for tool in tools))
 
 
-def _turn(heard: Heard, message: Mapping[str, Any], answered: Answered | None) -> Turn:
+def turn_of(heard: Heard, message: Mapping[str, Any], answered: Answered | None) -> Turn:
+    """An answer in a conversation, with what is known of it."""
     content = action_of(text_of_content(message.get("content")))
     calls = tuple(_call(call) for call in message.get("tool_calls") or ())
     action = action_text(content, calls)

@@ -8,9 +8,10 @@ departs from what was evaluated is told in the answer (`calibrated: false`, and 
 import time
 from array import array
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from r2v_dist.chat import Turn
 from r2v_dist.config.serve import ServeConfig
 from r2v_dist.language_model import Answer
 from r2v_dist.router.policies import Router
@@ -19,9 +20,9 @@ from r2v_dist.serving import teacher_reply
 from r2v_dist.serving.answers import Completion, Decode, completion_of, sending_order
 from r2v_dist.serving.budget import Budgets, Limit
 from r2v_dist.serving.controls import SESSION_HEADERS
-from r2v_dist.serving.conversation import Conversation, client_system, read_conversation
+from r2v_dist.serving.conversation import Conversation, client_system, read_conversation, turn_of
 from r2v_dist.serving.errors import ApiError
-from r2v_dist.serving.policy import Point, Policy, forget_prediction, risk_seen
+from r2v_dist.serving.policy import Point, Policy, Predicted, forget_prediction, seen
 from r2v_dist.serving.sides import Slm, Teacher
 from r2v_dist.serving.sse import DONE, event
 from r2v_dist.serving.state import Actor, Answered, StateCache
@@ -51,7 +52,7 @@ class Begun:
     threshold: float | None
     step: ServedStep
     outcome: StepOutcome
-    risk: float | None
+    predicted: Predicted | None
     uncalibrated: tuple[str, ...]
     started: float
     overhead_ms: float
@@ -62,6 +63,16 @@ class Begun:
     state: bytes = b""
     """The hash of the conversation with the answer."""
     usage: dict[str, int] = field(default_factory=dict)
+    id: str = ""
+    """The completion's id."""
+
+    action: Turn | None = None
+    """What was said, as later turns see it."""
+
+    @property
+    def risk(self) -> float | None:
+        """The residual risk of the step; None where no router predicted one."""
+        return None if self.predicted is None else self.predicted.risk
 
     @property
     def route(self) -> str:
@@ -123,7 +134,7 @@ class Gateway:
         forced = controls.route in ("slm", "teacher")
         fallback = self.config.when_teacher_fails == "slm" and controls.fallback is not False
         outcome = await take(step, router, context, fallback, forced)
-        risk = risk_seen()
+        predicted = seen()
         elapsed_s = time.perf_counter() - started
         return Begun(
             chat,
@@ -135,7 +146,7 @@ class Gateway:
             threshold,
             step,
             outcome,
-            risk,
+            predicted,
             self._departures(chat, conversation, outcome),
             started,
             max(0.0, elapsed_s - step.model_s) * 1e3,
@@ -271,7 +282,9 @@ class Gateway:
     def _finished(self, begun: Begun, status: str) -> None:
         """Remember the answer, and tell the listeners."""
         begun.status = status
+        begun.id = begun.heard.id
         if begun.completion is not None:
+            begun.id = begun.completion.id
             begun.usage = begun.completion.usage
         elif isinstance(begun.heard.usage, dict):
             begun.usage = {k: v for k, v in begun.heard.usage.items() if isinstance(v, int)}
@@ -289,9 +302,11 @@ class Gateway:
             choices = [(begun.heard.message, None)]
         for place, (message, ids) in enumerate(choices):
             key = begun.conversation.after(message)
+            kept = array("i", ids) if ids is not None and begun.route == "slm" else None
             if place == 0:
                 begun.state = key
-            kept = array("i", ids) if ids is not None and begun.route == "slm" else None
+                said = turn_of("", message, None)
+                begun.action = said if kept is None else replace(said, action_ids=tuple(kept))
             best = max(decision.verifier_scores, default=float("nan"))
             tokens = begun.usage.get("total_tokens", 0)
             actor: Actor = "slm" if begun.route == "slm" else "teacher"

@@ -13,7 +13,15 @@ from r2v_dist.router.registry import RouterModels, build_router
 from r2v_dist.seeding import rng_for
 from r2v_dist.serving.errors import invalid
 
-_PREDICTION: ContextVar[RiskPrediction | None] = ContextVar("prediction", default=None)
+_PREDICTION: ContextVar["Predicted | None"] = ContextVar("prediction", default=None)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The residual risk of a step, and the features [F] that it was predicted from."""
+
+    risk: float
+    features_F: Array
 
 
 class WatchedModel(RouterModel):
@@ -22,7 +30,7 @@ class WatchedModel(RouterModel):
     def predict(self, features_NF: Array) -> RiskPrediction:
         """As `RouterModel.predict`."""
         prediction = super().predict(features_NF)
-        _PREDICTION.set(prediction)
+        _PREDICTION.set(Predicted(float(prediction.rho[0]), features_NF[0]))
         return prediction
 
     @classmethod
@@ -32,14 +40,13 @@ class WatchedModel(RouterModel):
 
 
 def forget_prediction() -> None:
-    """Have the next `risk_seen` tell of a prediction made from here on only."""
+    """Have the next `seen` tell of a prediction made from here on only."""
     _PREDICTION.set(None)
 
 
-def risk_seen() -> float | None:
-    """The residual risk that was predicted last in this task; None where nothing was."""
-    prediction = _PREDICTION.get()
-    return None if prediction is None else float(prediction.rho[0])
+def seen() -> Predicted | None:
+    """What was predicted last in this task; None where nothing was."""
+    return _PREDICTION.get()
 
 
 @dataclass(frozen=True)

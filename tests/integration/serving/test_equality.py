@@ -3,6 +3,7 @@ the offline loop to the last decision, with scores and risks equal bit for bit.
 """
 
 import asyncio
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -90,7 +91,7 @@ def random_router(score: str) -> RouterModel:
     count = len(FEATURE_NAMES)
 
     def mlp(*sizes: int) -> Mlp:
-        pairs = zip(sizes, sizes[1:], strict=False)
+        pairs = itertools.pairwise(sizes)
         layers = [(rng.normal(size=(o, i)) / i**0.5, rng.normal(size=o)) for i, o in pairs]
         return Mlp(tuple(layers))
 
@@ -104,10 +105,10 @@ def random_router(score: str) -> RouterModel:
 
 MODEL = random_router("policy")
 POINTS = {
-    "selected": Point("selected", 0.5),
-    "certified": Point("certified", 0.45),
+    "selected": Point("selected", 0.75),
+    "certified": Point("certified", 0.7),
     "bayes": Point("bayes", 0.0, rule=True),
-    "budget": Point("budget", 0.42, cheap=0.55, share=0.5),
+    "budget": Point("budget", 0.65, cheap=0.8, share=0.5),
 }
 POLICY = Policy("r2v", RouterModels({("r2v", 0): MODEL}), 0, POINTS, "selected", "r-1")
 

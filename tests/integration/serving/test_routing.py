@@ -207,21 +207,23 @@ def test_case_37_what_was_sampled_comes_back_as_it_was_sampled() -> None:
 
 def test_cases_39_40_52_budgets_of_a_session_hold_in_a_race() -> None:
     async def case() -> None:
-        async with rig(StubTeacher(delay_s=0.05), max_teacher_calls=5) as r:
-            async with httpx.AsyncClient(base_url=r.url, timeout=30) as http:
+        async with (
+            rig(StubTeacher(delay_s=0.05), max_teacher_calls=5) as r,
+            httpx.AsyncClient(base_url=r.url, timeout=30) as http,
+        ):
 
-                async def one(number: int, session: str) -> httpx.Response:
-                    first = {"role": "user", "content": f"Goal: g{number}\nroom"}
-                    body = {"model": "r2v@always", "messages": [first]}
-                    told = {"x-r2v-session": session}
-                    return await http.post("/v1/chat/completions", json=body, headers=told)
+            async def one(number: int, session: str) -> httpx.Response:
+                first = {"role": "user", "content": f"Goal: g{number}\nroom"}
+                body = {"model": "r2v@always", "messages": [first]}
+                told = {"x-r2v-session": session}
+                return await http.post("/v1/chat/completions", json=body, headers=told)
 
-                responses = await asyncio.gather(*(one(n, "a") for n in range(64)))
-                routes = [response.headers["x-r2v-route"] for response in responses]
-                assert routes.count("teacher") == len(r.teacher.seen) == 5
-                reasons = [response.headers["x-r2v-reason"] for response in responses]
-                assert reasons.count("budget") == 59
-                assert (await one(0, "b")).headers["x-r2v-route"] == "teacher"
+            responses = await asyncio.gather(*(one(n, "a") for n in range(64)))
+            routes = [response.headers["x-r2v-route"] for response in responses]
+            assert routes.count("teacher") == len(r.teacher.seen) == 5
+            reasons = [response.headers["x-r2v-reason"] for response in responses]
+            assert reasons.count("budget") == 59
+            assert (await one(0, "b")).headers["x-r2v-route"] == "teacher"
 
     asyncio.run(case())
 

@@ -150,8 +150,7 @@ def test_cases_20_21_a_broken_stream_ends_with_an_error_and_one_answers_text(fau
                 model="r2v-teacher", messages=USER, stream=True
             )
             with pytest.raises(openai.APIError):
-                async for _ in stream:
-                    pass
+                _ = [chunk async for chunk in stream]
 
     asyncio.run(case())
 

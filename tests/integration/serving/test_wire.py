@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from r2v_dist.language_model import Candidate
-from tests.gateway_rig import USER, Rig, ScriptedSlm, ScriptedVerifier, StubTeacher, rig
+from tests.gateway_rig import USER, Rig, ScriptedSlm, ScriptedVerifier, rig
 
 SIDES = ["r2v-slm", "r2v-teacher"]
 
@@ -244,9 +244,10 @@ def test_case_13_an_error_in_a_stream_is_an_error_at_the_client() -> None:
             stream = await client(r).chat.completions.create(
                 model="r2v-teacher", messages=USER, stream=True
             )
+            chunks = []
             with pytest.raises(openai.APIError):
-                async for chunk in stream:
-                    assert chunk.choices[0].finish_reason is None
+                chunks += [chunk async for chunk in stream]
+            assert all(chunk.choices[0].finish_reason is None for chunk in chunks)
 
     asyncio.run(case())
 
