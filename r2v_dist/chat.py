@@ -65,6 +65,20 @@ def opening_message(goal: str, observation: str) -> str:
     return f"Goal: {goal}\n{observation}"
 
 
+_GOAL = "Goal: "
+
+
+def goal_of(first: str, goal: str | None = None) -> tuple[str, str]:
+    """Goal and first observation in a first message that `opening_message` may have made: where it
+    did not, the message is both. A goal of several lines must be given."""
+    if goal is not None:
+        return goal, first.removeprefix(f"{_GOAL}{goal}\n")
+    if first.startswith(_GOAL):
+        said, _, rest = first.removeprefix(_GOAL).partition("\n")
+        return said, rest
+    return first, first
+
+
 def prefix_group(history: Sequence[Turn], user: Heard) -> int:
     """The conversations of one number begin alike: those of one (task, z) do, at every step."""
     return stable_hash(history[0].user if history else user)

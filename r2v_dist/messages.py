@@ -3,7 +3,8 @@ be hashed; schemas of tools and arguments of calls stay the JSON text that they 
 """
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,49 @@ def action_text(content: str, calls: tuple[ToolCall, ...]) -> str:
     """An answer as the text of an action: what it says, then each call on a line of its own."""
     lines = [content] if content else []
     return "\n".join([*lines, *(f"<tool_call>{call.canonical}</tool_call>" for call in calls)])
+
+
+def read_action(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """What an action says, and the calls in it: the reverse of `action_text`."""
+    said = []
+    calls = []
+    for line in text.split("\n"):
+        call = _call_in(line)
+        if call is None:
+            said.append(line)
+        else:
+            calls.append(call)
+    return "\n".join(said), tuple(calls)
+
+
+def with_text(heard: Heard, text: str) -> Heard:
+    """The same messages, saying this: what was heard may have been perturbed on its way."""
+    if isinstance(heard, str):
+        return text
+    if text_of(heard) == text:
+        return heard
+    messages = list(heard.messages)
+    places = [place for place, message in enumerate(messages) if message.role != "system"]
+    for place in places:
+        shown = text if place == places[0] else "(see above)"
+        messages[place] = replace(messages[place], content=shown)
+    return Messages(tuple(messages), heard.tools)
+
+
+_CALL = re.compile(r"<tool_call>(\{.*\})</tool_call>")
+
+
+def _call_in(line: str) -> ToolCall | None:
+    found = _CALL.fullmatch(line)
+    try:
+        call = json.loads(found[1]) if found else None
+    except ValueError:
+        return None
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return None
+    arguments = call.get("arguments", {})
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return ToolCall(call["name"], text)
 
 
 def _parsed(arguments: str) -> object:

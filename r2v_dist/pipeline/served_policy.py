@@ -13,7 +13,7 @@ from r2v_dist.evaluation.operating_points import Prices
 from r2v_dist.object_storage.mirror import shown
 from r2v_dist.pipeline.stage import other_routers
 from r2v_dist.pipeline.stages import publisher
-from r2v_dist.pipeline.steps.router import learner_stage
+from r2v_dist.pipeline.steps.router import hysteresis_of, learner_stage
 from r2v_dist.router.names import BY_NAME
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.serving.policy import Point, Policy
@@ -25,9 +25,10 @@ from r2v_dist.storage.run_dir import Manifest, RunDir, stage_name
 _FROM_REPORT = ("budget", "expected_cost")
 
 
-def policy_of(run: RunDir, config: RunConfig) -> Policy:
-    """The policy of a run, as `serve` in its configuration wants it. Raises UsageError where the
-    run has none."""
+def policy_of(run: RunDir, config: RunConfig, evaluated: bool = True) -> Policy:
+    """The policy of a run, as `serve` in its configuration wants it. `evaluated`: with the
+    hysteresis that it was evaluated with; without, nothing is certified. Raises UsageError where
+    the run has none."""
     wanted = config.serve
     validated = _manifest(run, "validate", wanted.training_seed)
     if wanted.router not in BY_NAME:
@@ -41,7 +42,7 @@ def policy_of(run: RunDir, config: RunConfig) -> Policy:
         )
     points = [Point("selected", selected, "chosen on validation tasks")]
     if wanted.router == "r2v":
-        points += _further_points(run, config, models)
+        points += _further_points(run, config, models, evaluated)
     policy = Policy(
         wanted.router,
         models,
@@ -78,10 +79,12 @@ def _models(run: RunDir, config: RunConfig) -> tuple[RouterModels, str]:
     trained = {(name, seed): load_router(run, name, path) for name, path in paths.items()}
     model = trained.get((wanted.router, seed))
     version = model.version if model is not None else wanted.router
-    return RouterModels(trained), version
+    return RouterModels(trained, hysteresis=hysteresis_of(config)), version
 
 
-def _further_points(run: RunDir, config: RunConfig, models: RouterModels) -> list[Point]:
+def _further_points(
+    run: RunDir, config: RunConfig, models: RouterModels, evaluated: bool
+) -> list[Point]:
     model = models.trained.get(("r2v", config.serve.training_seed))
     prices = Prices.of(config.router or RouterConfig())
     paying = bayes_threshold(1.0, prices.slm, prices.failure)
@@ -89,7 +92,11 @@ def _further_points(run: RunDir, config: RunConfig, models: RouterModels) -> lis
     single = "this router predicts no risk after one teacher step"
     problem = single if model is None or model.mode == "joint" else ""
     bayes = Point("bayes", paying, note, rule=True, problem=problem)
-    return [bayes, _certified(run, config), *_of_report(run, config)]
+    certified = _certified(run, config)
+    if not evaluated:
+        other = "router.hysteresis is not the one that the run was evaluated with"
+        certified = Point("certified", None, problem=other)
+    return [bayes, certified, *_of_report(run, config)]
 
 
 def _certified(run: RunDir, config: RunConfig) -> Point:

@@ -20,7 +20,7 @@ from r2v_dist.labels.table import LabelTable
 from r2v_dist.language_model import LanguageModel, Sampling
 from r2v_dist.object_storage.mirror import shown
 from r2v_dist.pipeline.served_policy import deployed, policy_of
-from r2v_dist.pipeline.steps.router import learner_stage
+from r2v_dist.pipeline.steps.router import hysteresis_of, learner_stage
 from r2v_dist.router.names import LEARNED
 from r2v_dist.serving.access import Access, is_loopback
 from r2v_dist.serving.app import GatewayApp, make_app
@@ -84,7 +84,8 @@ def served_run(root: Path, overrides: list[str]) -> ServedRun:
                 f"so it cannot answer an agent; give another {role}, for example "
                 f"{role}.backend=openai {role}.model=NAME {role}.base_url=http://127.0.0.1:8000/v1"
             )
-    policy = policy_of(run, config)
+    held_as_evaluated = hysteresis_of(config) == hysteresis_of(trained)
+    policy = policy_of(run, config, held_as_evaluated)
     slm = deployed(run, config, "slm") or _given_slm(config)
     departures = tuple(
         name
@@ -94,6 +95,8 @@ def served_run(root: Path, overrides: list[str]) -> ServedRun:
         )
         if before != now
     )
+    if not held_as_evaluated:
+        departures = (*departures, "hysteresis")
     if "slm" in departures and config.slm.backend == "openai":
         slm = Checkpoint(slm.path, config.slm.model)
     return ServedRun(run, config, policy, slm, _verifier_of(run, config), departures)
@@ -139,7 +142,7 @@ def started(served: ServedRun, access: Access) -> "Iterator[tuple[Starlette, Gat
             config.serve,
             config.env.max_steps if config.env.kind == "textworld" else None,
             _decode(config, served.slm.path),
-            served.departures if "slm" in served.departures else (),
+            tuple(name for name in served.departures if name != "teacher"),
         )
         app = GatewayApp(gateway, access)
         watch = Watch(gateway, _drift(served))

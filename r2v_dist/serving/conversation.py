@@ -15,15 +15,13 @@ from typing import Any
 import msgspec
 from xxhash import xxh3_128_digest
 
-from r2v_dist.chat import Turn
+from r2v_dist.chat import Turn, goal_of
 from r2v_dist.language_model import action_of
 from r2v_dist.messages import Heard, Message, Messages, ToolCall, action_text, text_of
 from r2v_dist.router.step_context import StepContext
 from r2v_dist.serving.errors import invalid
 from r2v_dist.serving.state import Answered, StateCache
 from r2v_dist.serving.wire_messages import text_of_content
-
-_GOAL = "Goal: "
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Conversation:
     def context(self, max_steps: int | None, goal: str | None) -> StepContext:
         """The step as routers see it."""
         observations = [text_of(turn.user) for turn in self.history] + [text_of(self.heard)]
-        said_goal, observations[0] = _goal_of(observations[0], goal)
+        said_goal, observations[0] = goal_of(observations[0], goal)
         return StepContext(
             t=len(self.history),
             draw=(self.root.hex(), 0, len(self.history)),
@@ -62,6 +60,8 @@ class Conversation:
             escalations=self.escalations,
             max_steps=max_steps,
             verifier_bests=tuple(math.nan if k is None else k.verifier_best for k in self.known),
+            actors=tuple("" if k is None else k.actor for k in self.known),
+            scores=tuple(None if k is None else k.score for k in self.known),
         )
 
     def after(self, message: Mapping[str, Any]) -> bytes:
@@ -159,13 +159,3 @@ def turn_of(heard: Heard, message: Mapping[str, Any], answered: Answered | None)
         return Turn(heard, action, calls=calls, content=content)
     ids = None if answered.ids is None else tuple(answered.ids)
     return Turn(heard, action, answered.actor, ids, calls, content)
-
-
-def _goal_of(first: str, goal: str | None) -> tuple[str, str]:
-    """Goal and first observation in the first message, as `opening_message` joins them."""
-    if goal is not None:
-        return goal, first.removeprefix(f"{_GOAL}{goal}\n")
-    if first.startswith(_GOAL):
-        said, _, rest = first.removeprefix(_GOAL).partition("\n")
-        return said, rest
-    return first, first

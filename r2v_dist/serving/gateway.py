@@ -308,9 +308,8 @@ class Gateway:
                 said = turn_of("", message, None)
                 begun.action = said if kept is None else replace(said, action_ids=tuple(kept))
             best = max(decision.verifier_scores, default=float("nan"))
-            tokens = begun.usage.get("total_tokens", 0)
             actor: Actor = "slm" if begun.route == "slm" else "teacher"
-            self.state.put(key, Answered(actor, kept, best, tokens, time.time()))
+            self.state.put(key, Answered(actor, kept, best, decision.score))
 
     def _router(
         self, chat: ChatRequest, point: Point, conversation: Conversation, session: str
@@ -366,7 +365,7 @@ class Gateway:
             found.append("features")
         if self._max_steps is None and chat.controls.max_steps is None:
             found.append("no_step_limit")
-        if outcome.reason != "router":
+        if outcome.reason not in ("router", "held"):
             found.append(outcome.reason)
         return tuple(found)
 

@@ -145,14 +145,12 @@ def read_log(folder: Path) -> pa.Table:
 
 def remembered(table: pa.Table) -> Iterator[tuple[bytes, Answered]]:
     """The states of the answers in a log, as `StateCache.restore` takes them."""
-    columns = ["kind", "status", "state", "actor", "action_ids", "verifier_scores", "time"]
-    wanted = table.select([*columns, "usage_prompt", "usage_completion"])
-    for row in wanted.to_pylist():
+    columns = ["kind", "status", "state", "actor", "action_ids", "verifier_scores", "score"]
+    for row in table.select(columns).to_pylist():
         if row["kind"] == "answer" and row["status"] == "served" and row["state"]:
             ids = None if row["action_ids"] is None else array("i", row["action_ids"])
             best = max(row["verifier_scores"] or [math.nan])
-            tokens = (row["usage_prompt"] or 0) + (row["usage_completion"] or 0)
-            yield row["state"], Answered(row["actor"], ids, best, tokens, row["time"])
+            yield row["state"], Answered(row["actor"], ids, best, row["score"])
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:

@@ -15,17 +15,13 @@ Actor = Literal["slm", "teacher"]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One answer that was given. `ids` are the SLM's as sampled; `tokens` is the conversation's
-    length after it on the side that gave it, as that side counts, and `at` when, in seconds since
-    the epoch."""
+    """One answer that was given. `ids` are the SLM's as sampled; `score` is the router's at that
+    step."""
 
     actor: Actor
     ids: "array[int] | None" = None
     verifier_best: float = math.nan
-    tokens: int = 0
-    at: float = 0.0
-    low_risks: int = 0
-    """Decisions in a row, up to this one, that would have let the SLM act."""
+    score: float | None = None
 
 
 class StateCache:

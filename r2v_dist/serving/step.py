@@ -162,7 +162,8 @@ async def take(
     if decision.chosen is None and decision.actor == "slm" and not forced:
         reason = "unparsable" if step.unparsable else "no_action"
         return await _teacher_instead(step, context, reason, None, decision)
-    return _outcome(step, decision, "forced" if forced else "router")
+    reason = "held" if decision.held else "router"
+    return _outcome(step, decision, "forced" if forced else reason)
 
 
 async def _slm_instead(

@@ -101,7 +101,10 @@ def test_case_44_a_gateway_that_was_restarted_goes_on_where_it_was(
             assert r.log is not None
             r.log.flush()
         if restarts:  # the first gateway's file was never ended, as after kill -9
-            async with rig(**parts(), folder=folder) as r, httpx.AsyncClient(base_url=r.url) as http:
+            async with (
+                rig(**parts(), folder=folder) as r,
+                httpx.AsyncClient(base_url=r.url) as http,
+            ):
                 for step in range(3, 6):
                     answer = (await post(http, messages=messages)).json()
                     told.append(answer["r2v"])
