@@ -6,6 +6,7 @@ import hmac
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from r2v_dist.errors import UsageError
@@ -61,6 +62,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@lru_cache(maxsize=64)
+def _local(host: str, origin: str | None) -> bool:
+    """Whether a request names this machine, and comes from no page of another."""
+    try:
+        named = urlsplit(f"//{host}").hostname or ""
+        page = "localhost" if origin is None else urlsplit(origin).hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(named) and is_loopback(page)
+
+
 def _among(offered: str, keys: tuple[str, ...]) -> bool:
     found = False
     for key in keys:
@@ -70,8 +82,5 @@ def _among(offered: str, keys: tuple[str, ...]) -> bool:
 
 def _require_local(headers: Mapping[str, str]) -> None:
     """A page that a browser loaded elsewhere may name this machine as host or origin."""
-    host = urlsplit(f"//{headers.get('host', 'localhost')}").hostname or ""
-    origin = headers.get("origin")
-    foreign = origin is not None and not is_loopback(urlsplit(origin).hostname or "")
-    if foreign or not is_loopback(host):
+    if not _local(headers.get("host", "localhost"), headers.get("origin")):
         raise ApiError(403, "this gateway answers its own machine only", "permission_error")
