@@ -2,9 +2,8 @@
 imports nothing heavy.
 
 `load_config(path, overrides)` is the only entrance. Invariant: keys that decide an outcome are part
-of `content_hash`; keys that say where and how fast the work is done (`cluster`, `run_dir`), or how the result is
-served (`serve`), are not,
-so that a run can be resumed on another machine.
+of `content_hash`; keys that say where and how fast the work is done (`cluster`, `run_dir`), or how
+the result is served (`serve`), are not, so that a run can be resumed on another machine.
 """
 
 import json

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from r2v_dist.agent.step import StepDecision, decide
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached
-from r2v_dist.router.policies import Constant, Router
+from r2v_dist.router.policies import Constant, Decision, Router
 from r2v_dist.router.step_context import StepContext
 from r2v_dist.serving.budget import Budgets, BudgetSpent, Limit
 from r2v_dist.serving.conversation import Conversation
@@ -44,6 +44,22 @@ class StepOutcome:
     would: str | None = None
     reply: Reply | None = None
     taught: Answer | None = None
+
+
+class _Noting:
+    """A router that keeps its decision: what stands in for a side keeps the score."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self.score: float | None = None
+
+    def needs_proposal(self, context: StepContext) -> bool:
+        return self._router.needs_proposal(context)
+
+    def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
+        decision = self._router.decide(context, proposal)
+        self.score = decision.score
+        return decision
 
 
 class ServedStep:
@@ -138,6 +154,15 @@ async def take(
 ) -> StepOutcome:
     """The decision, and what stands in where a side cannot act. `fallback`: the SLM may act in
     the place of a teacher that does not answer. Raises ApiError, TeacherDown, TeacherRefused."""
+    noting = _Noting(router)
+    outcome = await _taken(step, noting, context, fallback, forced)
+    decision = replace(outcome.decision, score=noting.score)
+    return replace(outcome, decision=decision)
+
+
+async def _taken(
+    step: ServedStep, router: Router, context: StepContext, fallback: bool, forced: bool
+) -> StepOutcome:
     try:
         decision = await decide(router, context, step)
     except _DryRun:

@@ -300,6 +300,7 @@ def test_case_49_a_dry_run_leaves_no_trace() -> None:
             dry = await post(r, told, model="r2v@always", r2v={"dry_run": True})
             assert dry.headers["x-r2v-would"] == "teacher"
             assert dry.headers["x-r2v-route"] == "slm"
+            assert float(dry.headers["x-r2v-score"]) > float(dry.headers["x-r2v-threshold"])
             assert dry.json()["choices"][0]["message"]["content"] == "open door"
             assert not r.teacher.seen
             assert len(r.gateway.state) == 0
