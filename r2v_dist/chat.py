@@ -9,21 +9,20 @@ template that asks for the date is told a fixed one.
 """
 
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from typing import Any, Protocol
 
+from r2v_dist.control_tokens import ControlTokens, joined, pieces
 from r2v_dist.errors import UsageError
 from r2v_dist.messages import Heard, Message, Messages, ToolCall, messages_of
 from r2v_dist.seeding import stable_hash
 
 _ANSWER = "\x00\x01\x00"
-_CUT = "\x00\x02\x00"
-"""Marks in rendered text. They contain no letter and no space, so that a template that changes case
-or trims text does not change them."""
+"""A mark in rendered text. It contains no letter and no space, so that a template that changes case
+or trims text does not change it."""
 _REMEMBERED_TURNS = 4096
 _TODAY = date(2024, 7, 26)
 """What templates take for the date where no clock is at hand."""
@@ -101,6 +100,7 @@ class ChatFormat:
         template, for example `enable_thinking`.
         """
         self._tokenizer = tokenizer
+        self._control = ControlTokens(tokenizer)
         self._role = role
         self._settings = {"strftime_now": _TODAY.strftime} | dict(settings or {})
         # An episode encodes the same turns at every step, and the arms of a unit share most turns.
@@ -156,7 +156,7 @@ class ChatFormat:
             return list(turn.action_ids)
         if turn.calls:
             return self._encode(self._called(turn))
-        return self._encode(self._cut(turn.action))
+        return self._encode(self._control.cut(turn.action))
 
     def prompt(self, history: Sequence[Turn], user: Heard) -> list[int]:
         """The whole prompt: the same ids as opening it and adding turn by turn."""
@@ -186,12 +186,13 @@ class ChatFormat:
             system, first, *others = messages
             joined = f"{system['content']}\n\n{first['content']}"
             messages = [_message(first["role"], joined), *others]
-        tools = [json.loads(tool) for tool in user.tools] if isinstance(user, Messages) else []
+        given = user.tools if isinstance(user, Messages) else ()
+        tools = [self._control.cut_within(json.loads(tool)) for tool in given]
         return self._render(messages, prompt=True, tools=tools)
 
     def _shown(self, message: Message) -> dict[str, Any]:
         """A message as templates take it."""
-        shown = _message(message.role, self._cut(message.content))
+        shown = _message(message.role, self._control.cut(message.content))
         if message.call is not None:
             shown |= {"name": message.call.name, "tool_call_id": message.call.id}
         return shown
@@ -202,11 +203,14 @@ class ChatFormat:
             {
                 "type": "function",
                 "id": call.id,
-                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+                "function": {
+                    "name": self._control.cut_within(call.name),
+                    "arguments": self._control.cut_within(_arguments(call.arguments)),
+                },
             }
             for call in turn.calls
         ]
-        answer = _message("assistant", self._cut(turn.content)) | {"tool_calls": calls}
+        answer = _message("assistant", self._control.cut(turn.content)) | {"tool_calls": calls}
         user = _message("user", "x")
         before = self._render([user], prompt=True)
         written = self._render([user, answer], prompt=False)
@@ -251,7 +255,7 @@ class ChatFormat:
         if len(parts) < 2:
             raise UsageError("the chat template leaves an answer out or changes its letters")
         closing = parts[1].lstrip()
-        marks = [token for token in self._control if closing.startswith(token)]
+        marks = [token for token in self._control.tokens if closing.startswith(token)]
         mark = max(marks, key=len, default="")
         if not mark or len(self._encode(mark)) != 1:
             shown = closing.split("\n", 1)[0][:20]
@@ -277,32 +281,6 @@ class ChatFormat:
         added_special = [i for i, token in added if token.special]
         return frozenset([*self._tokenizer.all_special_ids, *added_special])
 
-    @cached_property
-    def _control(self) -> frozenset[str]:
-        """Control tokens, which no message may contain as tokens: special tokens, and added tokens
-        that the template writes."""
-        template = self._tokenizer.chat_template
-        source = template if isinstance(template, str) else str(template)
-        tokens = set(self._tokenizer.all_special_tokens)
-        for token in self._tokenizer.added_tokens_decoder.values():
-            if token.special or str(token) in source:
-                tokens.add(str(token))
-        return frozenset(token for token in tokens if token.strip())
-
-    @cached_property
-    def _spelled(self) -> re.Pattern[str]:
-        """Matches after the first letter of every control token, also where two overlap."""
-        spellings = []
-        for token in sorted(self._control):
-            spellings.append(f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})")
-        return re.compile("|".join(spellings) or "(?!)")
-
-    def _cut(self, text: str) -> str:
-        """The text, cut inside every control token that it spells."""
-        if not any(token in text for token in self._control):
-            return text
-        return self._spelled.sub(_CUT, text)
-
     def _render(
         self, messages: list[dict[str, Any]], prompt: bool, tools: Sequence[Any] = ()
     ) -> str:
@@ -313,13 +291,13 @@ class ChatFormat:
             **({"tools": list(tools)} if tools else {}),
             **self._settings,
         )
-        return text
+        return joined(text)
 
     def _encode(self, text: str) -> list[int]:
         """Ids of a text. Its pieces between cuts are encoded apart, so that no control token
         arises across a cut."""
         ids: list[int] = []
-        for piece in text.split(_CUT):
+        for piece in pieces(text):
             ids += self._tokenizer.encode(piece, add_special_tokens=False)
         return ids
 
