@@ -3,6 +3,7 @@ way may end within the grace, and the process then leaves with 0."""
 
 import contextlib
 import gc
+import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal
@@ -38,8 +39,13 @@ def run_server(
     """Serve until SIGTERM or SIGINT."""
     config = _config(application, grace_s, "uvloop")
     server = _Server(config, app)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again at its end
-        server.run([bound])
+    # uvicorn raises the signal again at its end, when there is nothing left to interrupt.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run([bound])
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _config(
