@@ -152,7 +152,7 @@ def servers(litellm: str) -> Iterator[list[Side]]:
         if litellm:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             config = Path(folder) / "litellm.yaml"
-            config.write_text(_LITELLM.format(upstream=upstream))
+            config.write_text(_LITELLM.format(upstream=upstream), encoding="utf-8")
             program = str(Path(litellm).parent / "litellm")
             commands["litellm"] = [
                 *(program, "--config", str(config), "--port", str(ports[3])),

@@ -127,6 +127,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body leave one after the other
     server: _Server
 
     def log_message(self, format: str, *args: Any) -> None:
