@@ -27,7 +27,7 @@ import uvloop
 from benchmarks.gateway_sides import make_gateway
 from benchmarks.harness import Mismatch, publish
 from r2v_dist.config.serve import ServeConfig
-from r2v_dist.serving.gateway import Caller
+from r2v_dist.serving.begun import Caller
 from r2v_dist.serving.upstream import Upstream
 from r2v_dist.serving.wire import read_request
 

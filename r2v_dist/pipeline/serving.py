@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from r2v_dist import files
 from r2v_dist.config.base import validate
 from r2v_dist.config.models import ModelConfig, read_key
 from r2v_dist.config.run import RunConfig, load_config
@@ -140,7 +141,7 @@ def started(served: ServedRun, access: Access) -> "Iterator[tuple[Starlette, Gat
             teacher,
             served.policy,
             config.serve,
-            config.env.max_steps if config.env.kind == "textworld" else None,
+            _max_steps(served.run),
             _decode(config, served.slm.path),
             tuple(name for name in served.departures if name != "teacher"),
         )
@@ -191,6 +192,14 @@ def _sides(served: ServedRun, stack: contextlib.ExitStack) -> tuple[Slm, Teacher
     model = _model(config, "teacher", calls["teacher"], folder)
     name = f"r2v/teacher:{Path(folder).name}"
     return slm, EngineTeacher(model, _sampling(config.teacher), name), None
+
+
+def _max_steps(run: RunDir) -> int | None:
+    """The step limit of the run's tasks; None where they have none."""
+    path = run.root / "stages" / "tasks" / "tasks.json"
+    rows = files.read_json(path) if path.is_file() else []
+    limit = dict(rows[0].get("env_kwargs", ())).get("max_steps") if rows else None
+    return None if limit is None else int(limit)
 
 
 def _drift(served: ServedRun) -> FeatureDrift | None:

@@ -10,8 +10,8 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from r2v_dist.errors import UsageError
+from r2v_dist.serving.begun import Caller
 from r2v_dist.serving.errors import ApiError
-from r2v_dist.serving.gateway import Caller
 
 _LOCAL_NAMES = ("localhost", "ip6-localhost")
 

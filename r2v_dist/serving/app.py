@@ -21,12 +21,14 @@ from starlette.types import Receive, Scope, Send
 
 from r2v_dist.errors import warn
 from r2v_dist.serving.access import Access
+from r2v_dist.serving.begun import Begun, Caller
 from r2v_dist.serving.controls import ALIASES, unknown_model
 from r2v_dist.serving.errors import ApiError, busy
-from r2v_dist.serving.gateway import Begun, Caller, Gateway
+from r2v_dist.serving.gateway import Gateway
 from r2v_dist.serving.request_body import read_body
 from r2v_dist.serving.sse import PING, event
 from r2v_dist.serving.teacher_reply import Truncated
+from r2v_dist.serving.telling import headers as headers_of
 from r2v_dist.serving.upstream import TeacherDown, TeacherRefused
 from r2v_dist.serving.wire import read_request
 
@@ -103,7 +105,7 @@ class GatewayApp:
 
     async def _whole(self, begun: Begun, answer: "_Answer") -> None:
         body = self.gateway.body(begun)
-        await answer.json(200, body, self.gateway.headers(begun))
+        await answer.json(200, body, headers_of(begun))
 
     async def _streamed(self, beginning: "asyncio.Future[Begun]", answer: "_Answer") -> None:
         ping_s = self.gateway.config.ping_after_s
@@ -114,7 +116,7 @@ class GatewayApp:
                 await answer.write(PING)
         begun = beginning.result()
         try:
-            await answer.begin_stream(self.gateway.headers(begun))
+            await answer.begin_stream(headers_of(begun))
             async for data in _with_pings(self.gateway.events(begun), ping_s):
                 await answer.write(data)
         except Truncated as truncated:

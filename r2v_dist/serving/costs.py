@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from r2v_dist.config.serve import PriceConfig
-from r2v_dist.serving.gateway import Begun
+from r2v_dist.serving.begun import Begun
 
 _PER = 1e6
 

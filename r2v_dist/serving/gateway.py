@@ -8,77 +8,26 @@ departs from what was evaluated is told in the answer (`calibrated: false`, and 
 import time
 from array import array
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from r2v_dist.chat import Turn
 from r2v_dist.config.serve import ServeConfig
 from r2v_dist.language_model import Answer
 from r2v_dist.router.policies import Router
-from r2v_dist.router.step_context import StepContext
-from r2v_dist.serving import teacher_reply
+from r2v_dist.serving import teacher_reply, telling
 from r2v_dist.serving.answers import Completion, Decode, completion_of, sending_order
+from r2v_dist.serving.begun import Begun, Caller
 from r2v_dist.serving.budget import Budgets, Limit
 from r2v_dist.serving.controls import SESSION_HEADERS
 from r2v_dist.serving.conversation import Conversation, client_system, read_conversation, turn_of
 from r2v_dist.serving.errors import ApiError
-from r2v_dist.serving.policy import Point, Policy, Predicted, forget_prediction, seen
+from r2v_dist.serving.policy import Point, Policy, forget_prediction, seen
 from r2v_dist.serving.sides import Slm, Teacher
 from r2v_dist.serving.sse import DONE, event
 from r2v_dist.serving.state import Actor, Answered, StateCache
 from r2v_dist.serving.step import ALONE, ASKED, ServedStep, StepOutcome, take
-from r2v_dist.serving.teacher_reply import Heard
+from r2v_dist.serving.upstream import TeacherDown
 from r2v_dist.serving.wire import ChatRequest
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who asks: the name of the API key, not the key; `admin` may force and raise."""
-
-    name: str = ""
-    admin: bool = True
-
-
-@dataclass
-class Begun:
-    """A request whose route is decided. Afterwards it is what log and page are told."""
-
-    chat: ChatRequest
-    caller: Caller
-    session: str
-    conversation: Conversation
-    context: StepContext
-    point: Point
-    threshold: float | None
-    step: ServedStep
-    outcome: StepOutcome
-    predicted: Predicted | None
-    uncalibrated: tuple[str, ...]
-    started: float
-    overhead_ms: float
-    heard: Heard = field(default_factory=Heard)
-    completion: Completion | None = None
-    status: str = "begun"
-    """At the end `served`, `cancelled`, `truncated` or `failed`."""
-    state: bytes = b""
-    """The hash of the conversation with the answer."""
-    usage: dict[str, int] = field(default_factory=dict)
-    id: str = ""
-    """The completion's id."""
-
-    action: Turn | None = None
-    """What was said, as later turns see it."""
-
-    @property
-    def risk(self) -> float | None:
-        """The residual risk of the step; None where no router predicted one."""
-        return None if self.predicted is None else self.predicted.risk
-
-    @property
-    def route(self) -> str:
-        """Who answers."""
-        return self.outcome.decision.actor
-
 
 Listener = Callable[[Begun], object]
 
@@ -132,10 +81,8 @@ class Gateway:
         )
         forget_prediction()
         forced = controls.route in ("slm", "teacher")
-        fallback = self.config.when_teacher_fails == "slm" and controls.fallback is not False
-        outcome = await take(step, router, context, fallback, forced)
+        outcome = await take(step, router, context, self._may_fall_back(chat), forced)
         predicted = seen()
-        elapsed_s = time.perf_counter() - started
         return Begun(
             chat,
             caller,
@@ -149,8 +96,11 @@ class Gateway:
             predicted,
             self._departures(chat, conversation, outcome),
             started,
-            max(0.0, elapsed_s - step.model_s) * 1e3,
+            max(0.0, time.perf_counter() - started - step.model_s) * 1e3,
         )
+
+    def _may_fall_back(self, chat: ChatRequest) -> bool:
+        return self.config.when_teacher_fails == "slm" and chat.controls.fallback is not False
 
     def body(self, begun: Begun) -> dict[str, Any]:
         """The whole answer. Raises ApiError."""
@@ -182,8 +132,10 @@ class Gateway:
                     yield event(encode(chunk))
                 yield event(DONE)
             status = "served"
-        except teacher_reply.Truncated:
-            status = "truncated"
+        except (teacher_reply.Truncated, TeacherDown) as broken:
+            status = "truncated" if isinstance(broken, teacher_reply.Truncated) else "failed"
+            if reply is not None:
+                reply.broke()
             raise
         except Exception:
             status = "failed"
@@ -195,59 +147,12 @@ class Gateway:
 
     def extension(self, begun: Begun) -> dict[str, Any]:
         """The `r2v` object of an answer."""
-        decision = begun.outcome.decision
-        proposal = decision.proposal or begun.step.proposal
-        return {
-            "route": begun.route,
-            "reason": begun.outcome.reason,
-            "would": begun.outcome.would,
-            "risk": begun.risk,
-            "score": decision.score,
-            "threshold": begun.threshold,
-            "operating_point": begun.point.name,
-            "features": "exact" if begun.conversation.exact else "rebuilt",
-            "calibrated": not begun.uncalibrated,
-            "uncalibrated": list(begun.uncalibrated),
-            "t": begun.context.t,
-            "escalations": begun.context.escalations,
-            "slm": None
-            if proposal is None
-            else {
-                "candidates": len(proposal.candidates),
-                "unparsable": begun.step.unparsable,
-                "prompt_tokens": proposal.prompt_tokens,
-                "completion_tokens": proposal.sampled_tokens,
-            },
-            "versions": {
-                "router": self.policy.version,
-                "policy": self.slm.version,
-                "teacher": self.teacher.version,
-            },
+        versions = {
+            "router": self.policy.version,
+            "policy": self.slm.version,
+            "teacher": self.teacher.version,
         }
-
-    def headers(self, begun: Begun) -> dict[str, str]:
-        """The headers of an answer."""
-        decision = begun.outcome.decision
-        told = {
-            "x-r2v-route": begun.route,
-            "x-r2v-reason": begun.outcome.reason,
-            "x-r2v-operating-point": begun.point.name,
-            "x-r2v-features": "exact" if begun.conversation.exact else "rebuilt",
-            "x-r2v-calibrated": ", ".join(["false", *begun.uncalibrated])
-            if begun.uncalibrated
-            else "true",
-            "x-r2v-overhead-ms": f"{begun.overhead_ms:.3f}",
-        }
-        numbers = {"risk": begun.risk, "score": decision.score, "threshold": begun.threshold}
-        for name, number in numbers.items():
-            if number is not None:
-                told[f"x-r2v-{name}"] = f"{number:.9g}"
-        if begun.outcome.would:
-            told["x-r2v-would"] = begun.outcome.would
-        if begun.route == "slm" and (ignored := begun.chat.ignored_by_slm):
-            told["x-r2v-ignored"] = ", ".join(ignored)[:500]
-        reply = begun.outcome.reply
-        return told if reply is None else {**reply.headers, **told}
+        return telling.extension(begun, versions)
 
     def abandoned(self, begun: Begun, status: str) -> None:
         """Nobody waits for this answer any more."""

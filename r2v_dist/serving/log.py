@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from r2v_dist.language_model import Answer
-from r2v_dist.messages import text_of
+from r2v_dist.serving.begun import Begun
 from r2v_dist.serving.costs import cost_of
-from r2v_dist.serving.gateway import Begun, Gateway
+from r2v_dist.serving.gateway import Gateway
 from r2v_dist.serving.state import Answered
 
 FLUSH_S = 0.5
@@ -189,9 +189,7 @@ def _row(begun: Begun, gateway: Gateway) -> dict[str, Any]:
         "uncalibrated": list(begun.uncalibrated),
         "max_steps": context.max_steps,
         "goal": context.goal,
-        "observation": context.observations[-1]
-        if context.t == 0
-        else text_of(begun.conversation.heard),
+        "observation": context.observations[-1],
         "action": begun.action.action if begun.action else "",
         "action_ids": begun.action.action_ids if begun.action else None,
         "policy": gateway.slm.version,

@@ -59,22 +59,23 @@ class Observing:
             raise ApiError(413, "feedback is at most 64 KiB", code="request_too_large")
         body = decode_object(raw)
         success, comment = _judgement(body)
-        begun = self._watch.judged(str(body.get("id")), success)
-        if begun is None or begun.caller.name != caller.name:
+        answer_id = str(body["id"])
+        answer = self._watch.judged(answer_id, caller.name, success)
+        if answer is None:
             raise ApiError(404, "no answer of that id is known", param="id", code="not_found")
         if self._log is not None:
             self._log.append(
                 {
                     "time": time.time(),
                     "kind": "feedback",
-                    "id": begun.id,
-                    "state": begun.state,
-                    "conversation": begun.conversation.root,
+                    "id": answer_id,
+                    "state": answer.state,
+                    "conversation": answer.conversation,
                     "success": success,
                     "comment": comment,
                 }
             )
-        return _json({"object": "r2v.feedback", "id": begun.id, "success": success})
+        return _json({"object": "r2v.feedback", "id": answer_id, "success": success})
 
     async def _rollouts(self, request: Request) -> Response:
         """The judged conversations as rollouts, an Arrow stream; `?form=rows` gives the log's own

@@ -68,6 +68,12 @@ class Reply:
     estimated: bool = False
     """The endpoint counts no tokens in streams."""
     _response: aiohttp.ClientResponse | None = field(default=None, repr=False)
+    _breaker: Breaker | None = field(default=None, repr=False)
+
+    def broke(self) -> None:
+        """The answer ended too early: the endpoint failed after all."""
+        if self._breaker is not None:
+            self._breaker.failed()
 
     def close(self) -> None:
         """End the connection; an answer under way is not waited for."""
@@ -201,6 +207,7 @@ class Upstream:
             events=_with_first(first, events),
             estimated=not self._usage_in_streams,
             _response=response,
+            _breaker=self.breaker,
         )
 
     async def _whole(self, response: aiohttp.ClientResponse, deadline: float) -> bytes:

@@ -4,21 +4,32 @@ not grow with traffic, and no label names a conversation or a caller.
 
 import time
 from collections import Counter, deque
+from dataclasses import dataclass
 from typing import Any
 
 from cachetools import LRUCache
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client import Counter as Counted
 
+from r2v_dist.serving.begun import Begun
 from r2v_dist.serving.costs import cost_of
 from r2v_dist.serving.drift import FeatureDrift, RiskTest, advice
-from r2v_dist.serving.gateway import Begun, Gateway
+from r2v_dist.serving.gateway import Gateway
 
 _BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0)
 _LATEST = 100
 _BINS = 20
 _JUDGEABLE = 100_000
 """Answers that feedback may be about, the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgeable:
+    """What is kept of an answer that feedback may be about."""
+
+    caller: str
+    state: bytes
+    conversation: bytes
 
 
 class Watch:
@@ -36,7 +47,7 @@ class Watch:
         self._risks = [0] * _BINS
         self._cost = Counter[str]()
         self._latest: deque[dict[str, Any]] = deque(maxlen=_LATEST)
-        self._answers: LRUCache[str, Begun] = LRUCache(_JUDGEABLE)
+        self._answers: LRUCache[str, Judgeable] = LRUCache(_JUDGEABLE)
         self._alone: LRUCache[bytes, float | None] = LRUCache(_JUDGEABLE)
 
     def answered(self, begun: Begun) -> None:
@@ -55,21 +66,22 @@ class Watch:
             if self.drift is not None:
                 self.drift.add(begun.predicted.features_F)
         if begun.id and begun.status == "served":
-            self._answers[begun.id] = begun
+            root = begun.conversation.root
+            self._answers[begun.id] = Judgeable(begun.caller.name, begun.state, root)
         self._note_alone(begun)
         self._latest.appendleft(_shown(begun))
 
-    def judged(self, answer_id: str, success: bool) -> Begun | None:
-        """Take feedback in about the conversation that ends with an answer; None where the answer
-        is not known."""
-        begun: Begun | None = self._answers.get(answer_id)
-        if begun is None:
+    def judged(self, answer_id: str, caller: str, success: bool) -> Judgeable | None:
+        """Take feedback in about the conversation that ends with an answer; None where this caller
+        was given no such answer."""
+        answer: Judgeable | None = self._answers.get(answer_id)
+        if answer is None or answer.caller != caller:
             return None
-        risk = self._alone.get(begun.state)
+        risk = self._alone.get(answer.state)
         if risk is not None:
             self.risk_test.add(risk, not success)
         self._metrics.feedback.labels(str(success).lower()).inc()
-        return begun
+        return answer
 
     def exposition(self) -> bytes:
         """For Prometheus."""

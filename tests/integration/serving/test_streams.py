@@ -145,6 +145,7 @@ def test_cases_20_21_a_broken_stream_ends_with_an_error_and_one_answers_text(fau
             assert b'"finish_reason":"stop"' not in raw.replace(b" ", b"")
             assert len(r.teacher.seen) == 1
             await until(lambda: served in (["truncated"], ["failed"]))
+            assert r.upstream.breaker._failures == 1
             client = AsyncOpenAI(base_url=f"{r.url}/v1", api_key="x", max_retries=0)
             stream = await client.chat.completions.create(
                 model="r2v-teacher", messages=USER, stream=True

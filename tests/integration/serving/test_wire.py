@@ -142,6 +142,9 @@ def test_case_06_unknown_keys_reach_the_teacher_and_are_told_at_the_slm() -> Non
             assert "x-r2v-ignored" not in taught.headers
             acted = await post(r, body(model="r2v-slm", foo=1, logit_bias={"5": 1}))
             assert acted.headers["x-r2v-ignored"] == "foo, logit_bias"
+            forged = await post(r, {"a\r\nset-cookie: b": 1} | body(model="r2v-slm"))
+            assert forged.headers["x-r2v-ignored"] == "a??set-cookie: b"
+            assert "set-cookie" not in forged.headers
             typo = await post(r, body(r2v={"operating_pont": "always"}))
             assert typo.status_code == 400
             assert "did you mean operating_point" in typo.json()["error"]["message"]
