@@ -73,7 +73,7 @@ class EnvRunner:
         equipment: Equipment | None = None,
     ) -> None:
         self._setup = setup
-        self._environment = load(setup.environment)
+        load(setup.environment)
         wait_s = setup.engine_wait_s
         slm = _player("slm", setup.slm, slm_calls, setup.slm_tokenizer, wait_s)
         teacher = _player("teacher", setup.teacher, teacher_calls, setup.teacher_tokenizer, wait_s)
@@ -162,28 +162,9 @@ class EnvRunner:
             yield world
 
     def _verifier(self, equipment: Equipment) -> Verifier | None:
-        config = equipment.verifier
-        slm = self._setup.slm
-        if config is None:
-            return None
-        if config.kind == "rules":
-            assert self._environment.rules is not None
-            return self._environment.rules()
-        if config.kind == "judge":
-            assert config.judge is not None
-            model = build_model(config.judge, "judge", None, "")
-            return JudgeVerifier(
-                model, config.attempts, max(JUDGE_TOKENS, config.judge.sampling.max_tokens)
-            )
-        assert equipment.scorers
-        tokenizer = load_tokenizer(self._setup.slm_tokenizer)
-        settings = slm.chat_template_kwargs
-        return TrainedVerifier(
-            equipment.scorers,
-            tokenizer,
-            slm.system_prompt,
-            self._setup.engine_wait_s,
-            settings,
+        setup = self._setup
+        return verifier_of(
+            equipment, setup.slm, setup.slm_tokenizer, setup.environment, setup.engine_wait_s
         )
 
     def _check_versions(self, unit: Unit, tree: Tree) -> None:
@@ -194,6 +175,32 @@ class EnvRunner:
                 raise RuntimeFailure(
                     f"the {role} answered as version {version}, this unit needs {needed}"
                 )
+
+
+def verifier_of(
+    equipment: Equipment,
+    slm: ModelConfig,
+    slm_tokenizer: str,
+    environment: EnvSource,
+    engine_wait_s: float,
+) -> Verifier | None:
+    """The verifier of an equipment, as whoever asks it sees it; None without one."""
+    config = equipment.verifier
+    if config is None:
+        return None
+    if config.kind == "rules":
+        rules = load(environment).rules
+        assert rules is not None
+        return rules()
+    if config.kind == "judge":
+        assert config.judge is not None
+        model = build_model(config.judge, "judge", None, "")
+        most_tokens = max(JUDGE_TOKENS, config.judge.sampling.max_tokens)
+        return JudgeVerifier(model, config.attempts, most_tokens)
+    assert equipment.scorers
+    tokenizer = load_tokenizer(slm_tokenizer)
+    settings = slm.chat_template_kwargs
+    return TrainedVerifier(equipment.scorers, tokenizer, slm.system_prompt, engine_wait_s, settings)
 
 
 def _player(

@@ -19,6 +19,7 @@ ENVIRONMENTS = {
     "textworld": "envs.textworld.spec:SPEC",
     "humaneval_plus": "envs.coding.spec:SPEC",
     "simulated": "envs.simulated.spec:SPEC",
+    "program": "envs.program.spec:SPEC",
 }
 _own: dict[str, EnvSpec] = {}
 """Environments of a user's own that this process has loaded, by their names."""

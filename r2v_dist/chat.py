@@ -8,20 +8,21 @@ a message spells a control token, its letters are encoded. A prompt is the same 
 template that asks for the date is told a fixed one.
 """
 
-import re
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from typing import Any, Protocol
 
+from r2v_dist.control_tokens import ControlTokens, joined, pieces
 from r2v_dist.errors import UsageError
+from r2v_dist.messages import Heard, Message, Messages, ToolCall, messages_of
 from r2v_dist.seeding import stable_hash
 
 _ANSWER = "\x00\x01\x00"
-_CUT = "\x00\x02\x00"
-"""Marks in rendered text. They contain no letter and no space, so that a template that changes case
-or trims text does not change them."""
+"""A mark in rendered text. It contains no letter and no space, so that a template that changes case
+or trims text does not change it."""
 _REMEMBERED_TURNS = 4096
 _TODAY = date(2024, 7, 26)
 """What templates take for the date where no clock is at hand."""
@@ -45,14 +46,17 @@ class ChatTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """The message to the agent (`user`) and the answer; `action_ids` are the ids that the model in
-    the role of `actor` sampled.
+    """What the agent heard (`user`) and the answer; `action_ids` are the ids that the model in
+    the role of `actor` sampled. An answer that calls tools has its `calls` and what it says beside
+    them (`content`); `action` is the text of both.
     """
 
-    user: str
+    user: Heard
     action: str
     actor: str = ""
     action_ids: tuple[int, ...] | None = None
+    calls: tuple[ToolCall, ...] = ()
+    content: str = ""
 
 
 def opening_message(goal: str, observation: str) -> str:
@@ -60,7 +64,21 @@ def opening_message(goal: str, observation: str) -> str:
     return f"Goal: {goal}\n{observation}"
 
 
-def prefix_group(history: Sequence[Turn], user: str) -> int:
+_GOAL = "Goal: "
+
+
+def goal_of(first: str, goal: str | None = None) -> tuple[str, str]:
+    """Goal and first observation in a first message that `opening_message` may have made: where it
+    did not, the message is both. A goal of several lines must be given."""
+    if goal is not None:
+        return goal, first.removeprefix(f"{_GOAL}{goal}\n")
+    if first.startswith(_GOAL):
+        said, _, rest = first.removeprefix(_GOAL).partition("\n")
+        return said, rest
+    return first, first
+
+
+def prefix_group(history: Sequence[Turn], user: Heard) -> int:
     """The conversations of one number begin alike: those of one (task, z) do, at every step."""
     return stable_hash(history[0].user if history else user)
 
@@ -82,17 +100,18 @@ class ChatFormat:
         template, for example `enable_thinking`.
         """
         self._tokenizer = tokenizer
+        self._control = ControlTokens(tokenizer)
         self._role = role
         self._settings = {"strftime_now": _TODAY.strftime} | dict(settings or {})
         # An episode encodes the same turns at every step, and the arms of a unit share most turns.
-        self._turns: dict[tuple[bool, str], list[int]] = {}
+        self._turns: dict[tuple[bool, Heard], list[int]] = {}
         self._system = system
 
-    def opening(self, user: str) -> list[int]:
+    def opening(self, user: Heard) -> list[int]:
         """Ids from the start of the conversation to where the assistant's first answer begins."""
         return self._remembered(True, user)
 
-    def continuation(self, user: str) -> list[int]:
+    def continuation(self, user: Heard) -> list[int]:
         """Ids from the end of one answer (its end-of-turn mark included) to where the next answer
         begins.
         """
@@ -135,9 +154,11 @@ class ChatFormat:
         """Ids of the answer: as sampled where this role gave it, else encoded from its text."""
         if turn.action_ids is not None and turn.actor == self._role:
             return list(turn.action_ids)
-        return self._encode(self._cut(turn.action))
+        if turn.calls:
+            return self._encode(self._called(turn))
+        return self._encode(self._control.cut(turn.action))
 
-    def prompt(self, history: Sequence[Turn], user: str) -> list[int]:
+    def prompt(self, history: Sequence[Turn], user: Heard) -> list[int]:
         """The whole prompt: the same ids as opening it and adding turn by turn."""
         messages = [*(turn.user for turn in history), user]
         ids = self.opening(messages[0])
@@ -145,23 +166,57 @@ class ChatFormat:
             ids += self.action_ids(turn) + self.continuation(following)
         return ids
 
-    def _remembered(self, opening: bool, user: str) -> list[int]:
+    def _remembered(self, opening: bool, user: Heard) -> list[int]:
         turn = (opening, user)
         if turn not in self._turns:
             if len(self._turns) >= _REMEMBERED_TURNS:
                 self._turns.clear()
-            cut = self._cut(user)
-            self._turns[turn] = self._encode(self._begun(cut) if opening else self._following(cut))
+            self._turns[turn] = self._encode(
+                self._begun(user) if opening else self._following(user)
+            )
         return list(self._turns[turn])
 
-    def _begun(self, user: str) -> str:
-        """The rendered text from the start of the conversation to where the answer begins."""
-        if not self._system:
-            return self._render([_message("user", user)], prompt=True)
-        if self._has_system_role:
-            messages = [_message("system", self._system), _message("user", user)]
-            return self._render(messages, prompt=True)
-        return self._render([_message("user", f"{self._system}\n\n{user}")], prompt=True)
+    def _begun(self, user: Heard) -> str:
+        """The rendered text from the start of the conversation to where the answer begins. A
+        system message that was heard stands in the place of this model's own."""
+        messages = [self._shown(message) for message in messages_of(user)]
+        if messages[0]["role"] != "system" and self._system:
+            messages.insert(0, _message("system", self._system))
+        if messages[0]["role"] == "system" and not self._has_system_role:
+            system, first, *others = messages
+            joined = f"{system['content']}\n\n{first['content']}"
+            messages = [_message(first["role"], joined), *others]
+        given = user.tools if isinstance(user, Messages) else ()
+        tools = [self._control.cut_within(json.loads(tool)) for tool in given]
+        return self._render(messages, prompt=True, tools=tools)
+
+    def _shown(self, message: Message) -> dict[str, Any]:
+        """A message as templates take it."""
+        shown = _message(message.role, self._control.cut(message.content))
+        if message.call is not None:
+            shown |= {"name": message.call.name, "tool_call_id": message.call.id}
+        return shown
+
+    def _called(self, turn: Turn) -> str:
+        """An answer that calls tools, as the template writes it."""
+        calls = [
+            {
+                "type": "function",
+                "id": call.id,
+                "function": {
+                    "name": self._control.cut_within(call.name),
+                    "arguments": self._control.cut_within(_arguments(call.arguments)),
+                },
+            }
+            for call in turn.calls
+        ]
+        answer = _message("assistant", self._control.cut(turn.content)) | {"tool_calls": calls}
+        user = _message("user", "x")
+        before = self._render([user], prompt=True)
+        written = self._render([user, answer], prompt=False)
+        if not written.startswith(before):
+            raise UsageError("the chat template changes earlier text where an answer calls tools")
+        return written[len(before) :].rstrip().removesuffix(self._ending)
 
     @cached_property
     def _has_system_role(self) -> bool:
@@ -172,13 +227,14 @@ class ChatFormat:
         except Exception:  # a boundary: a template is a program of somebody else's
             return False
 
-    def _following(self, user: str) -> str:
+    def _following(self, user: Heard) -> str:
         """The rendered text from the end mark of an answer to where the next answer begins. The
         system message stands at the start of a conversation only, also where the template would
         write it again at the last turn.
         """
         before = [_message("user", "x"), _message("assistant", _ANSWER)]
-        parts = self._render([*before, _message("user", user)], prompt=True).split(_ANSWER, 1)
+        heard = [self._shown(message) for message in messages_of(user)]
+        parts = self._render([*before, *heard], prompt=True).split(_ANSWER, 1)
         if len(parts) < 2:
             raise UsageError(
                 "the chat template leaves an earlier answer out or changes its letters"
@@ -199,7 +255,7 @@ class ChatFormat:
         if len(parts) < 2:
             raise UsageError("the chat template leaves an answer out or changes its letters")
         closing = parts[1].lstrip()
-        marks = [token for token in self._control if closing.startswith(token)]
+        marks = [token for token in self._control.tokens if closing.startswith(token)]
         mark = max(marks, key=len, default="")
         if not mark or len(self._encode(mark)) != 1:
             shown = closing.split("\n", 1)[0][:20]
@@ -225,49 +281,34 @@ class ChatFormat:
         added_special = [i for i, token in added if token.special]
         return frozenset([*self._tokenizer.all_special_ids, *added_special])
 
-    @cached_property
-    def _control(self) -> frozenset[str]:
-        """Control tokens, which no message may contain as tokens: special tokens, and added tokens
-        that the template writes."""
-        template = self._tokenizer.chat_template
-        source = template if isinstance(template, str) else str(template)
-        tokens = set(self._tokenizer.all_special_tokens)
-        for token in self._tokenizer.added_tokens_decoder.values():
-            if token.special or str(token) in source:
-                tokens.add(str(token))
-        return frozenset(token for token in tokens if token.strip())
-
-    @cached_property
-    def _spelled(self) -> re.Pattern[str]:
-        """Matches after the first letter of every control token, also where two overlap."""
-        spellings = []
-        for token in sorted(self._control):
-            spellings.append(f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})")
-        return re.compile("|".join(spellings) or "(?!)")
-
-    def _cut(self, text: str) -> str:
-        """The text, cut inside every control token that it spells."""
-        if not any(token in text for token in self._control):
-            return text
-        return self._spelled.sub(_CUT, text)
-
-    def _render(self, messages: list[dict[str, str]], prompt: bool) -> str:
+    def _render(
+        self, messages: list[dict[str, Any]], prompt: bool, tools: Sequence[Any] = ()
+    ) -> str:
         text: str = self._tokenizer.apply_chat_template(
             messages,
             tokenize=False,
             add_generation_prompt=prompt,
+            **({"tools": list(tools)} if tools else {}),
             **self._settings,
         )
-        return text
+        return joined(text)
 
     def _encode(self, text: str) -> list[int]:
         """Ids of a text. Its pieces between cuts are encoded apart, so that no control token
         arises across a cut."""
         ids: list[int] = []
-        for piece in text.split(_CUT):
+        for piece in pieces(text):
             ids += self._tokenizer.encode(piece, add_special_tokens=False)
         return ids
 
 
-def _message(role: str, content: str) -> dict[str, str]:
+def _message(role: str, content: str) -> dict[str, Any]:
     return {"role": role, "content": content}
+
+
+def _arguments(text: str) -> Any:
+    """Arguments as templates take them: an object; as they are written where they are none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from r2v_dist.chat import Turn
+from r2v_dist.messages import Heard, ToolCall
 
 
 class ContextLimitReached(Exception):
@@ -49,7 +50,7 @@ class Request:
     """
 
     history: tuple[Turn, ...]
-    user: str
+    user: Heard
     sampling: Sampling
     seed: int
     oracle: Callable[[], str | None] | None = field(default=None, compare=False)
@@ -62,11 +63,15 @@ class Candidate:
     """A proposed action: a result of `action_of`, never empty.
 
     `token_ids` exclude the end-of-turn mark; `logprobs` (nats) include it where it was sampled.
+    Where it calls tools, `calls` are the calls, `content` is what it says beside them, and `text`
+    is both (`messages.action_text`).
     """
 
     text: str
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+    content: str = ""
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,13 @@ def build_model(
         return OpenAIModel(config, role=role)
     assert calls
     tokenizer = load_tokenizer(tokenizer_path)
-    return VllmModel(
-        calls, tokenizer, config, role, eos_ids_of(Path(tokenizer_path)), engine_wait_s
-    )
+    parser = None
+    if config.tool_parser:
+        from actors.language_models.tool_parser import EngineToolParser  # with vLLM
+
+        parser = EngineToolParser(config.tool_parser, tokenizer_path, f"{role}.tool_parser")
+    eos_ids = eos_ids_of(Path(tokenizer_path))
+    return VllmModel(calls, tokenizer, config, role, eos_ids, engine_wait_s, parser)
 
 
 def eos_ids_of(folder: Path) -> list[int]:

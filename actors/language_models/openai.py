@@ -1,13 +1,16 @@
 """Any OpenAI-compatible chat endpoint as a language model. Its key is never logged or stored."""
 
 import asyncio
+import json
 from typing import Any
 
 from actors.language_models.endpoint import Endpoint, PromptFiltered
 from actors.language_models.reply import Choice
+from r2v_dist.chat import Turn
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import Answer, Candidate, Request, action_of, whole
+from r2v_dist.messages import Heard, Messages, ToolCall, action_text, messages_of
 
 _TELLING = ("length", "content_filter")
 """Reasons to end an answer that are the model's, though it holds no text."""
@@ -46,7 +49,7 @@ class OpenAIModel:
             usable = [
                 choice
                 for choice in reply.choices
-                if choice.text.strip() or choice.finish_reason in _TELLING
+                if choice.text.strip() or choice.calls or choice.finish_reason in _TELLING
             ]
             choices += usable[: wanted - len(choices)]
             prompt_tokens = prompt_tokens or reply.prompt_tokens
@@ -62,8 +65,7 @@ class OpenAIModel:
                         self._endpoint.described(f"HTTP 200 without text, finish_reason {reasons}")
                     )
                 await asyncio.sleep(self._backoff_s)
-        actions = [action_of(choice.text) for choice in choices]
-        candidates = tuple(Candidate(action) for action in actions if action)
+        candidates = tuple(made for choice in choices if (made := _candidate(choice)).text)
         return Answer(candidates, self._config.model, prompt_tokens, generated=generated)
 
     def _body(self, request: Request, n: int, earlier: int) -> dict[str, Any]:
@@ -73,11 +75,12 @@ class OpenAIModel:
             if self._config.system_prompt
             else []
         )
+        heard = [*(turn.user for turn in request.history), request.user]
+        if any(message.role == "system" for message in messages_of(heard[0])):
+            messages = []  # that of the conversation stands in its place
         for turn in request.history:
-            messages += [
-                {"role": "user", "content": whole(turn.user)},
-                {"role": "assistant", "content": whole(turn.action)},
-            ]
+            messages += [*_heard(turn.user), _said(turn)]
+        tools = heard[0].tools if isinstance(heard[0], Messages) else ()
         sampling = request.sampling
         chosen = self._config.sampling
         settings = {
@@ -90,8 +93,42 @@ class OpenAIModel:
         }
         return {
             "model": self._config.model,
-            "messages": [*messages, {"role": "user", "content": whole(request.user)}],
+            "messages": [*messages, *_heard(request.user)],
+            **({"tools": [json.loads(tool) for tool in tools]} if tools else {}),
             "n": n,
             chosen.max_tokens_field: sampling.max_tokens,
             **{name: value for name, value in settings.items() if value is not None},
         }
+
+
+def _candidate(choice: Choice) -> Candidate:
+    """What a choice proposes; its text is empty where that is no action."""
+    said = action_of(choice.text)
+    if not choice.calls:
+        return Candidate(said)
+    text = whole(action_text(said, choice.calls))
+    return Candidate(text, calls=choice.calls, content=said)
+
+
+def _heard(heard: Heard) -> list[dict[str, Any]]:
+    """Messages to the model, as an endpoint takes them."""
+    shown: list[dict[str, Any]] = []
+    for message in messages_of(heard):
+        one: dict[str, Any] = {"role": message.role, "content": whole(message.content)}
+        if message.call is not None:
+            one["tool_call_id"] = message.call.id
+        shown.append(one)
+    return shown
+
+
+def _said(turn: Turn) -> dict[str, Any]:
+    """An earlier answer, as an endpoint takes it."""
+    if not turn.calls:
+        return {"role": "assistant", "content": whole(turn.action)}
+    calls = [_call(call) for call in turn.calls]
+    return {"role": "assistant", "content": whole(turn.content) or None, "tool_calls": calls}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": whole(call.arguments)}
+    return {"id": call.id, "type": "function", "function": function}

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
+from r2v_dist.messages import ToolCall
+
 _MOST_TOKENS = 10_000_000
 """Of one reply; an episode's sum has to fit a 32-bit column."""
 QUOTED_LETTERS = 4000
@@ -17,10 +19,11 @@ QUOTED_LETTERS = 4000
 
 @dataclass(frozen=True)
 class Choice:
-    """One answer of an endpoint: its text, and why it ended."""
+    """One answer of an endpoint: its text, why it ended, and the tools that it calls."""
 
     text: str
     finish_reason: str
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,23 @@ def _choice(choice: object) -> Choice:
         raise Unusable(
             f"HTTP 200 with a choice that holds no message: {json.dumps(choice)[:QUOTED_LETTERS]}"
         )
-    return Choice(_content(message.get("content")), str(choice.get("finish_reason") or ""))
+    calls = message.get("tool_calls")
+    return Choice(
+        _content(message.get("content")),
+        str(choice.get("finish_reason") or ""),
+        tuple(filter(None, map(_call, calls))) if isinstance(calls, list) else (),
+    )
+
+
+def _call(call: object) -> ToolCall | None:
+    """A call of a tool; None where it names none."""
+    function = call.get("function") if isinstance(call, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict) or not isinstance(name, str):
+        return None
+    arguments = function.get("arguments")
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments or {})
+    return ToolCall(name, text, str(call.get("id") or ""))
 
 
 def _content(content: object) -> str:

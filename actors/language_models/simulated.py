@@ -8,6 +8,7 @@ import re
 from statistics import NormalDist
 
 from r2v_dist.language_model import Answer, Candidate, Request, TopTokens
+from r2v_dist.messages import text_of
 
 _ERROR = re.compile(r"error|failed|traceback", re.IGNORECASE)
 
@@ -65,7 +66,7 @@ class SimulatedModel:
         rates = [self._failure_rate]
         if request.perturbed and self._perturbed is not None:
             rates.append(self._perturbed)
-        if self._after_error is not None and _ERROR.search(request.user):
+        if self._after_error is not None and _ERROR.search(text_of(request.user)):
             rates.append(self._after_error)
         return max(rates)
 

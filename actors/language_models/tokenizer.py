@@ -62,10 +62,9 @@ class LightTokenizer:
         assert not tokenize
         text: str = self._compiled.render(
             messages=conversation,
-            tools=None,
             documents=None,
             add_generation_prompt=add_generation_prompt,
-            **(self._token_names | settings),
+            **({"tools": None} | self._token_names | settings),
         )
         return text
 

@@ -20,6 +20,7 @@ from r2v_dist.language_model import (
     action_of,
     whole,
 )
+from r2v_dist.messages import Messages
 
 Reply = tuple[str, EngineAnswer | RequestFailed]
 """The engine's version and what it made of a request."""
@@ -39,6 +40,12 @@ class EngineCall(Protocol):
         ...
 
 
+class ToolParser(Protocol):
+    """Finds the calls of tools in a candidate's text."""
+
+    def read(self, candidate: Candidate, tools: tuple[str, ...], /) -> Candidate: ...
+
+
 class VllmModel:
     """The engines of a model as seen from an env runner: tokenises here, and sends what has piled
     up for an engine in one call.
@@ -55,8 +62,10 @@ class VllmModel:
         role: str,
         eos_ids: Collection[int] = (),
         wait_s: float = 600.0,
+        tool_parser: ToolParser | None = None,
     ) -> None:
         self._role = role
+        self._tool_parser = tool_parser
         self._ids = (f"{uuid.uuid4().hex}-{number}" for number in count())
         self._tokenizer = tokenizer
         self._config = config
@@ -97,12 +106,16 @@ class VllmModel:
         version, answer = await self._router.ask(group, engine_request)
         if isinstance(answer, RequestFailed):
             raise RuntimeFailure(f"the {self._role} engine: {answer.reason}")
-        return self._read(version, engine_request, answer)
+        return self._read(version, engine_request, answer, _tools_of(request))
 
-    def _read(self, version: str, request: EngineRequest, answer: EngineAnswer) -> Answer:
+    def _read(
+        self, version: str, request: EngineRequest, answer: EngineAnswer, tools: tuple[str, ...]
+    ) -> Answer:
         candidates = []
         for ids, logprobs in zip(answer.token_ids, answer.logprobs, strict=True):
             candidate = self._candidate(ids, logprobs)
+            if candidate is not None and tools and self._tool_parser is not None:
+                candidate = self._tool_parser.read(candidate, tools)
             if candidate is not None:
                 candidates.append(candidate)
         generated = sum(map(len, answer.token_ids))
@@ -135,6 +148,12 @@ class VllmModel:
             return whole(self._tokenizer.decode(ids[place:])).rstrip().endswith(action)
 
         return bisect.bisect_left(range(len(ids)), True, key=lambda place: not holds(place)) - 1
+
+
+def _tools_of(request: Request) -> tuple[str, ...]:
+    """The tools of a conversation, which are told at its start."""
+    first = request.history[0].user if request.history else request.user
+    return first.tools if isinstance(first, Messages) else ()
 
 
 def _asker(call: EngineCall) -> Callable[[list[EngineRequest]], Arrivals[Reply]]:

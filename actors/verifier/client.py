@@ -7,6 +7,7 @@ from actors.batching import Arrivals, all_at_once
 from actors.routing import Router, ServerLost
 from r2v_dist.chat import ChatFormat, Turn, prefix_group
 from r2v_dist.language_model import Candidate
+from r2v_dist.messages import Heard
 
 State = tuple[list[int], list[list[int]]]
 """A prompt and the answers to it."""
@@ -53,13 +54,16 @@ class TrainedVerifier:
         self._router = Router([_asker(call) for call in calls], "the verifier", wait_s)
 
     async def score(
-        self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]
+        self, history: Sequence[Turn], user: Heard, candidates: Sequence[Candidate]
     ) -> tuple[float, ...]:
         """V of every candidate. Raises RuntimeFailure when the actor does not answer."""
         if not candidates:
             return ()
         answers = [
-            tuple(self._chat.action_ids(Turn(user, c.text, "slm", c.token_ids)) + self._end)
+            tuple(
+                self._chat.action_ids(Turn(user, c.text, "slm", c.token_ids, c.calls, c.content))
+                + self._end
+            )
             for c in candidates
         ]
         distinct = list(dict.fromkeys(answers))  # candidates often agree

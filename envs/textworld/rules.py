@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from r2v_dist.chat import Turn
 from r2v_dist.language_model import Candidate
+from r2v_dist.messages import Heard, text_of
 
 _COMMANDS = tuple(
     re.compile(pattern)
@@ -45,11 +46,12 @@ class TextWorldRules:
         self._refused_again = refused_again
 
     async def score(
-        self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]
+        self, history: Sequence[Turn], user: Heard, candidates: Sequence[Candidate]
     ) -> tuple[float, ...]:
         """V of every candidate."""
-        seen = " ".join([*(turn.user for turn in history), user]).lower()
-        refused = {history[-1].action.strip().lower()} if history and _refused(user) else set()
+        latest = text_of(user)
+        seen = " ".join([*(text_of(turn.user) for turn in history), latest]).lower()
+        refused = {history[-1].action.strip().lower()} if history and _refused(latest) else set()
         return tuple(
             self._score(candidate.text.strip().lower(), seen, refused) for candidate in candidates
         )

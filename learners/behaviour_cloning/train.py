@@ -57,7 +57,8 @@ def build_dataset(rollouts: Path, chat: ChatFormat, max_length: int) -> Any:
         if not episode[0]["success"]:
             continue
         turns = [Turn(row["observation"], row["action"], row["actor"]) for row in episode]
-        turns[0] = replace(turns[0], user=opening_message(episode[0]["goal"], turns[0].user))
+        first = opening_message(episode[0]["goal"], episode[0]["observation"])
+        turns[0] = replace(turns[0], user=first)
         sequence = episode_sequence(chat, turns, [True] * len(turns), max_length)
         learned = zip(sequence.input_ids, sequence.completion_mask, strict=True)
         rows["input_ids"].append(sequence.input_ids)

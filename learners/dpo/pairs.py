@@ -20,6 +20,7 @@ import pyarrow as pa
 from r2v_dist.chat import Turn
 from r2v_dist.labels import branch_values
 from r2v_dist.labels.branch_values import TURNS, BranchValue, Source
+from r2v_dist.messages import text_of
 from r2v_dist.seeding import rng_for
 from r2v_dist.storage import arrow_file as table_file
 
@@ -235,7 +236,7 @@ def _second_view(state: BranchValue, met: Sequence[BranchValue]) -> View | str:
 
 
 def _text(state: BranchValue) -> list[str]:
-    return [*(turn.user for turn in state.history), state.user]
+    return [*(text_of(turn.user) for turn in state.history), state.user]
 
 
 def _to_table(kept: Sequence[_Kept], scored_by: str) -> pa.Table:

@@ -24,6 +24,7 @@ from r2v_dist.language_model import (
     Request,
     Sampling,
 )
+from r2v_dist.messages import Heard, Message, Messages, ToolCall, read_action, with_text
 from r2v_dist.router.names import ORACLE
 from r2v_dist.router.registry import SINGLE_SAMPLE, RouterModels, build_router
 from r2v_dist.router.step_context import StepContext
@@ -93,7 +94,7 @@ class _Playing:
         self.steps: list[Step] = []
         self.now = world.reset()
         self.goal = str(self.now.info["goal"])
-        self.user = opening_message(self.goal, self.now.observation)
+        self.user = _heard(self.now, opening_message(self.goal, self.now.observation))
         self.history = tuple[Turn, ...]()
 
     async def to_the_end(self) -> Episode:
@@ -209,14 +210,20 @@ class _Playing:
             max_steps=self.unit.task.max_steps,
             budget=self.cast.models.budgets.get(self.arm.router),
             verifier_bests=tuple(max(s.verifier_scores, default=math.nan) for s in self.steps),
+            actors=tuple(s.actor for s in self.steps),
+            scores=tuple(s.score for s in self.steps),
         )
 
     def _advance(self, step: Step, chosen: Candidate, now: Transition) -> None:
         self.steps.append(
             replace(step, executed=bool(now.info["executed"]), drift=step.drift or self.world.drift)
         )
-        self.history = (*self.history, Turn(self.user, chosen.text, step.actor, chosen.token_ids))
-        self.user = now.observation
+        content, calls = chosen.content, chosen.calls
+        if not calls and "<tool_call>" in chosen.text:
+            content, calls = read_action(chosen.text)
+        turn = Turn(self.user, chosen.text, step.actor, chosen.token_ids, calls, content)
+        self.history = (*self.history, turn)
+        self.user = _heard(now, now.observation, calls)
         self.now = now
 
 
@@ -249,6 +256,17 @@ async def _true_risk(
         for step in steps:  # back to where this arm was, from memory
             world.step(step.action)
     return world.tree.risks[here]
+
+
+def _heard(now: Transition, text: str, calls: tuple[ToolCall, ...] = ()) -> Heard:
+    """What the agent hears: the text, or the messages that an environment gives beside it. A call
+    that a fault kept from its tool is answered as a tool answers."""
+    given: Heard | None = now.info.get("heard")
+    if given is not None:
+        return with_text(given, now.observation)
+    if calls and not now.info["executed"]:
+        return Messages(tuple(Message("tool", text, call) for call in calls))
+    return text
 
 
 def _step(choice: StepDecision, now: Transition, prefix: int, drift: bool) -> Step:

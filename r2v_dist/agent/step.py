@@ -31,7 +31,8 @@ class Models(Protocol):
 @dataclass(frozen=True)
 class StepDecision:
     """Who acts and how. `chosen` is None where the actor has no action to offer; `chosen_index` is
-    the proposal's candidate that acts if the SLM does, None without one.
+    the proposal's candidate that acts if the SLM does, None without one. `held`: hysteresis decided
+    against the score.
     """
 
     actor: str
@@ -41,6 +42,7 @@ class StepDecision:
     verifier_scores: tuple[float, ...] = ()
     chosen_index: int | None = None
     score: float | None = None
+    held: bool = False
 
     @classmethod
     def of_teacher(cls, answer: Answer) -> "StepDecision":
@@ -62,16 +64,18 @@ async def decide(router: Router, context: StepContext, models: Models) -> StepDe
         )
     decision = router.decide(context, slm.proposal if slm else None)
     if not decision.escalate:
-        return replace(slm or await _of_slm(models), score=decision.score)
+        acting = slm or await _of_slm(models)
+        return replace(acting, score=decision.score, held=decision.held)
     taught = StepDecision.of_teacher(await models.teach())
     if slm is None:
-        return replace(taught, score=decision.score)
+        return replace(taught, score=decision.score, held=decision.held)
     return replace(
         slm,
         actor=taught.actor,
         chosen=taught.chosen,
         teacher_tokens=taught.teacher_tokens,
         score=decision.score,
+        held=decision.held,
     )
 
 

@@ -21,6 +21,7 @@ from r2v_dist.cli.logs import logs
 from r2v_dist.cli.report import report
 from r2v_dist.cli.rollouts import rollouts
 from r2v_dist.cli.run import run
+from r2v_dist.cli.serve import serve
 from r2v_dist.cli.stop import stop
 from r2v_dist.cli.submit import submit
 from r2v_dist.errors import RuntimeFailure, UsageError, explain, harmless
@@ -35,6 +36,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     certify,
     rollouts,
     export,
+    serve,
     doctor,
 )
 _INTERRUPTED = 130

@@ -94,6 +94,9 @@ class ModelConfig(Section):
     retry_s: float = Field(300.0, gt=0, le=1e6)
     """`openai`: the longest time for all attempts of a request, with the waits that the endpoint
     demands. It must be below cluster.unit_timeout_s."""
+    tool_parser: str = ""
+    """`vllm`: the name of vLLM's parser of this model's tool calls, for example `hermes`; empty
+    where the model calls no tools."""
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Variables of the chat template, for example {enable_thinking: false}. `openai`: sent
     along, if there are any."""
@@ -140,8 +143,9 @@ class ModelConfig(Section):
         """The keys that decide the model's answers; the other keys say where and how fast."""
         content = self.model_dump(mode="json", exclude=set(_OPERATIONAL))
         # Newer keys count only where they are set, so that stages of older runs stay complete.
-        if not self.chat_template_kwargs:
-            del content["chat_template_kwargs"]
+        for name in ("chat_template_kwargs", "tool_parser"):
+            if not getattr(self, name):
+                del content[name]
         for name in ("max_tokens_field", "send_seed"):
             if getattr(self.sampling, name) == SamplingConfig.model_fields[name].default:
                 del content["sampling"][name]

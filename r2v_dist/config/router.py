@@ -19,6 +19,18 @@ def _as_stored(given: Any) -> Any:
     return "dissent" if given == "disagreement" else given
 
 
+class HysteresisConfig(Section):
+    """How often r2v may change who acts, in evaluation and serving alike. A switch to the teacher
+    has it read a conversation that its prefix cache does not hold."""
+
+    minimum_hold: int = Field(1, ge=1, le=10_000)
+    """Steps that an actor goes on after a switch, the first included."""
+    releases: int = Field(1, ge=1, le=10_000)
+    """Decisions in a row for the SLM before the teacher gives way."""
+    most_switches: int | None = Field(None, ge=0, le=10_000)
+    """Most switches of an episode; null for no limit."""
+
+
 class RouterConfig(Section):
     """The router learner (docs/method.md, section 7)."""
 
@@ -80,6 +92,8 @@ class RouterConfig(Section):
     """Without effect: a router that is killed while it trains starts again. Runs of earlier
     versions name it, and are told apart by it.
     """
+    hysteresis: HysteresisConfig | None = None
+    """null: every step is decided by its score alone."""
     deepspeed: Annotated[DeepSpeedConfig, BeforeValidator(_for_a_router)] = DeepSpeedConfig(
         zero_stage=0, threads_per_rank=1
     )
@@ -90,7 +104,10 @@ class RouterConfig(Section):
 
     def as_before(self) -> dict[str, Any]:
         """The keys that named a stage in earlier versions."""
-        return self.model_dump(mode="json") | {"deepspeed": self.deepspeed.as_before()}
+        # A newer key counts only where it is set, so that stages of older runs stay complete.
+        newer = {"hysteresis"} if self.hysteresis is None else set()
+        named = self.model_dump(mode="json", exclude=newer)
+        return named | {"deepspeed": self.deepspeed.as_before()}
 
     @property
     def tail(self) -> float:

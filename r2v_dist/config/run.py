@@ -2,8 +2,8 @@
 imports nothing heavy.
 
 `load_config(path, overrides)` is the only entrance. Invariant: keys that decide an outcome are part
-of `content_hash`; keys that say where and how fast the work is done (`cluster`, `run_dir`) are not,
-so that a run can be resumed on another machine.
+of `content_hash`; keys that say where and how fast the work is done (`cluster`, `run_dir`), or how
+the result is served (`serve`), are not, so that a run can be resumed on another machine.
 """
 
 import json
@@ -23,6 +23,7 @@ from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.config.places import RunPlace
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.config.sandbox import SandboxConfig
+from r2v_dist.config.serve import ServeConfig
 from r2v_dist.config.verifier import VerifierConfig
 from r2v_dist.config.yaml_file import read_mapping
 from r2v_dist.router.names import BY_NAME
@@ -60,6 +61,7 @@ class RunConfig(Section):
     """
     sandbox: SandboxConfig = SandboxConfig()
     cluster: ClusterConfig = ClusterConfig()
+    serve: ServeConfig = ServeConfig()
 
     @property
     def simulated(self) -> bool:
@@ -145,7 +147,9 @@ class RunConfig(Section):
     def content_hash(self) -> str:
         """Hash of everything that decides an outcome."""
         apart = {"env", "slm", "teacher", "verifier"}
-        content = self.model_dump(mode="json", exclude={"cluster", "run_dir", "name", *apart})
+        content = self.model_dump(
+            mode="json", exclude={"cluster", "run_dir", "name", "serve", *apart}
+        )
         content |= {"sandbox": self.sandbox.content(), "bc": self.bc.content()}
         content["dpo"] = self.dpo and self.dpo.content()
         content["router"] = self.router and self.router.content()

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from r2v_dist.chat import Turn
+from r2v_dist.messages import text_of
 from r2v_dist.storage import arrow_file as table_file
 
 SCHEMA_VERSION = "1"
@@ -160,7 +161,7 @@ def turn_rows(turns: Sequence[Turn]) -> list[dict[str, Any]]:
     """A conversation as values of TURNS."""
     return [
         {
-            "user": turn.user,
+            "user": text_of(turn.user),
             "action": turn.action,
             "actor": turn.actor,
             "action_ids": turn.action_ids,

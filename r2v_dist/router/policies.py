@@ -10,10 +10,12 @@ from r2v_dist.router.step_context import StepContext
 
 @dataclass(frozen=True)
 class Decision:
-    """What the router chose, and the score it chose by."""
+    """What the router chose, and the score it chose by. `held`: the score alone would have chosen
+    otherwise."""
 
     escalate: bool
     score: float | None
+    held: bool = False
 
 
 class Router(Protocol):

@@ -27,6 +27,7 @@ from r2v_dist.router.policies import (
 from r2v_dist.router.query_features import query_features
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import StepContext
+from r2v_dist.router.switching import Held, Hysteresis
 
 
 def risk_of_step(model: RouterModel) -> Callable[[StepContext, Answer], float]:
@@ -48,12 +49,13 @@ class RouterModels:
     """Trained routers by (name, training seed), and what binds routers of a name.
 
     `latched`: their first escalation is for good. `budgets`: the most teacher calls of theirs in an
-    episode; the contexts they see must say so too.
+    episode; the contexts they see must say so too. `hysteresis`: how often who acts may change.
     """
 
     trained: Mapping[tuple[str, int], RouterModel] = field(default_factory=dict)
     latched: frozenset[str] = frozenset()
     budgets: Mapping[str, int] = field(default_factory=dict)
+    hysteresis: Mapping[str, Hysteresis] = field(default_factory=dict)
     oracle_branches: int = 4
     """Branches from every state at which the oracle decides."""
 
@@ -85,6 +87,8 @@ def build_router(
     """
     models = models or RouterModels()
     router = _unbound(name, threshold, models, training_seed)
+    if name in models.hysteresis and threshold is not None:
+        router = Held(router, models.hysteresis[name], threshold)
     if name in models.latched:
         router = Latched(router)
     return Capped(router, models.budgets[name]) if name in models.budgets else router

@@ -14,7 +14,8 @@ class StepContext:
     one fewer. `verifier_scores` belong to this step's candidates, in their order, and are empty
     without a verifier; `chosen_index` is the candidate that acts if the SLM does, the first where
     nobody verifies; `verifier_bests` are the best scores of the earlier steps (nan where nothing
-    was scored). `budget` is the most teacher calls this episode may make; `max_steps` and
+    was scored). `actors` and `scores` are who acted at the earlier steps, and the router's scores
+    there, None where it gave none; only hysteresis reads them. `budget` is the most teacher calls this episode may make; `max_steps` and
     `budget` are None where there is no limit. `true_risk` is what independent branches from here
     say; the oracle alone has it.
     """
@@ -31,3 +32,5 @@ class StepContext:
     chosen_index: int = 0
     verifier_bests: tuple[float, ...] = ()
     true_risk: float | None = None
+    actors: tuple[str, ...] = ()
+    scores: tuple[float | None, ...] = ()

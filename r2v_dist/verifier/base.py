@@ -11,13 +11,14 @@ from typing import Protocol
 
 from r2v_dist.chat import Turn
 from r2v_dist.language_model import Candidate
+from r2v_dist.messages import Heard
 
 
 class Verifier(Protocol):
     """Scores the candidates of one state as one batch; best-of-K executes the `preferred` one."""
 
     async def score(
-        self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]
+        self, history: Sequence[Turn], user: Heard, candidates: Sequence[Candidate]
     ) -> tuple[float, ...]:
         """V of every candidate, in order. Raises RuntimeFailure when a back end does not answer
         within its deadline.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from r2v_dist.chat import Turn
 from r2v_dist.language_model import Candidate, LanguageModel, Request, Sampling, without_reasoning
+from r2v_dist.messages import Heard, text_of
 from r2v_dist.seeding import stable_hash
 
 JUDGE_TOKENS = 256
@@ -48,7 +49,7 @@ class JudgeVerifier:
         return counts
 
     async def score(
-        self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]
+        self, history: Sequence[Turn], user: Heard, candidates: Sequence[Candidate]
     ) -> tuple[float, ...]:
         """V of every candidate."""
         if not candidates:
@@ -69,13 +70,13 @@ class JudgeVerifier:
         return (self.UNDECIDED,) * len(candidates)
 
 
-def judge_prompt(history: Sequence[Turn], user: str, candidates: Sequence[Candidate]) -> str:
+def judge_prompt(history: Sequence[Turn], user: Heard, candidates: Sequence[Candidate]) -> str:
     """The whole question as one message."""
     lines = []
     for turn in history:
-        lines.append(f"world: {turn.user}")
+        lines.append(f"world: {text_of(turn.user)}")
         lines.append(f"agent: {turn.action}")
-    lines.append(f"world: {user}")
+    lines.append(f"world: {text_of(user)}")
     numbered = []
     for i, candidate in enumerate(candidates, start=1):
         numbered.append(f"{i}. {json.dumps(candidate.text)}")

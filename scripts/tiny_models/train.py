@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from r2v_dist.chat import ChatFormat
+from r2v_dist.messages import text_of
 from scripts.tiny_models.card import CARD
 from scripts.tiny_models.transcripts import (
     LM_WEIGHT,
@@ -240,7 +241,7 @@ def main() -> None:
     texts: list[str] = []
     for transcript in learned:
         for turn in transcript.turns:
-            texts += [turn.user, turn.action]
+            texts += [text_of(turn.user), turn.action]
     tokenizer = train_tokenizer(texts, 1024)
     model = build_model(recipe, tokenizer).to(args.device)
     chat = ChatFormat(tokenizer, "slm")

@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from learners.common.sequences import episode_sequence
 from r2v_dist.chat import ChatFormat, Turn
+from r2v_dist.messages import text_of
 from r2v_dist.seeding import rng_for
 
 LM_WEIGHT = 0.3
@@ -112,7 +113,7 @@ class RenumberedBatches(IterableDataset[Batch]):
         self._numbers: list[str] = []
         for transcript in transcripts[:500]:
             for turn in transcript.turns:
-                self._numbers += [match[2] for match in _NUMBERED.finditer(turn.user)]
+                self._numbers += [match[2] for match in _NUMBERED.finditer(text_of(turn.user))]
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -142,7 +143,9 @@ class RenumberedBatches(IterableDataset[Batch]):
 
     def _row(self, transcript: Transcript, rng: random.Random) -> tuple[list[int], list[float]]:
         renumber = Renumber(rng, self._numbers)
-        turns = [Turn(renumber(turn.user), renumber(turn.action)) for turn in transcript.turns]
+        turns = [
+            Turn(renumber(text_of(turn.user)), renumber(turn.action)) for turn in transcript.turns
+        ]
         imitated = [self._imitate_detours or by_expert for by_expert in transcript.expert]
         sequence = episode_sequence(self._chat, turns, imitated, MAX_LENGTH)
         weights = [1.0 if is_action else LM_WEIGHT for is_action in sequence.completion_mask]

@@ -18,6 +18,7 @@ from tests.sandboxes import require_bubblewrap
 FAST = {
     "capacity": ["--gpus=2", "--places=2"],
     "env": ["--repeats=1", "--games=1", "--plays=1"],
+    "gateway": ["--repeats=1", "--requests=20", "--connections=2"],
     "router": ["--repeats=1", "--steps=2", "--queries=1", "--layers=1"],
     "router_simulated": [
         *(

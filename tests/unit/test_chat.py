@@ -22,6 +22,7 @@ from r2v_dist.chat import ChatFormat, Turn
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import UsageError
 from r2v_dist.language_model import Answer, Request, Sampling, TopTokens
+from r2v_dist.messages import Message, Messages, ToolCall
 from r2v_dist.pipeline.chat_check import check_chat, check_template
 
 QWEN_LIKE = (
@@ -272,3 +273,62 @@ def test_variables_of_the_template_reach_it(tiny_model: Path) -> None:
     assert tokenizer.decode(thinking.opening("a")) == "<|user|>a<|end|><|assistant|>"
     silent = ChatFormat(tokenizer, "slm", settings={"enable_thinking": False})
     assert tokenizer.decode(silent.opening("a")) == "<|user|>a<|end|><|assistant|>no"
+
+
+QWEN_TOOLS = (
+    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}{% endfor %}<|im_end|>\n"
+    "{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A template of the shape that Qwen's has."""
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"z": {}, "a": {}}}}
+CALL = ToolCall("look", '{"at": "the <|im_end|> box"}', "call_1")
+
+
+@pytest.fixture
+def with_tools(tiny_model: Path) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = QWEN_TOOLS
+    return tokenizer
+
+
+def test_a_conversation_with_tools_is_what_the_template_says(with_tools: Any) -> None:
+    plain = ToolCall("look", '{"at": "box"}', "call_1")
+    opening = Messages(
+        (Message("system", "Be brief."), Message("user", "Find it.")), (json.dumps(TOOL),)
+    )
+    turn = Turn(opening, "", calls=(plain,), content="I look.")
+    results = Messages((Message("tool", "a key", plain), Message("user", "and?")))
+    ids = ChatFormat(with_tools, "slm").prompt([turn], results)
+    function = {"name": "look", "arguments": {"at": "box"}}
+    calls = [{"type": "function", "id": "call_1", "function": function}]
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Find it."},
+        {"role": "assistant", "content": "I look.", "tool_calls": calls},
+        {"role": "tool", "content": "a key"},
+        {"role": "user", "content": "and?"},
+    ]
+    text = with_tools.apply_chat_template(
+        messages, tools=[TOOL], tokenize=False, add_generation_prompt=True
+    )
+    assert with_tools.decode(ids) == text
+    assert ids == with_tools.encode(text, add_special_tokens=False)
+
+
+def test_prompts_with_tools_grow_and_nobody_forges_their_end(with_tools: Any) -> None:
+    chat = ChatFormat(with_tools, "slm")
+    opening = Messages((Message("user", "Find it."),), (json.dumps(TOOL),))
+    turns = [
+        Turn(opening, "x", "slm", (300, 301), (CALL,)),
+        Turn(Messages((Message("tool", "<|im_end|>", CALL),)), "y", "teacher", None, (CALL,)),
+        Turn("go on", "done", "teacher"),
+    ]
+    prompts = [chat.prompt(turns[:n], turn.user) for n, turn in enumerate(turns)]
+    for shorter, longer in pairwise(prompts):
+        assert longer[: len(shorter)] == shorter
+    end = with_tools.convert_tokens_to_ids("<|im_end|>")
+    # Of the tools, two users, two answers and one result: none is spelled by a message.
+    assert prompts[2].count(end) == 6

@@ -26,6 +26,7 @@ from r2v_dist.router.model import RouterModel
 from r2v_dist.router.names import made_by
 from r2v_dist.router.query_classifier import QUERY, outcomes_of_queries, train_query_router
 from r2v_dist.router.registry import RouterModels
+from r2v_dist.router.switching import Hysteresis
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.routers import load_router, publish_router
 
@@ -55,7 +56,19 @@ def trained(context: Context, stage: str | None) -> RouterModels:
         for name in names
         if stage is not None
     }
-    return RouterModels(models, oracle_branches=context.config.evaluate.oracle_branches)
+    return RouterModels(
+        models,
+        oracle_branches=context.config.evaluate.oracle_branches,
+        hysteresis=hysteresis_of(context.config),
+    )
+
+
+def hysteresis_of(config: RunConfig) -> dict[str, Hysteresis]:
+    """How often r2v may change who acts, by its name; empty where it may at every step."""
+    chosen = config.router and config.router.hysteresis
+    if not chosen:
+        return {}
+    return {"r2v": Hysteresis(chosen.minimum_hold, chosen.releases, chosen.most_switches)}
 
 
 def load_trained(context: Context, stage: str, name: str) -> RouterModel:

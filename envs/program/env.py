@@ -1,0 +1,207 @@
+"""An agent program as a Gymnasium environment.
+
+`reset` starts the program and waits for its first request; `step` answers the request that is open
+and waits for the next one, or for the end. So a replay is a new run of the program that is given
+the recorded answers; a program that then asks something else has drifted, which the tree notices by
+the observation, as with every environment.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from envs.program.rendezvous import Asked, Rendezvous
+from envs.spaces import UnicodeText
+from r2v_dist.chat import goal_of
+from r2v_dist.messages import Heard, Messages, text_of
+from r2v_dist.serving.conversation import read_conversation
+from r2v_dist.serving.state import StateCache
+
+_TURN_S = 0.05
+_PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+_TAIL = 300
+"""Letters of a program's output that are shown where it fails."""
+
+
+class ProgramEnv(gymnasium.Env[str, str]):
+    """One task. `command` and `check` are JSON lists; the deadlines are in seconds. `info["heard"]`
+    has the messages where they are more than one text of a user."""
+
+    waits = True
+
+    def __init__(
+        self,
+        command: str,
+        check: str = "",
+        goal: str = "",
+        max_steps: int = 20,
+        first_request_s: float = 60.0,
+        step_s: float = 60.0,
+        episode_s: float = 600.0,
+        check_s: float = 60.0,
+        pass_environment: str = "[]",
+        expert: bool = False,
+    ) -> None:
+        self.observation_space = self._seen = UnicodeText(max_length=1 << 20, min_length=0)
+        self.action_space = UnicodeText(max_length=1 << 16, min_length=0)
+        self.max_steps = max_steps
+        self._command: list[str] = json.loads(command)
+        self._check: list[str] = json.loads(check) if check else []
+        self._given_goal = goal
+        self._limits = (first_request_s, step_s, episode_s, check_s)
+        self._passed = (*_PASSED, *json.loads(pass_environment))
+        self._rendezvous: Rendezvous | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = ""
+        self._steps = 0
+        self._goal = ""
+        self._answered = 0
+        self._ends = 0.0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start the program. The seed changes nothing: what a program does is its own affair."""
+        super().reset(seed=seed)
+        self._end_program()
+        first_s, _, episode_s, _ = self._limits
+        self._steps = self._answered = 0
+        self._ends = time.monotonic() + episode_s
+        self._start()
+        asked = self._next(first_s)
+        if asked is None:
+            raise RuntimeError(f"the program ended before its first request: {self._tail()}")
+        heard = self._heard(asked)
+        goal, observation = goal_of(text_of(heard), self._given_goal or None)
+        self._goal = goal
+        return self._seen.clip(observation), self._info(heard)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Answer the open request."""
+        assert self._rendezvous is not None
+        self._steps += 1
+        self._rendezvous.answer(action)
+        self._answered += 1
+        asked = self._next(self._limits[1])
+        if asked is None:
+            success = self._succeeded()
+            info = {"goal": self._goal, "stop_reason": "won" if success else "lost"}
+            return "", float(success), True, False, info
+        heard = self._heard(asked)
+        truncated = self._steps >= self.max_steps
+        stop = {"stop_reason": "step_limit"} if truncated else {}
+        observation = self._seen.clip(text_of(heard))
+        return observation, 0.0, False, truncated, self._info(heard) | stop
+
+    def expert_action(self) -> str | None:
+        """None: nobody knows what a program should be told."""
+        return None
+
+    def close(self) -> None:
+        """End the program and the endpoint."""
+        self._end_program()
+        if self._rendezvous is not None:
+            self._rendezvous.close()
+            self._rendezvous = None
+
+    def _start(self) -> None:
+        if self._rendezvous is None:
+            self._rendezvous = Rendezvous()
+        token = self._rendezvous.begin()
+        self._folder = tempfile.mkdtemp(prefix="r2v-program-")
+        environment = {name: os.environ[name] for name in self._passed if name in os.environ}
+        environment |= {
+            "OPENAI_BASE_URL": self._rendezvous.url,
+            "OPENAI_API_KEY": token,
+            "NO_PROXY": "127.0.0.1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        with (Path(self._folder) / "output.txt").open("wb") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _next(self, limit_s: float) -> Asked | None:
+        """The next request; None where the program has ended. Raises TimeoutError."""
+        assert self._process is not None
+        assert self._rendezvous is not None
+        deadline = min(time.monotonic() + limit_s, self._ends)
+        while time.monotonic() < deadline:
+            asked = self._rendezvous.wait(_TURN_S)
+            if asked is not None:
+                return asked
+            if self._process.poll() is not None:
+                return self._rendezvous.wait(0)
+        name = "episode_s" if deadline == self._ends else "step_s or first_request_s"
+        raise TimeoutError(f"the program asked nothing in time (env.program.{name})")
+
+    def _heard(self, asked: Asked) -> Heard:
+        """What is new since the last answer."""
+        chat = asked.chat
+        conversation = read_conversation(chat.messages, chat.tools, (), StateCache(16))
+        steps = len(conversation.history)
+        if steps != self._answered:
+            raise RuntimeError(
+                f"the program began another conversation: it shows {steps} answers and got "
+                f"{self._answered}; one conversation is played"
+            )
+        return conversation.heard
+
+    def _info(self, heard: Heard) -> dict[str, Any]:
+        """Plain text needs nothing beside the observation; only at the first step it must begin as
+        the loop would begin it."""
+        info: dict[str, Any] = {"goal": self._goal}
+        begins_alike = self._steps or text_of(heard).startswith("Goal: ")
+        if isinstance(heard, Messages) or not begins_alike:
+            info["heard"] = heard
+        return info
+
+    def _succeeded(self) -> bool:
+        """By the check, or by how the program ended."""
+        assert self._process is not None
+        code = self._process.wait()
+        if not self._check:
+            return code == 0
+        environment = {name: os.environ[name] for name in self._passed if name in os.environ}
+        done = subprocess.run(
+            self._check,
+            cwd=self._folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=self._limits[3],
+            check=False,
+        )
+        return done.returncode == 0
+
+    def _tail(self) -> str:
+        path = Path(self._folder) / "output.txt"
+        said = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        return " ".join(said.split())[-_TAIL:] or "it said nothing"
+
+    def _end_program(self) -> None:
+        """End the program and all that it started, and drop its folder."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = ""

@@ -1,0 +1,189 @@
+"""Where a program meets the loop: an OpenAI-compatible endpoint on loopback that holds a request
+until somebody answers it.
+
+Invariant: at most one request is open. Another one at the same time is refused with 409 and the
+episode learns of it; one with an old token belongs to a program that is over, and gets 401.
+"""
+
+import json
+import secrets
+import sys
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from r2v_dist.errors import RuntimeFailure
+from r2v_dist.language_model import Answer, Candidate
+from r2v_dist.messages import read_action
+from r2v_dist.serving.answers import completion_of
+from r2v_dist.serving.errors import ApiError, invalid
+from r2v_dist.serving.sse import DONE, event
+from r2v_dist.serving.wire import ChatRequest, read_request, too_large
+
+_MOST_BYTES = 64 * 2**20
+_MODEL = "r2v"
+
+
+@dataclass
+class Asked:
+    """A request that waits for its answer."""
+
+    chat: ChatRequest
+    answered: threading.Event
+    action: str | None = None
+    """None where the episode ended without an answer."""
+
+
+class Rendezvous:
+    """The endpoint. `url` is what the program is told, `token` its key."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open: Asked | None = None
+        self._problem = ""
+        self.token = ""
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.rendezvous = self
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """The address of the endpoint."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def begin(self) -> str:
+        """A new episode: earlier programs are turned away. The key of the new one."""
+        self._leave()
+        with self._changed:
+            self.token = secrets.token_urlsafe(16)
+            self._problem = ""
+        return self.token
+
+    def wait(self, timeout_s: float) -> Asked | None:
+        """The open request; None where there is none in time. Raises RuntimeError where the program
+        asked something that nobody can answer."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._open or self._problem, timeout_s)
+            if self._problem:
+                raise RuntimeError(self._problem)
+            return self._open
+
+    def answer(self, action: str) -> None:
+        """Answer the open request."""
+        with self._changed:
+            asked, self._open = self._open, None
+        if asked is None:
+            raise RuntimeFailure("no request of the program is open")
+        asked.action = action
+        asked.answered.set()
+
+    def close(self) -> None:
+        """End the endpoint."""
+        self._leave()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _leave(self) -> None:
+        """Whoever still waits gets no answer any more."""
+        with self._changed:
+            asked, self._open = self._open, None
+            self.token = ""
+        if asked is not None:
+            asked.answered.set()
+
+    def ask(self, raw: bytes, key: str) -> Asked:
+        """Open a request of the program. Raises ApiError."""
+        with self._changed:
+            if not self.token or not secrets.compare_digest(key, self.token):
+                raise ApiError(401, "this episode is over", "authentication_error")
+            if self._open is not None:
+                self._problem = "the program asked twice at a time; one conversation is played"
+                self._changed.notify_all()
+                raise ApiError(409, self._problem, code="one_at_a_time")
+            try:
+                chat = read_request(raw, {})
+                if chat.n != 1:
+                    raise invalid("n = 1 is all that an episode has", "n")
+            except ApiError as error:
+                self._problem = f"the program asked what cannot be answered: {error}"
+                self._changed.notify_all()
+                raise
+            self._open = Asked(chat, threading.Event())
+            self._changed.notify_all()
+            return self._open
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    rendezvous: Rendezvous
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A program that is ended hangs up in mid-sentence; everything else is told as usual."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body leave one after the other
+    server: _Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: what a program asks is in the rollouts."""
+
+    def do_GET(self) -> None:
+        """The list of models."""
+        model = {"id": _MODEL, "object": "model", "created": 0, "owned_by": "r2v"}
+        self._send(200, {"object": "list", "data": [model]})
+
+    def do_POST(self) -> None:
+        """A request for an answer, which comes when the loop gives it."""
+        try:
+            if not self.path.endswith("/chat/completions"):
+                raise ApiError(404, f"no such endpoint: {self.path[:100]}", code="not_found")
+            length = int(self.headers.get("content-length") or 0)
+            if length > _MOST_BYTES:
+                raise too_large(_MOST_BYTES / 2**20)
+            key = self.headers.get("authorization", "").removeprefix("Bearer ").strip()
+            asked = self.server.rendezvous.ask(_as_ours(self.rfile.read(length)), key)
+        except ApiError as error:
+            self._send(error.status, error.body)
+            return
+        asked.answered.wait()
+        if asked.action is None:
+            self._send(503, ApiError(503, "this episode is over").body)
+        else:
+            self._answer(asked.chat, asked.action)
+
+    def _answer(self, chat: ChatRequest, action: str) -> None:
+        content, calls = read_action(action)
+        candidate = Candidate(action, calls=calls, content=content)
+        answer = Answer((candidate,), _MODEL, generated=len(action.split()))
+        completion = completion_of(answer, [0], _MODEL, chat, None)
+        if not chat.stream:
+            self._send(200, completion.body({}))
+            return
+        chunks = completion.chunks({}, chat.include_usage)
+        body = b"".join(event(json.dumps(chunk).encode()) for chunk in chunks) + event(DONE)
+        self._send_bytes(200, body, "text/event-stream")
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
+        self._send_bytes(status, json.dumps(body).encode(), "application/json")
+
+    def _send_bytes(self, status: int, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _as_ours(raw: bytes) -> bytes:
+    """The request under a model name of the gateway: a program may name any."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
+    return json.dumps(body | {"model": _MODEL}).encode() if isinstance(body, dict) else raw

@@ -1,0 +1,28 @@
+"""An agent program as an environment: the part of a run's configuration."""
+
+from pydantic import Field
+
+from r2v_dist.config.base import Section
+from r2v_dist.config.places import UserPath
+
+_LONGEST_S = 1e6
+
+
+class ProgramConfig(Section):
+    """`env.kind: program`: any agent program that speaks to an OpenAI-compatible endpoint. It runs as
+    a plain process of this machine, with the rights of whoever starts the run."""
+
+    tasks: UserPath
+    """JSON lines, one a task: `id`, `command` (a list, `{folder}` is the folder of this file), and
+    optionally `check` (a second command), `split` and `goal`. Tasks without a split are dealt out by
+    `env.splits`."""
+    first_request_s: float = Field(60.0, gt=0, le=_LONGEST_S)
+    """Deadline from the start of the program to its first request, in seconds."""
+    step_s: float = Field(60.0, gt=0, le=_LONGEST_S)
+    """Deadline from an answer to the program's next request or its end, in seconds."""
+    episode_s: float = Field(600.0, gt=0, le=_LONGEST_S)
+    """Deadline of an episode, in seconds."""
+    check_s: float = Field(60.0, gt=0, le=_LONGEST_S)
+    """Deadline of the check, in seconds."""
+    pass_environment: tuple[str, ...] = ()
+    """Environment variables that the program gets besides PATH, HOME, LANG and its endpoint."""

@@ -1,0 +1,146 @@
+"""The policy that a finished run can serve: its routers, its versions, and its operating points with
+the thresholds that validation and calibration chose.
+"""
+
+from typing import Any
+
+from r2v_dist import files
+from r2v_dist.config.router import RouterConfig
+from r2v_dist.config.run import RunConfig
+from r2v_dist.errors import DamagedFile, UsageError
+from r2v_dist.evaluation.certificate import certificate_of
+from r2v_dist.evaluation.operating_points import Prices
+from r2v_dist.object_storage.mirror import shown
+from r2v_dist.pipeline.stage import other_routers
+from r2v_dist.pipeline.stages import publisher
+from r2v_dist.pipeline.steps.router import hysteresis_of, learner_stage
+from r2v_dist.router.names import BY_NAME
+from r2v_dist.router.registry import RouterModels
+from r2v_dist.serving.policy import Point, Policy
+from r2v_dist.stats.mixing import bayes_threshold
+from r2v_dist.storage.checkpoints import Checkpoint, on_this_node, published
+from r2v_dist.storage.routers import load_router
+from r2v_dist.storage.run_dir import Manifest, RunDir, stage_name
+
+_FROM_REPORT = ("budget", "expected_cost")
+
+
+def policy_of(run: RunDir, config: RunConfig, evaluated: bool = True) -> Policy:
+    """The policy of a run, as `serve` in its configuration wants it. `evaluated`: with the
+    hysteresis that it was evaluated with; without, nothing is certified. Raises UsageError where
+    the run has none."""
+    wanted = config.serve
+    validated = _manifest(run, "validate", wanted.training_seed)
+    if wanted.router not in BY_NAME:
+        raise UsageError(f"serve.router = {wanted.router}: there is no such router")
+    models, version = _models(run, config)
+    selected = validated.results["selected"].get(wanted.router)
+    if selected is None and BY_NAME[wanted.router].family != "end":
+        known = ", ".join(validated.results["selected"])
+        raise UsageError(
+            f"serve.router = {wanted.router}: this run chose no threshold for it; it has {known}"
+        )
+    points = [Point("selected", selected, "chosen on validation tasks")]
+    if wanted.router == "r2v":
+        points += _further_points(run, config, models, evaluated)
+    policy = Policy(
+        wanted.router,
+        models,
+        wanted.training_seed,
+        {point.name: point for point in points},
+        wanted.operating_point,
+        version,
+    )
+    default = policy.points.get(wanted.operating_point)
+    if default is None or default.problem:
+        problem = default.problem if default else f"there are {', '.join(policy.points)}"
+        raise UsageError(f"serve.operating_point = {wanted.operating_point}: {problem}")
+    return policy
+
+
+def deployed(run: RunDir, config: RunConfig, part: Any) -> Checkpoint | None:
+    """The SLM or the verifier that a run deploys; None where it trained none."""
+    stage = publisher(config, part)
+    if stage is None:
+        return None
+    results = _manifest(run, stage, config.serve.training_seed).results
+    folder = on_this_node(run.root / results["checkpoint"])
+    return published(folder, results["version"])
+
+
+def _models(run: RunDir, config: RunConfig) -> tuple[RouterModels, str]:
+    """The trained routers of a run, and the version of the one that is served."""
+    wanted = config.serve
+    stage = "regressions" if other_routers(config) else learner_stage(config)
+    if stage is None:
+        return RouterModels(), wanted.router
+    paths = _manifest(run, stage, wanted.training_seed).results["routers"]
+    seed = wanted.training_seed
+    trained = {(name, seed): load_router(run, name, path) for name, path in paths.items()}
+    model = trained.get((wanted.router, seed))
+    version = model.version if model is not None else wanted.router
+    return RouterModels(trained, hysteresis=hysteresis_of(config)), version
+
+
+def _further_points(
+    run: RunDir, config: RunConfig, models: RouterModels, evaluated: bool
+) -> list[Point]:
+    model = models.trained.get(("r2v", config.serve.training_seed))
+    prices = Prices.of(config.router or RouterConfig())
+    paying = bayes_threshold(1.0, prices.slm, prices.failure)
+    note = f"a failure costs {prices.failure:g} teacher calls; rho - rho1 is compared"
+    single = "this router predicts no risk after one teacher step"
+    problem = single if model is None or model.mode == "joint" else ""
+    bayes = Point("bayes", paying, note, rule=True, problem=problem)
+    certified = _certified(run, config)
+    if not evaluated:
+        other = "router.hysteresis is not the one that the run was evaluated with"
+        certified = Point("certified", None, problem=other)
+    return [bayes, certified, *_of_report(run, config)]
+
+
+def _certified(run: RunDir, config: RunConfig) -> Point:
+    if config.serve.training_seed:
+        return Point("certified", None, problem="the certificate is of training seed 0")
+    try:
+        certificate = certificate_of(run, config)
+    except UsageError as error:
+        return Point("certified", None, problem=str(error))
+    threshold = certificate.certificate.threshold
+    problem = certificate.words if threshold is None else ""
+    return Point("certified", threshold, certificate.words, problem=problem)
+
+
+def _of_report(run: RunDir, config: RunConfig) -> list[Point]:
+    """The points that the report has computed from validation episodes."""
+    path = run.root / "report" / "summary.json"
+    try:
+        rows = files.read_json_object(path).get("operating_points") or []
+    except DamagedFile:
+        rows = []
+    found = []
+    for name in _FROM_REPORT:
+        row = next((row for row in rows if _is(row, name, config.serve.training_seed)), None)
+        if row is None:
+            found.append(Point(name, None, problem=f"{path} has none; r2v report writes it"))
+        elif row["threshold"] is None:
+            found.append(Point(name, None, problem=row["note"]))
+        else:
+            point = Point(name, row["threshold"], row["note"], row["cheap"], row["share"])
+            found.append(point)
+    return found
+
+
+def _is(row: dict[str, Any], name: str, training_seed: int) -> bool:
+    return bool(row["kind"] == name and row["training_seed"] == training_seed)
+
+
+def _manifest(run: RunDir, stage: str, training_seed: int) -> Manifest:
+    name = stage_name(stage, training_seed)
+    manifest = run.manifest(name)
+    if manifest is None:
+        raise UsageError(
+            f"{shown(run.root)}: stage {name} is not complete, so there is nothing to serve; "
+            f"`r2v run` finishes the run"
+        )
+    return manifest

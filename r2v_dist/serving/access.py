@@ -1,0 +1,86 @@
+"""Who may ask. Invariant: keys are compared in constant time, before a body is read, and no key is
+kept in anything that is written; a caller is known by a short hash of its key."""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from r2v_dist.errors import UsageError
+from r2v_dist.serving.begun import Caller
+from r2v_dist.serving.errors import ApiError
+
+_LOCAL_NAMES = ("localhost", "ip6-localhost")
+
+
+@dataclass(frozen=True)
+class Access:
+    """The keys that may ask (`keys`), and those that may force and raise as well (`admins`).
+    `loopback`: bound to this machine alone, where a page of another origin may not ask."""
+
+    keys: tuple[str, ...] = ()
+    admins: tuple[str, ...] = ()
+    loopback: bool = True
+
+    def caller(self, headers: Mapping[str, str]) -> Caller:
+        """Who asks. Raises ApiError 401 and 403."""
+        if self.loopback:
+            _require_local(headers)
+        if not self.keys and not self.admins:
+            return Caller()
+        given = headers.get("authorization", "")
+        scheme, _, key = given.partition(" ")
+        offered = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        admin = _among(offered, self.admins)
+        if not (_among(offered, self.keys) or admin):
+            raise ApiError(
+                401, "no valid API key; send authorization: Bearer KEY", "authentication_error",
+                code="invalid_api_key", headers={"www-authenticate": "Bearer"},
+            )  # fmt: skip
+        return Caller(hashlib.blake2b(offered.encode(), digest_size=6).hexdigest(), admin)
+
+
+def require_safe(host: str, access: Access) -> None:
+    """Raises UsageError where anybody on the network could ask."""
+    if not is_loopback(host) and not (access.keys or access.admins):
+        raise UsageError(
+            f"--host {host}: anybody who reaches this machine could ask the teacher at your cost; "
+            f"set R2V_GATEWAY_KEYS (serve.keys_env), or bind to 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is of this machine alone."""
+    if host in _LOCAL_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def _local(host: str, origin: str | None) -> bool:
+    """Whether a request names this machine, and comes from no page of another."""
+    try:
+        named = urlsplit(f"//{host}").hostname or ""
+        page = "localhost" if origin is None else urlsplit(origin).hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(named) and is_loopback(page)
+
+
+def _among(offered: str, keys: tuple[str, ...]) -> bool:
+    found = False
+    for key in keys:
+        found |= hmac.compare_digest(offered.encode(), key.encode())
+    return found
+
+
+def _require_local(headers: Mapping[str, str]) -> None:
+    """A page that a browser loaded elsewhere may name this machine as host or origin."""
+    if not _local(headers.get("host", "localhost"), headers.get("origin")):
+        raise ApiError(403, "this gateway answers its own machine only", "permission_error")

@@ -1,0 +1,312 @@
+"""The gateway over HTTP: one pure-ASGI application. Invariant: a caller that goes away ends all
+work for it, in every phase; headers leave after the decision, so that the route is on them.
+
+There is no middleware that wraps the request's messages: such a layer keeps the disconnect from
+whoever has to know of it.
+"""
+
+import asyncio
+import contextlib
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from r2v_dist.errors import warn
+from r2v_dist.serving.access import Access
+from r2v_dist.serving.begun import Begun, Caller
+from r2v_dist.serving.controls import ALIASES, unknown_model
+from r2v_dist.serving.errors import ApiError, busy
+from r2v_dist.serving.gateway import Gateway
+from r2v_dist.serving.request_body import read_body
+from r2v_dist.serving.sse import PING, event
+from r2v_dist.serving.teacher_reply import Truncated
+from r2v_dist.serving.telling import headers as headers_of
+from r2v_dist.serving.upstream import TeacherDown, TeacherRefused
+from r2v_dist.serving.wire import read_request
+
+_STARTED = int(time.time())
+Headers = list[tuple[bytes, bytes]]
+
+
+class GatewayApp:
+    """The endpoints of a gateway. `access` says who may ask."""
+
+    def __init__(self, gateway: Gateway, access: Access) -> None:
+        self.gateway = gateway
+        self._access = access
+        self.draining = False
+        self.under_way = 0
+
+    @property
+    def routes(self) -> list[Route]:
+        """What Starlette is told."""
+        return [
+            Route("/v1/chat/completions", _Endpoint(self._chat), methods=["POST"]),
+            Route("/v1/decision", _Endpoint(self._decision), methods=["POST"]),
+            Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._model),
+            Route("/health", self._health),
+            Route("/ready", self._ready),
+        ]
+
+    async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = _Answer(send)
+        self.under_way += 1
+        try:
+            await self._answered(scope, receive, answer)
+        except ApiError as error:
+            await answer.fail(error)
+        except TeacherRefused as refused:
+            error_body = {"error": refused.error}
+            await answer.fail_with(refused.status, error_body, dict(refused.headers))
+        except TeacherDown as down:
+            await answer.fail(_of_teacher(down))
+        except Exception as error:  # a boundary: the caller must learn of it, and no one else
+            await answer.fail(_unexpected(scope, error))
+        finally:
+            self.under_way -= 1
+
+    async def _answered(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        caller, headers = self._admit(scope)
+        raw = await read_body(receive, headers, self.gateway.config.body_mib)
+        chat = read_request(raw, headers)
+        async with _until_gone(receive):
+            beginning = asyncio.ensure_future(self.gateway.begin(chat, headers, caller))
+            try:
+                if not chat.stream:
+                    await self._whole(await beginning, answer)
+                else:
+                    await self._streamed(beginning, answer)
+            finally:
+                self._leave(beginning)
+
+    def _leave(self, beginning: "asyncio.Future[Begun]") -> None:
+        """Nobody waits any more: end what is still under way."""
+        if not beginning.done():
+            beginning.cancel()
+        elif not beginning.cancelled() and beginning.exception() is None:
+            self.gateway.abandoned(beginning.result(), "cancelled")
+
+    def _admit(self, scope: Scope) -> tuple[Caller, dict[str, str]]:
+        """Who asks. Raises ApiError 401, 403, 429 and, while the gateway ends, 503."""
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        caller = self._access.caller(headers)
+        if self.draining:
+            raise busy("the gateway is shutting down", "shutting_down", 5)
+        return caller, headers
+
+    async def _whole(self, begun: Begun, answer: "_Answer") -> None:
+        body = self.gateway.body(begun)
+        await answer.json(200, body, headers_of(begun))
+
+    async def _streamed(self, beginning: "asyncio.Future[Begun]", answer: "_Answer") -> None:
+        ping_s = self.gateway.config.ping_after_s
+        while not beginning.done():
+            await asyncio.wait([beginning], timeout=ping_s)
+            if not beginning.done():
+                await answer.begin_stream({})
+                await answer.write(PING)
+        begun = beginning.result()
+        try:
+            await answer.begin_stream(headers_of(begun))
+            async for data in _with_pings(self.gateway.events(begun), ping_s):
+                await answer.write(data)
+        except Truncated as truncated:
+            raise ApiError(502, str(truncated), "upstream_error", code="truncated") from None
+        await answer.end()
+
+    async def _decision(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What would happen to a request; nothing of it is remembered."""
+        answer = _Answer(send)
+        try:
+            caller, headers = self._admit(scope)
+            raw = await read_body(receive, headers, self.gateway.config.body_mib)
+            chat = read_request(raw, headers | {"x-r2v-dry-run": "true"})
+            async with _until_gone(receive):
+                begun = await self.gateway.begin(chat, headers, caller)
+            told = self.gateway.extension(begun)
+            told["route"] = told.pop("would")
+            self.gateway.abandoned(begun, "decision")
+            await answer.json(200, {"object": "r2v.decision", **told}, {})
+        except ApiError as error:
+            await answer.fail(error)
+
+    async def _models(self, request: Request) -> Response:
+        self._access.caller(dict(request.headers))
+        return _json({"object": "list", "data": [_model(name) for name in self._names]})
+
+    async def _model(self, request: Request) -> Response:
+        self._access.caller(dict(request.headers))
+        name = request.path_params["name"]
+        if name not in self._names:
+            raise unknown_model(name)
+        return _json(_model(name))
+
+    @property
+    def _names(self) -> list[str]:
+        points = self.gateway.policy.points.values()
+        return [*ALIASES, *(f"r2v@{point.name}" for point in points if not point.problem)]
+
+    async def _health(self, request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def _ready(self, request: Request) -> Response:
+        return _json({"ready": not self.draining}, 503 if self.draining else 200)
+
+
+def make_app(
+    app: GatewayApp,
+    lifespan: Callable[[Any], contextlib.AbstractAsyncContextManager[None]],
+    further: Sequence[Route] = (),
+) -> Starlette:
+    """The application, with further endpoints. `lifespan` holds what it needs while it runs."""
+    handlers: dict[Any, Any] = {ApiError: _told}
+    routes = [*app.routes, *further]
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+
+
+class _Endpoint:
+    """An endpoint that speaks ASGI itself."""
+
+    def __init__(self, call: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._call = call
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._call(scope, receive, send)
+
+
+class _Answer:
+    """An answer as it is sent. What fails after the headers is told as an event."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._streaming = False
+        self._over = False
+
+    async def json(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
+        """Send all at once."""
+        raw = msgspec.json.encode(body)
+        told = headers | {"content-type": "application/json", "content-length": str(len(raw))}
+        await self._start(status, told)
+        await self._send({"type": "http.response.body", "body": raw})
+        self._over = True
+
+    async def begin_stream(self, headers: dict[str, str]) -> None:
+        """Send the headers of a stream, once."""
+        if not self._streaming:
+            self._streaming = True
+            told = {"content-type": "text/event-stream", "cache-control": "no-cache"}
+            await self._start(200, headers | told)
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the stream."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        """End the stream."""
+        await self._send({"type": "http.response.body", "body": b""})
+        self._over = True
+
+    async def fail(self, error: ApiError) -> None:
+        """Tell of an error."""
+        await self.fail_with(error.status, error.body, dict(error.headers))
+
+    async def fail_with(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
+        """Tell of an error: by the status, or as the last event where there is one already."""
+        if self._over:
+            return
+        if not self._streaming:
+            await self.json(status, body, headers)
+            return
+        await self.write(event(msgspec.json.encode(body)))
+        await self.end()
+
+    async def _start(self, status: int, headers: dict[str, str]) -> None:
+        pairs = [(k.encode(), v.encode("latin-1", "replace")) for k, v in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+
+
+@contextlib.asynccontextmanager
+async def _until_gone(receive: Receive) -> AsyncIterator[None]:
+    """Cancel what happens inside as soon as the caller is gone."""
+    here = asyncio.current_task()
+    assert here is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        here.cancel()
+
+    watching = asyncio.ensure_future(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        here.uncancel()
+    finally:
+        watching.cancel()
+
+
+async def _with_pings(events: AsyncIterator[bytes], ping_s: float) -> AsyncIterator[bytes]:
+    """The events, and a comment wherever none comes for so long."""
+    iterator = aiter(events)
+    coming: asyncio.Future[bytes] | None = None
+    try:
+        while True:
+            coming = asyncio.ensure_future(anext(iterator))
+            while not coming.done():
+                await asyncio.wait([coming], timeout=ping_s)
+                if not coming.done():
+                    yield PING
+            try:
+                yield coming.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        if coming is not None and not coming.done():
+            coming.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await coming
+        await events.aclose()  # type: ignore[attr-defined]
+
+
+def _of_teacher(down: TeacherDown) -> ApiError:
+    headers = {"retry-after": down.retry_after} if down.retry_after else {}
+    if down.status == 503 and not headers:
+        headers = {"retry-after": "1"}
+    return ApiError(down.status, f"the teacher: {down}", "upstream_error", None, down.kind, headers)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": _STARTED, "owned_by": "r2v"}
+
+
+def _json(body: dict[str, Any], status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    response = _json(error.body, error.status)
+    response.headers.update(error.headers)
+    return response
+
+
+def _unexpected(scope: Scope, error: Exception) -> ApiError:
+    """What a caller is told of a mistake of ours; standard error says more."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(str(error).split())[:200]
+    warn(f"{scope['path']}: {type(error).__name__}: {said} ({where.name}, line {where.lineno})")
+    return ApiError(500, "the gateway failed; its log says more", "server_error")

@@ -1,0 +1,161 @@
+"""A conversation out of its messages alone. Invariant: equal messages, session and key give equal
+hashes, whoever sends them and however often.
+
+    h_0 = H(key, session, tools),  h_i = H(h_(i-1), canonical(message i))
+
+What the gateway knows of an answer stands under the hash that ends with it. Ids of calls do not
+count, their places do; reasoning and unknown keys of messages do not count either.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from xxhash import xxh3_128_digest
+
+from r2v_dist.chat import Turn, goal_of
+from r2v_dist.language_model import action_of
+from r2v_dist.messages import Heard, Message, Messages, ToolCall, action_text, text_of
+from r2v_dist.router.step_context import StepContext
+from r2v_dist.serving.errors import invalid
+from r2v_dist.serving.state import Answered, StateCache
+from r2v_dist.serving.wire_messages import text_of_content
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is to be answered, and all that came before. `known` are the gateway's own earlier
+    answers, None for one that it does not know."""
+
+    key: bytes
+    root: bytes
+    history: tuple[Turn, ...]
+    heard: Heard
+    known: tuple[Answered | None, ...]
+    previous: bytes = b""
+    """The hash that ends with the latest answer; empty at the first step."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether every earlier answer is known: then features are those of the offline loop."""
+        return None not in self.known
+
+    @property
+    def escalations(self) -> int:
+        """Earlier answers of the teacher."""
+        return sum(one is not None and one.actor == "teacher" for one in self.known)
+
+    def context(self, max_steps: int | None, goal: str | None) -> StepContext:
+        """The step as routers see it."""
+        observations = [text_of(turn.user) for turn in self.history] + [text_of(self.heard)]
+        said_goal, observations[0] = goal_of(observations[0], goal)
+        return StepContext(
+            t=len(self.history),
+            draw=(self.root.hex(), 0, len(self.history)),
+            goal=said_goal,
+            observations=tuple(observations),
+            actions=tuple(turn.action for turn in self.history),
+            escalations=self.escalations,
+            max_steps=max_steps,
+            verifier_bests=tuple(math.nan if k is None else k.verifier_best for k in self.known),
+            actors=tuple("" if k is None else k.actor for k in self.known),
+            scores=tuple(None if k is None else k.score for k in self.known),
+        )
+
+    def after(self, message: Mapping[str, Any]) -> bytes:
+        """The hash of the conversation with an answer."""
+        return _chained(self.key, message, 0)
+
+
+def read_conversation(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    namespace: Sequence[str],
+    cache: StateCache,
+    own_system: str = "",
+) -> Conversation:
+    """The conversation of a request. `namespace` separates callers: key and session. A system
+    message that is the SLM's own (`own_system`) is left out, as the SLM adds it. Raises ApiError
+    400 for an order of messages that no agent has."""
+    parts = [*namespace, msgspec.json.encode(tools).decode()]
+    root = key = xxh3_128_digest("\x1f".join(parts).encode())
+    turns: list[Turn] = []
+    known: list[Answered | None] = []
+    heard: list[Message] = []
+    calls: dict[str, ToolCall] = {}
+    previous = b""
+    for place, message in enumerate(messages):
+        key = _chained(key, message, _place(message, calls))
+        if message["role"] != "assistant":
+            heard.append(_heard(message, calls))
+            continue
+        if not any(one.role != "system" for one in heard):
+            raise invalid(f"messages[{place}]: an answer, and nothing was asked", "messages")
+        previous = key
+        answered = cache.get(key)
+        said = _heard_since(heard, tools if not turns else (), own_system)
+        turns.append(turn_of(said, message, answered))
+        known.append(answered)
+        calls = {call["id"]: _call(call) for call in message.get("tool_calls") or ()}
+        heard = []
+    if not any(one.role != "system" for one in heard):
+        raise invalid("messages: there is no message of a user or a tool to answer", "messages")
+    latest = _heard_since(heard, tools if not turns else (), own_system)
+    return Conversation(key, root, tuple(turns), latest, tuple(known), previous)
+
+
+def client_system(messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """The text of the caller's system message, None without one."""
+    first = messages[0]
+    if first["role"] not in ("system", "developer"):
+        return None
+    return text_of_content(first.get("content"))
+
+
+def _chained(key: bytes, message: Mapping[str, Any], place: int) -> bytes:
+    role = "system" if message["role"] == "developer" else message["role"]
+    parts = [role, str(place), text_of_content(message.get("content"))]
+    parts += [_call(call).canonical for call in message.get("tool_calls") or ()]
+    return xxh3_128_digest(key + "\x1f".join(parts).encode("utf-8", "surrogatepass"))
+
+
+def _place(message: Mapping[str, Any], calls: Mapping[str, ToolCall]) -> int:
+    """Which of the last answer's calls a result belongs to, counted from 1."""
+    identity = message.get("tool_call_id") or ""
+    return list(calls).index(identity) + 1 if identity in calls else 0
+
+
+def _call(call: Mapping[str, Any]) -> ToolCall:
+    function = call["function"]
+    return ToolCall(function["name"], function["arguments"], call.get("id") or "")
+
+
+def _heard(message: Mapping[str, Any], calls: Mapping[str, ToolCall]) -> Message:
+    role = "system" if message["role"] == "developer" else message["role"]
+    text = text_of_content(message.get("content"))
+    return Message(role, text, calls.get(message.get("tool_call_id") or ""))
+
+
+def _heard_since(
+    heard: Sequence[Message], tools: Sequence[Mapping[str, Any]], own_system: str
+) -> Heard:
+    """The messages between two answers; one text where that is all."""
+    messages = list(heard)
+    if messages[0] == Message("system", own_system):
+        del messages[0]
+    if len(messages) == 1 and messages[0].role == "user" and not tools:
+        return messages[0].content
+    return Messages(tuple(messages), tuple(msgspec.json.encode(tool).decode() for tool in tools))
+
+
+def turn_of(heard: Heard, message: Mapping[str, Any], answered: Answered | None) -> Turn:
+    """An answer in a conversation, with what is known of it."""
+    content = action_of(text_of_content(message.get("content")))
+    calls = tuple(_call(call) for call in message.get("tool_calls") or ())
+    action = action_text(content, calls)
+    if answered is None:
+        return Turn(heard, action, calls=calls, content=content)
+    ids = None if answered.ids is None else tuple(answered.ids)
+    return Turn(heard, action, answered.actor, ids, calls, content)

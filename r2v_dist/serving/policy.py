@@ -1,0 +1,111 @@
+"""The policy that is served: a router at its operating points, built by the very function of the
+offline loop (`build_router`), so that its routes are those that were evaluated.
+"""
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Self
+
+from r2v_dist.router.model import Array, RiskPrediction, RouterModel
+from r2v_dist.router.policies import Router
+from r2v_dist.router.registry import RouterModels, build_router
+from r2v_dist.seeding import rng_for
+from r2v_dist.serving.errors import invalid
+
+_PREDICTION: ContextVar["Predicted | None"] = ContextVar("prediction", default=None)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The residual risk of a step, and the features [F] that it was predicted from."""
+
+    risk: float
+    features_F: Array
+
+
+class WatchedModel(RouterModel):
+    """A router that notes what it predicted, for whoever decided in the same task."""
+
+    def predict(self, features_NF: Array) -> RiskPrediction:
+        """As `RouterModel.predict`."""
+        prediction = super().predict(features_NF)
+        _PREDICTION.set(Predicted(float(prediction.rho[0]), features_NF[0]))
+        return prediction
+
+    @classmethod
+    def of(cls, model: RouterModel) -> Self:
+        """The same router, watched."""
+        return cls(**{item.name: getattr(model, item.name) for item in fields(model)})
+
+
+def forget_prediction() -> None:
+    """Have the next `seen` tell of a prediction made from here on only."""
+    _PREDICTION.set(None)
+
+
+def seen() -> Predicted | None:
+    """What was predicted last in this task; None where nothing was."""
+    return _PREDICTION.get()
+
+
+@dataclass(frozen=True)
+class Point:
+    """An operating point. A conversation plays `threshold` with probability `share`, else `cheap`.
+    `rule` says whether the threshold is compared with rho - rho1 instead of the router's score."""
+
+    name: str
+    threshold: float | None
+    note: str = ""
+    cheap: float | None = None
+    share: float = 1.0
+    rule: bool = False
+    problem: str = ""
+    """Why the point cannot be served; empty where it can."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A router of a run, its versions, and its operating points by name."""
+
+    router: str
+    models: RouterModels
+    training_seed: int
+    points: Mapping[str, Point]
+    default: str
+    version: str = ""
+    trained: bool = True
+    _watched: dict[bool, RouterModels] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        key = (self.router, self.training_seed)
+        model = self.models.trained.get(key)
+        for rule in (False, True):
+            trained = dict(self.models.trained)
+            if model is not None:
+                chosen = replace(model, score="value") if rule else model
+                trained[key] = WatchedModel.of(chosen)
+            self._watched[rule] = replace(self.models, trained=trained)
+
+    def point(self, name: str | None) -> Point:
+        """The operating point of a name, or the default one. Raises ApiError 400."""
+        point = self.points.get(name or self.default)
+        if point is None:
+            known = ", ".join(one.name for one in self.points.values() if not one.problem)
+            raise invalid(
+                f"operating point {str(name)[:60]!r}: there is none; there are {known}",
+                "r2v.operating_point",
+                "unknown_operating_point",
+            )
+        if point.problem:
+            raise invalid(f"operating point {point.name}: {point.problem}", "r2v.operating_point")
+        return point
+
+    def at(self, point: Point, conversation: str) -> tuple[Router, float | None]:
+        """The router of a conversation at a point, and its threshold. A mix is drawn once a
+        conversation."""
+        threshold = point.threshold
+        if point.cheap is not None and rng_for("mix", conversation).random() >= point.share:
+            threshold = point.cheap
+        models = self._watched[point.rule]
+        return build_router(self.router, threshold, models, self.training_seed), threshold

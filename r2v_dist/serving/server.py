@@ -1,0 +1,106 @@
+"""uvicorn around the application. Invariant: after SIGTERM nothing new is accepted, what is under
+way may end within the grace, and the process then leaves with 0."""
+
+import contextlib
+import gc
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Literal
+
+import uvicorn
+from starlette.applications import Starlette
+
+from r2v_dist.errors import UsageError
+from r2v_dist.serving.app import GatewayApp
+
+_BACKLOG = 2048
+
+
+@contextlib.contextmanager
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """A bound socket. Raises UsageError where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named as TCP: asyncio turns off the wait for more data (40 ms an answer) only where it is.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+        except OSError as error:
+            raise UsageError(
+                f"--host {host} --port {port}: {error.strerror or error}; choose another"
+            ) from None
+        yield bound
+
+
+def run_server(
+    application: Starlette, app: GatewayApp, bound: socket.socket, grace_s: float
+) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    config = _config(application, grace_s, "uvloop")
+    server = _Server(config, app)
+    # uvicorn raises the signal again at its end, when there is nothing left to interrupt.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run([bound])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _config(
+    application: Starlette, grace_s: float, loop: Literal["uvloop", "none"]
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        loop=loop,
+        http="httptools",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+        timeout_keep_alive=75,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Tells the application as soon as it is to end."""
+
+    def __init__(self, config: uvicorn.Config, app: GatewayApp) -> None:
+        super().__init__(config)
+        self._gateway = app
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; afterwards what is there is no concern of the garbage collector."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """As uvicorn's."""
+        self._gateway.draining = True
+        super().handle_exit(sig, frame)
+
+
+@contextlib.asynccontextmanager
+async def in_background(application: Starlette, app: GatewayApp) -> AsyncIterator[str]:
+    """The application on a free port of this process's event loop, for tests and benchmarks. The
+    address is what comes."""
+    import asyncio
+
+    with listen("127.0.0.1", 0) as bound:
+        config = _config(application, 1.0, "none")
+        server = uvicorn.Server(config)
+        serving = asyncio.ensure_future(server.serve([bound]))
+        while not server.started:
+            await asyncio.sleep(0.005)
+            if serving.done():
+                await serving
+        try:
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving

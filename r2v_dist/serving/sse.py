@@ -1,0 +1,42 @@
+"""Server-sent events, read from bytes however they are cut and written back one by one."""
+
+from collections.abc import Iterator
+
+DONE = b"[DONE]"
+PING = b": ping\n\n"
+
+
+def event(data: bytes) -> bytes:
+    """One event with this data, which holds no line end."""
+    return b"data: " + data + b"\n\n"
+
+
+class EventReader:
+    """Data of the events in a stream of bytes. Comments and other fields are left out."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._data: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """The events that this chunk completes."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            yield from self._line(line.rstrip(b"\r"))
+
+    def end(self) -> Iterator[bytes]:
+        """What the end of the stream completes: some servers leave the last blank line out."""
+        rest = self._rest.rstrip(b"\r")
+        self._rest = b""
+        if rest:
+            yield from self._line(rest)
+        yield from self._line(b"")
+
+    def _line(self, line: bytes) -> Iterator[bytes]:
+        if not line:
+            if self._data:
+                data = b"\n".join(self._data)
+                self._data = []
+                yield data
+        elif line.startswith(b"data:"):
+            self._data.append(line[5:].removeprefix(b" "))

@@ -1,0 +1,51 @@
+"""What the gateway remembers of its answers. Invariant: memory is bounded, and whatever is dropped
+is missed openly: the features of a conversation that needs it are then called rebuilt.
+"""
+
+import math
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from cachetools import LRUCache
+
+Actor = Literal["slm", "teacher"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One answer that was given. `ids` are the SLM's as sampled; `score` is the router's at that
+    step."""
+
+    actor: Actor
+    ids: "array[int] | None" = None
+    verifier_best: float = math.nan
+    score: float | None = None
+
+
+class StateCache:
+    """Answers by the hash of the conversation that they end."""
+
+    def __init__(self, entries: int) -> None:
+        self._answers: LRUCache[bytes, Answered] = LRUCache(entries)
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def get(self, key: bytes) -> Answered | None:
+        """The answer, which counts as used."""
+        found: Answered | None = self._answers.get(key)
+        return found
+
+    def put(self, key: bytes, answered: Answered) -> None:
+        """Remember an answer; the one that was not used for longest makes room."""
+        if len(self._answers) >= self._answers.maxsize and key not in self._answers:
+            self.dropped += 1
+        self._answers[key] = answered
+
+    def restore(self, answers: Iterator[tuple[bytes, Answered]]) -> None:
+        """Take in what a log kept, the oldest first."""
+        for key, answered in answers:
+            self.put(key, answered)
