@@ -1,41 +1,57 @@
-"""All families, which split each belongs to, and how their tasks are named.
-
-Invariant: a family is in one split, so that no near-copy of a task crosses from training to test.
-"""
+"""All families, and how their tasks are named."""
 
 import shutil
 from functools import lru_cache
 
 from envs.terminal_bench.machine import File
-from envs.terminal_bench.own import files, text
+from envs.terminal_bench.own import (
+    archives,
+    building,
+    columns,
+    databases,
+    debugging,
+    files,
+    folders,
+    git,
+    services,
+    structured,
+    text,
+)
 from envs.terminal_bench.own.family import Family
-from r2v_dist.config.env import SPLITS, Split
+from r2v_dist.config.env import Split
 from r2v_dist.errors import UsageError
 from r2v_dist.seeding import stable_hash
 
+_MODULES = (
+    archives,
+    building,
+    columns,
+    databases,
+    debugging,
+    files,
+    folders,
+    git,
+    services,
+    structured,
+    text,
+)
 FAMILIES: dict[str, Family] = {
-    family.name: family for module in (files, text) for family in module.FAMILIES
+    family.name: family for module in _MODULES for family in module.FAMILIES
 }
-_SHARES: dict[Split, int] = {"train": 8, "validation": 3, "calibration": 5, "test": 4}
-"""Of every twenty families."""
 PROGRAMS = {
     "git": "git",
     "sqlite3": "sqlite3",
     "gcc": "gcc",
     "make": "make",
-    "jq": "jq",
-    "openssl": "openssl",
+    "binutils": "ar",
 }
 """The program that a package of a family is there for."""
 
 
 def families_of(split: Split) -> list[Family]:
-    """The families of a split, which depend on their names alone."""
-    ranked = sorted(FAMILIES, key=lambda name: stable_hash("terminal-split", name))
-    turns = [one for one in SPLITS for _ in range(_SHARES[one])]
-    order = sorted(range(len(turns)), key=lambda place: stable_hash("terminal-turn", place))
-    dealt = {name: turns[order[place % len(order)]] for place, name in enumerate(ranked)}
-    return [FAMILIES[name] for name in ranked if dealt[name] == split]
+    """The families of a split, in an order that depends on their names alone."""
+    chosen = [family for family in FAMILIES.values() if family.split == split]
+    return sorted(chosen, key=lambda family: stable_hash("terminal-split", family.name))
 
 
 def task_name(family: Family, seed: int) -> str:

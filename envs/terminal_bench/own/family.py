@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from envs.terminal_bench.machine import File
+from r2v_dist.config.env import Split
 from r2v_dist.seeding import rng_for
 
 BASE_IMAGE = "debian:bookworm-slim"
@@ -79,13 +80,15 @@ class Made:
 
 @dataclass(frozen=True)
 class Family:
-    """How tasks of one kind are made; `packages` are Debian's, beside bash, coreutils, findutils,
-    grep, sed, mawk, tar, gzip and python3.
+    """How tasks of one kind are made. All of them are in one `split`, so that no near-copy of a task
+    crosses from training to test. `packages` are Debian's, beside bash, coreutils, findutils, grep,
+    sed, mawk, tar, gzip and python3.
     """
 
     name: str
     category: str
     difficulty: str
+    split: Split
     make: Callable[[random.Random], Made]
     packages: tuple[str, ...] = ()
 

@@ -165,8 +165,8 @@ for item in {items!r}:
 
 
 FAMILIES = (
-    Family("make-executable", "permissions", "easy", _make_executable),
-    Family("collect-by-suffix", "files", "medium", _collect_by_suffix),
-    Family("tidy-modes", "permissions", "easy", _tidy_modes),
-    Family("repair-links", "files", "medium", _repair_links),
+    Family("make-executable", "permissions", "easy", "train", _make_executable),
+    Family("collect-by-suffix", "files", "medium", "calibration", _collect_by_suffix),
+    Family("tidy-modes", "permissions", "easy", "train", _tidy_modes),
+    Family("repair-links", "files", "medium", "test", _repair_links),
 )

@@ -143,8 +143,8 @@ def _extract_addresses(rng: random.Random) -> Made:
 
 
 FAMILIES = (
-    Family("busiest-clients", "logs", "medium", _busiest_clients),
-    Family("sum-by-group", "csv", "easy", _sum_by_group),
-    Family("edit-settings", "text", "medium", _edit_settings),
-    Family("extract-addresses", "regular-expressions", "easy", _extract_addresses),
+    Family("busiest-clients", "logs", "medium", "train", _busiest_clients),
+    Family("sum-by-group", "csv", "easy", "validation", _sum_by_group),
+    Family("edit-settings", "text", "medium", "calibration", _edit_settings),
+    Family("extract-addresses", "regular-expressions", "easy", "test", _extract_addresses),
 )
