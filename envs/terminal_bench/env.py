@@ -68,6 +68,7 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         """Start over. The seed changes nothing."""
         super().reset(seed=seed)
         self._path = ()
+        self._states.tidy()
         if () not in self._states:
             self._begin()
             shown = f"{MANUAL}\n[{self._task.build.folder}]"

@@ -19,15 +19,28 @@ def text_of(output: bytes, limit: int) -> str:
 
 
 def _line(line: str) -> str:
-    """A line as it looks in the end: what a carriage return lets overwrite is gone."""
+    """A line as it looks in the end: what a carriage return or a backspace lets overwrite is
+    gone.
+    """
     shown = ""
     for part in line.split("\r"):
         shown = part + shown[len(part) :]
-    while "\b" in shown:
-        shorter = re.sub(r"[^\b]\b|^\b+", "", shown)
-        shown = shorter if shorter != shown else shown.replace("\b", "")
+    if "\b" in shown:
+        shown = _overwritten(shown)
     shown = _CONTROL.sub("\ufffd", shown)
     return cut(shown, _LONGEST_LINE).replace("\n", " ") if len(shown) > _LONGEST_LINE else shown
+
+
+def _overwritten(line: str) -> str:
+    cells: list[str] = []
+    place = 0
+    for character in line:
+        if character == "\b":
+            place = max(0, place - 1)
+            continue
+        cells[place : place + 1] = [character]
+        place += 1
+    return "".join(cells)
 
 
 def cut(text: str, limit: int) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Path = tuple[str, ...]
-_MOST_BYTES = 64 << 20
+_MOST_BYTES = 16 << 20
+_MOST_RESULTS = 4000
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,14 @@ class States:
         if result is None or not (result.stop or path in self._snapshots):
             return None
         return result
+
+    def tidy(self) -> None:
+        """At the beginning of an episode: forget all states but the first where there are many."""
+        if len(self._results) > _MOST_RESULTS:
+            first = self._snapshots.get(())
+            self._results = {(): self._results[()]}
+            self._snapshots = {} if first is None else {(): first}
+            self._bytes = len(first or b"")
 
     def add(self, path: Path, result: Result) -> None:
         """Note where a path led."""

@@ -24,7 +24,11 @@ exec {{__r2v_tty}}>&1
 __r2v_n=
 __r2v_is() {{ return "$1"; }}
 __r2v_dump() {{
-  declare -p; declare -f; alias -p; shopt -p; set +o; trap -p; umask -p; printf 'cd -- %q\\n' "$PWD"
+  {{
+    declare -p && declare -f && alias -p; shopt -p; set +o && trap -p && umask -p
+    printf 'cd -- %q\\n' "$PWD"
+  }} > {_STATE} || command rm -f {_STATE}
+  return "$1"
 }}
 trap '__r2v_s=130; continue 1000' INT
 trap : QUIT
@@ -225,9 +229,9 @@ class Shell:
 
     def dump_state(self) -> bool:
         """Write the shell's variables, functions and options where its successor finds them."""
-        self.start(f"__r2v_dump >{_STATE}")
-        came, code = self.rest(Output(0), _GRACE_S)
-        return came is Came.ENDED and code == 0
+        self.start('__r2v_dump "$?"')
+        came, _ = self.rest(Output(0), _GRACE_S)
+        return came is Came.ENDED and bool(self._bubble.ask("read", _STATE, 1).payload)
 
     def close(self) -> None:
         """Give the descriptors back; the process is not ended."""
