@@ -28,7 +28,10 @@ _NAMES = {
     "DC": b"\x1b[3~",
     "IC": b"\x1b[2~",
     "BTab": b"\x1b[Z",
-    **{f"F{n}": sequence for n, sequence in enumerate((b"\x1bOP", b"\x1bOQ", b"\x1bOR", b"\x1bOS"), 1)},
+    **{
+        f"F{n}": sequence
+        for n, sequence in enumerate((b"\x1bOP", b"\x1bOQ", b"\x1bOR", b"\x1bOS"), 1)
+    },
 }
 """tmux's names of keys."""
 _WORD = re.compile(r"'([^']*)'|\"((?:[^\"\\]|\\.)*)\"|(\S+)")
@@ -82,7 +85,9 @@ def _key(word: str) -> bytes:
     if re.fullmatch(r"M-.", word):
         return b"\x1b" + word[2].encode("utf-8", "replace")
     if re.fullmatch(r"[CMS]-.+", word):
-        raise UsageError(f"there is no key {word!r}; write Enter, C-c, M-x, Escape, Up and the like")
+        raise UsageError(
+            f"there is no key {word!r}; write Enter, C-c, M-x, Escape, Up and the like"
+        )
     return word.encode("utf-8", "replace")
 
 

@@ -17,7 +17,9 @@ from envs.terminal_bench.machine import File
 _PLAIN_IMAGE = re.compile(
     r"(?:(?:ghcr|docker)\.io/)?(?:library/)?(?:laude-institute/t-bench/)?(?:debian|ubuntu|python(?:-3-\d+)?|ubuntu-24-04)(?::[\w.-]+)?(?:@sha256:\w+)?"
 )
-_NETWORK = re.compile(r"\b(?:curl|wget)\s|\bgit\s+clone\b|\bnpm\s+i|\bcargo\s+install|\bgo\s+install")
+_NETWORK = re.compile(
+    r"\b(?:curl|wget)\s|\bgit\s+clone\b|\bnpm\s+i|\bcargo\s+install|\bgo\s+install"
+)
 _IGNORED = {"CMD", "ENTRYPOINT", "EXPOSE", "LABEL", "VOLUME", "STOPSIGNAL", "HEALTHCHECK", "SHELL"}
 
 
@@ -212,7 +214,10 @@ class _Reading:
             if plain[:1] == ["install"]:
                 self._packages += [word.partition("=")[0] for word in plain[1:]]
             return True
-        if re.fullmatch(r"pip\d?", tool) or words[:3] in (["python", "-m", "pip"], ["python3", "-m", "pip"]):
+        if re.fullmatch(r"pip\d?", tool) or words[:3] in (
+            ["python", "-m", "pip"],
+            ["python3", "-m", "pip"],
+        ):
             names = plain[plain.index("install") + 1 :] if "install" in plain else []
             self._python += [re.split(r"[=<>\[~!]", name.strip("\"'"))[0] for name in names]
             return True

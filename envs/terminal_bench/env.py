@@ -6,6 +6,7 @@ can be had, so that a state is reached again without playing its actions once mo
 has to survive they are played again, and what they show is then shown, so that drift is seen.
 """
 
+import shlex
 import time
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ import gymnasium
 from envs.spaces import UnicodeText
 from envs.terminal_bench.actions import Action, parse_action
 from envs.terminal_bench.judge import brought_along, judge, prepare
-from envs.terminal_bench.machine import Machine, MachineGone
+from envs.terminal_bench.machine import Came, Machine, MachineGone
 from envs.terminal_bench.mistakes import mistake
 from envs.terminal_bench.observation import observation_of
 from envs.terminal_bench.places import machine_for, task_for
@@ -72,7 +73,8 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         if () not in self._states:
             self._begin()
             shown = f"{MANUAL}\n[{self._task.build.folder}]"
-            self._states.add((), Result(self._seen.clip(shown)))
+            home = self._task.build.folder
+            self._states.add((), Result(self._seen.clip(shown), folder=home, home=home))
         self._observation = self._states[()].observation
         return self._observation, self._info("")
 
@@ -92,9 +94,16 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         return result.observation, result.reward, terminated, truncated, self._info(stop)
 
     def expert_action(self) -> str | None:
-        """The oracle's next command, `submit` after the last."""
+        """The oracle's next command, `submit` after the last. First it comes back to where that
+        command belongs: out of a program that waits, and into the folder.
+        """
         self._needs_expert("expert_action")
-        return self._next_of_oracle(self._states[self._path])
+        here = self._states[self._path]
+        if here.waits:
+            return "keys C-c"
+        if here.folder != here.home and here.done < len(self._task.oracle):
+            return f"cd {shlex.quote(here.home)}"
+        return self._next_of_oracle(here)
 
     def wrong_action(self, seed: int) -> str | None:
         """What an agent that errs might do here."""
@@ -134,7 +143,7 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         except MachineGone as gone:
             self.close()
             last = f"Error: the terminal is gone: {gone}"
-            result = Result(last, stop="lost", done=before.done, last=action)
+            result = replace(before, observation=last, stop="lost")
         path = (*self._path, action)
         self._states.add(path, result)
         if not result.stop:
@@ -178,7 +187,8 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         if action.kind == "submit":
             verdict = judge(machine, self._task)
             stop = "won" if verdict.passed else "lost"
-            return Result("Submitted.", float(verdict.passed), stop, before.done, answer)
+            reward = float(verdict.passed)
+            return replace(before, observation="Submitted.", reward=reward, stop=stop)
         if action.kind == "nothing":
             return self._refused(before, "an answer is a command, keys or submit")
         left_s = self._config.episode_s - before.spent_s
@@ -187,7 +197,8 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         return self._typed(machine, action, before, min(self._config.command_s, left_s))
 
     def _typed(self, machine: Machine, action: Action, before: Result, wait_s: float) -> Result:
-        solving = action.text.strip() == self._next_of_oracle(before).strip()
+        at_home = before.folder == before.home and not before.waits
+        solving = at_home and action.text.strip() == self._next_of_oracle(before).strip()
         started = time.monotonic()
         if action.kind == "keys":
             shown = machine.keys(action.typed, wait_s)
@@ -196,8 +207,16 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
                 shown = machine.command(action.text, wait_s)
         spent_s = before.spent_s + time.monotonic() - started
         seen = observation_of(shown, self._config.observation_chars, wait_s)
-        done = before.done + (solving and shown.code == 0)
-        return Result(self._seen.clip(seen), 0.0, "", done, action.text, spent_s)
+        carried_out = solving and shown.code == 0
+        return Result(
+            observation=self._seen.clip(seen),
+            done=before.done + carried_out,
+            last=action.text,
+            spent_s=spent_s,
+            folder=shown.folder,
+            home=shown.folder if carried_out else before.home,
+            waits=shown.came is Came.WAITS,
+        )
 
     def _next_of_oracle(self, here: Result) -> str:
         oracle = self._task.oracle

@@ -53,7 +53,9 @@ class Fit:
 def task_folders(directory: Path) -> list[Path]:
     """The task folders of a directory. Raises UsageError where there are none."""
     if not directory.is_dir():
-        raise UsageError(f"env.terminal.tasks: {directory} is no directory; name one of task folders")
+        raise UsageError(
+            f"env.terminal.tasks: {directory} is no directory; name one of task folders"
+        )
     found = sorted(one for one in directory.iterdir() if one.is_dir() and is_task(one))
     if not found and is_task(directory):
         return [directory]
@@ -130,7 +132,9 @@ def render(fits: list[Fit]) -> str:
             where = "sandbox and docker" if fit.sandbox else "sandbox, docker"
             lines.append(f"  {fit.task}: {_said(where, fit.sandbox)}")
             continue
-        lines.append(f"  {fit.task}: {_said('sandbox', fit.sandbox)}; {_said('docker', fit.docker)}")
+        lines.append(
+            f"  {fit.task}: {_said('sandbox', fit.sandbox)}; {_said('docker', fit.docker)}"
+        )
     return "\n".join(lines)
 
 

@@ -103,9 +103,7 @@ def in_place(task: Task, config: EnvConfig) -> bool:
 def sample() -> list[Task]:
     """One task of every family."""
     arguments = (("max_steps", 60),)
-    names = [
-        task_name(family, _SAMPLE_SEED) for split in SPLITS for family in families_of(split)
-    ]
+    names = [task_name(family, _SAMPLE_SEED) for split in SPLITS for family in families_of(split)]
     return [Task(name, "check", TERMINAL_BENCH, (("task", name), *arguments)) for name in names]
 
 

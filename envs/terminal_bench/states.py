@@ -15,7 +15,8 @@ _MOST_RESULTS = 4000
 @dataclass(frozen=True)
 class Result:
     """What an action led to. `done` is the number of the oracle's commands carried out, `last` the
-    last action, `spent_s` the time of all commands.
+    last action, `spent_s` the time of all commands. `folder` is where the shell is, `home` where
+    the oracle's next command expects it, and `waits` says that a program waits for input.
     """
 
     observation: str
@@ -24,6 +25,9 @@ class Result:
     done: int = 0
     last: str = ""
     spent_s: float = 0.0
+    folder: str = ""
+    home: str = ""
+    waits: bool = False
 
 
 class States:

@@ -94,7 +94,8 @@ def _read_v2(name: str, files: Mapping[str, File]) -> TerminalTask:
     problems = [
         f"{missing} is missing"
         for missing in ("instruction.md", "environment/Dockerfile", "tests/test.sh")
-        if missing not in files and not (missing.endswith("Dockerfile") and environment.get("docker_image"))
+        if missing not in files
+        and not (missing.endswith("Dockerfile") and environment.get("docker_image"))
     ]
     build = _build(context)
     if environment.get("docker_image") and "Dockerfile" not in context:
@@ -108,7 +109,9 @@ def _read_v2(name: str, files: Mapping[str, File]) -> TerminalTask:
         reward_file="/logs/verifier/reward.txt",
         needs_exit_0=bool(metadata.get("r2v_exit_code", False)),
         oracle=commands_of(_text(files, "solution/solve.sh"), bool(metadata.get("r2v_commands"))),
-        oracle_files=None if metadata.get("r2v_commands") else _at("/solution", _below(files, "solution/")),
+        oracle_files=None
+        if metadata.get("r2v_commands")
+        else _at("/solution", _below(files, "solution/")),
         wrong=commands_of(_text(files, "solution/wrong.sh"), True),
         keeps_processes=bool(metadata.get("r2v_keeps_processes", True)),
         agent_s=float(described.get("agent", {}).get("timeout_sec", 360.0)),
@@ -139,7 +142,9 @@ def _read_v1(name: str, files: Mapping[str, File]) -> TerminalTask:
         # What installs pytest over the network only to call it is left out.
         test_script=offline if _FETCHES.search(script) else "bash /tests/run-tests.sh",
         oracle=commands_of(_text(files, "solution.sh"), False),
-        oracle_files=_at("/solution", {"solve.sh": files["solution.sh"]} if "solution.sh" in files else {}),
+        oracle_files=_at(
+            "/solution", {"solve.sh": files["solution.sh"]} if "solution.sh" in files else {}
+        ),
         agent_s=float(described.get("max_agent_timeout_sec", 360.0)),
         test_s=float(described.get("max_test_timeout_sec", 60.0)),
         difficulty=str(described.get("difficulty", "")),

@@ -133,7 +133,10 @@ def test_long_output_loses_its_middle_and_control_codes(env: TerminalBenchEnv) -
 
 
 def test_the_tests_are_not_there_before_the_agent_has_ended(env: TerminalBenchEnv) -> None:
-    found = said(env, "ls -d /tests /solution /logs/verifier; find / -name 'check*.py' -path '*tests*' 2>/dev/null")
+    found = said(
+        env,
+        "ls -d /tests /solution /logs/verifier; find / -name 'check*.py' -path '*tests*' 2>/dev/null",
+    )
     assert found.count("No such file or directory") == 3
     assert "check.py" not in found
 
@@ -153,7 +156,7 @@ def test_tampering_with_the_tests_fails(env: TerminalBenchEnv) -> None:
 def test_answers_that_mean_nothing_cost_a_step(env: TerminalBenchEnv) -> None:
     for answer in ("", "keys C-Nothing", "x" * 20_000, "\ud800"):
         observation, reward, terminated, truncated, _ = env.step(answer)
-        assert not (reward or terminated or truncated)
+        assert (reward, terminated, truncated) == (0.0, False, False)
         assert observation
     assert said(env, "pwd") == "/app\n[exit 0; /app]"
 
@@ -170,7 +173,18 @@ def test_a_state_is_reached_again_by_a_snapshot(env: TerminalBenchEnv) -> None:
     for action in first:
         tree.step(action)
     back = tree.step("say $x $(cat a) $(umask) $PWD; ls -d /app; set -o | grep nounset").observation
-    assert back.split() == "7 one 0027 /tmp /app nounset on [exit 0; /tmp]".split()
+    assert back.split() == [
+        "7",
+        "one",
+        "0027",
+        "/tmp",
+        "/app",
+        "nounset",
+        "on",
+        "[exit",
+        "0;",
+        "/tmp]",
+    ]
     assert not tree.drift
 
 
@@ -186,8 +200,13 @@ def test_a_state_with_a_process_is_played_again(env: TerminalBenchEnv) -> None:
 def test_episodes_are_strangers(env: TerminalBenchEnv) -> None:
     other = make()
     other.reset()
-    said(env, "echo mine > /tmp/mine; echo mine > /dev/shm/mine; python3 -m http.server 8077 > /dev/null 2>&1 &")
-    seen = said(other, "ls /tmp/mine /dev/shm/mine; sleep 0.5; python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8077))' 2>&1 | tail -n 1")
+    said(
+        env,
+        "echo mine > /tmp/mine; echo mine > /dev/shm/mine; python3 -m http.server 8077 > /dev/null 2>&1 &",
+    )
+    connect = 'import socket; socket.create_connection(("127.0.0.1", 8077))'
+    look = f"ls /tmp/mine /dev/shm/mine; sleep 0.5; python3 -c '{connect}' 2>&1 | tail -n 1"
+    seen = said(other, look)
     assert seen.count("No such file or directory") == 2
     assert "Connection refused" in seen
     other.close()
@@ -217,6 +236,16 @@ def test_faults_do_not_act_and_the_expert_is_not_fooled() -> None:
     assert faults
 
 
+def test_the_expert_comes_back_from_where_others_went(env: TerminalBenchEnv) -> None:
+    assert said(env, "cd /tmp && cat").startswith("[a program waits for input")
+    assert env.expert_action() == "keys C-c"
+    said(env, "keys C-c")
+    assert env.expert_action() == "cd /app"
+    while (action := env.expert_action()) != "submit":
+        env.step(action)
+    assert env.step("submit")[1] == 1.0
+
+
 def test_mistakes_are_wrong_and_depend_on_the_seed_alone(env: TerminalBenchEnv) -> None:
     right = env.expert_action()
     made = [env.wrong_action(seed) for seed in range(40)]
@@ -232,7 +261,11 @@ def test_a_task_of_a_users_directory_is_the_test_split(tmp_path: Any) -> None:
 
     write(tmp_path / "mine", V1)
     config = EnvConfig.model_validate(
-        {"kind": "terminal_bench", "terminal": {"tasks": str(tmp_path)}, "splits": {"train": 1, "test": 1}}
+        {
+            "kind": "terminal_bench",
+            "terminal": {"tasks": str(tmp_path)},
+            "splits": {"train": 1, "test": 1},
+        }
     )
     tasks = make_tasks(config, 0, 1, lambda done, total: None)
     theirs: Task = tasks[1]

@@ -14,7 +14,7 @@ code)` for each shell or program that ended.
 
 import _ctypes  # `ctypes` takes milliseconds to import, and is needed for one call
 import _signal  # type: ignore[import-not-found]  # `signal` without its enums
-import _socket  # type: ignore[import-not-found]  # `socket` without its classes
+import _socket  # `socket` without its classes
 import marshal
 import posix  # `os` takes a millisecond to import
 import resource
@@ -35,7 +35,7 @@ _SHELL_STATE = "/run/r2v-shell"
 _SOL_SOCKET = 1
 _SCM_RIGHTS = 1
 
-Entry = tuple[str, str, int, int, bytes | str]
+Entry = tuple[str, str, int, int, bytes]
 """Path, kind (file, folder, link, pipe), mode, time of change in ns, content or target."""
 
 
@@ -44,6 +44,7 @@ class Supervisor:
 
     def __init__(self, control: int) -> None:
         posix.set_inheritable(control, False)
+        self._fd = control
         self._control = _socket.socket(fileno=control)
         self._children: set[int] = set()
         self._payload = b""
@@ -60,11 +61,11 @@ class Supervisor:
         _signal.signal(_signal.SIGCHLD, lambda *_: None)
         self.send(("answer", None))
         while True:
-            ready, _, _ = select.select([self._control, woken], [], [])
+            ready, _, _ = select.select([self._fd, woken], [], [])
             if woken in ready:
                 posix.read(woken, 4096)
             self.reap()
-            if self._control in ready:
+            if self._fd in ready:
                 request, *arguments = marshal.loads(self._receive())
                 self._payload = b""
                 value, fds = getattr(self, "do_" + request)(*arguments)
@@ -72,9 +73,7 @@ class Supervisor:
                 for fd in fds:
                     posix.close(fd)
 
-    def send(
-        self, message: object, fds: list[int] | None = None, payload: bytes = b""
-    ) -> None:
+    def send(self, message: object, fds: list[int] | None = None, payload: bytes = b"") -> None:
         """One message to the host."""
         body = ascii(message).encode("ascii")
         lengths = len(body).to_bytes(8, "little") + len(payload).to_bytes(8, "little")
@@ -133,7 +132,7 @@ class Supervisor:
             folders(path.rpartition("/")[0])
             remove(path)
             if kind == "link":
-                posix.symlink(content, path)
+                posix.symlink(content, path.encode("utf-8", "surrogateescape"))
             elif kind == "pipe":
                 posix.mkfifo(path, mode)
             else:
@@ -251,10 +250,7 @@ class Supervisor:
 
     def do_kill(self, target: int) -> tuple[None, list[int]]:
         """End a process, or with a negative number a group of processes."""
-        try:
-            posix.kill(target, _signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        kill(target)
         return None, []
 
     def do_kill_new(self, before: list[int]) -> tuple[None, list[int]]:
@@ -264,7 +260,7 @@ class Supervisor:
         for _ in range(_ROUNDS):
             new = [process for process in self._others() if process not in before]
             for process in new:
-                self.do_kill(process)
+                kill(process)
             if not new:
                 break
         return None, []
@@ -389,7 +385,7 @@ def packed(path: str, info: "posix.stat_result") -> Entry | None:
     if stat.S_ISDIR(info.st_mode):
         return path, "folder", mode, changed, b""
     if stat.S_ISLNK(info.st_mode):
-        return path, "link", mode, changed, posix.readlink(path)
+        return path, "link", mode, changed, posix.readlink(path.encode("utf-8", "surrogateescape"))
     if stat.S_ISFIFO(info.st_mode):
         return path, "pipe", mode, changed, b""
     if not stat.S_ISREG(info.st_mode):
@@ -427,6 +423,15 @@ def write(path: str, content: bytes, mode: int) -> None:
         posix.close(fd)
 
 
+def kill(target: int) -> None:
+    """End a process or a group, if it is there."""
+    if target > 1 or target < -1:
+        try:  # noqa: SIM105 -- `contextlib` takes a millisecond to import
+            posix.kill(target, _signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
 def folders(path: str) -> None:
     """Make a folder and those above it; a file in its place gives way."""
     if not path:
@@ -443,7 +448,7 @@ def folders(path: str) -> None:
 
 def remove(path: str) -> None:
     """Remove a file or a link, if there is one."""
-    try:
+    try:  # noqa: SIM105 -- `contextlib` takes a millisecond to import
         posix.unlink(path)
     except FileNotFoundError:
         pass
@@ -480,7 +485,7 @@ def end_all_others() -> None:
 
 def close_memory() -> None:
     """Let no process of the same user read or write this one's memory."""
-    library = _ctypes.dlopen(None, 2)
+    library = _ctypes.dlopen(None, 2)  # type: ignore[arg-type]  # the program itself
     arguments = (_PR_SET_DUMPABLE, 0, 0, 0, 0)
     if _ctypes.call_function(_ctypes.dlsym(library, "prctl"), arguments) != 0:
         posix._exit(1)

@@ -69,9 +69,7 @@ def _pack_selected(rng: random.Random) -> Made:
     for part in names(rng, 2):
         files[f"{project}/build/{part}.o"] = "object\n"
         files[f"{project}/docs/{part}.md"] = sentence(rng, 5) + "\n"
-    wanted = sorted(
-        path for path in files if "/build/" not in path and not path.endswith(".pyc")
-    )
+    wanted = sorted(path for path in files if "/build/" not in path and not path.endswith(".pyc"))
     return Made(
         instruction=f"Pack /app/{project} into /app/{project}.tar.gz without the folder build and "
         f"without files that end in .pyc. Paths in the archive begin with {project}/. Then write "
@@ -138,9 +136,7 @@ def _rotated_logs(rng: random.Random) -> Made:
             "done | LC_ALL=C sort > /app/counts.txt",
             "cat /app/counts.txt",
         ),
-        wrong=(
-            f"cd /app/logs && gunzip *.gz && grep -c '^{code}' * | tr : ' ' > /app/counts.txt",
-        ),
+        wrong=(f"cd /app/logs && gunzip *.gz && grep -c '^{code}' * | tr : ' ' > /app/counts.txt",),
         check=f"""
 same("/app/counts.txt", {wanted!r})
 demand(sorted(os.listdir("/app/logs")) == {sorted(counts)!r}, "the logs were changed")

@@ -137,5 +137,7 @@ for n in (0, 5, 40):
 FAMILIES = (
     Family("repair-build", "compilers", "medium", "test", _repair_build, ("gcc",)),
     Family("repair-makefile", "compilers", "hard", "train", _repair_makefile, ("make",)),
-    Family("static-library", "compilers", "medium", "calibration", _static_library, ("gcc", "binutils")),
+    Family(
+        "static-library", "compilers", "medium", "calibration", _static_library, ("gcc", "binutils")
+    ),
 )

@@ -12,7 +12,9 @@ def _fixed_width(rng: random.Random) -> Made:
     who = people(rng, rng.randint(8, 14))
     numbers = rng.sample(range(1, 10_000), len(who))
     rows = [(one, rng.choice(NOUNS), str(number)) for one, number in zip(who, numbers, strict=True)]
-    lines = ["".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines = [
+        "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    ]
     wanted = "\n".join("\t".join(row) for row in sorted(rows, key=lambda row: int(row[2])))
     first, second = widths[0], widths[0] + widths[1]
     return Made(
@@ -24,13 +26,13 @@ def _fixed_width(rng: random.Random) -> Made:
         oracle=(
             "head -n 3 /app/table.txt",
             f"awk '{{ a=substr($0,1,{first}); b=substr($0,{first + 1},{widths[1]}); "
-            f"c=substr($0,{second + 1},6); gsub(/ +$/,\"\",a); gsub(/ +$/,\"\",b); "
-            "gsub(/ +$/,\"\",c); print a \"\\t\" b \"\\t\" c }' /app/table.txt > /tmp/rows",
+            f'c=substr($0,{second + 1},6); gsub(/ +$/,"",a); gsub(/ +$/,"",b); '
+            'gsub(/ +$/,"",c); print a "\\t" b "\\t" c }\' /app/table.txt > /tmp/rows',
             "sort -t \"$(printf '\\t')\" -k3,3n /tmp/rows > /app/table.tsv",
             "head -n 3 /app/table.tsv",
         ),
         wrong=(
-            "awk '{ print $1 \"\\t\" $2 \"\\t\" $3 }' /app/table.txt | sort -k3 -r > /app/table.tsv",
+            'awk \'{ print $1 "\\t" $2 "\\t" $3 }\' /app/table.txt | sort -k3 -r > /app/table.tsv',
         ),
         check=f"same('/app/table.tsv', {wanted!r})",
     )
@@ -45,7 +47,9 @@ def _join_tables(rng: random.Random) -> Made:
     right = [f"{codes[n]};{cities[n]}" for n in some] + [f"{rng.randint(1, 99)};nowhere"]
     rng.shuffle(left)
     rng.shuffle(right)
-    joined = "\n".join(f"{codes[n]};{who[n]};{cities[n]}" for n in sorted(some, key=lambda n: codes[n]))
+    joined = "\n".join(
+        f"{codes[n]};{who[n]};{cities[n]}" for n in sorted(some, key=lambda n: codes[n])
+    )
     missing = "\n".join(sorted(who[n] for n in range(len(who)) if n not in some))
     return Made(
         instruction="/app/people.txt has lines CODE;NAME and /app/cities.txt lines CODE;CITY, in no "
@@ -74,7 +78,9 @@ def _one_date_format(rng: random.Random) -> Made:
     for number in range(rng.randint(10, 16)):
         year, month, date = day(rng, rng.randint(2019, 2024))
         wanted.append((f"{year}-{month:02}-{date:02}", f"event{number}"))
-        shown = rng.choice((f"{date:02}.{month:02}.{year}", f"{year}/{month:02}/{date:02}", wanted[-1][0]))
+        shown = rng.choice(
+            (f"{date:02}.{month:02}.{year}", f"{year}/{month:02}/{date:02}", wanted[-1][0])
+        )
         lines.append(f"event{number},{shown}")
     result = "\n".join(f"{date},{event}" for date, event in sorted(wanted))
     return Made(
@@ -135,7 +141,12 @@ def _recode(rng: random.Random) -> Made:
     files: dict[str, str | bytes] = {}
     wanted = {}
     tally: Counter[str] = Counter()
-    kinds = ["latin-1", "utf-16", "utf-8", *(rng.choice(("latin-1", "utf-16", "utf-8")) for _ in range(3))]
+    kinds = [
+        "latin-1",
+        "utf-16",
+        "utf-8",
+        *(rng.choice(("latin-1", "utf-16", "utf-8")) for _ in range(3)),
+    ]
     for number, encoding in enumerate(kinds):
         lines = [f"{rng.choice(words)} {sentence(rng, 3)}" for _ in range(rng.randint(3, 6))]
         name = f"{names(rng, 1)[0]}{number}.txt"
@@ -154,13 +165,13 @@ def _recode(rng: random.Random) -> Made:
             '  if head -c 2 "$name" | od -An -tx1 | grep -q "ff fe"; then from=UTF-16\n'
             '  elif iconv -f UTF-8 -t UTF-8 "$name" > /dev/null 2>&1; then from=UTF-8\n'
             "  else from=ISO-8859-1\n  fi\n"
-            "  iconv -f $from -t UTF-8 \"$name\" | tr -d '\\r' > /app/outbox/\"$name\"\ndone",
+            '  iconv -f $from -t UTF-8 "$name" | tr -d \'\\r\' > /app/outbox/"$name"\ndone',
             "ls /app/outbox | wc -l",
         ),
         wrong=(
             "mkdir -p /app/outbox",
             "cd /app/inbox\nfor name in *; do\n"
-            "  iconv -f ISO-8859-1 -t UTF-8 \"$name\" | tr -d '\\r' > /app/outbox/\"$name\"\ndone",
+            '  iconv -f ISO-8859-1 -t UTF-8 "$name" | tr -d \'\\r\' > /app/outbox/"$name"\ndone',
         ),
         check=f"""
 wanted = {wanted!r}

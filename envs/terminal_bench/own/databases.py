@@ -14,14 +14,14 @@ def _database(path: str, statements: str) -> str:
     )
 
 
-_ASK = '''
+_ASK = """
 import sqlite3
 def ask(path, sql):
     try:
         return sqlite3.connect(path).execute(sql).fetchall()
     except sqlite3.Error as error:
         fail(str(error))
-'''
+"""
 
 
 def _best_customers(rng: random.Random) -> Made:
@@ -33,11 +33,16 @@ def _best_customers(rng: random.Random) -> Made:
         for _ in range(rng.randint(1, 6)):
             amount = rng.randint(5, 400)
             year = rng.choice((2022, 2023))
-            rows.append(f"insert into sale values ({number + 1}, {amount}, '{year}-0{rng.randint(1, 9)}-11');")
+            rows.append(
+                f"insert into sale values ({number + 1}, {amount}, '{year}-0{rng.randint(1, 9)}-11');"
+            )
             totals[one] += amount if year == 2023 else 0
     rows.append(f"insert into sale values (1, {rng.randint(1000, 1999)}, '2023-05-05');")
     totals[who[0]] += int(rows[-1].split(",")[1])
-    ranked = sorted(((total, one) for one, total in totals.items() if total), key=lambda pair: (-pair[0], pair[1]))
+    ranked = sorted(
+        ((total, one) for one, total in totals.items() if total),
+        key=lambda pair: (-pair[0], pair[1]),
+    )
     wanted = "\n".join(f"{one}|{total}" for total, one in ranked[:3])
     sql = (
         "select name, sum(amount) as total from customer join sale on sale.customer = customer.id "
@@ -114,7 +119,9 @@ def _migrate_table(rng: random.Random) -> Made:
     for number, who in enumerate(people(rng, rng.randint(6, 10))):
         family = names(rng, 1)[0]
         euros, cents = rng.randint(1, 99), rng.randint(0, 99)
-        rows.append(f"insert into account values ({number + 1}, '{who} {family}', '{euros}.{cents:02}');")
+        rows.append(
+            f"insert into account values ({number + 1}, '{who} {family}', '{euros}.{cents:02}');"
+        )
         wanted.append((number + 1, who, family, euros * 100 + cents))
     return Made(
         instruction="In the SQLite database /app/bank.db the table account(id, owner, balance) has "
@@ -123,7 +130,8 @@ def _migrate_table(rng: random.Random) -> Made:
         "the database to 2, and keep the old database as /app/bank.old.db.",
         setup=_database(
             "/app/bank.db",
-            "create table account(id integer primary key, owner text, balance text);\n" + "\n".join(rows),
+            "create table account(id integer primary key, owner text, balance text);\n"
+            + "\n".join(rows),
         ),
         oracle=(
             "cp /app/bank.db /app/bank.old.db",
@@ -173,7 +181,8 @@ def _orphan_rows(rng: random.Random) -> Made:
         setup=_database(
             "/app/library.db",
             "create table book(id integer primary key, title text); "
-            "create table loan(id integer primary key, book integer, reader text);\n" + "\n".join(rows),
+            "create table loan(id integer primary key, book integer, reader text);\n"
+            + "\n".join(rows),
         ),
         oracle=(
             "sqlite3 /app/library.db .schema",

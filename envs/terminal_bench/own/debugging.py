@@ -12,7 +12,7 @@ def _shell_bug(rng: random.Random) -> Made:
     script = (
         "#!/bin/bash\n# prints how many of the files it is given have more than LIMIT bytes\n"
         f"LIMIT={limit}\ncount=0\nfor file in $@; do\n"
-        '  size=$(wc -c < $file)\n  if [ $size > $LIMIT ]; then\n    count=$((count + 1))\n  fi\ndone\n'
+        "  size=$(wc -c < $file)\n  if [ $size > $LIMIT ]; then\n    count=$((count + 1))\n  fi\ndone\n"
         "echo $count\n"
     )
     return Made(
@@ -30,7 +30,7 @@ def _shell_bug(rng: random.Random) -> Made:
             f"cat /app/{tool}.sh",
             f"sed -i 's/for file in $@/for file in \"$@\"/' /app/{tool}.sh",
             f"sed -i 's/< $file)/< \"$file\")/' /app/{tool}.sh",
-            f"sed -i 's/\\[ $size > $LIMIT \\]/[ \"$size\" -gt \"$LIMIT\" ]/' /app/{tool}.sh",
+            f'sed -i \'s/\\[ $size > $LIMIT \\]/[ "$size" -gt "$LIMIT" ]/\' /app/{tool}.sh',
             f"rm -f /app/{limit}",
             f"/app/{tool}.sh /app/samples/*.txt",
         ),
@@ -174,7 +174,7 @@ def _broken_environment(rng: random.Random) -> Made:
             f"cp /app/{folder}/conf/tool.conf.dist /app/{folder}/conf/tool.conf",
             f"rm -f /app/{folder}/cache/answer; [ -d /app/{folder}/cache ] || rm -f /app/{folder}/cache",
             f"grep -q {variable} /root/.profile 2> /dev/null || cat >> /root/.profile <<'END'\n"
-            f"export {variable}=/app/{folder}\nexport PATH=\"$PATH:/app/{folder}/bin\"\nEND",
+            f'export {variable}=/app/{folder}\nexport PATH="$PATH:/app/{folder}/bin"\nEND',
             ". /root/.profile",
             f"{tool} > /app/answer.txt && cat /app/answer.txt",
         ),

@@ -2,19 +2,102 @@
 
 import random
 
-NOUNS = (
-    "anchor basin cedar delta ember fjord grove harbor inlet jetty kernel lagoon meadow nectar "
-    "orchard pebble quarry ridge summit tundra valley willow zephyr bridge canyon dune estuary "
-    "forest glacier hollow island juniper lantern marble needle oasis prairie reef spruce thicket"
-).split()
-ADJECTIVES = (
-    "amber brisk calm dusty eager faint gentle hidden ivory jolly keen lively misty narrow olive "
-    "pale quiet rapid silent tidy upper vivid warm young"
-).split()
-PEOPLE = (
-    "ada bela carl dora emil fay gus hana ivo june karl lena milo nora otto pia quinn rosa sven "
-    "tara ugo vera walt xenia yara zeno"
-).split()
+NOUNS = [
+    "anchor",
+    "basin",
+    "cedar",
+    "delta",
+    "ember",
+    "fjord",
+    "grove",
+    "harbor",
+    "inlet",
+    "jetty",
+    "kernel",
+    "lagoon",
+    "meadow",
+    "nectar",
+    "orchard",
+    "pebble",
+    "quarry",
+    "ridge",
+    "summit",
+    "tundra",
+    "valley",
+    "willow",
+    "zephyr",
+    "bridge",
+    "canyon",
+    "dune",
+    "estuary",
+    "forest",
+    "glacier",
+    "hollow",
+    "island",
+    "juniper",
+    "lantern",
+    "marble",
+    "needle",
+    "oasis",
+    "prairie",
+    "reef",
+    "spruce",
+    "thicket",
+]
+ADJECTIVES = [
+    "amber",
+    "brisk",
+    "calm",
+    "dusty",
+    "eager",
+    "faint",
+    "gentle",
+    "hidden",
+    "ivory",
+    "jolly",
+    "keen",
+    "lively",
+    "misty",
+    "narrow",
+    "olive",
+    "pale",
+    "quiet",
+    "rapid",
+    "silent",
+    "tidy",
+    "upper",
+    "vivid",
+    "warm",
+    "young",
+]
+PEOPLE = [
+    "ada",
+    "bela",
+    "carl",
+    "dora",
+    "emil",
+    "fay",
+    "gus",
+    "hana",
+    "ivo",
+    "june",
+    "karl",
+    "lena",
+    "milo",
+    "nora",
+    "otto",
+    "pia",
+    "quinn",
+    "rosa",
+    "sven",
+    "tara",
+    "ugo",
+    "vera",
+    "walt",
+    "xenia",
+    "yara",
+    "zeno",
+]
 
 
 def names(rng: random.Random, count: int) -> list[str]:

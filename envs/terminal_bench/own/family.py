@@ -15,7 +15,7 @@ from r2v_dist.seeding import rng_for
 
 BASE_IMAGE = "debian:bookworm-slim"
 _ALWAYS = ("python3",)
-_PRELUDE = '''import json, os, re, subprocess, sys
+_PRELUDE = """import json, os, re, subprocess, sys
 
 
 def fail(why):
@@ -46,7 +46,7 @@ def output(*argv, wait=10, **options):
     return done.returncode, done.stdout
 
 
-'''
+"""
 _TEST = """#!/bin/bash
 if python3 -I -B /tests/check.py; then
   echo 1 > /logs/verifier/reward.txt
@@ -133,7 +133,10 @@ class Family:
         if made.files:
             lines.append("COPY app/ /app/")
         if made.setup:
-            lines += ["COPY setup.sh /tmp/setup.sh", "RUN bash -e /tmp/setup.sh && rm /tmp/setup.sh"]
+            lines += [
+                "COPY setup.sh /tmp/setup.sh",
+                "RUN bash -e /tmp/setup.sh && rm /tmp/setup.sh",
+            ]
         return "\n".join(lines) + "\n"
 
 

@@ -23,7 +23,7 @@ def _plain_names(rng: random.Random) -> Made:
         setup=f"ls {folder} > /dev/null",
         oracle=(
             f"ls /app/{folder}",
-            f'cd /app/{folder}\nfor old in *; do\n'
+            f"cd /app/{folder}\nfor old in *; do\n"
             "  new=$(echo \"$old\" | tr 'A-Z ' 'a-z_')\n"
             '  [ "$old" = "$new" ] || mv -- "$old" "$new"\ndone',
             f"ls /app/{folder} | LC_ALL=C sort > /app/names.txt",
@@ -31,7 +31,7 @@ def _plain_names(rng: random.Random) -> Made:
         ),
         wrong=(
             f"cd /app/{folder}\nfor old in *; do\n"
-            "  mv -- \"$old\" \"$(echo \"$old\" | tr ' ' _)\"\ndone",
+            '  mv -- "$old" "$(echo "$old" | tr \' \' _)"\ndone',
             f"ls /app/{folder} | LC_ALL=C sort > /app/names.txt",
         ),
         check=f"""

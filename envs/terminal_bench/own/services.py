@@ -7,7 +7,7 @@ import random
 from envs.terminal_bench.own.drawing import name, names, sentence
 from envs.terminal_bench.own.family import Family, Made
 
-_FETCH = '''
+_FETCH = """
 import time, urllib.request
 def fetch(address):
     for attempt in range(20):
@@ -16,7 +16,7 @@ def fetch(address):
         except OSError:
             time.sleep(0.1)
     fail(address + " does not answer")
-'''
+"""
 _WAIT = "for n in $(seq 50); do python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' 2> /dev/null && break; sleep 0.1; done"
 
 
@@ -85,14 +85,14 @@ def _repair_server(rng: random.Random) -> Made:
         },
         oracle=(
             "cat /app/etc/server.json && head -n 5 /app/server.py",
-            f"sed -i -e 's/\"{wrong}\"/{port}/' -e 's/\"hello\"/\"{greeting}\"/' /app/etc/server.json",
+            f'sed -i -e \'s/"{wrong}"/{port}/\' -e \'s/"hello"/"{greeting}"/\' /app/etc/server.json',
             "sed -i 's|/app/logs/|/app/var/|' /app/etc/server.json",
             "mkdir -p /app/var",
             "nohup python3 /app/server.py > /app/server.out 2>&1 &",
             _WAIT.format(port=port),
         ),
         wrong=(
-            f"sed -i -e 's/\"{wrong}\"/{port}/' -e 's/\"hello\"/\"{greeting}\"/' /app/etc/server.json",
+            f'sed -i -e \'s/"{wrong}"/{port}/\' -e \'s/"hello"/"{greeting}"/\' /app/etc/server.json',
             "nohup python3 /app/server.py > /app/server.out 2>&1 &",
             _WAIT.format(port=port),
         ),
@@ -110,7 +110,9 @@ demand(text("/app/server.py") == {program!r}, "server.py was changed")
 def _queue_worker(rng: random.Random) -> Made:
     folder = names(rng, 1)[0]
     jobs = names(rng, rng.randint(3, 5))
-    files = {f"{folder}/in/{job}.job": f"{rng.randint(2, 99)} {rng.randint(2, 99)}\n" for job in jobs}
+    files = {
+        f"{folder}/in/{job}.job": f"{rng.randint(2, 99)} {rng.randint(2, 99)}\n" for job in jobs
+    }
     return Made(
         instruction=f"Write /app/worker.sh and leave it running in the background. Every file "
         f"/app/{folder}/in/NAME.job holds two whole numbers; for each the worker writes their product "
@@ -125,7 +127,7 @@ def _queue_worker(rng: random.Random) -> Made:
             f"  for job in /app/{folder}/in/*.job; do\n"
             '    [ -e "$job" ] || continue\n'
             '    read -r a b < "$job" || continue\n'
-            f"    base=$(basename \"$job\" .job)\n"
+            f'    base=$(basename "$job" .job)\n'
             f'    echo $((a * b)) > "/app/{folder}/out/$base.tmp"\n'
             f'    mv "/app/{folder}/out/$base.tmp" "/app/{folder}/out/$base.result"\n'
             '    rm "$job"\n  done\n  sleep 0.2\ndone\nEND',
@@ -175,7 +177,7 @@ def _stop_stray(rng: random.Random) -> Made:
         oracle=(
             "cat /app/start.sh",
             "bash /app/start.sh; sleep 0.3",
-            f"pid_of() {{ for p in /proc/[0-9]*; do [ \"$(tr '\\0' ' ' < $p/cmdline 2> /dev/null)\" = \"bash /app/$1.sh \" ] && basename $p; done; }}\n"
+            "pid_of() { for p in /proc/[0-9]*; do [ \"$(tr '\\0' ' ' < $p/cmdline 2> /dev/null)\" = \"bash /app/$1.sh \" ] && basename $p; done; }\n"
             "type pid_of | head -n 1",
             f"kill $(pid_of {stray}); sleep 0.3",
             f": > /app/{stray}.log",

@@ -54,7 +54,9 @@ def _json_to_csv(rng: random.Random) -> Made:
 
 def _repair_json(rng: random.Random) -> Made:
     keys = names(rng, rng.randint(5, 8))
-    value = {key: rng.choice((rng.randint(1, 99), name(rng), True, None)) for key in keys}
+    value: dict[str, object] = {
+        key: rng.choice((rng.randint(1, 99), name(rng), True, None)) for key in keys
+    }
     value["list"] = [rng.randint(1, 9) for _ in range(4)]
     lines = json.dumps(value, indent=2).split("\n")
     target = rng.choice(keys)
@@ -94,13 +96,15 @@ demand(found == {fixed!r}, "other keys or values")
 
 def _xml_totals(rng: random.Random) -> Made:
     shelves = names(rng, rng.randint(3, 4))
-    totals = {shelf: 0 for shelf in shelves}
+    totals = dict.fromkeys(shelves, 0)
     lines = ["<stock>"]
     for number in range(rng.randint(12, 20)):
         shelf = rng.choice(shelves)
         count, price = rng.randint(0, 9), rng.randint(1, 50)
         totals[shelf] += count * price
-        lines.append(f'  <item id="{number}" shelf="{shelf}"><count>{count}</count><price>{price}</price></item>')
+        lines.append(
+            f'  <item id="{number}" shelf="{shelf}"><count>{count}</count><price>{price}</price></item>'
+        )
     lines.append("</stock>")
     wanted = json.dumps(totals, sort_keys=True)
     program = (
@@ -111,7 +115,11 @@ def _xml_totals(rng: random.Random) -> Made:
         "    totals[item.get('shelf')] = totals.get(item.get('shelf'), 0) + worth\n"
         "json.dump(totals, open('/app/totals.json', 'w'), sort_keys=True)"
     )
-    used = {shelf: total for shelf, total in totals.items() if any(f'shelf="{shelf}"' in one for one in lines)}
+    used = {
+        shelf: total
+        for shelf, total in totals.items()
+        if any(f'shelf="{shelf}"' in one for one in lines)
+    }
     return Made(
         instruction="/app/stock.xml lists items with a shelf, a count and a price. Write "
         "/app/totals.json: a JSON object with the sum of count times price for every shelf that "
@@ -133,7 +141,8 @@ try:
 except ValueError as error:
     fail(str(error))
 demand(found == {used!r}, "other totals")
-""" + f"# all shelves: {wanted}\n",
+"""
+        + f"# all shelves: {wanted}\n",
     )
 
 
@@ -150,7 +159,9 @@ def _layered_settings(rng: random.Random) -> Made:
     removed = rng.choice([key for key in keys if key not in values["local"]])
     del merged[removed]
     files = {
-        f"conf/{layer}.env": "".join(f"{key.upper()}={value}\n" for key, value in values[layer].items())
+        f"conf/{layer}.env": "".join(
+            f"{key.upper()}={value}\n" for key, value in values[layer].items()
+        )
         for layer in layers
     }
     files["conf/local.env"] += f"# unset {removed.upper()}\n"

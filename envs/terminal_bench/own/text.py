@@ -17,7 +17,9 @@ def _busiest_clients(rng: random.Random) -> Made:
             path = rng.choice(("/", "/login", "/api/items", "/img/logo.png"))
             lines.append(f'{address} - - [12/Mar/2023:10:00:00 +0000] "GET {path} HTTP/1.1" 200 12')
     failed = rng.sample(addresses, 4)
-    lines += [f'{one} - - [12/Mar/2023:11:00:00 +0000] "GET /x HTTP/1.1" 404 0' for one in failed * 30]
+    lines += [
+        f'{one} - - [12/Mar/2023:11:00:00 +0000] "GET /x HTTP/1.1" 404 0' for one in failed * 30
+    ]
     rng.shuffle(lines)
     ranked = sorted(counts, key=lambda address: -counts[address])[:top]
     wanted = "\n".join(f"{counts[address]} {address}" for address in ranked)
@@ -62,7 +64,7 @@ def _sum_by_group(rng: random.Random) -> Made:
         files={"orders.csv": "id,group,state,amount\n" + "\n".join(rows) + "\n"},
         oracle=(
             "head -n 4 /app/orders.csv",
-            "awk -F, '$3 == \"paid\" { sum[$2] += $4 } END { for (g in sum) print g \",\" sum[g] }' "
+            'awk -F, \'$3 == "paid" { sum[$2] += $4 } END { for (g in sum) print g "," sum[g] }\' '
             "/app/orders.csv > /tmp/sums",
             "sort /tmp/sums > /app/totals.csv",
             "cat /app/totals.csv",
@@ -92,7 +94,9 @@ def _edit_settings(rng: random.Random) -> Made:
     before = "\n".join(lines)
     after = before.replace(f"#{hidden} =", f"{hidden} =")
     head, tail = after.split(f"[{section}]")
-    after = head + f"[{section}]" + tail.replace(f"{key} = {values[section, key]}", f"{key} = {new}", 1)
+    after = (
+        head + f"[{section}]" + tail.replace(f"{key} = {values[section, key]}", f"{key} = {new}", 1)
+    )
     return Made(
         instruction=f"In /app/settings.ini set {key} to {new} in the section [{section}], and "
         f"activate the commented line of {hidden} in the section [{other}] with the value it has. "

@@ -119,11 +119,14 @@ class Bubble:
         try:
             self._answer(START_S)
         except Gone:
-            raise RuntimeFailure(f"a terminal's sandbox did not start: {self._complaint()}") from None
+            raise RuntimeFailure(
+                f"a terminal's sandbox did not start: {self._complaint()}"
+            ) from None
 
     def ask(self, request: str, *arguments: object, wait_s: float = ANSWER_S) -> "Reply":
         """The answer to a request. Raises Gone."""
-        body = marshal.dumps((request, *arguments))
+        message: Any = (request, *arguments)
+        body = marshal.dumps(message)
         try:
             self.control.settimeout(wait_s)
             self.control.sendall(len(body).to_bytes(8, "little") + body)

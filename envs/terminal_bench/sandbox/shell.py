@@ -238,4 +238,3 @@ class Shell:
         for fd in (self._terminal, self._commands):
             with contextlib.suppress(OSError):
                 os.close(fd)
-

@@ -44,7 +44,7 @@ def test_answers_are_read_as_models_write_them(answer: str, kind: str, text: str
 
 def test_keys_have_tmuxs_names() -> None:
     assert keys("i hello Escape :wq Enter") == b"ihello\x1b:wq\r"
-    assert keys("C-c C-[ M-x Up 'two words' \"a \\\" b\"") == b"\x03\x1b\x1bx\x1b[Atwo wordsa \" b"
+    assert keys('C-c C-[ M-x Up \'two words\' "a \\" b"') == b'\x03\x1b\x1bx\x1b[Atwo wordsa " b'
     with pytest.raises(UsageError, match="there is no key 'C-Nothing'"):
         keys("C-Nothing")
 
@@ -106,7 +106,10 @@ def test_a_dockerfile_becomes_steps() -> None:
     ("line", "problem"),
     [
         ("FROM nvidia/cuda:12", "its image nvidia/cuda:12 is no plain Debian, Ubuntu or Python"),
-        ("FROM debian:12\nRUN curl -O http://x/y", "its Dockerfile fetches something from the network"),
+        (
+            "FROM debian:12\nRUN curl -O http://x/y",
+            "its Dockerfile fetches something from the network",
+        ),
         ("FROM debian:12\nCOPY gone /x", "gone, which its Dockerfile copies, is not there"),
         ("FROM debian:12\nCOPY --from=build /a /b", "its Dockerfile copies from another image"),
         ("FROM debian:12\nUSER agent", "its Dockerfile has USER agent"),
@@ -151,7 +154,10 @@ def test_the_list_says_why_a_task_cannot_run(tmp_path: Path) -> None:
     write(tmp_path / "two", V1 | {"docker-compose.yaml": several})
     odd = V1 | {"Dockerfile": "FROM debian:12\nRUN apt-get install -y no-such-package-r2v\n"}
     write(tmp_path / "odd", odd)
-    said = {fit.task: fit.sandbox for fit in (fit_of(one, TerminalConfig()) for one in task_folders(tmp_path))}
+    said = {
+        fit.task: fit.sandbox
+        for fit in (fit_of(one, TerminalConfig()) for one in task_folders(tmp_path))
+    }
     assert said["bare"][0] == "Dockerfile is missing"
     assert said["torn"][0].startswith("task torn: task.toml cannot be read")
     assert said["two"] == ("it has several containers",)
