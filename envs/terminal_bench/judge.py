@@ -67,6 +67,7 @@ def judge(machine: Machine, task: TerminalTask) -> Verdict:
     """Let the task's tests look at what the agent left."""
     if not task.keeps_processes:
         machine.end_processes()
+    machine.mend()
     machine.run(["/bin/rm", "-rf", "/tests", "/logs/verifier"], "/", {}, SETUP_S)
     machine.put(task.tests)
     machine.make_folders(("/logs/verifier",))
@@ -78,14 +79,20 @@ def judge(machine: Machine, task: TerminalTask) -> Verdict:
     if ran.code is None:
         return Verdict(False, f"the tests took longer than {task.test_s:g} s\n{said}")
     if _stamps(machine, task) != before:
-        return Verdict(False, f"the tests were touched while they ran\n{said}")
+        return Verdict(False, f"the tests or the system were touched while the tests ran\n{said}")
     return Verdict(_passed(machine, task, ran.code), said)
 
 
 def _stamps(machine: Machine, task: TerminalTask) -> dict[str, tuple[int, int]]:
-    """The stamps of the tests' own files; what tests write beside them is theirs."""
+    """The stamps of the tests' own files and of the system; what tests write beside them is
+    theirs.
+    """
     found = machine.stamps("/tests")
-    return {path: stamp for path, stamp in found.items() if path in task.tests}
+    return {
+        path: stamp
+        for path, stamp in found.items()
+        if path in task.tests or not path.startswith("/tests/")
+    }
 
 
 def _passed(machine: Machine, task: TerminalTask, code: int) -> bool:

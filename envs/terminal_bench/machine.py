@@ -99,13 +99,17 @@ class Machine(Protocol):
         ...
 
     def stamps(self, folder: str) -> dict[str, tuple[int, int]]:
-        """Of everything in a folder what is equal at two times only if nobody touched it in
-        between.
+        """Of everything in a folder, and of what `mend` looks after, what is equal at two times
+        only if nobody touched it in between.
         """
         ...
 
     def read(self, path: str) -> bytes | None:
         """A small plain file."""
+        ...
+
+    def mend(self) -> None:
+        """Undo what would let a program of the system run somebody else's code."""
         ...
 
     def end_processes(self) -> None:

@@ -31,6 +31,7 @@ _WAITS = {"0", "7", "23", "270", "271", "232", "281", "63", "72", "73", "22"}
 _SHELL_FDS = 5
 """Terminal three times, the pipe of commands, and the terminal once more for marks."""
 _ROUNDS = 50
+_PRELOADED = ("/etc/ld.so.preload",)
 _SHELL_STATE = "/run/r2v-shell"
 _SOL_SOCKET = 1
 _SCM_RIGHTS = 1
@@ -53,6 +54,7 @@ class Supervisor:
         self._shared = posix.lstat("/dev/shm").st_dev
         self._known: dict[str, tuple[int, int, int]] = {}
         self._limits: list[tuple[int, tuple[int, int]]] = []
+        self._links = links_of_system()
 
     def serve(self) -> None:
         """Answer until the end."""
@@ -284,12 +286,29 @@ class Supervisor:
             key = key or waits
         return (line, key), []
 
-    def do_stamps(self, folder: str) -> tuple[list[tuple[str, int, int]], list[int]]:
-        """Path, inode and time of the last change of any kind of everything in a folder. Nobody can
-        set such a time, so that whoever touched a file in between is found out.
+    def do_mend(self) -> tuple[None, list[int]]:
+        """Undo what would let programs of /usr run code of somebody else: another /bin or /lib, and
+        libraries that are loaded into every program. It calls no program to do so.
         """
-        found = []
-        for path, info in self._walk(folder):
+        for path in _PRELOADED:
+            set_aside(path)
+        for path, target in self._links.items():
+            if link_at(path) != target:
+                set_aside(path)
+                posix.symlink(target, path)
+        return None, []
+
+    def do_stamps(self, folder: str) -> tuple[list[tuple[str, int, int]], list[int]]:
+        """Path, inode and time of the last change of any kind of everything in a folder, and of
+        what `do_mend` looks after. Nobody can set such a time, so that whoever touched a file in
+        between is found out.
+        """
+        found = [(path, info.st_ino, info.st_ctime_ns) for path, info in self._walk(folder)]
+        for path in (*_PRELOADED, *self._links):
+            try:
+                info = posix.lstat(path)
+            except OSError:
+                continue
             found.append((path, info.st_ino, info.st_ctime_ns))
         return found, []
 
@@ -371,6 +390,32 @@ class Supervisor:
                 if stat.S_ISDIR(info.st_mode):
                     folders_left.append(path)
         return found
+
+
+def links_of_system() -> dict[str, str]:
+    """The links of the root folder into /usr."""
+    found = {}
+    for name in ("bin", "lib", "lib64", "sbin"):
+        target = link_at(f"/{name}")
+        if target:
+            found[f"/{name}"] = target
+    return found
+
+
+def link_at(path: str) -> str:
+    """The target of a link, empty where there is none."""
+    try:
+        return posix.readlink(path)
+    except OSError:
+        return ""
+
+
+def set_aside(path: str) -> None:
+    """Give whatever is at a path another name."""
+    try:  # noqa: SIM105 -- `contextlib` takes a millisecond to import
+        posix.rename(path, f"{path}.{time.monotonic_ns()}")
+    except FileNotFoundError:
+        pass
 
 
 def hard_linked(info: "posix.stat_result") -> bool:

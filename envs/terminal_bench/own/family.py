@@ -48,7 +48,7 @@ def output(*argv, wait=10, **options):
 
 """
 _TEST = """#!/bin/bash
-if python3 -I -B /tests/check.py; then
+if python3 -I -S -B /tests/check.py; then
   echo 1 > /logs/verifier/reward.txt
 else
   echo 0 > /logs/verifier/reward.txt

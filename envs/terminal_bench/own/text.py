@@ -121,7 +121,13 @@ def _extract_addresses(rng: random.Random) -> Made:
     domains = [f"{one}.example" for one in names(rng, 3)]
     found = {f"{who}@{rng.choice(domains)}" for who in people(rng, rng.randint(6, 12))}
     chosen = rng.choice(domains)
-    lines = []
+    certain = f"{people(rng, 1)[0]}@{chosen}"
+    found.add(certain)
+    lines = [
+        f"{sentence(rng, 2)} {certain.upper()[: -len(chosen)]}{chosen}",
+        certain,
+        f"{certain} too",
+    ]
     for address in sorted(found) * 2:
         local, _, domain = address.partition("@")
         shown = rng.choice((address, local.upper() + "@" + domain, f"<{address}>"))

@@ -5,6 +5,7 @@ it.
 import atexit
 import os
 import resource
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,9 +54,17 @@ class Size:
         ]
 
 
-@cache
+_first = threading.Lock()
+
+
 def _starter() -> ThreadPoolExecutor:
     """The thread that all sandboxes of this process are started in, and end with."""
+    with _first:
+        return _the_starter()
+
+
+@cache
+def _the_starter() -> ThreadPoolExecutor:
     thread = starter()
     atexit.register(thread.shutdown)
     return thread
@@ -222,6 +231,9 @@ class SandboxMachine:
     def read(self, path: str) -> bytes | None:
         reply = self._ask(lambda: self._bubble.ask("read", path, _CHUNK))
         return reply.payload if reply.value else None
+
+    def mend(self) -> None:
+        self._ask(lambda: self._bubble.ask("mend"))
 
     def end_processes(self) -> None:
         if self._shell is not None:
