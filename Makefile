@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRA ?= cpu
 
-.PHONY: demo test test-full lint setup base-model teacher-model real-models clean-venv
+.PHONY: demo test test-full lint setup base-model teacher-model real-models terminal-root clean-venv
 
 demo: setup
 	$(BIN)/r2v run configs/textworld_demo.yaml
@@ -41,6 +41,10 @@ teacher-model: setup
 # Pretrained models of 135 million to 1.5 billion parameters: 1.7 GB are downloaded, and 4.4 GB stay in the cache. docs/models.md says more.
 real-models: setup
 	$(BIN)/r2v models fetch --all
+
+# The prepared root of terminals (docs/environments.md); prints the folder.
+terminal-root:
+	python3 scripts/terminal_root.py
 
 clean-venv:
 	rm -rf $(VENV)

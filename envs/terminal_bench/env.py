@@ -111,6 +111,12 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         here = self._states[self._path]
         return mistake(self._task, here.done, here.last, seed)
 
+    @property
+    def wrong_solution(self) -> tuple[str, ...]:
+        """Commands that look like a solution and must not pass; none where none is known."""
+        self._needs_expert("wrong_solution")
+        return self._task.wrong
+
     def render(self) -> str:
         """The last observation."""
         return self._observation

@@ -27,7 +27,7 @@ def make_tasks(request: TaskRequest) -> list[Task]:
     Raises UsageError where there are too few, or this machine cannot run them.
     """
     config = request.config
-    require_bubblewrap()
+    require_bubblewrap(config.terminal.root)
     if (missing := missing_programs()) and config.terminal.root is None:
         program, families = next(iter(missing.items()))
         raise UsageError(
@@ -43,7 +43,8 @@ def make_tasks(request: TaskRequest) -> list[Task]:
         else:
             named = [(name, name) for name in own_names(split, count, request.seed)]
         for name, place in named:
-            tasks.append(Task(name, split, TERMINAL_BENCH, (("task", place), *arguments)))
+            steps = len(task_for(place).oracle) + 1
+            tasks.append(Task(name, split, TERMINAL_BENCH, (("task", place), *arguments), steps))
     return tasks
 
 
@@ -114,8 +115,3 @@ def _digest(folder: Path) -> str:
         if path.is_file() and not path.is_symlink():
             digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
-
-
-def expert_steps(name: str) -> int:
-    """How many commands the oracle of one of our tasks has."""
-    return len(task_for(name).oracle)

@@ -158,8 +158,7 @@ def commands_of(script: str, apart: bool) -> tuple[str, ...]:
     """The commands of an oracle's script: with `apart` its paragraphs, one command each; otherwise
     the script as a whole, run as a program.
     """
-    lines = script.split("\n")
-    body = "\n".join(line for line in lines if not re.match(r"#!|# [\w-]*canary", line)).strip()
+    body = re.sub(r"\A(?:#.*\n)*", "", script).strip()
     if not body:
         return ()
     if not apart:

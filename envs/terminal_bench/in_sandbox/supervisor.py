@@ -28,6 +28,8 @@ _READS = {"0", "63"}
 """Numbers of the call `read` on x86-64 and arm64."""
 _WAITS = {"0", "7", "23", "270", "271", "232", "281", "63", "72", "73", "22"}
 """Calls in which a program waits for input: read, poll, select and their kin."""
+_COMMANDS = 9
+"""The descriptor from which a shell reads its commands."""
 _SHELL_FDS = 5
 """Terminal three times, the pipe of commands, and the terminal once more for marks."""
 _ROUNDS = 50
@@ -167,6 +169,8 @@ class Supervisor:
         than that, or some that cannot be copied.
         """
         entries: list[Entry] = []
+        if not self._shell_is_plain():
+            return False, []
         for path, info in self._walk():
             most_bytes -= info.st_size if stat.S_ISREG(info.st_mode) else 0
             if len(entries) >= most_entries or most_bytes < 0 or hard_linked(info):
@@ -178,20 +182,17 @@ class Supervisor:
         self._payload = marshal.dumps(entries)
         return True, []
 
-    def do_look(
-        self, most_entries: int
-    ) -> tuple[tuple[int | None, list[int], str, bool], list[int]]:
+    def do_look(self, most_entries: int) -> tuple[tuple[int | None, list[int], str], list[int]]:
         """How many files changed since the last look (None where there are too many to say), the
-        processes beside this one and the shell, the shell's folder, and whether the shell's
-        descriptors are those that it began with.
+        processes beside this one and the shell, and the shell's folder.
         """
         others = self._others()
-        folder, plain = self._of_shell()
+        folder = link_at(f"/proc/{self._shell}/cwd") or "/"
         now: dict[str, tuple[int, int, int]] = {}
         for path, info in self._walk():
             if len(now) >= most_entries:
                 self._known = {}
-                return (None, others, folder, plain), []
+                return (None, others, folder), []
             if stat.S_ISDIR(info.st_mode):
                 now[path] = (info.st_mode, 0, 0)
             else:
@@ -199,17 +200,25 @@ class Supervisor:
         changed = sum(1 for path, what in now.items() if self._known.get(path) != what)
         changed += sum(1 for path in self._known if path not in now)
         self._known = now
-        return (changed, others, folder, plain), []
+        return (changed, others, folder), []
 
-    def _of_shell(self) -> tuple[str, bool]:
-        try:
-            folder = posix.readlink(f"/proc/{self._shell}/cwd")
-            fds = posix.listdir(f"/proc/{self._shell}/fd")
-            targets = [posix.readlink(f"/proc/{self._shell}/fd/{fd}") for fd in fds]
-        except OSError:
-            return "/", False
-        odd = [one for one in targets if not one.startswith(("/dev/pts/", "pipe:"))]
-        return folder, not odd and len(targets) == _SHELL_FDS
+    def _shell_is_plain(self) -> bool:
+        """Whether the shell waits for its next command and has the descriptors that it began with.
+        It tells of a command's end a moment before it waits.
+        """
+        place = f"/proc/{self._shell}"
+        for _ in range(_ROUNDS):
+            try:
+                with open(f"{place}/syscall", encoding="ascii") as file:
+                    call = file.read().split()
+                if call[0] in _READS and int(call[1], 16) == _COMMANDS:
+                    targets = [link_at(f"{place}/fd/{fd}") for fd in posix.listdir(f"{place}/fd")]
+                    odd = [one for one in targets if not one.startswith(("/dev/pts/", "pipe:"))]
+                    return not odd and len(targets) == _SHELL_FDS
+            except (OSError, ValueError, IndexError):  # it is running
+                pass
+            time.sleep(0.001)
+        return False
 
     def do_shell(
         self, argv: list[str], environment: dict[str, str], folder: str, rows: int, columns: int
@@ -228,7 +237,7 @@ class Supervisor:
         if not process:
             posix.close(master)
             posix.login_tty(slave)
-            posix.dup2(out, 9)
+            posix.dup2(out, _COMMANDS)
             self._become(argv, environment, folder)
         posix.close(slave)
         posix.close(out)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 from envs.sandbox.isolation import means
-from envs.sandbox.privileges import starter
+from envs.sandbox.privileges import prefix, starter
 from envs.terminal_bench.machine import Came, File, MachineGone, Ran, Shown
 from envs.terminal_bench.sandbox.bubble import Bubble, Gone, wait_any
 from envs.terminal_bench.sandbox.options import Root, environment
@@ -70,13 +71,27 @@ def _the_starter() -> ThreadPoolExecutor:
     return thread
 
 
-def require_bubblewrap() -> None:
-    """Raises UsageError where terminals cannot be isolated: nothing weaker will do."""
+def require_bubblewrap(root: Path | None = None) -> None:
+    """Raises UsageError where terminals cannot be isolated, for which nothing weaker will do, or
+    where there is no such root.
+    """
     isolation = means().isolation
     if isolation.level != "bubblewrap":
         raise UsageError(
             f"env.terminal.backend = sandbox: isolation here is only {isolation.level!r} "
             f"({isolation.detail}); install bubblewrap, or set env.terminal.backend: docker"
+        )
+    if root is None:
+        return
+    if not (root / "usr" / "bin" / "bash").exists():
+        raise UsageError(
+            f"env.terminal.root = {root}: there is no usr/bin/bash in it; make one with "
+            f"`make terminal-root`"
+        )
+    if prefix().is_relative_to("/usr"):
+        raise UsageError(
+            f"env.terminal.root = {root}: r2v's own Python lies in /usr, which the root replaces; "
+            f"install r2v with a Python elsewhere (pyenv, uv), or leave the key out"
         )
 
 
@@ -89,7 +104,7 @@ class SandboxMachine:
     variables: dict[str, str] = field(default_factory=environment)
 
     def __post_init__(self) -> None:
-        require_bubblewrap()
+        require_bubblewrap(self.root.folder)
         size = self.size
         started = _starter().submit(
             Bubble, self.root, size.disk_mib, size.memory_mib, size.processes, means().hierarchy
@@ -202,10 +217,10 @@ class SandboxMachine:
         return Shown(shown, left_out, came, code, folder, changed)
 
     def _look(self) -> tuple[int | None, str]:
-        changed, others, folder, plain = self._bubble.ask("look", _MOST_ENTRIES).value
+        changed, others, folder = self._bubble.ask("look", _MOST_ENTRIES).value
         self._others = frozenset(others)
         self._last_folder = folder
-        self._can_pack = not others and plain and changed is not None
+        self._can_pack = not others and changed is not None
         return changed, folder
 
     def snapshot(self) -> bytes | None:

@@ -90,10 +90,12 @@ def options(root: Root, disk_mib: int, status_fd: int, seccomp_fd: int | None) -
     arguments += ["--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev"]
     arguments += ["--size", str(_SHARED_MEMORY_MIB << 20), "--tmpfs", "/dev/shm"]
     arguments += ["--remount-ro", "/dev"]
-    if root.folder is not None or not prefix().is_relative_to("/usr"):
+    if not prefix().is_relative_to("/usr"):
         source = REACHABLE if hidden() else str(prefix())
         arguments += ["--ro-bind", source, str(prefix())]
     for folder in hidden_folders():
+        if root.folder is not None and folder.startswith("/usr/"):
+            continue  # a prepared root has no package of this machine
         arguments += ["--tmpfs", folder, "--remount-ro", folder]
     arguments += ["--json-status-fd", str(status_fd)]
     if seccomp_fd is not None:
