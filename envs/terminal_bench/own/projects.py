@@ -4,6 +4,7 @@ import random
 
 from envs.terminal_bench.own.drawing import name, names, people, sentence
 from envs.terminal_bench.own.family import Family, Made
+from envs.terminal_bench.own.services import WAIT_FOR_PORT
 
 _GIT = """
 export GIT_AUTHOR_DATE='2023-03-01T10:00:00Z' GIT_COMMITTER_DATE='2023-03-01T10:00:00Z'
@@ -126,7 +127,8 @@ def _monthly_accounts(rng: random.Random) -> Made:
             lines.append(line)
         files[f"in/{month}.csv"] = "\r\n".join(lines) + "\r\n"
     table = names(rng, 1)[0]
-    ranked = sorted(((total, client) for client, total in totals.items() if total), reverse=True)
+    sums = {client: total for client, total in totals.items() if total}
+    ranked = sorted(((total, client) for client, total in sums.items()), reverse=True)
     report = "\n".join(f"{client},{total / 100:.2f}" for total, client in ranked)
     setup = "cd in && gzip -n 2023-02.csv && tar -cf more.tar 2023-03.csv && rm 2023-03.csv"
     return Made(
@@ -186,7 +188,7 @@ try:
     kinds = {{type(one) for (one,) in sqlite3.connect("/app/accounts.db").execute("select cents from {table}")}}
 except sqlite3.Error as error:
     fail(str(error))
-demand(found == {{client: total for client, total in totals.items() if total}!r}, "other rows in the table")
+demand(found == {sums!r}, "other rows in the table")
 demand(kinds == {{int}}, "cents are no whole numbers")
 same("/app/report.csv", {report!r})
 try:
@@ -239,7 +241,7 @@ def _move_site(rng: random.Random) -> Made:
             "find /app/www -type d -exec chmod 755 {} +",
             "find /app/www -type f -exec chmod 644 {} +",
             f"nohup python3 -m http.server {port} --bind 127.0.0.1 --directory /app/www > /app/log/access.log 2>&1 &",
-            f"for n in $(seq 50); do python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' 2> /dev/null && break; sleep 0.1; done",
+            WAIT_FOR_PORT.format(port=port),
             "printf '#!/bin/bash\\nmv /app/log/access.log /app/log/access.log.1\\n' > /app/rotate.sh",
             "chmod +x /app/rotate.sh",
             "echo '30 3 * * * /app/rotate.sh' > /app/crontab",

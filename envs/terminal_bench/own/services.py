@@ -17,7 +17,7 @@ def fetch(address):
             time.sleep(0.1)
     fail(address + " does not answer")
 """
-_WAIT = "for n in $(seq 50); do python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' 2> /dev/null && break; sleep 0.1; done"
+WAIT_FOR_PORT = "for n in $(seq 50); do python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' 2> /dev/null && break; sleep 0.1; done"
 
 
 def _serve_folder(rng: random.Random) -> Made:
@@ -34,14 +34,14 @@ def _serve_folder(rng: random.Random) -> Made:
             f"echo ready > /app/{folder}/status.txt",
             f"cd /app/{folder} && nohup python3 -m http.server {port} --bind 127.0.0.1 > /app/server.log 2>&1 &\n"
             "echo $! > /app/server.pid",
-            _WAIT.format(port=port),
+            WAIT_FOR_PORT.format(port=port),
             f"python3 -c 'import urllib.request; print(urllib.request.urlopen(\"http://127.0.0.1:{port}/status.txt\").read().decode())'",
         ),
         wrong=(
             f"echo ready > /app/{folder}/status.txt",
             f"cd /app && nohup python3 -m http.server {port} --bind 127.0.0.1 > /app/server.log 2>&1 &\n"
             "echo $! > /app/server.pid",
-            _WAIT.format(port=port),
+            WAIT_FOR_PORT.format(port=port),
         ),
         service=True,
         check=_FETCH
@@ -89,12 +89,12 @@ def _repair_server(rng: random.Random) -> Made:
             "sed -i 's|/app/logs/|/app/var/|' /app/etc/server.json",
             "mkdir -p /app/var",
             "nohup python3 /app/server.py > /app/server.out 2>&1 &",
-            _WAIT.format(port=port),
+            WAIT_FOR_PORT.format(port=port),
         ),
         wrong=(
             f'sed -i -e \'s/"{wrong}"/{port}/\' -e \'s/"hello"/"{greeting}"/\' /app/etc/server.json',
             "nohup python3 /app/server.py > /app/server.out 2>&1 &",
-            _WAIT.format(port=port),
+            WAIT_FOR_PORT.format(port=port),
         ),
         service=True,
         check=_FETCH
