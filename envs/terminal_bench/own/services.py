@@ -17,7 +17,11 @@ def fetch(address):
             time.sleep(0.1)
     fail(address + " does not answer")
 """
-WAIT_FOR_PORT = "for n in $(seq 50); do python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' 2> /dev/null && break; sleep 0.1; done"
+WAIT_FOR_PORT = (
+    "for n in $(seq 50); do\n"
+    "  python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' 2> /dev/null && break\n"
+    "  sleep 0.1\ndone"
+)
 
 
 def _serve_folder(rng: random.Random) -> Made:
