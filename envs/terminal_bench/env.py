@@ -131,7 +131,7 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
     def _begin(self) -> None:
         """A prepared machine."""
         self.close()
-        self._machine = machine_for(self._config)
+        self._machine = machine_for(self._task, self._config)
         try:
             prepare(self._machine, self._task)
         except MachineGone as gone:
@@ -178,7 +178,7 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
                 return
         except MachineGone:
             self.close()
-        self._machine = machine_for(self._config)
+        self._machine = machine_for(self._task, self._config)
         self._machine.restore(snapshot)
 
     def _act(self, machine: Machine, answer: str, before: Result) -> Result:

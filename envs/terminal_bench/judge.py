@@ -37,10 +37,16 @@ def prepare(machine: Machine, task: TerminalTask) -> None:
     """Bring a fresh machine to where the agent begins. Raises RuntimeFailure where a step of the
     task's own set-up fails.
     """
-    files = {path: File(content) for path, content in _ETC.items()}
-    machine.put(files)
-    machine.make_folders(_FOLDERS)
     environment = dict(task.build.environment)
+    if not machine.built:
+        _build(machine, task, environment)
+    machine.open_shell(task.build.folder, environment)
+
+
+def _build(machine: Machine, task: TerminalTask, environment: dict[str, str]) -> None:
+    """Do what the task's Dockerfile says."""
+    machine.put({path: File(content) for path, content in _ETC.items()})
+    machine.make_folders(_FOLDERS)
     for step in task.build.steps:
         if isinstance(step, Put):
             machine.put(step.files)
@@ -49,7 +55,6 @@ def prepare(machine: Machine, task: TerminalTask) -> None:
         if ran.code != 0:
             said = text_of(ran.output, _SAID)
             raise RuntimeFailure(f"task {task.name}: its set-up failed ({ran.code}): {said}")
-    machine.open_shell(task.build.folder, environment)
 
 
 @contextmanager

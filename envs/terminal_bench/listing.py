@@ -40,10 +40,9 @@ class Fit:
     sandbox: tuple[str, ...]
     docker: tuple[str, ...]
 
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """Those of the back end `sandbox`."""
-        return self.sandbox
+    def of(self, backend: str) -> tuple[str, ...]:
+        """The problems of a back end."""
+        return self.docker if backend == "docker" else self.sandbox
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -72,7 +71,8 @@ def fit_of(folder: Path, config: TerminalConfig) -> Fit:
         task = read_task(folder.name, read_folder(folder))
     except UsageError as error:
         return Fit(folder.name, (str(error),), (str(error),))
-    return Fit(folder.name, tuple(_for_sandbox(task, config)), task.problems)
+    several = ("it has several containers",) if task.compose else ()
+    return Fit(folder.name, tuple(_for_sandbox(task, config)), (*task.problems, *several))
 
 
 def _for_sandbox(task: TerminalTask, config: TerminalConfig) -> Iterable[str]:

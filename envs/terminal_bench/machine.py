@@ -64,6 +64,9 @@ class Shown:
 class Machine(Protocol):
     """One machine, for one episode after the other of one task."""
 
+    built: bool
+    """Whether it begins with what the task's Dockerfile says."""
+
     def put(self, files: Mapping[str, File]) -> None:
         """Write files, by absolute path."""
         ...

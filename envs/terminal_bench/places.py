@@ -3,6 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 
+from envs.terminal_bench.docker.machine import DockerMachine, client
 from envs.terminal_bench.machine import Machine
 from envs.terminal_bench.own.catalogue import folder_of
 from envs.terminal_bench.sandbox.machine import SandboxMachine, Size
@@ -19,7 +20,10 @@ def task_for(named: str) -> TerminalTask:
     return read_task(named, folder_of(named))
 
 
-def machine_for(config: TerminalConfig) -> Machine:
+def machine_for(task: TerminalTask, config: TerminalConfig) -> Machine:
     """A fresh machine of the configured back end."""
+    if config.backend == "docker":
+        api = client(config.engine)
+        return DockerMachine(api, task, config.memory_mib, config.processes)
     size = Size(config.memory_mib, config.disk_mib, config.processes)
     return SandboxMachine(Root(config.root), size)

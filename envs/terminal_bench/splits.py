@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from envs.spec import TaskRequest
+from envs.terminal_bench.docker.machine import client
 from envs.terminal_bench.listing import fit_of, task_folders
 from envs.terminal_bench.own.catalogue import families_of, missing_programs, task_name
 from envs.terminal_bench.own.family import Family
@@ -27,13 +28,10 @@ def make_tasks(request: TaskRequest) -> list[Task]:
     Raises UsageError where there are too few, or this machine cannot run them.
     """
     config = request.config
-    require_bubblewrap(config.terminal.root)
-    if (missing := missing_programs()) and config.terminal.root is None:
-        program, families = next(iter(missing.items()))
-        raise UsageError(
-            f"env.kind = terminal_bench: the tasks {', '.join(families)} need {program}, which is "
-            f"not in /usr; install it (Debian: apt-get install {' '.join(missing)})"
-        )
+    if config.terminal.backend == "docker":
+        client(config.terminal.engine).close()
+    else:
+        _require_sandbox(config)
     arguments = _arguments(config)
     tasks = []
     for split in SPLITS:
@@ -46,6 +44,17 @@ def make_tasks(request: TaskRequest) -> list[Task]:
             steps = len(task_for(place).oracle) + 1
             tasks.append(Task(name, split, TERMINAL_BENCH, (("task", place), *arguments), steps))
     return tasks
+
+
+def _require_sandbox(config: EnvConfig) -> None:
+    """Raises UsageError where our tasks cannot run in the sandbox."""
+    require_bubblewrap(config.terminal.root)
+    if (missing := missing_programs()) and config.terminal.root is None:
+        program, families = next(iter(missing.items()))
+        raise UsageError(
+            f"env.kind = terminal_bench: the tasks {', '.join(families)} need {program}, which is "
+            f"not in /usr; install it (Debian: apt-get install {' '.join(missing)})"
+        )
 
 
 def own_names(split: Split, count: int, seed: int) -> list[str]:
@@ -68,7 +77,9 @@ def _instance(family: Family, split: Split, number: int, seed: int) -> int:
 def _of_directory(config: TerminalConfig, count: int) -> list[tuple[str, str]]:
     """Name and place of tasks of a user's directory that the back end can run."""
     assert config.tasks is not None
-    folders = [one for one in task_folders(config.tasks) if not fit_of(one, config).problems]
+    folders = [
+        one for one in task_folders(config.tasks) if not fit_of(one, config).of(config.backend)
+    ]
     if count > len(folders):
         raise UsageError(
             f"env.splits.test = {count}: {config.tasks} has {len(folders)} tasks that can be run "

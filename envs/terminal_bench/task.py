@@ -7,7 +7,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,9 @@ class TerminalTask:
     difficulty: str = ""
     category: str = ""
     compose: bool = False
+    image: str = ""
+    """The image to pull, where the task names one; else it is built of `context`."""
+    context: Mapping[str, File] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     """Why nobody can play it: parts of the folder that are missing."""
 
@@ -119,6 +122,8 @@ def _read_v2(name: str, files: Mapping[str, File]) -> TerminalTask:
         difficulty=str(metadata.get("difficulty", "")),
         category=str(metadata.get("category", "")),
         compose="docker-compose.yaml" in context,
+        image=str(environment.get("docker_image", "")),
+        context=context,
         problems=tuple(problems),
     )
 
@@ -150,6 +155,7 @@ def _read_v1(name: str, files: Mapping[str, File]) -> TerminalTask:
         difficulty=str(described.get("difficulty", "")),
         category=str(described.get("category", "")),
         compose=_several_services(files),
+        context=context,
         problems=tuple(problems),
     )
 

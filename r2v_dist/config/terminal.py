@@ -1,6 +1,6 @@
 """The part of a configuration about terminals."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,12 @@ class TerminalConfig(Section):
     tasks: UserPath | None = None
     """A directory of task folders (v1 `task.yaml`, v2 `task.toml`), which become the test split and
     nothing else; without it the project's own tasks are tested too.
+    """
+    backend: Literal["sandbox", "docker"] = "sandbox"
+    """Where terminals are: in bubblewrap, or in containers of a Docker-compatible engine."""
+    engine: str = ""
+    """The engine's address (`unix:///run/podman/podman.sock`); empty: DOCKER_HOST, or the usual
+    socket.
     """
     root: UserPath | None = None
     """A prepared root (`make terminal-root`); without it terminals see this machine's /usr."""
@@ -32,4 +38,4 @@ class TerminalConfig(Section):
 
     def content(self) -> dict[str, Any]:
         """The keys that decide what the tasks are and how they end, not where they lie."""
-        return self.model_dump(mode="json", exclude={"tasks", "root"})
+        return self.model_dump(mode="json", exclude={"tasks", "root", "engine"})

@@ -102,6 +102,7 @@ class SandboxMachine:
     root: Root
     size: Size
     variables: dict[str, str] = field(default_factory=environment)
+    built: bool = False
 
     def __post_init__(self) -> None:
         require_bubblewrap(self.root.folder)

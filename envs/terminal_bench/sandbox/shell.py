@@ -174,21 +174,12 @@ class Shell:
         """Move bytes to the output; the exit code where the mark is among them, and what may be the
         beginning of a mark.
         """
-        mark = _MARK + self._nonce + b";"
-        place = data.find(mark)
-        if place >= 0:
-            end = data.find(b"\a", place)
-            if end >= 0:
-                output.add(data[:place] + data[end + 1 :])
-                self._nonce = b""
-                return int(data[place + len(mark) : end]), b""
-            return None, data
-        start = data.rfind(b"\x1b", max(0, len(data) - _LONGEST_MARK))
-        if start < 0:
-            output.add(data)
-            return None, b""
-        output.add(data[:start])
-        return None, data[start:]
+        shown, said, rest = split_at_mark(data, self._nonce)
+        output.add(shown)
+        if said is None:
+            return None, rest
+        self._nonce = b""
+        return int(said), b""
 
     def _read(self) -> bytes:
         try:
@@ -238,3 +229,20 @@ class Shell:
         for fd in (self._terminal, self._commands):
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def split_at_mark(data: bytes, nonce: bytes) -> tuple[bytes, bytes | None, bytes]:
+    """What is shown, what the mark of this number says (None where it is not there), and what may be
+    the beginning of the mark.
+    """
+    mark = _MARK + nonce + b";"
+    place = data.find(mark)
+    if place >= 0:
+        end = data.find(b"\a", place)
+        if end >= 0:
+            return data[:place] + data[end + 1 :], data[place + len(mark) : end], b""
+        return data[:place], None, data[place:]
+    start = data.rfind(b"\x1b", max(0, len(data) - _LONGEST_MARK))
+    if start < 0:
+        return data, None, b""
+    return data[:start], None, data[start:]
