@@ -40,6 +40,7 @@ class Failure(Exception):
 
 
 def main() -> None:
+    """Make the root and print its folder, or end with one line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, default=_cache(), help="folder of roots and packages")
     parser.add_argument("--mirror", default=MIRROR, help="a Debian mirror")
@@ -116,7 +117,9 @@ class Apt:
             name, version, *_ = archive.name.replace("%3a", ":").split("_")
             found[name, version] = archive
         wanted = [(words[1], words[2].strip("([")) for words in inst]
-        if missing := [f"{name}={version}" for name, version in wanted if (name, version) not in found]:
+        if missing := [
+            f"{name}={version}" for name, version in wanted if (name, version) not in found
+        ]:
             raise Failure(f"{missing[0]} was not fetched; is the mirror complete?")
         return [found[one] for one in wanted]
 
@@ -150,7 +153,12 @@ def _complete(root: Path) -> None:
 
 def _run(command: list[str], limit_s: int) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=limit_s, check=False, env={**os.environ, "LC_ALL": "C"}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
     )
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
