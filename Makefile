@@ -6,7 +6,7 @@ EXTRA ?= cpu
 # A run's many processes start faster with caches of its own modules.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-full lint setup base-model teacher-model real-models clean-venv
+.PHONY: demo test test-full lint setup base-model teacher-model real-models terminal-root clean-venv
 
 demo: setup
 	$(BIN)/r2v run configs/textworld_demo.yaml
@@ -43,6 +43,10 @@ teacher-model: setup
 # Pretrained models of 135 million to 1.5 billion parameters: 1.7 GB are downloaded, and 4.4 GB stay in the cache. docs/models.md says more.
 real-models: setup
 	$(BIN)/r2v models fetch --all
+
+# The prepared root of terminals (docs/environments.md); prints the folder.
+terminal-root:
+	python3 scripts/terminal_root.py
 
 clean-venv:
 	rm -rf $(VENV)

@@ -1,5 +1,5 @@
-"""Whether tasks are in order: the expert passes each of them, and an agent that does nothing passes
-none.
+"""Whether tasks are in order: the expert passes each of them, an agent that does nothing passes
+none, and neither does a solution that the environment knows to be wrong.
 """
 
 import os
@@ -49,8 +49,8 @@ class TaskCheck:
 
 def check(target: str, on_done: OnDone) -> TaskCheck:
     """Check the tasks that a run config names (`.yaml`), some of an environment of a user's own,
-    or a set with a name: all tasks of `humaneval_plus`, `mbpp_plus` or `shipped`, a few of
-    `textworld`.
+    or a set with a name: all tasks of `humaneval_plus`, `mbpp_plus` or `shipped`, one of every
+    family of `terminal_bench`, a few of `textworld`.
 
     Raises UsageError for another name.
     """
@@ -64,8 +64,8 @@ def check(target: str, on_done: OnDone) -> TaskCheck:
     with ThreadPoolExecutor(workers) as pool:
         for done, (task, outcome) in enumerate(zip(tasks, pool.map(_look, tasks), strict=True)):
             oracle += outcome.expert_passed
-            empty += not outcome.empty_passed and not outcome.problem
-            if not outcome.expert_passed or outcome.empty_passed:
+            empty += outcome.played and not outcome.empty_passed
+            if not outcome.expert_passed or outcome.empty_passed or outcome.problem:
                 failures.append(task.id)
             if outcome.problem:
                 reasons[task.id] = outcome.problem
@@ -78,6 +78,7 @@ class _Outcome:
     expert_passed: bool
     empty_passed: bool
     problem: str
+    played: bool = True
 
 
 def _look(task: Task) -> _Outcome:
@@ -85,10 +86,13 @@ def _look(task: Task) -> _Outcome:
     looked at.
     """
     try:
-        return _Outcome(_expert_passes(task), _empty_passes(task), "")
+        expert, empty = _expert_passes(task), _empty_passes(task)
+        problem = "its wrong solution passes" if _wrong_passes(task) else ""
+        return _Outcome(expert, empty, problem)
     # A boundary: whatever a broken task raises is what the check is there to tell.
     except Exception as error:
-        return _Outcome(False, False, " ".join(f"{type(error).__name__}: {error}".split())[:300])
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return _Outcome(False, False, said, played=False)
 
 
 def _tasks(target: str) -> list[Task]:
@@ -119,6 +123,17 @@ def _expert_passes(task: Task) -> bool:
 
 def _empty_passes(task: Task) -> bool:
     return _passes(task, lambda env: _EMPTY)
+
+
+def _wrong_passes(task: Task) -> bool:
+    """Whether a solution that must fail passes; not where the environment knows none."""
+    env = make(task, expert=True)
+    commands = tuple(getattr(env, "wrong_solution", ()))
+    env.close()
+    if not commands:
+        return False
+    left = iter((*commands, _EMPTY))
+    return _passes(task, lambda env: next(left, None))
 
 
 def _passes(task: Task, choose: Callable[[Any], str | None]) -> bool:

@@ -18,6 +18,7 @@ from r2v_dist.report.published import Published
 ENVIRONMENTS = {
     "textworld": "envs.textworld.spec:SPEC",
     "humaneval_plus": "envs.coding.spec:SPEC",
+    "terminal_bench": "envs.terminal_bench.spec:SPEC",
     "simulated": "envs.simulated.spec:SPEC",
     "program": "envs.program.spec:SPEC",
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 from envs.sandbox.privileges import REACHABLE, hidden, prefix
 
 _SHARED_MEMORY_BYTES = 1 << 20
+_SUPERVISOR = Path(__file__).with_name("supervisor.py")
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/tmp/work",
@@ -24,21 +25,23 @@ ENVIRONMENT = {
 }
 
 
-def interpreter() -> list[str]:
-    """The command of the waiting interpreter: without user site, site packages, bytecode files, and
-    without unsafe folders on its path.
+def interpreter(supervisor: Path = _SUPERVISOR) -> list[str]:
+    """The command of an interpreter that runs a supervisor: without user site, site packages,
+    bytecode files, and without unsafe folders on its path.
     """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     # The venv's executable needs the venv's pyvenv.cfg; the base executable finds its library by
     # itself.
-    return [str(prefix() / "bin" / version), "-P", "-s", "-S", "-B", "-c", _supervisor()]
+    program = _compiled(supervisor)
+    return [str(prefix() / "bin" / version), "-P", "-s", "-S", "-B", "-c", program]
 
 
 @cache
-def _supervisor() -> str:
-    """`supervisor.py`, compiled once and here, because the interpreter inside is the same."""
-    source = Path(__file__).with_name("supervisor.py").read_text(encoding="utf-8")
-    code = compile(source, "supervisor.py", "exec", dont_inherit=True)
+def _compiled(path: Path) -> str:
+    """A file for `python -c`, compiled once and here, because the interpreter inside is the
+    same.
+    """
+    code = compile(path.read_text(encoding="utf-8"), path.name, "exec", dont_inherit=True)
     compiled = marshal.dumps(code).hex()
     return f"import marshal\nexec(marshal.loads(bytes.fromhex({compiled!r})))"
 
@@ -60,7 +63,7 @@ def options(tmp_mib: int, status_fd: int, seccomp_fd: int | None) -> list[str]:
     arguments += ["--hostname", "sandbox", "--clearenv"]
     for name, value in ENVIRONMENT.items():
         arguments += ["--setenv", name, value]
-    arguments += ["--ro-bind", "/usr", "/usr", *_system_folders()]
+    arguments += ["--ro-bind", "/usr", "/usr", *system_folders()]
     arguments += ["--proc", "/proc", "--remount-ro", "/proc", "--dir", "/dev"]
     for device in ("null", "zero", "random", "urandom"):
         arguments += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
@@ -70,7 +73,7 @@ def options(tmp_mib: int, status_fd: int, seccomp_fd: int | None) -> list[str]:
     if not prefix().is_relative_to("/usr"):
         source = REACHABLE if hidden() else str(prefix())
         arguments += ["--ro-bind", source, str(prefix())]
-    for folder in _hidden_folders():
+    for folder in hidden_folders():
         arguments += ["--tmpfs", folder, "--remount-ro", folder]
     arguments += ["--remount-ro", "/", "--json-status-fd", str(status_fd)]
     if seccomp_fd is not None:
@@ -79,7 +82,7 @@ def options(tmp_mib: int, status_fd: int, seccomp_fd: int | None) -> list[str]:
 
 
 @cache
-def _system_folders() -> tuple[str, ...]:
+def system_folders() -> tuple[str, ...]:
     """/bin, /lib and the like: links into /usr on most systems, folders of their own on others."""
     arguments: list[str] = []
     for path in (Path("/bin"), Path("/lib"), Path("/lib64"), Path("/sbin")):
@@ -91,7 +94,7 @@ def _system_folders() -> tuple[str, ...]:
 
 
 @cache
-def _hidden_folders() -> tuple[str, ...]:
+def hidden_folders() -> tuple[str, ...]:
     """Folders that a sandbox would show and must hide: installed packages, and this project with
     its solutions."""
     folders = {Path(__file__).resolve().parents[1]}

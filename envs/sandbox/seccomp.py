@@ -112,6 +112,8 @@ _NEWEST = 450
 _NEW_NAMESPACES = 0x7E020080
 """CLONE_NEW{CGROUP,UTS,IPC,USER,PID,NET,NS,TIME} of clone's flags."""
 _AF_UNIX = 1
+_AF_INET = 2
+_AF_INET6 = 10
 _ITSELF = 0
 _TIOCSTI = 0x5412
 _TIOCLINUX = 0x541C
@@ -126,6 +128,10 @@ _REFUSED_FCNTL = {
 }
 """Locks, leases and notices on files that all sandboxes share, and the size of a pipe, which the
 kernel counts for all processes of a host user."""
+_TERMINAL_CALLS = ("flock", "inotify_init", "inotify_init1")
+_TERMINAL_FCNTL = {"F_SETLK", "F_SETLKW", "F_OFD_SETLK", "F_OFD_SETLKW"}
+"""A terminal's own files lie in its own memory, and git, SQLite and `tail -f` need these. What it
+shares with others is read-only, where only a read lock can be taken."""
 
 
 @dataclass(frozen=True)
@@ -189,15 +195,17 @@ _UNKNOWN = _ERRNO | errno.ENOSYS
 
 
 @cache
-def program(machine: str = platform.machine()) -> bytes | None:
+def program(machine: str = platform.machine(), terminal: bool = False) -> bytes | None:
     """The filter for `bwrap --seccomp`: 8 bytes an instruction. None on an architecture without a
-    table.
+    table. A `terminal` may also use the network of its own namespace and lock files, as git, SQLite
+    and services on the loopback interface do.
     """
     architecture = _ARCHITECTURES.get(machine)
     if architecture is None:
         return None
     a = architecture
-    numbers = [pair[a.column] for pair in _REFUSED.values()]
+    allowed = _TERMINAL_CALLS if terminal else ()
+    numbers = [pair[a.column] for name, pair in _REFUSED.items() if name not in allowed]
     refused = sorted(number for number in numbers if number is not None)
     code = [
         _instruction(_LOAD, _ARCH),
@@ -212,22 +220,41 @@ def program(machine: str = platform.machine()) -> bytes | None:
         _instruction(_RETURN, _UNKNOWN),
     ]
     code += _when(a.clone, _ARGUMENT_0, _instruction(_JUMP_ANY_BIT, _NEW_NAMESPACES, no=1))
-    allowed_arguments = (
-        (a.socket, _AF_UNIX),
+    allowed_arguments = [
         (a.socketpair, _AF_UNIX),
         # Limits and placement of other processes: the supervisor is one.
         (a.prlimit64, _ITSELF),
         (a.sched_setaffinity, _ITSELF),
-    )
-    for number, allowed in allowed_arguments:
-        code += _when(number, _ARGUMENT_0, _instruction(_JUMP_EQUAL, allowed, yes=1))
+    ]
+    if terminal:
+        code += _only(a.socket, (_AF_UNIX, _AF_INET, _AF_INET6))
+    else:
+        allowed_arguments.append((a.socket, _AF_UNIX))
+    for number, value in allowed_arguments:
+        code += _when(number, _ARGUMENT_0, _instruction(_JUMP_EQUAL, value, yes=1))
     for request in (_TIOCSTI, _TIOCLINUX):
         code += _when(a.ioctl, _ARGUMENT_1, _instruction(_JUMP_EQUAL, request, no=1))
-    for request in _REFUSED_FCNTL.values():
+    refused_fcntl = _REFUSED_FCNTL.keys() - (_TERMINAL_FCNTL if terminal else set())
+    for request in (_REFUSED_FCNTL[name] for name in sorted(refused_fcntl)):
         code += _when(a.fcntl, _ARGUMENT_1, _instruction(_JUMP_EQUAL, request, no=1))
     for index, number in enumerate(refused):
         code.append(_instruction(_JUMP_EQUAL, number, yes=len(refused) - index))
     return b"".join([*code, _instruction(_RETURN, _ALLOW), _instruction(_RETURN, _REFUSE)])
+
+
+def _only(number: int, values: tuple[int, ...]) -> list[bytes]:
+    """For call `number`: refuse it unless its first argument (low word) is one of `values`."""
+    tests = [
+        _instruction(_JUMP_EQUAL, value, yes=len(values) - place)
+        for place, value in enumerate(values)
+    ]
+    return [
+        _instruction(_JUMP_EQUAL, number, no=len(values) + 3),
+        _instruction(_LOAD, _ARGUMENT_0),
+        *tests,
+        _instruction(_RETURN, _REFUSE),
+        _instruction(_LOAD, _NR),
+    ]
 
 
 def _when(number: int, argument: int, unless: bytes) -> list[bytes]:

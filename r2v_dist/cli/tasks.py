@@ -1,18 +1,15 @@
 """`r2v tasks`: looking after tasks."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.cli.typed_path import read_as
+from r2v_dist.errors import RuntimeFailure, UsageError
 
 commands = typer.Typer(help="Look after tasks.")
-
-
-@commands.callback()
-def _tasks() -> None:
-    """Keeps `check` a command of its own, though it is the only one."""
 
 
 @commands.command()
@@ -22,7 +19,8 @@ def check(
         typer.Argument(
             metavar="ENV",
             help="a run config, an environment of your own (module:ATTRIBUTE or "
-            "file.py:ATTRIBUTE), or humaneval_plus, mbpp_plus, shipped or textworld",
+            "file.py:ATTRIBUTE), or humaneval_plus, mbpp_plus, shipped, terminal_bench or "
+            "textworld",
         ),
     ],
     as_json: Annotated[
@@ -46,3 +44,36 @@ def check(
             f"{len(result.failures)} of {result.tasks} tasks of {env} are not in order: "
             f"{result.failures[0]}"
         )
+
+
+@commands.command("list")
+def list_tasks(
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="a directory of task folders, or one of them",
+            callback=read_as("DIR"),
+        ),
+    ],
+    env: Annotated[
+        str, typer.Option("--env", help="terminal_bench: the one environment with task folders")
+    ] = "terminal_bench",
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", help="a prepared root (make terminal-root) instead of /usr"),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="machine-readable: a list of {task, sandbox, docker} problems"),
+    ] = False,
+) -> None:
+    """List the tasks of a directory: which back end can run each, and why not."""
+    from envs.terminal_bench.listing import fit_of, render, task_folders
+    from r2v_dist.config.terminal import TerminalConfig
+
+    if env != "terminal_bench":
+        raise UsageError(f"tasks list --env {env}: only terminal_bench has task folders")
+    config = TerminalConfig(tasks=directory, root=root)
+    fits = [fit_of(folder, config) for folder in task_folders(directory)]
+    print(json.dumps([fit.to_json() for fit in fits], indent=1) if as_json else render(fits))

@@ -1,0 +1,1 @@
+"""TerminalBench: shell tasks with real tests."""

@@ -1,0 +1,1 @@
+"""The back end `docker`: terminals in containers of any Docker-compatible engine."""

@@ -1,0 +1,234 @@
+"""From a task's Dockerfile to the steps that prepare a machine without Docker, and to what keeps
+that from being done.
+
+Read are FROM, WORKDIR, COPY, ADD of local files, ENV, ARG and RUN. Packages that RUN would install
+are collected, and have to be there already.
+"""
+
+import fnmatch
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from envs.terminal_bench.machine import File
+
+_PLAIN_IMAGE = re.compile(
+    r"(?:(?:ghcr|docker)\.io/)?(?:library/)?(?:laude-institute/t-bench/)?(?:debian|ubuntu|python(?:-3-\d+)?|ubuntu-24-04)(?::[\w.-]+)?(?:@sha256:\w+)?"
+)
+_NETWORK = re.compile(
+    r"\b(?:curl|wget)\s|\bgit\s+clone\b|\bnpm\s+i|\bcargo\s+install|\bgo\s+install"
+)
+_IGNORED = {"CMD", "ENTRYPOINT", "EXPOSE", "LABEL", "VOLUME", "STOPSIGNAL", "HEALTHCHECK", "SHELL"}
+
+
+@dataclass(frozen=True)
+class Put:
+    """Files to write, by absolute path."""
+
+    files: Mapping[str, File]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A script to run in a folder."""
+
+    script: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Build:
+    """How a machine is prepared. `problems` say why that cannot be done without Docker."""
+
+    steps: tuple[Put | Run, ...] = ()
+    folder: str = "/app"
+    environment: tuple[tuple[str, str], ...] = ()
+    packages: tuple[str, ...] = ()
+    python_packages: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def read_dockerfile(text: str, context: Mapping[str, File]) -> Build:
+    """The build of a Dockerfile; `context` has the files beside it, by relative path."""
+    reading = _Reading(context)
+    for name, value in instructions(text):
+        reading.take(name, value)
+    return reading.build()
+
+
+def instructions(text: str) -> list[tuple[str, str]]:
+    """Name and value of every instruction, with continued lines joined and comments left out."""
+    found = []
+    lines = iter(text.replace("\r\n", "\n").split("\n"))
+    for line in lines:
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        while line.rstrip().endswith("\\"):
+            following = next(lines, "")
+            while following.lstrip().startswith("#"):
+                following = next(lines, "")
+            line = line.rstrip()[:-1] + " " + following
+        here = re.search(r"<<-?['\"]?(\w+)['\"]?\s*$", line)
+        name, _, value = line.strip().partition(" ")
+        if here and name.upper() == "RUN":
+            body = []
+            for inner in lines:
+                if inner.strip() == here[1]:
+                    break
+                body.append(inner)
+            value = "\n".join(body)
+        found.append((name.upper(), value.strip()))
+    return found
+
+
+class _Reading:
+    def __init__(self, context: Mapping[str, File]) -> None:
+        self._context = context
+        self._steps: list[Put | Run] = []
+        self._folder = "/"
+        self._environment: dict[str, str] = {}
+        self._packages: list[str] = []
+        self._python: list[str] = []
+        self._problems: list[str] = []
+        self._stages = 0
+
+    def take(self, name: str, value: str) -> None:
+        reader = getattr(self, f"_{name.lower()}", None)
+        if reader is not None:
+            reader(value)
+        elif name not in _IGNORED:
+            self._problems.append(f"its Dockerfile has {name}, which only Docker can do")
+
+    def build(self) -> Build:
+        return Build(
+            tuple(self._steps),
+            self._folder,
+            tuple(self._environment.items()),
+            tuple(dict.fromkeys(self._packages)),
+            tuple(dict.fromkeys(self._python)),
+            tuple(dict.fromkeys(self._problems)),
+        )
+
+    def _from(self, value: str) -> None:
+        self._stages += 1
+        words = [word for word in value.split() if not word.startswith("--")]
+        image = words[0]
+        if self._stages > 1:
+            self._problems.append("its Dockerfile has several stages")
+        elif not _PLAIN_IMAGE.fullmatch(image):
+            self._problems.append(f"its image {image} is no plain Debian, Ubuntu or Python")
+
+    def _workdir(self, value: str) -> None:
+        self._folder = str(PurePosixPath(self._folder, self._named(value)))
+        self._steps.append(Run(f"mkdir -p -- {shlex.quote(self._folder)}", "/"))
+
+    def _env(self, value: str) -> None:
+        pairs = re.findall(r"(\w+)=(\"(?:[^\"\\]|\\.)*\"|'[^']*'|\S*)", value)
+        if not pairs:
+            name, _, rest = value.partition(" ")
+            pairs = [(name, rest)]
+        for name, text in pairs:
+            self._environment[name] = self._named(text.strip("\"'"))
+
+    def _arg(self, value: str) -> None:
+        name, given, default = value.partition("=")
+        if given:
+            self._environment.setdefault(name, default.strip("\"'"))
+
+    def _user(self, value: str) -> None:
+        if value.strip() not in ("root", "0"):
+            self._problems.append(f"its Dockerfile has USER {value}")
+
+    def _add(self, value: str) -> None:
+        if "://" in value or re.search(r"\.(?:tar|tgz|tbz2|txz)(?:\.\w+)?\s", value):
+            self._problems.append("its Dockerfile has ADD of an address or an archive")
+        else:
+            self._copy(value)
+
+    def _copy(self, value: str) -> None:
+        words = shlex.split(value.replace("[", " ").replace("]", " ").replace('",', '" '))
+        if any(word.startswith("--from") for word in words):
+            self._problems.append("its Dockerfile copies from another image")
+            return
+        mode = next((word[8:] for word in words if word.startswith("--chmod=")), "")
+        *sources, target = [self._named(word) for word in words if not word.startswith("--")]
+        into_folder = target.endswith("/") or target in (".", "..") or len(sources) > 1
+        base = PurePosixPath(self._folder, target)
+        files: dict[str, File] = {}
+        for source in sources:
+            files |= self._copied(source, base, into_folder)
+        if mode:
+            bits = int(re.sub(r"\D", "", mode) or "644", 8)
+            files = {path: File(file.content, bits) for path, file in files.items()}
+        self._steps.append(Put(files))
+
+    def _copied(self, source: str, base: PurePosixPath, into_folder: bool) -> dict[str, File]:
+        source = source.removeprefix("./").rstrip("/")
+        if source in ("", "."):
+            return {str(base / name): file for name, file in self._context.items()}
+        if source in self._context:
+            place = base / PurePosixPath(source).name if into_folder else base
+            return {str(place): self._context[source]}
+        below = f"{source}/"
+        inside = {
+            str(base / name.removeprefix(below)): file
+            for name, file in self._context.items()
+            if name.startswith(below)
+        }
+        if inside:
+            return inside
+        matched = {
+            str(base / PurePosixPath(name).name): file
+            for name, file in self._context.items()
+            if fnmatch.fnmatch(name, source)
+        }
+        if not matched:
+            self._problems.append(f"{source}, which its Dockerfile copies, is not there")
+        return matched
+
+    def _run(self, value: str) -> None:
+        value = re.sub(r"^(?:--\S+\s+)+", "", value)
+        if value.startswith("["):
+            value = shlex.join(re.findall(r'"((?:[^"\\]|\\.)*)"', value))
+        kept = []
+        for part in re.split(r"\s*&&\s*|\s*;\s*(?!;)", value) if _installs(value) else [value]:
+            if not self._installed(part):
+                kept.append(part)
+        script = " && ".join(part for part in kept if part.strip())
+        if not script:
+            return
+        if _NETWORK.search(script):
+            self._problems.append("its Dockerfile fetches something from the network")
+        self._steps.append(Run(script, self._folder))
+
+    def _installed(self, part: str) -> bool:
+        """Whether a part of a RUN installs packages, which are noted."""
+        words = part.split()
+        if words[:1] == ["sudo"]:
+            words = words[1:]
+        tool = words[0].rpartition("/")[2] if words else ""
+        plain = [word for word in words[1:] if not word.startswith("-")]
+        if tool in ("apt-get", "apt"):
+            if plain[:1] == ["install"]:
+                self._packages += [word.partition("=")[0] for word in plain[1:]]
+            return True
+        if re.fullmatch(r"pip\d?", tool) or words[:3] in (
+            ["python", "-m", "pip"],
+            ["python3", "-m", "pip"],
+        ):
+            names = plain[plain.index("install") + 1 :] if "install" in plain else []
+            self._python += [re.split(r"[=<>\[~!]", name.strip("\"'"))[0] for name in names]
+            return True
+        return tool == "rm" and "/var/lib/apt/lists" in part
+
+    def _named(self, text: str) -> str:
+        """With the variables that are known so far."""
+        return re.sub(
+            r"\$\{?(\w+)\}?", lambda found: self._environment.get(found[1], found[0]), text
+        )
+
+
+def _installs(script: str) -> bool:
+    return re.search(r"\b(?:apt-get|apt|pip\d?)\b", script) is not None

@@ -1,0 +1,239 @@
+"""TerminalBench as an agent environment: shell commands, a persistent terminal, and the task's own
+tests at the end.
+
+A state is a sequence of actions. What each led to is kept with a snapshot of the machine where one
+can be had, so that a state is reached again without playing its actions once more; where a process
+has to survive they are played again, and what they show is then shown, so that drift is seen.
+"""
+
+import shlex
+import time
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+
+from envs.spaces import UnicodeText
+from envs.terminal_bench.actions import Action, parse_action
+from envs.terminal_bench.judge import brought_along, judge, prepare
+from envs.terminal_bench.machine import Came, Machine, MachineGone
+from envs.terminal_bench.mistakes import mistake
+from envs.terminal_bench.observation import observation_of
+from envs.terminal_bench.places import machine_for, task_for
+from envs.terminal_bench.states import Path, Result, States
+from r2v_dist.config.terminal import TerminalConfig
+from r2v_dist.errors import RuntimeFailure, UsageError
+
+MANUAL = """You are root in a bash terminal. Every answer is one action:
+a command, or several lines of a script, runs in the shell, which stays as you leave it
+keys KEY... types keys into a program that waits, by tmux's names: keys C-c, keys q Enter
+submit  ends the task; its result is then checked"""
+
+
+class TerminalBenchEnv(gymnasium.Env[str, str]):
+    """One task. Reward is 1.0 on the `submit` after which the task's tests pass, else 0.0.
+
+    Args:
+        task: a folder, or FAMILY@SEED of the project's own. max_steps: actions until the episode is
+        truncated, which tests nothing. expert: makes `expert_action()` and `wrong_action()` work.
+        terminal: a `TerminalConfig` as JSON.
+    """
+
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 -- Gymnasium's own convention
+    waits = True
+    """`step` waits for other processes: taken in a thread, it keeps no other episode waiting."""
+
+    def __init__(
+        self,
+        task: str,
+        max_steps: int = 30,
+        expert: bool = False,
+        terminal: str = "{}",
+        render_mode: str | None = None,
+    ) -> None:
+        self._config = TerminalConfig.model_validate_json(terminal)
+        self._task = task_for(task)
+        self._expert = expert
+        self.observation_space = self._seen = UnicodeText(max_length=32_768, min_length=0)
+        self.action_space = self._said = UnicodeText(max_length=16_384, min_length=0)
+        self.render_mode = render_mode
+        self.max_steps = max_steps
+        self._machine: Machine | None = None
+        self._states = States()
+        self._path: Path = ()
+        self._observation = ""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start over. The seed changes nothing."""
+        super().reset(seed=seed)
+        self._path = ()
+        self._states.tidy()
+        if () not in self._states:
+            self._begin()
+            shown = f"{MANUAL}\n[{self._task.build.folder}]"
+            home = self._task.build.folder
+            self._states.add((), Result(self._seen.clip(shown), folder=home, home=home))
+        self._observation = self._states[()].observation
+        return self._observation, self._info("")
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Do what the action says. One that means nothing costs a step, is answered, and never
+        raises.
+        """
+        path = (*self._path, action)
+        result = self._states.known(path)
+        if result is None:
+            result = self._really(action)
+        self._path = path
+        self._observation = result.observation
+        terminated = bool(result.stop)
+        truncated = not terminated and len(path) >= self.max_steps
+        stop = "step_limit" if truncated else result.stop
+        return result.observation, result.reward, terminated, truncated, self._info(stop)
+
+    def expert_action(self) -> str | None:
+        """The oracle's next command, `submit` after the last. First it comes back to where that
+        command belongs: out of a program that waits, and into the folder.
+        """
+        self._needs_expert("expert_action")
+        here = self._states[self._path]
+        if here.waits:
+            return "keys C-c"
+        if here.folder != here.home and here.done < len(self._task.oracle):
+            return f"cd {shlex.quote(here.home)}"
+        return self._next_of_oracle(here)
+
+    def wrong_action(self, seed: int) -> str | None:
+        """What an agent that errs might do here."""
+        self._needs_expert("wrong_action")
+        here = self._states[self._path]
+        return mistake(self._task, here.done, here.last, seed)
+
+    @property
+    def wrong_solution(self) -> tuple[str, ...]:
+        """Commands that look like a solution and must not pass; none where none is known."""
+        self._needs_expert("wrong_solution")
+        return self._task.wrong
+
+    def render(self) -> str:
+        """The last observation."""
+        return self._observation
+
+    def close(self) -> None:
+        """End the machine."""
+        if self._machine is not None:
+            self._machine.close()
+            self._machine = None
+        self._states.standing = None
+
+    def _begin(self) -> None:
+        """A prepared machine."""
+        self.close()
+        self._machine = machine_for(self._task, self._config)
+        try:
+            prepare(self._machine, self._task)
+        except MachineGone as gone:
+            raise RuntimeFailure(f"task {self._task.name}: its set-up ended: {gone}") from None
+        self._states.standing = ()
+
+    def _really(self, action: str) -> Result:
+        """Take an action from where the path says."""
+        machine = self._there()
+        before = self._states[self._path]
+        self._states.standing = None
+        try:
+            self._states.keep(self._path, machine.snapshot)
+            result = self._act(machine, action, before)
+        except MachineGone as gone:
+            self.close()
+            last = f"Error: the terminal is gone: {gone}"
+            result = replace(before, observation=last, stop="lost")
+        path = (*self._path, action)
+        self._states.add(path, result)
+        if not result.stop:
+            self._states.standing = path
+        return result
+
+    def _there(self) -> Machine:
+        """The machine, brought to where the path is. A path that does not begin the episode has a
+        snapshot, or the machine stands there: see `States.known`.
+        """
+        if self._machine is not None and self._states.standing == self._path:
+            return self._machine
+        snapshot = self._states.snapshot(self._path)
+        if snapshot is None:
+            assert not self._path
+            self._begin()
+        else:
+            self._restore(snapshot)
+        assert self._machine is not None
+        return self._machine
+
+    def _restore(self, snapshot: bytes) -> None:
+        try:
+            if self._machine is not None:
+                self._machine.restore(snapshot)
+                return
+        except MachineGone:
+            self.close()
+        self._machine = machine_for(self._task, self._config)
+        self._machine.restore(snapshot)
+
+    def _act(self, machine: Machine, answer: str, before: Result) -> Result:
+        """What an answer leads to. Raises MachineGone."""
+        most = self._said.max_length
+        if len(answer) > most:
+            return self._refused(before, f"an answer may have {most} characters")
+        try:
+            action = parse_action(answer)
+        except UsageError as error:
+            return self._refused(before, str(error))
+        if action.kind == "submit":
+            verdict = judge(machine, self._task)
+            stop = "won" if verdict.passed else "lost"
+            reward = float(verdict.passed)
+            return replace(before, observation="Submitted.", reward=reward, stop=stop)
+        if action.kind == "nothing":
+            return self._refused(before, "an answer is a command, keys or submit")
+        left_s = self._config.episode_s - before.spent_s
+        if left_s <= 0:
+            return self._refused(before, "the time of this task is over; submit what there is")
+        return self._typed(machine, action, before, min(self._config.command_s, left_s))
+
+    def _typed(self, machine: Machine, action: Action, before: Result, wait_s: float) -> Result:
+        at_home = before.folder == before.home and not before.waits
+        solving = at_home and action.text.strip() == self._next_of_oracle(before).strip()
+        started = time.monotonic()
+        if action.kind == "keys":
+            shown = machine.keys(action.typed, wait_s)
+        else:
+            with brought_along(machine, self._task.oracle_files if solving else None):
+                shown = machine.command(action.text, wait_s)
+        spent_s = before.spent_s + time.monotonic() - started
+        seen = observation_of(shown, self._config.observation_chars, wait_s)
+        carried_out = solving and shown.code == 0
+        return Result(
+            observation=self._seen.clip(seen),
+            done=before.done + carried_out,
+            last=action.text,
+            spent_s=spent_s,
+            folder=shown.folder,
+            home=shown.folder if carried_out else before.home,
+            waits=shown.came is Came.WAITS,
+        )
+
+    def _next_of_oracle(self, here: Result) -> str:
+        oracle = self._task.oracle
+        return oracle[here.done] if here.done < len(oracle) else "submit"
+
+    def _refused(self, before: Result, why: str) -> Result:
+        return replace(before, observation=f"Error: {why}. Nothing was done.")
+
+    def _needs_expert(self, name: str) -> None:
+        if not self._expert:
+            raise ValueError(f"{name}() needs the environment made with expert=True")
+
+    def _info(self, stop: str) -> dict[str, Any]:
+        return {"goal": self._task.instruction} | ({"stop_reason": stop} if stop else {})

@@ -1,0 +1,1 @@
+"""What runs inside a terminal's sandbox; it imports the standard library and nothing of r2v."""

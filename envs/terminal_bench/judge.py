@@ -1,0 +1,111 @@
+"""The life of a machine around an agent: prepared before, judged after. Invariant: what judges is
+not in the machine before the agent has ended, and whoever touches it while it judges has failed.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from envs.terminal_bench.dockerfile import Put
+from envs.terminal_bench.machine import File, Machine
+from envs.terminal_bench.observation import text_of
+from envs.terminal_bench.task import TerminalTask
+from r2v_dist.errors import RuntimeFailure
+
+SETUP_S = 120.0
+_FOLDERS = ("/app", "/root", "/tmp", "/home", "/run", "/var/tmp", "/var/log", "/opt", "/logs/agent")
+_ETC = {
+    "/etc/passwd": b"root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    "/etc/group": b"root:x:0:\nnogroup:x:65534:\n",
+    "/etc/hosts": b"127.0.0.1 localhost terminal\n::1 localhost\n",
+    "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
+    "/etc/hostname": b"terminal\n",
+    "/root/.gitconfig": b"[user]\n\tname = root\n\temail = root@localhost\n[init]\n\tdefaultBranch = main\n",
+}
+_SAID = 600
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the tests passed, and for a person what was said."""
+
+    passed: bool
+    said: str
+
+
+def prepare(machine: Machine, task: TerminalTask) -> None:
+    """Bring a fresh machine to where the agent begins. Raises RuntimeFailure where a step of the
+    task's own set-up fails.
+    """
+    environment = dict(task.build.environment)
+    if not machine.built:
+        _build(machine, task, environment)
+    machine.open_shell(task.build.folder, environment)
+
+
+def _build(machine: Machine, task: TerminalTask, environment: dict[str, str]) -> None:
+    """Do what the task's Dockerfile says."""
+    machine.put({path: File(content) for path, content in _ETC.items()})
+    machine.make_folders(_FOLDERS)
+    for step in task.build.steps:
+        if isinstance(step, Put):
+            machine.put(step.files)
+            continue
+        ran = machine.run(["/bin/bash", "-c", step.script], step.folder, environment, SETUP_S)
+        if ran.code != 0:
+            said = text_of(ran.output, _SAID)
+            raise RuntimeFailure(f"task {task.name}: its set-up failed ({ran.code}): {said}")
+
+
+@contextmanager
+def brought_along(machine: Machine, files: Mapping[str, File] | None) -> Iterator[None]:
+    """The files of an oracle that is a program, in the machine for as long as it runs."""
+    if files is None:
+        yield
+        return
+    machine.put(files)
+    yield
+    machine.run(["/bin/rm", "-rf", "/solution"], "/", {}, SETUP_S)
+
+
+def judge(machine: Machine, task: TerminalTask) -> Verdict:
+    """Let the task's tests look at what the agent left."""
+    if not task.keeps_processes:
+        machine.end_processes()
+    machine.mend()
+    machine.run(["/bin/rm", "-rf", "/tests", "/logs/verifier"], "/", {}, SETUP_S)
+    machine.put(task.tests)
+    machine.make_folders(("/logs/verifier",))
+    before = _stamps(machine, task)
+    environment = dict(task.build.environment) | {"TEST_DIR": "/tests"}
+    script = ["/bin/bash", "-c", task.test_script]
+    ran = machine.run(script, task.build.folder, environment, task.test_s)
+    said = text_of(ran.output, _SAID)
+    if ran.code is None:
+        return Verdict(False, f"the tests took longer than {task.test_s:g} s\n{said}")
+    if _stamps(machine, task) != before:
+        return Verdict(False, f"the tests or the system were touched while the tests ran\n{said}")
+    return Verdict(_passed(machine, task, ran.code), said)
+
+
+def _stamps(machine: Machine, task: TerminalTask) -> dict[str, tuple[int, int]]:
+    """The stamps of the tests' own files and of the system; what tests write beside them is
+    theirs.
+    """
+    found = machine.stamps("/tests")
+    return {
+        path: stamp
+        for path, stamp in found.items()
+        if path in task.tests or not path.startswith("/tests/")
+    }
+
+
+def _passed(machine: Machine, task: TerminalTask, code: int) -> bool:
+    if not task.reward_file:
+        return code == 0
+    reward = machine.read(task.reward_file)
+    try:
+        won = reward is not None and float(reward.decode("ascii").strip()) >= 1.0
+    except ValueError:
+        won = False
+    return won and (code == 0 or not task.needs_exit_0)

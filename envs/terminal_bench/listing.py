@@ -1,0 +1,142 @@
+"""Which back end can run which task of a directory, and why not."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from envs.terminal_bench.task import TerminalTask, is_task, read_folder, read_task
+from r2v_dist.config.terminal import TerminalConfig
+from r2v_dist.errors import UsageError
+
+_USUAL = {
+    "build-essential": "gcc",
+    "binutils": "objdump",
+    "coreutils": "ls",
+    "python3-minimal": "python3",
+    "python3-pip": "pip3",
+    "python": "python3",
+    "xz-utils": "xz",
+    "vim-tiny": "vi",
+    "procps": "ps",
+    "netcat-openbsd": "nc",
+    "ca-certificates": "true",
+    "gawk": "awk",
+    "mawk": "awk",
+    "findutils": "find",
+    "util-linux": "column",
+}
+"""Programs of packages that are not called like one."""
+_DPKG = Path("var/lib/dpkg/status")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What keeps each back end from running a task; nothing where it can."""
+
+    task: str
+    sandbox: tuple[str, ...]
+    docker: tuple[str, ...]
+
+    def of(self, backend: str) -> tuple[str, ...]:
+        """The problems of a back end."""
+        return self.docker if backend == "docker" else self.sandbox
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def task_folders(directory: Path) -> list[Path]:
+    """The task folders of a directory. Raises UsageError where there are none."""
+    if not directory.is_dir():
+        raise UsageError(
+            f"env.terminal.tasks: {directory} is no directory; name one of task folders"
+        )
+    found = sorted(one for one in directory.iterdir() if one.is_dir() and is_task(one))
+    if not found and is_task(directory):
+        return [directory]
+    if not found:
+        raise UsageError(
+            f"env.terminal.tasks: no folder in {directory} has a task.toml or a task.yaml"
+        )
+    return found
+
+
+def fit_of(folder: Path, config: TerminalConfig) -> Fit:
+    """Which back ends can run the task of a folder."""
+    try:
+        task = read_task(folder.name, read_folder(folder))
+    except UsageError as error:
+        return Fit(folder.name, (str(error),), (str(error),))
+    several = ("it has several containers",) if task.compose else ()
+    return Fit(folder.name, tuple(_for_sandbox(task, config)), (*task.problems, *several))
+
+
+def _for_sandbox(task: TerminalTask, config: TerminalConfig) -> Iterable[str]:
+    yield from task.problems
+    yield from task.build.problems
+    if task.compose:
+        yield "it has several containers"
+    absent = [one for one in task.build.packages if not has_package(one, config.root)]
+    if absent:
+        yield f"the packages {', '.join(absent)} are not in {config.root or '/usr'}"
+    python = [one for one in task.build.python_packages if not has_python(one, config.root)]
+    if "pytest" in task.test_script and not has_python("pytest", config.root):
+        python.append("pytest")
+    if python:
+        yield f"the Python packages {', '.join(dict.fromkeys(python))} are not there"
+
+
+@cache
+def has_package(name: str, root: Path | None) -> bool:
+    """Whether a Debian package is in the root, by dpkg's list or by its program."""
+    if name.split(":")[0] in _installed(root):
+        return True
+    program = _USUAL.get(name, name)
+    places = [(root or Path("/")) / "usr" / part for part in ("bin", "sbin", "local/bin")]
+    return shutil.which(program, path=":".join(map(str, places))) is not None
+
+
+def has_python(name: str, root: Path | None) -> bool:
+    """Whether the root's own Python has a package; that of this machine's /usr is hidden."""
+    if root is None:
+        return False
+    folder = name.replace("-", "_").lower()
+    return any((root / "usr").glob(f"l*/**/*-packages/{folder}*"))
+
+
+@cache
+def _installed(root: Path | None) -> frozenset[str]:
+    """Names of the packages that dpkg knows as installed."""
+    status = (root or Path("/")) / _DPKG
+    if not status.is_file():
+        return frozenset()
+    names = []
+    name = ""
+    for line in status.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith("Package: "):
+            name = line.removeprefix("Package: ")
+        elif line == "Status: install ok installed":
+            names.append(name)
+    return frozenset(names)
+
+
+def render(fits: list[Fit]) -> str:
+    """A line for each task and back end that cannot run it."""
+    lines = [f"{sum(not fit.sandbox for fit in fits)} of {len(fits)} tasks run in the sandbox here"]
+    for fit in fits:
+        if fit.sandbox == fit.docker:
+            where = "sandbox and docker" if fit.sandbox else "sandbox, docker"
+            lines.append(f"  {fit.task}: {_said(where, fit.sandbox)}")
+            continue
+        lines.append(
+            f"  {fit.task}: {_said('sandbox', fit.sandbox)}; {_said('docker', fit.docker)}"
+        )
+    return "\n".join(lines)
+
+
+def _said(back_end: str, problems: tuple[str, ...]) -> str:
+    return f"not {back_end} ({'; '.join(problems)})" if problems else f"{back_end}: yes"

@@ -1,0 +1,128 @@
+"""Which terminal tasks belong to which split."""
+
+import hashlib
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+from envs.spec import TaskRequest
+from envs.terminal_bench.docker.machine import client
+from envs.terminal_bench.listing import fit_of, task_folders
+from envs.terminal_bench.own.catalogue import families_of, missing_programs, task_name
+from envs.terminal_bench.own.family import Family
+from envs.terminal_bench.places import task_for
+from envs.terminal_bench.sandbox.machine import require_bubblewrap
+from r2v_dist.config.env import SPLITS, EnvConfig, Split
+from r2v_dist.config.terminal import TerminalConfig
+from r2v_dist.episodes import Task
+from r2v_dist.errors import UsageError
+from r2v_dist.seeding import stable_hash
+
+TERMINAL_BENCH = "r2v/TerminalBench-v0"
+_SAMPLE_SEED = 0
+
+
+def make_tasks(request: TaskRequest) -> list[Task]:
+    """Tasks of the project's own in every split, or a user's directory as the test split.
+
+    Raises UsageError where there are too few, or this machine cannot run them.
+    """
+    config = request.config
+    if config.terminal.backend == "docker":
+        client(config.terminal.engine).close()
+    else:
+        _require_sandbox(config)
+    arguments = _arguments(config)
+    tasks = []
+    for split in SPLITS:
+        count = config.size(split)
+        if split == "test" and config.terminal.tasks is not None:
+            named = _of_directory(config.terminal, count)
+        else:
+            named = [(name, name) for name in own_names(split, count, request.seed)]
+        for name, place in named:
+            steps = len(task_for(place).oracle) + 1
+            tasks.append(Task(name, split, TERMINAL_BENCH, (("task", place), *arguments), steps))
+    return tasks
+
+
+def _require_sandbox(config: EnvConfig) -> None:
+    """Raises UsageError where our tasks cannot run in the sandbox."""
+    require_bubblewrap(config.terminal.root)
+    if (missing := missing_programs()) and config.terminal.root is None:
+        program, families = next(iter(missing.items()))
+        raise UsageError(
+            f"env.kind = terminal_bench: the tasks {', '.join(families)} need {program}, which is "
+            f"not in /usr; install it (Debian: apt-get install {' '.join(missing)})"
+        )
+
+
+def own_names(split: Split, count: int, seed: int) -> list[str]:
+    """Tasks of the families of a split in turn, the instances drawn from a seed."""
+    families = families_of(split)
+    if count and not families:
+        raise UsageError(f"env.splits.{split} = {count}: no family of tasks is in it; set 0")
+    names = []
+    for place in range(count):
+        family = families[place % len(families)]
+        names.append(task_name(family, _instance(family, split, place // len(families), seed)))
+    return names
+
+
+def _instance(family: Family, split: Split, number: int, seed: int) -> int:
+    """Seeds of instances differ within a family, as each number has a block of its own."""
+    return number * 10_000 + stable_hash("terminal-instance", family.name, split, seed) % 10_000
+
+
+def _of_directory(config: TerminalConfig, count: int) -> list[tuple[str, str]]:
+    """Name and place of tasks of a user's directory that the back end can run."""
+    assert config.tasks is not None
+    folders = [
+        one for one in task_folders(config.tasks) if not fit_of(one, config).of(config.backend)
+    ]
+    if count > len(folders):
+        raise UsageError(
+            f"env.splits.test = {count}: {config.tasks} has {len(folders)} tasks that can be run "
+            f"here; lower it, or see r2v tasks list --env terminal_bench {config.tasks}"
+        )
+    ranked = sorted(folders, key=lambda folder: stable_hash("terminal-split", folder.name))
+    return [(folder.name, str(folder.resolve())) for folder in islice(ranked, count)]
+
+
+def _arguments(config: EnvConfig) -> tuple[tuple[str, str | int | bool], ...]:
+    """What every task's environment is made with."""
+    terminal = config.terminal.model_copy(update={"tasks": None})
+    settings = terminal.model_dump_json(exclude_defaults=True)
+    return (("max_steps", config.max_steps), ("terminal", settings))
+
+
+def identity(config: EnvConfig) -> dict[str, str]:
+    """Digests of the task folders that the configuration names."""
+    if config.terminal.tasks is None:
+        return {}
+    return {folder.name: _digest(folder) for folder in task_folders(config.terminal.tasks)}
+
+
+def in_place(task: Task, config: EnvConfig) -> bool:
+    """Whether a task's folder is where the configuration says now."""
+    place = str(dict(task.env_kwargs)["task"])
+    if "/" not in place:
+        return True
+    tasks = config.terminal.tasks
+    return tasks is not None and Path(place).parent == tasks.resolve() and Path(place).is_dir()
+
+
+def sample() -> list[Task]:
+    """One task of every family."""
+    arguments = (("max_steps", 60),)
+    names = [task_name(family, _SAMPLE_SEED) for split in SPLITS for family in families_of(split)]
+    return [Task(name, "check", TERMINAL_BENCH, (("task", name), *arguments)) for name in names]
+
+
+@cache
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
