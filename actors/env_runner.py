@@ -24,6 +24,7 @@ from r2v_dist.agent.episode import Cast, Player, play
 from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
+from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.config.verifier import VerifierConfig
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import NodeFailure, RuntimeFailure, UsageError
@@ -50,6 +51,7 @@ class RunnerSetup:
     env_deadline_s: float = 120.0
     environment: EnvSource = field(default_factory=lambda: EnvSource("textworld"))
     """What `env.kind` names; the runner loads it, as runners may be on another machine."""
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class EnvRunner:
             return None
         if config.kind == "rules":
             assert self._environment.rules is not None
-            return self._environment.rules()
+            return self._environment.rules(self._setup.sandbox)
         if config.kind == "judge":
             assert config.judge is not None
             model = build_model(config.judge, "judge", None, "")

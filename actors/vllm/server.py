@@ -31,6 +31,7 @@ from actors.vllm.engine import (
     VllmEngine,
 )
 from actors.vllm.far_weights import fetch, require_reachable
+from actors.vllm.greedy import GreedyAnswers, greedy_key
 from actors.vllm.health import Report, State
 from cluster.node_lock import node_lock
 from r2v_dist.config.models import ModelConfig
@@ -82,6 +83,7 @@ class EngineServer:
         self._problem = ""
         self._room = Admission(config.sequences_held)
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
+        self._greedy = GreedyAnswers[Outcome](_is_answer)
         self._computing = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -185,6 +187,9 @@ class EngineServer:
             task.cancel()
 
     async def _answer(self, request: EngineRequest) -> Outcome:
+        return await self._greedy.once(greedy_key(request), lambda: self._admitted(request))
+
+    async def _admitted(self, request: EngineRequest) -> Outcome:
         async with self._room.room(request.n):
             while not self._settled.is_set():
                 await self._settled.wait()
@@ -244,7 +249,9 @@ class EngineServer:
             async with self._no_requests():
                 await self._engine.reload(path, adapter)
                 self._version = version
+                self._greedy.forget()
         self._version = version
+        self._greedy.forget()
         self._state = State.SERVING
 
     async def _begin(self, path: str, adapter: str) -> None:
@@ -272,6 +279,10 @@ class EngineServer:
     def _fail(self, error: Exception) -> None:
         self._state = State.FAILED
         self._problem = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}"
+
+
+def _is_answer(outcome: Outcome) -> bool:
+    return isinstance(outcome[1], EngineAnswer)
 
 
 def _outcome(task: "asyncio.Task[Outcome]") -> Outcome:

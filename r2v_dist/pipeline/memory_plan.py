@@ -70,7 +70,8 @@ def _trained(config: RunConfig) -> Iterator[tuple[str, str, LearnerConfig]]:
     if config.slm.backend != "vllm":
         return
     verifier = config.verifier
-    yield "bc", config.slm.model, config.bc
+    if config.bc is not None:
+        yield "bc", config.slm.model, config.bc
     if verifier is not None and verifier.kind == "trained":
         yield "verifier", verifier.model or config.slm.model, verifier.training
     if config.dpo is not None:

@@ -317,11 +317,9 @@ def test_a_key_does_not_change_the_defaults_beside_it() -> None:
 
 
 def test_rules_are_refused_where_an_environment_has_none() -> None:
-    simulated = load_config(
-        ROOT / "configs" / "humaneval_simulated.yaml", ["verifier={kind: rules}"]
-    )
-    with pytest.raises(UsageError, match=r"verifier\.kind = rules: .* none for humaneval_plus"):
-        check_environment(simulated)
+    own = load_config(ROOT / "examples" / "own_environment.yaml", ["verifier={kind: rules}"])
+    with pytest.raises(UsageError, match=r"verifier\.kind = rules: .* none for .*SPEC"):
+        check_environment(own)
     games = ROOT / "configs" / "textworld_simulated.yaml"
     check_environment(load_config(games, ["verifier={kind: rules}"]))
 
