@@ -1,0 +1,114 @@
+"""Answers of real models to HumanEval+ or MBPP+: how many can be used, and whether our verdict on
+them is EvalPlus's.
+
+    R2V_DATA_DIR=... python -m benchmarks.real_answers ANSWERS.jsonl.gz [--evalplus-python PY]
+
+A line of the file is {"task_id", "answer"}, the text of one answer to one task. An answer can be
+used when a program that defines the function is found in it. With `--evalplus-python`, an
+interpreter of a virtual environment with evalplus 0.3.1, its own sanitiser and checker get the same
+texts; every disagreement is printed by name. A model wrote them, so they run there inside
+bubblewrap too, without network and with nothing to write to but a cache.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.evalplus_side import evalplus_verdicts
+from envs.coding.actions import clean
+from envs.coding.tasks import Dataset, dataset_of, load_task
+from envs.coding.workshop import Attempt, Workshop, attempt
+
+_KNOWN = "HumanEval/32"
+"""evalplus 0.3.1 fails every solution of it."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One answer: what was found in it, and whether it passes all hidden tests."""
+
+    task_id: str
+    tried: Attempt
+    passed: bool
+
+
+def judged(rows: Sequence[dict[str, str]], parallel: int) -> list[Judged]:
+    """Try every answer on the examples, and judge its program."""
+    tried = []
+    programs = []
+    for row in rows:
+        task = load_task(dataset_of(row["task_id"]), row["task_id"])
+        text = clean(row["answer"])
+        tried.append(attempt("{}", text, task.prompt, task.entry_point, task.visible))
+        programs.append((task, tried[-1].program))
+    verdicts = Workshop.of("{}").judge.verdicts(programs, parallel)
+    return [
+        Judged(row["task_id"], one, verdict.passed)
+        for row, one, verdict in zip(rows, tried, verdicts, strict=True)
+    ]
+
+
+def counted(found: Sequence[Judged]) -> dict[str, float]:
+    """Shares of all answers."""
+    count = Counter[str]()
+    for one in found:
+        count["usable"] += bool(one.tried.program)
+        count["loads"] += one.tried.loads
+        count["cut_off"] += one.tried.cut
+        count["passes_examples"] += one.tried.done
+        count["passes_all"] += one.passed
+        count["passes_examples_only"] += one.tried.done and not one.passed
+    return {name: round(number / len(found), 4) for name, number in count.items()}
+
+
+def compared(
+    rows: Sequence[dict[str, str]], found: Sequence[Judged], python: str, parallel: int, cache: Path
+) -> dict[str, float]:
+    """EvalPlus's verdicts on the same texts, and where they differ."""
+    dataset: Dataset = dataset_of(rows[0]["task_id"])
+    answers = [(row["task_id"], clean(row["answer"])) for row in rows]
+    theirs = evalplus_verdicts(
+        python, dataset, answers, parallel, cache, generous=True, sanitize=True
+    )
+    differing = 0
+    for one, passed, said in zip(found, theirs.passed, theirs.said, strict=True):
+        if one.passed != passed:
+            differing += one.task_id != _KNOWN
+            print(f"{one.task_id}: ours {one.passed}, evalplus {passed} ({said})", flush=True)
+    share = sum(theirs.passed) / len(found)
+    return {"evalplus_passes_all": round(share, 4), "differing": differing}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a file of JSON lines, gzipped or plain."""
+    data = path.read_bytes()
+    text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+    return [json.loads(line) for line in text.decode("utf-8").split("\n") if line.strip()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("answers", type=Path)
+    parser.add_argument("--evalplus-python", help="interpreter that has evalplus 0.3.1")
+    parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--cache", type=Path, default=Path("~/.cache/r2v/agreement"))
+    args = parser.parse_args()
+    rows = read(args.answers)
+    found = judged(rows, args.parallel)
+    result = {"name": "real_answers", "answers": len(rows), **counted(found)}
+    if args.evalplus_python:
+        cache = args.cache.expanduser()
+        cache.mkdir(parents=True, exist_ok=True)
+        result |= compared(rows, found, args.evalplus_python, args.parallel, cache)
+    print(json.dumps(result))
+    sys.exit(bool(result.get("differing", 0)))
+
+
+if __name__ == "__main__":
+    main()
