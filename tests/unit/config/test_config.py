@@ -324,6 +324,11 @@ def test_rules_are_refused_where_an_environment_has_none() -> None:
     check_environment(load_config(games, ["verifier={kind: rules}"]))
 
 
+def test_a_trained_verifier_needs_a_cloned_slm() -> None:
+    with pytest.raises(UsageError, match=r"verifier\.kind = trained: .* bc is null"):
+        load_config(DEMO, ["bc=null", "dpo=null"])
+
+
 def test_an_unknown_environment_is_named_with_the_nearest() -> None:
     config = load_config(DEMO, ["env={kind: textwold, splits: {validation: 20}}"])
     with pytest.raises(UsageError, match=r"env\.kind = textwold: .* did you mean textworld\?"):
