@@ -3,8 +3,9 @@ them is EvalPlus's.
 
     R2V_DATA_DIR=... python -m benchmarks.real_answers ANSWERS.jsonl.gz [--evalplus-python PY]
 
-A line of the file is {"task_id", "answer"}, the text of one answer to one task. An answer can be
-used when a program that defines the function is found in it. With `--evalplus-python`, an
+A line of the file is {"task_id", "answer"}, the text of one answer to one task. In place of the
+file a run directory may stand: then these are the first answers of `--router` to the unperturbed
+test tasks. An answer can be used when a program that defines the function is found in it. With `--evalplus-python`, an
 interpreter of a virtual environment with evalplus 0.3.1, its own sanitiser and checker get the same
 texts; every disagreement is printed by name. A model wrote them, so they run there inside
 bubblewrap too, without network and with nothing to write to but a cache.
@@ -20,10 +21,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from benchmarks.evalplus_side import evalplus_verdicts
 from envs.coding.actions import clean
 from envs.coding.tasks import Dataset, dataset_of, load_task
 from envs.coding.workshop import Attempt, Workshop, attempt
+from r2v_dist.storage import rollouts as rollout_store
 
 _KNOWN = "HumanEval/32"
 """evalplus 0.3.1 fails every solution of it."""
@@ -85,21 +89,33 @@ def compared(
     return {"evalplus_passes_all": round(share, 4), "differing": differing}
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a file of JSON lines, gzipped or plain."""
+def read(path: Path, router: str) -> list[dict[str, str]]:
+    """The rows of a file of JSON lines, gzipped or plain, or those of a run."""
+    if path.is_dir():
+        return first_answers(path, router)
     data = path.read_bytes()
     text = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
     return [json.loads(line) for line in text.decode("utf-8").split("\n") if line.strip()]
 
 
+def first_answers(run_dir: Path, router: str) -> list[dict[str, str]]:
+    """What a router's actor said first on each test task when nothing was perturbed."""
+    columns = ["task", "z", "t", "router", "action"]
+    table = rollout_store.read(run_dir / "rollouts" / "evaluate", columns)
+    rows = table.filter(pc.and_(pc.is_null(table["z"]), pc.equal(table["t"], 0))).to_pylist()
+    answers = {row["task"]: row["action"] for row in rows if row["router"] == router}
+    return [{"task_id": task, "answer": answers[task]} for task in sorted(answers)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("answers", type=Path)
+    parser.add_argument("--router", default="teacher_only", help="whose answers, of a run")
     parser.add_argument("--evalplus-python", help="interpreter that has evalplus 0.3.1")
     parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/r2v/agreement"))
     args = parser.parse_args()
-    rows = read(args.answers)
+    rows = read(args.answers, args.router)
     found = judged(rows, args.parallel)
     result = {"name": "real_answers", "answers": len(rows), **counted(found)}
     if args.evalplus_python:
