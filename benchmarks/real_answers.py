@@ -7,7 +7,8 @@ A line of the file is {"task_id", "answer"}, the text of one answer to one task.
 file a run directory may stand: then these are the first answers of `--router` to the unperturbed
 test tasks. An answer can be used when a program that defines the function is found in it. With `--evalplus-python`, an
 interpreter of a virtual environment with evalplus 0.3.1, its own sanitiser and checker get the same
-texts; every disagreement is printed by name. A model wrote them, so they run there inside
+texts; every disagreement is printed by name, and the exit code is 1 where it is not for imports
+that we add and EvalPlus does not. A model wrote them, so they run there inside
 bubblewrap too, without network and with nothing to write to but a cache.
 """
 
@@ -80,13 +81,27 @@ def compared(
     theirs = evalplus_verdicts(
         python, dataset, answers, parallel, cache, generous=True, sanitize=True
     )
-    differing = 0
-    for one, passed, said in zip(found, theirs.passed, theirs.said, strict=True):
-        if one.passed != passed:
-            differing += one.task_id != _KNOWN
-            print(f"{one.task_id}: ours {one.passed}, evalplus {passed} ({said})", flush=True)
+    differing = by_imports = 0
+    for row, one, passed, said in zip(rows, found, theirs.passed, theirs.said, strict=True):
+        if one.passed == passed:
+            continue
+        added = added_imports(row["answer"], one.tried.program)
+        by_imports += bool(added)
+        differing += not added and one.task_id != _KNOWN
+        why = f"{said}; we added {', '.join(added)}" if added else said
+        print(f"{one.task_id}: ours {one.passed}, evalplus {passed} ({why})", flush=True)
     share = sum(theirs.passed) / len(found)
-    return {"evalplus_passes_all": round(share, 4), "differing": differing}
+    return {
+        "evalplus_passes_all": round(share, 4),
+        "differing_by_imports": by_imports,
+        "differing": differing,
+    }
+
+
+def added_imports(answer: str, program: str) -> list[str]:
+    """Imports of a program that its answer does not have; EvalPlus adds none."""
+    lines = program.split("\n")
+    return [line for line in lines if line.startswith(("import ", "from ")) and line not in answer]
 
 
 def read(path: Path, router: str) -> list[dict[str, str]]:
