@@ -14,6 +14,7 @@ import gymnasium
 
 from envs.coding.actions import clean, parse_action, word_alone
 from envs.coding.mutants import VARIANTS, wrong_solution
+from envs.coding.statement import stated
 from envs.coding.tasks import dataset_of, load_task
 from envs.coding.workshop import Attempt, Workshop, attempt, execute, shorten
 from envs.spaces import UnicodeText
@@ -24,9 +25,8 @@ write   the lines below it become your solution (the whole program, it replaces 
 test    runs your solution on the examples of the task
 run     runs the lines below it as a program that knows your solution's names
 submit  hands in your solution and ends the task"""
-WANTED = "Write a self-contained Python program that solves this problem:"
 ANSWERS = (
-    "Answer with the whole program in one Markdown code block and nothing else. It is run on the "
+    "Answer with the whole program in one Markdown code block and nothing else. It is tried on the "
     "examples of the task; where one fails you are told, and may answer again."
 )
 _AGAIN = "Answer with the whole corrected program in one Markdown code block and nothing else."
@@ -227,8 +227,8 @@ class CodeEnv(gymnasium.Env[str, str]):
             raise ValueError(f"{name}() needs the environment made with expert=True")
 
     def _info(self) -> dict[str, Any]:
-        problem = self._task.prompt.strip()
-        goal = f"{WANTED}\n```python\n{problem}\n```" if self._answers else problem
+        problem = self._task.prompt
+        goal = stated(problem).goal if self._answers else problem.strip()
         return {"goal": goal} | ({"stop_reason": self._stop} if self._stop else {})
 
 

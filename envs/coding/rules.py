@@ -4,12 +4,11 @@ nothing else, as the deployed agent could.
 
 import ast
 import asyncio
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from envs.coding.actions import clean, fenced, word_alone
-from envs.coding.env import WANTED
+from envs.coding.actions import clean, word_alone
+from envs.coding.statement import Statement, read_goal, stated
 from envs.coding.visible_tests import VisibleTest, visible_tests
 from envs.coding.workshop import Attempt, attempt
 from r2v_dist.chat import Turn
@@ -40,25 +39,25 @@ class CodeRules:
         self, history: Sequence[Turn], user: str, candidates: Sequence[Candidate]
     ) -> tuple[float, ...]:
         """V of every candidate."""
-        prompt = prompt_of(history[0].user if history else user)
+        opening = history[0].user if history else user
         earlier = [turn.action for turn in history if not word_alone(turn.action)]
         scores = [
-            await asyncio.to_thread(self._score, candidate.text, earlier, prompt)
+            await asyncio.to_thread(self._score, candidate.text, earlier, opening)
             for candidate in candidates
         ]
         return tuple(scores)
 
-    def _score(self, answer: str, earlier: Sequence[str], prompt: str) -> float:
+    def _score(self, answer: str, earlier: Sequence[str], opening: str) -> float:
         word = word_alone(answer)
         if word in ("test", "run"):
             return TOOL
         if word == "submit":
-            return self._value(earlier[-1], prompt) if earlier else NO_PROGRAM
-        return self._value(answer, prompt)
+            return self._value(earlier[-1], opening) if earlier else NO_PROGRAM
+        return self._value(answer, opening)
 
-    def _value(self, answer: str, prompt: str) -> float:
-        entry_point, tests = _examples(prompt)
-        return value(attempt(self._settings, clean(answer), prompt, entry_point, tests))
+    def _value(self, answer: str, opening: str) -> float:
+        given, entry_point, tests = examples(opening)
+        return value(attempt(self._settings, clean(answer), given, entry_point, tests))
 
 
 def value(tried: Attempt) -> float:
@@ -72,42 +71,23 @@ def value(tried: Attempt) -> float:
     return FAILING + (PASSING - FAILING) * tried.passed / tried.tests
 
 
-def prompt_of(opening: str) -> str:
-    """The problem as the benchmark states it, from the first message of a conversation: what is
-    fenced, or the lines that are Python.
-    """
-    goal = opening.removeprefix("Goal: ")
-    if goal.startswith(WANTED) and (parts := fenced(goal)):
-        return parts[0].text
-    lines = goal.split("\n")
+def statement_of(opening: str) -> Statement:
+    """The problem in the first message of a conversation, in either protocol."""
+    if (told := read_goal(opening)) is not None:
+        return told
+    lines = opening.removeprefix("Goal: ").split("\n")
     for end in range(len(lines), 0, -1):
-        if _parses(beginning := "\n".join(lines[:end])):
-            return beginning
-    return goal
-
-
-def entry_point_of(prompt: str) -> str:
-    """The function that a prompt asks for: the last that it begins, or the one its example calls."""
-    begun = re.findall(r"^def (\w+)", prompt, re.MULTILINE)
-    if begun:
-        return str(begun[-1])
-    for line in prompt.split("\n"):
-        if line.startswith("assert "):
-            called = re.findall(r"(\w+)\s*\(", line)
-            return next((name for name in called if name not in _AROUND), "")
-    return ""
-
-
-_AROUND = frozenset(
-    ["abs", "assert", "dict", "isclose", "len", "list", "round", "set", "sorted", "str", "tuple"]
-)
-"""What stands before a bracket in examples, around the call."""
+        if _parses(prompt := "\n".join(lines[:end])):
+            return stated(prompt)
+    return Statement(opening, "")
 
 
 @lru_cache(maxsize=1024)
-def _examples(prompt: str) -> tuple[str, tuple[VisibleTest, ...]]:
-    entry_point = entry_point_of(prompt)
-    return entry_point, visible_tests(prompt, entry_point)
+def examples(opening: str) -> tuple[str, str, tuple[VisibleTest, ...]]:
+    """What a solution is tried with: the code that is given, the function, the examples."""
+    problem = statement_of(opening)
+    given = f"{problem.code}\n    ..." if problem.code else ""
+    return given, problem.entry_point, visible_tests(problem.words, problem.entry_point)
 
 
 def _parses(text: str) -> bool:

@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 
 from envs.coding.env import CodeEnv
 from envs.coding.lexicon import LEXICON
-from envs.coding.rules import CodeRules, prompt_of
+from envs.coding.rules import CodeRules, examples
 from envs.coding.tasks import load_task, task_ids
 from envs.perturbation.wrapper import Perturb
 from r2v_dist.chat import Turn, opening_message
@@ -137,12 +137,9 @@ def test_the_examples_order_candidates(protocol: str) -> None:
 @pytest.mark.parametrize("dataset", ["humaneval_plus", "mbpp_plus"])
 @pytest.mark.parametrize("protocol", ["answers", "tools"])
 def test_the_verifier_finds_the_problem_in_the_conversation(dataset: str, protocol: str) -> None:
-    from envs.coding.rules import _examples
-
     require_data()
     for name in task_ids(dataset)[::5]:  # type: ignore[arg-type]
         task = load_task(dataset, name)  # type: ignore[arg-type]
         observation, info = CodeEnv(name, protocol=protocol).reset()
-        prompt = prompt_of(opening_message(info["goal"], observation))
-        assert prompt.strip() == task.prompt.strip()
-        assert _examples(prompt) == (task.entry_point, task.visible)
+        _, entry_point, tests = examples(opening_message(info["goal"], observation))
+        assert (entry_point, tests) == (task.entry_point, task.visible)
