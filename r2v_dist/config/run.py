@@ -206,6 +206,11 @@ def _router_labels(config: RunConfig) -> str | None:
             )
         ranks = router.deepspeed.ranks
         episodes = labels.episodes(tasks)
+        if episodes < labels.seeds:
+            return (
+                f"labels.seeds_per_task = {labels.seeds_per_task}: {tasks} {split} tasks meet only "
+                f"{episodes} of labels.seeds = {labels.seeds} seeds; raise it, or label more tasks"
+            )
         if episodes < ranks:
             return (
                 f"router.deepspeed.ranks = {ranks}: the {split} labels have {episodes} episodes; "

@@ -324,6 +324,11 @@ def test_rules_are_refused_where_an_environment_has_none() -> None:
     check_environment(load_config(games, ["verifier={kind: rules}"]))
 
 
+def test_spread_seeds_are_all_met() -> None:
+    with pytest.raises(UsageError, match=r"seeds_per_task = 1: 2 validation tasks meet only 2 of"):
+        load_config(DEMO, ["labels={validation_tasks: 2, seeds_per_task: 1, pairs: 10}"])
+
+
 def test_a_trained_verifier_needs_a_cloned_slm() -> None:
     with pytest.raises(UsageError, match=r"verifier\.kind = trained: .* bc is null"):
         load_config(DEMO, ["bc=null", "dpo=null"])
