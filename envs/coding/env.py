@@ -29,7 +29,7 @@ ANSWERS = (
     "Answer with the whole program in one Markdown code block and nothing else. It is tried on the "
     "examples of the task; where one fails you are told, and may answer again."
 )
-_AGAIN = "Answer with the whole corrected program in one Markdown code block and nothing else."
+_AGAIN = "Answer again, with the whole program in one Markdown code block and nothing else."
 
 
 class CodeEnv(gymnasium.Env[str, str]):
@@ -126,6 +126,11 @@ class CodeEnv(gymnasium.Env[str, str]):
             return self._judged()
         self._stop = "step_limit"
         return 0.0
+
+    @property
+    def reminder(self) -> str:
+        """What an agent is told when an answer did not get through."""
+        return _AGAIN if self._answers else ""
 
     @property
     def stop_reason(self) -> str:

@@ -109,7 +109,7 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         for fault in FAULTS:
             if self._fires(fault.name):
                 self._count()
-                message = fault.message(self._rng(fault.name, "text"))
+                message = self._with_reminder(fault.message(self._rng(fault.name, "text")))
                 reward, stop = self._at_the_limit() if out_of_steps else (0.0, {})
                 info = self._told(self._goal_info | stop, message, [fault.name], executed=False)
                 return message, reward, False, out_of_steps, info
@@ -124,6 +124,13 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
             info = info | stop
         info = self._told(info, observation, names, executed=True)
         return seen, reward, terminated, truncated, info
+
+    def _with_reminder(self, message: str) -> str:
+        """The message of a failed call, and what the environment says then: its `reminder`."""
+        reminder = ""
+        if self.env.has_wrapper_attr("reminder"):
+            reminder = str(self.env.get_wrapper_attr("reminder"))
+        return f"{message}\n{reminder}" if reminder else message
 
     def _at_the_limit(self) -> tuple[float, dict[str, str]]:
         """Reward and stop reason of an episode whose steps are used up. An environment that counts

@@ -112,7 +112,10 @@ def test_a_fault_at_the_last_step_does_not_lose_the_solution() -> None:
     env.reset()
     env.step(answer(HALF))
     env._rates = {"failure": 1.0}
-    _, reward, terminated, truncated, info = env.step(answer(RIGHT))
+    told, reward, terminated, truncated, info = env.step(answer(RIGHT))
+    assert told.endswith(
+        "Answer again, with the whole program in one Markdown code block and nothing else."
+    )
     assert (terminated, truncated, info["executed"]) == (False, True, False)
     assert (reward, info["stop_reason"]) == (0.0, "lost")
 
