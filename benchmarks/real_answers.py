@@ -5,11 +5,11 @@ them is EvalPlus's.
 
 A line of the file is {"task_id", "answer"}, the text of one answer to one task. In place of the
 file a run directory may stand: then these are the first answers of `--router` to the unperturbed
-test tasks. An answer can be used when a program that defines the function is found in it. With `--evalplus-python`, an
-interpreter of a virtual environment with evalplus 0.3.1, its own sanitiser and checker get the same
-texts; every disagreement is printed by name, and the exit code is 1 where it is not for imports
-that we add and EvalPlus does not. A model wrote them, so they run there inside
-bubblewrap too, without network and with nothing to write to but a cache.
+test tasks. An answer can be used when a program that defines the function is found in it. With
+`--evalplus-python`, an interpreter of a virtual environment with evalplus 0.3.1, its own sanitiser
+and checker get the same texts; every disagreement is printed by name, and the exit code is 1 where
+it is not for imports that we add and EvalPlus does not. A model wrote them, so they run there
+inside bubblewrap too, without network and with nothing to write to but a cache.
 """
 
 import argparse
