@@ -2,8 +2,7 @@
 actions, same episode, always.
 
 Whatever a program does happens in the sandbox; the verdict is given outside of it on the full
-hidden tests, and only on
-`submit`. Nothing that the agent reads tells the verdict. Neither registers nor imports anything of
+hidden tests, and only when a solution is handed in. Nothing that the agent reads tells the verdict. Neither registers nor imports anything of
 a cluster.
 """
 
@@ -37,11 +36,11 @@ class CodeEnv(gymnasium.Env[str, str]):
 
     Args:
         task: its id; `HumanEval/...`, `Mbpp/...`, or `R2V/...` for the few tasks that come with the
-        project. max_steps: actions until the episode is truncated. protocol: `tools`, or `answers`
-        as below. expert: makes `expert_action()`
+        project. max_steps: actions until the episode is truncated. expert: makes `expert_action()`
         and `wrong_action()` work; they know the canonical solution. data_dir: where the benchmarks'
         files are; empty for `R2V_DATA_DIR` or, without it, a download. sandbox: a `SandboxConfig`
-        as JSON. observation_chars: longer tool output loses its middle.
+        as JSON. observation_chars: longer tool output loses its middle. protocol: `tools`, or
+        `answers` as below.
 
     With `answers` every answer is a solution: its program is tried on the examples, and handed in
     once they pass. Where none is handed in before the last step, the one that passed most is. The
