@@ -1,5 +1,6 @@
-"""Greedy answers, each computed once: with temperature 0 the seed decides nothing, and the episodes
-of a task begin with equal prompts under many perturbation seeds.
+"""Answers that an engine gives again to equal requests, where its configuration says so: sweeps of
+thresholds ask again what an earlier pass over the same tasks has asked, and with temperature 0 the
+episodes of a task begin with equal prompts under many perturbation seeds.
 
 Invariant: what one version of a model has answered is forgotten with that version.
 """
@@ -11,22 +12,22 @@ from typing import Generic, TypeVar
 from actors.vllm.engine import EngineRequest
 
 Outcome = TypeVar("Outcome")
-_REMEMBERED = 4096
-"""Answers; the oldest go first."""
 
 
-def greedy_key(request: EngineRequest) -> Hashable | None:
-    """Equal for requests with the same answer; None where the seed decides."""
-    if request.temperature > 0:
-        return None
+def key_of(request: EngineRequest) -> Hashable:
+    """Equal for requests with the same answer. Without temperature the seed decides nothing."""
+    sampled = (request.seed, request.temperature, request.top_p) if request.temperature else ()
     parts = (request.n, request.max_tokens, request.top, tuple(request.stop_ids))
-    return (tuple(request.prompt_ids), *parts)
+    return (tuple(request.prompt_ids), *parts, *sampled)
 
 
-class GreedyAnswers(Generic[Outcome]):
-    """Whoever asks what is being computed waits for it. All calls come from one event loop."""
+class KnownAnswers(Generic[Outcome]):
+    """The latest `capacity` answers. Whoever asks what is being computed waits for it. All calls
+    come from one event loop.
+    """
 
-    def __init__(self, is_answer: Callable[[Outcome], bool]) -> None:
+    def __init__(self, capacity: int, is_answer: Callable[[Outcome], bool]) -> None:
+        self._capacity = capacity
         self._is_answer = is_answer
         self._known: dict[Hashable, asyncio.Future[Outcome | None]] = {}
 
@@ -35,11 +36,12 @@ class GreedyAnswers(Generic[Outcome]):
         self._known = {}
 
     async def once(
-        self, key: Hashable | None, compute: Callable[[], Awaitable[Outcome]]
+        self, request: EngineRequest, compute: Callable[[], Awaitable[Outcome]]
     ) -> Outcome:
         """The answer. A failure is not kept: whoever waits for it computes again."""
-        if key is None:
+        if not self._capacity:
             return await compute()
+        key = key_of(request)
         while (known := self._known.get(key)) is not None:
             outcome = await asyncio.shield(known)
             if outcome is not None:
@@ -58,6 +60,6 @@ class GreedyAnswers(Generic[Outcome]):
         finally:
             if answered is None:
                 known.pop(key, None)
-            elif len(known) > _REMEMBERED:
+            elif len(known) > self._capacity:
                 known.pop(next(iter(known)))
             future.set_result(answered)
