@@ -53,22 +53,20 @@ class Collector:
         self._keys = KeySet()
         self._shards = 0
         self._buffer: list[Episode] = []
-        self._oldest = time.monotonic()
+        self._committed_at = time.monotonic()
 
     def add(self, episodes: Sequence[Episode]) -> int:
         """Take finished episodes and return how many were new. Writes a shard when one is full or
-        old enough.
+        the last is old enough: where units take long, each is committed as it comes.
 
         Raises Superseded where a later epoch is taken.
         """
         new = [episode for episode in episodes if self._is_new(str(episode.key))]
-        if new and not self._buffer:
-            self._oldest = time.monotonic()
         self._keys.update(str(episode.key) for episode in new)
         self._buffer += new
         if (
             len(self._buffer) >= self._folder.shard_episodes
-            or time.monotonic() - self._oldest > self._folder.shard_seconds
+            or time.monotonic() - self._committed_at > self._folder.shard_seconds
         ):
             self.flush()
         self._meter.set(metrics.BUFFERED, len(self._buffer), stage=self._folder.path.name)
@@ -91,6 +89,7 @@ class Collector:
             shard = rollout_store.commit(self._folder.path, self._shards, self._buffer, epoch)
             self._record(shard, time.monotonic() - begun)
             self._buffer = []
+            self._committed_at = time.monotonic()
             self._shards += 1
         return self._shards
 

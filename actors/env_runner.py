@@ -24,6 +24,7 @@ from r2v_dist.agent.episode import Cast, Player, play
 from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
+from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.config.verifier import VerifierConfig
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import NodeFailure, RuntimeFailure, UsageError
@@ -50,6 +51,7 @@ class RunnerSetup:
     env_deadline_s: float = 120.0
     environment: EnvSource = field(default_factory=lambda: EnvSource("textworld"))
     """What `env.kind` names; the runner loads it, as runners may be on another machine."""
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,12 @@ class EnvRunner:
     def _verifier(self, equipment: Equipment) -> Verifier | None:
         setup = self._setup
         return verifier_of(
-            equipment, setup.slm, setup.slm_tokenizer, setup.environment, setup.engine_wait_s
+            equipment,
+            setup.slm,
+            setup.slm_tokenizer,
+            setup.environment,
+            setup.sandbox,
+            setup.engine_wait_s,
         )
 
     def _check_versions(self, unit: Unit, tree: Tree) -> None:
@@ -182,6 +189,7 @@ def verifier_of(
     slm: ModelConfig,
     slm_tokenizer: str,
     environment: EnvSource,
+    sandbox: SandboxConfig,
     engine_wait_s: float,
 ) -> Verifier | None:
     """The verifier of an equipment, as whoever asks it sees it; None without one."""
@@ -191,7 +199,7 @@ def verifier_of(
     if config.kind == "rules":
         rules = load(environment).rules
         assert rules is not None
-        return rules()
+        return rules(sandbox)
     if config.kind == "judge":
         assert config.judge is not None
         model = build_model(config.judge, "judge", None, "")

@@ -1,11 +1,12 @@
 """Runs inside a virtual environment that has evalplus 0.3.1 and nothing of this project: solutions
 in, EvalPlus's verdicts out.
 
-    evalplus_driver.py DATASET DATA_FILE PARALLEL MIN_TIME_LIMIT < solutions.jsonl > verdicts.jsonl
+    evalplus_driver.py DATASET DATA_FILE PARALLEL MIN_TIME_LIMIT [sanitize] < solutions.jsonl > verdicts.jsonl
 
 Each line in is {"task_id", "solution"}; each line out {"passed", "base", "plus"} in the same order,
 and the last one {"seconds", "cpu_seconds"}: from reading the data to the last verdict, with ground
-truth computed before (it is cached by EvalPlus).
+truth computed before (it is cached by EvalPlus). With `sanitize` a solution is a model's answer,
+and EvalPlus's own sanitiser finds the program in it.
 """
 
 import contextlib
@@ -26,12 +27,24 @@ def main() -> None:
     os.environ[variable] = data_file
     rows = [json.loads(line) for line in sys.stdin]
     with contextlib.redirect_stdout(sys.stderr):
+        if sys.argv[5:] == ["sanitize"]:
+            sanitize_all(dataset, rows)
         results, seconds, cpu_seconds = check(dataset, rows, parallel, limit)
     for result in results:
         base = result["base"][0]
         plus = result["plus"][0]
         print(json.dumps({"passed": base == plus == "pass", "base": base, "plus": plus}))
     print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds}))
+
+
+def sanitize_all(dataset: str, rows: list[dict[str, Any]]) -> None:
+    """Replace each answer by the program that EvalPlus finds in it."""
+    from evalplus import data
+    from evalplus.sanitize import sanitize
+
+    problems = data.get_human_eval_plus() if dataset == "humaneval" else data.get_mbpp_plus()
+    for row in rows:
+        row["solution"] = sanitize(row["solution"], problems[row["task_id"]]["entry_point"])
 
 
 def check(

@@ -34,6 +34,15 @@ tasks.
 """
 
 
+def _contained(cache: Path) -> list[str]:
+    """Before a command: no network, no other process in sight, nothing to write to but the cache
+    and what ends with it.
+    """
+    seen = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/dev/shm"]
+    written = ["--tmpfs", "/var/tmp", "--bind", str(cache), str(cache)]
+    return ["bwrap", *seen, *written, "--unshare-all", "--die-with-parent", "--new-session"]
+
+
 def evalplus_verdicts(
     python: str,
     dataset: Dataset,
@@ -42,13 +51,16 @@ def evalplus_verdicts(
     cache: Path,
     generous: bool = False,
     timeout_s: float = 3600.0,
+    sanitize: bool = False,
 ) -> Theirs:
     """Verdicts on (task id, program) pairs. `python` belongs to an environment with evalplus 0.3.1;
     `cache` keeps its ground truth.
 
     EvalPlus limits calls by the clock, and memory with all that its own process holds: `generous`
     is for comparing answers where right programs would fail by that. The programs run without a
-    sandbox, as EvalPlus runs them: give it none that you would not run yourself.
+    sandbox, as EvalPlus runs them: give it none that you would not run yourself. With `sanitize`
+    they are whole answers of a model, which EvalPlus's sanitiser reads first, and all of it runs
+    inside bubblewrap.
     """
     driver = str(Path(__file__).with_name("evalplus_driver.py"))
     lines = [json.dumps({"task_id": name, "solution": code}) + "\n" for name, code in solutions]
@@ -58,8 +70,12 @@ def evalplus_verdicts(
         environment["EVALPLUS_MAX_MEMORY_BYTES"] = str(_GENEROUS_BYTES)
         limit = _GENEROUS_LIMIT_S
     arguments = [_NAMES[dataset], str(data_file(dataset)), str(parallel), str(limit)]
+    if sanitize:
+        arguments.append("sanitize")
+        environment |= {"TMPDIR": "/var/tmp", "HOME": "/var/tmp"}
+    contained = _contained(cache.expanduser()) if sanitize else []
     completed = subprocess.run(
-        [python, "-W", "ignore", driver, *arguments],
+        [*contained, python, "-W", "ignore", driver, *arguments],
         input="".join(lines),
         capture_output=True,
         text=True,

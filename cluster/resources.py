@@ -240,7 +240,7 @@ def fix(cluster: ClusterConfig, gpus: bool) -> str:
 def ranks_of(config: RunConfig) -> dict[str, int]:
     """How many ranks every learner of this run has, by the key that says so."""
     ranks: dict[str, int] = {}
-    if config.slm.backend == "vllm":
+    if config.slm.backend == "vllm" and config.bc is not None:
         ranks["bc.deepspeed.ranks"] = config.bc.deepspeed.ranks
     if config.verifier is not None and config.verifier.kind == "trained":
         ranks["verifier.training.deepspeed.ranks"] = config.verifier.training.deepspeed.ranks

@@ -69,8 +69,8 @@ class EnvSpec:
     """Digests of the files that the configuration names by a path."""
     in_place: Callable[[Task, EnvConfig], bool] = _always
     """Whether the files of a task made earlier are still where the configuration says."""
-    rules: Callable[[], Verifier] | None = None
-    """The verifier `kind: rules`, None where there are no rules."""
+    rules: Callable[[SandboxConfig], Verifier] | None = None
+    """Makes the verifier `kind: rules`; None where there are no rules."""
     threads: bool = True
     """Whether several instances may play in threads of one process."""
     sandboxed: bool = False

@@ -32,6 +32,7 @@ from actors.vllm.engine import (
 )
 from actors.vllm.far_weights import fetch, require_reachable
 from actors.vllm.health import Report, State
+from actors.vllm.known_answers import KnownAnswers
 from cluster.node_lock import node_lock
 from r2v_dist.config.models import ModelConfig
 
@@ -82,6 +83,7 @@ class EngineServer:
         self._problem = ""
         self._room = Admission(config.sequences_held)
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
+        self._known = KnownAnswers[Outcome](config.remembered_answers, _is_answer)
         self._computing = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -115,6 +117,7 @@ class EngineServer:
 
     async def reload(self, path: str) -> None:
         """Read the weights again, which empties the prefix cache."""
+        self._known.forget()
         await self._require_engine().reload(path)
 
     async def health(self) -> Report:
@@ -185,6 +188,9 @@ class EngineServer:
             task.cancel()
 
     async def _answer(self, request: EngineRequest) -> Outcome:
+        return await self._known.once(request, lambda: self._admitted(request))
+
+    async def _admitted(self, request: EngineRequest) -> Outcome:
         async with self._room.room(request.n):
             while not self._settled.is_set():
                 await self._settled.wait()
@@ -244,7 +250,9 @@ class EngineServer:
             async with self._no_requests():
                 await self._engine.reload(path, adapter)
                 self._version = version
+                self._known.forget()
         self._version = version
+        self._known.forget()
         self._state = State.SERVING
 
     async def _begin(self, path: str, adapter: str) -> None:
@@ -272,6 +280,10 @@ class EngineServer:
     def _fail(self, error: Exception) -> None:
         self._state = State.FAILED
         self._problem = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}"
+
+
+def _is_answer(outcome: Outcome) -> bool:
+    return isinstance(outcome[1], EngineAnswer)
 
 
 def _outcome(task: "asyncio.Task[Outcome]") -> Outcome:

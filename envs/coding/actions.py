@@ -5,11 +5,13 @@ Whatever the text is, it is only looked at, line by line; nothing here parses a 
 """
 
 import re
+from dataclasses import dataclass
 
 _START = re.compile(r"\s*(write|test|run|submit)\b[ \t]*:?(.*)", re.IGNORECASE | re.DOTALL)
 _ALONE = re.compile(r"[\s*_#>`]*(write|test|run|submit)[\s*_:.`]*", re.IGNORECASE)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]*)\s*")
 _QUOTES = ('"""', "'''")
+_MARKDOWN = ("markdown", "md")
 _NO_PROGRAM = {
     "bash",
     "console",
@@ -48,6 +50,35 @@ def parse_action(action: str) -> tuple[str, str]:
     return _Lines(action.split("\n")).action() or ((action.split() or [""])[0][:40], "")
 
 
+def word_alone(action: str) -> str:
+    """The verb that makes up the whole first line of an answer; empty where it is no verb."""
+    match = _ALONE.fullmatch(action.strip().split("\n", 1)[0])
+    return match[1].lower() if match else ""
+
+
+@dataclass(frozen=True)
+class Fenced:
+    """A fenced part of an answer. `closed` is False where the answer ends before the fence does."""
+
+    language: str
+    text: str
+    closed: bool
+
+
+def fenced(text: str) -> list[Fenced]:
+    """The fenced parts of an answer that hold anything, in order. What stands in a fence of
+    Markdown is read as Markdown.
+    """
+    return _Lines(text.split("\n")).fenced()
+
+
+def programs(text: str) -> list[str]:
+    """The texts of an answer that may be its program, in order: the fenced ones, or else all."""
+    parts = fenced(text)
+    found = [part.text for part in parts if part.language not in _NO_PROGRAM]
+    return found or [part.text for part in parts] or [text]
+
+
 class _Lines:
     """A text by its lines. What a fence is, is found out once a line."""
 
@@ -74,6 +105,25 @@ class _Lines:
                 return self._fenced(inside, self._lines[end + 1 :])
             number = end + 1
         return None
+
+    def fenced(self) -> list[Fenced]:
+        parts = []
+        number = 0
+        while number < len(self._lines):
+            match = self._fences[number]
+            if match is None or not self._opens(number):
+                number += 1
+                continue
+            end = self._closing(number)
+            inside = self._lines[number + 1 : end]
+            language = match[2].lower()
+            if language in _MARKDOWN and any(map(_FENCE.fullmatch, inside)):
+                number += 1
+                continue
+            if any(line.strip() for line in inside):
+                parts.append(Fenced(language, "\n".join(inside), end < len(self._lines)))
+            number = end + 1
+        return parts
 
     def program(self) -> str:
         """The first fenced program, else all without the line end after the verb."""

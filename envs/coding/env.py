@@ -2,30 +2,21 @@
 actions, same episode, always.
 
 Whatever a program does happens in the sandbox; the verdict is given outside of it on the full
-hidden tests, and only on
-`submit`. Nothing that the agent reads tells the verdict. Neither registers nor imports anything of
+hidden tests, and only when a solution is handed in. Nothing that the agent reads tells the verdict. Neither registers nor imports anything of
 a cluster.
 """
 
-import atexit
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import gymnasium
 
-import envs.coding.in_sandbox.loading as loading
-import envs.coding.in_sandbox.tools as runner
-from envs.coding.actions import clean, parse_action
+from envs.coding.actions import clean, parse_action, word_alone
 from envs.coding.mutants import VARIANTS, wrong_solution
+from envs.coding.statement import stated
 from envs.coding.tasks import dataset_of, load_task
-from envs.coding.verdict import Judge
-from envs.sandbox import Ending, Limits, Sandbox
+from envs.coding.workshop import Attempt, Workshop, attempt, execute, shorten
 from envs.spaces import UnicodeText
-from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.seeding import rng_for
 
 MANUAL = """You solve the task step by step. Every answer is one action; its first word says which:
@@ -33,54 +24,11 @@ write   the lines below it become your solution (the whole program, it replaces 
 test    runs your solution on the examples of the task
 run     runs the lines below it as a program that knows your solution's names
 submit  hands in your solution and ends the task"""
-_ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
-_STOPPED = {
-    Ending.TIMEOUT: "Error: stopped, it took too long.",
-    Ending.CPU_LIMIT: "Error: stopped, it took too long.",
-    Ending.MEMORY: "Error: stopped, it used too much memory.",
-    Ending.OUTPUT_LIMIT: "Error: stopped, it printed too much.",
-    Ending.SIGNALLED: "Error: the program crashed.",
-}
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """The sandbox of this process and what is built on it; shared by all environments with equal
-    settings.
-    """
-
-    sandbox: Sandbox
-    judge: Judge
-
-    @staticmethod
-    @lru_cache(maxsize=4)
-    def of(settings: str) -> "Workshop":
-        """For a `SandboxConfig` as JSON. Raises UsageError where model-written code
-        must not run.
-        """
-        config = SandboxConfig.model_validate_json(settings)
-        sandbox = Sandbox(Limits.of(config), allow_weaker=config.allow_weaker)
-        atexit.register(sandbox.close)
-        return Workshop(sandbox, Judge(sandbox))
-
-
-@lru_cache(maxsize=2048)
-def _execute(settings: str, call: str, limit: int) -> str:
-    """What one function of the runner says of a solution. The same program says the same, so each
-    is run once.
-    """
-    program = "\n\n".join([*map(_text, (loading.__file__, runner.__file__)), f"{call}\n"])
-    completed = Workshop.of(settings).sandbox.run(program)
-    text = "\n".join(
-        part.decode(errors="replace").rstrip() for part in (completed.stdout, completed.stderr)
-    )
-    said = _ADDRESS.sub("0x...", text.strip("\n"))
-    whole = "\n".join(part for part in (said, _STOPPED.get(completed.ending, "")) if part)
-    return shorten(whole, limit) or "It ran and printed nothing."
-
-
-def _text(file: str) -> str:
-    return Path(file).read_text(encoding="utf-8")
+ANSWERS = (
+    "Answer with the whole program in one Markdown code block and nothing else. It is tried on the "
+    "examples of the task; where one fails you are told, and may answer again."
+)
+_AGAIN = "Answer again, with the whole program in one Markdown code block and nothing else."
 
 
 class CodeEnv(gymnasium.Env[str, str]):
@@ -91,7 +39,12 @@ class CodeEnv(gymnasium.Env[str, str]):
         project. max_steps: actions until the episode is truncated. expert: makes `expert_action()`
         and `wrong_action()` work; they know the canonical solution. data_dir: where the benchmarks'
         files are; empty for `R2V_DATA_DIR` or, without it, a download. sandbox: a `SandboxConfig`
-        as JSON. observation_chars: longer tool output loses its middle.
+        as JSON. observation_chars: longer tool output loses its middle. protocol: `tools`, or
+        `answers` as below.
+
+    With `answers` every answer is a solution: its program is tried on the examples, and handed in
+    once they pass. Where none is handed in before the last step, the one that passed most is. The
+    words of `tools` are understood where one stands alone.
     """
 
     metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 -- Gymnasium's own convention
@@ -106,12 +59,14 @@ class CodeEnv(gymnasium.Env[str, str]):
         data_dir: str = "",
         sandbox: str = "{}",
         observation_chars: int = 2000,
+        protocol: str = "tools",
         render_mode: str | None = None,
     ) -> None:
         self._task = load_task(dataset_of(task), task, data_dir)
         self._settings = sandbox
         self._expert = expert
         self._observation_chars = observation_chars
+        self._answers = protocol == "answers"
         self._judge = Workshop.of(sandbox).judge
         self.observation_space = self._seen = UnicodeText(max_length=16_384, min_length=0)
         self.action_space = self._said = UnicodeText(max_length=16_384, min_length=0)
@@ -119,6 +74,8 @@ class CodeEnv(gymnasium.Env[str, str]):
         self.max_steps = max_steps
         self._steps = 0
         self._solution = ""
+        self._passed = -1
+        """How many examples the solution passes, with `answers`."""
         self._observation = ""
         self._stop = ""
         self._just_tested = False
@@ -130,9 +87,10 @@ class CodeEnv(gymnasium.Env[str, str]):
         super().reset(seed=seed)
         self._steps = 0
         self._solution = ""
+        self._passed = -1
         self._stop = ""
         self._just_tested = False
-        self._observation = self._seen.clip(MANUAL)
+        self._observation = self._seen.clip(ANSWERS if self._answers else MANUAL)
         return self._observation, self._info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -142,24 +100,47 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._steps += 1
         # Cut, it would be another program.
         too_long = len(action) > self._said.max_length
-        verb, body = ("", "") if too_long else parse_action(clean(action))
+        verb, body = ("", "") if too_long else self._read(clean(action))
+        answer = self._too_long(action) if too_long else ""
+        if verb == "answer":
+            tried = self._try(body)
+            verb = "submit" if tried.done else verb
+            answer = self._told(tried)
         reward = 0.0
         terminated = verb == "submit"
         if terminated:
-            passed = self._judge.verdict(self._task, self._solution).passed
-            reward = float(passed)
-            self._stop = "won" if passed else "lost"
+            reward = self._judged()
         truncated = not terminated and self._steps >= self.max_steps
         if truncated:
-            self._stop = "step_limit"
+            reward = self.at_the_limit()
         self._just_tested = verb == "test"
-        answer = self._too_long(action) if too_long else self._answer(verb, body)
-        self._observation = self._seen.clip(answer)
+        self._observation = self._seen.clip(answer or self._answer(verb, body))
         return self._observation, reward, terminated, truncated, self._info()
+
+    def at_the_limit(self) -> float:
+        """What the episode is worth when its steps are used up: with `answers` the solution that
+        there is counts, else nothing does.
+        """
+        if self._answers and self._solution:
+            return self._judged()
+        self._stop = "step_limit"
+        return 0.0
+
+    @property
+    def reminder(self) -> str:
+        """What an agent is told when an answer did not get through."""
+        return _AGAIN if self._answers else ""
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the episode is over; empty while it goes on."""
+        return self._stop
 
     def expert_action(self) -> str | None:
         """Writes the canonical solution, then submits it."""
         self._needs_expert("expert_action")
+        if self._answers:
+            return f"```python\n{self._task.code}\n```"
         return "submit" if self._solution == _own(self._task.code) else f"write\n{self._task.code}"
 
     def wrong_action(self, seed: int) -> str | None:
@@ -167,13 +148,50 @@ class CodeEnv(gymnasium.Env[str, str]):
         in the one that does.
         """
         self._needs_expert("wrong_action")
+        if self._answers:
+            return f"```python\n{self._mistaken(seed)}\n```"
         if not self._solution or self._solution == _own(self._task.code):
-            return f"write\n{wrong_solution(self._judge, self._task, rng_for('mistake', seed).randrange(VARIANTS))}"
+            return f"write\n{self._mistaken(seed)}"
         return "submit" if self._just_tested or rng_for("believes", seed).random() < 0.5 else "test"
 
     def render(self) -> str:
         """The last observation."""
         return self._observation
+
+    def _mistaken(self, seed: int) -> str:
+        variant = rng_for("mistake", seed).randrange(VARIANTS)
+        return wrong_solution(self._judge, self._task, variant)
+
+    def _read(self, action: str) -> tuple[str, str]:
+        """Verb and program; the verb `answer` where the whole answer is to be tried."""
+        if not self._answers:
+            return parse_action(action)
+        word = word_alone(action)
+        return parse_action(action) if word in ("test", "run", "submit") else ("answer", action)
+
+    def _try(self, answer: str) -> Attempt:
+        """Try an answer, and keep its program where none before passed more examples."""
+        task = self._task
+        tried = attempt(self._settings, answer, task.prompt, task.entry_point, task.visible)
+        if tried.program and tried.passed >= self._passed:
+            self._solution = _own(tried.program)
+            self._passed = tried.passed
+        return tried
+
+    def _told(self, tried: Attempt) -> str:
+        """What the agent reads of an attempt."""
+        cut = "Error: the answer was cut off; write less. " if tried.cut else ""
+        if not tried.program:
+            name = self._task.entry_point
+            return f"{cut}Error: there is no Python program in it that defines {name}. {_AGAIN}"
+        if tried.done:
+            return "Submitted."
+        return f"{cut}{shorten(tried.said, self._observation_chars)}\n{_AGAIN}"
+
+    def _judged(self) -> float:
+        passed = self._judge.verdict(self._task, self._solution).passed
+        self._stop = "won" if passed else "lost"
+        return float(passed)
 
     def _answer(self, verb: str, body: str) -> str:
         if verb == "submit":
@@ -206,27 +224,16 @@ class CodeEnv(gymnasium.Env[str, str]):
 
     def _tell(self, function: str, argument: str | Sequence[object]) -> str:
         call = f"{function}({self._solution!r}, {argument!r})"
-        return _execute(self._settings, call, self._observation_chars)
+        return execute(self._settings, call, self._observation_chars)
 
     def _needs_expert(self, name: str) -> None:
         if not self._expert:
             raise ValueError(f"{name}() needs the environment made with expert=True")
 
     def _info(self) -> dict[str, Any]:
-        return {"goal": self._task.prompt.strip()} | (
-            {"stop_reason": self._stop} if self._stop else {}
-        )
-
-
-def shorten(text: str, limit: int) -> str:
-    """At most about `limit` characters: the beginning and, as errors end with what matters, the
-    end.
-    """
-    if len(text) <= limit:
-        return text
-    head = limit * 2 // 5
-    tail = limit - limit * 2 // 5
-    return f"{text[:head]}\n[... {len(text) - limit} characters left out ...]\n{text[len(text) - tail :]}"
+        problem = self._task.prompt
+        goal = stated(problem).goal if self._answers else problem.strip()
+        return {"goal": goal} | ({"stop_reason": self._stop} if self._stop else {})
 
 
 def _own(code: str) -> str:

@@ -5,7 +5,16 @@ from functools import partial
 from envs.coding.lexicon import LEXICON
 from envs.coding.splits import HUMANEVAL, MBPP, check_tasks, identity, in_place, make_tasks, sample
 from envs.spec import EnvSpec
+from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.report.published import Published
+from r2v_dist.verifier.base import Verifier
+
+
+def _rules(sandbox: SandboxConfig) -> Verifier:
+    from envs.coding.rules import CodeRules
+
+    return CodeRules(sandbox)
+
 
 SPEC = EnvSpec(
     id=HUMANEVAL,
@@ -16,6 +25,7 @@ SPEC = EnvSpec(
     identity=identity,
     in_place=in_place,
     lexicon=LEXICON,
+    rules=_rules,
     sandboxed=True,
     samples={
         "humaneval_plus": partial(sample, "humaneval_plus"),

@@ -83,6 +83,8 @@ def _arguments(
         ("max_steps", config.max_steps),
         ("observation_chars", config.code.observation_chars),
     ]
+    if config.code.protocol != "tools":
+        arguments.append(("protocol", config.code.protocol))
     if data_dir := data_dir_of(config):
         arguments.append(("data_dir", data_dir))
     if sandbox != SandboxConfig():

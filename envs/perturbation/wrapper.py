@@ -109,19 +109,37 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         for fault in FAULTS:
             if self._fires(fault.name):
                 self._count()
-                message = fault.message(self._rng(fault.name, "text"))
-                stop = {"stop_reason": "step_limit"} if out_of_steps else {}
+                message = self._with_reminder(fault.message(self._rng(fault.name, "text")))
+                reward, stop = self._at_the_limit() if out_of_steps else (0.0, {})
                 info = self._told(self._goal_info | stop, message, [fault.name], executed=False)
-                return message, 0.0, False, out_of_steps, info
-        observation, reward, terminated, truncated, info = self.env.step(action)
+                return message, reward, False, out_of_steps, info
+        observation, gained, terminated, truncated, info = self.env.step(action)
+        reward = float(gained)
         previous = self._clean
         self._clean = observation
         seen, names = self._rewrite(observation, previous)
         if out_of_steps and not terminated and not truncated:
             truncated = True
-            info = info | {"stop_reason": "step_limit"}
+            reward, stop = self._at_the_limit()
+            info = info | stop
         info = self._told(info, observation, names, executed=True)
-        return seen, float(reward), terminated, truncated, info
+        return seen, reward, terminated, truncated, info
+
+    def _with_reminder(self, message: str) -> str:
+        """The message of a failed call, and what the environment says then: its `reminder`."""
+        reminder = ""
+        if self.env.has_wrapper_attr("reminder"):
+            reminder = str(self.env.get_wrapper_attr("reminder"))
+        return f"{message}\n{reminder}" if reminder else message
+
+    def _at_the_limit(self) -> tuple[float, dict[str, str]]:
+        """Reward and stop reason of an episode whose steps are used up. An environment that counts
+        what was done until then has `at_the_limit()`, which gives the reward, and `stop_reason`.
+        """
+        if not self.env.has_wrapper_attr("at_the_limit"):
+            return 0.0, {"stop_reason": "step_limit"}
+        reward = float(self.env.get_wrapper_attr("at_the_limit")())
+        return reward, {"stop_reason": str(self.env.get_wrapper_attr("stop_reason"))}
 
     @property
     def waits(self) -> bool:

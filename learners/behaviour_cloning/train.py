@@ -18,6 +18,7 @@ from learners.common.hf_trainer import (
     publish,
     recorder,
     require_sharded,
+    set_precision,
     train,
     trainer_arguments,
 )
@@ -83,6 +84,7 @@ def train_rank(job: BCJob) -> None:
         train_sampling_strategy="batch_rebalance",
         **trainer_arguments("bc", config, job.stage, job.seed, job.report_to),
     )
+    set_precision(training, config)
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)
     model = AutoModelForCausalLM.from_pretrained(job.model, **model_arguments(config))
@@ -93,7 +95,7 @@ def train_rank(job: BCJob) -> None:
         train_dataset=build_dataset(job.rollouts, chat, config.max_length),
         processing_class=tokenizer,
         peft_config=lora_adapter(config.lora),
-        callbacks=[recorder(job.stage, fence=job.fence)],
+        callbacks=[recorder(job.stage, "num_tokens", fence=job.fence)],
     )
     train(trainer, job.stage)
     publish(trainer, tokenizer, job, finish=lambda folder: own_adapter(folder, job.model))

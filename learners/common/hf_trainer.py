@@ -22,7 +22,7 @@ from learners.common.other_ranks import prepare
 from learners.common.preemption import may_be_announced, preemption_watch
 from r2v_dist import files
 from r2v_dist.config.learners import LearnerConfig, LoraConfig
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure
 from r2v_dist.object_storage import mirror as mirrors
 from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.metrics_log import append_metrics
@@ -34,15 +34,12 @@ def trainer_arguments(
     """Arguments of a Hugging Face trainer. Call on every rank, and before the model is loaded
     (ZeRO-3 shards while loading).
 
-    Raises RuntimeFailure when the batch cannot be divided among the ranks, UsageError for bfloat16
-    where there is no GPU.
+    Raises RuntimeFailure when the batch cannot be divided among the ranks.
     """
     import torch.distributed
     import transformers
     from transformers import set_seed
 
-    if config.bf16 and not torch.cuda.is_available():
-        raise UsageError(f"{name}.bf16 = true: is trained on GPUs only; set false")
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     set_seed(seed)
@@ -66,7 +63,7 @@ def trainer_arguments(
         "lr_scheduler_type": "cosine",
         "weight_decay": 0.01,
         "remove_unused_columns": False,
-        "bf16": config.bf16,
+        "bf16": config.bf16 and torch.cuda.is_available(),  # see `set_precision`
         "fp16": False,
         "gradient_checkpointing": config.gradient_checkpointing,
         "logging_steps": 5,
@@ -79,6 +76,16 @@ def trainer_arguments(
         "data_seed": seed,
         **deepspeed_arguments(config.deepspeed, way == "universal"),
     }
+
+
+def set_precision(arguments: Any, config: LearnerConfig) -> None:
+    """Have DeepSpeed train in bfloat16 on CPUs too, where Hugging Face's arguments refuse it. Call
+    when these are made, before the trainer is.
+    """
+    import torch
+
+    if config.bf16 and not torch.cuda.is_available():
+        arguments.hf_deepspeed_config.config["bf16"] = {"enabled": True}
 
 
 def model_arguments(config: LearnerConfig) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from learners.common.hf_trainer import (
     publish,
     recorder,
     require_sharded,
+    set_precision,
     train,
     trainer_arguments,
 )
@@ -190,6 +191,7 @@ def _train_rank(job: DPOJob) -> None:
         precompute_ref_log_probs=True,
         **trainer_arguments("dpo", config, job.stage, job.seed, job.report_to),
     )
+    set_precision(training, config)
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     model = AutoModelForCausalLM.from_pretrained(job.model, **model_arguments(config))
     require_sharded(model, config)

@@ -22,6 +22,7 @@ from learners.common.hf_trainer import (
     publish,
     recorder,
     require_sharded,
+    set_precision,
     train,
     trainer_arguments,
 )
@@ -163,6 +164,7 @@ def _train_rank(job: VerifierJob) -> None:
     training = TrainingArguments(
         **trainer_arguments("verifier.training", config, job.stage, job.seed, job.report_to)
     )
+    set_precision(training, config)
     tokenizer = AutoTokenizer.from_pretrained(job.model)
     chat = ChatFormat(tokenizer, "slm", job.system_prompt, job.template_settings)
     model = load_backbone(job.model, **model_arguments(config))

@@ -41,6 +41,7 @@ def _run(config: "RunConfig", dry_run: bool) -> None:
         check_operators,
         resource_plan,
     )
+    from r2v_dist.pipeline.time_plan import time_plan
 
     check_environment(config)
     check_operators(config)
@@ -50,6 +51,8 @@ def _run(config: "RunConfig", dry_run: bool) -> None:
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
         print(resource_plan(config))
         print(memory_plan(config))
+        if hours := time_plan(config):
+            print(hours)
         return
     check(config)
     from r2v_dist.pipeline.run import execute

@@ -134,6 +134,11 @@ class CodeConfig(Section):
     """
     observation_chars: int = Field(2000, ge=200, le=16_000)
     """Tool output beyond this loses its middle."""
+    protocol: Literal["tools", "answers"] = "tools"
+    """How an agent works. `tools`: it says write, test, run or submit. `answers`: every answer is a
+    solution, as instruct models write it; it is tried on the examples of the task, and handed in
+    once they pass, or when the steps are used up.
+    """
 
     @field_validator("data_dir")
     @classmethod
@@ -249,6 +254,8 @@ class EnvConfig(Section):
         # finished.
         if not self.options:
             del content["options"]
+        if self.code.protocol == CodeConfig().protocol:
+            del content["code"]["protocol"]
         if self.program is None:
             del content["program"]
         else:

@@ -28,6 +28,9 @@ class BranchConfig(Section):
     """Whether branches also value the teacher's action."""
 
 
+_SECOND_ROUND = ("n_unsure", "pairs", "followed_rate")
+
+
 class LabelConfig(Section):
     """The states that the router learns from, and their counterfactual branches (docs/method.md,
     section 6).
@@ -37,6 +40,9 @@ class LabelConfig(Section):
     validation_tasks: int = Field(20, ge=2, le=MOST_STATES)
     seeds: int = Field(10, ge=10, le=SEED_BLOCK)
     """Perturbation seeds of each split. CVaR over fewer seeds is too noisy."""
+    seeds_per_task: int | None = Field(None, ge=1, le=SEED_BLOCK)
+    """How many of the seeds each task meets, consecutive tasks consecutive seeds; null for all of
+    them. Where episodes are dear, many tasks under few seeds each teach more."""
     states: int = Field(400, ge=1, le=MOST_STATES)
     """Training states of a round with T1-branches, and with S-branches where the outcome of the
     SLM-only episode does not serve as one. In addition every SLM-only state has a Tinf-branch.
@@ -67,4 +73,20 @@ class LabelConfig(Section):
         """The keys that decide the labels of the first round; the other keys serve the second round
         alone.
         """
-        return self.model_dump(mode="json", exclude={"n_unsure", "pairs", "followed_rate"})
+        content = self.content()
+        return {key: content[key] for key in content if key not in _SECOND_ROUND}
+
+    def met(self) -> int | tuple[int, int]:
+        """Which seeds tasks meet: their number, and where a task does not meet all, how many."""
+        return self.seeds if self.seeds_per_task is None else (self.seeds, self.seeds_per_task)
+
+    def episodes(self, tasks: int) -> int:
+        """Units of so many tasks."""
+        return tasks * min(self.seeds, self.seeds_per_task or self.seeds)
+
+    def content(self) -> dict[str, Any]:
+        """The keys that decide the labels. A newer one counts only where it is set."""
+        content = self.model_dump(mode="json")
+        if self.seeds_per_task is None:
+            del content["seeds_per_task"]
+        return content

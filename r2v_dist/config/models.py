@@ -56,6 +56,10 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     max_model_len: int = Field(2048, ge=64, le=_MOST_TOKENS)
     max_num_seqs: int = Field(128, ge=1, le=1_000_000)
+    remembered_answers: int = Field(0, ge=0, le=1_000_000)
+    """`vllm`: answers that an engine keeps and gives again to equal requests (prompt, sampling, and
+    seed unless the temperature is 0) until its weights change. It pays where answers take seconds.
+    """
     kv_cache_mib: int = Field(256, ge=16, le=1_000_000_000)
     """CPU only: memory of the key-value cache."""
     gpu_memory_utilization: float = Field(0.6, gt=0, le=1)
@@ -204,6 +208,7 @@ def shown_address(url: str) -> str:
 
 
 _OPERATIONAL = (
+    "remembered_answers",
     "max_num_seqs",
     "kv_cache_mib",
     "gpu_memory_utilization",

@@ -44,7 +44,8 @@ class RunConfig(Section):
     slm: ModelConfig
     teacher: ModelConfig
     collect: CollectConfig = CollectConfig()
-    bc: BCConfig = BCConfig()
+    bc: BCConfig | None = BCConfig()
+    """None: no teacher is cloned, and the SLM acts as it comes."""
     branches: BranchConfig = BranchConfig()
     verifier: VerifierConfig | None = None
     """None: without a verifier the SLM's first candidate acts."""
@@ -150,7 +151,8 @@ class RunConfig(Section):
         content = self.model_dump(
             mode="json", exclude={"cluster", "run_dir", "name", "serve", *apart}
         )
-        content |= {"sandbox": self.sandbox.content(), "bc": self.bc.content()}
+        content |= {"sandbox": self.sandbox.content(), "bc": self.bc and self.bc.content()}
+        content["labels"] = self.labels.content()
         content["dpo"] = self.dpo and self.dpo.content()
         content["router"] = self.router and self.router.content()
         verifier = self.verifier and self.verifier.content()
@@ -172,6 +174,11 @@ def _roles(config: RunConfig) -> str | None:
         return f"verifier.kind = trained: an SLM with backend {slm.backend} is not trained here; use rules or judge"
     if config.dpo is not None and not trained:
         return "dpo: pairs need a trained verifier; add `verifier: {kind: trained}`"
+    if trained and config.bc is None:
+        return (
+            "verifier.kind = trained: it begins from the cloned SLM, and bc is null; add `bc`, or "
+            "take rules or judge"
+        )
     return None
 
 
@@ -202,7 +209,12 @@ def _router_labels(config: RunConfig) -> str | None:
                 f"2"
             )
         ranks = router.deepspeed.ranks
-        episodes = tasks * labels.seeds
+        episodes = labels.episodes(tasks)
+        if episodes < labels.seeds:
+            return (
+                f"labels.seeds_per_task = {labels.seeds_per_task}: {tasks} {split} tasks meet only "
+                f"{episodes} of labels.seeds = {labels.seeds} seeds; raise it, or label more tasks"
+            )
         if episodes < ranks:
             return (
                 f"router.deepspeed.ranks = {ranks}: the {split} labels have {episodes} episodes; "

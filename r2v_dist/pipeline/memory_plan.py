@@ -19,7 +19,7 @@ _USUAL = 80
 _MOST_GPUS = 1024
 _SHAPES = {"0.5B": "qwen2.5-0.5b", "7B": "qwen2.5-7b", "14B": "qwen2.5-14b", "70B": "llama-3.1-70b"}
 _ROW = 4096
-_SCRATCH = Path(__file__).parents[2] / "models" / "textworld-tiny"
+SCRATCH = Path(__file__).parents[2] / "models" / "textworld-tiny"
 _COLUMNS = ("parameters", "gradients", "optimizer", "buffers", "activations", "total")
 
 
@@ -37,7 +37,7 @@ def disk_gib(config: RunConfig) -> float:
     Face.
     """
     published, under_way = 0, 0
-    for _, model, learner in _trained(config):
+    for _, model, learner in trained(config):
         shape = _shape(model)
         if shape is None:
             continue
@@ -58,19 +58,20 @@ def _engines(config: RunConfig) -> Iterator[str]:
 
 
 def _learners(config: RunConfig) -> Iterator[str]:
-    learners = list(_trained(config))
+    learners = list(trained(config))
     if learners:
         yield f"# {'':<34}" + "".join(f"{name:>12}" for name in _COLUMNS) + "   fits GPUs"
     for name, model, learner in learners:
         yield _learner(name, model, learner, config)
 
 
-def _trained(config: RunConfig) -> Iterator[tuple[str, str, LearnerConfig]]:
+def trained(config: RunConfig) -> Iterator[tuple[str, str, LearnerConfig]]:
     """The learners of language models, with the model that each begins from."""
     if config.slm.backend != "vllm":
         return
     verifier = config.verifier
-    yield "bc", config.slm.model, config.bc
+    if config.bc is not None:
+        yield "bc", config.slm.model, config.bc
     if verifier is not None and verifier.kind == "trained":
         yield "verifier", verifier.model or config.slm.model, verifier.training
     if config.dpo is not None:
@@ -147,7 +148,7 @@ def _setup(shape: Shape, learner: LearnerConfig, config: RunConfig) -> Setup:
 
 
 def _shape(model: str) -> Shape | None:
-    return shape_of(str(_SCRATCH) if model == "scratch" else model)
+    return shape_of(str(SCRATCH) if model == "scratch" else model)
 
 
 def _unknown(name: str, model: str) -> str:

@@ -68,11 +68,7 @@ def watched(
         while not finished.wait(0.5):
             if row := last_row(metrics):
                 tell(row)
-                progress.update(
-                    row["step"],
-                    row["of"],
-                    f"{row.get('router', '')} loss {row['loss']:.4f}".strip(),
-                )
+                progress.update(row["step"], row["of"], _learned(row))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -81,6 +77,14 @@ def watched(
     finally:
         finished.set()
         watcher.join()
+
+
+def _learned(row: dict[str, Any]) -> str:
+    """What a row of a learner's metrics says, with tokens/s where tokens are counted."""
+    parts = [row.get("router", ""), f"loss {row['loss']:.4f}"]
+    if row.get("num_tokens") and row.get("seconds"):
+        parts.append(f"{row['num_tokens'] / row['seconds']:.0f} tokens/s")
+    return " ".join(filter(None, parts))
 
 
 @dataclass(frozen=True)

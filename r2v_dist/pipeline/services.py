@@ -291,6 +291,7 @@ class Services:
             engine_wait_s=config.cluster.engine_start_deadline_s,
             env_deadline_s=config.cluster.env_deadline_s,
             environment=EnvSource.of(config.env.kind),
+            sandbox=config.sandbox,
         )
         self._timeline.begin("env runner", config.cluster.runners, cpus=config.cluster.runners)
         if self.inline:

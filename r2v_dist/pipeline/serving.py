@@ -251,6 +251,7 @@ def _verifier(served: ServedRun, scorers: "list[ScorerHandle]") -> Verifier | No
         config.slm,
         served.slm.path,
         EnvSource.of(config.env.kind),
+        config.sandbox,
         config.cluster.engine_start_deadline_s,
     )
 

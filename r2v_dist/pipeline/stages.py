@@ -17,7 +17,7 @@ from r2v_dist.pipeline.steps.tasks import tasks
 
 
 def _trains(config: RunConfig) -> bool:
-    return config.slm.backend == "vllm"
+    return config.slm.backend == "vllm" and config.bc is not None
 
 
 def _verifies(config: RunConfig) -> bool:
@@ -51,7 +51,7 @@ def _certifies(config: RunConfig) -> bool:
 
 # What decides an outcome, shared by several stages.
 _PLAY = ("perturb", "slm", "teacher", "verifier")
-_LABELLED = ("labels.tasks", "labels.validation_tasks", "labels.seeds", "labels.random_rate")
+_LABELLED = ("labels.tasks", "labels.validation_tasks", "labels.met", "labels.random_rate")
 _TRAINING = ("router", "labels.rounds", "constraint_statuses")
 _SWEEP = (*_PLAY, "evaluate.rates", "evaluate.routers", "evaluate.oracle_branches")
 _CHOICE = ("alpha", "evaluate.epsilon", "evaluate.confidence", "evaluate.bootstrap")

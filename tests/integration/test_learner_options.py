@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from benchmarks import ranks as benchmark
 from benchmarks.learner import play_expert
@@ -113,7 +112,6 @@ def test_checkpointing_computes_layers_again(rollouts: Path, plain: Any, tmp_pat
     assert again["losses"] == pytest.approx(plain["losses"], rel=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="bfloat16 is trained on GPUs only")
 @pytest.mark.parametrize("zero_stage", [2, 3])
 def test_bfloat16_is_what_is_multiplied(
     zero_stage: int, rollouts: Path, plain: Any, tmp_path: Path

@@ -5,6 +5,7 @@ Sent into the sandbox as text, behind that of `code_loading`. It decides nothing
 fools it fools its own author.
 """
 
+import json
 import linecache
 import math
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # its text comes before this one
+    from envs.coding.in_sandbox.extraction import extract
     from envs.coding.in_sandbox.loading import load, settle
 
 _OF_THE_AGENT = ("solution.py", "snippet.py", "<test>")
@@ -85,7 +87,26 @@ def test(source: str, cases: list[list[str]]) -> None:
             say(f"ok     {expression}")
         else:
             say(f"FAILED {expression}\n  expected {want!r}\n  got      {got!r}")
-    say(f"{passed} of {len(cases)} visible tests pass.")
+    say(summary(passed, len(cases)))
+
+
+def summary(passed: int, of: int) -> str:
+    """The last line of what is said about tests."""
+    return f"{passed} of {of} visible tests pass."
+
+
+def passed_of(line: str, of: int) -> int | None:
+    """How many of the tests passed, by that line; None for any other line."""
+    counts = [passed for passed in range(of + 1) if line == summary(passed, of)]
+    return counts[0] if counts else None
+
+
+def attempt_answer(texts: list[str], prompt: str, entry_point: str, cases: Any) -> None:
+    """Say which program an answer holds, as JSON on the first line, then how its tests went."""
+    program, defines = extract(texts, prompt, entry_point)
+    say(json.dumps(program if defines else ""))
+    if defines:
+        test(program, cases)
 
 
 def run(source: str, snippet: str) -> None:

@@ -42,6 +42,7 @@ def bc(context: Context) -> dict[str, Any]:
 
     config = context.config
     run = context.run
+    assert config.bc is not None
     output = run.checkpoint("slm", f"bc-{context.input_hash[:8]}")
     if not output.is_dir():
         job = BCJob(

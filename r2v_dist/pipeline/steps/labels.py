@@ -7,7 +7,7 @@
 States are chosen by their features alone, never by how their episodes ended.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -152,8 +152,19 @@ def _learning_units(context: Context, arms: tuple[Arm, ...]) -> list[Unit]:
         tasks = (
             context.training_tasks("label") if split == "train" else context.tasks(split)[:count]
         )
-        units += [context.unit(task, z, arms) for task in tasks for z in zs]
+        units += [
+            context.unit(task, z, arms)
+            for index, task in enumerate(tasks)
+            for z in _met(zs, index, config.labels.seeds_per_task)
+        ]
     return units
+
+
+def _met(zs: Sequence[int], index: int, count: int | None) -> list[int]:
+    """The seeds that task number `index` meets, so that all are met equally often."""
+    if count is None or count >= len(zs):
+        return list(zs)
+    return [zs[(index * count + i) % len(zs)] for i in range(count)]
 
 
 def _visited(context: Context, stage: str) -> list[State]:

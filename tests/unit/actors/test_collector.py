@@ -121,3 +121,17 @@ def test_any_number_of_collectors_that_may_die_commits_each_key_once(
 def test_tasks_are_spread_over_collectors() -> None:
     places = [place_for(f"task-{n}", 4) for n in range(400)]
     assert all(60 < places.count(collector) < 140 for collector in range(4))
+
+
+def test_what_took_long_is_committed_as_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("actors.collector.time.monotonic", lambda: now)
+    folder = tmp_path / FOLDER
+    collector = Collector(folder, 100, 5.0)
+    committed = []
+    for task, now in (("a", 60.0), ("b", 61.0), ("c", 64.0), ("d", 66.0)):  # noqa: B007
+        collector.add([episode(task)])
+        committed.append("".join(tasks_in(folder)))
+    assert committed == ["a", "a", "a", "abcd"]

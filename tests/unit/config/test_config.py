@@ -317,13 +317,21 @@ def test_a_key_does_not_change_the_defaults_beside_it() -> None:
 
 
 def test_rules_are_refused_where_an_environment_has_none() -> None:
-    simulated = load_config(
-        ROOT / "configs" / "humaneval_simulated.yaml", ["verifier={kind: rules}"]
-    )
-    with pytest.raises(UsageError, match=r"verifier\.kind = rules: .* none for humaneval_plus"):
-        check_environment(simulated)
+    own = load_config(ROOT / "examples" / "own_environment.yaml", ["verifier={kind: rules}"])
+    with pytest.raises(UsageError, match=r"verifier\.kind = rules: .* none for .*SPEC"):
+        check_environment(own)
     games = ROOT / "configs" / "textworld_simulated.yaml"
     check_environment(load_config(games, ["verifier={kind: rules}"]))
+
+
+def test_spread_seeds_are_all_met() -> None:
+    with pytest.raises(UsageError, match=r"seeds_per_task = 1: 2 validation tasks meet only 2 of"):
+        load_config(DEMO, ["labels={validation_tasks: 2, seeds_per_task: 1, pairs: 10}"])
+
+
+def test_a_trained_verifier_needs_a_cloned_slm() -> None:
+    with pytest.raises(UsageError, match=r"verifier\.kind = trained: .* bc is null"):
+        load_config(DEMO, ["bc=null", "dpo=null"])
 
 
 def test_an_unknown_environment_is_named_with_the_nearest() -> None:

@@ -230,7 +230,7 @@ from envs.registry import environment
 class Likes:
     async def score(self, history, user, candidates):
         return tuple(float(candidate.text != 'wait') for candidate in candidates)
-SPEC = dataclasses.replace(environment({EXAMPLE!r}), rules=Likes)
+SPEC = dataclasses.replace(environment({EXAMPLE!r}), rules=lambda sandbox: Likes())
 """
 
 

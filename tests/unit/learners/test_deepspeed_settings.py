@@ -1,14 +1,9 @@
 """DeepSpeed's own configuration says what the configuration of a learner says."""
 
-from pathlib import Path
-
 import pytest
-import torch
 
 from learners.common.deepspeed_setup import deepspeed_arguments, deepspeed_settings
-from learners.common.hf_trainer import trainer_arguments
 from r2v_dist.config.deepspeed import DeepSpeedConfig
-from r2v_dist.config.learners import BCConfig
 from r2v_dist.errors import UsageError
 
 
@@ -54,9 +49,3 @@ def test_a_setting_that_deepspeed_refuses_is_one_line(zero: dict[str, object], p
     ) as raised:
         deepspeed_arguments(config)
     assert "\n" not in str(raised.value)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_bfloat16_without_a_gpu_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^bc\.bf16 = true: is trained on GPUs only; set false$"):
-        trainer_arguments("bc", BCConfig(bf16=True), tmp_path, 0)

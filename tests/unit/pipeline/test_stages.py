@@ -13,7 +13,8 @@ from r2v_dist.config.run import load_config
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.run import hash_of_inputs
 from r2v_dist.pipeline.stage import Stage, value_of
-from r2v_dist.pipeline.stages import TABLE, stages
+from r2v_dist.pipeline.stages import TABLE, publisher, stages
+from r2v_dist.pipeline.steps import labels
 from r2v_dist.seeding import short_hash
 from r2v_dist.storage.run_dir import Manifest, RunDir
 from tests.runs import ROOT
@@ -265,3 +266,28 @@ def test_every_name_that_a_stage_reads_is_a_part_of_the_configuration() -> None:
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])
     for stage in TABLE:
         assert len(stage.content(config)) == len(stage.reads)
+
+
+def test_without_cloning_the_slm_acts_as_it_comes() -> None:
+    config = load_config(ROOT / "configs" / "humaneval_qwen_smoke.yaml", [])
+    names = [stage.name for stage in stages(config)]
+    assert names == [
+        *("tasks", "visits", "labels", "router", "validate", "calibrate"),
+        "evaluate",
+    ]
+    assert publisher(config, "slm") is None
+
+
+@pytest.mark.parametrize(
+    ("per_task", "met"),
+    [(None, [[0, 1, 2, 3]] * 3), (9, [[0, 1, 2, 3]] * 3), (2, [[0, 1], [2, 3], [0, 1]])],
+)
+def test_labels_spread_seeds_over_tasks(per_task: int | None, met: list[list[int]]) -> None:
+    assert [labels._met([0, 1, 2, 3], index, per_task) for index in range(3)] == met
+    path = ROOT / "configs" / "textworld_demo.yaml"
+    before = load_config(path, [])
+    after = load_config(path, [f"labels.seeds_per_task={per_task or 'null'}"])
+    differs = before.content_hash() != after.content_hash()
+    assert differs == (per_task is not None)
+    assert before.labels.episodes(3) == 30
+    assert after.labels.episodes(3) == 3 * (per_task or 10)

@@ -1,0 +1,78 @@
+"""A problem as an instruct model reads it: what is wanted in words, and the code that is given.
+
+A docstring that is given as code is written again by small models, word by word: half of what they
+generate. So the words stand outside of the code, and the agent's answer is the code alone.
+"""
+
+import ast
+import re
+from dataclasses import dataclass
+
+from envs.coding.actions import fenced
+
+WANTED = "Write a self-contained Python program that solves this problem:"
+_GIVEN = "It begins with:"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """The words of a problem, examples included, and the code that is given: imports, helpers and
+    the head of the function; empty where the words say it all.
+    """
+
+    words: str
+    code: str
+
+    @property
+    def goal(self) -> str:
+        """What the agent is told to do."""
+        given = f"\n\n{_GIVEN}\n```python\n{self.code}\n```" if self.code else ""
+        return f"{WANTED}\n{self.words}{given}"
+
+    @property
+    def entry_point(self) -> str:
+        """The function that is asked for: the last that the code begins, or the one that an example
+        calls.
+        """
+        begun = re.findall(r"^def (\w+)", self.code, re.MULTILINE)
+        if begun:
+            return str(begun[-1])
+        for line in self.words.split("\n"):
+            if line.startswith("assert "):
+                called = re.findall(r"(\w+)\s*\(", line)
+                return next((name for name in called if name not in _AROUND), "")
+        return ""
+
+
+_AROUND = frozenset(
+    ("abs", "assert", "dict", "isclose", "len", "list", "round", "set", "sorted", "str", "tuple")
+)
+"""What stands before a bracket in examples, around the call."""
+
+
+def stated(prompt: str) -> Statement:
+    """The statement of a benchmark's prompt, which is its own text and not a model's."""
+    prompt = prompt.strip()
+    try:
+        module = ast.parse(prompt)
+    except SyntaxError:
+        return Statement("", prompt)
+    last = module.body[-1] if module.body else None
+    if isinstance(last, ast.FunctionDef) and (words := ast.get_docstring(last)):
+        lines = prompt.split("\n")[: last.body[0].lineno - 1]
+        return Statement(words, "\n".join(lines).rstrip())
+    words = ast.get_docstring(module)
+    if words and len(module.body) == 1:
+        return Statement(words, "")
+    return Statement("", prompt)
+
+
+def read_goal(message: str) -> Statement | None:
+    """The statement in the first message of a conversation; None where there is none."""
+    _, found, rest = message.partition(f"{WANTED}\n")
+    if not found:
+        return None
+    words, given, code = rest.partition(f"\n\n{_GIVEN}\n")
+    if given and (parts := fenced(code)):
+        return Statement(words, parts[0].text)
+    return Statement(rest, "")
