@@ -83,7 +83,9 @@ class EngineServer:
         self._problem = ""
         self._room = Admission(config.sequences_held)
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
-        self._known = KnownAnswers[Outcome](config.remembered_answers, _is_answer)
+        self._known = KnownAnswers[Outcome](
+            config.remembered_answers, lambda outcome: isinstance(outcome[1], EngineAnswer)
+        )
         self._computing = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -280,10 +282,6 @@ class EngineServer:
     def _fail(self, error: Exception) -> None:
         self._state = State.FAILED
         self._problem = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}"
-
-
-def _is_answer(outcome: Outcome) -> bool:
-    return isinstance(outcome[1], EngineAnswer)
 
 
 def _outcome(task: "asyncio.Task[Outcome]") -> Outcome:

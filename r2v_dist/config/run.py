@@ -151,8 +151,8 @@ class RunConfig(Section):
         content = self.model_dump(
             mode="json", exclude={"cluster", "run_dir", "name", "serve", *apart}
         )
-        content |= {"sandbox": self.sandbox.content(), "bc": self.bc and self.bc.content()}
-        content["labels"] = self.labels.content()
+        content |= {"sandbox": self.sandbox.content(), "labels": self.labels.content()}
+        content["bc"] = self.bc and self.bc.content()
         content["dpo"] = self.dpo and self.dpo.content()
         content["router"] = self.router and self.router.content()
         verifier = self.verifier and self.verifier.content()
@@ -175,10 +175,7 @@ def _roles(config: RunConfig) -> str | None:
     if config.dpo is not None and not trained:
         return "dpo: pairs need a trained verifier; add `verifier: {kind: trained}`"
     if trained and config.bc is None:
-        return (
-            "verifier.kind = trained: it begins from the cloned SLM, and bc is null; add `bc`, or "
-            "take rules or judge"
-        )
+        return "verifier.kind = trained: begins from the cloned SLM, and bc is null; add `bc`"
     return None
 
 

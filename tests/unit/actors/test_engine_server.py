@@ -217,3 +217,29 @@ def test_vllm_takes_weights_before_the_cache_when_it_wakes() -> None:
         ("wake_up", ["kv_cache"]),
         ("reset_prefix_cache",),
     ]
+
+
+def test_what_is_remembered_is_not_computed_again_until_weights_change() -> None:
+    async def play() -> None:
+        engine = server(max_num_seqs=8, remembered_answers=2)
+        await engine.serve("", "v1")
+
+        async def computed(*numbers: int) -> int:
+            before = (await engine.health()).tokens
+            version, answers = await engine.sample([request(number) for number in numbers])
+            assert [answer.token_ids for answer in answers] == [[[5]]] * len(numbers)
+            assert version == (await engine.health()).version
+            return (await engine.health()).tokens - before
+
+        assert [await computed(0, 1, 0), await computed(1, 0)] == [2, 0]
+        await engine.serve("", "v2")
+        assert [await computed(0), await computed(0), await computed(1, 2), await computed(0)] == [
+            1,
+            0,
+            2,
+            1,
+        ]
+        await engine.reload("")
+        assert await computed(0) == 1
+
+    run(play())
