@@ -33,6 +33,7 @@ from r2v_dist.serving.wire import read_request
 
 _START_S = 120.0
 _LITELLM = """
+general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
 model_list:
   - model_name: r2v-teacher
     litellm_params: {{model: openai/stub, api_base: {upstream}, api_key: none}}

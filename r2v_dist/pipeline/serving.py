@@ -86,8 +86,9 @@ def served_run(root: Path, overrides: list[str]) -> ServedRun:
                 f"{role}.backend=openai {role}.model=NAME {role}.base_url=http://127.0.0.1:8000/v1"
             )
     held_as_evaluated = hysteresis_of(config) == hysteresis_of(trained)
-    policy = policy_of(run, config, held_as_evaluated)
-    slm = deployed(run, config, "slm") or _given_slm(config)
+    # What the run has is told by its own configuration, whoever answers now.
+    own = trained.model_copy(update={"serve": config.serve, "router": config.router})
+    policy = policy_of(run, own, held_as_evaluated)
     departures = tuple(
         name
         for name, before, now in (
@@ -98,19 +99,25 @@ def served_run(root: Path, overrides: list[str]) -> ServedRun:
     )
     if not held_as_evaluated:
         departures = (*departures, "hysteresis")
-    if "slm" in departures and config.slm.backend == "openai":
-        slm = Checkpoint(slm.path, config.slm.model)
-    return ServedRun(run, config, policy, slm, _verifier_of(run, config), departures)
+    slm = _slm_of(run, own, config.slm)
+    return ServedRun(run, config, policy, slm, _verifier_of(run, own), departures)
 
 
-def _given_slm(config: RunConfig) -> Checkpoint:
-    """The SLM of a run that trained none."""
-    if config.slm.backend == "openai":
-        return Checkpoint("", config.slm.model)
+def _slm_of(run: RunDir, own: RunConfig, chosen: ModelConfig) -> Checkpoint:
+    """The SLM that answers: the run's own, or another that was named. The tokenizer of the run's own
+    stays, as a trained verifier reads with it."""
+    trained = deployed(run, own, "slm")
+    if chosen.backend == "openai":
+        return Checkpoint(trained.path if trained else "", chosen.model)
+    same = (chosen.backend, chosen.model) == (own.slm.backend, own.slm.model)
+    return trained if trained and same else _named_slm(chosen)
+
+
+def _named_slm(chosen: ModelConfig) -> Checkpoint:
     from r2v_dist.pretrained.places import model_path
     from r2v_dist.storage.model_identity import checkpoint_version
 
-    folder = model_path(config.slm.model, "slm.model").resolve()
+    folder = model_path(chosen.model, "slm.model").resolve()
     return Checkpoint(str(folder), checkpoint_version("base", folder))
 
 

@@ -26,10 +26,11 @@ from r2v_dist.serving.controls import ALIASES, unknown_model
 from r2v_dist.serving.errors import ApiError, busy
 from r2v_dist.serving.gateway import Gateway
 from r2v_dist.serving.request_body import read_body
-from r2v_dist.serving.sse import PING, event
+from r2v_dist.serving.sending import Answer
+from r2v_dist.serving.sse import PING
 from r2v_dist.serving.teacher_reply import Truncated
 from r2v_dist.serving.telling import headers as headers_of
-from r2v_dist.serving.upstream import TeacherDown, TeacherRefused
+from r2v_dist.serving.upstream_reply import TeacherDown, TeacherRefused
 from r2v_dist.serving.wire import read_request
 
 _STARTED = int(time.time())
@@ -58,7 +59,7 @@ class GatewayApp:
         ]
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = _Answer(send)
+        answer = Answer(send)
         self.under_way += 1
         try:
             await self._answered(scope, receive, answer)
@@ -74,7 +75,7 @@ class GatewayApp:
         finally:
             self.under_way -= 1
 
-    async def _answered(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+    async def _answered(self, scope: Scope, receive: Receive, answer: "Answer") -> None:
         caller, headers = self._admit(scope)
         raw = await read_body(receive, headers, self.gateway.config.body_mib)
         chat = read_request(raw, headers)
@@ -103,11 +104,11 @@ class GatewayApp:
             raise busy("the gateway is shutting down", "shutting_down", 5)
         return caller, headers
 
-    async def _whole(self, begun: Begun, answer: "_Answer") -> None:
+    async def _whole(self, begun: Begun, answer: "Answer") -> None:
         body = self.gateway.body(begun)
         await answer.json(200, body, headers_of(begun))
 
-    async def _streamed(self, beginning: "asyncio.Future[Begun]", answer: "_Answer") -> None:
+    async def _streamed(self, beginning: "asyncio.Future[Begun]", answer: "Answer") -> None:
         ping_s = self.gateway.config.ping_after_s
         while not beginning.done():
             await asyncio.wait([beginning], timeout=ping_s)
@@ -125,7 +126,7 @@ class GatewayApp:
 
     async def _decision(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What would happen to a request; nothing of it is remembered."""
-        answer = _Answer(send)
+        answer = Answer(send)
         try:
             caller, headers = self._admit(scope)
             raw = await read_body(receive, headers, self.gateway.config.body_mib)
@@ -181,57 +182,6 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._call(scope, receive, send)
-
-
-class _Answer:
-    """An answer as it is sent. What fails after the headers is told as an event."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._streaming = False
-        self._over = False
-
-    async def json(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
-        """Send all at once."""
-        raw = msgspec.json.encode(body)
-        told = headers | {"content-type": "application/json", "content-length": str(len(raw))}
-        await self._start(status, told)
-        await self._send({"type": "http.response.body", "body": raw})
-        self._over = True
-
-    async def begin_stream(self, headers: dict[str, str]) -> None:
-        """Send the headers of a stream, once."""
-        if not self._streaming:
-            self._streaming = True
-            told = {"content-type": "text/event-stream", "cache-control": "no-cache"}
-            await self._start(200, headers | told)
-
-    async def write(self, data: bytes) -> None:
-        """Send a part of the stream."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-
-    async def end(self) -> None:
-        """End the stream."""
-        await self._send({"type": "http.response.body", "body": b""})
-        self._over = True
-
-    async def fail(self, error: ApiError) -> None:
-        """Tell of an error."""
-        await self.fail_with(error.status, error.body, dict(error.headers))
-
-    async def fail_with(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
-        """Tell of an error: by the status, or as the last event where there is one already."""
-        if self._over:
-            return
-        if not self._streaming:
-            await self.json(status, body, headers)
-            return
-        await self.write(event(msgspec.json.encode(body)))
-        await self.end()
-
-    async def _start(self, status: int, headers: dict[str, str]) -> None:
-        pairs = [(k.encode(), v.encode("latin-1", "replace")) for k, v in headers.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
 
 @contextlib.asynccontextmanager

@@ -26,7 +26,7 @@ from r2v_dist.serving.sides import Slm, Teacher
 from r2v_dist.serving.sse import DONE, event
 from r2v_dist.serving.state import Actor, Answered, StateCache
 from r2v_dist.serving.step import ALONE, ASKED, ServedStep, StepOutcome, take
-from r2v_dist.serving.upstream import TeacherDown
+from r2v_dist.serving.upstream_reply import TeacherDown
 from r2v_dist.serving.wire import ChatRequest
 
 Listener = Callable[[Begun], object]

@@ -19,13 +19,14 @@ _BACKLOG = 2048
 
 @contextlib.contextmanager
 def listen(host: str, port: int) -> Iterator[socket.socket]:
-    """A bound socket. Raises UsageError where the address cannot be had."""
+    """A socket that listens. Raises UsageError where the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named as TCP: asyncio turns off the wait for more data (40 ms an answer) only where it is.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((host, port))
+            bound.listen(_BACKLOG)  # whoever comes before the server has started waits
         except OSError as error:
             raise UsageError(
                 f"--host {host} --port {port}: {error.strerror or error}; choose another"

@@ -8,7 +8,8 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.language_model import Answer, LanguageModel, Request, Sampling
 from r2v_dist.seeding import stable_hash
 from r2v_dist.serving.conversation import Conversation, client_system
-from r2v_dist.serving.upstream import Reply, Upstream
+from r2v_dist.serving.upstream import Upstream
+from r2v_dist.serving.upstream_reply import Reply
 from r2v_dist.serving.wire import ChatRequest
 from r2v_dist.verifier.base import Verifier
 

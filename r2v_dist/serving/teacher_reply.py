@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from r2v_dist.serving.sse import DONE, event
-from r2v_dist.serving.upstream import Reply, TeacherDown
+from r2v_dist.serving.upstream_reply import Reply, TeacherDown
 
 
 class Truncated(Exception):

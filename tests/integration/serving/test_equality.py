@@ -25,6 +25,7 @@ from r2v_dist.router.features import FEATURE_NAMES, features
 from r2v_dist.router.model import Mlp, RouterModel
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.router.step_batch import StepBatch
+from r2v_dist.router.switching import Hysteresis
 from r2v_dist.seeding import rng_for, stable_hash
 from r2v_dist.serving.policy import Point, Policy
 from r2v_dist.storage import step_table
@@ -110,6 +111,7 @@ POINTS = {
     "bayes": Point("bayes", 0.0, rule=True),
     "budget": Point("budget", 0.65, cheap=0.8, share=0.5),
 }
+HYSTERESIS = {"r2v": Hysteresis(minimum_hold=2, releases=2, most_switches=4)}
 POLICY = Policy("r2v", RouterModels({("r2v", 0): MODEL}), 0, POINTS, "selected", "r-1")
 
 
@@ -159,17 +161,21 @@ async def through_the_gateway(client: httpx.AsyncClient, z: int, point: str) -> 
         messages.append({"role": "user", "content": observation})
 
 
-def cast_of(r: Rig, point: str) -> Cast:
+def routers(point: str, held: bool) -> RouterModels:
+    model = replace(MODEL, score="value") if point == "bayes" else MODEL
+    return RouterModels({("r2v", 0): model}, hysteresis=HYSTERESIS if held else {})
+
+
+def cast_of(r: Rig, point: str, held: bool) -> Cast:
     """The same models, as the loop that evaluates asks them."""
     config = ModelConfig(
         backend="openai", model="fine", base_url=r.upstream._url.removesuffix("/chat/completions")
     )
-    model = replace(MODEL, score="value") if point == "bayes" else MODEL
     return Cast(
         Player("slm", ScriptedSlm(propose=proposals), SAMPLING),
         Player("teacher", OpenAIModel(config), Sampling(1, 0.7, 0.95, 24)),
         ScriptedVerifier(),
-        RouterModels({("r2v", 0): model}),
+        routers(point, held),
     )
 
 
@@ -180,14 +186,15 @@ async def offline(cast: Cast, z: int, threshold: float) -> Episode:
     return await play(TreeEnv(Ladder(z), Tree(), False), unit, arm, cast)
 
 
-async def compared(point: str, episodes: Sequence[int]) -> tuple[int, int]:
+async def compared(point: str, episodes: Sequence[int], held: bool = False) -> tuple[int, int]:
     """How many decisions were compared, and how many of them were the teacher's."""
     decisions = escalations = 0
+    policy = replace(POLICY, models=routers("selected", held), _watched={})
     async with rig(
-        StubTeacher(text=taught), ScriptedSlm(propose=proposals), ScriptedVerifier(), POLICY,
+        StubTeacher(text=taught), ScriptedSlm(propose=proposals), ScriptedVerifier(), policy,
         max_steps=MAX_STEPS,
     ) as r, httpx.AsyncClient(base_url=r.url, timeout=30) as client:  # fmt: skip
-        cast = cast_of(r, point)
+        cast = cast_of(r, point, held)
         for z in episodes:
             online = await through_the_gateway(client, z, point)
             episode = await offline(cast, z, online[0].threshold)
@@ -201,6 +208,12 @@ async def compared(point: str, episodes: Sequence[int]) -> tuple[int, int]:
             decisions += len(online)
             escalations += sum(d.route == "teacher" for d in online)
     return decisions, escalations
+
+
+def test_case_47_hysteresis_holds_the_same_steps_in_both() -> None:
+    decisions, escalations = asyncio.run(compared("selected", range(20), held=True))
+    assert decisions > 50
+    assert 0.1 < escalations / decisions < 0.9
 
 
 @pytest.mark.parametrize("point", POINTS)

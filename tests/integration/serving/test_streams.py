@@ -12,8 +12,9 @@ from openai import AsyncOpenAI
 
 from tests.gateway_rig import USER, Rig, ScriptedSlm, ScriptedVerifier, StubTeacher, rig
 
-BOUND_S = 0.2
-"""In which a caller's leaving must have ended all work for it."""
+BOUND_S = 5.0
+"""In which a caller's leaving must have ended all work for it. On an idle machine it takes some
+milliseconds; a busy one may not fail the test."""
 
 
 async def opened(r: Rig, **given: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
