@@ -127,6 +127,21 @@ def test_a_program_that_waits_is_told_and_gets_the_next_line(env: TerminalBenchE
     assert said(env, "cat /app/typed") == "some text\n[exit 0; /app]"
 
 
+def test_a_full_screen_program_is_seen_as_it_is_laid_out(env: TerminalBenchEnv) -> None:
+    program = (
+        "import curses\n"
+        "def main(screen):\n"
+        "    screen.addstr(2, 10, 'two down'); screen.addstr(1, 0, 'one down'); screen.refresh()\n"
+        "    key = screen.getkey(); screen.addstr(3, 0, 'got ' + key); screen.refresh(); screen.getkey()\n"
+        "curses.wrapper(main)"
+    )
+    said(env, f"cat > /tmp/program.py <<'END'\n{program}\nEND")
+    shown = said(env, "python3 /tmp/program.py; echo done")
+    assert shown == "one down\n          two down\n[a program waits for input; /app]"
+    assert "\ngot x\n" in said(env, "keys x")
+    assert said(env, "keys q").endswith("done\n[exit 0; /app]")
+
+
 def test_long_output_loses_its_middle_and_control_codes(env: TerminalBenchEnv) -> None:
     seen = said(env, "seq 100000; printf '\\033[31mend\\033[0m\\n'")
     assert seen.startswith("1\n2\n")
