@@ -86,7 +86,7 @@ class Apt:
         self._cache = folder / "cache"
         for part in ("state/lists/partial", "cache/archives/partial", "etc"):
             (folder / part).mkdir(parents=True, exist_ok=True)
-        (folder / "status").write_text("")
+        (folder / "status").write_text("", encoding="utf-8")
         source = f"deb [signed-by={KEYRING}] {mirror} {SUITE} main\n"
         (folder / "etc" / "sources.list").write_text(source, encoding="utf-8")
         options = {
@@ -155,7 +155,8 @@ def _run(command: list[str], limit_s: int) -> str:
     done = subprocess.run(
         command,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        encoding="utf-8",
         timeout=limit_s,
         check=False,
         env={**os.environ, "LC_ALL": "C"},

@@ -15,8 +15,9 @@ import gymnasium
 
 from envs.spaces import UnicodeText
 from envs.terminal_bench.actions import Action, parse_action
+from envs.terminal_bench.full_screen import FullScreen, after_screen, took_screen
 from envs.terminal_bench.judge import brought_along, judge, prepare
-from envs.terminal_bench.machine import Came, Machine, MachineGone
+from envs.terminal_bench.machine import Came, Machine, MachineGone, Shown
 from envs.terminal_bench.mistakes import mistake
 from envs.terminal_bench.observation import observation_of
 from envs.terminal_bench.places import machine_for, task_for
@@ -62,6 +63,8 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         self._states = States()
         self._path: Path = ()
         self._observation = ""
+        self._screen: FullScreen | None = None
+        """Of the program that runs on the machine now, if it has taken the screen."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -123,6 +126,7 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
 
     def close(self) -> None:
         """End the machine."""
+        self._screen = None
         if self._machine is not None:
             self._machine.close()
             self._machine = None
@@ -172,6 +176,7 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         return self._machine
 
     def _restore(self, snapshot: bytes) -> None:
+        self._screen = None
         try:
             if self._machine is not None:
                 self._machine.restore(snapshot)
@@ -212,7 +217,7 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
             with brought_along(machine, self._task.oracle_files if solving else None):
                 shown = machine.command(action.text, wait_s)
         spent_s = before.spent_s + time.monotonic() - started
-        seen = observation_of(shown, self._config.observation_chars, wait_s)
+        seen = self._shown(shown, wait_s)
         carried_out = solving and shown.code == 0
         return Result(
             observation=self._seen.clip(seen),
@@ -223,6 +228,20 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
             home=shown.folder if carried_out else before.home,
             waits=shown.came is Came.WAITS,
         )
+
+    def _shown(self, shown: Shown, wait_s: float) -> str:
+        """The observation; a full-screen program is seen as it is laid out."""
+        limit = self._config.observation_chars
+        if self._screen is None and took_screen(shown.output):
+            self._screen = FullScreen()
+        if self._screen is None:
+            return observation_of(shown, limit, wait_s)
+        self._screen.feed(shown.output)
+        if shown.came is Came.WAITS:
+            layout = self._screen.text().encode()
+            return observation_of(replace(shown, output=layout), limit, wait_s)
+        self._screen = None
+        return observation_of(replace(shown, output=after_screen(shown.output)), limit, wait_s)
 
     def _next_of_oracle(self, here: Result) -> str:
         oracle = self._task.oracle

@@ -128,15 +128,13 @@ def render(fits: list[Fit]) -> str:
     """A line for each task and back end that cannot run it."""
     lines = [f"{sum(not fit.sandbox for fit in fits)} of {len(fits)} tasks run in the sandbox here"]
     for fit in fits:
-        if fit.sandbox == fit.docker:
-            where = "sandbox and docker" if fit.sandbox else "sandbox, docker"
-            lines.append(f"  {fit.task}: {_said(where, fit.sandbox)}")
-            continue
-        lines.append(
-            f"  {fit.task}: {_said('sandbox', fit.sandbox)}; {_said('docker', fit.docker)}"
-        )
+        if fit.sandbox and fit.sandbox == fit.docker:
+            lines.append(f"  {fit.task}: nowhere: {'; '.join(fit.sandbox)}")
+        else:
+            sandbox, docker = _said(fit.sandbox), _said(fit.docker)
+            lines.append(f"  {fit.task}: sandbox {sandbox}, docker {docker}")
     return "\n".join(lines)
 
 
-def _said(back_end: str, problems: tuple[str, ...]) -> str:
-    return f"not {back_end} ({'; '.join(problems)})" if problems else f"{back_end}: yes"
+def _said(problems: tuple[str, ...]) -> str:
+    return f"no ({'; '.join(problems)})" if problems else "yes"

@@ -19,6 +19,7 @@ from r2v_dist.errors import UsageError
 from r2v_dist.seeding import stable_hash
 
 TERMINAL_BENCH = "r2v/TerminalBench-v0"
+_OWN = Path(__file__).parent / "own"
 _SAMPLE_SEED = 0
 
 
@@ -97,10 +98,10 @@ def _arguments(config: EnvConfig) -> tuple[tuple[str, str | int | bool], ...]:
 
 
 def identity(config: EnvConfig) -> dict[str, str]:
-    """Digests of the task folders that the configuration names."""
-    if config.terminal.tasks is None:
-        return {}
-    return {folder.name: _digest(folder) for folder in task_folders(config.terminal.tasks)}
+    """Digests of the task folders that the configuration names, and of what makes ours."""
+    folders = [] if config.terminal.tasks is None else task_folders(config.terminal.tasks)
+    digests = {folder.name: _digest(folder) for folder in folders}
+    return digests | {"tasks of our own": _digest(_OWN, "*.py")}
 
 
 def in_place(task: Task, config: EnvConfig) -> bool:
@@ -120,9 +121,9 @@ def sample() -> list[Task]:
 
 
 @cache
-def _digest(folder: Path) -> str:
+def _digest(folder: Path, pattern: str = "*") -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(folder.rglob(pattern)):
         if path.is_file() and not path.is_symlink():
             digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

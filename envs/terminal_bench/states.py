@@ -48,13 +48,15 @@ class States:
         return self._results[path]
 
     def known(self, path: Path) -> Result | None:
-        """The result of a path that can be taken for granted: it is over, or there is a snapshot to
-        go on from. Any other is played, so that what it shows can be compared.
+        """The result of a path that can be taken for granted: it is over, the machine stands there,
+        or there is a snapshot to go on from. Any other is played, so that what it shows can be
+        compared.
         """
         result = self._results.get(path)
-        if result is None or not (result.stop or path in self._snapshots):
+        if result is None:
             return None
-        return result
+        at_hand = result.stop or path == self.standing or path in self._snapshots
+        return result if at_hand else None
 
     def tidy(self) -> None:
         """At the beginning of an episode: forget all states but the first where there are many."""

@@ -21,6 +21,7 @@ _MOST_BYTES = 64 << 20
 _MOST_FILES = 5000
 _FETCHES = re.compile(r"\b(?:curl|wget|uv|uvx|apt-get|apt|pip\d?)\s")
 _TESTS = "/tests"
+_KEPT_OUT = ("task.yaml", "docker-compose.yaml", "solution", "run-tests.sh", "tests/")
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ def _read_v1(name: str, files: Mapping[str, File]) -> TerminalTask:
     described = _parsed(name, "task.yaml", yaml.safe_load, files["task.yaml"])
     needed = ("Dockerfile", "run-tests.sh", "tests/test_outputs.py")
     problems = [f"{missing} is missing" for missing in needed if missing not in files]
-    outside = ("task.yaml", "Dockerfile", "docker-compose.yaml", "solution.sh", "run-tests.sh")
-    context = {path: file for path, file in files.items() if path not in outside[2:]}
+    # An agent sees none of these, whatever a Dockerfile copies.
+    context = {path: file for path, file in files.items() if not path.startswith(_KEPT_OUT)}
     tests = _at(_TESTS, _below(files, "tests/"))
     script = _text(files, "run-tests.sh")
     if "run-tests.sh" in files:

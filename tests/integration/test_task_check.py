@@ -12,6 +12,9 @@ import pytest
 
 from envs import check as checking
 from envs.check import check
+from envs.terminal_bench.env import TerminalBenchEnv
+from envs.terminal_bench.places import task_for
+from r2v_dist.episodes import Task
 from r2v_dist.errors import RuntimeFailure, UsageError
 from tests.runs import ROOT
 from tests.sandboxes import require_bubblewrap
@@ -101,3 +104,41 @@ def test_a_task_that_cannot_be_played_does_not_end_the_check(
 def test_an_unknown_environment_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="textworld, humaneval_plus, mbpp_plus, shipped"):
         check("chess", lambda done, total: None)
+
+
+def test_a_wrong_solution_that_passes_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_bubblewrap()
+    task = Task("tidy-modes@1", "check", "r2v/TerminalBench-v0", (("task", "tidy-modes@1"),))
+    monkeypatch.setattr(checking, "_tasks", lambda target: [task])
+    assert check("any", lambda done, total: None).good
+    oracle = task_for("tidy-modes@1").oracle
+    monkeypatch.setattr(TerminalBenchEnv, "wrong_solution", oracle)
+    found = check("any", lambda done, total: None)
+    assert found.failures == ("tidy-modes@1",)
+    assert found.reasons == {"tidy-modes@1": "its wrong solution passes"}
+    assert (found.oracle_passed, found.empty_failed) == (1, 1)
+
+
+def test_the_tasks_of_a_directory_are_listed_with_reasons(tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "task.yaml").write_text("instruction: Do it.\n", encoding="utf-8")
+    command = [sys.executable, "-m", "r2v_dist.cli", "tasks", "list", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--json"], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
+    )
+    (only,) = json.loads(done.stdout)
+    assert only["task"] == "bare"
+    assert only["sandbox"] == only["docker"]
+    assert "Dockerfile is missing" in only["sandbox"]
+    failed = subprocess.run(
+        [*command[:-1], str(tmp_path / "none")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=False,
+    )
+    assert failed.returncode == 2
+    assert failed.stderr.count("\n") == 1

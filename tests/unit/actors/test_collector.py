@@ -129,7 +129,7 @@ def test_what_took_long_is_committed_as_it_comes(
     now = 0.0
     monkeypatch.setattr("actors.collector.time.monotonic", lambda: now)
     folder = tmp_path / FOLDER
-    collector = Collector(folder, 100, 5.0)
+    collector = Collector(StageFolder(folder, 100, 5.0))
     committed = []
     for task, now in (("a", 60.0), ("b", 61.0), ("c", 64.0), ("d", 66.0)):  # noqa: B007
         collector.add([episode(task)])

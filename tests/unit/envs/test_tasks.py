@@ -81,6 +81,8 @@ def test_no_place_is_part_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             "env.cache": f"{tmp_path}/{name}/cache",
             "env.code.data_dir": f"{tmp_path}/{name}/data",
             "env.program.tasks": f"{tmp_path}/{name}/tasks.jsonl",
+            "env.terminal.tasks": f"{tmp_path}/{name}/tasks",
+            "env.terminal.root": f"{tmp_path}/{name}/root",
             **{f"{key}.deepspeed.nvme_path": f"{tmp_path}/{name}/nvme" for key in LEARNERS},
             "env.files": f"{{calibration: [{folder}/a.z8, {folder}/b.z8]}}",
         }
