@@ -156,7 +156,6 @@ def _run(command: list[str], limit_s: int) -> str:
         command,
         capture_output=True,
         encoding="utf-8",
-        encoding="utf-8",
         timeout=limit_s,
         check=False,
         env={**os.environ, "LC_ALL": "C"},
