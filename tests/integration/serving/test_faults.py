@@ -45,7 +45,9 @@ def test_case_57_what_the_teacher_asks_to_wait_is_waited_once(
     asyncio.run(case())
 
 
-@pytest.mark.parametrize("value", ["99999", formatdate(time.time() + 90_000, usegmt=True)])
+@pytest.mark.parametrize(
+    "value", ["99999", formatdate(time.time() + 90_000, usegmt=True)], ids=["seconds", "date"]
+)
 def test_case_57_too_long_a_wait_is_passed_on_as_it_came(value: str) -> None:
     async def case() -> None:
         teacher = StubTeacher(headers={"retry-after": value})
