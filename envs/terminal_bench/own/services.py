@@ -181,7 +181,9 @@ def _stop_stray(rng: random.Random) -> Made:
         oracle=(
             "cat /app/start.sh",
             "bash /app/start.sh; sleep 0.3",
-            "pid_of() { for p in /proc/[0-9]*; do [ \"$(tr '\\0' ' ' < $p/cmdline 2> /dev/null)\" = \"bash /app/$1.sh \" ] && basename $p; done; }\n"
+            "pid_of() {\n  for p in /proc/[0-9]*; do\n"
+            "    { command=$(tr '\\0' ' ' < $p/cmdline); } 2> /dev/null\n"
+            '    if [ "$command" = "bash /app/$1.sh " ]; then basename $p; fi\n  done\n}\n'
             "type pid_of | head -n 1",
             f"kill $(pid_of {stray}); sleep 0.3",
             f": > /app/{stray}.log",
