@@ -89,6 +89,9 @@ class LocalRunners:
         self._tasks.clear()
         for task in tasks:
             task.cancel()
+        # An interruption may leave behind the loop's own order to stop, which would end this wait.
+        self._loop.call_soon(self._loop.stop)
+        self._loop.run_forever()
         self._loop.run_until_complete(_ended(tasks))
 
     def start(self, runner: EnvRunner, unit: Unit) -> UnitTask:

@@ -2,6 +2,7 @@
 what it says belongs to an idle machine.
 """
 
+import json
 import os
 import runpy
 import stat
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 from benchmarks.chaos.accounts import Accounts, compare
+from envs.coding.tasks import load_task
+from tests.codes import require_data
 from tests.runs import ROOT, benchmark, json_object
 from tests.sandboxes import require_bubblewrap
 
@@ -33,6 +36,7 @@ FAST = {
     ],
     "sandbox_overhead": ["--executions=1", "--pause=0.05"],
     "store": ["--repeats=1", "--episodes=2"],
+    "terminal": ["--repeats=1", "--families", "tidy-modes"],
 }
 """Benchmarks that need neither Ray nor an engine, with the arguments of their smallest size."""
 SLOW = {
@@ -57,9 +61,9 @@ SLOW = {
     "submission": [],
 }
 """Those that start Ray, vLLM or DeepSpeed."""
-ELSEWHERE = {"code_agreement", "dpo_ablation", "sandbox", "tree"}
+ELSEWHERE = {"code_agreement", "dpo_ablation", "real_answers", "sandbox", "tree"}
 """Tested below or in test_learning_stages.py, with what they need beside arguments."""
-PARTS = {"evalplus_driver", "offline"}
+PARTS = {"evalplus_driver", "gateway_sides", "offline"}
 """Processes that a benchmark starts for itself."""
 
 
@@ -78,7 +82,7 @@ def test_every_benchmark_is_run_by_a_test() -> None:
 def test_a_benchmark_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if name == "sandbox_overhead":
+    if name in ("sandbox_overhead", "terminal"):
         require_bubblewrap()
     threads = torch.get_num_threads()
     own = [f"run_dir={tmp_path}"] if name == "router_simulated" else []
@@ -109,6 +113,19 @@ def test_a_benchmark_with_engines_runs(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_tree_benchmark_runs_on_a_finished_run(simulated_run: Path) -> None:
     assert benchmark("tree", ["--run", str(simulated_run), "--tasks=1", "--seeds=1"], 300)
+
+
+@pytest.mark.slow
+def test_real_answers_are_judged_and_counted(tmp_path: Path) -> None:
+    require_bubblewrap()
+    require_data()
+    right = load_task("humaneval_plus", "HumanEval/0").code
+    answers = {"HumanEval/0": f"```python\n{right}\n```", "HumanEval/1": "I cannot."}
+    path = tmp_path / "answers.jsonl"
+    lines = [json.dumps({"task_id": task, "answer": answer}) for task, answer in answers.items()]
+    path.write_text("\n".join(lines))
+    found = benchmark("real_answers", [str(path)], 200)
+    assert (found["answers"], found["usable"], found["passes_all"]) == (2, 0.5, 0.5)
 
 
 def test_a_row_that_is_lost_twice_there_or_another_is_found() -> None:

@@ -207,3 +207,32 @@ def test_what_is_interrupted_goes_on_no_more_and_says_nothing(
         play(runners, units(tasks, 1), tmp_path)
     assert set(ended) >= {task.id for task in tasks[:-1]}
     assert capfd.readouterr().err == ""
+
+
+class Finishing(EnvRunner):
+    """Plays nothing: the first unit ends at once, the others interrupt some turns later."""
+
+    turns = 0
+
+    async def run(self, unit: Unit, deliver: Any) -> Totals:
+        if unit.z:
+            for _ in range(self.turns):
+                await asyncio.sleep(0)
+            raise KeyboardInterrupt
+        return Totals()
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_an_interruption_ends_the_block_whenever_it_comes(
+    turns: int, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Finishing, "turns", turns)
+    with pytest.raises(KeyboardInterrupt):
+        play_until_interrupted(units(tasks[:1], 2))
+
+
+def play_until_interrupted(asked: list[Unit]) -> None:
+    with LocalRunners(SETUP, 1, Finishing) as runners:
+        under_way = [runners.start(runners.members[0], unit) for unit in asked]
+        while runners.finished(under_way, 5.0):
+            pass
