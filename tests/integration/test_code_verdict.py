@@ -248,8 +248,7 @@ def test_a_program_that_is_killed_from_outside_gets_its_verdict(judge: Judge) ->
     killed = []
 
     def kill() -> None:
-        for _ in range(500):
-            time.sleep(0.01)
+        while not over.wait(0.01):
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     if sum(process.cpu_times()[:2]) > 0.2 and process.name().startswith("python"):
@@ -257,10 +256,12 @@ def test_a_program_that_is_killed_from_outside_gets_its_verdict(judge: Judge) ->
                         killed.append(process.pid)
                         return
 
+    over = threading.Event()
     killer = threading.Thread(target=kill)
     killer.start()
     busy = "import time\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass\n"
     verdict = judge.verdict(task, busy + task.code)
+    over.set()
     killer.join()
     assert (verdict.passed, len(killed)) == (True, 1)
 

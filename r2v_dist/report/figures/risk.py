@@ -95,7 +95,8 @@ def over_steps(figure: Any, forecasts: Forecasts) -> None:
         )
     ax.set(xlabel="step t", ylabel="predicted risk  $\\hat{\\rho}_t$", ylim=(0, 1.02))
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(loc="lower right", fontsize=9)
+    if ax.lines:  # a small run has no step with enough states
+        ax.legend(loc="lower right", fontsize=9)
 
 
 def training(figure: Any, logged: dict[int, list[dict[str, Any]]], epsilon: float) -> None:
