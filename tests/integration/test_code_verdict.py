@@ -4,7 +4,6 @@ inside changes none of them.
 
 import json
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
