@@ -18,7 +18,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PACKAGES = HERE / "terminal_root.packages"
 LOCK = HERE / "terminal_root.lock"
-MIRROR = "http://deb.debian.org/debian"
 SUITE = "bookworm"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 FETCH_S = 1800
@@ -43,14 +42,14 @@ def main() -> None:
     """Make the root and print its folder, or end with one line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, default=_cache(), help="folder of roots and packages")
-    parser.add_argument("--mirror", default=MIRROR, help="a Debian mirror")
+    parser.add_argument("--mirror", help="a Debian mirror; by default this machine's own")
     parser.add_argument("--update", action="store_true", help="pin what the mirror has now")
     args = parser.parse_args()
     try:
         for program in ("apt-get", "dpkg-deb"):
             if shutil.which(program) is None:
                 raise Failure(f"{program} is not installed; run this on Debian or Ubuntu")
-        print(make(args.to.expanduser(), args.mirror, args.update))
+        print(make(args.to.expanduser(), args.mirror or own_mirror(), args.update))
     except Failure as failure:
         sys.exit(f"terminal-root: {failure}")
 
@@ -77,6 +76,15 @@ def make(place: Path, mirror: str, update: bool) -> Path:
     _complete(fresh)
     fresh.rename(root)
     return root
+
+
+def own_mirror() -> str:
+    """Where this machine's apt takes the release from. Raises Failure where it takes another."""
+    targets = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    known = _run(["apt-get", *targets, f"Codename: {SUITE}"], 60).split()
+    if not known:
+        raise Failure(f"this machine's apt has no mirror of Debian {SUITE}; name one with --mirror")
+    return known[0]
 
 
 class Apt:
