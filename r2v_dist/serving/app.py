@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -118,8 +118,10 @@ class GatewayApp:
         begun = beginning.result()
         try:
             await answer.begin_stream(headers_of(begun))
-            async for data in _with_pings(self.gateway.events(begun), ping_s):
-                await answer.write(data)
+            pings = _with_pings(self.gateway.events(begun), ping_s)
+            async with contextlib.aclosing(pings) as events:
+                async for data in events:
+                    await answer.write(data)
         except Truncated as truncated:
             raise ApiError(502, str(truncated), "upstream_error", code="truncated") from None
         await answer.end()
@@ -133,12 +135,14 @@ class GatewayApp:
             chat = read_request(raw, headers | {"x-r2v-dry-run": "true"})
             async with _until_gone(receive):
                 begun = await self.gateway.begin(chat, headers, caller)
-            told = self.gateway.extension(begun)
-            told["route"] = told.pop("would")
-            self.gateway.abandoned(begun, "decision")
-            await answer.json(200, {"object": "r2v.decision", **told}, {})
+                told = self.gateway.extension(begun)
+                told["route"] = told.pop("would")
+                self.gateway.abandoned(begun, "decision")
+                await answer.json(200, {"object": "r2v.decision", **told}, {})
         except ApiError as error:
             await answer.fail(error)
+        except Exception as error:  # a boundary: the caller must learn of it, and no one else
+            await answer.fail(_unexpected(scope, error))
 
     async def _models(self, request: Request) -> Response:
         self._access.caller(dict(request.headers))
@@ -209,7 +213,7 @@ async def _until_gone(receive: Receive) -> AsyncIterator[None]:
         watching.cancel()
 
 
-async def _with_pings(events: AsyncIterator[bytes], ping_s: float) -> AsyncIterator[bytes]:
+async def _with_pings(events: AsyncIterator[bytes], ping_s: float) -> AsyncGenerator[bytes, None]:
     """The events, and a comment wherever none comes for so long."""
     iterator = aiter(events)
     coming: asyncio.Future[bytes] | None = None

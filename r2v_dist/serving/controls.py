@@ -104,6 +104,10 @@ def _of_text(name: str, text: str, header: str) -> Any:
     return _checked(name, text)
 
 
+_MOST = 2**31
+"""What a column of the log holds."""
+
+
 def _checked(name: str, value: Any) -> Any:
     """The value, if it is of the right kind."""
     problem = ""
@@ -115,11 +119,13 @@ def _checked(name: str, value: Any) -> Any:
         problem = "" if isinstance(value, bool) else "true or false"
     elif name == "threshold":
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        problem = "" if number else "a number"
+        if number and abs(value) < _MOST:
+            return float(value)
+        problem = "a number" if not number else "a number below 2^31"
     elif name == "seeds":
         problem = _seeds_problem(value)
-    elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        problem = "a whole number that is not negative"
+    elif not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST:
+        problem = "a whole number from 0 to 2^31 - 1"
     elif name == "max_steps" and value == 0:
         problem = "at least 1"
     if problem:

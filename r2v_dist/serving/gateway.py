@@ -186,13 +186,17 @@ class Gateway:
 
     def _finished(self, begun: Begun, status: str) -> None:
         """Remember the answer, and tell the listeners."""
+        if begun.status != "begun":  # a stream that its caller left is closed again later
+            return
         begun.status = status
         begun.id = begun.heard.id
         if begun.completion is not None:
             begun.id = begun.completion.id
             begun.usage = begun.completion.usage
         elif isinstance(begun.heard.usage, dict):
-            begun.usage = {k: v for k, v in begun.heard.usage.items() if isinstance(v, int)}
+            begun.usage = {
+                k: v for k, v in begun.heard.usage.items() if isinstance(v, int) and 0 <= v < 2**31
+            }
         if status == "served" and begun.outcome.would is None:
             self._remember(begun)
         for listener in self.listeners:

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
+from r2v_dist.errors import warn
 from r2v_dist.language_model import Answer
 from r2v_dist.serving.begun import Begun
 from r2v_dist.serving.costs import cost_of
@@ -90,7 +91,6 @@ class RequestLog:
         self._file = path.open("xb")
         self._writer = ipc.new_stream(self._file, SCHEMA)
         self._file.flush()
-        self.written = 0
 
     def answered(self, begun: Begun) -> None:
         """Take an answer in; a listener of the gateway. Dry runs leave no row."""
@@ -108,9 +108,22 @@ class RequestLog:
         if not self._rows:
             return
         rows, self._rows = self._rows, []
-        self._writer.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
-        self._file.flush()
-        self.written += len(rows)
+        try:
+            for batch in self._batches_of(rows):
+                self._writer.write_batch(batch)
+            self._file.flush()
+        except OSError as error:  # answers go on without their log, and say so
+            warn(f"{self.path}: {len(rows)} rows of the request log are lost: {error}")
+
+    def _batches_of(self, rows: list[dict[str, Any]]) -> list[pa.RecordBatch]:
+        """One batch, or one a row where a row does not fit, without that row."""
+        try:
+            return [pa.RecordBatch.from_pylist(rows, SCHEMA)]
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
+            if len(rows) == 1:
+                warn(f"{self.path}: a row does not fit the request log: {error}")
+                return []
+        return [batch for row in rows for batch in self._batches_of([row])]
 
     async def keep_flushing(self) -> None:
         """Write every `FLUSH_S`, until cancelled."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc as ipc
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,12 +21,13 @@ from r2v_dist.serving.access import Access
 from r2v_dist.serving.errors import ApiError, invalid
 from r2v_dist.serving.log import RequestLog, read_log
 from r2v_dist.serving.log_episodes import judged_episodes
+from r2v_dist.serving.request_body import read_body
 from r2v_dist.serving.watch import Watch
 from r2v_dist.serving.wire import decode_object
 from r2v_dist.storage.step_table import to_table
 
 _PAGE = Path(__file__).with_name("page.html")
-_MOST_FEEDBACK = 64 * 1024
+_MOST_FEEDBACK_MIB = 1 / 16
 _COMMENT = 2000
 
 
@@ -54,9 +56,7 @@ class Observing:
     async def _feedback(self, request: Request) -> Response:
         """Say how a conversation ended, by the id of its last answer."""
         caller = self._access.caller(dict(request.headers))
-        raw = await request.body()
-        if len(raw) > _MOST_FEEDBACK:
-            raise ApiError(413, "feedback is at most 64 KiB", code="request_too_large")
+        raw = await read_body(request.receive, dict(request.headers), _MOST_FEEDBACK_MIB)
         body = decode_object(raw)
         success, comment = _judgement(body)
         answer_id = str(body["id"])
@@ -69,6 +69,7 @@ class Observing:
                     "time": time.time(),
                     "kind": "feedback",
                     "id": answer_id,
+                    "caller": caller.name,
                     "state": answer.state,
                     "conversation": answer.conversation,
                     "success": success,
@@ -79,13 +80,15 @@ class Observing:
 
     async def _rollouts(self, request: Request) -> Response:
         """The judged conversations as rollouts, an Arrow stream; `?form=rows` gives the log's own
-        rows."""
-        self._access.caller(dict(request.headers))
+        rows. A key sees what was said to it, an admin's everything."""
+        caller = self._access.caller(dict(request.headers))
         if self._log is None or self._folder is None:
             raise ApiError(404, "this gateway logs nothing (serve.log)", code="not_found")
         self._log.flush()
         rows = request.query_params.get("form") == "rows"
-        table = await asyncio.to_thread(partial(_table, self._folder, rows))
+        table = await asyncio.to_thread(
+            partial(_table, self._folder, rows, None if caller.admin else caller.name)
+        )
         return Response(table, media_type="application/vnd.apache.arrow.stream")
 
     async def _status(self, request: Request) -> Response:
@@ -101,8 +104,10 @@ class Observing:
         return Response(_PAGE.read_bytes(), media_type="text/html; charset=utf-8")
 
 
-def _table(folder: Path, rows: bool) -> bytes:
+def _table(folder: Path, rows: bool, caller: str | None) -> bytes:
     table = read_log(folder)
+    if caller is not None:
+        table = table.filter(pc.equal(table["caller"], caller))
     if not rows:
         table = to_table(judged_episodes(table))
     sink = pa.BufferOutputStream()

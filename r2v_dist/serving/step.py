@@ -19,7 +19,7 @@ from r2v_dist.serving.conversation import Conversation
 from r2v_dist.serving.errors import busy, invalid
 from r2v_dist.serving.sides import Slm, Teacher
 from r2v_dist.serving.tool_rules import eligible
-from r2v_dist.serving.upstream_reply import Reply, TeacherDown
+from r2v_dist.serving.upstream_reply import Reply, TeacherDown, TeacherRefused
 from r2v_dist.serving.wire import ChatRequest
 
 ALONE = Constant(escalate=False)
@@ -125,7 +125,7 @@ class ServedStep:
             if not down.billed:
                 self._budgets.give_back(self._limits)
             raise
-        except (RuntimeFailure, ContextLimitReached):
+        except (RuntimeFailure, ContextLimitReached, TeacherRefused):
             self._budgets.give_back(self._limits)
             raise
         finally:

@@ -77,7 +77,7 @@ class Watch:
         answer: Judgeable | None = self._answers.get(answer_id)
         if answer is None or answer.caller != caller:
             return None
-        risk = self._alone.get(answer.state)
+        risk = self._alone.pop(answer.state, None)  # one bet, however often it is judged
         if risk is not None:
             self.risk_test.add(risk, not success)
         self._metrics.feedback.labels(str(success).lower()).inc()
