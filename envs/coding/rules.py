@@ -41,7 +41,8 @@ class CodeRules:
     ) -> tuple[float, ...]:
         """V of every candidate."""
         opening = text_of(history[0].user if history else user)
-        earlier = [turn.action for turn in history if not word_alone(turn.action)]
+        words = ("test", "run", "submit")
+        earlier = [turn.action for turn in history if word_alone(turn.action) not in words]
         scores = [
             await asyncio.to_thread(self._score, candidate.text, earlier, opening)
             for candidate in candidates

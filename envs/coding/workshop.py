@@ -102,7 +102,7 @@ def _attempt(
     if not program:
         return Attempt("", "", 0, len(cases), False, cut)
     said = _said(completed, rest)
-    last = said.rpartition("\n")[2]
+    last = rest.decode(errors="replace").rstrip().rpartition("\n")[2]  # not of standard error
     passed = tools.passed_of(last, len(cases))
     return Attempt(program, said, passed or 0, len(cases), passed is not None, cut)
 

@@ -15,7 +15,7 @@ def changed_by_training(run: RunDir, config: RunConfig, found: Findings) -> list
     """On validation tasks before and after training; on test tasks before and after DPO. Empty
     where nothing was trained.
     """
-    if config.slm.backend != "vllm":
+    if config.slm.backend != "vllm" or config.bc is None:
         return []
     trained = "after DPO" if config.dpo is not None else "after behaviour cloning"
     table: list[dict[str, Any]] = []

@@ -176,8 +176,9 @@ def _used(node: ast.AST) -> set[str]:
     loaded = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return loaded
-    inside = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    inside |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+    own = list(_outside_functions(node.body))
+    inside = {n.id for n in own if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    inside |= {n.arg for n in ast.walk(node.args) if isinstance(n, ast.arg)}
     shared = {name for n in nodes if isinstance(n, ast.Global) for name in n.names}
     return loaded - (inside - shared) | shared
 
