@@ -22,6 +22,7 @@ _ETC = {
     "/etc/hostname": b"terminal\n",
     "/root/.gitconfig": b"[user]\n\tname = root\n\temail = root@localhost\n[init]\n\tdefaultBranch = main\n",
 }
+_FOLDERS_OF_TESTS = ("/tests", "/etc")
 _SAID = 600
 
 
@@ -72,11 +73,13 @@ def judge(machine: Machine, task: TerminalTask) -> Verdict:
     """Let the task's tests look at what the agent left."""
     if not task.keeps_processes:
         machine.end_processes()
+    machine.freeze()  # who waits for the tests must not see them come
     machine.mend()
     machine.run(["/bin/rm", "-rf", "/tests", "/logs/verifier"], "/", {}, SETUP_S)
     machine.put(task.tests)
     machine.make_folders(("/logs/verifier",))
     before = _stamps(machine, task)
+    machine.thaw()
     environment = dict(task.build.environment) | {"TEST_DIR": "/tests"}
     script = ["/bin/bash", "-c", task.test_script]
     ran = machine.run(script, task.build.folder, environment, task.test_s)
@@ -90,13 +93,14 @@ def judge(machine: Machine, task: TerminalTask) -> Verdict:
 
 def _stamps(machine: Machine, task: TerminalTask) -> dict[str, tuple[int, int]]:
     """The stamps of the tests' own files and of the system; what tests write beside them is
-    theirs.
+    theirs. Only tests of ours are known to write nothing in these folders.
     """
     found = machine.stamps("/tests")
     return {
         path: stamp
         for path, stamp in found.items()
-        if path in task.tests or not path.startswith("/tests/")
+        if path in task.tests
+        or (not path.startswith("/tests/") and (task.needs_exit_0 or path not in _FOLDERS_OF_TESTS))
     }
 
 

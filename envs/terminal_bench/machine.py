@@ -115,6 +115,14 @@ class Machine(Protocol):
         """Undo what would let a program of the system run somebody else's code."""
         ...
 
+    def freeze(self) -> None:
+        """Stop every program where it is."""
+        ...
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        ...
+
     def end_processes(self) -> None:
         """End every program, the shell included."""
         ...

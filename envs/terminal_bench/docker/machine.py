@@ -194,6 +194,12 @@ class DockerMachine:
     def mend(self) -> None:
         return None
 
+    def freeze(self) -> None:
+        return None
+
+    def thaw(self) -> None:
+        return None
+
     def end_processes(self) -> None:
         if self._shell is not None:
             self._shell.close()

@@ -33,7 +33,7 @@ _COMMANDS = 9
 _SHELL_FDS = 5
 """Terminal three times, the pipe of commands, and the terminal once more for marks."""
 _ROUNDS = 50
-_PRELOADED = ("/etc/ld.so.preload",)
+_PRELOADED = ("/etc/ld.so.preload", "/etc/ld.so.cache")
 _SHELL_STATE = "/run/r2v-shell"
 _SOL_SOCKET = 1
 _SCM_RIGHTS = 1
@@ -300,11 +300,26 @@ class Supervisor:
         libraries that are loaded into every program. It calls no program to do so.
         """
         for path in _PRELOADED:
-            set_aside(path)
+            try:
+                device = posix.lstat(path).st_dev
+            except OSError:
+                continue
+            if device in (self._root, self._shared):  # else it is the system's own, mounted there
+                set_aside(path)
         for path, target in self._links.items():
             if link_at(path) != target:
                 set_aside(path)
                 posix.symlink(target, path)
+        return None, []
+
+    def do_freeze(self) -> tuple[None, list[int]]:
+        """Stop every other process where it is."""
+        signal_all(_signal.SIGSTOP)
+        return None, []
+
+    def do_thaw(self) -> tuple[None, list[int]]:
+        """Let them go on."""
+        signal_all(_signal.SIGCONT)
         return None, []
 
     def do_stamps(self, folder: str) -> tuple[list[tuple[str, int, int]], list[int]]:
@@ -313,7 +328,7 @@ class Supervisor:
         between is found out.
         """
         found = [(path, info.st_ino, info.st_ctime_ns) for path, info in self._walk(folder)]
-        for path in (*_PRELOADED, *self._links):
+        for path in (folder, "/etc", *_PRELOADED, *self._links):
             try:
                 info = posix.lstat(path)
             except OSError:
@@ -486,6 +501,14 @@ def kill(target: int) -> None:
             pass
 
 
+def signal_all(number: int) -> None:
+    """A signal to every process but this one."""
+    try:  # noqa: SIM105 -- `contextlib` takes a millisecond to import
+        posix.kill(-1, number)
+    except ProcessLookupError:  # there is none
+        pass
+
+
 def folders(path: str) -> None:
     """Make a folder and those above it; a file in its place gives way."""
     if not path:
@@ -495,7 +518,7 @@ def folders(path: str) -> None:
             return
         posix.unlink(path)
     except FileNotFoundError:
-        pass
+        remove(path)  # a link to nowhere
     folders(path.rpartition("/")[0])
     posix.mkdir(path, 0o755)
 

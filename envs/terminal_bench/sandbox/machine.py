@@ -251,6 +251,12 @@ class SandboxMachine:
     def mend(self) -> None:
         self._ask(lambda: self._bubble.ask("mend"))
 
+    def freeze(self) -> None:
+        self._ask(lambda: self._bubble.ask("freeze"))
+
+    def thaw(self) -> None:
+        self._ask(lambda: self._bubble.ask("thaw"))
+
     def end_processes(self) -> None:
         if self._shell is not None:
             self._shell.close()
