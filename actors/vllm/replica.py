@@ -60,6 +60,8 @@ class Replica:
         """The last log lines of the process that ended last."""
         self.said = "it waits for its place in the cluster"
         """What is known of it, for messages."""
+        self._orders = 0
+        """Calls of `serve` and `sleep` so far; the engine follows the latest."""
         self.serving: Any = None
         """The last call of `serve`, until it has ended."""
         self.probe: Any = None
@@ -71,8 +73,9 @@ class Replica:
 
     def serve(self, checkpoint: Checkpoint) -> None:
         """Have it start, wake, or replace its weights, without waiting for it."""
+        self._orders += 1
         self.serving = self.actor.serve.remote(
-            checkpoint.path, checkpoint.version, checkpoint.adapter
+            checkpoint.path, checkpoint.version, checkpoint.adapter, self._orders
         )
 
     def sleep(self) -> Any:
@@ -82,7 +85,8 @@ class Replica:
         self.serves = ""
         self.serving = None
         self._asleep = True
-        return self.actor.sleep.remote()
+        self._orders += 1
+        return self.actor.sleep.remote(self._orders)
 
     def wake(self, checkpoint: Checkpoint) -> None:
         """Have it serve again; its time to start begins now."""

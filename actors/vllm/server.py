@@ -80,6 +80,8 @@ class EngineServer:
         self._changing = asyncio.Lock()
         self._state = State.EMPTY
         self._version = ""
+        self._order = 0
+        """The latest order that has come."""
         self._problem = ""
         self._room = Admission(config.sequences_held)
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
@@ -96,20 +98,24 @@ class EngineServer:
         self._progress = time.monotonic()
         self._process = uuid.uuid4().hex
 
-    async def serve(self, path: str, version: str, adapter: str = "") -> str:
+    async def serve(self, path: str, version: str, adapter: str = "", order: int = 0) -> str:
         """Return once the engine answers as this version: starts it, wakes it, or replaces its
-        weights in place after the requests in flight.
+        weights in place after the requests in flight. Nothing changes where a later order (of
+        `serve` or `sleep`) has come before: Ray does not keep the order of calls. Returns what the
+        engine then answers as.
         """
         async with self._changing:
-            if version != self._version:
+            if self._is_latest(order) and version != self._version:
                 await self._change(path, version, adapter)
-        return version
+            return self._version
 
-    async def sleep(self) -> None:
+    async def sleep(self, order: int = 0) -> None:
         """Return once the engine has given its memory back, after the requests in flight. One that
-        has not started does not start.
+        has not started does not start. Orders are as in `serve`.
         """
         async with self._changing:
+            if not self._is_latest(order):
+                return
             if self._engine is None or self._state is not State.SERVING:
                 return
             async with self._no_requests():
@@ -119,8 +125,8 @@ class EngineServer:
 
     async def reload(self, path: str) -> None:
         """Read the weights again, which empties the prefix cache."""
-        self._known.forget()
         await self._require_engine().reload(path)
+        self._known.forget()
 
     async def health(self) -> Report:
         """How this engine is. Called from another thread than the other methods; only reads."""
@@ -273,6 +279,10 @@ class EngineServer:
     def _start(self, path: str) -> Engine:
         with node_lock("engine-start", self._exclusive):
             return self._make(self._config, path, self._site)
+
+    def _is_latest(self, order: int) -> bool:
+        self._order = max(self._order, order)
+        return order == self._order
 
     def _require_engine(self) -> Engine:
         if self._engine is None or self._state is not State.SERVING:

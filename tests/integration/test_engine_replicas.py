@@ -194,6 +194,8 @@ def test_an_engine_that_cannot_start_is_told_with_its_log(ray_session: None) -> 
 def test_engines_sleep_and_wake_and_one_that_died_asleep_waits_for_that(ray_session: None) -> None:
     cluster = CLUSTER.model_copy(update={"phases": "sleep", "engine_probe_deadline_s": 0.5})
     with serving("", cluster, replicas=2) as server:
+        while {version(actor) for actor in server.actors} != {"v1"}:
+            time.sleep(0.1)
         before = [health(actor).process for actor in server.actors]
         server.sleep()
         assert [health(actor).state for actor in server.actors] == [State.ASLEEP] * 2

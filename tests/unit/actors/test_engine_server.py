@@ -243,3 +243,19 @@ def test_what_is_remembered_is_not_computed_again_until_weights_change() -> None
         assert await computed(0) == 1
 
     run(play())
+
+
+def test_the_latest_order_holds_in_whatever_order_they_come() -> None:
+    async def play() -> None:
+        engine = server()
+        await engine.sleep(order=2)
+        assert await engine.serve("", "v1", order=1) == ""
+        assert (await engine.health()).state is State.EMPTY
+        assert await engine.serve("", "v3", order=4) == "v3"
+        assert await engine.serve("", "v2", order=3) == "v3"
+        await engine.sleep(order=3)
+        assert (await engine.health()).state is State.SERVING
+        await engine.sleep(order=5)
+        assert (await engine.health()).state is State.ASLEEP
+
+    run(play())
