@@ -257,6 +257,9 @@ def test_all_that_a_program_started_ends_with_the_episode() -> None:
     code = f"""{CLIENT}
 import subprocess
 subprocess.Popen(["setsid", "sleep", "98765.4321"], start_new_session=True)
+os.makedirs("deep/er")
+os.symlink("/", "deep/root")
+os.chmod("deep", 0)
 ask(os.getcwd())
 """
     env = ProgramEnv(json.dumps([sys.executable, "-c", code]))
