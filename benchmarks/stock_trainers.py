@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import worker_niceness
 from r2v_dist.config.learners import LearnerConfig
 
 
@@ -47,9 +48,8 @@ def write_settings(folder: Path, model: Path, config: LearnerConfig, **more: Any
 
 def train_stock(kind: str, stage: Path) -> None:
     """The reference's process: TRL's trainer on token ids, with no code of ours but the clock."""
-    # Ray runs its workers at this niceness; on a busy machine the reference must not be served
-    # before them.
-    os.nice(15)
+    # On a busy machine the reference must not be served before Ray's workers.
+    os.nice(worker_niceness())
     import torch
     import transformers
     from datasets import load_from_disk
