@@ -17,7 +17,7 @@ from typing import Any
 
 def worker_niceness() -> int:
     """That of Ray's workers, which the reference shares."""
-    return int(os.environ.get("RAY_worker_niceness", "15"))
+    return int(os.environ.get("RAY_worker_niceness", "15"))  # noqa: SIM112 (Ray's own name)
 
 
 class Mismatch(Exception):
