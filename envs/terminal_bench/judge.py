@@ -22,7 +22,7 @@ _ETC = {
     "/etc/hostname": b"terminal\n",
     "/root/.gitconfig": b"[user]\n\tname = root\n\temail = root@localhost\n[init]\n\tdefaultBranch = main\n",
 }
-_FOLDERS_OF_TESTS = ("/tests", "/etc")
+_FOLDERS_OF_TESTS = ("/tests", "/etc", "/etc/ssl")
 _SAID = 600
 
 
@@ -75,7 +75,9 @@ def judge(machine: Machine, task: TerminalTask) -> Verdict:
         machine.end_processes()
     machine.freeze()  # who waits for the tests must not see them come
     machine.mend()
-    machine.run(["/bin/rm", "-rf", "/tests", "/logs/verifier"], "/", {}, SETUP_S)
+    removed = machine.run(["/bin/rm", "-rf", "/tests", "/logs/verifier"], "/", {}, SETUP_S)
+    if removed.code != 0:
+        return Verdict(False, f"/tests could not be removed\n{text_of(removed.output, _SAID)}")
     machine.put(task.tests)
     machine.make_folders(("/logs/verifier",))
     before = _stamps(machine, task)

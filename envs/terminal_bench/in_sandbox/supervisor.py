@@ -33,7 +33,14 @@ _COMMANDS = 9
 _SHELL_FDS = 5
 """Terminal three times, the pipe of commands, and the terminal once more for marks."""
 _ROUNDS = 50
-_PRELOADED = ("/etc/ld.so.preload", "/etc/ld.so.cache")
+_SYSTEM_FOLDERS = ("/etc", "/etc/ssl")
+_SYSTEM_FILES = (
+    "/etc/ld.so.preload",
+    "/etc/ld.so.cache",
+    "/etc/ssl/openssl.cnf",
+    "/etc/alternatives",
+)
+"""What says which code the programs of /usr load and which programs its links mean."""
 _SHELL_STATE = "/run/r2v-shell"
 _SOL_SOCKET = 1
 _SCM_RIGHTS = 1
@@ -297,9 +304,12 @@ class Supervisor:
 
     def do_mend(self) -> tuple[None, list[int]]:
         """Undo what would let programs of /usr run code of somebody else: another /bin or /lib, and
-        libraries that are loaded into every program. It calls no program to do so.
+        other files that name libraries to load. It calls no program to do so.
         """
-        for path in _PRELOADED:
+        for path in _SYSTEM_FOLDERS:
+            if link_at(path):  # whose target could be another one later
+                set_aside(path)
+        for path in _SYSTEM_FILES:
             try:
                 device = posix.lstat(path).st_dev
             except OSError:
@@ -328,7 +338,7 @@ class Supervisor:
         between is found out.
         """
         found = [(path, info.st_ino, info.st_ctime_ns) for path, info in self._walk(folder)]
-        for path in (folder, "/etc", *_PRELOADED, *self._links):
+        for path in (folder, *_SYSTEM_FOLDERS, *_SYSTEM_FILES, *self._links):
             try:
                 info = posix.lstat(path)
             except OSError:
