@@ -349,4 +349,55 @@ END"""
         task="cut-release@1",
         command_s=_COMPILE_S,
     ),
+    Attack(
+        "the memory of a checker",
+        r"""
+cat > /app/hand.py <<'END'
+import ctypes, os, re, signal
+libc = ctypes.CDLL(None, use_errno=True)
+arm = os.uname().machine == 'aarch64'
+
+
+def tried(name, act):
+    try:
+        print(name, 'LEAK' if act() else os.strerror(ctypes.get_errno()), flush=True)
+    except OSError as error:
+        print(name, error.strerror, flush=True)
+
+
+def memory(process):
+    where = re.search(r'^(\w+)-.* rw-p .*heap', open(f'/proc/{process}/maps').read(), re.M)
+    with open(f'/proc/{process}/mem', 'r+b', buffering=0) as file:
+        file.seek(int(where[1], 16))
+        file.write(b'x')
+    return True
+
+
+def call(number, *arguments):
+    return lambda: libc.syscall(number, *arguments) != -1
+
+
+seen = set()
+while True:
+    for name in os.listdir('/proc'):
+        try:
+            line = open(f'/proc/{name}/cmdline').read() if name.isdigit() else ''
+        except OSError:
+            continue
+        if 'check.py' not in line or name in seen:
+            continue
+        seen.add(name)
+        process = int(name)
+        os.kill(process, signal.SIGSTOP)
+        print(line)
+        tried('mem', lambda: memory(process))
+        tried('ptrace', call(117 if arm else 101, 16, process, 0, 0))
+        tried('process_vm_writev', call(271 if arm else 311, process, 0, 0, 0, 0, 0))
+        tried('pidfd_getfd', call(438, os.pidfd_open(process), 1, 0))
+        os.kill(process, signal.SIGCONT)
+END
+setsid python3 -S /app/hand.py > /app/hand.log 2>&1 &
+(exec -a check.py sleep 2); cat /app/hand.log""",
+        r"mem Read-only file system\nptrace \S+ not permitted",
+    ),
 )

@@ -144,10 +144,10 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
 
     def _really(self, action: str) -> Result:
         """Take an action from where the path says."""
-        machine = self._there()
         before = self._states[self._path]
-        self._states.standing = None
         try:
+            machine = self._there()
+            self._states.standing = None
             self._states.keep(self._path, machine.snapshot)
             result = self._act(machine, action, before)
         except MachineGone as gone:

@@ -42,6 +42,9 @@ _SYSTEM_FILES = (
 )
 """What says which code the programs of /usr load and which programs its links mean."""
 _SHELL_STATE = "/run/r2v-shell"
+_LONGEST_PATH = 3800
+"""Bytes of a path; the kernel takes 4,095, in which a name below has to fit too."""
+_WIPE_S = 10.0
 _SOL_SOCKET = 1
 _SCM_RIGHTS = 1
 
@@ -64,6 +67,7 @@ class Supervisor:
         self._known: dict[str, tuple[int, int, int]] = {}
         self._limits: list[tuple[int, tuple[int, int]]] = []
         self._links = links_of_system()
+        self._mounts = mount_points()
 
     def serve(self) -> None:
         """Answer until the end."""
@@ -157,19 +161,37 @@ class Supervisor:
                 posix.utime(path, ns=(changed, changed))
         return None, []
 
-    def do_wipe(self) -> tuple[None, list[int]]:
-        """End every other process and remove every file that can be written."""
+    def do_wipe(self) -> tuple[bool, list[int]]:
+        """End every other process and remove every file that can be written. Whether only folders
+        are left in which the system is mounted, and it is mounted where it was.
+        """
         end_all_others()
         self._children.clear()
-        for path, info in list(self._walk())[::-1]:
+        deadline = time.monotonic() + _WIPE_S
+        while self._remove_all() and time.monotonic() < deadline:
+            pass
+        mounts = mount_points()
+        clean = mounts == self._mounts
+        for path, _ in self._walk():
+            clean = clean and any(point.startswith(f"{path}/") for point in mounts)
+        return clean, []
+
+    def _remove_all(self) -> bool:
+        """Remove what has a path. Whether some folder holds what is too deep to have one: it is
+        moved to the top, from where that has.
+        """
+        moved = False
+        for path, info in reversed(self._walk()):
             try:
                 if stat.S_ISDIR(info.st_mode):
                     posix.rmdir(path)
                 else:
                     posix.unlink(path)
-            except OSError:  # a folder in which something is mounted
-                pass
-        return None, []
+            except OSError:  # a folder in which something is mounted, or too deep
+                if too_long(path):
+                    posix.rename(path, f"/{time.monotonic_ns()}")
+                    moved = True
+        return moved
 
     def do_pack(self, most_entries: int, most_bytes: int) -> tuple[bool, list[int]]:
         """Every file that can be written, as bytes for `do_restore`; False where there are more
@@ -180,7 +202,9 @@ class Supervisor:
             return False, []
         for path, info in self._walk():
             most_bytes -= info.st_size if stat.S_ISREG(info.st_mode) else 0
-            if len(entries) >= most_entries or most_bytes < 0 or hard_linked(info):
+            if len(entries) >= most_entries or most_bytes < 0:
+                return False, []
+            if hard_linked(info) or too_long(path):
                 return False, []
             entry = packed(path, info)
             if entry is None:
@@ -436,6 +460,17 @@ def links_of_system() -> dict[str, str]:
     return found
 
 
+def mount_points() -> list[str]:
+    """Where something is mounted."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return [line.split()[4] for line in file]
+
+
+def too_long(path: str) -> bool:
+    """Whether what is below a path may have none that the kernel takes."""
+    return len(path.encode("utf-8", "surrogateescape")) > _LONGEST_PATH
+
+
 def link_at(path: str) -> str:
     """The target of a link, empty where there is none."""
     try:
@@ -520,17 +555,22 @@ def signal_all(number: int) -> None:
 
 
 def folders(path: str) -> None:
-    """Make a folder and those above it; a file in its place gives way."""
-    if not path:
-        return
+    """Make a folder and those above it; a file in the place of one gives way."""
+    missing = []
+    while path and not is_folder(path):
+        missing.append(path)
+        path = path.rpartition("/")[0]
+    for one in reversed(missing):
+        remove(one)
+        posix.mkdir(one, 0o755)
+
+
+def is_folder(path: str) -> bool:
+    """Whether a folder is there, or a link to one."""
     try:
-        if stat.S_ISDIR(posix.stat(path).st_mode):
-            return
-        posix.unlink(path)
-    except FileNotFoundError:
-        remove(path)  # a link to nowhere
-    folders(path.rpartition("/")[0])
-    posix.mkdir(path, 0o755)
+        return stat.S_ISDIR(posix.stat(path).st_mode)
+    except OSError:  # nothing is there, or nothing can be
+        return False
 
 
 def remove(path: str) -> None:

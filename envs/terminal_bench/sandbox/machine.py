@@ -235,7 +235,8 @@ class SandboxMachine:
         return reply.payload if reply.value else None
 
     def restore(self, snapshot: bytes) -> None:
-        self._ask(lambda: self._bubble.ask("wipe"))
+        if not self._ask(lambda: self._bubble.ask("wipe")).value:
+            raise MachineGone("what an episode left in it cannot be removed")
         self._ask(lambda: self._bubble.ask("restore", snapshot))
         self._ask(lambda: self._new_shell("/"))
         self._ask(self._look)
