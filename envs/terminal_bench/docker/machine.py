@@ -7,11 +7,12 @@ before it is judged, as in the benchmark's own harness.
 
 import hashlib
 import io
-import shlex
 import tarfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from envs.terminal_bench.docker.programs import KILL, STAMPS, WAITS, follow, stamps_of
 from envs.terminal_bench.docker.shell import COMMAND, ContainerShell
 from envs.terminal_bench.machine import Came, File, MachineGone, Ran, Shown
 from envs.terminal_bench.sandbox.shell import Output
@@ -22,20 +23,18 @@ T = TypeVar("T")
 _KEEP_BYTES = 64 << 10
 _ANSWER_S = 60
 _BUILD_S = 1800
+_GRACE_S = 5.0
 _KILLED = 137
+_MOST_STAMPS = 32 << 20
 _PUT_AT_S = 1_685_577_600
-_WAITS = (
-    'for p in /proc/[0-9]*; do read -r call fd rest < $p/syscall && [ "$call" = 0 ] && '
-    "case $(readlink $p/fd/$((fd))) in /dev/pts/*) "
-    "[ \"$(tr '\\0' ' ' < $p/cmdline | head -c 9)\" = '/bin/bash' ] || exit 0;; esac; done 2>/dev/null; exit 1"
+FIRST = (
+    "trap '' HUP INT QUIT TERM USR1 USR2 PIPE ALRM; exec {never}<> <(:); "
+    'while :; do read -r -u "$never"; done'
 )
-_KILL = (
-    'all=$1; found=$1; while [ -n "$found" ]; do next=; for p in /proc/[0-9]*; do '
-    "read -r line < $p/stat 2>/dev/null || continue; line=${line##*) }; set -- $line; "
-    'case " $found " in *" $2 "*) next="$next ${p##*/}";; esac; done; all="$all $next"; found=$next; '
-    "done; kill -9 $all"
-)
-"""A process and everything that descends from it."""
+"""The first process of a container: it waits without end and collects what others leave. No signal
+of the container ends it, as the kernel exempts the first process; with an init of the engine before
+it, it would be the second, and the container would end with it.
+"""
 
 
 def client(address: str) -> Any:
@@ -78,12 +77,15 @@ class DockerMachine:
             network_mode="none",
             mem_limit=memory_mib << 20,
             pids_limit=processes,
-            init=True,
             security_opt=["no-new-privileges"],
         )
         made = self._engine(
             lambda: api.create_container(
-                image, ["infinity"], entrypoint=["sleep"], host_config=limits, labels=["r2v"]
+                image,
+                [FIRST],
+                entrypoint=["/bin/bash", "-c"],
+                host_config=limits,
+                labels=["r2v"],
             )
         )
         self._container = made["Id"]
@@ -106,17 +108,47 @@ class DockerMachine:
     ) -> Ran:
         # The engine has no deadline for a program.
         limited = ["timeout", "-s", "KILL", f"{wait_s:g}", *argv]
-        variables = self._variables | dict(environment)
+        output = Output(_KEEP_BYTES)
+        code = self._execute(limited, folder, environment, wait_s + _GRACE_S, output)
+        return Ran(None if code == _KILLED else code, output.parts()[0])
+
+    def _execute(
+        self,
+        argv: Sequence[str],
+        folder: str,
+        environment: Mapping[str, str],
+        wait_s: float,
+        output: Output,
+        user: str = "",
+    ) -> int | None:
+        """The exit code of a program, None where it did not end in time."""
         made = self._ask(
             lambda: self._api.exec_create(
-                self._container, limited, environment=variables, workdir=folder
+                self._container,
+                list(argv),
+                environment=self._variables | dict(environment),
+                workdir=folder,
+                user=user,
             )
         )
-        output = Output(_KEEP_BYTES)
-        for part in self._ask(lambda: self._api.exec_start(made["Id"], stream=True)):
-            output.add(part)
-        code = self._ask(lambda: self._api.exec_inspect(made["Id"]))["ExitCode"]
-        return Ran(None if code in (None, _KILLED) else int(code), output.parts()[0])
+        stream = self._ask(lambda: self._api.exec_start(made["Id"], socket=True))
+        deadline = time.monotonic() + wait_s
+        try:
+            ended = self._ask(lambda: follow(getattr(stream, "_sock", stream), output, wait_s))
+        finally:
+            stream.close()
+        while ended and time.monotonic() < deadline:
+            code = self._ask(lambda: self._api.exec_inspect(made["Id"]))["ExitCode"]
+            if code is not None:
+                return int(code)
+            time.sleep(0.01)  # it tells of the end of the output first
+        return None
+
+    def _signal_all(self, name: str) -> None:
+        """A signal to every process but the first."""
+        script = ["/bin/bash", "-c", f"kill -{name} -1"]
+        # Not in `timeout`, which the signal would reach too.
+        self._execute(script, "/", {}, _ANSWER_S, Output(_KEEP_BYTES), user="0")
 
     def open_shell(self, folder: str, environment: Mapping[str, str]) -> None:
         self._variables |= dict(environment)
@@ -140,10 +172,10 @@ class DockerMachine:
         self._shell = ContainerShell(getattr(stream, "_sock", stream), self._waits, self._kill)
 
     def _waits(self) -> bool:
-        return self.run(["/bin/bash", "-c", _WAITS], "/", {}, _ANSWER_S).code == 0
+        return self.run(["/bin/bash", "-c", WAITS], "/", {}, _ANSWER_S).code == 0
 
     def _kill(self, process: str) -> None:
-        self.run(["/bin/bash", "-c", _KILL, "kill", process], "/", {}, _ANSWER_S)
+        self.run(["/bin/bash", "-c", KILL, "kill", process], "/", {}, _ANSWER_S)
 
     def command(self, text: str, wait_s: float) -> Shown:
         shell = self._open()
@@ -153,6 +185,8 @@ class DockerMachine:
 
     def keys(self, typed: bytes, wait_s: float) -> Shown:
         shell = self._open()
+        if not shell.busy:
+            typed = b""  # the shell's own loop would read it
         return self._act(lambda: shell.type(typed), wait_s)
 
     def _act(self, begin: Callable[[], None], wait_s: float) -> Shown:
@@ -177,15 +211,13 @@ class DockerMachine:
         raise RuntimeFailure("a container has no snapshots to go back to")
 
     def stamps(self, folder: str) -> dict[str, tuple[int, int]]:
-        script = f"find {shlex.quote(folder)} -printf '%i %C@ %p\\0'"
-        listed = self.run(["/bin/bash", "-c", script], "/", {}, _ANSWER_S).output
-        found = {}
-        for line in listed.decode("utf-8", "replace").split("\0"):
-            number, _, rest = line.partition(" ")
-            changed, _, path = rest.partition(" ")
-            if path:
-                found[path] = (int(number), int(float(changed) * 1e6))
-        return found
+        output = Output(_MOST_STAMPS)
+        argv = ["/bin/bash", "-c", STAMPS, "stamps", folder]
+        code = self._execute(argv, "/", {}, _ANSWER_S, output)
+        listed, left_out = output.parts()
+        if code is None or left_out:
+            raise MachineGone(f"{folder} has more files than can be looked at")
+        return stamps_of(listed)
 
     def read(self, path: str) -> bytes | None:
         ran = self.run(["/bin/cat", path], "/", {}, _ANSWER_S)
@@ -195,16 +227,16 @@ class DockerMachine:
         return None
 
     def freeze(self) -> None:
-        return None
+        self._signal_all("STOP")
 
     def thaw(self) -> None:
-        return None
+        self._signal_all("CONT")
 
     def end_processes(self) -> None:
         if self._shell is not None:
             self._shell.close()
             self._shell = None
-        self.run(["/bin/bash", "-c", "kill -9 -1"], "/", {}, _ANSWER_S)
+        self._signal_all("KILL")
 
     def close(self) -> None:
         if self._shell is not None:
