@@ -20,7 +20,8 @@ _ETC = {
     "/etc/hosts": b"127.0.0.1 localhost terminal\n::1 localhost\n",
     "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
     "/etc/hostname": b"terminal\n",
-    "/root/.gitconfig": b"[user]\n\tname = root\n\temail = root@localhost\n[init]\n\tdefaultBranch = main\n",
+    "/root/.gitconfig": b"[user]\n\tname = root\n\temail = root@localhost\n"
+    b"[init]\n\tdefaultBranch = main\n",
 }
 _FOLDERS_OF_TESTS = ("/tests", "/etc", "/etc/ssl")
 _SAID = 600

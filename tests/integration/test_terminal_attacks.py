@@ -19,7 +19,8 @@ from envs.terminal_bench.env import TerminalBenchEnv
 from envs.terminal_bench.machine import File
 from envs.terminal_bench.sandbox.machine import SandboxMachine
 from tests.sandboxes import require_bubblewrap
-from tests.terminal_attacks import ATTACKS, FORGERIES, Attack
+from tests.terminal_attacks import ATTACKS, Attack
+from tests.terminal_forgeries import FORGERIES
 
 SECRET = "r2v-bait-5c0f"
 SETTINGS = {"observation_chars": 1500, "memory_mib": 256, "disk_mib": 32, "processes": 48}

@@ -18,7 +18,7 @@ from envs.terminal_bench.places import task_for
 from r2v_dist.errors import RuntimeFailure, UsageError
 from tests.fake_engine import Engine, engine
 from tests.sandboxes import require_bubblewrap
-from tests.terminal_attacks import FORGERIES
+from tests.terminal_forgeries import FORGERIES
 from tests.unit.envs.test_terminal_texts import V1, write
 
 pytest.importorskip("docker", reason="the optional package docker is not installed")

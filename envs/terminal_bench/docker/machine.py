@@ -38,8 +38,8 @@ it, it would be the second, and the container would end with it.
 
 
 def client(address: str) -> Any:
-    """The engine's client; an empty address means DOCKER_HOST or the usual socket. Raises UsageError
-    where there is no engine.
+    """The engine's client; an empty address means DOCKER_HOST or the usual socket. Raises
+    UsageError where there is no engine.
     """
     try:
         import docker
@@ -56,8 +56,8 @@ def client(address: str) -> Any:
     except Exception as error:
         said = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"env.terminal.backend = docker: no engine answers at {address or 'DOCKER_HOST'} ({said}); "
-            f"start one, or set env.terminal.backend: sandbox"
+            f"env.terminal.backend = docker: no engine answers at {address or 'DOCKER_HOST'} "
+            f"({said}); start one, or set env.terminal.backend: sandbox"
         ) from None
     return api
 

@@ -1,8 +1,8 @@
 """A shell in a container, over the one stream that an engine offers for a terminal: commands go in
 where a person types, and come back marked as in `sandbox.shell`.
 
-A command travels as lines of base64, which no setting of the terminal changes, and is evaluated by a
-loop that reads them while no program does. What a person typed and no program read stands before
+A command travels as lines of base64, which no setting of the terminal changes, and is evaluated by
+a loop that reads them while no program does. What a person typed and no program read stands before
 them and is passed over.
 """
 
@@ -48,8 +48,8 @@ _QUIET_S = 1.5
 
 
 class ContainerShell:
-    """`waits` says whether a program of the container reads from its terminal, `kill` ends a process
-    of the container and its children.
+    """`waits` says whether a program of the container reads from its terminal, `kill` ends a
+    process of the container and its children.
     """
 
     def __init__(

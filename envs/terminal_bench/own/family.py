@@ -82,9 +82,9 @@ class Made:
 
 @dataclass(frozen=True)
 class Family:
-    """How tasks of one kind are made. All of them are in one `split`, so that no near-copy of a task
-    crosses from training to test. `packages` are Debian's, beside bash, coreutils, findutils, grep,
-    sed, mawk, tar, gzip and python3.
+    """How tasks of one kind are made. All of them are in one `split`, so that no near-copy of a
+    task crosses from training to test. `packages` are Debian's, beside bash, coreutils, findutils,
+    grep, sed, mawk, tar, gzip and python3.
     """
 
     name: str

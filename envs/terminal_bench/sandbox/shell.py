@@ -236,8 +236,8 @@ class Shell:
 
 
 def split_at_mark(data: bytes, nonce: bytes) -> tuple[bytes, bytes | None, bytes]:
-    """What is shown, what the mark of this number says (None where it is not there), and what may be
-    the beginning of the mark.
+    """What is shown, what the mark of this number says (None where it is not there), and what may
+    be the beginning of the mark.
     """
     mark = _MARK + nonce + b";"
     place = data.find(mark)
