@@ -111,6 +111,10 @@ class Machine(Protocol):
         """A small plain file."""
         ...
 
+    def programs(self) -> list[str]:
+        """The command line of every program but the terminal's idle shell."""
+        ...
+
     def mend(self) -> None:
         """Undo what would let a program of the system run somebody else's code."""
         ...

@@ -3,7 +3,8 @@
 from functools import lru_cache
 from pathlib import Path
 
-from envs.terminal_bench.docker.machine import DockerMachine, client
+from envs.terminal_bench.docker.engine import client
+from envs.terminal_bench.docker.machine import DockerMachine
 from envs.terminal_bench.machine import Machine
 from envs.terminal_bench.own.catalogue import folder_of
 from envs.terminal_bench.sandbox.machine import SandboxMachine, Size

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from envs.terminal_bench.docker.machine import FIRST, DockerMachine, client
+from envs.terminal_bench.docker.engine import client
+from envs.terminal_bench.docker.machine import DockerMachine
+from envs.terminal_bench.docker.programs import FIRST
 from envs.terminal_bench.env import TerminalBenchEnv
 from envs.terminal_bench.machine import File
 from envs.terminal_bench.places import task_for

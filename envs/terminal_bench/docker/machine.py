@@ -5,61 +5,34 @@ reached again by replay only, and what an agent does to the system's own program
 before it is judged, as in the benchmark's own harness.
 """
 
-import hashlib
 import io
 import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from envs.terminal_bench.docker.programs import KILL, STAMPS, WAITS, follow, stamps_of
+from envs.terminal_bench.docker.engine import ANSWER_S, image_of
+from envs.terminal_bench.docker.programs import (
+    FIRST,
+    KILL,
+    PROGRAMS,
+    STAMPS,
+    WAITS,
+    follow,
+    stamps_of,
+)
 from envs.terminal_bench.docker.shell import COMMAND, ContainerShell
 from envs.terminal_bench.machine import Came, File, MachineGone, Ran, Shown
 from envs.terminal_bench.sandbox.shell import Output
 from envs.terminal_bench.task import TerminalTask
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure
 
 T = TypeVar("T")
 _KEEP_BYTES = 64 << 10
-_ANSWER_S = 60
-_BUILD_S = 1800
 _GRACE_S = 5.0
 _KILLED = 137
 _MOST_STAMPS = 32 << 20
 _PUT_AT_S = 1_685_577_600
-FIRST = (
-    "trap '' HUP INT QUIT TERM USR1 USR2 PIPE ALRM; exec {never}<> <(:); "
-    'while :; do read -r -u "$never"; done'
-)
-"""The first process of a container: it waits without end and collects what others leave. No signal
-of the container ends it, as the kernel exempts the first process; with an init of the engine before
-it, it would be the second, and the container would end with it.
-"""
-
-
-def client(address: str) -> Any:
-    """The engine's client; an empty address means DOCKER_HOST or the usual socket. Raises
-    UsageError where there is no engine.
-    """
-    try:
-        import docker
-    except ImportError:
-        raise UsageError(
-            "env.terminal.backend = docker: the package docker is not installed; "
-            "pip install 'r2v-dist[docker]'"
-        ) from None
-    try:
-        settings = {"base_url": address} if address else {}
-        api = docker.APIClient(**settings, version="auto", timeout=_ANSWER_S)
-        api.ping()
-    # A boundary: the library raises what its transports raise.
-    except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"env.terminal.backend = docker: no engine answers at {address or 'DOCKER_HOST'} "
-            f"({said}); start one, or set env.terminal.backend: sandbox"
-        ) from None
-    return api
 
 
 class DockerMachine:
@@ -72,7 +45,7 @@ class DockerMachine:
         self._variables = {"TERM": "xterm-256color", "PAGER": "cat", "GIT_PAGER": "cat"}
         self._folder = "/"
         self._container = ""
-        image = self._engine(lambda: _image_of(api, task))
+        image = self._engine(lambda: image_of(api, task))
         limits = api.create_host_config(
             network_mode="none",
             mem_limit=memory_mib << 20,
@@ -101,7 +74,7 @@ class DockerMachine:
         self._ask(lambda: self._api.put_archive(self._container, "/", raw.getvalue()))
 
     def make_folders(self, paths: Sequence[str]) -> None:
-        self.run(["/bin/mkdir", "-p", *paths], "/", {}, _ANSWER_S)
+        self.run(["/bin/mkdir", "-p", *paths], "/", {}, ANSWER_S)
 
     def run(
         self, argv: Sequence[str], folder: str, environment: Mapping[str, str], wait_s: float
@@ -148,7 +121,7 @@ class DockerMachine:
         """A signal to every process but the first."""
         script = ["/bin/bash", "-c", f"kill -{name} -1"]
         # Not in `timeout`, which the signal would reach too.
-        self._execute(script, "/", {}, _ANSWER_S, Output(_KEEP_BYTES), user="0")
+        self._execute(script, "/", {}, ANSWER_S, Output(_KEEP_BYTES), user="0")
 
     def open_shell(self, folder: str, environment: Mapping[str, str]) -> None:
         self._variables |= dict(environment)
@@ -172,10 +145,10 @@ class DockerMachine:
         self._shell = ContainerShell(getattr(stream, "_sock", stream), self._waits, self._kill)
 
     def _waits(self) -> bool:
-        return self.run(["/bin/bash", "-c", WAITS], "/", {}, _ANSWER_S).code == 0
+        return self.run(["/bin/bash", "-c", WAITS], "/", {}, ANSWER_S).code == 0
 
     def _kill(self, process: str) -> None:
-        self.run(["/bin/bash", "-c", KILL, "kill", process], "/", {}, _ANSWER_S)
+        self.run(["/bin/bash", "-c", KILL, "kill", process], "/", {}, ANSWER_S)
 
     def command(self, text: str, wait_s: float) -> Shown:
         shell = self._open()
@@ -213,15 +186,22 @@ class DockerMachine:
     def stamps(self, folder: str) -> dict[str, tuple[int, int]]:
         output = Output(_MOST_STAMPS)
         argv = ["/bin/bash", "-c", STAMPS, "stamps", folder]
-        code = self._execute(argv, "/", {}, _ANSWER_S, output)
+        code = self._execute(argv, "/", {}, ANSWER_S, output)
         listed, left_out = output.parts()
         if code is None or left_out:
             raise MachineGone(f"{folder} has more files than can be looked at")
         return stamps_of(listed)
 
     def read(self, path: str) -> bytes | None:
-        ran = self.run(["/bin/cat", path], "/", {}, _ANSWER_S)
+        ran = self.run(["/bin/cat", path], "/", {}, ANSWER_S)
         return ran.output if ran.code == 0 else None
+
+    def programs(self) -> list[str]:
+        shell = "" if self._shell is None else self._shell.process
+        output = Output(_KEEP_BYTES)
+        argv = ["/bin/bash", "-c", PROGRAMS, "programs", shell]
+        self._execute(argv, "/", {}, ANSWER_S, output)
+        return output.parts()[0].decode("utf-8", "replace").splitlines()
 
     def mend(self) -> None:
         return None
@@ -267,32 +247,3 @@ class DockerMachine:
         # A boundary: the library raises what its transports raise.
         except Exception as error:
             raise RuntimeFailure(f"the container engine failed: {error}") from error
-
-
-def _image_of(api: Any, task: TerminalTask) -> str:
-    """The name of the task's image, pulled or built if it is not there."""
-    if task.image:
-        if not api.images(name=task.image):
-            for line in api.pull(task.image, stream=True, decode=True):
-                _demand(line)
-        return task.image
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w") as archive:
-        for path, file in sorted(task.context.items()):
-            entry = tarfile.TarInfo(path)
-            entry.size, entry.mode = len(file.content), file.mode
-            archive.addfile(entry, io.BytesIO(file.content))
-    name = f"r2v-terminal:{hashlib.sha256(raw.getvalue()).hexdigest()[:16]}"
-    if not api.images(name=name):
-        raw.seek(0)
-        for line in api.build(
-            fileobj=raw, custom_context=True, tag=name, rm=True, decode=True, timeout=_BUILD_S
-        ):
-            _demand(line)
-    return name
-
-
-def _demand(line: Mapping[str, Any]) -> None:
-    """Raises RuntimeFailure where a line of the engine's report is an error."""
-    if "error" in line:
-        raise RuntimeFailure(" ".join(str(line["error"]).split())[:300])

@@ -9,6 +9,14 @@ import time
 from envs.terminal_bench.machine import MachineGone
 from envs.terminal_bench.sandbox.shell import Output
 
+FIRST = (
+    "trap '' HUP INT QUIT TERM USR1 USR2 PIPE ALRM; exec {never}<> <(:); "
+    'while :; do read -r -u "$never"; done'
+)
+"""The first process of a container: it waits without end and collects what others leave. No signal
+of the container ends it, as the kernel exempts the first process; with an init of the engine before
+it, it would be the second, and the container would end with it.
+"""
 WAITS = (
     'for p in /proc/[0-9]*; do read -r call fd rest < $p/syscall && [ "$call" = 0 ] && '
     "case $(readlink $p/fd/$((fd))) in /dev/pts/*) "
@@ -23,6 +31,14 @@ KILL = (
     "found=$next; done; kill -9 $all"
 )
 """Ends a process and everything that descends from it."""
+PROGRAMS = (
+    "for p in /proc/[0-9]*; do case ${p##*/} in 1|$$|$1) continue;; esac; line=; "
+    "while IFS= read -r -d '' part; do line+=\"$part \"; done < $p/cmdline; "
+    'line=${line%%$\'\\n\'*}; [ -z "$line" ] || echo "${line% }"; done 2>/dev/null'
+)
+"""The first line of the command line of every process but the first, this one, and the shell that
+is named.
+"""
 STAMPS = "find \"$1\" -printf '%i %C@ %p\\0'"
 """Inode, time of the last change and path of everything in a folder."""
 _CHUNK = 1 << 16

@@ -63,12 +63,12 @@ class ContainerShell:
         self._kill = kill
         self._nonce = b"begin"
         self.folder = "/"
-        self._process = ""
+        self.process = ""
         self._ended = False
         stream.setblocking(False)
         _, said = self._until_mark(Output(0), 20.0, look=False)
         process, _, folder = said.partition(b";")
-        self._process = process.decode("ascii", "replace")
+        self.process = process.decode("ascii", "replace")
         self.folder = folder.decode("utf-8", "replace") or "/"
         self._nonce = b""
 
@@ -148,7 +148,7 @@ class ContainerShell:
             came, _ = self.rest(output, _GRACE_S)
             if came in (Came.ENDED, Came.SHELL_ENDED):
                 return Came.STOPPED if came is Came.ENDED else came
-        self._kill(self._process)
+        self._kill(self.process)
         return Came.SHELL_KILLED
 
     def close(self) -> None:

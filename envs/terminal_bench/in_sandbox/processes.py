@@ -20,6 +20,7 @@ _COMMANDS = 9
 _SHELL_FDS = 5
 """Terminal three times, the pipe of commands, and the terminal once more for marks."""
 _ROUNDS = 50
+_LONGEST_LINE = 1000
 
 
 class Processes:
@@ -121,6 +122,19 @@ class Processes:
         """Processes beside the first one and the shell."""
         numbers = [int(name) for name in posix.listdir("/proc") if name.isdigit()]
         return [number for number in numbers if number not in (1, self.shell)]
+
+    def programs(self) -> list[str]:
+        """The command line of each of the others, its first line alone."""
+        lines = []
+        for process in self.others():
+            try:
+                with open(f"/proc/{process}/cmdline", "rb") as file:
+                    line = file.read(_LONGEST_LINE).replace(b"\0", b" ").partition(b"\n")[0]
+            except OSError:  # it ended meanwhile
+                continue
+            if line:  # else it has ended and nobody has collected it
+                lines.append(line.decode("utf-8", "replace").strip())
+        return lines
 
     def shell_is_plain(self) -> bool:
         """Whether the shell waits for its next command and has the descriptors that it began with.

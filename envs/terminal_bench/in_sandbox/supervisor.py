@@ -158,6 +158,10 @@ class Supervisor:
         process, fds = self._processes.start(argv, environment, folder)
         return process, fds, b""
 
+    def do_programs(self) -> Answer:
+        """As `Processes.programs`."""
+        return self._processes.programs(), [], b""
+
     def do_waiting(self) -> Answer:
         """As `Processes.waiting`."""
         return self._processes.waiting(), [], b""

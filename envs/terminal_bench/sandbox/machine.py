@@ -249,6 +249,10 @@ class SandboxMachine:
         reply = self._ask(lambda: self._bubble.ask("read", path, _CHUNK))
         return reply.payload if reply.value else None
 
+    def programs(self) -> list[str]:
+        lines = self._ask(lambda: self._bubble.ask("programs")).value
+        return [str(line) for line in lines]
+
     def mend(self) -> None:
         self._ask(lambda: self._bubble.ask("mend"))
 
