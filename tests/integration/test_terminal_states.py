@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from envs.sandbox.isolation import Means, means
 from envs.terminal_bench.env import TerminalBenchEnv
 from envs.terminal_bench.machine import MachineGone
 from envs.terminal_bench.sandbox.machine import SandboxMachine
@@ -95,3 +96,19 @@ def test_a_machine_that_cannot_be_brought_back_ends_the_episode(
     assert (observation, reward) == ("Error: the terminal is gone: out of memory", 0.0)
     assert terminated
     assert info["stop_reason"] == "lost"
+
+
+def test_memory_is_held_without_control_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_bubblewrap()
+    ungrouped = Means(means().isolation, None)
+    monkeypatch.setattr("envs.terminal_bench.sandbox.machine.means", lambda: ungrouped)
+    settings = '{"command_s": 20.0, "memory_mib": 128}'
+    env = TerminalBenchEnv("tidy-modes@5", max_steps=60, terminal=settings)
+    assert "MemoryError" in said(env, "python3 -c 'bytearray(200 << 20)'")
+    several = "for n in 1 2 3; do python3 -c 'import time; x = bytearray(70 << 20); "
+    several += "time.sleep(2); print(len(x) >> 20)' & done; wait"
+    seen = said(env, several)
+    assert 0 < seen.count("70\n") < 3
+    assert "Killed" in seen
+    assert said(env, "echo $((40 + 2))").startswith("42")
+    env.close()

@@ -21,6 +21,7 @@ _SHELL_FDS = 5
 """Terminal three times, the pipe of commands, and the terminal once more for marks."""
 _ROUNDS = 50
 _LONGEST_LINE = 1000
+_PAGE = resource.getpagesize()
 
 
 class Processes:
@@ -30,11 +31,30 @@ class Processes:
         self._ended = ended
         self._children: set[int] = set()
         self._limits: list[tuple[int, tuple[int, int]]] = []
+        self.most_bytes = 0
+        """What all of them together may have in memory, beside files; 0: the host sees to it."""
         self.shell = 0
 
     def limit(self, limits: list[tuple[int, tuple[int, int]]]) -> None:
         """Limits of every process that is started from here on."""
         self._limits = limits
+
+    def hold_memory(self) -> None:
+        """End the largest processes until all together have no more than they may."""
+        sizes = []
+        for process in (*self.others(), self.shell):
+            try:
+                with open(f"/proc/{process}/statm", encoding="ascii") as file:
+                    _, resident, shared, *_ = map(int, file.read().split())
+            except (OSError, ValueError):  # it ended meanwhile
+                continue
+            sizes.append(((resident - shared) * _PAGE, process))
+        excess = sum(size for size, _ in sizes) - self.most_bytes
+        for size, process in sorted(sizes, reverse=True):
+            if excess <= 0:
+                break
+            kill(process)
+            excess -= size
 
     def reap(self) -> None:
         """Collect what ended, and tell of what the host asked for."""

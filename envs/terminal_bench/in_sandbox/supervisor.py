@@ -26,6 +26,7 @@ from envs.terminal_bench.in_sandbox.processes import Processes, freeze, kill, th
 
 _PR_SET_DUMPABLE = 4
 _SHELL_STATE = "/run/r2v-shell"
+_WATCH_S = 0.05
 _SOL_SOCKET = 1
 _SCM_RIGHTS = 1
 
@@ -53,7 +54,10 @@ class Supervisor:
         _signal.signal(_signal.SIGCHLD, lambda *_: None)
         self.send(("answer", None))
         while True:
-            ready, _, _ = select.select([self._fd, woken], [], [])
+            pause_s = _WATCH_S if self._processes.most_bytes else None
+            ready, _, _ = select.select([self._fd, woken], [], [], pause_s)
+            if pause_s is not None:
+                self._processes.hold_memory()
             if woken in ready:
                 posix.read(woken, 4096)
             self._processes.reap()
@@ -90,9 +94,12 @@ class Supervisor:
             count -= len(part)
         return b"".join(parts)
 
-    def do_limit(self, limits: list[tuple[int, tuple[int, int]]]) -> Answer:
-        """Limits of every process that is started from here on."""
+    def do_limit(self, limits: list[tuple[int, tuple[int, int]]], most_bytes: int) -> Answer:
+        """Limits of every process that is started from here on, and of the memory of all together;
+        0 where the host has a control group for that.
+        """
         self._processes.limit(limits)
+        self._processes.most_bytes = most_bytes
         return _DONE
 
     def do_unpack(self, entries: list[Entry]) -> Answer:

@@ -42,10 +42,14 @@ class Size:
     disk_mib: int = 128
     processes: int = 128
 
-    def rlimits(self) -> list[tuple[int, tuple[int, int]]]:
-        """Limits of each process, also where there are no control groups."""
-        disk = self.disk_mib << 20
+    def rlimits(self, grouped: bool) -> list[tuple[int, tuple[int, int]]]:
+        """Limits of each process. Memory is among them where no control group counts that of all
+        together, as it also counts what is reserved and not used.
+        """
+        disk, memory = self.disk_mib << 20, self.memory_mib << 20
+        alone = [] if grouped else [(resource.RLIMIT_DATA, (memory, memory))]
         return [
+            *alone,
             (resource.RLIMIT_FSIZE, (disk, disk)),
             (resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES)),
             # With 0 the kernel still starts the host's helper for core files; with 1 it does not.
@@ -118,7 +122,9 @@ class SandboxMachine:
         self._closed = False
         try:
             self._bubble.wait_ready()
-            self._bubble.ask("limit", size.rlimits())
+            grouped = means().hierarchy is not None
+            watched = 0 if grouped else size.memory_mib << 20
+            self._bubble.ask("limit", size.rlimits(grouped), watched)
         except BaseException:
             self.close()
             raise
