@@ -3,6 +3,7 @@ socket. Its containers are bubblewrap sandboxes, so that what a container is tol
 done. It is no Docker: it shows that requests and streams fit together, and nothing about an engine.
 """
 
+import base64
 import io
 import json
 import os
@@ -111,6 +112,7 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             "POST /containers/create": self._create,
             r"POST /containers/(\w+)/start": lambda h, m, q, b: h.say({}, 200),
             r"PUT /containers/(\w+)/archive": self._archive,
+            r"GET /containers/(\w+)/archive": self._taken,
             r"POST /containers/(\w+)/exec": self._exec,
             r"POST /exec/(\w+)/start": self._start,
             r"GET /exec/(\w+)/json": lambda h, m, q, b: h.say(
@@ -160,6 +162,19 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             }  # type: ignore[union-attr]
         self.containers[match[1]].put(files)
         handler.say({})
+
+    def _taken(self, handler: Handler, match: Any, query: dict[str, str], body: bytes) -> None:
+        machine = self.containers[match[1]]
+        program = ["/bin/tar", "-C", "/", "-cf", "-", query["path"].lstrip("/")]
+        out = machine._bubble.ask("run", program, machine.variables, "/").fds[0]
+        with open(out, "rb") as file:
+            archive = file.read()
+        stat = base64.b64encode(json.dumps({"name": query["path"]}).encode()).decode()
+        handler.send_response(200)
+        handler.send_header("X-Docker-Container-Path-Stat", stat)
+        handler.send_header("Content-Length", str(len(archive)))
+        handler.end_headers()
+        handler.wfile.write(archive)
 
     def _exec(self, handler: Handler, match: Any, query: dict[str, str], body: bytes) -> None:
         name = f"e{len(self.execs)}"

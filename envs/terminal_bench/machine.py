@@ -107,6 +107,10 @@ class Machine(Protocol):
         """
         ...
 
+    def holds(self, files: Mapping[str, File]) -> bool:
+        """Whether these files are there as they were put, and the system as `mend` left it."""
+        ...
+
     def read(self, path: str) -> bytes | None:
         """A small plain file."""
         ...

@@ -30,7 +30,7 @@ IN_THE_FAST_SUITE = {
     "trace the supervisor",
     "another /bin",
     "a waiting thief of the verdict",
-    "a thief that strikes once",
+    "a thief that wakes himself",
     "another /etc with a library cache",
     "another /etc/ssl with a provider",
 }

@@ -173,11 +173,11 @@ def slow_hands(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_program_runs_while_the_tests_are_put_in_place(
     running: Engine, tmp_path: Path, slow_hands: None
 ) -> None:
-    thief = FORGERIES[0]
-    env = TerminalBenchEnv(thief.task, terminal=settings(tmp_path))
-    env.reset()
-    assert "done" in said(env, thief.command)
-    assert env.step("submit")[1] == 0.0
+    env = TerminalBenchEnv("serve-folder@2", terminal=settings(tmp_path))
+    for thief in FORGERIES[:2]:
+        env.reset()
+        assert "done" in said(env, thief.command)
+        assert env.step("submit")[1] == 0.0
     env.close()
 
 
@@ -188,8 +188,9 @@ def test_a_real_engine(name: str, slow_hands: None) -> None:
     terminal = {"backend": "docker", "engine": os.environ["R2V_TEST_ENGINE"], "command_s": 5.0}
     env = TerminalBenchEnv(name, terminal=json.dumps(terminal))
     task = task_for(name)
-    thief = FORGERIES[0].command
-    for actions, reward in ((task.oracle, 1.0), ((), 0.0), (task.wrong, 0.0), ((thief,), 0.0)):
+    plays = [(task.oracle, 1.0), ((), 0.0), (task.wrong, 0.0)]
+    plays += [((thief.command,), 0.0) for thief in FORGERIES[:2]]
+    for actions, reward in plays:
         env.reset()
         for action in actions:
             env.step(action)

@@ -18,6 +18,7 @@ from envs.terminal_bench.docker.programs import (
     PROGRAMS,
     STAMPS,
     WAITS,
+    contents_of,
     follow,
     stamps_of,
 )
@@ -191,6 +192,14 @@ class DockerMachine:
         if code is None or left_out:
             raise MachineGone(f"{folder} has more files than can be looked at")
         return stamps_of(listed)
+
+    def holds(self, files: Mapping[str, File]) -> bool:
+        top = {path.split("/")[1] for path in files}
+        found: dict[str, bytes] = {}
+        for folder in top:
+            parts, _ = self._ask(lambda: self._api.get_archive(self._container, f"/{folder}"))
+            found |= self._ask(lambda: contents_of(parts))
+        return all(found.get(path) == file.content for path, file in files.items())
 
     def read(self, path: str) -> bytes | None:
         ran = self.run(["/bin/cat", path], "/", {}, ANSWER_S)

@@ -2,9 +2,12 @@
 tools alone; an image has nothing of ours.
 """
 
+import io
 import select
 import socket
+import tarfile
 import time
+from collections.abc import Iterable
 
 from envs.terminal_bench.machine import MachineGone
 from envs.terminal_bench.sandbox.shell import Output
@@ -66,6 +69,18 @@ def follow(stream: socket.socket, output: Output, wait_s: float) -> bool:
             output.add(bytes(pending[_HEAD:end]))
             del pending[:end]
     return False
+
+
+def contents_of(parts: Iterable[bytes]) -> dict[str, bytes]:
+    """The plain files of an archive of a folder of the root, by absolute path."""
+    raw = io.BytesIO(b"".join(parts))
+    found = {}
+    with tarfile.open(fileobj=raw) as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.isreg() else None
+            if file is not None:
+                found[f"/{member.name}"] = file.read()
+    return found
 
 
 def stamps_of(listed: bytes) -> dict[str, tuple[int, int]]:

@@ -105,20 +105,23 @@ class Disk:
         """Undo what would let programs of /usr run code of somebody else: another /bin or /lib, and
         other files that name libraries to load.
         """
-        for path in _SYSTEM_FOLDERS:
-            if link_at(path):  # whose target could be another one later
-                set_aside(path)
+        for path in self.out_of_order():
+            set_aside(path)
+            if path in self._links:
+                posix.symlink(self._links[path], path)
+
+    def out_of_order(self) -> list[str]:
+        """What `mend` would put right."""
+        # The target of a link could be another one later.
+        found = [path for path in _SYSTEM_FOLDERS if link_at(path)]
         for path in _SYSTEM_FILES:
             try:
                 device = posix.lstat(path).st_dev
             except OSError:
                 continue
             if device in self._devices:  # else it is the system's own, mounted there
-                set_aside(path)
-        for path, target in self._links.items():
-            if link_at(path) != target:
-                set_aside(path)
-                posix.symlink(target, path)
+                found.append(path)
+        return found + [path for path, target in self._links.items() if link_at(path) != target]
 
     def stamps(self, folder: str) -> list[tuple[str, int, int]]:
         """Path, inode and time of the last change of any kind of everything in a folder, and of

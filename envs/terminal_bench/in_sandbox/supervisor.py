@@ -148,6 +148,11 @@ class Supervisor:
         """As `Disk.stamps`."""
         return self._disk.stamps(folder), [], b""
 
+    def do_holds(self, contents: list[tuple[str, bytes]]) -> Answer:
+        """Whether these files are there, and the system is in order."""
+        same = [beginning(path, len(content) + 1) == content for path, content in contents]
+        return all(same) and not self._disk.out_of_order(), [], b""
+
     def do_mend(self) -> Answer:
         """As `Disk.mend`."""
         self._disk.mend()

@@ -251,6 +251,10 @@ class SandboxMachine:
         found = self._ask(lambda: self._bubble.ask("stamps", folder)).value
         return {path: (number, changed) for path, number, changed in found}
 
+    def holds(self, files: Mapping[str, File]) -> bool:
+        contents = [(path, file.content) for path, file in files.items()]
+        return bool(self._ask(lambda: self._bubble.ask("holds", contents)).value)
+
     def read(self, path: str) -> bytes | None:
         reply = self._ask(lambda: self._bubble.ask("read", path, _CHUNK))
         return reply.payload if reply.value else None
