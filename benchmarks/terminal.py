@@ -19,8 +19,9 @@ from benchmarks.harness import Mismatch, Spent, interleave
 from envs.terminal_bench.judge import judge, prepare
 from envs.terminal_bench.own.catalogue import FAMILIES, task_name
 from envs.terminal_bench.places import task_for
-from envs.terminal_bench.sandbox.machine import SandboxMachine, Size
+from envs.terminal_bench.sandbox.machine import SandboxMachine
 from envs.terminal_bench.sandbox.options import Root
+from envs.terminal_bench.sandbox.size import Size
 from envs.terminal_bench.task import TerminalTask
 
 _WAIT_S = 30.0

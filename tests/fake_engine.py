@@ -23,8 +23,9 @@ from urllib.parse import parse_qs, urlsplit
 from envs.terminal_bench.dockerfile import read_dockerfile
 from envs.terminal_bench.judge import prepare
 from envs.terminal_bench.machine import File
-from envs.terminal_bench.sandbox.machine import SandboxMachine, Size
+from envs.terminal_bench.sandbox.machine import SandboxMachine
 from envs.terminal_bench.sandbox.options import Root
+from envs.terminal_bench.sandbox.size import Size
 from envs.terminal_bench.task import TerminalTask
 
 

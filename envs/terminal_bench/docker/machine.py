@@ -194,12 +194,14 @@ class DockerMachine:
         return stamps_of(listed)
 
     def holds(self, files: Mapping[str, File]) -> bool:
-        top = {path.split("/")[1] for path in files}
         found: dict[str, bytes] = {}
-        for folder in top:
-            parts, _ = self._ask(lambda: self._api.get_archive(self._container, f"/{folder}"))
-            found |= self._ask(lambda: contents_of(parts))
+        for folder in {path.split("/")[1] for path in files}:
+            found |= self._contents(f"/{folder}")
         return all(found.get(path) == file.content for path, file in files.items())
+
+    def _contents(self, folder: str) -> dict[str, bytes]:
+        parts, _ = self._ask(lambda: self._api.get_archive(self._container, folder))
+        return self._ask(lambda: contents_of(parts))
 
     def read(self, path: str) -> bytes | None:
         ran = self.run(["/bin/cat", path], "/", {}, ANSWER_S)

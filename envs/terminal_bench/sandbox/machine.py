@@ -4,7 +4,6 @@ it.
 
 import atexit
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from envs.terminal_bench.machine import Came, File, MachineGone, Ran, Shown
 from envs.terminal_bench.sandbox.bubble import Bubble, Gone, wait_any
 from envs.terminal_bench.sandbox.options import Root, environment
 from envs.terminal_bench.sandbox.shell import Output, Shell
+from envs.terminal_bench.sandbox.size import Size
 from r2v_dist.errors import RuntimeFailure, UsageError
 
 T = TypeVar("T")
@@ -30,33 +30,6 @@ _CHUNK = 1 << 16
 _START_S = 20.0
 _PUT_AT_NS = 1_685_577_600 * 10**9
 """Files that are put in are as old in every replay."""
-_OPEN_FILES = 1024
-_PENDING_SIGNALS = 256
-
-
-@dataclass(frozen=True)
-class Size:
-    """What a machine may use, all its processes together."""
-
-    memory_mib: int = 512
-    disk_mib: int = 128
-    processes: int = 128
-
-    def rlimits(self, grouped: bool) -> list[tuple[int, tuple[int, int]]]:
-        """Limits of each process. Memory is among them where no control group counts that of all
-        together, as it also counts what is reserved and not used.
-        """
-        disk, memory = self.disk_mib << 20, self.memory_mib << 20
-        alone = [] if grouped else [(resource.RLIMIT_DATA, (memory, memory))]
-        return [
-            *alone,
-            (resource.RLIMIT_FSIZE, (disk, disk)),
-            (resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES)),
-            # With 0 the kernel still starts the host's helper for core files; with 1 it does not.
-            (resource.RLIMIT_CORE, (1, 1)),
-            (resource.RLIMIT_NPROC, (self.processes + 1, self.processes + 1)),
-            (resource.RLIMIT_SIGPENDING, (_PENDING_SIGNALS, _PENDING_SIGNALS)),
-        ]
 
 
 _first = threading.Lock()
