@@ -31,6 +31,7 @@ class Processes:
         self._ended = ended
         self._children: set[int] = set()
         self._limits: list[tuple[int, tuple[int, int]]] = []
+        self._dying: set[int] = set()
         self.most_bytes = 0
         """What all of them together may have in memory, beside files; 0: the host sees to it."""
         self.shell = 0
@@ -42,7 +43,9 @@ class Processes:
     def hold_memory(self) -> None:
         """End the largest processes until all together have no more than they may."""
         sizes = []
-        for process in (*self.others(), self.shell):
+        present = {*self.others(), self.shell}
+        self._dying &= present  # they still hold memory, and will not for long
+        for process in present - self._dying:
             try:
                 with open(f"/proc/{process}/statm", encoding="ascii") as file:
                     _, resident, shared, *_ = map(int, file.read().split())
@@ -54,6 +57,7 @@ class Processes:
             if excess <= 0:
                 break
             kill(process)
+            self._dying.add(process)
             excess -= size
 
     def reap(self) -> None:
