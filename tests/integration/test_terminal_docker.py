@@ -4,7 +4,6 @@ one where R2V_TEST_ENGINE has its address.
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 
 from envs.terminal_bench.docker.engine import client
 from envs.terminal_bench.docker.machine import DockerMachine
-from envs.terminal_bench.docker.programs import FIRST
 from envs.terminal_bench.env import TerminalBenchEnv
 from envs.terminal_bench.machine import File
 from envs.terminal_bench.places import task_for
@@ -87,31 +85,6 @@ def test_killing_every_process_leaves_the_container(running: Engine, tmp_path: P
     assert "42" in said(env, "echo $((40 + 2))")
     assert env.step("submit")[1:3] == (0.0, True)
     env.close()
-
-
-_UNDER_FIRE = """
-for n in 1 2 3; do (sleep 0 &); done
-kill -9 -1
-for name in KILL STOP TERM INT HUP QUIT USR1; do kill -$name 1; done
-sleep 0.3
-grep -l '^State:.Z' /proc/[0-9]*/status | wc -l
-cat /proc/1/comm
-"""
-
-
-def test_the_first_process_of_a_container_cannot_be_ended_and_collects_the_dead() -> None:
-    require_bubblewrap()
-    system = ["--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev"]
-    for name in ("bin", "lib", "lib64"):
-        system += ["--symlink", f"usr/{name}", f"/{name}"]
-    start = 'bash -c "$1" & exec bash -c "$2"'
-    argv = ["bwrap", "--unshare-all", "--as-pid-1", "--die-with-parent", *system, "--"]
-    argv += ["/bin/bash", "-c", start, "start", _UNDER_FIRE, FIRST]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as container:
-        assert container.stdout is not None
-        assert container.stdout.readline() == "0\n"
-        assert container.stdout.readline() == "bash\n"
-        container.kill()
 
 
 def test_keys_that_no_program_reads_do_not_reach_the_shell(running: Engine, tmp_path: Path) -> None:
