@@ -64,6 +64,17 @@ def test_a_state_with_a_process_is_played_again(env: TerminalBenchEnv) -> None:
     assert said(env, start) != started, "it was remembered where it should have been played"
 
 
+@pytest.mark.parametrize(
+    ("change", "look"), [("ulimit -Sf 77", "ulimit -Sf"), ("pushd /tmp", "popd; pwd")]
+)
+def test_a_shell_that_a_snapshot_would_not_have_is_played_again(
+    env: TerminalBenchEnv, change: str, look: str
+) -> None:
+    first = said(env, change, look)
+    said(env, change, "echo elsewhere")
+    assert said(env, change, f"{look} ").split() == first.split()
+
+
 def test_what_is_too_deep_for_a_path_is_removed_and_never_half_copied(
     env: TerminalBenchEnv,
 ) -> None:

@@ -35,6 +35,7 @@ class Processes:
         self.most_bytes = 0
         """What all of them together may have in memory, beside files; 0: the host sees to it."""
         self.shell = 0
+        self._shell_limits = ""
 
     def limit(self, limits: list[tuple[int, tuple[int, int]]]) -> None:
         """Limits of every process that is started from here on."""
@@ -93,6 +94,7 @@ class Processes:
         posix.close(slave)
         posix.close(out)
         self.shell = process
+        self._shell_limits = ""
         return process, [master, into]
 
     def start(
@@ -160,10 +162,16 @@ class Processes:
                 lines.append(line.decode("utf-8", "replace").strip())
         return lines
 
+    def note_limits(self) -> None:
+        """Remember the limits of the shell, if it is a new one."""
+        self._shell_limits = self._shell_limits or _limits_of(self.shell)
+
     def shell_is_plain(self) -> bool:
-        """Whether the shell waits for its next command and has the descriptors that it began with.
-        It tells of a command's end a moment before it waits.
+        """Whether the shell waits for its next command and has the limits and the descriptors that
+        it began with. It tells of a command's end a moment before it waits.
         """
+        if _limits_of(self.shell) != self._shell_limits:
+            return False
         place = f"/proc/{self.shell}"
         for _ in range(_ROUNDS):
             try:
@@ -211,6 +219,15 @@ class Processes:
         """End every other process, and tell of none."""
         _end_all_others()
         self._children.clear()
+
+
+def _limits_of(process: int) -> str:
+    """A process's limits as the kernel writes them, nothing where it has ended."""
+    try:
+        with open(f"/proc/{process}/limits", encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def kill(target: int) -> None:

@@ -135,6 +135,7 @@ class Supervisor:
         """How many files changed since the last look (None where there are too many to say), the
         processes beside this one and the shell, and the shell's folder.
         """
+        self._processes.note_limits()
         others = self._processes.others()
         folder = link_at(f"/proc/{self._processes.shell}/cwd") or "/"
         return (self._disk.changed(most_entries), others, folder), [], b""

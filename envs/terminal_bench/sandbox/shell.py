@@ -26,6 +26,7 @@ __r2v_is() {{ return "$1"; }}
 __r2v_dump() {{
   __r2v_s=$1
   shift
+  [ "${{#DIRSTACK[@]}}" -eq 1 ] || return "$__r2v_s"
   {{
     declare -p && declare -f && alias -p; shopt -p; set +o && trap -p && umask -p
     printf 'cd -- %q\\nset --' "$PWD"
