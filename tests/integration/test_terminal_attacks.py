@@ -96,7 +96,7 @@ def test_an_attack_gets_nothing(
 ) -> None:
     bait = tmp_path / "secret"
     bait.write_text(SECRET)
-    processes, groups, shared = _sandboxes(), _groups(), os.listdir("/dev/shm")
+    processes, groups, shared = _sandboxes(), _groups(), set(os.listdir("/dev/shm"))
     settings = json.dumps(SETTINGS | {"command_s": attack.command_s})
     env = TerminalBenchEnv(attack.task, max_steps=50, terminal=settings)
     env.reset()
@@ -119,7 +119,7 @@ def test_an_attack_gets_nothing(
     assert _gone(processes)
     assert _groups() <= groups
     assert bait.read_text() == SECRET
-    assert os.listdir("/dev/shm") == shared
+    assert "big" not in set(os.listdir("/dev/shm")) - shared  # others use it too
     assert time.gmtime().tm_year > 2020
 
 

@@ -110,7 +110,7 @@ def test_the_shell_stays_as_it_was_left(env: TerminalBenchEnv) -> None:
 def test_a_command_is_stopped_at_its_deadline_and_jobs_run_on(env: TerminalBenchEnv) -> None:
     said(env, "(sleep 3; echo late > /app/late) &")
     assert said(env, "sleep 30; echo no").startswith("[stopped after 2 s; /app")
-    assert said(env, "sleep 0.3; echo yes") == "yes\n[exit 0; /app]"
+    assert said(env, "sleep 0.3; echo yes").startswith("yes\n[exit 0; /app")
     waited = (said(env, "sleep 0.3; cat /app/late") for _ in range(40))
     assert any(shown.startswith("late\n") for shown in waited)
 
