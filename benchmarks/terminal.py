@@ -19,8 +19,9 @@ from benchmarks.harness import Mismatch, Spent, interleave
 from envs.terminal_bench.judge import judge, prepare
 from envs.terminal_bench.own.catalogue import FAMILIES, task_name
 from envs.terminal_bench.places import task_for
-from envs.terminal_bench.sandbox.machine import SandboxMachine, Size
+from envs.terminal_bench.sandbox.machine import SandboxMachine
 from envs.terminal_bench.sandbox.options import Root
+from envs.terminal_bench.sandbox.size import Size
 from envs.terminal_bench.task import TerminalTask
 
 _WAIT_S = 30.0
@@ -29,11 +30,14 @@ _EPISODES = 8
 
 @dataclass(frozen=True)
 class Back:
-    """Milliseconds to be back at a state that `steps` commands lead to."""
+    """Milliseconds to be back at a state that `steps` commands lead to, and the size of its
+    snapshot: medians over the tasks that have as many.
+    """
 
     steps: int
     snapshot_ms: float
     replay_ms: float
+    snapshot_bytes: float
 
 
 def main() -> None:
@@ -44,7 +48,7 @@ def main() -> None:
     tasks = [task_for(task_name(FAMILIES[name], 0)) for name in args.families]
     pairs = interleave(lambda: _typed(tasks), lambda: _script(tasks), args.repeats)
     commands = sum(len(task.oracle) for task in tasks)
-    backs = _ways_back(tasks, args.repeats)
+    backs, sizes = _ways_back(tasks, args.repeats)
     measured = {
         "ratio": round(pairs.wall_ratio, 3),
         "commands_per_s": round(commands / statistics.median(one.wall_s for one in pairs.ours), 1),
@@ -60,9 +64,15 @@ def main() -> None:
                 "snapshot_ms": round(back.snapshot_ms, 2),
                 "replay_ms": round(back.replay_ms, 2),
                 "ratio": round(back.replay_ms / back.snapshot_ms, 2),
+                "snapshot_kb": round(back.snapshot_bytes / 1e3, 1),
             }
             for back in backs
         ],
+        "snapshot_kb": {
+            "smallest": round(min(sizes) / 1e3, 1),
+            "median": round(statistics.median(sizes) / 1e3, 1),
+            "largest": round(max(sizes) / 1e3, 1),
+        },
         "memory_mib_per_episode": round(_memory_mib(), 1),
         "episodes_at_once": _EPISODES,
     }
@@ -115,9 +125,10 @@ def _demand_passed(machine: SandboxMachine, task: TerminalTask) -> None:
         raise Mismatch(f"the oracle of {task.name} did not pass: {verdict.said}")
 
 
-def _ways_back(tasks: Sequence[TerminalTask], repeats: int) -> list[Back]:
-    """By steps, the medians over the tasks that have as many."""
+def _ways_back(tasks: Sequence[TerminalTask], repeats: int) -> tuple[list[Back], list[int]]:
+    """By steps, the medians over the tasks that have as many; and the bytes of every snapshot."""
     spent: dict[int, list[tuple[float, float]]] = {}
+    sizes: dict[int, list[int]] = {}
     for task in tasks:
         machine = _machine()
         prepare(machine, task)
@@ -128,13 +139,15 @@ def _ways_back(tasks: Sequence[TerminalTask], repeats: int) -> list[Back]:
             there = machine.snapshot()
             if there is None:
                 break
+            sizes.setdefault(steps, []).append(len(there))
             for _ in range(repeats):
                 spent.setdefault(steps, []).append(_both_ways(machine, task, first, there, steps))
         machine.close()
-    return [
-        Back(steps, *(1e3 * statistics.median(way) for way in zip(*times, strict=True)))
-        for steps, times in sorted(spent.items())
-    ]
+    backs = []
+    for steps, times in sorted(spent.items()):
+        snapshot_s, replay_s = (statistics.median(way) for way in zip(*times, strict=True))
+        backs.append(Back(steps, 1e3 * snapshot_s, 1e3 * replay_s, statistics.median(sizes[steps])))
+    return backs, [size for of_steps in sizes.values() for size in of_steps]
 
 
 def _both_ways(

@@ -3,9 +3,10 @@ none, and neither does a solution that the environment knows to be wrong.
 """
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,29 @@ _EMPTY = "submit"
 
 
 @dataclass(frozen=True)
+class Play:
+    """How the expert played a task: seconds by the clock from the first observation to the verdict
+    (as many tasks are played at once as there are processors), actions, and what the environment
+    tells of it.
+    """
+
+    task: str
+    passed: bool
+    expert_s: float = 0.0
+    actions: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The schema is in docs/extending.md."""
+        plain = asdict(self)
+        facts: dict[str, Any] = plain.pop("facts")
+        return plain | facts
+
+
+@dataclass(frozen=True)
 class TaskCheck:
     """`failures` names each task that the expert failed, the empty agent passed, or that could not
-    be played; `reasons` says of the last what went wrong.
+    be played; `reasons` says of the last what went wrong. `plays` has the others.
     """
 
     tasks: int
@@ -36,6 +57,7 @@ class TaskCheck:
     empty_failed: int
     failures: tuple[str, ...]
     reasons: Mapping[str, str]
+    plays: tuple[Play, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -44,7 +66,7 @@ class TaskCheck:
 
     def to_json(self) -> dict[str, Any]:
         """The schema is in docs/extending.md."""
-        return asdict(self)
+        return asdict(self) | {"plays": [play.to_json() for play in self.plays]}
 
 
 def check(target: str, on_done: OnDone) -> TaskCheck:
@@ -61,21 +83,24 @@ def check(target: str, on_done: OnDone) -> TaskCheck:
     empty = 0
     failures = list[str]()
     reasons = dict[str, str]()
+    plays = list[Play]()
     with ThreadPoolExecutor(workers) as pool:
         for done, (task, outcome) in enumerate(zip(tasks, pool.map(_look, tasks), strict=True)):
-            oracle += outcome.expert_passed
+            expert_passed = outcome.expert is not None and outcome.expert.passed
+            oracle += expert_passed
             empty += outcome.played and not outcome.empty_passed
-            if not outcome.expert_passed or outcome.empty_passed or outcome.problem:
+            plays += [] if outcome.expert is None else [outcome.expert]
+            if not expert_passed or outcome.empty_passed or outcome.problem:
                 failures.append(task.id)
             if outcome.problem:
                 reasons[task.id] = outcome.problem
             on_done(done + 1, len(tasks))
-    return TaskCheck(len(tasks), oracle, empty, tuple(failures), reasons)
+    return TaskCheck(len(tasks), oracle, empty, tuple(failures), reasons, tuple(plays))
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    expert_passed: bool
+    expert: Play | None
     empty_passed: bool
     problem: str
     played: bool = True
@@ -86,13 +111,13 @@ def _look(task: Task) -> _Outcome:
     looked at.
     """
     try:
-        expert, empty = _expert_passes(task), _empty_passes(task)
+        expert, empty = _expert_plays(task), _empty_passes(task)
         problem = "its wrong solution passes" if _wrong_passes(task) else ""
         return _Outcome(expert, empty, problem)
     # A boundary: whatever a broken task raises is what the check is there to tell.
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return _Outcome(False, False, said, played=False)
+        return _Outcome(None, False, said, played=False)
 
 
 def _tasks(target: str) -> list[Task]:
@@ -117,12 +142,12 @@ def _of_config(config: EnvConfig, seed: int, sandbox: SandboxConfig) -> list[Tas
     return make_tasks(config, seed, os.cpu_count() or 1, lambda done, total: None, sandbox)
 
 
-def _expert_passes(task: Task) -> bool:
-    return _passes(task, lambda env: env.expert_action())
+def _expert_plays(task: Task) -> Play:
+    return _play(task, lambda env: env.expert_action())
 
 
 def _empty_passes(task: Task) -> bool:
-    return _passes(task, lambda env: _EMPTY)
+    return _play(task, lambda env: _EMPTY).passed
 
 
 def _wrong_passes(task: Task) -> bool:
@@ -133,21 +158,35 @@ def _wrong_passes(task: Task) -> bool:
     if not commands:
         return False
     left = iter((*commands, _EMPTY))
-    return _passes(task, lambda env: next(left, None))
+    return _play(task, lambda env: next(left, None)).passed
 
 
-def _passes(task: Task, choose: Callable[[Any], str | None]) -> bool:
+def _play(task: Task, choose: Callable[[Any], str | None]) -> Play:
     env = make(task, expert=True)
     try:
         clean = perturbed(env, task, None, PerturbConfig())
         clean.reset()
-        while (action := choose(clean)) is not None:
+        started = time.monotonic()
+        actions = 0
+        passed = False
+        over = False
+        while not over and (action := choose(clean)) is not None:
             _, reward, terminated, truncated, _ = clean.step(action)
-            if terminated or truncated:
-                return bool(reward > 0)
-        return False
+            actions += 1
+            over = terminated or truncated
+            passed = over and reward > 0
+        seconds = round(time.monotonic() - started, 3)
+        return Play(task.id, bool(passed), seconds, actions, _facts(env))
     finally:
         env.close()
+
+
+def _facts(env: Any) -> Mapping[str, Any]:
+    """What an environment tells of the episode that it has just played, nothing where it has no
+    such method.
+    """
+    tell = getattr(env, "facts", None)
+    return {} if tell is None else dict(tell())
 
 
 def render(target: str, result: TaskCheck) -> str:

@@ -3,6 +3,7 @@ socket. Its containers are bubblewrap sandboxes, so that what a container is tol
 done. It is no Docker: it shows that requests and streams fit together, and nothing about an engine.
 """
 
+import base64
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import selectors
 import socketserver
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -21,8 +23,9 @@ from urllib.parse import parse_qs, urlsplit
 from envs.terminal_bench.dockerfile import read_dockerfile
 from envs.terminal_bench.judge import prepare
 from envs.terminal_bench.machine import File
-from envs.terminal_bench.sandbox.machine import SandboxMachine, Size
+from envs.terminal_bench.sandbox.machine import SandboxMachine
 from envs.terminal_bench.sandbox.options import Root
+from envs.terminal_bench.sandbox.size import Size
 from envs.terminal_bench.task import TerminalTask
 
 
@@ -95,6 +98,8 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.images: dict[str, dict[str, File]] = {}
         self.containers: dict[str, SandboxMachine] = {}
         self.limits: list[dict[str, Any]] = []
+        self.mains: dict[str, int] = {}
+        """Processes that a container ends with, where it has an init before them."""
         self.execs: dict[str, dict[str, Any]] = {}
         self.routes = {
             "(GET|HEAD) /_ping": self._ping,
@@ -108,6 +113,7 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             "POST /containers/create": self._create,
             r"POST /containers/(\w+)/start": lambda h, m, q, b: h.say({}, 200),
             r"PUT /containers/(\w+)/archive": self._archive,
+            r"GET /containers/(\w+)/archive": self._taken,
             r"POST /containers/(\w+)/exec": self._exec,
             r"POST /exec/(\w+)/start": self._start,
             r"GET /exec/(\w+)/json": lambda h, m, q, b: h.say(
@@ -143,6 +149,11 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         prepare(machine, TerminalTask("image", "", build, {}, ""))
         name = f"c{len(self.containers)}"
         self.containers[name] = machine
+        if wanted["HostConfig"].get("Init"):
+            program = [*wanted["Entrypoint"], *wanted["Cmd"]]
+            reply = machine._bubble.ask("run", program, machine.variables, "/")
+            self.mains[name] = reply.value
+            os.close(reply.fds[0])
         handler.say({"Id": name, "Warnings": []}, 201)
 
     def _archive(self, handler: Handler, match: Any, query: dict[str, str], body: bytes) -> None:
@@ -153,9 +164,27 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.containers[match[1]].put(files)
         handler.say({})
 
+    def _taken(self, handler: Handler, match: Any, query: dict[str, str], body: bytes) -> None:
+        machine = self.containers[match[1]]
+        program = ["/bin/tar", "-C", "/", "-cf", "-", query["path"].lstrip("/")]
+        out = machine._bubble.ask("run", program, machine.variables, "/").fds[0]
+        with open(out, "rb") as file:
+            archive = file.read()
+        stat = base64.b64encode(json.dumps({"name": query["path"]}).encode()).decode()
+        handler.send_response(200)
+        handler.send_header("X-Docker-Container-Path-Stat", stat)
+        handler.send_header("Content-Length", str(len(archive)))
+        handler.end_headers()
+        handler.wfile.write(archive)
+
     def _exec(self, handler: Handler, match: Any, query: dict[str, str], body: bytes) -> None:
         name = f"e{len(self.execs)}"
-        self.execs[name] = json.loads(body) | {"machine": self.containers[match[1]], "code": None}
+        machine = self.containers[match[1]]
+        machine._bubble.poll()
+        if self.mains.get(match[1]) in machine._bubble.ended:
+            handler.say({"message": f"container {match[1]} is not running"}, 409)
+            return
+        self.execs[name] = json.loads(body) | {"machine": machine, "code": None}
         handler.say({"Id": name}, 201)
 
     def _start(self, handler: Handler, match: Any, query: dict[str, str], body: bytes) -> None:
@@ -165,10 +194,10 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         handler.hijack()
         if not wanted["Tty"]:
             program = ["/usr/bin/env", *wanted["Cmd"]]
-            ran = machine.run(program, wanted["WorkingDir"], variables, 60)
-            wanted["code"] = ran.code
-            head = b"\x01\x00\x00\x00" + len(ran.output).to_bytes(4, "big")
-            handler.wfile.write(head + ran.output)
+            folder = wanted["WorkingDir"]
+            reply = machine._bubble.ask("run", program, machine.variables | variables, folder)
+            _frames(reply.fds[0], handler)
+            wanted["code"] = _code(machine, reply.value)
             return
         reply = machine._bubble.ask(
             "shell", wanted["Cmd"], machine.variables | variables, wanted["WorkingDir"], 40, 160
@@ -181,6 +210,23 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def _remove(self, handler: Handler, match: Any, query: dict[str, str], body: bytes) -> None:
         self.containers.pop(match[1]).close()
         handler.say({}, 200)
+
+
+def _frames(out: int, handler: Handler) -> None:
+    """A program's output as it comes, in frames."""
+    with open(out, "rb", buffering=0) as file:
+        while data := file.read(1 << 16):
+            handler.wfile.write(b"\x01\x00\x00\x00" + len(data).to_bytes(4, "big") + data)
+
+
+def _code(machine: SandboxMachine, process: int) -> int | None:
+    """The exit code of a program whose output has ended; it may run on."""
+    for _ in range(200):
+        machine._bubble.poll()
+        if process in machine._bubble.ended:
+            return machine._bubble.ended[process]
+        time.sleep(0.01)
+    return None
 
 
 def _relay(terminal: int, connection: Any) -> None:

@@ -16,6 +16,8 @@ class Attack:
     command: str
     seen: str = r"\[exit \d+"
     gone: bool = False
+    task: str = "serve-folder@2"
+    command_s: float = 3.0
 
 
 _CALL = """python3 - <<'END'

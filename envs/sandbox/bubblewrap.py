@@ -12,10 +12,12 @@ import marshal
 import sys
 from functools import cache
 from pathlib import Path
+from types import CodeType
 
 from envs.sandbox.privileges import REACHABLE, hidden, prefix
 
 _SHARED_MEMORY_BYTES = 1 << 20
+_PROJECT = Path(__file__).parents[2]
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
@@ -25,25 +27,40 @@ ENVIRONMENT = {
 }
 
 
-def interpreter(supervisor: Path = _SUPERVISOR) -> list[str]:
+def interpreter(supervisor: Path = _SUPERVISOR, modules: tuple[Path, ...] = ()) -> list[str]:
     """The command of an interpreter that runs a supervisor: without user site, site packages,
-    bytecode files, and without unsafe folders on its path.
+    bytecode files, and without unsafe folders on its path. `modules` are those of this project that
+    the supervisor imports, each after those that it imports itself.
     """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     # The venv's executable needs the venv's pyvenv.cfg; the base executable finds its library by
     # itself.
-    program = _compiled(supervisor)
+    program = _compiled(supervisor, modules)
     return [str(prefix() / "bin" / version), "-P", "-s", "-S", "-B", "-c", program]
 
 
 @cache
-def _compiled(path: Path) -> str:
-    """A file for `python -c`, compiled once and here, because the interpreter inside is the
-    same.
+def _compiled(supervisor: Path, modules: tuple[Path, ...]) -> str:
+    """A program for `python -c`, compiled once and here, because the interpreter inside is the
+    same. Its modules stand where an import looks first, as their files are not inside.
     """
-    code = compile(path.read_text(encoding="utf-8"), path.name, "exec", dont_inherit=True)
-    compiled = marshal.dumps(code).hex()
-    return f"import marshal\nexec(marshal.loads(bytes.fromhex({compiled!r})))"
+    named = [(_name(module), _code(module)) for module in modules]
+    named.append(("__main__", _code(supervisor)))
+    return f"""import marshal, sys
+for name, code in marshal.loads(bytes.fromhex({marshal.dumps(named).hex()!r})):
+    exec(code, sys.modules.setdefault(name, type(sys)(name)).__dict__)
+"""
+
+
+def _code(path: Path) -> CodeType:
+    """Without docstrings: the kernel takes arguments of 128 KiB at most."""
+    source = path.read_text(encoding="utf-8")
+    return compile(source, path.name, "exec", dont_inherit=True, optimize=2)
+
+
+def _name(module: Path) -> str:
+    """What a file of this project is imported as."""
+    return ".".join(module.relative_to(_PROJECT).with_suffix("").parts)
 
 
 def command(options_fd: int) -> list[str]:

@@ -15,7 +15,8 @@ from pathlib import PurePosixPath
 from envs.terminal_bench.machine import File
 
 _PLAIN_IMAGE = re.compile(
-    r"(?:(?:ghcr|docker)\.io/)?(?:library/)?(?:laude-institute/t-bench/)?(?:debian|ubuntu|python(?:-3-\d+)?|ubuntu-24-04)(?::[\w.-]+)?(?:@sha256:\w+)?"
+    r"(?:(?:ghcr|docker)\.io/)?(?:library/)?(?:laude-institute/t-bench/)?"
+    r"(?:debian|ubuntu|python(?:-3-\d+)?|ubuntu-24-04)(?::[\w.-]+)?(?:@sha256:\w+)?"
 )
 _NETWORK = re.compile(
     r"\b(?:curl|wget)\s|\bgit\s+clone\b|\bnpm\s+i|\bcargo\s+install|\bgo\s+install"

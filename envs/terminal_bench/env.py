@@ -120,6 +120,25 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         self._needs_expert("wrong_solution")
         return self._task.wrong
 
+    def facts(self) -> dict[str, Any]:
+        """What `r2v tasks check` tells of an episode: where it ran, and the programs of the agent
+        that its tests needed and that outlived them.
+        """
+        config = self._config
+        sandboxed = f"bubblewrap, {config.root or '/usr'}"
+        isolation = sandboxed if config.backend == "sandbox" else "container"
+        machine = self._machine
+        keeps = self._task.keeps_processes
+        survived = machine.programs() if keeps and machine is not None else []
+        return {
+            "difficulty": self._task.difficulty,
+            "category": self._task.category,
+            "commands": len(self._task.oracle),
+            "isolation": isolation,
+            "keeps_processes": keeps,
+            "survived": survived,
+        }
+
     def render(self) -> str:
         """The last observation."""
         return self._observation
@@ -144,10 +163,10 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
 
     def _really(self, action: str) -> Result:
         """Take an action from where the path says."""
-        machine = self._there()
         before = self._states[self._path]
-        self._states.standing = None
         try:
+            machine = self._there()
+            self._states.standing = None
             self._states.keep(self._path, machine.snapshot)
             result = self._act(machine, action, before)
         except MachineGone as gone:

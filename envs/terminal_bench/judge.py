@@ -2,9 +2,11 @@
 not in the machine before the agent has ended, and whoever touches it while it judges has failed.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from envs.terminal_bench.dockerfile import Put
 from envs.terminal_bench.machine import File, Machine
@@ -20,10 +22,13 @@ _ETC = {
     "/etc/hosts": b"127.0.0.1 localhost terminal\n::1 localhost\n",
     "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
     "/etc/hostname": b"terminal\n",
-    "/root/.gitconfig": b"[user]\n\tname = root\n\temail = root@localhost\n[init]\n\tdefaultBranch = main\n",
+    "/root/.gitconfig": b"[user]\n\tname = root\n\temail = root@localhost\n"
+    b"[init]\n\tdefaultBranch = main\n",
 }
-_FOLDERS_OF_TESTS = ("/tests", "/etc")
+_FOLDERS_OF_TESTS = ("/tests", "/etc", "/etc/ssl")
 _SAID = 600
+_TICK_S = 0.011
+"""The kernel's clock for files may have ticks of 10 ms, and two changes in one have one time."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,15 @@ def judge(machine: Machine, task: TerminalTask) -> Verdict:
         machine.end_processes()
     machine.freeze()  # who waits for the tests must not see them come
     machine.mend()
-    machine.run(["/bin/rm", "-rf", "/tests", "/logs/verifier"], "/", {}, SETUP_S)
+    removed = machine.run(["/bin/rm", "-rf", "/tests", "/logs/verifier"], "/", {}, SETUP_S)
+    if removed.code != 0:
+        return Verdict(False, f"/tests could not be removed\n{text_of(removed.output, _SAID)}")
     machine.put(task.tests)
     machine.make_folders(("/logs/verifier",))
     before = _stamps(machine, task)
+    if not _in_place(machine, task):
+        return Verdict(False, "the tests or the system were touched before the tests ran")
+    time.sleep(_TICK_S)
     machine.thaw()
     environment = dict(task.build.environment) | {"TEST_DIR": "/tests"}
     script = ["/bin/bash", "-c", task.test_script]
@@ -89,6 +99,17 @@ def judge(machine: Machine, task: TerminalTask) -> Verdict:
     if _stamps(machine, task) != before:
         return Verdict(False, f"the tests or the system were touched while the tests ran\n{said}")
     return Verdict(_passed(machine, task, ran.code), said)
+
+
+def _in_place(machine: Machine, task: TerminalTask) -> bool:
+    """Whether the tests are there as they were put, with nothing beside them. Who touches them from
+    here on is found out by the stamps, which were taken before; that all programs are frozen is no
+    proof, as one can be woken by a timer of its own.
+    """
+    folders = {str(parent) for path in task.tests for parent in PurePosixPath(path).parents}
+    inside = (path for path in machine.stamps("/tests") if path.startswith("/tests/"))
+    strangers = [path for path in inside if path not in task.tests and path not in folders]
+    return not strangers and machine.holds(task.tests)
 
 
 def _stamps(machine: Machine, task: TerminalTask) -> dict[str, tuple[int, int]]:

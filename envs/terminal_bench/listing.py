@@ -34,11 +34,15 @@ _DPKG = Path("var/lib/dpkg/status")
 
 @dataclass(frozen=True)
 class Fit:
-    """What keeps each back end from running a task; nothing where it can."""
+    """What keeps each back end from running a task (nothing where it can), and what its folder
+    says of it.
+    """
 
     task: str
     sandbox: tuple[str, ...]
     docker: tuple[str, ...]
+    difficulty: str = ""
+    category: str = ""
 
     def of(self, backend: str) -> tuple[str, ...]:
         """The problems of a back end."""
@@ -72,7 +76,9 @@ def fit_of(folder: Path, config: TerminalConfig) -> Fit:
     except UsageError as error:
         return Fit(folder.name, (str(error),), (str(error),))
     several = ("it has several containers",) if task.compose else ()
-    return Fit(folder.name, tuple(_for_sandbox(task, config)), (*task.problems, *several))
+    docker = (*task.problems, *several)
+    sandbox = tuple(_for_sandbox(task, config))
+    return Fit(folder.name, sandbox, docker, task.difficulty, task.category)
 
 
 def _for_sandbox(task: TerminalTask, config: TerminalConfig) -> Iterable[str]:
@@ -128,11 +134,13 @@ def render(fits: list[Fit]) -> str:
     """A line for each task and back end that cannot run it."""
     lines = [f"{sum(not fit.sandbox for fit in fits)} of {len(fits)} tasks run in the sandbox here"]
     for fit in fits:
+        kind = ", ".join(filter(None, (fit.difficulty, fit.category)))
+        name = f"{fit.task} ({kind})" if kind else fit.task
         if fit.sandbox and fit.sandbox == fit.docker:
-            lines.append(f"  {fit.task}: nowhere: {'; '.join(fit.sandbox)}")
+            lines.append(f"  {name}: nowhere: {'; '.join(fit.sandbox)}")
         else:
             sandbox, docker = _said(fit.sandbox), _said(fit.docker)
-            lines.append(f"  {fit.task}: sandbox {sandbox}, docker {docker}")
+            lines.append(f"  {name}: sandbox {sandbox}, docker {docker}")
     return "\n".join(lines)
 
 

@@ -107,8 +107,16 @@ class Machine(Protocol):
         """
         ...
 
+    def holds(self, files: Mapping[str, File]) -> bool:
+        """Whether these files are there as they were put, and the system as `mend` left it."""
+        ...
+
     def read(self, path: str) -> bytes | None:
         """A small plain file."""
+        ...
+
+    def programs(self) -> list[str]:
+        """The command line of every program but the terminal's idle shell."""
         ...
 
     def mend(self) -> None:

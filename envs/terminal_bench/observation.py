@@ -5,7 +5,8 @@ import re
 from envs.terminal_bench.machine import Came, Shown
 
 _ESCAPES = re.compile(
-    rb"\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|\[[0-?]*[ -/]*[@-~]|[ -/]*[0-~])"
+    rb"\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?"
+    rb"|\[[0-?]*[ -/]*[@-~]|[ -/]*[0-~])"
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f]")
 _LONGEST_LINE = 2000

@@ -3,11 +3,13 @@
 from functools import lru_cache
 from pathlib import Path
 
-from envs.terminal_bench.docker.machine import DockerMachine, client
+from envs.terminal_bench.docker.engine import client
+from envs.terminal_bench.docker.machine import DockerMachine
 from envs.terminal_bench.machine import Machine
 from envs.terminal_bench.own.catalogue import folder_of
-from envs.terminal_bench.sandbox.machine import SandboxMachine, Size
+from envs.terminal_bench.sandbox.machine import SandboxMachine
 from envs.terminal_bench.sandbox.options import Root
+from envs.terminal_bench.sandbox.size import Size
 from envs.terminal_bench.task import TerminalTask, read_folder, read_task
 from r2v_dist.config.terminal import TerminalConfig
 

@@ -14,7 +14,8 @@ from r2v_dist.messages import Heard, text_of
 _ENDING = re.compile(r"^\[exit (\d+)\b.*\]$", re.MULTILINE)
 _CHANGED = re.compile(r"^\[.*\b\d+ files? changed\]$", re.MULTILINE)
 _ERROR = re.compile(
-    r"no such file|not found|permission denied|invalid option|unrecognized option|syntax error|cannot |fatal:|traceback|^error\b",
+    r"no such file|not found|permission denied|invalid option|unrecognized option|syntax error"
+    r"|cannot |fatal:|traceback|^error\b",
     re.IGNORECASE | re.MULTILINE,
 )
 _NOT_EXECUTED = re.compile(r"not executed|nothing was done", re.IGNORECASE)

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from envs.spec import TaskRequest
-from envs.terminal_bench.docker.machine import client
+from envs.terminal_bench.docker.engine import client
 from envs.terminal_bench.listing import fit_of, task_folders
 from envs.terminal_bench.own.catalogue import families_of, missing_programs, task_name
 from envs.terminal_bench.own.family import Family

@@ -42,7 +42,6 @@ class TerminalTask:
     oracle_files: Mapping[str, File] | None = None
     wrong: tuple[str, ...] = ()
     keeps_processes: bool = True
-    agent_s: float = 360.0
     test_s: float = 60.0
     difficulty: str = ""
     category: str = ""
@@ -118,7 +117,6 @@ def _read_v2(name: str, files: Mapping[str, File]) -> TerminalTask:
         else _at("/solution", _below(files, "solution/")),
         wrong=commands_of(_text(files, "solution/wrong.sh"), True),
         keeps_processes=bool(metadata.get("r2v_keeps_processes", True)),
-        agent_s=float(described.get("agent", {}).get("timeout_sec", 360.0)),
         test_s=float(described.get("verifier", {}).get("timeout_sec", 60.0)),
         difficulty=str(metadata.get("difficulty", "")),
         category=str(metadata.get("category", "")),
@@ -151,7 +149,6 @@ def _read_v1(name: str, files: Mapping[str, File]) -> TerminalTask:
         oracle_files=_at(
             "/solution", {"solve.sh": files["solution.sh"]} if "solution.sh" in files else {}
         ),
-        agent_s=float(described.get("max_agent_timeout_sec", 360.0)),
         test_s=float(described.get("max_test_timeout_sec", 60.0)),
         difficulty=str(described.get("difficulty", "")),
         category=str(described.get("category", "")),

@@ -27,7 +27,7 @@ def check(
         bool,
         typer.Option(
             "--json",
-            help="machine-readable: {tasks, oracle_passed, empty_failed, failures, reasons}",
+            help="machine-readable: {tasks, oracle_passed, empty_failed, failures, reasons, plays}",
         ),
     ] = False,
 ) -> None:
@@ -65,7 +65,10 @@ def list_tasks(
     ] = None,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="machine-readable: a list of {task, sandbox, docker} problems"),
+        typer.Option(
+            "--json",
+            help="machine-readable: a list of {task, sandbox, docker, difficulty, category}",
+        ),
     ] = False,
 ) -> None:
     """List the tasks of a directory: which back end can run each, and why not."""

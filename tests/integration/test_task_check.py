@@ -5,6 +5,7 @@ tasks are in order.
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,10 @@ def test_the_shipped_programming_tasks_are_in_order() -> None:
     require_bubblewrap()
     done = r2v("shipped", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {
+    result = json.loads(done.stdout)
+    plays = result.pop("plays")
+    assert [set(play) for play in plays] == 6 * [{"task", "passed", "expert_s", "actions"}]
+    assert result == {
         "tasks": 6,
         "oracle_passed": 6,
         "empty_failed": 6,
@@ -65,12 +69,13 @@ def test_games_are_checked_by_the_same_command() -> None:
 
 def test_what_is_not_in_order_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     require_bubblewrap()
-    expert = checking._expert_passes
+    expert = checking._expert_plays
 
-    def broken(task: Any) -> bool:
-        return expert(task) and task.id != "R2V/3"
+    def broken(task: Any) -> checking.Play:
+        play = expert(task)
+        return replace(play, passed=play.passed and task.id != "R2V/3")
 
-    monkeypatch.setattr(checking, "_expert_passes", broken)
+    monkeypatch.setattr(checking, "_expert_plays", broken)
     monkeypatch.setattr(checking, "_empty_passes", lambda task: task.id == "R2V/5")
     result = check("shipped", lambda done, total: None)
     assert (result.tasks, result.oracle_passed, result.empty_failed) == (6, 5, 5)
@@ -81,12 +86,12 @@ def test_what_is_not_in_order_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_task_that_cannot_be_played_does_not_end_the_check(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(task: Any) -> bool:
+    def broken(task: Any) -> checking.Play:
         if task.id == "R2V/0":
             raise RuntimeFailure("the canonical solution\ndoes not run")
-        return True
+        return checking.Play(task.id, True)
 
-    monkeypatch.setattr(checking, "_expert_passes", broken)
+    monkeypatch.setattr(checking, "_expert_plays", broken)
     monkeypatch.setattr(checking, "_empty_passes", lambda task: False)
     result = check("shipped", lambda done, total: None)
     assert (result.tasks, result.oracle_passed, result.empty_failed, result.failures) == (
@@ -121,9 +126,25 @@ def test_a_wrong_solution_that_passes_is_a_finding(
     assert (found.oracle_passed, found.empty_failed) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "survivors"), [("queue-worker@1", ["/bin/bash /app/worker.sh"]), ("tidy-modes@1", [])]
+)
+def test_a_play_tells_which_programs_the_tests_needed(name: str, survivors: list[str]) -> None:
+    require_bubblewrap()
+    arguments = (("task", name), ("max_steps", 60))
+    play = checking._expert_plays(Task(name, "check", "r2v/TerminalBench-v0", arguments)).to_json()
+    assert (play["task"], play["passed"]) == (name, True)
+    assert play["actions"] == play["commands"] + 1
+    assert play["expert_s"] > 0
+    assert play["isolation"].startswith("bubblewrap, /")
+    assert play["keeps_processes"] == bool(survivors)
+    assert play["survived"][:1] == survivors  # then what these started
+
+
 def test_the_tasks_of_a_directory_are_listed_with_reasons(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
-    (tmp_path / "bare" / "task.yaml").write_text("instruction: Do it.\n", encoding="utf-8")
+    described = "instruction: Do it.\ndifficulty: hard\ncategory: files\n"
+    (tmp_path / "bare" / "task.yaml").write_text(described, encoding="utf-8")
     command = [sys.executable, "-m", "r2v_dist.cli", "tasks", "list", str(tmp_path)]
     done = subprocess.run(
         [*command, "--json"], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
@@ -131,6 +152,7 @@ def test_the_tasks_of_a_directory_are_listed_with_reasons(tmp_path: Path) -> Non
     (only,) = json.loads(done.stdout)
     assert only["task"] == "bare"
     assert only["sandbox"] == only["docker"]
+    assert (only["difficulty"], only["category"]) == ("hard", "files")
     assert "Dockerfile is missing" in only["sandbox"]
     failed = subprocess.run(
         [*command[:-1], str(tmp_path / "none")],

@@ -2,11 +2,12 @@
 and no attack is a way to pass.
 """
 
+import json
 import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -15,17 +16,23 @@ import pytest
 import envs.make  # noqa: F401 -- registers
 from envs.sandbox.isolation import means
 from envs.terminal_bench.env import TerminalBenchEnv
+from envs.terminal_bench.machine import File
+from envs.terminal_bench.sandbox.machine import SandboxMachine
 from tests.sandboxes import require_bubblewrap
 from tests.terminal_attacks import ATTACKS, Attack
+from tests.terminal_forgeries import FORGERIES
 
 SECRET = "r2v-bait-5c0f"
-SETTINGS = '{"command_s": 3.0, "observation_chars": 1500, "memory_mib": 256, "disk_mib": 32, "processes": 48}'
+SETTINGS = {"observation_chars": 1500, "memory_mib": 256, "disk_mib": 32, "processes": 48}
 IN_THE_FAST_SUITE = {
     "remove everything",
     "kill every process",
     "trace the supervisor",
     "another /bin",
     "a waiting thief of the verdict",
+    "a thief that wakes himself",
+    "another /etc with a library cache",
+    "another /etc/ssl with a provider",
 }
 
 
@@ -51,6 +58,19 @@ def port() -> Iterator[int]:
             server.accept()
 
 
+@pytest.fixture
+def slow_hands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that lie in the machine for a while before they run: time for a thief."""
+    put = SandboxMachine.put
+
+    def put_slowly(machine: SandboxMachine, files: Mapping[str, File]) -> None:
+        put(machine, files)
+        if any(path.startswith("/tests/") for path in files):
+            time.sleep(0.5)
+
+    monkeypatch.setattr(SandboxMachine, "put", put_slowly)
+
+
 def _sandboxes() -> set[int]:
     children = psutil.Process().children(recursive=True)
     return {child.pid for child in children if child.is_running()}
@@ -68,16 +88,17 @@ def _groups() -> set[str]:
         pytest.param(
             one, id=one.name, marks=() if one.name in IN_THE_FAST_SUITE else pytest.mark.slow
         )
-        for one in ATTACKS
+        for one in (*ATTACKS, *FORGERIES)
     ],
 )
 def test_an_attack_gets_nothing(
-    attack: Attack, neighbour: TerminalBenchEnv, port: int, tmp_path: Path
+    attack: Attack, neighbour: TerminalBenchEnv, port: int, tmp_path: Path, slow_hands: None
 ) -> None:
     bait = tmp_path / "secret"
     bait.write_text(SECRET)
-    processes, groups, shared = _sandboxes(), _groups(), os.listdir("/dev/shm")
-    env = TerminalBenchEnv("serve-folder@2", max_steps=50, terminal=SETTINGS)
+    processes, groups, shared = _sandboxes(), _groups(), set(os.listdir("/dev/shm"))
+    settings = json.dumps(SETTINGS | {"command_s": attack.command_s})
+    env = TerminalBenchEnv(attack.task, max_steps=50, terminal=settings)
     env.reset()
     command = attack.command.replace("{bait}", str(bait)).replace("{port}", str(port))
     seen, reward, over, _, _ = env.step(command)
@@ -98,7 +119,7 @@ def test_an_attack_gets_nothing(
     assert _gone(processes)
     assert _groups() <= groups
     assert bait.read_text() == SECRET
-    assert os.listdir("/dev/shm") == shared
+    assert "big" not in set(os.listdir("/dev/shm")) - shared  # others use it too
     assert time.gmtime().tm_year > 2020
 
 

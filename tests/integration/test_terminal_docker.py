@@ -1,19 +1,24 @@
-"""The back end `docker` against a stand-in for an engine (tests/fake_engine.py): no real engine was
-ever asked.
+"""The back end `docker` against a stand-in for an engine (tests/fake_engine.py), and against a real
+one where R2V_TEST_ENGINE has its address.
 """
 
 import json
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from envs.terminal_bench.docker.machine import client
+from envs.terminal_bench.docker.engine import client
+from envs.terminal_bench.docker.machine import DockerMachine
 from envs.terminal_bench.env import TerminalBenchEnv
+from envs.terminal_bench.machine import File
 from envs.terminal_bench.places import task_for
 from r2v_dist.errors import RuntimeFailure, UsageError
 from tests.fake_engine import Engine, engine
 from tests.sandboxes import require_bubblewrap
+from tests.terminal_forgeries import FORGERIES
 from tests.unit.envs.test_terminal_texts import V1, write
 
 pytest.importorskip("docker", reason="the optional package docker is not installed")
@@ -71,3 +76,100 @@ def test_a_failed_build_and_a_missing_engine_are_told(running: Engine, tmp_path:
         env.reset()
     with pytest.raises(UsageError, match="no engine answers at unix:///nowhere"):
         client("unix:///nowhere.sock")
+
+
+def test_killing_every_process_leaves_the_container(running: Engine, tmp_path: Path) -> None:
+    env = TerminalBenchEnv("tidy-modes@1", terminal=settings(tmp_path))
+    env.reset()
+    assert "alive" in said(env, "sleep 100 & kill -9 -1; echo alive")
+    assert "42" in said(env, "echo $((40 + 2))")
+    assert env.step("submit")[1:3] == (0.0, True)
+    env.close()
+
+
+def test_keys_that_no_program_reads_do_not_reach_the_shell(running: Engine, tmp_path: Path) -> None:
+    env = TerminalBenchEnv("tidy-modes@1", terminal=settings(tmp_path))
+    env.reset()
+    assert said(env, "keys i hello Escape :wq Enter x") == "[typed; /app]"
+    assert said(env, "sleep 0.5 & wait").startswith("[")
+    assert said(env, "echo $((40 + 2))") == "42\n[exit 0; /app]"
+    env.close()
+
+
+V2 = {
+    "task.toml": 'version = "1.0"\n[verifier]\ntimeout_sec = 9.0\n',
+    "instruction.md": "Do it.\n",
+    "environment/Dockerfile": "FROM debian:12\nWORKDIR /app\n",
+    "solution/solve.sh": "echo done > /app/done\n",
+    "tests/test.sh": "[ -e /app/done ] && echo 1 > /logs/verifier/reward.txt\n",
+}
+
+
+def test_tests_of_many_files_are_all_looked_after(running: Engine, tmp_path: Path) -> None:
+    many = {f"tests/data/{number:04}{'x' * 160}": "x" for number in range(450)}
+    write(tmp_path / "mine", V2 | many)
+    env = TerminalBenchEnv(str(tmp_path / "mine"), terminal=settings(tmp_path))
+    for actions, reward in (((), 0.0), (("echo done > done",), 1.0)):
+        env.reset()
+        for action in actions:
+            env.step(action)
+        assert env.step("submit")[1] == reward
+    env.close()
+
+
+def test_a_program_whose_deadline_was_stopped_is_not_waited_for(
+    running: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("envs.terminal_bench.docker.machine._GRACE_S", 0.2)
+    machine = DockerMachine(
+        client(f"unix://{tmp_path}/engine.sock"), task_for("tidy-modes@1"), 256, 64
+    )
+    started = time.monotonic()
+    ran = machine.run(["/bin/bash", "-c", "kill -STOP $PPID; sleep 50"], "/", {}, 0.3)
+    assert ran.code is None
+    assert time.monotonic() - started < 20
+    machine.close()
+
+
+@pytest.fixture
+def slow_hands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that lie in the machine for a while before they run: time for a thief."""
+    put = DockerMachine.put
+
+    def put_slowly(machine: DockerMachine, files: Mapping[str, File]) -> None:
+        put(machine, files)
+        time.sleep(0.5)
+
+    monkeypatch.setattr(DockerMachine, "put", put_slowly)
+
+
+def test_no_program_runs_while_the_tests_are_put_in_place(
+    running: Engine, tmp_path: Path, slow_hands: None
+) -> None:
+    env = TerminalBenchEnv("serve-folder@2", terminal=settings(tmp_path))
+    for thief in FORGERIES[:2]:
+        env.reset()
+        assert "done" in said(env, thief.command)
+        assert env.step("submit")[1] == 0.0
+    env.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("R2V_TEST_ENGINE" not in os.environ, reason="R2V_TEST_ENGINE names no engine")
+@pytest.mark.parametrize("name", ["tidy-modes@1", "cut-release@1", "serve-folder@2"])
+def test_a_real_engine(name: str, slow_hands: None) -> None:
+    terminal = {"backend": "docker", "engine": os.environ["R2V_TEST_ENGINE"], "command_s": 5.0}
+    env = TerminalBenchEnv(name, terminal=json.dumps(terminal))
+    task = task_for(name)
+    plays = [(task.oracle, 1.0), ((), 0.0), (task.wrong, 0.0)]
+    plays += [((thief.command,), 0.0) for thief in FORGERIES[:2]]
+    for actions, reward in plays:
+        env.reset()
+        for action in actions:
+            env.step(action)
+        assert "alive" in said(env, "echo alive")
+        assert env.step("submit")[1] == reward
+    env.reset()
+    assert "alive" in said(env, "sleep 100 & kill -9 -1; echo alive")
+    assert env.step("submit")[1] == 0.0
+    env.close()

@@ -1,6 +1,4 @@
-"""Terminal tasks through Gymnasium's own door: checked, solvable, judged only at the end, and back
-at a state without playing it again.
-"""
+"""Terminal tasks through Gymnasium's own door: checked, solvable, and judged only at the end."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +14,6 @@ from envs.tasks import make_tasks
 from envs.terminal_bench.env import TerminalBenchEnv
 from envs.terminal_bench.own.catalogue import FAMILIES, missing_programs, task_name
 from envs.terminal_bench.places import task_for
-from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.config.env import EnvConfig, SplitSizes
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Task
@@ -113,7 +110,7 @@ def test_the_shell_stays_as_it_was_left(env: TerminalBenchEnv) -> None:
 def test_a_command_is_stopped_at_its_deadline_and_jobs_run_on(env: TerminalBenchEnv) -> None:
     said(env, "(sleep 3; echo late > /app/late) &")
     assert said(env, "sleep 30; echo no").startswith("[stopped after 2 s; /app")
-    assert said(env, "sleep 0.3; echo yes") == "yes\n[exit 0; /app]"
+    assert said(env, "sleep 0.3; echo yes").startswith("yes\n[exit 0; /app")
     waited = (said(env, "sleep 0.3; cat /app/late") for _ in range(40))
     assert any(shown.startswith("late\n") for shown in waited)
 
@@ -178,42 +175,6 @@ def test_answers_that_mean_nothing_cost_a_step(env: TerminalBenchEnv) -> None:
         assert (reward, terminated, truncated) == (0.0, False, False)
         assert observation
     assert said(env, "pwd") == "/app\n[exit 0; /app]"
-
-
-def test_a_state_is_reached_again_by_a_snapshot(env: TerminalBenchEnv) -> None:
-    tree = TreeEnv(env, Tree())  # type: ignore[arg-type]
-    tree.reset()
-    first = ("cd /tmp", "x=7; umask 027; alias say=echo; set -u; echo one > a")
-    for action in first:
-        tree.step(action)
-    one = tree.step("echo two > a; x=8; rm -rf /app; cd /").observation
-    assert "changed" in one
-    tree.reset()
-    for action in first:
-        tree.step(action)
-    back = tree.step("say $x $(cat a) $(umask) $PWD; ls -d /app; set -o | grep nounset").observation
-    assert back.split() == [
-        "7",
-        "one",
-        "0027",
-        "/tmp",
-        "/app",
-        "nounset",
-        "on",
-        "[exit",
-        "0;",
-        "/tmp]",
-    ]
-    assert not tree.drift
-
-
-def test_a_state_with_a_process_is_played_again(env: TerminalBenchEnv) -> None:
-    env.reset()
-    started = said(env, "(while sleep 0.1; do :; done) & echo $BASHPID > /tmp/shell; date +%N")
-    said(env, "echo x > /tmp/x")
-    env.reset()
-    again = said(env, "(while sleep 0.1; do :; done) & echo $BASHPID > /tmp/shell; date +%N")
-    assert again != started, "it was remembered where it should have been played"
 
 
 def test_episodes_are_strangers(env: TerminalBenchEnv) -> None:

@@ -5,62 +5,35 @@ reached again by replay only, and what an agent does to the system's own program
 before it is judged, as in the benchmark's own harness.
 """
 
-import hashlib
 import io
-import shlex
 import tarfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from envs.terminal_bench.docker.engine import ANSWER_S, image_of
+from envs.terminal_bench.docker.programs import (
+    FIRST,
+    KILL,
+    PROGRAMS,
+    STAMPS,
+    WAITS,
+    contents_of,
+    follow,
+    stamps_of,
+)
 from envs.terminal_bench.docker.shell import COMMAND, ContainerShell
 from envs.terminal_bench.machine import Came, File, MachineGone, Ran, Shown
 from envs.terminal_bench.sandbox.shell import Output
 from envs.terminal_bench.task import TerminalTask
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure
 
 T = TypeVar("T")
 _KEEP_BYTES = 64 << 10
-_ANSWER_S = 60
-_BUILD_S = 1800
+_GRACE_S = 5.0
 _KILLED = 137
+_MOST_STAMPS = 32 << 20
 _PUT_AT_S = 1_685_577_600
-_WAITS = (
-    'for p in /proc/[0-9]*; do read -r call fd rest < $p/syscall && [ "$call" = 0 ] && '
-    "case $(readlink $p/fd/$((fd))) in /dev/pts/*) "
-    "[ \"$(tr '\\0' ' ' < $p/cmdline | head -c 9)\" = '/bin/bash' ] || exit 0;; esac; done 2>/dev/null; exit 1"
-)
-_KILL = (
-    'all=$1; found=$1; while [ -n "$found" ]; do next=; for p in /proc/[0-9]*; do '
-    "read -r line < $p/stat 2>/dev/null || continue; line=${line##*) }; set -- $line; "
-    'case " $found " in *" $2 "*) next="$next ${p##*/}";; esac; done; all="$all $next"; found=$next; '
-    "done; kill -9 $all"
-)
-"""A process and everything that descends from it."""
-
-
-def client(address: str) -> Any:
-    """The engine's client; an empty address means DOCKER_HOST or the usual socket. Raises UsageError
-    where there is no engine.
-    """
-    try:
-        import docker
-    except ImportError:
-        raise UsageError(
-            "env.terminal.backend = docker: the package docker is not installed; "
-            "pip install 'r2v-dist[docker]'"
-        ) from None
-    try:
-        settings = {"base_url": address} if address else {}
-        api = docker.APIClient(**settings, version="auto", timeout=_ANSWER_S)
-        api.ping()
-    # A boundary: the library raises what its transports raise.
-    except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"env.terminal.backend = docker: no engine answers at {address or 'DOCKER_HOST'} ({said}); "
-            f"start one, or set env.terminal.backend: sandbox"
-        ) from None
-    return api
 
 
 class DockerMachine:
@@ -73,17 +46,20 @@ class DockerMachine:
         self._variables = {"TERM": "xterm-256color", "PAGER": "cat", "GIT_PAGER": "cat"}
         self._folder = "/"
         self._container = ""
-        image = self._engine(lambda: _image_of(api, task))
+        image = self._engine(lambda: image_of(api, task))
         limits = api.create_host_config(
             network_mode="none",
             mem_limit=memory_mib << 20,
             pids_limit=processes,
-            init=True,
             security_opt=["no-new-privileges"],
         )
         made = self._engine(
             lambda: api.create_container(
-                image, ["infinity"], entrypoint=["sleep"], host_config=limits, labels=["r2v"]
+                image,
+                [FIRST],
+                entrypoint=["/bin/bash", "-c"],
+                host_config=limits,
+                labels=["r2v"],
             )
         )
         self._container = made["Id"]
@@ -99,24 +75,54 @@ class DockerMachine:
         self._ask(lambda: self._api.put_archive(self._container, "/", raw.getvalue()))
 
     def make_folders(self, paths: Sequence[str]) -> None:
-        self.run(["/bin/mkdir", "-p", *paths], "/", {}, _ANSWER_S)
+        self.run(["/bin/mkdir", "-p", *paths], "/", {}, ANSWER_S)
 
     def run(
         self, argv: Sequence[str], folder: str, environment: Mapping[str, str], wait_s: float
     ) -> Ran:
         # The engine has no deadline for a program.
         limited = ["timeout", "-s", "KILL", f"{wait_s:g}", *argv]
-        variables = self._variables | dict(environment)
+        output = Output(_KEEP_BYTES)
+        code = self._execute(limited, folder, environment, wait_s + _GRACE_S, output)
+        return Ran(None if code == _KILLED else code, output.parts()[0])
+
+    def _execute(
+        self,
+        argv: Sequence[str],
+        folder: str,
+        environment: Mapping[str, str],
+        wait_s: float,
+        output: Output,
+        user: str = "",
+    ) -> int | None:
+        """The exit code of a program, None where it did not end in time."""
         made = self._ask(
             lambda: self._api.exec_create(
-                self._container, limited, environment=variables, workdir=folder
+                self._container,
+                list(argv),
+                environment=self._variables | dict(environment),
+                workdir=folder,
+                user=user,
             )
         )
-        output = Output(_KEEP_BYTES)
-        for part in self._ask(lambda: self._api.exec_start(made["Id"], stream=True)):
-            output.add(part)
-        code = self._ask(lambda: self._api.exec_inspect(made["Id"]))["ExitCode"]
-        return Ran(None if code in (None, _KILLED) else int(code), output.parts()[0])
+        stream = self._ask(lambda: self._api.exec_start(made["Id"], socket=True))
+        deadline = time.monotonic() + wait_s
+        try:
+            ended = self._ask(lambda: follow(getattr(stream, "_sock", stream), output, wait_s))
+        finally:
+            stream.close()
+        while ended and time.monotonic() < deadline:
+            code = self._ask(lambda: self._api.exec_inspect(made["Id"]))["ExitCode"]
+            if code is not None:
+                return int(code)
+            time.sleep(0.01)  # it tells of the end of the output first
+        return None
+
+    def _signal_all(self, name: str) -> None:
+        """A signal to every process but the first."""
+        script = ["/bin/bash", "-c", f"kill -{name} -1"]
+        # Not in `timeout`, which the signal would reach too.
+        self._execute(script, "/", {}, ANSWER_S, Output(_KEEP_BYTES), user="0")
 
     def open_shell(self, folder: str, environment: Mapping[str, str]) -> None:
         self._variables |= dict(environment)
@@ -140,10 +146,10 @@ class DockerMachine:
         self._shell = ContainerShell(getattr(stream, "_sock", stream), self._waits, self._kill)
 
     def _waits(self) -> bool:
-        return self.run(["/bin/bash", "-c", _WAITS], "/", {}, _ANSWER_S).code == 0
+        return self.run(["/bin/bash", "-c", WAITS], "/", {}, ANSWER_S).code == 0
 
     def _kill(self, process: str) -> None:
-        self.run(["/bin/bash", "-c", _KILL, "kill", process], "/", {}, _ANSWER_S)
+        self.run(["/bin/bash", "-c", KILL, "kill", process], "/", {}, ANSWER_S)
 
     def command(self, text: str, wait_s: float) -> Shown:
         shell = self._open()
@@ -153,6 +159,8 @@ class DockerMachine:
 
     def keys(self, typed: bytes, wait_s: float) -> Shown:
         shell = self._open()
+        if not shell.busy:
+            typed = b""  # the shell's own loop would read it
         return self._act(lambda: shell.type(typed), wait_s)
 
     def _act(self, begin: Callable[[], None], wait_s: float) -> Shown:
@@ -177,34 +185,49 @@ class DockerMachine:
         raise RuntimeFailure("a container has no snapshots to go back to")
 
     def stamps(self, folder: str) -> dict[str, tuple[int, int]]:
-        script = f"find {shlex.quote(folder)} -printf '%i %C@ %p\\0'"
-        listed = self.run(["/bin/bash", "-c", script], "/", {}, _ANSWER_S).output
-        found = {}
-        for line in listed.decode("utf-8", "replace").split("\0"):
-            number, _, rest = line.partition(" ")
-            changed, _, path = rest.partition(" ")
-            if path:
-                found[path] = (int(number), int(float(changed) * 1e6))
-        return found
+        output = Output(_MOST_STAMPS)
+        argv = ["/bin/bash", "-c", STAMPS, "stamps", folder]
+        code = self._execute(argv, "/", {}, ANSWER_S, output)
+        listed, left_out = output.parts()
+        if code is None or left_out:
+            raise MachineGone(f"{folder} has more files than can be looked at")
+        return stamps_of(listed)
+
+    def holds(self, files: Mapping[str, File]) -> bool:
+        found: dict[str, bytes] = {}
+        for folder in {path.split("/")[1] for path in files}:
+            found |= self._contents(f"/{folder}")
+        return all(found.get(path) == file.content for path, file in files.items())
+
+    def _contents(self, folder: str) -> dict[str, bytes]:
+        parts, _ = self._ask(lambda: self._api.get_archive(self._container, folder))
+        return self._ask(lambda: contents_of(parts))
 
     def read(self, path: str) -> bytes | None:
-        ran = self.run(["/bin/cat", path], "/", {}, _ANSWER_S)
+        ran = self.run(["/bin/cat", path], "/", {}, ANSWER_S)
         return ran.output if ran.code == 0 else None
+
+    def programs(self) -> list[str]:
+        shell = "" if self._shell is None else self._shell.process
+        output = Output(_KEEP_BYTES)
+        argv = ["/bin/bash", "-c", PROGRAMS, "programs", shell]
+        self._execute(argv, "/", {}, ANSWER_S, output)
+        return output.parts()[0].decode("utf-8", "replace").splitlines()
 
     def mend(self) -> None:
         return None
 
     def freeze(self) -> None:
-        return None
+        self._signal_all("STOP")
 
     def thaw(self) -> None:
-        return None
+        self._signal_all("CONT")
 
     def end_processes(self) -> None:
         if self._shell is not None:
             self._shell.close()
             self._shell = None
-        self.run(["/bin/bash", "-c", "kill -9 -1"], "/", {}, _ANSWER_S)
+        self._signal_all("KILL")
 
     def close(self) -> None:
         if self._shell is not None:
@@ -235,32 +258,3 @@ class DockerMachine:
         # A boundary: the library raises what its transports raise.
         except Exception as error:
             raise RuntimeFailure(f"the container engine failed: {error}") from error
-
-
-def _image_of(api: Any, task: TerminalTask) -> str:
-    """The name of the task's image, pulled or built if it is not there."""
-    if task.image:
-        if not api.images(name=task.image):
-            for line in api.pull(task.image, stream=True, decode=True):
-                _demand(line)
-        return task.image
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w") as archive:
-        for path, file in sorted(task.context.items()):
-            entry = tarfile.TarInfo(path)
-            entry.size, entry.mode = len(file.content), file.mode
-            archive.addfile(entry, io.BytesIO(file.content))
-    name = f"r2v-terminal:{hashlib.sha256(raw.getvalue()).hexdigest()[:16]}"
-    if not api.images(name=name):
-        raw.seek(0)
-        for line in api.build(
-            fileobj=raw, custom_context=True, tag=name, rm=True, decode=True, timeout=_BUILD_S
-        ):
-            _demand(line)
-    return name
-
-
-def _demand(line: Mapping[str, Any]) -> None:
-    """Raises RuntimeFailure where a line of the engine's report is an error."""
-    if "error" in line:
-        raise RuntimeFailure(" ".join(str(line["error"]).split())[:300])

@@ -1,8 +1,9 @@
 """A shell in a container, over the one stream that an engine offers for a terminal: commands go in
 where a person types, and come back marked as in `sandbox.shell`.
 
-A command travels as lines of base64, which no setting of the terminal changes, and is evaluated by a
-loop that reads them while no program does.
+A command travels as lines of base64, which no setting of the terminal changes, and is evaluated by
+a loop that reads them while no program does. What a person typed and no program read stands before
+them and is passed over.
 """
 
 import base64
@@ -24,11 +25,12 @@ exec {__r2v_tty}>&1
 __r2v_n=
 __r2v_s=0
 __r2v_is() { return "$1"; }
-printf '\\e]r2v;begin;%s;\\a' "$$"
+printf '\\e]r2v;begin;%s;%s\\a' "$$" "$PWD"
 while :; do
   [ -z "$__r2v_n" ] || printf '\\e]r2v;%s;%s;%s\\a' "$__r2v_n" "$__r2v_s" "$PWD" >&"$__r2v_tty"
   stty -echo -onlcr susp undef icanon isig 2>/dev/null
-  IFS= read -r __r2v_n || exit 0
+  while IFS= read -r __r2v_n || exit 0; do [[ $__r2v_n != r2v:* ]] || break; done
+  __r2v_n=${__r2v_n#r2v:}
   __r2v_c=
   while IFS= read -r __r2v_l && [ "$__r2v_l" != . ]; do __r2v_c+=$__r2v_l; done
   __r2v_c=$(printf %s "$__r2v_c" | base64 -d; printf x)
@@ -46,8 +48,8 @@ _QUIET_S = 1.5
 
 
 class ContainerShell:
-    """`waits` says whether a program of the container reads from its terminal, `kill` ends a process
-    of the container and its children.
+    """`waits` says whether a program of the container reads from its terminal, `kill` ends a
+    process of the container and its children.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class ContainerShell:
         self._kill = kill
         self._nonce = b"begin"
         self.folder = "/"
-        self._process = ""
+        self.process = ""
         self._ended = False
         stream.setblocking(False)
         _, said = self._until_mark(Output(0), 20.0, look=False)
-        self._process = said.partition(b";")[0].decode("ascii", "replace")
+        process, _, folder = said.partition(b";")
+        self.process = process.decode("ascii", "replace")
+        self.folder = folder.decode("utf-8", "replace") or "/"
         self._nonce = b""
 
     @property
@@ -78,7 +82,7 @@ class ContainerShell:
         self._nonce = secrets.token_hex(8).encode()
         coded = base64.b64encode(command.replace("\0", "").encode("utf-8", "replace"))
         lines = [coded[place : place + _LINE] for place in range(0, len(coded), _LINE)]
-        self.type(b"\n".join((self._nonce, *lines, b".", b"")))
+        self.type(b"\n".join((b"", b"r2v:" + self._nonce, *lines, b".", b"")))
 
     def type(self, typed: bytes) -> None:
         """Type into the terminal."""
@@ -144,7 +148,7 @@ class ContainerShell:
             came, _ = self.rest(output, _GRACE_S)
             if came in (Came.ENDED, Came.SHELL_ENDED):
                 return Came.STOPPED if came is Came.ENDED else came
-        self._kill(self._process)
+        self._kill(self.process)
         return Came.SHELL_KILLED
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
 """The first process of a terminal's sandbox: it starts shells and programs, and copies files in and
 out.
 
-It is given to the interpreter compiled, and imports little, as every terminal waits for it. It
-trusts nothing in the sandbox and is trusted with nothing: a process in there could at most make it
-answer wrongly. The kernel ends every process of the sandbox with this one, and no signal of theirs
-reaches it; its memory is closed to them.
+It is given to the interpreter compiled, together with the modules beside it, and imports little, as
+every terminal waits for it. It trusts nothing in the sandbox and is trusted with nothing: a process
+in there could at most make it answer wrongly. The kernel ends every process of the sandbox with
+this one, and no signal of theirs reaches it; its memory is closed to them.
 
 A request is its length (8 bytes, little endian) and a marshalled `(name, *arguments)`. What comes
 back is two lengths of 8 bytes, the text of a Python literal and raw bytes: `("answer", value)`,
@@ -17,46 +17,35 @@ import _signal  # type: ignore[import-not-found]  # `signal` without its enums
 import _socket  # `socket` without its classes
 import marshal
 import posix  # `os` takes a millisecond to import
-import resource
 import select
-import stat
 import sys
-import time
+
+from envs.terminal_bench.in_sandbox.disk import Disk
+from envs.terminal_bench.in_sandbox.files import Entry, beginning, link_at, remove, unpack
+from envs.terminal_bench.in_sandbox.processes import Processes, freeze, kill, thaw
 
 _PR_SET_DUMPABLE = 4
-_READS = {"0", "63"}
-"""Numbers of the call `read` on x86-64 and arm64."""
-_WAITS = {"0", "7", "23", "270", "271", "232", "281", "63", "72", "73", "22"}
-"""Calls in which a program waits for input: read, poll, select and their kin."""
-_COMMANDS = 9
-"""The descriptor from which a shell reads its commands."""
-_SHELL_FDS = 5
-"""Terminal three times, the pipe of commands, and the terminal once more for marks."""
-_ROUNDS = 50
-_PRELOADED = ("/etc/ld.so.preload", "/etc/ld.so.cache")
 _SHELL_STATE = "/run/r2v-shell"
+_WATCH_S = 0.05
 _SOL_SOCKET = 1
 _SCM_RIGHTS = 1
 
-Entry = tuple[str, str, int, int, bytes]
-"""Path, kind (file, folder, link, pipe), mode, time of change in ns, content or target."""
+Answer = tuple[object, list[int], bytes]
+"""A plain value, descriptors and raw bytes for the host."""
+_DONE: Answer = (None, [], b"")
 
 
 class Supervisor:
-    """Answers the host's requests until the host closes the connection."""
+    """Answers the host's requests, each by the method `do_` and its name, until the host closes the
+    connection.
+    """
 
     def __init__(self, control: int) -> None:
         posix.set_inheritable(control, False)
         self._fd = control
         self._control = _socket.socket(fileno=control)
-        self._children: set[int] = set()
-        self._payload = b""
-        self._shell = 0
-        self._root = posix.lstat("/").st_dev
-        self._shared = posix.lstat("/dev/shm").st_dev
-        self._known: dict[str, tuple[int, int, int]] = {}
-        self._limits: list[tuple[int, tuple[int, int]]] = []
-        self._links = links_of_system()
+        self._disk = Disk()
+        self._processes = Processes(lambda process, code: self.send(("ended", process, code)))
 
     def serve(self) -> None:
         """Answer until the end."""
@@ -65,15 +54,17 @@ class Supervisor:
         _signal.signal(_signal.SIGCHLD, lambda *_: None)
         self.send(("answer", None))
         while True:
-            ready, _, _ = select.select([self._fd, woken], [], [])
+            pause_s = _WATCH_S if self._processes.most_bytes else None
+            ready, _, _ = select.select([self._fd, woken], [], [], pause_s)
+            if pause_s is not None:
+                self._processes.hold_memory()
             if woken in ready:
                 posix.read(woken, 4096)
-            self.reap()
+            self._processes.reap()
             if self._fd in ready:
                 request, *arguments = marshal.loads(self._receive())
-                self._payload = b""
-                value, fds = getattr(self, "do_" + request)(*arguments)
-                self.send(("answer", value), fds, self._payload)
+                value, fds, payload = getattr(self, "do_" + request)(*arguments)
+                self.send(("answer", value), fds, payload)
                 for fd in fds:
                     posix.close(fd)
 
@@ -103,461 +94,115 @@ class Supervisor:
             count -= len(part)
         return b"".join(parts)
 
-    def reap(self) -> None:
-        """Collect what ended, and tell of what the host asked for."""
-        while True:
-            try:
-                process, status = posix.waitpid(-1, posix.WNOHANG)
-            except ChildProcessError:
-                return
-            if not process:
-                return
-            if process in self._children:
-                self._children.discard(process)
-                self.send(("ended", process, posix.waitstatus_to_exitcode(status)))
-
-    # Requests: each returns a value and descriptors for the host.
-
-    def do_limit(self, limits: list[tuple[int, tuple[int, int]]]) -> tuple[None, list[int]]:
-        """Limits of every process that is started from here on."""
-        self._limits = limits
-        return None, []
-
-    def do_restore(self, archive: bytes) -> tuple[None, list[int]]:
-        """Write what `do_pack` had."""
-        return self.do_unpack(marshal.loads(archive))
-
-    def do_unpack(self, entries: list[Entry]) -> tuple[None, list[int]]:
-        """Write files; folders get their modes and times last."""
-        for path, kind, mode, _, content in entries:
-            if kind == "folder":
-                folders(path)
-                continue
-            folders(path.rpartition("/")[0])
-            remove(path)
-            if kind == "link":
-                posix.symlink(content, path.encode("utf-8", "surrogateescape"))
-            elif kind == "pipe":
-                posix.mkfifo(path, mode)
-            else:
-                write(path, content, mode)
-        for path, kind, mode, changed, _ in reversed(entries):
-            if kind == "link":
-                posix.utime(path, ns=(changed, changed), follow_symlinks=False)
-                continue
-            posix.chmod(path, mode)
-            if changed:
-                posix.utime(path, ns=(changed, changed))
-        return None, []
-
-    def do_wipe(self) -> tuple[None, list[int]]:
-        """End every other process and remove every file that can be written."""
-        end_all_others()
-        self._children.clear()
-        for path, info in list(self._walk())[::-1]:
-            try:
-                if stat.S_ISDIR(info.st_mode):
-                    posix.rmdir(path)
-                else:
-                    posix.unlink(path)
-            except OSError:  # a folder in which something is mounted
-                pass
-        return None, []
-
-    def do_pack(self, most_entries: int, most_bytes: int) -> tuple[bool, list[int]]:
-        """Every file that can be written, as bytes for `do_restore`; False where there are more
-        than that, or some that cannot be copied.
+    def do_limit(self, limits: list[tuple[int, tuple[int, int]]], most_bytes: int) -> Answer:
+        """Limits of every process that is started from here on, and of the memory of all together;
+        0 where the host has a control group for that.
         """
-        entries: list[Entry] = []
-        if not self._shell_is_plain():
-            return False, []
-        for path, info in self._walk():
-            most_bytes -= info.st_size if stat.S_ISREG(info.st_mode) else 0
-            if len(entries) >= most_entries or most_bytes < 0 or hard_linked(info):
-                return False, []
-            entry = packed(path, info)
-            if entry is None:
-                return False, []
-            entries.append(entry)
-        self._payload = marshal.dumps(entries)
-        return True, []
+        self._processes.limit(limits)
+        self._processes.most_bytes = most_bytes
+        return _DONE
 
-    def do_look(self, most_entries: int) -> tuple[tuple[int | None, list[int], str], list[int]]:
+    def do_unpack(self, entries: list[Entry]) -> Answer:
+        """Write files."""
+        unpack(entries)
+        return _DONE
+
+    def do_pack(self, most_entries: int, most_bytes: int) -> Answer:
+        """Every file that can be written, as bytes for `do_restore`. False where there are more
+        than that, some that cannot be copied, or a shell that a copy would not have.
+        """
+        if not self._processes.shell_is_plain():
+            return False, [], b""
+        archive = self._disk.pack(most_entries, most_bytes)
+        return archive is not None, [], archive or b""
+
+    def do_wipe(self) -> Answer:
+        """End every other process and remove every file. Whether it is as it was at the start."""
+        self._processes.forget_all()
+        return self._disk.clear(), [], b""
+
+    def do_restore(self, archive: bytes) -> Answer:
+        """Write what `do_pack` had."""
+        unpack(marshal.loads(archive))
+        return _DONE
+
+    def do_forget(self) -> Answer:
+        """Remove what the shell wrote of itself for a snapshot."""
+        remove(_SHELL_STATE)
+        return _DONE
+
+    def do_look(self, most_entries: int) -> Answer:
         """How many files changed since the last look (None where there are too many to say), the
         processes beside this one and the shell, and the shell's folder.
         """
-        others = self._others()
-        folder = link_at(f"/proc/{self._shell}/cwd") or "/"
-        now: dict[str, tuple[int, int, int]] = {}
-        for path, info in self._walk():
-            if len(now) >= most_entries:
-                self._known = {}
-                return (None, others, folder), []
-            if stat.S_ISDIR(info.st_mode):
-                now[path] = (info.st_mode, 0, 0)
-            else:
-                now[path] = (info.st_mode, info.st_size, info.st_mtime_ns)
-        changed = sum(1 for path, what in now.items() if self._known.get(path) != what)
-        changed += sum(1 for path in self._known if path not in now)
-        self._known = now
-        return (changed, others, folder), []
+        self._processes.note_limits()
+        others = self._processes.others()
+        folder = link_at(f"/proc/{self._processes.shell}/cwd") or "/"
+        return (self._disk.changed(most_entries), others, folder), [], b""
 
-    def _shell_is_plain(self) -> bool:
-        """Whether the shell waits for its next command and has the descriptors that it began with.
-        It tells of a command's end a moment before it waits.
-        """
-        place = f"/proc/{self._shell}"
-        for _ in range(_ROUNDS):
-            try:
-                with open(f"{place}/syscall", encoding="ascii") as file:
-                    call = file.read().split()
-                if call[0] in _READS and int(call[1], 16) == _COMMANDS:
-                    targets = [link_at(f"{place}/fd/{fd}") for fd in posix.listdir(f"{place}/fd")]
-                    odd = [one for one in targets if not one.startswith(("/dev/pts/", "pipe:"))]
-                    return not odd and len(targets) == _SHELL_FDS
-            except (OSError, ValueError, IndexError):  # it is running
-                pass
-            time.sleep(0.001)
-        return False
+    def do_read(self, path: str, most: int) -> Answer:
+        """The first bytes of a plain file; False where there is none."""
+        content = beginning(path, most)
+        return content is not None, [], content or b""
+
+    def do_stamps(self, folder: str) -> Answer:
+        """As `Disk.stamps`."""
+        return self._disk.stamps(folder), [], b""
+
+    def do_holds(self, contents: list[tuple[str, bytes]]) -> Answer:
+        """Whether these files are there, and the system is in order."""
+        same = [beginning(path, len(content) + 1) == content for path, content in contents]
+        return all(same) and not self._disk.out_of_order(), [], b""
+
+    def do_mend(self) -> Answer:
+        """As `Disk.mend`."""
+        self._disk.mend()
+        return _DONE
 
     def do_shell(
         self, argv: list[str], environment: dict[str, str], folder: str, rows: int, columns: int
-    ) -> tuple[int, list[int]]:
-        """A shell on a new terminal; the host gets the terminal's other side, and the pipe of the
-        shell's commands.
-        """
-        import fcntl
-        import termios
+    ) -> Answer:
+        """A shell on a new terminal: its process, with two descriptors."""
+        process, fds = self._processes.start_shell(argv, environment, folder, rows, columns)
+        return process, fds, b""
 
-        master, slave = posix.openpty()
-        size = b"".join(part.to_bytes(2, sys.byteorder) for part in (rows, columns, 0, 0))
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
-        out, into = posix.pipe2(posix.O_CLOEXEC)
-        process = self._fork()
-        if not process:
-            posix.close(master)
-            posix.login_tty(slave)
-            posix.dup2(out, _COMMANDS)
-            self._become(argv, environment, folder)
-        posix.close(slave)
-        posix.close(out)
-        self._shell = process
-        return process, [master, into]
+    def do_run(self, argv: list[str], environment: dict[str, str], folder: str) -> Answer:
+        """A program without a terminal: its process, with one descriptor."""
+        process, fds = self._processes.start(argv, environment, folder)
+        return process, fds, b""
 
-    def do_run(
-        self, argv: list[str], environment: dict[str, str], folder: str
-    ) -> tuple[int, list[int]]:
-        """A program of its own session, without a terminal; the host gets its output."""
-        out, into = posix.pipe2(posix.O_CLOEXEC)
-        process = self._fork()
-        if not process:
-            posix.setsid()
-            null = posix.open("/dev/null", posix.O_RDONLY)
-            for fd, number in ((null, 0), (into, 1), (into, 2)):
-                posix.dup2(fd, number)
-            self._become(argv, environment, folder)
-        posix.close(into)
-        return process, [out]
+    def do_programs(self) -> Answer:
+        """As `Processes.programs`."""
+        return self._processes.programs(), [], b""
 
-    def do_kill(self, target: int) -> tuple[None, list[int]]:
+    def do_waiting(self) -> Answer:
+        """As `Processes.waiting`."""
+        return self._processes.waiting(), [], b""
+
+    def do_kill(self, target: int) -> Answer:
         """End a process, or with a negative number a group of processes."""
         kill(target)
-        return None, []
+        return _DONE
 
-    def do_kill_new(self, before: list[int]) -> tuple[None, list[int]]:
-        """End every process but the shell, this one, and those that were there before. New ones
-        that appear meanwhile are ended too.
-        """
-        for _ in range(_ROUNDS):
-            new = [process for process in self._others() if process not in before]
-            for process in new:
-                kill(process)
-            if not new:
-                break
-        return None, []
+    def do_kill_new(self, before: list[int]) -> Answer:
+        """End every process but the shell and those that were there before."""
+        self._processes.kill_new(before)
+        return _DONE
 
-    def do_end_others(self) -> tuple[None, list[int]]:
+    def do_end_others(self) -> Answer:
         """End every other process."""
-        end_all_others()
-        for process in self._children:
-            self.send(("ended", process, -9))
-        self._children.clear()
-        return None, []
+        self._processes.end_all()
+        return _DONE
 
-    def do_waiting(self) -> tuple[tuple[bool, bool], list[int]]:
-        """Whether a process of the terminal's foreground waits to read a line, or waits in a call
-        in which full-screen programs wait.
-        """
-        line, key = False, False
-        for process in (*self._others(), self._shell):
-            reads, waits = waiting(process, self._shell)
-            line = line or reads
-            key = key or waits
-        return (line, key), []
-
-    def do_mend(self) -> tuple[None, list[int]]:
-        """Undo what would let programs of /usr run code of somebody else: another /bin or /lib, and
-        libraries that are loaded into every program. It calls no program to do so.
-        """
-        for path in _PRELOADED:
-            try:
-                device = posix.lstat(path).st_dev
-            except OSError:
-                continue
-            if device in (self._root, self._shared):  # else it is the system's own, mounted there
-                set_aside(path)
-        for path, target in self._links.items():
-            if link_at(path) != target:
-                set_aside(path)
-                posix.symlink(target, path)
-        return None, []
-
-    def do_freeze(self) -> tuple[None, list[int]]:
+    def do_freeze(self) -> Answer:
         """Stop every other process where it is."""
-        signal_all(_signal.SIGSTOP)
-        return None, []
+        freeze()
+        return _DONE
 
-    def do_thaw(self) -> tuple[None, list[int]]:
+    def do_thaw(self) -> Answer:
         """Let them go on."""
-        signal_all(_signal.SIGCONT)
-        return None, []
-
-    def do_stamps(self, folder: str) -> tuple[list[tuple[str, int, int]], list[int]]:
-        """Path, inode and time of the last change of any kind of everything in a folder, and of
-        what `do_mend` looks after. Nobody can set such a time, so that whoever touched a file in
-        between is found out.
-        """
-        found = [(path, info.st_ino, info.st_ctime_ns) for path, info in self._walk(folder)]
-        for path in (folder, "/etc", *_PRELOADED, *self._links):
-            try:
-                info = posix.lstat(path)
-            except OSError:
-                continue
-            found.append((path, info.st_ino, info.st_ctime_ns))
-        return found, []
-
-    def do_forget(self) -> tuple[None, list[int]]:
-        """Remove what the shell wrote of itself for a snapshot."""
-        remove(_SHELL_STATE)
-        return None, []
-
-    def do_read(self, path: str, most: int) -> tuple[bool, list[int]]:
-        """The first bytes of a plain file; False where there is none."""
-        try:
-            fd = posix.open(path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK)
-        except OSError:
-            return False, []
-        try:
-            if not stat.S_ISREG(posix.fstat(fd).st_mode):
-                return False, []
-            self._payload = posix.read(fd, most)
-            return True, []
-        finally:
-            posix.close(fd)
-
-    def _fork(self) -> int:
-        for pause_s in (0.0, 0.01, 0.1, 0.5):
-            try:
-                process = posix.fork()
-            except OSError:  # a program has taken every process there may be
-                time.sleep(pause_s)
-                continue
-            if process:
-                self._children.add(process)
-            return process
-        end_all_others()
-        self._children.clear()
-        process = posix.fork()
-        if process:
-            self._children.add(process)
-        return process
-
-    def _become(self, argv: list[str], environment: dict[str, str], folder: str) -> None:
-        """Turn this forked process into a program."""
-        try:
-            _signal.set_wakeup_fd(-1)
-            for number in (_signal.SIGCHLD, _signal.SIGINT, _signal.SIGPIPE, _signal.SIGXFSZ):
-                _signal.signal(number, _signal.SIG_DFL)
-            for kind, limit in self._limits:
-                resource.setrlimit(kind, limit)
-            try:
-                posix.chdir(folder)
-            except OSError:
-                posix.chdir("/")
-            posix.execve(argv[0], argv, environment)
-        finally:
-            posix._exit(127)
-
-    def _others(self) -> list[int]:
-        numbers = [int(name) for name in posix.listdir("/proc") if name.isdigit()]
-        return [number for number in numbers if number not in (1, self._shell)]
-
-    def _walk(self, top: str = "/") -> "list[tuple[str, posix.stat_result]]":
-        """Everything on the file systems that can be written, folders before what is in them."""
-        found = []
-        folders_left = [top] if top != "/" else ["/", "/dev/shm"]
-        while folders_left:
-            folder = folders_left.pop()
-            try:
-                names = sorted(posix.listdir(folder))
-            except OSError:
-                continue
-            for name in names:
-                path = f"{folder.rstrip('/')}/{name}"
-                try:
-                    info = posix.lstat(path)
-                except OSError:
-                    continue
-                if info.st_dev not in (self._root, self._shared):
-                    continue
-                found.append((path, info))
-                if stat.S_ISDIR(info.st_mode):
-                    folders_left.append(path)
-        return found
-
-
-def links_of_system() -> dict[str, str]:
-    """The links of the root folder into /usr."""
-    found = {}
-    for name in ("bin", "lib", "lib64", "sbin"):
-        target = link_at(f"/{name}")
-        if target:
-            found[f"/{name}"] = target
-    return found
-
-
-def link_at(path: str) -> str:
-    """The target of a link, empty where there is none."""
-    try:
-        return posix.readlink(path)
-    except OSError:
-        return ""
-
-
-def set_aside(path: str) -> None:
-    """Give whatever is at a path another name."""
-    try:  # noqa: SIM105 -- `contextlib` takes a millisecond to import
-        posix.rename(path, f"{path}.{time.monotonic_ns()}")
-    except FileNotFoundError:
-        pass
-
-
-def hard_linked(info: "posix.stat_result") -> bool:
-    """Whether a file has several names: a copy would have as many files."""
-    return info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode)
-
-
-def packed(path: str, info: "posix.stat_result") -> Entry | None:
-    """A file as an entry; None for what cannot be copied."""
-    mode = stat.S_IMODE(info.st_mode)
-    changed = info.st_mtime_ns
-    if stat.S_ISDIR(info.st_mode):
-        return path, "folder", mode, changed, b""
-    if stat.S_ISLNK(info.st_mode):
-        return path, "link", mode, changed, posix.readlink(path.encode("utf-8", "surrogateescape"))
-    if stat.S_ISFIFO(info.st_mode):
-        return path, "pipe", mode, changed, b""
-    if not stat.S_ISREG(info.st_mode):
-        return None
-    try:
-        return path, "file", mode, changed, read(path, info.st_size)
-    except OSError:
-        return None
-
-
-def read(path: str, size: int) -> bytes:
-    """A file of that size."""
-    fd = posix.open(path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK)
-    try:
-        parts = []
-        while size > 0:
-            part = posix.read(fd, size)
-            if not part:
-                break
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
-    finally:
-        posix.close(fd)
-
-
-def write(path: str, content: bytes, mode: int) -> None:
-    """A new file."""
-    fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL, mode)
-    try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[posix.write(fd, rest) :]
-    finally:
-        posix.close(fd)
-
-
-def kill(target: int) -> None:
-    """End a process or a group, if it is there."""
-    if target > 1 or target < -1:
-        try:  # noqa: SIM105 -- `contextlib` takes a millisecond to import
-            posix.kill(target, _signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-
-
-def signal_all(number: int) -> None:
-    """A signal to every process but this one."""
-    try:  # noqa: SIM105 -- `contextlib` takes a millisecond to import
-        posix.kill(-1, number)
-    except ProcessLookupError:  # there is none
-        pass
-
-
-def folders(path: str) -> None:
-    """Make a folder and those above it; a file in its place gives way."""
-    if not path:
-        return
-    try:
-        if stat.S_ISDIR(posix.stat(path).st_mode):
-            return
-        posix.unlink(path)
-    except FileNotFoundError:
-        remove(path)  # a link to nowhere
-    folders(path.rpartition("/")[0])
-    posix.mkdir(path, 0o755)
-
-
-def remove(path: str) -> None:
-    """Remove a file or a link, if there is one."""
-    try:  # noqa: SIM105 -- `contextlib` takes a millisecond to import
-        posix.unlink(path)
-    except FileNotFoundError:
-        pass
-
-
-def waiting(process: int, shell: int) -> tuple[bool, bool]:
-    """Whether a process reads from the terminal, and whether it waits for something there."""
-    try:
-        with open(f"/proc/{process}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        with open(f"/proc/{process}/syscall", encoding="ascii") as file:
-            call, *arguments = file.read().split()
-        in_foreground = fields[2] == fields[5] and int(fields[4]) != 0
-        if fields[0] != b"S" or not in_foreground or call not in _WAITS:
-            return False, False
-        if call not in _READS:
-            return False, process != shell
-        target = posix.readlink(f"/proc/{process}/fd/{int(arguments[0], 16)}")
-        reads = target.startswith(("/dev/pts/", "/dev/tty"))
-        return reads, reads
-    except (OSError, ValueError):  # it ended, or is running
-        return False, False
-
-
-def end_all_others() -> None:
-    """End every process of this namespace but this one."""
-    while True:
-        try:
-            posix.kill(-1, _signal.SIGKILL)
-            posix.wait()
-        except (ProcessLookupError, ChildProcessError):
-            return
+        thaw()
+        return _DONE
 
 
 def close_memory() -> None:

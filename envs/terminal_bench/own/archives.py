@@ -35,9 +35,9 @@ def _nested_archives(rng: random.Random) -> Made:
     for level in reversed(range(levels)):
         unpack.append(f"tar -xzf /tmp/work/{inner}{level}.tar.gz -C /tmp/work && ls /tmp/work")
     return Made(
-        instruction=f"/app/{outer}.tar.gz holds an archive that holds an archive, and so on. Put the "
-        f".txt files of the innermost one into /app/notes (nothing else), and write the sum of the "
-        f"numbers in them to /app/total.txt.",
+        instruction=f"/app/{outer}.tar.gz holds an archive that holds an archive, and so on. Put "
+        f"the .txt files of the innermost one into /app/notes (nothing else), and write the sum of "
+        f"the numbers in them to /app/total.txt.",
         files={f"{outer}.tar.gz": content},
         oracle=(
             f"tar -tzf /app/{outer}.tar.gz",
@@ -77,7 +77,8 @@ def _pack_selected(rng: random.Random) -> Made:
         files=files,
         oracle=(
             f"find /app/{project} -type f | wc -l",
-            f"tar -czf /app/{project}.tar.gz -C /app --exclude='*.pyc' --exclude={project}/build {project}",
+            f"tar -czf /app/{project}.tar.gz -C /app --exclude='*.pyc' --exclude={project}/build "
+            f"{project}",
             f"tar -tzf /app/{project}.tar.gz | grep -v '/$' | LC_ALL=C sort > /app/list.txt",
             "cat /app/list.txt",
         ),
@@ -123,10 +124,10 @@ def _rotated_logs(rng: random.Random) -> Made:
             counts[name] = hits
     wanted = "\n".join(f"{name} {counts[name]}" for name in sorted(counts))
     return Made(
-        instruction=f"In /app/logs are {service}.log and its older parts, some compressed with gzip. "
-        f"Count in each file the lines that begin with the code {code} (and no longer code). Write "
-        f"`NAME COUNT` for every file, those without any included, to /app/counts.txt, sorted by "
-        f"name (LC_ALL=C). Leave the files as they are.",
+        instruction=f"In /app/logs are {service}.log and its older parts, some compressed with "
+        f"gzip. Count in each file the lines that begin with the code {code} (and no longer code). "
+        f"Write `NAME COUNT` for every file, those without any included, to /app/counts.txt, "
+        f"sorted by name (LC_ALL=C). Leave the files as they are.",
         files=files,
         oracle=(
             "ls /app/logs",
@@ -169,14 +170,14 @@ def _verify_checksums(rng: random.Random) -> Made:
         files=files,
         oracle=(
             "cd /app/data && sha256sum --quiet -c SHA256SUMS 2>&1 || true",
-            "cd /app/data && sha256sum -c SHA256SUMS 2> /dev/null | grep FAILED | cut -d: -f1 | sort "
-            "> /app/restored.txt",
+            "cd /app/data && sha256sum -c SHA256SUMS 2> /dev/null | grep FAILED | cut -d: -f1 "
+            "| sort > /app/restored.txt",
             "for name in $(cat /app/restored.txt); do cp /app/backup/$name /app/data/; done",
             "cd /app/data && sha256sum --quiet -c SHA256SUMS && echo fine",
         ),
         wrong=(
-            "cd /app/data && sha256sum -c SHA256SUMS 2> /dev/null | grep -v OK | cut -d: -f1 | sort "
-            "| head -n 1 > /app/restored.txt",
+            "cd /app/data && sha256sum -c SHA256SUMS 2> /dev/null | grep -v OK | cut -d: -f1 "
+            "| sort | head -n 1 > /app/restored.txt",
             "for name in $(cat /app/restored.txt); do cp /app/backup/$name /app/data/; done",
         ),
         check=f"""
@@ -198,9 +199,9 @@ def _join_parts(rng: random.Random) -> Made:
     files["parts/ORDER"] = "\n".join(f"{n + 1} {word}" for n, word in enumerate(order)) + "\n"
     digest = hashlib.md5(text.encode()).hexdigest()
     return Made(
-        instruction=f"A text was encoded with base64 and cut into the files of /app/parts; ORDER says "
-        f"in which order they belong. Put it together again as /app/text.txt (its md5 sum is "
-        f"{digest}), and write the number of its lines to /app/lines.txt.",
+        instruction=f"A text was encoded with base64 and cut into the files of /app/parts; "
+        f"ORDER says in which order they belong. Put it together again as /app/text.txt (its md5 "
+        f"sum is {digest}), and write the number of its lines to /app/lines.txt.",
         files=files,
         oracle=(
             "cat /app/parts/ORDER",
@@ -211,7 +212,8 @@ def _join_parts(rng: random.Random) -> Made:
             "wc -l < /app/text.txt > /app/lines.txt",
         ),
         wrong=(
-            "for part in /app/parts/*.b64; do base64 -d -i $part; done > /app/text.txt 2> /dev/null",
+            "for part in /app/parts/*.b64; do base64 -d -i $part; done > /app/text.txt "
+            "2> /dev/null",
             "wc -l < /app/text.txt > /app/lines.txt",
         ),
         check=f"same('/app/text.txt', {text!r})\nsame('/app/lines.txt', '{text.count(chr(10))}')",

@@ -16,15 +16,17 @@ def _repair_build(rng: random.Random) -> Made:
     )
     return Made(
         instruction=f"The C program in /app/src does not compile. Repair it (the arithmetic in "
-        f"{helper}.c is right and stays as it is) and build it as /app/{tool}, without warnings under "
-        f"-Wall. Write what `/app/{tool} 7` prints to /app/seven.txt.",
+        f"{helper}.c is right and stays as it is) and build it as /app/{tool}, without warnings "
+        f"under -Wall. Write what `/app/{tool} 7` prints to /app/seven.txt.",
         files={
             f"src/{tool}.c": main,
             f"src/{helper}.h": f"int {helper}(int n);\n",
-            f"src/{helper}.c": f'#include "{helper}.h"\n\nint {helper}(int n) {{ return n * {factor} + {shift}; }}\n',
+            f"src/{helper}.c": f'#include "{helper}.h"\n\n'
+            f"int {helper}(int n) {{ return n * {factor} + {shift}; }}\n",
         },
         oracle=(
-            f"cd /app/src && gcc -Wall -o /app/{tool} {tool}.c {helper}.c 2>&1 | grep error | head -n 3",
+            f"cd /app/src && gcc -Wall -o /app/{tool} {tool}.c {helper}.c 2>&1 | grep error "
+            f"| head -n 3",
             f"sed -i 's/{helper}s.h/{helper}.h/' {tool}.c",
             f"sed -i 's/#include <stdio.h>/#include <stdio.h>\\n#include <stdlib.h>/' {tool}.c",
             f"sed -i 's/(n)) *$/(n));/' {tool}.c",
@@ -32,7 +34,8 @@ def _repair_build(rng: random.Random) -> Made:
             f"/app/{tool} 7 > /app/seven.txt && cat /app/seven.txt",
         ),
         wrong=(
-            f"printf '#!/bin/bash\\necho %s\\n' {7 * factor + shift} > /app/{tool} && chmod +x /app/{tool}",
+            f"printf '#!/bin/bash\\necho %s\\n' {7 * factor + shift} > /app/{tool} "
+            f"&& chmod +x /app/{tool}",
             f"/app/{tool} 7 > /app/seven.txt",
         ),
         check=f"""
@@ -43,7 +46,8 @@ for n in (0, 3, 12, 1000):
     except OSError as error:
         fail(str(error))
     demand(said.strip() == str(n * {factor} + {shift}), "the program prints something else")
-code, said = output("gcc", "-Wall", "-Werror", "-o", "/tmp/again", "{tool}.c", "{helper}.c", cwd="/app/src")
+sources = ("{tool}.c", "{helper}.c")
+code, said = output("gcc", "-Wall", "-Werror", "-o", "/tmp/again", *sources, cwd="/app/src")
 demand(code == 0, "the sources do not compile without warnings")
 demand("return n * {factor} + {shift};" in text("/app/src/{helper}.c"), "{helper}.c was changed")
 """,
@@ -62,10 +66,10 @@ def _repair_makefile(rng: random.Random) -> Made:
     )
     wanted = "".join(files[f"{part}.in"].upper() for part in parts)
     return Made(
-        instruction=f"`make` in /app fails, and its Makefile has two more faults: {target}.txt has to "
-        f"be made of {', '.join(f'{part}.out' for part in parts)}, in this order, and `make clean` has "
-        f"to remove {target}.txt too. Repair the Makefile and run make, so that /app/{target}.txt is "
-        f"there.",
+        instruction=f"`make` in /app fails, and its Makefile has two more faults: {target}.txt has "
+        f"to be made of {', '.join(f'{part}.out' for part in parts)}, in this order, and `make "
+        f"clean` has to remove {target}.txt too. Repair the Makefile and run make, so that "
+        f"/app/{target}.txt is there.",
         files=files,
         oracle=(
             "cd /app && make 2>&1 | head -n 2",
@@ -80,7 +84,10 @@ def _repair_makefile(rng: random.Random) -> Made:
 same("/app/{target}.txt", {wanted!r})
 demand(output("make", "-s", "clean", cwd="/app")[0] == 0, "make clean fails")
 demand(not os.path.exists("/app/{target}.txt"), "make clean leaves {target}.txt")
-demand(not [one for one in os.listdir("/app") if one.endswith(".out")], "make clean leaves .out files")
+demand(
+    not [one for one in os.listdir("/app") if one.endswith(".out")],
+    "make clean leaves .out files",
+)
 demand(output("make", "-s", cwd="/app")[0] == 0, "make fails")
 same("/app/{target}.txt", {wanted!r})
 with open("/app/{parts[-1]}.in", "w") as file:
@@ -97,17 +104,20 @@ def _static_library(rng: random.Random) -> Made:
     a, b = rng.randint(2, 9), rng.randint(10, 99)
     return Made(
         instruction=f"Make a static library /app/lib/lib{library}.a of /app/src/{first}.c and "
-        f"/app/src/{second}.c, and link /app/src/main.c with it to /app/main. Compile with -O1. Write "
-        f"the names of the members of the library to /app/members.txt, sorted.",
+        f"/app/src/{second}.c, and link /app/src/main.c with it to /app/main. Compile with -O1. "
+        f"Write the names of the members of the library to /app/members.txt, sorted.",
         files={
             f"src/{first}.c": f"int {first}(int n) {{ return n * {a}; }}\n",
-            f"src/{second}.c": f"int {first}(int n);\nint {second}(int n) {{ return {first}(n) + {b}; }}\n",
+            f"src/{second}.c": f"int {first}(int n);\n"
+            f"int {second}(int n) {{ return {first}(n) + {b}; }}\n",
             "src/main.c": f"#include <stdio.h>\n#include <stdlib.h>\nint {second}(int n);\n"
-            f'int main(int argc, char **argv) {{ printf("%d\\n", {second}(argc > 1 ? atoi(argv[1]) : 0)); return 0; }}\n',
+            f'int main(int argc, char **argv) {{ printf("%d\\n", {second}(argc '
+            f"> 1 ? atoi(argv[1]) : 0)); return 0; }}\n",
         },
         oracle=(
             "cd /app/src && ls",
-            f"gcc -O1 -c {first}.c {second}.c -o /dev/null 2> /dev/null || gcc -O1 -c {first}.c {second}.c",
+            f"gcc -O1 -c {first}.c {second}.c -o /dev/null "
+            f"2> /dev/null || gcc -O1 -c {first}.c {second}.c",
             "mkdir -p /app/lib",
             f"ar rcs /app/lib/lib{library}.a {first}.o {second}.o",
             f"gcc -O1 -o /app/main main.c -L/app/lib -l{library}",
@@ -122,12 +132,18 @@ def _static_library(rng: random.Random) -> Made:
         check=f"""
 same("/app/members.txt", {chr(10).join(sorted((first + ".o", second + ".o")))!r})
 code, said = output("ar", "t", "/app/lib/lib{library}.a")
-demand(sorted(said.split()) == {sorted((first + ".o", second + ".o"))!r}, "other members in the library")
+demand(
+    sorted(said.split()) == {sorted((first + ".o", second + ".o"))!r},
+    "other members in the library",
+)
 code, said = output("gcc", "-o", "/tmp/again", "/app/src/main.c", "-L/app/lib", "-l{library}")
 demand(code == 0, "the library cannot be linked")
 for n in (0, 5, 40):
     try:
-        demand(output("/app/main", str(n))[1].strip() == str(n * {a} + {b}), "the program prints something else")
+        demand(
+            output("/app/main", str(n))[1].strip() == str(n * {a} + {b}),
+            "the program prints something else",
+        )
     except OSError as error:
         fail(str(error))
 """,

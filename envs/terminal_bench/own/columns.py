@@ -18,10 +18,10 @@ def _fixed_width(rng: random.Random) -> Made:
     wanted = "\n".join("\t".join(row) for row in sorted(rows, key=lambda row: int(row[2])))
     first, second = widths[0], widths[0] + widths[1]
     return Made(
-        instruction=f"/app/table.txt has columns of fixed width: a name in characters 1 to {first}, "
-        f"a place in {first + 1} to {second}, a number in {second + 1} to {second + 6}, padded with "
-        f"spaces. Write /app/table.tsv with the columns separated by single tabs, without padding, "
-        f"sorted by the number in ascending order.",
+        instruction=f"/app/table.txt has columns of fixed width: a name in characters 1 to "
+        f"{first}, a place in {first + 1} to {second}, a number in {second + 1} to {second + 6}, "
+        f"padded with spaces. Write /app/table.tsv with the columns separated by single tabs, "
+        f"without padding, sorted by the number in ascending order.",
         files={"table.txt": "\n".join(lines) + "\n"},
         oracle=(
             "head -n 3 /app/table.txt",
@@ -52,20 +52,23 @@ def _join_tables(rng: random.Random) -> Made:
     )
     missing = "\n".join(sorted(who[n] for n in range(len(who)) if n not in some))
     return Made(
-        instruction="/app/people.txt has lines CODE;NAME and /app/cities.txt lines CODE;CITY, in no "
-        "order. Write /app/joined.txt with CODE;NAME;CITY for the codes that are in both, in "
-        "ascending order of the code, and /app/missing.txt with the names that have no city, sorted.",
+        instruction="/app/people.txt has lines CODE;NAME and /app/cities.txt lines CODE;CITY, in "
+        "no order. Write /app/joined.txt with CODE;NAME;CITY for the codes that are in both, in "
+        "ascending order of the code, and /app/missing.txt with the names that have no city, "
+        "sorted.",
         files={"people.txt": "\n".join(left) + "\n", "cities.txt": "\n".join(right) + "\n"},
         oracle=(
             "head -n 2 /app/people.txt /app/cities.txt",
             "LC_ALL=C sort -t';' -k1,1 /app/people.txt > /tmp/people",
             "LC_ALL=C sort -t';' -k1,1 /app/cities.txt > /tmp/cities",
             "LC_ALL=C join -t';' /tmp/people /tmp/cities | sort -n > /app/joined.txt",
-            "LC_ALL=C join -t';' -v1 /tmp/people /tmp/cities | cut -d';' -f2 | sort > /app/missing.txt",
+            "LC_ALL=C join -t';' -v1 /tmp/people /tmp/cities | cut -d';' -f2 | sort "
+            "> /app/missing.txt",
             "wc -l /app/joined.txt /app/missing.txt",
         ),
         wrong=(
-            "paste -d';' /app/people.txt /app/cities.txt | cut -d';' -f1,2,4 | sort -n > /app/joined.txt",
+            "paste -d';' /app/people.txt /app/cities.txt | cut -d';' -f1,2,4 | sort -n "
+            "> /app/joined.txt",
             "cut -d';' -f2 /app/people.txt | sort > /app/missing.txt",
         ),
         check=f"same('/app/joined.txt', {joined!r})\nsame('/app/missing.txt', {missing!r})",
@@ -124,13 +127,14 @@ def _frequent_words(rng: random.Random) -> Made:
         oracle=(
             "head -c 200 /app/book.txt",
             "tr -cs 'A-Za-z' '\\n' < /app/book.txt | tr A-Z a-z > /tmp/words",
-            "grep -vxF -f /app/stop.txt /tmp/words | grep . | sort | uniq -c | sort -rn > /tmp/ranked",
+            "grep -vxF -f /app/stop.txt /tmp/words | grep . | sort | uniq -c | sort -rn "
+            "> /tmp/ranked",
             f"head -n {top} /tmp/ranked | awk '{{ print $2, $1 }}' > /app/words.txt",
             "cat /app/words.txt",
         ),
         wrong=(
-            "tr ' ' '\\n' < /app/book.txt | grep -vxF -f /app/stop.txt | sort | uniq -c | sort -rn | "
-            f"head -n {top} | awk '{{ print $2, $1 }}' > /app/words.txt",
+            "tr ' ' '\\n' < /app/book.txt | grep -vxF -f /app/stop.txt | sort | uniq -c | sort -rn "
+            f"| head -n {top} | awk '{{ print $2, $1 }}' > /app/words.txt",
         ),
         check=f"same('/app/words.txt', {wanted!r})",
     )

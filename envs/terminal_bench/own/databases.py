@@ -34,7 +34,8 @@ def _best_customers(rng: random.Random) -> Made:
             amount = rng.randint(5, 400)
             year = rng.choice((2022, 2023))
             rows.append(
-                f"insert into sale values ({number + 1}, {amount}, '{year}-0{rng.randint(1, 9)}-11');"
+                f"insert into sale values ({number + 1}, {amount}, "
+                f"'{year}-0{rng.randint(1, 9)}-11');"
             )
             totals[one] += amount if year == 2023 else 0
     rows.append(f"insert into sale values (1, {rng.randint(1000, 1999)}, '2023-05-05');")
@@ -89,11 +90,13 @@ def _load_table(rng: random.Random) -> Made:
         files={"rows.csv": text},
         oracle=(
             "head -n 3 /app/rows.csv",
-            f"sqlite3 /app/data.db 'create table {table}(id integer primary key, name text, score integer)'",
+            f"sqlite3 /app/data.db 'create table {table}(id integer primary key, name text, score "
+            f"integer)'",
             "tail -n +2 /app/rows.csv | sort -u > /tmp/rows.csv",
             f"sqlite3 /app/data.db -cmd '.mode csv' '.import /tmp/rows.csv {table}'",
             f"sqlite3 /app/data.db 'create index {table}_by_score on {table}(score)'",
-            f"sqlite3 /app/data.db \"select printf('%.2f', avg(score)) from {table}\" > /app/mean.txt",
+            f"sqlite3 /app/data.db \"select printf('%.2f', avg(score)) from {table}\" "
+            f"> /app/mean.txt",
             "cat /app/mean.txt",
         ),
         wrong=(
@@ -105,9 +108,17 @@ def _load_table(rng: random.Random) -> Made:
         + f"""
 rows = ask("/app/data.db", "select id, name, score from {table} order by id")
 demand(rows == {sorted(rows)!r}, "other rows in the table")
-kinds = [(name.lower(), kind.lower(), key) for _, name, kind, _, _, key in ask("/app/data.db", "pragma table_info({table})")]
-demand(kinds == [("id", "integer", 1), ("name", "text", 0), ("score", "integer", 0)], "other columns")
-demand(ask("/app/data.db", "select tbl_name from sqlite_master where type='index' and name='{table}_by_score'") == [("{table}",)], "no such index")
+columns = ask("/app/data.db", "pragma table_info({table})")
+kinds = [(name.lower(), kind.lower(), key) for _, name, kind, _, _, key in columns]
+demand(
+    kinds == [("id", "integer", 1), ("name", "text", 0), ("score", "integer", 0)],
+    "other columns",
+)
+found = "select tbl_name from sqlite_master where type='index' and name='{table}_by_score'"
+demand(
+    ask("/app/data.db", found) == [("{table}",)],
+    "no such index",
+)
 try:
     mean = float(text("/app/mean.txt"))
 except ValueError:
@@ -130,9 +141,9 @@ def _migrate_table(rng: random.Random) -> Made:
         wanted.append((number + 1, who, family, euros * 100 + cents))
     return Made(
         instruction="In the SQLite database /app/bank.db the table account(id, owner, balance) has "
-        "owners like 'ada delta' and balances as text like '12.50'. Change the table to account(id, "
-        "first, last, cents), where cents is a whole number, with all rows kept. Set user_version of "
-        "the database to 2, and keep the old database as /app/bank.old.db.",
+        "owners like 'ada delta' and balances as text like '12.50'. Change the table to "
+        "account(id, first, last, cents), where cents is a whole number, with all rows kept. Set "
+        "user_version of the database to 2, and keep the old database as /app/bank.old.db.",
         setup=_database(
             "/app/bank.db",
             "create table account(id integer primary key, owner text, balance text);\n"
@@ -141,18 +152,22 @@ def _migrate_table(rng: random.Random) -> Made:
         oracle=(
             "cp /app/bank.db /app/bank.old.db",
             "sqlite3 /app/bank.db 'select * from account limit 3'",
-            "sqlite3 /app/bank.db 'create table fresh(id integer primary key, first text, last text, cents integer)'",
+            "sqlite3 /app/bank.db 'create table fresh(id integer primary key, first text, last "
+            "text, cents integer)'",
             "cat > /tmp/move.sql <<'END'\n"
             "insert into fresh select id, substr(owner, 1, instr(owner, ' ') - 1), "
-            "substr(owner, instr(owner, ' ') + 1), cast(round(balance * 100) as integer) from account;\nEND",
+            "substr(owner, instr(owner, ' ') + 1), cast(round(balance * 100) as integer) from "
+            "account;\nEND",
             "sqlite3 /app/bank.db < /tmp/move.sql",
-            "sqlite3 /app/bank.db 'drop table account; alter table fresh rename to account; pragma user_version = 2'",
+            "sqlite3 /app/bank.db 'drop table account; alter table fresh rename to account; "
+            "pragma user_version = 2'",
             "sqlite3 /app/bank.db 'select * from account limit 3'",
         ),
         wrong=(
             "cp /app/bank.db /app/bank.old.db",
             "sqlite3 /app/bank.db 'alter table account rename column owner to first; "
-            "alter table account rename column balance to cents; alter table account add column last text; "
+            "alter table account rename column balance to cents; "
+            "alter table account add column last text; "
             "pragma user_version = 2'",
         ),
         check=_ASK
@@ -161,7 +176,10 @@ names = [row[1] for row in ask("/app/bank.db", "pragma table_info(account)")]
 demand(names == ["id", "first", "last", "cents"], "other columns")
 demand(ask("/app/bank.db", "select * from account order by id") == {wanted!r}, "other rows")
 demand(ask("/app/bank.db", "pragma user_version") == [(2,)], "another user_version")
-demand(ask("/app/bank.old.db", "select count(balance) from account") == [({len(rows)},)], "the old database is not kept")
+demand(
+    ask("/app/bank.old.db", "select count(balance) from account") == [({len(rows)},)],
+    "the old database is not kept",
+)
 """,
     )
 
@@ -180,9 +198,9 @@ def _orphan_rows(rng: random.Random) -> Made:
     orphans = [loan for loan, book in loans if book > len(books)]
     kept = [loan for loan, book in loans if book <= len(books)]
     return Made(
-        instruction="In /app/library.db (SQLite; book(id, title), loan(id, book, reader)) some loans "
-        "name a book that does not exist. Write their ids to /app/orphans.txt in ascending order, "
-        "one a line, then delete these loans, and nothing else.",
+        instruction="In /app/library.db (SQLite; book(id, title), loan(id, book, reader)) some "
+        "loans name a book that does not exist. Write their ids to /app/orphans.txt in ascending "
+        "order, one a line, then delete these loans, and nothing else.",
         setup=_database(
             "/app/library.db",
             "create table book(id integer primary key, title text); "
@@ -204,8 +222,15 @@ def _orphan_rows(rng: random.Random) -> Made:
         check=_ASK
         + f"""
 same("/app/orphans.txt", {chr(10).join(map(str, sorted(orphans)))!r})
-demand([row[0] for row in ask("/app/library.db", "select id from loan order by id")] == {sorted(kept)!r}, "other loans are left")
-demand(ask("/app/library.db", "select count(*) from book") == [({len(books)},)], "books were changed")
+loans = ask("/app/library.db", "select id from loan order by id")
+demand(
+    [row[0] for row in loans] == {sorted(kept)!r},
+    "other loans are left",
+)
+demand(
+    ask("/app/library.db", "select count(*) from book") == [({len(books)},)],
+    "books were changed",
+)
 """,
     )
 

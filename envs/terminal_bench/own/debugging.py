@@ -12,13 +12,14 @@ def _shell_bug(rng: random.Random) -> Made:
     script = (
         "#!/bin/bash\n# prints how many of the files it is given have more than LIMIT bytes\n"
         f"LIMIT={limit}\ncount=0\nfor file in $@; do\n"
-        "  size=$(wc -c < $file)\n  if [ $size > $LIMIT ]; then\n    count=$((count + 1))\n  fi\ndone\n"
+        "  size=$(wc -c < $file)\n  if [ $size > $LIMIT ]; then\n    count=$((count + 1))\n  fi\n"
+        "done\n"
         "echo $count\n"
     )
     return Made(
-        instruction=f"/app/{tool}.sh should print how many of the files given to it are larger than "
-        f"{limit} bytes. It counts wrongly, leaves a file behind, and fails for names with spaces. "
-        f"Repair it and remove what it left in /app. The limit stays {limit}.",
+        instruction=f"/app/{tool}.sh should print how many of the files given to it are larger "
+        f"than {limit} bytes. It counts wrongly, leaves a file behind, and fails for names with "
+        f"spaces. Repair it and remove what it left in /app. The limit stays {limit}.",
         files={
             f"{tool}.sh": script,
             "samples/small.txt": "x" * (limit // 2),
@@ -47,8 +48,14 @@ for number, size in enumerate((0, {limit - 1}, {limit}, {limit + 1}, {limit * 3}
         file.write("x" * size)
 code, said = output("/app/{tool}.sh", *paths, cwd="/tmp/check dir")
 demand(said.strip() == "2", "it counts wrongly")
-demand(output("/app/{tool}.sh", cwd="/tmp/check dir")[1].strip() == "0", "it counts wrongly without files")
-demand(sorted(os.listdir("/tmp/check dir")) == ["a b" + str(n) for n in range(6)], "it leaves a file behind")
+demand(
+    output("/app/{tool}.sh", cwd="/tmp/check dir")[1].strip() == "0",
+    "it counts wrongly without files",
+)
+demand(
+    sorted(os.listdir("/tmp/check dir")) == ["a b" + str(n) for n in range(6)],
+    "it leaves a file behind",
+)
 demand(not os.path.exists("/app/{limit}"), "the file that it left is still there")
 demand("LIMIT={limit}" in text("/app/{tool}.sh"), "the limit was changed")
 """,
@@ -70,21 +77,24 @@ def _python_bug(rng: random.Random) -> Made:
     )
     return Made(
         instruction=f"averages() in /app/{module}.py should return the mean of every `size` "
-        f"neighbouring values, rounded to one decimal, and an empty list where there are fewer values. "
-        f"It leaves out the last one and rounds wrongly. Repair it; name, parameters and default stay. "
-        f"Then write averages([1, 2, 4, 8, 16, 32, 64]) to /app/result.txt as Python prints it.",
+        f"neighbouring values, rounded to one decimal, and an empty list where there are fewer "
+        f"values. It leaves out the last one and rounds wrongly. Repair it; "
+        f"name, parameters and default stay. Then write averages([1, 2, 4, 8, 16, 32, 64]) to "
+        f"/app/result.txt as Python prints it.",
         files={f"{module}.py": program},
         oracle=(
             f"cat /app/{module}.py",
             f"sed -i 's/len(values) - size)/len(values) - size + 1)/' /app/{module}.py",
             f"sed -i 's#sum(part) // size#round(sum(part) / size, 1)#' /app/{module}.py",
-            f"cd /app && python3 -c 'from {module} import averages; print(averages([1, 2, 4, 8, 16, 32, 64]))' "
+            f"cd /app && python3 -c 'from {module} import averages; "
+            f"print(averages([1, 2, 4, 8, 16, 32, 64]))' "
             "> /app/result.txt",
             "cat /app/result.txt",
         ),
         wrong=(
             f"sed -i 's#sum(part) // size#sum(part) / size#' /app/{module}.py",
-            f"cd /app && python3 -c 'from {module} import averages; print(averages([1, 2, 4, 8, 16, 32, 64]))' "
+            f"cd /app && python3 -c 'from {module} import averages; "
+            f"print(averages([1, 2, 4, 8, 16, 32, 64]))' "
             "> /app/result.txt",
         ),
         check=f"""
@@ -93,9 +103,16 @@ exec({repaired!r}, wanted)
 found = {{}}
 try:
     exec(text("/app/{module}.py"), found)
-    for values in ([], [1], [1, 2, 4, 8, 16, 32, 64], list(range(0, 90, 7)), [0.05] * 9, [-3, 5, 9, 2, 2, 8]):
-        demand(found["averages"](values) == wanted["averages"](values), "averages() returns something else")
-        demand(found["averages"](values, size=2) == wanted["averages"](values, size=2), "size does not count")
+    powers = [1, 2, 4, 8, 16, 32, 64]
+    for values in ([], [1], powers, list(range(0, 90, 7)), [0.05] * 9, [-3, 5, 9, 2, 2, 8]):
+        demand(
+            found["averages"](values) == wanted["averages"](values),
+            "averages() returns something else",
+        )
+        demand(
+            found["averages"](values, size=2) == wanted["averages"](values, size=2),
+            "size does not count",
+        )
 except Exception as error:
     fail(str(error))
 same("/app/result.txt", str(wanted["averages"]([1, 2, 4, 8, 16, 32, 64])))
@@ -121,9 +138,10 @@ def _bad_records(rng: random.Random) -> Made:
         "    for row in csv.reader(file):\n        total += int(row[2])\nprint(total)\n"
     )
     return Made(
-        instruction="`python3 /app/add.py` fails on /app/data.csv, as some lines have no whole number "
-        "in the third column. Move these lines to /app/rejected.csv, in their order, so that the "
-        "program works on what is left; do not change the program. Write its result to /app/total.txt.",
+        instruction="`python3 /app/add.py` fails on /app/data.csv, as some lines have no whole "
+        "number in the third column. Move these lines to /app/rejected.csv, in their order, so "
+        "that the program works on what is left; do not change the program. Write its result to "
+        "/app/total.txt.",
         files={"data.csv": "\n".join(rows) + "\n", "add.py": program},
         oracle=(
             "python3 /app/add.py 2>&1 | tail -n 1",
@@ -159,10 +177,11 @@ def _broken_environment(rng: random.Random) -> Made:
         'cat "$CACHE"\n'
     )
     return Made(
-        instruction=f"The command `{tool}` (in /app/{folder}/bin) should work in every new bash shell "
-        f"that reads /root/.profile, called by its name alone; it needs {variable}=/app/{folder}. Set "
-        f"both up in /root/.profile, repair what else keeps it from working without changing "
-        f"/app/{folder}/bin/{tool}, and write what it prints to /app/answer.txt.",
+        instruction=f"The command `{tool}` (in /app/{folder}/bin) should work in every new bash "
+        f"shell that reads /root/.profile, called by its name alone; "
+        f"it needs {variable}=/app/{folder}. Set both up in /root/.profile, repair what else keeps "
+        f"it from working without changing /app/{folder}/bin/{tool}, and write what it prints to "
+        f"/app/answer.txt.",
         files={
             f"{folder}/bin/{tool}": script,
             f"{folder}/conf/tool.conf.dist": f"ANSWER={answer}\nCACHE=/app/{folder}/cache/answer\n",
@@ -172,14 +191,16 @@ def _broken_environment(rng: random.Random) -> Made:
             f"cat /app/{folder}/bin/{tool}",
             f"chmod +x /app/{folder}/bin/{tool}",
             f"cp /app/{folder}/conf/tool.conf.dist /app/{folder}/conf/tool.conf",
-            f"rm -f /app/{folder}/cache/answer; [ -d /app/{folder}/cache ] || rm -f /app/{folder}/cache",
+            f"rm -f /app/{folder}/cache/answer; [ -d /app/{folder}/cache ] || rm -f "
+            f"/app/{folder}/cache",
             f"grep -q {variable} /root/.profile 2> /dev/null || cat >> /root/.profile <<'END'\n"
             f'export {variable}=/app/{folder}\nexport PATH="$PATH:/app/{folder}/bin"\nEND',
             ". /root/.profile",
             f"{tool} > /app/answer.txt && cat /app/answer.txt",
         ),
         wrong=(
-            f"cp /app/{folder}/conf/tool.conf.dist /app/{folder}/conf/tool.conf; rm -f /app/{folder}/cache",
+            f"cp /app/{folder}/conf/tool.conf.dist /app/{folder}/conf/tool.conf; "
+            f"rm -f /app/{folder}/cache",
             f"export {variable}=/app/{folder}",
             f"bash /app/{folder}/bin/{tool} > /app/answer.txt",
         ),
@@ -202,17 +223,20 @@ def _schedule_line(rng: random.Random) -> Made:
     gone = f"/app/jobs/{people(rng, 1)[0]}.sh"
     start = f"# {sentence(rng, 3)}\n0 0 * * * {gone}\n30 1 * * 0 /app/jobs/weekly.sh\n"
     return Made(
-        instruction=f"/app/crontab is a crontab of five fields and a command. Add two lines: {script} "
-        f"at {hour:02}:{minute:02} on every {names_of_days[days[0]]} and {names_of_days[days[1]]}, and "
-        f"{other} every {every} minutes (at minute 0, {every}, ...) from 08:00 to 17:59 on every day. "
-        f"Remove the line of {gone}; leave everything else. Days of the week are written as numbers, "
+        instruction=f"/app/crontab is a crontab of five fields and a command. Add two lines: "
+        f"{script} at {hour:02}:{minute:02} on every {names_of_days[days[0]]} and "
+        f"{names_of_days[days[1]]}, and {other} every {every} minutes (at minute 0, {every}, ...) "
+        f"from 08:00 to 17:59 on every day. Remove the line of {gone}; "
+        f"leave everything else. Days of the week are written as numbers, "
         f"0 is Sunday.",
         files={"crontab": start},
         oracle=(
             "cat /app/crontab",
             f"sed -i '\\|{gone}|d' /app/crontab",
-            f"grep -qF '{script}' /app/crontab || echo '{minute} {hour} * * {days[0]},{days[1]} {script}' >> /app/crontab",
-            f"grep -qF '{other}' /app/crontab || echo '*/{every} 8-17 * * * {other}' >> /app/crontab",
+            f"grep -qF '{script}' /app/crontab || echo '{minute} {hour} * * {days[0]},{days[1]} "
+            f"{script}' >> /app/crontab",
+            f"grep -qF '{other}' /app/crontab || echo '*/{every} 8-17 * * * {other}' >> "
+            f"/app/crontab",
             "cat /app/crontab",
         ),
         wrong=(

@@ -47,6 +47,8 @@ def output(*argv, wait=10, **options):
 
 
 """
+_GIT_CONFIG = r"[user]\n\tname = root\n\temail = root@localhost\n[init]\n\tdefaultBranch = main\n"
+"""Whose commits they are: git asks for it in an image, which has no such file."""
 _TEST = """#!/bin/bash
 if python3 -I -S -B /tests/check.py; then
   echo 1 > /logs/verifier/reward.txt
@@ -80,9 +82,9 @@ class Made:
 
 @dataclass(frozen=True)
 class Family:
-    """How tasks of one kind are made. All of them are in one `split`, so that no near-copy of a task
-    crosses from training to test. `packages` are Debian's, beside bash, coreutils, findutils, grep,
-    sed, mawk, tar, gzip and python3.
+    """How tasks of one kind are made. All of them are in one `split`, so that no near-copy of a
+    task crosses from training to test. `packages` are Debian's, beside bash, coreutils, findutils,
+    grep, sed, mawk, tar, gzip and python3.
     """
 
     name: str
@@ -130,6 +132,8 @@ class Family:
             f"RUN apt-get update && apt-get install -y --no-install-recommends {packages}",
             "WORKDIR /app",
         ]
+        if "git" in self.packages:
+            lines.append(f"RUN printf {shlex.quote(_GIT_CONFIG)} > /root/.gitconfig")
         if made.files:
             lines.append("COPY app/ /app/")
         if made.setup:

@@ -71,7 +71,8 @@ def _large_files(rng: random.Random) -> Made:
         files=files,
         oracle=(
             f"find /app/store -type f -size +{limit}c",
-            f"find /app/store -type f -size +{limit}c -printf '%s %p\\n' | sort -rn > /app/large.txt",
+            f"find /app/store -type f -size +{limit}c -printf '%s %p\\n' | sort -rn "
+            f"> /app/large.txt",
             "cut -d' ' -f2 /app/large.txt | xargs gzip -f",
             "find /app/store -name '*.gz' | wc -l",
         ),
@@ -119,7 +120,8 @@ def _remove_duplicates(rng: random.Random) -> Made:
         files=files,
         oracle=(
             "cd /app/pool && LC_ALL=C sha256sum * | head -n 4",
-            "cd /app/pool && LC_ALL=C sha256sum * | awk 'seen[$1]++ { print $2 }' > /app/removed.txt",
+            "cd /app/pool && LC_ALL=C sha256sum * | awk 'seen[$1]++ { print $2 }' "
+            "> /app/removed.txt",
             "LC_ALL=C sort -o /app/removed.txt /app/removed.txt",
             "cd /app/pool && xargs rm -f < /app/removed.txt",
             "ls /app/pool | wc -l",
@@ -131,7 +133,10 @@ def _remove_duplicates(rng: random.Random) -> Made:
         ),
         check=f"""
 same("/app/removed.txt", {removed!r})
-demand(sorted(os.listdir("/app/pool")) == {sorted(p.removeprefix("pool/") for p in kept)!r}, "other files are left")
+demand(
+    sorted(os.listdir("/app/pool")) == {sorted(p.removeprefix("pool/") for p in kept)!r},
+    "other files are left",
+)
 """,
     )
 

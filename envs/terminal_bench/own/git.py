@@ -26,8 +26,8 @@ def _commit_selected(rng: random.Random) -> Made:
     return Made(
         instruction=f"In the git repository {_REPO} make a branch {branch} and commit there only "
         f"{wanted}, with the message {subject!r}. {other} stays changed and uncommitted, and the "
-        f"untracked {junk} is ignored by a rule in .git/info/exclude. The branch main does not move, "
-        f"and {branch} stays checked out.",
+        f"untracked {junk} is ignored by a rule in .git/info/exclude. The branch main does not "
+        f"move, and {branch} stays checked out.",
         setup="\n".join(
             (
                 _BEGIN,
@@ -77,9 +77,9 @@ def _resolve_conflict(rng: random.Random) -> Made:
     larger = max(numbers[2], numbers[3])
     wanted = base.replace(f"limit = {numbers[0]}", f"limit = {larger}").replace(ours, theirs)
     return Made(
-        instruction=f"In {_REPO} merge the branch {theirs} into main. Both changed {shared}.conf: of "
-        f"the two values of limit the larger one counts, everything else is as on {theirs}. Finish "
-        f"the merge with a merge commit; no marks of the conflict may remain.",
+        instruction=f"In {_REPO} merge the branch {theirs} into main. Both changed {shared}.conf: "
+        f"of the two values of limit the larger one counts, everything else is as on {theirs}. "
+        f"Finish the merge with a merge commit; no marks of the conflict may remain.",
         setup="\n".join(
             (
                 _BEGIN,
@@ -133,8 +133,8 @@ def _first_bad_commit(rng: random.Random) -> Made:
         steps.append(f"git add . && git commit -q -m 'Step {number}'")
     return Made(
         instruction=f"`bash rate.sh 5` in {_REPO} should print 15. In the first commit it did; at "
-        f"some commit it broke. Write the full hash of the first commit in which it prints something "
-        f"else to /app/bad.txt, then repair rate.sh on main with one more commit.",
+        f"some commit it broke. Write the full hash of the first commit in which it prints "
+        f"something else to /app/bad.txt, then repair rate.sh on main with one more commit.",
         setup="\n".join((_BEGIN, *steps)),
         oracle=(
             f"cd {_REPO} && git log --oneline | wc -l",
@@ -174,9 +174,9 @@ def _recover_deleted(rng: random.Random) -> Made:
     for number in range(later):
         steps += [_write(other, f"x {number}"), f"git commit -q -a -m 'Edit {number}'"]
     return Made(
-        instruction=f"The file {lost} was deleted from {_REPO} some commits ago. Bring back its last "
-        f"version and commit it on main with the message 'Restore {lost}'. Write the subject of the "
-        f"commit that deleted it to /app/deleted-by.txt.",
+        instruction=f"The file {lost} was deleted from {_REPO} some commits ago. Bring back its "
+        f"last version and commit it on main with the message 'Restore {lost}'. Write the subject "
+        f"of the commit that deleted it to /app/deleted-by.txt.",
         setup="\n".join((_BEGIN, *steps)),
         oracle=(
             f"cd {_REPO} && git log --diff-filter=D --format=%s -- {lost}",
@@ -227,18 +227,21 @@ def _who_leaked(rng: random.Random) -> Made:
             f"cd {_REPO} && git log -S {secret} --reverse --format='%an %s'",
             f"first=$(git log -S {secret} --reverse --format=%H | head -n 1)",
             'git show --format= --name-only "$first"',
-            'echo "$(git log -1 --format=%an $first) $(git show --format= --name-only $first)" > /app/leak.txt',
+            'echo "$(git log -1 --format=%an $first) $(git show --format= --name-only $first)" '
+            "> /app/leak.txt",
             'git tag leak "$first"',
             "cat /app/leak.txt",
         ),
         wrong=(
             f"cd {_REPO} && last=$(git log -S {secret} --format=%H | head -n 1)",
-            'echo "$(git log -1 --format=%an $last) $(git show --format= --name-only $last)" > /app/leak.txt',
+            'echo "$(git log -1 --format=%an $last) $(git show --format= --name-only $last)" '
+            "> /app/leak.txt",
             'git tag leak "$last"',
         ),
         check=f"""
 same("/app/leak.txt", "{authors[at % len(authors)]} settings.ini")
-code, said = output("git", "-c", "safe.directory=*", "-C", "{_REPO}", "log", "-1", "--format=%s", "leak")
+log = ("log", "-1", "--format=%s", "leak")
+code, said = output("git", "-c", "safe.directory=*", "-C", "{_REPO}", *log)
 demand(said.strip() == "Part {at}", "the tag is at another commit")
 """,
     )

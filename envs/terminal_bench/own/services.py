@@ -19,7 +19,8 @@ def fetch(address):
 """
 WAIT_FOR_PORT = (
     "for n in $(seq 50); do\n"
-    "  python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' 2> /dev/null && break\n"
+    "  python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' 2> /dev/null "
+    "&& break\n"
     "  sleep 0.1\ndone"
 )
 
@@ -30,27 +31,35 @@ def _serve_folder(rng: random.Random) -> Made:
     text = sentence(rng, 5)
     return Made(
         instruction=f"Serve the folder /app/{folder} over HTTP on 127.0.0.1, port {port}, in the "
-        f"background, so that it goes on after you have finished. Its log goes to /app/server.log and "
-        f"its process id to /app/server.pid. Add a file /app/{folder}/status.txt that says ready.",
+        f"background, so that it goes on after you have finished. Its log goes to /app/server.log "
+        f"and its process id to /app/server.pid. Add a file /app/{folder}/status.txt that says "
+        f"ready.",
         files={f"{folder}/{page}.html": text + "\n", "private.txt": "private\n"},
         oracle=(
             f"ls /app/{folder}",
             f"echo ready > /app/{folder}/status.txt",
-            f"cd /app/{folder} && nohup python3 -m http.server {port} --bind 127.0.0.1 > /app/server.log 2>&1 &\n"
+            f"cd /app/{folder} && nohup python3 -m http.server {port} --bind 127.0.0.1 "
+            f"> /app/server.log 2>&1 &\n"
             "echo $! > /app/server.pid",
             WAIT_FOR_PORT.format(port=port),
-            f"python3 -c 'import urllib.request; print(urllib.request.urlopen(\"http://127.0.0.1:{port}/status.txt\").read().decode())'",
+            f"python3 -c 'import urllib.request; "
+            f'print(urllib.request.urlopen("http://127.0.0.1:{port}/status.txt").read()'
+            f".decode())'",
         ),
         wrong=(
             f"echo ready > /app/{folder}/status.txt",
-            f"cd /app && nohup python3 -m http.server {port} --bind 127.0.0.1 > /app/server.log 2>&1 &\n"
+            f"cd /app && nohup python3 -m http.server {port} --bind 127.0.0.1 "
+            f"> /app/server.log 2>&1 &\n"
             "echo $! > /app/server.pid",
             WAIT_FOR_PORT.format(port=port),
         ),
         service=True,
         check=_FETCH
         + f"""
-demand(fetch("http://127.0.0.1:{port}/status.txt").strip() == "ready", "status.txt says something else")
+demand(
+    fetch("http://127.0.0.1:{port}/status.txt").strip() == "ready",
+    "status.txt says something else",
+)
 demand(fetch("http://127.0.0.1:{port}/{page}.html").strip() == {text!r}, "another page")
 try:
     fetched = urllib.request.urlopen("http://127.0.0.1:{port}/private.txt", timeout=5).status
@@ -73,30 +82,35 @@ def _repair_server(rng: random.Random) -> Made:
         "class Handler(http.server.BaseHTTPRequestHandler):\n"
         "    def do_GET(self):\n"
         "        body = config['greeting'].encode()\n"
-        "        self.send_response(200)\n        self.end_headers()\n        self.wfile.write(body)\n"
+        "        self.send_response(200)\n        self.end_headers()\n"
+        "        self.wfile.write(body)\n"
         "    def log_message(self, *words):\n"
-        "        with open(config['log'], 'a') as file:\n            file.write(self.path + '\\n')\n"
+        "        with open(config['log'], 'a') as file:\n"
+        "            file.write(self.path + '\\n')\n"
         "http.server.HTTPServer(('127.0.0.1', config['port']), Handler).serve_forever()\n"
     )
     return Made(
-        instruction=f"Start /app/server.py in the background so that http://127.0.0.1:{port}/ answers "
-        f"with {greeting!r}, and goes on after you have finished. Its settings are in "
+        instruction=f"Start /app/server.py in the background so that http://127.0.0.1:{port}/ "
+        f"answers with {greeting!r}, and goes on after you have finished. Its settings are in "
         f"/app/etc/server.json and are wrong; do not change server.py. Requests must be logged to "
         f"/app/var/requests.log.",
         files={
             "server.py": program,
-            "etc/server.json": f'{{"port": "{wrong}", "greeting": "hello", "log": "/app/logs/requests.log"}}\n',
+            "etc/server.json": f'{{"port": "{wrong}", "greeting": "hello", "log": '
+            f'"/app/logs/requests.log"}}\n',
         },
         oracle=(
             "cat /app/etc/server.json && head -n 5 /app/server.py",
-            f'sed -i -e \'s/"{wrong}"/{port}/\' -e \'s/"hello"/"{greeting}"/\' /app/etc/server.json',
+            f'sed -i -e \'s/"{wrong}"/{port}/\' -e \'s/"hello"/"{greeting}"/\' '
+            f"/app/etc/server.json",
             "sed -i 's|/app/logs/|/app/var/|' /app/etc/server.json",
             "mkdir -p /app/var",
             "nohup python3 /app/server.py > /app/server.out 2>&1 &",
             WAIT_FOR_PORT.format(port=port),
         ),
         wrong=(
-            f'sed -i -e \'s/"{wrong}"/{port}/\' -e \'s/"hello"/"{greeting}"/\' /app/etc/server.json',
+            f'sed -i -e \'s/"{wrong}"/{port}/\' -e \'s/"hello"/"{greeting}"/\' '
+            f"/app/etc/server.json",
             "nohup python3 /app/server.py > /app/server.out 2>&1 &",
             WAIT_FOR_PORT.format(port=port),
         ),
@@ -119,9 +133,10 @@ def _queue_worker(rng: random.Random) -> Made:
     }
     return Made(
         instruction=f"Write /app/worker.sh and leave it running in the background. Every file "
-        f"/app/{folder}/in/NAME.job holds two whole numbers; for each the worker writes their product "
-        f"to /app/{folder}/out/NAME.result and then removes the job. It must also take jobs that come "
-        f"later, within two seconds. Its process id is in /app/worker.pid.",
+        f"/app/{folder}/in/NAME.job holds two whole numbers; "
+        f"for each the worker writes their product "
+        f"to /app/{folder}/out/NAME.result and then removes the job. It must also take jobs that "
+        f"come later, within two seconds. Its process id is in /app/worker.pid.",
         files=files,
         oracle=(
             f"head -n 1 /app/{folder}/in/*.job",
@@ -137,7 +152,8 @@ def _queue_worker(rng: random.Random) -> Made:
             '    rm "$job"\n  done\n  sleep 0.2\ndone\nEND',
             "chmod +x /app/worker.sh",
             "nohup /app/worker.sh > /dev/null 2>&1 &\necho $! > /app/worker.pid",
-            f"for n in $(seq 50); do ls /app/{folder}/in/*.job > /dev/null 2>&1 || break; sleep 0.1; done",
+            f"for n in $(seq 50); do ls /app/{folder}/in/*.job > /dev/null 2>&1 || break; "
+            f"sleep 0.1; done",
             f"ls /app/{folder}/out | grep -c result",
         ),
         wrong=(
@@ -176,7 +192,8 @@ def _stop_stray(rng: random.Random) -> Made:
         files={
             f"{good}.sh": loop.format(name=good),
             f"{stray}.sh": loop.format(name=stray),
-            "start.sh": f"for one in {good} {stray}; do nohup bash /app/$one.sh > /dev/null 2>&1 & done\n",
+            "start.sh": f"for one in {good} {stray}; do nohup bash /app/$one.sh "
+            f"> /dev/null 2>&1 & done\n",
         },
         oracle=(
             "cat /app/start.sh",

@@ -20,10 +20,10 @@ def _json_to_csv(rng: random.Random) -> Made:
     if not chosen:
         records[0]["age"] = 33
         chosen = [records[0]]
-    rows = [
-        f"{one['id']},{one['name']},{one['age']},{'|'.join(map(str, one['tags']))}"  # type: ignore[call-overload]
-        for one in sorted(chosen, key=lambda one: int(str(one["id"])))
-    ]
+    rows = []
+    for one in sorted(chosen, key=lambda one: int(str(one["id"]))):
+        tags = "|".join(map(str, one["tags"]))  # type: ignore[call-overload]
+        rows.append(f"{one['id']},{one['name']},{one['age']},{tags}")
     wanted = "\n".join(("id,name,age,tags", *rows))
     program = (
         "import json\n"
@@ -44,7 +44,8 @@ def _json_to_csv(rng: random.Random) -> Made:
             "head -n 3 /app/people.csv",
         ),
         wrong=(
-            f"cat > /tmp/convert.py <<'END'\n{program.replace(chr(39) + '|' + chr(39), chr(39) + ';' + chr(39))}\n"
+            f"cat > /tmp/convert.py <<'END'\n"
+            f"{program.replace(chr(39) + '|' + chr(39), chr(39) + ';' + chr(39))}\n"
             "print()\nEND".replace("print()", "print('end')"),
             "python3 /tmp/convert.py > /app/people.csv",
         ),
@@ -66,8 +67,8 @@ def _repair_json(rng: random.Random) -> Made:
     broken.insert(2, f"  // {name(rng)}")
     fixed = value | {target: number}
     return Made(
-        instruction=f"/app/config.json is no valid JSON: it has a comment line, single quotes and a "
-        f"comma too many. Repair it without changing its keys and values, then set {target!r} to "
+        instruction=f"/app/config.json is no valid JSON: it has a comment line, single quotes and "
+        f"a comma too many. Repair it without changing its keys and values, then set {target!r} to "
         f"{number}.",
         files={"config.json": "\n".join(broken) + "\n"},
         oracle=(
@@ -76,8 +77,8 @@ def _repair_json(rng: random.Random) -> Made:
             "sed -i -e '/^ *\\/\\//d' -e \"s/'/\\\"/g\" /app/config.json",
             "python3 -c \"import re; p='/app/config.json'; t=open(p).read(); "
             "open(p,'w').write(re.sub(r',(\\s*[}\\]])', r'\\1', t))\"",
-            f"python3 -c \"import json; p='/app/config.json'; d=json.load(open(p)); d['{target}']={number}; "
-            "json.dump(d, open(p,'w'), indent=2)\"",
+            f"python3 -c \"import json; p='/app/config.json'; d=json.load(open(p)); "
+            f"d['{target}']={number}; json.dump(d, open(p,'w'), indent=2)\"",
             "python3 -m json.tool /app/config.json > /dev/null && echo valid",
         ),
         wrong=(
@@ -102,9 +103,8 @@ def _xml_totals(rng: random.Random) -> Made:
         shelf = rng.choice(shelves)
         count, price = rng.randint(0, 9), rng.randint(1, 50)
         totals[shelf] += count * price
-        lines.append(
-            f'  <item id="{number}" shelf="{shelf}"><count>{count}</count><price>{price}</price></item>'
-        )
+        content = f"<count>{count}</count><price>{price}</price>"
+        lines.append(f'  <item id="{number}" shelf="{shelf}">{content}</item>')
     lines.append("</stock>")
     wanted = json.dumps(totals, sort_keys=True)
     program = (
@@ -115,6 +115,7 @@ def _xml_totals(rng: random.Random) -> Made:
         "    totals[item.get('shelf')] = totals.get(item.get('shelf'), 0) + worth\n"
         "json.dump(totals, open('/app/totals.json', 'w'), sort_keys=True)"
     )
+    careless = program.replace("int(item.find('count').text) * ", "")
     used = {
         shelf: total
         for shelf, total in totals.items()
@@ -132,7 +133,7 @@ def _xml_totals(rng: random.Random) -> Made:
             "cat /app/totals.json",
         ),
         wrong=(
-            f"cat > /tmp/totals.py <<'END'\n{program.replace('int(item.find(' + chr(39) + 'count' + chr(39) + ').text) * ', '')}\nEND",
+            f"cat > /tmp/totals.py <<'END'\n{careless}\nEND",
             "python3 /tmp/totals.py",
         ),
         check=f"""
@@ -180,8 +181,8 @@ def _layered_settings(rng: random.Random) -> Made:
     )
     return Made(
         instruction="Settings lie in /app/conf/base.env, site.env and local.env as KEY=NUMBER; a "
-        "later file (in this order) overrides an earlier one, and a line `# unset KEY` removes KEY. "
-        "Write the settings that hold in the end to /app/merged.json, as one JSON object with "
+        "later file (in this order) overrides an earlier one, and a line `# unset KEY` removes "
+        "KEY. Write the settings that hold in the end to /app/merged.json, as one JSON object with "
         "numbers as values.",
         files=files,
         oracle=(
@@ -191,7 +192,8 @@ def _layered_settings(rng: random.Random) -> Made:
             "cat /app/merged.json",
         ),
         wrong=(
-            f"cat > /tmp/merge.py <<'END'\n{program.replace('merged.pop(gone[1], None)', 'pass')}\nEND",
+            f"cat > /tmp/merge.py <<'END'\n{program.replace('merged.pop(gone[1], None)', 'pass')}\n"
+            f"END",
             "python3 /tmp/merge.py",
         ),
         check=f"""

@@ -32,7 +32,8 @@ def _busiest_clients(rng: random.Random) -> Made:
         oracle=(
             "head -n 3 /app/access.log",
             "grep -c '\" 200 ' /app/access.log",
-            "grep '\" 200 ' /app/access.log | awk '{print $1}' | sort | uniq -c | sort -rn > /tmp/counts",
+            "grep '\" 200 ' /app/access.log | awk '{print $1}' | sort | uniq -c | sort -rn "
+            "> /tmp/counts",
             f"head -n {top} /tmp/counts | awk '{{print $1, $2}}' > /app/top.txt",
             "cat /app/top.txt",
         ),
@@ -138,8 +139,8 @@ def _extract_addresses(rng: random.Random) -> Made:
     year, month, date = day(rng)
     return Made(
         instruction=f"/app/mail.txt mentions e-mail addresses in running text, some in capitals, "
-        f"some more than once. Write those at {chosen} to /app/addresses.txt: in small letters, each "
-        f"once, sorted, one a line. The file was exported on {year}-{month:02}-{date:02}.",
+        f"some more than once. Write those at {chosen} to /app/addresses.txt: in small letters, "
+        f"each once, sorted, one a line. The file was exported on {year}-{month:02}-{date:02}.",
         files={"mail.txt": "\n".join(lines) + "\n"},
         oracle=(
             "head -n 5 /app/mail.txt",

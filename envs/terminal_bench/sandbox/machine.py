@@ -4,7 +4,6 @@ it.
 
 import atexit
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from envs.terminal_bench.machine import Came, File, MachineGone, Ran, Shown
 from envs.terminal_bench.sandbox.bubble import Bubble, Gone, wait_any
 from envs.terminal_bench.sandbox.options import Root, environment
 from envs.terminal_bench.sandbox.shell import Output, Shell
+from envs.terminal_bench.sandbox.size import Size
 from r2v_dist.errors import RuntimeFailure, UsageError
 
 T = TypeVar("T")
@@ -30,29 +30,6 @@ _CHUNK = 1 << 16
 _START_S = 20.0
 _PUT_AT_NS = 1_685_577_600 * 10**9
 """Files that are put in are as old in every replay."""
-_OPEN_FILES = 1024
-_PENDING_SIGNALS = 256
-
-
-@dataclass(frozen=True)
-class Size:
-    """What a machine may use, all its processes together."""
-
-    memory_mib: int = 512
-    disk_mib: int = 128
-    processes: int = 128
-
-    def rlimits(self) -> list[tuple[int, tuple[int, int]]]:
-        """Limits of each process, also where there are no control groups."""
-        disk = self.disk_mib << 20
-        return [
-            (resource.RLIMIT_FSIZE, (disk, disk)),
-            (resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES)),
-            # With 0 the kernel still starts the host's helper for core files; with 1 it does not.
-            (resource.RLIMIT_CORE, (1, 1)),
-            (resource.RLIMIT_NPROC, (self.processes + 1, self.processes + 1)),
-            (resource.RLIMIT_SIGPENDING, (_PENDING_SIGNALS, _PENDING_SIGNALS)),
-        ]
 
 
 _first = threading.Lock()
@@ -118,7 +95,9 @@ class SandboxMachine:
         self._closed = False
         try:
             self._bubble.wait_ready()
-            self._bubble.ask("limit", size.rlimits())
+            grouped = means().hierarchy is not None
+            watched = 0 if grouped else size.memory_mib << 20
+            self._bubble.ask("limit", size.rlimits(grouped), watched)
         except BaseException:
             self.close()
             raise
@@ -235,7 +214,8 @@ class SandboxMachine:
         return reply.payload if reply.value else None
 
     def restore(self, snapshot: bytes) -> None:
-        self._ask(lambda: self._bubble.ask("wipe"))
+        if not self._ask(lambda: self._bubble.ask("wipe")).value:
+            raise MachineGone("what an episode left in it cannot be removed")
         self._ask(lambda: self._bubble.ask("restore", snapshot))
         self._ask(lambda: self._new_shell("/"))
         self._ask(self._look)
@@ -244,9 +224,17 @@ class SandboxMachine:
         found = self._ask(lambda: self._bubble.ask("stamps", folder)).value
         return {path: (number, changed) for path, number, changed in found}
 
+    def holds(self, files: Mapping[str, File]) -> bool:
+        contents = [(path, file.content) for path, file in files.items()]
+        return bool(self._ask(lambda: self._bubble.ask("holds", contents)).value)
+
     def read(self, path: str) -> bytes | None:
         reply = self._ask(lambda: self._bubble.ask("read", path, _CHUNK))
         return reply.payload if reply.value else None
+
+    def programs(self) -> list[str]:
+        lines = self._ask(lambda: self._bubble.ask("programs")).value
+        return [str(line) for line in lines]
 
     def mend(self) -> None:
         self._ask(lambda: self._bubble.ask("mend"))

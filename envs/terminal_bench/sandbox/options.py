@@ -13,7 +13,8 @@ from pathlib import Path
 from envs.sandbox.bubblewrap import hidden_folders, interpreter, system_folders
 from envs.sandbox.privileges import REACHABLE, hidden, prefix
 
-SUPERVISOR = Path(__file__).parents[1] / "in_sandbox" / "supervisor.py"
+_INSIDE = Path(__file__).parents[1] / "in_sandbox"
+_MODULES = tuple(_INSIDE / name for name in ("files.py", "disk.py", "processes.py"))
 _CAPABILITIES = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_NET_BIND_SERVICE")
 """What root can do with files, processes and ports of its own sandbox."""
 _SHARED_MEMORY_MIB = 16
@@ -72,7 +73,7 @@ def command(options_fd: int, control_fd: int) -> list[str]:
 
 @cache
 def _interpreter() -> tuple[str, ...]:
-    return tuple(interpreter(SUPERVISOR))
+    return tuple(interpreter(_INSIDE / "supervisor.py", _MODULES))
 
 
 def options(root: Root, disk_mib: int, status_fd: int, seccomp_fd: int | None) -> list[str]:

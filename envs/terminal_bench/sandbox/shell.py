@@ -24,11 +24,16 @@ exec {{__r2v_tty}}>&1
 __r2v_n=
 __r2v_is() {{ return "$1"; }}
 __r2v_dump() {{
+  __r2v_s=$1
+  shift
+  [ "${{#DIRSTACK[@]}}" -eq 1 ] || return "$__r2v_s"
   {{
     declare -p && declare -f && alias -p; shopt -p; set +o && trap -p && umask -p
-    printf 'cd -- %q\\n' "$PWD"
+    printf 'cd -- %q\\nset --' "$PWD"
+    [ $# -eq 0 ] || printf ' %q' "$@"
+    printf '\\n'
   }} > {_STATE} || command rm -f {_STATE}
-  return "$1"
+  return "$__r2v_s"
 }}
 trap '__r2v_s=130; continue 1000' INT
 trap : QUIT
@@ -220,7 +225,7 @@ class Shell:
 
     def dump_state(self) -> bool:
         """Write the shell's variables, functions and options where its successor finds them."""
-        self.start('__r2v_dump "$?"')
+        self.start('__r2v_dump "$?" "$@"')
         came, _ = self.rest(Output(0), _GRACE_S)
         return came is Came.ENDED and bool(self._bubble.ask("read", _STATE, 1).payload)
 
@@ -232,8 +237,8 @@ class Shell:
 
 
 def split_at_mark(data: bytes, nonce: bytes) -> tuple[bytes, bytes | None, bytes]:
-    """What is shown, what the mark of this number says (None where it is not there), and what may be
-    the beginning of the mark.
+    """What is shown, what the mark of this number says (None where it is not there), and what may
+    be the beginning of the mark.
     """
     mark = _MARK + nonce + b";"
     place = data.find(mark)
