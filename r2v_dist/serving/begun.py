@@ -40,7 +40,8 @@ class Begun:
     heard: Heard = field(default_factory=Heard)
     completion: Completion | None = None
     status: str = "begun"
-    """At the end `served`, `cancelled`, `truncated` or `failed`."""
+    """At the end `served`, `cancelled`, `truncated`, `refused` (nothing fits the request) or
+    `failed`."""
     state: bytes = b""
     """The hash of the conversation with the answer."""
     usage: dict[str, int] = field(default_factory=dict)

@@ -106,8 +106,7 @@ class Gateway:
         """The whole answer. Raises ApiError."""
         reply = begun.outcome.reply
         if reply is None:
-            begun.completion = self._completion(begun)
-            body = begun.completion.body(self.extension(begun))
+            body = self.compose(begun).body(self.extension(begun))
             self._finished(begun, "served")
             return body
         assert reply.payload is not None
@@ -145,6 +144,13 @@ class Gateway:
                 reply.close()
             self._finished(begun, status)
 
+    def compose(self, begun: Begun) -> Completion:
+        """The completion that candidates make. Raises ApiError where they do not fit the request,
+        which a stream has to know before its headers."""
+        if begun.completion is None:
+            begun.completion = self._completion(begun)
+        return begun.completion
+
     def extension(self, begun: Begun) -> dict[str, Any]:
         """The `r2v` object of an answer."""
         versions = {
@@ -166,8 +172,7 @@ class Gateway:
     ) -> list[dict[str, Any]]:
         reply = begun.outcome.reply
         if reply is None:
-            begun.completion = self._completion(begun)
-            return begun.completion.chunks(extension, with_usage)
+            return self.compose(begun).chunks(extension, with_usage)
         assert reply.payload is not None  # an endpoint that cannot stream
         begun.heard = teacher_reply.whole(reply.payload, extension)
         return teacher_reply.as_chunks(reply.payload, extension, with_usage)
