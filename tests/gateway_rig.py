@@ -25,9 +25,10 @@ from r2v_dist.serving.access import Access
 from r2v_dist.serving.app import GatewayApp, make_app
 from r2v_dist.serving.drift import FeatureDrift
 from r2v_dist.serving.gateway import Gateway
-from r2v_dist.serving.log import RequestLog, flushing, read_log, remembered
+from r2v_dist.serving.log import RequestLog, flushing
 from r2v_dist.serving.observing import Observing
 from r2v_dist.serving.policy import Point, Policy
+from r2v_dist.serving.recovery import remembered
 from r2v_dist.serving.server import in_background
 from r2v_dist.serving.sides import EndpointTeacher, Slm
 from r2v_dist.serving.upstream import Upstream
@@ -271,8 +272,7 @@ async def rig(
             gateway.listeners.append(watch.answered)
             log = None
             if folder is not None:
-                if folder.is_dir():
-                    gateway.state.restore(remembered(read_log(folder)))
+                gateway.state.restore(remembered(folder, config.state_entries))
                 log = RequestLog(folder, gateway)
                 gateway.listeners.append(log.answered)
             observing = Observing(watch, who, log, folder)

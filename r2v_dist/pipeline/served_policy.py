@@ -2,6 +2,7 @@
 the thresholds that validation and calibration chose.
 """
 
+from pathlib import Path
 from typing import Any
 
 from r2v_dist import files
@@ -23,6 +24,8 @@ from r2v_dist.storage.routers import load_router
 from r2v_dist.storage.run_dir import Manifest, RunDir, stage_name
 
 _FROM_REPORT = ("budget", "expected_cost")
+_ROW = {"kind", "training_seed", "threshold", "note", "cheap", "share"}
+"""Keys of an operating point in a report's summary."""
 
 
 def policy_of(run: RunDir, config: RunConfig, evaluated: bool = True) -> Policy:
@@ -112,12 +115,9 @@ def _certified(run: RunDir, config: RunConfig) -> Point:
 
 
 def _of_report(run: RunDir, config: RunConfig) -> list[Point]:
-    """The points that the report has computed from validation episodes."""
+    """The points that the report has computed from validation episodes. Raises DamagedFile."""
     path = run.root / "report" / "summary.json"
-    try:
-        rows = files.read_json_object(path).get("operating_points") or []
-    except DamagedFile:
-        rows = []
+    rows = _rows_of(path) if path.is_file() else []
     found = []
     for name in _FROM_REPORT:
         row = next((row for row in rows if _is(row, name, config.serve.training_seed)), None)
@@ -129,6 +129,20 @@ def _of_report(run: RunDir, config: RunConfig) -> list[Point]:
             point = Point(name, row["threshold"], row["note"], row["cheap"], row["share"])
             found.append(point)
     return found
+
+
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    """The operating points in a report's summary."""
+    fix = "`r2v report` with the run directory writes it again"
+    try:
+        rows = files.read_json_object(path).get("operating_points") or []
+    except DamagedFile as damaged:
+        raise DamagedFile(path, damaged.problem, fix) from None
+    if not isinstance(rows, list) or not all(
+        isinstance(r, dict) and r.keys() >= _ROW for r in rows
+    ):
+        raise DamagedFile(path, f"has operating_points without {', '.join(sorted(_ROW))}", fix)
+    return rows
 
 
 def _is(row: dict[str, Any], name: str, training_seed: int) -> bool:

@@ -27,9 +27,10 @@ from r2v_dist.serving.access import Access, is_loopback
 from r2v_dist.serving.app import GatewayApp, make_app
 from r2v_dist.serving.drift import FeatureDrift
 from r2v_dist.serving.gateway import Gateway
-from r2v_dist.serving.log import RequestLog, flushing, read_log, remembered
+from r2v_dist.serving.log import RequestLog, flushing
 from r2v_dist.serving.observing import Observing
 from r2v_dist.serving.policy import Policy
+from r2v_dist.serving.recovery import remembered
 from r2v_dist.serving.sides import EndpointTeacher, EngineTeacher, Slm, Teacher
 from r2v_dist.serving.upstream import Upstream
 from r2v_dist.serving.watch import Watch
@@ -169,8 +170,7 @@ def started(served: ServedRun, access: Access) -> "Iterator[tuple[Starlette, Gat
 
 def _logged(folder: Path, gateway: Gateway, stack: contextlib.ExitStack) -> RequestLog:
     """The log of a gateway, which takes up the state that earlier gateways logged."""
-    if folder.is_dir():
-        gateway.state.restore(remembered(read_log(folder)))
+    gateway.state.restore(remembered(folder, gateway.config.state_entries))
     log = RequestLog(folder, gateway)
     gateway.listeners.append(log.answered)
     stack.callback(log.close)

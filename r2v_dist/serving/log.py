@@ -6,11 +6,9 @@ process that is killed loses at most the rows of that time, and what it wrote st
 
 import asyncio
 import contextlib
-import math
 import os
 import time
-from array import array
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from r2v_dist.language_model import Answer
 from r2v_dist.serving.begun import Begun
 from r2v_dist.serving.costs import cost_of
 from r2v_dist.serving.gateway import Gateway
-from r2v_dist.serving.state import Answered
 
 FLUSH_S = 0.5
 _MOST_ROWS = 256
@@ -152,28 +149,25 @@ async def flushing(log: RequestLog | None) -> AsyncIterator[None]:
 def read_log(folder: Path) -> pa.Table:
     """All rows of a folder, the oldest first. What a killed process left half written is left
     out."""
-    batches = [batch for path in sorted(folder.glob("*.arrows")) for batch in _batches(path)]
+    batches = [batch for path in sorted(folder.glob("*.arrows")) for batch in batches_of(path)]
     return pa.Table.from_batches(batches, SCHEMA).sort_by("time")
 
 
-def remembered(table: pa.Table) -> Iterator[tuple[bytes, Answered]]:
-    """The states of the answers in a log, as `StateCache.restore` takes them."""
-    columns = ["kind", "status", "state", "actor", "action_ids", "verifier_scores", "score"]
-    for row in table.select(columns).to_pylist():
-        if row["kind"] == "answer" and row["status"] == "served" and row["state"]:
-            ids = None if row["action_ids"] is None else array("i", row["action_ids"])
-            best = max(row["verifier_scores"] or [math.nan])
-            yield row["state"], Answered(row["actor"], ids, best, row["score"])
-
-
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with path.open("rb") as file:
-        try:
-            reader = ipc.open_stream(file)
+def batches_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The batches of a file up to where it was cut off, with these columns (None for all)."""
+    try:
+        with pa.memory_map(str(path)) as file:
+            chosen = None
+            if columns is not None:
+                schema = ipc.open_stream(file).schema
+                chosen = [schema.get_field_index(name) for name in columns]
+                file.seek(0)
+            options = ipc.IpcReadOptions(included_fields=chosen)
+            reader = ipc.open_stream(file, options=options)
             while True:
                 yield reader.read_next_batch()
-        except (pa.ArrowInvalid, StopIteration, OSError, EOFError):
-            return
+    except (pa.ArrowInvalid, StopIteration, OSError, EOFError):
+        return
 
 
 def _row(begun: Begun, gateway: Gateway) -> dict[str, Any]:

@@ -74,7 +74,6 @@ class Policy:
     points: Mapping[str, Point]
     default: str
     version: str = ""
-    trained: bool = True
     _watched: dict[bool, RouterModels] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

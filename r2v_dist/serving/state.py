@@ -29,7 +29,6 @@ class StateCache:
 
     def __init__(self, entries: int) -> None:
         self._answers: LRUCache[bytes, Answered] = LRUCache(entries)
-        self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -41,8 +40,6 @@ class StateCache:
 
     def put(self, key: bytes, answered: Answered) -> None:
         """Remember an answer; the one that was not used for longest makes room."""
-        if len(self._answers) >= self._answers.maxsize and key not in self._answers:
-            self.dropped += 1
         self._answers[key] = answered
 
     def restore(self, answers: Iterator[tuple[bytes, Answered]]) -> None:

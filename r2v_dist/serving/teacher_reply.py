@@ -26,7 +26,6 @@ class Heard:
     text: list[str] = field(default_factory=list)
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
     usage: dict[str, Any] | None = None
-    model: str = ""
     id: str = ""
     finished: set[int] = field(default_factory=set)
     begun: set[int] = field(default_factory=set)
@@ -52,7 +51,7 @@ def whole(payload: dict[str, Any], extension: dict[str, Any]) -> Heard:
             choice["finish_reason"] = "tool_calls"
     payload["r2v"] = extension
     first = payload["choices"][0]["message"]
-    heard = Heard(usage=payload.get("usage"), model=str(payload.get("model") or ""))
+    heard = Heard(usage=payload.get("usage"))
     heard.id = str(payload.get("id") or "")
     heard.text.append(_text(first.get("content")))
     heard.calls = dict(enumerate(first.get("tool_calls") or ()))
@@ -131,7 +130,6 @@ def _chunk(data: bytes) -> dict[str, Any]:
 def _note(chunk: dict[str, Any], heard: Heard) -> bool:
     """Take note of a chunk; whether it was changed."""
     changed = False
-    heard.model = str(chunk.get("model") or heard.model)
     heard.id = str(chunk.get("id") or heard.id)
     heard.usage = chunk.get("usage") or heard.usage
     for choice in chunk.get("choices") or ():

@@ -16,12 +16,12 @@ import aiohttp
 import msgspec
 
 from r2v_dist.config.serve import UpstreamConfig
+from r2v_dist.retry_after import retry_after_s
 from r2v_dist.serving.breaker import Breaker
-from r2v_dist.serving.retry_after import retry_after_s
 from r2v_dist.serving.sse import DONE, EventReader
 from r2v_dist.serving.upstream_reply import Reply, TeacherDown, TeacherRefused
 
-_PASSED_ON = ("retry-after", "x-request-id")
+_PASSED_ON = ("retry-after", "retry-after-ms", "x-request-id")
 _PASSING = (408, 409, 425, 429)
 _IN_PIECES = 2**20
 _SHOWN = 300
@@ -81,7 +81,7 @@ class Upstream:
             self.breaker.succeeded()
         if attempts > self._config.retries or down.billed:
             raise down
-        asked_s = retry_after_s(down.retry_after)
+        asked_s = down.asked_s
         backoff_s = self._config.backoff_s * 2.0 ** (attempts - 1)
         wait_s = asked_s if asked_s is not None else backoff_s * random.uniform(0.5, 1.0)
         if time.monotonic() + wait_s >= deadline:
@@ -151,7 +151,6 @@ class Upstream:
             headers,
             attempts,
             events=_with_first(first, events),
-            estimated=not self._usage_in_streams,
             _response=response,
             _breaker=self.breaker,
         )
@@ -216,7 +215,13 @@ class Upstream:
         message = self._safe(str(told.get("message") or f"HTTP {status}"))
         if status >= 500 or status in _PASSING or status < 400:
             passing = status if status == 429 else 503
-            return TeacherDown("status", message, passing, headers.get("retry-after"))
+            return TeacherDown(
+                "status",
+                message,
+                passing,
+                headers.get("retry-after"),
+                asked_s=retry_after_s(headers),
+            )
         error = {
             "message": f"the teacher refuses: {message}",
             "type": _word(told.get("type")) or "invalid_request_error",

@@ -103,6 +103,27 @@ def test_what_cannot_be_served_is_told_in_a_line(
     assert len(errors.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "text", ["", '{"operating_points": [', '{"operating_points": [{"kind": 1}]}']
+)
+def test_a_damaged_summary_is_named(
+    simulated_run: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = simulated_run / "report" / "summary.json"
+    whole = path.read_text()
+    path.write_text(text)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(["serve", str(simulated_run), *sides("http://127.0.0.1:9/v1")])
+    finally:
+        path.write_text(whole)
+    assert caught.value.code == 2
+    errors = capsys.readouterr().err
+    assert str(path) in errors
+    assert "r2v report" in errors
+    assert len(errors.splitlines()) == 1
+
+
 def test_a_planner_cannot_teach_an_agent(
     simulated_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

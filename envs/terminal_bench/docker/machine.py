@@ -116,7 +116,7 @@ class DockerMachine:
         for part in self._ask(lambda: self._api.exec_start(made["Id"], stream=True)):
             output.add(part)
         code = self._ask(lambda: self._api.exec_inspect(made["Id"]))["ExitCode"]
-        return Ran(None if code in (None, _KILLED) else int(code), output.parts()[0])
+        return Ran(None if code in (None, _KILLED) else int(code), output.kept())
 
     def open_shell(self, folder: str, environment: Mapping[str, str]) -> None:
         self._variables |= dict(environment)
@@ -167,8 +167,7 @@ class DockerMachine:
         self._folder = shell.folder
         if came in (Came.SHELL_ENDED, Came.SHELL_KILLED):
             self._new_shell()
-        shown, left_out = output.parts()
-        return Shown(shown, left_out, came, code, self._folder, None)
+        return Shown(output.kept(), came, code, self._folder, None)
 
     def snapshot(self) -> bytes | None:
         return None

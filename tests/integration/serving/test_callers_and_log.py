@@ -89,6 +89,38 @@ def test_a_row_that_does_not_fit_loses_no_other(
     asyncio.run(case())
 
 
+def test_a_restart_takes_up_the_latest_answers_and_no_more_than_are_remembered(
+    tmp_path: Path,
+) -> None:
+    async def ask(http: httpx.AsyncClient, messages: list[dict[str, Any]]) -> dict[str, Any]:
+        body = {"model": "r2v-slm", "messages": messages}
+        said: dict[str, Any] = (await http.post("/v1/chat/completions", json=body)).json()
+        return said
+
+    async def case() -> None:
+        told = []
+        for part in range(2):
+            async with (
+                rig(verifier=ScriptedVerifier(), folder=tmp_path) as r,
+                httpx.AsyncClient(base_url=r.url, timeout=20) as http,
+            ):
+                for number in range(10):
+                    asked = {"role": "user", "content": f"{part}, {number}"}
+                    said = await ask(http, [asked])
+                    told.append([asked, said["choices"][0]["message"], USER[0]])
+                assert r.log is not None
+                r.log.flush()
+        async with (
+            rig(verifier=ScriptedVerifier(), folder=tmp_path, state_entries=16) as r,
+            httpx.AsyncClient(base_url=r.url, timeout=20) as http,
+        ):
+            assert len(r.gateway.state) == 16
+            kinds = [(await ask(http, told[at]))["r2v"]["features"] for at in (4, -1, 3, 0)]
+            assert kinds == ["exact", "exact", "rebuilt", "rebuilt"]
+
+    asyncio.run(case())
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_that_nothing_fits_is_logged_as_refused(tmp_path: Path, stream: bool) -> None:
     async def case() -> None:
