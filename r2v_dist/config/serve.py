@@ -87,5 +87,10 @@ class ServeConfig(Section):
     grace_s: float = Field(10.0, ge=0, le=12)
     """How long answers under way may take after SIGTERM, in seconds; a process that holds engines
     is ended 15 s after the signal."""
+    otel: bool = False
+    """Whether every answer is an OpenTelemetry span; the standard `OTEL_*` variables of the
+    environment say where spans go."""
+    otel_messages: bool = False
+    """Whether spans hold the text of messages too."""
     log: bool = True
     """Whether requests are logged in `gateway/` of the run directory."""

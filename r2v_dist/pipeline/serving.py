@@ -6,7 +6,7 @@ both sides are endpoints and no verifier was trained there is no Ray at all.
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from actors.verifier.client import ScorerHandle
+    from r2v_dist.serving.begun import Begun
 
 _PLANNERS = {
     "expert": "the environment's own planner, which reads hidden state that no agent outside shows",
@@ -156,6 +157,8 @@ def started(served: ServedRun, access: Access) -> "Iterator[tuple[Starlette, Gat
         app = GatewayApp(gateway, access)
         watch = Watch(gateway, _drift(served))
         gateway.listeners.append(watch.answered)
+        if config.serve.otel:
+            gateway.listeners.append(stack.enter_context(_traced(gateway)))
         requests = served.run.root / "gateway" / "requests"
         log = _logged(requests, gateway, stack) if config.serve.log else None
         observing = Observing(watch, access, log, requests)
@@ -175,6 +178,18 @@ def _logged(folder: Path, gateway: Gateway, stack: contextlib.ExitStack) -> Requ
     gateway.listeners.append(log.answered)
     stack.callback(log.close)
     return log
+
+
+@contextlib.contextmanager
+def _traced(gateway: Gateway) -> "Iterator[Callable[[Begun], None]]":
+    """The listener that makes spans; what is left of them goes out at the end."""
+    from r2v_dist.serving.tracing import Tracing, provider_of_environment
+
+    provider = provider_of_environment()
+    try:
+        yield Tracing(gateway, provider).answered
+    finally:
+        provider.shutdown()
 
 
 def _sides(served: ServedRun, stack: contextlib.ExitStack) -> tuple[Slm, Teacher, Upstream | None]:

@@ -1,5 +1,6 @@
 """A request on its way to an answer: everything that is known of it in one place."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from r2v_dist.chat import Turn
@@ -48,6 +49,8 @@ class Begun:
     id: str = ""
     """The completion's id."""
 
+    carrier: Mapping[str, str] = field(default_factory=dict)
+    """The headers in which the caller names its trace."""
     action: Turn | None = None
     """What was said, as later turns see it."""
 

@@ -30,6 +30,7 @@ from r2v_dist.serving.upstream_reply import TeacherDown
 from r2v_dist.serving.wire import ChatRequest
 
 Listener = Callable[[Begun], object]
+_TRACE_HEADERS = ("traceparent", "tracestate")
 
 
 class Gateway:
@@ -97,6 +98,7 @@ class Gateway:
             self._departures(chat, conversation, outcome),
             started,
             max(0.0, time.perf_counter() - started - step.model_s) * 1e3,
+            carrier={name: headers[name] for name in _TRACE_HEADERS if name in headers},
         )
 
     def _may_fall_back(self, chat: ChatRequest) -> bool:

@@ -26,6 +26,19 @@ ALONE = Constant(escalate=False)
 ASKED = Constant(escalate=True)
 
 
+_CALLED = {"slm": "SLM", "verifier": "verifier"}
+
+
+@dataclass(frozen=True)
+class Wait:
+    """For whom a step waited (`slm`, `verifier`, `teacher`), in seconds of `time.perf_counter`. A
+    teacher that streams is waited for until its first byte."""
+
+    who: str
+    started: float
+    ended: float
+
+
 class _DryRun(Exception):
     """The teacher would have been asked."""
 
@@ -86,16 +99,20 @@ class ServedStep:
         self._scores: tuple[float, ...] | None = None
         self.reply: Reply | None = None
         self.taught: Answer | None = None
-        self.model_s = 0.0
-        """Seconds spent waiting for models."""
+        self.waits: list[Wait] = []
         self.unparsable = 0
         """Candidates that were left out because no agent could act on them."""
+
+    @property
+    def model_s(self) -> float:
+        """Seconds spent waiting for models."""
+        return sum(wait.ended - wait.started for wait in self.waits)
 
     async def propose(self) -> Answer:
         """The SLM's candidates; those that break the rules of the request's tools are left out."""
         if self.proposal is None:
             asked = self._slm.request(self._chat, self._conversation)
-            answer = await self._timed(self._slm.model.sample(asked), "the SLM")
+            answer = await self._timed(self._slm.model.sample(asked), "slm")
             usable = tuple(c for c in answer.candidates if eligible(c, self._chat))
             self.unparsable = len(answer.candidates) - len(usable)
             generated = answer.sampled_tokens
@@ -110,7 +127,7 @@ class ServedStep:
         if self._scores is None:
             conversation = self._conversation
             scoring = verifier.score(conversation.history, conversation.heard, proposal.candidates)
-            self._scores = await self._timed(scoring, "the verifier")
+            self._scores = await self._timed(scoring, "verifier")
         return self._scores
 
     async def teach(self) -> Answer:
@@ -129,7 +146,7 @@ class ServedStep:
             self._budgets.give_back(self._limits)
             raise
         finally:
-            self.model_s += time.perf_counter() - started
+            self.waits.append(Wait("teacher", started, time.perf_counter()))
         if isinstance(told, Answer):
             self.taught = told
             return told
@@ -142,11 +159,13 @@ class ServedStep:
             async with asyncio.timeout(self._deadline_s):
                 return await asked
         except TimeoutError:
-            raise SlmDown(f"{who} did not answer within {self._deadline_s:g} s") from None
+            raise SlmDown(
+                f"the {_CALLED[who]} did not answer within {self._deadline_s:g} s"
+            ) from None
         except RuntimeFailure as error:
-            raise SlmDown(f"{who} failed: {error}") from None
+            raise SlmDown(f"the {_CALLED[who]} failed: {error}") from None
         finally:
-            self.model_s += time.perf_counter() - started
+            self.waits.append(Wait(who, started, time.perf_counter()))
 
 
 async def take(
