@@ -67,6 +67,9 @@ class ServeConfig(Section):
     when_teacher_fails: Literal["slm", "refuse"] = "slm"
     """What happens at an escalation when the teacher does not answer: the SLM's candidate, which is
     at hand, acts and the answer is flagged (`slm`), or the request gets a 503 (`refuse`)."""
+    shadow: Literal["slm", "teacher"] | None = None
+    """The side that answers while the router is only watched: its decision is computed, logged and
+    shown, and not followed. null: the router decides."""
     upstream: UpstreamConfig = UpstreamConfig()
     prices: PriceConfig = PriceConfig()
     slm_deadline_s: float = Field(120.0, gt=0, le=_LONGEST_S)

@@ -60,6 +60,11 @@ class Begun:
         return None if self.predicted is None else self.predicted.risk
 
     @property
+    def dry(self) -> bool:
+        """Whether this leaves no trace."""
+        return bool(self.chat.controls.dry_run)
+
+    @property
     def route(self) -> str:
         """Who answers."""
         return self.outcome.decision.actor

@@ -22,6 +22,7 @@ from r2v_dist.serving.controls import SESSION_HEADERS
 from r2v_dist.serving.conversation import Conversation, client_system, read_conversation, turn_of
 from r2v_dist.serving.errors import ApiError
 from r2v_dist.serving.policy import Point, Policy, forget_prediction, seen
+from r2v_dist.serving.shadow import take_watched
 from r2v_dist.serving.sides import Slm, Teacher
 from r2v_dist.serving.sse import DONE, event
 from r2v_dist.serving.state import Actor, Answered, StateCache
@@ -82,7 +83,12 @@ class Gateway:
         )
         forget_prediction()
         forced = controls.route in ("slm", "teacher")
-        outcome = await take(step, router, context, self._may_fall_back(chat), forced)
+        fallback = self._may_fall_back(chat)
+        if self.config.shadow and not (forced or controls.dry_run):
+            side = self.config.shadow
+            outcome = await take_watched(step, router, context, side, fallback)
+        else:
+            outcome = await take(step, router, context, fallback, forced)
         predicted = seen()
         return Begun(
             chat,
@@ -204,7 +210,7 @@ class Gateway:
             begun.usage = {
                 k: v for k, v in begun.heard.usage.items() if isinstance(v, int) and 0 <= v < 2**31
             }
-        if status == "served" and begun.outcome.would is None:
+        if status == "served" and not begun.dry:
             self._remember(begun)
         for listener in self.listeners:
             listener(begun)

@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         ("status", pa.string()),
         ("actor", pa.string()),
         ("reason", pa.string()),
+        ("would", pa.string()),
         ("operating_point", pa.string()),
         ("router", pa.string()),
         ("threshold", pa.float64()),
@@ -73,7 +74,8 @@ SCHEMA = pa.schema(
     metadata={"r2v_log_version": "1"},
 )
 """`kind` is `answer` or `feedback`. The rows of a conversation are a tree: `previous` is the
-`state` of the answer before. A row of feedback has `state`, `success` and `comment`."""
+`state` of the answer before. `would` is who would have acted where the router was only watched
+(`serve.shadow`). A row of feedback has `state`, `success` and `comment`."""
 
 
 class RequestLog:
@@ -91,7 +93,7 @@ class RequestLog:
 
     def answered(self, begun: Begun) -> None:
         """Take an answer in; a listener of the gateway. Dry runs leave no row."""
-        if begun.outcome.would is None:
+        if not begun.dry:
             self.append(_row(begun, self._gateway))
 
     def append(self, row: dict[str, Any]) -> None:
@@ -150,7 +152,10 @@ def read_log(folder: Path) -> pa.Table:
     """All rows of a folder, the oldest first. What a killed process left half written is left
     out."""
     batches = [batch for path in sorted(folder.glob("*.arrows")) for batch in batches_of(path)]
-    return pa.Table.from_batches(batches, SCHEMA).sort_by("time")
+    tables = [SCHEMA.empty_table(), *(pa.Table.from_batches([batch]) for batch in batches)]
+    # A file of an earlier version lacks the newer columns.
+    whole = pa.concat_tables(tables, promote_options="default")
+    return whole.select(SCHEMA.names).sort_by("time")
 
 
 def batches_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -187,6 +192,7 @@ def _row(begun: Begun, gateway: Gateway) -> dict[str, Any]:
         "status": begun.status,
         "actor": begun.route,
         "reason": begun.outcome.reason,
+        "would": begun.outcome.would,
         "operating_point": begun.point.name,
         "router": gateway.policy.router,
         "threshold": begun.threshold,

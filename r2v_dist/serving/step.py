@@ -50,7 +50,8 @@ class SlmDown(Exception):
 @dataclass(frozen=True)
 class StepOutcome:
     """Who acts, and why. `reason` is `router` where the router's decision stood. `would` is who
-    would have acted where this was a dry run. `reply` is an endpoint's answer, begun."""
+    would have acted where this was a dry run, or where the router is only watched. `reply` is an
+    endpoint's answer, begun."""
 
     decision: StepDecision
     reason: str
@@ -59,12 +60,13 @@ class StepOutcome:
     taught: Answer | None = None
 
 
-class _Noting:
+class Noting:
     """A router that keeps its decision: what stands in for a side keeps the score."""
 
     def __init__(self, router: Router) -> None:
         self._router = router
         self.score: float | None = None
+        self.held = False
 
     def needs_proposal(self, context: StepContext) -> bool:
         return self._router.needs_proposal(context)
@@ -72,6 +74,7 @@ class _Noting:
     def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
         decision = self._router.decide(context, proposal)
         self.score = decision.score
+        self.held = decision.held
         return decision
 
 
@@ -96,9 +99,10 @@ class ServedStep:
         self._limits = limits
         self._deadline_s = deadline_s
         self.proposal: Answer | None = None
-        self._scores: tuple[float, ...] | None = None
+        self.scores: tuple[float, ...] | None = None
         self.reply: Reply | None = None
         self.taught: Answer | None = None
+        self._told: Answer | Exception | None = None
         self.waits: list[Wait] = []
         self.unparsable = 0
         """Candidates that were left out because no agent could act on them."""
@@ -124,16 +128,26 @@ class ServedStep:
         verifier = self._slm.verifier
         if verifier is None:
             return ()
-        if self._scores is None:
+        if self.scores is None:
             conversation = self._conversation
             scoring = verifier.score(conversation.history, conversation.heard, proposal.candidates)
-            self._scores = await self._timed(scoring, "verifier")
-        return self._scores
+            self.scores = await self._timed(scoring, "verifier")
+        return self.scores
 
     async def teach(self) -> Answer:
-        """The teacher's answer; one that streams has no candidate yet."""
+        """The teacher's answer; one that streams has no candidate yet. It is asked once."""
         if self._chat.controls.dry_run:
             raise _DryRun
+        if self._told is None:
+            try:
+                self._told = await self._ask_teacher()
+            except Exception as error:
+                self._told = error
+        if isinstance(self._told, Exception):
+            raise self._told
+        return self._told
+
+    async def _ask_teacher(self) -> Answer:
         self._budgets.reserve(self._limits)
         started = time.perf_counter()
         try:
@@ -173,7 +187,7 @@ async def take(
 ) -> StepOutcome:
     """The decision, and what stands in where a side cannot act. `fallback`: the SLM may act in
     the place of a teacher that does not answer. Raises ApiError, TeacherDown, TeacherRefused."""
-    noting = _Noting(router)
+    noting = Noting(router)
     outcome = await _taken(step, noting, context, fallback, forced)
     decision = replace(outcome.decision, score=noting.score)
     return replace(outcome, decision=decision)
