@@ -167,6 +167,8 @@ class ScriptedSlm:
     texts: tuple[str, ...] = ("open door", "push door", "open door")
     propose: Callable[[Request], tuple[Candidate, ...]] | None = None
     unsure: float = 0.5
+    count: Callable[[Request], int] = lambda request: 20
+    """Tokens of a prompt."""
     delay_s: float = 0.0
     fail: Exception | None = None
     requests: list[Request] = field(default_factory=list)
@@ -184,7 +186,7 @@ class ScriptedSlm:
         candidates = self.propose(request) if self.propose else self._of_texts()
         rest = (1 - self.unsure) or 1e-9
         top = TopTokens.of([(1, float(array("f", [-0.1])[0])), (2, rest - 1)])
-        return Answer(candidates[: request.sampling.n], "slm-1", 20, top)
+        return Answer(candidates[: request.sampling.n], "slm-1", self.count(request), top)
 
     def _of_texts(self) -> tuple[Candidate, ...]:
         made = []

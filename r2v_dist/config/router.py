@@ -29,6 +29,22 @@ class HysteresisConfig(Section):
     """Decisions in a row for the SLM before the teacher gives way."""
     most_switches: int | None = Field(None, ge=0, le=10_000)
     """Most switches of an episode; null for no limit."""
+    cold_token_price: float = Field(0.0, ge=0, le=1e3)
+    """What a token costs that the teacher reads cold when it takes over, in teacher calls: a switch
+    must bring 1 + cold_token_price * cold tokens times the threshold. Cold is what came after the
+    teacher's last step. The SLM looks at every step, so the way back is free."""
+    cache_s: float | None = Field(None, gt=0, le=1e6)
+    """Seconds after which the teacher's prefix cache has forgotten, in serving; null for never.
+    Episodes of an evaluation have no clock, so what is served with it is not certified."""
+
+    def content(self) -> dict[str, Any]:
+        """The keys that decide how an episode is played."""
+        return self.model_dump(mode="json", exclude={"cache_s"})
+
+    def as_before(self) -> dict[str, Any]:
+        """As earlier versions named it, which had three keys."""
+        newer = {"cold_token_price"} if not self.cold_token_price else set()
+        return self.model_dump(mode="json", exclude={"cache_s", *newer})
 
 
 class RouterConfig(Section):
@@ -99,14 +115,18 @@ class RouterConfig(Section):
     )
 
     def content(self) -> dict[str, Any]:
-        """The keys that decide what is learned; that of ranks stands there with its default."""
-        return self.as_before() | {"deepspeed": RouterConfig().deepspeed.as_before()}
+        """The keys that decide what is learned; that of ranks stands there with its default.
+        Hysteresis is a matter of play."""
+        learned = self.as_before() | {"deepspeed": RouterConfig().deepspeed.as_before()}
+        learned.pop("hysteresis", None)
+        return learned
 
     def as_before(self) -> dict[str, Any]:
         """The keys that named a stage in earlier versions."""
         # A newer key counts only where it is set, so that stages of older runs stay complete.
-        newer = {"hysteresis"} if self.hysteresis is None else set()
-        named = self.model_dump(mode="json", exclude=newer)
+        named = self.model_dump(mode="json", exclude={"hysteresis"})
+        if self.hysteresis is not None:
+            named["hysteresis"] = self.hysteresis.as_before()
         return named | {"deepspeed": self.deepspeed.as_before()}
 
     @property

@@ -155,6 +155,8 @@ class RunConfig(Section):
         content["bc"] = self.bc and self.bc.content()
         content["dpo"] = self.dpo and self.dpo.content()
         content["router"] = self.router and self.router.content()
+        if self.router and self.router.hysteresis:
+            content["hysteresis"] = self.router.hysteresis.content()
         verifier = self.verifier and self.verifier.content()
         parts = [content, self.env.content(), self.slm.content(), self.teacher.content(), verifier]
         return short_hash(json.dumps(parts, sort_keys=True))

@@ -16,6 +16,9 @@ _COUNTED = ("random", "entropy", "heuristic", "verifier", "perplexity", "stuck_l
 """Nothing learns these, yet they are part of what names a training of routers, since finished runs
 are named that way. Routers that came later are not."""
 
+_NEWER = frozenset({"hysteresis"})
+"""Parts that count only where they are set, so that stages of older runs stay complete."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -38,22 +41,29 @@ class Stage:
 
     def content(self, config: RunConfig) -> list[Any]:
         """The values that `reads` names: another value makes the stage run again."""
-        return [value_of(config, name) for name in self.reads]
+        return self._values(config, as_before=False)
 
     def content_before(self, config: RunConfig) -> list[Any]:
         """The same as earlier versions named it, whose stages are not run again."""
-        return [value_of(config, name, as_before=True) for name in self.reads]
+        return self._values(config, as_before=True)
+
+    def _values(self, config: RunConfig, as_before: bool) -> list[Any]:
+        values = [(name, value_of(config, name, as_before)) for name in self.reads]
+        return [value for name, value in values if name not in _NEWER or value is not None]
 
 
 def value_of(config: RunConfig, name: str, as_before: bool = False) -> Any:
     """A part of the configuration by its dotted name, without what only says where and how fast.
     `as_before`: with as much of that as earlier versions had.
 
-    Six names are no keys: `games` are the bytes of what is named by a path, `test_seeds` the
+    Seven names are no keys: `hysteresis` is the router's, `games` are the bytes of what is named by a path, `test_seeds` the
     perturbation seeds of test tasks, `constraint_statuses` the words in which training ends,
     `labels.first_round` the keys of `labels` that decide its first round, and `learner_routers` and
     `other_routers` the evaluated routers that a learner and that other means make.
     """
+    if name == "hysteresis":
+        held = config.router and config.router.hysteresis
+        return held.content() if held else None
     if name == "learner_routers":
         learned = (*_COUNTED, *made_by("learner", "query"))
         return tuple(router for router in config.evaluate.routers if router in learned)

@@ -53,7 +53,7 @@ def _certifies(config: RunConfig) -> bool:
 _PLAY = ("perturb", "slm", "teacher", "verifier")
 _LABELLED = ("labels.tasks", "labels.validation_tasks", "labels.met", "labels.random_rate")
 _TRAINING = ("router", "labels.rounds", "constraint_statuses")
-_SWEEP = (*_PLAY, "evaluate.rates", "evaluate.routers", "evaluate.oracle_branches")
+_SWEEP = (*_PLAY, "hysteresis", "evaluate.rates", "evaluate.routers", "evaluate.oracle_branches")
 _CHOICE = ("alpha", "evaluate.epsilon", "evaluate.confidence", "evaluate.bootstrap")
 _LABELS = ("tasks", "@policy", "visits")
 
@@ -93,7 +93,7 @@ TABLE = (
           "router", _regresses),
     # -- every router live: thresholds, certificate, test
     Stage("validate", ("tasks", "@policy", "@router"), (*_SWEEP, *_CHOICE), validate),
-    Stage("calibrate", ("tasks", "@policy", "@router", "validate"), (*_PLAY, "test_seeds"),
+    Stage("calibrate", ("tasks", "@policy", "@router", "validate"), (*_PLAY, "hysteresis", "test_seeds"),
           calibrate, when=_certifies),
     Stage("evaluate", ("tasks", "@policy", "@router", "validate"), (*_SWEEP, "test_seeds"),
           evaluate),

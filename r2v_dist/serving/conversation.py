@@ -8,6 +8,7 @@ count, their places do; reasoning and unknown keys of messages do not count eith
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,7 @@ class Conversation:
     def context(self, max_steps: int | None, goal: str | None) -> StepContext:
         """The step as routers see it."""
         observations = [text_of(turn.user) for turn in self.history] + [text_of(self.heard)]
+        now = time.time()
         said_goal, observations[0] = goal_of(observations[0], goal)
         return StepContext(
             t=len(self.history),
@@ -62,6 +64,8 @@ class Conversation:
             verifier_bests=tuple(math.nan if k is None else k.verifier_best for k in self.known),
             actors=tuple("" if k is None else k.actor for k in self.known),
             scores=tuple(None if k is None else k.score for k in self.known),
+            prompt_tokens=tuple(0 if k is None else k.prompt_tokens for k in self.known),
+            ages=tuple(math.inf if k is None else now - k.at for k in self.known),
         )
 
     def after(self, message: Mapping[str, Any]) -> bytes:

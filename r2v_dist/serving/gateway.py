@@ -231,7 +231,8 @@ class Gateway:
                 begun.action = said if kept is None else replace(said, action_ids=tuple(kept))
             best = max(decision.verifier_scores, default=float("nan"))
             actor: Actor = "slm" if begun.route == "slm" else "teacher"
-            self.state.put(key, Answered(actor, kept, best, decision.score))
+            read = begun.step.proposal.prompt_tokens if begun.step.proposal else 0
+            self.state.put(key, Answered(actor, kept, best, decision.score, read, time.time()))
 
     def _router(
         self, chat: ChatRequest, point: Point, conversation: Conversation, session: str

@@ -14,7 +14,10 @@ import pyarrow.compute as pc
 from r2v_dist.serving.log import batches_of
 from r2v_dist.serving.state import Answered
 
-_COLUMNS = ("time", "kind", "status", "state", "actor", "action_ids", "verifier_scores", "score")
+_COLUMNS = (
+    *("time", "kind", "status", "state", "actor", "action_ids", "verifier_scores", "score"),
+    "prompt_tokens",
+)
 
 
 def remembered(folder: Path, most: int) -> Iterator[tuple[bytes, Answered]]:
@@ -23,7 +26,8 @@ def remembered(folder: Path, most: int) -> Iterator[tuple[bytes, Answered]]:
     for row in _latest(folder, most).to_pylist():
         ids = None if row["action_ids"] is None else array("i", row["action_ids"])
         best = max(row["verifier_scores"] or [math.nan])
-        yield row["state"], Answered(row["actor"], ids, best, row["score"])
+        read = row["prompt_tokens"] or 0
+        yield row["state"], Answered(row["actor"], ids, best, row["score"], read, row["time"])
 
 
 def _latest(folder: Path, most: int) -> pa.Table:

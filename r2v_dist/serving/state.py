@@ -15,13 +15,16 @@ Actor = Literal["slm", "teacher"]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One answer that was given. `ids` are the SLM's as sampled; `score` is the router's at that
-    step."""
+    """One answer that was given. `ids` are the SLM's as sampled; `score` is the router's and
+    `prompt_tokens` the length of the SLM's prompt at that step; `at` is when, in seconds since the
+    epoch."""
 
     actor: Actor
     ids: "array[int] | None" = None
     verifier_best: float = math.nan
     score: float | None = None
+    prompt_tokens: int = 0
+    at: float = 0.0
 
 
 class StateCache:

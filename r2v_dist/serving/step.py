@@ -5,6 +5,7 @@ teacher; so the candidate that acts in the teacher's place is at hand.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -109,8 +110,12 @@ class ServedStep:
 
     @property
     def model_s(self) -> float:
-        """Seconds spent waiting for models."""
-        return sum(wait.ended - wait.started for wait in self.waits)
+        """Seconds spent waiting for models, of which several may be waited for at a time."""
+        total, until = 0.0, -math.inf
+        for wait in sorted(self.waits, key=lambda wait: wait.started):
+            total += max(0.0, wait.ended - max(until, wait.started))
+            until = max(until, wait.ended)
+        return total
 
     async def propose(self) -> Answer:
         """The SLM's candidates; those that break the rules of the request's tools are left out."""
