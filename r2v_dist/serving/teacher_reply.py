@@ -45,8 +45,6 @@ def whole(payload: dict[str, Any], extension: dict[str, Any]) -> Heard:
     for choice in payload["choices"]:
         message = choice["message"]
         message.setdefault("role", "assistant")
-        for call in message.get("tool_calls") or ():
-            _require_call(call)
         if message.get("tool_calls"):
             choice["finish_reason"] = "tool_calls"
     payload["r2v"] = extension
@@ -56,15 +54,6 @@ def whole(payload: dict[str, Any], extension: dict[str, Any]) -> Heard:
     heard.text.append(_text(first.get("content")))
     heard.calls = dict(enumerate(first.get("tool_calls") or ()))
     return heard
-
-
-def _require_call(call: Any) -> None:
-    """Have a call's arguments as text. Raises TeacherDown for what is no call of a tool."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise TeacherDown("broken", "a call of a tool that cannot be read", billed=True)
-    if not isinstance(function.get("arguments"), str):
-        function["arguments"] = msgspec.json.encode(function.get("arguments") or {}).decode()
 
 
 def as_chunks(

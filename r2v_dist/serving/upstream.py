@@ -201,6 +201,8 @@ class Upstream:
             raise TeacherDown("broken", self._safe(str(payload["error"])))
         if not isinstance(payload, dict) or not _is_completion(payload):
             raise TeacherDown("broken", "HTTP 200 without an answer")
+        for choice in payload["choices"]:
+            _complete_calls(choice["message"])
         return payload
 
     def _refusal(
@@ -263,6 +265,19 @@ def _is_completion(payload: Mapping[str, Any]) -> bool:
     if not isinstance(choices, list) or not choices:
         return False
     return all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices)
+
+
+def _complete_calls(message: Mapping[str, Any]) -> None:
+    """Have the arguments of calls as text. Raises TeacherDown for what is no call of a tool."""
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise TeacherDown("broken", "calls of tools that are no list", billed=True)
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise TeacherDown("broken", "a call of a tool that cannot be read", billed=True)
+        if not isinstance(function.get("arguments"), str):
+            function["arguments"] = msgspec.json.encode(function.get("arguments") or {}).decode()
 
 
 def _word(value: object) -> str | None:

@@ -98,8 +98,10 @@ def test_what_was_asked_for_by_name_is_not_shadowed() -> None:
         async with rig(**parts(), shadow="teacher") as r:
             forced = (await post(r, model="r2v-slm")).json()["r2v"]
             assert (forced["route"], forced["reason"], forced["would"]) == ("slm", "forced", None)
+            both = await post(r)
+            assert float(both.headers["x-r2v-overhead-ms"]) > 0  # two waits at a time are one
             dry = (await post(r, r2v={"dry_run": True})).json()["r2v"]
-            assert (dry["route"], len(r.teacher.seen)) == ("slm", 0)
+            assert (dry["route"], len(r.teacher.seen)) == ("slm", 1)
 
     asyncio.run(case())
 

@@ -58,15 +58,17 @@ def test_a_teacher_whose_arguments_are_an_object_is_understood(arguments: object
 
 
 @pytest.mark.parametrize("function", [None, "look", {"arguments": "{}"}])
-def test_a_teacher_that_calls_nothing_readable_has_failed(function: object) -> None:
+def test_a_teacher_that_calls_nothing_readable_is_stood_in_for(function: object) -> None:
     async def case() -> None:
         async with rig(StubTeacher(calls=[call(function)])) as r:
-            served: list[str] = []
-            r.gateway.listeners.append(lambda begun: served.append(begun.status))
-            response = await post(r)
-            assert response.status_code == 503
-            assert response.json()["error"]["code"] == "broken"
-            assert served == ["failed"]
+            response = await post(r, model="r2v@always")
+            assert response.status_code == 200
+            assert response.headers["x-r2v-route"] == "slm"
+            assert response.headers["x-r2v-reason"] == "teacher_unavailable"
+            assert len(r.teacher.seen) == 1  # it has answered, and is not asked again
+            refused = await post(r, r2v={"fallback": False})
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "broken"
 
     asyncio.run(case())
 
