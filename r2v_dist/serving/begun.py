@@ -56,6 +56,11 @@ class Begun:
         return None if self.predicted is None else self.predicted.risk
 
     @property
+    def drawn_by(self) -> str:
+        """What names the conversation where its threshold is drawn."""
+        return self.session or self.conversation.opening.hex()
+
+    @property
     def route(self) -> str:
         """Who answers."""
         return self.outcome.decision.actor

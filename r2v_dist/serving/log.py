@@ -19,15 +19,18 @@ import pyarrow.ipc as ipc
 
 from r2v_dist.errors import warn
 from r2v_dist.language_model import Answer
+from r2v_dist.router.features import FEATURE_VERSION
 from r2v_dist.serving.begun import Begun
 from r2v_dist.serving.costs import cost_of
 from r2v_dist.serving.gateway import Gateway
+from r2v_dist.serving.propensity import randomisation
 from r2v_dist.serving.state import Answered
 
 FLUSH_S = 0.5
 _MOST_ROWS = 256
 _IDS = pa.list_(pa.int32())
 _LOGPROBS = pa.list_(pa.float32())
+_DESIGN = pa.list_(pa.struct([("threshold", pa.float64()), ("probability", pa.float64())]))
 SCHEMA = pa.schema(
     [
         ("time", pa.float64()),
@@ -72,11 +75,19 @@ SCHEMA = pa.schema(
         ("cost_always_teacher", pa.float64()),
         ("success", pa.bool_()),
         ("comment", pa.string()),
+        ("drawn_by", pa.string()),
+        ("router_version", pa.string()),
+        ("design", _DESIGN),
+        ("propensity", pa.float64()),
+        ("features", pa.list_(pa.float64())),
     ],
-    metadata={"r2v_log_version": "1"},
+    metadata={"r2v_log_version": "2", "r2v_feature_version": FEATURE_VERSION},
 )
 """`kind` is `answer` or `feedback`. The rows of a conversation are a tree: `previous` is the
-`state` of the answer before. A row of feedback has `state`, `success` and `comment`."""
+`state` of the answer before. A row of feedback has `state`, `success` and `comment`. `threshold`
+was drawn from `design` by the name `drawn_by`; `propensity` is the probability that the side which
+acted would, given the steps before; null where something else decided. `features` are those that
+the router read."""
 
 
 class RequestLog:
@@ -151,7 +162,8 @@ async def flushing(log: RequestLog | None) -> AsyncIterator[None]:
 
 def read_log(folder: Path) -> pa.Table:
     """All rows of a folder, the oldest first. What a killed process left half written is left
-    out."""
+    out; columns that an earlier version did not write are null, and so are features of another
+    version of the features."""
     batches = [batch for path in sorted(folder.glob("*.arrows")) for batch in _batches(path)]
     return pa.Table.from_batches(batches, SCHEMA).sort_by("time")
 
@@ -171,9 +183,22 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
         try:
             reader = ipc.open_stream(file)
             while True:
-                yield reader.read_next_batch()
+                yield _as_now(reader.read_next_batch())
         except (pa.ArrowInvalid, StopIteration, OSError, EOFError):
             return
+
+
+def _as_now(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch of any version with the columns of this one."""
+    written = {name: batch[name] for name in batch.schema.names}
+    said = batch.schema.metadata or {}
+    if said.get(b"r2v_feature_version") != FEATURE_VERSION.encode():
+        written.pop("features", None)
+    columns = [
+        written[field.name] if field.name in written else pa.nulls(batch.num_rows, field.type)
+        for field in SCHEMA
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
 def _row(begun: Begun, gateway: Gateway) -> dict[str, Any]:
@@ -215,7 +240,7 @@ def _row(begun: Begun, gateway: Gateway) -> dict[str, Any]:
         "cost_teacher": cost.teacher,
         "cost_always_teacher": cost.always_teacher,
     }
-    return row | _proposal(begun.step.proposal)
+    return row | _proposal(begun.step.proposal) | randomisation(begun, gateway.policy)
 
 
 def _proposal(proposal: Answer | None) -> dict[str, Any]:
