@@ -10,7 +10,7 @@ step. A conversation that a threshold would have played alike counts for it with
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,8 @@ class LoggedConversation:
     propensities: tuple[float, ...]
     success: bool
     risk: float | None = None
+    features_TF: Array | None = field(default=None, compare=False, repr=False)
+    """What the router read at every step; None where it read none."""
 
     @property
     def propensity(self) -> float:

@@ -12,11 +12,10 @@ from r2v_dist.evaluation.certificate import certificate_of
 from r2v_dist.evaluation.operating_points import Prices
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.object_storage.mirror import shown
-from r2v_dist.pipeline.stage import other_routers
 from r2v_dist.pipeline.stages import publisher
-from r2v_dist.pipeline.steps.router import hysteresis_of, learner_stage
+from r2v_dist.pipeline.steps.router import hysteresis_of, last_round, learner_stage
 from r2v_dist.router.exploration import Exploration
-from r2v_dist.router.names import BY_NAME, LEARNED
+from r2v_dist.router.names import BY_NAME, LEARNED, SERVED
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.serving.drift import FeatureDrift
 from r2v_dist.serving.policy import Point, Policy
@@ -91,7 +90,7 @@ def _exploration(config: RunConfig, validated: Manifest) -> Exploration | None:
 
 def training_drift(run: RunDir, config: RunConfig, router: str) -> FeatureDrift | None:
     """Against the states that a router was trained on; None where there are none."""
-    stage = learner_stage(config)
+    stage = "served" if router in SERVED else learner_stage(config)
     if stage is None or router not in LEARNED:
         return None
     name = stage_name(stage, config.serve.training_seed)
@@ -112,7 +111,7 @@ def deployed(run: RunDir, config: RunConfig, part: Any) -> Checkpoint | None:
 def _models(run: RunDir, config: RunConfig) -> tuple[RouterModels, str]:
     """The trained routers of a run, and the version of the one that is served."""
     wanted = config.serve
-    stage = "regressions" if other_routers(config) else learner_stage(config)
+    stage = last_round(config)
     if stage is None:
         return RouterModels(), wanted.router
     paths = _manifest(run, stage, wanted.training_seed).results["routers"]

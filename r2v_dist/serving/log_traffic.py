@@ -26,7 +26,7 @@ _WHO = ["router_version", "policy", "teacher"]
 _COLUMNS = [
     *_WHO,
     *("kind", "status", "state", "previous", "success", "actor", "score", "risk", "exact"),
-    *("drawn_by", "design", "propensity"),
+    *("drawn_by", "design", "propensity", "features"),
 ]
 
 
@@ -34,11 +34,13 @@ _COLUMNS = [
 class LoggedTraffic:
     """What a log tells of the router that answered last. `conversations` can be used, `left_out`
     counts the other judged ones by the reason; `answers` are the router's, in conversations of
-    `draws` draws. `now` is the threshold that is served: the likeliest of the latest design."""
+    `draws` draws. `now` is the threshold that is served: the likeliest of the latest design; `policy` is the
+    version of the SLM."""
 
     router: str
     router_version: str
     now: float
+    policy: str
     conversations: tuple[LoggedConversation, ...]
     left_out: Mapping[str, int]
     answers: int
@@ -89,6 +91,7 @@ def logged_traffic(
         router,
         latest["router_version"],
         max(latest["design"], key=lambda one: one["probability"])["threshold"],
+        latest["policy"],
         tuple(used),
         dict(left_out),
         own.num_rows,
@@ -133,6 +136,7 @@ def _problem(path: Sequence[Row], hysteresis: Hysteresis | None) -> str:
 
 def _conversation(path: Sequence[Row], success: bool) -> LoggedConversation:
     chances = [(one["threshold"], one["probability"]) for one in path[0]["design"]]
+    features = [row["features"] for row in path]
     return LoggedConversation(
         drawn_by=path[0]["drawn_by"],
         design=Design.of(chances),
@@ -141,6 +145,7 @@ def _conversation(path: Sequence[Row], success: bool) -> LoggedConversation:
         propensities=tuple(row["propensity"] for row in path),
         success=success,
         risk=path[0]["risk"],
+        features_TF=None if None in features else np.array(features, dtype=np.float64),
     )
 
 

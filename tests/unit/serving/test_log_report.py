@@ -23,7 +23,7 @@ def row(threshold: float, extra: tuple[float, float, float] | None) -> Threshold
 
 def report(*rows: ThresholdEstimate, **traffic: object) -> LogReport:
     test = RiskTest()
-    told = LoggedTraffic("r2v", "r-1", 0.5, (), {"of another router": 3}, 900, 600, test, {})
+    told = LoggedTraffic("r2v", "r-1", 0.5, "slm", (), {"of another router": 3}, 900, 600, test, {})
     return LogReport(replace(told, **traffic), rows, PRICES)  # type: ignore[arg-type]
 
 
