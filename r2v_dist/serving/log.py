@@ -30,7 +30,9 @@ FLUSH_S = 0.5
 _MOST_ROWS = 256
 _IDS = pa.list_(pa.int32())
 _LOGPROBS = pa.list_(pa.float32())
-_DESIGN = pa.list_(pa.struct([("threshold", pa.float64()), ("probability", pa.float64())]))
+_DESIGN = pa.list_(
+    pa.struct([("threshold", pa.float64()), ("probability", pa.float64()), ("own", pa.bool_())])
+)
 SCHEMA = pa.schema(
     [
         ("time", pa.float64()),
@@ -85,9 +87,9 @@ SCHEMA = pa.schema(
 )
 """`kind` is `answer` or `feedback`. The rows of a conversation are a tree: `previous` is the
 `state` of the answer before. A row of feedback has `state`, `success` and `comment`. `threshold`
-was drawn from `design` by the name `drawn_by`; `propensity` is the probability that the side which
-acted would, given the steps before; null where something else decided. `features` are those that
-the router read."""
+was drawn from `design` by the name `drawn_by`; `own` says whether a threshold of it is the operating
+point's, not an explored one. `propensity` is the probability that the side which acted would, given
+the steps before; null where something else decided. `features` are those that the router read."""
 
 
 class RequestLog:

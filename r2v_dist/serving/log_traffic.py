@@ -26,7 +26,7 @@ _WHO = ["router_version", "policy", "teacher"]
 _COLUMNS = [
     *_WHO,
     *("kind", "status", "state", "previous", "success", "actor", "score", "risk", "exact"),
-    *("drawn_by", "design", "propensity", "features"),
+    *("drawn_by", "design", "propensity"),
 ]
 
 
@@ -34,8 +34,8 @@ _COLUMNS = [
 class LoggedTraffic:
     """What a log tells of the router that answered last. `conversations` can be used, `left_out`
     counts the other judged ones by the reason; `answers` are the router's, in conversations of
-    `draws` draws. `now` is the threshold that is served: the likeliest of the latest design; `policy` is the
-    version of the SLM."""
+    `draws` draws. `now` is the threshold that is served: the latest operating point's, of a mix the
+    likelier; `policy` is the version of the SLM."""
 
     router: str
     router_version: str
@@ -59,10 +59,12 @@ def logged_traffic(
     table: pa.Table,
     drift_of: Callable[[str], FeatureDrift | None],
     hysteresis_of: Mapping[str, Hysteresis],
+    with_features: bool = False,
 ) -> LoggedTraffic:
     """The evidence of a log on the router, the SLM and the teacher that answered last; judged
     conversations with others are left out. `drift_of` gives the training states of a router by its
-    name, `hysteresis_of` how it was held. Raises UsageError where no router has answered."""
+    name, `hysteresis_of` how it was held. Conversations have features where `with_features` asks for
+    them, which take memory. Raises UsageError where no router has answered."""
     answers = table.filter(pc.and_(pc.equal(table["kind"], "answer"), pc.is_valid(table["design"])))
     if not answers.num_rows:
         raise UsageError(
@@ -74,10 +76,11 @@ def logged_traffic(
     hysteresis = hysteresis_of.get(router)
     drift = drift_of(router)
     own = table.filter(pc.equal(table["router_version"], latest["router_version"]))
+    columns = [*_COLUMNS, "features"] if with_features else _COLUMNS
     used = []
     left_out = Counter[str]()
     risk_test = RiskTest()
-    for path, verdict in judged_paths(table.select(_COLUMNS)):
+    for path, verdict in judged_paths(table.select(columns)):
         success = bool(verdict["success"])
         problem = _elsewhere(path, latest)
         if not problem:
@@ -90,7 +93,7 @@ def logged_traffic(
     return LoggedTraffic(
         router,
         latest["router_version"],
-        max(latest["design"], key=lambda one: one["probability"])["threshold"],
+        max(latest["design"], key=lambda one: (one["own"], one["probability"]))["threshold"],
         latest["policy"],
         tuple(used),
         dict(left_out),
@@ -136,7 +139,7 @@ def _problem(path: Sequence[Row], hysteresis: Hysteresis | None) -> str:
 
 def _conversation(path: Sequence[Row], success: bool) -> LoggedConversation:
     chances = [(one["threshold"], one["probability"]) for one in path[0]["design"]]
-    features = [row["features"] for row in path]
+    features = [row.get("features") for row in path]
     return LoggedConversation(
         drawn_by=path[0]["drawn_by"],
         design=Design.of(chances),

@@ -26,7 +26,11 @@ def randomisation(begun: Begun, policy: Policy) -> dict[str, Any]:
     if design is None or begun.outcome.reason == "forced":
         return columns
     chances = zip(design.thresholds, design.probabilities, strict=True)
-    columns["design"] = [{"threshold": t, "probability": p} for t, p in chances]
+    own = (begun.point.threshold, begun.point.cheap)
+    columns["design"] = [
+        {"threshold": threshold, "probability": probability, "own": threshold in own}
+        for threshold, probability in chances
+    ]
     if begun.outcome.reason in DECIDED and begun.conversation.exact:
         context = begun.context
         scores = (*context.scores, begun.outcome.decision.score)

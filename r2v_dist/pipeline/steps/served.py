@@ -131,7 +131,9 @@ def _traffic(context: Context) -> LoggedTraffic:
     assert folder
     if not any(folder.glob("*.arrows")):
         raise UsageError(f"router.served = {folder}: no request log (*.arrows) is there")
-    traffic = logged_traffic(read_log(folder), lambda _: None, hysteresis_of(config))
+    traffic = logged_traffic(
+        read_log(folder), lambda _: None, hysteresis_of(config), with_features=True
+    )
     own = context.policy().version
     if traffic.policy != own:
         raise UsageError(

@@ -97,6 +97,7 @@ def test_every_conversation_plays_one_drawn_threshold_and_says_how_likely_it_was
         assert product == pytest.approx(sum(alike))
         explored = conversation[0]["threshold"] != 0.75
         assert {"explored" in row["uncalibrated"] for row in conversation} == {explored}
+    assert all([one["own"] for one in row["design"]] == [False, True, False] for row in rows)
     assert {tuple((c["threshold"], c["probability"]) for c in row["design"]) for row in rows} == {
         tuple(expected.items())
     }
