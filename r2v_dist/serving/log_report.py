@@ -9,10 +9,11 @@ from typing import Any
 from r2v_dist.evaluation.off_policy import ThresholdEstimate
 from r2v_dist.evaluation.operating_points import Prices
 from r2v_dist.serving.drift import ALARM, WINDOW
-from r2v_dist.serving.log_traffic import LoggedTraffic
+from r2v_dist.serving.log_traffic import CUT, LoggedTraffic
 from r2v_dist.stats.off_policy import Interval
 
 _SHOWN_FEATURES = 4
+_MOST_CUT = 0.05
 _UNTRUE = 4.0
 """Standard errors between the mean weight and 1 beyond which propensities are not believed."""
 
@@ -29,7 +30,7 @@ class LogReport:
     @property
     def actions(self) -> list[str]:
         """What to do, in words, the most urgent first."""
-        actions = [*self._of_risk(), *self._of_features(), *self._of_weights()]
+        actions = [*self._of_risk(), *self._of_features(), *self._of_weights(), *self._of_cuts()]
         return [*actions, self._of_threshold()]
 
     def as_dict(self) -> dict[str, Any]:
@@ -127,6 +128,16 @@ class LogReport:
         return [
             f"Distrust the table: mean weights must be 1 but for chance, and are not at {told}. "
             f"Feedback may be given for some outcomes or sides only."
+        ]
+
+    def _of_cuts(self) -> list[str]:
+        cut = self.traffic.left_out.get(CUT, 0)
+        whole = cut + len(self.traffic.conversations)
+        if not self.rows or cut <= _MOST_CUT * whole:
+            return []
+        return [
+            f"Distrust the table: {cut} of {whole} conversations are left out because a budget, an "
+            f"outage or a candidate that cannot be sent decided a step; the others may be easier."
         ]
 
     def _of_threshold(self) -> str:

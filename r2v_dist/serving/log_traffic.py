@@ -22,6 +22,7 @@ from r2v_dist.serving.drift import WINDOW, FeatureDrift, RiskTest
 from r2v_dist.serving.log_episodes import judged_paths
 
 Row = Mapping[str, Any]
+CUT = "in which a budget, an outage or a candidate that cannot be sent decided"
 _WHO = ["router_version", "policy", "teacher"]
 _COLUMNS = [
     *_WHO,
@@ -128,7 +129,7 @@ def _problem(path: Sequence[Row], hysteresis: Hysteresis | None) -> str:
     if any(not row["exact"] for row in path):
         return "with rebuilt features"
     if any(row["propensity"] is None for row in path):
-        return "in which a budget, an outage or a candidate that cannot be sent decided"
+        return CUT
     if any(row["design"] != path[0]["design"] for row in path):
         return "in which serve.explore or the operating point changed"
     one = _conversation(path, True)

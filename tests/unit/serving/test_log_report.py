@@ -9,7 +9,7 @@ from r2v_dist.evaluation.off_policy import ThresholdEstimate
 from r2v_dist.evaluation.operating_points import Prices
 from r2v_dist.serving.drift import RiskTest
 from r2v_dist.serving.log_report import LogReport
-from r2v_dist.serving.log_traffic import LoggedTraffic
+from r2v_dist.serving.log_traffic import CUT, LoggedTraffic
 
 PRICES = Prices(0.02, 20.0)
 
@@ -66,6 +66,11 @@ def test_alarms_come_first() -> None:
 def test_weights_that_cannot_be_true_are_told() -> None:
     odd = replace(row(0.3, None), mean_weight=0.8)
     assert "Distrust the table" in report(NOW, odd).actions[0]
+
+
+def test_conversations_that_were_cut_off_are_not_like_the_others() -> None:
+    assert len(report(NOW, left_out={CUT: 0}).actions) == 1
+    assert "Distrust the table: 4 of 4" in report(NOW, left_out={CUT: 4}).actions[0]
 
 
 def test_the_table_and_its_json() -> None:
