@@ -26,7 +26,7 @@ def estimate(
         ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="only this threshold, which the gateway must have explored")
+        float | None, typer.Option(help="only this threshold, beside the one that is served")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:

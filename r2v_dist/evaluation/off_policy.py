@@ -120,7 +120,7 @@ class OffPolicy:
         return sorted({t for one in self.conversations for t in one.design.thresholds})
 
     def estimates(self) -> list[ThresholdEstimate]:
-        """Every threshold that chance could have given."""
+        """One of every threshold that chance could have given."""
         return [self.at(threshold) for threshold in self.thresholds]
 
     def at(self, threshold: float) -> ThresholdEstimate:

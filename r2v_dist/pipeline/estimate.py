@@ -21,8 +21,8 @@ from r2v_dist.storage.run_dir import open_run
 
 
 def estimate(root: Path, logs: Sequence[Path], threshold: float | None = None) -> LogReport:
-    """What the request logs of a run tell, of every threshold that chance could have given or of
-    one; without `logs` that of the run directory. Raises UsageError for a log that is none, and for
+    """What the request logs of a run tell, of every threshold that chance could have given, or of
+    one beside that which is served; without `logs` that of the run directory. Raises UsageError for a log that is none, and for
     a threshold without overlap."""
     run, config = open_run(root)
     folders = logs or (run.root / "gateway" / "requests",)
@@ -38,7 +38,8 @@ def estimate(root: Path, logs: Sequence[Path], threshold: float | None = None) -
         if threshold is not None:
             raise
         return LogReport(traffic, (), prices, str(error))
-    rows = found.estimates() if threshold is None else [found.at(threshold)]
+    asked = found.thresholds if threshold is None else sorted({threshold, traffic.now})
+    rows = [found.at(one) for one in asked]
     return LogReport(traffic, rows, prices)
 
 

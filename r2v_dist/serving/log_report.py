@@ -99,7 +99,7 @@ class LogReport:
         return [
             f"Recalibrate: the SLM failed in {seen:.0%} of {test.count} conversations that it "
             f"played alone, {said:.0%} was predicted (a test that is wrong with probability .01). "
-            f"Until the router is trained again, serve a lower threshold."
+            f"Train the router again; what other thresholds come to needs no calibration."
         ]
 
     def _of_features(self) -> list[str]:

@@ -33,7 +33,7 @@ def test_thresholds_and_advice(
     assert "the threshold" in shown.splitlines()[-1]
     main(["estimate", str(simulated_run), str(log), "--threshold", "0.75", "--json"])
     told = json.loads(capsys.readouterr().out)
-    [row] = told["thresholds"]
+    [row] = told["thresholds"]  # the one that is served
     assert 0 <= row["success_ci"][0] <= row["success"] <= row["success_ci"][1] <= 1
     assert told["psi"] == {}  # of fewer than 500 steps nothing is told
     assert told["router_version"] == "r-1"
