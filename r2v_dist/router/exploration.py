@@ -79,9 +79,20 @@ class Design:
         given = [score for score in scores if score is not None]
         if len(given) < len(actors):
             return None
-        before = self.chance_of(given[:-1], actors[:-1], hysteresis)
-        now = self.chance_of(given, actors, hysteresis)
-        return now / before if now > 0 else None
+        if len(self.thresholds) == 1:  # nothing was left to chance, and nothing has to be replayed
+            return 1.0
+        before = [
+            (threshold, probability)
+            for threshold, probability in zip(self.thresholds, self.probabilities, strict=True)
+            if agrees(threshold, given[:-1], actors[:-1], hysteresis)
+        ]
+        asked = actors[-1] == "teacher"
+        now = [
+            probability
+            for threshold, probability in before
+            if _decided(threshold, given, actors[:-1], hysteresis) == asked
+        ]
+        return sum(now) / sum(probability for _, probability in before) if now else None
 
 
 def agrees(
@@ -117,9 +128,14 @@ class _Scored:
 
 
 def _decided(
-    threshold: float, scores: Sequence[float], actors: Sequence[str], hysteresis: Hysteresis
+    threshold: float,
+    scores: Sequence[float],
+    actors: Sequence[str],
+    hysteresis: Hysteresis | None,
 ) -> bool:
     """Whether the teacher acts after these actors, with these scores up to the step."""
+    if hysteresis is None:
+        return scores[-1] >= threshold
     context = StepContext(len(actors), (), actors=tuple(actors), scores=tuple(scores[:-1]))
     router = Held(_Scored(threshold, scores[-1]), hysteresis, threshold)
     return router.decide(context, None).escalate
