@@ -7,6 +7,7 @@ outage decided tells of no threshold, and neither do the steps after it.
 
 from typing import Any
 
+from r2v_dist.router.exploration import Design, agrees
 from r2v_dist.serving.begun import Begun
 from r2v_dist.serving.policy import Policy
 
@@ -32,9 +33,19 @@ def randomisation(begun: Begun, policy: Policy) -> dict[str, Any]:
         for threshold, probability in chances
     ]
     if begun.outcome.reason in DECIDED and begun.conversation.exact:
-        context = begun.context
-        scores = (*context.scores, begun.outcome.decision.score)
-        actors = (*context.actors, begun.route)
-        hysteresis = policy.models.hysteresis.get(policy.router)
-        columns["propensity"] = design.propensity(scores, actors, hysteresis)
+        columns["propensity"] = _propensity(begun, policy, design)
     return columns
+
+
+def _propensity(begun: Begun, policy: Policy, design: Design) -> float | None:
+    """None too where the threshold that is played would not have decided as was done: then something
+    beside scores and actors decided an earlier step."""
+    context = begun.context
+    scores = (*context.scores, begun.outcome.decision.score)
+    actors = (*context.actors, begun.route)
+    hysteresis = policy.models.hysteresis.get(policy.router)
+    propensity = design.propensity(scores, actors, hysteresis)
+    if propensity is None or begun.threshold is None or len(design.thresholds) == 1:
+        return propensity
+    told = [score for score in scores if score is not None]
+    return propensity if agrees(begun.threshold, told, actors, hysteresis) else None
