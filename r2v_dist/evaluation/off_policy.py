@@ -123,6 +123,11 @@ class OffPolicy:
         """One of every threshold that chance could have given."""
         return [self.at(threshold) for threshold in self.thresholds]
 
+    def named(self, threshold: float) -> float:
+        """The threshold that is shown as this one is, which may have more digits."""
+        shown = f"{threshold:.6g}"
+        return next((one for one in self.thresholds if f"{one:.6g}" == shown), threshold)
+
     def at(self, threshold: float) -> ThresholdEstimate:
         """One threshold. Raises UsageError where no conversation could have been given it."""
         covered = [one for one in self.conversations if one.design.covers(threshold)]
