@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from r2v_dist.config.base import Section
 from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.config.learners import MOST_STEPS, MOST_WEIGHT
+from r2v_dist.config.places import UserPath
 
 
 def _for_a_router(given: Any) -> Any:
@@ -110,6 +111,9 @@ class RouterConfig(Section):
     """
     hysteresis: HysteresisConfig | None = None
     """null: every step is decided by its score alone."""
+    served: UserPath | None = None
+    """Folder of a request log of the gateway. The router `logistic_served` learns from its judged
+    conversations; thresholds and results of it come from live episodes, as of every router."""
     deepspeed: Annotated[DeepSpeedConfig, BeforeValidator(_for_a_router)] = DeepSpeedConfig(
         zero_stage=0, threads_per_rank=1
     )
@@ -124,7 +128,8 @@ class RouterConfig(Section):
     def as_before(self) -> dict[str, Any]:
         """The keys that named a stage in earlier versions."""
         # A newer key counts only where it is set, so that stages of older runs stay complete.
-        named = self.model_dump(mode="json", exclude={"hysteresis"})
+        # What a log tells teaches no other router, and is named by its bytes where it does.
+        named = self.model_dump(mode="json", exclude={"hysteresis", "served"})
         if self.hysteresis is not None:
             named["hysteresis"] = self.hysteresis.as_before()
         return named | {"deepspeed": self.deepspeed.as_before()}

@@ -11,12 +11,14 @@ from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import DamagedFile, UsageError
 from r2v_dist.evaluation.certificate import certificate_of
 from r2v_dist.evaluation.operating_points import Prices
+from r2v_dist.labels.table import LabelTable
 from r2v_dist.object_storage.mirror import shown
-from r2v_dist.pipeline.stage import other_routers
 from r2v_dist.pipeline.stages import publisher
-from r2v_dist.pipeline.steps.router import hysteresis_of, learner_stage
-from r2v_dist.router.names import BY_NAME
+from r2v_dist.pipeline.steps.router import hysteresis_of, last_round, learner_stage
+from r2v_dist.router.exploration import Exploration
+from r2v_dist.router.names import BY_NAME, LEARNED, SERVED
 from r2v_dist.router.registry import RouterModels
+from r2v_dist.serving.drift import FeatureDrift
 from r2v_dist.serving.policy import Point, Policy
 from r2v_dist.stats.mixing import bayes_threshold
 from r2v_dist.storage.checkpoints import Checkpoint, on_this_node, published
@@ -46,19 +48,57 @@ def policy_of(run: RunDir, config: RunConfig, evaluated: bool = True) -> Policy:
     points = [Point("selected", selected, "chosen on validation tasks")]
     if wanted.router == "r2v":
         points += _further_points(run, config, models, evaluated)
+    if wanted.threshold is not None:
+        points.append(Point("own", wanted.threshold, "serve.threshold"))
     policy = Policy(
         wanted.router,
         models,
         wanted.training_seed,
         {point.name: point for point in points},
-        wanted.operating_point,
+        wanted.operating_point if wanted.threshold is None else "own",
         version,
+        exploration=_exploration(config, validated),
     )
-    default = policy.points.get(wanted.operating_point)
+    default = policy.points.get(policy.default)
     if default is None or default.problem:
         problem = default.problem if default else f"there are {', '.join(policy.points)}"
         raise UsageError(f"serve.operating_point = {wanted.operating_point}: {problem}")
+    if policy.exploration is not None and policy.design(default) is None:
+        raise UsageError(
+            f"serve.explore.rate = {wanted.explore.rate:g}: {wanted.operating_point} compares "
+            f"another number than the score of {wanted.router}; explore at selected"
+        )
     return policy
+
+
+def _exploration(config: RunConfig, validated: Manifest) -> Exploration | None:
+    """What `serve.explore` asks for; None where nothing is explored."""
+    wanted = config.serve.explore
+    if not wanted.rate:
+        return None
+    router = config.serve.router
+    info = BY_NAME[router]
+    if info.family == "end" or info.play != "threshold":
+        raise UsageError(
+            f"serve.explore.rate = {wanted.rate:g}: {router} does not compare a score with a "
+            f"threshold at every step; set serve.explore.rate=0"
+        )
+    thresholds = wanted.thresholds or tuple(validated.results["thresholds"].get(router, ()))
+    if not thresholds:
+        raise UsageError(
+            f"serve.explore.thresholds: validation played no threshold of {router}; name some"
+        )
+    return Exploration(wanted.rate, tuple(sorted(set(thresholds))), wanted.seed)
+
+
+def training_drift(run: RunDir, config: RunConfig, router: str) -> FeatureDrift | None:
+    """Against the states that a router was trained on; None where there are none."""
+    stage = "served" if router in SERVED else learner_stage(config)
+    if stage is None or router not in LEARNED:
+        return None
+    name = stage_name(stage, config.serve.training_seed)
+    path = run.root / "stages" / name / "train.arrow"
+    return FeatureDrift(LabelTable.load(path).features_NF) if path.is_file() else None
 
 
 def deployed(run: RunDir, config: RunConfig, part: Any) -> Checkpoint | None:
@@ -74,7 +114,7 @@ def deployed(run: RunDir, config: RunConfig, part: Any) -> Checkpoint | None:
 def _models(run: RunDir, config: RunConfig) -> tuple[RouterModels, str]:
     """The trained routers of a run, and the version of the one that is served."""
     wanted = config.serve
-    stage = "regressions" if other_routers(config) else learner_stage(config)
+    stage = last_round(config)
     if stage is None:
         return RouterModels(), wanted.router
     paths = _manifest(run, stage, wanted.training_seed).results["routers"]

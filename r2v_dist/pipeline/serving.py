@@ -17,15 +17,12 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.config.yaml_file import read_mapping
 from r2v_dist.errors import UsageError
-from r2v_dist.labels.table import LabelTable
 from r2v_dist.object_storage.mirror import shown
 from r2v_dist.pipeline.served_models import Calls, decode_of, engines, sides
-from r2v_dist.pipeline.served_policy import deployed, policy_of
-from r2v_dist.pipeline.steps.router import hysteresis_of, learner_stage
-from r2v_dist.router.names import LEARNED
+from r2v_dist.pipeline.served_policy import deployed, policy_of, training_drift
+from r2v_dist.pipeline.steps.router import hysteresis_of
 from r2v_dist.serving.access import Access, is_loopback
 from r2v_dist.serving.app import GatewayApp, make_app
-from r2v_dist.serving.drift import FeatureDrift
 from r2v_dist.serving.gateway import Gateway
 from r2v_dist.serving.log import RequestLog, flushing
 from r2v_dist.serving.observing import Observing
@@ -33,7 +30,7 @@ from r2v_dist.serving.policy import Policy
 from r2v_dist.serving.recovery import remembered
 from r2v_dist.serving.watch import Watch
 from r2v_dist.storage.checkpoints import Checkpoint
-from r2v_dist.storage.run_dir import RunDir, open_run, stage_name
+from r2v_dist.storage.run_dir import RunDir, open_run
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -160,7 +157,7 @@ def application(served: ServedRun, access: Access, calls: Calls) -> "tuple[Starl
     )
     app = GatewayApp(gateway, access)
     closing = contextlib.ExitStack()
-    watch = Watch(gateway, _drift(served))
+    watch = Watch(gateway, training_drift(served.run, config, served.policy.router))
     gateway.listeners.append(watch.answered)
     if config.serve.otel:
         gateway.listeners.append(closing.enter_context(_traced(gateway)))
@@ -204,15 +201,3 @@ def _max_steps(run: RunDir) -> int | None:
     rows = files.read_json(path) if path.is_file() else []
     limit = dict(rows[0].get("env_kwargs", ())).get("max_steps") if rows else None
     return None if limit is None else int(limit)
-
-
-def _drift(served: ServedRun) -> FeatureDrift | None:
-    """Against the states that the served router was trained on."""
-    stage = learner_stage(served.config)
-    if stage is None or served.policy.router not in LEARNED:
-        return None
-    name = stage_name(stage, served.config.serve.training_seed)
-    path = served.run.root / "stages" / name / "train.arrow"
-    if not path.is_file():
-        return None
-    return FeatureDrift(LabelTable.load(path).features_NF)

@@ -65,6 +65,11 @@ class Begun:
         return bool(self.chat.controls.dry_run)
 
     @property
+    def drawn_by(self) -> str:
+        """What names the conversation where its threshold is drawn."""
+        return self.session or self.conversation.opening.hex()
+
+    @property
     def route(self) -> str:
         """Who answers."""
         return self.outcome.decision.actor

@@ -37,6 +37,8 @@ class Conversation:
     known: tuple[Answered | None, ...]
     previous: bytes = b""
     """The hash that ends with the latest answer; empty at the first step."""
+    opening: bytes = b""
+    """The hash that ends before the first answer: equal at every step of a conversation."""
 
     @property
     def exact(self) -> bool:
@@ -89,8 +91,9 @@ def read_conversation(
     known: list[Answered | None] = []
     heard: list[Message] = []
     calls: dict[str, ToolCall] = {}
-    previous = b""
+    previous = opening = b""
     for place, message in enumerate(messages):
+        before = key
         key = _chained(key, message, _place(message, calls))
         if message["role"] != "assistant":
             heard.append(_heard(message, calls))
@@ -98,6 +101,7 @@ def read_conversation(
         if not any(one.role != "system" for one in heard):
             raise invalid(f"messages[{place}]: an answer, and nothing was asked", "messages")
         previous = key
+        opening = opening or before
         answered = cache.get(key)
         said = _heard_since(heard, tools if not turns else (), own_system)
         turns.append(turn_of(said, message, answered))
@@ -107,7 +111,7 @@ def read_conversation(
     if not any(one.role != "system" for one in heard):
         raise invalid("messages: there is no message of a user or a tool to answer", "messages")
     latest = _heard_since(heard, tools if not turns else (), own_system)
-    return Conversation(key, root, tuple(turns), latest, tuple(known), previous)
+    return Conversation(key, root, tuple(turns), latest, tuple(known), previous, opening or key)
 
 
 def client_system(messages: Sequence[Mapping[str, Any]]) -> str | None:

@@ -66,6 +66,8 @@ class Gateway:
         self._require_right(chat, caller)
         controls = chat.controls
         point = self.policy.point(controls.operating_point)
+        if controls.threshold is not None:
+            point = Point("threshold", controls.threshold)
         session = next((headers[name] for name in SESSION_HEADERS if name in headers), "")
         conversation = read_conversation(
             chat.messages, chat.tools, (caller.name, session), self.state, self.slm.system_prompt
@@ -101,7 +103,7 @@ class Gateway:
             step,
             outcome,
             predicted,
-            self._departures(chat, conversation, outcome),
+            self._departures(chat, conversation, outcome, self.policy.explores(point, threshold)),
             started,
             max(0.0, time.perf_counter() - started - step.model_s) * 1e3,
             carrier={name: headers[name] for name in _TRACE_HEADERS if name in headers},
@@ -240,9 +242,7 @@ class Gateway:
         controls = chat.controls
         if controls.route in ("slm", "teacher"):
             return (ALONE if controls.route == "slm" else ASKED), None
-        if controls.threshold is not None:
-            point = Point("threshold", controls.threshold)
-        return self.policy.at(point, session or conversation.root.hex())
+        return self.policy.at(point, session or conversation.opening.hex())
 
     def _limits(
         self, chat: ChatRequest, conversation: Conversation, session: str, caller: Caller
@@ -275,7 +275,7 @@ class Gateway:
             raise _forbidden(f"raise the budget above {most}", "r2v.max_teacher_calls")
 
     def _departures(
-        self, chat: ChatRequest, conversation: Conversation, outcome: StepOutcome
+        self, chat: ChatRequest, conversation: Conversation, outcome: StepOutcome, explores: bool
     ) -> tuple[str, ...]:
         """In what this answer departs from what was evaluated."""
         found = list(self._uncalibrated)
@@ -288,6 +288,8 @@ class Gateway:
             found.append("features")
         if self._max_steps is None and chat.controls.max_steps is None:
             found.append("no_step_limit")
+        if explores:
+            found.append("explored")
         if outcome.reason not in ("router", "held"):
             found.append(outcome.reason)
         return tuple(found)

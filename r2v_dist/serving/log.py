@@ -17,14 +17,19 @@ import pyarrow.ipc as ipc
 
 from r2v_dist.errors import warn
 from r2v_dist.language_model import Answer
+from r2v_dist.router.features import FEATURE_VERSION
 from r2v_dist.serving.begun import Begun
 from r2v_dist.serving.costs import cost_of
 from r2v_dist.serving.gateway import Gateway
+from r2v_dist.serving.propensity import randomisation
 
 FLUSH_S = 0.5
 _MOST_ROWS = 256
 _IDS = pa.list_(pa.int32())
 _LOGPROBS = pa.list_(pa.float32())
+_DESIGN = pa.list_(
+    pa.struct([("threshold", pa.float64()), ("probability", pa.float64()), ("own", pa.bool_())])
+)
 SCHEMA = pa.schema(
     [
         ("time", pa.float64()),
@@ -70,12 +75,20 @@ SCHEMA = pa.schema(
         ("cost_always_teacher", pa.float64()),
         ("success", pa.bool_()),
         ("comment", pa.string()),
+        ("drawn_by", pa.string()),
+        ("router_version", pa.string()),
+        ("design", _DESIGN),
+        ("propensity", pa.float64()),
+        ("features", pa.list_(pa.float64())),
     ],
-    metadata={"r2v_log_version": "1"},
+    metadata={"r2v_log_version": "2", "r2v_feature_version": FEATURE_VERSION},
 )
 """`kind` is `answer` or `feedback`. The rows of a conversation are a tree: `previous` is the
 `state` of the answer before. `would` is who would have acted where the router was only watched
-(`serve.shadow`). A row of feedback has `state`, `success` and `comment`."""
+(`serve.shadow`). A row of feedback has `state`, `success` and `comment`. `threshold` was drawn from
+`design` by the name `drawn_by`; `own` says whether a threshold of it is the operating point's, not an
+explored one. `propensity` is the probability that the side which acted would, given the steps before;
+null where something else decided. `features` are those that the router read."""
 
 
 class RequestLog:
@@ -150,12 +163,10 @@ async def flushing(log: RequestLog | None) -> AsyncIterator[None]:
 
 def read_log(folder: Path) -> pa.Table:
     """All rows of a folder, the oldest first. What a killed process left half written is left
-    out."""
+    out; columns that an earlier version did not write are null, and so are features of another
+    version of the features."""
     batches = [batch for path in sorted(folder.glob("*.arrows")) for batch in batches_of(path)]
-    tables = [SCHEMA.empty_table(), *(pa.Table.from_batches([batch]) for batch in batches)]
-    # A file of an earlier version lacks the newer columns.
-    whole = pa.concat_tables(tables, promote_options="default")
-    return whole.select(SCHEMA.names).sort_by("time")
+    return pa.Table.from_batches(map(_as_now, batches), SCHEMA).sort_by("time")
 
 
 def batches_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -173,6 +184,19 @@ def batches_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
                 yield reader.read_next_batch()
     except (pa.ArrowInvalid, StopIteration, OSError, EOFError):
         return
+
+
+def _as_now(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch of any version with the columns of this one."""
+    written = {name: batch[name] for name in batch.schema.names}
+    said = batch.schema.metadata or {}
+    if said.get(b"r2v_feature_version") != FEATURE_VERSION.encode():
+        written.pop("features", None)
+    columns = [
+        written[field.name] if field.name in written else pa.nulls(batch.num_rows, field.type)
+        for field in SCHEMA
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
 def _row(begun: Begun, gateway: Gateway) -> dict[str, Any]:
@@ -215,7 +239,7 @@ def _row(begun: Begun, gateway: Gateway) -> dict[str, Any]:
         "cost_teacher": cost.teacher,
         "cost_always_teacher": cost.always_teacher,
     }
-    return row | _proposal(begun.step.proposal)
+    return row | _proposal(begun.step.proposal) | randomisation(begun, gateway.policy)
 
 
 def _proposal(proposal: Answer | None) -> dict[str, Any]:

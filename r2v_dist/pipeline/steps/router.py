@@ -77,9 +77,16 @@ def load_trained(context: Context, stage: str, name: str) -> RouterModel:
     return load_router(context.run, name, context.result(stage, "routers")[name])
 
 
-def last_round(context: Context) -> str | None:
+def last_round(config: RunConfig) -> str | None:
     """The stage whose routers are deployed, None where no router is trained."""
-    return "regressions" if other_routers(context.config) else learner_stage(context.config)
+    if config.router is not None and config.router.served is not None:
+        return "served"
+    return last_on_labels(config)
+
+
+def last_on_labels(config: RunConfig) -> str | None:
+    """The last stage whose routers learn from labels, None where there is none."""
+    return "regressions" if other_routers(config) else learner_stage(config)
 
 
 def learner_stage(config: RunConfig) -> str | None:

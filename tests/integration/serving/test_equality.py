@@ -129,6 +129,7 @@ class Decided:
     calibrated: bool = True
     risk: float = math.nan
     threshold: float = math.nan
+    id: str = ""
 
 
 async def through_the_gateway(client: httpx.AsyncClient, z: int, point: str) -> list[Decided]:
@@ -154,6 +155,7 @@ async def through_the_gateway(client: httpx.AsyncClient, z: int, point: str) -> 
                 told["calibrated"],
                 told["risk"],
                 told["threshold"],
+                answer["id"],
             )
         )
         observation, _, terminated, truncated, _ = env.step(action)
