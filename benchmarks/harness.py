@@ -6,12 +6,18 @@ time. A side that did not do the same work raises `Mismatch`; a wrong number is 
 
 import gc
 import json
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+
+def worker_niceness() -> int:
+    """That of Ray's workers, which the reference shares."""
+    return int(os.environ.get("RAY_worker_niceness", "15"))  # noqa: SIM112 (Ray's own name)
 
 
 class Mismatch(Exception):

@@ -12,7 +12,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from actors.collector import Collector, StageFolder
 from actors.env_runner import EnvRunner, RunnerSetup
 from benchmarks.games import make_tasks, make_units
 from benchmarks.harness import Mismatch, Pairs, Spent, interleave, median_wall, publish
-from benchmarks.stock_trainers import MODEL, run_stock, tokenizer, train_stock, write_settings
+from benchmarks.stock_trainers import run_stock, tokenizer, train_stock, write_settings
 from learners.behaviour_cloning.train import BCJob, clone_behaviour
 from learners.behaviour_cloning.train import build_dataset as build_episodes
 from learners.dpo import pairs as preference_pairs
@@ -36,8 +36,10 @@ from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm
 from r2v_dist.labels import branch_values
 from r2v_dist.labels.branch_values import BranchValue
+from r2v_dist.pretrained.places import model_path
 from r2v_dist.storage import rollouts as rollout_store
 
+TINY = Path(__file__).parent.parent / "models" / "textworld-tiny"
 SEEDS = (0, 1, 2, 3)
 SAME_LOSS = 2e-3
 
@@ -47,6 +49,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--games", type=int, default=16)
     parser.add_argument("--steps", type=int, default=25, help="optimizer steps a run")
+    parser.add_argument("--batch", type=int, default=16, help="episodes or pairs an optimizer step")
+    parser.add_argument(
+        "--model",
+        default=str(TINY),
+        help="a Hugging Face directory, or a name that `r2v models list` shows",
+    )
     parser.add_argument("--only", choices=("bc", "dpo"))
     parser.add_argument("--stock", choices=("bc", "dpo"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -61,36 +69,66 @@ def main() -> None:
         ray_session(ClusterConfig(num_cpus=2), Path(name) / "logs"),
     ):
         folder = Path(name)
+        model = model_path(args.model, "--model").resolve()
+        size = Size(model, args.batch, args.steps, args.repeats)
         play_expert(folder / "rollouts", args.games)
         if args.only != "dpo":
-            compare_cloning(folder, args.steps, args.repeats)
+            compare_cloning(folder, size)
         if args.only != "bc":
-            compare_preferences(folder, args.steps, args.repeats)
+            compare_preferences(folder, size)
 
 
-def compare_cloning(folder: Path, steps: int, repeats: int) -> None:
+@dataclass(frozen=True)
+class Size:
+    """What both sides train: `steps` optimizer steps of `batch` episodes or pairs, `repeats`
+    times.
+    """
+
+    model: Path
+    batch: int
+    steps: int
+    repeats: int
+
+    def epochs(self, examples: int) -> float:
+        """Passes over the examples that take so many steps."""
+        return self.steps * self.batch / examples
+
+    def shared(self, micro: int) -> dict[str, Any]:
+        """The settings of both learners."""
+        return {
+            "batch_size": self.batch,
+            "micro_batch_size": micro,
+            "save_every_steps": 10**6,
+            "deepspeed": DeepSpeedConfig(zero_stage=0),
+        }
+
+
+def compare_cloning(folder: Path, size: Size) -> None:
     """The same sequences and the same loss; then the time of the reference where it divides batches
     by length too.
     """
-    chat = ChatFormat(tokenizer(), "slm")
+    chat = ChatFormat(tokenizer(size.model), "slm")
     dataset = build_episodes(folder / "rollouts", chat, 1024)
     config = BCConfig(
-        learning_rate=5e-4, epochs=steps * 16 / len(dataset), max_length=1024, **_shared(micro=4)
+        learning_rate=5e-4,
+        epochs=size.epochs(len(dataset)),
+        max_length=1024,
+        **size.shared(size.batch // 4),
     )
     by_length = {
-        "per_device_train_batch_size": 4,
+        "per_device_train_batch_size": size.batch // 4,
         "gradient_accumulation_steps": 4,
         "train_sampling_strategy": "batch_rebalance",
     }
     for name, more in (("bc", {}), ("bc-by-length", by_length)):
         dataset.save_to_disk(str(folder / name / "data"))
-        write_settings(folder / name, config, **more)
+        write_settings(folder / name, size.model, config, **more)
 
     def train(stage: Path, how: BCConfig = config) -> None:
         clone_behaviour(
             BCJob(
                 rollouts=folder / "rollouts",
-                model=str(MODEL),
+                model=str(size.model),
                 system_prompt="",
                 output=stage / "model",
                 stage=stage,
@@ -99,10 +137,10 @@ def compare_cloning(folder: Path, steps: int, repeats: int) -> None:
             )
         )
 
-    tokens = sum(map(len, dataset["input_ids"])) / len(dataset) * 16
+    tokens = sum(map(len, dataset["input_ids"])) / len(dataset) * size.batch
     train(
         folder / "bc" / "unpadded",
-        config.model_copy(update={"padding_free": True, "micro_batch_size": 16}),
+        config.model_copy(update={"padding_free": True, "micro_batch_size": size.batch}),
     )
     unpadded_s, _ = read(folder / "bc" / "unpadded" / "metrics.jsonl")
     (folder / "bc-by-length" / "stock").mkdir()
@@ -113,30 +151,30 @@ def compare_cloning(folder: Path, steps: int, repeats: int) -> None:
         "padding_free_tokens_per_s": tokens / unpadded_s,
         "reference_by_length_step_s": by_length_s,
     }
-    compare("bc", folder / "bc", train, repeats, "TRL SFTTrainer", tokens, **more)
+    compare("bc", folder / "bc", train, size.repeats, "TRL SFTTrainer", tokens, **more)
 
 
-def compare_preferences(folder: Path, steps: int, repeats: int) -> None:
+def compare_preferences(folder: Path, size: Size) -> None:
     """The same pairs under DPO's loss alone; then the time of the whole objective."""
     table, _ = build_pairs(branch_values.to_table(branches(folder / "rollouts")), 0.1)
     preference_pairs.save(folder / "pairs.arrow", table)
-    dataset, counts = build_pair_examples(table, ChatFormat(tokenizer(), "slm"), 1024)
+    dataset, counts = build_pair_examples(table, ChatFormat(tokenizer(size.model), "slm"), 1024)
     dataset.save_to_disk(str(folder / "dpo" / "data"))
     config = DPOConfig(
         learning_rate=1e-4,
-        epochs=steps * 16 / len(dataset),
+        epochs=size.epochs(len(dataset)),
         max_length=1024,
         beta_c=0,
         beta_s=0,
-        **_shared(micro=16),
+        **size.shared(size.batch),
     )
-    write_settings(folder / "dpo", config)
+    write_settings(folder / "dpo", size.model, config)
 
     def learn(stage: Path, objective: DPOConfig = config) -> None:
         learn_preferences(
             DPOJob(
                 pairs=folder / "pairs.arrow",
-                model=str(MODEL),
+                model=str(size.model),
                 system_prompt="",
                 output=stage / "model",
                 stage=stage,
@@ -155,9 +193,9 @@ def compare_preferences(folder: Path, steps: int, repeats: int) -> None:
         "dpo",
         folder / "dpo",
         learn,
-        repeats,
+        size.repeats,
         "TRL DPOTrainer",
-        tokens / len(dataset) * 16,
+        tokens / len(dataset) * size.batch,
         whole_objective_s=whole,
         view_share=share,
     )
@@ -290,15 +328,6 @@ def branches(folder: Path) -> list[BranchValue]:
                 replace(good, candidate="wait", candidate_index=1, source="slm", successes=0),
             ]
     return rows
-
-
-def _shared(micro: int) -> dict[str, Any]:
-    return {
-        "batch_size": 16,
-        "micro_batch_size": micro,
-        "save_every_steps": 10**6,
-        "deepspeed": DeepSpeedConfig(zero_stage=0),
-    }
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.vllm.engine import engine_arguments, engine_place
+from benchmarks.harness import worker_niceness
 from cluster.environment import of_engine
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.errors import RuntimeFailure
@@ -98,9 +99,8 @@ def _generate(engine: Any, requests: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _serve() -> None:
-    # Ray runs its workers at this niceness; on a busy machine the reference must not be served
-    # before them.
-    os.nice(15)
+    # On a busy machine the reference must not be served before Ray's workers.
+    os.nice(worker_niceness())
     # Libraries print; the parent reads answers from the real stdout.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

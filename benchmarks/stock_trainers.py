@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import worker_niceness
 from r2v_dist.config.learners import LearnerConfig
-
-MODEL = Path(__file__).parent.parent / "models" / "textworld-tiny"
 
 
 def run_stock(kind: str, stage: Path) -> None:
@@ -34,22 +33,23 @@ def run_stock(kind: str, stage: Path) -> None:
     )
 
 
-def write_settings(folder: Path, config: LearnerConfig, **more: Any) -> None:
-    """Write the settings that the reference trains with."""
-    settings = {
+def write_settings(folder: Path, model: Path, config: LearnerConfig, **more: Any) -> None:
+    """Write which model the reference trains, and the trainers' arguments."""
+    arguments = {
+        "per_device_train_batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
         "num_train_epochs": config.epochs,
         "warmup_steps": config.warmup_share,
         **more,
     }
+    settings = {"model": str(model), "arguments": arguments}
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def train_stock(kind: str, stage: Path) -> None:
     """The reference's process: TRL's trainer on token ids, with no code of ours but the clock."""
-    # Ray runs its workers at this niceness; on a busy machine the reference must not be served
-    # before them.
-    os.nice(15)
+    # On a busy machine the reference must not be served before Ray's workers.
+    os.nice(worker_niceness())
     import torch
     import transformers
     from datasets import load_from_disk
@@ -65,11 +65,13 @@ def train_stock(kind: str, stage: Path) -> None:
             # it holds token ids already, which this version can only be told by a subclass
             return dataset
 
-    shared = _arguments(stage)
+    settings = json.loads((stage.parent / "settings.json").read_text(encoding="utf-8"))
+    model = settings["model"]
+    shared = _arguments(stage) | settings["arguments"]
     objects = {
-        "model": AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32),
+        "model": AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
         "train_dataset": load_from_disk(str(stage.parent / "data")),
-        "processing_class": tokenizer(),
+        "processing_class": tokenizer(model),
         "callbacks": [_clock(stage / "metrics.jsonl")],
     }
     if kind == "bc":
@@ -101,14 +103,12 @@ def _clock(metrics: Path) -> Any:
 
 def _arguments(stage: Path) -> dict[str, Any]:
     """The arguments that both trainers share."""
-    settings = json.loads((stage.parent / "settings.json").read_text(encoding="utf-8"))
     return {
         "output_dir": str(stage / "out"),
         "save_strategy": "no",
         "logging_steps": 5,
         "report_to": [],
         "disable_tqdm": True,
-        "per_device_train_batch_size": 16,
         "lr_scheduler_type": "cosine",
         "weight_decay": 0.01,
         "seed": 0,
@@ -118,11 +118,11 @@ def _arguments(stage: Path) -> dict[str, Any]:
         "gradient_checkpointing": False,
         "remove_unused_columns": False,
         "max_length": None,
-        **settings,
     }
 
 
-def tokenizer() -> Any:
+def tokenizer(model: str | Path) -> Any:
+    """Of the model that is trained."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(MODEL)
+    return AutoTokenizer.from_pretrained(model)

@@ -58,8 +58,9 @@ class KnownAnswers(Generic[Outcome]):
             answered = outcome if self._is_answer(outcome) else None
             return outcome
         finally:
+            future.set_result(answered)
             if answered is None:
                 known.pop(key, None)
             elif len(known) > self._capacity:
-                known.pop(next(iter(known)))
-            future.set_result(answered)
+                # Never what is being computed: it would be computed twice.
+                known.pop(next(key for key, one in known.items() if one.done()))

@@ -43,11 +43,14 @@ class CodeRules:
         opening = text_of(history[0].user if history else user)
         words = ("test", "run", "submit")
         earlier = [turn.action for turn in history if word_alone(turn.action) not in words]
-        scores = [
-            await asyncio.to_thread(self._score, candidate.text, earlier, opening)
-            for candidate in candidates
-        ]
-        return tuple(scores)
+        return tuple(
+            await asyncio.gather(
+                *(
+                    asyncio.to_thread(self._score, candidate.text, earlier, opening)
+                    for candidate in candidates
+                )
+            )
+        )
 
     def _score(self, answer: str, earlier: Sequence[str], opening: str) -> float:
         word = word_alone(answer)

@@ -6,11 +6,8 @@ the recorded answers; a program that then asks something else has drifted, which
 the observation, as with every environment.
 """
 
-import contextlib
 import json
 import os
-import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -19,6 +16,8 @@ from typing import Any
 
 import gymnasium
 
+from envs.program.bubble import PORT, sandboxed
+from envs.program.kept import Kept
 from envs.program.rendezvous import Asked, Rendezvous
 from envs.spaces import UnicodeText
 from r2v_dist.chat import goal_of
@@ -28,13 +27,13 @@ from r2v_dist.serving.state import StateCache
 
 _TURN_S = 0.05
 _PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
-_TAIL = 300
-"""Letters of a program's output that are shown where it fails."""
 
 
 class ProgramEnv(gymnasium.Env[str, str]):
     """One task. `command` and `check` are JSON lists; the deadlines are in seconds. `info["heard"]`
-    has the messages where they are more than one text of a user."""
+    has the messages where they are more than one text of a user. `sandbox`: program and check run
+    in a sandbox, which shows them the folders of `shown` (a JSON list), read-only.
+    """
 
     waits = True
 
@@ -49,6 +48,8 @@ class ProgramEnv(gymnasium.Env[str, str]):
         episode_s: float = 600.0,
         check_s: float = 60.0,
         pass_environment: str = "[]",
+        sandbox: bool = False,
+        shown: str = "[]",
         expert: bool = False,
     ) -> None:
         self.observation_space = self._seen = UnicodeText(max_length=1 << 20, min_length=0)
@@ -59,9 +60,10 @@ class ProgramEnv(gymnasium.Env[str, str]):
         self._given_goal = goal
         self._limits = (first_request_s, step_s, episode_s, check_s)
         self._passed = (*_PASSED, *json.loads(pass_environment))
+        self._sandbox = sandbox
+        self._shown: list[str] = json.loads(shown)
         self._rendezvous: Rendezvous | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._folder = ""
+        self._program: Kept | None = None
         self._steps = 0
         self._goal = ""
         self._answered = 0
@@ -79,7 +81,9 @@ class ProgramEnv(gymnasium.Env[str, str]):
         self._start()
         asked = self._next(first_s)
         if asked is None:
-            raise RuntimeError(f"the program ended before its first request: {self._tail()}")
+            assert self._program is not None
+            said = self._program.last_words()
+            raise RuntimeError(f"the program ended before its first request: {said}")
         heard = self._heard(asked)
         goal, observation = goal_of(text_of(heard), self._given_goal or None)
         self._goal = goal
@@ -115,37 +119,36 @@ class ProgramEnv(gymnasium.Env[str, str]):
 
     def _start(self) -> None:
         if self._rendezvous is None:
-            self._rendezvous = Rendezvous()
+            self._rendezvous = Rendezvous(on_socket=self._sandbox)
         token = self._rendezvous.begin()
-        self._folder = tempfile.mkdtemp(prefix="r2v-program-")
-        environment = {name: os.environ[name] for name in self._passed if name in os.environ}
-        environment |= {
-            "OPENAI_BASE_URL": self._rendezvous.url,
+        port = PORT if self._sandbox else self._rendezvous.port
+        folder = tempfile.mkdtemp(prefix="r2v-program-")
+        environment = self._environment() | {
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1",
             "OPENAI_API_KEY": token,
             "NO_PROXY": "127.0.0.1",
             "PYTHONUNBUFFERED": "1",
         }
-        with (Path(self._folder) / "output.txt").open("wb") as output:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=self._folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        command = self._placed(self._command, folder, self._rendezvous.socket)
+        self._program = Kept(command, folder, environment)
+
+    def _environment(self) -> dict[str, str]:
+        return {name: os.environ[name] for name in self._passed if name in os.environ}
+
+    def _placed(self, command: list[str], folder: str, endpoint: Path | None) -> list[str]:
+        """The command where it is to run."""
+        return sandboxed(command, folder, self._shown, endpoint) if self._sandbox else command
 
     def _next(self, limit_s: float) -> Asked | None:
         """The next request; None where the program has ended. Raises TimeoutError."""
-        assert self._process is not None
+        assert self._program is not None
         assert self._rendezvous is not None
         deadline = min(time.monotonic() + limit_s, self._ends)
         while time.monotonic() < deadline:
             asked = self._rendezvous.wait(_TURN_S)
             if asked is not None:
                 return asked
-            if self._process.poll() is not None:
+            if self._program.ended():
                 return self._rendezvous.wait(0)
         name = "episode_s" if deadline == self._ends else "step_s or first_request_s"
         raise TimeoutError(f"the program asked nothing in time (env.program.{name})")
@@ -173,15 +176,13 @@ class ProgramEnv(gymnasium.Env[str, str]):
 
     def _succeeded(self) -> bool:
         """By the check, or by how the program ended."""
-        assert self._process is not None
-        code = self._process.wait()
+        assert self._program is not None
         if not self._check:
-            return code == 0
-        environment = {name: os.environ[name] for name in self._passed if name in os.environ}
+            return self._program.exit_code == 0
         done = subprocess.run(
-            self._check,
-            cwd=self._folder,
-            env=environment,
+            self._placed(self._check, self._program.folder, None),
+            cwd=self._program.folder,
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -190,18 +191,7 @@ class ProgramEnv(gymnasium.Env[str, str]):
         )
         return done.returncode == 0
 
-    def _tail(self) -> str:
-        path = Path(self._folder) / "output.txt"
-        said = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        return " ".join(said.split())[-_TAIL:] or "it said nothing"
-
     def _end_program(self) -> None:
-        """End the program and all that it started, and drop its folder."""
-        process, self._process = self._process, None
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = ""
+        if self._program is not None:
+            self._program.close()
+            self._program = None

@@ -7,10 +7,14 @@ episode learns of it; one with an old token belongs to a program that is over, a
 
 import json
 import secrets
+import shutil
+import socketserver
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from r2v_dist.errors import RuntimeFailure
@@ -36,22 +40,27 @@ class Asked:
 
 
 class Rendezvous:
-    """The endpoint. `url` is what the program is told, `token` its key."""
+    """The endpoint, at a port of loopback or, `on_socket`, at a socket in the file system. `token`
+    is the program's key.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, on_socket: bool = False) -> None:
         self._changed = threading.Condition()
         self._open: Asked | None = None
         self._problem = ""
         self.token = ""
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.rendezvous = self
+        self.socket: Path | None = None
+        if on_socket:
+            self.socket = Path(tempfile.mkdtemp(prefix="r2v-endpoint-")) / "socket"
+        self.port = 0
+        """Where the endpoint is on loopback, if it is there."""
+        if self.socket is None:
+            self._server: _Server | _SocketServer = _Server(self)
+            self.port = self._server.server_port
+        else:
+            self._server = _SocketServer(self, self.socket)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
-
-    @property
-    def url(self) -> str:
-        """The address of the endpoint."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def begin(self) -> str:
         """A new episode: earlier programs are turned away. The key of the new one."""
@@ -84,6 +93,8 @@ class Rendezvous:
         self._leave()
         self._server.shutdown()
         self._server.server_close()
+        if self.socket is not None:
+            shutil.rmtree(self.socket.parent, ignore_errors=True)
 
     def _leave(self) -> None:
         """Whoever still waits gets no answer any more."""
@@ -115,20 +126,34 @@ class Rendezvous:
             return self._open
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Forgiving:
     rendezvous: Rendezvous
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A program that is ended hangs up in mid-sentence; everything else is told as usual."""
         if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
+            super().handle_error(request, client_address)  # type: ignore[misc]
+
+
+class _Server(_Forgiving, ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, rendezvous: Rendezvous) -> None:
+        super().__init__(("127.0.0.1", 0), _LoopbackHandler)
+        self.rendezvous = rendezvous
+
+
+class _SocketServer(_Forgiving, socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+    def __init__(self, rendezvous: Rendezvous, path: Path) -> None:
+        super().__init__(str(path), _Handler)
+        self.rendezvous = rendezvous
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # headers and body leave one after the other
-    server: _Server
+    server: _Server | _SocketServer
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: what a program asks is in the rollouts."""
@@ -178,6 +203,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+class _LoopbackHandler(_Handler):
+    disable_nagle_algorithm = True  # headers and body leave one after the other
 
 
 def _as_ours(raw: bytes) -> bytes:

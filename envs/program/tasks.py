@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from envs.sandbox.isolation import probe
 from envs.spec import TaskRequest
 from r2v_dist.config.env import SPLITS, EnvConfig
 from r2v_dist.config.program import ProgramConfig
@@ -20,6 +21,7 @@ def make_tasks(request: TaskRequest) -> list[Task]:
     """The tasks of every split: those that name it, then others by lot. Raises UsageError."""
     config = request.config
     program = _program(config)
+    _require_sandbox(program)
     rows = _rows(program.tasks)
     free = [row for row in rows if "split" not in row]
     rng_for("program tasks", request.seed).shuffle(free)
@@ -56,6 +58,14 @@ def _program(config: EnvConfig) -> ProgramConfig:
     if config.program is None:
         raise UsageError("env.kind = program: needs the section env.program with `tasks`")
     return config.program
+
+
+def _require_sandbox(program: ProgramConfig) -> None:
+    for place in program.shown:
+        if not place.exists():
+            raise UsageError(f"env.program.shown = {place}: there is no such file or folder")
+    if program.sandbox and (isolation := probe()).level != "bubblewrap":
+        raise UsageError(f"env.program.sandbox = true: {isolation.detail}")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -111,6 +121,9 @@ def _task(row: dict[str, Any], split: str, config: EnvConfig, program: ProgramCo
         arguments.append(("check", placed(row["check"])))
     if row.get("goal"):
         arguments.append(("goal", row["goal"]))
+    if program.sandbox:
+        shown = [folder, *(str(place.resolve()) for place in program.shown)]
+        arguments += [("sandbox", True), ("shown", json.dumps(shown))]
     for name in ("first_request_s", "step_s", "episode_s", "check_s"):
         arguments.append((name, getattr(program, name)))
     return Task(row["id"], split, ENV_ID, tuple(arguments))

@@ -9,8 +9,7 @@ _LONGEST_S = 1e6
 
 
 class ProgramConfig(Section):
-    """`env.kind: program`: any agent program that speaks to an OpenAI-compatible endpoint. It runs as
-    a plain process of this machine, with the rights of whoever starts the run."""
+    """`env.kind: program`: any agent program that speaks to an OpenAI-compatible endpoint."""
 
     tasks: UserPath
     """JSON lines, one a task: `id`, `command` (a list, `{folder}` is the folder of this file), and
@@ -26,3 +25,9 @@ class ProgramConfig(Section):
     """Deadline of the check, in seconds."""
     pass_environment: tuple[str, ...] = ()
     """Environment variables that the program gets besides PATH, HOME, LANG and its endpoint."""
+    sandbox: bool = False
+    """Whether program and check run in a sandbox of bubblewrap. Else they are plain processes of
+    this machine, with the rights of whoever starts the run."""
+    shown: tuple[UserPath, ...] = ()
+    """Folders and files that a sandbox shows, read-only, besides /usr, the interpreter with its
+    packages, and the folder of `tasks`."""

@@ -101,6 +101,11 @@ def test_the_agent_is_told_what_is_wrong(env: CodeEnv, said: str, told: str) -> 
     assert (reward, terminated) == (0.0, False)
 
 
+def test_what_a_solution_says_on_standard_error_is_no_verdict(env: CodeEnv) -> None:
+    talkative = RIGHT.replace("\n", "\n    import sys; print('checked', file=sys.stderr)\n", 1)
+    assert env.step(answer(talkative))[1:3] == (1.0, True)
+
+
 def test_submit_hands_in_what_there_is(env: CodeEnv) -> None:
     env.step(answer(HALF))
     _, reward, terminated, _, info = env.step("submit")
@@ -123,6 +128,15 @@ def test_a_fault_at_the_last_step_does_not_lose_the_solution() -> None:
 def scores(history: tuple[Turn, ...], user: str, *texts: str) -> tuple[float, ...]:
     candidates = [Candidate(text) for text in texts]
     return asyncio.run(CodeRules(SandboxConfig()).score(history, user, candidates))
+
+
+def test_a_submission_is_worth_what_was_written() -> None:
+    observation, info = CodeEnv(TASK, protocol="tools").reset()
+    opening = opening_message(info["goal"], observation)
+    written = [Turn(opening, f"write\n{program}", "slm") for program in (HALF, RIGHT)]
+    tested = Turn("It is written.", "test", "slm")
+    [half], [right] = (scores((turn, tested), "2 of 2", "submit") for turn in written)
+    assert scores((), opening, answer(HALF), answer(RIGHT)) == (half, right)
 
 
 @pytest.mark.parametrize("protocol", ["answers", "tools"])

@@ -4,7 +4,10 @@ programs that hang, crash or ask twice are rows and no crashes.
 
 import asyncio
 import json
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from r2v_dist.serving.errors import ApiError
 from tests.gateway_rig import ScriptedSlm, ScriptedVerifier
 from tests.integration.serving.test_equality import MODEL
 from tests.runs import ROOT
+from tests.sandboxes import require_bubblewrap
 
 AGENT = ROOT / "examples" / "agent_program" / "agent.py"
 CLIENT = """
@@ -233,3 +237,117 @@ def test_tasks_are_read_dealt_and_refused_by_line(tmp_path: Path) -> None:
     path.write_text(json.dumps({"id": "a", "command": "run x"}))
     with pytest.raises(UsageError, match=r"tasks.jsonl:1: command must be a list"):
         make_tasks(TaskRequest(config, 0))
+
+
+def gone(path: Path) -> bool:
+    """Within a deadline."""
+    deadline = time.monotonic() + 20
+    while path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not path.exists()
+
+
+def runs(name: str) -> bool:
+    """Whether a process has this name among its arguments."""
+    found = subprocess.run(["pgrep", "-f", name], capture_output=True, check=False)
+    return found.returncode == 0
+
+
+def test_all_that_a_program_started_ends_with_the_episode() -> None:
+    code = f"""{CLIENT}
+import subprocess
+subprocess.Popen(["setsid", "sleep", "98765.4321"], start_new_session=True)
+os.makedirs("deep/er")
+os.symlink("/", "deep/root")
+os.chmod("deep", 0)
+ask(os.getcwd())
+"""
+    env = ProgramEnv(json.dumps([sys.executable, "-c", code]))
+    folder, _ = env.reset()
+    assert Path(folder).is_dir()
+    while not runs("sleep 98765.4321"):
+        time.sleep(0.05)
+    env.close()
+    assert not runs("sleep 98765.4321")
+    assert not Path(folder).exists()
+
+
+def test_a_program_ends_with_the_process_that_plays_it() -> None:
+    code = f"""{CLIENT}
+import subprocess
+subprocess.Popen(["sleep", "98765.1234"], start_new_session=True)
+ask(os.getcwd())
+"""
+    player = f"""
+import json, sys, time
+from envs.program.env import ProgramEnv
+env = ProgramEnv(json.dumps([sys.executable, "-c", {code!r}]))
+print(env.reset()[0], flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", player], stdout=subprocess.PIPE, text=True) as one:
+        assert one.stdout is not None
+        folder = Path(one.stdout.readline().strip())
+        assert folder.is_dir()
+        one.kill()
+    assert gone(folder)
+    assert not runs("sleep 98765.1234")
+
+
+def test_a_sandbox_shows_a_program_nothing_but_its_own(tmp_path: Path) -> None:
+    require_bubblewrap()
+    secret, given = tmp_path / "secret", tmp_path / "given"
+    secret.write_text("secret")
+    given.mkdir()
+    (given / "data").write_text("data")
+    with socket.create_server(("127.0.0.1", 0)) as host:
+        code = f"""{CLIENT}
+import socket
+def tried(act):
+    try:
+        return str(act())
+    except OSError as error:
+        return type(error).__name__
+open("own", "w").write("1")
+ask(json.dumps([
+    tried(lambda: open({str(secret)!r}).read()),
+    tried(lambda: open({str(given / "data")!r}).read()),
+    tried(lambda: open({str(given / "new")!r}, "w")),
+    tried(lambda: socket.create_connection(("127.0.0.1", {host.getsockname()[1]}), 2)),
+    tried(lambda: open("/proc/1/root/etc/shadow").read()),
+    tried(lambda: os.unshare(os.CLONE_NEWUSER) if hasattr(os, "unshare") else open("/none")),
+    os.environ["HOME"] == os.getcwd(),
+]))
+ask("more")
+"""
+        check = json.dumps([sys.executable, "-c", "raise SystemExit(open('own').read() != '1')"])
+        task = program(
+            sys.executable, "-c", code, check=check, sandbox=True, shown=json.dumps([str(given)])
+        )
+        [episode] = played(task, None)
+    assert json.loads(episode.steps[0].observation) == [
+        "FileNotFoundError",
+        "data",
+        "OSError",
+        "ConnectionRefusedError",
+        "FileNotFoundError",
+        "FileNotFoundError",
+        True,
+    ]
+    assert episode.stop_reason is StopReason.WON
+
+
+def test_sandboxed_tasks_show_the_folder_of_their_list(tmp_path: Path) -> None:
+    require_bubblewrap()
+    path = tmp_path / "tasks.jsonl"
+    rows = [{"id": name, "command": ["python", "{folder}/agent.py"]} for name in "ab"]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "agent.py").write_text(f"{CLIENT}\nask('hello')")
+    settings = ProgramConfig(tasks=path, sandbox=True)
+    sizes = SplitSizes(train=1, validation=0, test=1)
+    config = EnvConfig(kind="program", program=settings, splits=sizes)
+    [episode] = played(make_tasks(TaskRequest(config, 0))[0], None)
+    assert episode.stop_reason is StopReason.WON
+    missing = ProgramConfig(tasks=path, sandbox=True, shown=(tmp_path / "none",))
+    with pytest.raises(UsageError, match=r"env\.program\.shown = .*none: there is no such"):
+        make_tasks(TaskRequest(config.model_copy(update={"program": missing}), 0))

@@ -64,6 +64,10 @@ ALONE = "def f(xs):\n    return 2 * sum(xs)"
         f"write\n```python\n{ALONE}\n```",
         f"write\n{ALONE}",
         "```python\nimport absent_module\n\ndef f(xs):\n    return 2 * sum(xs)\n```",
+        "```python\nimport json\nTWO = 2\n\ndef f(xs):\n    def g(TWO):\n        return TWO\n"
+        "    return TWO * sum(map(g, xs))\n```",
+        "```python\ndef f(xs):\n    def g(x):\n        reduce = x\n        return reduce\n"
+        "    return 2 * reduce(int.__add__, map(g, xs))\n```",
         "```python\nclass Sum:\n    def of(self, xs):\n        return 2 * sum(xs)\n\n"
         "f = Sum().of\n```",
     ],
