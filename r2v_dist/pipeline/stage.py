@@ -56,10 +56,11 @@ def value_of(config: RunConfig, name: str, as_before: bool = False) -> Any:
     """A part of the configuration by its dotted name, without what only says where and how fast.
     `as_before`: with as much of that as earlier versions had.
 
-    Seven names are no keys: `hysteresis` is the router's, `games` are the bytes of what is named by a path, `test_seeds` the
-    perturbation seeds of test tasks, `constraint_statuses` the words in which training ends,
-    `labels.first_round` the keys of `labels` that decide its first round, and `learner_routers` and
-    `other_routers` the evaluated routers that a learner and that other means make.
+    Seven names are no keys: `games` are the bytes of what is named by a path, `hysteresis` is the
+    router's, `test_seeds` the perturbation seeds of test tasks, `constraint_statuses` the words in
+    which training ends, `labels.first_round` the keys of `labels` that decide its first round, and
+    `learner_routers` and `other_routers` the evaluated routers that a learner and that other means
+    make.
     """
     if name == "hysteresis":
         held = config.router and config.router.hysteresis
