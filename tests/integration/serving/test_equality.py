@@ -111,8 +111,9 @@ POINTS = {
     "bayes": Point("bayes", 0.0, rule=True),
     "budget": Point("budget", 0.65, cheap=0.8, share=0.5),
 }
+HYSTERESIS = {"r2v": Hysteresis(minimum_hold=2, releases=2, most_switches=4)}
 HYSTERESES = {
-    "holds": Hysteresis(minimum_hold=2, releases=2, most_switches=4),
+    "holds": HYSTERESIS["r2v"],
     "prices": Hysteresis(cold_token_price=2e-3),
 }
 POLICY = Policy("r2v", RouterModels({("r2v", 0): MODEL}), 0, POINTS, "selected", "r-1")
