@@ -134,7 +134,7 @@ def test_the_estimate_of_a_log_is_that_of_its_weights(log: Path) -> None:
 
 
 def test_held_conversations_have_propensities_too(tmp_path: Path) -> None:
-    held = replace(EXPLORING, models=routers("selected", held=True), _watched={})
+    held = replace(EXPLORING, models=routers("selected", held="holds"), _watched={})
     asyncio.run(played(held, tmp_path, range(20)))
     assert len(read(tmp_path, held=True).conversations) == 20
     other = read(tmp_path).left_out
