@@ -47,7 +47,7 @@ def main() -> None:
 def measure(context: Context, scratch: Path, tasks: int, seeds: int) -> None:
     """Play the selected arm alone, then all arms; print the result."""
     config = context.config
-    arm = context.deploy(router_stages.trained(context, router_stages.last_round(context)))
+    arm = context.deploy(router_stages.trained(context, router_stages.last_round(context.config)))
     thresholds = grid(context.rollouts("validate"), config.swept, config.evaluate.rates)
     selected = arm("r2v", context.result("validate", "selected")["r2v"])
     arms = (*sweep(arm, thresholds), selected)

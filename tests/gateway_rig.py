@@ -25,9 +25,10 @@ from r2v_dist.serving.access import Access
 from r2v_dist.serving.app import GatewayApp, make_app
 from r2v_dist.serving.drift import FeatureDrift
 from r2v_dist.serving.gateway import Gateway
-from r2v_dist.serving.log import RequestLog, flushing, read_log, remembered
+from r2v_dist.serving.log import RequestLog, flushing
 from r2v_dist.serving.observing import Observing
 from r2v_dist.serving.policy import Point, Policy
+from r2v_dist.serving.recovery import remembered
 from r2v_dist.serving.server import in_background
 from r2v_dist.serving.sides import EndpointTeacher, Slm
 from r2v_dist.serving.upstream import Upstream
@@ -166,6 +167,8 @@ class ScriptedSlm:
     texts: tuple[str, ...] = ("open door", "push door", "open door")
     propose: Callable[[Request], tuple[Candidate, ...]] | None = None
     unsure: float = 0.5
+    count: Callable[[Request], int] = lambda request: 20
+    """Tokens of a prompt."""
     delay_s: float = 0.0
     fail: Exception | None = None
     requests: list[Request] = field(default_factory=list)
@@ -183,7 +186,7 @@ class ScriptedSlm:
         candidates = self.propose(request) if self.propose else self._of_texts()
         rest = (1 - self.unsure) or 1e-9
         top = TopTokens.of([(1, float(array("f", [-0.1])[0])), (2, rest - 1)])
-        return Answer(candidates[: request.sampling.n], "slm-1", 20, top)
+        return Answer(candidates[: request.sampling.n], "slm-1", self.count(request), top)
 
     def _of_texts(self) -> tuple[Candidate, ...]:
         made = []
@@ -271,8 +274,7 @@ async def rig(
             gateway.listeners.append(watch.answered)
             log = None
             if folder is not None:
-                if folder.is_dir():
-                    gateway.state.restore(remembered(read_log(folder)))
+                gateway.state.restore(remembered(folder, config.state_entries))
                 log = RequestLog(folder, gateway)
                 gateway.listeners.append(log.answered)
             observing = Observing(watch, who, log, folder)

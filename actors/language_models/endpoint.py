@@ -21,11 +21,11 @@ from actors.language_models.reply import (
     Unusable,
     error_of,
     read_reply,
-    retry_after,
 )
 from r2v_dist.config.models import ModelConfig, read_key, shown_address
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.language_model import ContextLimitReached, whole
+from r2v_dist.retry_after import retry_after_s
 
 _CROWDED = 429
 _PASSING = (408, 409, 425, _CROWDED)
@@ -158,7 +158,7 @@ class Endpoint:
     def _read(self, response: httpx.Response) -> Reply:
         text = whole(response.content.decode("utf-8", "replace"))
         status = response.status_code
-        wait_s = retry_after(response.headers)
+        wait_s = retry_after_s(response.headers)
         try:
             payload = json.loads(text)
         except (ValueError, RecursionError):

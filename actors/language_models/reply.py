@@ -3,11 +3,7 @@ answer, and never an exception of Python.
 """
 
 import json
-import re
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 from r2v_dist.messages import ToolCall
 
@@ -111,17 +107,3 @@ def error_of(payload: object) -> str:
         return str(error)
     parts = [error.get("message"), error.get("code"), error.get("type")]
     return "; ".join(str(part) for part in parts if part) or json.dumps(error)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the endpoint asks to wait, as a number or as a date; None where it says
-    nothing of the kind."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name, "").strip()
-        if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
-            return float(value) * unit
-    try:
-        moment = parsedate_to_datetime(headers.get("retry-after", "")).timestamp()
-    except (ValueError, OverflowError):
-        return None
-    return max(0.0, moment - time.time())

@@ -49,12 +49,11 @@ class Came(StrEnum):
 @dataclass(frozen=True)
 class Shown:
     """What an action brought about: raw bytes of the terminal (its middle left out where there were
-    many), how many were left out, the exit code (None while a program waits), the shell's working
-    directory, and how many files changed (None where there are too many to say).
+    many), the exit code (None while a program waits), the shell's working directory, and how many
+    files changed (None where there are too many to say).
     """
 
     output: bytes
-    left_out: int
     came: Came
     code: int | None
     folder: str

@@ -212,6 +212,7 @@ class _Playing:
             verifier_bests=tuple(max(s.verifier_scores, default=math.nan) for s in self.steps),
             actors=tuple(s.actor for s in self.steps),
             scores=tuple(s.score for s in self.steps),
+            prompt_tokens=tuple(s.proposal.prompt_tokens if s.proposal else 0 for s in self.steps),
         )
 
     def _advance(self, step: Step, chosen: Candidate, now: Transition) -> None:

@@ -15,6 +15,7 @@ from r2v_dist import __version__
 from r2v_dist.cli import manifests, models, tasks
 from r2v_dist.cli.certify import certify
 from r2v_dist.cli.doctor import doctor
+from r2v_dist.cli.estimate import estimate
 from r2v_dist.cli.export import export
 from r2v_dist.cli.jobs import jobs
 from r2v_dist.cli.logs import logs
@@ -37,6 +38,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     rollouts,
     export,
     serve,
+    estimate,
     doctor,
 )
 _INTERRUPTED = 130

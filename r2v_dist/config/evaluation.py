@@ -7,11 +7,11 @@ from pydantic import AfterValidator, Field
 
 from r2v_dist.config.base import Section, distinct
 from r2v_dist.config.learners import MOST_BRANCHES
-from r2v_dist.router.names import EVALUATED, ORACLE
+from r2v_dist.router.names import EVALUATED, ORACLE, SERVED
 
 
 def _known_router(name: str) -> str:
-    names = (*EVALUATED, ORACLE)
+    names = (*EVALUATED, *SERVED, ORACLE)
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
         raise ValueError(f"no such router; did you mean {near}? There are {', '.join(names)}")
@@ -35,7 +35,7 @@ class EvaluateConfig(Section):
     """
     routers: Annotated[tuple[RouterName, ...], AfterValidator(distinct)] = EVALUATED
     """Routers to evaluate. A router for which the run has no model, verifier or log-probabilities
-    is left out. The default does not contain `oracle`.
+    is left out. The default contains neither `oracle` nor `logistic_served`.
     """
     oracle_branches: int = Field(4, ge=1, le=MOST_BRANCHES)
     """Branches of the oracle from every state on its path; nothing else uses their replicas."""

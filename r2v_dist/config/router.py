@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from r2v_dist.config.base import Section
 from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.config.learners import MOST_STEPS, MOST_WEIGHT
+from r2v_dist.config.places import UserPath
 
 
 def _for_a_router(given: Any) -> Any:
@@ -29,6 +30,22 @@ class HysteresisConfig(Section):
     """Decisions in a row for the SLM before the teacher gives way."""
     most_switches: int | None = Field(None, ge=0, le=10_000)
     """Most switches of an episode; null for no limit."""
+    cold_token_price: float = Field(0.0, ge=0, le=1e3)
+    """What a token costs that the teacher reads cold when it takes over, in teacher calls: a switch
+    must bring 1 + cold_token_price * cold tokens times the threshold. Cold is what came after the
+    teacher's last step. The SLM looks at every step, so the way back is free."""
+    cache_s: float | None = Field(None, gt=0, le=1e6)
+    """Seconds after which the teacher's prefix cache has forgotten, in serving; null for never.
+    Episodes of an evaluation have no clock, so what is served with it is not certified."""
+
+    def content(self) -> dict[str, Any]:
+        """The keys that decide how an episode is played."""
+        return self.model_dump(mode="json", exclude={"cache_s"})
+
+    def as_before(self) -> dict[str, Any]:
+        """As earlier versions named it, which had three keys."""
+        newer = {"cold_token_price"} if not self.cold_token_price else set()
+        return self.model_dump(mode="json", exclude={"cache_s", *newer})
 
 
 class RouterConfig(Section):
@@ -94,19 +111,27 @@ class RouterConfig(Section):
     """
     hysteresis: HysteresisConfig | None = None
     """null: every step is decided by its score alone."""
+    served: UserPath | None = None
+    """Folder of a request log of the gateway. The router `logistic_served` learns from its judged
+    conversations; thresholds and results of it come from live episodes, as of every router."""
     deepspeed: Annotated[DeepSpeedConfig, BeforeValidator(_for_a_router)] = DeepSpeedConfig(
         zero_stage=0, threads_per_rank=1
     )
 
     def content(self) -> dict[str, Any]:
-        """The keys that decide what is learned; that of ranks stands there with its default."""
-        return self.as_before() | {"deepspeed": RouterConfig().deepspeed.as_before()}
+        """The keys that decide what is learned; that of ranks stands there with its default.
+        Hysteresis is a matter of play."""
+        learned = self.as_before() | {"deepspeed": RouterConfig().deepspeed.as_before()}
+        learned.pop("hysteresis", None)
+        return learned
 
     def as_before(self) -> dict[str, Any]:
         """The keys that named a stage in earlier versions."""
         # A newer key counts only where it is set, so that stages of older runs stay complete.
-        newer = {"hysteresis"} if self.hysteresis is None else set()
-        named = self.model_dump(mode="json", exclude=newer)
+        # What a log tells teaches no other router, and is named by its bytes where it does.
+        named = self.model_dump(mode="json", exclude={"hysteresis", "served"})
+        if self.hysteresis is not None:
+            named["hysteresis"] = self.hysteresis.as_before()
         return named | {"deepspeed": self.deepspeed.as_before()}
 
     @property

@@ -26,7 +26,7 @@ from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.config.serve import ServeConfig
 from r2v_dist.config.verifier import VerifierConfig
 from r2v_dist.config.yaml_file import read_mapping
-from r2v_dist.router.names import BY_NAME
+from r2v_dist.router.names import BY_NAME, SERVED
 from r2v_dist.seeding import short_hash
 
 
@@ -105,6 +105,7 @@ class RunConfig(Section):
             "verifier": self.verifier is not None,
             "router": self.router is not None,
             "heads": self.router is not None and self.router.mode == "decoupled",
+            "served": self.router is not None and self.router.served is not None,
         }
         met = {need for need, is_met in available.items() if is_met}
         return tuple(name for name in self.evaluate.routers if met.issuperset(BY_NAME[name].needs))
@@ -155,6 +156,8 @@ class RunConfig(Section):
         content["bc"] = self.bc and self.bc.content()
         content["dpo"] = self.dpo and self.dpo.content()
         content["router"] = self.router and self.router.content()
+        if self.router and self.router.hysteresis:
+            content["hysteresis"] = self.router.hysteresis.content()
         verifier = self.verifier and self.verifier.content()
         parts = [content, self.env.content(), self.slm.content(), self.teacher.content(), verifier]
         return short_hash(json.dumps(parts, sort_keys=True))
@@ -217,6 +220,20 @@ def _router_labels(config: RunConfig) -> str | None:
                 f"router.deepspeed.ranks = {ranks}: the {split} labels have {episodes} episodes; "
                 f"use fewer ranks"
             )
+    return None
+
+
+def _served_log(config: RunConfig) -> str | None:
+    """A request log is named where a router learns from it, and only there."""
+    named = config.router is not None and config.router.served is not None
+    asked = any(name in SERVED for name in config.evaluate.routers)
+    if named and not asked:
+        return "router.served: no router learns from it; add logistic_served to evaluate.routers"
+    if asked and not named:
+        return (
+            "evaluate.routers: logistic_served learns from a request log; set router.served to its "
+            "folder, for example RUN/gateway/requests"
+        )
     return None
 
 
@@ -286,6 +303,7 @@ def _adapters(config: RunConfig) -> str | None:
 _RULES = (
     _roles,
     _router_labels,
+    _served_log,
     _enough_tasks,
     _room_to_answer,
     _cores,

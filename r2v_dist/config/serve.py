@@ -1,8 +1,8 @@
 """The gateway's part of a run's configuration. No key decides what a run learns or reports."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from r2v_dist.config.base import Section
 
@@ -48,6 +48,20 @@ class PriceConfig(Section):
     """A prompt token of the teacher."""
 
 
+class ExploreConfig(Section):
+    """Thresholds by chance, so that the request log tells what other thresholds would come to
+    (`r2v estimate`)."""
+
+    rate: float = Field(0.0, ge=0, le=1)
+    """Share of the conversations at the default operating point that play a threshold of
+    `thresholds` in its place; each is drawn once a conversation."""
+    thresholds: tuple[float, ...] | None = Field(None, min_length=1)
+    """Thresholds that are explored, each in an equal share; null takes those that validation
+    played."""
+    seed: int = Field(0, ge=0, le=2**63 - 1)
+    """Seed of the draws. With equal seeds a conversation draws the same threshold again."""
+
+
 class ServeConfig(Section):
     """`r2v serve`: the gateway in front of agents."""
 
@@ -57,6 +71,10 @@ class ServeConfig(Section):
     """The training seed whose models are served."""
     operating_point: str = "selected"
     """The operating point of a request that names none. docs/gateway.md lists them."""
+    threshold: float | None = None
+    """A threshold of the operator's, which becomes the operating point `own` and the default; null
+    leaves `operating_point` the default."""
+    explore: ExploreConfig = ExploreConfig()
     max_steps: int | None = Field(None, ge=1, le=1_000_000)
     """Step limit of the agents, which the feature `t_share` counts against; null takes the run's
     `env.max_steps` where its tasks have one."""
@@ -67,6 +85,9 @@ class ServeConfig(Section):
     when_teacher_fails: Literal["slm", "refuse"] = "slm"
     """What happens at an escalation when the teacher does not answer: the SLM's candidate, which is
     at hand, acts and the answer is flagged (`slm`), or the request gets a 503 (`refuse`)."""
+    shadow: Literal["slm", "teacher"] | None = None
+    """The side that answers while the router is only watched: its decision is computed, logged and
+    shown, and not followed. null: the router decides."""
     upstream: UpstreamConfig = UpstreamConfig()
     prices: PriceConfig = PriceConfig()
     slm_deadline_s: float = Field(120.0, gt=0, le=_LONGEST_S)
@@ -87,5 +108,30 @@ class ServeConfig(Section):
     grace_s: float = Field(10.0, ge=0, le=12)
     """How long answers under way may take after SIGTERM, in seconds; a process that holds engines
     is ended 15 s after the signal."""
+    otel: bool = False
+    """Whether every answer is an OpenTelemetry span; the standard `OTEL_*` variables of the
+    environment say where spans go."""
+    otel_messages: bool = False
+    """Whether spans hold the text of messages too."""
     log: bool = True
     """Whether requests are logged in `gateway/` of the run directory."""
+
+    @model_validator(mode="after")
+    def _as_certified(self) -> Self:
+        rate = self.explore.rate
+        if self.threshold is not None and self.operating_point not in ("selected", "own"):
+            raise ValueError(
+                f"threshold = {self.threshold:g}: the default would be {self.operating_point} and "
+                f"own; leave one out"
+            )
+        if rate and self.operating_point == "certified":
+            raise ValueError(
+                f"explore.rate = {rate:g}: what is certified explores nothing; set "
+                f"serve.operating_point=selected or serve.explore.rate=0"
+            )
+        if rate and not self.log:
+            raise ValueError(
+                f"explore.rate = {rate:g}: without a request log nobody learns from it; set "
+                f"serve.log=true or serve.explore.rate=0"
+            )
+        return self

@@ -182,9 +182,9 @@ def router_manifest(run: RunDir, config: RunConfig, training_seed: int = 0) -> M
 
 def routers_of(run: RunDir, config: RunConfig, training_seed: int = 0) -> dict[str, RouterModel]:
     """The trained routers of a training seed."""
-    others = run.manifest(stage_name("regressions", training_seed))
+    others = [run.manifest(stage_name(one, training_seed)) for one in ("regressions", "served")]
     paths: dict[str, str] = {}
-    for manifest in (router_manifest(run, config, training_seed), others):
+    for manifest in (router_manifest(run, config, training_seed), *others):
         paths |= manifest.results["routers"] if manifest else {}
     return {
         name: load_router(run, name, path)

@@ -2,6 +2,7 @@
 the thresholds that validation and calibration chose.
 """
 
+from pathlib import Path
 from typing import Any
 
 from r2v_dist import files
@@ -10,12 +11,14 @@ from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import DamagedFile, UsageError
 from r2v_dist.evaluation.certificate import certificate_of
 from r2v_dist.evaluation.operating_points import Prices
+from r2v_dist.labels.table import LabelTable
 from r2v_dist.object_storage.mirror import shown
-from r2v_dist.pipeline.stage import other_routers
 from r2v_dist.pipeline.stages import publisher
-from r2v_dist.pipeline.steps.router import hysteresis_of, learner_stage
-from r2v_dist.router.names import BY_NAME
+from r2v_dist.pipeline.steps.router import hysteresis_of, last_round, learner_stage
+from r2v_dist.router.exploration import Exploration
+from r2v_dist.router.names import BY_NAME, LEARNED, SERVED
 from r2v_dist.router.registry import RouterModels
+from r2v_dist.serving.drift import FeatureDrift
 from r2v_dist.serving.policy import Point, Policy
 from r2v_dist.stats.mixing import bayes_threshold
 from r2v_dist.storage.checkpoints import Checkpoint, on_this_node, published
@@ -23,6 +26,8 @@ from r2v_dist.storage.routers import load_router
 from r2v_dist.storage.run_dir import Manifest, RunDir, stage_name
 
 _FROM_REPORT = ("budget", "expected_cost")
+_ROW = {"kind", "training_seed", "threshold", "note", "cheap", "share"}
+"""Keys of an operating point in a report's summary."""
 
 
 def policy_of(run: RunDir, config: RunConfig, evaluated: bool = True) -> Policy:
@@ -43,19 +48,57 @@ def policy_of(run: RunDir, config: RunConfig, evaluated: bool = True) -> Policy:
     points = [Point("selected", selected, "chosen on validation tasks")]
     if wanted.router == "r2v":
         points += _further_points(run, config, models, evaluated)
+    if wanted.threshold is not None:
+        points.append(Point("own", wanted.threshold, "serve.threshold"))
     policy = Policy(
         wanted.router,
         models,
         wanted.training_seed,
         {point.name: point for point in points},
-        wanted.operating_point,
+        wanted.operating_point if wanted.threshold is None else "own",
         version,
+        exploration=_exploration(config, validated),
     )
-    default = policy.points.get(wanted.operating_point)
+    default = policy.points.get(policy.default)
     if default is None or default.problem:
         problem = default.problem if default else f"there are {', '.join(policy.points)}"
         raise UsageError(f"serve.operating_point = {wanted.operating_point}: {problem}")
+    if policy.exploration is not None and policy.design(default) is None:
+        raise UsageError(
+            f"serve.explore.rate = {wanted.explore.rate:g}: {wanted.operating_point} compares "
+            f"another number than the score of {wanted.router}; explore at selected"
+        )
     return policy
+
+
+def _exploration(config: RunConfig, validated: Manifest) -> Exploration | None:
+    """What `serve.explore` asks for; None where nothing is explored."""
+    wanted = config.serve.explore
+    if not wanted.rate:
+        return None
+    router = config.serve.router
+    info = BY_NAME[router]
+    if info.family == "end" or info.play != "threshold":
+        raise UsageError(
+            f"serve.explore.rate = {wanted.rate:g}: {router} does not compare a score with a "
+            f"threshold at every step; set serve.explore.rate=0"
+        )
+    thresholds = wanted.thresholds or tuple(validated.results["thresholds"].get(router, ()))
+    if not thresholds:
+        raise UsageError(
+            f"serve.explore.thresholds: validation played no threshold of {router}; name some"
+        )
+    return Exploration(wanted.rate, tuple(sorted(set(thresholds))), wanted.seed)
+
+
+def training_drift(run: RunDir, config: RunConfig, router: str) -> FeatureDrift | None:
+    """Against the states that a router was trained on; None where there are none."""
+    stage = "served" if router in SERVED else learner_stage(config)
+    if stage is None or router not in LEARNED:
+        return None
+    name = stage_name(stage, config.serve.training_seed)
+    path = run.root / "stages" / name / "train.arrow"
+    return FeatureDrift(LabelTable.load(path).features_NF) if path.is_file() else None
 
 
 def deployed(run: RunDir, config: RunConfig, part: Any) -> Checkpoint | None:
@@ -71,7 +114,7 @@ def deployed(run: RunDir, config: RunConfig, part: Any) -> Checkpoint | None:
 def _models(run: RunDir, config: RunConfig) -> tuple[RouterModels, str]:
     """The trained routers of a run, and the version of the one that is served."""
     wanted = config.serve
-    stage = "regressions" if other_routers(config) else learner_stage(config)
+    stage = last_round(config)
     if stage is None:
         return RouterModels(), wanted.router
     paths = _manifest(run, stage, wanted.training_seed).results["routers"]
@@ -112,12 +155,9 @@ def _certified(run: RunDir, config: RunConfig) -> Point:
 
 
 def _of_report(run: RunDir, config: RunConfig) -> list[Point]:
-    """The points that the report has computed from validation episodes."""
+    """The points that the report has computed from validation episodes. Raises DamagedFile."""
     path = run.root / "report" / "summary.json"
-    try:
-        rows = files.read_json_object(path).get("operating_points") or []
-    except DamagedFile:
-        rows = []
+    rows = _rows_of(path) if path.is_file() else []
     found = []
     for name in _FROM_REPORT:
         row = next((row for row in rows if _is(row, name, config.serve.training_seed)), None)
@@ -129,6 +169,20 @@ def _of_report(run: RunDir, config: RunConfig) -> list[Point]:
             point = Point(name, row["threshold"], row["note"], row["cheap"], row["share"])
             found.append(point)
     return found
+
+
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    """The operating points in a report's summary."""
+    fix = "`r2v report` with the run directory writes it again"
+    try:
+        rows = files.read_json_object(path).get("operating_points") or []
+    except DamagedFile as damaged:
+        raise DamagedFile(path, damaged.problem, fix) from None
+    if not isinstance(rows, list) or not all(
+        isinstance(r, dict) and r.keys() >= _ROW for r in rows
+    ):
+        raise DamagedFile(path, f"has operating_points without {', '.join(sorted(_ROW))}", fix)
+    return rows
 
 
 def _is(row: dict[str, Any], name: str, training_seed: int) -> bool:

@@ -6,41 +6,36 @@ both sides are endpoints and no verifier was trained there is no Ray at all.
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2v_dist import files
 from r2v_dist.config.base import validate
-from r2v_dist.config.models import ModelConfig, read_key
+from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.config.yaml_file import read_mapping
 from r2v_dist.errors import UsageError
-from r2v_dist.labels.table import LabelTable
-from r2v_dist.language_model import LanguageModel, Sampling
 from r2v_dist.object_storage.mirror import shown
-from r2v_dist.pipeline.served_policy import deployed, policy_of
-from r2v_dist.pipeline.steps.router import hysteresis_of, learner_stage
-from r2v_dist.router.names import LEARNED
+from r2v_dist.pipeline.served_models import Calls, decode_of, engines, sides
+from r2v_dist.pipeline.served_policy import deployed, policy_of, training_drift
+from r2v_dist.pipeline.steps.router import hysteresis_of
 from r2v_dist.serving.access import Access, is_loopback
 from r2v_dist.serving.app import GatewayApp, make_app
-from r2v_dist.serving.drift import FeatureDrift
 from r2v_dist.serving.gateway import Gateway
-from r2v_dist.serving.log import RequestLog, flushing, read_log, remembered
+from r2v_dist.serving.log import RequestLog, flushing
 from r2v_dist.serving.observing import Observing
 from r2v_dist.serving.policy import Policy
-from r2v_dist.serving.sides import EndpointTeacher, EngineTeacher, Slm, Teacher
-from r2v_dist.serving.upstream import Upstream
+from r2v_dist.serving.recovery import remembered
 from r2v_dist.serving.watch import Watch
 from r2v_dist.storage.checkpoints import Checkpoint
-from r2v_dist.storage.run_dir import RunDir, open_run, stage_name
-from r2v_dist.verifier.base import Verifier
+from r2v_dist.storage.run_dir import RunDir, open_run
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from actors.verifier.client import ScorerHandle
+    from r2v_dist.serving.begun import Begun
 
 _PLANNERS = {
     "expert": "the environment's own planner, which reads hidden state that no agent outside shows",
@@ -85,7 +80,10 @@ def served_run(root: Path, overrides: list[str]) -> ServedRun:
                 f"so it cannot answer an agent; give another {role}, for example "
                 f"{role}.backend=openai {role}.model=NAME {role}.base_url=http://127.0.0.1:8000/v1"
             )
-    held_as_evaluated = hysteresis_of(config) == hysteresis_of(trained)
+    held = hysteresis_of(config)
+    # Episodes of an evaluation have no clock, so caches did not expire in them.
+    expires = any(one.cache_s is not None for one in held.values())
+    held_as_evaluated = held == hysteresis_of(trained) and not expires
     # What the run has is told by its own configuration, whoever answers now.
     own = trained.model_copy(update={"serve": config.serve, "router": config.router})
     policy = policy_of(run, own, held_as_evaluated)
@@ -140,65 +138,61 @@ def access_of(config: RunConfig, host: str) -> Access:
 @contextlib.contextmanager
 def started(served: ServedRun, access: Access) -> "Iterator[tuple[Starlette, GatewayApp]]":
     """The application, with engines and scorers up while the block runs."""
-    config = served.config
-    with contextlib.ExitStack() as stack:
-        slm, teacher, upstream = _sides(served, stack)
-        gateway = Gateway(
-            slm,
-            teacher,
-            served.policy,
-            config.serve,
-            _max_steps(served.run),
-            _decode(config, served.slm.path),
-            tuple(name for name in served.departures if name != "teacher"),
-        )
-        app = GatewayApp(gateway, access)
-        watch = Watch(gateway, _drift(served))
-        gateway.listeners.append(watch.answered)
-        requests = served.run.root / "gateway" / "requests"
-        log = _logged(requests, gateway, stack) if config.serve.log else None
-        observing = Observing(watch, access, log, requests)
+    with engines(served, under_ray=False) as calls:
+        yield application(served, access, calls)
 
-        @contextlib.asynccontextmanager
-        async def lifespan(_: Any) -> AsyncIterator[None]:
+
+def application(served: ServedRun, access: Access, calls: Calls) -> "tuple[Starlette, GatewayApp]":
+    """The application in front of models that are up. What it opens is closed when it ends."""
+    config = served.config
+    slm, teacher, upstream = sides(served, calls)
+    gateway = Gateway(
+        slm,
+        teacher,
+        served.policy,
+        config.serve,
+        _max_steps(served.run),
+        decode_of(config, served.slm.path),
+        tuple(name for name in served.departures if name != "teacher"),
+    )
+    app = GatewayApp(gateway, access)
+    closing = contextlib.ExitStack()
+    watch = Watch(gateway, training_drift(served.run, config, served.policy.router))
+    gateway.listeners.append(watch.answered)
+    if config.serve.otel:
+        gateway.listeners.append(closing.enter_context(_traced(gateway)))
+    requests = served.run.root / "gateway" / "requests"
+    log = _logged(requests, gateway, closing) if config.serve.log else None
+    observing = Observing(watch, access, log, requests)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        with closing:
             async with upstream or contextlib.nullcontext(), flushing(log):
                 yield
 
-        yield make_app(app, lifespan, observing.routes), app
+    return make_app(app, lifespan, observing.routes), app
 
 
-def _logged(folder: Path, gateway: Gateway, stack: contextlib.ExitStack) -> RequestLog:
+def _logged(folder: Path, gateway: Gateway, closing: contextlib.ExitStack) -> RequestLog:
     """The log of a gateway, which takes up the state that earlier gateways logged."""
-    if folder.is_dir():
-        gateway.state.restore(remembered(read_log(folder)))
+    gateway.state.restore(remembered(folder, gateway.config.state_entries))
     log = RequestLog(folder, gateway)
     gateway.listeners.append(log.answered)
-    stack.callback(log.close)
+    closing.callback(log.close)
     return log
 
 
-def _sides(served: ServedRun, stack: contextlib.ExitStack) -> tuple[Slm, Teacher, Upstream | None]:
-    """Both sides, and the way to a teacher that is an endpoint."""
-    config = served.config
-    calls: dict[str, Any] = {"slm": None, "teacher": None}
-    scorers: list[ScorerHandle] = []
-    if served.needs_ray:
-        calls, scorers = _engines(served, stack)
-    slm = Slm(
-        _model(config, "slm", calls["slm"], served.slm.path),
-        _sampling(config.slm),
-        served.slm.version,
-        _verifier(served, scorers),
-        config.slm.system_prompt,
-    )
-    if config.teacher.backend == "openai":
-        key = read_key(config.teacher.api_key_env)
-        upstream = Upstream(config.teacher.base_url, key, config.serve.upstream)
-        return slm, EndpointTeacher(upstream, config.teacher, config.teacher.model), upstream
-    folder = _teacher_folder(config)
-    model = _model(config, "teacher", calls["teacher"], folder)
-    name = f"r2v/teacher:{Path(folder).name}"
-    return slm, EngineTeacher(model, _sampling(config.teacher), name), None
+@contextlib.contextmanager
+def _traced(gateway: Gateway) -> "Iterator[Callable[[Begun], None]]":
+    """The listener that makes spans; what is left of them goes out at the end."""
+    from r2v_dist.serving.tracing import Tracing, provider_of_environment
+
+    provider = provider_of_environment()
+    try:
+        yield Tracing(gateway, provider).answered
+    finally:
+        provider.shutdown()
 
 
 def _max_steps(run: RunDir) -> int | None:
@@ -207,93 +201,3 @@ def _max_steps(run: RunDir) -> int | None:
     rows = files.read_json(path) if path.is_file() else []
     limit = dict(rows[0].get("env_kwargs", ())).get("max_steps") if rows else None
     return None if limit is None else int(limit)
-
-
-def _drift(served: ServedRun) -> FeatureDrift | None:
-    """Against the states that the served router was trained on."""
-    stage = learner_stage(served.config)
-    if stage is None or served.policy.router not in LEARNED:
-        return None
-    name = stage_name(stage, served.config.serve.training_seed)
-    path = served.run.root / "stages" / name / "train.arrow"
-    if not path.is_file():
-        return None
-    return FeatureDrift(LabelTable.load(path).features_NF)
-
-
-def _sampling(model: ModelConfig) -> Sampling:
-    chosen = model.sampling
-    return Sampling(chosen.candidates, chosen.temperature, chosen.top_p, chosen.max_tokens)
-
-
-def _model(config: RunConfig, role: str, calls: Any, folder: str) -> LanguageModel:
-    from actors.language_models.factory import build_model
-
-    model = config.slm if role == "slm" else config.teacher
-    return build_model(model, role, calls, folder, config.cluster.engine_start_deadline_s)
-
-
-def _decode(config: RunConfig, folder: str) -> Any:
-    if config.slm.backend != "vllm":
-        return None
-    from actors.language_models.tokenizer import load_tokenizer
-
-    return load_tokenizer(folder).decode  # type: ignore[attr-defined]
-
-
-def _teacher_folder(config: RunConfig) -> str:
-    from r2v_dist.pretrained.places import model_path
-
-    return str(model_path(config.teacher.model, "teacher.model").resolve())
-
-
-def _verifier(served: ServedRun, scorers: "list[ScorerHandle]") -> Verifier | None:
-    from actors.env_runner import Equipment, verifier_of
-    from envs.own import EnvSource
-
-    config = served.config
-    equipment = Equipment(config.verifier if served.verifier else None, scorers or None)
-    return verifier_of(
-        equipment,
-        config.slm,
-        served.slm.path,
-        EnvSource.of(config.env.kind),
-        config.sandbox,
-        config.cluster.engine_start_deadline_s,
-    )
-
-
-def _engines(
-    served: ServedRun, stack: contextlib.ExitStack
-) -> "tuple[dict[str, Any], list[ScorerHandle]]":
-    """Start engines and scorers under Ray, and wait until they answer."""
-    from actors.verifier.client import ScorerHandle
-    from actors.verifier.server import start_verifier
-    from actors.vllm.server_handle import ModelServer
-    from cluster import resources
-    from cluster.session import ray_session
-
-    config = served.config
-    logs = served.run.root / "gateway" / "logs"
-    stack.enter_context(ray_session(config.cluster, logs))
-    resources.require_placement(config)
-    servers: dict[str, ModelServer] = {}
-    if config.slm.backend == "vllm":
-        servers["slm"] = ModelServer(
-            "slm", config.slm, served.slm, config.cluster, adapter_rank=config.adapter_rank
-        )
-    if config.teacher.backend == "vllm":
-        folder = _teacher_folder(config)
-        checkpoint = Checkpoint(folder, "teacher")
-        servers["teacher"] = ModelServer("teacher", config.teacher, checkpoint, config.cluster)
-    scorers = []
-    verifier = served.verifier
-    if verifier and config.verifier and config.verifier.kind == "trained":
-        actors = start_verifier(verifier.path, verifier.version, config.verifier)
-        scorers = [ScorerHandle(actor) for actor in actors]
-    for server in servers.values():
-        stack.callback(server.stop_watch)
-    for server in servers.values():
-        server.wait()
-    calls = {role: server.handles() for role, server in servers.items()}
-    return {"slm": calls.get("slm"), "teacher": calls.get("teacher")}, scorers

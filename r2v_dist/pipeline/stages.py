@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from r2v_dist.config.run import RunConfig
 from r2v_dist.pipeline.stage import Part, Stage, for_training_seed, other_routers
-from r2v_dist.pipeline.steps import labels, regressions, router, verifier
+from r2v_dist.pipeline.steps import labels, regressions, router, served, verifier
 from r2v_dist.pipeline.steps.evaluation import calibrate, evaluate, validate
 from r2v_dist.pipeline.steps.imitation import baseline, bc, cloned, collect
 from r2v_dist.pipeline.steps.preference import dpo, pairs
@@ -44,6 +44,10 @@ def _regresses(config: RunConfig) -> bool:
     return bool(other_routers(config))
 
 
+def _learns_from_traffic(config: RunConfig) -> bool:
+    return config.router is not None and config.router.served is not None
+
+
 def _certifies(config: RunConfig) -> bool:
     tasks_of_split = config.env.splits.calibration or config.env.files.get("calibration")
     return "r2v" in config.swept and bool(tasks_of_split)
@@ -53,7 +57,7 @@ def _certifies(config: RunConfig) -> bool:
 _PLAY = ("perturb", "slm", "teacher", "verifier")
 _LABELLED = ("labels.tasks", "labels.validation_tasks", "labels.met", "labels.random_rate")
 _TRAINING = ("router", "labels.rounds", "constraint_statuses")
-_SWEEP = (*_PLAY, "evaluate.rates", "evaluate.routers", "evaluate.oracle_branches")
+_SWEEP = (*_PLAY, "hysteresis", "evaluate.rates", "evaluate.routers", "evaluate.oracle_branches")
 _CHOICE = ("alpha", "evaluate.epsilon", "evaluate.confidence", "evaluate.bootstrap")
 _LABELS = ("tasks", "@policy", "visits")
 
@@ -91,9 +95,11 @@ TABLE = (
           router.second_router, "router", _routes_twice),
     Stage("regressions", ("labels", "@router"), ("other_routers",), regressions.regressions,
           "router", _regresses),
+    Stage("served", ("@policy", "@router"), ("served_log", "router.hysteresis"), served.served,
+          "router", _learns_from_traffic),
     # -- every router live: thresholds, certificate, test
     Stage("validate", ("tasks", "@policy", "@router"), (*_SWEEP, *_CHOICE), validate),
-    Stage("calibrate", ("tasks", "@policy", "@router", "validate"), (*_PLAY, "test_seeds"),
+    Stage("calibrate", ("tasks", "@policy", "@router", "validate"), (*_PLAY, "hysteresis", "test_seeds"),
           calibrate, when=_certifies),
     Stage("evaluate", ("tasks", "@policy", "@router", "validate"), (*_SWEEP, "test_seeds"),
           evaluate),

@@ -8,18 +8,18 @@ from typing import Literal
 
 Family = Literal["end", "baseline", "router", "ablation", "oracle"]
 """`end`: no threshold, one actor at every step. `router`: r2v itself. `oracle`: a bound."""
-Need = Literal["logprobs", "verifier", "router", "heads"]
-"""What a run must have: log-probabilities of the SLM, a verifier, a trained router, or one with a
-head for every risk (`router.mode` decoupled)."""
+Need = Literal["logprobs", "verifier", "router", "heads", "served"]
+"""What a run must have: log-probabilities of the SLM, a verifier, a trained router, one with a head
+for every risk (`router.mode` decoupled), or a request log to learn from (`router.served`)."""
 Play = Literal["threshold", "latch", "rate"]
 """Escalate iff the score reaches the threshold; then also to the end of the episode; or iff a draw
 from [0, 1) is below the threshold, which is a rate."""
 Lesson = Literal["outcomes", "answers", "branches"]
 """What a fitted router learns from: how the SLM's own episodes end, what the teacher would have
 done in their states, or counterfactual branches, in which the teacher is played."""
-Maker = Literal["learner", "query", "regression", "rescored"]
-"""The router learner, the query-level classifier, a regression, or r2v's own networks with another
-score."""
+Maker = Literal["learner", "query", "regression", "rescored", "served"]
+"""The router learner, the query-level classifier, a regression, r2v's own networks with another
+score, or a regression on served traffic."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _fitted(
     lesson: Lesson,
     maker: Maker = "regression",
 ) -> RouterInfo:
-    needs: tuple[Need, ...] = ("router",)
+    needs: tuple[Need, ...] = ("router", "served") if maker == "served" else ("router",)
     return RouterInfo(
         name, label, colour, "baseline", marker, needs=needs, lesson=lesson, maker=maker
     )
@@ -111,6 +111,7 @@ ROUTERS = (
     _fitted("logistic", "logistic regression", "#be123c", "s", "outcomes"),
     _fitted("logistic_three", "logistic on three signals", "#d97706", "^", "outcomes"),
     _fitted("logistic_disagreement", "logistic on disagreement", "#4d7c0f", "D", "answers"),
+    _fitted("logistic_served", "logistic on served traffic", "#7c2d12", "v", "outcomes", "served"),
     # -- r2v, and r2v with one thing changed
     _ours("r2v", "r2v", "#4338ca", "router"),
     _ours("r2v_no_cvar", "r2v without CVaR", "#dc2626"),
@@ -140,7 +141,7 @@ def made_by(*makers: Maker) -> tuple[str, ...]:
 
 
 BASELINES = names_of("baseline")
-LEARNED = made_by("learner", "regression", "rescored")
+LEARNED = made_by("learner", "regression", "rescored", "served")
 """Each is one `RouterModel` on the step's features, differently trained."""
 FORECASTING = tuple(
     info.name
@@ -150,5 +151,9 @@ FORECASTING = tuple(
 """Those that predict the residual risk, each in its own way."""
 DRAWN = tuple(info.name for info in ROUTERS if info.play == "rate")
 """Routers without a score: a threshold of theirs is a rate."""
-EVALUATED = (*BASELINES, *names_of("router", "ablation"))
-"""What a run evaluates unless it says otherwise; the oracle has to be asked for."""
+SERVED = made_by("served")
+EVALUATED = tuple(
+    name for name in (*BASELINES, *names_of("router", "ablation")) if name not in SERVED
+)
+"""What a run evaluates unless it says otherwise; the oracle and what learns from served traffic have
+to be asked for."""

@@ -14,10 +14,13 @@ class StepContext:
     one fewer. `verifier_scores` belong to this step's candidates, in their order, and are empty
     without a verifier; `chosen_index` is the candidate that acts if the SLM does, the first where
     nobody verifies; `verifier_bests` are the best scores of the earlier steps (nan where nothing
-    was scored). `actors` and `scores` are who acted at the earlier steps, and the router's scores
-    there, None where it gave none; only hysteresis reads them. `budget` is the most teacher calls this episode may make; `max_steps` and
-    `budget` are None where there is no limit. `true_risk` is what independent branches from here
-    say; the oracle alone has it.
+    was scored). `budget` is the most teacher calls this episode may make; `max_steps` and `budget`
+    are None where there is no limit. `true_risk` is what independent branches from here say; the
+    oracle alone has it.
+
+    Hysteresis alone reads, of the earlier steps: who acted (`actors`), the router's score (None
+    where it gave none), the length of the SLM's prompt (0 where it was not asked), and how many
+    seconds ago it was (`ages`, empty without a clock).
     """
 
     t: int
@@ -34,3 +37,5 @@ class StepContext:
     true_risk: float | None = None
     actors: tuple[str, ...] = ()
     scores: tuple[float | None, ...] = ()
+    prompt_tokens: tuple[int, ...] = ()
+    ages: tuple[float, ...] = ()

@@ -25,11 +25,16 @@ class Access:
     admins: tuple[str, ...] = ()
     loopback: bool = True
 
+    @property
+    def guarded(self) -> bool:
+        """Whether a key is needed."""
+        return bool(self.keys or self.admins)
+
     def caller(self, headers: Mapping[str, str]) -> Caller:
         """Who asks. Raises ApiError 401 and 403."""
         if self.loopback:
             _require_local(headers)
-        if not self.keys and not self.admins:
+        if not self.guarded:
             return Caller()
         given = headers.get("authorization", "")
         scheme, _, key = given.partition(" ")
@@ -45,7 +50,7 @@ class Access:
 
 def require_safe(host: str, access: Access) -> None:
     """Raises UsageError where anybody on the network could ask."""
-    if not is_loopback(host) and not (access.keys or access.admins):
+    if not is_loopback(host) and not access.guarded:
         raise UsageError(
             f"--host {host}: anybody who reaches this machine could ask the teacher at your cost; "
             f"set R2V_GATEWAY_KEYS (serve.keys_env), or bind to 127.0.0.1"

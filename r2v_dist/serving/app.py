@@ -81,20 +81,25 @@ class GatewayApp:
         chat = read_request(raw, headers)
         async with _until_gone(receive):
             beginning = asyncio.ensure_future(self.gateway.begin(chat, headers, caller))
+            ended = "cancelled"
             try:
                 if not chat.stream:
                     await self._whole(await beginning, answer)
                 else:
                     await self._streamed(beginning, answer)
+            except Exception as error:
+                refused = isinstance(error, ApiError) and error.status < 500
+                ended = "refused" if refused else "failed"
+                raise
             finally:
-                self._leave(beginning)
+                self._leave(beginning, ended)
 
-    def _leave(self, beginning: "asyncio.Future[Begun]") -> None:
+    def _leave(self, beginning: "asyncio.Future[Begun]", ended: str) -> None:
         """Nobody waits any more: end what is still under way."""
         if not beginning.done():
             beginning.cancel()
         elif not beginning.cancelled() and beginning.exception() is None:
-            self.gateway.abandoned(beginning.result(), "cancelled")
+            self.gateway.abandoned(beginning.result(), ended)
 
     def _admit(self, scope: Scope) -> tuple[Caller, dict[str, str]]:
         """Who asks. Raises ApiError 401, 403, 429 and, while the gateway ends, 503."""
@@ -116,6 +121,8 @@ class GatewayApp:
                 await answer.begin_stream({})
                 await answer.write(PING)
         begun = beginning.result()
+        if begun.outcome.reply is None:
+            self.gateway.compose(begun)
         try:
             await answer.begin_stream(headers_of(begun))
             pings = _with_pings(self.gateway.events(begun), ping_s)

@@ -1,5 +1,6 @@
 """A request on its way to an answer: everything that is known of it in one place."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from r2v_dist.chat import Turn
@@ -40,13 +41,16 @@ class Begun:
     heard: Heard = field(default_factory=Heard)
     completion: Completion | None = None
     status: str = "begun"
-    """At the end `served`, `cancelled`, `truncated` or `failed`."""
+    """At the end `served`, `cancelled`, `truncated`, `refused` (nothing fits the request) or
+    `failed`."""
     state: bytes = b""
     """The hash of the conversation with the answer."""
     usage: dict[str, int] = field(default_factory=dict)
     id: str = ""
     """The completion's id."""
 
+    carrier: Mapping[str, str] = field(default_factory=dict)
+    """The headers in which the caller names its trace."""
     action: Turn | None = None
     """What was said, as later turns see it."""
 
@@ -54,6 +58,16 @@ class Begun:
     def risk(self) -> float | None:
         """The residual risk of the step; None where no router predicted one."""
         return None if self.predicted is None else self.predicted.risk
+
+    @property
+    def dry(self) -> bool:
+        """Whether this leaves no trace."""
+        return bool(self.chat.controls.dry_run)
+
+    @property
+    def drawn_by(self) -> str:
+        """What names the conversation where its threshold is drawn."""
+        return self.session or self.conversation.opening.hex()
 
     @property
     def route(self) -> str:

@@ -8,6 +8,7 @@ count, their places do; reasoning and unknown keys of messages do not count eith
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,8 @@ class Conversation:
     known: tuple[Answered | None, ...]
     previous: bytes = b""
     """The hash that ends with the latest answer; empty at the first step."""
+    opening: bytes = b""
+    """The hash that ends before the first answer: equal at every step of a conversation."""
 
     @property
     def exact(self) -> bool:
@@ -50,6 +53,7 @@ class Conversation:
     def context(self, max_steps: int | None, goal: str | None) -> StepContext:
         """The step as routers see it."""
         observations = [text_of(turn.user) for turn in self.history] + [text_of(self.heard)]
+        now = time.time()
         said_goal, observations[0] = goal_of(observations[0], goal)
         return StepContext(
             t=len(self.history),
@@ -62,6 +66,8 @@ class Conversation:
             verifier_bests=tuple(math.nan if k is None else k.verifier_best for k in self.known),
             actors=tuple("" if k is None else k.actor for k in self.known),
             scores=tuple(None if k is None else k.score for k in self.known),
+            prompt_tokens=tuple(0 if k is None else k.prompt_tokens for k in self.known),
+            ages=tuple(math.inf if k is None else now - k.at for k in self.known),
         )
 
     def after(self, message: Mapping[str, Any]) -> bytes:
@@ -85,8 +91,9 @@ def read_conversation(
     known: list[Answered | None] = []
     heard: list[Message] = []
     calls: dict[str, ToolCall] = {}
-    previous = b""
+    previous = opening = b""
     for place, message in enumerate(messages):
+        before = key
         key = _chained(key, message, _place(message, calls))
         if message["role"] != "assistant":
             heard.append(_heard(message, calls))
@@ -94,6 +101,7 @@ def read_conversation(
         if not any(one.role != "system" for one in heard):
             raise invalid(f"messages[{place}]: an answer, and nothing was asked", "messages")
         previous = key
+        opening = opening or before
         answered = cache.get(key)
         said = _heard_since(heard, tools if not turns else (), own_system)
         turns.append(turn_of(said, message, answered))
@@ -103,7 +111,7 @@ def read_conversation(
     if not any(one.role != "system" for one in heard):
         raise invalid("messages: there is no message of a user or a tool to answer", "messages")
     latest = _heard_since(heard, tools if not turns else (), own_system)
-    return Conversation(key, root, tuple(turns), latest, tuple(known), previous)
+    return Conversation(key, root, tuple(turns), latest, tuple(known), previous, opening or key)
 
 
 def client_system(messages: Sequence[Mapping[str, Any]]) -> str | None:

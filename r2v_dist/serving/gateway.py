@@ -22,6 +22,7 @@ from r2v_dist.serving.controls import SESSION_HEADERS
 from r2v_dist.serving.conversation import Conversation, client_system, read_conversation, turn_of
 from r2v_dist.serving.errors import ApiError
 from r2v_dist.serving.policy import Point, Policy, forget_prediction, seen
+from r2v_dist.serving.shadow import take_watched
 from r2v_dist.serving.sides import Slm, Teacher
 from r2v_dist.serving.sse import DONE, event
 from r2v_dist.serving.state import Actor, Answered, StateCache
@@ -30,6 +31,7 @@ from r2v_dist.serving.upstream_reply import TeacherDown
 from r2v_dist.serving.wire import ChatRequest
 
 Listener = Callable[[Begun], object]
+_TRACE_HEADERS = ("traceparent", "tracestate")
 
 
 class Gateway:
@@ -64,6 +66,8 @@ class Gateway:
         self._require_right(chat, caller)
         controls = chat.controls
         point = self.policy.point(controls.operating_point)
+        if controls.threshold is not None:
+            point = Point("threshold", controls.threshold)
         session = next((headers[name] for name in SESSION_HEADERS if name in headers), "")
         conversation = read_conversation(
             chat.messages, chat.tools, (caller.name, session), self.state, self.slm.system_prompt
@@ -81,7 +85,12 @@ class Gateway:
         )
         forget_prediction()
         forced = controls.route in ("slm", "teacher")
-        outcome = await take(step, router, context, self._may_fall_back(chat), forced)
+        fallback = self._may_fall_back(chat)
+        if self.config.shadow and not (forced or controls.dry_run):
+            side = self.config.shadow
+            outcome = await take_watched(step, router, context, side, fallback)
+        else:
+            outcome = await take(step, router, context, fallback, forced)
         predicted = seen()
         return Begun(
             chat,
@@ -94,9 +103,10 @@ class Gateway:
             step,
             outcome,
             predicted,
-            self._departures(chat, conversation, outcome),
+            self._departures(chat, conversation, outcome, self.policy.explores(point, threshold)),
             started,
             max(0.0, time.perf_counter() - started - step.model_s) * 1e3,
+            carrier={name: headers[name] for name in _TRACE_HEADERS if name in headers},
         )
 
     def _may_fall_back(self, chat: ChatRequest) -> bool:
@@ -106,8 +116,7 @@ class Gateway:
         """The whole answer. Raises ApiError."""
         reply = begun.outcome.reply
         if reply is None:
-            begun.completion = self._completion(begun)
-            body = begun.completion.body(self.extension(begun))
+            body = self.compose(begun).body(self.extension(begun))
             self._finished(begun, "served")
             return body
         assert reply.payload is not None
@@ -145,6 +154,13 @@ class Gateway:
                 reply.close()
             self._finished(begun, status)
 
+    def compose(self, begun: Begun) -> Completion:
+        """The completion that candidates make. Raises ApiError where they do not fit the request,
+        which a stream has to know before its headers."""
+        if begun.completion is None:
+            begun.completion = self._completion(begun)
+        return begun.completion
+
     def extension(self, begun: Begun) -> dict[str, Any]:
         """The `r2v` object of an answer."""
         versions = {
@@ -166,8 +182,7 @@ class Gateway:
     ) -> list[dict[str, Any]]:
         reply = begun.outcome.reply
         if reply is None:
-            begun.completion = self._completion(begun)
-            return begun.completion.chunks(extension, with_usage)
+            return self.compose(begun).chunks(extension, with_usage)
         assert reply.payload is not None  # an endpoint that cannot stream
         begun.heard = teacher_reply.whole(reply.payload, extension)
         return teacher_reply.as_chunks(reply.payload, extension, with_usage)
@@ -197,7 +212,7 @@ class Gateway:
             begun.usage = {
                 k: v for k, v in begun.heard.usage.items() if isinstance(v, int) and 0 <= v < 2**31
             }
-        if status == "served" and begun.outcome.would is None:
+        if status == "served" and not begun.dry:
             self._remember(begun)
         for listener in self.listeners:
             listener(begun)
@@ -218,7 +233,8 @@ class Gateway:
                 begun.action = said if kept is None else replace(said, action_ids=tuple(kept))
             best = max(decision.verifier_scores, default=float("nan"))
             actor: Actor = "slm" if begun.route == "slm" else "teacher"
-            self.state.put(key, Answered(actor, kept, best, decision.score))
+            read = begun.step.proposal.prompt_tokens if begun.step.proposal else 0
+            self.state.put(key, Answered(actor, kept, best, decision.score, read, time.time()))
 
     def _router(
         self, chat: ChatRequest, point: Point, conversation: Conversation, session: str
@@ -226,9 +242,7 @@ class Gateway:
         controls = chat.controls
         if controls.route in ("slm", "teacher"):
             return (ALONE if controls.route == "slm" else ASKED), None
-        if controls.threshold is not None:
-            point = Point("threshold", controls.threshold)
-        return self.policy.at(point, session or conversation.root.hex())
+        return self.policy.at(point, session or conversation.opening.hex())
 
     def _limits(
         self, chat: ChatRequest, conversation: Conversation, session: str, caller: Caller
@@ -261,7 +275,7 @@ class Gateway:
             raise _forbidden(f"raise the budget above {most}", "r2v.max_teacher_calls")
 
     def _departures(
-        self, chat: ChatRequest, conversation: Conversation, outcome: StepOutcome
+        self, chat: ChatRequest, conversation: Conversation, outcome: StepOutcome, explores: bool
     ) -> tuple[str, ...]:
         """In what this answer departs from what was evaluated."""
         found = list(self._uncalibrated)
@@ -274,6 +288,8 @@ class Gateway:
             found.append("features")
         if self._max_steps is None and chat.controls.max_steps is None:
             found.append("no_step_limit")
+        if explores:
+            found.append("explored")
         if outcome.reason not in ("router", "held"):
             found.append(outcome.reason)
         return tuple(found)

@@ -6,11 +6,9 @@ process that is killed loses at most the rows of that time, and what it wrote st
 
 import asyncio
 import contextlib
-import math
 import os
 import time
-from array import array
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,19 @@ import pyarrow.ipc as ipc
 
 from r2v_dist.errors import warn
 from r2v_dist.language_model import Answer
+from r2v_dist.router.features import FEATURE_VERSION
 from r2v_dist.serving.begun import Begun
 from r2v_dist.serving.costs import cost_of
 from r2v_dist.serving.gateway import Gateway
-from r2v_dist.serving.state import Answered
+from r2v_dist.serving.propensity import randomisation
 
 FLUSH_S = 0.5
 _MOST_ROWS = 256
 _IDS = pa.list_(pa.int32())
 _LOGPROBS = pa.list_(pa.float32())
+_DESIGN = pa.list_(
+    pa.struct([("threshold", pa.float64()), ("probability", pa.float64()), ("own", pa.bool_())])
+)
 SCHEMA = pa.schema(
     [
         ("time", pa.float64()),
@@ -42,6 +44,7 @@ SCHEMA = pa.schema(
         ("status", pa.string()),
         ("actor", pa.string()),
         ("reason", pa.string()),
+        ("would", pa.string()),
         ("operating_point", pa.string()),
         ("router", pa.string()),
         ("threshold", pa.float64()),
@@ -72,11 +75,20 @@ SCHEMA = pa.schema(
         ("cost_always_teacher", pa.float64()),
         ("success", pa.bool_()),
         ("comment", pa.string()),
+        ("drawn_by", pa.string()),
+        ("router_version", pa.string()),
+        ("design", _DESIGN),
+        ("propensity", pa.float64()),
+        ("features", pa.list_(pa.float64())),
     ],
-    metadata={"r2v_log_version": "1"},
+    metadata={"r2v_log_version": "2", "r2v_feature_version": FEATURE_VERSION},
 )
 """`kind` is `answer` or `feedback`. The rows of a conversation are a tree: `previous` is the
-`state` of the answer before. A row of feedback has `state`, `success` and `comment`."""
+`state` of the answer before. `would` is who would have acted where the router was only watched
+(`serve.shadow`). A row of feedback has `state`, `success` and `comment`. `threshold` was drawn from
+`design` by the name `drawn_by`; `own` says whether a threshold of it is the operating point's, not an
+explored one. `propensity` is the probability that the side which acted would, given the steps before;
+null where something else decided. `features` are those that the router read."""
 
 
 class RequestLog:
@@ -94,7 +106,7 @@ class RequestLog:
 
     def answered(self, begun: Begun) -> None:
         """Take an answer in; a listener of the gateway. Dry runs leave no row."""
-        if begun.outcome.would is None:
+        if not begun.dry:
             self.append(_row(begun, self._gateway))
 
     def append(self, row: dict[str, Any]) -> None:
@@ -151,29 +163,40 @@ async def flushing(log: RequestLog | None) -> AsyncIterator[None]:
 
 def read_log(folder: Path) -> pa.Table:
     """All rows of a folder, the oldest first. What a killed process left half written is left
-    out."""
-    batches = [batch for path in sorted(folder.glob("*.arrows")) for batch in _batches(path)]
-    return pa.Table.from_batches(batches, SCHEMA).sort_by("time")
+    out; columns that an earlier version did not write are null, and so are features of another
+    version of the features."""
+    batches = [batch for path in sorted(folder.glob("*.arrows")) for batch in batches_of(path)]
+    return pa.Table.from_batches(map(_as_now, batches), SCHEMA).sort_by("time")
 
 
-def remembered(table: pa.Table) -> Iterator[tuple[bytes, Answered]]:
-    """The states of the answers in a log, as `StateCache.restore` takes them."""
-    columns = ["kind", "status", "state", "actor", "action_ids", "verifier_scores", "score"]
-    for row in table.select(columns).to_pylist():
-        if row["kind"] == "answer" and row["status"] == "served" and row["state"]:
-            ids = None if row["action_ids"] is None else array("i", row["action_ids"])
-            best = max(row["verifier_scores"] or [math.nan])
-            yield row["state"], Answered(row["actor"], ids, best, row["score"])
-
-
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with path.open("rb") as file:
-        try:
-            reader = ipc.open_stream(file)
+def batches_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The batches of a file up to where it was cut off, with these columns (None for all)."""
+    try:
+        with pa.memory_map(str(path)) as file:
+            chosen = None
+            if columns is not None:
+                schema = ipc.open_stream(file).schema
+                chosen = [schema.get_field_index(name) for name in columns]
+                file.seek(0)
+            options = ipc.IpcReadOptions(included_fields=chosen)
+            reader = ipc.open_stream(file, options=options)
             while True:
                 yield reader.read_next_batch()
-        except (pa.ArrowInvalid, StopIteration, OSError, EOFError):
-            return
+    except (pa.ArrowInvalid, StopIteration, OSError, EOFError):
+        return
+
+
+def _as_now(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch of any version with the columns of this one."""
+    written = {name: batch[name] for name in batch.schema.names}
+    said = batch.schema.metadata or {}
+    if said.get(b"r2v_feature_version") != FEATURE_VERSION.encode():
+        written.pop("features", None)
+    columns = [
+        written[field.name] if field.name in written else pa.nulls(batch.num_rows, field.type)
+        for field in SCHEMA
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
 def _row(begun: Begun, gateway: Gateway) -> dict[str, Any]:
@@ -193,6 +216,7 @@ def _row(begun: Begun, gateway: Gateway) -> dict[str, Any]:
         "status": begun.status,
         "actor": begun.route,
         "reason": begun.outcome.reason,
+        "would": begun.outcome.would,
         "operating_point": begun.point.name,
         "router": gateway.policy.router,
         "threshold": begun.threshold,
@@ -215,7 +239,7 @@ def _row(begun: Begun, gateway: Gateway) -> dict[str, Any]:
         "cost_teacher": cost.teacher,
         "cost_always_teacher": cost.always_teacher,
     }
-    return row | _proposal(begun.step.proposal)
+    return row | _proposal(begun.step.proposal) | randomisation(begun, gateway.policy)
 
 
 def _proposal(proposal: Answer | None) -> dict[str, Any]:

@@ -14,17 +14,21 @@ STAGE = "gateway"
 
 
 def judged_episodes(table: pa.Table) -> list[Episode]:
-    """The conversations with feedback, each from its first answer to the one that the feedback is
-    about; the latest feedback counts. One of which an answer is missing is left out."""
+    """The conversations with feedback as episodes."""
+    return [_episode(path, verdict) for path, verdict in judged_paths(table)]
+
+
+def judged_paths(table: pa.Table) -> Iterator[tuple[list[dict[str, Any]], dict[str, Any]]]:
+    """The rows of every conversation with feedback, from its first answer to the one that the
+    feedback is about, and the row of the feedback, of which the latest counts. A conversation of
+    which an answer is missing is left out."""
     rows = table.to_pylist()
     answers = {row["state"]: row for row in rows if _served(row)}
     verdicts = {row["state"]: row for row in rows if row["kind"] == "feedback"}
-    episodes = []
     for state, verdict in verdicts.items():
         path = _path(answers, state)
         if path and verdict["success"] is not None:
-            episodes.append(_episode(path, verdict))
-    return episodes
+            yield path, verdict
 
 
 def _served(row: dict[str, Any]) -> bool:

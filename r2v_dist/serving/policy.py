@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
+from r2v_dist.router.exploration import Design, Exploration
 from r2v_dist.router.model import Array, RiskPrediction, RouterModel
 from r2v_dist.router.policies import Router
 from r2v_dist.router.registry import RouterModels, build_router
@@ -74,7 +75,8 @@ class Policy:
     points: Mapping[str, Point]
     default: str
     version: str = ""
-    trained: bool = True
+    exploration: Exploration | None = None
+    """What conversations at the default point may explore."""
     _watched: dict[bool, RouterModels] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -103,9 +105,26 @@ class Policy:
 
     def at(self, point: Point, conversation: str) -> tuple[Router, float | None]:
         """The router of a conversation at a point, and its threshold. A mix is drawn once a
-        conversation."""
+        conversation, and so is a threshold that is explored."""
         threshold = point.threshold
         if point.cheap is not None and rng_for("mix", conversation).random() >= point.share:
             threshold = point.cheap
+        if self.exploration is not None and point.name == self.default:
+            explored = self.exploration.drawn(conversation)
+            threshold = threshold if explored is None else explored
         models = self._watched[point.rule]
         return build_router(self.router, threshold, models, self.training_seed), threshold
+
+    def design(self, point: Point) -> Design | None:
+        """The thresholds that a conversation at the default point can be given. None at another
+        point, which the caller chose, and where the score of the router is not what is compared."""
+        if point.name != self.default or point.threshold is None or point.rule:
+            return None
+        cheap = [] if point.cheap is None else [(point.cheap, 1 - point.share)]
+        design = Design.of([(point.threshold, 1 - sum(p for _, p in cheap)), *cheap])
+        return design if self.exploration is None else design.explored(self.exploration)
+
+    def explores(self, point: Point, threshold: float | None) -> bool:
+        """Whether this threshold is none of the point's own."""
+        explored = self.exploration is not None and point.name == self.default
+        return explored and threshold not in (point.threshold, point.cheap)

@@ -15,13 +15,16 @@ Actor = Literal["slm", "teacher"]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One answer that was given. `ids` are the SLM's as sampled; `score` is the router's at that
-    step."""
+    """One answer that was given. `ids` are the SLM's as sampled; `score` is the router's and
+    `prompt_tokens` the length of the SLM's prompt at that step; `at` is when, in seconds since the
+    epoch."""
 
     actor: Actor
     ids: "array[int] | None" = None
     verifier_best: float = math.nan
     score: float | None = None
+    prompt_tokens: int = 0
+    at: float = 0.0
 
 
 class StateCache:
@@ -29,7 +32,6 @@ class StateCache:
 
     def __init__(self, entries: int) -> None:
         self._answers: LRUCache[bytes, Answered] = LRUCache(entries)
-        self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -41,8 +43,6 @@ class StateCache:
 
     def put(self, key: bytes, answered: Answered) -> None:
         """Remember an answer; the one that was not used for longest makes room."""
-        if len(self._answers) >= self._answers.maxsize and key not in self._answers:
-            self.dropped += 1
         self._answers[key] = answered
 
     def restore(self, answers: Iterator[tuple[bytes, Answered]]) -> None:

@@ -5,6 +5,7 @@ teacher; so the candidate that acts in the teacher's place is at hand.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,19 @@ ALONE = Constant(escalate=False)
 ASKED = Constant(escalate=True)
 
 
+_CALLED = {"slm": "SLM", "verifier": "verifier"}
+
+
+@dataclass(frozen=True)
+class Wait:
+    """For whom a step waited (`slm`, `verifier`, `teacher`), in seconds of `time.perf_counter`. A
+    teacher that streams is waited for until its first byte."""
+
+    who: str
+    started: float
+    ended: float
+
+
 class _DryRun(Exception):
     """The teacher would have been asked."""
 
@@ -37,7 +51,8 @@ class SlmDown(Exception):
 @dataclass(frozen=True)
 class StepOutcome:
     """Who acts, and why. `reason` is `router` where the router's decision stood. `would` is who
-    would have acted where this was a dry run. `reply` is an endpoint's answer, begun."""
+    would have acted where this was a dry run, or where the router is only watched. `reply` is an
+    endpoint's answer, begun."""
 
     decision: StepDecision
     reason: str
@@ -46,12 +61,13 @@ class StepOutcome:
     taught: Answer | None = None
 
 
-class _Noting:
+class Noting:
     """A router that keeps its decision: what stands in for a side keeps the score."""
 
     def __init__(self, router: Router) -> None:
         self._router = router
         self.score: float | None = None
+        self.held = False
 
     def needs_proposal(self, context: StepContext) -> bool:
         return self._router.needs_proposal(context)
@@ -59,6 +75,7 @@ class _Noting:
     def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
         decision = self._router.decide(context, proposal)
         self.score = decision.score
+        self.held = decision.held
         return decision
 
 
@@ -83,19 +100,28 @@ class ServedStep:
         self._limits = limits
         self._deadline_s = deadline_s
         self.proposal: Answer | None = None
-        self._scores: tuple[float, ...] | None = None
+        self.scores: tuple[float, ...] | None = None
         self.reply: Reply | None = None
         self.taught: Answer | None = None
-        self.model_s = 0.0
-        """Seconds spent waiting for models."""
+        self._told: Answer | Exception | None = None
+        self.waits: list[Wait] = []
         self.unparsable = 0
         """Candidates that were left out because no agent could act on them."""
+
+    @property
+    def model_s(self) -> float:
+        """Seconds spent waiting for models, of which several may be waited for at a time."""
+        total, until = 0.0, -math.inf
+        for wait in sorted(self.waits, key=lambda wait: wait.started):
+            total += max(0.0, wait.ended - max(until, wait.started))
+            until = max(until, wait.ended)
+        return total
 
     async def propose(self) -> Answer:
         """The SLM's candidates; those that break the rules of the request's tools are left out."""
         if self.proposal is None:
             asked = self._slm.request(self._chat, self._conversation)
-            answer = await self._timed(self._slm.model.sample(asked), "the SLM")
+            answer = await self._timed(self._slm.model.sample(asked), "slm")
             usable = tuple(c for c in answer.candidates if eligible(c, self._chat))
             self.unparsable = len(answer.candidates) - len(usable)
             generated = answer.sampled_tokens
@@ -107,16 +133,26 @@ class ServedStep:
         verifier = self._slm.verifier
         if verifier is None:
             return ()
-        if self._scores is None:
+        if self.scores is None:
             conversation = self._conversation
             scoring = verifier.score(conversation.history, conversation.heard, proposal.candidates)
-            self._scores = await self._timed(scoring, "the verifier")
-        return self._scores
+            self.scores = await self._timed(scoring, "verifier")
+        return self.scores
 
     async def teach(self) -> Answer:
-        """The teacher's answer; one that streams has no candidate yet."""
+        """The teacher's answer; one that streams has no candidate yet. It is asked once."""
         if self._chat.controls.dry_run:
             raise _DryRun
+        if self._told is None:
+            try:
+                self._told = await self._ask_teacher()
+            except Exception as error:
+                self._told = error
+        if isinstance(self._told, Exception):
+            raise self._told
+        return self._told
+
+    async def _ask_teacher(self) -> Answer:
         self._budgets.reserve(self._limits)
         started = time.perf_counter()
         try:
@@ -129,7 +165,7 @@ class ServedStep:
             self._budgets.give_back(self._limits)
             raise
         finally:
-            self.model_s += time.perf_counter() - started
+            self.waits.append(Wait("teacher", started, time.perf_counter()))
         if isinstance(told, Answer):
             self.taught = told
             return told
@@ -142,11 +178,13 @@ class ServedStep:
             async with asyncio.timeout(self._deadline_s):
                 return await asked
         except TimeoutError:
-            raise SlmDown(f"{who} did not answer within {self._deadline_s:g} s") from None
+            raise SlmDown(
+                f"the {_CALLED[who]} did not answer within {self._deadline_s:g} s"
+            ) from None
         except RuntimeFailure as error:
-            raise SlmDown(f"{who} failed: {error}") from None
+            raise SlmDown(f"the {_CALLED[who]} failed: {error}") from None
         finally:
-            self.model_s += time.perf_counter() - started
+            self.waits.append(Wait(who, started, time.perf_counter()))
 
 
 async def take(
@@ -154,7 +192,7 @@ async def take(
 ) -> StepOutcome:
     """The decision, and what stands in where a side cannot act. `fallback`: the SLM may act in
     the place of a teacher that does not answer. Raises ApiError, TeacherDown, TeacherRefused."""
-    noting = _Noting(router)
+    noting = Noting(router)
     outcome = await _taken(step, noting, context, fallback, forced)
     decision = replace(outcome.decision, score=noting.score)
     return replace(outcome, decision=decision)

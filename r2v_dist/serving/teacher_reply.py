@@ -26,7 +26,6 @@ class Heard:
     text: list[str] = field(default_factory=list)
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
     usage: dict[str, Any] | None = None
-    model: str = ""
     id: str = ""
     finished: set[int] = field(default_factory=set)
     begun: set[int] = field(default_factory=set)
@@ -46,26 +45,15 @@ def whole(payload: dict[str, Any], extension: dict[str, Any]) -> Heard:
     for choice in payload["choices"]:
         message = choice["message"]
         message.setdefault("role", "assistant")
-        for call in message.get("tool_calls") or ():
-            _require_call(call)
         if message.get("tool_calls"):
             choice["finish_reason"] = "tool_calls"
     payload["r2v"] = extension
     first = payload["choices"][0]["message"]
-    heard = Heard(usage=payload.get("usage"), model=str(payload.get("model") or ""))
+    heard = Heard(usage=payload.get("usage"))
     heard.id = str(payload.get("id") or "")
     heard.text.append(_text(first.get("content")))
     heard.calls = dict(enumerate(first.get("tool_calls") or ()))
     return heard
-
-
-def _require_call(call: Any) -> None:
-    """Have a call's arguments as text. Raises TeacherDown for what is no call of a tool."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise TeacherDown("broken", "a call of a tool that cannot be read", billed=True)
-    if not isinstance(function.get("arguments"), str):
-        function["arguments"] = msgspec.json.encode(function.get("arguments") or {}).decode()
 
 
 def as_chunks(
@@ -131,7 +119,6 @@ def _chunk(data: bytes) -> dict[str, Any]:
 def _note(chunk: dict[str, Any], heard: Heard) -> bool:
     """Take note of a chunk; whether it was changed."""
     changed = False
-    heard.model = str(chunk.get("model") or heard.model)
     heard.id = str(chunk.get("id") or heard.id)
     heard.usage = chunk.get("usage") or heard.usage
     for choice in chunk.get("choices") or ():

@@ -16,12 +16,12 @@ import aiohttp
 import msgspec
 
 from r2v_dist.config.serve import UpstreamConfig
+from r2v_dist.retry_after import retry_after_s
 from r2v_dist.serving.breaker import Breaker
-from r2v_dist.serving.retry_after import retry_after_s
 from r2v_dist.serving.sse import DONE, EventReader
 from r2v_dist.serving.upstream_reply import Reply, TeacherDown, TeacherRefused
 
-_PASSED_ON = ("retry-after", "x-request-id")
+_PASSED_ON = ("retry-after", "retry-after-ms", "x-request-id")
 _PASSING = (408, 409, 425, 429)
 _IN_PIECES = 2**20
 _SHOWN = 300
@@ -81,7 +81,7 @@ class Upstream:
             self.breaker.succeeded()
         if attempts > self._config.retries or down.billed:
             raise down
-        asked_s = retry_after_s(down.retry_after)
+        asked_s = down.asked_s
         backoff_s = self._config.backoff_s * 2.0 ** (attempts - 1)
         wait_s = asked_s if asked_s is not None else backoff_s * random.uniform(0.5, 1.0)
         if time.monotonic() + wait_s >= deadline:
@@ -151,7 +151,6 @@ class Upstream:
             headers,
             attempts,
             events=_with_first(first, events),
-            estimated=not self._usage_in_streams,
             _response=response,
             _breaker=self.breaker,
         )
@@ -202,6 +201,8 @@ class Upstream:
             raise TeacherDown("broken", self._safe(str(payload["error"])))
         if not isinstance(payload, dict) or not _is_completion(payload):
             raise TeacherDown("broken", "HTTP 200 without an answer")
+        for choice in payload["choices"]:
+            _complete_calls(choice["message"])
         return payload
 
     def _refusal(
@@ -216,7 +217,13 @@ class Upstream:
         message = self._safe(str(told.get("message") or f"HTTP {status}"))
         if status >= 500 or status in _PASSING or status < 400:
             passing = status if status == 429 else 503
-            return TeacherDown("status", message, passing, headers.get("retry-after"))
+            return TeacherDown(
+                "status",
+                message,
+                passing,
+                headers.get("retry-after"),
+                asked_s=retry_after_s(headers),
+            )
         error = {
             "message": f"the teacher refuses: {message}",
             "type": _word(told.get("type")) or "invalid_request_error",
@@ -258,6 +265,19 @@ def _is_completion(payload: Mapping[str, Any]) -> bool:
     if not isinstance(choices, list) or not choices:
         return False
     return all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices)
+
+
+def _complete_calls(message: Mapping[str, Any]) -> None:
+    """Have the arguments of calls as text. Raises TeacherDown for what is no call of a tool."""
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise TeacherDown("broken", "calls of tools that are no list", billed=True)
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise TeacherDown("broken", "a call of a tool that cannot be read", billed=True)
+        if not isinstance(function.get("arguments"), str):
+            function["arguments"] = msgspec.json.encode(function.get("arguments") or {}).decode()
 
 
 def _word(value: object) -> str | None:

@@ -12,7 +12,8 @@ from r2v_dist.serving.breaker import Breaker
 class TeacherDown(Exception):
     """The endpoint gave no answer: another side may. `kind` names what happened: `connect`,
     `first_byte`, `between_bytes`, `total`, `breaker`, `status` or `broken`. `billed`: it may have
-    been at work all the same."""
+    been at work all the same. `retry_after` is what the caller is told, `asked_s` the wait that the
+    endpoint asks for, in seconds."""
 
     def __init__(
         self,
@@ -21,12 +22,14 @@ class TeacherDown(Exception):
         status: int = 503,
         retry_after: str | None = None,
         billed: bool = False,
+        asked_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.status = status
         self.retry_after = retry_after
         self.billed = billed
+        self.asked_s = asked_s
 
 
 class TeacherRefused(Exception):
@@ -48,8 +51,6 @@ class Reply:
     attempts: int
     payload: dict[str, Any] | None = None
     events: AsyncIterator[bytes] | None = None
-    estimated: bool = False
-    """The endpoint counts no tokens in streams."""
     _response: aiohttp.ClientResponse | None = field(default=None, repr=False)
     _breaker: Breaker | None = field(default=None, repr=False)
 

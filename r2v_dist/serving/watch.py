@@ -43,21 +43,28 @@ class Watch:
         self.registry = CollectorRegistry()
         self._metrics = _Metrics(self.registry)
         self._routes = Counter[str]()
+        self._would = Counter[str]()
         self._reasons = Counter[str]()
         self._risks = [0] * _BINS
-        self._cost = Counter[str]()
+        self._cost = dict.fromkeys(("slm", "teacher", "always_teacher", "would"), 0.0)
         self._latest: deque[dict[str, Any]] = deque(maxlen=_LATEST)
         self._answers: LRUCache[str, Judgeable] = LRUCache(_JUDGEABLE)
         self._alone: LRUCache[bytes, float | None] = LRUCache(_JUDGEABLE)
 
     def answered(self, begun: Begun) -> None:
         """Take an answer in."""
-        if begun.outcome.would is not None:
+        if begun.dry:
             self._metrics.requests.labels("dry_run", begun.outcome.reason, begun.status).inc()
             return
         cost = cost_of(begun, self._gateway.config.prices)
         self._metrics.answered(begun, cost.slm + cost.teacher, cost.saved)
         self._routes[begun.route] += 1
+        if begun.outcome.would is not None:
+            self._would[begun.outcome.would] += 1
+            self._cost["would"] += cost.slm + (
+                cost.always_teacher if begun.outcome.would == "teacher" else 0.0
+            )
+            self._metrics.shadow.labels(begun.route, begun.outcome.would).inc()
         self._reasons[begun.outcome.reason] += 1
         for name in ("slm", "teacher", "always_teacher"):
             self._cost[name] += getattr(cost, name)
@@ -106,6 +113,7 @@ class Watch:
             "since": self._since,
             "answers": total,
             "escalation_rate": self._routes["teacher"] / total if total else None,
+            "shadow": self._shadow(),
             "reasons": dict(self._reasons),
             "risks": self._risks,
             "router": policy.router,
@@ -127,6 +135,19 @@ class Watch:
             "calibration_alarm": self.risk_test.alarm,
             "advice": advice(alarms, self.risk_test.alarm),
             "latest": list(self._latest),
+        }
+
+    def _shadow(self) -> dict[str, Any] | None:
+        """What the router would have done; None where it decides."""
+        side = self._gateway.config.shadow
+        if side is None:
+            return None
+        total = sum(self._would.values())
+        return {
+            "answers_by": side,
+            "watched": total,
+            "escalation_rate": self._would["teacher"] / total if total else None,
+            "cost": self._cost["would"],
         }
 
     def _note_alone(self, begun: Begun) -> None:
@@ -162,6 +183,12 @@ class _Metrics:
         self.cost = Counted("r2v_cost", "cost by serve.prices", registry=registry)
         self.saved = Gauge(
             "r2v_cost_saved", "against the teacher alone, net of our own cost", registry=registry
+        )
+        self.shadow = Counted(
+            "r2v_shadow",
+            "decisions that were not followed (serve.shadow), by who answered",
+            ["route", "would"],
+            registry=registry,
         )
         self.features = Counted("r2v_features", "features by kind", ["kind"], registry=registry)
         self.feedback = Counted("r2v_feedback", "judgements", ["success"], registry=registry)
@@ -200,6 +227,7 @@ def _shown(begun: Begun) -> dict[str, Any]:
         "t": begun.context.t,
         "route": begun.route,
         "reason": begun.outcome.reason,
+        "would": begun.outcome.would,
         "risk": begun.risk,
         "score": decision.score,
         "threshold": begun.threshold,

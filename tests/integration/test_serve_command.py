@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from r2v_dist.cli.main import main
+from r2v_dist.serving.log import batches_of
 from tests.gateway_rig import USER, StubTeacher, served_stub
 from tests.runs import ROOT
 
@@ -25,6 +27,11 @@ def sides(url: str) -> list[str]:
     """Both sides at a stub."""
     return [f"{role}.{key}={value}" for role in ("slm", "teacher") for key, value in
             (("backend", "openai"), ("model", f"fine-{role}"), ("base_url", url))]  # fmt: skip
+
+
+def logs(run: Path) -> list[Path]:
+    """Request logs, the oldest first."""
+    return sorted((run / "gateway" / "requests").glob("*.arrows"))
 
 
 @asynccontextmanager
@@ -49,6 +56,7 @@ async def serving(run: Path, *arguments: str) -> AsyncIterator[tuple[str, Any]]:
 
 def test_a_finished_run_is_served_survives_a_kill_and_ends_in_grace(simulated_run: Path) -> None:
     async def case() -> None:
+        before = len(logs(simulated_run))
         teacher = StubTeacher(text=lambda body: "take the lamp", between_s=0.2)
         async with served_stub(teacher) as stub:
             messages: list[dict[str, Any]] = list(USER)
@@ -76,10 +84,83 @@ def test_a_finished_run_is_served_survives_a_kill_and_ends_in_grace(simulated_ru
                         rest = [line async for line in lines if line]
                     assert rest[-1] == "data: [DONE]"
                 assert await asyncio.wait_for(process.wait(), 20) == 0
-            rows = list((simulated_run / "gateway" / "requests").glob("*.arrows"))
-            assert len(rows) == 2
+            assert len(logs(simulated_run)) == before + 2
 
     asyncio.run(case())
+
+
+async def played(url: str) -> list[Any]:
+    """What a client sees of some requests, less what names one answer."""
+    seen: list[Any] = []
+    messages: list[dict[str, Any]] = list(USER)
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+        for model in ("r2v", "r2v-slm", "r2v-teacher", "r2v@bayes", "r2v@nothing"):
+            body = {"model": model, "messages": messages}
+            answer = await http.post("/v1/chat/completions", json=body)
+            told = {k: v for k, v in answer.headers.items() if k.startswith("x-r2v")}
+            told.pop("x-r2v-overhead-ms", None)
+            payload = {k: v for k, v in answer.json().items() if k not in ("id", "created")}
+            seen.append((answer.status_code, told, payload))
+            async with http.stream(
+                "POST", "/v1/chat/completions", json=body | {"stream": True}
+            ) as s:
+                lines = [line.removeprefix("data: ") async for line in s.aiter_lines() if line]
+                chunks = [json.loads(line) for line in lines if line.startswith("{")]
+                seen.append(
+                    (s.status_code, [chunk.get("choices") for chunk in chunks], lines[-1][:6])
+                )
+            if answer.status_code == 200:
+                messages.append(payload["choices"][0]["message"])
+                messages.append({"role": "user", "content": f"after {model}"})
+        seen.append((await http.get("/v1/models")).json()["data"][-1]["id"])
+        seen.append((await http.get("/v1/chat/completions")).status_code)
+        seen.append((await http.post("/v1/chat/completions", content=b"{")).json())
+    return seen
+
+
+@pytest.mark.slow
+def test_case_86_ray_serve_answers_as_uvicorn_does_and_leaves_nothing(simulated_run: Path) -> None:
+    async def case() -> None:
+        teacher = StubTeacher(text=lambda body: "take the lamp now", between_s=0.05)
+        answers = {}
+        async with served_stub(teacher) as stub:
+            for executor in ("uvicorn", "ray-serve"):
+                given = (*sides(stub), "--executor", executor)
+                async with serving(simulated_run, *given) as (url, process):
+                    assert url.startswith("http://127.0.0.1:")
+                    answers[executor] = await played(url)
+                    await left_alone(url, teacher)
+                    started = psutil.Process(process.pid).children(recursive=True)
+                    assert bool(started) == (executor == "ray-serve")
+                    process.send_signal(signal.SIGINT)
+                    assert await asyncio.wait_for(process.wait(), 60) == 0
+                    _, alive = psutil.wait_procs(started, 30)
+                    assert not alive
+        assert answers["ray-serve"] == answers["uvicorn"]
+        ours, serves = (
+            sum(b.num_rows for b in batches_of(path)) for path in logs(simulated_run)[-2:]
+        )
+        assert ours == serves > 8
+
+    asyncio.run(case())
+
+
+async def left_alone(url: str, teacher: StubTeacher) -> None:
+    """A caller that leaves a stream ends the teacher."""
+    body = {"model": "r2v-teacher", "messages": USER, "stream": True}
+    teacher.between_s = 1.0
+    async with (
+        httpx.AsyncClient(base_url=url, timeout=60) as http,
+        http.stream("POST", "/v1/chat/completions", json=body) as stream,
+    ):
+        assert (await anext(aiter(stream.aiter_lines()))).startswith("data: ")
+    for _ in range(200):
+        if teacher.seen[-1].closed_at is not None:
+            break
+        await asyncio.sleep(0.05)
+    assert teacher.seen[-1].closed_at is not None
+    assert not teacher.seen[-1].done
+    teacher.between_s = 0.05
 
 
 @pytest.mark.parametrize(
@@ -100,6 +181,27 @@ def test_what_cannot_be_served_is_told_in_a_line(
     assert caught.value.code == 2
     errors = capsys.readouterr().err
     assert said in errors
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"operating_points": [', '{"operating_points": [{"kind": 1}]}']
+)
+def test_a_damaged_summary_is_named(
+    simulated_run: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = simulated_run / "report" / "summary.json"
+    whole = path.read_text()
+    path.write_text(text)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(["serve", str(simulated_run), *sides("http://127.0.0.1:9/v1")])
+    finally:
+        path.write_text(whole)
+    assert caught.value.code == 2
+    errors = capsys.readouterr().err
+    assert str(path) in errors
+    assert "r2v report" in errors
     assert len(errors.splitlines()) == 1
 
 

@@ -84,7 +84,7 @@ class DockerMachine:
         limited = ["timeout", "-s", "KILL", f"{wait_s:g}", *argv]
         output = Output(_KEEP_BYTES)
         code = self._execute(limited, folder, environment, wait_s + _GRACE_S, output)
-        return Ran(None if code == _KILLED else code, output.parts()[0])
+        return Ran(None if code == _KILLED else code, output.kept())
 
     def _execute(
         self,
@@ -175,8 +175,7 @@ class DockerMachine:
         self._folder = shell.folder
         if came in (Came.SHELL_ENDED, Came.SHELL_KILLED):
             self._new_shell()
-        shown, left_out = output.parts()
-        return Shown(shown, left_out, came, code, self._folder, None)
+        return Shown(output.kept(), came, code, self._folder, None)
 
     def snapshot(self) -> bytes | None:
         return None
@@ -212,7 +211,7 @@ class DockerMachine:
         output = Output(_KEEP_BYTES)
         argv = ["/bin/bash", "-c", PROGRAMS, "programs", shell]
         self._execute(argv, "/", {}, ANSWER_S, output)
-        return output.parts()[0].decode("utf-8", "replace").splitlines()
+        return output.kept().decode("utf-8", "replace").splitlines()
 
     def mend(self) -> None:
         return None

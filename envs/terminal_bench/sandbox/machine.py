@@ -123,7 +123,7 @@ class SandboxMachine:
             code = self._ask(lambda: self._follow(process, out, output, wait_s))
         finally:
             os.close(out)
-        return Ran(code, output.parts()[0])
+        return Ran(code, output.kept())
 
     def _follow(self, process: int, out: int, output: Output, wait_s: float) -> int | None:
         """The exit code of a program, or None at the deadline; the output that it left behind in
@@ -193,8 +193,7 @@ class SandboxMachine:
         if came in (Came.SHELL_ENDED, Came.SHELL_KILLED):
             self._new_shell(self._last_folder)
         changed, folder = self._look()
-        shown, left_out = output.parts()
-        return Shown(shown, left_out, came, code, folder, changed)
+        return Shown(output.kept(), came, code, folder, changed)
 
     def _look(self) -> tuple[int | None, str]:
         changed, others, folder = self._bubble.ask("look", _MOST_ENTRIES).value

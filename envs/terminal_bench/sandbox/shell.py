@@ -78,14 +78,14 @@ class Output:
         self._left_out += count
         del self._tail[:count]
 
-    def parts(self) -> tuple[bytes, int]:
+    def kept(self) -> bytes:
         """What is kept, with a line about what is not."""
         if len(self._tail) > self._half:
             self._drop(len(self._tail) - self._half)
         if not self._left_out:
-            return bytes(self._head + self._tail), 0
+            return bytes(self._head + self._tail)
         gap = f"\n[... {self._left_out} bytes left out ...]\n".encode()
-        return bytes(self._head) + gap + bytes(self._tail), self._left_out
+        return bytes(self._head) + gap + bytes(self._tail)
 
 
 class Shell:

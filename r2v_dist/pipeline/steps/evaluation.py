@@ -26,7 +26,7 @@ def validate(context: Context) -> dict[str, Any]:
     from r2v_dist.evaluation.threshold_selection import Tolerance, selected_thresholds
 
     config = context.config
-    arm = context.deploy(trained(context, last_round(context)))
+    arm = context.deploy(trained(context, last_round(context.config)))
     tasks = context.tasks("validation")
     zs = config.perturb.seeds("validation", config.seed)
     ends = _ends(context, arm)
@@ -48,7 +48,7 @@ def calibrate(context: Context) -> dict[str, Any]:
     threshold.
     """
     config = context.config
-    arm = context.deploy(trained(context, last_round(context)))
+    arm = context.deploy(trained(context, last_round(context.config)))
     zs = config.perturb.seeds("calibration", config.seed)
     arms = [
         arm("r2v", threshold)
@@ -67,7 +67,7 @@ def test_seeds(context: Context) -> list[int]:
 
 def evaluate(context: Context) -> dict[str, Any]:
     """Every router at every threshold, live, on test tasks and seeds."""
-    arm = context.deploy(trained(context, last_round(context)))
+    arm = context.deploy(trained(context, last_round(context.config)))
     ends = _ends(context, arm)
     swept = sweep(arm, context.result("validate", "thresholds"))
     tasks = context.tasks("test")

@@ -19,7 +19,7 @@ from r2v_dist.labels.branches import label_branches, paired_branches
 from r2v_dist.labels.states import State, sample, states_of
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.pipeline.context import Context
-from r2v_dist.pipeline.steps.router import SPLITS, load_trained, trained
+from r2v_dist.pipeline.steps.router import SPLITS, as_learned, load_trained
 from r2v_dist.router.model import RiskPrediction, RouterModel
 from r2v_dist.storage import rollouts as rollout_store
 
@@ -46,7 +46,7 @@ def second_visits(context: Context) -> dict[str, Any]:
         .score
     )
     threshold = float(np.quantile(score_N, 1 - context.config.labels.followed_rate))
-    arm = context.deploy(trained(context, "router"))
+    arm = context.deploy(as_learned(context, "router"))
     return context.roll_out(_learning_units(context, (arm("r2v", threshold),))) | {
         "threshold": threshold
     }
@@ -107,7 +107,7 @@ def _label(
     its own visits.
     """
     config = context.config
-    arm = context.deploy(trained(context, "router") if paired else None)
+    arm = context.deploy(as_learned(context, "router") if paired else None)
     alone = arm(config.alone)
     teacher = arm("teacher_only")
     router = arm("r2v", context.result("visits2", "threshold")) if paired else alone

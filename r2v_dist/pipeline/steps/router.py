@@ -8,7 +8,7 @@
 States of validation tasks stop and calibrate the training; nothing is trained on them.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,18 +49,19 @@ def second_router(context: Context) -> dict[str, Any]:
 
 
 def trained(context: Context, stage: str | None) -> RouterModels:
-    """The routers that a stage published; none without a stage."""
+    """The routers that a stage published, as they are evaluated; none without a stage."""
+    return replace(as_learned(context, stage), hysteresis=hysteresis_of(context.config))
+
+
+def as_learned(context: Context, stage: str | None) -> RouterModels:
+    """The same without hysteresis, which no learning may depend on."""
     names = context.result(stage, "routers") if stage is not None else ()
     models = {
         (name, context.training_seed): load_trained(context, stage, name)
         for name in names
         if stage is not None
     }
-    return RouterModels(
-        models,
-        oracle_branches=context.config.evaluate.oracle_branches,
-        hysteresis=hysteresis_of(context.config),
-    )
+    return RouterModels(models, oracle_branches=context.config.evaluate.oracle_branches)
 
 
 def hysteresis_of(config: RunConfig) -> dict[str, Hysteresis]:
@@ -68,7 +69,7 @@ def hysteresis_of(config: RunConfig) -> dict[str, Hysteresis]:
     chosen = config.router and config.router.hysteresis
     if not chosen:
         return {}
-    return {"r2v": Hysteresis(chosen.minimum_hold, chosen.releases, chosen.most_switches)}
+    return {"r2v": Hysteresis(**chosen.model_dump())}
 
 
 def load_trained(context: Context, stage: str, name: str) -> RouterModel:
@@ -76,9 +77,16 @@ def load_trained(context: Context, stage: str, name: str) -> RouterModel:
     return load_router(context.run, name, context.result(stage, "routers")[name])
 
 
-def last_round(context: Context) -> str | None:
+def last_round(config: RunConfig) -> str | None:
     """The stage whose routers are deployed, None where no router is trained."""
-    return "regressions" if other_routers(context.config) else learner_stage(context.config)
+    if config.router is not None and config.router.served is not None:
+        return "served"
+    return last_on_labels(config)
+
+
+def last_on_labels(config: RunConfig) -> str | None:
+    """The last stage whose routers learn from labels, None where there is none."""
+    return "regressions" if other_routers(config) else learner_stage(config)
 
 
 def learner_stage(config: RunConfig) -> str | None:

@@ -4,11 +4,13 @@ import asyncio
 import copy
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from r2v_dist.serving.log import read_log
 from tests.gateway_rig import USER, ScriptedVerifier, rig
 
 JUNK: tuple[Any, ...] = (
@@ -83,11 +85,14 @@ def raw(rng: random.Random) -> bytes:
 @pytest.mark.parametrize(
     ("first", "count"), [(0, 600), pytest.param(600, 10_000, marks=pytest.mark.slow)]
 )
-def test_case_78_requests_that_nobody_meant(first: int, count: int) -> None:
+def test_case_78_requests_that_nobody_meant(
+    first: int, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async def case() -> None:
         statuses: dict[int, int] = {}
+        answered = 1  # the last
         async with (
-            rig(verifier=ScriptedVerifier()) as r,
+            rig(verifier=ScriptedVerifier(), folder=tmp_path) as r,
             httpx.AsyncClient(base_url=r.url, timeout=20) as http,
         ):
             for seed in range(first, first + count):
@@ -101,10 +106,17 @@ def test_case_78_requests_that_nobody_meant(first: int, count: int) -> None:
                     keys = set(response.json()["error"])
                     assert keys == {"message", "type", "param", "code"}, (seed, body)
                 statuses[status] = statuses.get(status, 0) + 1
+                dry = "x-r2v-would" in response.headers or path == "/v1/decision"
+                answered += status == 200 and not dry
             plain = {"model": "r2v", "messages": USER}
             last = await http.post("/v1/chat/completions", json=plain)
             assert last.status_code == 200
             assert r.app.under_way == 0
+            assert r.log is not None
+            r.log.flush()
+            rows = read_log(tmp_path)["status"].to_pylist()
+            assert rows.count("served") == answered
+            assert "request log" not in capsys.readouterr().err
         assert statuses[200] > count / 10
         assert statuses[400] > count / 10
 

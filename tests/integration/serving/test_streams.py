@@ -17,13 +17,15 @@ BOUND_S = 5.0
 milliseconds; a busy one may not fail the test."""
 
 
-async def opened(r: Rig, **given: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def opened(
+    r: Rig, path: str = "/v1/chat/completions", **given: Any
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A raw socket with a request sent."""
     host, port = r.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     raw = json.dumps({"model": "r2v-teacher", "messages": USER} | given).encode()
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: {host}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
     )
     writer.write(head.encode() + raw)
@@ -65,6 +67,7 @@ def test_case_14_a_caller_that_leaves_a_stream_ends_the_teacher() -> None:
             assert await until(lambda: r.teacher.seen[0].closed_at is not None) < BOUND_S
             await until(lambda: served == ["cancelled"])
             await until(lambda: len(asyncio.all_tasks()) <= before)
+            assert served == ["cancelled"]  # an answer ends once
 
     asyncio.run(case())
 
@@ -94,6 +97,23 @@ def test_case_16_a_caller_that_leaves_while_the_slm_samples(stream: bool) -> Non
             await until(lambda: r.app.under_way == 0)
 
     asyncio.run(case())
+
+
+def test_case_16_a_caller_that_leaves_a_decision_ends_it_without_an_error(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def case() -> None:
+        async with rig(slm=ScriptedSlm(delay_s=20)) as r:
+            before = len(asyncio.all_tasks())
+            _, writer = await opened(r, "/v1/decision", model="r2v")
+            await until(lambda: bool(r.slm.requests))
+            writer.transport.abort()
+            assert await until(lambda: r.slm.cancelled == 1) < BOUND_S
+            await until(lambda: len(asyncio.all_tasks()) <= before)
+
+    asyncio.run(case())
+    assert not caplog.records
+    assert not capsys.readouterr().err
 
 
 def test_case_18_a_long_wait_is_not_silent() -> None:

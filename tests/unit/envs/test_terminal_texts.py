@@ -60,9 +60,9 @@ def test_a_terminals_text_is_plain_and_keeps_both_ends() -> None:
 
 
 def test_an_observation_says_how_the_command_ended() -> None:
-    shown = Shown(b"hello\n", 0, Came.ENDED, 3, "/app", 2)
+    shown = Shown(b"hello\n", Came.ENDED, 3, "/app", 2)
     assert observation_of(shown, 2000, 20.0) == "hello\n[exit 3; /app; 2 files changed]"
-    waits = Shown(b"", 0, Came.WAITS, None, "/", 0)
+    waits = Shown(b"", Came.WAITS, None, "/", 0)
     assert observation_of(waits, 2000, 20.0) == "[a program waits for input; /]"
 
 

@@ -221,6 +221,22 @@ def test_another_tail_chooses_thresholds_again() -> None:
     assert decided_by("router.alpha=0.1") == {"router", "router2", "validate"}
 
 
+@pytest.mark.parametrize("key", ["minimum_hold: 3", "cold_token_price: 0.001"])
+def test_hysteresis_is_played_and_not_learned(key: str) -> None:
+    changed = decided_by(f"router.hysteresis={{{key}}}")
+    assert changed == {"validate", "calibrate", "evaluate"}
+
+
+def test_a_clock_that_evaluation_has_not_plays_nothing_again() -> None:
+    path = ROOT / "configs" / "textworld_demo.yaml"
+    one, other = (
+        load_config(path, [f"router.hysteresis={{releases: 2, cache_s: {cache}}}"])
+        for cache in ("null", "300")
+    )
+    assert one.content_hash() == other.content_hash()
+    assert [s.content(one) for s in stages(one)] == [s.content(other) for s in stages(other)]
+
+
 def test_no_router_no_calibration() -> None:
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", ["evaluate.routers=[entropy]"])
     assert "calibrate" not in [stage.name for stage in stages(config)]
@@ -263,7 +279,8 @@ def test_a_run_deploys_the_slm_that_was_published_last(
 
 
 def test_every_name_that_a_stage_reads_is_a_part_of_the_configuration() -> None:
-    config = load_config(ROOT / "configs" / "textworld_demo.yaml", [])
+    given = ["router.hysteresis={releases: 2}"]  # a part that counts only where it is set
+    config = load_config(ROOT / "configs" / "textworld_demo.yaml", given)
     for stage in TABLE:
         assert len(stage.content(config)) == len(stage.reads)
 

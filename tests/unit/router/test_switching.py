@@ -60,6 +60,77 @@ def test_the_teacher_gives_way_after_decisions_in_a_row() -> None:
     assert played(scores, Hysteresis(releases=3)) == ("ttttttss", ".xx.xx..")
 
 
+DEAR = Hysteresis(cold_token_price=2.5e-5, cache_s=300.0)
+"""40 000 cold tokens cost as much as a teacher call."""
+
+
+def asked(
+    score: float, actors: str, prompts: tuple[int, ...], now: int, ages: tuple[float, ...] = ()
+) -> Decision:
+    """A decision at a threshold of .02, after steps of `s`lm and `t`eacher."""
+    names = {"s": "slm", "t": "teacher"}
+    router = Held(_At(0.02, score), DEAR, 0.02)
+    context = StepContext(
+        len(actors),
+        (),
+        actors=tuple(names[letter] for letter in actors),
+        scores=(0.0,) * len(actors),
+        prompt_tokens=prompts,
+        ages=ages,
+    )
+    return router.decide(context, Answer((), "slm", now))
+
+
+class _At:
+    """Escalates at a threshold, with one score."""
+
+    def __init__(self, threshold: float, score: float) -> None:
+        self._threshold = threshold
+        self._score = score
+
+    def needs_proposal(self, context: StepContext) -> bool:
+        return True
+
+    def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
+        return Decision(self._score >= self._threshold, self._score)
+
+
+@pytest.mark.parametrize(
+    ("actors", "prompts", "now", "ages", "cold"),
+    [
+        ("s", (38_000,), 40_000, (9.0,), 40_000),  # the teacher has read nothing
+        ("ts", (39_000, 39_500), 40_000, (30.0, 9.0), 1_000),  # what came after its step
+        ("ts", (40_000, 40_000), 40_000, (30.0, 9.0), 0),
+        ("ts", (39_000, 39_500), 40_000, (301.0, 9.0), 40_000),  # its cache has forgotten
+        ("tts", (1_000, 20_000, 30_000), 40_000, (400.0, 299.0, 9.0), 20_000),
+        ("ts", (39_000, 39_500), 40_000, (), 1_000),  # an episode without a clock
+    ],
+)
+def test_case_48_a_switch_costs_the_tokens_that_are_cold_on_the_teacher(
+    actors: str, prompts: tuple[int, ...], now: int, ages: tuple[float, ...], cold: int
+) -> None:
+    context = StepContext(
+        len(actors),
+        (),
+        actors=tuple({"s": "slm", "t": "teacher"}[letter] for letter in actors),
+        prompt_tokens=prompts,
+        ages=ages,
+    )
+    assert DEAR.cold_tokens(context, now) == cold
+    bar = 0.02 * (1 + 2.5e-5 * cold)
+    assert DEAR.bar(0.02, context, now) == pytest.approx(bar, abs=1e-9)
+    below, above = (asked(score, actors, prompts, now, ages) for score in (bar - 1e-9, bar + 1e-9))
+    assert (below.escalate, below.held) == (False, cold > 0)
+    assert (above.escalate, above.held) == (True, False)
+
+
+def test_case_48_staying_and_the_way_back_cost_nothing() -> None:
+    stays = asked(0.0201, "t", (30_000,), 40_000)
+    assert (stays.escalate, stays.held) == (True, False)
+    back = asked(0.0199, "t", (30_000,), 40_000)
+    assert (back.escalate, back.held) == (False, False)
+
+
 def test_a_registry_holds_the_routers_it_is_told_to() -> None:
     models = RouterModels(hysteresis={"first_n": Hysteresis(releases=2)})
     router = build_router("first_n", 1.0, models)

@@ -158,3 +158,13 @@ def test_case_33_an_order_that_no_agent_has_is_named(
     with pytest.raises(ApiError) as caught:
         read(messages)
     assert (caught.value.status, caught.value.param) == (400, param)
+
+
+def test_the_opening_names_a_conversation_at_every_step_and_tells_others_apart() -> None:
+    first = read([FIRST])
+    later = read([FIRST, ANSWER, NEXT])
+    last = read([FIRST, ANSWER, NEXT, {"role": "assistant", "content": "kick door"}, NEXT])
+    assert first.opening == first.key == later.opening == last.opening
+    assert read([NEXT]).opening != first.opening
+    assert read([NEXT]).root == first.root
+    assert read([FIRST], namespace=("", "other session")).opening != first.opening

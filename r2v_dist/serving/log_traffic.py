@@ -1,0 +1,160 @@
+"""The request log as evidence on thresholds: judged conversations whose steps chance and the router
+alone decided, and what the alarms of `drift.py` say of the whole log.
+
+Invariant: every judged conversation is either used or counted under the reason why it is not.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from r2v_dist.errors import UsageError
+from r2v_dist.evaluation.off_policy import LoggedConversation
+from r2v_dist.router.exploration import Design
+from r2v_dist.router.switching import Hysteresis
+from r2v_dist.serving.drift import WINDOW, FeatureDrift, RiskTest
+from r2v_dist.serving.log_episodes import judged_paths
+
+Row = Mapping[str, Any]
+CUT = "in which a budget, an outage or a candidate that cannot be sent decided"
+_WHO = ["router_version", "policy", "teacher"]
+_COLUMNS = [
+    *_WHO,
+    *("kind", "status", "state", "previous", "success", "actor", "score", "risk", "exact"),
+    *("drawn_by", "design", "propensity"),
+]
+
+
+@dataclass(frozen=True)
+class LoggedTraffic:
+    """What a log tells of the router that answered last. `conversations` can be used, `left_out`
+    counts the other judged ones by the reason; `answers` are the router's, in conversations of
+    `draws` draws. `now` is the threshold that is served: the latest operating point's, of a mix the
+    likelier; `policy` is the version of the SLM."""
+
+    router: str
+    router_version: str
+    now: float
+    policy: str
+    conversations: tuple[LoggedConversation, ...]
+    left_out: Mapping[str, int]
+    answers: int
+    draws: int
+    risk_test: RiskTest
+    psi: Mapping[str, float]
+    """By feature, of the latest steps; empty with too few of them, or without training states."""
+
+    @property
+    def judged(self) -> int:
+        """Conversations with feedback."""
+        return len(self.conversations) + sum(self.left_out.values())
+
+
+def logged_traffic(
+    table: pa.Table,
+    drift_of: Callable[[str], FeatureDrift | None],
+    hysteresis_of: Mapping[str, Hysteresis],
+    with_features: bool = False,
+) -> LoggedTraffic:
+    """The evidence of a log on the router, the SLM and the teacher that answered last; judged
+    conversations with others are left out. `drift_of` gives the training states of a router by its
+    name, `hysteresis_of` how it was held. Conversations have features where `with_features` asks for
+    them, which take memory. Raises UsageError where no router has answered."""
+    answers = table.filter(pc.and_(pc.equal(table["kind"], "answer"), pc.is_valid(table["design"])))
+    if not answers.num_rows:
+        raise UsageError(
+            "no answer of a router with a threshold is in the log; `r2v serve` of this version "
+            "writes one, and a request that names no side or threshold of its own has it"
+        )
+    latest = answers.slice(answers.num_rows - 1).select([*_WHO, "router", "design"]).to_pylist()[0]
+    router = latest["router"]
+    hysteresis = hysteresis_of.get(router)
+    drift = drift_of(router)
+    own = table.filter(pc.equal(table["router_version"], latest["router_version"]))
+    columns = [*_COLUMNS, "features"] if with_features else _COLUMNS
+    used = []
+    left_out = Counter[str]()
+    risk_test = RiskTest()
+    for path, verdict in judged_paths(table.select(columns)):
+        success = bool(verdict["success"])
+        problem = _elsewhere(path, latest)
+        if not problem:
+            _bet(risk_test, path, success)
+            problem = _problem(path, hysteresis)
+        if problem:
+            left_out[problem] += 1
+        else:
+            used.append(_conversation(path, success))
+    return LoggedTraffic(
+        router,
+        latest["router_version"],
+        max(latest["design"], key=lambda one: (one["own"], one["probability"]))["threshold"],
+        latest["policy"],
+        tuple(used),
+        dict(left_out),
+        own.num_rows,
+        len(pc.unique(own["drawn_by"])),
+        risk_test,
+        {} if drift is None else _psi(own, drift),
+    )
+
+
+def _elsewhere(path: Sequence[Row], latest: Row) -> str:
+    """Whether others answered than those of the latest answer, in words."""
+    for row in path:
+        if row["router_version"] != latest["router_version"]:
+            return "of another router"
+        if any(row[name] != latest[name] for name in _WHO):
+            return "with another SLM or teacher"
+    return ""
+
+
+def _bet(risk_test: RiskTest, path: Sequence[Row], success: bool) -> None:
+    """One on a conversation that the SLM played alone, as the gateway does."""
+    risk = path[0]["risk"]
+    if risk is not None and all(row["actor"] == "slm" for row in path):
+        risk_test.add(risk, not success)
+
+
+def _problem(path: Sequence[Row], hysteresis: Hysteresis | None) -> str:
+    """Why a conversation tells nothing of thresholds; empty where it does."""
+    if any(row["design"] is None for row in path):
+        return "at an operating point or on a side that the caller chose"
+    if any(not row["exact"] for row in path):
+        return "with rebuilt features"
+    if any(row["propensity"] is None for row in path):
+        return CUT
+    if any(row["design"] != path[0]["design"] for row in path):
+        return "in which serve.explore or the operating point changed"
+    one = _conversation(path, True)
+    if not math.isclose(one.propensity, one.design.chance_of(one.scores, one.actors, hysteresis)):
+        return "held by another hysteresis than the run's"
+    return ""
+
+
+def _conversation(path: Sequence[Row], success: bool) -> LoggedConversation:
+    chances = [(one["threshold"], one["probability"]) for one in path[0]["design"]]
+    features = [row.get("features") for row in path]
+    return LoggedConversation(
+        drawn_by=path[0]["drawn_by"],
+        design=Design.of(chances),
+        scores=tuple(row["score"] for row in path),
+        actors=tuple(row["actor"] for row in path),
+        propensities=tuple(row["propensity"] for row in path),
+        success=success,
+        risk=path[0]["risk"],
+        features_TF=None if None in features else np.array(features, dtype=np.float64),
+    )
+
+
+def _psi(rows: pa.Table, drift: FeatureDrift) -> dict[str, float]:
+    features = rows["features"].drop_null()
+    for row in features.slice(max(0, len(features) - WINDOW)).to_pylist():
+        drift.add(np.array(row))
+    return drift.psi()

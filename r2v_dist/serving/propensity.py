@@ -1,0 +1,53 @@
+"""How probable an answer's side was, for the request log.
+
+Invariant: a step has a propensity only where chance and the router alone decided who acts. Whoever
+reads the log leaves out conversations in which a step has none: what a budget, a caller or an
+outage decided tells of no threshold, and neither do the steps after it.
+"""
+
+from typing import Any
+
+from r2v_dist.router.exploration import Design, agrees
+from r2v_dist.serving.begun import Begun
+from r2v_dist.serving.policy import Policy
+
+DECIDED = ("router", "held")
+"""Reasons of steps that the router decided."""
+
+
+def randomisation(begun: Begun, policy: Policy) -> dict[str, Any]:
+    """The columns of the log that say between which thresholds chance chose, and with which
+    probability the side that acts would."""
+    design = policy.design(begun.point)
+    columns: dict[str, Any] = {
+        "drawn_by": begun.drawn_by,
+        "router_version": policy.version,
+        "features": None if begun.predicted is None else begun.predicted.features_F,
+    }
+    if design is None or begun.outcome.reason == "forced":
+        return columns
+    chances = zip(design.thresholds, design.probabilities, strict=True)
+    own = (begun.point.threshold, begun.point.cheap)
+    columns["design"] = [
+        {"threshold": threshold, "probability": probability, "own": threshold in own}
+        for threshold, probability in chances
+    ]
+    if begun.outcome.reason in DECIDED and begun.conversation.exact:
+        columns["propensity"] = _propensity(begun, policy, design)
+    return columns
+
+
+def _propensity(begun: Begun, policy: Policy, design: Design) -> float | None:
+    """None too where the threshold that is played would not have decided as was done: then something
+    beside scores and actors decided an earlier step."""
+    context = begun.context
+    scores = (*context.scores, begun.outcome.decision.score)
+    actors = (*context.actors, begun.route)
+    hysteresis = policy.models.hysteresis.get(policy.router)
+    if hysteresis is not None and hysteresis.cold_token_price:
+        return None  # what a switch cost hangs on the lengths of prompts, not on scores alone
+    propensity = design.propensity(scores, actors, hysteresis)
+    if propensity is None or begun.threshold is None or len(design.thresholds) == 1:
+        return propensity
+    told = [score for score in scores if score is not None]
+    return propensity if agrees(begun.threshold, told, actors, hysteresis) else None

@@ -1,0 +1,80 @@
+"""`r2v estimate` as a user types it, on a finished run and a log of a gateway; SLM and teacher are
+scripted."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from r2v_dist.cli.main import main
+from tests.integration.serving.test_learning import EXPLORING, played
+from tests.runs import ROOT
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 judged conversations."""
+    folder = tmp_path_factory.mktemp("log")
+    asyncio.run(played(EXPLORING, folder, range(40)))
+    return folder
+
+
+def test_thresholds_and_advice(
+    simulated_run: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["estimate", str(simulated_run), str(log)])
+    shown = capsys.readouterr().out
+    assert "40 conversations judged, 40 used" in shown
+    assert "* 0.75" in shown
+    assert "the threshold" in shown.splitlines()[-1]
+    main(["estimate", str(simulated_run), str(log), "--threshold", "0.75", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    [row] = told["thresholds"]  # the one that is served
+    assert 0 <= row["success_ci"][0] <= row["success"] <= row["success_ci"][1] <= 1
+    assert told["psi"] == {}  # of fewer than 500 steps nothing is told
+    assert told["router_version"] == "r-1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--threshold", "0.123"], "no overlap"),
+        (["{empty}"], "no request log (*.arrows) is there"),
+        (["--threshold", "high"], "--threshold"),
+    ],
+)
+def test_what_cannot_be_estimated_is_told_in_a_line(
+    simulated_run: Path,
+    log: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [one.format(empty=tmp_path) for one in arguments]
+    logs = [] if given[0] == str(tmp_path) else [str(log)]
+    with pytest.raises(SystemExit) as caught:
+        main(["estimate", str(simulated_run), *logs, *given])
+    assert caught.value.code == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import json, sys; from r2v_dist.cli.main import main\n"
+        "try: main(['estimate', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(json.dumps(sorted({'torch', 'ray', 'vllm', 'pyarrow'} & set(sys.modules))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout.splitlines()[-1]) == []
