@@ -2,9 +2,9 @@
 [--logs N] [--conversations N] [--rate R]`.
 
 Many logs are played in the SIMULATED world with thresholds that the gateway's own `Exploration`
-draws and propensities that its own `Design` notes. What a threshold comes to is known exactly there,
-by dynamic programming; an interval at the level .95 has to hold it in 95 % of the logs. `ratio` is
-the share over .95, mean over thresholds and quantities; `worst` is the least of them.
+draws and propensities that its own `Design` notes. What a threshold comes to is known exactly
+there, by dynamic programming; an interval at the level .95 has to hold it in 95 % of the logs.
+`ratio` is the share over .95, mean over thresholds and quantities; `worst` is the least of them.
 """
 
 import argparse
