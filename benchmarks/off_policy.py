@@ -2,9 +2,9 @@
 [--logs N] [--conversations N] [--rate R]`.
 
 Many logs are played in the SIMULATED world with thresholds that the gateway's own `Exploration`
-draws and propensities that its own `Design` notes. What a threshold comes to is known exactly there,
-by dynamic programming; an interval at the level .95 has to hold it in 95 % of the logs. `ratio` is
-the share over .95, mean over thresholds and quantities; `worst` is the least of them.
+draws and propensities that its own `Design` notes. What a threshold comes to is known exactly
+there, by dynamic programming; an interval at the level .95 has to hold it in 95 % of the logs.
+`ratio` is the share over .95, mean over thresholds and quantities; `worst` is the least of them.
 """
 
 import argparse
@@ -160,32 +160,26 @@ def main() -> int:
     played = traffic(args.rate, args.seed)
     tallies = covered(played, args.logs, args.conversations, args.seed)
     print("SIMULATED world; success: true value, mean error, its sd; then shares of held intervals")
-    shares = []
+    shares: dict[str, list[float]] = {}
     for threshold, tally in tallies.items():
         coverage = tally.coverage()
-        shares += [coverage[name] for name in PLAIN if name in coverage]
+        for name, share in coverage.items():
+            shares.setdefault(name, []).append(share)
         true_success = true_values(played.exact, threshold)["success"]
         errors = np.array(tally.errors or [np.nan])
         told = ", ".join(f"{name} {share:.3f}" for name, share in coverage.items())
         print(
-            f"{threshold:.4f}{'*' if threshold == played.now else ' '} logs {len(errors)}, "
+            f"{threshold:.4f}{'*' if threshold == played.now else ' '} logs {len(tally.errors)}, "
             f"effective {np.mean(tally.sizes or [0]):.0f}: {true_success:.3f} "
             f"{errors.mean():+.4f} {errors.std():.4f}; {told}"
         )
+    plain = [share for name in PLAIN for share in shares[name]]
     result = {
         "name": "off_policy",
-        "ratio": round(float(np.mean(shares)) / LEVEL, 4),
+        "ratio": round(float(np.mean(plain)) / LEVEL, 4),
         "reference": f"level {LEVEL}",
-        "worst": round(min(shares), 4),
-        "coverage": {
-            name: round(
-                float(
-                    np.mean([t.coverage()[name] for t in tallies.values() if name in t.coverage()])
-                ),
-                4,
-            )
-            for name in QUANTITIES
-        },
+        "worst": round(min(plain), 4),
+        "coverage": {name: round(float(np.mean(share)), 4) for name, share in shares.items()},
         "logs": args.logs,
         "conversations": args.conversations,
         "rate": args.rate,

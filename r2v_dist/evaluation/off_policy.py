@@ -1,4 +1,4 @@
-"""Other thresholds, from logged conversations (docs/gateway.md, "Learning from served traffic").
+"""Other thresholds, from logged conversations (docs/method.md, section 12).
 
 Invariant: a conversation tells of a threshold only if chance could have given it that threshold;
 without such overlap there is no number, but a reason.

@@ -1,5 +1,5 @@
-"""`r2v estimate`: where a run, its request log and the off-policy estimator meet. Nothing is served,
-played or written.
+"""`r2v estimate`: where a run, its request log and the off-policy estimator meet. Nothing is
+served, played or written.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from r2v_dist.storage.run_dir import open_run
 
 def estimate(root: Path, logs: Sequence[Path], threshold: float | None = None) -> LogReport:
     """What the request logs of a run tell, of every threshold that chance could have given, or of
-    one beside that which is served; without `logs` that of the run directory. Raises UsageError for a log that is none, and for
-    a threshold without overlap."""
+    one beside that which is served; without `logs` that of the run directory. Raises UsageError for
+    a log that is none, and for a threshold without overlap."""
     run, config = open_run(root)
     folders = logs or (run.root / "gateway" / "requests",)
     table = pa.concat_tables([_read(folder) for folder in folders]).sort_by("time")

@@ -1,4 +1,4 @@
-"""Thresholds drawn by chance, once a conversation (docs/gateway.md, "Learning from served traffic").
+"""Thresholds drawn by chance, once a conversation (docs/method.md, section 12).
 
 Invariant: the draw is a pure function of a seed and the conversation's name; and the product of the
 propensities of a conversation's steps is the probability that a threshold was drawn which decides

@@ -1,5 +1,5 @@
-"""What a request log tells, as a table, as JSON, and as what to do. It computes nothing: the numbers
-are those of `evaluation.off_policy`, the alarms those of `drift.py`.
+"""What a request log tells, as a table, as JSON, and as what to do. Nothing is computed here: the
+numbers are those of `evaluation.off_policy`, the alarms those of `drift.py`.
 """
 
 from collections.abc import Sequence

@@ -64,15 +64,9 @@ def logged_traffic(
 ) -> LoggedTraffic:
     """The evidence of a log on the router, the SLM and the teacher that answered last; judged
     conversations with others are left out. `drift_of` gives the training states of a router by its
-    name, `hysteresis_of` how it was held. Conversations have features where `with_features` asks for
-    them, which take memory. Raises UsageError where no router has answered."""
-    answers = table.filter(pc.and_(pc.equal(table["kind"], "answer"), pc.is_valid(table["design"])))
-    if not answers.num_rows:
-        raise UsageError(
-            "no answer of a router with a threshold is in the log; `r2v serve` of this version "
-            "writes one, and a request that names no side or threshold of its own has it"
-        )
-    latest = answers.slice(answers.num_rows - 1).select([*_WHO, "router", "design"]).to_pylist()[0]
+    name, `hysteresis_of` how it was held. Conversations have features where `with_features` asks,
+    for they take memory. Raises UsageError where no router has answered."""
+    latest = _latest_answer(table)
     router = latest["router"]
     hysteresis = hysteresis_of.get(router)
     drift = drift_of(router)
@@ -103,6 +97,19 @@ def logged_traffic(
         risk_test,
         {} if drift is None else _psi(own, drift),
     )
+
+
+def _latest_answer(table: pa.Table) -> Row:
+    """The latest one with a design."""
+    answers = table.filter(pc.and_(pc.equal(table["kind"], "answer"), pc.is_valid(table["design"])))
+    if not answers.num_rows:
+        raise UsageError(
+            "no answer of a router with a threshold is in the log; `r2v serve` of this version "
+            "writes one for every request that names no side and no threshold of its own"
+        )
+    last = answers.slice(answers.num_rows - 1).select([*_WHO, "router", "design"])
+    row: Row = last.to_pylist()[0]
+    return row
 
 
 def _elsewhere(path: Sequence[Row], latest: Row) -> str:

@@ -38,8 +38,8 @@ def randomisation(begun: Begun, policy: Policy) -> dict[str, Any]:
 
 
 def _propensity(begun: Begun, policy: Policy, design: Design) -> float | None:
-    """None too where the threshold that is played would not have decided as was done: then something
-    beside scores and actors decided an earlier step."""
+    """None too where the threshold that is played would not have decided as was done: then
+    something beside scores and actors decided an earlier step."""
     context = begun.context
     scores = (*context.scores, begun.outcome.decision.score)
     actors = (*context.actors, begun.route)

@@ -1,5 +1,5 @@
-"""What a policy would come to, from conversations that another one played (docs/gateway.md,
-"Learning from served traffic").
+"""What a policy would come to, from conversations that another one played (docs/method.md,
+section 12).
 
 The estimator is doubly robust (Dudík, Langford and Li, "Doubly robust policy evaluation and
 learning", 2011), with normalised weights (Thomas and Brunskill, "Data-efficient off-policy policy
@@ -27,7 +27,8 @@ _RIDGE = 1.0
 class Estimate:
     """Means [Y] of the outcomes, and what each cluster [C, Y] adds to their errors; columns of
     `influence_CY` sum to 0. `effective` is the number of equally weighted clusters that tell as
-    much (Kish), `heaviest` the largest share of a cluster in the means. `mean_weight` is 1 but for chance where the propensities are true.
+    much (Kish), `heaviest` the largest share of a cluster in the means. `mean_weight` is 1 but for
+    chance where the propensities are true.
     """
 
     mean_Y: Array

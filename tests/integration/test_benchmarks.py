@@ -22,6 +22,7 @@ FAST = {
     "capacity": ["--gpus=2", "--places=2"],
     "env": ["--repeats=1", "--games=1", "--plays=1"],
     "gateway": ["--repeats=1", "--requests=20", "--connections=2"],
+    "off_policy": ["--logs=2", "--conversations=100"],
     "router": ["--repeats=1", "--steps=2", "--queries=1", "--layers=1"],
     "router_simulated": [
         *(

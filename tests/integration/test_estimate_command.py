@@ -6,20 +6,23 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from r2v_dist.cli.main import main
+from r2v_dist.router.exploration import Exploration
 from tests.integration.serving.test_learning import EXPLORING, played
 from tests.runs import ROOT
 
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 judged conversations."""
+    """50 judged conversations, of which a few explore."""
     folder = tmp_path_factory.mktemp("log")
-    asyncio.run(played(EXPLORING, folder, range(40)))
+    seldom = replace(EXPLORING, exploration=Exploration(0.1, (0.6, 0.8)), _watched={})
+    asyncio.run(played(seldom, folder, range(50)))
     return folder
 
 
@@ -28,7 +31,7 @@ def test_thresholds_and_advice(
 ) -> None:
     main(["estimate", str(simulated_run), str(log)])
     shown = capsys.readouterr().out
-    assert "40 conversations judged, 40 used" in shown
+    assert "50 conversations judged, 50 used" in shown
     assert "* 0.75" in shown
     assert "the threshold" in shown.splitlines()[-1]
     main(["estimate", str(simulated_run), str(log), "--threshold", "0.75", "--json"])

@@ -187,10 +187,9 @@ class DockerMachine:
         output = Output(_MOST_STAMPS)
         argv = ["/bin/bash", "-c", STAMPS, "stamps", folder]
         code = self._execute(argv, "/", {}, ANSWER_S, output)
-        listed, left_out = output.parts()
-        if code is None or left_out:
+        if code is None or output.overflowed:
             raise MachineGone(f"{folder} has more files than can be looked at")
-        return stamps_of(listed)
+        return stamps_of(output.kept())
 
     def holds(self, files: Mapping[str, File]) -> bool:
         found: dict[str, bytes] = {}

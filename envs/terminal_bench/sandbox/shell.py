@@ -78,6 +78,11 @@ class Output:
         self._left_out += count
         del self._tail[:count]
 
+    @property
+    def overflowed(self) -> bool:
+        """Whether something is not kept."""
+        return bool(self._left_out) or len(self._tail) > self._half
+
     def kept(self) -> bytes:
         """What is kept, with a line about what is not."""
         if len(self._tail) > self._half:

@@ -1,6 +1,6 @@
 """The stage that learns from served traffic (docs/gateway.md).
 
-    served  a request log, router  -> checkpoints/router  a logistic regression on judged conversations
+    served  a request log, router  -> checkpoints/router  a regression on judged conversations
 
 Invariant: the outcome of a conversation labels a state only if the SLM acted from there to the end,
 with the weight 1 / the probability of that; so labelled states stand for all that were visited. The
@@ -115,8 +115,9 @@ def outcomes(labels: LabelTable, seed: int) -> tuple[Outcomes, Outcomes]:
         if draws < LEAST or len(np.unique(failed_N)) < 2:
             raise UsageError(
                 f"router.served: {draws} draws of conversations have states from which the SLM "
-                f"acted to the end, too few or with one outcome only ({LEAST} are needed to learn "
-                f"and as many to calibrate); judge more conversations, or explore a higher threshold"
+                f"acted to the end, too few or with one outcome only ({LEAST} are needed to "
+                f"learn and as many to calibrate); judge more conversations, or explore a higher "
+                f"threshold"
             )
         return Outcomes(
             labels.features_NF[keep_N], failed_N, labels.task[keep_N], labels.weight[keep_N]
