@@ -259,7 +259,7 @@ class EnvConfig(Section):
         if self.program is None:
             del content["program"]
         else:
-            del content["program"]["tasks"]
+            content["program"] = self.program.content()
         if self.terminal != TerminalConfig() or self.kind == "terminal_bench":
             content["terminal"] = self.terminal.content()
         return content | {

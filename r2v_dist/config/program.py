@@ -1,5 +1,7 @@
 """An agent program as an environment: the part of a run's configuration."""
 
+from typing import Any
+
 from pydantic import Field
 
 from r2v_dist.config.base import Section
@@ -31,3 +33,11 @@ class ProgramConfig(Section):
     shown: tuple[UserPath, ...] = ()
     """Folders and files that a sandbox shows, read-only, besides /usr, the interpreter with its
     packages, and the folder of `tasks`."""
+
+    def content(self) -> dict[str, Any]:
+        """The keys that decide what an episode is; where files lie is none of them."""
+        content = self.model_dump(mode="json", exclude={"tasks", "shown"})
+        # A newer key counts only where it is set, so that what was finished stays finished.
+        if not self.sandbox:
+            del content["sandbox"]
+        return content

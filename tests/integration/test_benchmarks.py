@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.chaos.accounts import Accounts, compare
-from envs.coding.tasks import load_task
+from envs.coding.tasks import load_task, task_ids
 from tests.codes import require_data
 from tests.runs import ROOT, benchmark, json_object
 from tests.sandboxes import require_bubblewrap
@@ -62,7 +63,7 @@ SLOW = {
     "submission": [],
 }
 """Those that start Ray, vLLM or DeepSpeed."""
-ELSEWHERE = {"code_agreement", "dpo_ablation", "real_answers", "sandbox", "tree"}
+ELSEWHERE = {"code_agreement", "dpo_ablation", "greedy_answers", "real_answers", "sandbox", "tree"}
 """Tested below or in test_learning_stages.py, with what they need beside arguments."""
 PARTS = {"evalplus_driver", "gateway_sides", "offline"}
 """Processes that a benchmark starts for itself."""
@@ -127,6 +128,20 @@ def test_real_answers_are_judged_and_counted(tmp_path: Path) -> None:
     path.write_text("\n".join(lines))
     found = benchmark("real_answers", [str(path)], 200)
     assert (found["answers"], found["usable"], found["passes_all"]) == (2, 0.5, 0.5)
+
+
+@pytest.mark.slow
+def test_every_task_is_answered_greedily_and_judged(tmp_path: Path) -> None:
+    require_bubblewrap()
+    out = tmp_path / "answers.jsonl"
+    config = str(ROOT / "configs" / "humaneval_qwen_cpu.yaml")
+    model = f"slm.model={ROOT / 'models' / 'textworld-tiny'}"
+    command = [config, "slm", str(out), "--dataset=shipped", model, "slm.sampling.max_tokens=8"]
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.greedy_answers", *command, "slm.dtype=float32"],
+        check=True, timeout=400, cwd=ROOT, env=os.environ | {"R2V_DATA_DIR": ""},
+    )  # fmt: skip
+    assert benchmark("real_answers", [str(out)], 200)["answers"] == len(task_ids("shipped"))
 
 
 def test_a_row_that_is_lost_twice_there_or_another_is_found() -> None:

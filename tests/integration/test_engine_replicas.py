@@ -169,6 +169,8 @@ def test_a_stage_outlives_an_engine_and_keeps_its_runners(
 def test_an_engine_that_hangs_while_it_loads_is_started_again(ray_session: None) -> None:
     cluster = CLUSTER.model_copy(update={"engine_load_deadline_s": 0.5})
     with serving("", cluster, replicas=2) as server:
+        while {version(actor) for actor in server.actors} != {"v1"}:
+            time.sleep(0.1)
         server.load(Checkpoint("load_s=600", "v2"))
         while {version(actor) for actor in server.actors} != {"v2"}:
             time.sleep(0.1)

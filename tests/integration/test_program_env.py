@@ -340,7 +340,7 @@ ask("more")
 def test_sandboxed_tasks_show_the_folder_of_their_list(tmp_path: Path) -> None:
     require_bubblewrap()
     path = tmp_path / "tasks.jsonl"
-    rows = [{"id": name, "command": ["python", "{folder}/agent.py"]} for name in "ab"]
+    rows = [{"id": name, "command": [sys.executable, "{folder}/agent.py"]} for name in "ab"]
     path.write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "agent.py").write_text(f"{CLIENT}\nask('hello')")
     settings = ProgramConfig(tasks=path, sandbox=True)

@@ -81,18 +81,27 @@ def test_no_place_is_part_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             "env.cache": f"{tmp_path}/{name}/cache",
             "env.code.data_dir": f"{tmp_path}/{name}/data",
             "env.program.tasks": f"{tmp_path}/{name}/tasks.jsonl",
+            "env.program.shown": f"[{tmp_path}/{name}/shown]",
             "env.terminal.tasks": f"{tmp_path}/{name}/tasks",
             "env.terminal.root": f"{tmp_path}/{name}/root",
             **{f"{key}.deepspeed.nvme_path": f"{tmp_path}/{name}/nvme" for key in LEARNERS},
+            "router.served": f"{tmp_path}/{name}/log",
             "env.files": f"{{calibration: [{folder}/a.z8, {folder}/b.z8]}}",
         }
 
+    for name in places:
+        games_at(tmp_path / name / "log", part=b"rows").joinpath("part.z8").rename(
+            tmp_path / name / "log" / "part.arrows"
+        )
+    learns = "evaluate.routers=[r2v, logistic_served]"
     assert {*path_keys(RunConfig)} <= {*at("here")}  # a new path is to be decided about
-    config = load_config(DEMO, [f"{key}={value}" for key, value in at("here").items()])
+    config = load_config(DEMO, [learns, *(f"{key}={value}" for key, value in at("here").items())])
     assert str(tmp_path) not in "".join(map(str, keys(config)))
     for key, value in at("there").items():
         moved = load_config(
-            DEMO, [f"{name}={value if name == key else old}" for name, old in at("here").items()]
+            DEMO,
+            [learns]
+            + [f"{name}={value if name == key else old}" for name, old in at("here").items()],
         )
         assert moved != config
         assert keys(moved) == keys(config), key
