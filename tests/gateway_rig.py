@@ -28,7 +28,7 @@ from r2v_dist.serving.gateway import Gateway
 from r2v_dist.serving.log import RequestLog, flushing
 from r2v_dist.serving.observing import Observing
 from r2v_dist.serving.policy import Point, Policy
-from r2v_dist.serving.recovery import remembered
+from r2v_dist.serving.recovery import take_up
 from r2v_dist.serving.server import in_background
 from r2v_dist.serving.sides import EndpointTeacher, Slm
 from r2v_dist.serving.upstream import Upstream
@@ -274,7 +274,7 @@ async def rig(
             gateway.listeners.append(watch.answered)
             log = None
             if folder is not None:
-                gateway.state.restore(remembered(folder, config.state_entries))
+                take_up(folder, gateway, watch)
                 log = RequestLog(folder, gateway)
                 gateway.listeners.append(log.answered)
             observing = Observing(watch, who, log, folder)

@@ -27,7 +27,7 @@ from r2v_dist.serving.gateway import Gateway
 from r2v_dist.serving.log import RequestLog, flushing
 from r2v_dist.serving.observing import Observing
 from r2v_dist.serving.policy import Policy
-from r2v_dist.serving.recovery import remembered
+from r2v_dist.serving.recovery import take_up
 from r2v_dist.serving.watch import Watch
 from r2v_dist.storage.checkpoints import Checkpoint
 from r2v_dist.storage.run_dir import RunDir, open_run
@@ -162,7 +162,7 @@ def application(served: ServedRun, access: Access, calls: Calls) -> "tuple[Starl
     if config.serve.otel:
         gateway.listeners.append(closing.enter_context(_traced(gateway)))
     requests = served.run.root / "gateway" / "requests"
-    log = _logged(requests, gateway, closing) if config.serve.log else None
+    log = _logged(requests, gateway, watch, closing) if config.serve.log else None
     observing = Observing(watch, access, log, requests)
 
     @contextlib.asynccontextmanager
@@ -174,9 +174,11 @@ def application(served: ServedRun, access: Access, calls: Calls) -> "tuple[Starl
     return make_app(app, lifespan, observing.routes), app
 
 
-def _logged(folder: Path, gateway: Gateway, closing: contextlib.ExitStack) -> RequestLog:
-    """The log of a gateway, which takes up the state that earlier gateways logged."""
-    gateway.state.restore(remembered(folder, gateway.config.state_entries))
+def _logged(
+    folder: Path, gateway: Gateway, watch: Watch, closing: contextlib.ExitStack
+) -> RequestLog:
+    """The log of a gateway, which takes up what earlier gateways logged."""
+    take_up(folder, gateway, watch)
     log = RequestLog(folder, gateway)
     gateway.listeners.append(log.answered)
     closing.callback(log.close)

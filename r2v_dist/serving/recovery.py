@@ -5,29 +5,32 @@ them only the columns that make a state.
 
 import math
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from r2v_dist.serving.gateway import Gateway
 from r2v_dist.serving.log import batches_of
 from r2v_dist.serving.state import Answered
+from r2v_dist.serving.watch import Judgeable, Watch
 
 _COLUMNS = (
     *("time", "kind", "status", "state", "actor", "action_ids", "verifier_scores", "score"),
-    "prompt_tokens",
+    *("prompt_tokens", "id", "caller", "conversation"),
 )
 
 
-def remembered(folder: Path, most: int) -> Iterator[tuple[bytes, Answered]]:
-    """The states of the latest `most` answers in a log, the oldest first, as `StateCache.restore`
-    takes them."""
-    for row in _latest(folder, most).to_pylist():
+def take_up(folder: Path, gateway: Gateway, watch: Watch) -> None:
+    """Of the latest answers in a log, as many as a gateway remembers, the oldest first: their
+    states, and that feedback may be about them."""
+    for row in _latest(folder, gateway.config.state_entries).to_pylist():
         ids = None if row["action_ids"] is None else array("i", row["action_ids"])
         best = max(row["verifier_scores"] or [math.nan])
         read = row["prompt_tokens"] or 0
-        yield row["state"], Answered(row["actor"], ids, best, row["score"], read, row["time"])
+        answered = Answered(row["actor"], ids, best, row["score"], read, row["time"])
+        gateway.state.restore([(row["state"], answered)])
+        watch.restore(row["id"], Judgeable(row["caller"], row["state"], row["conversation"]))
 
 
 def _latest(folder: Path, most: int) -> pa.Table:

@@ -4,7 +4,7 @@ is missed openly: the features of a conversation that needs it are then called r
 
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,7 +45,7 @@ class StateCache:
         """Remember an answer; the one that was not used for longest makes room."""
         self._answers[key] = answered
 
-    def restore(self, answers: Iterator[tuple[bytes, Answered]]) -> None:
+    def restore(self, answers: Iterable[tuple[bytes, Answered]]) -> None:
         """Take in what a log kept, the oldest first."""
         for key, answered in answers:
             self.put(key, answered)

@@ -78,6 +78,10 @@ class Watch:
         self._note_alone(begun)
         self._latest.appendleft(_shown(begun))
 
+    def restore(self, answer_id: str, answer: Judgeable) -> None:
+        """Let feedback be about an answer of an earlier gateway."""
+        self._answers[answer_id] = answer
+
     def judged(self, answer_id: str, caller: str, success: bool) -> Judgeable | None:
         """Take feedback in about the conversation that ends with an answer; None where this caller
         was given no such answer."""

@@ -117,6 +117,24 @@ def test_case_44_a_gateway_that_was_restarted_goes_on_where_it_was(
     asyncio.run(case())
 
 
+def test_feedback_may_be_about_an_answer_from_before_a_restart(tmp_path: Path) -> None:
+    async def case() -> None:
+        async with rig(**parts(), folder=tmp_path) as r, httpx.AsyncClient(base_url=r.url) as http:
+            answer = (await post(http, messages=USER)).json()
+            assert r.log is not None
+            r.log.flush()
+        async with rig(**parts(), folder=tmp_path) as r, httpx.AsyncClient(base_url=r.url) as http:
+            judgement = {"id": answer["id"], "success": True}
+            assert (await http.post("/v1/feedback", json=judgement)).status_code == 200
+            assert r.log is not None
+            r.log.flush()
+        told = read_log(tmp_path).to_pylist()
+        assert [row["kind"] for row in told] == ["answer", "feedback"]
+        assert told[0]["state"] == told[1]["state"]
+
+    asyncio.run(case())
+
+
 EXPECTED: dict[str, Any] = {}
 """What the test before, of the same conversation, came to."""
 
