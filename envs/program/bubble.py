@@ -3,7 +3,8 @@
 A program sees /usr, the interpreter with what is installed beside it, and the folders that its task
 names, all read-only; its own folder, which it can write; /tmp, held in memory and limited; and no
 network but the endpoint, on its loopback interface. It has no capabilities and no way to new
-namespaces. Memory and processor time are not limited but by the deadlines.
+namespaces. It has the user of the run, seen from inside as another one. Memory, processor time and
+the size of its folder are limited by the deadlines alone, and no system call is filtered.
 """
 
 import sys
@@ -19,7 +20,10 @@ _RELAY = Path(__file__).parent / "in_sandbox" / "relay.py"
 _RELAY_INSIDE = "/run/r2v/relay.py"
 _SOCKET_INSIDE = "/run/r2v/endpoint"
 _TMP_BYTES = 256 << 20
-_ETC = ("alternatives", "ld.so.cache", "ld.so.conf.d", "ssl", "nsswitch.conf", "passwd", "group")
+_ETC = (
+    *("alternatives", "ld.so.cache", "ld.so.conf.d", "nsswitch.conf", "passwd", "group"),
+    *("ssl/certs", "ssl/openssl.cnf"),
+)
 """What programs and libraries of /usr need of /etc."""
 
 

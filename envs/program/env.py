@@ -8,7 +8,6 @@ the observation, as with every environment.
 
 import json
 import os
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -64,6 +63,7 @@ class ProgramEnv(gymnasium.Env[str, str]):
         self._shown: list[str] = json.loads(shown)
         self._rendezvous: Rendezvous | None = None
         self._program: Kept | None = None
+        self._folder = ""
         self._steps = 0
         self._goal = ""
         self._answered = 0
@@ -113,31 +113,34 @@ class ProgramEnv(gymnasium.Env[str, str]):
     def close(self) -> None:
         """End the program and the endpoint."""
         self._end_program()
-        if self._rendezvous is not None:
-            self._rendezvous.close()
-            self._rendezvous = None
+        self._end_rendezvous()
 
     def _start(self) -> None:
-        if self._rendezvous is None:
-            self._rendezvous = Rendezvous(on_socket=self._sandbox)
-        token = self._rendezvous.begin()
-        port = PORT if self._sandbox else self._rendezvous.port
-        folder = tempfile.mkdtemp(prefix="r2v-program-")
+        base = tempfile.mkdtemp(prefix="r2v-program-")
+        self._folder = os.path.join(base, "work")
+        os.mkdir(self._folder)
+        endpoint = Path(base) / "endpoint" if self._sandbox else None
+        if self._rendezvous is None or endpoint is not None:
+            self._end_rendezvous()
+            self._rendezvous = Rendezvous(endpoint)
+        port = self._rendezvous.port or PORT
         environment = self._environment() | {
             "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1",
-            "OPENAI_API_KEY": token,
+            "OPENAI_API_KEY": self._rendezvous.begin(),
             "NO_PROXY": "127.0.0.1",
             "PYTHONUNBUFFERED": "1",
         }
-        command = self._placed(self._command, folder, self._rendezvous.socket)
-        self._program = Kept(command, folder, environment)
+        command = self._placed(self._command, endpoint)
+        self._program = Kept(command, base, self._folder, environment)
 
     def _environment(self) -> dict[str, str]:
         return {name: os.environ[name] for name in self._passed if name in os.environ}
 
-    def _placed(self, command: list[str], folder: str, endpoint: Path | None) -> list[str]:
+    def _placed(self, command: list[str], endpoint: Path | None) -> list[str]:
         """The command where it is to run."""
-        return sandboxed(command, folder, self._shown, endpoint) if self._sandbox else command
+        if not self._sandbox:
+            return command
+        return sandboxed(command, self._folder, self._shown, endpoint)
 
     def _next(self, limit_s: float) -> Asked | None:
         """The next request; None where the program has ended. Raises TimeoutError."""
@@ -179,17 +182,21 @@ class ProgramEnv(gymnasium.Env[str, str]):
         assert self._program is not None
         if not self._check:
             return self._program.exit_code == 0
-        done = subprocess.run(
-            self._placed(self._check, self._program.folder, None),
-            cwd=self._program.folder,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=self._limits[3],
-            check=False,
+        command = self._placed(self._check, None)
+        check = Kept(
+            command, tempfile.mkdtemp(prefix="r2v-check-"), self._folder, self._environment()
         )
-        return done.returncode == 0
+        try:
+            if not check.ended(self._limits[3]):
+                raise TimeoutError("the check did not end in time (env.program.check_s)")
+            return check.exit_code == 0
+        finally:
+            check.close()
+
+    def _end_rendezvous(self) -> None:
+        if self._rendezvous is not None:
+            self._rendezvous.close()
+            self._rendezvous = None
 
     def _end_program(self) -> None:
         if self._program is not None:

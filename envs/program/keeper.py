@@ -1,9 +1,10 @@
-"""Runs one program: `python -S keeper.py FOLDER COMMAND ...`, with a pipe of its owner as standard
-input. It says the program's exit code on standard output, in a line, when there is one.
+"""Runs one program: `python -S keeper.py BASE FOLDER OUTPUT COMMAND ...`, in a folder, with a
+descriptor for what it prints, and a pipe of its owner as standard input. On standard output it says
+the program's process id and, when there is one, its exit code, a line each.
 
 Invariant: when the pipe ends, because the owner is done or because it is gone, so do all processes
-that the program started, those in sessions of their own too, and then the folder. It starts in a
-moment: what it imports is light.
+that the program started, those in sessions of their own too, and then the folder BASE. It starts in
+a moment: what it imports is light.
 """
 
 import ctypes
@@ -16,24 +17,24 @@ _SUBREAPER = 36
 """prctl's: orphans below this process become its children."""
 
 
-def main(folder: str, command: list[str]) -> None:
+def main(base: str, folder: str, output: int, command: list[str]) -> None:
     """Return when the program, and all that it started, is over."""
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     os.chdir(folder)
-    output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         program = _start(command, output)
     except OSError as error:
         os.write(output, f"it cannot be started: {error}\n".encode())
-        _say(127)
+        _say("0\n127")
     else:
+        _say(str(program))
         ended = os.pidfd_open(program)
         if ended in select.select([0, ended], [], [])[0]:
-            _say(os.waitstatus_to_exitcode(os.waitpid(program, 0)[1]))
+            _say(str(os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])))
     os.read(0, 1)
     _end_all()
     os.chdir("/")
-    _remove(folder)
+    _remove(base)
 
 
 def _start(command: list[str], output: int) -> int:
@@ -41,13 +42,14 @@ def _start(command: list[str], output: int) -> int:
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, output, 1),
         (os.POSIX_SPAWN_DUP2, output, 2),
+        (os.POSIX_SPAWN_CLOSE, output),
     ]
     return os.posix_spawnp(command[0], command, os.environ, file_actions=streams, setsid=True)
 
 
-def _say(code: int) -> None:
+def _say(text: str) -> None:
     try:
-        os.write(1, f"{code}\n".encode())
+        os.write(1, f"{text}\n".encode())
     except BrokenPipeError:  # the owner is gone
         return
 
@@ -65,16 +67,26 @@ def _children() -> list[int]:
         return [int(pid) for pid in file.read().split()]
 
 
-def _remove(folder: str) -> None:
-    os.chmod(folder, 0o700)  # a program may have taken its own rights away
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                _remove(entry.path)
-            else:
-                os.unlink(entry.path)
-    os.rmdir(folder)
+def _remove(base: str) -> None:
+    """Folders are moved up before they are emptied, so that no path is too long."""
+    folders = [base]
+    moved = 0
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.path)
+                    continue
+                os.chmod(entry.path, 0o700)  # a program may have taken its own rights away
+                if folder == base:
+                    folders.append(entry.path)
+                else:
+                    moved += 1
+                    folders.append(f"{base}/{os.getpid()}-{moved}")
+                    os.rename(entry.path, folders[-1])
+    for folder in reversed(folders):
+        os.rmdir(folder)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:])

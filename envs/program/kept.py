@@ -1,15 +1,16 @@
-"""A program, the folder it runs in, and the keeper that ends both when they are given up or this
+"""A program, and the keeper that ends it with all that it started when it is given up or this
 process is gone.
 """
 
 import os
 import select
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-
-from r2v_dist.errors import RuntimeFailure
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 _END_S = 30.0
@@ -19,41 +20,48 @@ _TAIL = 300
 
 
 class Kept:
-    """Starts the command. `folder` is the program's from here on, and deleted after it."""
+    """Starts the command in `folder`. `base` is deleted after it."""
 
-    def __init__(self, command: Sequence[str], folder: str, environment: Mapping[str, str]) -> None:
-        self.folder = folder
-        self._code: int | None = None
+    def __init__(
+        self, command: Sequence[str], base: str, folder: str, environment: Mapping[str, str]
+    ) -> None:
+        self._base = base
+        self._said: list[int] = []
+        """The program's process id and exit code, as far as its keeper has told."""
+        # Held open, because a program may put something else in the place of the file.
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        self._output = os.open(os.path.join(base, "output.txt"), flags, 0o600)
         self._keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_KEEPER), folder, *command],
+            [sys.executable, "-I", "-S", str(_KEEPER), base, folder, str(self._output), *command],
             env=dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            pass_fds=[self._output],
             start_new_session=True,
         )
 
-    def ended(self) -> bool:
-        """Whether the program has ended. Raises RuntimeFailure where its keeper has, which nobody
-        may end but this object.
+    def ended(self, within_s: float = 0.0) -> bool:
+        """Whether the program has ended, or ends in time. Raises RuntimeError where its keeper has,
+        which nobody may end but this object.
         """
         assert self._keeper.stdout is not None
-        if self._code is None and select.select([self._keeper.stdout], [], [], 0)[0]:
+        while len(self._said) < 2 and select.select([self._keeper.stdout], [], [], within_s)[0]:
             said = os.read(self._keeper.stdout.fileno(), 64)
             if not said:
-                raise RuntimeFailure(f"the program's keeper was ended: {self.last_words()}")
-            self._code = int(said)
-        return self._code is not None
+                raise RuntimeError(f"the program ended its keeper: {self.last_words()}")
+            self._said += [int(number) for number in said.split()]
+        return len(self._said) == 2
 
     @property
-    def exit_code(self) -> int | None:
+    def exit_code(self) -> int:
         """Of the program, once it has `ended`; negative for the signal that ended it."""
-        return self._code
+        return self._said[1]
 
     def last_words(self) -> str:
         """The end of what the program printed."""
-        path = Path(self.folder) / "output.txt"
-        said = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        return " ".join(said.split())[-_TAIL:] or "it said nothing"
+        size = os.fstat(self._output).st_size
+        said = os.pread(self._output, 4 * _TAIL, max(0, size - 4 * _TAIL))
+        return " ".join(said.decode(errors="replace").split())[-_TAIL:] or "it said nothing"
 
     def close(self) -> None:
         """End the program and all that it started, and drop its folder."""
@@ -62,3 +70,9 @@ class Kept:
         except subprocess.TimeoutExpired:
             self._keeper.kill()
             self._keeper.wait()
+        os.close(self._output)
+        if self._keeper.returncode:  # what it could not end or remove
+            for program in self._said[:1]:
+                with suppress(ProcessLookupError):
+                    os.killpg(program, signal.SIGKILL)
+            shutil.rmtree(self._base, ignore_errors=True)

@@ -7,10 +7,8 @@ episode learns of it; one with an old token belongs to a program that is over, a
 
 import json
 import secrets
-import shutil
 import socketserver
 import sys
-import tempfile
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +24,8 @@ from r2v_dist.serving.sse import DONE, event
 from r2v_dist.serving.wire import ChatRequest, read_request, too_large
 
 _MOST_BYTES = 64 * 2**20
+_WAITING = 1024
+"""Connections that may wait to be taken."""
 _MODEL = "r2v"
 
 
@@ -40,25 +40,22 @@ class Asked:
 
 
 class Rendezvous:
-    """The endpoint, at a port of loopback or, `on_socket`, at a socket in the file system. `token`
-    is the program's key.
+    """The endpoint, at a port of loopback or at a socket in the file system. `token` is the
+    program's key.
     """
 
-    def __init__(self, on_socket: bool = False) -> None:
+    def __init__(self, at: Path | None = None) -> None:
         self._changed = threading.Condition()
         self._open: Asked | None = None
         self._problem = ""
         self.token = ""
-        self.socket: Path | None = None
-        if on_socket:
-            self.socket = Path(tempfile.mkdtemp(prefix="r2v-endpoint-")) / "socket"
         self.port = 0
         """Where the endpoint is on loopback, if it is there."""
-        if self.socket is None:
+        if at is None:
             self._server: _Server | _SocketServer = _Server(self)
             self.port = self._server.server_port
         else:
-            self._server = _SocketServer(self, self.socket)
+            self._server = _SocketServer(self, at)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -93,8 +90,6 @@ class Rendezvous:
         self._leave()
         self._server.shutdown()
         self._server.server_close()
-        if self.socket is not None:
-            shutil.rmtree(self.socket.parent, ignore_errors=True)
 
     def _leave(self) -> None:
         """Whoever still waits gets no answer any more."""
@@ -104,11 +99,15 @@ class Rendezvous:
         if asked is not None:
             asked.answered.set()
 
+    def admit(self, key: str) -> None:
+        """Raises ApiError for whoever is not the program of this episode."""
+        if not self.token or not secrets.compare_digest(key.encode(), self.token.encode()):
+            raise ApiError(401, "this episode is over", "authentication_error")
+
     def ask(self, raw: bytes, key: str) -> Asked:
         """Open a request of the program. Raises ApiError."""
         with self._changed:
-            if not self.token or not secrets.compare_digest(key, self.token):
-                raise ApiError(401, "this episode is over", "authentication_error")
+            self.admit(key)
             if self._open is not None:
                 self._problem = "the program asked twice at a time; one conversation is played"
                 self._changed.notify_all()
@@ -137,6 +136,7 @@ class _Forgiving:
 
 class _Server(_Forgiving, ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = _WAITING
 
     def __init__(self, rendezvous: Rendezvous) -> None:
         super().__init__(("127.0.0.1", 0), _LoopbackHandler)
@@ -145,6 +145,7 @@ class _Server(_Forgiving, ThreadingHTTPServer):
 
 class _SocketServer(_Forgiving, socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
+    request_queue_size = _WAITING
 
     def __init__(self, rendezvous: Rendezvous, path: Path) -> None:
         super().__init__(str(path), _Handler)
@@ -168,12 +169,14 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if not self.path.endswith("/chat/completions"):
                 raise ApiError(404, f"no such endpoint: {self.path[:100]}", code="not_found")
-            length = int(self.headers.get("content-length") or 0)
-            if length > _MOST_BYTES:
-                raise too_large(_MOST_BYTES / 2**20)
             key = self.headers.get("authorization", "").removeprefix("Bearer ").strip()
-            asked = self.server.rendezvous.ask(_as_ours(self.rfile.read(length)), key)
+            self.server.rendezvous.admit(key)
+            length = self.headers.get("content-length") or "0"
+            if not (length.isascii() and length.isdigit()) or int(length) > _MOST_BYTES:
+                raise too_large(_MOST_BYTES / 2**20)
+            asked = self.server.rendezvous.ask(_as_ours(self.rfile.read(int(length))), key)
         except ApiError as error:
+            self.close_connection = True  # its body may not have been read
             self._send(error.status, error.body)
             return
         asked.answered.wait()

@@ -269,7 +269,7 @@ ask(os.getcwd())
         time.sleep(0.05)
     env.close()
     assert not runs("sleep 98765.4321")
-    assert not Path(folder).exists()
+    assert not Path(folder).parent.exists()
 
 
 def test_a_program_ends_with_the_process_that_plays_it() -> None:
@@ -335,6 +335,110 @@ ask("more")
         True,
     ]
     assert episode.stop_reason is StopReason.WON
+
+
+@pytest.mark.parametrize("sandbox", [True, False])
+def test_what_a_program_puts_in_the_place_of_its_output_is_not_read(
+    tmp_path: Path, sandbox: bool
+) -> None:
+    require_bubblewrap()
+    secret = tmp_path / "secret"
+    secret.write_text("the secret")
+    code = f"""
+import os
+print("before" + 400_000 * "x" + " after", flush=True)
+for place in ("output.txt", "../output.txt"):
+    try:
+        os.unlink(place)
+    except OSError:
+        pass
+    try:
+        os.symlink({str(secret)!r}, place)
+    except OSError:
+        pass
+raise SystemExit(1)
+"""
+    env = ProgramEnv(json.dumps([sys.executable, "-c", code]), sandbox=sandbox)
+    with pytest.raises(RuntimeError, match=r"xxx after$"):
+        env.reset()
+    env.close()
+
+
+def test_a_program_cannot_outlive_its_keeper() -> None:
+    code = f"""{CLIENT}
+import signal
+ask(f"{{os.getcwd()}} {{os.getpid()}}")
+os.kill(os.getppid(), signal.SIGKILL)
+ask("alive")
+import time; time.sleep(600)
+"""
+    env = ProgramEnv(json.dumps([sys.executable, "-c", code]))
+    told, _ = env.reset()
+    folder, pid = told.split()
+    env.step("go on")
+    with pytest.raises(RuntimeError, match="ended its keeper"):
+        env.step("go on")
+    env.close()
+    assert gone(Path("/proc") / pid)
+    assert gone(Path(folder).parent)
+
+
+def test_what_a_check_started_ends_with_it() -> None:
+    started = "import subprocess as s; s.Popen(['sleep', '98765.7777'], start_new_session=True)"
+    check = json.dumps([sys.executable, "-c", started])
+    [episode] = played(program(sys.executable, "-c", f"{CLIENT}\nask('x')", check=check), None)
+    assert episode.success
+    assert not runs("sleep 98765.7777")
+
+
+def test_a_tree_that_is_deeper_than_a_path_is_removed() -> None:
+    code = f"""{CLIENT}
+home = os.getcwd()
+for _ in range(60):
+    os.mkdir(200 * "d")
+    os.chdir(200 * "d")
+ask(home)
+"""
+    env = ProgramEnv(json.dumps([sys.executable, "-c", code]))
+    folder, _ = env.reset()
+    env.close()
+    assert not Path(folder).parent.exists()
+
+
+@pytest.mark.parametrize("sandbox", [True, False])
+def test_many_connections_are_answered_and_one_that_said_all_is_too(sandbox: bool) -> None:
+    require_bubblewrap()
+    code = f"""{CLIENT}
+import socket, threading, urllib.parse
+where = urllib.parse.urlparse(os.environ["OPENAI_BASE_URL"])
+def models(_=None):
+    with socket.create_connection((where.hostname, where.port), 20) as one:
+        one.sendall(b"GET /v1/models HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+        one.shutdown(socket.SHUT_WR)
+        said = b"".join(iter(lambda: one.recv(4096), b""))
+    answers.append(said.startswith(b"HTTP/1.1 200"))
+answers = []
+threads = [threading.Thread(target=models) for _ in range(60)]
+[t.start() for t in threads]; [t.join() for t in threads]
+ask(f"{{sum(answers)}} of {{len(answers)}}")
+"""
+    env = ProgramEnv(json.dumps([sys.executable, "-c", code]), sandbox=sandbox)
+    assert env.reset()[0] == "60 of 60"
+    env.close()
+
+
+@pytest.mark.parametrize("length", ["-1", "1e3", str(2**40)])
+def test_a_body_without_a_sensible_length_is_not_read(length: str) -> None:
+    rendezvous = Rendezvous()
+    token = rendezvous.begin()
+    try:
+        for key, status in ((token, b"413"), ("other", b"401")):
+            with socket.create_connection(("127.0.0.1", rendezvous.port), 10) as one:
+                head = f"POST /v1/chat/completions HTTP/1.1\r\nAuthorization: Bearer {key}\r\n"
+                one.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode())
+                assert one.recv(100).split()[1] == status
+    finally:
+        rendezvous.close()
 
 
 def test_sandboxed_tasks_show_the_folder_of_their_list(tmp_path: Path) -> None:
