@@ -82,6 +82,10 @@ def test_what_is_too_deep_for_a_path_is_removed_and_never_half_copied(
     assert said(env, DEEP, count).startswith("201\n")
     assert said(env, count).startswith("0\n")
     assert said(env, DEEP, f"{count}; echo again").startswith("201\n")
+    apart = DEEP.replace("/app", "/dev/shm")
+    assert apart != DEEP
+    assert said(env, apart, "ls /dev/shm | wc -l").startswith("1\n")
+    assert said(env, "ls /dev/shm | wc -l").startswith("0\n")
     nested = f"mkdir -p /app/{'e/' * 1100}"
     assert said(env, nested, "ls -d /app/e").startswith("/app/e\n")
     assert said(env, nested, "ls -d /app/e; echo again").startswith("/app/e\n")

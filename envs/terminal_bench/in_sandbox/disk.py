@@ -64,7 +64,9 @@ class Disk:
                     posix.unlink(path)
             except OSError:  # a folder in which something is mounted, or too deep
                 if too_long(path):
-                    posix.rename(path, f"/{time.monotonic_ns()}")
+                    # To the top of its own file system: nothing moves between two.
+                    top = "/dev/shm" if path.startswith("/dev/shm/") else ""
+                    posix.rename(path, f"{top}/{time.monotonic_ns()}")
                     moved = True
         return moved
 
