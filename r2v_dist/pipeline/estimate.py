@@ -38,7 +38,9 @@ def estimate(root: Path, logs: Sequence[Path], threshold: float | None = None) -
         if threshold is not None:
             raise
         return LogReport(traffic, (), prices, str(error))
-    asked = found.thresholds if threshold is None else sorted({found.named(threshold), traffic.now})
+    asked = found.thresholds
+    if threshold is not None:  # nobody may have been judged yet at the one that is served now
+        asked = sorted({found.named(threshold), *({traffic.now} & set(asked))})
     rows = [found.at(one) for one in asked]
     return LogReport(traffic, rows, prices)
 

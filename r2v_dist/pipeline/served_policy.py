@@ -83,12 +83,30 @@ def _exploration(config: RunConfig, validated: Manifest) -> Exploration | None:
             f"serve.explore.rate = {wanted.rate:g}: {router} does not compare a score with a "
             f"threshold at every step; set serve.explore.rate=0"
         )
+    _refuse_unread(config, router)
     thresholds = wanted.thresholds or tuple(validated.results["thresholds"].get(router, ()))
     if not thresholds:
         raise UsageError(
             f"serve.explore.thresholds: validation played no threshold of {router}; name some"
         )
     return Exploration(wanted.rate, tuple(sorted(set(thresholds))), wanted.seed)
+
+
+def _refuse_unread(config: RunConfig, router: str) -> None:
+    """Raises UsageError for an exploration that no estimate could use."""
+    serve = config.serve
+    given = f"serve.explore.rate = {serve.explore.rate:g}"
+    if serve.shadow:
+        raise UsageError(
+            f"{given}: with serve.shadow = {serve.shadow} the router is only watched, so nothing is "
+            f"learned from other thresholds; set serve.explore.rate=0 or serve.shadow=null"
+        )
+    held = hysteresis_of(config).get(router)
+    if held is not None and held.cold_token_price:
+        raise UsageError(
+            f"{given}: with router.hysteresis.cold_token_price = {held.cold_token_price:g} the "
+            f"lengths of prompts decide too, so no propensity is known; set one of them to 0"
+        )
 
 
 def training_drift(run: RunDir, config: RunConfig, router: str) -> FeatureDrift | None:

@@ -43,10 +43,19 @@ class Budgets:
         for limit in _counted(limits):
             self._used[limit.name] = self.used(limit.name) + 1
 
+    def restore(self, name: str) -> None:
+        """Count a call that an earlier gateway made."""
+        self._used[name] = self.used(name) + 1
+
     def give_back(self, limits: Sequence[Limit]) -> None:
         """Return the units of a call that was certainly not made."""
         for limit in _counted(limits):
             self._used[limit.name] = max(0, self.used(limit.name) - 1)
+
+
+def conversation_limit(caller: str, session: str) -> str:
+    """The name of the limit of a conversation that its caller names."""
+    return f"conversation:{caller}:{session}"
 
 
 def _counted(limits: Sequence[Limit]) -> list[Limit]:

@@ -17,7 +17,7 @@ from r2v_dist.router.policies import Router
 from r2v_dist.serving import teacher_reply, telling
 from r2v_dist.serving.answers import Completion, Decode, completion_of, sending_order
 from r2v_dist.serving.begun import Begun, Caller
-from r2v_dist.serving.budget import Budgets, Limit
+from r2v_dist.serving.budget import Budgets, Limit, conversation_limit
 from r2v_dist.serving.controls import SESSION_HEADERS
 from r2v_dist.serving.conversation import Conversation, client_system, read_conversation, turn_of
 from r2v_dist.serving.errors import ApiError
@@ -254,7 +254,7 @@ class Gateway:
         if given:
             most = asked if caller.admin and asked is not None else min(given)
             if session:
-                limits.append(Limit(f"conversation:{caller.name}:{session}", most))
+                limits.append(Limit(conversation_limit(caller.name, session), most))
             else:
                 limits.append(Limit("", most, conversation.escalations))
         if config.max_teacher_calls_per_key is not None:

@@ -170,13 +170,14 @@ def read_log(folder: Path) -> pa.Table:
 
 
 def batches_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The batches of a file up to where it was cut off, with these columns (None for all)."""
+    """The batches of a file up to where it was cut off, with those of these columns that
+    it has (None for all)."""
     try:
         with pa.memory_map(str(path)) as file:
             chosen = None
             if columns is not None:
                 schema = ipc.open_stream(file).schema
-                chosen = [schema.get_field_index(name) for name in columns]
+                chosen = [schema.get_field_index(name) for name in columns if name in schema.names]
                 file.seek(0)
             options = ipc.IpcReadOptions(included_fields=chosen)
             reader = ipc.open_stream(file, options=options)

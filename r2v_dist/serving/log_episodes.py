@@ -49,7 +49,7 @@ def _path(answers: dict[bytes, dict[str, Any]], state: bytes) -> list[dict[str, 
 
 def _episode(path: list[dict[str, Any]], verdict: dict[str, Any]) -> Episode:
     first, last = path[0], path[-1]
-    arm = Arm(first["router"], first["threshold"], first["policy"], first["teacher"], 0)
+    arm = Arm(*_played(path), first["policy"], first["teacher"], 0)
     key = EpisodeKey(STAGE, "", first["conversation"].hex(), None, arm.id, 0, last["state"].hex())
     reason = StopReason.WON if verdict["success"] else StopReason.LOST
     return Episode(
@@ -63,6 +63,15 @@ def _episode(path: list[dict[str, Any]], verdict: dict[str, Any]) -> Episode:
         final_observation="",
         detail=verdict["comment"] or "",
     )
+
+
+def _played(path: list[dict[str, Any]]) -> tuple[str, float | None]:
+    """The router that was followed, and its threshold; where the gateway's was only watched, the
+    side that answered is one."""
+    watched = next((row for row in path if row["reason"] == "shadow"), None)
+    if watched is not None:
+        return f"{watched['actor']}_only", None
+    return path[0]["router"], path[0]["threshold"]
 
 
 def _steps(path: list[dict[str, Any]]) -> Iterator[Step]:

@@ -23,10 +23,24 @@ from r2v_dist.serving.log_episodes import judged_paths
 
 Row = Mapping[str, Any]
 CUT = "in which a budget, an outage or a candidate that cannot be sent decided"
+WATCHED = "in which the router was only watched (serve.shadow)"
+PRICED = "whose hysteresis prices cold tokens, so that the lengths of prompts decided too"
+LATER = "that are judged at a later answer too, which counts"
 _WHO = ["router_version", "policy", "teacher"]
 _COLUMNS = [
     *_WHO,
-    *("kind", "status", "state", "previous", "success", "actor", "score", "risk", "exact"),
+    *(
+        "kind",
+        "status",
+        "state",
+        "previous",
+        "success",
+        "actor",
+        "reason",
+        "score",
+        "risk",
+        "exact",
+    ),
     *("drawn_by", "design", "propensity"),
 ]
 
@@ -75,9 +89,11 @@ def logged_traffic(
     used = []
     left_out = Counter[str]()
     risk_test = RiskTest()
-    for path, verdict in judged_paths(table.select(columns)):
+    judged = list(judged_paths(table.select(columns)))
+    inner = {row["state"] for path, _ in judged for row in path[:-1]}
+    for path, verdict in judged:
         success = bool(verdict["success"])
-        problem = _elsewhere(path, latest)
+        problem = LATER if path[-1]["state"] in inner else _elsewhere(path, latest)
         if not problem:
             _bet(risk_test, path, success)
             problem = _problem(path, hysteresis)
@@ -136,13 +152,20 @@ def _problem(path: Sequence[Row], hysteresis: Hysteresis | None) -> str:
     if any(not row["exact"] for row in path):
         return "with rebuilt features"
     if any(row["propensity"] is None for row in path):
-        return CUT
+        return _unknown(path, hysteresis)
     if any(row["design"] != path[0]["design"] for row in path):
         return "in which serve.explore or the operating point changed"
     one = _conversation(path, True)
     if not math.isclose(one.propensity, one.design.chance_of(one.scores, one.actors, hysteresis)):
         return "held by another hysteresis than the run's"
     return ""
+
+
+def _unknown(path: Sequence[Row], hysteresis: Hysteresis | None) -> str:
+    """Why the propensity of a step is not known."""
+    if any(row["reason"] == "shadow" for row in path):
+        return WATCHED
+    return PRICED if hysteresis is not None and hysteresis.cold_token_price else CUT
 
 
 def _conversation(path: Sequence[Row], success: bool) -> LoggedConversation:

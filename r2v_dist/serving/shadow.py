@@ -13,6 +13,7 @@ from r2v_dist.agent.step import StepDecision, chosen_index, decide
 from r2v_dist.language_model import Answer, ContextLimitReached
 from r2v_dist.router.policies import Router
 from r2v_dist.router.step_context import StepContext
+from r2v_dist.serving.errors import busy
 from r2v_dist.serving.step import ALONE, ASKED, Noting, ServedStep, SlmDown, StepOutcome, take
 
 
@@ -55,6 +56,8 @@ async def take_watched(
         if teaching is not None:
             await teaching
         outcome = await take(step, ASKED if side == "teacher" else ALONE, context, fallback, True)
+        if outcome.decision.actor == "slm" and outcome.decision.chosen is None:
+            raise busy("the SLM, which answers alone, has no action that can be sent", "no_action")
     except BaseException:
         _leave(step, teaching)
         raise

@@ -7,11 +7,12 @@ teacher; so the candidate that acts in the teacher's place is at hand.
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from r2v_dist.agent.step import StepDecision, decide
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, warn
 from r2v_dist.language_model import Answer, Candidate, ContextLimitReached
 from r2v_dist.router.policies import Constant, Decision, Router
 from r2v_dist.router.step_context import StepContext
@@ -26,7 +27,7 @@ from r2v_dist.serving.wire import ChatRequest
 ALONE = Constant(escalate=False)
 ASKED = Constant(escalate=True)
 
-
+T = TypeVar("T")
 _CALLED = {"slm": "SLM", "verifier": "verifier"}
 
 
@@ -45,7 +46,7 @@ class _DryRun(Exception):
 
 
 class SlmDown(Exception):
-    """The SLM or its verifier gave no answer in time."""
+    """The SLM or its verifier failed, or gave no answer in time."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class ServedStep:
         """The SLM's candidates; those that break the rules of the request's tools are left out."""
         if self.proposal is None:
             asked = self._slm.request(self._chat, self._conversation)
-            answer = await self._timed(self._slm.model.sample(asked), "slm")
+            answer = await self._timed(lambda: self._slm.model.sample(asked), "slm")
             usable = tuple(c for c in answer.candidates if eligible(c, self._chat))
             self.unparsable = len(answer.candidates) - len(usable)
             generated = answer.sampled_tokens
@@ -134,9 +135,11 @@ class ServedStep:
         if verifier is None:
             return ()
         if self.scores is None:
-            conversation = self._conversation
-            scoring = verifier.score(conversation.history, conversation.heard, proposal.candidates)
-            self.scores = await self._timed(scoring, "verifier")
+            history, heard = self._conversation.history, self._conversation.heard
+            candidates = proposal.candidates
+            self.scores = await self._timed(
+                lambda: verifier.score(history, heard, candidates), "verifier"
+            )
         return self.scores
 
     async def teach(self) -> Answer:
@@ -172,17 +175,24 @@ class ServedStep:
         self.reply = told
         return Answer((Candidate("(see the reply)"),), self._teacher.version)
 
-    async def _timed(self, asked, who: str):  # type: ignore[no-untyped-def]
+    async def _timed(self, ask: Callable[[], Awaitable[T]], who: str) -> T:
+        """Raises SlmDown, and ContextLimitReached."""
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await asked
+                return await ask()
         except TimeoutError:
             raise SlmDown(
                 f"the {_CALLED[who]} did not answer within {self._deadline_s:g} s"
             ) from None
         except RuntimeFailure as error:
             raise SlmDown(f"the {_CALLED[who]} failed: {error}") from None
+        except ContextLimitReached:
+            raise
+        except Exception as error:  # a boundary: whatever it is, the teacher can answer
+            said = " ".join(str(error).split())[:200]
+            warn(f"the {_CALLED[who]} failed: {type(error).__name__}: {said}")
+            raise SlmDown(f"the {_CALLED[who]} failed; the gateway's log says more") from None
         finally:
             self.waits.append(Wait(who, started, time.perf_counter()))
 

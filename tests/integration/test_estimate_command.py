@@ -9,11 +9,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from r2v_dist.cli.main import main
 from r2v_dist.router.exploration import Exploration
-from tests.integration.serving.test_learning import EXPLORING, played
+from tests.gateway_rig import USER, rig
+from tests.integration.serving.test_learning import EXPLORING, parts, played
 from tests.runs import ROOT
 
 
@@ -40,6 +42,28 @@ def test_thresholds_and_advice(
     assert 0 <= row["success_ci"][0] <= row["success"] <= row["success_ci"][1] <= 1
     assert told["psi"] == {}  # of fewer than 500 steps nothing is told
     assert told["router_version"] == "r-1"
+
+
+def test_a_threshold_is_estimated_though_none_was_judged_at_the_one_that_is_served(
+    simulated_run: Path, log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = replace(EXPLORING.points["selected"], threshold=0.33)
+    policy = replace(EXPLORING, points={"selected": moved}, exploration=None, _watched={})
+
+    async def unjudged() -> None:
+        async with rig(**parts(policy), folder=tmp_path) as r:
+            async with httpx.AsyncClient(base_url=r.url, timeout=20) as http:
+                body = {"model": "r2v", "messages": USER}
+                assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+            assert r.log is not None
+            r.log.flush()
+
+    asyncio.run(unjudged())
+    logs = [str(log), str(tmp_path)]
+    main(["estimate", str(simulated_run), *logs, "--threshold", "0.75", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["threshold"] == 0.33
+    assert [row["threshold"] for row in told["thresholds"]] == [0.75]
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,11 @@ async def left_alone(url: str, teacher: StubTeacher) -> None:
         ([], "slm.backend = simulated"),
         (["serve.operating_point=best"], "serve.operating_point = best"),
         (["serve.router=oracle"], "serve.router = oracle"),
+        (["serve.explore.rate=0.1", "serve.shadow=slm"], "serve.explore.rate = 0.1: with serve.sh"),
+        (
+            ["serve.explore.rate=0.1", "router.hysteresis={cold_token_price: 0.01}"],
+            "serve.explore.rate = 0.1: with router.hysteresis.cold_token_price = 0.01",
+        ),
         (["serve.operating_pont=best"], "did you mean operating_point"),
     ],
 )

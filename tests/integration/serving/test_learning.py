@@ -16,8 +16,9 @@ import pytest
 from r2v_dist.evaluation.off_policy import LEAST, OffPolicy
 from r2v_dist.evaluation.operating_points import Prices
 from r2v_dist.router.exploration import Exploration, agrees
+from r2v_dist.router.switching import Hysteresis
 from r2v_dist.serving.log import SCHEMA, read_log
-from r2v_dist.serving.log_traffic import LoggedTraffic, logged_traffic
+from r2v_dist.serving.log_traffic import LATER, PRICED, WATCHED, LoggedTraffic, logged_traffic
 from r2v_dist.serving.policy import Policy
 from tests.gateway_rig import USER, ScriptedSlm, ScriptedVerifier, StubTeacher, rig
 from tests.integration.serving.test_equality import (
@@ -174,6 +175,34 @@ def test_what_chance_did_not_decide_is_left_out_and_counted(tmp_path: Path) -> N
     traffic = read(tmp_path)
     assert len(traffic.conversations) == sum(known[:6])
     assert traffic.left_out["at an operating point or on a side that the caller chose"] == 3
+
+
+def test_a_conversation_that_is_judged_at_several_answers_is_one(tmp_path: Path) -> None:
+    async def case() -> None:
+        async with (
+            rig(**parts(POLICY), folder=tmp_path) as r,
+            httpx.AsyncClient(base_url=r.url, timeout=30) as http,
+        ):
+            for step in await through_the_gateway(http, 0, "selected"):
+                await judge(http, step.id, False)
+            assert r.log is not None
+            r.log.flush()
+
+    asyncio.run(case())
+    traffic = read(tmp_path)
+    [whole] = traffic.conversations
+    assert len(whole.actors) == traffic.answers > 1
+    assert traffic.left_out == {LATER: traffic.answers - 1}
+
+
+def test_what_only_watched_or_weighed_prompts_is_named(tmp_path: Path) -> None:
+    asyncio.run(played(POLICY, tmp_path / "watched", range(2), shadow="slm"))
+    assert read(tmp_path / "watched").left_out == {WATCHED: 2}
+    held = {"r2v": Hysteresis(cold_token_price=1e-6)}
+    priced = replace(EXPLORING, models=replace(EXPLORING.models, hysteresis=held), _watched={})
+    asyncio.run(played(priced, tmp_path / "priced", range(2)))
+    log = read_log(tmp_path / "priced")
+    assert logged_traffic(log, lambda _: None, held).left_out == {PRICED: 2}
 
 
 def test_without_exploration_nothing_is_drawn_and_the_served_threshold_is_certain(

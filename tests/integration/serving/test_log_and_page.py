@@ -1,6 +1,7 @@
 """What the gateway leaves behind: the request log, state after a restart, metrics, status, page."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.serving.access import Access
 from r2v_dist.serving.drift import WINDOW, FeatureDrift, RiskTest
 from r2v_dist.serving.log import read_log
-from tests.gateway_rig import KEY, USER, Rig, ScriptedSlm, ScriptedVerifier, StubTeacher, rig
+from tests.gateway_rig import (
+    KEY,
+    USER,
+    Rig,
+    ScriptedSlm,
+    ScriptedVerifier,
+    StubTeacher,
+    entropy_policy,
+    rig,
+)
 from tests.integration.serving.test_equality import (
     MAX_STEPS,
     MODEL,
@@ -113,6 +123,64 @@ def test_case_44_a_gateway_that_was_restarted_goes_on_where_it_was(
         assert [one["features"] for one in told] == ["exact"] * 6
         EXPECTED.setdefault("told", [(one["route"], one["score"]) for one in told])
         assert EXPECTED["told"] == [(one["route"], one["score"]) for one in told]
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize("other", ["", "slm", "router"])
+def test_a_restart_takes_nothing_of_another_slm_or_router_for_its_own(
+    tmp_path: Path, other: str
+) -> None:
+    """A later answer's propensity takes the scores of the earlier ones; ids are an SLM's own."""
+
+    async def step(r: Rig, messages: list[dict[str, Any]]) -> dict[str, Any]:
+        async with httpx.AsyncClient(base_url=r.url) as http:
+            answer = (await post(http, messages=messages)).json()
+        assert r.log is not None
+        r.log.flush()
+        messages += [answer["choices"][0]["message"], {"role": "user", "content": "next"}]
+        told: dict[str, Any] = answer["r2v"]
+        return told
+
+    async def case() -> None:
+        never = replace(POLICY.points["selected"], threshold=1e9)
+        policy = replace(POLICY, points={"selected": never}, _watched={})
+        messages = list(USER)
+        async with rig(**parts() | {"policy": policy}, folder=tmp_path) as r:
+            if other == "slm":
+                r.gateway.slm = replace(r.gateway.slm, version="slm-0")
+            assert (await step(r, messages))["route"] == "slm"
+        if other == "router":
+            policy = replace(policy, version="r-2", _watched={})
+        async with rig(**parts() | {"policy": policy}, folder=tmp_path) as r:
+            told = await step(r, messages)
+            [turn] = r.slm.requests[-1].history
+        assert told["features"] == ("rebuilt" if other == "slm" else "exact")
+        assert (turn.action_ids is None) == (other == "slm")
+        first, second = read_log(tmp_path).to_pylist()
+        assert first["propensity"] == 1
+        assert (second["propensity"] is None) == bool(other)
+
+    asyncio.run(case())
+
+
+def test_the_teacher_calls_of_a_named_conversation_outlast_a_restart(tmp_path: Path) -> None:
+    async def case() -> None:
+        reasons = []
+        policy = entropy_policy(-1e9)
+        for asked in ("aab", "aabb"):  # the names of conversations
+            async with (
+                rig(policy=policy, folder=tmp_path, max_teacher_calls=2) as r,
+                httpx.AsyncClient(base_url=r.url) as http,
+            ):
+                for name in asked:
+                    session = {"x-r2v-session": name}
+                    body = {"model": "r2v", "messages": USER}
+                    answer = await http.post("/v1/chat/completions", json=body, headers=session)
+                    reasons.append(answer.headers["x-r2v-reason"])
+                assert r.log is not None
+                r.log.flush()
+        assert reasons == ["router"] * 3 + ["budget", "budget", "router", "budget"]
 
     asyncio.run(case())
 

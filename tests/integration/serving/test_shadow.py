@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow.ipc as ipc
 import pytest
 
-from r2v_dist.errors import RuntimeFailure
+from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.serving.log import read_log
 from tests.gateway_rig import USER, Rig, ScriptedSlm, ScriptedVerifier, StubTeacher, rig
 from tests.integration.serving.test_equality import MAX_STEPS, POLICY, proposals, taught
@@ -106,15 +107,76 @@ def test_what_was_asked_for_by_name_is_not_shadowed() -> None:
     asyncio.run(case())
 
 
+class BrokenVerifier(ScriptedVerifier):
+    async def score(self, history: Any, user: Any, candidates: Any) -> tuple[float, ...]:
+        raise ValueError("not a number")
+
+
+FAILING: list[dict[str, Any]] = [
+    {"slm": ScriptedSlm(fail=RuntimeFailure("gone"))},
+    {"slm": ScriptedSlm(fail=UsageError("slm.model = x: HTTP 404"))},
+    {"slm": ScriptedSlm(fail=KeyError("choices"))},
+    {"verifier": BrokenVerifier()},
+]
+
+
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_slm_that_fails_fails_no_answer(stream: bool) -> None:
+@pytest.mark.parametrize("failing", FAILING)
+def test_an_slm_that_fails_fails_no_answer(failing: dict[str, Any], stream: bool) -> None:
     async def case() -> None:
-        slm = ScriptedSlm(fail=RuntimeFailure("gone"))
-        async with rig(**parts(slm=slm), shadow="teacher") as r:
+        async with rig(**parts(**failing), shadow="teacher") as r:
             response = await post(r, stream=stream)
             assert response.status_code == 200
             assert response.headers["x-r2v-reason"] == "shadow"
             assert response.headers["x-r2v-would"] == "teacher"
+            if not stream:
+                assert response.json()["r2v"]["score"] is None
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize("failing", FAILING)
+def test_an_slm_that_fails_is_stood_in_for_where_the_router_decides(
+    failing: dict[str, Any],
+) -> None:
+    async def case() -> None:
+        async with rig(**parts(**failing)) as r:
+            response = await post(r)
+            assert response.status_code == 200
+            assert response.headers["x-r2v-route"] == "teacher"
+            assert response.headers["x-r2v-reason"] == "slm_unavailable"
+        async with rig(**parts(**failing), shadow="slm") as r:
+            alone = await post(r)
+            assert (alone.status_code, alone.json()["error"]["code"]) == (503, "slm_unavailable")
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_slm_that_answers_alone_and_has_no_action_is_no_mistake_of_the_caller(
+    stream: bool,
+) -> None:
+    async def case() -> None:
+        async with rig(**parts(slm=ScriptedSlm(texts=())), shadow="slm") as r:
+            response = await post(r, stream=stream)
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "no_action")
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize("side", ["slm", "teacher"])
+def test_rollouts_are_of_the_side_that_answered(tmp_path: Path, side: str) -> None:
+    async def case() -> None:
+        async with (
+            rig(**parts(), shadow=side, folder=tmp_path) as r,
+            httpx.AsyncClient(base_url=r.url, timeout=20) as http,
+        ):
+            told = {"id": (await post(r)).json()["id"], "success": True}
+            assert (await http.post("/v1/feedback", json=told)).status_code == 200
+            answer = await http.get("/v1/log", params={"form": "rollouts"})
+            [row] = ipc.open_stream(answer.content).read_all().to_pylist()
+            assert (row["router"], row["threshold"]) == (f"{side}_only", None)
+            assert row["actor"] == side
 
     asyncio.run(case())
 
