@@ -265,7 +265,7 @@ def test_case_72_keys() -> None:
             one = {"authorization": "Bearer key-one"}
             admin = {"authorization": "Bearer key-admin"}
             assert (await post(r, one)).status_code == 200
-            async with httpx.AsyncClient(base_url=r.url) as http:
+            async with httpx.AsyncClient(base_url=r.url, timeout=60) as http:
                 assert (await http.get("/v1/models")).status_code == 401
                 assert (await http.get("/health")).status_code == 200
             # Case 51: what a caller without the right may not do.

@@ -100,7 +100,7 @@ def test_case_44_a_gateway_that_was_restarted_goes_on_where_it_was(
         told = []
         folder = tmp_path
         async with rig(**parts(), folder=folder) as r:
-            async with httpx.AsyncClient(base_url=r.url) as http:
+            async with httpx.AsyncClient(base_url=r.url, timeout=60) as http:
                 for step in range(6):
                     if restarts and step == 3:
                         break
@@ -113,7 +113,7 @@ def test_case_44_a_gateway_that_was_restarted_goes_on_where_it_was(
         if restarts:  # the first gateway's file was never ended, as after kill -9
             async with (
                 rig(**parts(), folder=folder) as r,
-                httpx.AsyncClient(base_url=r.url) as http,
+                httpx.AsyncClient(base_url=r.url, timeout=60) as http,
             ):
                 for step in range(3, 6):
                     answer = (await post(http, messages=messages)).json()
@@ -134,7 +134,7 @@ def test_a_restart_takes_nothing_of_another_slm_or_router_for_its_own(
     """A later answer's propensity takes the scores of the earlier ones; ids are an SLM's own."""
 
     async def step(r: Rig, messages: list[dict[str, Any]]) -> dict[str, Any]:
-        async with httpx.AsyncClient(base_url=r.url) as http:
+        async with httpx.AsyncClient(base_url=r.url, timeout=60) as http:
             answer = (await post(http, messages=messages)).json()
         assert r.log is not None
         r.log.flush()
@@ -171,7 +171,7 @@ def test_the_teacher_calls_of_a_named_conversation_outlast_a_restart(tmp_path: P
         for asked in ("aab", "aabb"):  # the names of conversations
             async with (
                 rig(policy=policy, folder=tmp_path, max_teacher_calls=2) as r,
-                httpx.AsyncClient(base_url=r.url) as http,
+                httpx.AsyncClient(base_url=r.url, timeout=60) as http,
             ):
                 for name in asked:
                     session = {"x-r2v-session": name}
@@ -187,11 +187,17 @@ def test_the_teacher_calls_of_a_named_conversation_outlast_a_restart(tmp_path: P
 
 def test_feedback_may_be_about_an_answer_from_before_a_restart(tmp_path: Path) -> None:
     async def case() -> None:
-        async with rig(**parts(), folder=tmp_path) as r, httpx.AsyncClient(base_url=r.url) as http:
+        async with (
+            rig(**parts(), folder=tmp_path) as r,
+            httpx.AsyncClient(base_url=r.url, timeout=60) as http,
+        ):
             answer = (await post(http, messages=USER)).json()
             assert r.log is not None
             r.log.flush()
-        async with rig(**parts(), folder=tmp_path) as r, httpx.AsyncClient(base_url=r.url) as http:
+        async with (
+            rig(**parts(), folder=tmp_path) as r,
+            httpx.AsyncClient(base_url=r.url, timeout=60) as http,
+        ):
             judgement = {"id": answer["id"], "success": True}
             assert (await http.post("/v1/feedback", json=judgement)).status_code == 200
             assert r.log is not None
@@ -209,7 +215,10 @@ EXPECTED: dict[str, Any] = {}
 
 def test_a_file_that_was_cut_off_is_read_up_to_there(tmp_path: Path) -> None:
     async def case() -> None:
-        async with rig(**parts(), folder=tmp_path) as r, httpx.AsyncClient(base_url=r.url) as http:
+        async with (
+            rig(**parts(), folder=tmp_path) as r,
+            httpx.AsyncClient(base_url=r.url, timeout=60) as http,
+        ):
             for seed in range(3):
                 await post(http, seed=seed)
                 assert r.log is not None
@@ -224,7 +233,10 @@ def test_a_file_that_was_cut_off_is_read_up_to_there(tmp_path: Path) -> None:
 
 def test_case_55_costs_and_tokens_add_up(tmp_path: Path) -> None:
     async def case() -> None:
-        async with rig(**parts(), folder=tmp_path) as r, httpx.AsyncClient(base_url=r.url) as http:
+        async with (
+            rig(**parts(), folder=tmp_path) as r,
+            httpx.AsyncClient(base_url=r.url, timeout=60) as http,
+        ):
             for model in ("r2v-slm", "r2v-teacher", "r2v@selected", "r2v@budget"):
                 await post(http, model=model)
                 await http.post(
@@ -260,7 +272,7 @@ def test_cases_56_73_counters_move_and_hold_no_secret(tmp_path: Path) -> None:
                 metrics = (await http.get("/metrics")).text
                 status = (await http.get("/v1/status")).json()
                 page = (await http.get("/")).text
-            async with httpx.AsyncClient(base_url=r.url) as stranger:
+            async with httpx.AsyncClient(base_url=r.url, timeout=60) as stranger:
                 for path in ("/metrics", "/v1/status", "/v1/log"):
                     assert (await stranger.get(path)).status_code == 401
                 assert (await stranger.post("/v1/feedback", json={})).status_code == 401
@@ -279,7 +291,10 @@ def test_cases_56_73_counters_move_and_hold_no_secret(tmp_path: Path) -> None:
 
 def test_feedback_of_nobody(tmp_path: Path) -> None:
     async def case() -> None:
-        async with rig(**parts(), folder=tmp_path) as r, httpx.AsyncClient(base_url=r.url) as http:
+        async with (
+            rig(**parts(), folder=tmp_path) as r,
+            httpx.AsyncClient(base_url=r.url, timeout=60) as http,
+        ):
             answers = [
                 await http.post("/v1/feedback", json=body)
                 for body in ({"id": "x", "success": True}, {"id": "x"}, {"id": "x", "won": 1})

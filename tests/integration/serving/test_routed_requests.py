@@ -312,7 +312,7 @@ def test_case_49_a_dry_run_leaves_no_trace() -> None:
 
 def test_a_decision_alone() -> None:
     async def case() -> None:
-        async with rig() as r, httpx.AsyncClient(base_url=r.url) as http:
+        async with rig() as r, httpx.AsyncClient(base_url=r.url, timeout=60) as http:
             body = {"model": "r2v@always", "messages": USER}
             told = (await http.post("/v1/decision", json=body)).json()
             assert (told["object"], told["route"]) == ("r2v.decision", "teacher")

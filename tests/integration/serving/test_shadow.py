@@ -62,7 +62,7 @@ def test_one_side_answers_and_the_router_is_told_of(tmp_path: Path, side: str) -
             asked = len(r.teacher.seen)
             assert asked == (len(told) if side == "teacher" else 0)
             assert len(r.slm.requests) == len(told)
-            async with httpx.AsyncClient(base_url=r.url) as http:
+            async with httpx.AsyncClient(base_url=r.url, timeout=60) as http:
                 status = (await http.get("/v1/status")).json()
                 metrics = (await http.get("/metrics")).text
             share = would.count("teacher") / len(would)

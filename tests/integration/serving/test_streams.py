@@ -142,7 +142,10 @@ def test_case_18_a_long_wait_is_not_silent() -> None:
 
 def test_case_19_an_error_before_any_byte_has_a_status_of_its_own() -> None:
     async def case() -> None:
-        async with rig(model="status-401") as r, httpx.AsyncClient(base_url=r.url) as http:
+        async with (
+            rig(model="status-401") as r,
+            httpx.AsyncClient(base_url=r.url, timeout=60) as http,
+        ):
             told = {"model": "r2v-teacher", "messages": USER, "stream": True}
             response = await http.post("/v1/chat/completions", json=told)
             assert response.status_code == 401
@@ -179,7 +182,10 @@ def test_cases_20_21_a_broken_stream_ends_with_an_error_and_one_answers_text(fau
 
 def test_case_24_headers_and_then_an_error_count_as_no_answer() -> None:
     async def case() -> None:
-        async with rig(model="lazy-error") as r, httpx.AsyncClient(base_url=r.url) as http:
+        async with (
+            rig(model="lazy-error") as r,
+            httpx.AsyncClient(base_url=r.url, timeout=60) as http,
+        ):
             told = {"model": "r2v@always", "messages": USER, "stream": True}
             response = await http.post("/v1/chat/completions", json=told)
             assert response.status_code == 200
