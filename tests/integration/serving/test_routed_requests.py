@@ -27,7 +27,7 @@ TOOLS = [
 
 async def post(r: Rig, headers: dict[str, str] | None = None, **given: Any) -> httpx.Response:
     body = {"model": "r2v", "messages": USER} | given
-    async with httpx.AsyncClient(base_url=r.url, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=r.url, timeout=60) as http:
         return await http.post("/v1/chat/completions", json=body, headers=headers)
 
 
