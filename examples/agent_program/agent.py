@@ -1,5 +1,5 @@
 """An agent program that plays a TextWorld game: it knows the openai client, and nothing of r2v's
-routers. `python agent.py GAME`; exit code 0 where it won."""
+routers. `python agent.py GAME STEPS`; exit code 0 where it won."""
 
 import sys
 

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from msgspec.json import encode
+
 from r2v_dist.config.serve import ServeConfig
 from r2v_dist.language_model import Answer
 from r2v_dist.router.policies import Router
@@ -135,8 +137,6 @@ class Gateway:
                 async for data in teacher_reply.passing(reply, begun.heard, extension, with_usage):
                     yield data
             else:
-                from msgspec.json import encode
-
                 for chunk in self._chunks(begun, extension, with_usage):
                     yield event(encode(chunk))
                 yield event(DONE)

@@ -1,6 +1,7 @@
 """uvicorn around the application. Invariant: after SIGTERM nothing new is accepted, what is under
 way may end within the grace, and the process then leaves with 0."""
 
+import asyncio
 import contextlib
 import gc
 import signal
@@ -90,8 +91,6 @@ class _Server(uvicorn.Server):
 async def in_background(application: Starlette, app: GatewayApp) -> AsyncIterator[str]:
     """The application on a free port of this process's event loop, for tests and benchmarks. The
     address is what comes."""
-    import asyncio
-
     with listen("127.0.0.1", 0) as bound:
         config = _config(application, 1.0, "none")
         server = uvicorn.Server(config)
