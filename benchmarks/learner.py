@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--stock", choices=("bc", "dpo"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.batch < 4:
+        parser.error(f"--batch {args.batch}: at least 4, since both sides divide one in four")
     if args.stock:
         train_stock(args.stock, args.folder)
         return

@@ -20,6 +20,21 @@ SIMULATED = [
     "cluster.shard_seconds=0.2",
     "cluster.shard_episodes=8",
 ]
+REAL = [
+    "configs/textworld_demo.yaml",
+    "env.splits={train: 8, validation: 2, calibration: 2, test: 4}",
+    "perturb={train_seeds: 10, validation_seeds: 10, test_seeds: 10}",
+    "collect.perturbed_episodes=4",
+    "bc.save_every_steps=2",
+    "bc.epochs=4",
+    "branches={tasks: 4, validation_tasks: 2, seeds: 3, states: 16, validation_states: 8, n: 2, "
+    "n_agreed: 1}",
+    "dpo.min_gap=0.02",
+    "labels={tasks: 4, validation_tasks: 2, states: 20, validation_states: 12, n: 2, n_unsure: 3}",
+    "router={epsilon: 0.05, score: value, risk_steps: 60, policy_steps: 80}",
+    "evaluate={rates: [0.25], routers: [entropy, r2v]}",
+    "cluster.shard_seconds=0.5",
+]
 
 
 def start(arguments: list[str], run_dir: Path) -> "subprocess.Popen[str]":
@@ -66,3 +81,8 @@ def outcomes(run_dir: Path) -> list[tuple[str, bool]]:
         table = rollout_store.outcomes(rollout_store.read(folder, ["key", "t", "success"]))
         rows += list(zip(table["key"].to_pylist(), table["success"].to_pylist(), strict=True))
     return sorted(rows)
+
+
+def router_weights(run_dir: Path) -> list[bytes]:
+    """Of every router that was trained, in the order of their names."""
+    return [path.read_bytes() for path in sorted(run_dir.rglob("router.safetensors"))]

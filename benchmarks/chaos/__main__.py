@@ -75,7 +75,7 @@ SPREAD_S = {
     "collector": 2.0,
     "engine": 2.0,
     "scorer": 2.0,
-    "rank": 6.0,
+    "rank": 2.0,
     "driver": 30.0,
     "node": 5.0,
 }

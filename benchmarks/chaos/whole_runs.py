@@ -100,6 +100,8 @@ class Killer:
     until: float = math.inf
     """When the time for kills is over, by the monotonic clock."""
     kills: list[Kill] = field(default_factory=list)
+    met: bool = False
+    """Whether this run has had any of the processes."""
     _pending: Kill | None = None
     _were: list[int] = field(default_factory=list)
     _due: float | None = None
@@ -112,6 +114,7 @@ class Killer:
     def look(self, pids: list[int], stage: str) -> None:
         """Take note of who is back, and kill where it is time to."""
         now = time.monotonic()
+        self.met |= bool(pids)
         if self._pending is not None:
             back = len(pids) >= len(self._were) and set(pids) != set(self._were)
             if back and self._pending.back_s is None:
@@ -128,6 +131,7 @@ class Killer:
 
     def at_boundary(self, pids: list[int], stage: str) -> None:
         """Kill one between two stages, whoever is still awaited unless that is to be noticed."""
+        self.met |= bool(pids)
         if pids and not self.done and not (self.noticed and self._pending):
             self._strike(pids, "boundary", stage)
 
@@ -140,6 +144,7 @@ class Killer:
     def forget(self) -> None:
         """The run is over, and nobody comes back any more."""
         self._pending = self._due = None
+        self.met = False
 
     def _strike(self, pids: list[int], moment: str, stage: str) -> None:
         self._were = list(pids)
@@ -167,7 +172,6 @@ def storm(
     runs = 0
     while not all(killer.done for killer in killers):
         run_dir = folder / f"{name}-{runs}"
-        before = [len(killer.kills) for killer in killers]
         driver = Driver(arguments, run_dir)
         while not driver.ended:
             time.sleep(LOOK_S)
@@ -178,10 +182,10 @@ def storm(
             if between:
                 driver.go_on()
         driver.require_success()
+        if not any(killer.met for killer in killers):
+            raise Mismatch(f"{name}: a run ended and nothing was there to kill")
         for killer in killers:
             killer.forget()
-        if before == [len(killer.kills) for killer in killers]:
-            raise Mismatch(f"{name}: a run ended and nothing was there to kill")
         accounts += compare(calm, outcomes(run_dir))
         runs += 1
     return accounts, runs

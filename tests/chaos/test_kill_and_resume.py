@@ -14,23 +14,7 @@ import pytest
 
 from r2v_dist.config.run import load_config
 from r2v_dist.storage import rollouts as rollout_store
-from tests.runs import SIMULATED, finish, outcomes, start
-
-REAL = [
-    "configs/textworld_demo.yaml",
-    "env.splits={train: 8, validation: 2, calibration: 2, test: 4}",
-    "perturb={train_seeds: 10, validation_seeds: 10, test_seeds: 10}",
-    "collect.perturbed_episodes=4",
-    "bc.save_every_steps=2",
-    "bc.epochs=4",
-    "branches={tasks: 4, validation_tasks: 2, seeds: 3, states: 16, validation_states: 8, n: 2, "
-    "n_agreed: 1}",
-    "dpo.min_gap=0.02",
-    "labels={tasks: 4, validation_tasks: 2, states: 20, validation_states: 12, n: 2, n_unsure: 3}",
-    "router={epsilon: 0.05, score: value, risk_steps: 60, policy_steps: 80}",
-    "evaluate={rates: [0.25], routers: [entropy, r2v]}",
-    "cluster.shard_seconds=0.5",
-]
+from tests.runs import REAL, SIMULATED, finish, outcomes, router_weights, start
 
 
 def kill_somewhere(arguments: list[str], run_dir: Path, after_s: float) -> None:
@@ -89,11 +73,6 @@ def test_a_killed_run_on_ray_ends_like_one_in_one_process(
     assert set(thresholds) == set(config.swept)
     played = config.env.splits.test * (2 + config.perturb.test_seeds * (2 + swept))
     assert sum(key.startswith("evaluate|") for key in keys) == played
-
-
-def router_weights(run_dir: Path) -> list[bytes]:
-    """Of every router that was trained, in the order of their names."""
-    return [path.read_bytes() for path in sorted(run_dir.rglob("router.safetensors"))]
 
 
 @pytest.mark.slow

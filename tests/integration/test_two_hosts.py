@@ -1,0 +1,56 @@
+"""Runs on two hosts that share a folder and a network, with Ray started on each as docs/cluster.md
+says: what is local to one host is of no use on the other, and a cable that is pulled loses nothing.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from r2v_dist.storage import rollouts as rollout_store
+from tests.hosts import PORT, Host, two_hosts, wait_for
+from tests.runs import REAL, SIMULATED, outcomes, router_weights
+
+
+def run(host: Host, arguments: list[str], storage: Path) -> "subprocess.Popen[str]":
+    """Start `r2v run` on a host, of the cluster that both form."""
+    settings = [
+        f"run_dir={storage / 'run'}", f"env.cache={storage / 'cache'}",
+        f"cluster.address={host.address}:{PORT}", "cluster.runners=2",
+    ]  # fmt: skip
+    return host.start(sys.executable, "-m", "r2v_dist.cli", "run", *arguments, *settings)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # makes the run that it compares with, if no other test has
+def test_a_run_on_two_hosts_survives_a_pulled_cable(simulated_run: Path, tmp_path: Path) -> None:
+    with two_hosts(tmp_path) as (head, other):
+        head.ray("--head", f"--port={PORT}", "--include-dashboard=false", cpus=1)
+        other.ray(f"--address={head.address}:{PORT}", cpus=1)
+        driver = run(head, SIMULATED, tmp_path)
+        visits = tmp_path / "run" / "rollouts" / "visits"
+        wait_for("visits", 300, driver, visits)
+        other.cut()
+        committed = len(rollout_store.shards(visits))
+        output, errors = driver.communicate(timeout=900)
+    assert driver.returncode == 0, errors[-2000:]
+    assert "SIMULATED" in output
+    assert len(rollout_store.shards(visits)) >= committed
+    assert outcomes(tmp_path / "run") == outcomes(simulated_run)
+    assert router_weights(tmp_path / "run") == router_weights(simulated_run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_engines_and_ranks_work_on_two_hosts(tmp_path: Path) -> None:
+    """vLLM, the verifier, and two ranks of every learner, which meet over the network."""
+    two_ranks = {"bc": 2, "dpo": 2, "verifier.training": 1}
+    ranks = [f"{learner}.deepspeed.ranks={count}" for learner, count in two_ranks.items()]
+    with two_hosts(tmp_path) as (head, other):
+        head.ray("--head", f"--port={PORT}", "--include-dashboard=false", cpus=2)
+        other.ray(f"--address={head.address}:{PORT}", cpus=2)
+        driver = run(head, [*REAL, *ranks, "cluster.gpus=none"], tmp_path)
+        _, errors = driver.communicate(timeout=1500)
+    assert driver.returncode == 0, errors[-2000:]
+    assert outcomes(tmp_path / "run")
