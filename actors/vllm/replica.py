@@ -52,7 +52,7 @@ class Replica:
         """The version that the process is known to answer with; empty where it does not."""
         self.restarts = 0
         self._failed_starts = 0
-        """Starts in a row that came to nothing."""
+        """Starts in a row that came to nothing, other than by the death of the process."""
         self._asleep = False
         self._process = ""
         self._lives_at: Place | None = None
@@ -147,11 +147,13 @@ class Replica:
     def restart(self, problem: str) -> None:
         """End its process; Ray starts another one in the same place."""
         ray.kill(self.actor, no_restart=False)
+        self._failed_starts += not (self.serves or self._asleep)
         self._began_anew(problem)
 
     def hopeless(self, most: int) -> str:
         """Why it is not started again; empty where it is. `most` restarts may come to no answer."""
-        # What raised while it started will raise again; one more try is for what passes.
+        # What raised while it started will raise again; one more try is for what passes. A process
+        # that was killed says nothing about the next one.
         if self._failed_starts > min(1, most):
             return self.told(f"did not start: {self.said}")
         if self.watch.restarts > most:
@@ -189,7 +191,6 @@ class Replica:
     def _began_anew(self, problem: str) -> None:
         self.said = problem
         self.restarts += 1
-        self._failed_starts += not (self.serves or self._asleep)
         where = f" ({self._lives_at.process})" if self._lives_at else ""
         warn(f"{self.name} is started again ({self.restarts}): {problem}{where}")
         self._words = self._read_log() or self._words

@@ -4,7 +4,9 @@ is disturbed, and a busy engine is not started again. The engines only sleep.
 
 import asyncio
 import contextlib
+import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,6 +185,38 @@ def test_a_slow_start_is_no_death_and_one_past_its_deadline_is_told(ray_session:
     hasty = CLUSTER.model_copy(update={"engine_start_deadline_s": 1.0})
     with pytest.raises(RuntimeFailure, match="did not start"), serving("start_s=600", hasty):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_an_engine_that_is_killed_while_it_starts_is_started_again(ray_session: None) -> None:
+    """Three times, where one that raises would be given up after the second."""
+    patient = CLUSTER.model_copy(update={"max_restarts": 5})
+    config = ModelConfig(backend="vllm", model="sleeping")
+    server = ModelServer("slm", config, Checkpoint("start_s=8", "v1"), patient, SleepingEngine)
+    try:
+        for kills in range(3):
+            os.kill(starting(server.actors[0]).pid, signal.SIGKILL)
+            while server.restarts == kills:
+                server.check()
+                time.sleep(0.1)
+        server.wait()
+        assert server.restarts == 3
+    finally:
+        server.stop()
+
+
+def starting(actor: Any) -> Report:
+    """How an engine is that starts, once its watch knows it too."""
+    while True:
+        with contextlib.suppress(RayActorError):
+            report: Report = ray.get(
+                actor.health.options(concurrency_group=HEALTH_GROUP).remote(), timeout=30
+            )
+            if report.state is State.STARTING:
+                time.sleep(2)
+                return report
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
