@@ -15,6 +15,8 @@ from r2v_dist.serving.begun import Begun
 from r2v_dist.serving.costs import cost_of
 from r2v_dist.serving.drift import FeatureDrift, RiskTest, advice
 from r2v_dist.serving.gateway import Gateway
+from r2v_dist.serving.policy import Point
+from r2v_dist.serving.recent import Recent
 
 _BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0)
 _LATEST = 100
@@ -42,6 +44,7 @@ class Watch:
         self.risk_test = RiskTest()
         self.registry = CollectorRegistry()
         self._metrics = _Metrics(self.registry)
+        self._recent = Recent()
         self._routes = Counter[str]()
         self._would = Counter[str]()
         self._reasons = Counter[str]()
@@ -76,6 +79,10 @@ class Watch:
             root = begun.conversation.root
             self._answers[begun.id] = Judgeable(begun.caller.name, begun.state, root)
         self._note_alone(begun)
+        self._recent.answered()
+        score = begun.outcome.decision.score
+        if score is not None and begun.point.rule == self._default.rule:
+            self._recent.scored(score, begun.route == "teacher")
         self._latest.appendleft(_shown(begun))
 
     def restore(self, answer_id: str, answer: Judgeable) -> None:
@@ -111,11 +118,12 @@ class Watch:
         psi = self.drift.psi() if self.drift is not None else {}
         alarms = self.drift.alarms() if self.drift is not None else []
         policy = self._gateway.policy
-        point = policy.points[policy.default]
+        point = self._default
         ours = self._cost["slm"] + self._cost["teacher"]
         return {
             "since": self._since,
             "answers": total,
+            "per_minute": self._recent.per_minute,
             "escalation_rate": self._routes["teacher"] / total if total else None,
             "shadow": self._shadow(),
             "reasons": dict(self._reasons),
@@ -126,6 +134,8 @@ class Watch:
             "teacher_version": self._gateway.teacher.version,
             "operating_point": point.name,
             "threshold": point.threshold,
+            "thresholds": self._thresholds(),
+            "scores": self._recent.histogram(self._thresholds()),
             "cost": {
                 "slm": self._cost["slm"],
                 "teacher": self._cost["teacher"],
@@ -140,6 +150,19 @@ class Watch:
             "advice": advice(alarms, self.risk_test.alarm),
             "latest": list(self._latest),
         }
+
+    @property
+    def _default(self) -> Point:
+        policy = self._gateway.policy
+        return policy.points[policy.default]
+
+    def _thresholds(self) -> list[float]:
+        """Those that a conversation at the default operating point can be given."""
+        point = self._default
+        design = self._gateway.policy.design(point)
+        if design is not None:
+            return list(design.thresholds)
+        return [] if point.threshold is None else [point.threshold]
 
     def _shadow(self) -> dict[str, Any] | None:
         """What the router would have done; None where it decides."""
@@ -227,7 +250,7 @@ def _shown(begun: Begun) -> dict[str, Any]:
     decision = begun.outcome.decision
     return {
         "time": time.time(),
-        "conversation": begun.conversation.root.hex()[:8],
+        "conversation": begun.conversation.opening.hex()[:8],
         "t": begun.context.t,
         "route": begun.route,
         "reason": begun.outcome.reason,
@@ -235,6 +258,7 @@ def _shown(begun: Begun) -> dict[str, Any]:
         "risk": begun.risk,
         "score": decision.score,
         "threshold": begun.threshold,
+        "operating_point": begun.point.name,
         "exact": begun.conversation.exact,
         "calibrated": not begun.uncalibrated,
         "status": begun.status,
