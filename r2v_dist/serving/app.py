@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -21,17 +21,18 @@ from starlette.types import Receive, Scope, Send
 
 from r2v_dist.errors import warn
 from r2v_dist.serving.access import Access
+from r2v_dist.serving.attempt import Attempt, Failure
 from r2v_dist.serving.begun import Begun, Caller
 from r2v_dist.serving.controls import ALIASES, unknown_model
 from r2v_dist.serving.errors import ApiError, busy
 from r2v_dist.serving.gateway import Gateway
 from r2v_dist.serving.request_body import read_body
 from r2v_dist.serving.sending import Answer
-from r2v_dist.serving.sse import PING
+from r2v_dist.serving.sse import PING, with_pings
 from r2v_dist.serving.teacher_reply import Truncated
 from r2v_dist.serving.telling import headers as headers_of
 from r2v_dist.serving.upstream_reply import TeacherDown, TeacherRefused
-from r2v_dist.serving.wire import read_request
+from r2v_dist.serving.wire import ChatRequest, read_request
 
 _STARTED = int(time.time())
 Headers = list[tuple[bytes, bytes]]
@@ -45,6 +46,8 @@ class GatewayApp:
         self._access = access
         self.draining = False
         self.under_way = 0
+        self.failures: list[Callable[[Failure], object]] = []
+        """Told of every request that ended without a decision."""
 
     @property
     def routes(self) -> list[Route]:
@@ -59,10 +62,24 @@ class GatewayApp:
         ]
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._attempted(self._answered, scope, receive, send)
+
+    async def _decision(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What would happen to a request; nothing of it is remembered."""
+        await self._attempted(self._decided, scope, receive, send)
+
+    async def _attempted(
+        self,
+        act: Callable[[Attempt, Receive], Awaitable[None]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         answer = Answer(send)
+        attempt = Attempt(scope, answer)
         self.under_way += 1
         try:
-            await self._answered(scope, receive, answer)
+            await act(attempt, receive)
         except ApiError as error:
             await answer.fail(error)
         except TeacherRefused as refused:
@@ -74,11 +91,13 @@ class GatewayApp:
             await answer.fail(_unexpected(scope, error))
         finally:
             self.under_way -= 1
+            if not attempt.decided:
+                for listener in self.failures:
+                    listener(attempt.failed())
 
-    async def _answered(self, scope: Scope, receive: Receive, answer: "Answer") -> None:
-        caller, headers = self._admit(scope)
-        raw = await read_body(receive, headers, self.gateway.config.body_mib)
-        chat = read_request(raw, headers)
+    async def _answered(self, attempt: Attempt, receive: Receive) -> None:
+        chat, headers, caller = await self._read(attempt, receive)
+        answer = attempt.answer
         async with _until_gone(receive):
             beginning = asyncio.ensure_future(self.gateway.begin(chat, headers, caller))
             ended = "cancelled"
@@ -92,13 +111,34 @@ class GatewayApp:
                 ended = "refused" if refused else "failed"
                 raise
             finally:
+                attempt.decided = _gave_a_result(beginning)
                 self._leave(beginning, ended)
+
+    async def _decided(self, attempt: Attempt, receive: Receive) -> None:
+        chat, headers, caller = await self._read(attempt, receive, {"x-r2v-dry-run": "true"})
+        async with _until_gone(receive):
+            begun = await self.gateway.begin(chat, headers, caller)
+            attempt.decided = True
+            told = self.gateway.extension(begun)
+            told["route"] = told.pop("would")
+            self.gateway.abandoned(begun, "decision")
+            await attempt.answer.json(200, {"object": "r2v.decision", **told}, {})
+
+    async def _read(
+        self, attempt: Attempt, receive: Receive, further: dict[str, str] | None = None
+    ) -> tuple[ChatRequest, dict[str, str], Caller]:
+        """What is asked, as if with these further headers, and by whom. Raises ApiError."""
+        caller, headers = self._admit(attempt.scope)
+        raw = await read_body(receive, headers, self.gateway.config.body_mib)
+        chat = read_request(raw, headers | (further or {}))
+        attempt.model = str(chat.body["model"])
+        return chat, headers, caller
 
     def _leave(self, beginning: "asyncio.Future[Begun]", ended: str) -> None:
         """Nobody waits any more: end what is still under way."""
         if not beginning.done():
             beginning.cancel()
-        elif not beginning.cancelled() and beginning.exception() is None:
+        elif _gave_a_result(beginning):
             self.gateway.abandoned(beginning.result(), ended)
 
     def _admit(self, scope: Scope) -> tuple[Caller, dict[str, str]]:
@@ -125,31 +165,13 @@ class GatewayApp:
             self.gateway.compose(begun)
         try:
             await answer.begin_stream(headers_of(begun))
-            pings = _with_pings(self.gateway.events(begun), ping_s)
+            pings = with_pings(self.gateway.events(begun), ping_s)
             async with contextlib.aclosing(pings) as events:
                 async for data in events:
                     await answer.write(data)
         except Truncated as truncated:
             raise ApiError(502, str(truncated), "upstream_error", code="truncated") from None
         await answer.end()
-
-    async def _decision(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What would happen to a request; nothing of it is remembered."""
-        answer = Answer(send)
-        try:
-            caller, headers = self._admit(scope)
-            raw = await read_body(receive, headers, self.gateway.config.body_mib)
-            chat = read_request(raw, headers | {"x-r2v-dry-run": "true"})
-            async with _until_gone(receive):
-                begun = await self.gateway.begin(chat, headers, caller)
-                told = self.gateway.extension(begun)
-                told["route"] = told.pop("would")
-                self.gateway.abandoned(begun, "decision")
-                await answer.json(200, {"object": "r2v.decision", **told}, {})
-        except ApiError as error:
-            await answer.fail(error)
-        except Exception as error:  # a boundary: the caller must learn of it, and no one else
-            await answer.fail(_unexpected(scope, error))
 
     async def _models(self, request: Request) -> Response:
         self._access.caller(dict(request.headers))
@@ -185,6 +207,10 @@ def make_app(
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
 
 
+def _gave_a_result(future: "asyncio.Future[Begun]") -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
 class _Endpoint:
     """An endpoint that speaks ASGI itself."""
 
@@ -218,29 +244,6 @@ async def _until_gone(receive: Receive) -> AsyncIterator[None]:
         here.uncancel()
     finally:
         watching.cancel()
-
-
-async def _with_pings(events: AsyncIterator[bytes], ping_s: float) -> AsyncGenerator[bytes, None]:
-    """The events, and a comment wherever none comes for so long."""
-    iterator = aiter(events)
-    coming: asyncio.Future[bytes] | None = None
-    try:
-        while True:
-            coming = asyncio.ensure_future(anext(iterator))
-            while not coming.done():
-                await asyncio.wait([coming], timeout=ping_s)
-                if not coming.done():
-                    yield PING
-            try:
-                yield coming.result()
-            except StopAsyncIteration:
-                return
-    finally:
-        if coming is not None and not coming.done():
-            coming.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await coming
-        await events.aclose()  # type: ignore[attr-defined]
 
 
 def _of_teacher(down: TeacherDown) -> ApiError:

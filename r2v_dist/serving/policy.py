@@ -103,14 +103,17 @@ class Policy:
             raise invalid(f"operating point {point.name}: {point.problem}", "r2v.operating_point")
         return point
 
-    def at(self, point: Point, conversation: str) -> tuple[Router, float | None]:
+    def at(self, point: Point, conversation: str | None) -> tuple[Router, float | None]:
         """The router of a conversation at a point, and its threshold. A mix is drawn once a
-        conversation, and so is a threshold that is explored."""
+        conversation, and so is a threshold that is explored; without a name nothing is drawn, and
+        the likelier threshold of a mix is played."""
         threshold = point.threshold
-        if point.cheap is not None and rng_for("mix", conversation).random() >= point.share:
+        drawn = 0.5 if conversation is None else rng_for("mix", conversation).random()
+        if point.cheap is not None and drawn >= point.share:
             threshold = point.cheap
-        if self.exploration is not None and point.name == self.default:
-            explored = self.exploration.drawn(conversation)
+        exploration = self.exploration if point.name == self.default else None
+        if exploration is not None and conversation is not None:
+            explored = exploration.drawn(conversation)
             threshold = threshold if explored is None else explored
         models = self._watched[point.rule]
         return build_router(self.router, threshold, models, self.training_seed), threshold

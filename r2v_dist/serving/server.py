@@ -50,6 +50,13 @@ def run_server(
         signal.signal(signal.SIGTERM, before)
 
 
+def settle() -> None:
+    """Have the garbage collector leave alone what is there before the first request. Else it looks
+    through all modules and models again and again, and every request waits meanwhile."""
+    gc.collect()
+    gc.freeze()
+
+
 def _config(
     application: Starlette, grace_s: float, loop: Literal["uvloop", "none"]
 ) -> uvicorn.Config:
@@ -74,12 +81,6 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: GatewayApp) -> None:
         super().__init__(config)
         self._gateway = app
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's; afterwards what is there is no concern of the garbage collector."""
-        await super().startup(sockets)
-        gc.collect()
-        gc.freeze()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """As uvicorn's."""

@@ -11,6 +11,7 @@ from cachetools import LRUCache
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client import Counter as Counted
 
+from r2v_dist.serving.attempt import Failure
 from r2v_dist.serving.begun import Begun
 from r2v_dist.serving.costs import cost_of
 from r2v_dist.serving.drift import FeatureDrift, RiskTest, advice
@@ -84,6 +85,11 @@ class Watch:
         if score is not None and begun.point.rule == self._default.rule:
             self._recent.scored(score, begun.route == "teacher")
         self._latest.appendleft(_shown(begun))
+
+    def failed(self, failure: Failure) -> None:
+        """Count a request that ended without a decision."""
+        status = "gone" if failure.status is None else str(failure.status)
+        self._metrics.failures.labels(status).inc()
 
     def restore(self, answer_id: str, answer: Judgeable) -> None:
         """Let feedback be about an answer of an earlier gateway."""
@@ -192,6 +198,9 @@ class _Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         labels = ["route", "reason", "status"]
         self.requests = Counted("r2v_requests", "answers", labels, registry=registry)
+        self.failures = Counted(
+            "r2v_failures", "requests without a decision", ["status"], registry=registry
+        )
         self.added = Histogram(
             "r2v_added_seconds",
             "time of an answer that no model took",

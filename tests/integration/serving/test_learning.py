@@ -26,7 +26,7 @@ from r2v_dist.serving.log_traffic import (
     LoggedTraffic,
     logged_traffic,
 )
-from r2v_dist.serving.policy import Policy
+from r2v_dist.serving.policy import Point, Policy
 from tests.gateway_rig import USER, ScriptedSlm, ScriptedVerifier, StubTeacher, rig
 from tests.integration.serving.test_equality import (
     HYSTERESIS,
@@ -244,6 +244,41 @@ def test_without_exploration_nothing_is_drawn_and_the_served_threshold_is_certai
     assert {row["propensity"] for row in rows} == {1.0}
     assert {row["threshold"] for row in rows} == {0.75}
     assert not any(row["uncalibrated"] for row in rows)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_nobody_learns_what_a_session_will_draw_before_it_has_begun(mixed: bool) -> None:
+    async def case() -> None:
+        policy = EXPLORING
+        if mixed:
+            selected = Point("selected", 0.75, cheap=0.3, share=0.6)
+            policy = replace(POLICY, points={"selected": selected}, _watched={})
+        async with (
+            rig(**parts(policy)) as r,
+            httpx.AsyncClient(base_url=r.url, timeout=30) as http,
+        ):
+            told: dict[str, set[float]] = {"before": set(), "dry": set(), "drawn": set()}
+            for number in range(24):
+                named = {"x-r2v-session": f"s-{number}"}
+                body: dict[str, Any] = {"model": "r2v", "messages": list(USER)}
+
+                async def ask(
+                    body: dict[str, Any], named: dict[str, str], path: str = "chat/completions"
+                ) -> Any:
+                    return (await http.post(f"/v1/{path}", json=body, headers=named)).json()
+
+                told["before"].add((await ask(body, named, "decision"))["threshold"])
+                dry = await ask(body | {"r2v": {"dry_run": True}}, named)
+                told["dry"].add(dry["r2v"]["threshold"])
+                first = await ask(body, named)
+                drawn = first["r2v"]["threshold"]
+                told["drawn"].add(drawn)
+                body["messages"] += [first["choices"][0]["message"], *USER]
+                assert (await ask(body, named, "decision"))["threshold"] == drawn
+            assert told["before"] == told["dry"] == {0.75}
+            assert told["drawn"] == ({0.3, 0.75} if mixed else {0.6, 0.75, 0.8})
+
+    asyncio.run(case())
 
 
 def test_a_log_of_an_earlier_version_is_read(tmp_path: Path) -> None:
