@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -97,22 +97,15 @@ class GatewayApp:
 
     async def _answered(self, attempt: Attempt, receive: Receive) -> None:
         chat, headers, caller = await self._read(attempt, receive)
-        answer = attempt.answer
         async with _until_gone(receive):
-            beginning = asyncio.ensure_future(self.gateway.begin(chat, headers, caller))
-            ended = "cancelled"
-            try:
-                if not chat.stream:
-                    await self._whole(await beginning, answer)
-                else:
-                    await self._streamed(beginning, answer)
-            except Exception as error:
-                refused = isinstance(error, ApiError) and error.status < 500
-                ended = "refused" if refused else "failed"
-                raise
-            finally:
-                attempt.decided = _gave_a_result(beginning)
-                self._leave(beginning, ended)
+            beginning = self.gateway.begin(chat, headers, caller)
+            if chat.stream:
+                await self._streamed(attempt, asyncio.ensure_future(beginning))
+                return
+            begun = await beginning
+            with self._ending(attempt, begun):
+                body = self.gateway.body(begun)
+                await attempt.answer.json(200, body, headers_of(begun))
 
     async def _decided(self, attempt: Attempt, receive: Receive) -> None:
         chat, headers, caller = await self._read(attempt, receive, {"x-r2v-dry-run": "true"})
@@ -134,12 +127,27 @@ class GatewayApp:
         attempt.model = str(chat.body["model"])
         return chat, headers, caller
 
-    def _leave(self, beginning: "asyncio.Future[Begun]", ended: str) -> None:
-        """Nobody waits any more: end what is still under way."""
+    def _leave(self, attempt: Attempt, beginning: "asyncio.Future[Begun]") -> None:
+        """Nobody waits for the decision any more."""
         if not beginning.done():
             beginning.cancel()
-        elif _gave_a_result(beginning):
-            self.gateway.abandoned(beginning.result(), ended)
+        elif not beginning.cancelled() and beginning.exception() is None:
+            with self._ending(attempt, beginning.result()):
+                pass
+
+    @contextlib.contextmanager
+    def _ending(self, attempt: Attempt, begun: Begun) -> Iterator[None]:
+        """Whatever happens to an answer that is decided, its end is told."""
+        attempt.decided = True
+        ended = "cancelled"
+        try:
+            yield
+        except Exception as error:
+            refused = isinstance(error, ApiError) and error.status < 500
+            ended = "refused" if refused else "failed"
+            raise
+        finally:
+            self.gateway.abandoned(begun, ended)
 
     def _admit(self, scope: Scope) -> tuple[Caller, dict[str, str]]:
         """Who asks. Raises ApiError 401, 403, 429 and, while the gateway ends, 503."""
@@ -149,29 +157,32 @@ class GatewayApp:
             raise busy("the gateway is shutting down", "shutting_down", 5)
         return caller, headers
 
-    async def _whole(self, begun: Begun, answer: "Answer") -> None:
-        body = self.gateway.body(begun)
-        await answer.json(200, body, headers_of(begun))
-
-    async def _streamed(self, beginning: "asyncio.Future[Begun]", answer: "Answer") -> None:
+    async def _streamed(self, attempt: Attempt, beginning: "asyncio.Future[Begun]") -> None:
+        answer = attempt.answer
         ping_s = self.gateway.config.ping_after_s
-        while not beginning.done():
-            await asyncio.wait([beginning], timeout=ping_s)
-            if not beginning.done():
-                await answer.begin_stream({})
-                await answer.write(PING)
-        begun = beginning.result()
-        if begun.outcome.reply is None:
-            self.gateway.compose(begun)
+        begun = None
         try:
-            await answer.begin_stream(headers_of(begun))
-            pings = with_pings(self.gateway.events(begun), ping_s)
-            async with contextlib.aclosing(pings) as events:
-                async for data in events:
-                    await answer.write(data)
-        except Truncated as truncated:
-            raise ApiError(502, str(truncated), "upstream_error", code="truncated") from None
-        await answer.end()
+            while not beginning.done():
+                await asyncio.wait([beginning], timeout=ping_s)
+                if not beginning.done():
+                    await answer.begin_stream({})
+                    await answer.write(PING)
+            begun = beginning.result()
+        finally:
+            if begun is None:
+                self._leave(attempt, beginning)
+        with self._ending(attempt, begun):
+            if begun.outcome.reply is None:
+                self.gateway.compose(begun)
+            try:
+                await answer.begin_stream(headers_of(begun))
+                pings = with_pings(self.gateway.events(begun), ping_s)
+                async with contextlib.aclosing(pings) as events:
+                    async for data in events:
+                        await answer.write(data)
+            except Truncated as truncated:
+                raise ApiError(502, str(truncated), "upstream_error", code="truncated") from None
+            await answer.end()
 
     async def _models(self, request: Request) -> Response:
         self._access.caller(dict(request.headers))
@@ -205,10 +216,6 @@ def make_app(
     handlers: dict[Any, Any] = {ApiError: _told}
     routes = [*app.routes, *further]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
-
-
-def _gave_a_result(future: "asyncio.Future[Begun]") -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
 
 
 class _Endpoint:

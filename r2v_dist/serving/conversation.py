@@ -123,16 +123,21 @@ def client_system(messages: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _chained(key: bytes, message: Mapping[str, Any], place: int) -> bytes:
-    role = "system" if message["role"] == "developer" else message["role"]
-    parts = [role, str(place), text_of_content(message.get("content"))]
-    parts += [_call(call).canonical for call in message.get("tool_calls") or ()]
-    return xxh3_128_digest(key + "\x1f".join(parts).encode("utf-8", "surrogatepass"))
+    line = f"{_role(message)}\x1f{place}\x1f{text_of_content(message.get('content'))}"
+    for call in message.get("tool_calls") or ():
+        line += f"\x1f{_call(call).canonical}"
+    return xxh3_128_digest(key + line.encode("utf-8", "surrogatepass"))
+
+
+def _role(message: Mapping[str, Any]) -> str:
+    role: str = message["role"]
+    return "system" if role == "developer" else role
 
 
 def _place(message: Mapping[str, Any], calls: Mapping[str, ToolCall]) -> int:
     """Which of the last answer's calls a result belongs to, counted from 1."""
-    identity = message.get("tool_call_id") or ""
-    return list(calls).index(identity) + 1 if identity in calls else 0
+    identity = message.get("tool_call_id")
+    return list(calls).index(identity) + 1 if identity and identity in calls else 0
 
 
 def _call(call: Mapping[str, Any]) -> ToolCall:
@@ -141,18 +146,17 @@ def _call(call: Mapping[str, Any]) -> ToolCall:
 
 
 def _heard(message: Mapping[str, Any], calls: Mapping[str, ToolCall]) -> Message:
-    role = "system" if message["role"] == "developer" else message["role"]
     text = text_of_content(message.get("content"))
-    return Message(role, text, calls.get(message.get("tool_call_id") or ""))
+    return Message(_role(message), text, calls.get(message.get("tool_call_id") or ""))
 
 
 def _heard_since(
     heard: Sequence[Message], tools: Sequence[Mapping[str, Any]], own_system: str
 ) -> Heard:
     """The messages between two answers; one text where that is all."""
-    messages = list(heard)
-    if messages[0] == Message("system", own_system):
-        del messages[0]
+    first = heard[0]
+    own = first.role == "system" and first.content == own_system and first.call is None
+    messages = heard[1:] if own else heard
     if len(messages) == 1 and messages[0].role == "user" and not tools:
         return messages[0].content
     return Messages(tuple(messages), tuple(msgspec.json.encode(tool).decode() for tool in tools))

@@ -180,8 +180,11 @@ class Upstream:
             left_s = deadline - time.monotonic()
             kind = "between_bytes" if self._config.between_bytes_s <= left_s else "total"
             try:
-                async with asyncio.timeout(min(self._config.between_bytes_s, left_s)):
-                    chunk = await response.content.readany()
+                if response.content.is_eof():  # all has come: nothing is waited for
+                    chunk = response.content.read_nowait()
+                else:
+                    async with asyncio.timeout(min(self._config.between_bytes_s, left_s)):
+                        chunk = await response.content.readany()
             except TimeoutError:
                 said = f"the answer stopped ({kind}_s)"
                 raise TeacherDown(kind, said, 504, billed=True) from None
