@@ -34,6 +34,7 @@ from r2v_dist.serving.telling import headers as headers_of
 from r2v_dist.serving.upstream_reply import TeacherDown, TeacherRefused
 from r2v_dist.serving.wire import ChatRequest, read_request
 
+_SOON_S = 0.01
 _STARTED = int(time.time())
 Headers = list[tuple[bytes, bytes]]
 
@@ -230,7 +231,8 @@ class _Endpoint:
 
 @contextlib.asynccontextmanager
 async def _until_gone(receive: Receive) -> AsyncIterator[None]:
-    """Cancel what happens inside as soon as the caller is gone."""
+    """Cancel what happens inside when the caller is gone. Whoever is answered within `_SOON_S` needs
+    no task that watches."""
     here = asyncio.current_task()
     assert here is not None
     gone = False
@@ -242,7 +244,9 @@ async def _until_gone(receive: Receive) -> AsyncIterator[None]:
         gone = True
         here.cancel()
 
-    watching = asyncio.ensure_future(watch())
+    watching: list[asyncio.Task[None]] = []
+    loop = asyncio.get_running_loop()
+    starting = loop.call_later(_SOON_S, lambda: watching.append(loop.create_task(watch())))
     try:
         yield
     except asyncio.CancelledError:
@@ -250,7 +254,9 @@ async def _until_gone(receive: Receive) -> AsyncIterator[None]:
             raise
         here.uncancel()
     finally:
-        watching.cancel()
+        starting.cancel()
+        for task in watching:
+            task.cancel()
 
 
 def _of_teacher(down: TeacherDown) -> ApiError:

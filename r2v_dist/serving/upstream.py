@@ -45,6 +45,7 @@ class Upstream:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._config.connections, ttl_dns_cache=60),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._config.connect_s),
+            cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookie is no other's
             headers=headers | {"content-type": "application/json", "user-agent": "r2v"},
             auto_decompress=True,
         )
