@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,6 +24,7 @@ from r2v_dist.serving.access import Access
 from r2v_dist.serving.attempt import Attempt, Failure
 from r2v_dist.serving.begun import Begun, Caller
 from r2v_dist.serving.controls import ALIASES, unknown_model
+from r2v_dist.serving.disconnect import until_gone
 from r2v_dist.serving.errors import ApiError, busy
 from r2v_dist.serving.gateway import Gateway
 from r2v_dist.serving.request_body import read_body
@@ -34,9 +35,9 @@ from r2v_dist.serving.telling import headers as headers_of
 from r2v_dist.serving.upstream_reply import TeacherDown, TeacherRefused
 from r2v_dist.serving.wire import ChatRequest, read_request
 
-_SOON_S = 0.01
 _STARTED = int(time.time())
-Headers = list[tuple[bytes, bytes]]
+CHAT = "/v1/chat/completions"
+_Act = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class GatewayApp:
@@ -54,7 +55,7 @@ class GatewayApp:
     def routes(self) -> list[Route]:
         """What Starlette is told."""
         return [
-            Route("/v1/chat/completions", _Endpoint(self._chat), methods=["POST"]),
+            Route(CHAT, _Endpoint(self.chat), methods=["POST"]),
             Route("/v1/decision", _Endpoint(self._decision), methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/v1/models/{name:path}", self._model),
@@ -62,7 +63,8 @@ class GatewayApp:
             Route("/ready", self._ready),
         ]
 
-    async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
         await self._attempted(self._answered, scope, receive, send)
 
     async def _decision(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,7 +100,7 @@ class GatewayApp:
 
     async def _answered(self, attempt: Attempt, receive: Receive) -> None:
         chat, headers, caller = await self._read(attempt, receive)
-        async with _until_gone(receive):
+        async with until_gone(receive):
             beginning = self.gateway.begin(chat, headers, caller)
             if chat.stream:
                 await self._streamed(attempt, asyncio.ensure_future(beginning))
@@ -110,12 +112,12 @@ class GatewayApp:
 
     async def _decided(self, attempt: Attempt, receive: Receive) -> None:
         chat, headers, caller = await self._read(attempt, receive, {"x-r2v-dry-run": "true"})
-        async with _until_gone(receive):
+        async with until_gone(receive):
             begun = await self.gateway.begin(chat, headers, caller)
-            attempt.decided = True
-            told = self.gateway.extension(begun)
-            told["route"] = told.pop("would")
-            self.gateway.abandoned(begun, "decision")
+            with self._ending(attempt, begun):
+                told = self.gateway.extension(begun)
+                told["route"] = told.pop("would")
+                self.gateway.abandoned(begun, "decision")
             await attempt.answer.json(200, {"object": "r2v.decision", **told}, {})
 
     async def _read(
@@ -216,47 +218,35 @@ def make_app(
     """The application, with further endpoints. `lifespan` holds what it needs while it runs."""
     handlers: dict[Any, Any] = {ApiError: _told}
     routes = [*app.routes, *further]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    direct = {(CHAT, "POST"): app.chat}
+    return _Application(direct, routes=routes, lifespan=lifespan, exception_handlers=handlers)
+
+
+class _Application(Starlette):
+    """`direct` are endpoints that answer their own errors: nothing stands between them and the
+    server, as every layer of Starlette's costs each of their messages a call."""
+
+    def __init__(self, direct: Mapping[tuple[str, str], _Act], **given: Any) -> None:
+        super().__init__(**given)
+        self._direct = direct
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As Starlette's."""
+        act = self._direct.get((scope.get("path", ""), scope.get("method", "")))
+        if act is not None and scope["type"] == "http":
+            await act(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class _Endpoint:
     """An endpoint that speaks ASGI itself."""
 
-    def __init__(self, call: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, call: _Act) -> None:
         self._call = call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._call(scope, receive, send)
-
-
-@contextlib.asynccontextmanager
-async def _until_gone(receive: Receive) -> AsyncIterator[None]:
-    """Cancel what happens inside when the caller is gone. Whoever is answered within `_SOON_S` needs
-    no task that watches."""
-    here = asyncio.current_task()
-    assert here is not None
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        here.cancel()
-
-    watching: list[asyncio.Task[None]] = []
-    loop = asyncio.get_running_loop()
-    starting = loop.call_later(_SOON_S, lambda: watching.append(loop.create_task(watch())))
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not gone:
-            raise
-        here.uncancel()
-    finally:
-        starting.cancel()
-        for task in watching:
-            task.cancel()
 
 
 def _of_teacher(down: TeacherDown) -> ApiError:

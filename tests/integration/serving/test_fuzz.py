@@ -72,7 +72,7 @@ def mutated(rng: random.Random) -> Any:
                 case 1 if isinstance(place, list):
                     place.append(place[key])
                 case _:
-                    place[key] = rng.choice(JUNK)
+                    place[key] = copy.deepcopy(rng.choice(JUNK))
             break
     return body
 
