@@ -22,6 +22,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no browser: install chromium (apt-get install chromium)"
 )
+WITHIN_MS = 60_000
 MARKUP = "<img src=x onerror=\"document.title='run'\"><b>bold</b>"
 PRICES = {"slm": 1.0, "slm_prompt": 0.5, "teacher": 30.0, "teacher_prompt": 10.0}
 
@@ -44,7 +45,7 @@ class Looking:
     async def shows(self, selector: str, text: str) -> None:
         """Wait until an element says exactly this. Raises TimeoutError where it does not."""
         found = self.page.locator(selector)
-        await playwright.expect(found).to_have_text(text, timeout=20_000)
+        await playwright.expect(found).to_have_text(text, timeout=WITHIN_MS)
 
     async def texts(self, selector: str) -> list[str]:
         found: list[str] = await self.page.locator(selector).all_inner_texts()
@@ -89,7 +90,6 @@ def test_the_page_follows_the_traffic_asks_nobody_else_and_shows_markup_as_text(
             for model in ("r2v", "r2v", "r2v@always", "r2v-slm"):
                 await ask(http, model=model)
             await seen.shows("#answers", "4")
-            await seen.shows("#pace", "4")
             await seen.shows("#rate", "25.0 %")
             assert (await seen.texts("#scores .mark.own")) == ["threshold 0.400"]
             bars = seen.page.locator("#scores rect")
@@ -115,7 +115,7 @@ async def as_if_harmful(seen: Looking, http: httpx.AsyncClient) -> None:
     await seen.page.route("**/v1/status", lambda route: route.fulfill(body=status))
     await seen.shows("#policy", f"{MARKUP} {MARKUP}")
     reason = seen.page.locator("#latest td:nth-child(5)").first
-    await playwright.expect(reason).to_have_text(f"{MARKUP}, would be {MARKUP}")
+    await playwright.expect(reason).to_have_text(f"{MARKUP}, would be {MARKUP}", timeout=WITHIN_MS)
     assert await seen.page.locator("main b b, main img, h1 b, h1 img").count() == 0
     assert await seen.page.title() == "r2v gateway"
 
