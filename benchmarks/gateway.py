@@ -2,7 +2,8 @@
 
 The teacher is a STUB that answers at once; all sides forward to it. Blocks of requests alternate
 (direct, ours, proxy, ...), on one connection for latencies and on many for the rate. `ratio` is our
-rate over the plain proxy's. With two cores or more, servers and client are on different ones.
+rate over the plain proxy's; `cpu_ratio`, the steadier one on a busy machine, that of the requests a
+second of processor time. With two cores or more, servers and client are on different ones.
 """
 
 import argparse
@@ -49,6 +50,8 @@ class Side:
     process: psutil.Process | None = None
     latencies: list[list[float]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
+    """Processor time of a request, a block of many connections."""
     cpu_s: float = 0.0
     asked: int = 0
 
@@ -204,8 +207,9 @@ async def compare(sides: list[Side], args: argparse.Namespace, body: bytes) -> N
             side.cpu_s += side.spent() - before
             side.asked += args.requests
         for side in sides:
-            found = await rate(side, body, args.requests, args.connections)
-            side.rates.append(found)
+            before = side.spent()
+            side.rates.append(await rate(side, body, args.requests, args.connections))
+            side.cpu_us.append((side.spent() - before) / args.requests * 1e6)
         print(f"round {round_number + 1} of {args.repeats}", file=sys.stderr, flush=True)
 
 
@@ -258,17 +262,20 @@ def main() -> None:
     direct, ours, proxy, *others = sides
     decision = uvloop.run(decision_ms(max(50, args.requests // 2), 20))
     ratio = statistics.median(a / b for a, b in zip(ours.rates, proxy.rates, strict=True))
+    spent = statistics.median(b / a for a, b in zip(ours.cpu_us, proxy.cpu_us, strict=True))
     table = []
     facts: dict[str, Any] = {}
     for side in (ours, proxy, *others):
         for name, share in (("p50", 0.5), ("p99", 0.99)):
             facts[f"{side.name}_added_{name}_ms"] = added(side, direct, share)
         facts[f"{side.name}_rps"] = statistics.median(side.rates)
+        facts[f"{side.name}_cpu_us"] = statistics.median(side.cpu_us)
         facts[f"{side.name}_cpu_s_per_1000"] = side.cpu_s / side.asked * 1e3
         facts[f"{side.name}_rss_mib"] = memory[side.name]
-    for name in ("added_p50_ms", "added_p99_ms", "rps", "cpu_s_per_1000", "rss_mib"):
+    for name in ("added_p50_ms", "added_p99_ms", "rps", "cpu_us", "cpu_s_per_1000", "rss_mib"):
         shown = [f"{facts[f'{side.name}_{name}']:.3g}" for side in (proxy, *others)]
         table.append((name, f"{facts[f'ours_{name}']:.3g}", ", ".join(shown)))
+    facts["cpu_ratio"] = spent
     facts["decision_p50_ms"] = quantile(decision, 0.5)
     facts["decision_p99_ms"] = quantile(decision, 0.99)
     table.append(("decision p50, p99 (ms)", f"{facts['decision_p50_ms']:.3f}, "

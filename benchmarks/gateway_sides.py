@@ -31,7 +31,7 @@ from r2v_dist.serving.access import Access
 from r2v_dist.serving.app import GatewayApp, make_app
 from r2v_dist.serving.gateway import Gateway
 from r2v_dist.serving.policy import Point, Policy
-from r2v_dist.serving.server import listen, run_server
+from r2v_dist.serving.server import listen, run_server, settle
 from r2v_dist.serving.sides import EndpointTeacher, Slm
 from r2v_dist.serving.upstream import Upstream
 from r2v_dist.serving.watch import Watch
@@ -149,6 +149,7 @@ def _serve_gateway(port: int, upstream_url: str) -> None:
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         async with upstream:
+            settle()
             yield
 
     with listen("127.0.0.1", port) as bound:

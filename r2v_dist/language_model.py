@@ -146,6 +146,8 @@ def action_of(text: str) -> str:
 def whole(text: str) -> str:
     """The text with unpaired surrogates replaced by U+FFFD: UTF-8 cannot encode them, so no shard
     can store them."""
+    if text.isascii():
+        return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

@@ -272,6 +272,7 @@ async def rig(
             app = GatewayApp(gateway, who)
             watch = Watch(gateway, drift)
             gateway.listeners.append(watch.answered)
+            app.failures.append(watch.failed)
             log = None
             if folder is not None:
                 take_up(folder, gateway, watch)

@@ -96,7 +96,8 @@ class ServeConfig(Section):
     """A stream without a byte gets a comment after so many seconds, so that nobody between hangs
     up."""
     state_entries: int = Field(100_000, ge=16, le=100_000_000)
-    """Answers whose state is remembered, the latest used; about 1 KB each."""
+    """Answers whose state is remembered, and that feedback may be about, the latest; about 1 KB
+    each."""
     body_mib: float = Field(16.0, gt=0, le=1024)
     """Largest body of a request."""
     keys_env: str = "R2V_GATEWAY_KEYS"

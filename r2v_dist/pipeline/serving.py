@@ -6,7 +6,7 @@ both sides are endpoints and no verifier was trained there is no Ray at all.
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from r2v_dist.serving.log import RequestLog, flushing
 from r2v_dist.serving.observing import Observing
 from r2v_dist.serving.policy import Policy
 from r2v_dist.serving.recovery import take_up
+from r2v_dist.serving.server import settle
 from r2v_dist.serving.watch import Watch
 from r2v_dist.storage.checkpoints import Checkpoint
 from r2v_dist.storage.run_dir import RunDir, open_run
@@ -35,7 +36,7 @@ from r2v_dist.storage.run_dir import RunDir, open_run
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from r2v_dist.serving.begun import Begun
+    from r2v_dist.serving.tracing import Tracing
 
 _PLANNERS = {
     "expert": "the environment's own planner, which reads hidden state that no agent outside shows",
@@ -159,8 +160,11 @@ def application(served: ServedRun, access: Access, calls: Calls) -> "tuple[Starl
     closing = contextlib.ExitStack()
     watch = Watch(gateway, training_drift(served.run, config, served.policy.router))
     gateway.listeners.append(watch.answered)
+    app.failures.append(watch.failed)
     if config.serve.otel:
-        gateway.listeners.append(closing.enter_context(_traced(gateway)))
+        tracing = closing.enter_context(_traced(gateway))
+        gateway.listeners.append(tracing.answered)
+        app.failures.append(tracing.failed)
     requests = served.run.root / "gateway" / "requests"
     log = _logged(requests, gateway, watch, closing) if config.serve.log else None
     observing = Observing(watch, access, log, requests)
@@ -169,6 +173,7 @@ def application(served: ServedRun, access: Access, calls: Calls) -> "tuple[Starl
     async def lifespan(_: Any) -> AsyncIterator[None]:
         with closing:
             async with upstream or contextlib.nullcontext(), flushing(log):
+                settle()
                 yield
 
     return make_app(app, lifespan, observing.routes), app
@@ -186,13 +191,13 @@ def _logged(
 
 
 @contextlib.contextmanager
-def _traced(gateway: Gateway) -> "Iterator[Callable[[Begun], None]]":
-    """The listener that makes spans; what is left of them goes out at the end."""
+def _traced(gateway: Gateway) -> "Iterator[Tracing]":
+    """What makes spans; what is left of them goes out at the end."""
     from r2v_dist.serving.tracing import Tracing, provider_of_environment
 
     provider = provider_of_environment()
     try:
-        yield Tracing(gateway, provider).answered
+        yield Tracing(gateway, provider)
     finally:
         provider.shutdown()
 

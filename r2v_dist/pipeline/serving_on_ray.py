@@ -7,6 +7,7 @@ Ray Serve runs is refused.
 
 import contextlib
 import logging
+import queue
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -67,17 +68,42 @@ def served_on_ray(served: ServedRun, host: str, port: int) -> Iterator[int]:
 
 
 def _start(served: ServedRun, host: str, port: int, calls: Calls) -> None:
-    from ray import serve
+    """Ray Serve's own calls have no deadline, so they are made by a thread that is waited for."""
     from ray.exceptions import RayError
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    address = {"host": host, "port": port}
+    ended: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def start() -> None:
+        try:
+            _run(served, host, port, calls)
+        except Exception as error:  # a boundary: whoever waits raises it
+            ended.put(error)
+        else:
+            ended.put(None)
+
+    threading.Thread(target=start, daemon=True, name="ray-serve").start()
+    deadline_s = served.config.cluster.engine_start_deadline_s
     try:
-        serve.start(proxy_location="HeadOnly", http_options=address, logging_config=_QUIET)
-        serve.run(_deployment(served, host, calls), name=_NAME, route_prefix="/")
-    except (RayError, RuntimeError) as error:
+        error = ended.get(timeout=deadline_s)
+    except queue.Empty:
+        raise RuntimeFailure(
+            f"Ray Serve has not started the gateway within {deadline_s:g} s "
+            f"(cluster.engine_start_deadline_s)"
+        ) from None
+    if isinstance(error, RayError | RuntimeError):
         said = " ".join(str(error).split())[:300]
         raise RuntimeFailure(f"Ray Serve does not start the gateway: {said}") from None
+    if error is not None:
+        raise error
+
+
+def _run(served: ServedRun, host: str, port: int, calls: Calls) -> None:
+    from ray import serve
+
+    address = {"host": host, "port": port}
+    serve.start(proxy_location="HeadOnly", http_options=address, logging_config=_QUIET)
+    serve.run(_deployment(served, host, calls), name=_NAME, route_prefix="/")
 
 
 def _deployment(served: ServedRun, host: str, calls: Calls) -> Any:

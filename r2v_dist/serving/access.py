@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from r2v_dist.errors import UsageError
 from r2v_dist.serving.begun import Caller
+from r2v_dist.serving.controls import Controls
 from r2v_dist.serving.errors import ApiError
 
 _LOCAL_NAMES = ("localhost", "ip6-localhost")
@@ -46,6 +47,20 @@ class Access:
                 code="invalid_api_key", headers={"www-authenticate": "Bearer"},
             )  # fmt: skip
         return Caller(hashlib.blake2b(offered.encode(), digest_size=6).hexdigest(), admin)
+
+
+def require_right(controls: Controls, caller: Caller, most: int | None) -> None:
+    """Raises ApiError 403 where a caller asks for what an admin may; `most` is the budget that the
+    configuration gives a conversation."""
+    if caller.admin:
+        return
+    wanted = controls.max_teacher_calls
+    if controls.route == "teacher":
+        raise _forbidden("force the teacher", "r2v.route")
+    if controls.threshold is not None:
+        raise _forbidden("set a threshold", "r2v.threshold")
+    if most is not None and wanted is not None and wanted > most:
+        raise _forbidden(f"raise the budget above {most}", "r2v.max_teacher_calls")
 
 
 def require_safe(host: str, access: Access) -> None:
@@ -89,3 +104,7 @@ def _require_local(headers: Mapping[str, str]) -> None:
     """A page that a browser loaded elsewhere may name this machine as host or origin."""
     if not _local(headers.get("host", "localhost"), headers.get("origin")):
         raise ApiError(403, "this gateway answers its own machine only", "permission_error")
+
+
+def _forbidden(what: str, param: str) -> ApiError:
+    return ApiError(403, f"this key may not {what}", "permission_error", param, "forbidden")

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,20 +21,23 @@ from starlette.types import Receive, Scope, Send
 
 from r2v_dist.errors import warn
 from r2v_dist.serving.access import Access
+from r2v_dist.serving.attempt import Attempt, Failure
 from r2v_dist.serving.begun import Begun, Caller
 from r2v_dist.serving.controls import ALIASES, unknown_model
+from r2v_dist.serving.disconnect import until_gone
 from r2v_dist.serving.errors import ApiError, busy
 from r2v_dist.serving.gateway import Gateway
 from r2v_dist.serving.request_body import read_body
 from r2v_dist.serving.sending import Answer
-from r2v_dist.serving.sse import PING
+from r2v_dist.serving.sse import PING, with_pings
 from r2v_dist.serving.teacher_reply import Truncated
 from r2v_dist.serving.telling import headers as headers_of
 from r2v_dist.serving.upstream_reply import TeacherDown, TeacherRefused
-from r2v_dist.serving.wire import read_request
+from r2v_dist.serving.wire import ChatRequest, read_request
 
 _STARTED = int(time.time())
-Headers = list[tuple[bytes, bytes]]
+CHAT = "/v1/chat/completions"
+_Act = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class GatewayApp:
@@ -45,12 +48,14 @@ class GatewayApp:
         self._access = access
         self.draining = False
         self.under_way = 0
+        self.failures: list[Callable[[Failure], object]] = []
+        """Told of every request that ended without a decision."""
 
     @property
     def routes(self) -> list[Route]:
         """What Starlette is told."""
         return [
-            Route("/v1/chat/completions", _Endpoint(self._chat), methods=["POST"]),
+            Route(CHAT, _Endpoint(self.chat), methods=["POST"]),
             Route("/v1/decision", _Endpoint(self._decision), methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/v1/models/{name:path}", self._model),
@@ -58,11 +63,26 @@ class GatewayApp:
             Route("/ready", self._ready),
         ]
 
-    async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def chat(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await self._attempted(self._answered, scope, receive, send)
+
+    async def _decision(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What would happen to a request; nothing of it is remembered."""
+        await self._attempted(self._decided, scope, receive, send)
+
+    async def _attempted(
+        self,
+        act: Callable[[Attempt, Receive], Awaitable[None]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         answer = Answer(send)
+        attempt = Attempt(scope, answer)
         self.under_way += 1
         try:
-            await self._answered(scope, receive, answer)
+            await act(attempt, receive)
         except ApiError as error:
             await answer.fail(error)
         except TeacherRefused as refused:
@@ -74,32 +94,63 @@ class GatewayApp:
             await answer.fail(_unexpected(scope, error))
         finally:
             self.under_way -= 1
+            if not attempt.decided:
+                for listener in self.failures:
+                    listener(attempt.failed())
 
-    async def _answered(self, scope: Scope, receive: Receive, answer: "Answer") -> None:
-        caller, headers = self._admit(scope)
+    async def _answered(self, attempt: Attempt, receive: Receive) -> None:
+        chat, headers, caller = await self._read(attempt, receive)
+        async with until_gone(receive):
+            beginning = self.gateway.begin(chat, headers, caller)
+            if chat.stream:
+                await self._streamed(attempt, asyncio.ensure_future(beginning))
+                return
+            begun = await beginning
+            with self._ending(attempt, begun):
+                body = self.gateway.body(begun)
+                await attempt.answer.json(200, body, headers_of(begun))
+
+    async def _decided(self, attempt: Attempt, receive: Receive) -> None:
+        chat, headers, caller = await self._read(attempt, receive, {"x-r2v-dry-run": "true"})
+        async with until_gone(receive):
+            begun = await self.gateway.begin(chat, headers, caller)
+            with self._ending(attempt, begun):
+                told = self.gateway.extension(begun)
+                told["route"] = told.pop("would")
+                self.gateway.abandoned(begun, "decision")
+            await attempt.answer.json(200, {"object": "r2v.decision", **told}, {})
+
+    async def _read(
+        self, attempt: Attempt, receive: Receive, further: dict[str, str] | None = None
+    ) -> tuple[ChatRequest, dict[str, str], Caller]:
+        """What is asked, as if with these further headers, and by whom. Raises ApiError."""
+        caller, headers = self._admit(attempt.scope)
         raw = await read_body(receive, headers, self.gateway.config.body_mib)
-        chat = read_request(raw, headers)
-        async with _until_gone(receive):
-            beginning = asyncio.ensure_future(self.gateway.begin(chat, headers, caller))
-            ended = "cancelled"
-            try:
-                if not chat.stream:
-                    await self._whole(await beginning, answer)
-                else:
-                    await self._streamed(beginning, answer)
-            except Exception as error:
-                refused = isinstance(error, ApiError) and error.status < 500
-                ended = "refused" if refused else "failed"
-                raise
-            finally:
-                self._leave(beginning, ended)
+        chat = read_request(raw, headers | (further or {}))
+        attempt.model = str(chat.body["model"])
+        return chat, headers, caller
 
-    def _leave(self, beginning: "asyncio.Future[Begun]", ended: str) -> None:
-        """Nobody waits any more: end what is still under way."""
+    def _leave(self, attempt: Attempt, beginning: "asyncio.Future[Begun]") -> None:
+        """Nobody waits for the decision any more."""
         if not beginning.done():
             beginning.cancel()
         elif not beginning.cancelled() and beginning.exception() is None:
-            self.gateway.abandoned(beginning.result(), ended)
+            with self._ending(attempt, beginning.result()):
+                pass
+
+    @contextlib.contextmanager
+    def _ending(self, attempt: Attempt, begun: Begun) -> Iterator[None]:
+        """Whatever happens to an answer that is decided, its end is told."""
+        attempt.decided = True
+        ended = "cancelled"
+        try:
+            yield
+        except Exception as error:
+            refused = isinstance(error, ApiError) and error.status < 500
+            ended = "refused" if refused else "failed"
+            raise
+        finally:
+            self.gateway.abandoned(begun, ended)
 
     def _admit(self, scope: Scope) -> tuple[Caller, dict[str, str]]:
         """Who asks. Raises ApiError 401, 403, 429 and, while the gateway ends, 503."""
@@ -109,47 +160,32 @@ class GatewayApp:
             raise busy("the gateway is shutting down", "shutting_down", 5)
         return caller, headers
 
-    async def _whole(self, begun: Begun, answer: "Answer") -> None:
-        body = self.gateway.body(begun)
-        await answer.json(200, body, headers_of(begun))
-
-    async def _streamed(self, beginning: "asyncio.Future[Begun]", answer: "Answer") -> None:
+    async def _streamed(self, attempt: Attempt, beginning: "asyncio.Future[Begun]") -> None:
+        answer = attempt.answer
         ping_s = self.gateway.config.ping_after_s
-        while not beginning.done():
-            await asyncio.wait([beginning], timeout=ping_s)
-            if not beginning.done():
-                await answer.begin_stream({})
-                await answer.write(PING)
-        begun = beginning.result()
-        if begun.outcome.reply is None:
-            self.gateway.compose(begun)
+        begun = None
         try:
-            await answer.begin_stream(headers_of(begun))
-            pings = _with_pings(self.gateway.events(begun), ping_s)
-            async with contextlib.aclosing(pings) as events:
-                async for data in events:
-                    await answer.write(data)
-        except Truncated as truncated:
-            raise ApiError(502, str(truncated), "upstream_error", code="truncated") from None
-        await answer.end()
-
-    async def _decision(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What would happen to a request; nothing of it is remembered."""
-        answer = Answer(send)
-        try:
-            caller, headers = self._admit(scope)
-            raw = await read_body(receive, headers, self.gateway.config.body_mib)
-            chat = read_request(raw, headers | {"x-r2v-dry-run": "true"})
-            async with _until_gone(receive):
-                begun = await self.gateway.begin(chat, headers, caller)
-                told = self.gateway.extension(begun)
-                told["route"] = told.pop("would")
-                self.gateway.abandoned(begun, "decision")
-                await answer.json(200, {"object": "r2v.decision", **told}, {})
-        except ApiError as error:
-            await answer.fail(error)
-        except Exception as error:  # a boundary: the caller must learn of it, and no one else
-            await answer.fail(_unexpected(scope, error))
+            while not beginning.done():
+                await asyncio.wait([beginning], timeout=ping_s)
+                if not beginning.done():
+                    await answer.begin_stream({})
+                    await answer.write(PING)
+            begun = beginning.result()
+        finally:
+            if begun is None:
+                self._leave(attempt, beginning)
+        with self._ending(attempt, begun):
+            if begun.outcome.reply is None:
+                self.gateway.compose(begun)
+            try:
+                await answer.begin_stream(headers_of(begun))
+                pings = with_pings(self.gateway.events(begun), ping_s)
+                async with contextlib.aclosing(pings) as events:
+                    async for data in events:
+                        await answer.write(data)
+            except Truncated as truncated:
+                raise ApiError(502, str(truncated), "upstream_error", code="truncated") from None
+            await answer.end()
 
     async def _models(self, request: Request) -> Response:
         self._access.caller(dict(request.headers))
@@ -182,65 +218,35 @@ def make_app(
     """The application, with further endpoints. `lifespan` holds what it needs while it runs."""
     handlers: dict[Any, Any] = {ApiError: _told}
     routes = [*app.routes, *further]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    direct = {(CHAT, "POST"): app.chat}
+    return _Application(direct, routes=routes, lifespan=lifespan, exception_handlers=handlers)
+
+
+class _Application(Starlette):
+    """`direct` are endpoints that answer their own errors: nothing stands between them and the
+    server, as every layer of Starlette's costs each of their messages a call."""
+
+    def __init__(self, direct: Mapping[tuple[str, str], _Act], **given: Any) -> None:
+        super().__init__(**given)
+        self._direct = direct
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As Starlette's."""
+        act = self._direct.get((scope.get("path", ""), scope.get("method", "")))
+        if act is not None and scope["type"] == "http":
+            await act(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class _Endpoint:
     """An endpoint that speaks ASGI itself."""
 
-    def __init__(self, call: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, call: _Act) -> None:
         self._call = call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._call(scope, receive, send)
-
-
-@contextlib.asynccontextmanager
-async def _until_gone(receive: Receive) -> AsyncIterator[None]:
-    """Cancel what happens inside as soon as the caller is gone."""
-    here = asyncio.current_task()
-    assert here is not None
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        here.cancel()
-
-    watching = asyncio.ensure_future(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not gone:
-            raise
-        here.uncancel()
-    finally:
-        watching.cancel()
-
-
-async def _with_pings(events: AsyncIterator[bytes], ping_s: float) -> AsyncGenerator[bytes, None]:
-    """The events, and a comment wherever none comes for so long."""
-    iterator = aiter(events)
-    coming: asyncio.Future[bytes] | None = None
-    try:
-        while True:
-            coming = asyncio.ensure_future(anext(iterator))
-            while not coming.done():
-                await asyncio.wait([coming], timeout=ping_s)
-                if not coming.done():
-                    yield PING
-            try:
-                yield coming.result()
-            except StopAsyncIteration:
-                return
-    finally:
-        if coming is not None and not coming.done():
-            coming.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await coming
-        await events.aclose()  # type: ignore[attr-defined]
 
 
 def _of_teacher(down: TeacherDown) -> ApiError:

@@ -5,7 +5,7 @@ Invariant: an unknown key, or two places that say different things, is an error;
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from r2v_dist.serving.errors import ApiError, invalid
@@ -64,7 +64,7 @@ def read_controls(body: Mapping[str, Any], headers: Mapping[str, str]) -> Contro
         _join(given, name, value, "model")
     if "threshold" in given and "operating_point" in given:
         raise invalid("give r2v.threshold or an operating point, not both", "r2v.threshold")
-    return replace(Controls(), **given)
+    return Controls(**given)
 
 
 def _of_model(model: object) -> dict[str, Any]:

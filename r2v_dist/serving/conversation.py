@@ -72,7 +72,7 @@ class Conversation:
 
     def after(self, message: Mapping[str, Any]) -> bytes:
         """The hash of the conversation with an answer."""
-        return _chained(self.key, message, 0)
+        return _chained(self.key, message, text_of_content(message.get("content")), 0)
 
 
 def read_conversation(
@@ -94,21 +94,23 @@ def read_conversation(
     previous = opening = b""
     for place, message in enumerate(messages):
         before = key
-        key = _chained(key, message, _place(message, calls))
+        text = text_of_content(message.get("content"))
+        key = _chained(key, message, text, _place(message, calls))
         if message["role"] != "assistant":
-            heard.append(_heard(message, calls))
+            call = calls.get(message.get("tool_call_id") or "") if calls else None
+            heard.append(Message(_role(message), text, call))
             continue
-        if not any(one.role != "system" for one in heard):
+        if not _asks(heard):
             raise invalid(f"messages[{place}]: an answer, and nothing was asked", "messages")
         previous = key
         opening = opening or before
         answered = cache.get(key)
         said = _heard_since(heard, tools if not turns else (), own_system)
-        turns.append(turn_of(said, message, answered))
+        turns.append(_turn(said, text, message, answered))
         known.append(answered)
         calls = {call["id"]: _call(call) for call in message.get("tool_calls") or ()}
         heard = []
-    if not any(one.role != "system" for one in heard):
+    if not _asks(heard):
         raise invalid("messages: there is no message of a user or a tool to answer", "messages")
     latest = _heard_since(heard, tools if not turns else (), own_system)
     return Conversation(key, root, tuple(turns), latest, tuple(known), previous, opening or key)
@@ -122,17 +124,22 @@ def client_system(messages: Sequence[Mapping[str, Any]]) -> str | None:
     return text_of_content(first.get("content"))
 
 
-def _chained(key: bytes, message: Mapping[str, Any], place: int) -> bytes:
-    role = "system" if message["role"] == "developer" else message["role"]
-    parts = [role, str(place), text_of_content(message.get("content"))]
-    parts += [_call(call).canonical for call in message.get("tool_calls") or ()]
-    return xxh3_128_digest(key + "\x1f".join(parts).encode("utf-8", "surrogatepass"))
+def _chained(key: bytes, message: Mapping[str, Any], text: str, place: int) -> bytes:
+    line = f"{_role(message)}\x1f{place}\x1f{text}"
+    for call in message.get("tool_calls") or ():
+        line += f"\x1f{_call(call).canonical}"
+    return xxh3_128_digest(key + line.encode("utf-8", "surrogatepass"))
+
+
+def _role(message: Mapping[str, Any]) -> str:
+    role: str = message["role"]
+    return "system" if role == "developer" else role
 
 
 def _place(message: Mapping[str, Any], calls: Mapping[str, ToolCall]) -> int:
     """Which of the last answer's calls a result belongs to, counted from 1."""
-    identity = message.get("tool_call_id") or ""
-    return list(calls).index(identity) + 1 if identity in calls else 0
+    identity = message.get("tool_call_id")
+    return list(calls).index(identity) + 1 if identity and identity in calls else 0
 
 
 def _call(call: Mapping[str, Any]) -> ToolCall:
@@ -140,19 +147,18 @@ def _call(call: Mapping[str, Any]) -> ToolCall:
     return ToolCall(function["name"], function["arguments"], call.get("id") or "")
 
 
-def _heard(message: Mapping[str, Any], calls: Mapping[str, ToolCall]) -> Message:
-    role = "system" if message["role"] == "developer" else message["role"]
-    text = text_of_content(message.get("content"))
-    return Message(role, text, calls.get(message.get("tool_call_id") or ""))
+def _asks(heard: Sequence[Message]) -> bool:
+    """Whether a user or a tool has said something."""
+    return any(one.role != "system" for one in reversed(heard))
 
 
 def _heard_since(
     heard: Sequence[Message], tools: Sequence[Mapping[str, Any]], own_system: str
 ) -> Heard:
     """The messages between two answers; one text where that is all."""
-    messages = list(heard)
-    if messages[0] == Message("system", own_system):
-        del messages[0]
+    first = heard[0]
+    own = first.role == "system" and first.content == own_system and first.call is None
+    messages = heard[1:] if own else heard
     if len(messages) == 1 and messages[0].role == "user" and not tools:
         return messages[0].content
     return Messages(tuple(messages), tuple(msgspec.json.encode(tool).decode() for tool in tools))
@@ -160,9 +166,14 @@ def _heard_since(
 
 def turn_of(heard: Heard, message: Mapping[str, Any], answered: Answered | None) -> Turn:
     """An answer in a conversation, with what is known of it."""
-    content = action_of(text_of_content(message.get("content")))
-    calls = tuple(_call(call) for call in message.get("tool_calls") or ())
-    action = action_text(content, calls)
+    return _turn(heard, text_of_content(message.get("content")), message, answered)
+
+
+def _turn(heard: Heard, text: str, message: Mapping[str, Any], answered: Answered | None) -> Turn:
+    content = action_of(text)
+    made = message.get("tool_calls")
+    calls = tuple(_call(call) for call in made) if made else ()
+    action = action_text(content, calls) if calls else content
     if answered is None:
         return Turn(heard, action, calls=calls, content=content)
     ids = None if answered.ids is None else tuple(answered.ids)

@@ -17,12 +17,13 @@ from r2v_dist.config.serve import ServeConfig
 from r2v_dist.language_model import Answer
 from r2v_dist.router.policies import Router
 from r2v_dist.serving import teacher_reply, telling
+from r2v_dist.serving.access import require_right
 from r2v_dist.serving.answers import Completion, Decode, completion_of, sending_order
+from r2v_dist.serving.attempt import TRACE_HEADERS
 from r2v_dist.serving.begun import Begun, Caller
 from r2v_dist.serving.budget import Budgets, Limit, conversation_limit
 from r2v_dist.serving.controls import SESSION_HEADERS
 from r2v_dist.serving.conversation import Conversation, client_system, read_conversation, turn_of
-from r2v_dist.serving.errors import ApiError
 from r2v_dist.serving.policy import Point, Policy, forget_prediction, seen
 from r2v_dist.serving.shadow import take_watched
 from r2v_dist.serving.sides import Slm, Teacher
@@ -33,7 +34,6 @@ from r2v_dist.serving.upstream_reply import TeacherDown
 from r2v_dist.serving.wire import ChatRequest
 
 Listener = Callable[[Begun], object]
-_TRACE_HEADERS = ("traceparent", "tracestate")
 
 
 class Gateway:
@@ -65,8 +65,8 @@ class Gateway:
         """Decide who answers; a teacher's answer may then have begun. Raises ApiError,
         TeacherDown, TeacherRefused."""
         started = time.perf_counter()
-        self._require_right(chat, caller)
         controls = chat.controls
+        require_right(controls, caller, self.config.max_teacher_calls)
         point = self.policy.point(controls.operating_point)
         if controls.threshold is not None:
             point = Point("threshold", controls.threshold)
@@ -108,7 +108,7 @@ class Gateway:
             self._departures(chat, conversation, outcome, self.policy.explores(point, threshold)),
             started,
             max(0.0, time.perf_counter() - started - step.model_s) * 1e3,
-            carrier={name: headers[name] for name in _TRACE_HEADERS if name in headers},
+            carrier={name: headers[name] for name in TRACE_HEADERS if name in headers},
         )
 
     def _may_fall_back(self, chat: ChatRequest) -> bool:
@@ -242,6 +242,9 @@ class Gateway:
         controls = chat.controls
         if controls.route in ("slm", "teacher"):
             return (ALONE if controls.route == "slm" else ASKED), None
+        if controls.dry_run and not any(conversation.known):
+            # Who asks before a conversation begins learns of no draw, or could choose among names.
+            return self.policy.at(point, None)
         return self.policy.at(point, session or conversation.opening.hex())
 
     def _limits(
@@ -260,19 +263,6 @@ class Gateway:
         if config.max_teacher_calls_per_key is not None:
             limits.append(Limit(f"key:{caller.name}", config.max_teacher_calls_per_key))
         return limits
-
-    def _require_right(self, chat: ChatRequest, caller: Caller) -> None:
-        controls = chat.controls
-        most = self.config.max_teacher_calls
-        wanted = controls.max_teacher_calls
-        if caller.admin:
-            return
-        if controls.route == "teacher":
-            raise _forbidden("force the teacher", "r2v.route")
-        if controls.threshold is not None:
-            raise _forbidden("set a threshold", "r2v.threshold")
-        if most is not None and wanted is not None and wanted > most:
-            raise _forbidden(f"raise the budget above {most}", "r2v.max_teacher_calls")
 
     def _departures(
         self, chat: ChatRequest, conversation: Conversation, outcome: StepOutcome, explores: bool
@@ -293,7 +283,3 @@ class Gateway:
         if outcome.reason not in ("router", "held"):
             found.append(outcome.reason)
         return tuple(found)
-
-
-def _forbidden(what: str, param: str) -> ApiError:
-    return ApiError(403, f"this key may not {what}", "permission_error", param, "forbidden")

@@ -80,15 +80,16 @@ SCHEMA = pa.schema(
         ("design", _DESIGN),
         ("propensity", pa.float64()),
         ("features", pa.list_(pa.float64())),
+        ("hysteresis", pa.string()),
     ],
-    metadata={"r2v_log_version": "2", "r2v_feature_version": FEATURE_VERSION},
+    metadata={"r2v_log_version": "3", "r2v_feature_version": FEATURE_VERSION},
 )
 """`kind` is `answer` or `feedback`. The rows of a conversation are a tree: `previous` is the
 `state` of the answer before. `would` is who would have acted where the router was only watched
 (`serve.shadow`). A row of feedback has `state`, `success` and `comment`. `threshold` was drawn from
 `design` by the name `drawn_by`; `own` says whether a threshold of it is the operating point's, not an
 explored one. `propensity` is the probability that the side which acted would, given the steps before;
-null where something else decided. `features` are those that the router read."""
+null where something else decided. `features` are those that the router read. `hysteresis` is that of the policy (`propensity.held_by`)."""
 
 
 class RequestLog:

@@ -1,7 +1,8 @@
 """The request log as evidence on thresholds: judged conversations whose steps chance and the router
 alone decided, and what the alarms of `drift.py` say of the whole log.
 
-Invariant: every judged conversation is either used or counted under the reason why it is not.
+Invariant: every judged conversation is either used or counted under the reason why it is not; and
+what it came to is no such reason, or those that are used would be selected.
 """
 
 import math
@@ -20,11 +21,13 @@ from r2v_dist.router.exploration import Design
 from r2v_dist.router.switching import Hysteresis
 from r2v_dist.serving.drift import WINDOW, FeatureDrift, RiskTest
 from r2v_dist.serving.log_episodes import judged_paths
+from r2v_dist.serving.propensity import held_by
 
 Row = Mapping[str, Any]
 CUT = "in which a budget, an outage or a candidate that cannot be sent decided"
 WATCHED = "in which the router was only watched (serve.shadow)"
 PRICED = "whose hysteresis prices cold tokens, so that the lengths of prompts decided too"
+HELD = "held by another hysteresis than the run's"
 LATER = "that are judged at a later answer too, which counts"
 _WHO = ["router_version", "policy", "teacher"]
 _COLUMNS = [
@@ -41,7 +44,7 @@ _COLUMNS = [
         "risk",
         "exact",
     ),
-    *("drawn_by", "design", "propensity"),
+    *("drawn_by", "design", "propensity", "hysteresis"),
 ]
 
 
@@ -86,10 +89,30 @@ def logged_traffic(
     drift = drift_of(router)
     own = table.filter(pc.equal(table["router_version"], latest["router_version"]))
     columns = [*_COLUMNS, "features"] if with_features else _COLUMNS
-    used = []
-    left_out = Counter[str]()
     risk_test = RiskTest()
-    judged = list(judged_paths(table.select(columns)))
+    used, left_out = _sorted_out(table.select(columns), latest, hysteresis, risk_test)
+    return LoggedTraffic(
+        router,
+        latest["router_version"],
+        max(latest["design"], key=lambda one: (one["own"], one["probability"]))["threshold"],
+        latest["policy"],
+        used,
+        left_out,
+        own.num_rows,
+        len(pc.unique(own["drawn_by"])),
+        risk_test,
+        {} if drift is None else _psi(own, drift),
+    )
+
+
+def _sorted_out(
+    table: pa.Table, latest: Row, hysteresis: Hysteresis | None, risk_test: RiskTest
+) -> tuple[tuple[LoggedConversation, ...], dict[str, int]]:
+    """The judged conversations that can be used, and the number of others by the reason."""
+    used: list[tuple[Sequence[Row], bool]] = []
+    left_out = Counter[str]()
+    unexplained = False
+    judged = list(judged_paths(table))
     inner = {row["state"] for path, _ in judged for row in path[:-1]}
     for path, verdict in judged:
         success = bool(verdict["success"])
@@ -99,20 +122,14 @@ def logged_traffic(
             problem = _problem(path, hysteresis)
         if problem:
             left_out[problem] += 1
+            unexplained |= problem == HELD and _says_nothing(path)
         else:
-            used.append(_conversation(path, success))
-    return LoggedTraffic(
-        router,
-        latest["router_version"],
-        max(latest["design"], key=lambda one: (one["own"], one["probability"]))["threshold"],
-        latest["policy"],
-        tuple(used),
-        dict(left_out),
-        own.num_rows,
-        len(pc.unique(own["drawn_by"])),
-        risk_test,
-        {} if drift is None else _psi(own, drift),
-    )
+            used.append((path, success))
+    if unexplained:
+        telling = [(path, success) for path, success in used if not _says_nothing(path)]
+        left_out[HELD] += len(used) - len(telling)
+        used = telling
+    return tuple(_conversation(path, success) for path, success in used), dict(left_out)
 
 
 def _latest_answer(table: pa.Table) -> Row:
@@ -149,16 +166,27 @@ def _problem(path: Sequence[Row], hysteresis: Hysteresis | None) -> str:
     """Why a conversation tells nothing of thresholds; empty where it does."""
     if any(row["design"] is None for row in path):
         return "at an operating point or on a side that the caller chose"
+    if any(row["hysteresis"] not in (None, held_by(hysteresis)) for row in path):
+        return HELD
     if any(not row["exact"] for row in path):
         return "with rebuilt features"
     if any(row["propensity"] is None for row in path):
         return _unknown(path, hysteresis)
     if any(row["design"] != path[0]["design"] for row in path):
         return "in which serve.explore or the operating point changed"
+    return HELD if _says_nothing(path) and not _explained(path, hysteresis) else ""
+
+
+def _says_nothing(path: Sequence[Row]) -> bool:
+    """Whether a log of an earlier version does not say how the conversation was held."""
+    return any(row["hysteresis"] is None for row in path)
+
+
+def _explained(path: Sequence[Row], hysteresis: Hysteresis | None) -> bool:
+    """Whether a hysteresis would have given the conversation the propensities that it has. Others
+    may too: one that it does not explain speaks against all that were held alike."""
     one = _conversation(path, True)
-    if not math.isclose(one.propensity, one.design.chance_of(one.scores, one.actors, hysteresis)):
-        return "held by another hysteresis than the run's"
-    return ""
+    return math.isclose(one.propensity, one.design.chance_of(one.scores, one.actors, hysteresis))
 
 
 def _unknown(path: Sequence[Row], hysteresis: Hysteresis | None) -> str:

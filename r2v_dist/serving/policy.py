@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
+from cachetools import LRUCache
+
 from r2v_dist.router.exploration import Design, Exploration
 from r2v_dist.router.model import Array, RiskPrediction, RouterModel
 from r2v_dist.router.policies import Router
@@ -14,6 +16,8 @@ from r2v_dist.router.registry import RouterModels, build_router
 from r2v_dist.seeding import rng_for
 from r2v_dist.serving.errors import invalid
 
+_BUILT = 64
+"""Routers that are kept: of every threshold of the run, and of some that callers set."""
 _PREDICTION: ContextVar["Predicted | None"] = ContextVar("prediction", default=None)
 
 
@@ -79,6 +83,10 @@ class Policy:
     """What conversations at the default point may explore."""
     _watched: dict[bool, RouterModels] = field(default_factory=dict, repr=False)
 
+    _built: LRUCache[tuple[bool, float | None], Router] = field(
+        default_factory=lambda: LRUCache(_BUILT), init=False, repr=False, compare=False
+    )
+
     def __post_init__(self) -> None:
         key = (self.router, self.training_seed)
         model = self.models.trained.get(key)
@@ -103,17 +111,28 @@ class Policy:
             raise invalid(f"operating point {point.name}: {point.problem}", "r2v.operating_point")
         return point
 
-    def at(self, point: Point, conversation: str) -> tuple[Router, float | None]:
+    def at(self, point: Point, conversation: str | None) -> tuple[Router, float | None]:
         """The router of a conversation at a point, and its threshold. A mix is drawn once a
-        conversation, and so is a threshold that is explored."""
+        conversation, and so is a threshold that is explored; without a name nothing is drawn, and
+        the likelier threshold of a mix is played."""
         threshold = point.threshold
-        if point.cheap is not None and rng_for("mix", conversation).random() >= point.share:
+        drawn = 0.5 if conversation is None else rng_for("mix", conversation).random()
+        if point.cheap is not None and drawn >= point.share:
             threshold = point.cheap
-        if self.exploration is not None and point.name == self.default:
-            explored = self.exploration.drawn(conversation)
+        exploration = self.exploration if point.name == self.default else None
+        if exploration is not None and conversation is not None:
+            explored = exploration.drawn(conversation)
             threshold = threshold if explored is None else explored
-        models = self._watched[point.rule]
-        return build_router(self.router, threshold, models, self.training_seed), threshold
+        return self._router(point.rule, threshold), threshold
+
+    def _router(self, rule: bool, threshold: float | None) -> Router:
+        """A router keeps nothing of a request, so those of a threshold are one."""
+        router = self._built.get((rule, threshold))
+        if router is None:
+            models = self._watched[rule]
+            router = build_router(self.router, threshold, models, self.training_seed)
+            self._built[rule, threshold] = router
+        return router
 
     def design(self, point: Point) -> Design | None:
         """The thresholds that a conversation at the default point can be given. None at another

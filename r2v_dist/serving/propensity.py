@@ -5,14 +5,23 @@ reads the log leaves out conversations in which a step has none: what a budget, 
 outage decided tells of no threshold, and neither do the steps after it.
 """
 
+from dataclasses import asdict
 from typing import Any
 
+import msgspec
+
 from r2v_dist.router.exploration import Design, agrees
+from r2v_dist.router.switching import Hysteresis
 from r2v_dist.serving.begun import Begun
 from r2v_dist.serving.policy import Policy
 
 DECIDED = ("router", "held")
 """Reasons of steps that the router decided."""
+
+
+def held_by(hysteresis: Hysteresis | None) -> str:
+    """A hysteresis as the log names it; none is that which holds nothing."""
+    return msgspec.json.encode(asdict(hysteresis or Hysteresis())).decode()
 
 
 def randomisation(begun: Begun, policy: Policy) -> dict[str, Any]:
@@ -22,6 +31,7 @@ def randomisation(begun: Begun, policy: Policy) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "drawn_by": begun.drawn_by,
         "router_version": policy.version,
+        "hysteresis": held_by(policy.models.hysteresis.get(policy.router)),
         "features": None if begun.predicted is None else begun.predicted.features_F,
     }
     if design is None or begun.outcome.reason == "forced":

@@ -16,6 +16,10 @@ class Answer:
         self._send = send
         self._streaming = False
         self._over = False
+        self.status: int | None = None
+        """The status that was sent; None before."""
+        self.error = ""
+        """The code of the error that was told."""
 
     async def json(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
         """Send all at once."""
@@ -49,6 +53,8 @@ class Answer:
         """Tell of an error: by the status, or as the last event where there is one already."""
         if self._over:
             return
+        told = body["error"]
+        self.error = str(told.get("code") or told.get("type") or "error")
         if not self._streaming:
             await self.json(status, body, headers)
             return
@@ -56,5 +62,6 @@ class Answer:
         await self.end()
 
     async def _start(self, status: int, headers: dict[str, str]) -> None:
+        self.status = status
         pairs = [(k.encode(), v.encode("latin-1", "replace")) for k, v in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})

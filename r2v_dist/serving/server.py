@@ -16,6 +16,8 @@ from r2v_dist.errors import UsageError
 from r2v_dist.serving.app import GatewayApp
 
 _BACKLOG = 2048
+_YOUNG_OBJECTS = 10_000
+"""New objects after which the garbage collector looks at the youngest; Python's own is 700."""
 
 
 @contextlib.contextmanager
@@ -50,6 +52,15 @@ def run_server(
         signal.signal(signal.SIGTERM, before)
 
 
+def settle() -> None:
+    """Have the garbage collector leave alone what is there before the first request, and look less
+    often at what comes. Else it goes through all modules and models again and again, and every
+    request waits meanwhile; what a request leaves behind has no cycles worth so much."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS)
+
+
 def _config(
     application: Starlette, grace_s: float, loop: Literal["uvloop", "none"]
 ) -> uvicorn.Config:
@@ -74,12 +85,6 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: GatewayApp) -> None:
         super().__init__(config)
         self._gateway = app
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's; afterwards what is there is no concern of the garbage collector."""
-        await super().startup(sockets)
-        gc.collect()
-        gc.freeze()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """As uvicorn's."""

@@ -1,6 +1,8 @@
 """Server-sent events, read from bytes however they are cut and written back one by one."""
 
-from collections.abc import Iterator
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 DONE = b"[DONE]"
 PING = b": ping\n\n"
@@ -40,3 +42,26 @@ class EventReader:
                 yield data
         elif line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
+
+
+async def with_pings(events: AsyncIterator[bytes], ping_s: float) -> AsyncGenerator[bytes, None]:
+    """The events, and a comment wherever none comes for so long."""
+    iterator = aiter(events)
+    coming: asyncio.Future[bytes] | None = None
+    try:
+        while True:
+            coming = asyncio.ensure_future(anext(iterator))
+            while not coming.done():
+                await asyncio.wait([coming], timeout=ping_s)
+                if not coming.done():
+                    yield PING
+            try:
+                yield coming.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        if coming is not None and not coming.done():
+            coming.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await coming
+        await events.aclose()  # type: ignore[attr-defined]

@@ -125,8 +125,10 @@ class ServedStep:
             answer = await self._timed(lambda: self._slm.model.sample(asked), "slm")
             usable = tuple(c for c in answer.candidates if eligible(c, self._chat))
             self.unparsable = len(answer.candidates) - len(usable)
-            generated = answer.sampled_tokens
-            self.proposal = replace(answer, candidates=usable, generated=generated)
+            if self.unparsable:
+                generated = answer.sampled_tokens
+                answer = replace(answer, candidates=usable, generated=generated)
+            self.proposal = answer
         return self.proposal
 
     async def verify(self, proposal: Answer) -> tuple[float, ...]:
@@ -204,6 +206,8 @@ async def take(
     the place of a teacher that does not answer. Raises ApiError, TeacherDown, TeacherRefused."""
     noting = Noting(router)
     outcome = await _taken(step, noting, context, fallback, forced)
+    if outcome.decision.score == noting.score:
+        return outcome
     decision = replace(outcome.decision, score=noting.score)
     return replace(outcome, decision=decision)
 

@@ -22,6 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode, Tracer, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from r2v_dist.errors import UsageError
+from r2v_dist.serving.attempt import Failure
 from r2v_dist.serving.begun import Begun
 from r2v_dist.serving.costs import cost_of
 from r2v_dist.serving.gateway import Gateway
@@ -59,6 +60,21 @@ class Tracing:
             span.set_status(StatusCode.ERROR, begun.status)
         self._models(begun, set_span_in_context(span), origin_ns, ended)
         span.end(origin_ns + int(ended * 1e9))
+
+    def failed(self, failure: Failure) -> None:
+        """Make the span of a request that ended without a decision."""
+        origin_ns = time.time_ns() - int(time.perf_counter() * 1e9)
+        asked = {"gen_ai.request.model": failure.model or None}
+        told = {"error.type": failure.error, "http.response.status_code": failure.status}
+        span = self._tracer.start_span(
+            f"chat {failure.model}".rstrip(),
+            _CARRIER.extract(failure.carrier),
+            SpanKind.SERVER,
+            _known({_OPERATION: "chat", _PROVIDER: "r2v", "url.path": failure.path} | asked | told),
+            start_time=origin_ns + int(failure.started * 1e9),
+        )
+        span.set_status(StatusCode.ERROR, failure.error)
+        span.end(origin_ns + int(failure.ended * 1e9))
 
     def _answer(self, begun: Begun) -> dict[str, Any]:
         decision = begun.outcome.decision
@@ -174,7 +190,7 @@ def _request(begun: Begun) -> dict[str, Any]:
         "gen_ai.request.seed": chat.seed,
         "gen_ai.request.stop_sequences": list(chat.stop) or None,
         "gen_ai.request.choice.count": chat.n if chat.n > 1 else None,
-        "gen_ai.conversation.id": begun.session or begun.conversation.root.hex(),
+        "gen_ai.conversation.id": begun.drawn_by,
     }
     numbers = {name: chat.body.get(name) for name in _ASKED}
     told |= {

@@ -45,6 +45,7 @@ class Upstream:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._config.connections, ttl_dns_cache=60),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._config.connect_s),
+            cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookie is no other's
             headers=headers | {"content-type": "application/json", "user-agent": "r2v"},
             auto_decompress=True,
         )
@@ -180,8 +181,11 @@ class Upstream:
             left_s = deadline - time.monotonic()
             kind = "between_bytes" if self._config.between_bytes_s <= left_s else "total"
             try:
-                async with asyncio.timeout(min(self._config.between_bytes_s, left_s)):
-                    chunk = await response.content.readany()
+                if response.content.is_eof():  # all has come: nothing is waited for
+                    chunk = response.content.read_nowait()
+                else:
+                    async with asyncio.timeout(min(self._config.between_bytes_s, left_s)):
+                        chunk = await response.content.readany()
             except TimeoutError:
                 said = f"the answer stopped ({kind}_s)"
                 raise TeacherDown(kind, said, 504, billed=True) from None

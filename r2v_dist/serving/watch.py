@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from cachetools import LRUCache
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
-from prometheus_client import Counter as Counted
+from prometheus_client import CollectorRegistry, generate_latest
 
+from r2v_dist.serving.attempt import Failure
 from r2v_dist.serving.begun import Begun
 from r2v_dist.serving.costs import cost_of
 from r2v_dist.serving.drift import FeatureDrift, RiskTest, advice
 from r2v_dist.serving.gateway import Gateway
+from r2v_dist.serving.metrics import Metrics
+from r2v_dist.serving.policy import Point
+from r2v_dist.serving.recent import Recent
 
-_BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0)
 _LATEST = 100
 _BINS = 20
-_JUDGEABLE = 100_000
-"""Answers that feedback may be about, the latest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +41,22 @@ class Watch:
         self.drift = drift
         self.risk_test = RiskTest()
         self.registry = CollectorRegistry()
-        self._metrics = _Metrics(self.registry)
+        self._metrics = Metrics(self.registry)
+        self._recent = Recent()
         self._routes = Counter[str]()
         self._would = Counter[str]()
         self._reasons = Counter[str]()
         self._risks = [0] * _BINS
         self._cost = dict.fromkeys(("slm", "teacher", "always_teacher", "would"), 0.0)
         self._latest: deque[dict[str, Any]] = deque(maxlen=_LATEST)
-        self._answers: LRUCache[str, Judgeable] = LRUCache(_JUDGEABLE)
-        self._alone: LRUCache[bytes, float | None] = LRUCache(_JUDGEABLE)
+        judgeable = gateway.config.state_entries
+        self._answers: LRUCache[str, Judgeable] = LRUCache(judgeable)
+        self._alone: LRUCache[bytes, float | None] = LRUCache(judgeable)
 
     def answered(self, begun: Begun) -> None:
         """Take an answer in."""
         if begun.dry:
-            self._metrics.requests.labels("dry_run", begun.outcome.reason, begun.status).inc()
+            self._metrics.requests["dry_run", begun.outcome.reason, begun.status].inc()
             return
         cost = cost_of(begun, self._gateway.config.prices)
         self._metrics.answered(begun, cost.slm + cost.teacher, cost.saved)
@@ -64,7 +66,7 @@ class Watch:
             self._cost["would"] += cost.slm + (
                 cost.always_teacher if begun.outcome.would == "teacher" else 0.0
             )
-            self._metrics.shadow.labels(begun.route, begun.outcome.would).inc()
+            self._metrics.shadow[begun.route, begun.outcome.would].inc()
         self._reasons[begun.outcome.reason] += 1
         for name in ("slm", "teacher", "always_teacher"):
             self._cost[name] += getattr(cost, name)
@@ -76,7 +78,16 @@ class Watch:
             root = begun.conversation.root
             self._answers[begun.id] = Judgeable(begun.caller.name, begun.state, root)
         self._note_alone(begun)
+        self._recent.answered()
+        score = begun.outcome.decision.score
+        if score is not None and begun.point.rule == self._default.rule:
+            self._recent.scored(score, begun.route == "teacher")
         self._latest.appendleft(_shown(begun))
+
+    def failed(self, failure: Failure) -> None:
+        """Count a request that ended without a decision."""
+        status = "gone" if failure.status is None else str(failure.status)
+        self._metrics.failures[(status,)].inc()
 
     def restore(self, answer_id: str, answer: Judgeable) -> None:
         """Let feedback be about an answer of an earlier gateway."""
@@ -91,7 +102,7 @@ class Watch:
         risk = self._alone.pop(answer.state, None)  # one bet, however often it is judged
         if risk is not None:
             self.risk_test.add(risk, not success)
-        self._metrics.feedback.labels(str(success).lower()).inc()
+        self._metrics.feedback[(str(success).lower(),)].inc()
         return answer
 
     def exposition(self) -> bytes:
@@ -100,7 +111,7 @@ class Watch:
         metrics.state_entries.set(len(self._gateway.state))
         if self.drift is not None:
             for name, index in self.drift.psi().items():
-                metrics.psi.labels(name).set(index)
+                metrics.psi[(name,)].set(index)
         if (gap := self.risk_test.gap) is not None:
             metrics.gap.set(gap)
         return generate_latest(self.registry)
@@ -111,11 +122,12 @@ class Watch:
         psi = self.drift.psi() if self.drift is not None else {}
         alarms = self.drift.alarms() if self.drift is not None else []
         policy = self._gateway.policy
-        point = policy.points[policy.default]
+        point = self._default
         ours = self._cost["slm"] + self._cost["teacher"]
         return {
             "since": self._since,
             "answers": total,
+            "per_minute": self._recent.per_minute,
             "escalation_rate": self._routes["teacher"] / total if total else None,
             "shadow": self._shadow(),
             "reasons": dict(self._reasons),
@@ -126,6 +138,8 @@ class Watch:
             "teacher_version": self._gateway.teacher.version,
             "operating_point": point.name,
             "threshold": point.threshold,
+            "thresholds": self._thresholds(),
+            "scores": self._recent.histogram(self._thresholds()),
             "cost": {
                 "slm": self._cost["slm"],
                 "teacher": self._cost["teacher"],
@@ -140,6 +154,19 @@ class Watch:
             "advice": advice(alarms, self.risk_test.alarm),
             "latest": list(self._latest),
         }
+
+    @property
+    def _default(self) -> Point:
+        policy = self._gateway.policy
+        return policy.points[policy.default]
+
+    def _thresholds(self) -> list[float]:
+        """Those that a conversation at the default operating point can be given."""
+        point = self._default
+        design = self._gateway.policy.design(point)
+        if design is not None:
+            return list(design.thresholds)
+        return [] if point.threshold is None else [point.threshold]
 
     def _shadow(self) -> dict[str, Any] | None:
         """What the router would have done; None where it decides."""
@@ -163,71 +190,12 @@ class Watch:
         self._alone[begun.state] = first if begun.route == "slm" else None
 
 
-class _Metrics:
-    """The series that Prometheus is told."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        labels = ["route", "reason", "status"]
-        self.requests = Counted("r2v_requests", "answers", labels, registry=registry)
-        self.added = Histogram(
-            "r2v_added_seconds",
-            "time of an answer that no model took",
-            buckets=_BUCKETS,
-            registry=registry,
-        )
-        self.step = Histogram(
-            "r2v_models_seconds", "time that models took", buckets=_BUCKETS, registry=registry
-        )
-        bins = [place / 20 for place in range(1, 21)]
-        self.risk = Histogram(
-            "r2v_risk", "predicted residual risk", buckets=bins, registry=registry
-        )
-        self.tokens = Counted("r2v_tokens", "tokens", ["side", "kind"], registry=registry)
-        self.calls = Counted("r2v_teacher_requests", "requests sent", registry=registry)
-        self.cost = Counted("r2v_cost", "cost by serve.prices", registry=registry)
-        self.saved = Gauge(
-            "r2v_cost_saved", "against the teacher alone, net of our own cost", registry=registry
-        )
-        self.shadow = Counted(
-            "r2v_shadow",
-            "decisions that were not followed (serve.shadow), by who answered",
-            ["route", "would"],
-            registry=registry,
-        )
-        self.features = Counted("r2v_features", "features by kind", ["kind"], registry=registry)
-        self.feedback = Counted("r2v_feedback", "judgements", ["success"], registry=registry)
-        self.psi = Gauge("r2v_drift_psi", "shift against training", ["feature"], registry=registry)
-        self.gap = Gauge(
-            "r2v_calibration_gap", "observed minus predicted failures", registry=registry
-        )
-        self.state_entries = Gauge("r2v_state_entries", "answers remembered", registry=registry)
-
-    def answered(self, begun: Begun, cost: float, saved: float) -> None:
-        """One answer."""
-        self.requests.labels(begun.route, begun.outcome.reason, begun.status).inc()
-        self.added.observe(begun.overhead_ms / 1e3)
-        self.step.observe(begun.step.model_s)
-        if begun.risk is not None:
-            self.risk.observe(begun.risk)
-        if begun.outcome.reply is not None:
-            self.calls.inc(begun.outcome.reply.attempts)
-        if (proposal := begun.step.proposal) is not None:
-            self.tokens.labels("slm", "prompt").inc(proposal.prompt_tokens)
-            self.tokens.labels("slm", "generated").inc(proposal.sampled_tokens)
-        if begun.route == "teacher":
-            self.tokens.labels("teacher", "prompt").inc(begun.usage.get("prompt_tokens", 0))
-            self.tokens.labels("teacher", "generated").inc(begun.usage.get("completion_tokens", 0))
-        self.cost.inc(cost)
-        self.saved.inc(saved)
-        self.features.labels("exact" if begun.conversation.exact else "rebuilt").inc()
-
-
 def _shown(begun: Begun) -> dict[str, Any]:
     """A line of the page. No text of the conversation is on it."""
     decision = begun.outcome.decision
     return {
         "time": time.time(),
-        "conversation": begun.conversation.root.hex()[:8],
+        "conversation": begun.conversation.opening.hex()[:8],
         "t": begun.context.t,
         "route": begun.route,
         "reason": begun.outcome.reason,
@@ -235,6 +203,7 @@ def _shown(begun: Begun) -> dict[str, Any]:
         "risk": begun.risk,
         "score": decision.score,
         "threshold": begun.threshold,
+        "operating_point": begun.point.name,
         "exact": begun.conversation.exact,
         "calibrated": not begun.uncalibrated,
         "status": begun.status,

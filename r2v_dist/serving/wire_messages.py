@@ -6,6 +6,7 @@ from typing import Any
 from r2v_dist.serving.errors import ApiError, invalid
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
+_PLAIN = ("user", "assistant", "system", "developer")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -15,6 +16,8 @@ def check_messages(messages: object) -> None:
         raise invalid("messages must be a list with at least one message", "messages")
     open_calls: dict[str, str] = {}
     for place, message in enumerate(messages):
+        if not open_calls and _is_plain(message):
+            continue
         where = f"messages[{place}]"
         if not isinstance(message, dict):
             raise invalid(f"{where} must be an object", where)
@@ -36,6 +39,16 @@ def check_messages(messages: object) -> None:
         )
     if messages[-1]["role"] == "assistant":
         raise invalid("the last message is an answer; there is nothing to answer", "messages")
+
+
+def _is_plain(message: object) -> bool:
+    """Whether a message is a text of anybody's who calls no tool, which nearly all are."""
+    return (
+        isinstance(message, dict)
+        and isinstance(message.get("content"), str)
+        and message.get("role") in _PLAIN
+        and not message.get("tool_calls")
+    )
 
 
 def text_of_content(content: object) -> str:

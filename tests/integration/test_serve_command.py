@@ -145,6 +145,22 @@ def test_case_86_ray_serve_answers_as_uvicorn_does_and_leaves_nothing(simulated_
     asyncio.run(case())
 
 
+@pytest.mark.slow
+def test_a_start_under_ray_serve_has_a_deadline_and_leaves_nothing(simulated_run: Path) -> None:
+    command = [sys.executable, "-m", "r2v_dist.cli", "serve", str(simulated_run), "--port=0"]
+    given = ["--executor=ray-serve", "cluster.engine_start_deadline_s=0.5"]
+    done = subprocess.run(
+        [*command, *given, *sides("http://127.0.0.1:9/v1")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 1
+    assert "has not started the gateway within 0.5 s" in done.stderr.splitlines()[-1]
+    assert "cluster.engine_start_deadline_s" in done.stderr.splitlines()[-1]
+
+
 async def left_alone(url: str, teacher: StubTeacher) -> None:
     """A caller that leaves a stream ends the teacher."""
     body = {"model": "r2v-teacher", "messages": USER, "stream": True}

@@ -1,5 +1,5 @@
-"""What a caller may read of the request log, what a judgement counts for, and rows that do not
-fit."""
+"""What a caller may read of the request log, what a judgement counts for, rows that do not fit, and
+what no caller is told of another."""
 
 import asyncio
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 
 from r2v_dist.serving.access import Access
 from r2v_dist.serving.log import read_log
-from tests.gateway_rig import USER, ScriptedSlm, ScriptedVerifier, rig
+from tests.gateway_rig import USER, ScriptedSlm, ScriptedVerifier, StubTeacher, rig, served_stub
 from tests.integration.serving.test_equality import MAX_STEPS, POLICY, proposals
 
 KEYS = ("key-one", "key-two", "key-admin")
@@ -153,5 +153,20 @@ def test_a_number_that_no_row_holds_is_refused(tmp_path: Path, wanted: dict[str,
             [name] = wanted
             assert refused.status_code == 400
             assert refused.json()["error"]["param"] == f"r2v.{name}"
+
+    asyncio.run(case())
+
+
+def test_no_cookie_of_the_teacher_comes_back_with_another_request() -> None:
+    async def case() -> None:
+        teacher = StubTeacher()
+        async with served_stub(teacher) as url:
+            named = url.replace("127.0.0.1", "localhost")  # addresses have no cookies anyway
+            async with rig(base_url=named) as r, asked_by(r, "any") as http:
+                body = {"model": "r2v-teacher", "messages": USER}
+                for _ in range(2):
+                    answer = await http.post("/v1/chat/completions", json=body)
+                    assert answer.headers["x-r2v-route"] == "teacher"
+            assert ["Cookie" in seen.headers for seen in teacher.seen] == [False, False]
 
     asyncio.run(case())

@@ -18,8 +18,15 @@ from r2v_dist.evaluation.operating_points import Prices
 from r2v_dist.router.exploration import Exploration, agrees
 from r2v_dist.router.switching import Hysteresis
 from r2v_dist.serving.log import SCHEMA, read_log
-from r2v_dist.serving.log_traffic import LATER, PRICED, WATCHED, LoggedTraffic, logged_traffic
-from r2v_dist.serving.policy import Policy
+from r2v_dist.serving.log_traffic import (
+    HELD,
+    LATER,
+    PRICED,
+    WATCHED,
+    LoggedTraffic,
+    logged_traffic,
+)
+from r2v_dist.serving.policy import Point, Policy
 from tests.gateway_rig import USER, ScriptedSlm, ScriptedVerifier, StubTeacher, rig
 from tests.integration.serving.test_equality import (
     HYSTERESIS,
@@ -138,8 +145,32 @@ def test_held_conversations_have_propensities_too(tmp_path: Path) -> None:
     held = replace(EXPLORING, models=routers("selected", held="holds"), _watched={})
     asyncio.run(played(held, tmp_path, range(20)))
     assert len(read(tmp_path, held=True).conversations) == 20
-    other = read(tmp_path).left_out
-    assert set(other) == {"held by another hysteresis than the run's"}
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_conversations_held_otherwise_are_left_out_whatever_was_decided_in_them(
+    tmp_path: Path, says: bool
+) -> None:
+    """Some were decided as the run's hysteresis would: to use those alone would select. A log of an
+    earlier version does not say how it was held; there one that differs speaks for all."""
+    held = replace(EXPLORING, models=routers("selected", held="holds"), _watched={})
+    asyncio.run(played(held, tmp_path, range(20)))
+    log = read_log(tmp_path)
+    if not says:
+        unknown = pa.nulls(len(log), pa.string())
+        log = log.set_column(log.schema.get_field_index("hysteresis"), "hysteresis", unknown)
+    whole = logged_traffic(log, lambda _: None, HYSTERESIS)
+    assert len(whole.conversations) == 20
+    assert 0 < sum(explained_without_hysteresis(whole)) < 20
+    other = logged_traffic(log, lambda _: None, {})
+    assert (other.conversations, other.left_out) == ((), {HELD: 20})
+
+
+def explained_without_hysteresis(traffic: LoggedTraffic) -> list[bool]:
+    return [
+        bool(np.isclose(one.propensity, one.design.chance_of(one.scores, one.actors)))
+        for one in traffic.conversations
+    ]
 
 
 def test_what_chance_did_not_decide_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -213,6 +244,41 @@ def test_without_exploration_nothing_is_drawn_and_the_served_threshold_is_certai
     assert {row["propensity"] for row in rows} == {1.0}
     assert {row["threshold"] for row in rows} == {0.75}
     assert not any(row["uncalibrated"] for row in rows)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_nobody_learns_what_a_session_will_draw_before_it_has_begun(mixed: bool) -> None:
+    async def case() -> None:
+        policy = EXPLORING
+        if mixed:
+            selected = Point("selected", 0.75, cheap=0.3, share=0.6)
+            policy = replace(POLICY, points={"selected": selected}, _watched={})
+        async with (
+            rig(**parts(policy)) as r,
+            httpx.AsyncClient(base_url=r.url, timeout=30) as http,
+        ):
+            told: dict[str, set[float]] = {"before": set(), "dry": set(), "drawn": set()}
+            for number in range(24):
+                named = {"x-r2v-session": f"s-{number}"}
+                body: dict[str, Any] = {"model": "r2v", "messages": list(USER)}
+
+                async def ask(
+                    body: dict[str, Any], named: dict[str, str], path: str = "chat/completions"
+                ) -> Any:
+                    return (await http.post(f"/v1/{path}", json=body, headers=named)).json()
+
+                told["before"].add((await ask(body, named, "decision"))["threshold"])
+                dry = await ask(body | {"r2v": {"dry_run": True}}, named)
+                told["dry"].add(dry["r2v"]["threshold"])
+                first = await ask(body, named)
+                drawn = first["r2v"]["threshold"]
+                told["drawn"].add(drawn)
+                body["messages"] += [first["choices"][0]["message"], *USER]
+                assert (await ask(body, named, "decision"))["threshold"] == drawn
+            assert told["before"] == told["dry"] == {0.75}
+            assert told["drawn"] == ({0.3, 0.75} if mixed else {0.6, 0.75, 0.8})
+
+    asyncio.run(case())
 
 
 def test_a_log_of_an_earlier_version_is_read(tmp_path: Path) -> None:

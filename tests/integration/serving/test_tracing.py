@@ -16,7 +16,15 @@ from opentelemetry.trace import StatusCode
 
 from r2v_dist.errors import UsageError
 from r2v_dist.serving.tracing import Tracing, provider_of_environment
-from tests.gateway_rig import USER, Rig, ScriptedSlm, ScriptedVerifier, StubTeacher, rig
+from tests.gateway_rig import (
+    USER,
+    Rig,
+    ScriptedSlm,
+    ScriptedVerifier,
+    StubTeacher,
+    entropy_policy,
+    rig,
+)
 from tests.integration.serving.test_equality import MAX_STEPS, POLICY, proposals
 from tests.runs import ROOT
 
@@ -29,7 +37,9 @@ def traced(r: Rig) -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    r.gateway.listeners.append(Tracing(r.gateway, provider).answered)
+    tracing = Tracing(r.gateway, provider)
+    r.gateway.listeners.append(tracing.answered)
+    r.app.failures.append(tracing.failed)
     return exporter
 
 
@@ -116,6 +126,56 @@ def test_a_stream_that_breaks_is_a_span_in_error() -> None:
             whole = by_name(exporter.get_finished_spans())["chat r2v-teacher"]
             assert whole.status.status_code is StatusCode.ERROR
             assert dict(whole.attributes or {})["error.type"] == "truncated"
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("given", "name", "error", "status"),
+    [
+        ({"model": "gpt-nope"}, "chat", "model_not_found", 404),
+        ({"n": 99}, "chat r2v", "invalid_request_error", 400),
+        ({"r2v": {"operating_point": "best"}}, "chat r2v", "unknown_operating_point", 400),
+        ({"r2v": {"fallback": False}}, "chat r2v", "status", 503),
+    ],
+)
+def test_a_request_that_fails_is_one_span_in_error(
+    given: dict[str, Any], name: str, error: str, status: int, stream: bool
+) -> None:
+    async def case() -> None:
+        policy = entropy_policy(-1e9)
+        async with rig(model="status-500", policy=policy, upstream={"retries": 0}) as r:
+            exporter = traced(r)
+            response = await answered(r, stream=stream, **given)
+            assert response.status_code == status
+            [span] = [s for s in exporter.get_finished_spans() if s.name.startswith(name)]
+            told = dict(span.attributes or {})
+            assert (span.parent and span.parent.span_id) == int(CALLER, 16)
+            assert span.status.status_code is StatusCode.ERROR
+            if "r2v.status" not in told:  # nobody had decided
+                assert (told["error.type"], told["http.response.status_code"]) == (error, status)
+                assert 'r2v_failures_total{status="' + str(status) in r.watch.exposition().decode()
+            assert ("r2v.status" in told) == ("n" in given)
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/decision"])
+def test_a_caller_that_leaves_before_the_decision_is_a_span(path: str) -> None:
+    async def case() -> None:
+        async with rig(slm=ScriptedSlm(delay_s=30)) as r:
+            exporter = traced(r)
+            async with httpx.AsyncClient(base_url=r.url, timeout=0.5) as http:
+                with pytest.raises(httpx.ReadTimeout):
+                    await http.post(path, json={"model": "r2v", "messages": USER})
+            async with asyncio.timeout(30):
+                while not (spans := exporter.get_finished_spans()):
+                    await asyncio.sleep(0.02)
+            [told] = [dict(span.attributes or {}) for span in spans]
+            assert told["error.type"] == "cancelled"
+            assert "http.response.status_code" not in told
+            assert r.app.under_way == 0
 
     asyncio.run(case())
 
