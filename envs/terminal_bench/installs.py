@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 _TAKES_A_VALUE = {
     *("-p", "--python", "-w", "--with", "--from", "--with-requirements", "--with-editable"),
@@ -42,7 +43,9 @@ def installs_of(command: str) -> Installs | None:
 
 def _debian(words: list[str]) -> tuple[str, ...]:
     plain = [word for word in words if not word.startswith("-")]
-    return tuple(re.split("[=/]", word)[0] for word in plain[1:]) if plain[:1] == ["install"] else ()
+    return (
+        tuple(re.split("[=/]", word)[0] for word in plain[1:]) if plain[:1] == ["install"] else ()
+    )
 
 
 def _python(words: list[str], installing: str) -> tuple[str, ...]:
@@ -62,8 +65,7 @@ def _python(words: list[str], installing: str) -> tuple[str, ...]:
 
 def _with(words: list[str]) -> tuple[str, ...]:
     """Of a command that uv runs: what is to be there beside it."""
-    pairs = zip(words, words[1:], strict=False)
-    return tuple(_bare(name) for option, name in pairs if option in _WITH)
+    return tuple(_bare(name) for option, name in pairwise(words) if option in _WITH)
 
 
 def _bare(name: str) -> str:

@@ -15,6 +15,8 @@ _PLACE = "/tests/r2v-offline"
 _FETCHES = re.compile(
     r"(?m)(?:^|[\s;&|(])(?:sudo\s+)?(?:curl|wget|uvx?|apt-get|apt|pip\d?|python3?\s+-m\s+pip)\s"
 )
+_PAST = re.compile(r"(?<!run )\bpython3?\s+-m\s+pytest")
+"""pytest, called past our programs."""
 _NOT_NEEDED = frozenset({"curl", "wget", "ca-certificates", "pytest-json-ctrf", "uv"})
 """What serves to fetch, and a report that nobody reads here."""
 
@@ -51,17 +53,22 @@ while [ $# -gt 0 ]; do
     *) break ;;
   esac
 done
-[ "$1" = -m ] || [ "$1" = --module ] || [ "$1 $2" = "python -m" ] || [ "$1 $2" = "python3 -m" ] && {
-  [ "${1#python}" = "$1" ] || shift
-  shift
-}
-program=${1%%@*}
-shift
-case $program in
-  pytest) exec "${0%/*}/pytest" "$@" ;;
-  python | python3*) exec python3 "$@" ;;
+case "$1 $2 $3 " in
+  "-m pytest "* | "--module pytest "*) shift ;;
+  "python -m pytest " | "python3 -m pytest ") shift 2 ;;
 esac
-exec "$program" "$@"
+case ${1%%@*} in
+  pytest)
+    shift
+    exec "${0%/*}/pytest" "$@" ;;
+  -m | --module)
+    shift
+    exec python3 -m "$@" ;;
+  python | python3*)
+    shift
+    exec python3 "$@" ;;
+esac
+exec "$@"
 """
 _PYTEST = f"""#!/bin/bash
 # --ctrf is an option of pytest-json-ctrf. Nothing of the agent's is loaded or configures pytest.
@@ -92,6 +99,11 @@ _BEGIN = (
 def fetches(scripts: Iterable[str]) -> bool:
     """Whether one of these scripts fetches something, or installs it."""
     return any(_FETCHES.search(_code(script)) for script in scripts)
+
+
+def records(scripts: Iterable[str]) -> bool:
+    """Whether every pytest that scripts run is the one that says how it ended."""
+    return not any(_PAST.search(_code(script)) for script in scripts)
 
 
 def needs(scripts: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

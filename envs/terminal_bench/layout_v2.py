@@ -1,0 +1,94 @@
+"""The second layout of a task folder, Harbor's: `task.toml`, with a folder for each purpose."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from envs.terminal_bench import offline
+from envs.terminal_bench.described import Described
+from envs.terminal_bench.dockerfile import Build
+from envs.terminal_bench.machine import File
+from envs.terminal_bench.task import (
+    TESTS,
+    TerminalTask,
+    at,
+    below,
+    build_of,
+    commands_of,
+    scripts_of,
+    text_in,
+)
+
+_SCRIPT = "/tests/test.sh"
+_REWARD = "/logs/verifier/reward.txt"
+
+
+def read_v2(name: str, files: Mapping[str, File]) -> TerminalTask:
+    """The task of a folder's files. Raises UsageError where `task.toml` cannot be used."""
+    described = Described.read(name, "task.toml", files["task.toml"])
+    metadata = described.table("metadata")
+    environment = described.table("environment")
+    verifier = described.table("verifier")
+    context = below(files, "environment/")
+    image = environment.text("docker_image")
+    tests = at(TESTS, below(files, "tests/"))
+    scripts = scripts_of(tests)
+    fetching = offline.fetches(scripts)
+    debian, python = offline.needs(scripts)
+    if fetching:
+        tests |= offline.programs(offline.has_settings(tests))
+    in_words = metadata.flag("r2v_commands")
+    return TerminalTask(
+        name=name,
+        instruction=text_in(files, "instruction.md").strip(),
+        build=_build(context, image, environment.texts("env")),
+        tests=tests,
+        test_script=offline.beside(_SCRIPT) if fetching else f"bash {_SCRIPT}",
+        test_environment=verifier.texts("env"),
+        test_packages=debian,
+        test_python=python,
+        reward_file=_REWARD,
+        needs_exit_0=metadata.flag("r2v_exit_code"),
+        oracle=commands_of(text_in(files, "solution/solve.sh"), in_words),
+        oracle_files=None if in_words else at("/solution", below(files, "solution/")),
+        wrong=commands_of(text_in(files, "solution/wrong.sh"), True),
+        keeps_processes=metadata.flag("r2v_keeps_processes", True),
+        test_s=verifier.seconds("timeout_sec", 60.0),
+        difficulty=metadata.text("difficulty"),
+        category=metadata.text("category"),
+        compose="docker-compose.yaml" in context,
+        image=image,
+        context=context,
+        problems=tuple(_problems(files, described, image)),
+    )
+
+
+def _build(context: Mapping[str, File], image: str, variables: Mapping[str, str]) -> Build:
+    build = build_of(context)
+    if image and "Dockerfile" not in context:
+        build = Build(problems=(f"it is made of the image {image}",))
+    return replace(build, environment=(*build.environment, *variables.items()))
+
+
+def _problems(files: Mapping[str, File], described: Described, image: str) -> list[str]:
+    needed = ("instruction.md", "environment/Dockerfile", "tests/test.sh")
+    problems = [
+        f"{missing} is missing"
+        for missing in needed
+        if missing not in files and not (missing.endswith("Dockerfile") and image)
+    ]
+    if described.listed("steps"):
+        problems.append("task.toml: it has steps, and only tasks of one step can be played")
+    verifier = described.table("verifier")
+    if verifier.text("environment_mode") not in ("", "shared"):
+        problems.append("task.toml: verifier.environment_mode: tests run where the agent worked")
+    for role in ("agent", "verifier"):
+        if (user := described.table(role).text("user")) not in ("", "root", "0"):
+            problems.append(f"task.toml: {role}.user = {user}: everything is done as root")
+    for where in ("environment", "verifier"):
+        for variable, value in described.table(where).texts("env").items():
+            if "${" in value:
+                problems.append(
+                    f"task.toml: {where}.env.{variable} = {value}: no variable of this machine "
+                    f"goes into a terminal; write its value"
+                )
+    return problems
