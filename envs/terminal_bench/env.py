@@ -104,7 +104,8 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         self._needs_expert("expert_action")
         if not self._task.oracle:
             raise UsageError(
-                f"task {self._task.name}: it has no solution.sh, so there is no expert for it"
+                f"task {self._task.name}: it has no solution that could be read, so there is no "
+                f"expert for it"
             )
         here = self._states[self._path]
         if here.waits:

@@ -1,9 +1,9 @@
 """The second layout of a task folder, Harbor's: `task.toml`, with a folder for each purpose."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from envs.terminal_bench import offline
+from envs.terminal_bench.compose import context_of, read_compose
 from envs.terminal_bench.described import Described
 from envs.terminal_bench.dockerfile import Build
 from envs.terminal_bench.machine import File
@@ -16,6 +16,7 @@ from envs.terminal_bench.task import (
     commands_of,
     scripts_of,
     text_in,
+    with_variables,
 )
 
 _SCRIPT = "/tests/test.sh"
@@ -29,6 +30,8 @@ def read_v2(name: str, files: Mapping[str, File]) -> TerminalTask:
     environment = described.table("environment")
     verifier = described.table("verifier")
     context = below(files, "environment/")
+    composed = read_compose(name, context, context)
+    context = context_of(composed.folder, composed.dockerfile, context)
     image = environment.text("docker_image")
     tests = at(TESTS, below(files, "tests/"))
     scripts = scripts_of(tests)
@@ -40,7 +43,7 @@ def read_v2(name: str, files: Mapping[str, File]) -> TerminalTask:
     return TerminalTask(
         name=name,
         instruction=text_in(files, "instruction.md").strip(),
-        build=_build(context, image, environment.texts("env")),
+        build=_build(context, image, environment.texts("env") | dict(composed.environment)),
         tests=tests,
         test_script=offline.beside(_SCRIPT) if fetching else f"bash {_SCRIPT}",
         test_environment=verifier.texts("env"),
@@ -55,7 +58,8 @@ def read_v2(name: str, files: Mapping[str, File]) -> TerminalTask:
         test_s=verifier.seconds("timeout_sec", 60.0),
         difficulty=metadata.text("difficulty"),
         category=metadata.text("category"),
-        compose="docker-compose.yaml" in context,
+        services=composed.services,
+        service_problems=composed.problems,
         image=image,
         context=context,
         problems=tuple(_problems(files, described, image)),
@@ -66,7 +70,7 @@ def _build(context: Mapping[str, File], image: str, variables: Mapping[str, str]
     build = build_of(context)
     if image and "Dockerfile" not in context:
         build = Build(problems=(f"it is made of the image {image}",))
-    return replace(build, environment=(*build.environment, *variables.items()))
+    return with_variables(build, variables)
 
 
 def _problems(files: Mapping[str, File], described: Described, image: str) -> list[str]:

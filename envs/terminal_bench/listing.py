@@ -31,7 +31,7 @@ _USUAL = {
     "util-linux": "column",
 }
 """Programs of packages that are not called like one."""
-_COMPOSE = "docker-compose.yaml: it has several containers, which no back end can start"
+_COMPOSE = "docker-compose.yaml: it has several containers, which only env.terminal.backend = docker starts"
 _DPKG = Path("var/lib/dpkg/status")
 
 
@@ -85,8 +85,7 @@ def fit_of(folder: Path, config: TerminalConfig) -> Fit:
 
 def _for_docker(task: TerminalTask) -> Iterable[str]:
     yield from task.problems
-    if task.compose:
-        yield _COMPOSE
+    yield from task.service_problems
     built = {*task.build.python_packages, *task.build.packages}
     absent = [one for one in _python_of_tests(task) if not {one, f"python3-{one}"} & built]
     if absent:
@@ -99,7 +98,7 @@ def _for_docker(task: TerminalTask) -> Iterable[str]:
 def _for_sandbox(task: TerminalTask, config: TerminalConfig) -> Iterable[str]:
     yield from task.problems
     yield from task.build.problems
-    if task.compose:
+    if task.services:
         yield _COMPOSE
     packages = (*task.build.packages, *task.test_packages)
     python = (*task.build.python_packages, *_python_of_tests(task))

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from envs.terminal_bench.dockerfile import Build, read_dockerfile
@@ -16,6 +16,21 @@ from r2v_dist.errors import UsageError
 _MOST_BYTES = 64 << 20
 _MOST_FILES = 5000
 TESTS = "/tests"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A container beside that of a terminal: its image, or what it is built of; its command and
+    health check, where they are not the image's; and the names by which it is reached.
+    """
+
+    name: str
+    image: str = ""
+    context: Mapping[str, File] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    health: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,9 @@ class TerminalTask:
     test_s: float = 60.0
     difficulty: str = ""
     category: str = ""
-    compose: bool = False
+    services: tuple[Service, ...] = ()
+    """Containers beside that of the terminal."""
+    service_problems: tuple[str, ...] = ()
     image: str = ""
     """The image to pull, where the task names one; else it is built of `context`."""
     context: Mapping[str, File] = field(default_factory=dict)
@@ -91,6 +108,11 @@ def build_of(context: Mapping[str, File]) -> Build:
         return Build()
     beside = {path: file for path, file in context.items() if path != "Dockerfile"}
     return read_dockerfile(text_in(context, "Dockerfile"), beside)
+
+
+def with_variables(build: Build, variables: Mapping[str, str]) -> Build:
+    """A build whose machine has more variables."""
+    return replace(build, environment=(*build.environment, *variables.items()))
 
 
 def below(files: Mapping[str, File], folder: str) -> dict[str, File]:

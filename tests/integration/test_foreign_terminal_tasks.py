@@ -111,5 +111,5 @@ def test_a_reward_may_be_a_file_of_json(tmp_path: Path) -> None:
 def test_without_a_solution_there_is_no_expert(tmp_path: Path) -> None:
     require_bubblewrap()
     files = {path: text for path, text in V1.items() if path != "solution.sh"}
-    with pytest.raises(UsageError, match=r"task count-words: it has no solution\.sh"):
+    with pytest.raises(UsageError, match="task count-words: it has no solution that"):
         play(tmp_path, files, "EXPERT")

@@ -173,3 +173,39 @@ def test_a_real_engine(name: str, slow_hands: None) -> None:
     assert "alive" in said(env, "sleep 100 & kill -9 -1; echo alive")
     assert env.step("submit")[1] == 0.0
     env.close()
+
+
+COMPOSED = {
+    "task.yaml": "instruction: Fetch the page of api.\n",
+    "docker-compose.yaml": "services:\n  client:\n    build: {context: client}\n"
+    "    environment: ['API=http://api:8000']\n"
+    "  api:\n    build: ./api\n    command: python3 -m http.server 8000\n"
+    "    healthcheck: {test: 'bash -c \"exec 3<> /dev/tcp/127.0.0.1/8000\"'}\n",
+    "client/Dockerfile": "FROM debian:bookworm-slim\nWORKDIR /app\n",
+    "api/Dockerfile": "FROM debian:bookworm-slim\nWORKDIR /srv\nCOPY page .\n",
+    "api/page": "hello\n",
+    "solution.sh": "python3 -c 'import os, urllib.request as u; "
+    'print(u.urlopen(os.environ["API"] + "/page").read().decode(), end="")\' > got\n',
+    "run-tests.sh": '[ "$(cat /app/got)" = hello ]\n',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("R2V_TEST_ENGINE" not in os.environ, reason="R2V_TEST_ENGINE names no engine")
+def test_containers_beside_the_terminal_are_started_and_removed(tmp_path: Path) -> None:
+    """The engine needs an image `debian:bookworm-slim` that has python3."""
+    address = os.environ["R2V_TEST_ENGINE"]
+    write(tmp_path / "fetch", COMPOSED)
+    terminal = json.dumps({"backend": "docker", "engine": address, "command_s": 20.0})
+    env = TerminalBenchEnv(str(tmp_path / "fetch"), expert=True, terminal=terminal)
+    for solves in (True, False):
+        env.reset()
+        if solves:
+            action = env.expert_action()
+            assert action is not None
+            assert "[exit 0" in said(env, action)
+        assert env.step("submit")[1] == float(solves)
+    env.close()
+    api = client(address)
+    assert api.networks(filters={"label": "r2v"}) == []
+    assert api.containers(all=True, filters={"label": "r2v"}) == []

@@ -165,8 +165,8 @@ def _queue_worker(rng: random.Random) -> Made:
             '    rm "$job"\n  done\n  sleep 0.2\ndone\nEND',
             "chmod +x /app/worker.sh",
             "nohup /app/worker.sh > /dev/null 2>&1 &\necho $! > /app/worker.pid",
-            f"for n in $(seq 50); do ls /app/{folder}/in/*.job > /dev/null 2>&1 || break; "
-            f"sleep 0.1; done",
+            # Of a pattern, a job that goes between the listing and the look would end the wait.
+            f'for n in $(seq 50); do [ -n "$(ls /app/{folder}/in)" ] || break; sleep 0.1; done',
             f"ls /app/{folder}/out | grep -c result",
         ),
         wrong=(

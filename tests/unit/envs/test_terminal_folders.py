@@ -138,6 +138,71 @@ def test_a_pytest_that_is_called_past_ours_is_judged_by_the_script() -> None:
     assert (task.reward_file, task.needs_exit_0) == ("", True)
 
 
+def test_an_older_solution_is_a_list_of_commands() -> None:
+    step = "- command: {}\n  block: {}\n  append_enter: true\n"
+    steps = step.format("cd /srv", "true") + step.format("touch 'a b'", "true")
+    task = read_task("a", folder(V1 | {"solution.yaml": steps}))
+    assert task.oracle == ("cd /srv", "touch 'a b'")
+    typed = steps + step.format("vim a", "false")
+    assert read_task("a", folder(V1 | {"solution.yaml": typed})).oracle == ()
+
+
+COMPOSE = """services:
+  client:
+    build: {context: client}
+    container_name: ${T_BENCH_NAME}
+    command: [sh, -c, sleep infinity]
+    environment: [API=http://api:8000, "LOGS=${T_BENCH_LOGS}"]
+    volumes: ["${T_BENCH_LOGS}:/logs"]
+    depends_on: {api: {condition: service_healthy}}
+  api:
+    build: {context: ./api, dockerfile: other}
+    command: python3 -m http.server 8000
+    environment: {DEBUG: 1}
+    healthcheck: {test: "true", interval: 5s}
+"""
+
+
+def test_containers_beside_the_terminal_are_read(tmp_path: Path) -> None:
+    files = {path: text for path, text in V1.items() if path != "Dockerfile"}
+    files |= {"docker-compose.yaml": COMPOSE, "client/Dockerfile": V1["Dockerfile"]}
+    files |= {"api/other": "FROM debian:12\n", "api/page": "x"}
+    task = read_task("a", folder(files))
+    assert sorted(task.context) == ["Dockerfile"]
+    assert dict(task.build.environment) == {"API": "http://api:8000"}
+    [api] = task.services
+    assert (api.name, api.command[-1], api.aliases) == ("api", "8000", ("api",))
+    assert sorted(api.context) == ["Dockerfile", "other", "page"]
+    assert (dict(api.environment), api.health) == ({"DEBUG": "1"}, ("CMD-SHELL", "true"))
+    found = fit(tmp_path, files)
+    assert found.docker == ()
+    assert found.sandbox[0].startswith("docker-compose.yaml: it has several containers")
+
+
+def test_an_open_quote_in_a_command_is_told(tmp_path: Path) -> None:
+    services = 'services: {client: {}, api: {image: a, command: "echo \'a"}}\n'
+    found = fit(tmp_path, V1 | {"docker-compose.yaml": services})
+    assert found.docker == (
+        "task odd: docker-compose.yaml: services.api.command = echo 'a: a quote is open (No closing "
+        "quotation); close it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("services", "said"),
+    [
+        ("{client: {privileged: true}}", "services.client.privileged is not understood"),
+        ("{one: {image: a}}", "none of one is called client or main"),
+        ("{client: {}, db: {build: db}}", "services.db: neither an image nor a Dockerfile"),
+    ],
+)
+def test_what_keeps_containers_from_being_started_is_named(
+    services: str, said: str, tmp_path: Path
+) -> None:
+    found = fit(tmp_path, V1 | {"docker-compose.yaml": f"services: {services}\n"})
+    assert found.docker[0] == f"docker-compose.yaml: {said}"
+
+
 def test_variables_of_a_task_reach_the_terminal_and_the_tests() -> None:
     described = "[environment.env]\nONE = '1'\n[verifier.env]\nTWO = '2'\n"
     task = read_task("a", folder(V2 | {"task.toml": described}))

@@ -161,7 +161,8 @@ def test_the_list_says_why_a_task_cannot_run(tmp_path: Path) -> None:
     assert said["bare"][0] == "Dockerfile is missing"
     assert said["torn"][0].startswith("task torn: task.toml cannot be read")
     assert said["two"] == (
-        "docker-compose.yaml: it has several containers, which no back end can start",
+        "docker-compose.yaml: it has several containers, which only env.terminal.backend = docker "
+        "starts",
     )
     assert said["odd"][0].startswith("not in /usr: no-such-package-r2v; `make terminal-root`")
 
