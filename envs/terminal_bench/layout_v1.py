@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from envs.terminal_bench import offline
 from envs.terminal_bench.compose import context_of, read_compose
 from envs.terminal_bench.described import Described, parsed
 from envs.terminal_bench.machine import File
+from envs.terminal_bench.offline import PYTEST_SAID, offline
 from envs.terminal_bench.task import (
     TESTS,
     TerminalTask,
@@ -13,7 +13,6 @@ from envs.terminal_bench.task import (
     below,
     build_of,
     commands_of,
-    scripts_of,
     text_in,
     with_variables,
 )
@@ -32,24 +31,19 @@ def read_v1(name: str, files: Mapping[str, File]) -> TerminalTask:
     tests = at(TESTS, below(files, "tests/"))
     if "run-tests.sh" in files:
         tests[_SCRIPT] = files["run-tests.sh"]
-    scripts = scripts_of(tests)
-    fetching = offline.fetches(scripts)
-    debian, python = offline.needs(scripts)
-    recorded = fetching and offline.records(scripts)
-    if fetching:
-        tests |= offline.programs(offline.has_settings(tests))
+    judged = offline(tests, _SCRIPT)
     instruction = _instruction(described)
     return TerminalTask(
         name=name,
         instruction=instruction,
         build=with_variables(build_of(context), composed.environment),
-        tests=tests,
-        test_script=offline.beside(_SCRIPT) if fetching else f"bash {_SCRIPT}",
-        test_packages=debian,
-        test_python=python,
+        tests=judged.tests,
+        test_script=judged.command,
+        test_packages=judged.debian,
+        test_python=judged.python,
         # The benchmark looks at what pytest says, whatever the script does after it.
-        reward_file=offline.PYTEST_SAID if recorded else "",
-        needs_exit_0=not recorded,
+        reward_file=PYTEST_SAID if judged.recorded else "",
+        needs_exit_0=not judged.recorded,
         oracle=_oracle(name, files),
         oracle_files=_oracle_files(files),
         test_s=described.seconds("max_test_timeout_sec", 60.0),

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from envs.terminal_bench import offline
 from envs.terminal_bench.compose import context_of, read_compose
 from envs.terminal_bench.described import Described
 from envs.terminal_bench.dockerfile import Build
 from envs.terminal_bench.machine import File
+from envs.terminal_bench.offline import offline
 from envs.terminal_bench.task import (
     TESTS,
     TerminalTask,
@@ -14,7 +14,6 @@ from envs.terminal_bench.task import (
     below,
     build_of,
     commands_of,
-    scripts_of,
     text_in,
     with_variables,
 )
@@ -33,22 +32,17 @@ def read_v2(name: str, files: Mapping[str, File]) -> TerminalTask:
     composed = read_compose(name, context, context)
     context = context_of(composed.folder, composed.dockerfile, context)
     image = environment.text("docker_image")
-    tests = at(TESTS, below(files, "tests/"))
-    scripts = scripts_of(tests)
-    fetching = offline.fetches(scripts)
-    debian, python = offline.needs(scripts)
-    if fetching:
-        tests |= offline.programs(offline.has_settings(tests))
+    judged = offline(at(TESTS, below(files, "tests/")), _SCRIPT)
     in_words = metadata.flag("r2v_commands")
     return TerminalTask(
         name=name,
         instruction=text_in(files, "instruction.md").strip(),
         build=_build(context, image, environment.texts("env") | dict(composed.environment)),
-        tests=tests,
-        test_script=offline.beside(_SCRIPT) if fetching else f"bash {_SCRIPT}",
+        tests=judged.tests,
+        test_script=judged.command,
         test_environment=verifier.texts("env"),
-        test_packages=debian,
-        test_python=python,
+        test_packages=judged.debian,
+        test_python=judged.python,
         reward_file=_REWARD,
         needs_exit_0=metadata.flag("r2v_exit_code"),
         oracle=commands_of(text_in(files, "solution/solve.sh"), in_words),

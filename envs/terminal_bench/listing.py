@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.terminal_bench.reading import is_task, read_task
-from envs.terminal_bench.task import TerminalTask, read_folder, scripts_of
+from envs.terminal_bench.task import TerminalTask, read_folder
 from r2v_dist.config.terminal import TerminalConfig
 from r2v_dist.errors import UsageError
 
@@ -87,7 +87,7 @@ def _for_docker(task: TerminalTask) -> Iterable[str]:
     yield from task.problems
     yield from task.service_problems
     built = {*task.build.python_packages, *task.build.packages}
-    absent = [one for one in _python_of_tests(task) if not {one, f"python3-{one}"} & built]
+    absent = [one for one in task.test_python if not {one, f"python3-{one}"} & built]
     if absent:
         yield (
             f"its tests would fetch {', '.join(absent)}, and a container has no network; "
@@ -101,20 +101,13 @@ def _for_sandbox(task: TerminalTask, config: TerminalConfig) -> Iterable[str]:
     if task.services:
         yield _COMPOSE
     packages = (*task.build.packages, *task.test_packages)
-    python = (*task.build.python_packages, *_python_of_tests(task))
+    python = (*task.build.python_packages, *task.test_python)
     absent = [one for one in packages if not has_package(one, config.root)]
     absent += [one for one in python if not has_python(one, config.root)]
     if absent:
         place = config.root or "/usr"
         fix = "" if config.root else "; `make terminal-root` makes a root for env.terminal.root"
         yield f"not in {place}: {', '.join(dict.fromkeys(absent))}{fix}"
-
-
-def _python_of_tests(task: TerminalTask) -> tuple[str, ...]:
-    """Python packages that tests need."""
-    scripts = scripts_of(task.tests)
-    pytest = ("pytest",) if any("pytest" in script for script in scripts) else ()
-    return tuple(dict.fromkeys((*pytest, *task.test_python)))
 
 
 @cache

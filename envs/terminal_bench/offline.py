@@ -4,7 +4,8 @@ fetch, and what they would install has to be there.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from envs.terminal_bench.installs import installs_of
 from envs.terminal_bench.machine import File
@@ -89,37 +90,58 @@ elif [ ! -e {PYTEST_SAID} ]; then
 fi
 exit $code
 """
-_INI = ("pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg", "conftest.py")
+_INI = ("pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 _BEGIN = (
     'rm -rf "$HOME/.local/bin/env" && mkdir -p "$HOME/.local/bin" && : > "$HOME/.local/bin/env"; '
 )
 """uv's installer leaves this file, and scripts read it."""
+_END = f"; code=$?; [ $code = 0 ] && [ ! -e {PYTEST_SAID} ] && echo 1 > {PYTEST_SAID}; exit $code"
+"""Where no pytest ran, the script itself decides."""
 
 
-def fetches(scripts: Iterable[str]) -> bool:
-    """Whether one of these scripts fetches something, or installs it."""
-    return any(_FETCHES.search(_code(script)) for script in scripts)
+@dataclass(frozen=True)
+class Offline:
+    """A task's tests as they are put into a machine, the command that runs them, and the packages
+    that have to be there, Debian's and Python's. `recorded`: whether every pytest that they run
+    says in PYTEST_SAID how it ended.
+    """
+
+    tests: Mapping[str, File]
+    command: str
+    debian: tuple[str, ...]
+    python: tuple[str, ...]
+    recorded: bool
 
 
-def records(scripts: Iterable[str]) -> bool:
-    """Whether every pytest that scripts run is the one that says how it ended."""
-    return not any(_PAST.search(_code(script)) for script in scripts)
+def offline(tests: Mapping[str, File], script: str) -> Offline:
+    """Tests, by absolute path, of which a script is run; as they are, where nothing is fetched."""
+    scripts = [
+        _code(tests[path].content.decode("utf-8", "replace"))
+        for path in sorted(tests)
+        if path.endswith(".sh")
+    ]
+    debian, python = _needs(scripts)
+    if not any(_FETCHES.search(one) for one in scripts):
+        return Offline(tests, f"bash {script}", debian, python, False)
+    recorded = not any(_PAST.search(one) for one in scripts)
+    command = f"{_BEGIN}PATH={_PLACE}:$PATH bash {script}{_END if recorded else ''}"
+    return Offline({**tests, **_programs(tests)}, command, debian, python, recorded)
 
 
-def needs(scripts: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Debian's and Python's packages that scripts would install and that are needed."""
+def _needs(scripts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     debian: list[str] = []
-    python: list[str] = []
+    python = ["pytest"] if any("pytest" in script for script in scripts) else []
     for script in scripts:
-        for command in re.split(r"&&|\|\|?|;|\n", _code(script)):
+        for command in re.split(r"&&|\|\|?|;|\n", script):
             if wanted := installs_of(command):
                 debian += wanted.debian
                 python += wanted.python
     return _needed(debian), _needed(python)
 
 
-def programs(own_settings: bool) -> dict[str, File]:
-    """What stands in, by absolute path. `own_settings`: the tests have settings of pytest's."""
+def _programs(tests: Mapping[str, File]) -> dict[str, File]:
+    """What stands in, by absolute path."""
+    own_settings = any(path.rpartition("/")[2] in _INI for path in tests)
     settings = "own=()" if own_settings else "own=(-c /dev/null --rootdir /tests)"
     texts = {
         "apt": _NOTHING,
@@ -133,16 +155,6 @@ def programs(own_settings: bool) -> dict[str, File]:
         "pytest": _PYTEST.replace("CONFIGURED", settings),
     }
     return {f"{_PLACE}/{name}": File(text.encode(), 0o755) for name, text in texts.items()}
-
-
-def has_settings(tests: Iterable[str]) -> bool:
-    """Whether the files of a folder of tests configure pytest."""
-    return any(path.rpartition("/")[2] in _INI for path in tests)
-
-
-def beside(script: str) -> str:
-    """The command that runs a script with these programs in front."""
-    return f"{_BEGIN}PATH={_PLACE}:$PATH bash {script}"
 
 
 def _code(script: str) -> str:

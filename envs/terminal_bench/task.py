@@ -47,7 +47,7 @@ class TerminalTask:
     test_script: str
     test_environment: Mapping[str, str] = field(default_factory=dict)
     test_packages: tuple[str, ...] = ()
-    """Debian's packages that its tests would install, and in `test_python` Python's."""
+    """Debian's packages that its tests need, and in `test_python` Python's."""
     test_python: tuple[str, ...] = ()
     reward_file: str = ""
     needs_exit_0: bool = True
@@ -131,8 +131,3 @@ def text_in(files: Mapping[str, File], path: str) -> str:
     """The text of a file, empty where there is none."""
     file = files.get(path)
     return "" if file is None else file.content.decode("utf-8", "replace")
-
-
-def scripts_of(tests: Mapping[str, File]) -> list[str]:
-    """The texts of the shell scripts among a task's tests."""
-    return [text_in(tests, path) for path in sorted(tests) if path.endswith(".sh")]

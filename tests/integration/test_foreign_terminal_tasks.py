@@ -97,6 +97,13 @@ def test_tests_that_would_fetch_judge_without_a_network(
     assert play(tmp_path, files, *FORGED) == 0.0
 
 
+def test_a_script_that_runs_no_pytest_decides_itself(tmp_path: Path) -> None:
+    require_bubblewrap()
+    files = V1 | {"run-tests.sh": "curl --version > /dev/null\n[ -e count.txt ]\n"}
+    assert play(tmp_path, files, "EXPERT") == 1.0
+    assert play(tmp_path, files) == 0.0
+
+
 def test_a_reward_may_be_a_file_of_json(tmp_path: Path) -> None:
     require_bubblewrap()
     script = (

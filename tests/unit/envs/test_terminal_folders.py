@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from envs.terminal_bench import offline
 from envs.terminal_bench.dockerfile import Put, read_dockerfile
 from envs.terminal_bench.installs import Installs, installs_of
 from envs.terminal_bench.listing import Fit, fit_of
 from envs.terminal_bench.machine import File
+from envs.terminal_bench.offline import PYTEST_SAID
 from envs.terminal_bench.reading import read_task
 from r2v_dist.config.terminal import TerminalConfig
 
@@ -120,10 +120,10 @@ def folder(files: dict[str, str]) -> dict[str, File]:
 
 def test_the_script_of_tests_that_fetch_is_run_as_it_is() -> None:
     first = read_task("a", folder(V1 | {"run-tests.sh": UV}))
-    assert first.test_script.endswith("bash /tests/run-tests.sh")
+    assert "PATH=/tests/r2v-offline:$PATH bash /tests/run-tests.sh; " in first.test_script
     assert first.tests["/tests/run-tests.sh"].content.decode() == UV
     assert first.tests["/tests/r2v-offline/uvx"].mode == 0o755
-    assert (first.reward_file, first.needs_exit_0) == (offline.PYTEST_SAID, False)
+    assert (first.reward_file, first.needs_exit_0) == (PYTEST_SAID, False)
     assert first.test_s == 90.5
     second = read_task("a", folder(V2 | {"tests/test.sh": UV}))
     assert second.reward_file == "/logs/verifier/reward.txt"
