@@ -32,9 +32,9 @@ def running(tmp_path: Path) -> Iterator[Engine]:
         yield server
 
 
-def settings(folder: Path) -> str:
+def settings(folder: Path, command_s: float = 20.0) -> str:
     address = f"unix://{folder}/engine.sock"
-    return json.dumps({"backend": "docker", "engine": address, "command_s": 1.5})
+    return json.dumps({"backend": "docker", "engine": address, "command_s": command_s})
 
 
 def said(env: TerminalBenchEnv, action: str) -> str:
@@ -42,14 +42,14 @@ def said(env: TerminalBenchEnv, action: str) -> str:
 
 
 def test_a_container_is_a_terminal(running: Engine, tmp_path: Path) -> None:
-    env = TerminalBenchEnv("tidy-modes@1", expert=True, terminal=settings(tmp_path))
+    env = TerminalBenchEnv("tidy-modes@1", expert=True, terminal=settings(tmp_path, 4.0))
     env.reset()
     assert running.limits[0]["NetworkMode"] == "none"
     assert running.limits[0]["PidsLimit"] == 128
     assert said(env, "cd /tmp; x=5; f() { echo got $x; }; false") == "[exit 1; /tmp]"
     assert said(env, "echo $?; f; printf 'é\\n\\n'") == "1\ngot 5\né\n[exit 0; /tmp]"
     assert said(env, "cat <<'END' | wc -c\n" + "y" * 9000 + "\nEND") == "9001\n[exit 0; /tmp]"
-    assert said(env, "sleep 30; echo no") == "[stopped after 1.5 s; /tmp]"
+    assert said(env, "sleep 30; echo no") == "[stopped after 4 s; /tmp]"
     assert "which ended the shell" in said(env, "exit 3")
     assert said(env, "pwd") == "/tmp\n[exit 0; /tmp]"
     env.close()
