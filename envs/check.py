@@ -13,10 +13,12 @@ from typing import Any
 from envs.make import make, perturbed
 from envs.registry import ENVIRONMENTS, environment, environment_of
 from envs.tasks import make_tasks
+from envs.terminal_bench.splits import tasks_in
 from r2v_dist.config.env import EnvConfig, SplitSizes, is_own
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.config.run import load_config
 from r2v_dist.config.sandbox import SandboxConfig
+from r2v_dist.config.terminal import TerminalConfig
 from r2v_dist.episodes import Task
 from r2v_dist.errors import UsageError
 
@@ -69,14 +71,15 @@ class TaskCheck:
         return asdict(self) | {"plays": [play.to_json() for play in self.plays]}
 
 
-def check(target: str, on_done: OnDone) -> TaskCheck:
+def check(target: str, on_done: OnDone, root: Path | None = None) -> TaskCheck:
     """Check the tasks that a run config names (`.yaml`), some of an environment of a user's own,
-    or a set with a name: all tasks of `humaneval_plus`, `mbpp_plus` or `shipped`, one of every
-    family of `terminal_bench`, a few of `textworld`.
+    those of a directory of terminal tasks that can be played here (over a prepared root, if one is
+    named), or a set with a name: all tasks of `humaneval_plus`, `mbpp_plus` or `shipped`, one of
+    every family of `terminal_bench`, a few of `textworld`.
 
     Raises UsageError for another name.
     """
-    tasks = _tasks(target)
+    tasks = _tasks(target, root)
     in_threads = all(environment_of(task).threads for task in tasks)
     workers = os.cpu_count() or 1 if in_threads else 1
     oracle = 0
@@ -120,8 +123,16 @@ def _look(task: Task) -> _Outcome:
         return _Outcome(None, False, said, played=False)
 
 
-def _tasks(target: str) -> list[Task]:
-    """The tasks of a run config, of an environment of a user's own, or of a set with a name."""
+def _tasks(target: str, root: Path | None) -> list[Task]:
+    """The tasks of a directory, of a run config, of an environment of a user's own, or of a set
+    with a name.
+    """
+    if Path(target).is_dir():
+        return tasks_in(TerminalConfig(tasks=Path(target), root=root))
+    if root is not None:
+        raise UsageError(
+            f"tasks check {target} --root {root}: only a directory of tasks has a root"
+        )
     if is_own(target):
         return _of_config(EnvConfig(kind=target, splits=_FEW), 0, SandboxConfig())
     if target.endswith((".yaml", ".yml")):
@@ -132,7 +143,8 @@ def _tasks(target: str) -> list[Task]:
         samples |= environment(kind).samples
     if target not in samples:
         raise UsageError(
-            f"tasks check {target}: give a run config (.yaml), an environment of your own "
+            f"tasks check {target}: give a run config (.yaml), a directory of terminal tasks, an "
+            f"environment of your own "
             f"(module:ATTRIBUTE or file.py:ATTRIBUTE), or one of {', '.join(samples)}"
         )
     return samples[target]()

@@ -3,8 +3,8 @@ anything on this machine and without root.
 
 The packages of `terminal_root.packages` and what they depend on are fetched with apt into a cache of
 their own and unpacked by dpkg-deb; none of their scripts is run. `terminal_root.lock` pins version
-and SHA-256 of each; `--update` writes it anew. The folder is named by the lock, so that one that is
-there is complete and is not made again.
+and SHA-256 of each; `--update` writes it anew. The folder is named by the lock and by how a root is
+made, so that one that is there is complete and is not made again.
 """
 
 import argparse
@@ -21,6 +21,8 @@ LOCK = HERE / "terminal_root.lock"
 SUITE = "bookworm"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 FETCH_S = 1800
+_MADE = b"2"
+"""Another number where roots are made otherwise than before."""
 _LINKS = {
     "bin/sh": "dash",
     "bin/awk": "mawk",
@@ -61,7 +63,7 @@ def make(place: Path, mirror: str, update: bool) -> Path:
         archives = apt.fetch(_names(PACKAGES))
         LOCK.write_text("".join(f"{_pin(one)}\n" for one in archives), encoding="utf-8")
     pins = [line.split() for line in LOCK.read_text(encoding="utf-8").splitlines()]
-    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(LOCK.read_bytes() + _MADE).hexdigest()[:12]
     root = place / f"root-{digest}"
     if root.is_dir():
         return root
@@ -71,9 +73,12 @@ def make(place: Path, mirror: str, update: bool) -> Path:
     if missing := [f"{name}={version}" for name, version, sha in pins if sha not in found]:
         raise Failure(f"{missing[0]} is not as {LOCK.name} pins it; run again with --update")
     fresh = place / f"root-{digest}.{os.getpid()}"
+    status = []
     for sha in sorted(wanted):
         _run(["dpkg-deb", "-x", str(found[sha]), str(fresh)], 300)
+        status.append(_run(["dpkg-deb", "-f", str(found[sha])], 60).strip())
     _complete(fresh)
+    _list(fresh, status)
     fresh.rename(root)
     return root
 
@@ -157,6 +162,17 @@ def _complete(root: Path) -> None:
         place = root / "usr" / link
         if (place.parent / target).exists() and not place.is_symlink():
             place.symlink_to(target)
+
+
+def _list(root: Path, controls: list[str]) -> None:
+    """dpkg's list of what is installed, by which a task's packages are found."""
+    paragraphs = []
+    for control in sorted(controls):
+        name, _, rest = control.partition("\n")
+        paragraphs.append(f"{name}\nStatus: install ok installed\n{rest}\n")
+    place = root / "var/lib/dpkg/status"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("\n".join(paragraphs), encoding="utf-8")
 
 
 def _run(command: list[str], limit_s: int) -> str:

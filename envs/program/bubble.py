@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from envs.sandbox.bubblewrap import system_folders
+from envs.sandbox.bubblewrap import isolated, system_folders
 from envs.sandbox.privileges import prefix
 
 PORT = 8080
@@ -33,9 +33,7 @@ def sandboxed(
     """The command in a sandbox. `endpoint` is the socket of the endpoint; without one nothing
     answers there.
     """
-    arguments = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns"]
-    arguments += ["--uid", "1000", "--gid", "1000", "--cap-drop", "ALL"]
-    arguments += ["--new-session", "--die-with-parent", "--hostname", "sandbox"]
+    arguments = ["bwrap", *isolated(1000, "sandbox")]
     arguments += ["--ro-bind", "/usr", "/usr", *system_folders()]
     for name in _ETC:
         arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]

@@ -1,4 +1,4 @@
-"""The command that starts a sandbox. What is not named here does not exist inside.
+"""What a sandbox is made of. What is not named here does not exist inside.
 
 A sandbox sees /usr and the interpreter's own prefix, read-only and without the packages that are
 installed there; /proc of its own processes, read-only, as its files lead to the supervisor's memory
@@ -63,21 +63,25 @@ def _name(module: Path) -> str:
     return ".".join(module.relative_to(_PROJECT).with_suffix("").parts)
 
 
-def command(options_fd: int) -> list[str]:
-    """The command that starts a sandbox. It reads its `options`, each ended by NUL, from a
-    descriptor; the thread of a `starter` must start it.
-    """
-    return ["bwrap", "--args", str(options_fd), "--", *interpreter()]
-
-
-def options(tmp_mib: int, status_fd: int, seccomp_fd: int | None) -> list[str]:
-    """The options that define a sandbox. `tmp_mib` is the size of /tmp; bubblewrap reports to
-    `status_fd` and reads the system-call filter from `seccomp_fd`.
+def isolated(user: int, host: str) -> list[str]:
+    """Options of every sandbox: namespaces of its own, whose user is nobody's on the host, no
+    capability, and an end with whoever started it.
     """
     arguments = ["--unshare-all", "--unshare-user", "--disable-userns"]
-    arguments += ["--uid", "1000", "--gid", "1000", "--cap-drop", "ALL"]
-    arguments += ["--new-session", "--die-with-parent", "--as-pid-1"]
-    arguments += ["--hostname", "sandbox", "--clearenv"]
+    arguments += ["--uid", str(user), "--gid", str(user), "--cap-drop", "ALL"]
+    return [*arguments, "--new-session", "--die-with-parent", "--hostname", host]
+
+
+def interpreter_shown() -> list[str]:
+    """Options that show the interpreter where /usr does not have it."""
+    if prefix().is_relative_to("/usr"):
+        return []
+    return ["--ro-bind", REACHABLE if hidden() else str(prefix()), str(prefix())]
+
+
+def options(tmp_mib: int) -> list[str]:
+    """The options that define a sandbox. `tmp_mib` is the size of /tmp."""
+    arguments = [*isolated(1000, "sandbox"), "--as-pid-1", "--clearenv"]
     for name, value in ENVIRONMENT.items():
         arguments += ["--setenv", name, value]
     arguments += ["--ro-bind", "/usr", "/usr", *system_folders()]
@@ -86,16 +90,10 @@ def options(tmp_mib: int, status_fd: int, seccomp_fd: int | None) -> list[str]:
         arguments += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     arguments += ["--size", str(_SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"]
     arguments += ["--size", str(tmp_mib << 20), "--tmpfs", "/tmp"]
-    arguments += ["--dir", "/tmp/work", "--chdir", "/tmp/work"]
-    if not prefix().is_relative_to("/usr"):
-        source = REACHABLE if hidden() else str(prefix())
-        arguments += ["--ro-bind", source, str(prefix())]
+    arguments += ["--dir", "/tmp/work", "--chdir", "/tmp/work", *interpreter_shown()]
     for folder in hidden_folders():
         arguments += ["--tmpfs", folder, "--remount-ro", folder]
-    arguments += ["--remount-ro", "/", "--json-status-fd", str(status_fd)]
-    if seccomp_fd is not None:
-        arguments += ["--seccomp", str(seccomp_fd)]
-    return arguments
+    return [*arguments, "--remount-ro", "/"]
 
 
 @cache

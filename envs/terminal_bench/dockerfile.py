@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from envs.terminal_bench.installs import installs_of
 from envs.terminal_bench.machine import File
 
 _PLAIN_IMAGE = re.compile(
@@ -21,6 +22,10 @@ _PLAIN_IMAGE = re.compile(
 _NETWORK = re.compile(
     r"\b(?:curl|wget)\s|\bgit\s+clone\b|\bnpm\s+i|\bcargo\s+install|\bgo\s+install"
 )
+_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::-([^}]*))?\}|(\w+))")
+_KNOWN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+"""What an image has before its Dockerfile says anything."""
+_READ_ONLY = ("/usr/", "/bin/", "/sbin/", "/lib/", "/lib64/", "/dev/", "/proc/", "/sys/")
 _IGNORED = {"CMD", "ENTRYPOINT", "EXPOSE", "LABEL", "VOLUME", "STOPSIGNAL", "HEALTHCHECK", "SHELL"}
 
 
@@ -115,7 +120,10 @@ class _Reading:
     def _from(self, value: str) -> None:
         self._stages += 1
         words = [word for word in value.split() if not word.startswith("--")]
-        image = words[0]
+        if not words:
+            self._problems.append("its Dockerfile has FROM without an image")
+            return
+        image = self._named(words[0])
         if self._stages > 1:
             self._problems.append("its Dockerfile has several stages")
         elif not _PLAIN_IMAGE.fullmatch(image):
@@ -154,7 +162,11 @@ class _Reading:
             self._problems.append("its Dockerfile copies from another image")
             return
         mode = next((word[8:] for word in words if word.startswith("--chmod=")), "")
-        *sources, target = [self._named(word) for word in words if not word.startswith("--")]
+        named = [self._named(word) for word in words if not word.startswith("--")]
+        if len(named) < 2:
+            self._problems.append(f"its Dockerfile has COPY {value}, which names no target")
+            return
+        *sources, target = named
         into_folder = target.endswith("/") or target in (".", "..") or len(sources) > 1
         base = PurePosixPath(self._folder, target)
         files: dict[str, File] = {}
@@ -163,6 +175,8 @@ class _Reading:
         if mode:
             bits = int(re.sub(r"\D", "", mode) or "644", 8)
             files = {path: File(file.content, bits) for path, file in files.items()}
+        if fixed := next((path for path in files if path.startswith(_READ_ONLY)), ""):
+            self._problems.append(f"its Dockerfile copies to {fixed}, where nothing can be written")
         self._steps.append(Put(files))
 
     def _copied(self, source: str, base: PurePosixPath, into_folder: bool) -> dict[str, File]:
@@ -206,30 +220,22 @@ class _Reading:
 
     def _installed(self, part: str) -> bool:
         """Whether a part of a RUN installs packages, which are noted."""
-        words = part.split()
-        if words[:1] == ["sudo"]:
-            words = words[1:]
-        tool = words[0].rpartition("/")[2] if words else ""
-        plain = [word for word in words[1:] if not word.startswith("-")]
-        if tool in ("apt-get", "apt"):
-            if plain[:1] == ["install"]:
-                self._packages += [word.partition("=")[0] for word in plain[1:]]
-            return True
-        if re.fullmatch(r"pip\d?", tool) or words[:3] in (
-            ["python", "-m", "pip"],
-            ["python3", "-m", "pip"],
-        ):
-            names = plain[plain.index("install") + 1 :] if "install" in plain else []
-            self._python += [re.split(r"[=<>\[~!]", name.strip("\"'"))[0] for name in names]
-            return True
-        return tool == "rm" and "/var/lib/apt/lists" in part
+        wanted = installs_of(part)
+        if wanted is None:
+            return part.split()[:1] == ["rm"] and "/var/lib/apt/lists" in part
+        self._packages += wanted.debian
+        self._python += wanted.python
+        return True
 
     def _named(self, text: str) -> str:
-        """With the variables that are known so far."""
-        return re.sub(
-            r"\$\{?(\w+)\}?", lambda found: self._environment.get(found[1], found[0]), text
-        )
+        """With the variables that are known so far, as Docker replaces them."""
+
+        def value(found: re.Match[str]) -> str:
+            name = found[1] or found[3]
+            return self._environment.get(name) or _KNOWN.get(name) or found[2] or ""
+
+        return _VARIABLE.sub(value, text)
 
 
 def _installs(script: str) -> bool:
-    return re.search(r"\b(?:apt-get|apt|pip\d?)\b", script) is not None
+    return re.search(r"\b(?:apt-get|apt|pip\d?|uv)\b", script) is not None

@@ -98,9 +98,15 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
 
     def expert_action(self) -> str | None:
         """The oracle's next command, `submit` after the last. First it comes back to where that
-        command belongs: out of a program that waits, and into the folder.
+        command belongs: out of a program that waits, and into the folder. Raises UsageError for a
+        task without a solution.
         """
         self._needs_expert("expert_action")
+        if not self._task.oracle:
+            raise UsageError(
+                f"task {self._task.name}: it has no solution that could be read, so there is no "
+                f"expert for it"
+            )
         here = self._states[self._path]
         if here.waits:
             return "keys C-c"

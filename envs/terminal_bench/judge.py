@@ -2,6 +2,7 @@
 not in the machine before the agent has ended, and whoever touches it while it judges has failed.
 """
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -91,6 +92,7 @@ def judge(machine: Machine, task: TerminalTask) -> Verdict:
     time.sleep(_TICK_S)
     machine.thaw()
     environment = dict(task.build.environment) | {"TEST_DIR": "/tests"}
+    environment |= task.test_environment
     script = ["/bin/bash", "-c", task.test_script]
     ran = machine.run(script, task.build.folder, environment, task.test_s)
     said = text_of(ran.output, _SAID)
@@ -128,9 +130,18 @@ def _stamps(machine: Machine, task: TerminalTask) -> dict[str, tuple[int, int]]:
 def _passed(machine: Machine, task: TerminalTask, code: int) -> bool:
     if not task.reward_file:
         return code == 0
-    reward = machine.read(task.reward_file)
+    return _reward(machine, task.reward_file) >= 1.0 and (code == 0 or not task.needs_exit_0)
+
+
+def _reward(machine: Machine, path: str) -> float:
+    """The number that tests left; without one, the least of those in the file of JSON beside it,
+    of which one called `reward` counts alone; else 0.
+    """
+    said = machine.read(path)
     try:
-        won = reward is not None and float(reward.decode("ascii").strip()) >= 1.0
-    except ValueError:
-        won = False
-    return won and (code == 0 or not task.needs_exit_0)
+        if said is not None:
+            return float(said.decode("ascii").strip())
+        rewards = json.loads(machine.read(str(PurePosixPath(path).with_suffix(".json"))) or "{}")
+        return float(rewards["reward"] if "reward" in rewards else min(rewards.values()))
+    except (ValueError, TypeError, AttributeError):
+        return 0.0

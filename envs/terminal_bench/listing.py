@@ -1,5 +1,6 @@
 """Which back end can run which task of a directory, and why not."""
 
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -7,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from envs.terminal_bench.task import TerminalTask, is_task, read_folder, read_task
+from envs.terminal_bench.reading import is_task, read_task
+from envs.terminal_bench.task import TerminalTask, read_folder
 from r2v_dist.config.terminal import TerminalConfig
 from r2v_dist.errors import UsageError
 
@@ -29,6 +31,7 @@ _USUAL = {
     "util-linux": "column",
 }
 """Programs of packages that are not called like one."""
+_COMPOSE = "docker-compose.yaml: it has several containers, which only env.terminal.backend = docker starts"
 _DPKG = Path("var/lib/dpkg/status")
 
 
@@ -75,25 +78,36 @@ def fit_of(folder: Path, config: TerminalConfig) -> Fit:
         task = read_task(folder.name, read_folder(folder))
     except UsageError as error:
         return Fit(folder.name, (str(error),), (str(error),))
-    several = ("it has several containers",) if task.compose else ()
-    docker = (*task.problems, *several)
+    docker = tuple(_for_docker(task))
     sandbox = tuple(_for_sandbox(task, config))
     return Fit(folder.name, sandbox, docker, task.difficulty, task.category)
+
+
+def _for_docker(task: TerminalTask) -> Iterable[str]:
+    yield from task.problems
+    yield from task.service_problems
+    built = {*task.build.python_packages, *task.build.packages}
+    absent = [one for one in task.test_python if not {one, f"python3-{one}"} & built]
+    if absent:
+        yield (
+            f"its tests would fetch {', '.join(absent)}, and a container has no network; "
+            f"let its Dockerfile install it"
+        )
 
 
 def _for_sandbox(task: TerminalTask, config: TerminalConfig) -> Iterable[str]:
     yield from task.problems
     yield from task.build.problems
-    if task.compose:
-        yield "it has several containers"
-    absent = [one for one in task.build.packages if not has_package(one, config.root)]
+    if task.services:
+        yield _COMPOSE
+    packages = (*task.build.packages, *task.test_packages)
+    python = (*task.build.python_packages, *task.test_python)
+    absent = [one for one in packages if not has_package(one, config.root)]
+    absent += [one for one in python if not has_python(one, config.root)]
     if absent:
-        yield f"the packages {', '.join(absent)} are not in {config.root or '/usr'}"
-    python = [one for one in task.build.python_packages if not has_python(one, config.root)]
-    if "pytest" in task.test_script and not has_python("pytest", config.root):
-        python.append("pytest")
-    if python:
-        yield f"the Python packages {', '.join(dict.fromkeys(python))} are not there"
+        place = config.root or "/usr"
+        fix = "" if config.root else "; `make terminal-root` makes a root for env.terminal.root"
+        yield f"not in {place}: {', '.join(dict.fromkeys(absent))}{fix}"
 
 
 @cache
@@ -110,8 +124,18 @@ def has_python(name: str, root: Path | None) -> bool:
     """Whether the root's own Python has a package; that of this machine's /usr is hidden."""
     if root is None:
         return False
-    folder = name.replace("-", "_").lower()
-    return any((root / "usr").glob(f"l*/**/*-packages/{folder}*"))
+    wanted = _plain(name)
+    return any(one == wanted or one.startswith(f"{wanted}_") for one in _python_entries(root))
+
+
+@cache
+def _python_entries(root: Path) -> frozenset[str]:
+    """What lies in the root's folders of Python packages."""
+    return frozenset(_plain(one.name) for one in (root / "usr").glob("l*/**/*-packages/*"))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "_", name).lower()
 
 
 @cache

@@ -7,10 +7,11 @@ from envs.terminal_bench.docker.engine import client
 from envs.terminal_bench.docker.machine import DockerMachine
 from envs.terminal_bench.machine import Machine
 from envs.terminal_bench.own.catalogue import folder_of
+from envs.terminal_bench.reading import read_task
 from envs.terminal_bench.sandbox.machine import SandboxMachine
 from envs.terminal_bench.sandbox.options import Root
 from envs.terminal_bench.sandbox.size import Size
-from envs.terminal_bench.task import TerminalTask, read_folder, read_task
+from envs.terminal_bench.task import TerminalTask, read_folder
 from r2v_dist.config.terminal import TerminalConfig
 
 

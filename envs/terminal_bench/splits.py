@@ -21,6 +21,8 @@ from r2v_dist.seeding import stable_hash
 TERMINAL_BENCH = "r2v/TerminalBench-v0"
 _OWN = Path(__file__).parent / "own"
 _SAMPLE_SEED = 0
+_MOST_STEPS = 60
+"""Of tasks that are checked."""
 
 
 def make_tasks(request: TaskRequest) -> list[Task]:
@@ -75,6 +77,26 @@ def _instance(family: Family, split: Split, number: int, seed: int) -> int:
     return number * 10_000 + stable_hash("terminal-instance", family.name, split, seed) % 10_000
 
 
+def tasks_in(terminal: TerminalConfig) -> list[Task]:
+    """The tasks of a user's directory that the back end can run. Raises UsageError where there are
+    none.
+    """
+    assert terminal.tasks is not None
+    require_bubblewrap(terminal.root)
+    fits = [fit_of(folder, terminal) for folder in task_folders(terminal.tasks)]
+    count = sum(not fit.of(terminal.backend) for fit in fits)
+    if not count:
+        reason = fits[0].of(terminal.backend)[0]
+        raise UsageError(f"{terminal.tasks}: none of its tasks can be run here: {reason}")
+    arguments = _arguments(
+        EnvConfig(kind="terminal_bench", terminal=terminal, max_steps=_MOST_STEPS)
+    )
+    return [
+        Task(name, "check", TERMINAL_BENCH, (("task", place), *arguments))
+        for name, place in _of_directory(terminal, count)
+    ]
+
+
 def _of_directory(config: TerminalConfig, count: int) -> list[tuple[str, str]]:
     """Name and place of tasks of a user's directory that the back end can run."""
     assert config.tasks is not None
@@ -115,7 +137,7 @@ def in_place(task: Task, config: EnvConfig) -> bool:
 
 def sample() -> list[Task]:
     """One task of every family."""
-    arguments = (("max_steps", 60),)
+    arguments = (("max_steps", _MOST_STEPS),)
     names = [task_name(family, _SAMPLE_SEED) for split in SPLITS for family in families_of(split)]
     return [Task(name, "check", TERMINAL_BENCH, (("task", name), *arguments)) for name in names]
 

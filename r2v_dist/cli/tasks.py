@@ -10,6 +10,10 @@ from r2v_dist.cli.typed_path import read_as
 from r2v_dist.errors import RuntimeFailure, UsageError
 
 commands = typer.Typer(help="Look after tasks.")
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", help="a prepared root (make terminal-root) instead of /usr"),
+]
 
 
 @commands.command()
@@ -18,11 +22,12 @@ def check(
         str,
         typer.Argument(
             metavar="ENV",
-            help="a run config, an environment of your own (module:ATTRIBUTE or "
-            "file.py:ATTRIBUTE), or humaneval_plus, mbpp_plus, shipped, terminal_bench or "
-            "textworld",
+            help="a run config, a directory of terminal tasks, an environment of your own "
+            "(module:ATTRIBUTE or file.py:ATTRIBUTE), or humaneval_plus, mbpp_plus, shipped, "
+            "terminal_bench or textworld",
         ),
     ],
+    root: Root = None,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -37,7 +42,7 @@ def check(
     from r2v_dist.pipeline.progress import Progress
 
     progress = Progress("check")
-    result = check_tasks(env, lambda done, total: progress.update(done, total, "tasks"))
+    result = check_tasks(env, lambda done, total: progress.update(done, total, "tasks"), root)
     print(json.dumps(result.to_json(), indent=1) if as_json else render(env, result))
     if not result.good:
         raise RuntimeFailure(
@@ -59,10 +64,7 @@ def list_tasks(
     env: Annotated[
         str, typer.Option("--env", help="terminal_bench: the one environment with task folders")
     ] = "terminal_bench",
-    root: Annotated[
-        Path | None,
-        typer.Option("--root", help="a prepared root (make terminal-root) instead of /usr"),
-    ] = None,
+    root: Root = None,
     as_json: Annotated[
         bool,
         typer.Option(

@@ -294,7 +294,7 @@ def test_nothing_of_a_sandbox_is_root_or_can_become_it() -> None:
     with Sandbox(LIMITS, warm=1) as sandbox:
         box = sandbox._warm[0].result()
         box.wait_ready()
-        for process in (box._process.pid, box._init):
+        for process in (box._process.pid, box._namespace.first):
             status = dict(
                 line.split(":\t")
                 for line in Path(f"/proc/{process}/status").read_text().splitlines()
@@ -304,7 +304,7 @@ def test_nothing_of_a_sandbox_is_root_or_can_become_it() -> None:
             assert status["NoNewPrivs"] == "1"
             kept = (
                 ("CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd")
-                if os.geteuid() == 0 or process == box._init
+                if os.geteuid() == 0 or process == box._namespace.first
                 else ("CapEff",)
             )
             assert {status[name] for name in kept} == {"0" * 16}
@@ -322,7 +322,7 @@ def test_a_waiting_sandbox_is_in_its_control_groups() -> None:
         assert box._group is not None
         for folder in box._group._folders.values():
             members = {int(number) for number in (folder / "cgroup.procs").read_text().split()}
-            assert members == {box._process.pid, box._init}
+            assert members == {box._process.pid, box._namespace.first}
 
 
 def test_nothing_is_left_after_close() -> None:
@@ -349,7 +349,10 @@ def test_no_zombie_is_left_to_the_first_process_of_the_host() -> None:
         with Sandbox(LIMITS, warm=3) as sandbox:
             boxes = [future.result() for future in sandbox._warm]
             time.sleep(pause_s)
-        assert all(box._init > 0 and not Path(f"/proc/{box._init}").exists() for box in boxes)
+        assert all(
+            box._namespace.first > 0 and not Path(f"/proc/{box._namespace.first}").exists()
+            for box in boxes
+        )
 
 
 def _groups() -> list[Path]:

@@ -116,7 +116,7 @@ def test_a_wrong_solution_that_passes_is_a_finding(
 ) -> None:
     require_bubblewrap()
     task = Task("tidy-modes@1", "check", "r2v/TerminalBench-v0", (("task", "tidy-modes@1"),))
-    monkeypatch.setattr(checking, "_tasks", lambda target: [task])
+    monkeypatch.setattr(checking, "_tasks", lambda target, root: [task])
     assert check("any", lambda done, total: None).good
     oracle = task_for("tidy-modes@1").oracle
     monkeypatch.setattr(TerminalBenchEnv, "wrong_solution", oracle)
@@ -164,3 +164,22 @@ def test_the_tasks_of_a_directory_are_listed_with_reasons(tmp_path: Path) -> Non
     )
     assert failed.returncode == 2
     assert failed.stderr.count("\n") == 1
+
+
+def test_a_directory_of_terminal_tasks_is_checked(tmp_path: Path) -> None:
+    require_bubblewrap()
+    for name, solution in (("done", "touch one"), ("undone", "touch two")):
+        files = {
+            "task.yaml": "instruction: Make one.\n",
+            "Dockerfile": "FROM debian:12\nWORKDIR /app\n",
+            "run-tests.sh": "test -e /app/one\n",
+            "solution.sh": f"{solution}\n",
+        }
+        (tmp_path / name).mkdir()
+        for path, text in files.items():
+            (tmp_path / name / path).write_text(text, encoding="utf-8")
+    found = check(str(tmp_path), lambda done, total: None)
+    assert (found.tasks, found.oracle_passed, found.empty_failed) == (2, 1, 2)
+    assert found.failures == ("undone",)
+    with pytest.raises(UsageError, match="only a directory of tasks has a root"):
+        check("terminal_bench", lambda done, total: None, tmp_path)

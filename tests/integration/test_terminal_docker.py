@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,9 +32,9 @@ def running(tmp_path: Path) -> Iterator[Engine]:
         yield server
 
 
-def settings(folder: Path) -> str:
+def settings(folder: Path, command_s: float = 20.0) -> str:
     address = f"unix://{folder}/engine.sock"
-    return json.dumps({"backend": "docker", "engine": address, "command_s": 1.5})
+    return json.dumps({"backend": "docker", "engine": address, "command_s": command_s})
 
 
 def said(env: TerminalBenchEnv, action: str) -> str:
@@ -41,14 +42,14 @@ def said(env: TerminalBenchEnv, action: str) -> str:
 
 
 def test_a_container_is_a_terminal(running: Engine, tmp_path: Path) -> None:
-    env = TerminalBenchEnv("tidy-modes@1", expert=True, terminal=settings(tmp_path))
+    env = TerminalBenchEnv("tidy-modes@1", expert=True, terminal=settings(tmp_path, 4.0))
     env.reset()
     assert running.limits[0]["NetworkMode"] == "none"
     assert running.limits[0]["PidsLimit"] == 128
     assert said(env, "cd /tmp; x=5; f() { echo got $x; }; false") == "[exit 1; /tmp]"
     assert said(env, "echo $?; f; printf 'é\\n\\n'") == "1\ngot 5\né\n[exit 0; /tmp]"
     assert said(env, "cat <<'END' | wc -c\n" + "y" * 9000 + "\nEND") == "9001\n[exit 0; /tmp]"
-    assert said(env, "sleep 30; echo no") == "[stopped after 1.5 s; /tmp]"
+    assert said(env, "sleep 30; echo no") == "[stopped after 4 s; /tmp]"
     assert "which ended the shell" in said(env, "exit 3")
     assert said(env, "pwd") == "/tmp\n[exit 0; /tmp]"
     env.close()
@@ -173,3 +174,46 @@ def test_a_real_engine(name: str, slow_hands: None) -> None:
     assert "alive" in said(env, "sleep 100 & kill -9 -1; echo alive")
     assert env.step("submit")[1] == 0.0
     env.close()
+
+
+COMPOSED = {
+    "task.yaml": "instruction: Fetch the page of api.\n",
+    "docker-compose.yaml": "services:\n  client:\n    build: {context: client}\n"
+    "    environment: ['API=http://api:8000']\n"
+    "  api:\n    build: ./api\n    command: python3 -m http.server 8000\n"
+    "    healthcheck: {test: 'bash -c \"exec 3<> /dev/tcp/127.0.0.1/8000\"'}\n",
+    "client/Dockerfile": "FROM debian:bookworm-slim\nWORKDIR /app\n",
+    "api/Dockerfile": "FROM debian:bookworm-slim\nWORKDIR /srv\nCOPY page .\n",
+    "api/page": "hello\n",
+    "solution.sh": "python3 -c 'import os, urllib.request as u; "
+    'print(u.urlopen(os.environ["API"] + "/page").read().decode(), end="")\' > got\n',
+    "run-tests.sh": '[ "$(cat /app/got)" = hello ]\n',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("R2V_TEST_ENGINE" not in os.environ, reason="R2V_TEST_ENGINE names no engine")
+def test_containers_beside_the_terminal_are_started_and_removed(tmp_path: Path) -> None:
+    """The engine needs an image `debian:bookworm-slim` that has python3."""
+    address = os.environ["R2V_TEST_ENGINE"]
+    write(tmp_path / "fetch", COMPOSED)
+    api = client(address)
+    before = _labelled(api)
+    terminal = json.dumps({"backend": "docker", "engine": address, "command_s": 20.0})
+    env = TerminalBenchEnv(str(tmp_path / "fetch"), expert=True, terminal=terminal)
+    for solves in (True, False):
+        env.reset()
+        if solves:
+            action = env.expert_action()
+            assert action is not None
+            assert "[exit 0" in said(env, action)
+        assert env.step("submit")[1] == float(solves)
+    env.close()
+    assert _labelled(api) <= before
+
+
+def _labelled(api: Any) -> set[str]:
+    """Containers and networks of terminals."""
+    ours = {"label": "r2v"}
+    found = [*api.containers(all=True, filters=ours), *api.networks(filters=ours)]
+    return {one["Id"] for one in found}

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Mapping
 from typing import Any
 
-from envs.terminal_bench.task import TerminalTask
+from envs.terminal_bench.machine import File
 from r2v_dist.errors import RuntimeFailure, UsageError
 
 ANSWER_S = 60
@@ -39,16 +39,18 @@ def client(address: str) -> Any:
     return api
 
 
-def image_of(api: Any, task: TerminalTask) -> str:
-    """The name of the task's image, pulled or built if it is not there."""
-    if task.image:
-        if not api.images(name=task.image):
-            for line in api.pull(task.image, stream=True, decode=True):
+def image_of(api: Any, image: str, context: Mapping[str, File]) -> str:
+    """The name of an image, pulled if it is not there; without one, of what a Dockerfile and the
+    files beside it make, built if it is not there.
+    """
+    if image:
+        if not api.images(name=image):
+            for line in api.pull(image, stream=True, decode=True):
                 _demand(line)
-        return task.image
+        return image
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:
-        for path, file in sorted(task.context.items()):
+        for path, file in sorted(context.items()):
             entry = tarfile.TarInfo(path)
             entry.size, entry.mode = len(file.content), file.mode
             archive.addfile(entry, io.BytesIO(file.content))

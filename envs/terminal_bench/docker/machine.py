@@ -22,6 +22,7 @@ from envs.terminal_bench.docker.programs import (
     follow,
     stamps_of,
 )
+from envs.terminal_bench.docker.services import Services
 from envs.terminal_bench.docker.shell import COMMAND, ContainerShell
 from envs.terminal_bench.machine import Came, File, MachineGone, Ran, Shown
 from envs.terminal_bench.sandbox.shell import Output
@@ -46,9 +47,14 @@ class DockerMachine:
         self._variables = {"TERM": "xterm-256color", "PAGER": "cat", "GIT_PAGER": "cat"}
         self._folder = "/"
         self._container = ""
-        image = self._engine(lambda: image_of(api, task))
+        self._services: Services | None = None
+        image = self._engine(lambda: image_of(api, task.image, task.context))
+        if task.services:
+            self._services = self._engine(
+                lambda: Services(api, task.services, memory_mib, processes)
+            )
         limits = api.create_host_config(
-            network_mode="none",
+            network_mode=self._services.network if self._services else "none",
             mem_limit=memory_mib << 20,
             pids_limit=processes,
             security_opt=["no-new-privileges"],
@@ -59,6 +65,7 @@ class DockerMachine:
                 [FIRST],
                 entrypoint=["/bin/bash", "-c"],
                 host_config=limits,
+                networking_config=self._services.endpoint() if self._services else None,
                 labels=["r2v"],
             )
         )
@@ -234,6 +241,9 @@ class DockerMachine:
         if self._container:
             container, self._container = self._container, ""
             self._engine(lambda: self._api.remove_container(container, force=True, v=True))
+        if self._services is not None:
+            services, self._services = self._services, None
+            self._engine(services.close)
 
     def _open(self) -> ContainerShell:
         if self._shell is None:

@@ -138,11 +138,15 @@ def _rotated_logs(rng: random.Random) -> Made:
             "cat /app/counts.txt",
         ),
         wrong=(f"cd /app/logs && gunzip *.gz && grep -c '^{code}' * | tr : ' ' > /app/counts.txt",),
-        check=f"""
+        check=_check_counts(counts, wanted),
+    )
+
+
+def _check_counts(counts: dict[str, int], wanted: str) -> str:
+    return f"""
 same("/app/counts.txt", {wanted!r})
 demand(sorted(os.listdir("/app/logs")) == {sorted(counts)!r}, "the logs were changed")
-""",
-    )
+"""
 
 
 def _verify_checksums(rng: random.Random) -> Made:
@@ -180,13 +184,17 @@ def _verify_checksums(rng: random.Random) -> Made:
             "| sort | head -n 1 > /app/restored.txt",
             "for name in $(cat /app/restored.txt); do cp /app/backup/$name /app/data/; done",
         ),
-        check=f"""
+        check=_check_restored(good, damaged),
+    )
+
+
+def _check_restored(good: dict[str, str], damaged: list[str]) -> str:
+    return f"""
 good = {good!r}
 for path, content in good.items():
     same("/app/data/" + path, content)
 same("/app/restored.txt", {chr(10).join(damaged)!r})
-""",
-    )
+"""
 
 
 def _join_parts(rng: random.Random) -> Made:

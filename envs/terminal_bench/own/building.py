@@ -38,7 +38,12 @@ def _repair_build(rng: random.Random) -> Made:
             f"&& chmod +x /app/{tool}",
             f"/app/{tool} 7 > /app/seven.txt",
         ),
-        check=f"""
+        check=_check_build(tool, helper, factor, shift),
+    )
+
+
+def _check_build(tool: str, helper: str, factor: int, shift: int) -> str:
+    return f"""
 same("/app/seven.txt", "{7 * factor + shift}")
 for n in (0, 3, 12, 1000):
     try:
@@ -50,8 +55,7 @@ sources = ("{tool}.c", "{helper}.c")
 code, said = output("gcc", "-Wall", "-Werror", "-o", "/tmp/again", *sources, cwd="/app/src")
 demand(code == 0, "the sources do not compile without warnings")
 demand("return n * {factor} + {shift};" in text("/app/src/{helper}.c"), "{helper}.c was changed")
-""",
-    )
+"""
 
 
 def _repair_makefile(rng: random.Random) -> Made:
@@ -80,7 +84,12 @@ def _repair_makefile(rng: random.Random) -> Made:
             f"cat {target}.txt",
         ),
         wrong=("cd /app && sed -i -E 's/^ {8}/\\t/' Makefile", "make -s"),
-        check=f"""
+        check=_check_makefile(target, parts, wanted),
+    )
+
+
+def _check_makefile(target: str, parts: list[str], wanted: str) -> str:
+    return f"""
 same("/app/{target}.txt", {wanted!r})
 demand(output("make", "-s", "clean", cwd="/app")[0] == 0, "make clean fails")
 demand(not os.path.exists("/app/{target}.txt"), "make clean leaves {target}.txt")
@@ -95,8 +104,7 @@ with open("/app/{parts[-1]}.in", "w") as file:
 os.utime("/app/{parts[-1]}.in", (4e9, 4e9))
 output("make", "-s", cwd="/app")
 demand("CHANGED 1" in text("/app/{target}.txt"), "a changed input does not make it anew")
-""",
-    )
+"""
 
 
 def _static_library(rng: random.Random) -> Made:
@@ -129,7 +137,12 @@ def _static_library(rng: random.Random) -> Made:
             f"mkdir -p /app/lib && touch /app/lib/lib{library}.a",
             f"printf '%s\\n' {first}.o {second}.o | sort > /app/members.txt",
         ),
-        check=f"""
+        check=_check_library(library, first, second, a, b),
+    )
+
+
+def _check_library(library: str, first: str, second: str, a: int, b: int) -> str:
+    return f"""
 same("/app/members.txt", {chr(10).join(sorted((first + ".o", second + ".o")))!r})
 code, said = output("ar", "t", "/app/lib/lib{library}.a")
 demand(
@@ -146,8 +159,7 @@ for n in (0, 5, 40):
         )
     except OSError as error:
         fail(str(error))
-""",
-    )
+"""
 
 
 FAMILIES = (

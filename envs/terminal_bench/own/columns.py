@@ -1,7 +1,6 @@
 """Families about tables and encodings as plain text."""
 
 import random
-from collections import Counter
 
 from envs.terminal_bench.own.drawing import NOUNS, day, names, people, sentence
 from envs.terminal_bench.own.family import Family, Made
@@ -140,11 +139,11 @@ def _frequent_words(rng: random.Random) -> Made:
     )
 
 
-def _recode(rng: random.Random) -> Made:
+def _inbox(rng: random.Random) -> tuple[dict[str, str | bytes], dict[str, str]]:
+    """Texts in several encodings, and what each says."""
     words = ("Grüße", "café", "Ærø", "señor", "façade", "naïve", "Zürich", "übermäßig")
     files: dict[str, str | bytes] = {}
     wanted = {}
-    tally: Counter[str] = Counter()
     kinds = [
         "latin-1",
         "utf-16",
@@ -156,7 +155,11 @@ def _recode(rng: random.Random) -> Made:
         name = f"{names(rng, 1)[0]}{number}.txt"
         files[f"inbox/{name}"] = "\r\n".join((*lines, "")).encode(encoding)
         wanted[name] = "\n".join(lines)
-        tally[encoding] += 1
+    return files, wanted
+
+
+def _recode(rng: random.Random) -> Made:
+    files, wanted = _inbox(rng)
     return Made(
         instruction="The text files in /app/inbox are in ISO-8859-1, UTF-16 (with a byte order "
         "mark) or UTF-8, with lines that end in CR LF. Write each to /app/outbox under the same "

@@ -24,7 +24,8 @@ def ask(path, sql):
 """
 
 
-def _best_customers(rng: random.Random) -> Made:
+def _sales(rng: random.Random) -> tuple[list[str], dict[str, int]]:
+    """Statements that fill the shop, and what each customer bought for in 2023."""
     who = people(rng, rng.randint(5, 8))
     rows = []
     totals: dict[str, int] = defaultdict(int)
@@ -40,6 +41,11 @@ def _best_customers(rng: random.Random) -> Made:
             totals[one] += amount if year == 2023 else 0
     rows.append(f"insert into sale values (1, {rng.randint(1000, 1999)}, '2023-05-05');")
     totals[who[0]] += int(rows[-1].split(",")[1])
+    return rows, totals
+
+
+def _best_customers(rng: random.Random) -> Made:
+    rows, totals = _sales(rng)
     ranked = sorted(
         ((total, one) for one, total in totals.items() if total),
         key=lambda pair: (-pair[0], pair[1]),
@@ -104,7 +110,13 @@ def _load_table(rng: random.Random) -> Made:
             f"sqlite3 /app/data.db 'create index {table}_by_score on {table}(score)'",
             f"sqlite3 /app/data.db 'select avg(score) from {table}' > /app/mean.txt",
         ),
-        check=_ASK
+        check=_check_loaded(table, rows),
+    )
+
+
+def _check_loaded(table: str, rows: list[tuple[int, str, int]]) -> str:
+    return (
+        _ASK
         + f"""
 rows = ask("/app/data.db", "select id, name, score from {table} order by id")
 demand(rows == {sorted(rows)!r}, "other rows in the table")
@@ -125,11 +137,12 @@ except ValueError:
     fail("mean.txt holds no number")
 demand(re.fullmatch(r"\\d+\\.\\d\\d", text("/app/mean.txt").strip()), "not two decimals")
 demand(abs(mean - {sum(row[2] for row in rows) / len(rows)!r}) < 0.00501, "another mean")
-""",
+"""
     )
 
 
-def _migrate_table(rng: random.Random) -> Made:
+def _accounts(rng: random.Random) -> tuple[list[str], list[tuple[int, str, str, int]]]:
+    """Statements that fill the old table, and the rows of the new one."""
     rows = []
     wanted = []
     for number, who in enumerate(people(rng, rng.randint(6, 10))):
@@ -139,6 +152,11 @@ def _migrate_table(rng: random.Random) -> Made:
             f"insert into account values ({number + 1}, '{who} {family}', '{euros}.{cents:02}');"
         )
         wanted.append((number + 1, who, family, euros * 100 + cents))
+    return rows, wanted
+
+
+def _migrate_table(rng: random.Random) -> Made:
+    rows, wanted = _accounts(rng)
     return Made(
         instruction="In the SQLite database /app/bank.db the table account(id, owner, balance) has "
         "owners like 'ada delta' and balances as text like '12.50'. Change the table to "
@@ -170,7 +188,13 @@ def _migrate_table(rng: random.Random) -> Made:
             "alter table account add column last text; "
             "pragma user_version = 2'",
         ),
-        check=_ASK
+        check=_check_migrated(rows, wanted),
+    )
+
+
+def _check_migrated(rows: list[str], wanted: list[tuple[int, str, str, int]]) -> str:
+    return (
+        _ASK
         + f"""
 names = [row[1] for row in ask("/app/bank.db", "pragma table_info(account)")]
 demand(names == ["id", "first", "last", "cents"], "other columns")
@@ -180,7 +204,7 @@ demand(
     ask("/app/bank.old.db", "select count(balance) from account") == [({len(rows)},)],
     "the old database is not kept",
 )
-""",
+"""
     )
 
 
@@ -219,7 +243,13 @@ def _orphan_rows(rng: random.Random) -> Made:
             "sqlite3 /app/library.db 'select id from loan where book not in (select id from book)' "
             "> /app/orphans.txt",
         ),
-        check=_ASK
+        check=_check_orphans(orphans, kept, books),
+    )
+
+
+def _check_orphans(orphans: list[int], kept: list[int], books: list[str]) -> str:
+    return (
+        _ASK
         + f"""
 same("/app/orphans.txt", {chr(10).join(map(str, sorted(orphans)))!r})
 loans = ask("/app/library.db", "select id from loan order by id")
@@ -231,7 +261,7 @@ demand(
     ask("/app/library.db", "select count(*) from book") == [({len(books)},)],
     "books were changed",
 )
-""",
+"""
     )
 
 

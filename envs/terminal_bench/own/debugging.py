@@ -2,7 +2,7 @@
 
 import random
 
-from envs.terminal_bench.own.drawing import NOUNS, name, names, people, sentence
+from envs.terminal_bench.own.drawing import NOUNS, name, names
 from envs.terminal_bench.own.family import Family, Made
 
 
@@ -39,7 +39,12 @@ def _shell_bug(rng: random.Random) -> Made:
             f"sed -i 's/\\[ $size > $LIMIT \\]/[ $size -gt $LIMIT ]/' /app/{tool}.sh",
             f"/app/{tool}.sh /app/samples/small.txt",
         ),
-        check=f"""
+        check=_check_counting(tool, limit),
+    )
+
+
+def _check_counting(tool: str, limit: int) -> str:
+    return f"""
 os.makedirs("/tmp/check dir", exist_ok=True)
 paths = []
 for number, size in enumerate((0, {limit - 1}, {limit}, {limit + 1}, {limit * 3}, 9)):
@@ -58,8 +63,7 @@ demand(
 )
 demand(not os.path.exists("/app/{limit}"), "the file that it left is still there")
 demand("LIMIT={limit}" in text("/app/{tool}.sh"), "the limit was changed")
-""",
-    )
+"""
 
 
 def _python_bug(rng: random.Random) -> Made:
@@ -97,7 +101,12 @@ def _python_bug(rng: random.Random) -> Made:
             f"print(averages([1, 2, 4, 8, 16, 32, 64]))' "
             "> /app/result.txt",
         ),
-        check=f"""
+        check=_check_averages(module, repaired),
+    )
+
+
+def _check_averages(module: str, repaired: str) -> str:
+    return f"""
 wanted = {{}}
 exec({repaired!r}, wanted)
 found = {{}}
@@ -116,8 +125,7 @@ try:
 except Exception as error:
     fail(str(error))
 same("/app/result.txt", str(wanted["averages"]([1, 2, 4, 8, 16, 32, 64])))
-""",
-    )
+"""
 
 
 def _bad_records(rng: random.Random) -> Made:
@@ -155,12 +163,27 @@ def _bad_records(rng: random.Random) -> Made:
             "grep -vE 'x7|,$' /app/data.csv > /tmp/good && cp /tmp/good /app/data.csv",
             "python3 /app/add.py > /app/total.txt 2> /dev/null",
         ),
-        check=f"""
+        check=_check_rejected(rows, bad, total, program),
+    )
+
+
+def _check_rejected(rows: list[str], bad: list[str], total: int, program: str) -> str:
+    return f"""
 same("/app/rejected.csv", {chr(10).join(bad)!r})
 same("/app/total.txt", "{total}")
 same("/app/data.csv", {chr(10).join(row for row in rows if row not in bad)!r})
 demand(text("/app/add.py") == {program!r}, "the program was changed")
-""",
+"""
+
+
+def _tool(variable: str) -> str:
+    """A command that needs a variable, a configuration and a folder."""
+    return (
+        "#!/bin/bash\nset -e\n"
+        f'[ -n "${variable}" ] || {{ echo "{variable} is not set" >&2; exit 2; }}\n'
+        f'. "${variable}/conf/tool.conf"\n'
+        f'mkdir -p "$(dirname "$CACHE")"\necho "$ANSWER" > "$CACHE"\n'
+        'cat "$CACHE"\n'
     )
 
 
@@ -169,13 +192,7 @@ def _broken_environment(rng: random.Random) -> Made:
     variable = f"{tool.split('_')[1].upper()}_HOME"
     folder = names(rng, 1)[0]
     answer = rng.randint(1000, 9999)
-    script = (
-        "#!/bin/bash\nset -e\n"
-        f'[ -n "${variable}" ] || {{ echo "{variable} is not set" >&2; exit 2; }}\n'
-        f'. "${variable}/conf/tool.conf"\n'
-        f'mkdir -p "$(dirname "$CACHE")"\necho "$ANSWER" > "$CACHE"\n'
-        'cat "$CACHE"\n'
-    )
+    script = _tool(variable)
     return Made(
         instruction=f"The command `{tool}` (in /app/{folder}/bin) should work in every new bash "
         f"shell that reads /root/.profile, called by its name alone; "
@@ -204,74 +221,18 @@ def _broken_environment(rng: random.Random) -> Made:
             f"export {variable}=/app/{folder}",
             f"bash /app/{folder}/bin/{tool} > /app/answer.txt",
         ),
-        check=f"""
+        check=_check_environment(tool, folder, script, answer),
+    )
+
+
+def _check_environment(tool: str, folder: str, script: str, answer: int) -> str:
+    return f"""
 same("/app/answer.txt", "{answer}")
 environment = {{"PATH": "/usr/bin:/bin", "HOME": "/root"}}
 code, said = output("/bin/bash", "-c", ". /root/.profile; {tool}", env=environment, cwd="/tmp")
 demand(code == 0 and said.strip() == "{answer}", "a new shell cannot run it")
 demand(text("/app/{folder}/bin/{tool}") == {script!r}, "the script was changed")
-""",
-    )
-
-
-def _schedule_line(rng: random.Random) -> Made:
-    minute, hour = rng.randint(1, 59), rng.randint(1, 22)
-    days = sorted(rng.sample(range(1, 6), 2))
-    names_of_days = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
-    every = rng.choice((5, 10, 15, 20))
-    script, other = (f"/app/jobs/{part}.sh" for part in names(rng, 2))
-    gone = f"/app/jobs/{people(rng, 1)[0]}.sh"
-    start = f"# {sentence(rng, 3)}\n0 0 * * * {gone}\n30 1 * * 0 /app/jobs/weekly.sh\n"
-    return Made(
-        instruction=f"/app/crontab is a crontab of five fields and a command. Add two lines: "
-        f"{script} at {hour:02}:{minute:02} on every {names_of_days[days[0]]} and "
-        f"{names_of_days[days[1]]}, and {other} every {every} minutes (at minute 0, {every}, ...) "
-        f"from 08:00 to 17:59 on every day. Remove the line of {gone}; "
-        f"leave everything else. Days of the week are written as numbers, "
-        f"0 is Sunday.",
-        files={"crontab": start},
-        oracle=(
-            "cat /app/crontab",
-            f"sed -i '\\|{gone}|d' /app/crontab",
-            f"grep -qF '{script}' /app/crontab || echo '{minute} {hour} * * {days[0]},{days[1]} "
-            f"{script}' >> /app/crontab",
-            f"grep -qF '{other}' /app/crontab || echo '*/{every} 8-17 * * * {other}' >> "
-            f"/app/crontab",
-            "cat /app/crontab",
-        ),
-        wrong=(
-            f"sed -i '\\|{gone}|d' /app/crontab",
-            f"echo '{hour} {minute} * * {days[0]},{days[1]} {script}' >> /app/crontab",
-            f"echo '*/{every} 8-18 * * * {other}' >> /app/crontab",
-        ),
-        check=f"""
-def numbers(field, low, high):
-    found = set()
-    for part in field.split(","):
-        span, _, step = part.partition("/")
-        first, _, last = (f"{{low}}-{{high}}" if span == "*" else span).partition("-")
-        found |= set(range(int(first), int(last or (high if step else first)) + 1, int(step or 1)))
-    return found
-
-bounds = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
-jobs = {{}}
-for line in text("/app/crontab").splitlines():
-    if line.strip() and not line.startswith("#"):
-        *fields, command = line.split(None, 5)
-        demand(len(fields) == 5, "a line without five fields")
-        try:
-            jobs[command.strip()] = [numbers(field, *bound) for field, bound in zip(fields, bounds)]
-        except ValueError:
-            fail("a field that is none: " + line)
-all_days, all_months, week = set(range(1, 32)), set(range(1, 13)), set(range(7))
-demand(jobs == {{
-    {script!r}: [{{{minute}}}, {{{hour}}}, all_days, all_months, {{{days[0]}, {days[1]}}}],
-    {other!r}: [set(range(0, 60, {every})), set(range(8, 18)), all_days, all_months, week],
-    "/app/jobs/weekly.sh": [{{30}}, {{1}}, all_days, all_months, {{0}}],
-}}, "other jobs or times")
-demand({start.splitlines()[0]!r} in text("/app/crontab"), "the comment is gone")
-""",
-    )
+"""
 
 
 FAMILIES = (
@@ -279,5 +240,4 @@ FAMILIES = (
     Family("python-bug", "debugging", "medium", "train", _python_bug),
     Family("bad-records", "debugging", "medium", "train", _bad_records),
     Family("broken-environment", "debugging", "hard", "calibration", _broken_environment),
-    Family("schedule-line", "schedules", "medium", "validation", _schedule_line),
 )

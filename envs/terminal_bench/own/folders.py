@@ -80,7 +80,12 @@ def _large_files(rng: random.Random) -> Made:
             f"find /app/store -type f -size +{limit}c -printf '%s %p\\n' | sort > /app/large.txt",
             "gzip -r /app/store",
         ),
-        check=f"""
+        check=_check_large(sizes, large, wanted),
+    )
+
+
+def _check_large(sizes: dict[str, int], large: list[str], wanted: str) -> str:
+    return f"""
 import gzip
 same("/app/large.txt", {wanted!r})
 sizes = {sizes!r}
@@ -93,8 +98,7 @@ for path, size in sizes.items():
         demand(len(gzip.open(path + ".gz").read()) == size, path + " has another content")
     else:
         demand(os.path.exists(path), path + " is gone")
-""",
-    )
+"""
 
 
 def _remove_duplicates(rng: random.Random) -> Made:
@@ -131,18 +135,24 @@ def _remove_duplicates(rng: random.Random) -> Made:
             "> /app/removed.txt; echo extra >> /app/removed.txt",
             "cd /app/pool && rm -f $(cat /app/removed.txt)",
         ),
-        check=f"""
+        check=_check_removed(kept, removed),
+    )
+
+
+def _check_removed(kept: list[str], removed: str) -> str:
+    return f"""
 same("/app/removed.txt", {removed!r})
 demand(
     sorted(os.listdir("/app/pool")) == {sorted(p.removeprefix("pool/") for p in kept)!r},
     "other files are left",
 )
-""",
-    )
+"""
 
 
-def _mirror_folder(rng: random.Random) -> Made:
-    source, target = rng.sample(("current", "master", "origin", "replica", "backup"), 2)
+def _two_folders(
+    rng: random.Random, source: str, target: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The files of both, which differ, and those of the source by their paths in it."""
     files = {}
     wanted = {}
     for number, part in enumerate(names(rng, rng.randint(6, 9))):
@@ -156,6 +166,12 @@ def _mirror_folder(rng: random.Random) -> Made:
             files[f"{target}/{path}"] = "old\n"
     for part in names(rng, 2):
         files[f"{target}/stale/{part}.txt"] = "stale\n"
+    return files, wanted
+
+
+def _mirror_folder(rng: random.Random) -> Made:
+    source, target = rng.sample(("current", "master", "origin", "replica", "backup"), 2)
+    files, wanted = _two_folders(rng, source, target)
     protected = "keep.local"
     files[f"{target}/{protected}"] = "local\n"
     return Made(

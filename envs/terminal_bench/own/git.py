@@ -52,7 +52,12 @@ def _commit_selected(rng: random.Random) -> Made:
             f"git commit -q -a -m '{subject}'",
             f"echo {junk} > .gitignore",
         ),
-        check=f"""
+        check=_check_commit(branch, subject, wanted, other, junk),
+    )
+
+
+def _check_commit(branch: str, subject: str, wanted: str, other: str, junk: str) -> str:
+    return f"""
 def git(*words):
     return output("git", "-c", "safe.directory=*", "-C", "{_REPO}", *words)[1].strip()
 
@@ -64,7 +69,25 @@ demand(git("show", "--format=", "--name-only", "HEAD") == "{wanted}", "other fil
 demand(git("status", "--short") == "M {other}", "another state of the working tree")
 demand(not os.path.exists("{_REPO}/.gitignore"), "there is a .gitignore")
 demand(os.path.exists("{_REPO}/{junk}"), "{junk} is gone")
-""",
+"""
+
+
+def _diverge(path: str, theirs: str, versions: tuple[str, str, str]) -> str:
+    """A file that a branch and main both changed; its versions are at the base, here and there."""
+    base, here, there = versions
+    return "\n".join(
+        (
+            _BEGIN,
+            _write(path, base),
+            "git add . && git commit -q -m base",
+            f"git checkout -q -b {theirs}",
+            _write(path, there),
+            _write("extra.txt", "extra"),
+            "git add . && git commit -q -m there",
+            "git checkout -q main",
+            _write(path, here),
+            "git commit -q -a -m here",
+        )
     )
 
 
@@ -80,20 +103,7 @@ def _resolve_conflict(rng: random.Random) -> Made:
         instruction=f"In {_REPO} merge the branch {theirs} into main. Both changed {shared}.conf: "
         f"of the two values of limit the larger one counts, everything else is as on {theirs}. "
         f"Finish the merge with a merge commit; no marks of the conflict may remain.",
-        setup="\n".join(
-            (
-                _BEGIN,
-                _write(f"{shared}.conf", base),
-                "git add . && git commit -q -m base",
-                f"git checkout -q -b {theirs}",
-                _write(f"{shared}.conf", there),
-                _write("extra.txt", "extra"),
-                "git add . && git commit -q -m there",
-                "git checkout -q main",
-                _write(f"{shared}.conf", here),
-                "git commit -q -a -m here",
-            )
-        ),
+        setup=_diverge(f"{shared}.conf", theirs, (base, here, there)),
         oracle=(
             f"cd {_REPO} && git log --oneline --all | wc -l",
             f"git merge -q {theirs} || true",
@@ -108,7 +118,12 @@ def _resolve_conflict(rng: random.Random) -> Made:
             f"sed -i 's/^limit = .*/limit = {min(numbers[2], numbers[3])}/' {shared}.conf",
             "git commit -q -a -m done",
         ),
-        check=f"""
+        check=_check_merge(shared, theirs, wanted),
+    )
+
+
+def _check_merge(shared: str, theirs: str, wanted: str) -> str:
+    return f"""
 def git(*words):
     return output("git", "-c", "safe.directory=*", "-C", "{_REPO}", *words)[1].strip()
 
@@ -119,8 +134,7 @@ demand(len(git("log", "-1", "--format=%P").split()) == 2, "the last commit is no
 demand(git("merge-base", "--is-ancestor", "{theirs}", "main") == "", "not merged")
 demand(git("show", "main:{shared}.conf") == {wanted.strip()!r}, "the commit has another file")
 demand(os.path.exists("{_REPO}/extra.txt"), "extra.txt is missing")
-""",
-    )
+"""
 
 
 def _first_bad_commit(rng: random.Random) -> Made:
@@ -238,13 +252,17 @@ def _who_leaked(rng: random.Random) -> Made:
             "> /app/leak.txt",
             'git tag leak "$last"',
         ),
-        check=f"""
+        check=_check_leak(authors, at),
+    )
+
+
+def _check_leak(authors: list[str], at: int) -> str:
+    return f"""
 same("/app/leak.txt", "{authors[at % len(authors)]} settings.ini")
 log = ("log", "-1", "--format=%s", "leak")
 code, said = output("git", "-c", "safe.directory=*", "-C", "{_REPO}", *log)
 demand(said.strip() == "Part {at}", "the tag is at another commit")
-""",
-    )
+"""
 
 
 FAMILIES = (

@@ -24,6 +24,20 @@ WAIT_FOR_PORT = (
     "  sleep 0.1\ndone"
 )
 
+_SERVER = (
+    "import http.server, json, sys\n"
+    "with open('/app/etc/server.json') as file:\n    config = json.load(file)\n"
+    "class Handler(http.server.BaseHTTPRequestHandler):\n"
+    "    def do_GET(self):\n"
+    "        body = config['greeting'].encode()\n"
+    "        self.send_response(200)\n        self.end_headers()\n"
+    "        self.wfile.write(body)\n"
+    "    def log_message(self, *words):\n"
+    "        with open(config['log'], 'a') as file:\n"
+    "            file.write(self.path + '\\n')\n"
+    "http.server.HTTPServer(('127.0.0.1', config['port']), Handler).serve_forever()\n"
+)
+
 
 def _serve_folder(rng: random.Random) -> Made:
     port = rng.randint(20000, 40000)
@@ -54,7 +68,13 @@ def _serve_folder(rng: random.Random) -> Made:
             WAIT_FOR_PORT.format(port=port),
         ),
         service=True,
-        check=_FETCH
+        check=_check_served(port, page, text),
+    )
+
+
+def _check_served(port: int, page: str, text: str) -> str:
+    return (
+        _FETCH
         + f"""
 demand(
     fetch("http://127.0.0.1:{port}/status.txt").strip() == "ready",
@@ -69,33 +89,20 @@ demand(fetched == 404, "a file outside of the folder is served")
 number = text("/app/server.pid").strip()
 demand(number.isdigit() and os.path.isdir("/proc/" + number), "server.pid names no process")
 demand(os.path.exists("/app/server.log"), "there is no log")
-""",
+"""
     )
 
 
 def _repair_server(rng: random.Random) -> Made:
     port, wrong = rng.sample(range(20000, 40000), 2)
     greeting = name(rng)
-    program = (
-        "import http.server, json, sys\n"
-        "with open('/app/etc/server.json') as file:\n    config = json.load(file)\n"
-        "class Handler(http.server.BaseHTTPRequestHandler):\n"
-        "    def do_GET(self):\n"
-        "        body = config['greeting'].encode()\n"
-        "        self.send_response(200)\n        self.end_headers()\n"
-        "        self.wfile.write(body)\n"
-        "    def log_message(self, *words):\n"
-        "        with open(config['log'], 'a') as file:\n"
-        "            file.write(self.path + '\\n')\n"
-        "http.server.HTTPServer(('127.0.0.1', config['port']), Handler).serve_forever()\n"
-    )
     return Made(
         instruction=f"Start /app/server.py in the background so that http://127.0.0.1:{port}/ "
         f"answers with {greeting!r}, and goes on after you have finished. Its settings are in "
         f"/app/etc/server.json and are wrong; do not change server.py. Requests must be logged to "
         f"/app/var/requests.log.",
         files={
-            "server.py": program,
+            "server.py": _SERVER,
             "etc/server.json": f'{{"port": "{wrong}", "greeting": "hello", "log": '
             f'"/app/logs/requests.log"}}\n',
         },
@@ -115,13 +122,19 @@ def _repair_server(rng: random.Random) -> Made:
             WAIT_FOR_PORT.format(port=port),
         ),
         service=True,
-        check=_FETCH
+        check=_check_server(port, greeting),
+    )
+
+
+def _check_server(port: int, greeting: str) -> str:
+    return (
+        _FETCH
         + f"""
 demand(fetch("http://127.0.0.1:{port}/check").strip() == {greeting!r}, "another greeting")
 time.sleep(0.2)
 demand("/check" in text("/app/var/requests.log"), "requests are not logged")
-demand(text("/app/server.py") == {program!r}, "server.py was changed")
-""",
+demand(text("/app/server.py") == {_SERVER!r}, "server.py was changed")
+"""
     )
 
 
@@ -152,8 +165,8 @@ def _queue_worker(rng: random.Random) -> Made:
             '    rm "$job"\n  done\n  sleep 0.2\ndone\nEND',
             "chmod +x /app/worker.sh",
             "nohup /app/worker.sh > /dev/null 2>&1 &\necho $! > /app/worker.pid",
-            f"for n in $(seq 50); do ls /app/{folder}/in/*.job > /dev/null 2>&1 || break; "
-            f"sleep 0.1; done",
+            # Of a pattern, a job that goes between the listing and the look would end the wait.
+            f'for n in $(seq 50); do [ -n "$(ls /app/{folder}/in)" ] || break; sleep 0.1; done',
             f"ls /app/{folder}/out | grep -c result",
         ),
         wrong=(
@@ -163,7 +176,12 @@ def _queue_worker(rng: random.Random) -> Made:
             "echo $$ > /app/worker.pid; touch /app/worker.sh",
         ),
         service=True,
-        check=f"""
+        check=_check_worker(folder, files),
+    )
+
+
+def _check_worker(folder: str, files: dict[str, str]) -> str:
+    return f"""
 import time
 for path, content in {files!r}.items():
     a, b = map(int, content.split())
@@ -178,8 +196,7 @@ for attempt in range(40):
 same("/app/{folder}/out/late.result", "156")
 number = text("/app/worker.pid").strip()
 demand(number.isdigit() and os.path.isdir("/proc/" + number), "worker.pid names no process")
-""",
-    )
+"""
 
 
 def _stop_stray(rng: random.Random) -> Made:
@@ -211,7 +228,12 @@ def _stop_stray(rng: random.Random) -> Made:
             f": > /app/{stray}.log; echo 1 > /app/{good}.pid",
         ),
         service=True,
-        check=f"""
+        check=_check_stray(good, stray),
+    )
+
+
+def _check_stray(good: str, stray: str) -> str:
+    return f"""
 import time
 number = text("/app/{good}.pid").strip()
 demand(number.isdigit(), "{good}.pid holds no process id")
@@ -224,8 +246,7 @@ before = len(text("/app/{good}.log"))
 time.sleep(0.7)
 demand(len(text("/app/{good}.log")) > before, "{good}.sh does not go on")
 demand(os.path.getsize("/app/{stray}.log") == 0, "{stray}.log is not empty, or {stray}.sh goes on")
-""",
-    )
+"""
 
 
 FAMILIES = (

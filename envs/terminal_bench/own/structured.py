@@ -6,6 +6,34 @@ import random
 from envs.terminal_bench.own.drawing import NOUNS, name, names, people
 from envs.terminal_bench.own.family import Family, Made
 
+_TO_CSV = (
+    "import json\n"
+    "records = [one for one in json.load(open('/app/people.json')) if 'age' in one]\n"
+    "print('id,name,age,tags')\n"
+    "for one in sorted(records, key=lambda one: one['id']):\n"
+    "    print(one['id'], one['name'], one['age'], '|'.join(one['tags']), sep=',')"
+)
+_TOTALS = (
+    "import json, xml.etree.ElementTree as tree\n"
+    "totals = {}\n"
+    "for item in tree.parse('/app/stock.xml').getroot():\n"
+    "    worth = int(item.find('count').text) * int(item.find('price').text)\n"
+    "    totals[item.get('shelf')] = totals.get(item.get('shelf'), 0) + worth\n"
+    "json.dump(totals, open('/app/totals.json', 'w'), sort_keys=True)"
+)
+_MERGE = (
+    "import json, re\n"
+    "merged = {}\n"
+    "for layer in ('base', 'site', 'local'):\n"
+    "    for line in open(f'/app/conf/{layer}.env'):\n"
+    "        if gone := re.match(r'# unset (\\w+)', line):\n"
+    "            merged.pop(gone[1], None)\n"
+    "        elif '=' in line:\n"
+    "            key, value = line.strip().split('=')\n"
+    "            merged[key] = int(value)\n"
+    "json.dump(merged, open('/app/merged.json', 'w'), indent=1)"
+)
+
 
 def _json_to_csv(rng: random.Random) -> Made:
     records = []
@@ -25,13 +53,6 @@ def _json_to_csv(rng: random.Random) -> Made:
         tags = "|".join(map(str, one["tags"]))  # type: ignore[call-overload]
         rows.append(f"{one['id']},{one['name']},{one['age']},{tags}")
     wanted = "\n".join(("id,name,age,tags", *rows))
-    program = (
-        "import json\n"
-        "records = [one for one in json.load(open('/app/people.json')) if 'age' in one]\n"
-        "print('id,name,age,tags')\n"
-        "for one in sorted(records, key=lambda one: one['id']):\n"
-        "    print(one['id'], one['name'], one['age'], '|'.join(one['tags']), sep=',')"
-    )
     return Made(
         instruction="/app/people.json is a list of records. Write /app/people.csv with the header "
         "id,name,age,tags and a line for each record that has an age, sorted by id; the tags are "
@@ -39,13 +60,13 @@ def _json_to_csv(rng: random.Random) -> Made:
         files={"people.json": json.dumps(records, indent=1) + "\n"},
         oracle=(
             "head -c 300 /app/people.json",
-            f"cat > /tmp/convert.py <<'END'\n{program}\nEND",
+            f"cat > /tmp/convert.py <<'END'\n{_TO_CSV}\nEND",
             "python3 /tmp/convert.py > /app/people.csv",
             "head -n 3 /app/people.csv",
         ),
         wrong=(
             f"cat > /tmp/convert.py <<'END'\n"
-            f"{program.replace(chr(39) + '|' + chr(39), chr(39) + ';' + chr(39))}\n"
+            f"{_TO_CSV.replace(chr(39) + '|' + chr(39), chr(39) + ';' + chr(39))}\n"
             "print()\nEND".replace("print()", "print('end')"),
             "python3 /tmp/convert.py > /app/people.csv",
         ),
@@ -95,7 +116,8 @@ demand(found == {fixed!r}, "other keys or values")
     )
 
 
-def _xml_totals(rng: random.Random) -> Made:
+def _stock(rng: random.Random) -> tuple[list[str], dict[str, int]]:
+    """Lines of XML, and the worth of what lies on each shelf."""
     shelves = names(rng, rng.randint(3, 4))
     totals = dict.fromkeys(shelves, 0)
     lines = ["<stock>"]
@@ -106,16 +128,13 @@ def _xml_totals(rng: random.Random) -> Made:
         content = f"<count>{count}</count><price>{price}</price>"
         lines.append(f'  <item id="{number}" shelf="{shelf}">{content}</item>')
     lines.append("</stock>")
+    return lines, totals
+
+
+def _xml_totals(rng: random.Random) -> Made:
+    lines, totals = _stock(rng)
     wanted = json.dumps(totals, sort_keys=True)
-    program = (
-        "import json, xml.etree.ElementTree as tree\n"
-        "totals = {}\n"
-        "for item in tree.parse('/app/stock.xml').getroot():\n"
-        "    worth = int(item.find('count').text) * int(item.find('price').text)\n"
-        "    totals[item.get('shelf')] = totals.get(item.get('shelf'), 0) + worth\n"
-        "json.dump(totals, open('/app/totals.json', 'w'), sort_keys=True)"
-    )
-    careless = program.replace("int(item.find('count').text) * ", "")
+    careless = _TOTALS.replace("int(item.find('count').text) * ", "")
     used = {
         shelf: total
         for shelf, total in totals.items()
@@ -128,7 +147,7 @@ def _xml_totals(rng: random.Random) -> Made:
         files={"stock.xml": "\n".join(lines) + "\n"},
         oracle=(
             "head -n 3 /app/stock.xml",
-            f"cat > /tmp/totals.py <<'END'\n{program}\nEND",
+            f"cat > /tmp/totals.py <<'END'\n{_TOTALS}\nEND",
             "python3 /tmp/totals.py",
             "cat /app/totals.json",
         ),
@@ -147,7 +166,8 @@ demand(found == {used!r}, "other totals")
     )
 
 
-def _layered_settings(rng: random.Random) -> Made:
+def _layers(rng: random.Random) -> tuple[dict[str, str], dict[str, int]]:
+    """The files of the settings, and the settings that hold in the end."""
     keys = names(rng, 8)
     layers = ("base", "site", "local")
     values: dict[str, dict[str, int]] = {}
@@ -166,19 +186,11 @@ def _layered_settings(rng: random.Random) -> Made:
         for layer in layers
     }
     files["conf/local.env"] += f"# unset {removed.upper()}\n"
-    wanted = {key.upper(): value for key, value in merged.items()}
-    program = (
-        "import json, re\n"
-        "merged = {}\n"
-        "for layer in ('base', 'site', 'local'):\n"
-        "    for line in open(f'/app/conf/{layer}.env'):\n"
-        "        if gone := re.match(r'# unset (\\w+)', line):\n"
-        "            merged.pop(gone[1], None)\n"
-        "        elif '=' in line:\n"
-        "            key, value = line.strip().split('=')\n"
-        "            merged[key] = int(value)\n"
-        "json.dump(merged, open('/app/merged.json', 'w'), indent=1)"
-    )
+    return files, {key.upper(): value for key, value in merged.items()}
+
+
+def _layered_settings(rng: random.Random) -> Made:
+    files, wanted = _layers(rng)
     return Made(
         instruction="Settings lie in /app/conf/base.env, site.env and local.env as KEY=NUMBER; a "
         "later file (in this order) overrides an earlier one, and a line `# unset KEY` removes "
@@ -187,12 +199,12 @@ def _layered_settings(rng: random.Random) -> Made:
         files=files,
         oracle=(
             "head -n 20 /app/conf/*.env",
-            f"cat > /tmp/merge.py <<'END'\n{program}\nEND",
+            f"cat > /tmp/merge.py <<'END'\n{_MERGE}\nEND",
             "python3 /tmp/merge.py",
             "cat /app/merged.json",
         ),
         wrong=(
-            f"cat > /tmp/merge.py <<'END'\n{program.replace('merged.pop(gone[1], None)', 'pass')}\n"
+            f"cat > /tmp/merge.py <<'END'\n{_MERGE.replace('merged.pop(gone[1], None)', 'pass')}\n"
             f"END",
             "python3 /tmp/merge.py",
         ),

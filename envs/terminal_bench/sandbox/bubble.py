@@ -5,31 +5,24 @@ Every wait has a deadline; a supervisor that does not answer in time, or ended, 
 """
 
 import ast
-import json
 import marshal
-import os
 import selectors
-import signal
 import socket
-import subprocess
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from envs.sandbox import seccomp
 from envs.sandbox.cgroups import Group, Hierarchy
-from envs.sandbox.privileges import nobody
+from envs.sandbox.namespace import START_S, Namespace, last_words
 from envs.sandbox.streams import readable
-from envs.terminal_bench.sandbox.options import Root, command, options
+from envs.terminal_bench.sandbox.options import Root, options, program
 from r2v_dist.errors import RuntimeFailure
 
-START_S = 60.0
 ANSWER_S = 30.0
 _MOST_TEXT = 16 << 20
 _MOST_PAYLOAD = 512 << 20
 _MOST_FDS = 4
-_CHUNK = 1 << 16
 
 
 class Gone(Exception):
@@ -57,71 +50,36 @@ class Bubble:
         hierarchy: Hierarchy | None,
     ) -> None:
         self._group = Group(hierarchy) if hierarchy else None
-        self._init_fd = -1
         self.ended: dict[int, int] = {}
         """Exit codes of the shells and programs that ended."""
+        self._namespace: Namespace | None = None
         outside, inside = socket.socketpair()
         self.control = outside
-        self._status_fd, status_end = os.pipe()
         try:
-            self._process = self._start(root, disk_mib, status_end, inside)
+            self._namespace = Namespace(
+                options(root, disk_mib),
+                [*program(), str(inside.fileno())],
+                seccomp.program(terminal=True),
+                self._group,
+                [inside.fileno()],
+            )
             if self._group:
                 self._group.limit(memory_mib, processes)
         except OSError as error:
-            self._release()
+            self.close()
             raise RuntimeFailure(f"a terminal's sandbox did not start: {error}") from error
         finally:
             inside.close()
-            os.close(status_end)
-
-    def _start(
-        self, root: Root, disk_mib: int, status_fd: int, inside: socket.socket
-    ) -> subprocess.Popen[bytes]:
-        options_fd, options_end = os.pipe()
-        inherited = [status_fd, options_fd, inside.fileno()]
-        code = seccomp.program(terminal=True)
-        seccomp_fd = None
-        if code is not None:
-            seccomp_fd, writer = os.pipe()
-            inherited.append(seccomp_fd)
-            os.write(writer, code)
-            os.close(writer)
-        try:
-            with nobody():
-                process = subprocess.Popen(
-                    command(options_fd, inside.fileno()),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    start_new_session=True,
-                    pass_fds=inherited,
-                    env={"PATH": os.environ.get("PATH", os.defpath)},
-                )
-            try:
-                # bubblewrap waits for its options, so every process it starts is in the group.
-                if self._group:
-                    self._group.admit(process.pid)
-                named = options(root, disk_mib, status_fd, seccomp_fd)
-                os.write(options_end, b"".join(option.encode() + b"\0" for option in named))
-            except OSError:
-                process.kill()
-                process.wait()
-                raise
-            return process
-        finally:
-            os.close(options_fd)
-            os.close(options_end)
-            if seccomp_fd is not None:
-                os.close(seccomp_fd)
 
     def wait_ready(self) -> None:
         """Wait for the supervisor. Raises RuntimeFailure, with the reason, where there is none."""
         try:
             self._answer(START_S)
         except Gone:
-            raise RuntimeFailure(
-                f"a terminal's sandbox did not start: {self._complaint()}"
-            ) from None
+            assert self._namespace is not None
+            self._namespace.end()
+            said = last_words(self._namespace.process)
+            raise RuntimeFailure(f"a terminal's sandbox did not start: {said}") from None
 
     def ask(self, request: str, *arguments: object, wait_s: float = ANSWER_S) -> "Reply":
         """The answer to a request. Raises Gone."""
@@ -180,44 +138,14 @@ class Bubble:
 
     def close(self) -> None:
         """End every process and release every resource."""
-        self._find_init()
-        if self._init_fd >= 0:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._init_fd, signal.SIGKILL)
-            if not readable(self._init_fd, START_S):
-                raise RuntimeFailure(f"a sandbox could not be ended within {START_S:.0f} s")
-        if self._process.poll() is None and self._init_fd < 0:
-            self._process.kill()
-        self._process.wait(START_S)
-        assert self._process.stderr is not None
-        self._process.stderr.close()
+        if self._namespace:
+            self._namespace.end()
         self._release()
-
-    def _find_init(self) -> None:
-        """Open the first process of the namespace, whose number bubblewrap writes before it starts
-        the supervisor.
-        """
-        status = b""
-        while self._init_fd < 0 and b"\n" not in status:
-            part = os.read(self._status_fd, _CHUNK) if readable(self._status_fd, 5.0) else b""
-            if not part:
-                return
-            status += part
-        if self._init_fd < 0 and self._process.poll() is None:
-            with suppress(ProcessLookupError):
-                self._init_fd = os.pidfd_open(json.loads(status.splitlines()[0])["child-pid"])
-
-    def _complaint(self) -> str:
-        self._process.kill()
-        _, said = self._process.communicate(timeout=START_S)
-        lines = said.decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"it ended with status {self._process.returncode}"
 
     def _release(self) -> None:
         self.control.close()
-        for fd in (self._status_fd, self._init_fd):
-            if fd >= 0:
-                os.close(fd)
+        if self._namespace:
+            self._namespace.release()
         if self._group:
             self._group.remove()
 

@@ -10,8 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from envs.sandbox.bubblewrap import hidden_folders, interpreter, system_folders
-from envs.sandbox.privileges import REACHABLE, hidden, prefix
+from envs.sandbox.bubblewrap import (
+    hidden_folders,
+    interpreter,
+    interpreter_shown,
+    isolated,
+    system_folders,
+)
+from envs.sandbox.privileges import prefix
 
 _INSIDE = Path(__file__).parents[1] / "in_sandbox"
 _MODULES = tuple(_INSIDE / name for name in ("files.py", "disk.py", "processes.py"))
@@ -66,39 +72,27 @@ def environment() -> dict[str, str]:
     }
 
 
-def command(options_fd: int, control_fd: int) -> list[str]:
-    """The command that starts a sandbox, whose supervisor talks to the host on `control_fd`."""
-    return ["bwrap", "--args", str(options_fd), "--", *_interpreter(), str(control_fd)]
-
-
 @cache
-def _interpreter() -> tuple[str, ...]:
+def program() -> tuple[str, ...]:
+    """The supervisor's command; its last word is the descriptor on which it talks to the host."""
     return tuple(interpreter(_INSIDE / "supervisor.py", _MODULES))
 
 
-def options(root: Root, disk_mib: int, status_fd: int, seccomp_fd: int | None) -> list[str]:
+def options(root: Root, disk_mib: int) -> list[str]:
     """The options that define a terminal's sandbox; `disk_mib` is the size of its file system."""
-    arguments = ["--unshare-all", "--unshare-user", "--disable-userns"]
-    arguments += ["--uid", "0", "--gid", "0", "--cap-drop", "ALL"]
+    arguments = isolated(0, "terminal")
     for capability in _CAPABILITIES:
         arguments += ["--cap-add", capability]
-    arguments += ["--new-session", "--die-with-parent", "--as-pid-1"]
-    arguments += ["--hostname", "terminal", "--clearenv"]
+    arguments += ["--as-pid-1", "--clearenv"]
     for name, value in environment().items():
         arguments += ["--setenv", name, value]
     arguments += ["--size", str(disk_mib << 20), "--tmpfs", "/"]
     arguments += root.binds()
     arguments += ["--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev"]
     arguments += ["--size", str(_SHARED_MEMORY_MIB << 20), "--tmpfs", "/dev/shm"]
-    arguments += ["--remount-ro", "/dev"]
-    if not prefix().is_relative_to("/usr"):
-        source = REACHABLE if hidden() else str(prefix())
-        arguments += ["--ro-bind", source, str(prefix())]
+    arguments += ["--remount-ro", "/dev", *interpreter_shown()]
     for folder in hidden_folders():
         if root.folder is not None and folder.startswith("/usr/"):
             continue  # a prepared root has no package of this machine
         arguments += ["--tmpfs", folder, "--remount-ro", folder]
-    arguments += ["--json-status-fd", str(status_fd)]
-    if seccomp_fd is not None:
-        arguments += ["--seccomp", str(seccomp_fd)]
     return arguments

@@ -12,8 +12,8 @@ from envs.terminal_bench.machine import Came, File, Shown
 from envs.terminal_bench.observation import observation_of, text_of
 from envs.terminal_bench.own.catalogue import FAMILIES, families_of, folder_of, task_name
 from envs.terminal_bench.places import task_for
+from envs.terminal_bench.reading import read_task
 from envs.terminal_bench.rules import TerminalRules
-from envs.terminal_bench.task import read_task
 from r2v_dist.chat import Turn
 from r2v_dist.config.env import SPLITS
 from r2v_dist.config.terminal import TerminalConfig
@@ -160,8 +160,11 @@ def test_the_list_says_why_a_task_cannot_run(tmp_path: Path) -> None:
     }
     assert said["bare"][0] == "Dockerfile is missing"
     assert said["torn"][0].startswith("task torn: task.toml cannot be read")
-    assert said["two"] == ("it has several containers",)
-    assert said["odd"] == ("the packages no-such-package-r2v are not in /usr",)
+    assert said["two"] == (
+        "docker-compose.yaml: it has several containers, which only env.terminal.backend = docker "
+        "starts",
+    )
+    assert said["odd"][0].startswith("not in /usr: no-such-package-r2v; `make terminal-root`")
 
 
 def test_every_family_makes_tasks_of_the_second_layout() -> None:
