@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 
 from benchmarks.evalplus_side import Theirs, evalplus_verdicts
 from envs.coding.actions import clean
+from envs.coding.statement import stated
 from envs.coding.tasks import Dataset, dataset_of, load_task
 from envs.coding.workshop import Attempt, Workshop, attempt
 from r2v_dist.storage import rollouts as rollout_store
@@ -51,7 +52,8 @@ def judged(rows: Sequence[dict[str, str]], parallel: int) -> list[Judged]:
     for row in rows:
         task = load_task(dataset_of(row["task_id"]), row["task_id"])
         text = clean(row["answer"])
-        tried.append(attempt("{}", text, task.prompt, task.entry_point, task.visible))
+        beginning = stated(task.prompt).beginning
+        tried.append(attempt("{}", text, beginning, task.entry_point, task.visible))
         programs.append((task, tried[-1].program))
     verdicts = Workshop.of("{}").judge.verdicts(programs, parallel)
     return [

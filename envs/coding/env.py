@@ -172,7 +172,8 @@ class CodeEnv(gymnasium.Env[str, str]):
     def _try(self, answer: str) -> Attempt:
         """Try an answer, and keep its program where none before passed more examples."""
         task = self._task
-        tried = attempt(self._settings, answer, task.prompt, task.entry_point, task.visible)
+        beginning = stated(task.prompt).beginning
+        tried = attempt(self._settings, answer, beginning, task.entry_point, task.visible)
         if tried.program and tried.passed >= self._passed:
             self._solution = _own(tried.program)
             self._passed = tried.passed
