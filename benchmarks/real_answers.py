@@ -27,8 +27,9 @@ import pyarrow.compute as pc
 
 from benchmarks.evalplus_side import Theirs, evalplus_verdicts
 from envs.coding.actions import clean
+from envs.coding.benchmark_files import Dataset
 from envs.coding.statement import stated
-from envs.coding.tasks import Dataset, dataset_of, load_task
+from envs.coding.tasks import dataset_of, load_task
 from envs.coding.workshop import Attempt, Workshop, attempt
 from r2v_dist.storage import rollouts as rollout_store
 

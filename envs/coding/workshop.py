@@ -18,7 +18,7 @@ import envs.coding.in_sandbox.extraction as extraction
 import envs.coding.in_sandbox.loading as loading
 import envs.coding.in_sandbox.tools as tools
 from envs.coding.actions import fenced, programs
-from envs.coding.verdict import Judge
+from envs.coding.judge import Judge
 from envs.coding.visible_tests import VisibleTest
 from envs.sandbox import Completed, Ending, Limits, Sandbox
 from r2v_dist.config.sandbox import SandboxConfig
@@ -57,7 +57,9 @@ class Workshop:
 
 @lru_cache(maxsize=_REMEMBERED)
 def execute(settings: str, call: str, limit: int) -> str:
-    """What one function of the tools says of a solution, at most about `limit` characters."""
+    """What one function of the tools says of a solution, at most about `limit` characters. It shares
+    nothing with `attempt`, which looks for the program in an answer first.
+    """
     completed = _run(settings, (loading, tools), f"{call}\n")
     return shorten(_said(completed), limit) or "It ran and printed nothing."
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from r2v_dist.router.calibration import choose_calibrator, logistic_fit, sigmoid
-from r2v_dist.router.model import Mlp, RouterModel
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import RouterModel
 from r2v_dist.seeding import short_hash
 
 Array = npt.NDArray[np.float64]

@@ -10,9 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from envs.coding.benchmark_files import Dataset
+from envs.coding.judge import Judge
 from envs.coding.mutants import mutants
-from envs.coding.tasks import CodeTask, Dataset, load_task, task_ids
-from envs.coding.verdict import Judge, Verdict
+from envs.coding.tasks import CodeTask, load_task, task_ids
+from envs.coding.verdict import Verdict
 from envs.sandbox import Sandbox
 from r2v_dist.errors import RuntimeFailure
 from tests.codes import require_data

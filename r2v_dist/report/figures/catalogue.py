@@ -9,7 +9,8 @@ from typing import Any
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.comparison import REFERENCE
-from r2v_dist.evaluation.results import Findings, router_manifest
+from r2v_dist.evaluation.results import Findings
+from r2v_dist.evaluation.trained_routers import router_manifest
 from r2v_dist.report.claims import cvar_role
 from r2v_dist.report.figures import learning, progress, risk, routers
 from r2v_dist.report.figures.drawing import Figure, draw, metrics
