@@ -27,7 +27,7 @@ _INTERCEPT = 10.0
 
 @dataclass(frozen=True)
 class Labelled:
-    """States: blocks of inputs [N, D] (D differs), `n` outcomes of which `failures` failed, task."""
+    """States: blocks of inputs [N, D] (D differs), `n` outcomes, `failures` of them, and task."""
 
     blocks: tuple[Array, ...]
     failures_N: Array

@@ -9,8 +9,8 @@ test tasks. An answer can be used when a program that defines the function is fo
 `--evalplus-python`, an interpreter of a virtual environment with evalplus 0.3.1, its own sanitiser
 and checker get the same texts; every disagreement is printed by name, and the exit code is 1 where
 it is neither for imports that we add and EvalPlus does not, nor for a program that is too slow
-for EvalPlus's own limits, which are raised because they count by the clock. A model wrote them, so they run there
-inside bubblewrap too, without network and with nothing to write to but a cache.
+for EvalPlus's own limits, which are raised because they count by the clock. A model wrote them, so
+they run there inside bubblewrap too, without network and with nothing to write to but a cache.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""The files of HumanEval+, MBPP+ and the tasks that come with the project: where they lie, and their
-lines by task id.
+"""The files of HumanEval+, MBPP+ and the tasks that come with the project: where they lie, and
+their lines by task id.
 
 A benchmark is read where `R2V_DATA_DIR` (or the caller) says, else from a copy that is downloaded
 once and checked against its digest. Invariant: a line that is handed out has every field that a
@@ -64,7 +64,8 @@ _RELEASES = "https://raw.githubusercontent.com/evalplus"
 _SOURCES = {
     "humaneval_plus": _Source(
         "humaneval/HumanEvalPlus.jsonl.gz",
-        f"{_RELEASES}/humanevalplus_release/200defce9e3429d28ca215b6dd061c0f7f31c18b/HumanEvalPlus.jsonl.gz",
+        f"{_RELEASES}/humanevalplus_release/200defce9e3429d28ca215b6dd061c0f7f31c18b"
+        "/HumanEvalPlus.jsonl.gz",
         "272720b90ac375502c8ed23cd791c2a93dfb22a911641a494da74a426c09f101",
     ),
     "mbpp_plus": _Source(

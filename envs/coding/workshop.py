@@ -57,8 +57,8 @@ class Workshop:
 
 @lru_cache(maxsize=_REMEMBERED)
 def execute(settings: str, call: str, limit: int) -> str:
-    """What one function of the tools says of a solution, at most about `limit` characters. It shares
-    nothing with `attempt`, which looks for the program in an answer first.
+    """What one function of the tools says of a solution, at most about `limit` characters. It
+    shares nothing with `attempt`, which looks for the program in an answer first.
     """
     completed = _run(settings, (loading, tools), f"{call}\n")
     return shorten(_said(completed), limit) or "It ran and printed nothing."

@@ -1,4 +1,4 @@
-"""The routers that a run trained, by training seed, and what they say of the SLM's own test steps."""
+"""The routers that a run trained, by training seed, and their risks of the SLM's own test steps."""
 
 from dataclasses import dataclass
 

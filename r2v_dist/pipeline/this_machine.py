@@ -1,4 +1,4 @@
-"""What this machine has, and whether there is room for a run on it. Imports neither ray nor torch."""
+"""What this machine has, and whether it has room for a run. Imports neither ray nor torch."""
 
 import os
 import shutil

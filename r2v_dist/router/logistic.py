@@ -23,8 +23,8 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What is known when a prediction is made, what came of it (0 or 1), the task it belongs to, and
-    how much it counts.
+    """What is known when a prediction is made, what came of it (0 or 1), the task it belongs to,
+    and how much it counts.
     """
 
     features_NF: Array

@@ -187,7 +187,10 @@ def test_a_slow_start_is_no_death_and_one_past_its_deadline_is_told(ray_session:
 
 @pytest.mark.slow
 def test_an_engine_that_cannot_start_is_told_with_its_log(ray_session: None) -> None:
-    told = r"did not start: .*no such behaviour(.|\n)*log of the slm engine, process \d+ on (.|\n)*sleeps: start_s=x"
+    told = (
+        r"did not start: .*no such behaviour(.|\n)*log of the slm engine, process \d+ on "
+        r"(.|\n)*sleeps: start_s=x"
+    )
     with pytest.raises(RuntimeFailure, match=told), serving("start_s=x"):
         pass
 

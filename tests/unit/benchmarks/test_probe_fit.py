@@ -11,8 +11,8 @@ WIDE = 48
 
 
 def world(seed: int, tasks: int, told: float) -> Labelled:
-    """Three states a task. Feature 0 tells one half of the risk; `told` of the other half lies along
-    a hidden direction of a wide vector.
+    """Three states a task. Feature 0 tells one half of the risk; `told` of the other half lies
+    along a hidden direction of a wide vector.
     """
     direction_D = np.random.default_rng(0).normal(size=WIDE)
     direction_D /= np.linalg.norm(direction_D)
