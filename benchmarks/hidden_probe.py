@@ -6,7 +6,9 @@ RUN has the stages `visits` and `labels`, with a pretrained model as SLM. The la
 the risk head of the first round learns from; a state's vector is the last layer's, at the last
 token of the action that the SLM would take, or its mean over the action, whichever predicts better
 on held-out training tasks. The same probe is fitted on the router's features, on the vectors and on
-both. Invariant: the validation tasks are scored once, at the end, and no test task is read.
+both. It is measured on the labelled states of validation tasks, and where RUN has the stage
+`validate` also on every step that the SLM alone took there, by the outcome of its episode.
+Invariant: validation tasks are scored once, at the end, and no test task is read.
 """
 
 import argparse
@@ -32,7 +34,8 @@ from r2v_dist.router.features import FEATURE_NAMES
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir, open_run
 
-SPLITS = ("train", "validation")
+LABELLED = "labelled validation states"
+PLAYED = "validation episodes of the SLM alone"
 PLACES = ("last token", "mean over the action")
 FEATURES = "features"
 _TOKENS = FEATURE_NAMES.index("context_tokens")
@@ -57,14 +60,18 @@ def main() -> None:
     args = parser.parse_args()
     run, config = open_run(args.run)
     model = slm_folder(run, config)
-    steps = {split: labelled_steps(run, config, model, split) for split in SPLITS}
-    readings = [step.reading for split in SPLITS for step in steps[split]]
+    chat = chat_of(config, model)
+    train = labelled_steps(run, config, chat, "train")
+    measured = {LABELLED: labelled_steps(run, config, chat, "validation")}
+    if played := played_steps(run, config, chat):
+        measured[PLAYED] = played
+    readings = [step.reading for steps in (train, *measured.values()) for step in steps]
     vectors = hidden_states(model, readings, args.vectors, args.minutes * 60)
     if vectors is None:
         print("not all hidden states are there; the same command goes on")
         return
-    train, validation = (inputs(steps[split], vectors) for split in SPLITS)
-    publish(args.run, train, validation, args.resamples, config.seed)
+    held_out = {name: inputs(steps, vectors) for name, steps in measured.items()}
+    publish(args.run, inputs(train, vectors), held_out, args.resamples, config.seed)
 
 
 def slm_folder(run: RunDir, config: RunConfig) -> Path:
@@ -79,14 +86,22 @@ def slm_folder(run: RunDir, config: RunConfig) -> Path:
     return Path(trained.path)
 
 
-def labelled_steps(run: RunDir, config: RunConfig, model: Path, split: str) -> list[Step]:
+def chat_of(config: RunConfig, model: Path) -> ChatFormat:
+    """As the SLM's engine writes conversations."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    return ChatFormat(tokenizer, "slm", config.slm.system_prompt, config.slm.chat_template_kwargs)
+
+
+def visited(run: RunDir, config: RunConfig, stage: str) -> list[State]:
+    """The states of a stage's episodes."""
+    rows = rollout_store.read(run.rollouts(stage))
+    return states_of(rows, config.env.max_steps, config.alone)
+
+
+def labelled_steps(run: RunDir, config: RunConfig, chat: ChatFormat, split: str) -> list[Step]:
     """The states of a split that have an outcome of the SLM alone, with their ids."""
     labels = LabelTable.load(run.root / "stages" / "labels" / f"{split}.arrow")
-    rows = rollout_store.read(run.rollouts("visits"))
-    states = {state.key: state for state in states_of(rows, config.env.max_steps, config.alone)}
-    tokenizer: Any = AutoTokenizer.from_pretrained(model)
-    slm = config.slm
-    chat = ChatFormat(tokenizer, "slm", slm.system_prompt, slm.chat_template_kwargs)
+    states = {state.key: state for state in visited(run, config, "visits")}
     keys = zip(labels.task, labels.z, labels.table["prefix"].to_pylist(), strict=True)
     steps = []
     for row, (task, z, prefix) in enumerate(keys):
@@ -94,6 +109,15 @@ def labelled_steps(run: RunDir, config: RunConfig, model: Path, split: str) -> l
             state = states[f"{task}|{z}|{prefix}"]
             failures = float(labels.n[row] - labels.successes[row])
             steps.append(Step(state, reading_of(state, chat), failures, float(labels.n[row])))
+    return steps
+
+
+def played_steps(run: RunDir, config: RunConfig, chat: ChatFormat) -> list[Step]:
+    """The steps of the SLM alone on validation tasks, each with the outcome of its episode."""
+    steps = []
+    for state in visited(run, config, "validate"):
+        if state.own_success is not None and state.split == "validation":
+            steps.append(Step(state, reading_of(state, chat), float(not state.own_success), 1.0))
     return steps
 
 
@@ -119,33 +143,53 @@ def inputs(steps: Sequence[Step], vectors: dict[str, Array]) -> Labelled:
     )
 
 
-def publish(run: Path, train: Labelled, validation: Labelled, resamples: int, seed: int) -> None:
-    """Fit all, print the table and then, as the last line, the result as JSON."""
+def publish(
+    run: Path, train: Labelled, held_out: dict[str, Labelled], resamples: int, seed: int
+) -> None:
+    """Fit all, print a table for each set of states and then, as the last line, the result."""
     by_place = [fit(train.of_blocks(place), seed) for place in (1, 2)]
     chosen = int(np.argmin([probe.brier for probe in by_place]))
     blocks = {FEATURES: (0,), "hidden state": (chosen + 1,), "both": (0, chosen + 1)}
     probes = {name: fit(train.of_blocks(*places), seed) for name, places in blocks.items()}
-    scores = {name: probes[name](validation.of_blocks(*blocks[name])) for name in blocks}
-    estimates = auroc_estimates(scores, validation, FEATURES, resamples, seed)
-    for label, states in (("train", train), ("validation", validation)):
-        print(f"{label}: {described(states)}")
+    print(f"train: {described(train)}")
     print(f"hidden state: {PLACES[chosen]}, {train.blocks[chosen + 1].shape[1]} numbers")
-    print(f"{'probe on':<14}{'Brier, train tasks held out':>29}  AUROC [95 %]; minus {FEATURES}")
-    for name, (own, beside) in estimates.items():
-        print(f"{name:<14}{probes[name].brier:>29.4f}  {shown(own)}; {shown(beside, '+')}")
+    for name, probe in probes.items():
+        print(f"  {name:<14}Brier score on held-out training tasks {probe.brier:.4f}")
+    estimates = {}
+    for label, states in held_out.items():
+        scores = {name: probes[name](states.of_blocks(*blocks[name])) for name in blocks}
+        estimates[label] = auroc_estimates(scores, states, FEATURES, resamples, seed)
+        print(f"{label}: {described(states)}")
+        for name, (own, beside) in estimates[label].items():
+            print(f"  {name:<14}AUROC {shown(own)}; minus {FEATURES} {shown(beside, '+')}")
     result = {
         "name": "hidden_probe",
         "run": run.name,
         "hidden_state": PLACES[chosen],
-        "train": sizes(train),
-        "validation": sizes(validation),
-        "probes": {name: row(probes[name], *estimates[name]) for name in probes},
-        "wins": estimates["both"][1].low > 0,
+        "train": sizes(train) | {"held_out_brier": briers(probes)},
+        "held_out": {
+            label: sizes(states) | {"auroc": aurocs(estimates[label])}
+            for label, states in held_out.items()
+        },
+        "wins": estimates[LABELLED]["both"][1].low > 0,
     }
     print(json.dumps(result))
 
 
-def sizes(states: Labelled) -> dict[str, float]:
+def briers(probes: dict[str, Probe]) -> dict[str, float]:
+    """The scores by which penalties were chosen."""
+    return {name: round(probe.brier, 4) for name, probe in probes.items()}
+
+
+def aurocs(estimates: dict[str, tuple[Estimate, Estimate]]) -> dict[str, Any]:
+    """By probe: value, low and high of AUROC, and of its difference to the features."""
+    values = {}
+    for name, (own, beside) in estimates.items():
+        values[name] = {"value": _rounded(own), "minus_features": _rounded(beside)}
+    return values
+
+
+def sizes(states: Labelled) -> dict[str, Any]:
     """How many tasks and states there are, and which share of the outcomes are failures."""
     failed = float(states.failures_N.sum() / states.n_N.sum())
     tasks = len(np.unique(states.task_N))
@@ -165,16 +209,6 @@ def shown(estimate: Estimate, sign: str = "") -> str:
         f"{number:{sign}.3f}" for number in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value} [{low}, {high}]"
-
-
-def row(probe: Probe, own: Estimate, beside: Estimate) -> dict[str, Any]:
-    """The numbers of one probe."""
-    return {
-        "penalties": probe.penalties,
-        "held_out_brier": round(probe.brier, 4),
-        "auroc": _rounded(own),
-        "minus_features": _rounded(beside),
-    }
 
 
 def _rounded(estimate: Estimate) -> list[float]:
