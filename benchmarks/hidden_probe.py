@@ -82,7 +82,7 @@ def slm_folder(run: RunDir, config: RunConfig) -> Path:
     if trained is None:
         return model_path(config.slm.model, "slm.model").resolve()
     if trained.adapter:
-        raise Mismatch(f"{run.root}: its SLM is an adapter; set slm.merge_adapters=true in a run")
+        raise Mismatch(f"{run.root}: its SLM is an adapter, which is not merged here")
     return Path(trained.path)
 
 
@@ -154,7 +154,8 @@ def publish(
     print(f"train: {described(train)}")
     print(f"hidden state: {PLACES[chosen]}, {train.blocks[chosen + 1].shape[1]} numbers")
     for name, probe in probes.items():
-        print(f"  {name:<14}Brier score on held-out training tasks {probe.brier:.4f}")
+        penalties = ", ".join(f"{penalty:g}" for penalty in probe.penalties)
+        print(f"  {name:<14}Brier score {probe.brier:.4f} on held-out tasks; penalties {penalties}")
     estimates = {}
     for label, states in held_out.items():
         scores = {name: probes[name](states.of_blocks(*blocks[name])) for name in blocks}
@@ -167,6 +168,7 @@ def publish(
         "run": run.name,
         "hidden_state": PLACES[chosen],
         "train": sizes(train) | {"held_out_brier": briers(probes)},
+        "penalties": {name: probe.penalties for name, probe in probes.items()},
         "held_out": {
             label: sizes(states) | {"auroc": aurocs(estimates[label])}
             for label, states in held_out.items()
