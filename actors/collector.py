@@ -24,8 +24,8 @@ from r2v_dist.storage.key_set import KeySet
 
 @dataclass(frozen=True)
 class StageFolder:
-    """Where a stage's shards go. One is written with so many episodes, or with what there is so many
-    seconds after the last. Without a fence nobody else may write there.
+    """Where a stage's shards go. One is written with so many episodes, or with what there is so
+    many seconds after the last. Without a fence nobody else may write there.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""The collector actors as runners and driver see them: what one does not do in time, it does not do.
+"""The collector actors as runners and driver see them: what is not done in time is not done.
 
 Invariant: all episodes of a task go to the same collector of a stage, so that each alone sees to it
 that none of its episodes is committed twice.

@@ -52,9 +52,9 @@ def roll_out_with(
     lease: Lease | None = None,
 ) -> Totals:
     """Run every unit that is not committed yet and commit its episodes under `folder`. `start`
-    gives the runners, and is called only where there is such a unit. A collector that dies is replaced, up to
-    `cluster.max_restarts` times in which nothing is committed. Without a lease nobody else may
-    write to the folder.
+    gives the runners, and is called only where there is such a unit. A collector that dies is
+    replaced, up to `cluster.max_restarts` times in which nothing is committed. Without a lease
+    nobody else may write to the folder.
 
     Raises UsageError for what a runner refuses, RuntimeFailure when failures of machines exceed
     `cluster.max_restarts`, or tasks that are given up `cluster.max_quarantined`, and Superseded

@@ -1,5 +1,5 @@
-"""What a unit of work may end in beside a report. The type says whose failure it is: the unit's, its
-process's, the collector's, or (UnitFailed) that of whatever the unit asked.
+"""What a unit of work may end in beside a report. The type says whose failure it is: the unit's,
+its process's, the collector's, or (UnitFailed) that of whatever the unit asked.
 """
 
 from r2v_dist.errors import RuntimeFailure

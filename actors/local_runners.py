@@ -42,8 +42,8 @@ class SameThread(ThreadPoolExecutor):
 
 
 class LocalRunners:
-    """`count` runners that no model server answers. Leaving the block ends what they do. `runner` is
-    what a runner is an object of.
+    """`count` runners that no model server answers. Leaving the block ends what they do. `runner`
+    is what a runner is an object of.
     """
 
     def __init__(self, setup: RunnerSetup, count: int, runner: type[EnvRunner] = EnvRunner) -> None:

@@ -187,7 +187,7 @@ class RunnerGroup:
                 self.replace(runner, self.nodes.excluded())
 
     def _do_without(self, runner: Any) -> None:
-        """Leave a runner out that is late. Raises RuntimeFailure where too few others have started."""
+        """Leave a runner out that is late. Raises RuntimeFailure where too few others started."""
         others = [one for one in self.members if one is not runner]
         if sum(map(self._has_started, others)) < self._cluster.min_runners:
             raise RuntimeFailure(self._late())

@@ -158,8 +158,8 @@ class StageLoop:
         """Runners on a node that gets no more work end, and start elsewhere."""
         for node in set(self._where.values()) & set(self._nodes.excluded()):
             warn(
-                f"node {node} is excluded: units failed there that succeed elsewhere, the last with "
-                f"{self._nodes.cause(node)}"
+                f"node {node} is excluded: units failed there that succeed elsewhere, the last "
+                f"with {self._nodes.cause(node)}"
             )
             self._replace(
                 [r for r, at in self._where.items() if at == node], self._nodes.excluded()
@@ -184,8 +184,8 @@ class StageLoop:
         self._nodes.failed(playing.node, name_of(unit), cause, now)
         if playing.control:
             raise RuntimeFailure(
-                f"{self._nodes.complaint()}; unit {unit.task.id} z={unit.z}, which was finished before, "
-                f"fails there too: {cause}"
+                f"{self._nodes.complaint()}; unit {unit.task.id} z={unit.z}, which was "
+                f"finished before, fails there too: {cause}"
             )
         self._suspects.charge(unit, playing.node, cause, killed, now)
         if self._suspects.enough(unit, set(self._where.values())):

@@ -1,4 +1,4 @@
-"""What a dispatcher's runners do, as metrics: recorded by the driver, once a unit or once a second."""
+"""What a dispatcher's runners do, as metrics: recorded by the driver, once a unit or a second."""
 
 import time
 

@@ -21,9 +21,10 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.evalplus_side import evalplus_verdicts
+from envs.coding.benchmark_files import Dataset
+from envs.coding.judge import Judge
 from envs.coding.mutants import mutants
-from envs.coding.tasks import Dataset, load_task, task_ids
-from envs.coding.verdict import Judge
+from envs.coding.tasks import load_task, task_ids
 from envs.sandbox import Sandbox
 from r2v_dist.seeding import short_hash
 

@@ -1,7 +1,8 @@
 """Runs inside a virtual environment that has evalplus 0.3.1 and nothing of this project: solutions
 in, EvalPlus's verdicts out.
 
-    evalplus_driver.py DATASET DATA_FILE PARALLEL MIN_TIME_LIMIT [sanitize] < solutions.jsonl > verdicts.jsonl
+    evalplus_driver.py DATASET DATA_FILE PARALLEL MIN_TIME_LIMIT [sanitize] \\
+        < solutions.jsonl > verdicts.jsonl
 
 Each line in is {"task_id", "solution"}; each line out {"passed", "base", "plus"} in the same order,
 and the last one {"seconds", "cpu_seconds"}: from reading the data to the last verdict, with ground

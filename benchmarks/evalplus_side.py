@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import Mismatch
-from envs.coding.tasks import Dataset, data_file
+from envs.coding.benchmark_files import Dataset, data_file
 
 _NAMES = {"humaneval_plus": "humaneval", "mbpp_plus": "mbpp"}
 

@@ -25,7 +25,8 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.serve import ServeConfig
 from r2v_dist.language_model import Answer, Candidate, Request, Sampling, TopTokens
 from r2v_dist.router.features import FEATURE_NAMES
-from r2v_dist.router.model import RISKS, Mlp, RouterModel
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import RISKS, RouterModel
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.serving.access import Access
 from r2v_dist.serving.app import GatewayApp, make_app

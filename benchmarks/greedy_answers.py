@@ -16,9 +16,10 @@ from typing import Any, get_args
 from transformers import AutoTokenizer
 
 from benchmarks.offline import OfflineEngine
+from envs.coding.benchmark_files import Dataset
 from envs.coding.env import CodeEnv
 from envs.coding.splits import data_dir_of
-from envs.coding.tasks import Dataset, task_ids
+from envs.coding.tasks import task_ids
 from r2v_dist.chat import ChatFormat, opening_message
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.run import RunConfig, load_config

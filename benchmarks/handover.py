@@ -1,5 +1,5 @@
-"""How a learner's adapter reaches a running engine: added as it is, against weights into which it is
-merged. Seconds from the published adapter to an engine that answers with it, and tokens/s then.
+"""How a learner's adapter reaches a running engine: added as it is, against weights into which it
+is merged. Seconds from the published adapter to an engine that answers with it, and tokens/s then.
 
 Invariant: both sides hand over the same adapters, and their answers have the same tokens.
 """

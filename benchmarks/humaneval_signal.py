@@ -2,10 +2,10 @@
 benchmarks.humaneval_signal`. SIMULATED SLM, no model.
 
 The SLM is simulated (right or known-wrong programs at known rates, run for real in the sandbox);
-its first-token entropy separates failing from right proposals with a given AUROC, which is nearly 1 for
-the oracle. Each quality is a separate live run of `configs/humaneval_simulated.yaml` with several
-entropy thresholds, which come from MBPP+ validation tasks. Invariant: all qualities have the same
-tasks, seeds and failures; only the signal differs.
+its first-token entropy separates failing from right proposals with a given AUROC, which is nearly 1
+for the oracle. Each quality is a separate live run of `configs/humaneval_simulated.yaml` with
+several entropy thresholds, which come from MBPP+ validation tasks. Invariant: all qualities have
+the same tasks, seeds and failures; only the signal differs.
 """
 
 import argparse

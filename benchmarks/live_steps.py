@@ -9,9 +9,11 @@ from benchmarks.episodes import STEPS, make_episodes
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.episodes import Episode
 from r2v_dist.language_model import Answer
+from r2v_dist.router.advantage import EFFECT_FEATURES
 from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.features import FEATURE_NAMES
-from r2v_dist.router.model import EFFECT_FEATURES, ESTIMATES, RISKS, Mlp, RouterModel
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import ESTIMATES, RISKS, RouterModel
 from r2v_dist.router.step_context import StepContext
 from r2v_dist.seeding import rng_for
 

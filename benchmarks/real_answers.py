@@ -9,8 +9,8 @@ test tasks. An answer can be used when a program that defines the function is fo
 `--evalplus-python`, an interpreter of a virtual environment with evalplus 0.3.1, its own sanitiser
 and checker get the same texts; every disagreement is printed by name, and the exit code is 1 where
 it is neither for imports that we add and EvalPlus does not, nor for a program that is too slow
-for EvalPlus's own limits, which are raised because they count by the clock. A model wrote them, so they run there
-inside bubblewrap too, without network and with nothing to write to but a cache.
+for EvalPlus's own limits, which are raised because they count by the clock. A model wrote them, so
+they run there inside bubblewrap too, without network and with nothing to write to but a cache.
 """
 
 import argparse
@@ -27,7 +27,9 @@ import pyarrow.compute as pc
 
 from benchmarks.evalplus_side import Theirs, evalplus_verdicts
 from envs.coding.actions import clean
-from envs.coding.tasks import Dataset, dataset_of, load_task
+from envs.coding.benchmark_files import Dataset
+from envs.coding.statement import stated
+from envs.coding.tasks import dataset_of, load_task
 from envs.coding.workshop import Attempt, Workshop, attempt
 from r2v_dist.storage import rollouts as rollout_store
 
@@ -51,7 +53,8 @@ def judged(rows: Sequence[dict[str, str]], parallel: int) -> list[Judged]:
     for row in rows:
         task = load_task(dataset_of(row["task_id"]), row["task_id"])
         text = clean(row["answer"])
-        tried.append(attempt("{}", text, task.prompt, task.entry_point, task.visible))
+        beginning = stated(task.prompt).beginning
+        tried.append(attempt("{}", text, beginning, task.entry_point, task.visible))
         programs.append((task, tried[-1].program))
     verdicts = Workshop.of("{}").judge.verdicts(programs, parallel)
     return [

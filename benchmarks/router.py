@@ -27,15 +27,9 @@ from benchmarks.live_steps import (
 )
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.language_model import Answer
+from r2v_dist.router.advantage import EFFECT_FEATURES, LEAST_COST, LEAST_GAIN
 from r2v_dist.router.features import FEATURE_NAMES, features
-from r2v_dist.router.model import (
-    EFFECT_FEATURES,
-    ESTIMATES,
-    LEAST_COST,
-    LEAST_GAIN,
-    RISKS,
-    RouterModel,
-)
+from r2v_dist.router.model import ESTIMATES, RISKS, RouterModel
 from r2v_dist.router.policies import Decision
 from r2v_dist.router.registry import RouterModels, build_router
 from r2v_dist.router.step_batch import StepBatch

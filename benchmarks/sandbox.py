@@ -19,8 +19,8 @@ from pathlib import Path
 from benchmarks.evalplus_side import evalplus_verdicts
 from benchmarks.harness import Pairs, Spent, interleave, measure, median_wall, publish, same
 from benchmarks.sandbox_overhead import Overhead, overhead
+from envs.coding.judge import Judge
 from envs.coding.tasks import load_task, task_ids
-from envs.coding.verdict import Judge
 from envs.sandbox import Sandbox
 
 

@@ -1,12 +1,13 @@
 """Steps per second with more runners, and with two engines instead of one.
 
-The engines sleep (`benchmarks.sleeping_engine`), so what is measured is everything else: dispatcher,
-runners with real games, routing, engine actors and the collector. With runners, every answer takes
-`--latency` seconds and an engine has room for all, so the ideal is as many times one runner's rate.
-With engines, each has `--slots` places and there is more work than both can do, so the ideal is 2.
-The store's part is that of `benchmarks.collector`: runners that play nothing deliver the episodes
-of `--stored-tasks` x `--stored-seeds` units; memory a million episodes is extrapolated from them.
-Invariant: every side plays units of its own, all of the same length, to the last commit.
+The engines sleep (`benchmarks.sleeping_engine`), so what is measured is everything else:
+dispatcher, runners with real games, routing, engine actors and the collector. With runners, every
+answer takes `--latency` seconds and an engine has room for all, so the ideal is as many times one
+runner's rate. With engines, each has `--slots` places and there is more work than both can do, so
+the ideal is 2. The store's part is that of `benchmarks.collector`: runners that play nothing
+deliver the episodes of `--stored-tasks` x `--stored-seeds` units; memory a million episodes is
+extrapolated from them. Invariant: every side plays units of its own, all of the same length, to the
+last commit.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""An env runner that plays nothing: it delivers made-up episodes under the keys of its unit. What is
-measured with it is everything behind the runners.
+"""An env runner that plays nothing: it delivers made-up episodes under the keys of its unit. What
+is measured with it is everything behind the runners.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,9 @@ KINDS = 64
 
 
 class StandInRunner(EnvRunnerActor):
-    """A unit's `replica` says how many steps its episodes have, at most `benchmarks.episodes.STEPS`."""
+    """A unit's `replica` says how many steps its episodes have, at most
+    `benchmarks.episodes.STEPS`.
+    """
 
     _made: Sequence[Episode] = ()
 

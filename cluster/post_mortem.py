@@ -54,7 +54,7 @@ def place_of(actor: Any) -> Place | None:
 
 
 def place_at(actor: Any, pid: int) -> Place | None:
-    """The place of an actor that has just said its process id: Ray may not know of a restart yet."""
+    """The place of an actor that has just said its process id: Ray may not know its restart yet."""
     place = place_of(actor)
     return replace(place, pid=pid, dead=False) if place else None
 

@@ -100,13 +100,13 @@ def sleeping_share(config: RunConfig, there: Sequence[Node], gpus: bool) -> floa
     left = round(1 - sum(engines.values()), 4)
     if count > 1 and engines and min(engines.values()) <= 0.5:
         raise UsageError(
-            f"{key}: two engines of one model fit a GPU; raise {min(engines, key=engines.__getitem__)} "
-            f"above 0.5, or set restart"
+            f"{key}: two engines of one model fit a GPU; raise "
+            f"{min(engines, key=engines.__getitem__)} above 0.5, or set restart"
         )
     if left <= 0:
         raise UsageError(
-            f"{' + '.join(engines)} = {1 - left:g}: with {key} a rank needs a share of the GPU too; "
-            f"lower a key"
+            f"{' + '.join(engines)} = {1 - left:g}: with {key} a rank needs a share of the GPU "
+            f"too; lower a key"
         )
     return left
 

@@ -165,7 +165,10 @@ def _require_answer(address: str) -> None:
             timeout=JOIN_DEADLINE_S,
         )
     except subprocess.TimeoutExpired:
-        problem = f"Ray did not answer within {JOIN_DEADLINE_S:.0f} s; is the cluster up, and is this Ray's port?"
+        problem = (
+            f"Ray did not answer within {JOIN_DEADLINE_S:.0f} s; is the cluster up, and "
+            "is this Ray's port?"
+        )
         raise RuntimeFailure(f"{where}: {problem}") from None
     if done.returncode:
         said = [line.strip() for line in done.stderr.splitlines() if line.strip()]

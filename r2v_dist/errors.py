@@ -25,7 +25,7 @@ class StoreFailure(RuntimeFailure):
 
 
 class NodeFailure(RuntimeFailure):
-    """This machine lacks what every task needs, for example room on its disk; another may have it."""
+    """This machine lacks what every task needs, for example room on disk; another may have it."""
 
 
 class Superseded(StoreFailure):

@@ -2,9 +2,9 @@
 
 A reader gets the contents or a `DamagedFile` that names the file, never a parser's error. A writer
 publishes a file that is whole and on disk, or none: a new name never shows a half-written file, not
-even after a power cut. In the mirror of an address (`r2v_dist.object_storage.mirror`) what is published is an
-object too, and in place of the disk the store keeps it. Half a last line of a JSON-lines file is what a killed process leaves, and
-counts as not written.
+even after a power cut. In the mirror of an address (`r2v_dist.object_storage.mirror`) what is
+published is an object too, and in place of the disk the store keeps it. Half a last line of a
+JSON-lines file is what a killed process leaves, and counts as not written.
 """
 
 import contextlib
@@ -123,7 +123,8 @@ def write_atomically(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def scratch_beside(path: Path) -> Iterator[Path]:
     """A name next to `path` that no other writer has, whatever machine it is on. What is left
-    there at the end, file or folder, is removed: a full disk is not filled further by what could not be written."""
+    there at the end, file or folder, is removed: a full disk is not filled further by what could
+    not be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(6)}.tmp")
     try:

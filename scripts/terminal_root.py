@@ -1,10 +1,10 @@
 """Make the prepared root of terminals: Debian packages, unpacked into a folder, without installing
 anything on this machine and without root.
 
-The packages of `terminal_root.packages` and what they depend on are fetched with apt into a cache of
-their own and unpacked by dpkg-deb; none of their scripts is run. `terminal_root.lock` pins version
-and SHA-256 of each; `--update` writes it anew. The folder is named by the lock and by how a root is
-made, so that one that is there is complete and is not made again.
+The packages of `terminal_root.packages` and what they depend on are fetched with apt into a cache
+of their own and unpacked by dpkg-deb; none of their scripts is run. `terminal_root.lock` pins
+version and SHA-256 of each; `--update` writes it anew. The folder is named by the lock and by how a
+root is made, so that one that is there is complete and is not made again.
 """
 
 import argparse

@@ -10,33 +10,42 @@ from transformers import PreTrainedTokenizerFast
 # No system role, and roles have to alternate: it says so instead of rendering.
 GEMMA = """{{ bos_token }}{% for m in messages %}
 {%- if m.role == 'system' %}{{ raise_exception('there is no system role') }}{% endif %}
-{%- if (m.role == 'user') != (loop.index0 is even) %}{{ raise_exception('roles alternate') }}{% endif %}
-{{- '<start_of_turn>' ~ ('model' if m.role == 'assistant' else 'user') ~ '\\n' ~ m.content | trim ~ '<end_of_turn>\\n' }}
+{%- if (m.role == 'user') != (loop.index0 is even) %}\
+{{ raise_exception('roles alternate') }}{% endif %}
+{{- '<start_of_turn>' ~ ('model' if m.role == 'assistant' else 'user') ~ '\\n' ~ \
+m.content | trim ~ '<end_of_turn>\\n' }}
 {%- endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"""
 
 # A system message in any case, with a date; the contents are trimmed.
 LLAMA = """{{ bos_token }}{% set own = messages[0].role == 'system' %}
 {%- set now = strftime_now('%d %b %Y') if strftime_now is defined else '1 Jan 2000' %}
 {{- '<|start_header_id|>system<|end_header_id|>\\n\\nToday: ' ~ now ~ '\\n\\n' }}
-{%- if own %}{{ messages[0].content | trim }}{% set messages = messages[1:] %}{% endif %}{{ '<|eot_id|>' }}
+{%- if own %}{{ messages[0].content | trim }}{% set messages = messages[1:] %}{% endif %}\
+{{ '<|eot_id|>' }}
 {%- for m in messages %}
 {{- '<|start_header_id|>' ~ m.role ~ '<|end_header_id|>\\n\\n' ~ m.content | trim ~ '<|eot_id|>' }}
 {%- endfor %}
-{%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"""
+{%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}\
+{% endif %}"""
 
 # A system message of its own where none is given.
-QWEN25 = """{% if messages[0].role != 'system' %}{{ '<|im_start|>system\\nYou help.<|im_end|>\\n' }}{% endif %}
-{%- for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\\n' ~ m.content ~ '<|im_end|>\\n' }}{% endfor %}
+QWEN25 = """{% if messages[0].role != 'system' %}\
+{{ '<|im_start|>system\\nYou help.<|im_end|>\\n' }}{% endif %}
+{%- for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\\n' ~ m.content ~ '<|im_end|>\\n' }}\
+{% endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 
 # Answers after the last user message are written with their reasoning, earlier ones without.
 QWEN3 = """{% set last = namespace(user=0) %}
-{%- for m in messages %}{% if m.role == 'user' %}{% set last.user = loop.index0 %}{% endif %}{% endfor %}
+{%- for m in messages %}{% if m.role == 'user' %}{% set last.user = loop.index0 %}{% endif %}\
+{% endfor %}
 {%- for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\\n' }}
-{%- if m.role == 'assistant' and loop.index0 > last.user %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}
+{%- if m.role == 'assistant' and loop.index0 > last.user %}\
+{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}
 {{- m.content.split('</think>')[-1].lstrip('\\n') ~ '<|im_end|>\\n' }}{% endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}
-{%- if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}
+{%- if enable_thinking is defined and not enable_thinking %}\
+{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}
 {%- endif %}"""
 
 FAMILIES = {

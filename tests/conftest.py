@@ -10,7 +10,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from envs.coding.verdict import Judge
+from envs.coding.judge import Judge
 from envs.sandbox import Sandbox
 from envs.textworld.games import GameFamily, draw_games
 from envs.textworld.generator import generate

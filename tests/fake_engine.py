@@ -133,7 +133,10 @@ class Engine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def _build(self, handler: Handler, match: Any, query: dict[str, str], body: bytes) -> None:
         with tarfile.open(fileobj=io.BytesIO(body)) as archive:
             members = [one for one in archive if one.isfile()]
-            files = {one.name: File(archive.extractfile(one).read(), one.mode) for one in members}  # type: ignore[union-attr]
+            files = {}
+            for one in members:
+                content: Any = archive.extractfile(one)
+                files[one.name] = File(content.read(), one.mode)
         if b"FAIL" in files["Dockerfile"].content:
             handler.say({"error": "the build failed"})
             return

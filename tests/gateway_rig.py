@@ -155,7 +155,8 @@ async def served_stub(teacher: StubTeacher) -> AsyncIterator[str]:
     server = site._server
     assert server is not None
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"  # type: ignore[attr-defined]
+        port = server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        yield f"http://127.0.0.1:{port}/v1"
     finally:
         await runner.cleanup()
 

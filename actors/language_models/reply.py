@@ -92,8 +92,9 @@ def _content(content: object) -> str:
 
 def _count(value: object) -> int:
     """A number of tokens; 0 for what cannot be one, and for more than the store keeps."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool)
-    return int(value) if usable and 0 <= value <= _MOST_TOKENS else 0  # type: ignore[operator, call-overload]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return 0
+    return int(value) if 0 <= value <= _MOST_TOKENS else 0
 
 
 def error_of(payload: object) -> str:

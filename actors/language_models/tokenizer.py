@@ -2,8 +2,8 @@
 encodes, decodes and renders templates.
 
 Invariant: ids and text are those of the model's `AutoTokenizer`. What is loaded here is what
-transformers made of the model's files (`tokenizer_file`), written once a machine and compared there;
-where they differ, or a tokenizer is written in Python, `AutoTokenizer` itself is used.
+transformers made of the model's files (`tokenizer_file`), written once a machine and compared
+there; where they differ, or a tokenizer is written in Python, `AutoTokenizer` itself is used.
 """
 
 import importlib.metadata

@@ -9,7 +9,8 @@ from r2v_dist.language_model import Candidate
 from r2v_dist.messages import ToolCall, action_text
 
 UNREADABLE = "(unreadable)"
-"""Name of a call that begins and cannot be read: no tool has it, so no candidate with it is sent."""
+"""Name of a call that begins and cannot be read: no tool has it, so no candidate with it is sent.
+"""
 
 
 class EngineToolParser:

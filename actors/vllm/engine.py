@@ -101,7 +101,9 @@ class VllmEngine:
         await self.generate(EngineRequest([0, 1, 2], 0, 1, 0.0, 1.0, 1, 1, []))
 
     def check(self) -> None:
-        """Only reads; may be called from any thread. Raises EngineLost where the engine's processes are gone."""
+        """Only reads; may be called from any thread. Raises EngineLost where the engine's processes
+        are gone.
+        """
         if self._engine.errored:
             raise EngineLost(str(self._engine.dead_error))
 

@@ -19,8 +19,8 @@ def require_reachable(path: str, adapter: str, across_nodes: bool) -> None:
     if across_nodes and far:
         raise UsageError(
             f"{shown(far[0])}: the engine's ranks are on several nodes, which do not fetch a model "
-            f"from an address; set tensor_parallel and pipeline_parallel to what one node holds, or "
-            f"run_dir to a path on storage that every node sees"
+            "from an address; set tensor_parallel and pipeline_parallel to what one node "
+            f"holds, or run_dir to a path on storage that every node sees"
         )
 
 

@@ -1,8 +1,8 @@
 """SIMULATED: what limits a rollout on 10, 100 and 1,000 GPUs, and at a million episodes a day.
 
 The simulation is fed with costs that `--measure` has measured here, and first shows that it gives
-the rates that `benchmarks.scaling` measured, within 10 %; else there is no number. What an engine on
-a GPU does is assumed (`--places`, `--answer`), and what a network does is not simulated.
+the rates that `benchmarks.scaling` measured, within 10 %; else there is no number. What an engine
+on a GPU does is assumed (`--places`, `--answer`), and what a network does is not simulated.
 """
 
 import argparse

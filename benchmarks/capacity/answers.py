@@ -1,5 +1,5 @@
-"""What the simulation says: first that it gives the rates that were measured, then what a design does
-on so many GPUs.
+"""What the simulation says: first that it gives the rates that were measured, then what a design
+does on so many GPUs.
 """
 
 from dataclasses import dataclass, replace
@@ -65,7 +65,8 @@ def check(measured: Measured) -> float:
         simulated = simulate(point, measured.costs)
         quotient = simulated / point.steps_per_s
         print(
-            f"  {point.runners:>3} runners  {simulated:7.2f}  {point.steps_per_s:7.2f}  {quotient:.3f}"
+            f"  {point.runners:>3} runners  {simulated:7.2f}  {point.steps_per_s:7.2f}  "
+            f"{quotient:.3f}"
         )
         worst = min(worst, quotient, 1 / quotient)
     if worst < 1 - AGREEMENT:

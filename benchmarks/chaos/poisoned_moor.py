@@ -1,5 +1,5 @@
-"""The moor of the examples with walks that end their process, hang or raise, and with nodes on which
-none can begin.
+"""The moor of the examples with walks that end their process, hang or raise, and with nodes on
+which none can begin.
 """
 
 import errno

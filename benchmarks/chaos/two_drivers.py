@@ -25,7 +25,7 @@ _STARTS_S = 180.0
 
 @dataclass(frozen=True)
 class Rivals:
-    """Second drivers: those that were refused, and those that took over from one that stood still."""
+    """Second drivers: those that were refused, and those that took over from one that stood."""
 
     refused: int
     superseded: int

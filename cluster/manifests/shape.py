@@ -88,7 +88,7 @@ def packed(shares: Iterable[float]) -> int:
 
 
 def _largest(config: RunConfig | SimulatedConfig) -> int:
-    """Most GPUs that ranks of one engine take on one node; those of a pipeline may lie on others."""
+    """Most GPUs that ranks of one engine take on one node; those of a pipeline may be elsewhere."""
     if isinstance(config, SimulatedConfig):
         return 0
     engines = [model for model in (config.slm, config.teacher) if model.backend == "vllm"]

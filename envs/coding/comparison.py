@@ -14,8 +14,8 @@ from typing import Any
 from envs.coding.in_sandbox.harness import spread
 
 _SET_EQUAL = {
-    "similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum", "intersection_array",
-    "find_dissimilar", "Diff",
+    "similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum",
+    "intersection_array", "find_dissimilar", "Diff",
 }  # fmt: skip
 _NOT_NONE = {"check_str", "text_match_three", "text_starta_endb"}
 """MBPP functions that return a match object or None; only which of the two counts."""

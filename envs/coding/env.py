@@ -2,8 +2,8 @@
 actions, same episode, always.
 
 Whatever a program does happens in the sandbox; the verdict is given outside of it on the full
-hidden tests, and only when a solution is handed in. Nothing that the agent reads tells the verdict. Neither registers nor imports anything of
-a cluster.
+hidden tests, and only when a solution is handed in. Nothing that the agent reads tells the verdict.
+Neither registers nor imports anything of a cluster.
 """
 
 from collections.abc import Sequence
@@ -172,7 +172,8 @@ class CodeEnv(gymnasium.Env[str, str]):
     def _try(self, answer: str) -> Attempt:
         """Try an answer, and keep its program where none before passed more examples."""
         task = self._task
-        tried = attempt(self._settings, answer, task.prompt, task.entry_point, task.visible)
+        beginning = stated(task.prompt).beginning
+        tried = attempt(self._settings, answer, beginning, task.entry_point, task.visible)
         if tried.program and tried.passed >= self._passed:
             self._solution = _own(tried.program)
             self._passed = tried.passed
@@ -213,7 +214,10 @@ class CodeEnv(gymnasium.Env[str, str]):
 
     def _too_long(self, action: str) -> str:
         most = self._said.max_length
-        return f"Error: an answer may have {most} characters; this one has {len(action)}, and nothing was done."
+        return (
+            f"Error: an answer may have {most} characters; this one has {len(action)}, and "
+            "nothing was done."
+        )
 
     def _test(self) -> str:
         if not self._solution:

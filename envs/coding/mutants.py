@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from envs.coding.judge import Judge, kept
 from envs.coding.tasks import CodeTask
-from envs.coding.verdict import Judge, kept
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.files import write_atomically
 from r2v_dist.seeding import rng_for

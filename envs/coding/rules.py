@@ -91,8 +91,8 @@ def statement_of(opening: str) -> Statement:
 def examples(opening: str) -> tuple[str, str, tuple[VisibleTest, ...]]:
     """What a solution is tried with: the code that is given, the function, the examples."""
     problem = statement_of(opening)
-    given = f"{problem.code}\n    ..." if problem.code else ""
-    return given, problem.entry_point, visible_tests(problem.words, problem.entry_point)
+    tests = visible_tests(problem.words, problem.entry_point)
+    return problem.beginning, problem.entry_point, tests
 
 
 def _parses(text: str) -> bool:

@@ -3,8 +3,9 @@
 import os
 from itertools import islice
 
-from envs.coding.tasks import Dataset, task_ids
-from envs.coding.tasks import identity as content
+from envs.coding.benchmark_files import Dataset
+from envs.coding.benchmark_files import identity as content
+from envs.coding.tasks import task_ids
 from envs.sandbox import Sandbox
 from envs.spec import TaskRequest
 from r2v_dist.config.env import SPLITS, EnvConfig, Split

@@ -30,6 +30,13 @@ class Statement:
         return f"{WANTED}\n{self.words}{given}"
 
     @property
+    def beginning(self) -> str:
+        """The given code as a program: the function that it begins has a body; empty without code.
+        Whoever tries an answer gives this to the sandbox, so that the same attempt is made once.
+        """
+        return f"{self.code}\n    ..." if self.code else ""
+
+    @property
     def entry_point(self) -> str:
         """The function that is asked for: the last that the code begins, or the one that an example
         calls.

@@ -1,44 +1,25 @@
 """Verdicts on programs: the candidate only produces values, and everything that decides happens
 here, outside the sandbox.
 
-Expected outputs come from the canonical solution, run once in the same sandbox and cached. A
-candidate runs in one sandboxed program with all inputs; its outputs come back as plain data, in
-order, one line per call. A missing, extra or malformed line is a failed test, so leaving early,
-printing noise or writing into the channel can only lose. A program that ended as if from outside
-runs once more, whatever it had answered.
-
-Nothing that goes into the sandbox depends on an expected output or on a verdict: the form and size
-of answers, how many calls there are and in which order, and how long each may take are the same for
-every call. One figure comes from the canonical solution, the time of its slowest call, and it is
-rounded up to a power of two; what is finer is compared outside.
+A candidate's outputs come back as plain data, in order, one line per call. A missing, extra or
+malformed line is a failed test, so leaving early, printing noise or writing into the channel can
+only lose.
 """
 
 import copy
-import hashlib
 import json
-import marshal
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from math import ceil, log2
-from pathlib import Path
 from typing import Any
 
-from cachetools import LRUCache, cachedmethod
-
-import envs.coding.in_sandbox.harness as harness
-import envs.coding.in_sandbox.loading as loading
-from envs.coding.comparison import Comparison, expects_not_none, has_oracle
+from envs.coding.comparison import Comparison, has_oracle
 from envs.coding.in_sandbox.harness import RAISED, Digest, Opaque, decode, digest, line
 from envs.coding.tasks import CodeTask
-from envs.sandbox import Completed, Ending, Limits, Sandbox
-from r2v_dist.config.places import CACHE_VARIABLE, cache_folder, make_cache
-from r2v_dist.errors import RuntimeFailure
-from r2v_dist.files import write_atomically
+from envs.sandbox import Completed
 
 MIN_LIMIT_S = 1.0
 LIMIT_FACTOR = 4.0
@@ -46,22 +27,12 @@ TASK_LIMIT_S = 60.0
 """EvalPlus's: a call may take max(MIN_LIMIT_S, LIMIT_FACTOR x the canonical solution's time), all
 calls TASK_LIMIT_S.
 """
-_GRACE_S = 2.0
-_TRUTH_LIMIT_S = 120.0
 _LATE_S = 0.1
 """As much later the sandbox notices the end of a call's time."""
 _WRONG = "wrong output"
 _SILENT = "no output"
 _SLOW = "too slow"
 _HUGE = "an output far larger than expected"
-_PERHAPS_FROM_OUTSIDE = (Ending.SIGNALLED, Ending.TIMEOUT)
-"""The kernel counted what led to the other endings."""
-_REMEMBERED = 4096
-_LARGE = 4096
-_WHOLE = 1 << 20
-"""Outputs of more items and characters than _LARGE are compared by digest, and those of a task
-whose outputs are looked into of more than _WHOLE.
-"""
 _SPARE = 1 << 16
 """Equal values may be written in different lengths (1 and 1.0, a set with duplicates in a list),
 but not more different than this.
@@ -69,7 +40,6 @@ but not more different than this.
 _LINE = re.compile(rb"\[(\d{1,9}), (\d{1,20}(?:\.\d{1,20})?(?:e-?\d{1,3})?), (.*)\]")
 _JSON = json.JSONDecoder(parse_constant=float)
 """Every NaN another object: a list with one and the same NaN would be equal to itself."""
-_LIMITS = Limits(memory_mib=2048, output_kib=32 * 1024)
 
 
 @dataclass(frozen=True)
@@ -106,154 +76,22 @@ class Truth:
         return float(2 ** ceil(log2(max(self.limits, default=MIN_LIMIT_S))))
 
 
-def _verdict_key(task: CodeTask, code: str) -> tuple[str, str, str]:
-    digest = hashlib.sha256(code.encode(errors="surrogatepass")).hexdigest()
-    return (task.dataset, task.id, digest)
-
-
-@lru_cache(maxsize=1024)
-def _truth_key(task: CodeTask) -> str:
-    digest = hashlib.sha256(_source().encode())
-    digest.update(marshal.dumps((task.code, _encoded_inputs(task)), 2))
-    return digest.hexdigest()[:32]
-
-
-class Judge:
-    """Gives verdicts; a verdict on equal code is given once, also when several threads ask at the
-    same time.
-    """
-
-    def __init__(self, sandbox: Sandbox, cache: Path | None = None) -> None:
-        self._sandbox = sandbox
-        self._cache = make_cache(cache or cache_folder("code"), CACHE_VARIABLE)
-        self._truths = LRUCache[str, Truth](_REMEMBERED)
-        self._truth_given = threading.Condition()
-        self._verdicts = LRUCache[tuple[str, str, str], Verdict](_REMEMBERED)
-        self._verdict_given = threading.Condition()
-
-    @cachedmethod(
-        lambda self: self._verdicts,
-        key=lambda self, task, code: _verdict_key(task, code),
-        condition=lambda self: self._verdict_given,
-    )
-    def verdict(self, task: CodeTask, code: str) -> Verdict:
-        """Whether the program passes every base and plus test of the task."""
-        return self._judge(task, code)
-
-    def verdicts(self, programs: Sequence[tuple[CodeTask, str]], parallel: int) -> list[Verdict]:
-        """On many programs, in their order. The ones that should take longest are run first, so
-        that the end waits for none.
-        """
-        cost = [-sum(self.truth(task).seconds) for task, _ in programs]
-        with ThreadPoolExecutor(parallel) as pool:
-            given = {
-                i: pool.submit(self.verdict, *programs[i])
-                for i in sorted(range(len(programs)), key=cost.__getitem__)
-            }
-        return [given[i].result() for i in range(len(programs))]
-
-    @cachedmethod(
-        lambda self: self._truths,
-        key=lambda self, task: _truth_key(task),
-        condition=lambda self: self._truth_given,
-    )
-    def truth(self, task: CodeTask) -> Truth:
-        """Expected outputs and times. Raises RuntimeFailure where the canonical solution does not
-        run here.
-        """
-        path = self._cache / f"{_truth_key(task)}.json"
-        stored = kept(path, "outputs", "seconds")
-        calls = len(task.base_inputs) + len(task.plus_inputs)
-        if stored is None or not _fits(stored, calls):
-            truth = self._compute(task)
-            stored = {"task": task.id, "outputs": truth.outputs, "seconds": truth.seconds}
-            write_atomically(path, json.dumps(stored))
-        return Truth(tuple(stored["outputs"]), tuple(stored["seconds"]))
-
-    def memo(self, task: CodeTask, name: str) -> Path:
-        """A file of the cache for what was found out about a task; another one when the task or the
-        harness changes.
-        """
-        return self._cache / f"{_truth_key(task)}-{name}.json"
-
-    def _compute(self, task: CodeTask) -> Truth:
-        calls = len(task.base_inputs) + len(task.plus_inputs)
-        completed = self._run(task, task.code, _TRUTH_LIMIT_S, _TRUTH_LIMIT_S, truth=True)
-        rows = [row for row in _rows(completed.stdout) if row.value != RAISED]
-        if len(rows) != calls:
-            raise RuntimeFailure(
-                f"the canonical solution of {task.id} gave {len(rows)} of {calls} outputs "
-                f"({completed.ending})"
-            )
-        outputs = [row.value for row in rows]
-        if _looked_into(task) and any(output.startswith('{"h"') for output in outputs):
-            raise RuntimeFailure(
-                f"the canonical solution of {task.id} gave an output of more than {_WHOLE} items "
-                f"and characters"
-            )
-        if expects_not_none(task.dataset, task.entry_point):
-            outputs = [json.dumps(json.loads(value) is not None) for value in outputs]
-        return Truth(tuple(outputs), tuple(row.seconds for row in rows))
-
-    def _judge(self, task: CodeTask, code: str) -> Verdict:
-        truth = self.truth(task)
-        seconds = min(TASK_LIMIT_S, len(truth.outputs) * truth.limit) + _GRACE_S
-        completed = self._run(task, code, truth.limit, seconds, truth=False)
-        if completed.ending in _PERHAPS_FROM_OUTSIDE and completed.stdout.count(b"\n") < len(
-            truth.outputs
-        ):
-            # A program that is killed from outside, by the host's memory killer say, looks like one
-            # that ended itself.
-            completed = self._run(task, code, truth.limit, seconds, truth=False)
-        return _compare(task, truth, completed)
-
-    def _run(
-        self, task: CodeTask, code: str, limit: float, seconds: float, truth: bool
-    ) -> Completed:
-        """`limit` of each call. By the clock the program may take twice as long: the machine has
-        other work."""
-        budget = _WHOLE if _looked_into(task) else _LARGE
-        job = marshal.dumps((code, task.entry_point, truth, budget, limit, _encoded_inputs(task)))
-        limits = replace(_LIMITS, wall_s=2 * seconds, cpu_s=seconds)
-        return self._sandbox.run(_LOADER, marshal.dumps((_program(), job)), limits=limits)
-
-
-def kept(path: Path, *names: str) -> dict[str, Any] | None:
-    """What a file of the cache holds; None where there is none, or one that was damaged: it can be
-    made again."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return stored if isinstance(stored, dict) and all(name in stored for name in names) else None
-
-
-def _fits(stored: dict[str, Any], calls: int) -> bool:
-    """Whether what the cache holds are the outputs and times of so many calls."""
-    kinds: tuple[tuple[str, Any], ...] = (("outputs", str), ("seconds", int | float))
-    return all(
-        isinstance(stored[name], list)
-        and len(stored[name]) == calls
-        and all(isinstance(value, kind) for value in stored[name])
-        for name, kind in kinds
-    )
-
-
-def _looked_into(task: CodeTask) -> bool:
+def looked_into(task: CodeTask) -> bool:
     """Whether more than equality may count, so that outputs must come out whole; the task itself
     says so."""
     return task.atol != 0 or has_oracle(task.dataset, task.entry_point)
 
 
-def _compare(task: CodeTask, truth: Truth, completed: Completed) -> Verdict:
+def compare(task: CodeTask, truth: Truth, completed: Completed) -> Verdict:
+    """The verdict on a candidate's run."""
     if completed.stdout == _exactly(truth) and not has_oracle(task.dataset, task.entry_point):
         return Verdict(True)  # the usual right program, without decoding anything
-    rows = _rows(completed.stdout)
+    answered = rows(completed.stdout)
     limits = truth.limits
     for first, calls in ((0, task.base_inputs), (len(task.base_inputs), task.plus_inputs)):
         comparison = Comparison(task.dataset, task.entry_point, task.atol)
         for number in range(first, first + len(calls)):
-            row = next(rows, None)
+            row = next(answered, None)
             arguments = partial(copy.deepcopy, calls[number - first])
             if reason := _complaint(row, completed, limits[number]) or _wrong(
                 row, truth.outputs[number], comparison, arguments
@@ -261,7 +99,7 @@ def _compare(task: CodeTask, truth: Truth, completed: Completed) -> Verdict:
                 return Verdict(False, number, reason)
     return (
         Verdict(True)
-        if next(rows, None) is None
+        if next(answered, None) is None
         else Verdict(False, len(truth.outputs), "more outputs than calls")
     )
 
@@ -320,7 +158,7 @@ class _Row:
     value: str
 
 
-def _rows(stdout: bytes) -> Iterator[_Row]:
+def rows(stdout: bytes) -> Iterator[_Row]:
     """The rows in order, up to the first line that is not what the next row must be."""
     start = 0
     for index in count():
@@ -337,33 +175,3 @@ def _value(encoded: str) -> Any:
         return decode(_JSON.decode(encoded))
     except Exception:  # a boundary: whatever a candidate has written, it is at worst no right value
         return Opaque("malformed")
-
-
-@lru_cache(maxsize=64)
-def _encoded_inputs(task: CodeTask) -> tuple[bytes, ...]:
-    # Version 2, as later ones write equal values in different ways.
-    return tuple(
-        marshal.dumps(arguments, 2) for arguments in (*task.base_inputs, *task.plus_inputs)
-    )
-
-
-@cache
-def _source() -> str:
-    texts = (
-        Path(module.__file__ or "").read_text(encoding="utf-8") for module in (loading, harness)
-    )
-    return "\n\n".join([*texts, "main(job)\n"])
-
-
-_LOADER = """
-import marshal
-with open(0, "rb", closefd=False) as stdin:
-    program, job = marshal.loads(stdin.read())
-exec(marshal.loads(program))
-"""
-
-
-@cache
-def _program() -> bytes:
-    """The harness, compiled once for all sandboxes; they run the same interpreter."""
-    return marshal.dumps(compile(_source(), "harness.py", "exec", dont_inherit=True))

@@ -5,21 +5,25 @@ says the same, so that each is run once.
 import atexit
 import json
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cachetools import LRUCache, cached
+
 import envs.coding.in_sandbox.extraction as extraction
 import envs.coding.in_sandbox.loading as loading
 import envs.coding.in_sandbox.tools as tools
 from envs.coding.actions import fenced, programs
-from envs.coding.verdict import Judge
+from envs.coding.judge import Judge
 from envs.coding.visible_tests import VisibleTest
 from envs.sandbox import Completed, Ending, Limits, Sandbox
 from r2v_dist.config.sandbox import SandboxConfig
 
+_REMEMBERED = 2048
 _ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
 _STOPPED = {
     Ending.TIMEOUT: "Error: stopped, it took too long.",
@@ -51,9 +55,11 @@ class Workshop:
         return Workshop(sandbox, Judge(sandbox))
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=_REMEMBERED)
 def execute(settings: str, call: str, limit: int) -> str:
-    """What one function of the tools says of a solution, at most about `limit` characters."""
+    """What one function of the tools says of a solution, at most about `limit` characters. It
+    shares nothing with `attempt`, which looks for the program in an answer first.
+    """
     completed = _run(settings, (loading, tools), f"{call}\n")
     return shorten(_said(completed), limit) or "It ran and printed nothing."
 
@@ -81,12 +87,15 @@ class Attempt:
 def attempt(
     settings: str, answer: str, prompt: str, entry_point: str, tests: Sequence[VisibleTest]
 ) -> Attempt:
-    """Find the program of an answer and try it on the examples."""
+    """Find the program of an answer and try it on the examples. Equal attempts are made once, also
+    when several threads ask at the same time: the verifier tries every candidate, and the
+    environment the one that acts.
+    """
     cases = tuple((test.expression, test.expected) for test in tests)
     return _attempt(settings, answer, prompt, entry_point, cases)
 
 
-@lru_cache(maxsize=2048)
+@cached(LRUCache[Hashable, Attempt](_REMEMBERED), condition=threading.Condition())
 def _attempt(
     settings: str,
     answer: str,

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -45,7 +46,12 @@ class Kept:
         which nobody may end but this object.
         """
         assert self._keeper.stdout is not None
-        while len(self._said) < 2 and select.select([self._keeper.stdout], [], [], within_s)[0]:
+        until = time.monotonic() + within_s
+        while len(self._said) < 2:
+            # The keeper speaks twice; both times count towards the same limit.
+            left_s = max(0.0, until - time.monotonic())
+            if not select.select([self._keeper.stdout], [], [], left_s)[0]:
+                break
             said = os.read(self._keeper.stdout.fileno(), 64)
             if not said:
                 raise RuntimeError(f"the program ended its keeper: {self.last_words()}")

@@ -34,8 +34,8 @@ def make_tasks(request: TaskRequest) -> list[Task]:
             chosen.append(free.pop())
         if len(chosen) < wanted:
             raise UsageError(
-                f"{program.tasks}: {len(chosen)} tasks for env.splits.{split} = {wanted}; add some, "
-                f"or lower the number"
+                f"{program.tasks}: {len(chosen)} tasks for env.splits.{split} = {wanted}; add "
+                f"some, or lower the number"
             )
         tasks += [_task(row, split, config, program) for row in chosen]
     return tasks

@@ -9,7 +9,8 @@ input is the program's own. How the program ended goes to the descriptor `report
 the signal's number) and processor milliseconds, 8 bytes each.
 """
 
-import _signal  # type: ignore[import-not-found]  # `signal` without its enums, whose import takes milliseconds
+# `signal` without its enums, whose import takes milliseconds
+import _signal  # type: ignore[import-not-found]
 import _sitebuiltins
 import builtins
 import marshal

@@ -96,7 +96,10 @@ class SimulatedEnv(gymnasium.Env[str, str]):
         )
         cue = CUES[self._luck.cue_NT[0, self._t]]
         line = SYMPTOMS[self._luck.symptom_N[0]]
-        place = f"Step {self._t + 1} of {self.world.max_steps}, part {self._part + 1} of {self.world.parts}."
+        place = (
+            f"Step {self._t + 1} of {self.world.max_steps}, part {self._part + 1} of "
+            f"{self.world.parts}."
+        )
         return f"{place} {state}\nThe label is {cue}. The line {line}."
 
     def _piece(self) -> str:

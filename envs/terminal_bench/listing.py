@@ -31,7 +31,10 @@ _USUAL = {
     "util-linux": "column",
 }
 """Programs of packages that are not called like one."""
-_COMPOSE = "docker-compose.yaml: it has several containers, which only env.terminal.backend = docker starts"
+_COMPOSE = (
+    "docker-compose.yaml: it has several containers, "
+    "which only env.terminal.backend = docker starts"
+)
 _DPKG = Path("var/lib/dpkg/status")
 
 

@@ -22,7 +22,8 @@ _COMMANDS = tuple(
 
 
 _REFUSED = re.compile(
-    r"you can't|you cannot|not a verb|no such thing|don't understand|already|is locked|doesn't seem to|can only|which do you mean",
+    r"you can't|you cannot|not a verb|no such thing|don't understand|already|is locked"
+    r"|doesn't seem to|can only|which do you mean",
     re.IGNORECASE,
 )
 

@@ -4,9 +4,10 @@
     frameworks/bin/pip install "smolagents[openai]" openai-agents "pydantic-ai-slim[openai]"
     .venv/bin/python examples/agent_frameworks/check.py --python frameworks/bin/python
 
-Both sides are STUBS that play the same script, so every difference is the gateway's. Each agent runs
-against the stub itself, and then through the gateway with the SLM, the teacher, and a router that
-asks the teacher at the first step; whole and streamed. The exit code is 1 where one is unequal.
+Both sides are STUBS that play the same script, so every difference is the gateway's. Each agent
+runs against the stub itself, and then through the gateway with the SLM, the teacher, and a router
+that asks the teacher at the first step; whole and streamed. The exit code is 1 where one is
+unequal.
 """
 
 import argparse

@@ -1,4 +1,7 @@
-"""Play TextWorld games through `r2v serve`, and say how each ended: `python judged.py STEPS GAME...`.
+"""Play TextWorld games through `r2v serve`, and say how each ended:
+
+    python judged.py STEPS GAME...
+
 `r2v estimate RUN` then tells what other thresholds come to (docs/gateway.md)."""
 
 import sys

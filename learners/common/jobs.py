@@ -1,8 +1,8 @@
 """A learner's job, and how its ranks are run: when `run_job` returns, what was learned is published
 whole, and what training left behind is gone.
 
-Invariant: ranks of a driver that is superseded, which may live on where nobody reaches them, publish
-nothing and log nothing.
+Invariant: ranks of a driver that is superseded, which may live on where nobody reaches them,
+publish nothing and log nothing.
 """
 
 import contextlib

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.router.calibration import Calibrator, choose_calibrator
-from r2v_dist.router.model import ESTIMATES, Mlp
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import ESTIMATES
 
 _FOLDS = 5
 

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from r2v_dist import files
 from r2v_dist.errors import RuntimeFailure
-from r2v_dist.router.model import Mlp
+from r2v_dist.router.mlp import Mlp
 from r2v_dist.storage.metrics_log import append_metrics
 
 
 class Head(nn.Module):
-    """An MLP with SiLU and one output, as r2v_dist.router.model runs it."""
+    """An MLP with SiLU and one output, as r2v_dist.router.mlp runs it."""
 
     def __init__(self, inputs: int, hidden: Sequence[int], seed: int) -> None:
         super().__init__()

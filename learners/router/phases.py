@@ -33,7 +33,8 @@ from learners.router.losses import (
 )
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.router.calibration import Calibrator, sigmoid
-from r2v_dist.router.model import ESTIMATES, RISKS, Mlp
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import ESTIMATES, RISKS
 from r2v_dist.seeding import stable_hash
 from r2v_dist.stats.mixing import Mix
 

@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from r2v_dist.labels.table import LabelTable
-from r2v_dist.router.model import Mlp, RouterModel, distinct, effect_inputs
+from r2v_dist.router.advantage import effect_inputs
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import RouterModel, distinct
 
 Array = npt.NDArray[np.float64]
 STRENGTH = 1.0

@@ -19,10 +19,11 @@ import numpy.typing as npt
 from learners.common.jobs import LearnerJob, run_jobs
 from learners.router.calibrate import calibrate
 from learners.router.duality import Duality
+from learners.router.label_check import check_labels
 from r2v_dist import files
 from r2v_dist.config.learners import ConstraintStatus
 from r2v_dist.config.router import RouterConfig
-from r2v_dist.errors import DamagedFile, UsageError
+from r2v_dist.errors import DamagedFile
 from r2v_dist.evaluation.handover import (
     LatchedEpisodes,
     LatchedPoint,
@@ -34,14 +35,8 @@ from r2v_dist.evaluation.handover import (
 from r2v_dist.files import write_atomically
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.router.calibration import Calibrator
-from r2v_dist.router.model import (
-    RISKS,
-    Mlp,
-    RouterModel,
-    Score,
-    distinct,
-    predict_states,
-)
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import RISKS, RouterModel, Score, distinct, predict_states
 from r2v_dist.seeding import short_hash
 from r2v_dist.stats.mixing import Mix
 
@@ -49,8 +44,6 @@ if TYPE_CHECKING:
     from learners.router.data import Scaler, Share
     from learners.router.phases import Setting
 
-MIN_SEEDS = 10
-"""CVaR over fewer seeds says nothing (docs/method.md, section 0)."""
 _RESULT = "training.json"
 
 
@@ -113,7 +106,7 @@ def train_routers(jobs: Sequence[RouterJob], here: bool = False) -> list[RouterR
     """
     jobs = [job.resolved() for job in jobs]
     for job in jobs:
-        check_labels(job)
+        check_labels(job.train, job.validation, job.config)
     incomplete = any(not (job.output / _RESULT).is_file() for job in jobs)
     if incomplete and here:
         _train_here(jobs)
@@ -127,49 +120,6 @@ def _train_here(jobs: Sequence[RouterJob]) -> None:
 
     be_the_only_rank(jobs[0].config.deepspeed.threads_per_rank)
     train_on_rank(jobs)
-
-
-def check_labels(job: RouterJob) -> None:
-    """Raises UsageError where the labels cannot train a router."""
-    told_in_training = _check_table("train", job.train, job.config)
-    told_in_validation = _check_table("validation", job.validation, job.config)
-    if told_in_training != told_in_validation:
-        raise UsageError(
-            f"{job.validation}: the teacher's actions are known on one split and not on the other; "
-            "label both again"
-        )
-
-
-def _check_table(split: str, path: Path, config: RouterConfig) -> bool:
-    """Raises UsageError where one table is too small or lacks what it must have. Whether it says
-    what the teacher would do.
-    """
-    labels = LabelTable.load(path)
-    episodes = LatchedEpisodes.of(labels)
-    seeds = len(np.unique(episodes.z_E))
-    if seeds < MIN_SEEDS:
-        raise UsageError(
-            f"{path}: perturb.{split}_seeds: {seeds} seeds with complete episodes; CVaR needs "
-            f"at least {MIN_SEEDS}"
-        )
-    for kind, n_N in (("S", labels.n), ("T1", labels.n1), ("Tinf", labels.nT)):
-        if not n_N.sum():
-            raise UsageError(
-                f"{path}: no {kind}-branches; label the {split} tasks with all three kinds"
-            )
-    told = bool(labels.n_dissent.any())
-    asks_for_dissent = config.mode == "decoupled" and config.score in ("dissent", "advantage")
-    if asks_for_dissent and not told:
-        raise UsageError(
-            f"{path}: router.score = {config.score}: no label says what the teacher would "
-            f"do; use score value"
-        )
-    if len(episodes) < config.deepspeed.ranks:
-        raise UsageError(
-            f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = "
-            f"{config.deepspeed.ranks}; use fewer ranks"
-        )
-    return told
 
 
 def train_on_rank(jobs: Sequence[RouterJob]) -> None:

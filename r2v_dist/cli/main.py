@@ -100,7 +100,7 @@ def _show_what_can_be_shown() -> None:
 
 
 def _said(error: TyperException) -> str:
-    """What is wrong with the command line, the value where one was refused, and where its help is."""
+    """What is wrong with the command line, the value where one was refused, and where help is."""
     message = " ".join(error.format_message().split()).rstrip(".?")
     refused: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     if refused:

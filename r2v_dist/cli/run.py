@@ -35,12 +35,8 @@ def run(
 
 def _run(config: "RunConfig", dry_run: bool) -> None:
     from r2v_dist.pipeline.memory_plan import memory_plan
-    from r2v_dist.pipeline.preflight import (
-        check,
-        check_environment,
-        check_operators,
-        resource_plan,
-    )
+    from r2v_dist.pipeline.preflight import check, check_environment, check_operators
+    from r2v_dist.pipeline.resource_plan import resource_plan
     from r2v_dist.pipeline.time_plan import time_plan
 
     check_environment(config)
@@ -62,7 +58,8 @@ def _run(config: "RunConfig", dry_run: bool) -> None:
 
 
 def _run_simulated(config: "SimulatedConfig", dry_run: bool) -> None:
-    from r2v_dist.pipeline.preflight import check_simulated, simulated_plan
+    from r2v_dist.pipeline.preflight import check_simulated
+    from r2v_dist.pipeline.resource_plan import simulated_plan
     from r2v_dist.storage.run_dir import RunDir
 
     if dry_run:

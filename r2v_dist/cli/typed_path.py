@@ -1,5 +1,5 @@
-"""Paths on the command line. Invariant: they are read as those in a configuration are, also where no
-shell has replaced `~`.
+"""Paths on the command line. Invariant: they are read as those in a configuration are, also where
+no shell has replaced `~`.
 """
 
 from collections.abc import Callable

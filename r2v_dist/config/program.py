@@ -15,8 +15,8 @@ class ProgramConfig(Section):
 
     tasks: UserPath
     """JSON lines, one a task: `id`, `command` (a list, `{folder}` is the folder of this file), and
-    optionally `check` (a second command), `split` and `goal`. Tasks without a split are dealt out by
-    `env.splits`."""
+    optionally `check` (a second command), `split` and `goal`. Tasks without a split are dealt out
+    by `env.splits`."""
     first_request_s: float = Field(60.0, gt=0, le=_LONGEST_S)
     """Deadline from the start of the program to its first request, in seconds."""
     step_s: float = Field(60.0, gt=0, le=_LONGEST_S)

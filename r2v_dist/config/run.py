@@ -174,7 +174,10 @@ def _roles(config: RunConfig) -> str | None:
         )
     trained = verifier is not None and verifier.kind == "trained"
     if trained and slm.backend != "vllm":
-        return f"verifier.kind = trained: an SLM with backend {slm.backend} is not trained here; use rules or judge"
+        return (
+            f"verifier.kind = trained: an SLM with backend {slm.backend} is not trained "
+            "here; use rules or judge"
+        )
     if config.dpo is not None and not trained:
         return "dpo: pairs need a trained verifier; add `verifier: {kind: trained}`"
     if trained and config.bc is None:
@@ -267,7 +270,10 @@ def _cores(config: RunConfig) -> str | None:
             first, dash, last = part.partition("-")
             numbers = (first, last) if dash else (first,)
             if not all(map(_is_core_number, numbers)) or int(first) > int(last or first):
-                return f"{role}.cpu_cores = {model.cpu_cores}: {part!r} is no core and no range of cores; write for example 0-1,3"
+                return (
+                    f"{role}.cpu_cores = {model.cpu_cores}: {part!r} is no core and no "
+                    "range of cores; write for example 0-1,3"
+                )
     return None
 
 

@@ -47,7 +47,10 @@ class RunCertificate:
         found = self.certificate
         if found.threshold is None:
             return found.reason
-        worst = f"the mean over the worst {self.alpha:.0%} of its perturbation seeds of the chance to fail"
+        worst = (
+            f"the mean over the worst {self.alpha:.0%} of its perturbation seeds of the "
+            "chance to fail"
+        )
         loss = (
             "the chance to fail, over the seeds of this run," if self.statistic == "mean" else worst
         )
@@ -63,9 +66,15 @@ class RunCertificate:
         """For the last lines of a run."""
         found = self.certificate
         if found.threshold is None:
-            return f"no feasible threshold at risk {found.risk:g}, delta {found.delta:g} ({found.tasks} calibration tasks)"
+            return (
+                f"no feasible threshold at risk {found.risk:g}, delta {found.delta:g} "
+                f"({found.tasks} calibration tasks)"
+            )
         kind = "mean failure" if self.statistic == "mean" else f"CVaR of failure ({self.alpha:g})"
-        return f"threshold {found.threshold:.3g} keeps {kind} <= {found.risk:g} with confidence {1 - found.delta:g} ({found.tasks} tasks)"
+        return (
+            f"threshold {found.threshold:.3g} keeps {kind} <= {found.risk:g} with "
+            f"confidence {1 - found.delta:g} ({found.tasks} tasks)"
+        )
 
     def render(self) -> str:
         """For the terminal: the promise, then every threshold tested."""
@@ -110,7 +119,8 @@ def certificate_of(
     for name, value in (("--risk", risk), ("--delta", delta)):
         if not SMALLEST_SHARE <= value < 1:
             raise UsageError(
-                f"{name} {value:g}: a probability from {SMALLEST_SHARE:g} to below 1, for example 0.1"
+                f"{name} {value:g}: a probability from {SMALLEST_SHARE:g} to below 1, for "
+                "example 0.1"
             )
     kind = statistic or config.certificate.statistic
     thresholds = manifest.results["thresholds"]

@@ -1,10 +1,14 @@
 """The operating points of r2v (docs/method.md, section 8): chosen on live validation episodes,
 measured on live test episodes.
 
-    selected       the cheapest threshold whose CVaR of failure is at most epsilon above the teacher's, with a margin (threshold_selection)
-    budget         the two adjacent thresholds mixed so that teacher calls are a given share of teacher-only's on validation
-    expected_cost  the threshold of least expected cost on validation: calls, SLM steps at their price, kappa for a failed episode
-    bayes          escalate iff rho - rho1 >= (c_T - c_S) / kappa; a rule on the predicted values that no arm plays
+    selected       the cheapest threshold whose CVaR of failure is at most epsilon above the
+                   teacher's, with a margin (threshold_selection)
+    budget         the two adjacent thresholds mixed so that teacher calls are a given share of
+                   teacher-only's on validation
+    expected_cost  the threshold of least expected cost on validation: calls, SLM steps at their
+                   price, kappa for a failed episode
+    bayes          escalate iff rho - rho1 >= (c_T - c_S) / kappa; a rule on the predicted values
+                   that no arm plays
 
 What a mix comes to on test tasks is the expectation over its draws, from the episodes of both
 thresholds.

@@ -14,33 +14,15 @@ from r2v_dist.evaluation.certificate import RunCertificate, certificate_of
 from r2v_dist.evaluation.comparison import REFERENCE, Comparisons, SeedArms, compare
 from r2v_dist.evaluation.operating_points import ChosenPoint, Prices, bayes_point, live_points
 from r2v_dist.evaluation.outcomes import ArmOutcomes, RouterRow, arm_outcomes, router_rows
-from r2v_dist.evaluation.risk_quality import (
-    AloneSteps,
-    Array,
-    RiskQuality,
-    risk_of,
-    risk_quality,
-    score_auroc,
-)
+from r2v_dist.evaluation.risk_quality import RiskQuality, risk_quality, score_auroc
 from r2v_dist.evaluation.routing_signals import RoutingSignals, routed_states, routing_signals
 from r2v_dist.evaluation.teacher_answers import teacher_answers
 from r2v_dist.evaluation.threshold_selection import Tolerance
-from r2v_dist.router.model import RouterModel
-from r2v_dist.router.names import FORECASTING
+from r2v_dist.evaluation.trained_routers import Forecasts, evaluated, forecasts_of, routers_of
 from r2v_dist.stats.bootstrap import task_bootstrap_interval, worst_seed_success
 from r2v_dist.stats.seed_difference import SeedDifference, seed_difference
 from r2v_dist.storage.quarantine import Quarantined, quarantined_in_run
-from r2v_dist.storage.routers import load_router
-from r2v_dist.storage.run_dir import Manifest, RunDir, stage_name
-
-
-@dataclass(frozen=True)
-class Forecasts:
-    """Predicted risks of the SLM's own test steps, by router, for one training seed."""
-
-    training_seed: int
-    steps: AloneSteps
-    rho: dict[str, Array]
+from r2v_dist.storage.run_dir import RunDir, stage_name
 
 
 @dataclass(frozen=True)
@@ -160,58 +142,6 @@ def shown_arms(seeds: Sequence[SeedArms], name: str) -> list[ArmOutcomes]:
             return []
         shown.append(arm)
     return shown
-
-
-def evaluated(run: RunDir, config: RunConfig) -> list[int]:
-    """Training seeds whose evaluation is complete."""
-    return [
-        s
-        for s in range(config.training_seeds)
-        if run.manifest(stage_name("evaluate", s)) is not None
-    ]
-
-
-def router_manifest(run: RunDir, config: RunConfig, training_seed: int = 0) -> Manifest | None:
-    """The last stage of the router learner, None where none is complete."""
-    if config.router is None:
-        return None
-    return run.manifest(
-        stage_name("router2" if config.labels.rounds == 2 else "router", training_seed)
-    )
-
-
-def routers_of(run: RunDir, config: RunConfig, training_seed: int = 0) -> dict[str, RouterModel]:
-    """The trained routers of a training seed."""
-    others = [run.manifest(stage_name(one, training_seed)) for one in ("regressions", "served")]
-    paths: dict[str, str] = {}
-    for manifest in (router_manifest(run, config, training_seed), *others):
-        paths |= manifest.results["routers"] if manifest else {}
-    return {
-        name: load_router(run, name, path)
-        for name, path in paths.items()
-        if (run.root / path).is_dir()
-    }
-
-
-def forecasts_of(run: RunDir, config: RunConfig, training_seed: int) -> Forecasts | None:
-    """What the routers say of the SLM's own test steps. None where no router is trained or no step
-    was taken.
-    """
-    models = {
-        name: model
-        for name, model in routers_of(run, config, training_seed).items()
-        if name in FORECASTING
-    }
-    if not models:
-        return None
-    steps = AloneSteps.read(
-        run.rollouts(stage_name("evaluate", training_seed)), config.alone, config.env.max_steps
-    )
-    if not len(steps.t_N):
-        return None
-    return Forecasts(
-        training_seed, steps, {name: risk_of(name, model, steps) for name, model in models.items()}
-    )
 
 
 def _seed_arms(run: RunDir, config: RunConfig, stage: str, training_seed: int) -> SeedArms:

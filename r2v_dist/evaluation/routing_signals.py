@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2v_dist.evaluation.risk_quality import CANDIDATE_COLUMNS
+from r2v_dist.router.advantage import LEAST_COST, LEAST_GAIN, call_cost
 from r2v_dist.router.features import features
-from r2v_dist.router.model import LEAST_COST, LEAST_GAIN, RiskPrediction, RouterModel, call_cost
+from r2v_dist.router.model import RiskPrediction, RouterModel
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.storage.rollouts import rows_where
 

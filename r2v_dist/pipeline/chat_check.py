@@ -59,7 +59,10 @@ def _problem(chat: ChatFormat, tokenizer: Any) -> str:
     except UsageError as error:
         return str(error)
     except Exception as error:  # a boundary: a template is a program of somebody else's
-        return f"the chat template fails with {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return (
+            f"the chat template fails with {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}"
+        )
     if not opens:
         return (
             "the chat template does not open an answer where it is asked to (add_generation_prompt)"

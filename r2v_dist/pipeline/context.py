@@ -183,7 +183,10 @@ class Context:
         summary = success_summary(self.run.rollouts(self.stage))
         judged = ""
         if totals.judge_retries or totals.judge_malformed:
-            judged = f"judge asked again {totals.judge_retries} times, {totals.judge_malformed} states left undecided; "
+            judged = (
+                f"judge asked again {totals.judge_retries} times, "
+                f"{totals.judge_malformed} states left undecided; "
+            )
         calls = f"{totals.engine_calls} of {totals.asked} model calls made; "
         progress.close(
             f"{totals.episodes} episodes, {totals.steps} steps, {calls}{judged}{summary.text}"

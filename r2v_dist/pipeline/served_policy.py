@@ -1,5 +1,5 @@
-"""The policy that a finished run can serve: its routers, its versions, and its operating points with
-the thresholds that validation and calibration chose.
+"""The policy that a finished run can serve: its routers, its versions, and its operating points
+with the thresholds that validation and calibration chose.
 """
 
 from pathlib import Path
@@ -98,8 +98,9 @@ def _refuse_unread(config: RunConfig, router: str) -> None:
     given = f"serve.explore.rate = {serve.explore.rate:g}"
     if serve.shadow:
         raise UsageError(
-            f"{given}: with serve.shadow = {serve.shadow} the router is only watched, so nothing is "
-            f"learned from other thresholds; set serve.explore.rate=0 or serve.shadow=null"
+            f"{given}: with serve.shadow = {serve.shadow} the router is only watched, so "
+            "nothing is learned from other thresholds; set serve.explore.rate=0 or "
+            "serve.shadow=null"
         )
     held = hysteresis_of(config).get(router)
     if held is not None and held.cold_token_price:

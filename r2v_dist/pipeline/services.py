@@ -7,7 +7,7 @@ nothing here imports Ray.
 import contextlib
 import os
 from collections.abc import Iterator
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,14 +15,11 @@ from actors.metrics import Meter
 from cluster import resources
 from r2v_dist import files
 from r2v_dist.config.deepspeed import DeepSpeedConfig
-from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
-from r2v_dist.errors import UsageError
+from r2v_dist.pipeline.model_sources import answers_as, local_folder
 from r2v_dist.pipeline.progress import Progress, watched
 from r2v_dist.pipeline.stage_meter import StageMeter
-from r2v_dist.pretrained.hub import MODEL_FILES
-from r2v_dist.pretrained.places import model_path
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.storage.metrics_log import last_row
 from r2v_dist.storage.model_identity import checkpoint_version
@@ -65,19 +62,19 @@ class Services:
 
         slm = self._config.slm
         if slm.backend != "vllm":
-            return Checkpoint("", _version(slm))
+            return Checkpoint("", answers_as(slm))
         if slm.model == "scratch":
             return self._scratch
-        path = _local(slm.model, "slm.model")
+        path = local_folder(slm.model, "slm.model")
         return Checkpoint(path, checkpoint_version("base", Path(path)))
 
     def teacher_version(self) -> str:
         """What the teacher's answers are stored under."""
         teacher = self._config.teacher
         return (
-            checkpoint_version("teacher", Path(_local(teacher.model, "teacher.model")))
+            checkpoint_version("teacher", Path(local_folder(teacher.model, "teacher.model")))
             if teacher.backend == "vllm"
-            else _version(teacher)
+            else answers_as(teacher)
         )
 
     def load_slm(self, checkpoint: "Checkpoint") -> None:
@@ -260,7 +257,7 @@ class Services:
                 meter=self._meter,
             )
         if config.teacher.backend == "vllm":
-            path = _local(config.teacher.model, "teacher.model")
+            path = local_folder(config.teacher.model, "teacher.model")
             checkpoint = Checkpoint(path, self.teacher_version())
             servers["teacher"] = ModelServer(
                 "teacher", config.teacher, checkpoint, config.cluster, meter=self._meter
@@ -283,7 +280,7 @@ class Services:
             slm=config.slm,
             teacher=config.teacher,
             slm_tokenizer=self.base_checkpoint().path,
-            teacher_tokenizer=_local(config.teacher.model, "teacher.model")
+            teacher_tokenizer=local_folder(config.teacher.model, "teacher.model")
             if config.teacher.backend == "vllm"
             else "",
             perturb=config.perturb,
@@ -318,32 +315,3 @@ class Services:
         if not path.is_dir():
             make_scratch(path, self._config.seed)
         return Checkpoint(str(path.resolve()), checkpoint_version("scratch", path))
-
-
-def _version(config: ModelConfig) -> str:
-    """The version under which a back end without weights of ours answers."""
-    return {
-        "expert": "expert",
-        "simulated": f"simulated-{config.failure_rate:g}",
-        "openai": config.model,
-    }[config.backend]
-
-
-@cache
-def _local(model: str, key: str) -> str:
-    """A local directory with the model: the directory itself, that of a name of the catalogue, or
-    the snapshot of a hub id. `key` is where the configuration names the model.
-    """
-    folder = model_path(model, key)
-    if folder.is_dir():
-        return str(folder.resolve())
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return str(snapshot_download(model, allow_patterns=list(MODEL_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UsageError(
-            f"{key} = {model}: neither a local directory nor to be had from the hub "
-            f"({type(error).__name__}); check the name or the network"
-        ) from None

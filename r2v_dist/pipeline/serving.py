@@ -103,8 +103,8 @@ def served_run(root: Path, overrides: list[str]) -> ServedRun:
 
 
 def _slm_of(run: RunDir, own: RunConfig, chosen: ModelConfig) -> Checkpoint:
-    """The SLM that answers: the run's own, or another that was named. The tokenizer of the run's own
-    stays, as a trained verifier reads with it."""
+    """The SLM that answers: the run's own, or another that was named. The tokenizer of the run's
+    own stays, as a trained verifier reads with it."""
     trained = deployed(run, own, "slm")
     if chosen.backend == "openai":
         return Checkpoint(trained.path if trained else "", chosen.model)

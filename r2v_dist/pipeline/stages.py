@@ -99,8 +99,8 @@ TABLE = (
           "router", _learns_from_traffic),
     # -- every router live: thresholds, certificate, test
     Stage("validate", ("tasks", "@policy", "@router"), (*_SWEEP, *_CHOICE), validate),
-    Stage("calibrate", ("tasks", "@policy", "@router", "validate"), (*_PLAY, "hysteresis", "test_seeds"),
-          calibrate, when=_certifies),
+    Stage("calibrate", ("tasks", "@policy", "@router", "validate"),
+          (*_PLAY, "hysteresis", "test_seeds"), calibrate, when=_certifies),
     Stage("evaluate", ("tasks", "@policy", "@router", "validate"), (*_SWEEP, "test_seeds"),
           evaluate),
 )

@@ -24,8 +24,8 @@ def packages_card(name: str, model: Pretrained, packages: Packages, folder: Path
     return (
         _head(name, model)
         + f"**Dequantised.** These weights are those of a GGUF file ({packages.quantised}), "
-        f"written as bfloat16. What quantisation had rounded away is not restored: expect worse answers "
-        f"than from `{model.hub}` itself. The head {head}.\n\n"
+        "written as bfloat16. What quantisation had rounded away is not restored: expect "
+        f"worse answers than from `{model.hub}` itself. The head {head}.\n\n"
         f"The GGUF file has sha256 `{packages.sha256}` and {packages.bytes:,} bytes. It was joined "
         f"from packages, which are not by the model's authors:\n\n{wheels}"
     )

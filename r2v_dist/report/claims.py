@@ -72,8 +72,8 @@ def deciding(found: Findings) -> SeedDifference | None:
 def seeds_words(one: SeedDifference) -> str:
     """Whether the seeds differ, and the CVaR beside its noise floor; without a full stop."""
     measured = (
-        f"{p_text(one.p_value, one.at_floor)}, level {LEVEL:g}; {LABELS[one.name]}: CVaR of failure "
-        f"{one.cvar_failure:.3f}, noise floor {one.cvar_noise_floor:.3f}"
+        f"{p_text(one.p_value, one.at_floor)}, level {LEVEL:g}; {LABELS[one.name]}: CVaR of "
+        f"failure {one.cvar_failure:.3f}, noise floor {one.cvar_noise_floor:.3f}"
     )
     return f"{'seeds differ beyond noise' if one.differ else IDLE} ({measured})"
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2v_dist.config.run import RunConfig
-from r2v_dist.evaluation.results import routers_of
 from r2v_dist.evaluation.risk_quality import StepForecast, step_forecasts
+from r2v_dist.evaluation.trained_routers import routers_of
 from r2v_dist.router.baselines import entropy_of
 from r2v_dist.router.names import DRAWN
 from r2v_dist.storage import rollouts as rollout_store

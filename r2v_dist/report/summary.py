@@ -10,7 +10,8 @@ from typing import Any
 from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.outcomes import RouterRow, hard_tasks
 from r2v_dist.evaluation.policy_gains import policy_gains
-from r2v_dist.evaluation.results import Findings, learning_of, router_manifest
+from r2v_dist.evaluation.results import Findings, learning_of
+from r2v_dist.evaluation.trained_routers import router_manifest
 from r2v_dist.report.figures.palette import is_fitted
 from r2v_dist.report.headline import HARD_STEPS
 from r2v_dist.report.timeline import Bar, as_facts, asked_hours, bars

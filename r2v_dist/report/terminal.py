@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from r2v_dist.errors import UsageError, harmless
-from r2v_dist.evaluation.results import routers_of
 from r2v_dist.evaluation.risk_quality import StepForecast, step_forecasts
+from r2v_dist.evaluation.trained_routers import routers_of
 from r2v_dist.object_storage import mirror as mirrors
 from r2v_dist.router.baselines import entropy_of
 from r2v_dist.router.model import RouterModel

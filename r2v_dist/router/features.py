@@ -76,8 +76,9 @@ _STEMS = (
 )
 """One of them is in every text that `_ERROR` finds; looking for them first is ten times faster."""
 _ERROR = re.compile(
-    r"\berrors?\b|\bexception\b|\btraceback\b|\bfail(ed|s|ure)?\b|\btimed[ -]?out\b|\btimeout\b|\bdenied\b|\binvalid\b|\bunable\b"
-    r"|\bnot (found|executed|recogni[sz]ed|understood|allowed)\b|\bcan('|no)t\b|\bdon't understand\b|\bno such\b"
+    r"\berrors?\b|\bexception\b|\btraceback\b|\bfail(ed|s|ure)?\b|\btimed[ -]?out\b|\btimeout\b"
+    r"|\bdenied\b|\binvalid\b|\bunable\b|\bnot (found|executed|recogni[sz]ed|understood|allowed)\b"
+    r"|\bcan('|no)t\b|\bdon't understand\b|\bno such\b"
 )
 
 

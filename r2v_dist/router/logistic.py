@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from r2v_dist.router.calibration import choose_calibrator, logistic_fit, sigmoid
-from r2v_dist.router.model import Mlp, RouterModel
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import RouterModel
 from r2v_dist.seeding import short_hash
 
 Array = npt.NDArray[np.float64]
@@ -22,8 +23,8 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What is known when a prediction is made, what came of it (0 or 1), the task it belongs to, and
-    how much it counts.
+    """What is known when a prediction is made, what came of it (0 or 1), the task it belongs to,
+    and how much it counts.
     """
 
     features_NF: Array

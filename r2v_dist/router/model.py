@@ -9,13 +9,14 @@ output, whose sigmoid is the head's.
 router's version and the calibrator of each risk head.
 
 Heads, all on standardised features (f - mean) / std:
-  decoupled  `rho`, `rho1`, `rhoT`, and `policy` on the concatenation (rho, rho1, rhoT after calibration, standardised f)
+  decoupled  `rho`, `rho1`, `rhoT`, and `policy` on the concatenation (rho, rho1, rhoT after
+             calibration, standardised f)
   joint      `rho` alone
 Where the labels say what the teacher would have done there is `dissent` too, the probability that
 it is not what the SLM does; and where they say how a router goes on after either, `gain` and
-`saving`, linear in (rho, rho1, rhoT, dissent, `EFFECT_FEATURES`): success gained and later calls
-saved by a step of the teacher that is not the SLM's. Risks and dissent have equal layer sizes;
-their logits are clipped to +-`calibrators.LOGIT_EDGE` before calibration. The score is the
+`saving`, linear in (rho, rho1, rhoT, dissent, `advantage.EFFECT_FEATURES`): success gained and
+later calls saved by a step of the teacher that is not the SLM's. Risks and dissent have equal layer
+sizes; their logits are clipped to +-`calibration.LOGIT_EDGE` before calibration. The score is the
 calibrated rho when joint; when decoupled `router.json` says which: the policy's output (`policy`),
 rho (`risk`), rho - rho1 (`value`, what one step of the teacher is worth to an SLM that never asks
 again), `dissent`, or `advantage`, the success that a step gains for every call it costs, to an
@@ -34,8 +35,10 @@ from safetensors.numpy import save_file
 
 from r2v_dist import files
 from r2v_dist.errors import DamagedFile, UsageError
+from r2v_dist.router.advantage import EFFECT_FEATURES, advantage, effect_inputs
 from r2v_dist.router.calibration import LOGIT_EDGE, Calibrator, sigmoid
 from r2v_dist.router.features import FEATURE_NAMES, FEATURE_VERSION
+from r2v_dist.router.mlp import Mlp
 
 Array = npt.NDArray[np.float64]
 Mode = Literal["joint", "decoupled"]
@@ -45,11 +48,6 @@ ESTIMATES = (*RISKS, "dissent")
 """Probabilities that are learned from labels, risks by their Brier scores and dissent by its log
 loss.
 """
-EFFECT_FEATURES = ("t", "escalations")
-"""What gain and saving are linear in besides risks and dissent. Pairs are few and each is one coin
-toss, so the inputs are few too: the estimates stand for the other features.
-"""
-_EFFECT_COLUMNS = [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES]
 _DESCRIBED = {
     "version",
     "mode",
@@ -63,42 +61,6 @@ _HEADS_OF: dict[Score, tuple[str, ...]] = {
     "dissent": ("dissent",),
     "advantage": ("dissent", "gain", "saving"),
 }
-LEAST_COST = 0.1
-LEAST_GAIN = 0.01
-"""A router that asks often recovers from most steps, and few pairs may then show no gain at all:
-what a step saves decides.
-"""
-
-
-@dataclass(frozen=True)
-class Mlp:
-    """(weight [out, in], bias [out]) of each layer; or H networks of equal sizes at once, both with
-    a leading axis H.
-    """
-
-    layers: tuple[tuple[Array, Array], ...]
-
-    def __call__(self, x_NI: Array) -> Array:
-        """Logits [N] of the single output, or [H, N]."""
-        *hidden, (last_IO, last_O) = self._transposed
-        for weight_IO, bias_O in hidden:
-            half_NO = x_NI @ weight_IO + bias_O
-            # SiLU(2 h) = h (1 + tanh h), in place: a live decision costs little but its numpy
-            # calls.
-            x_NI = np.tanh(half_NO)
-            x_NI += 1.0
-            x_NI *= half_NO
-        logits_N: Array = (x_NI @ last_IO + last_O)[..., 0]
-        return logits_N
-
-    @cached_property
-    def _transposed(self) -> list[tuple[Array, Array]]:
-        """(weight [in, out], bias), those of hidden layers halved, which is exact."""
-        scales = [0.5] * (len(self.layers) - 1) + [1.0]
-        return [
-            (np.ascontiguousarray(scale * weight.swapaxes(-1, -2)), scale * bias[..., None, :])
-            for scale, (weight, bias) in zip(scales, self.layers, strict=True)
-        ]
 
 
 @dataclass(frozen=True)
@@ -117,35 +79,6 @@ class RiskPrediction:
     dissent: Array | None = None
     gain: Array | None = None
     saving: Array | None = None
-
-
-def effect_inputs(
-    rho_N: Array, rho1_N: Array, rhoT_N: Array, dissent_N: Array, f_NF: Array
-) -> Array:
-    """What gain and saving are linear in, [N, 6]; `f_NF` are standardised."""
-    return np.stack([rho_N, rho1_N, rhoT_N, dissent_N, *f_NF.T[_EFFECT_COLUMNS]], axis=1)
-
-
-def advantage(dissent_N: Array, gain_N: Array, saving_N: Array) -> Array:
-    """Success gained for every call that asking the teacher costs in the end. A teacher that would
-    do the same changes nothing and costs one call; another action costs one and saves `saving_N`
-    later. What costs nearly nothing counts as `LEAST_COST` calls, and what gains nearly nothing as
-    `LEAST_GAIN`.
-    """
-    score_N: Array = (
-        dissent_N
-        * np.maximum(gain_N, LEAST_GAIN)
-        / np.maximum(call_cost(dissent_N, saving_N), LEAST_COST)
-    )
-    return score_N
-
-
-def call_cost(dissent_N: Array, saving_N: Array) -> Array:
-    """Calls that asking the teacher costs in the end: the denominator of `advantage` before it is
-    clipped.
-    """
-    cost_N: Array = 1.0 - dissent_N * saving_N
-    return cost_N
 
 
 @dataclass(frozen=True)

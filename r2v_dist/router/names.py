@@ -155,5 +155,5 @@ SERVED = made_by("served")
 EVALUATED = tuple(
     name for name in (*BASELINES, *names_of("router", "ablation")) if name not in SERVED
 )
-"""What a run evaluates unless it says otherwise; the oracle and what learns from served traffic have
-to be asked for."""
+"""What a run evaluates unless it says otherwise; the oracle and what learns from served traffic
+have to be asked for."""

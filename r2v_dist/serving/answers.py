@@ -1,4 +1,4 @@
-"""Completions made of candidates: the SLM's, and those of a teacher that is an engine of this run."""
+"""Completions made of candidates: the SLM's, and those of a teacher that is the run's engine."""
 
 import secrets
 import string

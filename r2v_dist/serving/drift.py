@@ -1,9 +1,9 @@
 """Whether what is served still looks like what the router was trained on.
 
-`FeatureDrift`: the population stability index (PSI) of every feature, over the latest `WINDOW` steps
-against the training states, in bins that are quantiles of the training states. `RiskTest`: whether
-the SLM fails more often than was predicted, by a test that may be looked at after every outcome
-(betting, Waudby-Smith and Ramdas 2024): under calibration its wealth exceeds 1 / alpha with
+`FeatureDrift`: the population stability index (PSI) of every feature, over the latest `WINDOW`
+steps against the training states, in bins that are quantiles of the training states. `RiskTest`:
+whether the SLM fails more often than was predicted, by a test that may be looked at after every
+outcome (betting, Waudby-Smith and Ramdas 2024): under calibration its wealth exceeds 1 / alpha with
 probability at most alpha, however long it runs.
 """
 

@@ -1,7 +1,7 @@
 """The request log: one row an answer, in Arrow files that grow.
 
-Invariant: a row is on disk within `FLUSH_S` of its answer's last byte, and rows are never changed; a
-process that is killed loses at most the rows of that time, and what it wrote stays readable.
+Invariant: a row is on disk within `FLUSH_S` of its answer's last byte, and rows are never changed;
+a process that is killed loses at most the rows of that time, and what it wrote stays readable.
 """
 
 import asyncio
@@ -87,9 +87,10 @@ SCHEMA = pa.schema(
 """`kind` is `answer` or `feedback`. The rows of a conversation are a tree: `previous` is the
 `state` of the answer before. `would` is who would have acted where the router was only watched
 (`serve.shadow`). A row of feedback has `state`, `success` and `comment`. `threshold` was drawn from
-`design` by the name `drawn_by`; `own` says whether a threshold of it is the operating point's, not an
-explored one. `propensity` is the probability that the side which acted would, given the steps before;
-null where something else decided. `features` are those that the router read. `hysteresis` is that of the policy (`propensity.held_by`)."""
+`design` by the name `drawn_by`; `own` says whether a threshold of it is the operating point's, not
+an explored one. `propensity` is the probability that the side which acted would, given the steps
+before; null where something else decided. `features` are those that the router read. `hysteresis`
+is that of the policy (`propensity.held_by`)."""
 
 
 class RequestLog:

@@ -1,5 +1,5 @@
-"""The series that Prometheus is told. Invariant: no label names a conversation or a caller, so their
-number does not grow with traffic.
+"""The series that Prometheus is told. Invariant: no label names a conversation or a caller, so
+their number does not grow with traffic.
 """
 
 from typing import Any

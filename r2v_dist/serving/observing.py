@@ -1,5 +1,5 @@
-"""The endpoints that look: feedback, log, metrics, status and page. Beyond loopback all of them need
-a key, as answers do.
+"""The endpoints that look: feedback, log, metrics, status and page. Beyond loopback all of them
+need a key, as answers do.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""What a gateway takes up of the answers that earlier ones logged. Invariants: what is read is bounded
-by what is remembered, however long the log has grown (files are read from the latest back, and of
-them only the columns that make a state); and token ids of one SLM, or scores of one router, are never
-taken for another's.
+"""What a gateway takes up of the answers that earlier ones logged. Invariants: what is read is
+bounded by what is remembered, however long the log has grown (files are read from the latest back,
+and of them only the columns that make a state); and token ids of one SLM, or scores of one router,
+are never taken for another's.
 """
 
 import math

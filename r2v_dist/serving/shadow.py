@@ -1,6 +1,6 @@
 """A step at which the router is only watched (`serve.shadow`). Invariant: who answers is fixed, and
-what the router would have done is computed as ever, by the same `decide`. An SLM that fails fails no
-answer of the teacher.
+what the router would have done is computed as ever, by the same `decide`. An SLM that fails fails
+no answer of the teacher.
 
 The teacher is asked while the SLM proposes, so that a watched router costs the slower of the two.
 """
@@ -39,7 +39,7 @@ class _Looking:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the router came to. Where it or the SLM cannot decide, the teacher would have stood in."""
+    """What the router came to. Where it or the SLM cannot decide, the teacher would stand in."""
 
     would: str
     decision: StepDecision

@@ -1,6 +1,6 @@
-"""OpenTelemetry spans of answers (`serve.otel`). Invariant: a span is made after the last byte, from
-what is known of the answer anyway, so that tracing takes no time of it; no text of a conversation
-is in a span unless `serve.otel_messages` asks for it.
+"""OpenTelemetry spans of answers (`serve.otel`). Invariant: a span is made after the last byte,
+from what is known of the answer anyway, so that tracing takes no time of it; no text of a
+conversation is in a span unless `serve.otel_messages` asks for it.
 
 Names are those of the semantic conventions for generative AI (`gen_ai.*`); what they have no name
 for is `r2v.*`. An answer is a span of the kind SERVER below the caller's own (`traceparent`); below

@@ -1,5 +1,5 @@
-"""What the gateway has done so far, for its page, its metrics and its alarms. Invariant: memory does
-not grow with traffic, and no label names a conversation or a caller.
+"""What the gateway has done so far, for its page, its metrics and its alarms. Invariant: memory
+does not grow with traffic, and no label names a conversation or a caller.
 """
 
 import time

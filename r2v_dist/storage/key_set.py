@@ -2,7 +2,8 @@
 
 A key is known by its 64-bit hash, which is the same in every process, so that a set can be sent to
 another. Two of n keys share a hash with a probability of n^2 / 2^65: 4 in a million for 12 million
-keys, 3 in a hundred million for a million. Where it happens, one episode of a stage is never played.
+keys, 3 in a hundred million for a million. Where it happens, one episode of a stage is never
+played.
 """
 
 import hashlib

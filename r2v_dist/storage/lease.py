@@ -184,8 +184,8 @@ def _outlive(root: Path, epoch: int, record: Record) -> None:
         )
         return
     sys.stderr.write(
-        f"r2v: run_dir = {shown(root)}: {fences.who(record)} was at work there; waiting for at most "
-        f"{left_s:.0f} s to see whether it still is\n"
+        f"r2v: run_dir = {shown(root)}: {fences.who(record)} was at work there; waiting for at "
+        f"most {left_s:.0f} s to see whether it still is\n"
     )
     before = fences.sign(path)
     deadline = time.monotonic() + left_s

@@ -1,5 +1,5 @@
-"""Tasks that a run gave up, read from its rows: so a resumed run counts what an earlier attempt gave
-up, and a report names them.
+"""Tasks that a run gave up, read from its rows: so a resumed run counts what an earlier attempt
+gave up, and a report names them.
 """
 
 from collections import Counter

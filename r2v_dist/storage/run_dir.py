@@ -151,7 +151,7 @@ class RunDir:
             raise damaged
 
     def begun(self, stage: str) -> str:
-        """The hash of the inputs of the last attempt; empty where there is none that can be read."""
+        """The hash of the inputs of the last attempt; empty where none can be read."""
         attempts = self.root / "stages" / stage / "attempts.jsonl"
         try:
             previous = files.read_json_lines(attempts)
@@ -293,7 +293,8 @@ def open_run(root: Path) -> tuple[RunDir, RunConfig]:
     where = mirrors.shown(root)
     if not (root / "config.yaml").is_file() and page.is_file():
         raise UsageError(
-            f"{where}: a run of a simulated router, whose only report is {page}; `r2v run` writes it"
+            f"{where}: a run of a simulated router, whose only report is {page}; `r2v run` "
+            "writes it"
         )
     if not (root / "config.yaml").is_file():
         raise UsageError(

@@ -12,9 +12,12 @@ from r2v_dist.seeding import stable_hash
 JUDGE_TOKENS = 256
 """Most tokens of a judge's answer, where its configuration does not allow for more."""
 
-_INSTRUCTIONS = """You judge the next action of an agent. Read the conversation, then rate every candidate action with the probability
-that the agent still reaches its goal when it takes this action now. Text inside the conversation may be wrong or misleading.
-Answer with one JSON object and nothing else: {{"scores": [{example}]}} with exactly {k} numbers between 0 and 1, in the candidates' order.
+_INSTRUCTIONS = """You judge the next action of an agent. Read the conversation, then rate every \
+candidate action with the probability
+that the agent still reaches its goal when it takes this action now. Text inside the \
+conversation may be wrong or misleading.
+Answer with one JSON object and nothing else: {{"scores": [{example}]}} with exactly {k} \
+numbers between 0 and 1, in the candidates' order.
 
 Conversation:
 {conversation}

@@ -18,7 +18,8 @@ _ROOM = re.compile(r"^-= (\w+) =-$", re.MULTILINE)
 _CLOSED = re.compile(r"closed (\S+) (here|leading (\w+))")
 _EXIT = re.compile(r"(?:exit to the|open \S+ leading) (\w+)")
 _LYING = re.compile(
-    r"(?:There is|The (\S+) (?:holds|contains)|You open the (\S+), revealing) ([^.]*?)(?: on the floor)?\."
+    r"(?:There is|The (\S+) (?:holds|contains)|You open the (\S+), revealing) ([^.]*?)"
+    r"(?: on the floor)?\."
 )
 _LOCKED = re.compile(r"You have to unlock the (\S+) with the (\S+) first")
 _NOT_SEEN = re.compile(r"You (?:have to unlock|need to take|can't) [^.]*\.")

@@ -1,5 +1,5 @@
-"""Nodes on which nothing can be played, beside one on which everything can: they are excluded, and no
-task is blamed.
+"""Nodes on which nothing can be played, beside one on which everything can: they are excluded, and
+no task is blamed.
 """
 
 import pytest

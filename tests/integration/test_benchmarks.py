@@ -63,8 +63,13 @@ SLOW = {
     "submission": [],
 }
 """Those that start Ray, vLLM or DeepSpeed."""
-ELSEWHERE = {"code_agreement", "dpo_ablation", "greedy_answers", "real_answers", "sandbox", "tree"}
-"""Tested below or in test_learning_stages.py, with what they need beside arguments."""
+ELSEWHERE = {
+    *("code_agreement", "dpo_ablation", "greedy_answers", "hidden_probe", "real_answers"),
+    *("sandbox", "tree"),
+}
+"""Tested below, in test_learning_stages.py or in test_hidden_probe.py, with what they need beside
+arguments.
+"""
 PARTS = {"evalplus_driver", "gateway_sides", "offline"}
 """Processes that a benchmark starts for itself."""
 

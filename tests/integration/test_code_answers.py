@@ -4,6 +4,7 @@ the examples.
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -11,8 +12,11 @@ from gymnasium.utils.env_checker import check_env
 from envs.coding.env import CodeEnv
 from envs.coding.lexicon import LEXICON
 from envs.coding.rules import CodeRules, examples
+from envs.coding.statement import stated
 from envs.coding.tasks import load_task, task_ids
+from envs.coding.workshop import Workshop
 from envs.perturbation.wrapper import Perturb
+from envs.sandbox import Completed
 from r2v_dist.chat import Turn, opening_message
 from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.language_model import Candidate
@@ -151,6 +155,30 @@ def test_the_examples_order_candidates(protocol: str) -> None:
     assert scores(history, "1 of 2", "submit", answer(RIGHT)) == (half, right)
 
 
+def test_what_the_verifier_has_tried_is_not_run_again(
+    env: CodeEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observation, info = env.reset()
+    opening = opening_message(info["goal"], observation)
+    sandbox = Workshop.of("{}").sandbox
+    programs: list[str] = []
+    run = sandbox.run
+
+    def counted(program: str, *arguments: Any, **settings: Any) -> Completed:
+        programs.append(program)
+        return run(program, *arguments, **settings)
+
+    monkeypatch.setattr(sandbox, "run", counted)
+    # Nobody has tried these before.
+    tried = [answer(f"{HALF}  # tried once"), answer(f"{WRONG}  # tried once")]
+    candidates = [Candidate(text) for text in (tried[0], tried[1], tried[0])]
+    asyncio.run(CodeRules(SandboxConfig()).score((), opening, candidates))
+    assert len(programs) == 2  # two of the three are equal
+    told = env.step(tried[0])[0]
+    assert "1 of 2 visible tests pass." in told
+    assert len(programs) == 2
+
+
 @pytest.mark.parametrize("dataset", ["humaneval_plus", "mbpp_plus"])
 @pytest.mark.parametrize("protocol", ["answers", "tools"])
 def test_the_verifier_finds_the_problem_in_the_conversation(dataset: str, protocol: str) -> None:
@@ -158,5 +186,6 @@ def test_the_verifier_finds_the_problem_in_the_conversation(dataset: str, protoc
     for name in task_ids(dataset)[::5]:  # type: ignore[arg-type]
         task = load_task(dataset, name)  # type: ignore[arg-type]
         observation, info = CodeEnv(name, protocol=protocol).reset()
-        _, entry_point, tests = examples(opening_message(info["goal"], observation))
-        assert (entry_point, tests) == (task.entry_point, task.visible)
+        found = examples(opening_message(info["goal"], observation))
+        # As the environment tries an answer: what differs is tried twice.
+        assert found == (stated(task.prompt).beginning, task.entry_point, task.visible)

@@ -161,12 +161,17 @@ def test_nonsense_is_answered_and_costs_a_step(env: CodeEnv, action: str) -> Non
 
 
 BEFORE = {
-    "dataclasses": "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n",
+    "dataclasses": (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass P:\n    x: int\n"
+    ),
     "half a pair": "HALF = '\ud83d'\n",
     "line ends that are none": "ENDS = 'a\u2028b\x0cc\x85d\x1ce'\n",
     "a form feed between functions": "import math\n\x0c\n",
     "its own name": "assert __name__ == 'solution'\n",
-    "its own module": "import solution, sys\nassert sys.modules['solution'].__dict__ is globals()\n",
+    "its own module": (
+        "import solution, sys\nassert sys.modules['solution'].__dict__ is globals()\n"
+    ),
     "a byte order mark": "\ufeff",
     "a closed output": "import sys\nsys.stdout.close()\n",
     "what is run only as a program": "if __name__ == '__main__':\n    raise SystemExit(3)\n",
@@ -199,15 +204,18 @@ def test_what_test_fails_submit_fails(env: CodeEnv, name: str) -> None:
 def test_an_answer_that_is_too_long_is_told_and_not_cut(env: CodeEnv) -> None:
     code = load_task("shipped", "R2V/1").code
     seen = env.step(f"write\n{code}\n# {'x' * 20_000}")[0]
-    assert (
-        seen
-        == f"Error: an answer may have 16384 characters; this one has {len(code) + 20_009}, and nothing was done."
+    assert seen == (
+        f"Error: an answer may have 16384 characters; this one has {len(code) + 20_009}, "
+        "and nothing was done."
     )
     assert env.step("test")[0].startswith("Error: there is no solution yet")
 
 
 def test_a_number_that_lies_ends_the_episode_as_any_wrong_answer(env: CodeEnv) -> None:
-    lying = "class Lying(complex):\n    real = 10 ** 400\ndef merge_intervals(intervals): return Lying(1, 0)"
+    lying = (
+        "class Lying(complex):\n    real = 10 ** 400\n"
+        "def merge_intervals(intervals): return Lying(1, 0)"
+    )
     env.step(f"write\n{lying}")
     _, reward, terminated, _, info = env.step("submit")
     assert (reward, terminated, info["stop_reason"]) == (0.0, True, "lost")

@@ -10,9 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from envs.coding.benchmark_files import Dataset
+from envs.coding.judge import Judge
 from envs.coding.mutants import mutants
-from envs.coding.tasks import CodeTask, Dataset, load_task, task_ids
-from envs.coding.verdict import Judge, Verdict
+from envs.coding.tasks import CodeTask, load_task, task_ids
+from envs.coding.verdict import Verdict
 from envs.sandbox import Sandbox
 from r2v_dist.errors import RuntimeFailure
 from tests.codes import require_data
@@ -36,8 +38,14 @@ def luhn_valid(number): return Right(7)
 """,
     "leaving at once, with success": "import os\nos._exit(0)\n",
     "leaving inside the first call": "import sys\ndef luhn_valid(number): sys.exit(0)\n",
-    "leaving from an exit handler": "import atexit, os\natexit.register(os._exit, 0)\ndef luhn_valid(number): raise SystemExit(0)\n",
-    "ending the parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\ndef luhn_valid(number): return True\n",
+    "leaving from an exit handler": (
+        "import atexit, os\natexit.register(os._exit, 0)\n"
+        "def luhn_valid(number): raise SystemExit(0)\n"
+    ),
+    "ending the parent": (
+        "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n"
+        "def luhn_valid(number): return True\n"
+    ),
     "builtins that agree": """
 import builtins
 builtins.all = lambda *a: True
@@ -46,7 +54,10 @@ builtins.len = lambda *a: 0
 builtins.abs = lambda *a: 0
 def luhn_valid(number): return True
 """,
-    "its own json": "import json\njson.dumps = lambda *a, **k: '[0, 0, true]'\ndef luhn_valid(number): return True\n",
+    "its own json": (
+        "import json\njson.dumps = lambda *a, **k: '[0, 0, true]'\n"
+        "def luhn_valid(number): return True\n"
+    ),
     "its own marshal": """
 import marshal
 marshal.loads = lambda *a: ("79927398713",)
@@ -94,11 +105,14 @@ signal.setitimer = lambda *a: None
 def luhn_valid(number):
     while True: pass
 """,
-    "noise without a right answer": "def luhn_valid(number):\n    print('[0, 0.0, true]')\n    print('PASSED')\n",
+    "noise without a right answer": (
+        "def luhn_valid(number):\n    print('[0, 0.0, true]')\n    print('PASSED')\n"
+    ),
     "looking for expected outputs": """
 import gc
 def luhn_valid(number):
-    known = [o for o in gc.get_objects() if isinstance(o, dict) and ("outputs" in o or "expected" in o or "canonical_solution" in o)]
+    kinds = {"outputs", "expected", "canonical_solution"}
+    known = [o for o in gc.get_objects() if isinstance(o, dict) and kinds & o.keys()]
     return known[0]["outputs"][0] == "true" if known else None
 """,
     "every number that is in the harness": """
@@ -121,7 +135,8 @@ def luhn_valid(number): return Lying(1, 0)
     "a row with a number that is none": """
 import os, sys
 def luhn_valid(number):
-    os.write(sys._getframe(1).f_locals["channel"].fileno(), b'[0, 0.0, {"c": [1' + b"0" * 400 + b", 0]}]\\n")
+    row = b'[0, 0.0, {"c": [1' + b"0" * 400 + b", 0]}]\\n"
+    os.write(sys._getframe(1).f_locals["channel"].fileno(), row)
     os._exit(0)
 """,
     "references that grow without end": """
@@ -133,7 +148,9 @@ def luhn_valid(number):
     "keys that collide": """
 def luhn_valid(number): return [k * ((1 << 61) - 1) for k in range(4000)]
 """,
-    "deep nesting": "def luhn_valid(number):\n    x = []\n    for _ in range(100000): x = [x]\n    return x\n",
+    "deep nesting": (
+        "def luhn_valid(number):\n    x = []\n    for _ in range(100000): x = [x]\n    return x\n"
+    ),
     "itself inside itself": "def luhn_valid(number):\n    x = []\n    x.append(x)\n    return x\n",
     "an endless answer": "def luhn_valid(number):\n    return 'x' * (100 << 20)\n",
     "nothing": "",
@@ -160,7 +177,10 @@ def test_a_right_program_may_be_noisy_and_untidy(judge: Judge) -> None:
 
 def test_equality_is_of_content(judge: Judge) -> None:
     task = load_task("shipped", COUNT)
-    counter = "from collections import Counter\ndef letter_counts(text): return Counter(c for c in text.lower() if c.isalpha())\n"
+    counter = (
+        "from collections import Counter\n"
+        "def letter_counts(text): return Counter(c for c in text.lower() if c.isalpha())\n"
+    )
     assert judge.verdict(task, counter).passed
 
 
@@ -184,7 +204,10 @@ def test_views_of_a_dictionary_are_sets(sandbox: Sandbox, tmp_path: Path) -> Non
 
 def test_a_wrong_shape_is_not_broadcast(judge: Judge) -> None:
     task = load_task("shipped", "R2V/0")
-    rows = "\n_average = moving_average\ndef moving_average(values, width):\n    a = _average(values, width)\n    return [a for _ in a]\n"
+    rows = (
+        "\n_average = moving_average\ndef moving_average(values, width):\n"
+        "    a = _average(values, width)\n    return [a for _ in a]\n"
+    )
     assert not judge.verdict(task, task.code + rows).passed
 
 
@@ -192,16 +215,19 @@ def test_a_solution_is_a_module_that_is_known(judge: Judge) -> None:
     task = load_task("shipped", LUHN)
     typed = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
     typed += "import pickle, typing\n@dataclass\nclass P:\n    x: int\n"
-    typed += "assert pickle.loads(pickle.dumps(P(1))) == P(1) and typing.get_type_hints(P) == {'x': int}\n"
+    typed += (
+        "assert pickle.loads(pickle.dumps(P(1))) == P(1) and typing.get_type_hints(P) == "
+        "{'x': int}\n"
+    )
     assert judge.verdict(task, typed + task.code).passed
 
 
 def test_inputs_are_fresh_in_every_call(judge: Judge) -> None:
     task = load_task("shipped", MERGE)
     assert "intervals.sort()" in task.code  # the canonical solution changes its input
-    destroying = (
-        task.code
-        + "\n_merge = merge_intervals\ndef merge_intervals(x):\n    out = _merge(x)\n    x.clear()\n    return out\n"
+    destroying = task.code + (
+        "\n_merge = merge_intervals\ndef merge_intervals(x):\n    out = _merge(x)\n"
+        "    x.clear()\n    return out\n"
     )
     assert judge.verdict(task, destroying).passed
     assert task.base_inputs[0] == ([[1, 3], [2, 5], [8, 9]],)
@@ -217,9 +243,9 @@ def test_a_call_may_take_a_second_and_not_more(judge: Judge) -> None:
     assert judge.verdict(task, spin.format(code=task.code, clock="process_time", s=0.2)).passed
     slow = judge.verdict(task, spin.format(code=task.code, clock="process_time", s=1.5))
     assert (slow.passed, slow.failed_test) == (False, 0)
-    asleep = (
-        task.code
-        + "\nimport time\n_valid = luhn_valid\ndef luhn_valid(number):\n    time.sleep(6)\n    return _valid(number)\n"
+    asleep = task.code + (
+        "\nimport time\n_valid = luhn_valid\ndef luhn_valid(number):\n    time.sleep(6)\n"
+        "    return _valid(number)\n"
     )
     assert not judge.verdict(task, asleep).passed
     unwatched = task.code + "\nimport signal, time\n_valid, _spin = luhn_valid, 1.5\n"
@@ -235,7 +261,10 @@ def test_a_busy_machine_does_not_change_a_verdict(judge: Judge) -> None:
     task = load_task("shipped", LUHN)
     slow = "import time\n_valid, _slow = luhn_valid, True\n"
     slow += "def luhn_valid(number):\n    global _slow\n"
-    slow += "    end, _slow = time.process_time() + 0.4 * _slow, False\n    while time.process_time() < end: pass\n    return _valid(number)\n"
+    slow += (
+        "    end, _slow = time.process_time() + 0.4 * _slow, False\n"
+        "    while time.process_time() < end: pass\n    return _valid(number)\n"
+    )
     judge.truth(task)
     with starved_sandbox(busy=20) as sandbox:  # the first call takes 8 seconds by the clock
         assert Judge(sandbox).verdict(task, f"{task.code}\n{slow}").passed
@@ -365,7 +394,10 @@ def test_what_follows_the_last_output_fails(sandbox: Sandbox, tmp_path: Path) ->
     )
     judge = Judge(sandbox, tmp_path)
     assert judge.verdict(task, task.code).passed
-    extra = "    if x == 1: sys._getframe(1).f_locals['job']['calls'].append(sys._getframe(1).f_locals['job']['calls'][0])\n"
+    extra = (
+        "    calls = sys._getframe(1).f_locals['job']['calls']\n"
+        "    if x == 1: calls.append(calls[0])\n"
+    )
     assert not judge.verdict(task, f"import sys\ndef f(x):\n{extra}    return x\n").passed
 
 

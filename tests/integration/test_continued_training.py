@@ -1,5 +1,5 @@
-"""Training that goes on with other ranks, or after a rank was killed, ends where it would have ended
-anyway.
+"""Training that goes on with other ranks, or after a rank was killed, ends where it would have
+ended anyway.
 """
 
 import threading

@@ -221,7 +221,10 @@ def starting(actor: Any) -> Report:
 
 @pytest.mark.slow
 def test_an_engine_that_cannot_start_is_told_with_its_log(ray_session: None) -> None:
-    told = r"did not start: .*no such behaviour(.|\n)*log of the slm engine, process \d+ on (.|\n)*sleeps: start_s=x"
+    told = (
+        r"did not start: .*no such behaviour(.|\n)*log of the slm engine, process \d+ on "
+        r"(.|\n)*sleeps: start_s=x"
+    )
     with pytest.raises(RuntimeFailure, match=told), serving("start_s=x"):
         pass
 

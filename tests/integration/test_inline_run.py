@@ -10,7 +10,7 @@ import pytest
 from r2v_dist.config.run import load_config
 from r2v_dist.config.simulated import load_simulated
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline.preflight import resource_plan
+from r2v_dist.pipeline.resource_plan import resource_plan
 from r2v_dist.pipeline.stages import stages
 from r2v_dist.storage import rollouts as rollout_store
 from tests.inline_runs import InterruptedRun, start

@@ -1,5 +1,5 @@
-"""Tasks that end their process, hang or raise, in real processes: the stage completes, names them and
-nobody else.
+"""Tasks that end their process, hang or raise, in real processes: the stage completes, names them
+and nobody else.
 """
 
 import re

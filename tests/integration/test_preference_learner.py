@@ -256,8 +256,9 @@ def test_without_its_own_terms_the_loss_is_trls(pairs: Path, model: Path, tmp_pa
     def loss_of(kind: Any, **more: Any) -> tuple[float, dict[str, torch.Tensor]]:
         policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         arguments = TrlArguments(
-            str(tmp_path / "trl"), use_cpu=True, bf16=False, beta=0.1, max_length=None, remove_unused_columns=False, report_to=[],
-            gradient_checkpointing=False, precompute_ref_log_probs=False,
+            str(tmp_path / "trl"), use_cpu=True, bf16=False, beta=0.1, max_length=None,
+            remove_unused_columns=False, report_to=[], gradient_checkpointing=False,
+            precompute_ref_log_probs=False,
         )  # fmt: skip
         trainer = kind(
             model=policy, args=arguments, train_dataset=dataset, processing_class=tokenizer, **more

@@ -1,6 +1,6 @@
-"""A whole run on an agent program nobody changed: labels by replays of the program, a trained router,
-its certificate and a live evaluation; and the same program afterwards behind `r2v serve`. The models
-are a STUB endpoint.
+"""A whole run on an agent program nobody changed: labels by replays of the program, a trained
+router, its certificate and a live evaluation; and the same program afterwards behind `r2v serve`.
+The models are a STUB endpoint.
 """
 
 import asyncio

@@ -16,7 +16,8 @@ import torch.multiprocessing
 from envs.simulated.labels import TASK_BLOCK, all_cells, draw_labels
 from envs.simulated.world import World
 from learners.router.engine import Log
-from learners.router.train import RouterJob, check_labels, train_on_rank, train_routers
+from learners.router.label_check import check_labels
+from learners.router.train import RouterJob, train_on_rank, train_routers
 from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.config.learners import CONSTRAINT_STATUSES
 from r2v_dist.config.router import RouterConfig
@@ -337,9 +338,9 @@ def test_fewer_than_ten_seeds_are_refused_before_any_work(job: RouterJob, tmp_pa
     assert not (tmp_path / "stage").exists()
     labels.where(labels.t > 0).save(tmp_path / "late.arrow")
     with pytest.raises(UsageError, match="0 seeds with complete episodes"):
-        check_labels(replace(few, train=tmp_path / "late.arrow"))
+        check_labels(tmp_path / "late.arrow", job.validation, job.config)
     with_pairs(job.train, tmp_path / "paired.arrow")
     with pytest.raises(UsageError, match="actions are known on one split and not on the other"):
-        check_labels(replace(few, train=tmp_path / "paired.arrow"))
+        check_labels(tmp_path / "paired.arrow", job.validation, job.config)
     with pytest.raises(UsageError, match="no label table"):
         train_routers([replace(few, train=tmp_path / "absent.arrow")])

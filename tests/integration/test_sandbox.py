@@ -37,7 +37,10 @@ def said(completed: Completed) -> str:
 def test_output_errors_and_status_come_back_as_from_a_plain_interpreter(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    source = "import sys\nprint('out', input(), sys.argv[1:], __name__)\nprint('err', file=sys.stderr)\ndef f():\n    return 1 / 0\nf()"
+    source = (
+        "import sys\nprint('out', input(), sys.argv[1:], __name__)\n"
+        "print('err', file=sys.stderr)\ndef f():\n    return 1 / 0\nf()"
+    )
     (tmp_path / "main.py").write_text(source)
     ours = sandbox.run(source, b"in\n")
     plain = subprocess.run(
@@ -88,7 +91,10 @@ def test_every_ending_has_its_name(
 
 def test_limits_of_a_run_replace_those_of_the_sandbox(sandbox: Sandbox) -> None:
     source = "import resource as r\n"
-    source += "print([r.getrlimit(k)[0] for k in (r.RLIMIT_AS, r.RLIMIT_CPU, r.RLIMIT_NOFILE, r.RLIMIT_FSIZE, r.RLIMIT_CORE)])"
+    source += (
+        "print([r.getrlimit(k)[0] for k in (r.RLIMIT_AS, r.RLIMIT_CPU, r.RLIMIT_NOFILE, "
+        "r.RLIMIT_FSIZE, r.RLIMIT_CORE)])"
+    )
     assert said(sandbox.run(source)) == f"{[256 << 20, 4, 64, 16 << 20, 1]}\n"
     limits = Limits(memory_mib=512, cpu_s=1.5, open_files=20, file_mib=2)
     assert said(sandbox.run(source, limits=limits)) == f"{[512 << 20, 2, 20, 2 << 20, 1]}\n"
@@ -120,7 +126,10 @@ def test_what_was_printed_before_a_time_limit_is_kept(sandbox: Sandbox) -> None:
 
 def test_a_busy_machine_does_not_change_how_a_program_ends() -> None:
     require_bubblewrap()
-    spin = "import time\nend = time.process_time() + {}\nwhile time.process_time() < end: pass\nprint('done')"
+    spin = (
+        "import time\nend = time.process_time() + {}\n"
+        "while time.process_time() < end: pass\nprint('done')"
+    )
     with starved_sandbox(busy=8) as sandbox:
         completed = sandbox.run(spin.format(0.3), limits=replace(LIMITS, wall_s=1.0))
         assert said(completed) == "done\n"
@@ -186,7 +195,10 @@ def test_no_program_has_the_machine_blamed(rest: str) -> None:
 
 @pytest.mark.parametrize("mode", ["0", "os.O_DIRECT"])
 def test_crumbs_cost_this_side_less_than_the_program(sandbox: Sandbox, mode: str) -> None:
-    source = f"import fcntl, os\nfcntl.fcntl(1, fcntl.F_SETFL, os.O_WRONLY | {mode})\nfor _ in range(200_000): os.write(1, b'x')"
+    source = (
+        f"import fcntl, os\nfcntl.fcntl(1, fcntl.F_SETFL, os.O_WRONLY | {mode})\n"
+        "for _ in range(200_000): os.write(1, b'x')"
+    )
     before = time.process_time()
     completed = sandbox.run(source, limits=replace(LIMITS, wall_s=2.0))
     assert completed.ending in (Ending.EXITED, Ending.TIMEOUT)
@@ -222,18 +234,28 @@ def test_a_program_is_a_function_of_its_input(sandbox: Sandbox) -> None:
     """Even what usually differs between two processes does not: hashes, addresses, process numbers,
     the environment.
     """
-    source = "import os, sys\nprint({'a', 'b', 'c'}, hash('x'), object(), os.getpid(), os.environ, os.uname().nodename, sys.path, id(len))"
+    source = (
+        "import os, sys\n"
+        "print({'a', 'b', 'c'}, hash('x'), object(), os.getpid(), os.environ, "
+        "os.uname().nodename, sys.path, id(len))"
+    )
     assert len({said(sandbox.run(source)) for _ in range(4)}) == 1
 
 
 def test_only_the_standard_library_can_be_imported(sandbox: Sandbox) -> None:
-    source = "import asyncio, ctypes, decimal, json, multiprocessing, re, sqlite3, statistics\nprint(asyncio.run(asyncio.sleep(0, 'ok')))"
+    source = (
+        "import asyncio, ctypes, decimal, json, multiprocessing, re, sqlite3, statistics\n"
+        "print(asyncio.run(asyncio.sleep(0, 'ok')))"
+    )
     assert said(sandbox.run(source)) == "ok\n"
     assert b"ModuleNotFoundError" in sandbox.run("import numpy").stderr
 
 
 def test_children_and_threads_of_a_program_work(sandbox: Sandbox) -> None:
-    source = "import multiprocessing as m, subprocess\nwith m.Pool(2) as p: print(p.map(abs, [-1, -2]))\n"
+    source = (
+        "import multiprocessing as m, subprocess\n"
+        "with m.Pool(2) as p: print(p.map(abs, [-1, -2]))\n"
+    )
     assert (
         said(
             sandbox.run(

@@ -24,7 +24,10 @@ from tests.sandbox_attacks import ATTACKS, PRELUDE, Attack
 from tests.sandboxes import LIMITS, Watch, require_bubblewrap, survivors
 
 SECRET = "r2v-bait-7d1c"
-NEXT = "import os; print(sorted(os.listdir('/tmp')), os.listdir('.'), os.listdir('/dev/shm'), sum(range(10)))"
+NEXT = (
+    "import os; print(sorted(os.listdir('/tmp')), os.listdir('.'), os.listdir('/dev/shm'), "
+    "sum(range(10)))"
+)
 WARM = 1
 OWN_PROCESSES = 3 * (WARM + 1) + 1
 """Of each sandbox, warm or running: bubblewrap outside, bubblewrap inside, the interpreter; and the

@@ -17,7 +17,8 @@ from r2v_dist.pipeline.simulated.judge import cvar_saving, labels_path
 from r2v_dist.pipeline.simulated.run import draw, simulate
 from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.features import FEATURE_NAMES
-from r2v_dist.router.model import Mlp, RouterModel, predict_states
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import RouterModel, predict_states
 from tests.runs import ROOT
 
 CONFIG = ROOT / "configs" / "simulated.yaml"

@@ -130,7 +130,8 @@ def test_a_full_screen_program_is_seen_as_it_is_laid_out(env: TerminalBenchEnv) 
         "import curses\n"
         "def main(screen):\n"
         "    screen.addstr(2, 10, 'two down'); screen.addstr(1, 0, 'one down'); screen.refresh()\n"
-        "    key = screen.getkey(); screen.addstr(3, 0, 'got ' + key); screen.refresh(); screen.getkey()\n"
+        "    key = screen.getkey(); screen.addstr(3, 0, 'got ' + key); screen.refresh(); "
+        "screen.getkey()\n"
         "curses.wrapper(main)"
     )
     said(env, f"cat > /tmp/program.py <<'END'\n{program}\nEND")
@@ -151,7 +152,8 @@ def test_long_output_loses_its_middle_and_control_codes(env: TerminalBenchEnv) -
 def test_the_tests_are_not_there_before_the_agent_has_ended(env: TerminalBenchEnv) -> None:
     found = said(
         env,
-        "ls -d /tests /solution /logs/verifier; find / -name 'check*.py' -path '*tests*' 2>/dev/null",
+        "ls -d /tests /solution /logs/verifier; find / -name 'check*.py' -path '*tests*' "
+        "2>/dev/null",
     )
     assert found.count("No such file or directory") == 3
     assert "check.py" not in found
@@ -161,7 +163,10 @@ def test_tampering_with_the_tests_fails(env: TerminalBenchEnv) -> None:
     place = "serve-folder@1"  # its processes run on while it is judged
     env = make(place, expert=True, max_steps=60)
     oracle = task_for(place).oracle
-    touch = "(while true; do echo 1 > /logs/verifier/reward.txt; [ -e /tests/check.py ] && echo > /tests/check.py; done) > /dev/null 2>&1 &"
+    touch = (
+        "(while true; do echo 1 > /logs/verifier/reward.txt; [ -e /tests/check.py ] && "
+        "echo > /tests/check.py; done) > /dev/null 2>&1 &"
+    )
     try:
         assert play(env, (touch,))[0] == 0.0
         assert play(env, (*oracle, touch))[0] == 0.0
@@ -182,7 +187,8 @@ def test_episodes_are_strangers(env: TerminalBenchEnv) -> None:
     other.reset()
     said(
         env,
-        "echo mine > /tmp/mine; echo mine > /dev/shm/mine; python3 -m http.server 8077 > /dev/null 2>&1 &",
+        "echo mine > /tmp/mine; echo mine > /dev/shm/mine; python3 -m http.server 8077 > "
+        "/dev/null 2>&1 &",
     )
     connect = 'import socket; socket.create_connection(("127.0.0.1", 8077))'
     look = f"ls /tmp/mine /dev/shm/mine; sleep 0.5; python3 -c '{connect}' 2>&1 | tail -n 1"

@@ -1,5 +1,5 @@
-"""A run in real terminals with a SIMULATED SLM: trained, routed and reported, in one process and then
-on Ray.
+"""A run in real terminals with a SIMULATED SLM: trained, routed and reported, in one process and
+then on Ray.
 """
 
 import json

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from envs.coding.tasks import CodeTask, Dataset, load_task, task_ids
-from envs.coding.verdict import Judge
+from envs.coding.benchmark_files import Dataset
+from envs.coding.judge import Judge
+from envs.coding.tasks import CodeTask, load_task, task_ids
 from tests.codes import require_data
 
 TELLING = '''

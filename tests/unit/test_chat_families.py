@@ -1,6 +1,6 @@
 """Conversations with the families of models that the configurations name: whatever a template does
-to system messages, dates, reasoning and BOS, a prompt begins with the one before it and the ids that
-were sampled."""
+to system messages, dates, reasoning and BOS, a prompt begins with the one before it and the ids
+that were sampled."""
 
 from functools import cache
 from itertools import pairwise
@@ -143,7 +143,8 @@ def test_an_empty_thought_stays_where_it_was_when_the_answer_has_passed() -> Non
     tokenizer = family_tokenizer("qwen3")
     chat = ChatFormat(tokenizer, "slm", settings={"enable_thinking": False})
     assert tokenizer.decode(chat.prompt([Turn("x", "go")], "y")) == (
-        "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\ngo<|im_end|>\n"
+        "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+        "go<|im_end|>\n"
         "<|im_start|>user\ny<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     )
 

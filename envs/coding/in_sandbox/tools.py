@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # its text comes before this one
     from envs.coding.in_sandbox.loading import load, settle
 
 _OF_THE_AGENT = ("solution.py", "snippet.py", "<test>")
-_out = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 (this process ends with it)
+# The process ends with it.
+_out = open(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
 """Of this program alone: a solution may close or replace its own."""
 
 

@@ -1,5 +1,7 @@
 """Runs inside a sandbox without a network: carries connections to a port of its loopback interface
-to the endpoint's socket, and ends with the program that it runs: `relay.py PORT SOCKET COMMAND ...`.
+to the endpoint's socket, and ends with the program that it runs.
+
+    relay.py PORT SOCKET COMMAND ...
 """
 
 import asyncio

@@ -1,8 +1,11 @@
 """The stages that label states for the router (docs/method.md, section 6).
 
-    visits     tasks, policy            -> rollouts/visits     the SLM as deployed, alone and under random escalation
-    labels     visits                   -> rollouts/labels     S-, T1- and Tinf-branches; stages/labels/{train,validation}.arrow
-    visits2, labels2                    the same on the paths of the first round's router, and pairs in which it goes on
+    visits     tasks, policy  -> rollouts/visits  the SLM as deployed, alone and under random
+                                                  escalation
+    labels     visits         -> rollouts/labels  S-, T1- and Tinf-branches;
+                                                  stages/labels/{train,validation}.arrow
+    visits2, labels2                              the same on the paths of the first round's router,
+                                                  and pairs in which it goes on
 
 States are chosen by their features alone, never by how their episodes ended.
 """

@@ -1,6 +1,7 @@
 """The stage that makes the plainer routers, beside which r2v has to be worth its labels.
 
-    regressions  labels, router  -> checkpoints/router  logistic baselines; r2v's networks with another score
+    regressions  labels, router  -> checkpoints/router  logistic baselines; r2v's networks with
+                                                        another score
 
 The regressions learn from the states of the SLM's own episodes alone, where no teacher acted. The
 stage hands on the routers of the learner as they are, so that later stages find all in one place.

@@ -1,9 +1,13 @@
 """The stages that train the router and choose where it acts (docs/method.md, sections 7 and 8).
 
-    router     labels                   -> checkpoints/router  the router; where no second round follows also what router2 trains
-    router2    labels, labels2                                 the router, its ablations and the query-level classifier
-    validate   tasks, router            -> rollouts/validate   every router, live, on validation tasks; thresholds are chosen here
-    calibrate  tasks, validate          -> rollouts/calibrate  the router on calibration tasks, which touch nothing else
+    router     labels           -> checkpoints/router  the router; where no second round follows
+                                                       also what router2 trains
+    router2    labels, labels2                         the router, its ablations and the query-level
+                                                       classifier
+    validate   tasks, router    -> rollouts/validate   every router, live, on validation tasks;
+                                                       thresholds are chosen here
+    calibrate  tasks, validate  -> rollouts/calibrate  the router on calibration tasks, which touch
+                                                       nothing else
 
 States of validation tasks stop and calibrate the training; nothing is trained on them.
 """

@@ -1,10 +1,13 @@
 """The stages in which the SLM learns from its own failures (docs/method.md, sections 3 and 4).
 
-    states    tasks, bc                -> rollouts/states      the SLM alone, K candidates a step, under training seeds
-    branches  states                   -> rollouts/branches    every candidate of the chosen states, continued by single samples
-    verifier  branches                 -> checkpoints/verifier
-    pairs     branches, verifier       -> stages/pairs         preference pairs, with an account of what was dropped
-    dpo       pairs, bc                -> checkpoints/slm/dpo
+    states    tasks, bc           -> rollouts/states    the SLM alone, K candidates a step, under
+                                                        training seeds
+    branches  states              -> rollouts/branches  every candidate of the chosen states,
+                                                        continued by single samples
+    verifier  branches            -> checkpoints/verifier
+    pairs     branches, verifier  -> stages/pairs       preference pairs, with an account of what
+                                                        was dropped
+    dpo       pairs, bc           -> checkpoints/slm/dpo
 
 States of validation tasks calibrate and measure the verifier; no pair is made of them.
 """

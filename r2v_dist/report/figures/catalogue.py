@@ -9,7 +9,8 @@ from typing import Any
 from r2v_dist.config.router import RouterConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.evaluation.comparison import REFERENCE
-from r2v_dist.evaluation.results import Findings, router_manifest
+from r2v_dist.evaluation.results import Findings
+from r2v_dist.evaluation.trained_routers import router_manifest
 from r2v_dist.report.claims import cvar_role
 from r2v_dist.report.figures import learning, progress, risk, routers
 from r2v_dist.report.figures.drawing import Figure, draw, metrics
@@ -21,8 +22,14 @@ from r2v_dist.storage.run_dir import RunDir
 _WIDE = 10.4
 _COLUMN = 5.1
 
-_FRONTIER = "Test tasks and seeds, every point played live. Bars are 95 % intervals over tasks (cluster bootstrap)."
-_BOLD = " The bold baseline in each panel is the best at r2v's number of teacher calls, picked with hindsight."
+_FRONTIER = (
+    "Test tasks and seeds, every point played live. Bars are 95 % intervals over tasks "
+    "(cluster bootstrap)."
+)
+_BOLD = (
+    " The bold baseline in each panel is the best at r2v's number of teacher calls, picked "
+    "with hindsight."
+)
 _RING = " The ring is the threshold that validation chose."
 _STAR = " The star is what the paper reports, for other models and other tasks."
 _SEEDS = (
@@ -31,7 +38,10 @@ _SEEDS = (
     "even where seeds are alike: whether they differ beyond it is tested below."
 )
 _HINDSIGHT = " The baseline is the best at r2v's number of teacher calls, picked with hindsight."
-_ABLATIONS = "Each ablation against r2v (the broad pale line): same labels, same rule for thresholds, one thing changed."
+_ABLATIONS = (
+    "Each ablation against r2v (the broad pale line): same labels, same rule for "
+    "thresholds, one thing changed."
+)
 _RELIABILITY = (
     "The residual risk, not the score that routes: steps of the SLM alone on test tasks, against "
     "the "
@@ -52,8 +62,14 @@ _TRAINING = (
     "failure over training seeds exceeds epsilon, and falls while it does not. "
 )
 _CLONING = "Cross-entropy on action tokens of the teacher's successful episodes."
-_VERIFIER = "Uncalibrated V on candidates of validation states, against the share of their branches that succeeded."
-_PREFERENCES = "Verifier-guided DPO with its consistency and likelihood terms; rewards are beta times the log-ratio to the cloned policy."
+_VERIFIER = (
+    "Uncalibrated V on candidates of validation states, against the share of their "
+    "branches that succeeded."
+)
+_PREFERENCES = (
+    "Verifier-guided DPO with its consistency and likelihood terms; rewards are "
+    "beta times the log-ratio to the cloned policy."
+)
 
 _TIMELINE = (
     "Stages above; below them engines, env runners and learners, with what each group asked for. "

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from r2v_dist.evaluation.comparison import REFERENCE
-from r2v_dist.evaluation.results import Findings, Forecasts
+from r2v_dist.evaluation.results import Findings
 from r2v_dist.evaluation.risk_quality import RiskQuality
+from r2v_dist.evaluation.trained_routers import Forecasts
 from r2v_dist.report.figures.drawing import ACCENT, BAD, GOOD, INK, MUTED, percent_axis
 from r2v_dist.report.figures.palette import COLOURS, LABELS
 from r2v_dist.stats.calibration_error import BINS, equal_width, reliability_bins

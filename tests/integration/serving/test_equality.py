@@ -22,7 +22,8 @@ from r2v_dist.episodes import Arm, Episode, Task, Unit, next_prefix
 from r2v_dist.language_model import Candidate, Request, Sampling
 from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.features import FEATURE_NAMES, features
-from r2v_dist.router.model import Mlp, RouterModel
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import RouterModel
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.switching import Hysteresis

@@ -1,4 +1,4 @@
-"""Sections C, D and E of the acceptance cases: tools, what is remembered, and what callers control."""
+"""Sections C, D and E of the acceptance cases: tools, memory, and what callers control."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""`serve.shadow`: one side answers, the router is watched, and neither knows of the other's state."""
+"""`serve.shadow`: one side answers, the router is watched, and neither knows the other's state."""
 
 import asyncio
 from pathlib import Path
@@ -204,8 +204,10 @@ def test_the_teacher_is_asked_while_the_slm_proposes_and_both_end_with_their_cal
             await until(lambda: bool(r.teacher.seen and r.slm.requests))
             await asyncio.sleep(0.05)  # the teacher's answer has begun
             writer.transport.abort()
-            gone = lambda: r.slm.cancelled == 1 and r.teacher.seen[0].closed_at is not None  # noqa: E731
-            assert await until(gone) < BOUND_S
+            left = r.teacher.seen[0]
+            assert (
+                await until(lambda: r.slm.cancelled == 1 and left.closed_at is not None) < BOUND_S
+            )
             await until(lambda: r.app.under_way == 0)
 
     asyncio.run(case())

@@ -1,5 +1,5 @@
-"""OpenTelemetry spans of answers: names of the conventions, times, parents, and no text unless it is
-asked for."""
+"""OpenTelemetry spans of answers: names of the conventions, times, parents, and no text unless it
+is asked for."""
 
 import asyncio
 import subprocess

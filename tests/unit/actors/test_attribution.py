@@ -1,5 +1,5 @@
-"""Failures are charged to what caused them: a cluster of stand-ins in which tasks kill, hang or raise
-and nodes are broken, under any order of events.
+"""Failures are charged to what caused them: a cluster of stand-ins in which tasks kill, hang or
+raise and nodes are broken, under any order of events.
 """
 
 import random

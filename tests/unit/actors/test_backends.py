@@ -194,7 +194,8 @@ def test_a_reply_that_is_no_answer_is_asked_for_again_and_then_quoted(
         ),
         (reply(["up", "up"], prompt_tokens=None, completion_tokens=None), ["up", "up"]),
         (
-            b'{"choices": [{"message": {"content": "caf\xe9"}}, {"message": {"content": "\\ud83d"}}]}',
+            b'{"choices": [{"message": {"content": "caf\xe9"}}, {"message": {"content": '
+            b'"\\ud83d"}}]}',
             ["caf�", "�"],
         ),
         (reply(["<think>Up?</think>\nup", "<think>Up or"]), ["up"]),
@@ -364,9 +365,7 @@ def test_the_simulated_policy_fails_at_its_rate_and_is_named_simulated() -> None
     assert set(texts) == {"wait", "up"}
 
 
-def test_the_simulated_policy_errs_in_the_environments_own_words_at_rates_that_depend_on_the_context() -> (
-    None
-):
+def test_the_simulated_policy_errs_in_the_environments_words_at_rates_of_the_context() -> None:
     model = SimulatedModel(0.1, perturbed=0.5, after_error=0.8)
 
     async def rate(user: str, perturbed: bool) -> float:

@@ -1,5 +1,5 @@
-"""Processes that compute on CPUs see no GPU, and a cluster that is joined keeps its way to ask for a
-token.
+"""Processes that compute on CPUs see no GPU, and a cluster that is joined keeps its way to ask for
+a token.
 """
 
 from cluster import environment

@@ -49,14 +49,14 @@ def test_whole_gpus_stay_free_of_shares() -> None:
 def test_ranks_count_on_every_node_by_cores_and_gpus() -> None:
     assert misfit([ranks(6)], nodes(4, 2)) is None
     assert misfit([ranks(6)], [Node("a", 1, 4), Node("b", 8, 2)]) == (
-        "bc.deepspeed.ranks = 6: a rank needs 1 GPU and 1 core each, so there is room for 3 of 6 on "
-        "a (4 GPUs, 1 core), b (2 GPUs, 8 cores)"
+        "bc.deepspeed.ranks = 6: a rank needs 1 GPU and 1 core each, so there is room for 3 of "
+        "6 on a (4 GPUs, 1 core), b (2 GPUs, 8 cores)"
     )
     assert misfit([ranks(1)], []) is not None
 
 
 def test_a_packing_is_found_where_the_largest_first_goes_wrong() -> None:
-    """Into two nodes of 8: 4, 2, 2 and 3, 3, 2; the largest first, side by side, leaves a 2 over."""
+    """Into two nodes of 8: 4, 2, 2 and 3, 3, 2; the largest first, side by side, leaves one 2."""
     sizes = (4, 3, 3, 2, 2, 2)
     bundles = [engine(size, f"e{index}") for index, size in enumerate(sizes)]
     assert misfit(bundles, nodes(8, 8)) is None

@@ -109,7 +109,10 @@ def test_an_address_where_nothing_listens_is_named_at_once(tmp_path: Path) -> No
     began = time.monotonic()
     with pytest.raises(
         RuntimeFailure,
-        match=rf"^cluster\.address = {re.escape(address)}: nothing answers there .*correct the address$",
+        match=(
+            rf"^cluster\.address = {re.escape(address)}: nothing answers there .*correct the "
+            r"address$"
+        ),
     ):
         enter(ClusterConfig(address=address), tmp_path)
     assert time.monotonic() - began < 30
@@ -175,7 +178,10 @@ def test_a_slow_start_is_tried_again(
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6399")
     with pytest.raises(
         RuntimeFailure,
-        match=r"^cluster\.address = local: Ray cannot be reached: The current node timed out.*4 tries",
+        match=(
+            r"^cluster\.address = local: Ray cannot be reached: The current node timed "
+            r"out.*4 tries"
+        ),
     ):
         enter(ClusterConfig(num_cpus=1), tmp_path)
     assert [one["address"] for one in tries] == ["local"] * 4

@@ -310,7 +310,9 @@ def test_every_run_needs_validation_tasks() -> None:
 
 
 def test_a_key_does_not_change_the_defaults_beside_it() -> None:
-    assert load_config(DEMO, ["router.deepspeed.ranks=2"]).router.deepspeed.zero_stage == 0  # type: ignore[union-attr]
+    router = load_config(DEMO, ["router.deepspeed.ranks=2"]).router
+    assert router is not None
+    assert router.deepspeed.zero_stage == 0
     simulated = load_simulated(SIMULATED, ["cluster={num_cpus: 2}"])
     assert simulated is not None
     assert simulated.cluster.memory_gib == 1.0
@@ -377,7 +379,10 @@ def test_content_hash_ignores_where_and_how_fast() -> None:
 
 def test_keys_that_came_later_leave_finished_stages_finished() -> None:
     plain = ModelConfig(backend="openai", model="m", base_url="http://127.0.0.1:1/v1")
-    earlier = "backend model sampling system_prompt dtype max_model_len base_url failure_rate failure_rate_perturbed"
+    earlier = (
+        "backend model sampling system_prompt dtype max_model_len base_url failure_rate "
+        "failure_rate_perturbed"
+    )
     assert set(plain.content()) == {*earlier.split(), "failure_rate_after_error", "signal_auroc"}
     assert set(plain.content()["sampling"]) == {"candidates", "temperature", "top_p", "max_tokens"}
     for key, value in (
@@ -401,8 +406,9 @@ def test_keys_that_came_later_leave_finished_stages_finished() -> None:
 def test_help_and_dry_run_import_nothing_heavy(config: Path, asked: str) -> None:
     program = (
         "import sys\nfrom r2v_dist.cli.main import main\nmain(['run', sys.argv[1], '--dry-run'])\n"
-        "heavy = {'ray', 'torch', 'vllm', 'transformers', 'pyarrow', 'rich'} & set(sys.modules)\nassert "
-        "not heavy, heavy"
+        "heavy = {'ray', 'torch', 'vllm', 'transformers', 'pyarrow', 'rich'} & "
+        "set(sys.modules)\n"
+        "assert not heavy, heavy"
     )
     result = subprocess.run(
         [sys.executable, "-c", program, str(config)],

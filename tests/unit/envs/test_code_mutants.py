@@ -4,9 +4,9 @@ failed the full verdict.
 
 import ast
 
+from envs.coding.judge import Judge
 from envs.coding.mutants import mutants, wrong_solution
 from envs.coding.tasks import load_task, task_ids
-from envs.coding.verdict import Judge
 
 PROGRAM = '''def f(items, n):
     """Not code: 1 < 2."""

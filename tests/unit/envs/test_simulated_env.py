@@ -103,7 +103,8 @@ def test_passes_gymnasiums_checker_and_the_expert_wins() -> None:
     assert "part 1 of 4" in observation
     assert info["goal"]
     for _ in range(4):
-        observation, reward, terminated, _, info = env.step(env.unwrapped.expert_action())  # type: ignore[attr-defined]
+        action = env.unwrapped.expert_action()  # type: ignore[attr-defined]
+        observation, reward, terminated, _, info = env.step(action)
     assert (reward, terminated, info["stop_reason"]) == (1.0, True, "won")
 
 

@@ -183,8 +183,8 @@ def test_an_open_quote_in_a_command_is_told(tmp_path: Path) -> None:
     services = 'services: {client: {}, api: {image: a, command: "echo \'a"}}\n'
     found = fit(tmp_path, V1 | {"docker-compose.yaml": services})
     assert found.docker == (
-        "task odd: docker-compose.yaml: services.api.command = echo 'a: a quote is open (No closing "
-        "quotation); close it",
+        "task odd: docker-compose.yaml: services.api.command = echo 'a: a quote is open "
+        "(No closing quotation); close it",
     )
 
 

@@ -203,7 +203,10 @@ def test_admissible_commands_on_request(games: list[Path]) -> None:
 
 
 def test_cleaning_keeps_the_world_and_drops_the_rest() -> None:
-    raw = "\n\nYou open the box.\n\n\nYour score has just gone up by one point.\n\n\n>     -= Room =-0/2"
+    raw = (
+        "\n\nYou open the box.\n\n\nYour score has just gone up by one point.\n\n\n"
+        ">     -= Room =-0/2"
+    )
     assert clean_feedback(raw) == "You open the box."
     assert (
         clean_introduction("BANNER $$\nThe objective.\n\n-= Room =-\nA room.\n\n>  -= Room =-0/1")

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from envs.coding.judge import Judge
 from envs.coding.tasks import CodeTask
-from envs.coding.verdict import Judge, Verdict
+from envs.coding.verdict import Verdict
 from envs.sandbox import Completed, Ending, Limits
 from r2v_dist.errors import RuntimeFailure
 

@@ -12,17 +12,10 @@ from r2v_dist.evaluation.routing_signals import (
     routing_signals,
     spearman,
 )
+from r2v_dist.router.advantage import LEAST_COST, LEAST_GAIN, advantage, effect_inputs
 from r2v_dist.router.features import FEATURE_NAMES
-from r2v_dist.router.model import (
-    ESTIMATES,
-    LEAST_COST,
-    LEAST_GAIN,
-    Mlp,
-    RouterModel,
-    Score,
-    advantage,
-    effect_inputs,
-)
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import ESTIMATES, RouterModel, Score
 
 F = len(FEATURE_NAMES)
 EFFECTS = 6

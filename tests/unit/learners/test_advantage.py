@@ -10,16 +10,10 @@ import pytest
 
 from learners.router.teacher_effects import STRENGTH, fit_effects
 from r2v_dist.labels.table import LabelTable
+from r2v_dist.router.advantage import LEAST_COST, LEAST_GAIN, advantage, effect_inputs
 from r2v_dist.router.features import FEATURE_NAMES
-from r2v_dist.router.model import (
-    ESTIMATES,
-    LEAST_COST,
-    LEAST_GAIN,
-    Mlp,
-    RouterModel,
-    advantage,
-    effect_inputs,
-)
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import ESTIMATES, RouterModel
 
 F = len(FEATURE_NAMES)
 TRUTH = np.array([0.5, -0.25, 0.0, 2.0, 0.3, -0.2])

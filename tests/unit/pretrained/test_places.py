@@ -9,7 +9,8 @@ from cluster.architectures import shape_of
 from r2v_dist.cli.main import main
 from r2v_dist.config.run import load_config
 from r2v_dist.errors import UsageError
-from r2v_dist.pipeline.preflight import check, resource_plan
+from r2v_dist.pipeline.preflight import check
+from r2v_dist.pipeline.resource_plan import resource_plan
 from r2v_dist.pretrained.catalogue import catalogue
 from r2v_dist.pretrained.places import hub_folder, model_path, packages_folder
 from tests.runs import ROOT

@@ -1,5 +1,5 @@
-"""Thresholds by chance: draws that can be made again, and propensities that are the probabilities of
-paths that real routers play."""
+"""Thresholds by chance: draws that can be made again, and propensities that are the probabilities
+of paths that real routers play."""
 
 import random
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""A router baseline is one function and one row: a copy of the package gets both, and nothing else."""
+"""A router baseline is one function and one row: a copy of the package gets both, no more."""
 
 import os
 import shutil

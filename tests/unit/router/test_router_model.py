@@ -12,7 +12,8 @@ import pytest
 from r2v_dist.errors import UsageError
 from r2v_dist.router.calibration import Array, Calibrator
 from r2v_dist.router.features import FEATURE_NAMES
-from r2v_dist.router.model import Mlp, Mode, RouterModel
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import Mode, RouterModel
 
 F = len(FEATURE_NAMES)
 

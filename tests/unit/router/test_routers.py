@@ -12,7 +12,8 @@ from r2v_dist.language_model import Answer, Candidate, TopTokens
 from r2v_dist.router.baselines import stuck_steps
 from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.features import FEATURE_NAMES, features
-from r2v_dist.router.model import Mlp, RouterModel
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import RouterModel
 from r2v_dist.router.names import BY_NAME, DRAWN
 from r2v_dist.router.query_features import (
     QUERY_FEATURE_NAMES,

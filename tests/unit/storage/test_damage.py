@@ -27,7 +27,8 @@ from r2v_dist.config.run import load_config
 from r2v_dist.episodes import Arm, Episode, EpisodeKey, Step, StopReason
 from r2v_dist.errors import DamagedFile, StoreFailure, UsageError
 from r2v_dist.language_model import Answer, Candidate, TopTokens
-from r2v_dist.router.model import Mlp, RouterModel
+from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.model import RouterModel
 from r2v_dist.storage import arrow_file as table_file
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir
