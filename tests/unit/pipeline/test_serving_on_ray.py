@@ -15,12 +15,15 @@ SERVED: Any = SimpleNamespace(
 )
 
 
-def test_a_start_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_never_ends_is_ended_and_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     over = threading.Event()
     monkeypatch.setattr(serving_on_ray, "_run", lambda *_: over.wait(60))
     with pytest.raises(RuntimeFailure, match=r"within 0\.2 s \(cluster\.engine_start_deadline_s"):
         serving_on_ray._start(SERVED, "127.0.0.1", 0, Calls())
     over.set()
+    assert "within 0.2 s" in capsys.readouterr().err
 
 
 def test_what_ray_serve_says_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
