@@ -45,7 +45,7 @@ class _Forgetful(list[Any]):
 
 def main(folder: Path, teacher_url: str, entries: int) -> None:
     """Serve until SIGTERM."""
-    limits = {"backoff_s": 0.01, "breaker_failures": 1000, "first_byte_s": 5.0}
+    limits = {"backoff_s": 0.01, "breaker_failures": 1000, "first_byte_s": 120.0}
     config = ServeConfig.model_validate({"state_entries": entries, "upstream": limits})
     upstream = Upstream(teacher_url, KEY, config.upstream)
     model = ModelConfig(backend="openai", model="by-text", base_url=teacher_url)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure, UsageError, warn
 from r2v_dist.pipeline.served_models import Calls, engines
 from r2v_dist.pipeline.serving import ServedRun, access_of, application
 from r2v_dist.serving.server import listen
@@ -87,10 +87,12 @@ def _start(served: ServedRun, host: str, port: int, calls: Calls) -> None:
     try:
         error = ended.get(timeout=deadline_s)
     except queue.Empty:
-        raise RuntimeFailure(
+        said = (
             f"Ray Serve has not started the gateway within {deadline_s:g} s "
             f"(cluster.engine_start_deadline_s)"
-        ) from None
+        )
+        warn(said)  # Ray ends the process, silently, if the thread calls it after its shutdown
+        raise RuntimeFailure(said) from None
     if isinstance(error, RayError | RuntimeError):
         said = " ".join(str(error).split())[:300]
         raise RuntimeFailure(f"Ray Serve does not start the gateway: {said}") from None

@@ -157,8 +157,8 @@ def test_a_start_under_ray_serve_has_a_deadline_and_leaves_nothing(simulated_run
         timeout=240,
     )
     assert done.returncode == 1
-    assert "has not started the gateway within 0.5 s" in done.stderr.splitlines()[-1]
-    assert "cluster.engine_start_deadline_s" in done.stderr.splitlines()[-1]
+    told = "has not started the gateway within 0.5 s (cluster.engine_start_deadline_s)"
+    assert told in done.stderr
 
 
 async def left_alone(url: str, teacher: StubTeacher) -> None:

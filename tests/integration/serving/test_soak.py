@@ -113,7 +113,7 @@ class Agent:
     async def forced(self) -> None:
         side = self.rng.choice(["slm", "teacher"])
         answer = await self.ask(self.opening(), model=f"r2v-{side}")
-        self.require(answer.headers["x-r2v-route"] == side, answer.text)
+        self.require(answer.headers["x-r2v-route"] == side, f"{side}: {answer.headers}")
 
     async def stream(self) -> None:
         answer = await self.ask(self.opening(), stream=True)
@@ -124,7 +124,7 @@ class Agent:
         messages = self.opening()
         for step in range(4):
             answer = await self.ask(messages)
-            self.require(answer.headers.get("x-r2v-features") == "exact", answer.text)
+            self.require(answer.headers.get("x-r2v-features") == "exact", str(answer.headers))
             messages += [answer.json()["choices"][0]["message"]]
             messages += [{"role": "user", "content": f"seen {step}"}]
         judged = {"id": self.served[-1], "success": self.rng.random() < 0.5}
