@@ -108,6 +108,12 @@ def test_what_an_agent_left_does_not_pass_where_pytest_failed(tmp_path: Path) ->
     assert play(tmp_path, V1, *LEFT) == 0.0
 
 
+def test_a_reward_counts_whatever_pytest_said(tmp_path: Path) -> None:
+    require_bubblewrap()
+    script = "uvx pytest /tests/test_outputs.py\necho 1 > /logs/verifier/reward.txt\n"
+    assert play(tmp_path, V2 | {"tests/test.sh": script}) == 1.0
+
+
 def test_options_of_uv_before_its_command_hide_no_pytest(tmp_path: Path) -> None:
     require_bubblewrap()
     files = V1 | {"tests/run-uv-pytest.sh": "uv --no-cache run pytest $TEST_DIR/test_outputs.py\n"}
