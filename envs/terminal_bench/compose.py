@@ -20,7 +20,8 @@ _UNIMPORTANT = {
     *("stop_grace_period", "logging", "labels", "platform", "deploy", "pull_policy", "profiles"),
 }
 """All share one network and are started together; nothing outside can reach them."""
-_SET_BY_HARNESS = "${"
+_AT_THE_TOP = {"services", "version", "name", "volumes", "networks"}
+_OF_A_BUILD = {"context", "dockerfile", "tags", "labels"}
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,15 @@ def read_compose(task: str, files: Mapping[str, File], shown: Mapping[str, File]
     """
     if _FILE not in files:
         return Composed()
-    described = Described.read(task, _FILE, files[_FILE]).table("services")
+    whole = Described.read(task, _FILE, files[_FILE])
+    described = whole.table("services")
     names = described.names()
     terminal = next((name for name in _TERMINAL if name in names), "")
-    problems = []
+    problems = [
+        f"{_FILE}: {key} is not understood"
+        for key in whole.names()
+        if key not in _AT_THE_TOP and not key.startswith("x-")
+    ]
     if names and not terminal:
         problems.append(f"{_FILE}: none of {', '.join(names)} is called client or main")
     services = []
@@ -72,11 +78,19 @@ def context_of(folder: str, dockerfile: str, files: Mapping[str, File]) -> dict[
 
 def _unknown(name: str, keys: Described, terminal: bool) -> list[str]:
     allowed = _READ | _UNIMPORTANT | ({"volumes"} if terminal else set())
-    return [
-        f"{_FILE}: services.{name}.{key} is not understood"
-        for key in keys.names()
-        if key not in allowed
-    ]
+    unknown = [key for key in keys.names() if key not in allowed]
+    if isinstance(keys.value("build"), dict):
+        unknown += [f"build.{key}" for key in keys.table("build").names() if key not in _OF_A_BUILD]
+    problems = [f"{_FILE}: services.{name}.{key} is not understood" for key in unknown]
+    if not terminal:
+        said = {"image": keys.text("image"), "command": " ".join(_words(keys, "command"))}
+        said["healthcheck.test"] = " ".join(_health(keys.table("healthcheck")))
+        problems += [
+            f"{_FILE}: services.{name}.{key}: no variable is known here; write its value"
+            for key, text in said.items()
+            if _set_by_harness(text)
+        ]
+    return problems
 
 
 def _service(name: str, keys: Described, files: Mapping[str, File]) -> Service:
@@ -87,10 +101,10 @@ def _service(name: str, keys: Described, files: Mapping[str, File]) -> Service:
         name=name,
         image="" if context else keys.text("image"),
         context=context,
-        command=_words(keys, "command"),
+        command=tuple(map(_plain, _words(keys, "command"))),
         environment=_variables(keys),
-        aliases=tuple(one for one in (name, *called) if one and _SET_BY_HARNESS not in one),
-        health=_health(keys.table("healthcheck")),
+        aliases=tuple(one for one in (name, *called) if one and not _set_by_harness(one)),
+        health=tuple(map(_plain, _health(keys.table("healthcheck")))),
     )
 
 
@@ -100,7 +114,7 @@ def _build(keys: Described) -> tuple[str, str]:
     if not isinstance(build, dict):
         build = {"context": build or "."}
     folder = str(PurePosixPath(str(build.get("context", "."))))
-    whole = folder == "." or _SET_BY_HARNESS in folder
+    whole = folder == "." or _set_by_harness(folder)
     return "" if whole else folder, str(build.get("dockerfile", "Dockerfile"))
 
 
@@ -111,7 +125,17 @@ def _variables(keys: Described) -> dict[str, str]:
         named = {name: value for name, equals, value in pairs if equals}
     else:
         named = keys.texts("environment")
-    return {name: value for name, value in named.items() if _SET_BY_HARNESS not in value}
+    return {name: _plain(value) for name, value in named.items() if not _set_by_harness(value)}
+
+
+def _set_by_harness(text: str) -> bool:
+    """Whether a text has a variable of whoever starts the containers."""
+    return "${" in text.replace("$$", "")
+
+
+def _plain(text: str) -> str:
+    """A text as the container gets it: two dollars are one."""
+    return text.replace("$$", "$")
 
 
 def _words(keys: Described, key: str) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 names file, key, value and what to write instead.
 """
 
-import math
 import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import yaml
 from envs.terminal_bench.machine import File
 from r2v_dist.errors import UsageError
 
+_MOST_S = 1e9
 _PARSERS: Mapping[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".yaml": yaml.safe_load}
 
 
@@ -19,7 +19,7 @@ def parsed(task: str, file: str, content: File) -> Any:
     """What a file holds, by the ending of its name. Raises UsageError."""
     try:
         return _PARSERS[file[file.rindex(".") :]](content.content.decode("utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         said = " ".join(str(error).split())[:200]
         raise UsageError(f"task {task}: {file} cannot be read ({said}); correct it") from None
 
@@ -30,7 +30,7 @@ class Described:
     def __init__(self, task: str, file: str, keys: Mapping[str, Any], above: str = "") -> None:
         self._task = task
         self._file = file
-        self._keys = keys
+        self._keys = {str(key): value for key, value in keys.items()}
         self._above = above
 
     @classmethod
@@ -54,7 +54,7 @@ class Described:
         if value is None:
             return otherwise
         good = isinstance(value, int | float) and not isinstance(value, bool)
-        if not good or not 0 < value < math.inf:
+        if not good or not 0 < value < _MOST_S:
             raise self.wrong(key, f"write a number of seconds, such as {otherwise}")
         return float(value)
 

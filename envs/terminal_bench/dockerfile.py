@@ -26,6 +26,7 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::-([^}]*))?\}|(\w+))")
 _KNOWN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 """What an image has before its Dockerfile says anything."""
 _READ_ONLY = ("/usr/", "/bin/", "/sbin/", "/lib/", "/lib64/", "/dev/", "/proc/", "/sys/")
+_FOLLOWED = {"FROM", "WORKDIR", "COPY", "ADD", "ENV", "ARG", "RUN", "USER"}
 _IGNORED = {"CMD", "ENTRYPOINT", "EXPOSE", "LABEL", "VOLUME", "STOPSIGNAL", "HEALTHCHECK", "SHELL"}
 
 
@@ -101,9 +102,8 @@ class _Reading:
         self._stages = 0
 
     def take(self, name: str, value: str) -> None:
-        reader = getattr(self, f"_{name.lower()}", None)
-        if reader is not None:
-            reader(value)
+        if name in _FOLLOWED:
+            getattr(self, f"_{name.lower()}")(value)
         elif name not in _IGNORED:
             self._problems.append(f"its Dockerfile has {name}, which only Docker can do")
 
@@ -157,7 +157,11 @@ class _Reading:
             self._copy(value)
 
     def _copy(self, value: str) -> None:
-        words = shlex.split(value.replace("[", " ").replace("]", " ").replace('",', '" '))
+        try:
+            words = shlex.split(value.replace("[", " ").replace("]", " ").replace('",', '" '))
+        except ValueError:
+            self._problems.append(f"its Dockerfile has COPY {value}, in which a quote is open")
+            return
         if any(word.startswith("--from") for word in words):
             self._problems.append("its Dockerfile copies from another image")
             return
@@ -173,7 +177,10 @@ class _Reading:
         for source in sources:
             files |= self._copied(source, base, into_folder)
         if mode:
-            bits = int(re.sub(r"\D", "", mode) or "644", 8)
+            if not re.fullmatch("[0-7]{3,4}", mode):
+                self._problems.append(f"its Dockerfile has --chmod={mode}, which is no octal mode")
+                return
+            bits = int(mode, 8)
             files = {path: File(file.content, bits) for path, file in files.items()}
         if fixed := next((path for path in files if path.startswith(_READ_ONLY)), ""):
             self._problems.append(f"its Dockerfile copies to {fixed}, where nothing can be written")

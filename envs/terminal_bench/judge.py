@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from envs.terminal_bench.dockerfile import Put
 from envs.terminal_bench.machine import File, Machine
 from envs.terminal_bench.observation import text_of
+from envs.terminal_bench.offline import FAILED, PYTEST_SAID
 from envs.terminal_bench.task import TerminalTask
 from r2v_dist.errors import RuntimeFailure
 
@@ -98,7 +99,11 @@ def judge(machine: Machine, task: TerminalTask) -> Verdict:
     said = text_of(ran.output, _SAID)
     if ran.code is None:
         return Verdict(False, f"the tests took longer than {task.test_s:g} s\n{said}")
-    if _stamps(machine, task) != before:
+    after = _stamps(machine, task)
+    failed = after.pop(FAILED, None) != before.pop(FAILED, None)
+    if failed and task.reward_file == PYTEST_SAID:  # other tasks say themselves what it means
+        return Verdict(False, said)
+    if after != before:
         return Verdict(False, f"the tests or the system were touched while the tests ran\n{said}")
     return Verdict(_passed(machine, task, ran.code), said)
 

@@ -56,7 +56,7 @@ def read_v2(name: str, files: Mapping[str, File]) -> TerminalTask:
         service_problems=composed.problems,
         image=image,
         context=context,
-        problems=tuple(_problems(files, described, image)),
+        problems=tuple(_problems(files, context, described, image)),
     )
 
 
@@ -67,13 +67,13 @@ def _build(context: Mapping[str, File], image: str, variables: Mapping[str, str]
     return with_variables(build, variables)
 
 
-def _problems(files: Mapping[str, File], described: Described, image: str) -> list[str]:
-    needed = ("instruction.md", "environment/Dockerfile", "tests/test.sh")
-    problems = [
-        f"{missing} is missing"
-        for missing in needed
-        if missing not in files and not (missing.endswith("Dockerfile") and image)
-    ]
+def _problems(
+    files: Mapping[str, File], context: Mapping[str, File], described: Described, image: str
+) -> list[str]:
+    needed = ("instruction.md", "tests/test.sh")
+    problems = [f"{missing} is missing" for missing in needed if missing not in files]
+    if "Dockerfile" not in context and not image:
+        problems.insert(0, "environment/Dockerfile is missing")
     if described.listed("steps"):
         problems.append("task.toml: it has steps, and only tasks of one step can be played")
     verifier = described.table("verifier")

@@ -13,6 +13,10 @@ from envs.terminal_bench.machine import File
 PYTEST_SAID = "/logs/verifier/r2v-pytest"
 """Where `pytest` says 1 if every run of it passed, else 0."""
 _PLACE = "/tests/r2v-offline"
+FAILED = f"{_PLACE}/failed"
+"""A file of the tests that `pytest` changes where a run of it failed. That cannot be undone: the
+time of its change stays.
+"""
 _FETCHES = re.compile(
     r"(?m)(?:^|[\s;&|(])(?:sudo\s+)?(?:curl|wget|uvx?|apt-get|apt|pip\d?|python3?\s+-m\s+pip)\s"
 )
@@ -31,7 +35,14 @@ PATH=${PATH//${0%/*}:/}
 exec "${0##*/}" "$@"
 """
 _UV = """#!/bin/bash
-[ "$1" = tool ] && shift
+while [ $# -gt 0 ]; do
+  case $1 in
+    --directory) cd "$2" || exit; shift 2 ;;
+    --project | --cache-dir | --config-file | --color) shift 2 ;;
+    -* | tool) shift ;;
+    *) break ;;
+  esac
+done
 case $1 in
   run)
     shift
@@ -84,6 +95,7 @@ python3 -s -c 'import sys; sys.path.pop(0); import pytest; sys.exit(pytest.conso
 code=$?
 mkdir -p /logs/verifier
 if [ $code != 0 ]; then
+  echo >> {FAILED}
   echo 0 > {PYTEST_SAID}
 elif [ ! -e {PYTEST_SAID} ]; then
   echo 1 > {PYTEST_SAID}
@@ -154,7 +166,8 @@ def _programs(tests: Mapping[str, File]) -> dict[str, File]:
         "uvx": _UVX,
         "pytest": _PYTEST.replace("CONFIGURED", settings),
     }
-    return {f"{_PLACE}/{name}": File(text.encode(), 0o755) for name, text in texts.items()}
+    programs = {f"{_PLACE}/{name}": File(text.encode(), 0o755) for name, text in texts.items()}
+    return programs | {FAILED: File(b"")}
 
 
 def _code(script: str) -> str:

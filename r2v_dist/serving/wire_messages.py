@@ -32,6 +32,10 @@ def check_messages(messages: object) -> None:
             raise invalid(f"{open_calls[first]} calls {first[:60]!r}, and no result follows", where)
         if role == "assistant":
             _open(open_calls, message, where)
+        elif message.get("tool_calls"):
+            raise invalid(f"{where}.tool_calls: only an answer calls tools", f"{where}.tool_calls")
+        if not isinstance(message.get("tool_call_id") or "", str):
+            raise invalid(f"{where}.tool_call_id must be a string", f"{where}.tool_call_id")
     if open_calls:
         first = next(iter(open_calls))
         raise invalid(
@@ -48,6 +52,7 @@ def _is_plain(message: object) -> bool:
         and isinstance(message.get("content"), str)
         and message.get("role") in _PLAIN
         and not message.get("tool_calls")
+        and not message.get("tool_call_id")
     )
 
 

@@ -71,6 +71,12 @@ FORGED = (
     "printf '[pytest]\\naddopts = --collect-only\\n' > /pytest.ini",
 )
 
+LEFT = (
+    "printf 'while :; do mkdir -p /logs/verifier; echo 1 > /logs/verifier/r2v-pytest; done' > f.sh",
+    "setsid bash f.sh > /dev/null 2>&1 &",
+)
+"""A process that writes the record of the tests, again and again."""
+
 
 def play(tmp_path: Path, files: dict[str, str], *actions: str) -> float:
     folder = tmp_path / "count-words"
@@ -95,6 +101,24 @@ def test_tests_that_would_fetch_judge_without_a_network(
     assert play(tmp_path, files, "EXPERT") == 1.0
     assert play(tmp_path, files) == 0.0
     assert play(tmp_path, files, *FORGED) == 0.0
+
+
+def test_what_an_agent_left_does_not_pass_where_pytest_failed(tmp_path: Path) -> None:
+    require_bubblewrap()
+    assert play(tmp_path, V1, *LEFT) == 0.0
+
+
+def test_a_reward_counts_whatever_pytest_said(tmp_path: Path) -> None:
+    require_bubblewrap()
+    script = "uvx pytest /tests/test_outputs.py\necho 1 > /logs/verifier/reward.txt\n"
+    assert play(tmp_path, V2 | {"tests/test.sh": script}) == 1.0
+
+
+def test_options_of_uv_before_its_command_hide_no_pytest(tmp_path: Path) -> None:
+    require_bubblewrap()
+    files = V1 | {"tests/run-uv-pytest.sh": "uv --no-cache run pytest $TEST_DIR/test_outputs.py\n"}
+    assert play(tmp_path, files, "EXPERT") == 1.0
+    assert play(tmp_path, files) == 0.0
 
 
 def test_a_script_that_runs_no_pytest_decides_itself(tmp_path: Path) -> None:

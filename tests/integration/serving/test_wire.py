@@ -302,3 +302,21 @@ def test_case_75_sizes_and_kinds() -> None:
             assert (await post(r, b"x", **{"content-encoding": "gzip"})).status_code == 415
 
     asyncio.run(case())
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "user", "content": "a", "tool_calls": [1]}, "messages[0].tool_calls"),
+        ({"role": "system", "content": "a", "tool_calls": 5}, "messages[0].tool_calls"),
+        ({"role": "user", "content": "a", "tool_call_id": ["b"]}, "messages[0].tool_call_id"),
+    ],
+)
+def test_case_75_calls_where_none_belong(message: dict[str, Any], param: str) -> None:
+    async def case() -> None:
+        async with rig() as r:
+            response = await post(r, body(messages=[message, *USER]))
+            assert response.status_code == 400, response.text
+            assert response.json()["error"]["param"] == param
+
+    asyncio.run(case())

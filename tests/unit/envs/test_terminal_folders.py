@@ -194,6 +194,13 @@ def test_an_open_quote_in_a_command_is_told(tmp_path: Path) -> None:
         ("{client: {privileged: true}}", "services.client.privileged is not understood"),
         ("{one: {image: a}}", "none of one is called client or main"),
         ("{client: {}, db: {build: db}}", "services.db: neither an image nor a Dockerfile"),
+        ("{1: {image: a}}", "none of 1 is called client or main"),
+        ("{client: {build: {target: a}}}", "services.client.build.target is not understood"),
+        ("{client: {}}\ninclude: [more.yaml]", "include is not understood"),
+        (
+            "{client: {}, db: {image: 'db:${TAG}'}}",
+            "services.db.image: no variable is known here; write its value",
+        ),
     ],
 )
 def test_what_keeps_containers_from_being_started_is_named(
@@ -201,6 +208,30 @@ def test_what_keeps_containers_from_being_started_is_named(
 ) -> None:
     found = fit(tmp_path, V1 | {"docker-compose.yaml": f"services: {services}\n"})
     assert found.docker[0] == f"docker-compose.yaml: {said}"
+
+
+def test_two_dollars_in_a_compose_file_are_one() -> None:
+    api = "{image: a, command: 'echo $$A', environment: ['B=$${C}'], healthcheck: {test: 'x $$D'}}"
+    files = V1 | {"docker-compose.yaml": f"services: {{client: {{}}, api: {api}}}\n"}
+    [service] = read_task("a", folder(files)).services
+    assert service.command == ("echo", "$A")
+    assert (dict(service.environment), service.health[-1]) == ({"B": "${C}"}, "x $D")
+
+
+def test_a_dockerfile_lies_where_the_compose_file_says(tmp_path: Path) -> None:
+    main = "services: {main: {build: {context: app}}}\n"
+    files = V2 | {"environment/docker-compose.yaml": main, "environment/app/x": ""}
+    assert fit(tmp_path / "a", files).docker == ("environment/Dockerfile is missing",)
+    files["environment/app/Dockerfile"] = files.pop("environment/Dockerfile")
+    assert fit(tmp_path / "b", files).docker == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["a: " + "[" * 5000, "instruction: a\nmax_test_timeout_sec: 1" + "0" * 400]
+)
+def test_a_file_that_no_reader_bears_is_one_line(text: str, tmp_path: Path) -> None:
+    [said] = fit(tmp_path, V1 | {"task.yaml": text}).docker
+    assert said.startswith("task odd: task.yaml")
 
 
 def test_variables_of_a_task_reach_the_terminal_and_the_tests() -> None:
@@ -248,6 +279,9 @@ def test_a_dockerfiles_variables_are_replaced_as_docker_does() -> None:
             "FROM debian:12\nCOPY x /usr/bin/x",
             "its Dockerfile copies to /usr/bin/x, where nothing can be written",
         ),
+        ("COPY 'x y", "its Dockerfile has COPY 'x y, in which a quote is open"),
+        ("COPY --chmod=898 x y", "its Dockerfile has --chmod=898, which is no octal mode"),
+        ("COPIED x", "its Dockerfile has COPIED, which only Docker can do"),
     ],
 )
 def test_a_dockerfile_that_cannot_be_followed_is_explained(line: str, problem: str) -> None:
