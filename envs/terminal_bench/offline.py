@@ -20,7 +20,10 @@ time of its change stays.
 _FETCHES = re.compile(
     r"(?m)(?:^|[\s;&|(])(?:sudo\s+)?(?:curl|wget|uvx?|apt-get|apt|pip\d?|python3?\s+-m\s+pip)\s"
 )
-_PAST = re.compile(r"(?<!run )\bpython3?\s+-m\s+pytest")
+_PAST = re.compile(
+    r"/python[\d.]*\s+(?:-\S+\s+)*-m\s+pytest|\bpython[\d.]*\s+(?:-(?!m\b)\S+\s+)+-m\s+pytest"
+    r"|\bpython3?\.\d+\s+-m\s+pytest"
+)
 """pytest, called past our programs."""
 _NOT_NEEDED = frozenset({"curl", "wget", "ca-certificates", "pytest-json-ctrf", "uv"})
 """What serves to fetch, and a report that nobody reads here."""
@@ -81,6 +84,15 @@ case ${1%%@*} in
     exec python3 "$@" ;;
 esac
 exec "$@"
+"""
+_PYTHON = """#!/bin/bash
+here=${0%/*}
+if [ "$1 $2" = "-m pytest" ]; then
+  shift 2
+  exec "$here/pytest" "$@"
+fi
+real=$(PATH=${PATH//$here:/} type -P "${0##*/}") || exit 127
+exec "$real" "$@"
 """
 _PYTEST = f"""#!/bin/bash
 # --ctrf is an option of pytest-json-ctrf. Nothing of the agent's is loaded or configures pytest.
@@ -160,6 +172,8 @@ def _programs(tests: Mapping[str, File]) -> dict[str, File]:
         "apt-get": _NOTHING,
         "pip": _NOTHING,
         "pip3": _NOTHING,
+        "python": _PYTHON,
+        "python3": _PYTHON,
         "curl": _FETCH,
         "wget": _FETCH,
         "uv": _UV,

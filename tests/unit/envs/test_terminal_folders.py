@@ -133,9 +133,13 @@ def test_the_script_of_tests_that_fetch_is_run_as_it_is() -> None:
 
 
 def test_a_pytest_that_is_called_past_ours_is_judged_by_the_script() -> None:
+    for python in ("/usr/bin/python3", "python3 -B", "python3.11"):
+        script = f"pip install pytest\n{python} -m pytest /tests/test_outputs.py\n"
+        task = read_task("a", folder(V1 | {"run-tests.sh": script}))
+        assert (task.reward_file, task.needs_exit_0) == ("", True)
     script = "pip install pytest\npython3 -m pytest /tests/test_outputs.py\n"
     task = read_task("a", folder(V1 | {"run-tests.sh": script}))
-    assert (task.reward_file, task.needs_exit_0) == ("", True)
+    assert (task.reward_file, task.needs_exit_0) == (PYTEST_SAID, False)
 
 
 def test_an_older_solution_is_a_list_of_commands() -> None:
