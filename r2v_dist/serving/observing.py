@@ -104,7 +104,7 @@ class Observing:
 
     async def _page(self, request: Request) -> Response:
         """The page itself holds nothing; what it shows needs a key where there are keys."""
-        page = _PAGE.read_text("utf-8")
+        page = _PAGE.read_text(encoding="utf-8")
         return Response(page, headers=_confined(page), media_type="text/html; charset=utf-8")
 
 
