@@ -47,7 +47,9 @@ def execute(config: RunConfig) -> RunDir:
         def finish() -> None:
             _run_stages(config, run, services)
             names = [stage.name for stage in stages(config)]
+            run.require_lease()  # the report is whoever's the run is
             write_report(run, config, names, published(config.env.kind))
+            run.require_lease()
 
         run.repairing(finish)
     return folder

@@ -87,7 +87,7 @@ class RunDir:
 
     def write_config(self, config: RunConfig) -> None:
         """Store the resolved configuration."""
-        self._require_lease()
+        self.require_lease()
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         files.write_atomically(self.root / "config.yaml", text)
 
@@ -161,7 +161,7 @@ class RunDir:
 
     def begin(self, stage: str, input_hash: str) -> None:
         """Record an attempt; set aside the files of an attempt with other inputs."""
-        self._require_lease()
+        self.require_lease()
         attempts = self.stage(stage) / "attempts.jsonl"
         try:
             previous = files.read_json_lines(attempts)
@@ -182,7 +182,7 @@ class RunDir:
 
     def complete(self, stage: str, input_hash: str, wall_s: float, results: dict[str, Any]) -> None:
         """Record a stage as complete, with the sizes of its files."""
-        self._require_lease()
+        self.require_lease()
         attempts = len(files.read_json_lines(self.stage(stage) / "attempts.jsonl"))
         paths = self._files_of(stage, results)
         self._keep(stage, paths)
@@ -203,7 +203,7 @@ class RunDir:
             files.sync_entries(folder)
 
     def _share_logs(self) -> None:
-        self._require_lease()
+        self.require_lease()
         if mirror := mirrors.of(self.root):
             mirror.share([self.root / timeline.NAME, *(self.root / "logs").rglob("*")])
 
@@ -232,7 +232,7 @@ class RunDir:
         """Move a damaged file of this run, or the whole folder of its checkpoint, to `quarantine/`,
         so that it is made again. False where the file does not exist, or does not belong to this
         run."""
-        self._require_lease()
+        self.require_lease()
         root = self.root.resolve()
         path = damaged.path.resolve()
         parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
@@ -265,7 +265,8 @@ class RunDir:
                 except StoreFailure as error:  # the run's own end is what its caller has to know
                     warn(f"the last lines of the logs are in {self.root} only: {error}")
 
-    def _require_lease(self) -> None:
+    def require_lease(self) -> None:
+        """Raises Superseded where another driver has taken over."""
         if self.lease is not None:
             self.lease.require()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.chaos.faulty_run import NEVER, Fault
+from benchmarks.chaos.faulty_run import BOUNDARIES, NEVER, Fault
 from r2v_dist.storage import fence as fences
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir
@@ -96,6 +96,24 @@ def test_a_stopped_driver_is_superseded_and_then_refused(
     manifest = run.manifest("validate")
     assert manifest is not None
     assert run.lost(manifest) is None
+
+
+def test_a_driver_that_is_superseded_after_its_last_stage_says_so(tmp_path: Path) -> None:
+    first = start_faulty(BOUNDARIES, tmp_path)
+    until_stopped(first)
+    while RunDir(tmp_path).manifest("evaluate") is None:
+        first.send_signal(signal.SIGCONT)
+        time.sleep(0.2)
+        until_stopped(first)
+    let_the_lease_run_out(tmp_path)
+    code, [complaint] = run_faulty(NEVER, tmp_path)
+    assert (code, complaint[-13:]) == (0, "is superseded")
+    first.send_signal(signal.SIGCONT)
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 1, said
+    assert said.splitlines()[-1].endswith(
+        "has taken over; this run ends, and what it committed is kept"
+    )
 
 
 def late_shards(run_dir: Path) -> list[Path]:
