@@ -7,6 +7,7 @@ gone or is long past what any unit may take.
 
 import math
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,8 @@ class RunnerGroup:
         self._asked: dict[Any, tuple[Any, float]] = {}
         """Where each runner is, as it was asked, and until when it may start."""
         self._places: dict[Any, Place] = {}
+        self._meant: dict[Any, str] = {}
+        """Ray's id of the node on which each runner was asked to start."""
         self._given: dict[Any, _Given] = {}
         self._said = ""
         self.members: list[Any] = [self._start() for _ in range(cluster.runners)]
@@ -122,6 +125,7 @@ class RunnerGroup:
             except RayError as error:
                 raise self._lost(runner, error, starting=True) from None
             self._places[runner] = place
+            self._meant[runner] = place.node_id
             self._node_ids[place.node] = place.node_id
         return self._places[runner].node
 
@@ -211,6 +215,7 @@ class RunnerGroup:
         ray.kill(runner)
         self._places.pop(runner, None)
         self._asked.pop(runner, None)
+        self._meant.pop(runner, None)
         self._given = {one: given for one, given in self._given.items() if given.runner != runner}
 
     def last_words(self) -> str:
@@ -224,7 +229,7 @@ class RunnerGroup:
 
     def _lost(self, runner: Any, error: RayError, starting: bool) -> UsageError | RuntimeFailure:
         failure = unit_failure(error)
-        if type(failure) is UsageError and len(_nodes()) > 1:
+        if type(failure) is UsageError and len(_cores()) > 1:
             # What one machine refuses another may take: this one may lack the sandbox or the data.
             if died(error):
                 return self._death(runner, str(failure), starting=True)
@@ -254,12 +259,15 @@ class RunnerGroup:
     def _start(self, avoid: Collection[str] = (), on: str = "") -> Any:
         slm = self._slm.handles() if self._slm else None
         teacher = self._teacher.handles() if self._teacher else None
+        node = self._node_ids[on] if on else self._least_loaded(avoid)
+        affinity = NodeAffinitySchedulingStrategy
+        where = affinity(node, soft=True, _spill_on_unavailable=not on) if node else "SPREAD"
         # Without `num_cpus` Ray asks for one core to place a runner and for none while it lives, so
         # that a learner finds the cores of runners that wait for the next stage.
         options = {
             "max_concurrency": self._cluster.in_flight + 1,
             "runtime_env": {"env_vars": environment.RUNNER},
-            **self._placement(avoid, on),
+            "scheduling_strategy": where,
         }
         runner = (
             ray.remote(self._actor_class)
@@ -268,21 +276,22 @@ class RunnerGroup:
         )
         due = time.monotonic() + self._cluster.runner_start_deadline_s
         self._asked[runner] = (runner.where.remote(), due)
+        self._meant[runner] = node
         return runner
 
-    def _placement(self, avoid: Collection[str], on: str) -> dict[str, Any]:
-        if on:
-            where = NodeAffinitySchedulingStrategy(self._node_ids[on], soft=True)
-            return {"scheduling_strategy": where}
-        ids = {self._node_ids[name] for name in avoid if name in self._node_ids}
-        if not ids or not _nodes() - ids:
-            return {"scheduling_strategy": "SPREAD"}
-        return {
-            "scheduling_strategy": "SPREAD",
-            "label_selector": {"ray.io/node-id": f"!in({','.join(sorted(ids))})"},
-        }
+    def _least_loaded(self, avoid: Collection[str]) -> str:
+        """The node with the fewest runners for its cores, of those that are not to be avoided where
+        there are others; empty where no node has a core yet. Ray's own SPREAD may start three of
+        four runners on one of four nodes.
+        """
+        cores = _cores()
+        avoided = {self._node_ids[name] for name in avoid if name in self._node_ids}
+        allowed = cores.keys() - avoided or cores.keys()
+        runners = Counter(self._meant.values())
+        return min(allowed, key=lambda node: ((runners[node] + 1) / cores[node], node), default="")
 
 
-def _nodes() -> set[str]:
-    """Ray's ids of the nodes on which a runner may start."""
-    return {n["NodeID"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")}
+def _cores() -> dict[str, float]:
+    """Cores of the nodes on which a runner may start, by Ray's ids."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return {n["NodeID"]: n["Resources"]["CPU"] for n in alive if n["Resources"].get("CPU")}
