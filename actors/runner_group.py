@@ -260,7 +260,7 @@ class RunnerGroup:
         slm = self._slm.handles() if self._slm else None
         teacher = self._teacher.handles() if self._teacher else None
         node = self._node_ids[on] if on else self._least_loaded(avoid)
-        affinity = NodeAffinitySchedulingStrategy
+        affinity = NodeAffinitySchedulingStrategy  # not waited for where others hold its cores
         where = affinity(node, soft=True, _spill_on_unavailable=not on) if node else "SPREAD"
         # Without `num_cpus` Ray asks for one core to place a runner and for none while it lives, so
         # that a learner finds the cores of runners that wait for the next stage.

@@ -14,8 +14,7 @@ _SOON_S = 0.01
 
 @contextlib.asynccontextmanager
 async def until_gone(receive: Receive) -> AsyncIterator[None]:
-    """Cancel what happens inside when the caller is gone. Whoever is answered within `_SOON_S`
-    needs no task that watches."""
+    """Cancel what happens inside when the caller is gone."""
     here = asyncio.current_task()
     assert here is not None
     gone = False

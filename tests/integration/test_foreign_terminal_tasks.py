@@ -114,24 +114,21 @@ def test_a_reward_counts_whatever_pytest_said(tmp_path: Path) -> None:
     assert play(tmp_path, V2 | {"tests/test.sh": script}) == 1.0
 
 
-def test_options_of_uv_before_its_command_hide_no_pytest(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "script"),
+    [
+        ("tests/run-uv-pytest.sh", "uv --no-cache run pytest $TEST_DIR/test_outputs.py\n"),
+        (
+            "run-tests.sh",
+            "pip install pytest\npython3 -m pytest $TEST_DIR/test_outputs.py || true\necho done\n",
+        ),
+        ("run-tests.sh", "curl --version > /dev/null\n[ -e count.txt ]\n"),
+    ],
+    ids=["options of uv", "pytest as a module", "no pytest"],
+)
+def test_however_a_script_judges_it_is_heard(path: str, script: str, tmp_path: Path) -> None:
     require_bubblewrap()
-    files = V1 | {"tests/run-uv-pytest.sh": "uv --no-cache run pytest $TEST_DIR/test_outputs.py\n"}
-    assert play(tmp_path, files, "EXPERT") == 1.0
-    assert play(tmp_path, files) == 0.0
-
-
-def test_pytest_as_a_module_decides_where_the_script_ends_well(tmp_path: Path) -> None:
-    require_bubblewrap()
-    called = "python3 -m pytest $TEST_DIR/test_outputs.py || true"
-    files = V1 | {"run-tests.sh": f"pip install pytest\n{called}\necho finished\n"}
-    assert play(tmp_path, files, "EXPERT") == 1.0
-    assert play(tmp_path, files) == 0.0
-
-
-def test_a_script_that_runs_no_pytest_decides_itself(tmp_path: Path) -> None:
-    require_bubblewrap()
-    files = V1 | {"run-tests.sh": "curl --version > /dev/null\n[ -e count.txt ]\n"}
+    files = V1 | {path: script}
     assert play(tmp_path, files, "EXPERT") == 1.0
     assert play(tmp_path, files) == 0.0
 

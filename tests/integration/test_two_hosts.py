@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from r2v_dist.storage import rollouts as rollout_store
 from tests.hosts import PORT, Host, two_hosts, wait_for
 from tests.runs import REAL, SIMULATED, outcomes, router_weights
 
@@ -29,14 +28,13 @@ def test_a_run_on_two_hosts_survives_a_pulled_cable(simulated_run: Path, tmp_pat
         head.ray("--head", f"--port={PORT}", "--include-dashboard=false", cpus=1)
         other.ray(f"--address={head.address}:{PORT}", cpus=1)
         driver = run(head, SIMULATED, tmp_path)
-        visits = tmp_path / "run" / "rollouts" / "visits"
-        wait_for("visits", 300, driver, visits)
+        wait_for("visits", 300, driver, tmp_path / "run" / "rollouts" / "visits")
         other.cut()
-        committed = len(rollout_store.shards(visits))
         output, errors = driver.communicate(timeout=900)
     assert driver.returncode == 0, errors[-2000:]
     assert "SIMULATED" in output
-    assert len(rollout_store.shards(visits)) >= committed
+    said = (tmp_path / "run" / "logs" / "ray.log").read_text(encoding="utf-8")
+    assert f"address: {other.address}" in said  # Ray tells of the node that it lost
     assert outcomes(tmp_path / "run") == outcomes(simulated_run)
     assert router_weights(tmp_path / "run") == router_weights(simulated_run)
 
@@ -44,12 +42,11 @@ def test_a_run_on_two_hosts_survives_a_pulled_cable(simulated_run: Path, tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_engines_and_ranks_work_on_two_hosts(tmp_path: Path) -> None:
-    """vLLM, the verifier, and two ranks of every learner, which meet over the network."""
-    two_ranks = {"bc": 2, "dpo": 2, "verifier.training": 1}
-    ranks = [f"{learner}.deepspeed.ranks={count}" for learner, count in two_ranks.items()]
+    """vLLM, the verifier, and two ranks of BC and DPO, for which each host has one core."""
+    ranks = ["bc.deepspeed.ranks=2", "dpo.deepspeed.ranks=2"]
     with two_hosts(tmp_path) as (head, other):
-        head.ray("--head", f"--port={PORT}", "--include-dashboard=false", cpus=2)
-        other.ray(f"--address={head.address}:{PORT}", cpus=2)
+        head.ray("--head", f"--port={PORT}", "--include-dashboard=false", cpus=1)
+        other.ray(f"--address={head.address}:{PORT}", cpus=1)
         driver = run(head, [*REAL, *ranks, "cluster.gpus=none"], tmp_path)
         _, errors = driver.communicate(timeout=1500)
     assert driver.returncode == 0, errors[-2000:]
