@@ -2,6 +2,7 @@
 else. Invariant: what was started is removed by `close`.
 """
 
+import contextlib
 import time
 import uuid
 from typing import Any
@@ -79,8 +80,8 @@ class Services:
             time.sleep(_LOOK_S)
 
     def close(self) -> None:
-        """Remove the containers and the network."""
-        for container in self._containers:
-            self._api.remove_container(container, force=True, v=True)
-        self._containers.clear()
-        self._api.remove_network(self.network)
+        """Remove the containers and then the network, each whatever became of the others."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._api.remove_network, self.network)
+            for container in self._containers:
+                stack.callback(self._api.remove_container, container, force=True, v=True)
