@@ -113,14 +113,16 @@ def _trainer(
     use_gpu: bool,
 ) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from learners.common.gloo import TorchBetweenNodes
 
     cluster = resources.decided().cluster
     variables = environment.of_rank(deepspeed.threads_per_rank, use_gpu) | resources.variables()
     return TorchTrainer(
         _rank,
         train_loop_config={"loop": loop, "verdict": str(verdict)},
-        torch_config=TorchConfig(timeout_s=cluster.collective_timeout_s),
+        torch_config=TorchBetweenNodes(timeout_s=cluster.collective_timeout_s),
         scaling_config=ScalingConfig(
             num_workers=deepspeed.ranks,
             use_gpu=use_gpu,

@@ -1,0 +1,42 @@
+"""Ranks without a GPU listen where Ray reaches their node.
+
+Gloo by itself listens where the host's own name leads: 127.0.1.1 on a plain Debian, where no rank
+of another host finds it.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import ray
+from ray.train.torch import TorchConfig
+
+_INTERFACE = "GLOO_SOCKET_IFNAME"
+
+
+def listen_where_ray_does() -> None:
+    """Name the interface of this node's address to Gloo, unless the environment names one."""
+    if os.environ.get(_INTERFACE):
+        return
+    address = ray.util.get_node_ip_address()
+    for interface, own in psutil.net_if_addrs().items():
+        if address in [each.address for each in own]:
+            os.environ[_INTERFACE] = interface
+
+
+@dataclass
+class TorchBetweenNodes(TorchConfig):  # type: ignore[misc]
+    """Ray Train's set-up of torch.distributed, preceded by `listen_where_ray_does` on each rank."""
+
+    @property
+    def backend_cls(self) -> type[Any]:
+        """The backend that Ray Train makes and calls."""
+        theirs = super().backend_cls
+
+        class _Backend(theirs):  # type: ignore[misc, valid-type]
+            def on_start(self, worker_group: Any, backend_config: Any) -> None:
+                worker_group.execute(listen_where_ray_does)
+                super().on_start(worker_group, backend_config)
+
+        return _Backend
