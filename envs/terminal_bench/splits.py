@@ -146,6 +146,6 @@ def sample() -> list[Task]:
 def _digest(folder: Path, pattern: str = "*") -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob(pattern)):
-        if path.is_file() and not path.is_symlink():
+        if path.is_file():
             digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -4,7 +4,6 @@ here, and no file is changed.
 
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,17 +68,17 @@ class TerminalTask:
 
 
 def read_folder(folder: Path) -> dict[str, File]:
-    """Every plain file below a folder, by relative path. Raises UsageError where there are too many
-    bytes to be a task's.
+    """Every file below a folder, by relative path; a link within the folder counts as the file it
+    leads to. Raises UsageError where there are too many bytes to be a task's, and for what cannot
+    be copied: a link to elsewhere or to a folder, a pipe, a device.
     """
     found: dict[str, File] = {}
     total = 0
-    for place, _, names in os.walk(folder):
-        for name in sorted(names):
+    for place, folders, names in os.walk(folder):
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        for name in sorted(names + links):
             path = Path(place, name)
-            info = path.lstat()
-            if not stat.S_ISREG(info.st_mode):
-                continue
+            info = _plain(path, folder)
             total += info.st_size
             if total > _MOST_BYTES or len(found) >= _MOST_FILES:
                 raise UsageError(
@@ -88,6 +87,17 @@ def read_folder(folder: Path) -> dict[str, File]:
                 )
             found[str(path.relative_to(folder))] = File(path.read_bytes(), info.st_mode & 0o777)
     return found
+
+
+def _plain(path: Path, folder: Path) -> os.stat_result:
+    """What is known of a file, or of the file in the same folder that a link leads to."""
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"task folder {folder}: {path.relative_to(folder)} is a link out of it")
+    if not path.is_file():
+        raise UsageError(
+            f"task folder {folder}: {path.relative_to(folder)} is neither a file nor a link to one"
+        )
+    return path.stat()
 
 
 def commands_of(script: str, apart: bool) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from envs.terminal_bench.listing import Fit, fit_of
 from envs.terminal_bench.machine import File
 from envs.terminal_bench.offline import PYTEST_SAID
 from envs.terminal_bench.reading import read_task
+from envs.terminal_bench.task import read_folder
 from r2v_dist.config.terminal import TerminalConfig
 
 V1 = {
@@ -236,6 +237,24 @@ def test_a_dockerfile_lies_where_the_compose_file_says(tmp_path: Path) -> None:
 def test_a_file_that_no_reader_bears_is_one_line(text: str, tmp_path: Path) -> None:
     [said] = fit(tmp_path, V1 | {"task.yaml": text}).docker
     assert said.startswith("task odd: task.yaml")
+
+
+def test_a_link_within_a_folder_is_the_file_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "data").write_text("1", encoding="utf-8")
+    (tmp_path / "link").symlink_to("real/data")
+    assert read_folder(tmp_path)["link"].content == b"1"
+
+
+@pytest.mark.parametrize(
+    ("leads", "why"),
+    [("/etc/passwd", "is a link out of it"), ("tests", "is neither"), ("gone", "is neither")],
+)
+def test_a_link_that_cannot_be_copied_is_one_line(leads: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "link").symlink_to(leads)
+    [said] = fit(tmp_path, V1).docker
+    assert f"link {why}" in said
 
 
 def test_variables_of_a_task_reach_the_terminal_and_the_tests() -> None:
