@@ -10,10 +10,13 @@ import contextlib
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -36,6 +39,7 @@ from r2v_dist.serving.upstream_reply import TeacherDown, TeacherRefused
 from r2v_dist.serving.wire import ChatRequest, read_request
 
 _STARTED = int(time.time())
+_DOCUMENT = Path(__file__).with_name("openapi.yaml")
 CHAT = "/v1/chat/completions"
 _Act = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -59,6 +63,7 @@ class GatewayApp:
             Route("/v1/decision", _Endpoint(self._decision), methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/v1/models/{name:path}", self._model),
+            Route("/openapi.json", self._document),
             Route("/health", self._health),
             Route("/ready", self._ready),
         ]
@@ -203,6 +208,9 @@ class GatewayApp:
         points = self.gateway.policy.points.values()
         return [*ALIASES, *(f"r2v@{point.name}" for point in points if not point.problem)]
 
+    async def _document(self, request: Request) -> Response:
+        return _json(yaml.safe_load(_DOCUMENT.read_bytes()))
+
     async def _health(self, request: Request) -> Response:
         return _json({"status": "ok"})
 
@@ -216,7 +224,7 @@ def make_app(
     further: Sequence[Route] = (),
 ) -> Starlette:
     """The application, with further endpoints. `lifespan` holds what it needs while it runs."""
-    handlers: dict[Any, Any] = {ApiError: _told}
+    handlers: dict[Any, Any] = {ApiError: _told, HTTPException: _unrouted}
     routes = [*app.routes, *further]
     direct = {(CHAT, "POST"): app.chat}
     return _Application(direct, routes=routes, lifespan=lifespan, exception_handlers=handlers)
@@ -269,6 +277,13 @@ async def _told(request: Request, error: Exception) -> Response:
     response = _json(error.body, error.status)
     response.headers.update(error.headers)
     return response
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:
+    """No endpoint has this path, or none this method."""
+    assert isinstance(error, HTTPException)
+    told = ApiError(error.status_code, error.detail, headers=error.headers)
+    return await _told(request, told)
 
 
 def _unexpected(scope: Scope, error: Exception) -> ApiError:

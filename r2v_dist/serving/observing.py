@@ -87,8 +87,11 @@ class Observing:
         caller = self._access.caller(dict(request.headers))
         if self._log is None or self._folder is None:
             raise ApiError(404, "this gateway logs nothing (serve.log)", code="not_found")
+        forms = request.query_params.getlist("form")
+        if forms not in ([], ["rollouts"], ["rows"]):
+            raise invalid("form must be rollouts or rows", "form")
+        rows = forms == ["rows"]
         self._log.flush()
-        rows = request.query_params.get("form") == "rows"
         table = await asyncio.to_thread(
             partial(_table, self._folder, rows, None if caller.admin else caller.name)
         )
