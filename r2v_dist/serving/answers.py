@@ -9,7 +9,7 @@ from typing import Any
 
 from r2v_dist.language_model import Answer, Candidate
 from r2v_dist.messages import ToolCall
-from r2v_dist.serving.errors import invalid
+from r2v_dist.serving.errors import UPSTREAM, ApiError, invalid
 from r2v_dist.serving.wire import ChatRequest
 
 Decode = Callable[[Sequence[int]], str]
@@ -105,7 +105,10 @@ def completion_of(
     answer: Answer, order: Sequence[int], model: str, chat: ChatRequest, decode: Decode | None
 ) -> Completion:
     """The completion with the first `chat.n` candidates of an order. Raises ApiError 400 where
-    there are fewer candidates."""
+    there are fewer candidates, and 502 where there is none: that is no fault of the request."""
+    if not order:
+        said = "no candidate of the SLM can be sent: its calls of tools cannot be read, or break"
+        raise ApiError(502, f"{said} tool_choice", UPSTREAM, code="unparsable")
     if chat.n > len(order):
         raise invalid(
             f"n = {chat.n}: there are {len(order)} candidates that can be sent; ask for fewer", "n"

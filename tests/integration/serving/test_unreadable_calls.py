@@ -83,3 +83,13 @@ def test_a_stream_with_an_unreadable_call_ends_with_an_error(function: object) -
             assert "[DONE]" not in response.text
 
     asyncio.run(case())
+
+
+def test_an_slm_that_must_answer_and_calls_nothing_is_no_fault_of_the_caller() -> None:
+    async def case() -> None:
+        async with rig() as r:
+            response = await post(r, model="r2v-slm", tool_choice="required")
+            assert response.status_code == 502
+            assert response.json()["error"]["code"] == "unparsable"
+
+    asyncio.run(case())
