@@ -17,8 +17,6 @@ from smolagents.local_python_executor import CodeOutput, PythonExecutor
 class World(PythonExecutor):
     """What the agent takes for its interpreter. Nothing of the model's runs in this process."""
 
-    over = False
-
     def send_tools(self, tools: object) -> None:
         """There are none."""
 
@@ -30,8 +28,7 @@ class World(PythonExecutor):
         sent = Request(os.environ["WORLD_URL"], json.dumps(code_action).encode(), method="POST")
         with urlopen(sent) as answer:
             came = json.load(answer)
-        self.over = came["over"]
-        return CodeOutput(output=None, logs=came["observation"], is_final_answer=self.over)
+        return CodeOutput(output=None, logs=came["observation"], is_final_answer=came["over"])
 
 
 model = OpenAIModel(

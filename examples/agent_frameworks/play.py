@@ -1,7 +1,6 @@
 """What a smolagents agent solves through `r2v serve`: with the SLM, the teacher and the router.
 
-    r2v serve runs/humaneval_qwen_cpu slm.tool_parser=hermes teacher.tool_parser=hermes \\
-        slm.max_model_len=8192 teacher.max_model_len=8192
+    r2v serve runs/humaneval_qwen_cpu slm.max_model_len=6144 teacher.max_model_len=6144
     .venv/bin/python examples/agent_frameworks/play.py --python frameworks/bin/python \\
         --url http://127.0.0.1:8080/v1 --programs 10
 

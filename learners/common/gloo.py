@@ -5,7 +5,6 @@ of another host finds it.
 """
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -25,18 +24,16 @@ def listen_where_ray_does() -> None:
             os.environ[_INTERFACE] = interface
 
 
-@dataclass
+class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        worker_group.execute(listen_where_ray_does)
+        super().on_start(worker_group, backend_config)
+
+
 class TorchBetweenNodes(TorchConfig):  # type: ignore[misc]
     """Ray Train's set-up of torch.distributed, preceded by `listen_where_ray_does` on each rank."""
 
     @property
     def backend_cls(self) -> type[Any]:
         """The backend that Ray Train makes and calls."""
-        theirs = super().backend_cls
-
-        class _Backend(theirs):  # type: ignore[misc, valid-type]
-            def on_start(self, worker_group: Any, backend_config: Any) -> None:
-                worker_group.execute(listen_where_ray_does)
-                super().on_start(worker_group, backend_config)
-
         return _Backend

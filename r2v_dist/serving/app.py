@@ -10,6 +10,7 @@ import contextlib
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,7 @@ class GatewayApp:
         return [*ALIASES, *(f"r2v@{point.name}" for point in points if not point.problem)]
 
     async def _document(self, request: Request) -> Response:
-        return _json(yaml.safe_load(_DOCUMENT.read_bytes()))
+        return Response(_document(), media_type="application/json")
 
     async def _health(self, request: Request) -> Response:
         return _json({"status": "ok"})
@@ -262,6 +263,12 @@ def _of_teacher(down: TeacherDown) -> ApiError:
     if down.status == 503 and not headers:
         headers = {"retry-after": "1"}
     return ApiError(down.status, f"the teacher: {down}", "upstream_error", None, down.kind, headers)
+
+
+@cache
+def _document() -> bytes:
+    """Read once: it takes longer than an event loop may be kept."""
+    return msgspec.json.encode(yaml.safe_load(_DOCUMENT.read_bytes()))
 
 
 def _model(name: str) -> dict[str, Any]:
