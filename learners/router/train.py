@@ -222,12 +222,15 @@ def _model(
 def _score(config: RouterConfig, labels: LabelTable) -> Score:
     """What this router can be scored by: a single output by itself, without risks only by its
     policy, and before a router was ever followed by dissent: it asks where the teacher would do
-    something else, so a search that takes several of its steps is gone on with.
+    something else, so a search that takes several of its steps is gone on with. A score that
+    validation is yet to choose is risk until then.
     """
     if config.mode == "joint":
         return "risk"
     if config.ablation == "no_brier":
         return "policy"
+    if config.score == "validated":
+        return "risk"
     return "dissent" if config.score == "advantage" and not labels.disputed.any() else config.score
 
 

@@ -56,13 +56,15 @@ class RouterConfig(Section):
     CVaR. `joint`: the single output of the paper.
     """
     score: Annotated[
-        Literal["policy", "risk", "value", "dissent", "advantage"], BeforeValidator(_as_stored)
+        Literal["policy", "risk", "value", "dissent", "advantage", "validated"],
+        BeforeValidator(_as_stored),
     ] = "policy"
     """The score of a `decoupled` router. `policy`: its policy head. `risk`: rho. `value`: rho -
     rho1, the success gained by one teacher step when the SLM acts from there on. `dissent`, which
     may be written `disagreement`: the probability that the teacher's action differs. `advantage`:
     the success gained by a teacher step for every teacher call that it costs in the end, when the
-    router acts from there on; it needs labels.pairs > 0.
+    router acts from there on; it needs labels.pairs > 0. `validated`: `risk`, `value` or `dissent`,
+    the one of largest frontier area on validation tasks, played live in a stage of its own.
     """
     surrogate: Literal["latched", "paper"] = "latched"
     """Cost and failure that training of the policy uses: of an agent that hands over to the teacher

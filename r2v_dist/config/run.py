@@ -198,6 +198,12 @@ def _router_labels(config: RunConfig) -> str | None:
             f"labels.rounds = {labels.rounds}; "
             "set some pairs and 2 rounds"
         )
+    if router.score == "validated" and (router.mode == "joint" or router.ablation == "no_brier"):
+        lacking = "mode = joint" if router.mode == "joint" else "ablation = no_brier"
+        return (
+            f"router.score = validated: chooses among estimates that a router with {lacking} does "
+            "not make; set router.score=policy, or leave the other key out"
+        )
     count, key = min(
         (perturb.train_seeds, "train_seeds"), (perturb.validation_seeds, "validation_seeds")
     )

@@ -18,7 +18,13 @@ from r2v_dist.evaluation.risk_quality import RiskQuality, risk_quality, score_au
 from r2v_dist.evaluation.routing_signals import RoutingSignals, routed_states, routing_signals
 from r2v_dist.evaluation.teacher_answers import teacher_answers
 from r2v_dist.evaluation.threshold_selection import Tolerance
-from r2v_dist.evaluation.trained_routers import Forecasts, evaluated, forecasts_of, routers_of
+from r2v_dist.evaluation.trained_routers import (
+    Forecasts,
+    evaluated,
+    forecasts_of,
+    routers_of,
+    score_areas,
+)
 from r2v_dist.stats.bootstrap import task_bootstrap_interval, worst_seed_success
 from r2v_dist.stats.seed_difference import SeedDifference, seed_difference
 from r2v_dist.storage.quarantine import Quarantined, quarantined_in_run
@@ -214,13 +220,16 @@ def _signals(
         if model is None or own is None:
             continue
         features_NF = own.steps.features_NF
-        found.append(routing_signals(REFERENCE, model, features_NF, training_seed, "alone"))
+        areas = score_areas(run, config, training_seed)
+        found.append(routing_signals(REFERENCE, model, features_NF, training_seed, "alone", areas))
         chosen = test.chosen(REFERENCE)
         if chosen is not None and chosen.threshold is not None:
             folder = run.rollouts(stage_name("evaluate", training_seed))
             limit = config.env.max_steps
             features_NF = routed_states(folder, REFERENCE, chosen.threshold, limit)
-            found.append(routing_signals(REFERENCE, model, features_NF, training_seed, "selected"))
+            found.append(
+                routing_signals(REFERENCE, model, features_NF, training_seed, "selected", areas)
+            )
     return [one for one in found if one is not None]
 
 

@@ -4,7 +4,8 @@ A router may estimate the residual risk well and route by something else. Rank c
 because a threshold on a score asks for its order of states and for nothing more.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,8 @@ class RoutingSignals:
     """Rank correlations of one router's score, and how often an `advantage` score is clipped.
 
     A correlation is None where the score or the signal is the same at every state; a clipped
-    share is None where the score is no ratio.
+    share is None where the score is no ratio. `areas` are the frontier areas by which validation
+    chose the score, by score; empty where the configuration names it.
     """
 
     name: str
@@ -55,6 +57,7 @@ class RoutingSignals:
     correlations: dict[str, float | None]
     clipped_cost: float | None
     clipped_gain: float | None
+    areas: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -78,7 +81,7 @@ class RoutingSignals:
             beside = (
                 "" if signal == "rho" or risk is None else f" (with the residual risk {risk:.2f})"
             )
-            return f"{SIGNALS[signal]} routes: it is the score{beside}"
+            return f"{SIGNALS[signal]} routes: it is the score{self._choice}{beside}"
         own = self.correlations[leading]
         assert own is not None
         beside = "" if leading == "rho" or risk is None else f", with the residual risk {risk:.2f}"
@@ -92,6 +95,17 @@ class RoutingSignals:
             return f"no single signal routes: {closest} ({said})"
         return f"no estimate alone explains the score ({self.score}); closest is {signal} ({said})"
 
+    @property
+    def _choice(self) -> str:
+        """By what validation chose the score, where it did."""
+        if not self.areas:
+            return ""
+        others = [
+            f"{score} {area:.3f}" for score, area in self.areas.items() if score != self.score
+        ]
+        beside = f"; {', '.join(others)}" if others else ""
+        return f" that validation chose, by frontier area {self.areas[self.score]:.3f}{beside}"
+
 
 def routing_signals(
     name: str,
@@ -99,6 +113,7 @@ def routing_signals(
     features_NF: Array,
     training_seed: int,
     path: States,
+    areas: Mapping[str, float] | None = None,
 ) -> RoutingSignals | None:
     """The correlations over N states. None without a state."""
     if not len(features_NF):
@@ -117,6 +132,7 @@ def routing_signals(
         correlations=correlations,
         clipped_cost=cost,
         clipped_gain=gain,
+        areas=areas or {},
     )
 
 

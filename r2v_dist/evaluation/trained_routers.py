@@ -31,14 +31,28 @@ def router_manifest(run: RunDir, config: RunConfig, training_seed: int = 0) -> M
 def routers_of(run: RunDir, config: RunConfig, training_seed: int = 0) -> dict[str, RouterModel]:
     """The trained routers of a training seed."""
     others = [run.manifest(stage_name(one, training_seed)) for one in ("regressions", "served")]
+    chosen = _score_manifest(run, config, training_seed)
     paths: dict[str, str] = {}
-    for manifest in (router_manifest(run, config, training_seed), *others):
+    for manifest in (router_manifest(run, config, training_seed), *others, chosen):
         paths |= manifest.results["routers"] if manifest else {}
     return {
         name: load_router(run, name, path)
         for name, path in paths.items()
         if (run.root / path).is_dir()
     }
+
+
+def score_areas(run: RunDir, config: RunConfig, training_seed: int = 0) -> dict[str, float]:
+    """The frontier areas by which validation chose r2v's score; empty where it did not."""
+    manifest = _score_manifest(run, config, training_seed)
+    return dict(manifest.results["areas"]) if manifest else {}
+
+
+def _score_manifest(run: RunDir, config: RunConfig, training_seed: int) -> Manifest | None:
+    """The choice of the score; what an earlier configuration chose is none."""
+    if config.router is None or config.router.score != "validated":
+        return None
+    return run.manifest(stage_name("score", training_seed))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from r2v_dist.config.run import RunConfig
 from r2v_dist.pipeline.stage import Part, Stage, for_training_seed, other_routers
-from r2v_dist.pipeline.steps import labels, regressions, router, served, verifier
+from r2v_dist.pipeline.steps import labels, regressions, router, score, served, verifier
 from r2v_dist.pipeline.steps.evaluation import calibrate, evaluate, validate
 from r2v_dist.pipeline.steps.imitation import baseline, bc, cloned, collect
 from r2v_dist.pipeline.steps.preference import dpo, pairs
@@ -42,6 +42,10 @@ def _routes_twice(config: RunConfig) -> bool:
 
 def _regresses(config: RunConfig) -> bool:
     return bool(other_routers(config))
+
+
+def _chooses_score(config: RunConfig) -> bool:
+    return config.router is not None and config.router.score == "validated"
 
 
 def _learns_from_traffic(config: RunConfig) -> bool:
@@ -97,7 +101,9 @@ TABLE = (
           "router", _regresses),
     Stage("served", ("@policy", "@router"), ("served_log", "router.hysteresis"), served.served,
           "router", _learns_from_traffic),
-    # -- every router live: thresholds, certificate, test
+    # -- every router live: what r2v compares, thresholds, certificate, test
+    Stage("score", ("tasks", "@policy", "@router"), (*_PLAY, "hysteresis", "evaluate.rates"),
+          score.score, "router", _chooses_score),
     Stage("validate", ("tasks", "@policy", "@router"), (*_SWEEP, *_CHOICE), validate),
     Stage("calibrate", ("tasks", "@policy", "@router", "validate"),
           (*_PLAY, "hysteresis", "test_seeds"), calibrate, when=_certifies),

@@ -30,7 +30,7 @@ _PACKAGES = (
     "pyarrow",
     "numpy",
 )
-LEARNING = ("labels", "labels2", "branches", "verifier", "pairs", "dpo")
+LEARNING = ("labels", "labels2", "branches", "verifier", "pairs", "dpo", "score")
 """Stages whose results say how learning went."""
 
 

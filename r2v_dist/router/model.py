@@ -24,7 +24,7 @@ agent that may ask again later. Escalate iff score >= threshold.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -107,8 +107,16 @@ class RouterModel:
             != 1
         ):
             raise ValueError(f"router {self.version}: its risk heads differ in their layer sizes")
-        if not set(_HEADS_OF.get(self.score, ())) <= set(self.heads):
+        if not self.can_score_by(self.score):
             raise ValueError(f"router {self.version}: no heads for the score {self.score}")
+
+    def can_score_by(self, score: Score) -> bool:
+        """Whether the router has the heads of a score."""
+        return set(_HEADS_OF.get(score, ())) <= set(self.heads)
+
+    def by(self, score: Score) -> Self:
+        """The same networks with another score. Raises ValueError where they lack its heads."""
+        return replace(self, score=score, version=f"{self.version}-{score}")
 
     def predict(self, features_NF: Array) -> RiskPrediction:
         """Risks and score at N states. Raises ValueError for another number of features."""

@@ -7,7 +7,6 @@ The regressions learn from the states of the SLM's own episodes alone, where no 
 stage hands on the routers of the learner as they are, so that later stages find all in one place.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,15 @@ from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.stage import other_routers
-from r2v_dist.pipeline.steps.router import learner_stage, load_trained
+from r2v_dist.pipeline.steps.router import RESCORED, learner_stage, load_trained
 from r2v_dist.router.features import FEATURE_NAMES, FEATURE_VERSION
 from r2v_dist.router.logistic import Outcomes, train_logistic
-from r2v_dist.router.model import RouterModel, Score
+from r2v_dist.router.model import RouterModel
 from r2v_dist.router.names import BY_NAME, made_by
 from r2v_dist.storage.routers import publish_router
 
 THREE = ("first_token_entropy", "action_surprisal", "verifier_best")
 """What an unfitted baseline compares with a threshold, one at a time."""
-_SCORES: dict[str, Score] = {"r2v_risk": "risk", "r2v_value": "value"}
 
 
 def regressions(context: Context) -> dict[str, Any]:
@@ -35,7 +33,8 @@ def regressions(context: Context) -> dict[str, Any]:
     assert learner is not None
     wanted = other_routers(context.config)
     root = context.run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")
-    made = {name: _rescored(context, learner, name) for name in wanted if name in _SCORES}
+    ours = load_trained(context, learner, "r2v")
+    made = {name: ours.by(RESCORED[name]) for name in wanted if name in RESCORED}
     fitted = [name for name in wanted if name in made_by("regression")]
     if fitted:
         train, validation = (
@@ -79,9 +78,3 @@ def teaches(labels: LabelTable, answers: bool) -> npt.NDArray[np.bool_]:
     """Whether a state is one of the SLM's own, and with `answers` the teacher was asked there."""
     own_N: npt.NDArray[np.bool_] = np.isfinite(labels.own_success)
     return own_N & np.isfinite(labels.dissent) if answers else own_N
-
-
-def _rescored(context: Context, learner: str, name: str) -> RouterModel:
-    score = _SCORES[name]
-    ours = load_trained(context, learner, "r2v")
-    return replace(ours, score=score, version=f"{ours.version}-{score}")

@@ -12,6 +12,7 @@
 States of validation tasks stop and calibrate the training; nothing is trained on them.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.stage import other_routers
-from r2v_dist.router.model import RouterModel
+from r2v_dist.router.model import RouterModel, Score
 from r2v_dist.router.names import made_by
 from r2v_dist.router.query_classifier import QUERY, outcomes_of_queries, train_query_router
 from r2v_dist.router.registry import RouterModels
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from learners.router.train import RouterJob
 
 SPLITS: tuple[Split, Split] = ("train", "validation")
+RESCORED: dict[str, Score] = {"r2v_risk": "risk", "r2v_value": "value", "r2v_dissent": "dissent"}
+"""The names of r2v's own networks by each of its estimates."""
 
 
 def router(context: Context) -> dict[str, Any]:
@@ -68,6 +71,15 @@ def as_learned(context: Context, stage: str | None) -> RouterModels:
     return RouterModels(models, oracle_branches=context.config.evaluate.oracle_branches)
 
 
+def held_as_r2v(context: Context, models: Mapping[str, RouterModel]) -> RouterModels:
+    """Models under names of their own, each with the hysteresis of r2v."""
+    held = hysteresis_of(context.config).get("r2v")
+    return RouterModels(
+        {(name, context.training_seed): model for name, model in models.items()},
+        hysteresis=dict.fromkeys(models, held) if held else {},
+    )
+
+
 def hysteresis_of(config: RunConfig) -> dict[str, Hysteresis]:
     """How often r2v may change who acts, by its name; empty where it may at every step."""
     chosen = config.router and config.router.hysteresis
@@ -83,6 +95,13 @@ def load_trained(context: Context, stage: str, name: str) -> RouterModel:
 
 def last_round(config: RunConfig) -> str | None:
     """The stage whose routers are deployed, None where no router is trained."""
+    if config.router is not None and config.router.score == "validated":
+        return "score"
+    return last_fitted(config)
+
+
+def last_fitted(config: RunConfig) -> str | None:
+    """The last stage that fits a router, None where none is trained."""
     if config.router is not None and config.router.served is not None:
         return "served"
     return last_on_labels(config)

@@ -146,6 +146,14 @@ def _folder(*overrides: str) -> Path:
             "router={score: policy, deepspeed: {ranks: 1, zero_stage: 2}}",
             ["router", "zero_stage = 2", "set 0"],
         ),
+        (
+            "router={score: validated, mode: joint}",
+            ["router.score = validated", "mode = joint", "score=policy"],
+        ),
+        (
+            "router={score: validated, ablation: no_brier}",
+            ["router.score = validated", "ablation = no_brier"],
+        ),
         ("env.splits.train=1", ["env.splits.train", "1", "at least 2"]),
         ("env.max_steps=40000", ["env.max_steps", "40000", "10000"]),
         ("slm.cpu_cores=0-x", ["slm.cpu_cores", "0-x", "0-1,3"]),

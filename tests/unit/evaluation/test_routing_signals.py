@@ -105,6 +105,15 @@ def test_a_score_that_is_no_ratio_has_no_clipped_share() -> None:
     assert routing_signals("r2v", model("risk"), np.zeros((0, F)), 0, "alone") is None
 
 
+def test_the_words_say_by_what_validation_chose_the_score() -> None:
+    areas = {"risk": 0.9244, "value": 0.93, "dissent": 0.5}
+    features_NF = np.random.default_rng(3).normal(size=(40, F))
+    found = routing_signals("r2v", model("value"), features_NF, 0, "alone", areas)
+    assert found is not None
+    choice = "validation chose, by frontier area 0.930; risk 0.924, dissent 0.500"
+    assert f"it is the score that {choice} (with the residual risk" in found.words
+
+
 def test_the_words_follow_from_the_numbers() -> None:
     def words(**correlations: float | None) -> str:
         return RoutingSignals("r2v", 0, "alone", 9, "advantage", correlations, 0.3, 0.0).words

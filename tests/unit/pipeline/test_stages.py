@@ -237,6 +237,17 @@ def test_a_clock_that_evaluation_has_not_plays_nothing_again() -> None:
     assert [s.content(one) for s in stages(one)] == [s.content(other) for s in stages(other)]
 
 
+def test_validation_chooses_a_score_after_all_routers_are_fitted_and_before_thresholds() -> None:
+    path = ROOT / "configs" / "textworld_demo.yaml"
+    planned = stages(load_config(path, ["router.score=validated"]))
+    names = [one.name for one in planned]
+    place = names.index("score")
+    assert names[place - 1 : place + 2] == ["regressions", "score", "validate"]
+    later = planned[place + 1 :]
+    assert all("score" in one.needs for one in later)
+    assert "score" not in [one.name for one in stages(load_config(path, []))]
+
+
 def test_no_router_no_calibration() -> None:
     config = load_config(ROOT / "configs" / "textworld_demo.yaml", ["evaluate.routers=[entropy]"])
     assert "calibrate" not in [stage.name for stage in stages(config)]
@@ -289,7 +300,7 @@ def test_without_cloning_the_slm_acts_as_it_comes() -> None:
     config = load_config(ROOT / "configs" / "humaneval_qwen_smoke.yaml", [])
     names = [stage.name for stage in stages(config)]
     assert names == [
-        *("tasks", "visits", "labels", "router", "validate", "calibrate"),
+        *("tasks", "visits", "labels", "router", "score", "validate", "calibrate"),
         "evaluate",
     ]
     assert publisher(config, "slm") is None

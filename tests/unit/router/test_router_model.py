@@ -121,7 +121,11 @@ def test_the_advantage_is_success_for_a_call(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         replace(model, score="dissent").predict(f).score, predicted.dissent
     )
+    by_dissent = model.by("dissent")
+    assert (by_dissent.score, by_dissent.version) == ("dissent", f"{model.version}-dissent")
     for score in ("dissent", "advantage"):
+        assert model.can_score_by(score)
+        assert not plain.can_score_by(score)
         with pytest.raises(ValueError, match=f"no heads for the score {score}"):
             replace(plain, score=score)
     described = json.loads((tmp_path / "router.json").read_text())

@@ -1,0 +1,84 @@
+"""`router.score: validated`: validation chooses what r2v compares with its threshold, and all that
+follows, the gateway's policy included, has what it chose.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from r2v_dist.evaluation.comparison import SeedArms
+from r2v_dist.evaluation.outcomes import ArmOutcomes, arm_outcomes
+from r2v_dist.evaluation.trained_routers import routers_of, score_areas
+from r2v_dist.pipeline.served_policy import policy_of
+from r2v_dist.pipeline.steps.router import RESCORED
+from r2v_dist.stats.frontier import frontier_auc
+from r2v_dist.storage.run_dir import RunDir, open_run
+from tests.runs import finish
+
+RUN = [
+    "configs/textworld_simulated.yaml",
+    "cluster={executor: inline, memory_gib: 0.5}",
+    "env.splits={train: 3, validation: 3, calibration: 2, test: 2}",
+    "labels={tasks: 3, validation_tasks: 3, states: 16, validation_states: 12, n: 1, rounds: 1}",
+    "router={epsilon: 0.05, score: validated, risk_steps: 30, policy_steps: 30}",
+    "perturb.test_seeds=2",
+    f"evaluate={{rates: [0.2, 0.5], routers: [r2v, {', '.join(RESCORED)}]}}",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("validated")
+    finish(RUN, run_dir, 300)
+    return run_dir
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run_dir / "report" / "summary.json").read_text())
+    return found
+
+
+def areas_in(run: RunDir, stage: str) -> dict[str, float]:
+    one = SeedArms(0, tuple(arm_outcomes(run.rollouts(stage))), {}, "slm_only")
+    return {
+        score: frontier_auc(one.curve(name), one.ends)
+        for name, score in RESCORED.items()
+        if name in one.swept
+    }
+
+
+def played(arms: list[ArmOutcomes], name: str) -> list[tuple[float | None, list[list[float]]]]:
+    return [(arm.threshold, arm.calls_TZ.tolist()) for arm in arms if arm.name == name]
+
+
+def test_the_score_of_largest_area_on_validation_tasks_is_deployed(finished: Path) -> None:
+    run, config = open_run(finished)
+    # `validate` plays the three under their own names, on the same tasks and seeds.
+    areas = areas_in(run, "validate")
+    choice = summary_of(finished)["learning"]["score"]
+    assert choice["areas"] == pytest.approx(areas)
+    assert choice["score"] == max(areas, key=lambda score: areas[score])
+    name = next(name for name, score in RESCORED.items() if score == choice["score"])
+    for stage in ("validate", "evaluate"):
+        arms = arm_outcomes(run.rollouts(stage))
+        assert played(arms, "r2v") == played(arms, name) != []
+    deployed = policy_of(run, config).models.of("r2v", 0)
+    assert deployed.score == choice["score"]
+    assert routers_of(run, config)["r2v"].version == deployed.version
+    signals = summary_of(finished)["routing_signals"]
+    assert {one["score"] for one in signals} == {choice["score"]}
+    assert "that validation chose, by frontier area" in signals[0]["words"]
+
+
+def test_an_earlier_choice_counts_no_more_where_the_configuration_names_a_score(
+    finished: Path,
+) -> None:
+    run, config = open_run(finished)
+    assert config.router is not None
+    named = config.model_copy(update={"router": config.router.model_copy(update={"score": "risk"})})
+    assert score_areas(run, config)
+    assert not score_areas(run, named)
+    chosen, fitted = (routers_of(run, one)["r2v"] for one in (config, named))
+    assert chosen.version == f"{fitted.version}-{chosen.score}"
