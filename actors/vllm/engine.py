@@ -95,6 +95,7 @@ class VllmEngine:
         self._path = path
         self._adapter_ids = count(1)
         self._adapter: Any = None
+        self._on_cpu = on_cpu(site)
 
     async def warm_up(self) -> None:
         """Return once the engine has answered."""
@@ -164,7 +165,7 @@ class VllmEngine:
             n=request.n,
             seed=request.seed,
             temperature=request.temperature,
-            top_p=request.top_p,
+            **_top_p(request, self._on_cpu),
             max_tokens=request.max_tokens,
             logprobs=request.top,
             # Without an object for every alternative of every token; only the first token's are
@@ -197,10 +198,24 @@ class VllmEngine:
         )
 
 
-def engine_arguments(config: ModelConfig, path: str, site: Site = _ALONE) -> dict[str, Any]:
-    """vLLM's settings. An engine with them is started inside `engine_place`."""
+def _top_p(request: EngineRequest, on_cpu: bool) -> dict[str, Any]:
+    """How an engine is told top-p: on a CPU vLLM's own way sorts the vocabulary."""
+    if not on_cpu or request.top_p >= 1:
+        return {"top_p": request.top_p}
+    from actors.vllm.nucleus import TOP_P
+
+    return {"extra_args": {TOP_P: request.top_p}}
+
+
+def on_cpu(site: Site) -> bool:
+    """Whether an engine started by this process computes on its CPU."""
     import torch
 
+    return not (site.across_nodes or torch.cuda.is_available())
+
+
+def engine_arguments(config: ModelConfig, path: str, site: Site = _ALONE) -> dict[str, Any]:
+    """vLLM's settings. An engine with them is started inside `engine_place`."""
     arguments: dict[str, Any] = {
         "model": path,
         "dtype": config.dtype,
@@ -221,12 +236,12 @@ def engine_arguments(config: ModelConfig, path: str, site: Site = _ALONE) -> dic
     elif config.ranks > 1:
         # Named too: in a placement group vLLM would choose Ray, which needs a bundle a GPU.
         arguments["distributed_executor_backend"] = "mp"
-    if site.across_nodes or torch.cuda.is_available():
-        return arguments | {
-            "gpu_memory_utilization": config.gpu_memory_utilization,
-            "enable_sleep_mode": site.sleeps,
-        }
-    return arguments | _cpu_arguments(config)
+    if on_cpu(site):
+        return arguments | _cpu_arguments(config)
+    return arguments | {
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "enable_sleep_mode": site.sleeps,
+    }
 
 
 def _cpu_arguments(config: ModelConfig) -> dict[str, Any]:
@@ -234,6 +249,7 @@ def _cpu_arguments(config: ModelConfig) -> dict[str, Any]:
 
     return {
         "enforce_eager": True,
+        "logits_processors": ["actors.vllm.nucleus:Nucleus"],
         "block_size": 32,
         "kv_cache_memory_bytes": config.kv_cache_mib * 2**20,
         # A seeded request whose prompt is split over two steps ends the engine: CPU generators have

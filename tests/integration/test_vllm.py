@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,30 @@ def test_log_probabilities_are_the_models_own(
         assert len(answer.first_top) == 20
         best, logprob = answer.first_top.ids[0], answer.first_top.logprobs[0]
         assert [logprob] == pytest.approx(hf_logprobs(tiny_model, prompt, [best]), abs=TOLERANCE)
+
+
+def likelier_mass(path: Path, prompt: list[int], ids: list[int], temperature: float) -> list[float]:
+    """For every token, the mass of all that were likelier."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    with torch.no_grad():
+        logits_TV = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+    p_TV = torch.softmax(logits_TV / temperature, -1)
+    own_T1 = p_TV[torch.arange(len(ids)), torch.tensor(ids)].unsqueeze(1)
+    return (p_TV * (p_TV > own_T1)).sum(-1).tolist()
+
+
+@pytest.mark.parametrize("top_p", [0.3, 1.0])
+def test_tokens_of_the_nucleus_are_sampled_and_no_others(
+    server: ModelServer, prompts: list[list[int]], tiny_model: Path, top_p: float
+) -> None:
+    asked = [replace(request(p, 3, n=4, temperature=2.0), top_p=top_p) for p in prompts[:2]]
+    mass = [
+        mass
+        for one, answer in zip(asked, sample(server, asked), strict=True)
+        for ids in answer.token_ids
+        for mass in likelier_mass(tiny_model, one.prompt_ids, ids, 2.0)
+    ]
+    assert (max(mass) <= 0.3 + TOLERANCE) == (top_p == 0.3)
 
 
 def test_many_long_prompts_at_once_do_not_end_the_engine(
