@@ -21,7 +21,7 @@ _DEPTH = 12.0
 all are sorted."""
 
 
-class Nucleus(AdapterLogitsProcessor):
+class Nucleus(AdapterLogitsProcessor):  # type: ignore[misc]  # vLLM says no types here
     """Masks what is outside of each request's nucleus, after its temperature."""
 
     def is_argmax_invariant(self) -> bool:

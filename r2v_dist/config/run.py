@@ -111,6 +111,11 @@ class RunConfig(Section):
         return tuple(name for name in self.evaluate.routers if met.issuperset(BY_NAME[name].needs))
 
     @property
+    def chooses_score(self) -> bool:
+        """Whether validation tasks choose what r2v compares with its threshold."""
+        return self.router is not None and self.router.score == "validated" and "r2v" in self.swept
+
+    @property
     def gpus(self) -> dict[str, float]:
         """GPUs that one engine of each role and one verifier, which run at the same time, request
         from a cluster with GPUs, by the configuration key that decides the number.
@@ -198,11 +203,10 @@ def _router_labels(config: RunConfig) -> str | None:
             f"labels.rounds = {labels.rounds}; "
             "set some pairs and 2 rounds"
         )
-    if router.score == "validated" and (router.mode == "joint" or router.ablation == "no_brier"):
-        lacking = "mode = joint" if router.mode == "joint" else "ablation = no_brier"
+    if router.score == "validated" and router.mode == "joint":
         return (
-            f"router.score = validated: chooses among estimates that a router with {lacking} does "
-            "not make; set router.score=policy, or leave the other key out"
+            "router.score = validated: chooses among estimates of which a router with mode = joint "
+            "makes one; leave router.score or router.mode out"
         )
     count, key = min(
         (perturb.train_seeds, "train_seeds"), (perturb.validation_seeds, "validation_seeds")

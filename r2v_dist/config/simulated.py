@@ -63,6 +63,10 @@ class SimulatedConfig(Section):
             raise ValueError(
                 "router.surrogate: the routers of a simulated run are latched; set latched"
             )
+        if self.router.score == "validated":
+            raise ValueError(
+                "router.score = validated: a simulated run plays no validation tasks; name a score"
+            )
         if abs(self.router.slm_cost / self.router.teacher_cost - SLM_PRICE) > 1e-12:
             raise ValueError(
                 f"router.slm_cost: in the simulated world an SLM call costs {SLM_PRICE:g} teacher "

@@ -81,7 +81,7 @@ class RoutingSignals:
             beside = (
                 "" if signal == "rho" or risk is None else f" (with the residual risk {risk:.2f})"
             )
-            return f"{SIGNALS[signal]} routes: it is the score{self._choice}{beside}"
+            return f"{SIGNALS[signal]} routes: it is the score{beside}{self._choice}"
         own = self.correlations[leading]
         assert own is not None
         beside = "" if leading == "rho" or risk is None else f", with the residual risk {risk:.2f}"
@@ -104,7 +104,7 @@ class RoutingSignals:
             f"{score} {area:.3f}" for score, area in self.areas.items() if score != self.score
         ]
         beside = f"; {', '.join(others)}" if others else ""
-        return f" that validation chose, by frontier area {self.areas[self.score]:.3f}{beside}"
+        return f", which validation chose: frontier area {self.areas[self.score]:.3f}{beside}"
 
 
 def routing_signals(

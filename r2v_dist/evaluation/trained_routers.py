@@ -30,10 +30,10 @@ def router_manifest(run: RunDir, config: RunConfig, training_seed: int = 0) -> M
 
 def routers_of(run: RunDir, config: RunConfig, training_seed: int = 0) -> dict[str, RouterModel]:
     """The trained routers of a training seed."""
+    own = router_manifest(run, config, training_seed)
     others = [run.manifest(stage_name(one, training_seed)) for one in ("regressions", "served")]
-    chosen = _score_manifest(run, config, training_seed)
     paths: dict[str, str] = {}
-    for manifest in (router_manifest(run, config, training_seed), *others, chosen):
+    for manifest in (own, *others, _score_manifest(run, config, training_seed)):
         paths |= manifest.results["routers"] if manifest else {}
     return {
         name: load_router(run, name, path)
@@ -50,9 +50,7 @@ def score_areas(run: RunDir, config: RunConfig, training_seed: int = 0) -> dict[
 
 def _score_manifest(run: RunDir, config: RunConfig, training_seed: int) -> Manifest | None:
     """The choice of the score; what an earlier configuration chose is none."""
-    if config.router is None or config.router.score != "validated":
-        return None
-    return run.manifest(stage_name("score", training_seed))
+    return run.manifest(stage_name("score", training_seed)) if config.chooses_score else None
 
 
 @dataclass(frozen=True)

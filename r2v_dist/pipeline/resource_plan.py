@@ -64,6 +64,11 @@ def resource_plan(config: RunConfig) -> str:
             "at most; they share what is known of their trees",
         ),
         (
+            "validation",
+            str(config.training_seeds * _validation_episodes(config)),
+            "episodes, live, before memoisation",
+        ),
+        (
             "test episodes",
             str(config.training_seeds * _test_episodes(config)),
             "live, before memoisation",
@@ -127,6 +132,16 @@ def _test_episodes(config: RunConfig) -> int:
     tasks = config.env.size("test")
     arms = 2 + len(config.swept) * len(config.evaluate.rates)
     return tasks * (config.perturb.test_seeds * arms + 2)
+
+
+def _validation_episodes(config: RunConfig) -> int:
+    """For thresholds, and for the score where it is chosen too."""
+    tasks = config.env.size("validation")
+    rates = len(config.evaluate.rates)
+    arms = 2 + len(config.swept) * (1 + rates)
+    if config.chooses_score:
+        arms += 2 + 3 * (1 + rates)
+    return tasks * (config.perturb.validation_seeds * arms + 2)
 
 
 def _label_branches(config: RunConfig) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from r2v_dist import files
 from r2v_dist.config.base import validate
 from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.router import RouterConfig
 from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.config.yaml_file import read_mapping
 from r2v_dist.errors import UsageError
@@ -86,7 +87,7 @@ def served_run(root: Path, overrides: list[str]) -> ServedRun:
     expires = any(one.cache_s is not None for one in held.values())
     held_as_evaluated = held == hysteresis_of(trained) and not expires
     # What the run has is told by its own configuration, whoever answers now.
-    own = trained.model_copy(update={"serve": config.serve, "router": config.router})
+    own = trained.model_copy(update={"serve": config.serve, "router": _as_trained(trained, config)})
     policy = policy_of(run, own, held_as_evaluated)
     departures = tuple(
         name
@@ -100,6 +101,14 @@ def served_run(root: Path, overrides: list[str]) -> ServedRun:
         departures = (*departures, "hysteresis")
     slm = _slm_of(run, own, config.slm)
     return ServedRun(run, config, policy, slm, _verifier_of(run, own), departures)
+
+
+def _as_trained(trained: RunConfig, config: RunConfig) -> RouterConfig | None:
+    """How r2v is played and what a call costs are the operator's; what it is scored by was chosen
+    with its thresholds."""
+    if trained.router is None or config.router is None:
+        return config.router
+    return config.router.model_copy(update={"score": trained.router.score})
 
 
 def _slm_of(run: RunDir, own: RunConfig, chosen: ModelConfig) -> Checkpoint:

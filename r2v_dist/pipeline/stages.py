@@ -45,7 +45,7 @@ def _regresses(config: RunConfig) -> bool:
 
 
 def _chooses_score(config: RunConfig) -> bool:
-    return config.router is not None and config.router.score == "validated"
+    return config.chooses_score
 
 
 def _learns_from_traffic(config: RunConfig) -> bool:
@@ -97,13 +97,13 @@ TABLE = (
           labels.second_labels, when=_routes_twice),
     Stage("router2", ("visits", "labels", "labels2"), (*_TRAINING, "learner_routers"),
           router.second_router, "router", _routes_twice),
+    Stage("score", ("tasks", "@policy", "@router"), (*_PLAY, "hysteresis", "evaluate.rates"),
+          score.score, "router", _chooses_score),
     Stage("regressions", ("labels", "@router"), ("other_routers",), regressions.regressions,
           "router", _regresses),
     Stage("served", ("@policy", "@router"), ("served_log", "router.hysteresis"), served.served,
           "router", _learns_from_traffic),
-    # -- every router live: what r2v compares, thresholds, certificate, test
-    Stage("score", ("tasks", "@policy", "@router"), (*_PLAY, "hysteresis", "evaluate.rates"),
-          score.score, "router", _chooses_score),
+    # -- every router live: thresholds, certificate, test
     Stage("validate", ("tasks", "@policy", "@router"), (*_SWEEP, *_CHOICE), validate),
     Stage("calibrate", ("tasks", "@policy", "@router", "validate"),
           (*_PLAY, "hysteresis", "test_seeds"), calibrate, when=_certifies),

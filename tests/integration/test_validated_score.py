@@ -12,19 +12,21 @@ from r2v_dist.evaluation.comparison import SeedArms
 from r2v_dist.evaluation.outcomes import ArmOutcomes, arm_outcomes
 from r2v_dist.evaluation.trained_routers import routers_of, score_areas
 from r2v_dist.pipeline.served_policy import policy_of
-from r2v_dist.pipeline.steps.router import RESCORED
+from r2v_dist.pipeline.serving import served_run
+from r2v_dist.pipeline.steps.router import BY_SCORE
 from r2v_dist.stats.frontier import frontier_auc
 from r2v_dist.storage.run_dir import RunDir, open_run
 from tests.runs import finish
 
 RUN = [
     "configs/textworld_simulated.yaml",
+    "seed=1",
     "cluster={executor: inline, memory_gib: 0.5}",
     "env.splits={train: 3, validation: 3, calibration: 2, test: 2}",
     "labels={tasks: 3, validation_tasks: 3, states: 16, validation_states: 12, n: 1, rounds: 1}",
     "router={epsilon: 0.05, score: validated, risk_steps: 30, policy_steps: 30}",
     "perturb.test_seeds=2",
-    f"evaluate={{rates: [0.2, 0.5], routers: [r2v, {', '.join(RESCORED)}]}}",
+    f"evaluate={{rates: [0.2, 0.5], routers: [r2v, {', '.join(BY_SCORE)}]}}",
 ]
 
 
@@ -44,7 +46,7 @@ def areas_in(run: RunDir, stage: str) -> dict[str, float]:
     one = SeedArms(0, tuple(arm_outcomes(run.rollouts(stage))), {}, "slm_only")
     return {
         score: frontier_auc(one.curve(name), one.ends)
-        for name, score in RESCORED.items()
+        for name, score in BY_SCORE.items()
         if name in one.swept
     }
 
@@ -60,7 +62,9 @@ def test_the_score_of_largest_area_on_validation_tasks_is_deployed(finished: Pat
     choice = summary_of(finished)["learning"]["score"]
     assert choice["areas"] == pytest.approx(areas)
     assert choice["score"] == max(areas, key=lambda score: areas[score])
-    name = next(name for name, score in RESCORED.items() if score == choice["score"])
+    # Until then risk is the score: another choice shows that it is deployed.
+    assert choice["score"] != "risk"
+    name = next(name for name, score in BY_SCORE.items() if score == choice["score"])
     for stage in ("validate", "evaluate"):
         arms = arm_outcomes(run.rollouts(stage))
         assert played(arms, "r2v") == played(arms, name) != []
@@ -69,7 +73,7 @@ def test_the_score_of_largest_area_on_validation_tasks_is_deployed(finished: Pat
     assert routers_of(run, config)["r2v"].version == deployed.version
     signals = summary_of(finished)["routing_signals"]
     assert {one["score"] for one in signals} == {choice["score"]}
-    assert "that validation chose, by frontier area" in signals[0]["words"]
+    assert "which validation chose: frontier area" in signals[0]["words"]
 
 
 def test_an_earlier_choice_counts_no_more_where_the_configuration_names_a_score(
@@ -82,3 +86,14 @@ def test_an_earlier_choice_counts_no_more_where_the_configuration_names_a_score(
     assert not score_areas(run, named)
     chosen, fitted = (routers_of(run, one)["r2v"] for one in (config, named))
     assert chosen.version == f"{fitted.version}-{chosen.score}"
+
+
+def test_a_gateway_routes_by_the_score_whose_thresholds_it_has(finished: Path) -> None:
+    models = [
+        f"{role}={{backend: openai, model: m, base_url: http://127.0.0.1:9/v1}}"
+        for role in ("slm", "teacher")
+    ]
+    chosen = policy_of(*open_run(finished)).models.of("r2v", 0)
+    for given in ("validated", "risk"):
+        policy = served_run(finished, [*models, f"router.score={given}"]).policy
+        assert policy.models.of("r2v", 0).version == chosen.version

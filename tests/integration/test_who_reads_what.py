@@ -22,6 +22,7 @@ ALLOWED = {
     "labels": {("train", TRAIN), ("validation", VALIDATION)},
     "visits2": {("train", TRAIN), ("validation", VALIDATION)},
     "labels2": {("train", TRAIN), ("validation", VALIDATION)},
+    "score": {("validation", VALIDATION)},
     "validate": {("validation", VALIDATION)},
     "calibrate": {("calibration", TEST)},
     "evaluate": {("test", TEST)},

@@ -27,20 +27,31 @@ def validate(context: Context) -> dict[str, Any]:
 
     config = context.config
     arm = context.deploy(trained(context, last_round(context.config)))
-    tasks = context.tasks("validation")
-    zs = config.perturb.seeds("validation", config.seed)
-    ends = _ends(context, arm)
-    watching = tuple(arm(name, NEVER) for name in config.swept if name not in DRAWN)
-    units = [context.unit(task, None, ends) for task in tasks] + [
-        context.unit(task, z, (*ends, *watching)) for task in tasks for z in zs
-    ]
-    context.roll_out(units)
-    thresholds = grid(context.run.rollouts(context.stage), config.swept, config.evaluate.rates)
-    swept = sweep(arm, thresholds)
-    results = context.roll_out([context.unit(task, z, swept) for task in tasks for z in zs])
+    results, thresholds = play_validation(context, arm, config.swept, clean=True)
     arms = arm_outcomes(context.run.rollouts(context.stage))
     selected = selected_thresholds(arms, Tolerance.of(config, context.training_seed))
     return results | {"thresholds": thresholds, "selected": selected}
+
+
+def play_validation(
+    context: Context, arm: Callable[..., Arm], names: tuple[str, ...], clean: bool
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Play the ends and every router at the thresholds that its scores along the SLM's own path
+    come to; `clean`: the ends undisturbed too. Returns what was played, and the thresholds.
+    """
+    config = context.config
+    tasks = context.tasks("validation")
+    zs = config.perturb.seeds("validation", config.seed)
+    ends = _ends(context, arm)
+    watching = tuple(arm(name, NEVER) for name in names if name not in DRAWN)
+    units = [context.unit(task, None, ends) for task in tasks] if clean else []
+    units += [context.unit(task, z, (*ends, *watching)) for task in tasks for z in zs]
+    context.roll_out(units)
+    thresholds = grid(context.run.rollouts(context.stage), names, config.evaluate.rates)
+    swept = sweep(arm, thresholds)
+    return context.roll_out(
+        [context.unit(task, z, swept) for task in tasks for z in zs]
+    ), thresholds
 
 
 def calibrate(context: Context) -> dict[str, Any]:

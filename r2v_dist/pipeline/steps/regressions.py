@@ -16,7 +16,7 @@ from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.stage import other_routers
-from r2v_dist.pipeline.steps.router import RESCORED, learner_stage, load_trained
+from r2v_dist.pipeline.steps.router import BY_SCORE, last_of_learner, learner_stage, load_trained
 from r2v_dist.router.features import FEATURE_NAMES, FEATURE_VERSION
 from r2v_dist.router.logistic import Outcomes, train_logistic
 from r2v_dist.router.model import RouterModel
@@ -34,7 +34,7 @@ def regressions(context: Context) -> dict[str, Any]:
     wanted = other_routers(context.config)
     root = context.run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")
     ours = load_trained(context, learner, "r2v")
-    made = {name: ours.by(RESCORED[name]) for name in wanted if name in RESCORED}
+    made = {name: ours.by(BY_SCORE[name]) for name in wanted if name in BY_SCORE}
     fitted = [name for name in wanted if name in made_by("regression")]
     if fitted:
         train, validation = (
@@ -45,7 +45,9 @@ def regressions(context: Context) -> dict[str, Any]:
     for name, model in made.items():
         publish_router(model, root / name)
     own = {name: str((root / name).relative_to(context.run.root)) for name in made}
-    return {"routers": context.result(learner, "routers") | own}
+    earlier = last_of_learner(context.config)
+    assert earlier is not None
+    return {"routers": context.result(earlier, "routers") | own}
 
 
 def fit(name: str, train: LabelTable, validation: LabelTable, seed: int) -> RouterModel:

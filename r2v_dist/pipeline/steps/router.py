@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from learners.router.train import RouterJob
 
 SPLITS: tuple[Split, Split] = ("train", "validation")
-RESCORED: dict[str, Score] = {"r2v_risk": "risk", "r2v_value": "value", "r2v_dissent": "dissent"}
-"""The names of r2v's own networks by each of its estimates."""
+BY_SCORE: dict[str, Score] = {"r2v_risk": "risk", "r2v_value": "value", "r2v_dissent": "dissent"}
+"""r2v routed by one of its estimates: the name of the router, and the score."""
 
 
 def router(context: Context) -> dict[str, Any]:
@@ -95,13 +95,6 @@ def load_trained(context: Context, stage: str, name: str) -> RouterModel:
 
 def last_round(config: RunConfig) -> str | None:
     """The stage whose routers are deployed, None where no router is trained."""
-    if config.router is not None and config.router.score == "validated":
-        return "score"
-    return last_fitted(config)
-
-
-def last_fitted(config: RunConfig) -> str | None:
-    """The last stage that fits a router, None where none is trained."""
     if config.router is not None and config.router.served is not None:
         return "served"
     return last_on_labels(config)
@@ -109,11 +102,16 @@ def last_fitted(config: RunConfig) -> str | None:
 
 def last_on_labels(config: RunConfig) -> str | None:
     """The last stage whose routers learn from labels, None where there is none."""
-    return "regressions" if other_routers(config) else learner_stage(config)
+    return "regressions" if other_routers(config) else last_of_learner(config)
+
+
+def last_of_learner(config: RunConfig) -> str | None:
+    """The stage from which the learner's routers are handed on."""
+    return "score" if config.chooses_score else learner_stage(config)
 
 
 def learner_stage(config: RunConfig) -> str | None:
-    """The last stage of the router learner, None where no router is trained."""
+    """The last stage that trains with the router learner, None where no router is trained."""
     if config.router is None:
         return None
     return "router2" if config.labels.rounds == 2 else "router"

@@ -148,11 +148,7 @@ def _folder(*overrides: str) -> Path:
         ),
         (
             "router={score: validated, mode: joint}",
-            ["router.score = validated", "mode = joint", "score=policy"],
-        ),
-        (
-            "router={score: validated, ablation: no_brier}",
-            ["router.score = validated", "ablation = no_brier"],
+            ["router.score = validated", "mode = joint", "leave"],
         ),
         ("env.splits.train=1", ["env.splits.train", "1", "at least 2"]),
         ("env.max_steps=40000", ["env.max_steps", "40000", "10000"]),
@@ -437,6 +433,7 @@ def test_help_and_dry_run_import_nothing_heavy(config: Path, asked: str) -> None
         (["run", "configs/simulated.yaml", "sedes=3"], 2, "did you mean seeds?"),
         (["run", "configs/simulated.yaml", "routers=[r2v, r3v]"], 2, "routers.1 = 'r3v'"),
         (["run", "configs/simulated.yaml", "router.surrogate=paper"], 2, "set latched"),
+        (["run", "configs/simulated.yaml", "router.score=validated"], 2, "name a score"),
         (["run", "configs/simulated.yaml", "router.slm_cost=2"], 2, "keep that ratio"),
         (
             ["run", "configs/simulated.yaml", "router.deepspeed.zero_stage=2"],

@@ -110,8 +110,9 @@ def test_the_words_say_by_what_validation_chose_the_score() -> None:
     features_NF = np.random.default_rng(3).normal(size=(40, F))
     found = routing_signals("r2v", model("value"), features_NF, 0, "alone", areas)
     assert found is not None
-    choice = "validation chose, by frontier area 0.930; risk 0.924, dissent 0.500"
-    assert f"it is the score that {choice} (with the residual risk" in found.words
+    choice = "validation chose: frontier area 0.930; risk 0.924, dissent 0.500"
+    assert "it is the score (with the residual risk" in found.words
+    assert found.words.endswith(f", which {choice}")
 
 
 def test_the_words_follow_from_the_numbers() -> None:

@@ -15,6 +15,8 @@ from r2v_dist.pipeline.run import hash_of_inputs
 from r2v_dist.pipeline.stage import Stage, value_of
 from r2v_dist.pipeline.stages import TABLE, publisher, stages
 from r2v_dist.pipeline.steps import labels
+from r2v_dist.pipeline.steps.router import held_as_r2v
+from r2v_dist.router.switching import Hysteresis
 from r2v_dist.seeding import short_hash
 from r2v_dist.storage.run_dir import Manifest, RunDir
 from tests.runs import ROOT
@@ -237,15 +239,31 @@ def test_a_clock_that_evaluation_has_not_plays_nothing_again() -> None:
     assert [s.content(one) for s in stages(one)] == [s.content(other) for s in stages(other)]
 
 
-def test_validation_chooses_a_score_after_all_routers_are_fitted_and_before_thresholds() -> None:
+def test_validation_chooses_a_score_of_the_learners_last_router() -> None:
     path = ROOT / "configs" / "textworld_demo.yaml"
     planned = stages(load_config(path, ["router.score=validated"]))
     names = [one.name for one in planned]
     place = names.index("score")
-    assert names[place - 1 : place + 2] == ["regressions", "score", "validate"]
-    later = planned[place + 1 :]
-    assert all("score" in one.needs for one in later)
-    assert "score" not in [one.name for one in stages(load_config(path, []))]
+    assert names[place - 1 : place + 3] == ["router2", "score", "regressions", "validate"]
+    assert "score" in planned[place + 1].needs
+    without = stages(load_config(path, ["router.score=validated", "evaluate.routers=[entropy]"]))
+    for others in (without, stages(load_config(path, []))):
+        assert "score" not in [one.name for one in others]
+    two = stages(load_config(path, ["router.score=validated", "training_seeds=2"]))
+    needs = {one.name: one.needs for one in two}
+    assert "score@1" in needs["regressions@1"]
+    assert "router2@1" in needs["score@1"]
+
+
+def test_a_score_is_chosen_with_the_hysteresis_that_r2v_has(tmp_path: Path) -> None:
+    model: Any = object()
+    for given, held in (
+        ([], {}),
+        (["router.hysteresis={minimum_hold: 3}"], {"r2v_risk": Hysteresis(minimum_hold=3)}),
+    ):
+        models = held_as_r2v(context("score", [], 1, tmp_path, given), {"r2v_risk": model})
+        assert models.trained == {("r2v_risk", 1): model}
+        assert models.hysteresis == held
 
 
 def test_no_router_no_calibration() -> None:
