@@ -7,53 +7,62 @@ Invariant: the tokens that stay are those of the sort, up to rounding where the 
 """
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
 from vllm import SamplingParams
-from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
+from vllm.v1.sample.logits_processor import LogitsProcessor, process_dict_updates
 
 TOP_P = "r2v_top_p"
 """Where a request's `extra_args` say its top-p. vLLM's own stays 1, for which it does not sort."""
-_DEPTH = 12.0
-"""Tokens less likely than the likeliest by exp(-12) are hardly ever in a nucleus. Where they are,
-all are sorted."""
+_LIKELY = 256
+"""Tokens of a row that are looked at first. Where they are less than top-p, all are sorted."""
 
 
-class Nucleus(AdapterLogitsProcessor):  # type: ignore[misc]  # vLLM says no types here
+class Nucleus(LogitsProcessor):  # type: ignore[misc]  # vLLM says no types here
     """Masks what is outside of each request's nucleus, after its temperature."""
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        self._top_p: dict[int, float] = {}
+        """By the row of a request; of those that name one here."""
 
     def is_argmax_invariant(self) -> bool:
         """The likeliest token always stays, so greedy requests are not touched."""
         return True
 
-    def new_req_logits_processor(self, params: SamplingParams) -> Any:
-        """None for a request that names no top-p here."""
-        top_p = (params.extra_args or {}).get(TOP_P)
-        return None if top_p is None else partial(_kept, top_p)
+    def update_state(self, batch_update: Any) -> None:
+        """Follow the requests as they come, go and change rows."""
+        process_dict_updates(self._top_p, batch_update, _named_top_p)
+
+    def apply(self, logits_BV: torch.Tensor) -> torch.Tensor:
+        """The logits of all rows."""
+        if not self._top_p:
+            return logits_BV
+        rows = sorted(self._top_p)
+        top_p_R = torch.tensor([self._top_p[row] for row in rows])
+        if len(rows) == len(logits_BV):
+            return keep_nucleus(logits_BV, top_p_R)
+        logits_BV[rows] = keep_nucleus(logits_BV[rows], top_p_R)
+        return logits_BV
 
 
-def _kept(top_p: float, _: list[int], logits_V: torch.Tensor) -> torch.Tensor:
-    return keep_nucleus(logits_V, top_p)
+def _named_top_p(params: SamplingParams, *_: object) -> float | None:
+    return (params.extra_args or {}).get(TOP_P)
 
 
-def keep_nucleus(logits_V: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The logits with -inf for every token whose likelier ones have a mass of at least `top_p`."""
-    likely_L = (logits_V > logits_V.max() - _DEPTH).nonzero().squeeze(1)
-    kept_K = _nucleus(logits_V, likely_L, top_p)
-    if kept_K is None:
-        kept_K = _nucleus(logits_V, torch.arange(len(logits_V)), top_p)
-    assert kept_K is not None
-    masked_V = torch.full_like(logits_V, -math.inf)
-    masked_V[kept_K] = logits_V[kept_K]
-    return masked_V
-
-
-def _nucleus(logits_V: torch.Tensor, among_L: torch.Tensor, top_p: float) -> torch.Tensor | None:
-    """The nucleus, where `among_L` are the likeliest tokens; None where it is larger than these."""
-    sorted_L, order_L = logits_V[among_L].sort(descending=True)
-    mass_L = (sorted_L - logits_V.logsumexp(0)).exp().cumsum(0)
-    if mass_L[-1] < top_p and len(among_L) < len(logits_V):
-        return None
-    return among_L[order_L[: int((mass_L < top_p).sum()) + 1]]
+def keep_nucleus(
+    logits_BV: torch.Tensor, top_p_B: torch.Tensor, likely: int = _LIKELY
+) -> torch.Tensor:
+    """The logits with -inf for every token whose likelier ones have a mass of at least top-p. The
+    `likely` likeliest tokens are tried first."""
+    likely = min(likely, logits_BV.shape[1])
+    top_BK, token_BK = logits_BV.topk(likely)
+    mass_BK = (top_BK - logits_BV.logsumexp(1, keepdim=True)).exp().cumsum(1)
+    likelier_BK = torch.nn.functional.pad(mass_BK[:, :-1], (1, 0))
+    top_BK = top_BK.masked_fill(likelier_BK >= top_p_B.unsqueeze(1), -math.inf)
+    masked_BV = torch.full_like(logits_BV, -math.inf).scatter_(1, token_BK, top_BK)
+    larger_B = mass_BK[:, -1] < top_p_B
+    if likely < logits_BV.shape[1] and larger_B.any():
+        all_tokens = logits_BV.shape[1]
+        masked_BV[larger_B] = keep_nucleus(logits_BV[larger_B], top_p_B[larger_B], all_tokens)
+    return masked_BV

@@ -61,6 +61,7 @@ SLOW = {
     ],
     "rollout": ["--games=1", "--seeds=1", "--repeats=1", "--candidates=2"],
     "submission": [],
+    "top_p": ["--repeats=1", "--answers=2", "--tokens=8"],
 }
 """Those that start Ray, vLLM or DeepSpeed."""
 ELSEWHERE = {
