@@ -9,6 +9,7 @@ from typing import Any
 from r2v_dist.storage import rollouts as rollout_store
 
 ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "configs" / "textworld_demo.yaml"
 SIMULATED = [
     "configs/textworld_simulated.yaml",
     "env.splits={train: 4, validation: 3, calibration: 3, test: 4}",
