@@ -45,7 +45,7 @@ class CollectConfig(Section):
 
 
 class LoraConfig(Section):
-    """Low-rank adaptation; docs/method.md, section 2 gives the defaults."""
+    """Low-rank adaptation (Hu et al., 2021), with the paper's settings as defaults."""
 
     r: int = Field(32, ge=1, le=65_536)
     alpha: int = Field(64, ge=1, le=65_536)
