@@ -49,9 +49,8 @@ def play_validation(
     context.roll_out(units)
     thresholds = grid(context.run.rollouts(context.stage), names, config.evaluate.rates)
     swept = sweep(arm, thresholds)
-    return context.roll_out(
-        [context.unit(task, z, swept) for task in tasks for z in zs]
-    ), thresholds
+    played = context.roll_out([context.unit(task, z, swept) for task in tasks for z in zs])
+    return played, thresholds
 
 
 def calibrate(context: Context) -> dict[str, Any]:
