@@ -83,13 +83,13 @@ class Batcher(Generic[Question, Reply]):
                     )
 
     async def _receive(self, batch: Sequence[tuple[Question, asyncio.Future[Reply]]]) -> None:
-        missing = set(range(len(batch)))
+        open_places = set(range(len(batch)))
         async for replies in self._call([question for question, _ in batch]):
             for place, reply in replies:
-                missing.remove(place)
+                open_places.remove(place)
                 if not (future := batch[place][1]).done():
                     future.set_result(reply)
-        if missing:
+        if open_places:
             raise RuntimeError(
-                f"{len(missing)} of {len(batch)} questions were left without a reply"
+                f"{len(open_places)} of {len(batch)} questions were left without a reply"
             )

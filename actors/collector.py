@@ -61,16 +61,16 @@ class Collector:
 
         Raises Superseded where a later epoch is taken.
         """
-        new = [episode for episode in episodes if self._is_new(str(episode.key))]
-        self._keys.update(str(episode.key) for episode in new)
-        self._buffer += new
+        new_episodes = [episode for episode in episodes if self._is_new(str(episode.key))]
+        self._keys.update(str(episode.key) for episode in new_episodes)
+        self._buffer += new_episodes
         if (
             len(self._buffer) >= self._folder.shard_episodes
             or time.monotonic() - self._committed_at > self._folder.shard_seconds
         ):
             self.flush()
         self._meter.set(metrics.BUFFERED, len(self._buffer), stage=self._folder.path.name)
-        return len(new)
+        return len(new_episodes)
 
     def _is_new(self, key: str) -> bool:
         return key not in self._keys and key not in self._before
@@ -85,9 +85,9 @@ class Collector:
             if fence is not None:
                 fence.require()
             epoch = 0 if fence is None else fence.epoch
-            begun = time.monotonic()
+            started_at = time.monotonic()
             shard = rollout_store.commit(self._folder.path, self._shards, self._buffer, epoch)
-            self._record(shard, time.monotonic() - begun)
+            self._record(shard, time.monotonic() - started_at)
             self._buffer = []
             self._committed_at = time.monotonic()
             self._shards += 1

@@ -41,14 +41,14 @@ class CollectorHandle:
     async def __call__(self, episodes: Sequence[Episode]) -> int:
         try:
             async with asyncio.timeout(self._deadline_s):
-                taken: int = await _add(self._actors, episodes)
+                count: int = await _add(self._actors, episodes)
         except TimeoutError:
             raise CollectorLost(_late(self._deadline_s)) from None
         except RayActorError as error:
             if not died(error):
                 raise
             raise CollectorLost(f"a collector's process died: {first_cause(error)}") from None
-        return taken
+        return count
 
 
 class RayCollectors:
@@ -81,8 +81,8 @@ class RayCollectors:
             self._actors = [remote.remote(self._meter) for _ in range(self._count)]
         self._folder = folder.path
         self.said = ""
-        there = ray.put(committed)  # once for all of a machine
-        self._wait([actor.open.remote(folder, there) for actor in self._actors])
+        committed_ref = ray.put(committed)  # once for all of a machine
+        self._wait([actor.open.remote(folder, committed_ref) for actor in self._actors])
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
         """Hand over episodes of one unit."""
@@ -108,8 +108,8 @@ class RayCollectors:
         except RayError as error:
             problem = f"a collector of {self._folder} failed: {first_cause(error)}"
             kind = CollectorLost if died(error) else RuntimeFailure
-            refused = cause_of(error, StoreFailure) or usage_error(error)
-            raise refused or kind(problem) from None
+            refusal = cause_of(error, StoreFailure) or usage_error(error)
+            raise refusal or kind(problem) from None
 
 
 def _add(actors: Sequence[Any], episodes: Sequence[Episode]) -> Any:

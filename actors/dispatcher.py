@@ -27,8 +27,8 @@ from r2v_dist.storage.lease import Lease
 
 def remaining(units: Sequence[Unit], committed: KeySet) -> list[Unit]:
     """The units without what is committed; a unit with nothing left is dropped."""
-    left = [unit.without(committed) for unit in units] if len(committed) else units
-    return [unit for unit in left if unit.runs]
+    open_units = [unit.without(committed) for unit in units] if len(committed) else units
+    return [unit for unit in open_units if unit.runs]
 
 
 def roll_out(
@@ -60,7 +60,7 @@ def roll_out_with(
     `cluster.max_restarts`, or tasks that are given up `cluster.max_quarantined`, and Superseded
     where another driver has taken over.
     """
-    before = deaths = 0
+    todo_at_death = deaths = 0
     while True:
         # First the fence, then the look at what is committed: an earlier writer adds nothing after.
         fence = None if lease is None else lease.next_fence()
@@ -73,12 +73,12 @@ def roll_out_with(
         begin = partial(runners.open, target, committed)
         try:
             return _play(units, todo, folder, runners, cluster, on_progress, begin)
-        except CollectorLost as lost:
-            deaths = deaths + 1 if len(todo) == before else 1
-            before = len(todo)
+        except CollectorLost as loss:
+            deaths = deaths + 1 if len(todo) == todo_at_death else 1
+            todo_at_death = len(todo)
             if deaths > cluster.max_restarts:
-                raise _told(lost, runners) from lost
-            warn(f"{lost}; it is started anew, and what it had not written is played again")
+                raise _told(loss, runners) from loss
+            warn(f"{loss}; it is started anew, and what it had not written is played again")
 
 
 def _play(
@@ -113,6 +113,6 @@ def _told(failure: RuntimeFailure, runners: Runners) -> RuntimeFailure:
 
 def _control(units: Sequence[Unit], todo: Sequence[Unit], quarantine: Quarantine) -> Unit | None:
     """A unit that an earlier attempt finished."""
-    left = {name_of(unit) for unit in todo}
-    done = (unit for unit in units if name_of(unit) not in left)
-    return next((unit for unit in done if unit.task.id not in quarantine.tasks), None)
+    open_names = {name_of(unit) for unit in todo}
+    finished_units = (unit for unit in units if name_of(unit) not in open_names)
+    return next((unit for unit in finished_units if unit.task.id not in quarantine.tasks), None)

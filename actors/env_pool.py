@@ -24,8 +24,8 @@ class IdleEnvs:
         """An environment of this task, to be reset before use. One that raised is not
         used again.
         """
-        wanted = (task, expert)
-        match = next((item for item in self._idle if item[0] == wanted), None)
+        key = (task, expert)
+        match = next((item for item in self._idle if item[0] == key), None)
         if match is not None:
             self._idle.remove(match)
             env = match[1]
@@ -36,6 +36,6 @@ class IdleEnvs:
         except BaseException:
             env.close()
             raise
-        self._idle.append((wanted, env))
+        self._idle.append((key, env))
         if len(self._idle) > self._kept:
             self._idle.popleft()[1].close()

@@ -176,11 +176,11 @@ class EnvRunner:
 
     def _check_versions(self, unit: Unit, tree: Tree) -> None:
         """A row must never name a policy that did not act."""
-        expected = {"slm": unit.played[0].policy, "teacher": unit.played[0].teacher}
-        for role, needed in expected.items():
-            for version in {answer.version for answer in tree.answered(role)} - {needed}:
+        version_by_role = {"slm": unit.played[0].policy, "teacher": unit.played[0].teacher}
+        for role, unit_version in version_by_role.items():
+            for version in {answer.version for answer in tree.answered(role)} - {unit_version}:
                 raise RuntimeFailure(
-                    f"the {role} answered as version {version}, this unit needs {needed}"
+                    f"the {role} answered as version {version}, this unit needs {unit_version}"
                 )
 
 
@@ -218,7 +218,9 @@ def _player(
     tokenizer: str,
     engine_wait_s: float,
 ) -> Player:
-    chosen = config.sampling
-    sampling = Sampling(chosen.candidates, chosen.temperature, chosen.top_p, chosen.max_tokens)
+    settings = config.sampling
+    sampling = Sampling(
+        settings.candidates, settings.temperature, settings.top_p, settings.max_tokens
+    )
     model = build_model(config, role, calls, tokenizer, engine_wait_s)
     return Player(role, model, sampling)

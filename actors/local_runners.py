@@ -103,8 +103,8 @@ class LocalRunners:
         if not under_way:
             return []
         waiting = asyncio.wait(under_way, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        done, _ = self._loop.run_until_complete(waiting)
-        return list(done)
+        tasks, _ = self._loop.run_until_complete(waiting)
+        return list(tasks)
 
     def report(self, under_way: UnitTask) -> Totals:
         self._tasks.discard(under_way)

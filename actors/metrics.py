@@ -120,7 +120,7 @@ LEARNER_STEP = Metric("r2v_learner_step", "gauge", "Optimizer step of the learne
 LEARNER_STEPS = Metric("r2v_learner_steps", "gauge", "Optimizer steps in all.", _STAGE)
 LEARNER_LOSS = Metric("r2v_learner_loss", "gauge", "Loss that the learner logged last.", _STAGE)
 
-METRICS = tuple(one for one in list(globals().values()) if isinstance(one, Metric))
+METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of them, in the order of this page."""
 
 

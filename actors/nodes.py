@@ -56,8 +56,8 @@ class Nodes:
         elsewhere = self._failed_on.pop(unit, set())
         if self.state(node) is State.DEAD or node in elsewhere or self._failed_task(node, unit[0]):
             return
-        for other in elsewhere:
-            self._of(other).strike(str(unit), now)
+        for failed_node in elsewhere:
+            self._of(failed_node).strike(str(unit), now)
 
     def absolve(self, unit: UnitName) -> None:
         """What became of this unit was its own doing."""
@@ -88,9 +88,9 @@ class Nodes:
         if not doubts:
             return "no env runner is free for the units that are left"
         node, units = max(doubts.items(), key=lambda item: len(item[1]))
-        named = ", ".join(f"{task} z={z}" for task, z in [*units][:3])
+        names = ", ".join(f"{task} z={z}" for task, z in [*units][:3])
         return (
-            f"{len(units)} units fail on {node}, where nothing has been finished since ({named}): "
+            f"{len(units)} units fail on {node}, where nothing has been finished since ({names}): "
             f"{next(iter(units.values()))}"
         )
 
@@ -121,11 +121,11 @@ class Nodes:
 
     def excluded(self) -> list[str]:
         """Nodes that get no work."""
-        return [node for node, one in self._health.items() if one.state is State.DEAD]
+        return [node for node, health in self._health.items() if health.state is State.DEAD]
 
     def probe(self, now: float) -> str | None:
         """An excluded node that has rested, and is to show with one unit whether it works again."""
-        return next((node for node, one in self._health.items() if one.restart(now)), None)
+        return next((node for node, health in self._health.items() if health.restart(now)), None)
 
     def _failed_task(self, node: str, task: str) -> bool:
         return any(node in nodes for (name, _), nodes in self._failed_on.items() if name == task)

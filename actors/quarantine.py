@@ -20,7 +20,7 @@ class Quarantine:
     def __init__(self, folder: Path, runners: Runners, most: int) -> None:
         self._runners = runners
         self._most = most
-        self.tasks = {one.task: one.detail for one in quarantined(folder)}
+        self.tasks = {entry.task: entry.detail for entry in quarantined(folder)}
         """Why the first unit of each was."""
         self.held: list[Unit] = []
         """Units that failed often enough, on nodes that have not finished anything since."""
@@ -30,16 +30,16 @@ class Quarantine:
         if unit in self.held:
             self.held.remove(unit)
         reason = suspects.give_up(unit)
-        known = unit.task.id in self.tasks
+        was_given_up = unit.task.id in self.tasks
         self.tasks.setdefault(unit.task.id, reason)
         if len(self.tasks) > self._most:
-            named = "; ".join(f"{task}: {why}" for task, why in self.tasks.items())
+            reasons = "; ".join(f"{task}: {why}" for task, why in self.tasks.items())
             raise RuntimeFailure(
                 f"{len(self.tasks)} tasks cannot be played, cluster.max_quarantined = "
-                f"{self._most}: {named}"
+                f"{self._most}: {reasons}"
             )
         episodes = given_up(unit, reason)
         self._runners.deliver(episodes)
-        if not known:
+        if not was_given_up:
             warn(f"task {unit.task.id} is given up, its episodes count as failures: {reason}")
         return Totals(units=1, episodes=len(episodes), quarantined=len(episodes))

@@ -46,10 +46,10 @@ def usage_error(error: BaseException) -> UsageError | None:
         return UsageError(str(cause))
     # Of an error in a constructor Ray keeps the text only.
     if isinstance(error, RayActorError) and error.actor_init_failed:
-        _, refused, message = first_cause(error).partition(
+        _, marker, message = first_cause(error).partition(
             f"{UsageError.__module__}.{UsageError.__name__}: "
         )
-        return UsageError(message) if refused else None
+        return UsageError(message) if marker else None
     return None
 
 
@@ -62,10 +62,10 @@ def unit_failure(error: RayError) -> UsageError | RuntimeFailure:
     """What came of a unit, as `actors.runners` names it."""
     if (full := cause_of(error, StoreFailure)) is not None:
         return full
-    if (refused := usage_error(error)) is not None:
-        return refused
-    if isinstance(lost := innermost(error), CollectorLost):
-        return CollectorLost(str(lost))
+    if (refusal := usage_error(error)) is not None:
+        return refusal
+    if isinstance(loss := innermost(error), CollectorLost):
+        return CollectorLost(str(loss))
     if (broken := cause_of(error, UnitBroken)) is not None:
         return UnitBroken(str(broken))
     if isinstance(error, RayActorError) and died(error):

@@ -36,9 +36,9 @@ def choose(group: int, loads: Sequence[int], there: Sequence[bool]) -> int | Non
     places = [place for place, is_there in enumerate(there) if is_there]
     if not places:
         return None
-    most = min(loads[place] for place in places) + MARGIN
+    load_limit = min(loads[place] for place in places) + MARGIN
     places.sort(key=lambda place: stable_hash(group, place))
-    return next(place for place in places if loads[place] <= most)
+    return next(place for place in places if loads[place] <= load_limit)
 
 
 class Router(Generic[Question, Reply]):
@@ -70,7 +70,7 @@ class Router(Generic[Question, Reply]):
             return await self._ask(group, question)
 
     async def _ask(self, group: int, question: Question) -> Reply:
-        lost = 0
+        losses = 0
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._wait_s
         while True:
@@ -86,12 +86,12 @@ class Router(Generic[Question, Reply]):
             except ServerLost as error:
                 self._back[place] = loop.time() + PAUSE_S
                 if self._up[place]:  # one death is counted once
-                    lost += 1
+                    losses += 1
                     give_up = loop.time() + self._wait_s
                 self._up[place] = False
-                if lost > LOST_TRIES:
+                if losses > LOST_TRIES:
                     raise RuntimeFailure(
-                        f"{self._name} was lost {lost} times with this request under way: {error}"
+                        f"{self._name} was lost {losses} times with this request under way: {error}"
                     ) from None
             except asyncio.CancelledError:
                 self._cancel(place, question)

@@ -98,8 +98,8 @@ class RunnerGroup:
         self._said = ""
         self._given.clear()
         self._meter.begin(folder.path.name)
-        missing = self._cluster.runners - len(self.members)
-        self.members += [self._start() for _ in range(missing)]
+        shortfall = self._cluster.runners - len(self.members)
+        self.members += [self._start() for _ in range(shortfall)]
         self._collectors.open(folder, committed)
 
     def deliver(self, episodes: Sequence[Episode]) -> None:
@@ -114,14 +114,14 @@ class RunnerGroup:
 
     def where(self, runner: Any) -> str | None:
         if runner not in self._places:
-            asked, due = self._asked[runner]
-            ready, _ = ray.wait([asked], timeout=0)
+            place_ref, deadline = self._asked[runner]
+            ready, _ = ray.wait([place_ref], timeout=0)
             if not ready:
-                if time.monotonic() > due:
+                if time.monotonic() > deadline:
                     self._do_without(runner)
                 return None
             try:
-                place: Place = ray.get(asked)
+                place: Place = ray.get(place_ref)
             except RayError as error:
                 raise self._lost(runner, error, starting=True) from None
             self._places[runner] = place
@@ -140,50 +140,50 @@ class RunnerGroup:
             if server is not None:
                 server.check()
         self._meter.look(len(under_way), len(self._places), len(self.nodes.excluded()))
-        starting = [self._asked[one][0] for one in self.members if one not in self._places]
+        starting = [self._asked[runner][0] for runner in self.members if runner not in self._places]
         awaited = [*under_way, *starting]
         if not awaited:
             return []
         ray.wait(awaited, timeout=timeout_s)
-        done, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
-        ready = set(done)
+        ready_refs, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
+        ready = set(ready_refs)
         now = time.monotonic()
-        return [one for one in under_way if one in ready or now > self._given[one].due]
+        return [task for task in under_way if task in ready or now > self._given[task].due]
 
     def report(self, under_way: Any) -> Totals:
-        given = self._given.pop(under_way)
+        assignment = self._given.pop(under_way)
         try:
-            totals = self._report_of(under_way, given)
+            totals = self._report_of(under_way, assignment)
         except Exception as failure:
             self._meter.failed(failure)
             raise
-        self._meter.finished(totals, time.monotonic() - given.begun)
+        self._meter.finished(totals, time.monotonic() - assignment.begun)
         return totals
 
-    def _report_of(self, under_way: Any, given: _Given) -> Totals:
+    def _report_of(self, under_way: Any, assignment: _Given) -> Totals:
         try:
             report: Totals = ray.get(under_way, timeout=0)
         except GetTimeoutError:
-            ray.kill(given.runner)
+            ray.kill(assignment.runner)
             cause = f"no word of a unit within {self._patience_s:g} s"
-            raise self._death(given.runner, cause, starting=False) from None
+            raise self._death(assignment.runner, cause, starting=False) from None
         except RayError as error:
-            raise self._lost(given.runner, error, starting=False) from None
+            raise self._lost(assignment.runner, error, starting=False) from None
         return report
 
     def equip(self, equipment: Equipment) -> None:
         """Hand it to every runner; one that died meanwhile is replaced."""
         self._equipment = equipment
         deadline = time.monotonic() + self._cluster.runner_start_deadline_s
-        asked = [(runner, runner.equip.remote(equipment)) for runner in self.members]
-        for runner, answer in asked:
+        calls = [(runner, runner.equip.remote(equipment)) for runner in self.members]
+        for runner, answer in calls:
             try:
                 ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
             except GetTimeoutError:
                 self._do_without(runner)
             except RayError as error:
-                if refused := usage_error(error):
-                    raise refused from None
+                if refusal := usage_error(error):
+                    raise refusal from None
                 if not isinstance(error, RayActorError):
                     raise RuntimeFailure(
                         f"an env runner cannot be equipped: {first_cause(error)}"
@@ -192,10 +192,10 @@ class RunnerGroup:
 
     def _do_without(self, runner: Any) -> None:
         """Leave a runner out that is late. Raises RuntimeFailure where too few others started."""
-        others = [one for one in self.members if one is not runner]
-        if sum(map(self._has_started, others)) < self._cluster.min_runners:
+        members = [member for member in self.members if member is not runner]
+        if sum(map(self._has_started, members)) < self._cluster.min_runners:
             raise RuntimeFailure(self._late())
-        warn(f"{self._late()}; until the next stage there are {len(others)}")
+        warn(f"{self._late()}; until the next stage there are {len(members)}")
         self._forget(runner)
         self.members.remove(runner)
 
@@ -216,7 +216,11 @@ class RunnerGroup:
         self._places.pop(runner, None)
         self._asked.pop(runner, None)
         self._meant.pop(runner, None)
-        self._given = {one: given for one, given in self._given.items() if given.runner != runner}
+        self._given = {
+            task: assignment
+            for task, assignment in self._given.items()
+            if assignment.runner != runner
+        }
 
     def last_words(self) -> str:
         return "\n".join(filter(None, [self._said, self._collectors.said]))
@@ -261,21 +265,21 @@ class RunnerGroup:
         teacher = self._teacher.handles() if self._teacher else None
         node = self._node_ids[on] if on else self._least_loaded(avoid)
         affinity = NodeAffinitySchedulingStrategy  # not waited for where others hold its cores
-        where = affinity(node, soft=True, _spill_on_unavailable=not on) if node else "SPREAD"
+        strategy = affinity(node, soft=True, _spill_on_unavailable=not on) if node else "SPREAD"
         # Without `num_cpus` Ray asks for one core to place a runner and for none while it lives, so
         # that a learner finds the cores of runners that wait for the next stage.
         options = {
             "max_concurrency": self._cluster.in_flight + 1,
             "runtime_env": {"env_vars": environment.RUNNER},
-            "scheduling_strategy": where,
+            "scheduling_strategy": strategy,
         }
         runner = (
             ray.remote(self._actor_class)
             .options(**options)
             .remote(self._setup, slm, teacher, self._equipment)
         )
-        due = time.monotonic() + self._cluster.runner_start_deadline_s
-        self._asked[runner] = (runner.where.remote(), due)
+        deadline = time.monotonic() + self._cluster.runner_start_deadline_s
+        self._asked[runner] = (runner.where.remote(), deadline)
         self._meant[runner] = node
         return runner
 
@@ -286,9 +290,9 @@ class RunnerGroup:
         """
         cores = _cores()
         avoided = {self._node_ids[name] for name in avoid if name in self._node_ids}
-        allowed = cores.keys() - avoided or cores.keys()
+        nodes = cores.keys() - avoided or cores.keys()
         runners = Counter(self._meant.values())
-        return min(allowed, key=lambda node: ((runners[node] + 1) / cores[node], node), default="")
+        return min(nodes, key=lambda node: ((runners[node] + 1) / cores[node], node), default="")
 
 
 def _cores() -> dict[str, float]:

@@ -91,7 +91,7 @@ class StageLoop:
         """Learn where new runners are; one that did not start, or that started where it should not,
         is replaced.
         """
-        for runner in [one for one in self._runners.members if one not in self._where]:
+        for runner in [member for member in self._runners.members if member not in self._where]:
             try:
                 node = self._runners.where(runner)
             except RunnerDied as death:
@@ -109,15 +109,17 @@ class StageLoop:
     def _fill(self) -> None:
         standing = self._standing()
         while (pick := self._waiting.pick(list(standing.values()))) is not None:
-            who, unit, alone = pick
-            self._start(_Playing(who.runner, who.node, unit, alone))
-            standing[who.runner] = replace(who, load=who.load + 1, occupied=alone)
+            candidate, unit, alone = pick
+            self._start(_Playing(candidate.runner, candidate.node, unit, alone))
+            standing[candidate.runner] = replace(candidate, load=candidate.load + 1, occupied=alone)
 
     def _standing(self) -> dict[Runner, Standing]:
         standing = {runner: Standing(runner, node) for runner, node in self._where.items()}
-        for one in self._under_way.values():
-            now = standing[one.runner]
-            standing[one.runner] = replace(now, load=now.load + 1, occupied=one.alone)
+        for playing in self._under_way.values():
+            runner_standing = standing[playing.runner]
+            standing[playing.runner] = replace(
+                runner_standing, load=runner_standing.load + 1, occupied=playing.alone
+            )
         return standing
 
     def _start(self, playing: _Playing) -> None:
@@ -125,25 +127,25 @@ class StageLoop:
 
     def _take_reports(self) -> None:
         deaths: dict[Runner, RunnerDied] = {}
-        lost: dict[Runner, list[_Playing]] = {}
-        for ended in self._runners.finished(list(self._under_way), timeout_s=1.0):
-            if ended not in self._under_way:
+        lost_by_runner: dict[Runner, list[_Playing]] = {}
+        for task in self._runners.finished(list(self._under_way), timeout_s=1.0):
+            if task not in self._under_way:
                 continue  # given back when its runner was replaced
-            playing = self._under_way.pop(ended)
+            playing = self._under_way.pop(task)
             try:
-                self._finish(playing, self._runners.report(ended))
+                self._finish(playing, self._runners.report(task))
             except RunnerDied as death:
                 deaths.setdefault(playing.runner, death)
-                lost.setdefault(playing.runner, []).append(playing)
+                lost_by_runner.setdefault(playing.runner, []).append(playing)
             except UnitBroken as broken:
                 self._charge(playing, str(broken), killed=False)
             except UnitFailed as failure:
                 self._retry(playing.unit, failure)
         for runner, cause in deaths.items():
             if runner in self._where:
-                self._bury(runner, cause, lost[runner] + self._taken_from(runner))
+                self._bury(runner, cause, lost_by_runner[runner] + self._taken_from(runner))
             else:  # replaced meanwhile
-                self._put_back(lost[runner])
+                self._put_back(lost_by_runner[runner])
 
     def _finish(self, playing: _Playing, totals: Totals) -> None:
         self._dead = 0
@@ -165,17 +167,17 @@ class StageLoop:
                 [r for r, at in self._where.items() if at == node], self._nodes.excluded()
             )
 
-    def _bury(self, runner: Runner, death: RunnerDied, lost: Sequence[_Playing]) -> None:
+    def _bury(self, runner: Runner, death: RunnerDied, playings: Sequence[_Playing]) -> None:
         """A runner's process is gone. What it played alone is to blame, else nobody is yet."""
         avoid: Iterable[str] = ()
         if death.with_node:
-            self._put_back(lost)
-        elif death.starting or len(lost) > 1:
+            self._put_back(playings)
+        elif death.starting or len(playings) > 1:
             self._count_death(death)
-            self._put_back(lost, alone=not death.starting)
+            self._put_back(playings, alone=not death.starting)
         else:
-            self._charge(lost[0], str(death), killed=True)
-            avoid = self._suspects.nodes_of(lost[0].unit)
+            self._charge(playings[0], str(death), killed=True)
+            avoid = self._suspects.nodes_of(playings[0].unit)
         self._replace([runner], [*avoid, *self._nodes.excluded()])
 
     def _charge(self, playing: _Playing, cause: str, killed: bool) -> None:
@@ -211,8 +213,8 @@ class StageLoop:
                 continue
             self._totals += self._quarantine.give_up(unit, self._suspects)
             self._nodes.absolve(name_of(unit))
-            for other in self._waiting.take_hopeless():
-                self._totals += self._quarantine.give_up(other, self._suspects)
+            for sibling in self._waiting.take_hopeless():
+                self._totals += self._quarantine.give_up(sibling, self._suspects)
 
     def _settle(self) -> None:
         """Where nothing goes on any more, have a unit that was finished before show whether it is
@@ -248,7 +250,7 @@ class StageLoop:
         """Give an excluded node a runner and one unit, once it has rested."""
         standing = self._standing()
         if standing and len(self._waiting) and (node := self._nodes.probe(time.monotonic())):
-            mover = min(standing.values(), key=lambda one: one.load).runner
+            mover = min(standing.values(), key=lambda candidate: candidate.load).runner
             self._replace([mover], (), on=node)
 
     def _count_death(self, death: RunnerDied) -> None:
@@ -260,8 +262,8 @@ class StageLoop:
             min(1, self._cluster.max_restarts) if death.starting else self._cluster.max_restarts
         )
         if self._dead > rounds * len(self._runners.members):
-            what = "do not start" if death.starting else "die before one unit is finished"
-            raise RuntimeFailure(f"env runners {what} ({self._dead} tries): {death}")
+            problem = "do not start" if death.starting else "die before one unit is finished"
+            raise RuntimeFailure(f"env runners {problem} ({self._dead} tries): {death}")
 
     def _replace(self, runners: Iterable[Runner], avoid: Iterable[str], on: str = "") -> None:
         """New runners in place of these; what they had under way waits again."""
@@ -272,11 +274,11 @@ class StageLoop:
 
     def _taken_from(self, runner: Runner) -> list[_Playing]:
         """What a runner still had, which it has no more."""
-        mine = [one for one, playing in self._under_way.items() if playing.runner == runner]
-        return [self._under_way.pop(one) for one in mine]
+        tasks = [task for task, playing in self._under_way.items() if playing.runner == runner]
+        return [self._under_way.pop(task) for task in tasks]
 
-    def _put_back(self, lost: Iterable[_Playing], alone: bool = False) -> None:
-        self._waiting.put_back((one.unit for one in lost if not one.control), alone)
+    def _put_back(self, playings: Iterable[_Playing], alone: bool = False) -> None:
+        self._waiting.put_back((playing.unit for playing in playings if not playing.control), alone)
 
     def _check_stall(self) -> None:
         if time.monotonic() - self._last > self._stall_s:

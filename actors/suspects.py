@@ -52,8 +52,8 @@ class Suspects:
     def pardon(self, unit: Unit) -> None:
         """What it was charged for counts no more."""
         self.finished(unit)
-        for known in (self._health, self._nodes, self._causes):
-            known.pop(name_of(unit), None)
+        for record in (self._health, self._nodes, self._causes):
+            record.pop(name_of(unit), None)
 
     def waits(self, unit: Unit) -> bool:
         """Whether another unit of its task is to be settled first."""
@@ -72,9 +72,9 @@ class Suspects:
         name = name_of(unit)
         if name not in self._health or self._health[name].state is not State.DEAD:
             return False
-        first = unit.task.id not in self._given_up
+        is_first = unit.task.id not in self._given_up
         nodes = self.nodes_of(unit)
-        return not first or len(nodes) >= min(NODES, len({*there} | nodes))
+        return not is_first or len(nodes) >= min(NODES, len({*there} | nodes))
 
     def dangerous(self, unit: Unit) -> bool:
         """Whether a unit of this task took its process along: it is to be played alone."""
@@ -90,14 +90,14 @@ class Suspects:
         cause = self._causes.get(name_of(unit), "")
         given_up = self._given_up.setdefault(unit.task.id, {})
         if not cause:
-            first = next(iter(given_up.values()))
+            reason = next(iter(given_up.values()))
             return (
-                f"not played: {UNITS} other seeds of its task were given up, the first for {first}"
+                f"not played: {UNITS} other seeds of its task were given up, the first for {reason}"
             )
         given_up[name_of(unit)] = cause
         nodes = self._nodes[name_of(unit)]
-        where = ", ".join(dict.fromkeys(nodes))
-        return f"{cause} (failed {len(nodes)} times, on {where})"
+        node_names = ", ".join(dict.fromkeys(nodes))
+        return f"{cause} (failed {len(nodes)} times, on {node_names})"
 
 
 def given_up(unit: Unit, reason: str) -> list[Episode]:

@@ -25,9 +25,9 @@ class _Clock:
 
     def pause(self) -> None:
         self._pauses += 1
-        due = self._timeout.when()
-        if self._pauses == 1 and due is not None and self._runs:
-            self._left_s = due - asyncio.get_running_loop().time()
+        deadline = self._timeout.when()
+        if self._pauses == 1 and deadline is not None and self._runs:
+            self._left_s = deadline - asyncio.get_running_loop().time()
             self._timeout.reschedule(None)
 
     def go_on(self) -> None:

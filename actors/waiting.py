@@ -52,55 +52,57 @@ class Waiting:
 
     def take_hopeless(self) -> list[Unit]:
         """Units that are not to be played, since others of their task were given up."""
-        taken: list[Unit] = []
+        units: list[Unit] = []
         for queue in (self._fresh, self._again, self._alone):
-            taken += [unit for unit in queue if self._suspects.hopeless(unit)]
-        for queue in (self._fresh, self._again, self._alone) if taken else ():
-            kept = [unit for unit in queue if not self._suspects.hopeless(unit)]
+            units += [unit for unit in queue if self._suspects.hopeless(unit)]
+        for queue in (self._fresh, self._again, self._alone) if units else ():
+            hopeful = [unit for unit in queue if not self._suspects.hopeless(unit)]
             queue.clear()
-            queue.extend(kept)
-        return taken
+            queue.extend(hopeful)
+        return units
 
     def pick(self, standing: Collection[Standing]) -> tuple[Standing, Unit, bool] | None:
         """The next unit, who is to play it, and whether alone; None where nobody can."""
         open_ = self._open(standing)
-        places = {one.node for one in standing}
+        places = {candidate.node for candidate in standing}
         if not self._alone:
             self._reserved = None
-        for one in open_:
-            if one.load == 0 and (unit := self._first(self._alone, one.node, places)):
-                return one, unit, True
+        for candidate in open_:
+            if candidate.load == 0 and (unit := self._first(self._alone, candidate.node, places)):
+                return candidate, unit, True
         self._reserve(standing, open_, places)
-        for one in open_:
-            if one.runner is self._reserved:
+        for candidate in open_:
+            if candidate.runner is self._reserved:
                 continue
-            if unit := self._first(self._again, one.node, places) or self._next_fresh():
-                return one, unit, False
+            if unit := self._first(self._again, candidate.node, places) or self._next_fresh():
+                return candidate, unit, False
         return None
 
     def _open(self, standing: Collection[Standing]) -> list[Standing]:
         """Those that may get one unit more, the least loaded first."""
         load: dict[str, int] = {}
-        for one in standing:
-            load[one.node] = load.get(one.node, 0) + one.load
+        for candidate in standing:
+            load[candidate.node] = load.get(candidate.node, 0) + candidate.load
         room = {n: self._nodes.room(n, alone=len(load) == 1) - load[n] for n in load}
         open_ = [
-            one
-            for one in standing
-            if room[one.node] > 0 and one.load < self._in_flight and not one.occupied
+            candidate
+            for candidate in standing
+            if room[candidate.node] > 0
+            and candidate.load < self._in_flight
+            and not candidate.occupied
         ]
-        return sorted(open_, key=lambda one: one.load)
+        return sorted(open_, key=lambda candidate: candidate.load)
 
     def _reserve(
         self, standing: Collection[Standing], open_: Sequence[Standing], places: Collection[str]
     ) -> None:
         """Keep one runner from getting more, so that it is free for a unit that is to be alone."""
         fit = [
-            one.runner
-            for one in open_
-            if any(self._allowed(unit, one.node, places) for unit in self._alone)
+            candidate.runner
+            for candidate in open_
+            if any(self._allowed(unit, candidate.node, places) for unit in self._alone)
         ]
-        if any(one.occupied for one in standing):
+        if any(candidate.occupied for candidate in standing):
             self._reserved = None  # that one is free for the next in a moment
         elif self._reserved not in fit:
             self._reserved = fit[0] if fit else None

@@ -40,8 +40,8 @@ def wait_for_nodes(bundles: Sequence[Bundle], problem: str, session: Decided) ->
 def _group(bundle: Bundle) -> Any:
     from ray.util import placement_group
 
-    asked = {"CPU": bundle.cpus, "GPU": bundle.gpus}
-    part = {name: amount for name, amount in asked.items() if amount}
+    amounts = {"CPU": bundle.cpus, "GPU": bundle.gpus}
+    part = {name: amount for name, amount in amounts.items() if amount}
     return placement_group([part] * bundle.count, strategy="PACK")
 
 

@@ -33,15 +33,15 @@ def guarded(grace_s: float = GRACE_S) -> Iterator[None]:
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    old = signal.getsignal(signal.SIGTERM)
+    old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    old_handler = signal.getsignal(signal.SIGTERM)
     threading.Thread(target=_watch, args=(reader, grace_s), daemon=True).start()
     interrupt_on_sigterm()
     try:
         yield
     finally:
-        signal.set_wakeup_fd(before)
-        signal.signal(signal.SIGTERM, old)
+        signal.set_wakeup_fd(old_writer)
+        signal.signal(signal.SIGTERM, old_handler)
         os.close(writer)
 
 
@@ -58,13 +58,13 @@ def interruptible() -> Iterator[None]:
     """SIGTERM is as good as Ctrl-C while the block runs: both raise KeyboardInterrupt, and nothing
     ends the process by force. For runs in one process, whose debugger takes Ctrl-C to itself.
     """
-    old = signal.getsignal(signal.SIGTERM)
+    old_handler = signal.getsignal(signal.SIGTERM)
     interrupt_on_sigterm()
     try:
         yield
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, old)
+            signal.signal(signal.SIGTERM, old_handler)
 
 
 @contextlib.contextmanager
@@ -75,11 +75,11 @@ def undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    old = {number: signal.signal(number, _ignore) for number in _ENDING}
+    old_handlers = {number: signal.signal(number, _ignore) for number in _ENDING}
     try:
         yield
     finally:
-        for number, handler in old.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
 
 

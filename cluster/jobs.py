@@ -102,17 +102,17 @@ class Jobs:
 
         Raises UsageError where another run's job is under way in its run directory.
         """
-        listed = self.listed()
-        earlier = [job for job in listed if _attempt(job.id, first_id)]
-        for job in listed:
-            if job.under_way and job in earlier:
+        jobs = self.listed()
+        attempts = [job for job in jobs if _attempt(job.id, first_id)]
+        for job in jobs:
+            if job.under_way and job in attempts:
                 return Submitted(job.id, False, _attempt(job.id, first_id))
             if job.under_way and job.run_dir == shown(run_dir):
                 raise UsageError(
                     f"run_dir = {shown(run_dir)}: job {job.id} is under way there with another "
                     f"configuration; `r2v stop {job.id}`, or choose another run_dir"
                 )
-        attempt = max((_attempt(job.id, first_id) for job in earlier), default=0) + 1
+        attempt = max((_attempt(job.id, first_id) for job in attempts), default=0) + 1
         new_id = first_id if attempt == 1 else f"{first_id}-{attempt}"
         request = {
             "entrypoint": ENTRYPOINT,
@@ -129,34 +129,34 @@ class Jobs:
         with self._boundary():
             details = self._client.list_jobs()
         jobs = [_job(detail) for detail in details]
-        ours = [job for job in jobs if job.id.startswith(PREFIX)]
-        return sorted(ours, key=lambda job: job.started or 0)
+        run_jobs = [job for job in jobs if job.id.startswith(PREFIX)]
+        return sorted(run_jobs, key=lambda job: job.started or 0)
 
-    def job(self, wanted: str) -> Job:
+    def job(self, job_id: str) -> Job:
         """The job of this id."""
-        with self._boundary(wanted):
-            return _job(self._client.get_job_info(wanted))
+        with self._boundary(job_id):
+            return _job(self._client.get_job_info(job_id))
 
-    def logs(self, wanted: str) -> str:
+    def logs(self, job_id: str) -> str:
         """What the job has printed so far."""
-        with self._boundary(wanted):
-            return str(self._client.get_job_logs(wanted))
+        with self._boundary(job_id):
+            return str(self._client.get_job_logs(job_id))
 
-    def follow(self, wanted: str, say: Callable[[str], None]) -> Job:
+    def follow(self, job_id: str, say: Callable[[str], None]) -> Job:
         """Pass on what the job prints until it has ended."""
-        self.job(wanted)
-        with self._boundary(wanted):
-            asyncio.run(self._follow(wanted, say))
-        return self._ended(wanted, self._timeout_s)
+        self.job(job_id)
+        with self._boundary(job_id):
+            asyncio.run(self._follow(job_id, say))
+        return self._ended(job_id, self._timeout_s)
 
-    def stop(self, wanted: str, wait_s: float) -> Job:
+    def stop(self, job_id: str, wait_s: float) -> Job:
         """Have the job stop, and wait for its end for at most `wait_s` seconds."""
-        job = self.job(wanted)
+        job = self.job(job_id)
         if not job.under_way:
             return job
-        with self._boundary(wanted):
-            self._client.stop_job(wanted)
-        return self._ended(wanted, wait_s)
+        with self._boundary(job_id):
+            self._client.stop_job(job_id)
+        return self._ended(job_id, wait_s)
 
     def _start(self, request: dict[str, Any], package: Package) -> bool:
         """Upload and start; False where another client was faster. A cluster that has just started
@@ -179,57 +179,57 @@ class Jobs:
                         raise
                 time.sleep(_POLL_S)
 
-    async def _follow(self, wanted: str, say: Callable[[str], None]) -> None:
+    async def _follow(self, job_id: str, say: Callable[[str], None]) -> None:
         """A job may print nothing for hours: silence is a reason to ask whether it still runs."""
-        lines = self._client.tail_job_logs(wanted)
+        lines = self._client.tail_job_logs(job_id)
         ahead = asyncio.ensure_future(anext(lines))
         while True:
-            done, _ = await asyncio.wait({ahead}, timeout=self._timeout_s)
-            if done:
+            ready, _ = await asyncio.wait({ahead}, timeout=self._timeout_s)
+            if ready:
                 try:
                     say(ahead.result())
                 except StopAsyncIteration:
                     return
                 ahead = asyncio.ensure_future(anext(lines))
-            elif not self.job(wanted).under_way:
+            elif not self.job(job_id).under_way:
                 ahead.cancel()
                 return
 
-    def _ended(self, wanted: str, wait_s: float) -> Job:
+    def _ended(self, job_id: str, wait_s: float) -> Job:
         deadline = time.monotonic() + wait_s
-        while (job := self.job(wanted)).under_way:
+        while (job := self.job(job_id)).under_way:
             if time.monotonic() > deadline:
                 raise RuntimeFailure(
-                    f"{wanted}: still {job.status} after {wait_s:g} s; look at `r2v logs {wanted}`"
+                    f"{job_id}: still {job.status} after {wait_s:g} s; look at `r2v logs {job_id}`"
                 )
             time.sleep(_POLL_S)
         return job
 
     @contextlib.contextmanager
-    def _boundary(self, wanted: str = "") -> Iterator[None]:
+    def _boundary(self, job_id: str = "") -> Iterator[None]:
         """Whatever goes wrong between here and the cluster is one line."""
         import requests
         from aiohttp import ClientError
         from ray.exceptions import AuthenticationError
 
-        where = f"--address = {self._url}"
+        address = f"--address = {self._url}"
         try:
             yield
         except BrokenPipeError:
             raise  # of what the user reads with
         except (requests.RequestException, ConnectionError, ClientError) as error:
             raise RuntimeFailure(
-                f"{where}: no answer ({type(error).__name__}); start the cluster, or name the "
+                f"{address}: no answer ({type(error).__name__}); start the cluster, or name the "
                 f"address of its dashboard (port 8265)"
             ) from None
         except AuthenticationError as error:
-            raise RuntimeFailure(f"{where}: {_one_line(error)}") from None
+            raise RuntimeFailure(f"{address}: {_one_line(error)}") from None
         except RuntimeError as error:
-            if wanted and "status code 404" in str(error):
+            if job_id and "status code 404" in str(error):
                 raise UsageError(
-                    f"{wanted}: no such job at {self._url}; `r2v jobs` lists them"
+                    f"{job_id}: no such job at {self._url}; `r2v jobs` lists them"
                 ) from None
-            raise RuntimeFailure(f"{where}: {_one_line(error)}") from None
+            raise RuntimeFailure(f"{address}: {_one_line(error)}") from None
 
 
 def _client(url: str, timeout_s: float) -> Any:
@@ -240,16 +240,16 @@ def _client(url: str, timeout_s: float) -> Any:
         logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
-        def _do_request(self, method: str, endpoint: str, **named: Any) -> Any:
-            return super()._do_request(method, endpoint, timeout=timeout_s, **named)
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            return super()._do_request(method, endpoint, timeout=timeout_s, **options)
 
     return Client(url)
 
 
-def _attempt(other: str, first_id: str) -> int:
+def _attempt(job_id: str, first_id: str) -> int:
     """Which attempt of the run the job is; 0 for a job of another run."""
-    found = re.fullmatch(rf"{re.escape(first_id)}(?:-([0-9]+))?", other)
-    return int(found[1] or 1) if found else 0
+    match = re.fullmatch(rf"{re.escape(first_id)}(?:-([0-9]+))?", job_id)
+    return int(match[1] or 1) if match else 0
 
 
 def _job(detail: Any) -> Job:

@@ -118,8 +118,8 @@ def _learning_states(setup: Setup) -> tuple[int, int]:
 def _buffers(setup: Setup) -> int:
     bucket = min(_BUCKET, setup.trained)
     if setup.stage == 3:
-        gathered = min(_LIVE, setup.all_parameters) if setup.ranks > 1 else 0
-        return setup.value_bytes * (gathered + bucket)
+        gathered_values = min(_LIVE, setup.all_parameters) if setup.ranks > 1 else 0
+        return setup.value_bytes * (gathered_values + bucket)
     return setup.value_bytes * bucket * (2 if setup.stage else 1)
 
 
@@ -128,13 +128,13 @@ def activations(setup: Setup) -> int:
     layer = layer_activations(setup)
     shape, positions = setup.shape, setup.rows * setup.tokens
     last_norm = positions * (4 + 2 * setup.value_bytes) * shape.hidden
-    kept = shape.layers * layer
+    layers_total = shape.layers * layer
     if setup.checkpointing:  # the inputs of all layers, and one layer computed again
-        kept = shape.layers * setup.value_bytes * positions * shape.hidden + layer
+        layers_total = shape.layers * setup.value_bytes * positions * shape.hidden + layer
     # Logits, their float32 copy, its log-softmax, and the gradient.
     copy = 4 if setup.value_bytes == 2 else 0
     head = setup.logits * shape.vocabulary * (setup.value_bytes + copy + 4 + 4)
-    return kept + last_norm + head
+    return layers_total + last_norm + head
 
 
 def layer_activations(setup: Setup) -> int:
@@ -151,9 +151,9 @@ def layer_activations(setup: Setup) -> int:
     adapters = 0
     if setup.lora is not None:
         mask = 1 if setup.lora_dropout else 0
-        copied = e if setup.lora_dropout else 0
+        copy = e if setup.lora_dropout else 0
         inputs = sum(size for size, _ in shape.linear_sizes)
-        adapters = (copied + mask) * inputs + 7 * e * setup.lora
+        adapters = (copy + mask) * inputs + 7 * e * setup.lora
     return setup.rows * setup.tokens * (norms + attention + mlp + adapters)
 
 

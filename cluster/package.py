@@ -89,10 +89,10 @@ def models_of(config: RunConfig | SimulatedConfig, folder: Path) -> list[str]:
     """Model folders of the configuration that lie in `folder` and are named relative to it."""
     if isinstance(config, SimulatedConfig):
         return []
-    named = [model.model for model in (config.slm, config.teacher) if model.backend == "vllm"]
+    models = [model.model for model in (config.slm, config.teacher) if model.backend == "vllm"]
     if config.verifier is not None:
-        named.append(config.verifier.model)
-    relative = [name for name in named if name and not os.path.isabs(name)]
+        models.append(config.verifier.model)
+    relative = [name for name in models if name and not os.path.isabs(name)]
     return [name for name in relative if (folder / name).is_dir()]
 
 
@@ -150,11 +150,11 @@ def _zipped(folder: Path, text: str, entries: Sequence[_Entry]) -> Package:
     return Package(data, (CONFIG_FILE, *sizes))
 
 
-def _too_large(folder: Path, sizes: dict[str, int], limit: int, how: str) -> str:
+def _too_large(folder: Path, sizes: dict[str, int], limit: int, form: str) -> str:
     largest = sorted(sizes, key=lambda name: -sizes[name])[:_SHOWN]
-    listed = ", ".join(f"{name} ({sizes[name] / 1e6:.1f} MB)" for name in largest)
+    files = ", ".join(f"{name} ({sizes[name] / 1e6:.1f} MB)" for name in largest)
     return (
-        f"{folder}: the package has {sum(sizes.values()) / 1e6:.1f} MB {how} and may have "
-        f"{limit / 1e6:.0f}; largest: {listed}; leave files out with --exclude, and name models by "
+        f"{folder}: the package has {sum(sizes.values()) / 1e6:.1f} MB {form} and may have "
+        f"{limit / 1e6:.0f}; largest: {files}; leave files out with --exclude, and name models by "
         f"an absolute path that every node sees, or by a hub id"
     )

@@ -55,12 +55,12 @@ def misfit(bundles: Sequence[Bundle], nodes: Sequence[Node]) -> str | None:
         room = sum(_room_alone(bundle, node) for node in nodes)
         if room < bundle.count:
             return _one_is_too_large(bundle, room, nodes)
-    asked = sum(bundle.gpus * bundle.count for bundle in bundles)
-    there = sum(node.gpus for node in nodes)
-    if asked > there + _EPSILON or not _may_pack(bundles, nodes):
+    demand = sum(bundle.gpus * bundle.count for bundle in bundles)
+    supply = sum(node.gpus for node in nodes)
+    if demand > supply + _EPSILON or not _may_pack(bundles, nodes):
         keys = " + ".join(bundle.key for bundle in bundles if bundle.gpus)
         return (
-            f"{keys} = {round(asked, 6):g} GPUs at the same time: {described(nodes)} cannot hold "
+            f"{keys} = {round(demand, 6):g} GPUs at the same time: {described(nodes)} cannot hold "
             f"{_listed([bundle for bundle in bundles if bundle.gpus])} together"
         )
     return None
@@ -73,9 +73,9 @@ def described(nodes: Sequence[Node]) -> str:
         sizes.setdefault((node.gpus, node.cpus), []).append(node.name)
     parts = []
     for (gpus, cpus), names in sorted(sizes.items(), reverse=True):
-        who = names[0] if len(names) == 1 else f"{len(names)} nodes (each"
-        what = f"{_amount(gpus, 'GPU') or 'no GPU'}, {_amount(cpus, 'core') or 'no core'}"
-        parts.append(f"{who} ({what})" if len(names) == 1 else f"{who} {what})")
+        label = names[0] if len(names) == 1 else f"{len(names)} nodes (each"
+        amounts = f"{_amount(gpus, 'GPU') or 'no GPU'}, {_amount(cpus, 'core') or 'no core'}"
+        parts.append(f"{label} ({amounts})" if len(names) == 1 else f"{label} {amounts})")
     return ", ".join(parts) or "the cluster without a node"
 
 
@@ -116,23 +116,23 @@ def _may_pack(bundles: Sequence[Bundle], nodes: Sequence[Node]) -> bool:
         return True
     parts.sort(key=lambda part: (-part.gpus, -part.cpus))
     start = tuple(sorted((node.cpus, (1.0,) * int(node.gpus)) for node in nodes))
-    failed: set[tuple[int, tuple[_Free, ...]]] = set()
+    dead_ends: set[tuple[int, tuple[_Free, ...]]] = set()
     tries = 0
 
     def fits(index: int, state: tuple[_Free, ...]) -> bool:
         nonlocal tries
         if index == len(parts) or tries > _MOST_TRIES:
             return True
-        if (index, state) in failed:
+        if (index, state) in dead_ends:
             return False
         tries += 1
         for place in dict.fromkeys(state):
-            for after in _after(parts[index], place):
-                others = list(state)
-                others[others.index(place)] = after
-                if fits(index + 1, tuple(sorted(others))):
+            for place_after in _after(parts[index], place):
+                next_state = list(state)
+                next_state[next_state.index(place)] = place_after
+                if fits(index + 1, tuple(sorted(next_state))):
                     return True
-        failed.add((index, state))
+        dead_ends.add((index, state))
         return False
 
     return fits(0, start)
@@ -141,23 +141,23 @@ def _may_pack(bundles: Sequence[Bundle], nodes: Sequence[Node]) -> bool:
 def _after(part: Bundle, place: _Free) -> list[_Free]:
     """What is free of a node once it holds the part, for every different way to hold it."""
     cpus, gpus = place
-    left = round(cpus - part.cpus, 6)
-    if left < 0:
+    cpus_left = round(cpus - part.cpus, 6)
+    if cpus_left < 0:
         return []
     if not part.gpus:
-        return [(left, gpus)]
+        return [(cpus_left, gpus)]
     if part.gpus >= 1:
-        whole = [index for index, free in enumerate(gpus) if free > 1 - _EPSILON]
-        taken = whole[: round(part.gpus)]
-        if len(taken) < round(part.gpus):
+        whole_gpus = [index for index, free in enumerate(gpus) if free > 1 - _EPSILON]
+        part_gpus = whole_gpus[: round(part.gpus)]
+        if len(part_gpus) < round(part.gpus):
             return []
-        return [(left, tuple(0.0 if i in taken else free for i, free in enumerate(gpus)))]
+        return [(cpus_left, tuple(0.0 if i in part_gpus else free for i, free in enumerate(gpus)))]
     ways = []
     for free in sorted(set(gpus)):
         if free + _EPSILON >= part.gpus:
-            rest = list(gpus)
-            rest[rest.index(free)] = round(max(0.0, free - part.gpus), 6)
-            ways.append((left, tuple(sorted(rest))))
+            gpus_left = list(gpus)
+            gpus_left[gpus_left.index(free)] = round(max(0.0, free - part.gpus), 6)
+            ways.append((cpus_left, tuple(sorted(gpus_left))))
     return ways
 
 

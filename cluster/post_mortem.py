@@ -66,23 +66,23 @@ def actors_of(class_name: str, died: bool = False) -> list[Place]:
     from ray._private import state
 
     job = ray.get_runtime_context().get_job_id()
-    ours = [
-        known
-        for known in state.actors().values()
-        if known["JobID"] == job and known["ActorClassName"] == class_name
+    actors = [
+        actor
+        for actor in state.actors().values()
+        if actor["JobID"] == job and actor["ActorClassName"] == class_name
     ]
-    ours.sort(key=lambda known: known["StartTime"])
-    places = [_place(known) for known in ours if not died or _died_by_itself(known["DeathCause"])]
+    actors.sort(key=lambda actor: actor["StartTime"])
+    places = [_place(actor) for actor in actors if not died or _died_by_itself(actor["DeathCause"])]
     return [place for place in places if place is not None]
 
 
-def _place(known: Any) -> Place | None:
-    if not known or not known["Pid"]:
+def _place(actor: Any) -> Place | None:
+    if not actor or not actor["Pid"]:
         return None
-    address = known["Address"]
+    address = actor["Address"]
     host = {n["NodeID"]: n["NodeManagerHostname"] for n in ray.nodes()}.get(address["NodeID"])
     return Place(
-        address["NodeID"], host or address["IPAddress"], known["Pid"], known["State"] == "DEAD"
+        address["NodeID"], host or address["IPAddress"], actor["Pid"], actor["State"] == "DEAD"
     )
 
 
@@ -93,27 +93,29 @@ def _died_by_itself(cause: Any) -> bool:
     if cause is None or cause.HasField("oom_context"):
         return cause is not None
     by_itself = (ActorDiedErrorContext.WORKER_DIED, ActorDiedErrorContext.NODE_DIED)
-    said = cause.HasField("actor_died_error_context")
-    return said and cause.actor_died_error_context.reason in by_itself
+    has_context = cause.HasField("actor_died_error_context")
+    return has_context and cause.actor_died_error_context.reason in by_itself
 
 
 def last_words(place: Place, role: str, logs: Path | None) -> str:
     """The last lines of a dead process's log, which is copied to `logs`; empty without any."""
-    where = NodeAffinitySchedulingStrategy(place.node_id, soft=False)
+    strategy = NodeAffinitySchedulingStrategy(place.node_id, soft=False)
     try:
-        read = ray.remote(_log_of).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
-        said = ray.get(read.remote(place.pid), timeout=_DEADLINE_S)
+        log_task = ray.remote(_log_of).options(
+            num_cpus=0, max_retries=0, scheduling_strategy=strategy
+        )
+        log = ray.get(log_task.remote(place.pid), timeout=_DEADLINE_S)
     except RayError:
         return ""
-    if not said.strip():
+    if not log.strip():
         return ""
-    copied = ""
+    copy_note = ""
     if logs is not None:
         path = logs / f"{role.replace(' ', '_')}-{place.node.replace(':', '-')}-{place.pid}.log"
-        path.write_text(said, encoding="utf-8")
-        copied = f", whole in {path}"
-    shown = said.rstrip().splitlines()[-SHOWN_LINES:]
-    return "\n  ".join([f"log of the {role}, {place.process}{copied}:", *shown])
+        path.write_text(log, encoding="utf-8")
+        copy_note = f", whole in {path}"
+    lines = log.rstrip().splitlines()[-SHOWN_LINES:]
+    return "\n  ".join([f"log of the {role}, {place.process}{copy_note}:", *lines])
 
 
 def words_later(place: Place, role: str, logs: Path | None) -> "Future[str]":

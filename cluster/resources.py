@@ -51,8 +51,8 @@ _session: Decided | None = None
 def begin(cluster: ClusterConfig, logs: Path | None = None) -> Decided:
     """Decide for the session that this process has just started or joined."""
     global _session
-    here = nodes()
-    gpus = on_gpus(cluster, here)
+    cluster_nodes = nodes()
+    gpus = on_gpus(cluster, cluster_nodes)
     if cluster.gpus == "auto" and cluster.address and not gpus:
         warn(
             "cluster.gpus = auto: no node of the cluster has a GPU, so models run on CPUs; set "
@@ -97,18 +97,18 @@ def sleeping_share(config: RunConfig, there: Sequence[Node], gpus: bool) -> floa
                 f"{role}.replicas = {config.replicas[name]}: with {key} each of the {count} GPUs "
                 f"holds one engine of each model; set {count}, or cluster.phases to restart"
             )
-    left = round(1 - sum(engines.values()), 4)
+    room = round(1 - sum(engines.values()), 4)
     if count > 1 and engines and min(engines.values()) <= 0.5:
         raise UsageError(
             f"{key}: two engines of one model fit a GPU; raise "
             f"{min(engines, key=engines.__getitem__)} above 0.5, or set restart"
         )
-    if left <= 0:
+    if room <= 0:
         raise UsageError(
-            f"{' + '.join(engines)} = {1 - left:g}: with {key} a rank needs a share of the GPU "
+            f"{' + '.join(engines)} = {1 - room:g}: with {key} a rank needs a share of the GPU "
             f"too; lower a key"
         )
-    return left
+    return room
 
 
 def end() -> None:
@@ -142,9 +142,9 @@ def largest_node_gpus() -> float:
     return max((node.gpus for node in nodes()), default=0.0)
 
 
-def gpu_share(asked: float) -> float:
+def gpu_share(share: float) -> float:
     """What an actor requests of a GPU: nothing where models run on CPUs."""
-    return asked if decided().gpus else 0
+    return share if decided().gpus else 0
 
 
 def variables() -> dict[str, str]:
@@ -174,16 +174,16 @@ def rollout_bundles(config: RunConfig, gpus: bool, there: Sequence[Node]) -> lis
     """
     bundles: list[Bundle] = []
     largest = max((node.gpus for node in there), default=0.0)
-    for key, asked in config.gpus.items() if gpus else ():
+    for key, gpus_each in config.gpus.items() if gpus else ():
         role = key.partition(".")[0]
-        what = "the verifier" if role == "verifier" else f"the {role} engine"
+        name = "the verifier" if role == "verifier" else f"the {role} engine"
         count = config.replicas[key]
-        if 0 < largest < asked and asked > 1:
+        if 0 < largest < gpus_each and gpus_each > 1:
             bundles.append(
-                Bundle(f"a rank of {what}", key, asked, gpus=1, count=int(asked) * count)
+                Bundle(f"a rank of {name}", key, gpus_each, gpus=1, count=int(gpus_each) * count)
             )
         else:
-            bundles.append(Bundle(what, key, asked, gpus=asked, count=count))
+            bundles.append(Bundle(name, key, gpus_each, gpus=gpus_each, count=count))
     # A runner takes a core to be placed and holds none while it lives.
     bundles.append(Bundle("an env runner", "cluster.runners", config.cluster.runners, cpus=1.0))
     return bundles
@@ -231,10 +231,10 @@ def placement_problem(config: RunConfig, there: Sequence[Node], gpus: bool) -> s
 def fix(cluster: ClusterConfig, gpus: bool) -> str:
     """What to do where something finds no room."""
     if gpus:
-        more = ", add nodes" if cluster.address else ""
-        return f"lower the key{more}, or set cluster.gpus to none to run on CPUs"
-    more = "add nodes" if cluster.address else "raise cluster.num_cpus"
-    return f"lower the key, or {more}"
+        addition = ", add nodes" if cluster.address else ""
+        return f"lower the key{addition}, or set cluster.gpus to none to run on CPUs"
+    addition = "add nodes" if cluster.address else "raise cluster.num_cpus"
+    return f"lower the key, or {addition}"
 
 
 def ranks_of(config: RunConfig) -> dict[str, int]:
@@ -261,10 +261,12 @@ def must_make_room(ranks: int, rollout: Sequence[Bundle]) -> bool:
         return False
     if decided().cluster.phases == "sleep":
         return True
-    asked = _ranks("ranks", ranks, gpu_each=True)
-    held = [replace(bundle, gpus=math.ceil(bundle.gpus)) for bundle in rollout if bundle.gpus]
-    together = misfit([asked, *held], nodes())
-    return together is not None or misfit([asked], _free_nodes()) is not None
+    ranks_bundle = _ranks("ranks", ranks, gpu_each=True)
+    whole_bundles = [
+        replace(bundle, gpus=math.ceil(bundle.gpus)) for bundle in rollout if bundle.gpus
+    ]
+    together = misfit([ranks_bundle, *whole_bundles], nodes())
+    return together is not None or misfit([ranks_bundle], _free_nodes()) is not None
 
 
 def require_room(bundles: Sequence[Bundle]) -> None:

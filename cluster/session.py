@@ -82,12 +82,12 @@ def ray_session(config: ClusterConfig, logs: Path) -> Iterator[None]:
 def path_problem() -> str:
     """Why Ray could not start workers from this environment's path; empty where it can."""
     path = sys.executable
-    found = _OF_THE_SHELL.search(path)
-    if found is None:
+    match = _OF_THE_SHELL.search(path)
+    if match is None:
         return ""
-    what = "a space" if found.group().isspace() else f"the character {found.group()}"
+    character = "a space" if match.group().isspace() else f"the character {match.group()}"
     fix = "make the environment elsewhere: make setup VENV=/path/without/it"
-    return f"{path}: Ray cannot start workers from a path with {what}; {fix}"
+    return f"{path}: Ray cannot start workers from a path with {character}; {fix}"
 
 
 def _begin(config: ClusterConfig) -> None:
@@ -149,14 +149,14 @@ def _require_answer(address: str) -> None:
     be interrupted.
     """
     where = f"cluster.address = {address}"
-    named = os.environ.get("RAY_ADDRESS", "")
-    target = named if address == "auto" and named else address
+    variable = os.environ.get("RAY_ADDRESS", "")
+    target = variable if address == "auto" and variable else address
     if target != address:
         where += f" (RAY_ADDRESS = {target})"
     _require_listener(where, target)
     command = child_command("-c", _JOIN, address)
     try:
-        done = subprocess.run(
+        child = subprocess.run(
             command,
             env=child_environment(),
             stdin=subprocess.DEVNULL,
@@ -170,11 +170,11 @@ def _require_answer(address: str) -> None:
             "is this Ray's port?"
         )
         raise RuntimeFailure(f"{where}: {problem}") from None
-    if done.returncode:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if child.returncode:
+        lines = [line.strip() for line in child.stderr.splitlines() if line.strip()]
         raise RuntimeFailure(
             f"{where}: Ray cannot be reached: "
-            f"{said[-1][:300] if said else f'exit code {done.returncode}'}"
+            f"{lines[-1][:300] if lines else f'exit code {child.returncode}'}"
         )
 
 
@@ -198,7 +198,7 @@ def _own_log(path: Path) -> Iterator[None]:
     import ray  # adds its handlers to its logger
     from ray._private import worker
 
-    said = worker.print_to_stdstream
+    original_print = worker.print_to_stdstream
     logger = logging.getLogger(ray.__name__)
     handlers = logger.handlers[:]
     with path.open("a", encoding="utf-8") as log:
@@ -213,5 +213,5 @@ def _own_log(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            worker.print_to_stdstream = said
+            worker.print_to_stdstream = original_print
             logger.handlers[:] = handlers

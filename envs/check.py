@@ -43,9 +43,9 @@ class Play:
 
     def to_json(self) -> dict[str, Any]:
         """The schema is in docs/extending.md."""
-        plain = asdict(self)
-        facts: dict[str, Any] = plain.pop("facts")
-        return plain | facts
+        fields = asdict(self)
+        facts: dict[str, Any] = fields.pop("facts")
+        return fields | facts
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def check(target: str, on_done: OnDone, root: Path | None = None) -> TaskCheck:
     reasons = dict[str, str]()
     plays = list[Play]()
     with ThreadPoolExecutor(workers) as pool:
-        for done, (task, outcome) in enumerate(zip(tasks, pool.map(_look, tasks), strict=True)):
+        for index, (task, outcome) in enumerate(zip(tasks, pool.map(_look, tasks), strict=True)):
             expert_passed = outcome.expert is not None and outcome.expert.passed
             oracle += expert_passed
             empty += outcome.played and not outcome.empty_passed
@@ -97,7 +97,7 @@ def check(target: str, on_done: OnDone, root: Path | None = None) -> TaskCheck:
                 failures.append(task.id)
             if outcome.problem:
                 reasons[task.id] = outcome.problem
-            on_done(done + 1, len(tasks))
+            on_done(index + 1, len(tasks))
     return TaskCheck(len(tasks), oracle, empty, tuple(failures), reasons, tuple(plays))
 
 
@@ -119,8 +119,8 @@ def _look(task: Task) -> _Outcome:
         return _Outcome(expert, empty, problem)
     # A boundary: whatever a broken task raises is what the check is there to tell.
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return _Outcome(None, False, said, played=False)
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return _Outcome(None, False, message, played=False)
 
 
 def _tasks(target: str, root: Path | None) -> list[Task]:
@@ -169,8 +169,8 @@ def _wrong_passes(task: Task) -> bool:
     env.close()
     if not commands:
         return False
-    left = iter((*commands, _EMPTY))
-    return _play(task, lambda env: next(left, None)).passed
+    actions = iter((*commands, _EMPTY))
+    return _play(task, lambda env: next(actions, None)).passed
 
 
 def _play(task: Task, choose: Callable[[Any], str | None]) -> Play:
@@ -178,7 +178,7 @@ def _play(task: Task, choose: Callable[[Any], str | None]) -> Play:
     try:
         clean = perturbed(env, task, None, PerturbConfig())
         clean.reset()
-        started = time.monotonic()
+        start_s = time.monotonic()
         actions = 0
         passed = False
         over = False
@@ -187,7 +187,7 @@ def _play(task: Task, choose: Callable[[Any], str | None]) -> Play:
             actions += 1
             over = terminated or truncated
             passed = over and reward > 0
-        seconds = round(time.monotonic() - started, 3)
+        seconds = round(time.monotonic() - start_s, 3)
         return Play(task.id, bool(passed), seconds, actions, _facts(env))
     finally:
         env.close()

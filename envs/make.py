@@ -38,8 +38,8 @@ def perturbed(
 
 def _register(spec: EnvSpec) -> None:
     for name in spec.names:
-        known = registry.get(name)
-        if known is not None and known.entry_point == spec.entry_point:
+        entry = registry.get(name)
+        if entry is not None and entry.entry_point == spec.entry_point:
             continue
         # One of a user's own may have changed since this process loaded it first.
         registry.pop(name, None)

@@ -103,9 +103,9 @@ def _module(source: EnvSource) -> ModuleType:
         return importlib.import_module(place) if source.text is None else _executed(source, place)
     # A boundary: the text is a user's, and may raise anything.
     except (Exception, SystemExit) as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UsageError(
-            f"env.kind = {source.kind}: importing it failed: {said}{_line_of(error)}"
+            f"env.kind = {source.kind}: importing it failed: {message}{_line_of(error)}"
         ) from None
 
 

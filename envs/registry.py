@@ -48,10 +48,10 @@ def load(source: EnvSource) -> EnvSpec:
         return environment(source.kind)
     spec = source.load()
     for kind in ENVIRONMENTS:
-        if taken := set(spec.names) & set(_built_in(kind).names):
+        if shared_ids := set(spec.names) & set(_built_in(kind).names):
             raise UsageError(
-                f"env.kind = {source.kind}: the id {sorted(taken)[0]} belongs to the environment "
-                f"{kind}; choose another"
+                f"env.kind = {source.kind}: the id {sorted(shared_ids)[0]} belongs to the "
+                f"environment {kind}; choose another"
             )
     _own.update(dict.fromkeys(spec.names, spec))
     return spec

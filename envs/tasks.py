@@ -41,10 +41,10 @@ def identity(config: EnvConfig) -> dict[str, str]:
     """Digests of what the configuration names by a place: game files, the data of the benchmarks,
     the file of an environment.
     """
-    own = {}
+    digests = {}
     if is_own(config.kind):
-        own[config.kind.rpartition("/")[2]] = EnvSource.of(config.kind).digest()
-    return own | environment(config.kind).identity(config)
+        digests[config.kind.rpartition("/")[2]] = EnvSource.of(config.kind).digest()
+    return digests | environment(config.kind).identity(config)
 
 
 def at_hand(
@@ -56,8 +56,8 @@ def at_hand(
     spec = environment(config.kind)
     if all(spec.in_place(task, config) for task in tasks):
         return tasks
-    made = make_tasks(config, seed, workers, lambda done, total: None, sandbox)
-    by_id = {task.id: task for task in made}
+    new_tasks = make_tasks(config, seed, workers, lambda done, total: None, sandbox)
+    by_id = {task.id: task for task in new_tasks}
     return [by_id[task.id] for task in tasks]
 
 
@@ -71,8 +71,8 @@ def _made(config: EnvConfig, request: TaskRequest) -> list[Task]:
         raise
     # A boundary: the function is a user's, and may raise anything.
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UsageError(f"env.kind = {config.kind}: make_tasks failed: {said}") from None
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UsageError(f"env.kind = {config.kind}: make_tasks failed: {message}") from None
     if problem := _problem(tasks, spec, config):
         raise UsageError(f"env.kind = {config.kind}: make_tasks: {problem}")
     return tasks
@@ -89,11 +89,11 @@ def _problem(tasks: list[Task], spec: EnvSpec, config: EnvConfig) -> str | None:
         if task.id in split_of:
             return f"two tasks are called {task.id}; give every problem a name of its own"
         split_of[task.id] = task.split
-    found = list(split_of.values())
+    splits = list(split_of.values())
     for split in SPLITS:
-        if found.count(split) != config.size(split):
+        if splits.count(split) != config.size(split):
             return (
-                f"{found.count(split)} tasks of split {split} where env.splits.{split} = "
+                f"{splits.count(split)} tasks of split {split} where env.splits.{split} = "
                 f"{config.size(split)}; make as many"
             )
     return None

@@ -73,8 +73,8 @@ def goal_of(first: str, goal: str | None = None) -> tuple[str, str]:
     if goal is not None:
         return goal, first.removeprefix(f"{_GOAL}{goal}\n")
     if first.startswith(_GOAL):
-        said, _, rest = first.removeprefix(_GOAL).partition("\n")
-        return said, rest
+        goal_line, _, observation = first.removeprefix(_GOAL).partition("\n")
+        return goal_line, observation
     return first, first
 
 
@@ -135,8 +135,8 @@ class ChatFormat:
         without_opening = self._render([user], prompt=False)
         if with_opening != without_opening:
             return True
-        answered = self._render([user, _message("assistant", _ANSWER)], prompt=False)
-        before_answer = answered.split(_ANSWER, 1)[0]
+        conversation = self._render([user, _message("assistant", _ANSWER)], prompt=False)
+        before_answer = conversation.split(_ANSWER, 1)[0]
         return "".join(before_answer.split()) == "".join(with_opening.split())
 
     def stop_ids(self, eos_ids: Collection[int] = ()) -> list[int]:
@@ -183,19 +183,19 @@ class ChatFormat:
         if messages[0]["role"] != "system" and self._system:
             messages.insert(0, _message("system", self._system))
         if messages[0]["role"] == "system" and not self._has_system_role:
-            system, first, *others = messages
-            joined = f"{system['content']}\n\n{first['content']}"
-            messages = [_message(first["role"], joined), *others]
-        given = user.tools if isinstance(user, Messages) else ()
-        tools = [self._control.cut_within(json.loads(tool)) for tool in given]
+            system, first_message, *later_messages = messages
+            content = f"{system['content']}\n\n{first_message['content']}"
+            messages = [_message(first_message["role"], content), *later_messages]
+        schemas = user.tools if isinstance(user, Messages) else ()
+        tools = [self._control.cut_within(json.loads(tool)) for tool in schemas]
         return self._render(messages, prompt=True, tools=tools)
 
     def _shown(self, message: Message) -> dict[str, Any]:
         """A message as templates take it."""
-        shown = _message(message.role, self._control.cut(message.content))
+        fields = _message(message.role, self._control.cut(message.content))
         if message.call is not None:
-            shown |= {"name": message.call.name, "tool_call_id": message.call.id}
-        return shown
+            fields |= {"name": message.call.name, "tool_call_id": message.call.id}
+        return fields
 
     def _called(self, turn: Turn) -> str:
         """An answer that calls tools, as the template writes it."""
@@ -212,11 +212,11 @@ class ChatFormat:
         ]
         answer = _message("assistant", self._control.cut(turn.content)) | {"tool_calls": calls}
         user = _message("user", "x")
-        before = self._render([user], prompt=True)
-        written = self._render([user, answer], prompt=False)
-        if not written.startswith(before):
+        prompt = self._render([user], prompt=True)
+        conversation = self._render([user, answer], prompt=False)
+        if not conversation.startswith(prompt):
             raise UsageError("the chat template changes earlier text where an answer calls tools")
-        return written[len(before) :].rstrip().removesuffix(self._ending)
+        return conversation[len(prompt) :].rstrip().removesuffix(self._ending)
 
     @cached_property
     def _has_system_role(self) -> bool:
@@ -232,9 +232,9 @@ class ChatFormat:
         system message stands at the start of a conversation only, also where the template would
         write it again at the last turn.
         """
-        before = [_message("user", "x"), _message("assistant", _ANSWER)]
-        heard = [self._shown(message) for message in messages_of(user)]
-        parts = self._render([*before, *heard], prompt=True).split(_ANSWER, 1)
+        opening = [_message("user", "x"), _message("assistant", _ANSWER)]
+        messages = [self._shown(message) for message in messages_of(user)]
+        parts = self._render([*opening, *messages], prompt=True).split(_ANSWER, 1)
         if len(parts) < 2:
             raise UsageError(
                 "the chat template leaves an earlier answer out or changes its letters"
@@ -258,9 +258,9 @@ class ChatFormat:
         marks = [token for token in self._control.tokens if closing.startswith(token)]
         mark = max(marks, key=len, default="")
         if not mark or len(self._encode(mark)) != 1:
-            shown = closing.split("\n", 1)[0][:20]
+            excerpt = closing.split("\n", 1)[0][:20]
             raise UsageError(
-                f"the chat template ends an answer with {shown!r}, which is no special token: "
+                f"the chat template ends an answer with {excerpt!r}, which is no special token: "
                 f"nothing would stop the model"
             )
         return mark
@@ -277,8 +277,8 @@ class ChatFormat:
     @cached_property
     def _special_ids(self) -> frozenset[int]:
         """Tokens that the tokenizer calls special."""
-        added = self._tokenizer.added_tokens_decoder.items()
-        added_special = [i for i, token in added if token.special]
+        added_tokens = self._tokenizer.added_tokens_decoder.items()
+        added_special = [i for i, token in added_tokens if token.special]
         return frozenset([*self._tokenizer.all_special_ids, *added_special])
 
     def _render(

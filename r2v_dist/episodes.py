@@ -103,7 +103,7 @@ class Branch:
     @property
     def prefix(self) -> int:
         """Hash of the path's actions, as the agent loop makes it."""
-        return reduce(next_prefix, (taken.action for taken in self.path), 0)
+        return reduce(next_prefix, (step.action for step in self.path), 0)
 
     def given(self, t: int) -> Taken | None:
         """The action that is fixed at step t, if there is one."""
@@ -114,7 +114,7 @@ class Branch:
     @property
     def id(self) -> str:
         """Unique among the branches of one (task, z), arm and replica."""
-        actions = short_hash(*(taken.action for taken in self.path))
+        actions = short_hash(*(step.action for step in self.path))
         first = "" if self.first is None else f":{short_hash(self.first.action)}"
         return f"{self.kind}:{len(self.path)}:{actions}{first}"
 
@@ -153,17 +153,17 @@ class Unit:
 
     def key(self, run: Arm | Branch) -> EpisodeKey:
         """The key of this unit's episode under an arm, or of one of its branches."""
-        shared = (self.stage, self.config_hash, self.task.id, self.z)
+        identity = (self.stage, self.config_hash, self.task.id, self.z)
         if isinstance(run, Branch):
-            return EpisodeKey(*shared, run.arm.id, run.replica, run.id)
-        return EpisodeKey(*shared, run.id, self.replica)
+            return EpisodeKey(*identity, run.arm.id, run.replica, run.id)
+        return EpisodeKey(*identity, run.id, self.replica)
 
     def without(self, done: Container[str]) -> "Unit":
         """This unit with only the runs whose keys are not among those that are done; itself where
         none is, so that units go on sharing their arms.
         """
         arms = tuple(arm for arm in self.arms if str(self.key(arm)) not in done)
-        branches = tuple(one for one in self.branches if str(self.key(one)) not in done)
+        branches = tuple(branch for branch in self.branches if str(self.key(branch)) not in done)
         if (len(arms), len(branches)) == (len(self.arms), len(self.branches)):
             return self
         return replace(self, arms=arms, branches=branches)

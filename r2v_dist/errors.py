@@ -83,10 +83,10 @@ def node_failure(error: BaseException) -> NodeFailure | None:
 
 def explain(error: OSError) -> str:
     """An operating system's refusal as one line: the file, what it said, and what to do."""
-    where = error.filename2 or error.filename
-    said = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    file = error.filename2 or error.filename
+    problem = error.strerror or " ".join(str(error).split()) or type(error).__name__
     fix = _FIXES.get(error.errno or 0, "")
-    parts = [f"{where}: {said}" if where else said, fix]
+    parts = [f"{file}: {problem}" if file else problem, fix]
     return "; ".join(part for part in parts if part)
 
 

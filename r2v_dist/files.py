@@ -57,10 +57,10 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     a last one excepted."""
     if not path.is_file():
         return []
-    *lines, rest = read_text(path).split("\n")
+    *lines, last_line = read_text(path).split("\n")
     rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     with contextlib.suppress(DamagedFile):
-        rows += [_row(path, len(lines) + 1, rest)] if rest.strip() else []
+        rows += [_row(path, len(lines) + 1, last_line)] if last_line.strip() else []
     return rows
 
 
@@ -91,11 +91,11 @@ def _end_last_line(log: Any) -> None:
     if log.read(1) == b"\n":
         return
     log.seek(0)
-    whole, _, rest = log.read().rpartition(b"\n")
+    whole_lines, _, last_line = log.read().rpartition(b"\n")
     try:
-        json.loads(rest)
+        json.loads(last_line)
     except ValueError:
-        log.truncate(len(whole) + 1 if whole else 0)
+        log.truncate(len(whole_lines) + 1 if whole_lines else 0)
     else:
         log.write(b"\n")
 
@@ -200,16 +200,16 @@ def set_aside(path: Path, target: Path) -> Path:
     earlier one has the target's."""
     target.parent.mkdir(parents=True, exist_ok=True)
     mirror = mirrors.of(target)
-    free = target
+    free_path = target
     number = 1
-    while free.exists() or (mirror and mirror.exists(free)):
+    while free_path.exists() or (mirror and mirror.exists(free_path)):
         number += 1
-        free = target.with_name(f"{target.name}.{number}")
+        free_path = target.with_name(f"{target.name}.{number}")
     if mirror:
-        mirror.move(path, free)
+        mirror.move(path, free_path)
     else:
-        path.rename(free)
-    return free
+        path.rename(free_path)
+    return free_path
 
 
 def remove(path: Path) -> None:

@@ -68,15 +68,15 @@ def action_text(content: str, calls: tuple[ToolCall, ...]) -> str:
 
 def read_action(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     """What an action says, and the calls in it: the reverse of `action_text`."""
-    said = []
+    text_lines = []
     calls = []
     for line in text.split("\n"):
         call = _call_in(line)
         if call is None:
-            said.append(line)
+            text_lines.append(line)
         else:
             calls.append(call)
-    return "\n".join(said), tuple(calls)
+    return "\n".join(text_lines), tuple(calls)
 
 
 def with_text(heard: Heard, text: str) -> Heard:
@@ -88,8 +88,8 @@ def with_text(heard: Heard, text: str) -> Heard:
     messages = list(heard.messages)
     places = [place for place, message in enumerate(messages) if message.role != "system"]
     for place in places:
-        shown = text if place == places[0] else "(see above)"
-        messages[place] = replace(messages[place], content=shown)
+        content = text if place == places[0] else "(see above)"
+        messages[place] = replace(messages[place], content=content)
     return Messages(tuple(messages), heard.tools)
 
 
@@ -97,9 +97,9 @@ _CALL = re.compile(r"<tool_call>(\{.*\})</tool_call>")
 
 
 def _call_in(line: str) -> ToolCall | None:
-    found = _CALL.fullmatch(line)
+    match = _CALL.fullmatch(line)
     try:
-        call = json.loads(found[1]) if found else None
+        call = json.loads(match[1]) if match else None
     except ValueError:
         return None
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):

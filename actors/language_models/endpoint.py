@@ -166,16 +166,16 @@ class Endpoint:
         error = error_of(payload)
         if response.is_success and not error:
             return read_reply(payload, text)
-        said = f"HTTP {status}: {error or text}"
+        problem = f"HTTP {status}: {error or text}"
         if response.is_success or status >= 500 or status in _PASSING:
-            raise Unusable(said, wait_s, crowded=status == _CROWDED)
-        if status in (400, 413, 422) and _TOO_LONG.search(said):
-            raise ContextLimitReached(self.described(said))
-        if status in (400, 403, 422) and _FILTERED.search(said):
-            raise PromptFiltered(self.described(said))
-        raise UsageError(f"{self.described(said)}; {self._advice(status, said)}")
+            raise Unusable(problem, wait_s, crowded=status == _CROWDED)
+        if status in (400, 413, 422) and _TOO_LONG.search(problem):
+            raise ContextLimitReached(self.described(problem))
+        if status in (400, 403, 422) and _FILTERED.search(problem):
+            raise PromptFiltered(self.described(problem))
+        raise UsageError(f"{self.described(problem)}; {self._advice(status, problem)}")
 
-    def _advice(self, status: int, said: str) -> str:
+    def _advice(self, status: int, problem: str) -> str:
         if status in (401, 403):
             variable = self._config.api_key_env
             model = self._config.model
@@ -183,7 +183,7 @@ class Endpoint:
         if status in (404, 405):
             return f"check {self._section}.base_url and {self._section}.model"
         fix = next(
-            (fix for pattern, fix in _ADVICE if re.search(pattern, said)),
+            (fix for pattern, fix in _ADVICE if re.search(pattern, problem)),
             "change what it refuses in {section}",
         )
         return fix.format(section=self._section)

@@ -36,14 +36,12 @@ class OpenAIModel:
         Raises RuntimeFailure when the endpoint fails, ContextLimitReached when the conversation is
         too long for it.
         """
-        wanted = request.sampling.n
+        n = request.sampling.n
         choices = list[Choice]()
         prompt_tokens = generated = requests = barren = 0
-        while len(choices) < wanted:
+        while len(choices) < n:
             try:
-                reply = await self._endpoint.ask(
-                    self._body(request, wanted - len(choices), requests)
-                )
+                reply = await self._endpoint.ask(self._body(request, n - len(choices), requests))
             except PromptFiltered:
                 break
             usable = [
@@ -51,7 +49,7 @@ class OpenAIModel:
                 for choice in reply.choices
                 if choice.text.strip() or choice.calls or choice.finish_reason in _TELLING
             ]
-            choices += usable[: wanted - len(choices)]
+            choices += usable[: n - len(choices)]
             prompt_tokens = prompt_tokens or reply.prompt_tokens
             generated += reply.completion_tokens
             requests += 1
@@ -65,30 +63,32 @@ class OpenAIModel:
                         self._endpoint.described(f"HTTP 200 without text, finish_reason {reasons}")
                     )
                 await asyncio.sleep(self._backoff_s)
-        candidates = tuple(made for choice in choices if (made := _candidate(choice)).text)
+        candidates = tuple(
+            candidate for choice in choices if (candidate := _candidate(choice)).text
+        )
         return Answer(candidates, self._config.model, prompt_tokens, generated=generated)
 
-    def _body(self, request: Request, n: int, earlier: int) -> dict[str, Any]:
-        """The request for `n` answers, after `earlier` requests that left some out."""
+    def _body(self, request: Request, n: int, past_requests: int) -> dict[str, Any]:
+        """The request for `n` answers, after `past_requests` requests that left some out."""
         messages = (
             [{"role": "system", "content": self._config.system_prompt}]
             if self._config.system_prompt
             else []
         )
-        heard = [*(turn.user for turn in request.history), request.user]
-        if any(message.role == "system" for message in messages_of(heard[0])):
+        inputs = [*(turn.user for turn in request.history), request.user]
+        if any(message.role == "system" for message in messages_of(inputs[0])):
             messages = []  # that of the conversation stands in its place
         for turn in request.history:
             messages += [*_heard(turn.user), _said(turn)]
-        tools = heard[0].tools if isinstance(heard[0], Messages) else ()
+        tools = inputs[0].tools if isinstance(inputs[0], Messages) else ()
         sampling = request.sampling
-        chosen = self._config.sampling
+        sampling_config = self._config.sampling
         settings = {
             # What the configuration leaves to the model, nobody sends: a judge sets its own
             # temperature otherwise.
-            "temperature": None if chosen.temperature is None else sampling.temperature,
-            "top_p": None if chosen.top_p is None else sampling.top_p,
-            "seed": (request.seed + earlier) % 2**31 if chosen.send_seed else None,
+            "temperature": None if sampling_config.temperature is None else sampling.temperature,
+            "top_p": None if sampling_config.top_p is None else sampling.top_p,
+            "seed": (request.seed + past_requests) % 2**31 if sampling_config.send_seed else None,
             "chat_template_kwargs": self._config.chat_template_kwargs or None,
         }
         return {
@@ -96,29 +96,29 @@ class OpenAIModel:
             "messages": [*messages, *_heard(request.user)],
             **({"tools": [json.loads(tool) for tool in tools]} if tools else {}),
             "n": n,
-            chosen.max_tokens_field: sampling.max_tokens,
+            sampling_config.max_tokens_field: sampling.max_tokens,
             **{name: value for name, value in settings.items() if value is not None},
         }
 
 
 def _candidate(choice: Choice) -> Candidate:
     """What a choice proposes; its text is empty where that is no action."""
-    said = action_of(choice.text)
+    content = action_of(choice.text)
     if not choice.calls:
-        return Candidate(said)
-    text = whole(action_text(said, choice.calls))
-    return Candidate(text, calls=choice.calls, content=said)
+        return Candidate(content)
+    text = whole(action_text(content, choice.calls))
+    return Candidate(text, calls=choice.calls, content=content)
 
 
-def _heard(heard: Heard) -> list[dict[str, Any]]:
+def _heard(user: Heard) -> list[dict[str, Any]]:
     """Messages to the model, as an endpoint takes them."""
-    shown: list[dict[str, Any]] = []
-    for message in messages_of(heard):
-        one: dict[str, Any] = {"role": message.role, "content": whole(message.content)}
+    messages: list[dict[str, Any]] = []
+    for message in messages_of(user):
+        entry: dict[str, Any] = {"role": message.role, "content": whole(message.content)}
         if message.call is not None:
-            one["tool_call_id"] = message.call.id
-        shown.append(one)
-    return shown
+            entry["tool_call_id"] = message.call.id
+        messages.append(entry)
+    return messages
 
 
 def _said(turn: Turn) -> dict[str, Any]:

@@ -49,10 +49,12 @@ def read_reply(payload: object, text: str) -> Reply:
     choices = payload.get("choices") if isinstance(payload, dict) else None
     if not isinstance(payload, dict) or not isinstance(choices, list) or not choices:
         raise Unusable(f"HTTP 200 without an answer: {text[:QUOTED_LETTERS]}")
-    read = tuple(_choice(choice) for choice in choices)
+    parsed_choices = tuple(_choice(choice) for choice in choices)
     usage = payload.get("usage")
     counts = usage if isinstance(usage, dict) else {}
-    return Reply(read, _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens")))
+    return Reply(
+        parsed_choices, _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))
+    )
 
 
 def _choice(choice: object) -> Choice:

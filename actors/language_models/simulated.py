@@ -43,12 +43,13 @@ class SimulatedModel:
         signal is the first one's.
         """
         assert request.oracle is not None
-        best = request.oracle()
+        best_action = request.oracle()
         rate = self._rate(request)
         rng = random.Random(request.seed)
-        failing = [best is None or rng.random() < rate for _ in range(request.sampling.n)]
+        failing = [best_action is None or rng.random() < rate for _ in range(request.sampling.n)]
         texts = [
-            self._wrong(request, place) if fails else best for place, fails in enumerate(failing)
+            self._wrong(request, place) if fails else best_action
+            for place, fails in enumerate(failing)
         ]
         version = f"simulated-{self._failure_rate:g}"
         if self._shift is None:

@@ -32,17 +32,17 @@ _FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 class LightTokenizer:
     """A fast tokenizer as transformers has set it up; has what `ChatFormat` and `VllmModel` use."""
 
-    def __init__(self, stored: Mapping[str, Any]) -> None:
+    def __init__(self, form: Mapping[str, Any]) -> None:
         from tokenizers import Tokenizer
 
-        self._backend = Tokenizer.from_str(stored["backend"])
-        self._backend.encode_special_tokens = stored["split_special_tokens"]
-        self._template: str | None = stored["template"]
-        self._token_names: dict[str, str] = stored["token_names"]
-        self.chat_template = stored["chat_template"]
-        self.eos_token_id: int | None = stored["eos_token_id"]
-        self.all_special_tokens: Sequence[str] = stored["all_special_tokens"]
-        self.all_special_ids: Sequence[int] = stored["all_special_ids"]
+        self._backend = Tokenizer.from_str(form["backend"])
+        self._backend.encode_special_tokens = form["split_special_tokens"]
+        self._template: str | None = form["template"]
+        self._token_names: dict[str, str] = form["token_names"]
+        self.chat_template = form["chat_template"]
+        self.eos_token_id: int | None = form["eos_token_id"]
+        self.all_special_tokens: Sequence[str] = form["all_special_tokens"]
+        self.all_special_ids: Sequence[int] = form["all_special_ids"]
         self.added_tokens_decoder: Mapping[int, Any] = self._backend.get_added_tokens_decoder()
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -79,15 +79,15 @@ def load_tokenizer(folder: str) -> ChatTokenizer:
     """
     target = cache_folder("tokenizers") / f"{_identity(at_hand(Path(folder)))}.json"
     try:
-        stored = read_json(target)
+        form = read_json(target)
     except DamagedFile:
         make_cache(target.parent, CACHE_VARIABLE)
         with node_lock("tokenizer"):
             if not _whole(target):
                 _write(folder, target)
-        stored = read_json(target)
-    if stored is not None:
-        return LightTokenizer(stored)
+        form = read_json(target)
+    if form is not None:
+        return LightTokenizer(form)
     from transformers import AutoTokenizer
 
     tokenizer: ChatTokenizer = AutoTokenizer.from_pretrained(folder)
@@ -116,7 +116,7 @@ def _write(folder: str, target: Path) -> None:
     """Have another process read the tokenizer, so that this one stays small."""
     command = child_command("-m", "actors.language_models.tokenizer_file", folder, str(target))
     try:
-        done = subprocess.run(
+        child = subprocess.run(
             command,
             env=child_environment(),
             stdin=subprocess.DEVNULL,
@@ -128,9 +128,9 @@ def _write(folder: str, target: Path) -> None:
         raise RuntimeFailure(
             f"the tokenizer of {folder} was not read within {_DEADLINE_S:.0f} s"
         ) from None
-    if done.returncode:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise RuntimeFailure(f"the tokenizer of {folder} cannot be read: {''.join(said[-1:])}")
+    if child.returncode:
+        lines = [line.strip() for line in child.stderr.splitlines() if line.strip()]
+        raise RuntimeFailure(f"the tokenizer of {folder} cannot be read: {''.join(lines[-1:])}")
 
 
 def _compile(template: str) -> Any:

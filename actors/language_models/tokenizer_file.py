@@ -27,7 +27,7 @@ def stored_form(tokenizer: Any) -> dict[str, Any] | None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
-    stored = {
+    form = {
         "backend": backend.to_str(),
         "split_special_tokens": bool(tokenizer.split_special_tokens),
         "chat_template": tokenizer.chat_template,
@@ -37,7 +37,7 @@ def stored_form(tokenizer: Any) -> dict[str, Any] | None:
         "all_special_tokens": tokenizer.all_special_tokens,
         "all_special_ids": tokenizer.all_special_ids,
     }
-    return stored if _agree(LightTokenizer(stored), tokenizer) else None
+    return form if _agree(LightTokenizer(form), tokenizer) else None
 
 
 def _agree(light: LightTokenizer, full: Any) -> bool:
@@ -56,8 +56,8 @@ def main() -> None:
     from transformers import AutoTokenizer
 
     folder, target = sys.argv[1:]
-    stored = stored_form(AutoTokenizer.from_pretrained(folder))
-    files.write_atomically(Path(target), json.dumps(stored))
+    form = stored_form(AutoTokenizer.from_pretrained(folder))
+    files.write_atomically(Path(target), json.dumps(form))
 
 
 if __name__ == "__main__":

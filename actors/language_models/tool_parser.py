@@ -23,13 +23,13 @@ class EngineToolParser:
         except ImportError as error:
             raise RuntimeFailure(f"{key}: vLLM cannot be imported ({error})") from None
         try:
-            made = ToolParserManager.get_tool_parser(name)
+            parser_class = ToolParserManager.get_tool_parser(name)
         except KeyError:
             raise UsageError(
                 f"{key} = {name}: vLLM has no tool parser of that name; its documentation of tool "
                 f"calling lists them"
             ) from None
-        self._make: Any = made
+        self._make: Any = parser_class
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
 
     def read(self, candidate: Candidate, tools: tuple[str, ...]) -> Candidate:
@@ -45,11 +45,11 @@ class EngineToolParser:
             tool_choice="auto",
         )
         parser = self._make(self._tokenizer, request.tools)
-        found = parser.extract_tool_calls(candidate.text, request)
+        extraction = parser.extract_tool_calls(candidate.text, request)
         calls = tuple(
-            ToolCall(call.function.name, call.function.arguments) for call in found.tool_calls
+            ToolCall(call.function.name, call.function.arguments) for call in extraction.tool_calls
         )
-        content = (found.content or "").strip()
+        content = (extraction.content or "").strip()
         start = getattr(parser, "tool_call_start_token", "") or ""
         if not calls and start and start in candidate.text:
             calls = (ToolCall(UNREADABLE, candidate.text),)

@@ -126,19 +126,19 @@ class VllmModel:
     def _candidate(self, ids: Sequence[int], logprobs: Sequence[float]) -> Candidate | None:
         """What was sampled up to the token that ended it; None where that is no action."""
         length = next((place for place, token in enumerate(ids) if token in self._stop), len(ids))
-        kept = ids[:length]
+        text_ids = ids[:length]
         text = self._tokenizer.decode(ids[:length])
         action = action_of(text)
         if not action:
             return None
         if action == text.strip():
-            return Candidate(action, tuple(kept), tuple(logprobs[: length + 1]))
+            return Candidate(action, tuple(text_ids), tuple(logprobs[: length + 1]))
         # Reasoning is no part of the action: its tokens enter neither the history nor what is
         # cloned.
-        start = self._start_of(action, kept)
-        exact = self._tokenizer.decode(kept[start:]).strip() == action
+        start = self._start_of(action, text_ids)
+        exact = self._tokenizer.decode(text_ids[start:]).strip() == action
         return Candidate(
-            action, tuple(kept[start:]) if exact else None, tuple(logprobs[start : length + 1])
+            action, tuple(text_ids[start:]) if exact else None, tuple(logprobs[start : length + 1])
         )
 
     def _start_of(self, action: str, ids: Sequence[int]) -> int:
@@ -152,8 +152,8 @@ class VllmModel:
 
 def _tools_of(request: Request) -> tuple[str, ...]:
     """The tools of a conversation, which are told at its start."""
-    first = request.history[0].user if request.history else request.user
-    return first.tools if isinstance(first, Messages) else ()
+    opening = request.history[0].user if request.history else request.user
+    return opening.tools if isinstance(opening, Messages) else ()
 
 
 def _asker(call: EngineCall) -> Callable[[list[EngineRequest]], Arrivals[Reply]]:

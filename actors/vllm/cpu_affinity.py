@@ -21,17 +21,17 @@ def openmp_on(cores: Sequence[int]) -> Iterator[None]:
     """Processes started inside compute with one OpenMP thread a core, each bound to its own; their
     first thread is one of them.
     """
-    wanted = {
+    settings = {
         "OMP_NUM_THREADS": str(len(cores)),
         "OMP_PLACES": ",".join(f"{{{core}}}" for core in cores),
         "OMP_PROC_BIND": "true",
     }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    old_values = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in old_values.items():
             if value is None:
                 os.environ.pop(name)
             else:

@@ -147,10 +147,10 @@ class VllmEngine:
         if adapter:
             from vllm.lora.request import LoRARequest
 
-            added = LoRARequest(adapter, next(self._adapter_ids), adapter)
-            if not await self._engine.add_lora(added):
+            lora = LoRARequest(adapter, next(self._adapter_ids), adapter)
+            if not await self._engine.add_lora(lora):
                 raise RuntimeFailure(f"the engine did not take the adapter {adapter}")
-            self._adapter = added
+            self._adapter = lora
 
     async def generate(self, request: EngineRequest) -> EngineAnswer:
         """The answer; cancelling this stops the engine's work on it. Raises EngineLost where the
@@ -187,14 +187,14 @@ class VllmEngine:
         outputs = sorted(final.outputs, key=lambda o: o.index)
         flat = outputs[0].logprobs
         alternatives = dict(zip(flat.token_ids[: flat.end_indices[0]], flat.logprobs, strict=False))
-        first = sorted(alternatives.items(), key=lambda pair: -pair[1])
+        first_tokens = sorted(alternatives.items(), key=lambda pair: -pair[1])
         return EngineAnswer(
             token_ids=[list(o.token_ids) for o in outputs],
             # The sampled token is the first of its position.
             logprobs=[
                 [o.logprobs.logprobs[start] for start in o.logprobs.start_indices] for o in outputs
             ],
-            first_top=TopTokens.of(first[: request.top]),
+            first_top=TopTokens.of(first_tokens[: request.top]),
         )
 
 
@@ -267,7 +267,7 @@ def _adapter_arguments(rank: int) -> dict[str, Any]:
     """One adapter at a time, up to the next larger rank that vLLM knows."""
     if not rank:
         return {}
-    room = next(known for known in _ADAPTER_RANKS if known >= rank)
+    room = next(size for size in _ADAPTER_RANKS if size >= rank)
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
 
 
@@ -281,8 +281,8 @@ def engine_place(config: ModelConfig, replica: int = 0) -> contextlib.AbstractCo
         return contextlib.nullcontext()
     cores = parse_cores(config.cpu_cores)
     # A list of cores is divided among the replicas: two engines on one core wait for each other.
-    own = cores[replica :: config.replicas] if config.cpu_cores else cores
-    return openmp_on(own or cores)
+    replica_cores = cores[replica :: config.replicas] if config.cpu_cores else cores
+    return openmp_on(replica_cores or cores)
 
 
 def _build_engine(config: ModelConfig, path: str, site: Site) -> Any:

@@ -15,7 +15,7 @@ def require_reachable(path: str, adapter: str, across_nodes: bool) -> None:
     """Raises UsageError where ranks of one engine on other nodes would not find a model or its
     adapter.
     """
-    far = [Path(one) for one in (path, adapter) if one and of(Path(one))]
+    far = [Path(folder) for folder in (path, adapter) if folder and of(Path(folder))]
     if across_nodes and far:
         raise UsageError(
             f"{shown(far[0])}: the engine's ranks are on several nodes, which do not fetch a model "
@@ -26,5 +26,5 @@ def require_reachable(path: str, adapter: str, across_nodes: bool) -> None:
 
 async def fetch(path: str, adapter: str) -> None:
     """Have a model and its adapter on this node."""
-    for one in filter(None, (path, adapter)):
-        await asyncio.to_thread(at_hand, Path(one))
+    for folder in filter(None, (path, adapter)):
+        await asyncio.to_thread(at_hand, Path(folder))

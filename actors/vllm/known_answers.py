@@ -16,9 +16,9 @@ Outcome = TypeVar("Outcome")
 
 def key_of(request: EngineRequest) -> Hashable:
     """Equal for requests with the same answer. Without temperature the seed decides nothing."""
-    sampled = (request.seed, request.temperature, request.top_p) if request.temperature else ()
+    sampling = (request.seed, request.temperature, request.top_p) if request.temperature else ()
     parts = (request.n, request.max_tokens, request.top, tuple(request.stop_ids))
-    return (tuple(request.prompt_ids), *parts, *sampled)
+    return (tuple(request.prompt_ids), *parts, *sampling)
 
 
 class KnownAnswers(Generic[Outcome]):
@@ -42,25 +42,25 @@ class KnownAnswers(Generic[Outcome]):
         if not self._capacity:
             return await compute()
         key = key_of(request)
-        while (known := self._known.get(key)) is not None:
-            outcome = await asyncio.shield(known)
+        while (future := self._known.get(key)) is not None:
+            outcome = await asyncio.shield(future)
             if outcome is not None:
                 return outcome
         return await self._first(key, compute)
 
     async def _first(self, key: Hashable, compute: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        known = self._known
+        futures = self._known
         future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
-        known[key] = future
-        answered: Outcome | None = None
+        futures[key] = future
+        answer: Outcome | None = None
         try:
             outcome = await compute()
-            answered = outcome if self._is_answer(outcome) else None
+            answer = outcome if self._is_answer(outcome) else None
             return outcome
         finally:
-            future.set_result(answered)
-            if answered is None:
-                known.pop(key, None)
-            elif len(known) > self._capacity:
+            future.set_result(answer)
+            if answer is None:
+                futures.pop(key, None)
+            elif len(futures) > self._capacity:
                 # Never what is being computed: it would be computed twice.
-                known.pop(next(key for key, one in known.items() if one.done()))
+                futures.pop(next(key for key, entry in futures.items() if entry.done()))

@@ -62,8 +62,8 @@ def place_engine(config: ModelConfig) -> EnginePlace:
         "runtime_env": {"env_vars": environment.of_engine(on_gpu) | resources.variables()},
     }
     selector = config.label_selector
-    wanted = bundles_of(config, resources.largest_node_gpus() if on_gpu else 0)
-    if not wanted.resources:
+    bundles = bundles_of(config, resources.largest_node_gpus() if on_gpu else 0)
+    if not bundles.resources:
         if on_gpu:
             options["num_gpus"] = config.gpus
         if on_gpu and config.accelerator_type:
@@ -74,12 +74,12 @@ def place_engine(config: ModelConfig) -> EnginePlace:
     from ray.util.placement_group import placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    selectors = [selector] * len(wanted.resources) if selector else None
+    selectors = [selector] * len(bundles.resources) if selector else None
     group = placement_group(
-        list(wanted.resources), wanted.strategy, bundle_label_selector=selectors
+        list(bundles.resources), bundles.strategy, bundle_label_selector=selectors
     )
-    options["num_gpus"] = 0 if wanted.across_nodes else config.ranks
+    options["num_gpus"] = 0 if bundles.across_nodes else config.ranks
     options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
         group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
     )
-    return EnginePlace(options, wanted.across_nodes, group)
+    return EnginePlace(options, bundles.across_nodes, group)

@@ -40,8 +40,8 @@ class Replica:
         self._place = place_engine(config)
         sleeps = cluster.phases == "sleep"
         vllm = cluster.metrics.enabled and cluster.metrics.vllm
-        recorded = metrics_name if vllm else ""
-        site = Site(number, self._place.across_nodes, adapter_rank, sleeps, recorded)
+        recorded_name = metrics_name if vllm else ""
+        site = Site(number, self._place.across_nodes, adapter_rank, sleeps, recorded_name)
         self.actor = engine_actor(config, site, self._place.options, make)
         self.watch = Watch(
             Limits(
@@ -116,7 +116,7 @@ class Replica:
             self.probe = self.actor.health.options(concurrency_group=HEALTH_GROUP).remote()
         return self.probe
 
-    def judge(self, wanted: str) -> Verdict:
+    def judge(self, version: str) -> Verdict:
         """What the reply to the probe asks for, or its absence."""
         if self.probe is None:
             return Verdict.NOTHING  # it was restarted meanwhile
@@ -140,9 +140,9 @@ class Replica:
                 self._lives_at = place_at(self.actor, report.pid)
             self._process = report.process
         now = time.monotonic()
-        if report is None or report.state is not State.SERVING or report.version == wanted:
+        if report is None or report.state is not State.SERVING or report.version == version:
             self._current = now
-        return self.watch.judge(report, wanted, now - self._begun, now - self._current)
+        return self.watch.judge(report, version, now - self._begun, now - self._current)
 
     def restart(self, problem: str) -> None:
         """End its process; Ray starts another one in the same place."""
@@ -150,13 +150,13 @@ class Replica:
         self._failed_starts += not (self.serves or self._asleep)
         self._began_anew(problem)
 
-    def hopeless(self, most: int) -> str:
-        """Why it is not started again; empty where it is. `most` restarts may come to no answer."""
+    def hopeless(self, limit: int) -> str:
+        """Why it is not started again; empty where it is. `limit` restarts may get no answer."""
         # What raised while it started will raise again; one more try is for what passes. A process
         # that was killed says nothing about the next one.
-        if self._failed_starts > min(1, most):
+        if self._failed_starts > min(1, limit):
             return self.told(f"did not start: {self.said}")
-        if self.watch.restarts > most:
+        if self.watch.restarts > limit:
             return self.told(
                 f"ended {self.watch.restarts} times without an answer in between: {self.said}"
             )
@@ -191,8 +191,8 @@ class Replica:
     def _began_anew(self, problem: str) -> None:
         self.said = problem
         self.restarts += 1
-        where = f" ({self._lives_at.process})" if self._lives_at else ""
-        warn(f"{self.name} is started again ({self.restarts}): {problem}{where}")
+        place_note = f" ({self._lives_at.process})" if self._lives_at else ""
+        warn(f"{self.name} is started again ({self.restarts}): {problem}{place_note}")
         self._words = self._read_log() or self._words
         self._lives_at = None
         self.watch.started()

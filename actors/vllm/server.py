@@ -178,11 +178,11 @@ class EngineServer:
         try:
             while places:
                 ready, _ = await asyncio.wait(places, return_when=asyncio.FIRST_COMPLETED)
-                arrived: dict[str, list[tuple[int, EngineAnswer | RequestFailed]]] = {}
+                answers_by_version: dict[str, list[tuple[int, EngineAnswer | RequestFailed]]] = {}
                 for task in ready:
                     version, answer = _outcome(task)
-                    arrived.setdefault(version, []).append((places.pop(task), answer))
-                for version, answers in arrived.items():
+                    answers_by_version.setdefault(version, []).append((places.pop(task), answer))
+                for version, answers in answers_by_version.items():
                     yield version, answers
         finally:
             for task in places:

@@ -46,8 +46,8 @@ class EngineHandle:
             async for reference in stream:
                 yield await reference
         except RayError as error:
-            if (lost := cause_of(error, ServerLost)) is not None:
-                raise lost from None
+            if (loss := cause_of(error, ServerLost)) is not None:
+                raise loss from None
             if died(error):
                 raise EngineLost(first_cause(error)) from None
             raise
@@ -133,12 +133,12 @@ class ModelServer:
         while not self.answers:
             self._settle(self._replicas)
             if time.monotonic() > deadline:
-                first = self._replicas[0]
+                replica = self._replicas[0]
                 late = (
                     f"the {self._role} engine for {self.checkpoint.path} did not start within "
-                    f"{limit_s:.0f} s (cluster.engine_start_deadline_s): {first.said}"
+                    f"{limit_s:.0f} s (cluster.engine_start_deadline_s): {replica.said}"
                 )
-                raise RuntimeFailure(first.told(late))
+                raise RuntimeFailure(replica.told(late))
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Have every engine answer with this checkpoint: weights are replaced in place, and an
@@ -153,7 +153,9 @@ class ModelServer:
             loading = [replica for replica in self._replicas if replica.serves]
             for replica in self._replicas:
                 replica.serve(checkpoint)
-        while late := [one for one in loading if one.serves not in ("", checkpoint.version)]:
+        while late := [
+            replica for replica in loading if replica.serves not in ("", checkpoint.version)
+        ]:
             self._settle(late)
         self.wait()
 
@@ -167,11 +169,11 @@ class ModelServer:
             self._asleep = True
             calls = {replica.sleep(): replica for replica in self._replicas}
         limit_s = self._cluster.engine_load_deadline_s
-        ended, late = ray.wait(list(calls), num_returns=len(calls), timeout=limit_s)
+        replies, late = ray.wait(list(calls), num_returns=len(calls), timeout=limit_s)
         with self._lock:
             for call in late:
                 calls[call].restart(f"it did not give its memory back within {limit_s:g} s")
-            for call in ended:
+            for call in replies:
                 try:
                     ray.get(call)
                 except RayError as error:
@@ -207,8 +209,8 @@ class ModelServer:
             self._over.wait(_TURN_S)
         with self._lock:
             for replica in replicas:
-                if refused := replica.settle():
-                    self._failure = self._failure or refused
+                if refusal := replica.settle():
+                    self._failure = self._failure or refusal
         self.check()
 
     def _watch(self) -> None:
@@ -238,9 +240,9 @@ class ModelServer:
                 return
 
     def _look_after(self, replica: Replica) -> None:
-        refused = replica.settle()
-        if refused:
-            self._failure = self._failure or refused
+        refusal = replica.settle()
+        if refusal:
+            self._failure = self._failure or refusal
         verdict = replica.judge(self.checkpoint.version)
         if verdict is Verdict.RESTART:
             replica.restart(replica.watch.problem)

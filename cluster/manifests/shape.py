@@ -42,19 +42,19 @@ def shape_of(config: RunConfig | SimulatedConfig, node: Node) -> Shape:
     A learner takes turns with engines, so the larger of both counts. Raises UsageError for what no
     node has, however many there are.
     """
-    wanted = gpus_of(config) if node.gpus else 0
+    gpus_asked = gpus_of(config) if node.gpus else 0
     if node.gpus and (largest := _largest(config)) > node.gpus:
         raise UsageError(
             f"{largest} GPUs on one node are asked by tensor_parallel: --gpus-per-node = "
             f"{node.gpus} has too few; raise it, or lower the key"
         )
-    gpus = min(node.gpus, wanted)
-    cores = _cores(config, on_gpus=wanted > 0)
+    gpus = min(node.gpus, gpus_asked)
+    cores = _cores(config, on_gpus=gpus_asked > 0)
     runners = 0 if isinstance(config, SimulatedConfig) else config.cluster.runners
     cpu_nodes = math.ceil(cores / node.cpus)
     runner_gib = math.ceil(_RUNNER_GIB * runners / max(cpu_nodes, 1))
     return Shape(
-        gpu_nodes=math.ceil(wanted / gpus) if gpus else 0,
+        gpu_nodes=math.ceil(gpus_asked / gpus) if gpus else 0,
         gpus=gpus,
         cpu_nodes=cpu_nodes,
         memory_gib=math.ceil(config.cluster.memory_gib) + runner_gib,
@@ -73,18 +73,18 @@ def packed(shares: Iterable[float]) -> int:
     """GPUs that hold the shares, largest first, each on the first with room. A share above 1 is a
     number of whole GPUs.
     """
-    whole = 0
-    free: list[float] = []
+    whole_gpus = 0
+    rooms: list[float] = []
     for share in sorted(shares, reverse=True):
         if share >= 1:
-            whole += math.ceil(share)
+            whole_gpus += math.ceil(share)
             continue
-        place = next((i for i, room in enumerate(free) if room >= share - 1e-9), None)
+        place = next((i for i, room in enumerate(rooms) if room >= share - 1e-9), None)
         if place is None:
-            free.append(1 - share)
+            rooms.append(1 - share)
         else:
-            free[place] -= share
-    return whole + len(free)
+            rooms[place] -= share
+    return whole_gpus + len(rooms)
 
 
 def _largest(config: RunConfig | SimulatedConfig) -> int:

@@ -35,15 +35,17 @@ def sbatch_script(
 ) -> str:
     """The script, for `sbatch`. It names the configuration's file, which all nodes see."""
     shape = shape_of(config, batch.node)
-    kept = [override for override in overrides if not override.startswith("cluster.address=")]
-    run = shlex.join(["run", str(file.resolve()), *kept])
+    run_overrides = [
+        override for override in overrides if not override.startswith("cluster.address=")
+    ]
+    command = shlex.join(["run", str(file.resolve()), *run_overrides])
     return _SCRIPT.format(
         options="\n".join(f"#SBATCH {option}" for option in _options(config, shape, batch)),
         bin=shlex.quote(str(Path(sys.executable).parent)),
         wait_s=600,
         nodes=_nodes(shape),
         gpus=" --num-gpus=" + str(shape.gpus) if shape.gpu_nodes else "",
-        run=run,
+        run=command,
         restarts=batch.restarts,
     )
 

@@ -34,8 +34,8 @@ def clean(text: str) -> str:
     """The text with Python's line ends and nothing that no file can hold: half a surrogate pair,
     which an answer that was cut has, becomes U+FFFD.
     """
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return whole.replace("\r\n", "\n")
+    valid_text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return valid_text.replace("\r\n", "\n")
 
 
 def parse_action(action: str) -> tuple[str, str]:
@@ -75,8 +75,8 @@ def fenced(text: str) -> list[Fenced]:
 def programs(text: str) -> list[str]:
     """The texts of an answer that may be its program, in order: the fenced ones, or else all."""
     parts = fenced(text)
-    found = [part.text for part in parts if part.language not in _NO_PROGRAM]
-    return found or [part.text for part in parts] or [text]
+    candidates = [part.text for part in parts if part.language not in _NO_PROGRAM]
+    return candidates or [part.text for part in parts] or [text]
 
 
 class _Lines:
@@ -128,11 +128,11 @@ class _Lines:
     def program(self) -> str:
         """The first fenced program, else all without the line end after the verb."""
         start = self._next(0)
-        chosen = start
-        while chosen < len(self._lines) and self._passed_over(chosen):
-            chosen = self._next(self._closing(chosen) + 1)
+        opening = start
+        while opening < len(self._lines) and self._passed_over(opening):
+            opening = self._next(self._closing(opening) + 1)
         inside = (
-            self._lines[chosen + 1 : self._closing(chosen)] if chosen < len(self._lines) else []
+            self._lines[opening + 1 : self._closing(opening)] if opening < len(self._lines) else []
         )
         if any(line.strip() for line in inside):
             return "\n".join(inside)
@@ -171,18 +171,21 @@ class _Lines:
     def _closing(self, opening: int) -> int:
         """The line that closes a fence; the number of lines where none does. A fence in a docstring
         closes nothing."""
-        mine = self._fences[opening]
-        first = None
+        fence = self._fences[opening]
+        first_end = None
         for number in range(opening + 1, len(self._lines)):
-            other = self._fences[number]
-            if mine and other and not other[2] and other[1].startswith(mine[1]):
-                first = first or number
+            end_fence = self._fences[number]
+            if fence and end_fence and not end_fence[2] and end_fence[1].startswith(fence[1]):
+                first_end = first_end or number
                 if not self._in_string(opening + 1, number):
                     return number
-        return first or len(self._lines)
+        return first_end or len(self._lines)
 
     def _in_string(self, start: int, end: int) -> bool:
         """Whether a string of three quotes begins and does not end in these lines."""
-        before = self._quotes[start]
-        after = self._quotes[end]
-        return any((late - early) % 2 for early, late in zip(before, after, strict=True))
+        start_counts = self._quotes[start]
+        end_counts = self._quotes[end]
+        return any(
+            (end_count - start_count) % 2
+            for start_count, end_count in zip(start_counts, end_counts, strict=True)
+        )

@@ -197,38 +197,38 @@ def _text(data: bytes, name: str) -> str:
         ) from None
 
 
-def _task_id(line: str, where: str, dataset: Dataset) -> str:
+def _task_id(line: str, place: str, dataset: Dataset) -> str:
     """The id of a line that has everything a task needs."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         reason = str(error).split(";")[0]
         raise UsageError(
-            f"{where}: not JSON that can be read ({reason}); is the file cut? Download it again"
+            f"{place}: not JSON that can be read ({reason}); is the file cut? Download it again"
         ) from None
     if not isinstance(row, dict):
-        raise UsageError(f"{where}: no JSON object; write one object a line")
+        raise UsageError(f"{place}: no JSON object; write one object a line")
     for field, kind in _FIELDS.items():
         if field not in row:
             raise UsageError(
-                f"{where}: no field {field}; EvalPlus's files have {', '.join(_FIELDS)}"
+                f"{place}: no field {field}; EvalPlus's files have {', '.join(_FIELDS)}"
             )
         if not isinstance(row[field], kind) or isinstance(row[field], bool):
             raise UsageError(
-                f"{where}: {field} is {json.dumps(row[field])[:60]}; see EvalPlus's files for "
+                f"{place}: {field} is {json.dumps(row[field])[:60]}; see EvalPlus's files for "
                 f"what it is to be"
             )
     for field in ("base_input", "plus_input"):
         # MBPP+ writes {} where a task has no further calls.
         if row[field] != {} and not (
-            isinstance(row[field], list) and all(isinstance(one, list) for one in row[field])
+            isinstance(row[field], list) and all(isinstance(call, list) for call in row[field])
         ):
             raise UsageError(
-                f"{where}: {field} is to be a list of lists, the arguments of every call"
+                f"{place}: {field} is to be a list of lists, the arguments of every call"
             )
     if not _IDS[dataset].fullmatch(row["task_id"]):
         raise UsageError(
-            f"{where}: task_id {row['task_id']!r} is none of {dataset}; its ids look like "
+            f"{place}: task_id {row['task_id']!r} is none of {dataset}; its ids look like "
             f"{_IDS[dataset].pattern}"
         )
     return str(row["task_id"])

@@ -114,7 +114,10 @@ def _near(output: Any, expected: Any, atol: float) -> bool:
     if isinstance(expected, list | tuple):
         if not isinstance(output, list | tuple) or len(output) != len(expected):
             return False
-        return all(_near(mine, theirs, atol) for mine, theirs in zip(output, expected, strict=True))
+        return all(
+            _near(item, expected_item, atol)
+            for item, expected_item in zip(output, expected, strict=True)
+        )
     if not all(isinstance(number, int | float | complex) for number in (output, expected)):
         return False
     if output == expected:

@@ -103,9 +103,9 @@ class CodeEnv(gymnasium.Env[str, str]):
         verb, body = ("", "") if too_long else self._read(clean(action))
         answer = self._too_long(action) if too_long else ""
         if verb == "answer":
-            tried = self._try(body)
-            verb = "submit" if tried.done else verb
-            answer = self._told(tried)
+            outcome = self._try(body)
+            verb = "submit" if outcome.done else verb
+            answer = self._told(outcome)
         reward = 0.0
         terminated = verb == "submit"
         if terminated:
@@ -173,21 +173,21 @@ class CodeEnv(gymnasium.Env[str, str]):
         """Try an answer, and keep its program where none before passed more examples."""
         task = self._task
         beginning = stated(task.prompt).beginning
-        tried = attempt(self._settings, answer, beginning, task.entry_point, task.visible)
-        if tried.program and tried.passed >= self._passed:
-            self._solution = _own(tried.program)
-            self._passed = tried.passed
-        return tried
+        outcome = attempt(self._settings, answer, beginning, task.entry_point, task.visible)
+        if outcome.program and outcome.passed >= self._passed:
+            self._solution = _own(outcome.program)
+            self._passed = outcome.passed
+        return outcome
 
-    def _told(self, tried: Attempt) -> str:
+    def _told(self, outcome: Attempt) -> str:
         """What the agent reads of an attempt."""
-        cut = "Error: the answer was cut off; write less. " if tried.cut else ""
-        if not tried.program:
+        warning = "Error: the answer was cut off; write less. " if outcome.cut else ""
+        if not outcome.program:
             name = self._task.entry_point
-            return f"{cut}Error: there is no Python program in it that defines {name}. {_AGAIN}"
-        if tried.done:
+            return f"{warning}Error: there is no Python program in it that defines {name}. {_AGAIN}"
+        if outcome.done:
             return "Submitted."
-        return f"{cut}{shorten(tried.said, self._observation_chars)}\n{_AGAIN}"
+        return f"{warning}{shorten(outcome.said, self._observation_chars)}\n{_AGAIN}"
 
     def _judged(self) -> float:
         passed = self._judge.verdict(self._task, self._solution).passed

@@ -87,11 +87,11 @@ class Judge:
         """
         cost = [-sum(self.truth(task).seconds) for task, _ in programs]
         with ThreadPoolExecutor(parallel) as pool:
-            given = {
+            futures = {
                 i: pool.submit(self.verdict, *programs[i])
                 for i in sorted(range(len(programs)), key=cost.__getitem__)
             }
-        return [given[i].result() for i in range(len(programs))]
+        return [futures[i].result() for i in range(len(programs))]
 
     @cachedmethod(
         lambda self: self._truths,
@@ -103,13 +103,13 @@ class Judge:
         run here.
         """
         path = self._cache / f"{_truth_key(task)}.json"
-        stored = kept(path, "outputs", "seconds")
+        entry = kept(path, "outputs", "seconds")
         calls = len(task.base_inputs) + len(task.plus_inputs)
-        if stored is None or not _fits(stored, calls):
+        if entry is None or not _fits(entry, calls):
             truth = self._compute(task)
-            stored = {"task": task.id, "outputs": truth.outputs, "seconds": truth.seconds}
-            write_atomically(path, json.dumps(stored))
-        return Truth(tuple(stored["outputs"]), tuple(stored["seconds"]))
+            entry = {"task": task.id, "outputs": truth.outputs, "seconds": truth.seconds}
+            write_atomically(path, json.dumps(entry))
+        return Truth(tuple(entry["outputs"]), tuple(entry["seconds"]))
 
     def memo(self, task: CodeTask, name: str) -> Path:
         """A file of the cache for what was found out about a task; another one when the task or the
@@ -120,13 +120,13 @@ class Judge:
     def _compute(self, task: CodeTask) -> Truth:
         calls = len(task.base_inputs) + len(task.plus_inputs)
         completed = self._run(task, task.code, _TRUTH_LIMIT_S, _TRUTH_LIMIT_S, truth=True)
-        answered = [row for row in rows(completed.stdout) if row.value != RAISED]
-        if len(answered) != calls:
+        answers = [row for row in rows(completed.stdout) if row.value != RAISED]
+        if len(answers) != calls:
             raise RuntimeFailure(
-                f"the canonical solution of {task.id} gave {len(answered)} of {calls} outputs "
+                f"the canonical solution of {task.id} gave {len(answers)} of {calls} outputs "
                 f"({completed.ending})"
             )
-        outputs = [row.value for row in answered]
+        outputs = [row.value for row in answers]
         if looked_into(task) and any(output.startswith('{"h"') for output in outputs):
             raise RuntimeFailure(
                 f"the canonical solution of {task.id} gave an output of more than {_WHOLE} items "
@@ -134,7 +134,7 @@ class Judge:
             )
         if expects_not_none(task.dataset, task.entry_point):
             outputs = [json.dumps(json.loads(value) is not None) for value in outputs]
-        return Truth(tuple(outputs), tuple(row.seconds for row in answered))
+        return Truth(tuple(outputs), tuple(row.seconds for row in answers))
 
     def _judge(self, task: CodeTask, code: str) -> Verdict:
         truth = self.truth(task)
@@ -163,19 +163,19 @@ def kept(path: Path, *names: str) -> dict[str, Any] | None:
     """What a file of the cache holds; None where there is none, or one that was damaged: it can be
     made again."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        entry = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return stored if isinstance(stored, dict) and all(name in stored for name in names) else None
+    return entry if isinstance(entry, dict) and all(name in entry for name in names) else None
 
 
-def _fits(stored: dict[str, Any], calls: int) -> bool:
+def _fits(entry: dict[str, Any], calls: int) -> bool:
     """Whether what the cache holds are the outputs and times of so many calls."""
     kinds: tuple[tuple[str, Any], ...] = (("outputs", str), ("seconds", int | float))
     return all(
-        isinstance(stored[name], list)
-        and len(stored[name]) == calls
-        and all(isinstance(value, kind) for value in stored[name])
+        isinstance(entry[name], list)
+        and len(entry[name]) == calls
+        and all(isinstance(value, kind) for value in entry[name])
         for name, kind in kinds
     )
 

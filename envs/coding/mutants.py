@@ -39,15 +39,15 @@ def mutants(code: str, seed: int) -> Iterator[Mutant]:
         sites += [(number, site) for site in range(len(_mistakes(node)))]
     rng_for("mutants", code, seed).shuffle(sites)
     original = ast.unparse(tree)
-    seen = set[str]()
+    programs = set[str]()
     for number, site in sites:
-        changed = copy.deepcopy(tree)
-        node = next(node for i, node in enumerate(ast.walk(changed)) if i == number)
+        mutant = copy.deepcopy(tree)
+        node = next(node for i, node in enumerate(ast.walk(mutant)) if i == number)
         name, change = _mistakes(node)[site]
         change()
-        program = ast.unparse(ast.fix_missing_locations(changed)) + "\n"
-        if program.rstrip() != original and program not in seen:
-            seen.add(program)
+        program = ast.unparse(ast.fix_missing_locations(mutant)) + "\n"
+        if program.rstrip() != original and program not in programs:
+            programs.add(program)
             yield Mutant(name, program)
 
 
@@ -59,11 +59,11 @@ def wrong_solution(judge: Judge, task: CodeTask, seed: int) -> str:
     """
     variant = seed % VARIANTS
     path = judge.memo(task, f"wrong-{variant}")
-    stored = kept(path, "code")
-    if stored is None:
-        stored = {"task": task.id, "code": _search(judge, task, variant)}
-        write_atomically(path, json.dumps(stored))
-    return str(stored["code"])
+    entry = kept(path, "code")
+    if entry is None:
+        entry = {"task": task.id, "code": _search(judge, task, variant)}
+        write_atomically(path, json.dumps(entry))
+    return str(entry["code"])
 
 
 def _search(judge: Judge, task: CodeTask, variant: int) -> str:
@@ -106,29 +106,30 @@ _ARITHMETIC: dict[type[ast.operator], tuple[type[ast.operator], ...]] = {
 
 def _mistakes(node: ast.AST) -> list[_Mistake]:
     """The mistakes that can be made at a node; calling one makes it, in place."""
-    made: list[_Mistake] = []
+    mistakes: list[_Mistake] = []
     if isinstance(node, ast.Compare):
         for place, operator in enumerate(node.ops):
-            made += [
-                ("comparison", _set_item(node.ops, place, new()))
-                for new in _COMPARISONS[type(operator)]
+            mistakes += [
+                ("comparison", _set_item(node.ops, place, replacement()))
+                for replacement in _COMPARISONS[type(operator)]
             ]
     elif isinstance(node, ast.BinOp | ast.AugAssign):
-        made += [
-            ("arithmetic", _set(node, "op", new())) for new in _ARITHMETIC.get(type(node.op), ())
+        mistakes += [
+            ("arithmetic", _set(node, "op", replacement()))
+            for replacement in _ARITHMETIC.get(type(node.op), ())
         ]
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        made.append(("boolean", _set(node, "value", not node.value)))
+        mistakes.append(("boolean", _set(node, "value", not node.value)))
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        made += [("constant", _set(node, "value", node.value + step)) for step in (1, -1)]
+        mistakes += [("constant", _set(node, "value", node.value + step)) for step in (1, -1)]
     elif isinstance(node, ast.BoolOp):
-        made.append(
+        mistakes.append(
             ("boolean", _set(node, "op", ast.Or() if isinstance(node.op, ast.And) else ast.And()))
         )
     elif isinstance(node, ast.If | ast.While | ast.IfExp):
-        made.append(("negation", _set(node, "test", ast.UnaryOp(ast.Not(), node.test))))
+        mistakes.append(("negation", _set(node, "test", ast.UnaryOp(ast.Not(), node.test))))
     elif isinstance(node, ast.Slice):
-        made += [
+        mistakes += [
             ("bound", _set(node, name, _plus(bound, 1)))
             for name in ("lower", "upper")
             if (bound := getattr(node, name))
@@ -136,18 +137,18 @@ def _mistakes(node: ast.AST) -> list[_Mistake]:
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
         for i, argument in enumerate(node.args):
             for step in (1, -1):
-                made.append(("bound", _set_item(node.args, i, _plus(argument, step))))
+                mistakes.append(("bound", _set_item(node.args, i, _plus(argument, step))))
     elif isinstance(node, ast.Return) and node.value is not None:
-        made.append(("return", _set(node, "value", ast.Constant(None))))
-        made.append(("return", _set(node, "value", ast.UnaryOp(ast.Not(), node.value))))
+        mistakes.append(("return", _set(node, "value", ast.Constant(None))))
+        mistakes.append(("return", _set(node, "value", ast.UnaryOp(ast.Not(), node.value))))
     body = getattr(node, "body", None)
     if isinstance(body, list) and not isinstance(node, ast.Module | ast.ClassDef):
-        made += [
+        mistakes += [
             ("dropped", _set_item(body, i, ast.Pass()))
             for i, statement in enumerate(body)
             if isinstance(statement, _DROPPED)
         ]
-    return made
+    return mistakes
 
 
 _DROPPED = (ast.Assign, ast.AugAssign, ast.If, ast.For, ast.Continue, ast.Break)

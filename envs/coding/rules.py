@@ -61,25 +61,25 @@ class CodeRules:
         return self._value(answer, opening)
 
     def _value(self, answer: str, opening: str) -> float:
-        given, entry_point, tests = examples(opening)
-        return value(attempt(self._settings, clean(answer), given, entry_point, tests))
+        beginning, entry_point, tests = examples(opening)
+        return value(attempt(self._settings, clean(answer), beginning, entry_point, tests))
 
 
-def value(tried: Attempt) -> float:
+def value(outcome: Attempt) -> float:
     """V of an attempt."""
-    if not tried.program:
+    if not outcome.program:
         return NO_PROGRAM
-    if not tried.loads:
+    if not outcome.loads:
         return BROKEN
-    if not tried.tests:
+    if not outcome.tests:
         return UNTRIED
-    return FAILING + (PASSING - FAILING) * tried.passed / tried.tests
+    return FAILING + (PASSING - FAILING) * outcome.passed / outcome.tests
 
 
 def statement_of(opening: str) -> Statement:
     """The problem in the first message of a conversation, in either protocol."""
-    if (told := read_goal(opening)) is not None:
-        return told
+    if (statement := read_goal(opening)) is not None:
+        return statement
     lines = opening.removeprefix("Goal: ").split("\n")
     for end in range(len(lines), 0, -1):
         if _parses(prompt := "\n".join(lines[:end])):

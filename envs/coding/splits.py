@@ -34,15 +34,15 @@ def make_tasks(request: TaskRequest) -> list[Task]:
             task_ids(dataset, config.code.data_dir),
             key=lambda name: stable_hash("code-split", name),
         )
-        asked = sum(getattr(config.splits, split) for split in splits)
-        if asked > len(ids):
+        count = sum(getattr(config.splits, split) for split in splits)
+        if count > len(ids):
             raise UsageError(
-                f"env.splits: {' + '.join(splits)} ask for {asked} tasks where {dataset} has "
+                f"env.splits: {' + '.join(splits)} ask for {count} tasks where {dataset} has "
                 f"{len(ids)}; lower the sizes"
             )
-        rest = iter(ids)
+        remaining_ids = iter(ids)
         for split in splits:
-            for name in islice(rest, getattr(config.splits, split)):
+            for name in islice(remaining_ids, getattr(config.splits, split)):
                 tasks.append(Task(name, split, _env_of(dataset), (("task", name), *arguments)))
     return tasks
 

@@ -26,8 +26,8 @@ class Statement:
     @property
     def goal(self) -> str:
         """What the agent is told to do."""
-        given = f"\n\n{_GIVEN}\n```python\n{self.code}\n```" if self.code else ""
-        return f"{WANTED}\n{self.words}{given}"
+        code_part = f"\n\n{_GIVEN}\n```python\n{self.code}\n```" if self.code else ""
+        return f"{WANTED}\n{self.words}{code_part}"
 
     @property
     def beginning(self) -> str:
@@ -41,13 +41,13 @@ class Statement:
         """The function that is asked for: the last that the code begins, or the one that an example
         calls.
         """
-        begun = re.findall(r"^def (\w+)", self.code, re.MULTILINE)
-        if begun:
-            return str(begun[-1])
+        definitions = re.findall(r"^def (\w+)", self.code, re.MULTILINE)
+        if definitions:
+            return str(definitions[-1])
         for line in self.words.split("\n"):
             if line.startswith("assert "):
-                called = re.findall(r"(\w+)\s*\(", line)
-                return next((name for name in called if name not in _AROUND), "")
+                callees = re.findall(r"(\w+)\s*\(", line)
+                return next((name for name in callees if name not in _AROUND), "")
         return ""
 
 
@@ -64,9 +64,9 @@ def stated(prompt: str) -> Statement:
         module = ast.parse(prompt)
     except SyntaxError:
         return Statement("", prompt)
-    last = module.body[-1] if module.body else None
-    if isinstance(last, ast.FunctionDef) and (words := ast.get_docstring(last)):
-        lines = prompt.split("\n")[: last.body[0].lineno - 1]
+    last_node = module.body[-1] if module.body else None
+    if isinstance(last_node, ast.FunctionDef) and (words := ast.get_docstring(last_node)):
+        lines = prompt.split("\n")[: last_node.body[0].lineno - 1]
         return Statement(words, "\n".join(lines).rstrip())
     words = ast.get_docstring(module)
     if words and len(module.body) == 1:
@@ -76,10 +76,10 @@ def stated(prompt: str) -> Statement:
 
 def read_goal(message: str) -> Statement | None:
     """The statement in the first message of a conversation; None where there is none."""
-    _, found, rest = message.partition(f"{WANTED}\n")
-    if not found:
+    _, marker, body = message.partition(f"{WANTED}\n")
+    if not marker:
         return None
-    words, given, code = rest.partition(f"\n\n{_GIVEN}\n")
-    if given and (parts := fenced(code)):
+    words, separator, code = body.partition(f"\n\n{_GIVEN}\n")
+    if separator and (parts := fenced(code)):
         return Statement(words, parts[0].text)
-    return Statement(rest, "")
+    return Statement(body, "")

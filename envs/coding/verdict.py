@@ -86,20 +86,20 @@ def compare(task: CodeTask, truth: Truth, completed: Completed) -> Verdict:
     """The verdict on a candidate's run."""
     if completed.stdout == _exactly(truth) and not has_oracle(task.dataset, task.entry_point):
         return Verdict(True)  # the usual right program, without decoding anything
-    answered = rows(completed.stdout)
+    answers = rows(completed.stdout)
     limits = truth.limits
-    for first, calls in ((0, task.base_inputs), (len(task.base_inputs), task.plus_inputs)):
+    for start, calls in ((0, task.base_inputs), (len(task.base_inputs), task.plus_inputs)):
         comparison = Comparison(task.dataset, task.entry_point, task.atol)
-        for number in range(first, first + len(calls)):
-            row = next(answered, None)
-            arguments = partial(copy.deepcopy, calls[number - first])
+        for number in range(start, start + len(calls)):
+            row = next(answers, None)
+            arguments = partial(copy.deepcopy, calls[number - start])
             if reason := _complaint(row, completed, limits[number]) or _wrong(
                 row, truth.outputs[number], comparison, arguments
             ):
                 return Verdict(False, number, reason)
     return (
         Verdict(True)
-        if next(answered, None) is None
+        if next(answers, None) is None
         else Verdict(False, len(truth.outputs), "more outputs than calls")
     )
 
@@ -170,8 +170,8 @@ def rows(stdout: bytes) -> Iterator[_Row]:
         start = end + 1
 
 
-def _value(encoded: str) -> Any:
+def _value(text: str) -> Any:
     try:
-        return decode(_JSON.decode(encoded))
+        return decode(_JSON.decode(text))
     except Exception:  # a boundary: whatever a candidate has written, it is at worst no right value
         return Opaque("malformed")

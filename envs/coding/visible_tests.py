@@ -26,10 +26,10 @@ class VisibleTest:
 def visible_tests(prompt: str, entry_point: str) -> tuple[VisibleTest, ...]:
     """The prompt's examples, in order, each once."""
     text = _docstring(prompt, entry_point)
-    found = (
+    tests = (
         _doctests(text, entry_point) or _asserts(text, entry_point) or _written(text, entry_point)
     )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(tests))
 
 
 def _docstring(prompt: str, entry_point: str) -> str:
@@ -88,13 +88,13 @@ def _written(text: str, entry_point: str) -> list[VisibleTest]:
     for line in text.split("\n"):
         if (match := call_start.search(line)) is None:
             continue
-        said = line[match.start() :]
-        for end in (m.end() for m in re.finditer(r"\)", said)):
-            if _is_call_of_literals(said[:end]):
-                gives = _SEPARATOR.match(said[end:])
-                want = _literal(said[end:][gives.end() :]) if gives else None
+        tail = line[match.start() :]
+        for end in (m.end() for m in re.finditer(r"\)", tail)):
+            if _is_call_of_literals(tail[:end]):
+                gives = _SEPARATOR.match(tail[end:])
+                want = _literal(tail[end:][gives.end() :]) if gives else None
                 if want is not None:
-                    tests.append(VisibleTest(said[:end], want))
+                    tests.append(VisibleTest(tail[:end], want))
                 break
     return tests
 
@@ -104,13 +104,13 @@ def _literal(text: str) -> str | None:
     a last ` = ` is considered too.
     """
     text = text.strip()
-    for tried in (
+    for variant in (
         text,
         text.rstrip("."),
         re.split(r"\s+#|\s+\(", text)[0],
         text.rpartition(" = ")[2],
     ):
-        candidate = _WORDS.get(tried.strip(), tried.strip())
+        candidate = _WORDS.get(variant.strip(), variant.strip())
         try:
             return repr(ast.literal_eval(candidate))
         except (ValueError, SyntaxError, TypeError, MemoryError):

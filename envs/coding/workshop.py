@@ -106,14 +106,15 @@ def _attempt(
     cut = any(not part.closed for part in fenced(answer))
     call = f"attempt_answer({programs(answer)!r}, {prompt!r}, {entry_point!r}, {cases!r})"
     completed = _run(settings, (loading, extraction, tools), f"{call}\n")
-    first, _, rest = completed.stdout.partition(b"\n")
-    program = _program(first)
+    head, _, output = completed.stdout.partition(b"\n")
+    program = _program(head)
     if not program:
         return Attempt("", "", 0, len(cases), False, cut)
-    said = _said(completed, rest)
-    last = rest.decode(errors="replace").rstrip().rpartition("\n")[2]  # not of standard error
-    passed = tools.passed_of(last, len(cases))
-    return Attempt(program, said, passed or 0, len(cases), passed is not None, cut)
+    report = _said(completed, output)
+    # Of the output only, not of standard error.
+    last_line = output.decode(errors="replace").rstrip().rpartition("\n")[2]
+    passes = tools.passed_of(last_line, len(cases))
+    return Attempt(program, report, passes or 0, len(cases), passes is not None, cut)
 
 
 def _program(line: bytes) -> str:
@@ -133,8 +134,8 @@ def _run(settings: str, modules: Sequence[Any], call: str) -> Completed:
 def _said(completed: Completed, stdout: bytes | None = None) -> str:
     output = completed.stdout if stdout is None else stdout
     text = "\n".join(part.decode(errors="replace").rstrip() for part in (output, completed.stderr))
-    said = _ADDRESS.sub("0x...", text.strip("\n"))
-    return "\n".join(part for part in (said, _STOPPED.get(completed.ending, "")) if part)
+    report = _ADDRESS.sub("0x...", text.strip("\n"))
+    return "\n".join(part for part in (report, _STOPPED.get(completed.ending, "")) if part)
 
 
 def shorten(text: str, limit: int) -> str:

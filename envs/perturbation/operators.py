@@ -59,9 +59,9 @@ class Failure(ToolFault):
     rate = 0.10
 
     def message(self, rng: random.Random) -> str:
-        failed = "Error: the command failed and was not executed."
-        disconnected = "Error: connection lost, nothing was done."
-        return rng.choice((failed, disconnected))
+        failure = "Error: the command failed and was not executed."
+        disconnection = "Error: connection lost, nothing was done."
+        return rng.choice((failure, disconnection))
 
 
 class Timeout(ToolFault):
@@ -104,10 +104,10 @@ class PartialResponse(TextOperator):
 
     def apply(self, text: str, scene: Scene, rng: random.Random) -> str | None:
         words = _words(text)
-        dropped = round(len(words) * rng.uniform(0.1, 0.5))
-        if not dropped:
+        drop_count = round(len(words) * rng.uniform(0.1, 0.5))
+        if not drop_count:
             return None
-        remaining = words[: len(words) - dropped]
+        remaining = words[: len(words) - drop_count]
         return "".join(remaining).rstrip()
 
 

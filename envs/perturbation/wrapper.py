@@ -67,10 +67,10 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         cooldown: int = 0,
     ) -> None:
         super().__init__(env)
-        unknown = set(rates) - set(OPERATORS)
-        if unknown:
+        unknown_names = set(rates) - set(OPERATORS)
+        if unknown_names:
             raise UsageError(
-                f"perturb.rates: unknown operator {sorted(unknown)[0]}; the operators are "
+                f"perturb.rates: unknown operator {sorted(unknown_names)[0]}; the operators are "
                 f"{', '.join(OPERATORS)}"
             )
         self._task_id = task_id
@@ -99,8 +99,8 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         self._quiet_until = 0
         self._clean = observation
         self._goal_info = {"goal": info["goal"]}
-        seen, names = self._rewrite(observation, previous="")
-        return seen, self._told(info, observation, names, executed=True)
+        text, names = self._rewrite(observation, previous="")
+        return text, self._told(info, observation, names, executed=True)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Run the action unless a tool fault fires; show what the operators leave of the result."""
@@ -117,13 +117,13 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
         reward = float(gained)
         previous = self._clean
         self._clean = observation
-        seen, names = self._rewrite(observation, previous)
+        text, names = self._rewrite(observation, previous)
         if out_of_steps and not terminated and not truncated:
             truncated = True
             reward, stop = self._at_the_limit()
             info = info | stop
         info = self._told(info, observation, names, executed=True)
-        return seen, reward, terminated, truncated, info
+        return text, reward, terminated, truncated, info
 
     def _with_reminder(self, message: str) -> str:
         """The message of a failed call, and what the environment says then: its `reminder`."""
@@ -160,18 +160,18 @@ class Perturb(gymnasium.Wrapper[str, str, str, str]):
 
     def _rewrite(self, observation: str, previous: str) -> tuple[str, list[str]]:
         scene = Scene(observation, previous, self._lexicon)
-        seen = observation
+        text = observation
         names = []
         for operator in TEXT_OPERATORS:
             if not self._fires(operator.name):
                 continue
-            changed = operator.apply(seen, scene, self._rng(operator.name, "text"))
-            if changed is not None and changed != seen:
-                seen = changed
+            new_text = operator.apply(text, scene, self._rng(operator.name, "text"))
+            if new_text is not None and new_text != text:
+                text = new_text
                 names.append(operator.name)
         if names:
             self._count()
-        return self._space.clip(seen), names
+        return self._space.clip(text), names
 
     def _fires(self, name: str) -> bool:
         cooling_down = self._t < self._quiet_until

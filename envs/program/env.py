@@ -79,12 +79,12 @@ class ProgramEnv(gymnasium.Env[str, str]):
         self._steps = self._answered = 0
         self._ends = time.monotonic() + episode_s
         self._start()
-        asked = self._next(first_s)
-        if asked is None:
+        request = self._next(first_s)
+        if request is None:
             assert self._program is not None
-            said = self._program.last_words()
-            raise RuntimeError(f"the program ended before its first request: {said}")
-        heard = self._heard(asked)
+            last_words = self._program.last_words()
+            raise RuntimeError(f"the program ended before its first request: {last_words}")
+        heard = self._heard(request)
         goal, observation = goal_of(text_of(heard), self._given_goal or None)
         self._goal = goal
         return self._seen.clip(observation), self._info(heard)
@@ -95,12 +95,12 @@ class ProgramEnv(gymnasium.Env[str, str]):
         self._steps += 1
         self._rendezvous.answer(action)
         self._answered += 1
-        asked = self._next(self._limits[1])
-        if asked is None:
+        request = self._next(self._limits[1])
+        if request is None:
             success = self._succeeded()
             info = {"goal": self._goal, "stop_reason": "won" if success else "lost"}
             return "", float(success), True, False, info
-        heard = self._heard(asked)
+        heard = self._heard(request)
         truncated = self._steps >= self.max_steps
         stop = {"stop_reason": "step_limit"} if truncated else {}
         observation = self._seen.clip(text_of(heard))
@@ -148,17 +148,17 @@ class ProgramEnv(gymnasium.Env[str, str]):
         assert self._rendezvous is not None
         deadline = min(time.monotonic() + limit_s, self._ends)
         while time.monotonic() < deadline:
-            asked = self._rendezvous.wait(_TURN_S)
-            if asked is not None:
-                return asked
+            request = self._rendezvous.wait(_TURN_S)
+            if request is not None:
+                return request
             if self._program.ended():
                 return self._rendezvous.wait(0)
         name = "episode_s" if deadline == self._ends else "step_s or first_request_s"
         raise TimeoutError(f"the program asked nothing in time (env.program.{name})")
 
-    def _heard(self, asked: Asked) -> Heard:
+    def _heard(self, request: Asked) -> Heard:
         """What is new since the last answer."""
-        chat = asked.chat
+        chat = request.chat
         conversation = read_conversation(chat.messages, chat.tools, (), StateCache(16))
         steps = len(conversation.history)
         if steps != self._answered:

@@ -28,8 +28,8 @@ def main(base: str, folder: str, output: int, command: list[str]) -> None:
         _say("0\n127")
     else:
         _say(str(program))
-        ended = os.pidfd_open(program)
-        if ended in select.select([0, ended], [], [])[0]:
+        program_fd = os.pidfd_open(program)
+        if program_fd in select.select([0, program_fd], [], [])[0]:
             _say(str(os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])))
     os.read(0, 1)
     _end_all()
@@ -70,7 +70,7 @@ def _children() -> list[int]:
 def _remove(base: str) -> None:
     """Folders are moved up before they are emptied, so that no path is too long."""
     folders = [base]
-    moved = 0
+    move_count = 0
     for folder in folders:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -81,8 +81,8 @@ def _remove(base: str) -> None:
                 if folder == base:
                     folders.append(entry.path)
                 else:
-                    moved += 1
-                    folders.append(f"{base}/{os.getpid()}-{moved}")
+                    move_count += 1
+                    folders.append(f"{base}/{os.getpid()}-{move_count}")
                     os.rename(entry.path, folders[-1])
     for folder in reversed(folders):
         os.rmdir(folder)

@@ -49,13 +49,13 @@ class Kept:
         until = time.monotonic() + within_s
         while len(self._said) < 2:
             # The keeper speaks twice; both times count towards the same limit.
-            left_s = max(0.0, until - time.monotonic())
-            if not select.select([self._keeper.stdout], [], [], left_s)[0]:
+            remaining_s = max(0.0, until - time.monotonic())
+            if not select.select([self._keeper.stdout], [], [], remaining_s)[0]:
                 break
-            said = os.read(self._keeper.stdout.fileno(), 64)
-            if not said:
+            data = os.read(self._keeper.stdout.fileno(), 64)
+            if not data:
                 raise RuntimeError(f"the program ended its keeper: {self.last_words()}")
-            self._said += [int(number) for number in said.split()]
+            self._said += [int(number) for number in data.split()]
         return len(self._said) == 2
 
     @property
@@ -66,8 +66,8 @@ class Kept:
     def last_words(self) -> str:
         """The end of what the program printed."""
         size = os.fstat(self._output).st_size
-        said = os.pread(self._output, 4 * _TAIL, max(0, size - 4 * _TAIL))
-        return " ".join(said.decode(errors="replace").split())[-_TAIL:] or "it said nothing"
+        tail = os.pread(self._output, 4 * _TAIL, max(0, size - 4 * _TAIL))
+        return " ".join(tail.decode(errors="replace").split())[-_TAIL:] or "it said nothing"
 
     def close(self) -> None:
         """End the program and all that it started, and drop its folder."""

@@ -79,11 +79,11 @@ class Rendezvous:
     def answer(self, action: str) -> None:
         """Answer the open request."""
         with self._changed:
-            asked, self._open = self._open, None
-        if asked is None:
+            request, self._open = self._open, None
+        if request is None:
             raise RuntimeFailure("no request of the program is open")
-        asked.action = action
-        asked.answered.set()
+        request.action = action
+        request.answered.set()
 
     def close(self) -> None:
         """End the endpoint."""
@@ -94,10 +94,10 @@ class Rendezvous:
     def _leave(self) -> None:
         """Whoever still waits gets no answer any more."""
         with self._changed:
-            asked, self._open = self._open, None
+            request, self._open = self._open, None
             self.token = ""
-        if asked is not None:
-            asked.answered.set()
+        if request is not None:
+            request.answered.set()
 
     def admit(self, key: str) -> None:
         """Raises ApiError for whoever is not the program of this episode."""
@@ -174,16 +174,16 @@ class _Handler(BaseHTTPRequestHandler):
             length = self.headers.get("content-length") or "0"
             if not (length.isascii() and length.isdigit()) or int(length) > _MOST_BYTES:
                 raise too_large(_MOST_BYTES / 2**20)
-            asked = self.server.rendezvous.ask(_as_ours(self.rfile.read(int(length))), key)
+            request = self.server.rendezvous.ask(_as_ours(self.rfile.read(int(length))), key)
         except ApiError as error:
             self.close_connection = True  # its body may not have been read
             self._send(error.status, error.body)
             return
-        asked.answered.wait()
-        if asked.action is None:
+        request.answered.wait()
+        if request.action is None:
             self._send(503, ApiError(503, "this episode is over").body)
         else:
-            self._answer(asked.chat, asked.action)
+            self._answer(request.chat, request.action)
 
     def _answer(self, chat: ChatRequest, action: str) -> None:
         content, calls = read_action(action)

@@ -23,21 +23,21 @@ def make_tasks(request: TaskRequest) -> list[Task]:
     program = _program(config)
     _require_sandbox(program)
     rows = _rows(program.tasks)
-    free = [row for row in rows if "split" not in row]
-    rng_for("program tasks", request.seed).shuffle(free)
+    spare_rows = [row for row in rows if "split" not in row]
+    rng_for("program tasks", request.seed).shuffle(spare_rows)
     tasks = []
     for split in SPLITS:
-        named = [row for row in rows if row.get("split") == split]
-        wanted = config.size(split)
-        chosen = named[:wanted]
-        while len(chosen) < wanted and free:
-            chosen.append(free.pop())
-        if len(chosen) < wanted:
+        split_rows = [row for row in rows if row.get("split") == split]
+        count = config.size(split)
+        task_rows = split_rows[:count]
+        while len(task_rows) < count and spare_rows:
+            task_rows.append(spare_rows.pop())
+        if len(task_rows) < count:
             raise UsageError(
-                f"{program.tasks}: {len(chosen)} tasks for env.splits.{split} = {wanted}; add "
+                f"{program.tasks}: {len(task_rows)} tasks for env.splits.{split} = {count}; add "
                 f"some, or lower the number"
             )
-        tasks += [_task(row, split, config, program) for row in chosen]
+        tasks += [_task(row, split, config, program) for row in task_rows]
     return tasks
 
 
@@ -84,25 +84,25 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(line: str, where: str) -> dict[str, Any]:
+def _row(line: str, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise UsageError(f"{where}: no JSON ({error})") from None
+        raise UsageError(f"{place}: no JSON ({error})") from None
     if not isinstance(row, dict) or not isinstance(row.get("id"), str):
-        raise UsageError(f"{where}: a task is an object with an id")
-    if unknown := sorted(set(row) - _KEYS):
+        raise UsageError(f"{place}: a task is an object with an id")
+    if unknown_keys := sorted(set(row) - _KEYS):
         raise UsageError(
-            f"{where}: unknown key {unknown[0]}; a task has {', '.join(sorted(_KEYS))}"
+            f"{place}: unknown key {unknown_keys[0]}; a task has {', '.join(sorted(_KEYS))}"
         )
     for name in ("command", "check"):
         value = row.get(name, [] if name == "check" else None)
         if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
-            raise UsageError(f"{where}: {name} must be a list of strings")
+            raise UsageError(f"{place}: {name} must be a list of strings")
     if not row["command"]:
-        raise UsageError(f"{where}: command is empty")
+        raise UsageError(f"{place}: command is empty")
     if row.get("split", "train") not in SPLITS:
-        raise UsageError(f"{where}: split = {row['split']}: there are {', '.join(SPLITS)}")
+        raise UsageError(f"{place}: split = {row['split']}: there are {', '.join(SPLITS)}")
     return row
 
 
@@ -122,8 +122,8 @@ def _task(row: dict[str, Any], split: str, config: EnvConfig, program: ProgramCo
     if row.get("goal"):
         arguments.append(("goal", row["goal"]))
     if program.sandbox:
-        shown = [folder, *(str(place.resolve()) for place in program.shown)]
-        arguments += [("sandbox", True), ("shown", json.dumps(shown))]
+        places = [folder, *(str(place.resolve()) for place in program.shown)]
+        arguments += [("sandbox", True), ("shown", json.dumps(places))]
     for name in ("first_request_s", "step_s", "episode_s", "check_s"):
         arguments.append((name, getattr(program, name)))
     return Task(row["id"], split, ENV_ID, tuple(arguments))

@@ -44,10 +44,10 @@ def _compiled(supervisor: Path, modules: tuple[Path, ...]) -> str:
     """A program for `python -c`, compiled once and here, because the interpreter inside is the
     same. Its modules stand where an import looks first, as their files are not inside.
     """
-    named = [(_name(module), _code(module)) for module in modules]
-    named.append(("__main__", _code(supervisor)))
+    named_codes = [(_name(module), _code(module)) for module in modules]
+    named_codes.append(("__main__", _code(supervisor)))
     return f"""import marshal, sys
-for name, code in marshal.loads(bytes.fromhex({marshal.dumps(named).hex()!r})):
+for name, code in marshal.loads(bytes.fromhex({marshal.dumps(named_codes).hex()!r})):
     exec(code, sys.modules.setdefault(name, type(sys)(name)).__dict__)
 """
 
@@ -116,9 +116,9 @@ def hidden_folders() -> tuple[str, ...]:
     for root in (Path("/usr"), Path("/usr/local"), prefix()):
         for kind in ("site-packages", "dist-packages"):
             folders.update(folder.resolve() for folder in root.glob(f"lib*/python3*/{kind}"))
-    shown = {folder for folder in folders if _is_shown(folder)}
+    shown_folders = {folder for folder in folders if _is_shown(folder)}
     # Nothing can be mounted inside a hidden folder, and nothing has to be.
-    outermost = [folder for folder in shown if shown.isdisjoint(folder.parents)]
+    outermost = [folder for folder in shown_folders if shown_folders.isdisjoint(folder.parents)]
     return tuple(str(folder) for folder in sorted(outermost))
 
 

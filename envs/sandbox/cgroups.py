@@ -88,8 +88,8 @@ class Group:
             return events.get("oom_kill", 0) > 0 and events.get("oom", 0) > 0
         largest = _figure(folder / "memory.max_usage_in_bytes")
         limit = _figure(folder / "memory.limit_in_bytes")
-        ended = _figures(folder / "memory.oom_control").get("oom_kill", 0)
-        return ended > 0 and largest >= limit - _HUGE_PAGE
+        kills = _figures(folder / "memory.oom_control").get("oom_kill", 0)
+        return kills > 0 and largest >= limit - _HUGE_PAGE
 
     def cpu_s(self) -> float | None:
         """Processor seconds of all processes that were ever in the group; None where the kernel
@@ -187,9 +187,9 @@ def _works(version: int, controller: str, folder: Path) -> bool:
 
 
 def _sweep(folder: Path) -> None:
-    for stale in folder.glob("r2v-*-*"):
-        owner = stale.name.split("-")[1]
+    for group in folder.glob("r2v-*-*"):
+        owner = group.name.split("-")[1]
         with suppress(OSError):  # in use, or gone
-            age_s = time.time() - stale.stat().st_mtime
+            age_s = time.time() - group.stat().st_mtime
             if age_s > _STALE_S and not Path("/proc", owner).exists():
-                stale.rmdir()
+                group.rmdir()

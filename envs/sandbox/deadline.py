@@ -59,12 +59,12 @@ class Deadline:
     def left(self) -> float:
         """Seconds after which to call again; 0 means that the program's time is over."""
         elapsed = time.monotonic() - self._started
-        left = self._wall_s - elapsed
-        if left > 0:
-            return left
+        remaining_s = self._wall_s - elapsed
+        if remaining_s > 0:
+            return remaining_s
         if elapsed > BACKSTOP * self._wall_s:
             return 0.0
-        credited = left + self._credit_s()
+        credited = remaining_s + self._credit_s()
         return max(credited, _LOOK_AGAIN_S) if credited > 0 else 0.0
 
     def _credit_s(self) -> float:

@@ -47,11 +47,11 @@ def probe() -> Isolation:
 def means() -> Means:
     """As `probe`, with the control groups that sandboxes use."""
     if platform.system() != "Linux":
-        unlimited = f"programs can be limited on Linux, not on {platform.system()}"
-        return Means(Isolation("none", unlimited), None)
+        no_linux = f"programs can be limited on Linux, not on {platform.system()}"
+        return Means(Isolation("none", no_linux), None)
     if shutil.which("bwrap") is None:
-        missing = "bubblewrap is not installed (Debian: apt-get install bubblewrap)"
-        return Means(Isolation("rlimits", missing), None)
+        no_bubblewrap = "bubblewrap is not installed (Debian: apt-get install bubblewrap)"
+        return Means(Isolation("rlimits", no_bubblewrap), None)
     reason = ""
     hierarchy = cgroups.find()
     for choice in (hierarchy, None) if hierarchy else (None,):

@@ -50,20 +50,20 @@ class Namespace:
         self._first_fd = -1
         self._status_fd, status_end = os.pipe()
         options_fd, options_end = os.pipe()
-        passed = [status_end, options_fd]
-        named = [*options, "--json-status-fd", str(status_end)]
+        passed_fds = [status_end, options_fd]
+        all_options = [*options, "--json-status-fd", str(status_end)]
         if code is not None:
-            passed.append(_written(code))
-            named += ["--seccomp", str(passed[-1])]
+            passed_fds.append(_written(code))
+            all_options += ["--seccomp", str(passed_fds[-1])]
         command = ["bwrap", "--args", str(options_fd), "--", *program]
         try:
             with nobody():
-                self.process = _start(command, [*passed, *inherited], piped)
+                self.process = _start(command, [*passed_fds, *inherited], piped)
             try:
                 # bubblewrap waits for its options, so every process that it starts is in the group.
                 if group:
                     group.admit(self.process.pid)
-                os.write(options_end, b"".join(option.encode() + b"\0" for option in named))
+                os.write(options_end, b"".join(option.encode() + b"\0" for option in all_options))
                 self._exit_fd = os.pidfd_open(self.process.pid)
             except OSError:
                 self.process.kill()
@@ -73,7 +73,7 @@ class Namespace:
             os.close(self._status_fd)
             raise
         finally:
-            for fd in (*passed, options_end):
+            for fd in (*passed_fds, options_end):
                 os.close(fd)
 
     def find_first(self) -> None:
@@ -140,7 +140,7 @@ def _written(content: bytes) -> int:
     return reader
 
 
-def _start(command: list[str], passed: Sequence[int], piped: bool) -> subprocess.Popen[bytes]:
+def _start(command: list[str], fds: Sequence[int], piped: bool) -> subprocess.Popen[bytes]:
     talks = subprocess.PIPE if piped else subprocess.DEVNULL
     return subprocess.Popen(
         command,
@@ -149,7 +149,7 @@ def _start(command: list[str], passed: Sequence[int], piped: bool) -> subprocess
         stdout=talks,
         stderr=subprocess.PIPE,
         start_new_session=True,  # so that Ctrl-C is this process's to handle
-        pass_fds=passed,
+        pass_fds=fds,
         # bubblewrap gets an empty environment too: a program could read keys and tokens in /proc.
         env={"PATH": os.environ.get("PATH", os.defpath)},
     )

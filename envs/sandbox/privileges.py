@@ -89,8 +89,8 @@ def _settle() -> None:
     if os.geteuid() == 0:
         _demand(_libc.syscall(_SETGROUPS, 0, None))
         _demand(_libc.syscall(_SETRESGID, _NOBODY, _NOBODY, _NOBODY))
-        last = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="utf-8"))
-        for capability in range(last + 1):
+        last_capability = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="utf-8"))
+        for capability in range(last_capability + 1):
             _demand(_libc.prctl(_DROP_FROM_BOUNDING_SET, capability, 0, 0, 0))
         _demand(_libc.prctl(_AMBIENT, _CLEAR_ALL, 0, 0, 0))
         _demand(_libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))

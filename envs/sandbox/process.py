@@ -66,8 +66,10 @@ class SandboxProcess:
     def _bubblewrap(self) -> Namespace:
         options = bubblewrap.options(4 * self.file_mib)
         program = bubblewrap.interpreter()
-        inherited = [self._report_inside]
-        return Namespace(options, program, seccomp.program(), self._group, inherited, piped=True)
+        inherited_fds = [self._report_inside]
+        return Namespace(
+            options, program, seccomp.program(), self._group, inherited_fds, piped=True
+        )
 
     def _bare(self) -> subprocess.Popen[bytes]:
         self._scratch = Path(tempfile.mkdtemp(prefix="r2v-program-"))
@@ -111,19 +113,19 @@ class SandboxProcess:
         process = self._namespace.first if self._namespace else self._process.pid
         cpu_s = self._group.cpu_s if self._group else None
         deadline = Deadline(limits.wall_s, process, private, cpu_s)
-        started = time.monotonic()
+        start_s = time.monotonic()
         cap = limits.output_kib << 10
         streams = Streams(self._stdin, self._stdout, self._stderr, message + stdin, cap)
-        stopped = streams.pump((self._report_fd, self._exit_fd), deadline.left)
-        wall_s = time.monotonic() - started
-        report = None if stopped else decode_report(os.read(self._report_fd, _CHUNK))
+        stop = streams.pump((self._report_fd, self._exit_fd), deadline.left)
+        wall_s = time.monotonic() - start_s
+        report = None if stop else decode_report(os.read(self._report_fd, _CHUNK))
         if report is None or not private:
             self._kill()
         streams.drain()
-        if stopped is None and streams.flooded:
-            stopped = Ending.OUTPUT_LIMIT
-        if stopped is not None:
-            return Completed(stopped, None, streams.output, streams.errors, wall_s)
+        if stop is None and streams.flooded:
+            stop = Ending.OUTPUT_LIMIT
+        if stop is not None:
+            return Completed(stop, None, streams.output, streams.errors, wall_s)
         ending, code = self._ending(report, limits, streams.errors)
         return Completed(ending, code, streams.output, streams.errors, wall_s)
 

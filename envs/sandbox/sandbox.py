@@ -100,9 +100,9 @@ class Sandbox:
         self._runners.shutdown()
         with self._lock:
             self._closed = True
-            waiting = list(self._warm)
+            futures = list(self._warm)
             self._warm.clear()
-        for future in waiting:
+        for future in futures:
             future.result().discard()
         self._janitors.shutdown()
         self._starter.shutdown()

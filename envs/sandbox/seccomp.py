@@ -204,9 +204,9 @@ def program(machine: str = platform.machine(), terminal: bool = False) -> bytes 
     if architecture is None:
         return None
     a = architecture
-    allowed = _TERMINAL_CALLS if terminal else ()
-    numbers = [pair[a.column] for name, pair in _REFUSED.items() if name not in allowed]
-    refused = sorted(number for number in numbers if number is not None)
+    allowed_names = _TERMINAL_CALLS if terminal else ()
+    numbers = [pair[a.column] for name, pair in _REFUSED.items() if name not in allowed_names]
+    refused_numbers = sorted(number for number in numbers if number is not None)
     code = [
         _instruction(_LOAD, _ARCH),
         _instruction(_JUMP_EQUAL, a.audit, yes=1),
@@ -237,8 +237,8 @@ def program(machine: str = platform.machine(), terminal: bool = False) -> bytes 
     refused_fcntl = _REFUSED_FCNTL.keys() - (_TERMINAL_FCNTL if terminal else set())
     for request in (_REFUSED_FCNTL[name] for name in sorted(refused_fcntl)):
         code += _when(a.fcntl, _ARGUMENT_1, _instruction(_JUMP_EQUAL, request, no=1))
-    for index, number in enumerate(refused):
-        code.append(_instruction(_JUMP_EQUAL, number, yes=len(refused) - index))
+    for index, number in enumerate(refused_numbers):
+        code.append(_instruction(_JUMP_EQUAL, number, yes=len(refused_numbers) - index))
     return b"".join([*code, _instruction(_RETURN, _ALLOW), _instruction(_RETURN, _REFUSE)])
 
 

@@ -69,7 +69,7 @@ class Streams:
             while not self.flooded:
                 if crumbs > _CRUMBS:
                     time.sleep(_GATHER_S)
-                before = self._taken
+                taken_before = self._taken
                 remaining = left()
                 if remaining <= 0:
                     return Ending.TIMEOUT
@@ -82,7 +82,7 @@ class Streams:
                         return None
                     elif self._take(key.fileobj):  # type: ignore[arg-type]
                         selector.unregister(key.fileobj)
-                crumbs += 0 < self._taken - before < _CRUMB
+                crumbs += 0 < self._taken - taken_before < _CRUMB
         return Ending.OUTPUT_LIMIT
 
     def drain(self) -> None:
@@ -98,12 +98,12 @@ class Streams:
         reader.
         """
         try:
-            written = os.write(self._stdin.fileno(), self._pending[:_CHUNK])
+            count = os.write(self._stdin.fileno(), self._pending[:_CHUNK])
         except BrokenPipeError:
             return True
         except BlockingIOError:  # the program can open its input for writing, and was quicker
             return False
-        self._pending = self._pending[written:]
+        self._pending = self._pending[count:]
         return not self._pending
 
     def _take(self, stream: IO[bytes]) -> bool:

@@ -66,8 +66,8 @@ def become(source: str) -> int:
         raise
     except BaseException as error:
         # Without this function's own frame the traceback is that of `python main.py`.
-        own = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
-        sys.excepthook(type(own), own, own.__traceback__)
+        user_error = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+        sys.excepthook(type(user_error), user_error, user_error.__traceback__)
         return 1
     return 0
 
@@ -88,9 +88,9 @@ def supervise(child: int, report: int) -> None:
     """Collect whatever ends until the program has, end what it left behind, and report."""
     for fd in (0, 1, 2):
         posix.close(fd)
-    ended = 0
-    while ended != child:
-        ended, status, usage = posix.wait3(0)
+    process = 0
+    while process != child:
+        process, status, usage = posix.wait3(0)
     if posix.getpid() == 1:  # else -1 would mean every process of the user
         end_all_others()
     numbers = (posix.waitstatus_to_exitcode(status), int(1e3 * (usage.ru_utime + usage.ru_stime)))

@@ -88,17 +88,17 @@ class Exact:
     def reached_TIJEV(self) -> Array:
         """Probability that an SLM-only episode visits each cell."""
         jam_JEV, lost_JEV = self._kernels["slm"]
-        reached = np.zeros(self.shape)
+        visits = np.zeros(self.shape)
         now_IJV = np.zeros(self.shape[1:3] + self.shape[4:])
         now_IJV[0, 0] = 1.0
         for t in range(self.world.max_steps):
-            reached[t] = now_IJV[:, :, None] * self._cue_EV
-            jam_IJV = (reached[t] * jam_JEV).sum(axis=2)
-            lost_IJV = (reached[t] * lost_JEV).sum(axis=2)
+            visits[t] = now_IJV[:, :, None] * self._cue_EV
+            jam_IJV = (visits[t] * jam_JEV).sum(axis=2)
+            lost_IJV = (visits[t] * lost_JEV).sum(axis=2)
             right_IJV = now_IJV - jam_IJV - lost_IJV
             now_IJV = np.stack([right_IJV[:, 1], jam_IJV.sum(axis=1)], axis=1)
             now_IJV[1:, 0] += right_IJV[:-1, 0]
-        return reached
+        return visits
 
     @cached_property
     def _risks(self) -> tuple[Array, Array, Array, Array]:
@@ -170,14 +170,14 @@ class Exact:
         every symptom.
         """
         price = prices_B[:, None, None, None, None]
-        chosen = np.zeros((len(prices_B), *self.shape))
+        routers = np.zeros((len(prices_B), *self.shape))
         ahead = self._end(1.0) * price[..., 0]
         for t in reversed(range(self.world.max_steps)):
             stays = self._backup("slm", ahead, price)
             escalates = self._escalation_loss(t, price, ahead, latched)
-            chosen[:, t] = escalates < stays
+            routers[:, t] = escalates < stays
             ahead = self._before_cue(SLM_PRICE + np.minimum(escalates, stays))
-        return chosen
+        return routers
 
     def _escalation_loss(self, t: int, price: Array, ahead: Array, latched: bool) -> Array:
         """Cost + price x failure of escalating in each cell of step t."""
@@ -198,7 +198,7 @@ class Exact:
         end[-1] = 0.0
         return end
 
-    def _backup(self, actor: str, ahead: Array, lost: float | Array) -> Array:
+    def _backup(self, actor: str, ahead: Array, loss: float | Array) -> Array:
         """Expected value [..., I, J, E, V] of one action, from the values [..., I + 1, J, V] of the
         cells after it.
         """
@@ -209,14 +209,14 @@ class Exact:
         cleared = ahead[..., :-1, 0, :]
         after_right = np.stack([fitted, cleared], axis=-2)[..., None, :]
         after_jam = ahead[..., :-1, 1, :][..., None, None, :]
-        value: Array = right_JEV * after_right + jam_JEV * after_jam + lost_JEV * lost
+        value: Array = right_JEV * after_right + jam_JEV * after_jam + lost_JEV * loss
         return value
 
     def _before_cue(self, value: Array) -> Array:
         """Mean [..., I + 1, J, V] over the cue, 0 where all parts are done."""
         mean = (value * self._cue_EV).sum(axis=-2)
-        done = np.zeros((*mean.shape[:-3], 1, *mean.shape[-2:]))
-        return np.concatenate([mean, done], axis=-3)
+        end_value = np.zeros((*mean.shape[:-3], 1, *mean.shape[-2:]))
+        return np.concatenate([mean, end_value], axis=-3)
 
 
 def scores(outcome: Outcome, zs: range, alpha: float) -> list[Score]:

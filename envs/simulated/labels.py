@@ -193,15 +193,15 @@ def _branch_columns(simulator: Simulator, visits: _Visits, n: int) -> dict[str, 
 
 def _no_pairs(count: int) -> dict[str, Any]:
     """Columns of labels that the simulated world does not draw."""
-    none = np.zeros(count, dtype=np.int64)
-    unknown = np.full(count, np.nan)
+    zeros = np.zeros(count, dtype=np.int64)
+    nans = np.full(count, np.nan)
     return {
         "differs": [None] * count,
-        "n_r": none,
-        "s_rs": none,
-        "s_rt": none,
-        "m_rs": unknown,
-        "m_rt": unknown,
+        "n_r": zeros,
+        "s_rs": zeros,
+        "s_rt": zeros,
+        "m_rs": nans,
+        "m_rt": nans,
     }
 
 
@@ -211,7 +211,7 @@ def cell_features(
     """Features [R, F] of cells: the cue stands for entropy, the symptom for disagreement, the part
     for the verifier's score.
     """
-    named = {
+    columns = {
         "first_token_entropy": cue / (world.cues - 1),
         "first_token_agreement": 1 - symptom / world.symptoms,
         "verifier_best": part / world.parts,
@@ -221,7 +221,7 @@ def cell_features(
         "budget_left": 1.0,
     }
     features_FR = np.zeros((len(FEATURE_NAMES), len(t)))
-    for name, values in named.items():
+    for name, values in columns.items():
         features_FR[FEATURE_NAMES.index(name)] = values
     return features_FR.T
 

@@ -112,8 +112,8 @@ class Frontier:
         outcome = self._exact.evaluate(responses, self._latched)
         return np.stack([outcome.failure_BV, outcome.cost_BV], axis=1)
 
-    def _allocate(self, share_V: Array, eta: float, allowed: float) -> Optimum:
-        """Least cost with sum of share x max(failure - eta, 0) at most `allowed`: the cheapest
+    def _allocate(self, share_V: Array, eta: float, allowance: float) -> Optimum:
+        """Least cost with sum of share x max(failure - eta, 0) at most `allowance`: the cheapest
         segments are taken first, the last one in part.
 
         The cost is infinite where no router satisfies the bound.
@@ -129,13 +129,13 @@ class Frontier:
                 if worse > eta:
                     segments.append((slope, v, worse, max(better, eta)))
         for slope, v, worse, better in sorted(segments):
-            if excess <= allowed:
+            if excess <= allowance:
                 break
-            gain = min(share_V[v] * (worse - better), excess - allowed)
+            gain = min(share_V[v] * (worse - better), excess - allowance)
             failure_V[v] = worse - gain / share_V[v]
             cost += slope * gain
             excess -= gain
-        return Optimum(cost if excess <= allowed + 1e-12 else math.inf, failure_V)
+        return Optimum(cost if excess <= allowance + 1e-12 else math.inf, failure_V)
 
 
 def _slopes(curve: Array) -> Array:

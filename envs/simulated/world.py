@@ -139,7 +139,7 @@ def uniforms(channel: int, task: Ints, z: Ints, replica: Ints | int, t: Ints | i
 def _draw(probabilities: Array, draws: Array) -> Ints:
     """One category a draw; the last axis of `probabilities` sums to one."""
     thresholds = np.cumsum(probabilities, axis=-1)
-    passed = (draws[..., None] >= thresholds).sum(axis=-1)
+    count = (draws[..., None] >= thresholds).sum(axis=-1)
     # Rounding may leave the last threshold a little below 1.
-    category: Ints = np.minimum(passed, probabilities.shape[-1] - 1)
+    category: Ints = np.minimum(count, probabilities.shape[-1] - 1)
     return category

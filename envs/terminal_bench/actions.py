@@ -49,16 +49,16 @@ class Action:
 def parse_action(answer: str) -> Action:
     """The action of an answer. Raises UsageError for keys that do not exist."""
     text = _program(answer.replace("\r\n", "\n")).strip("\n")
-    bare = text.strip()
-    if not bare:
+    bare_text = text.strip()
+    if not bare_text:
         return Action("nothing")
-    if bare.lower() in ("submit", "submit."):
+    if bare_text.lower() in ("submit", "submit."):
         return Action("submit")
-    first, _, rest = bare.partition(" ")
-    if first == "keys" and "\n" not in bare:
-        return Action("keys", bare, keys(rest))
-    if bare.startswith("$ ") and "\n" not in bare:
-        text = bare[2:]
+    verb, _, names = bare_text.partition(" ")
+    if verb == "keys" and "\n" not in bare_text:
+        return Action("keys", bare_text, keys(names))
+    if bare_text.startswith("$ ") and "\n" not in bare_text:
+        text = bare_text[2:]
     return Action("command", text)
 
 
@@ -66,15 +66,15 @@ def keys(names: str) -> bytes:
     """The bytes of keys: tmux's names (`Enter`, `C-c`, `M-x`, `Escape`), and any other word as it
     is, quoted where it has spaces. Raises UsageError for a name that is none.
     """
-    typed = b""
-    for quoted, double, word in _WORD.findall(names):
-        if quoted or double:
-            typed += (quoted or double.replace('\\"', '"').replace("\\\\", "\\")).encode(
+    data = b""
+    for single, double, word in _WORD.findall(names):
+        if single or double:
+            data += (single or double.replace('\\"', '"').replace("\\\\", "\\")).encode(
                 "utf-8", "replace"
             )
         else:
-            typed += _key(word)
-    return typed
+            data += _key(word)
+    return data
 
 
 def _key(word: str) -> bytes:

@@ -43,13 +43,13 @@ def read_compose(task: str, files: Mapping[str, File], shown: Mapping[str, File]
     """
     if _FILE not in files:
         return Composed()
-    whole = Described.read(task, _FILE, files[_FILE])
-    described = whole.table("services")
+    document = Described.read(task, _FILE, files[_FILE])
+    described = document.table("services")
     names = described.names()
     terminal = next((name for name in _TERMINAL if name in names), "")
     problems = [
         f"{_FILE}: {key} is not understood"
-        for key in whole.names()
+        for key in document.names()
         if key not in _AT_THE_TOP and not key.startswith("x-")
     ]
     if names and not terminal:
@@ -63,9 +63,9 @@ def read_compose(task: str, files: Mapping[str, File], shown: Mapping[str, File]
     for service in services:
         if not service.image and "Dockerfile" not in service.context:
             problems.append(f"{_FILE}: services.{service.name}: neither an image nor a Dockerfile")
-    own = described.table(terminal)
-    folder, dockerfile = _build(own)
-    return Composed(folder, dockerfile, _variables(own), tuple(services), tuple(problems))
+    terminal_keys = described.table(terminal)
+    folder, dockerfile = _build(terminal_keys)
+    return Composed(folder, dockerfile, _variables(terminal_keys), tuple(services), tuple(problems))
 
 
 def context_of(folder: str, dockerfile: str, files: Mapping[str, File]) -> dict[str, File]:
@@ -77,17 +77,19 @@ def context_of(folder: str, dockerfile: str, files: Mapping[str, File]) -> dict[
 
 
 def _unknown(name: str, keys: Described, terminal: bool) -> list[str]:
-    allowed = _READ | _UNIMPORTANT | ({"volumes"} if terminal else set())
-    unknown = [key for key in keys.names() if key not in allowed]
+    allowed_keys = _READ | _UNIMPORTANT | ({"volumes"} if terminal else set())
+    unknown_keys = [key for key in keys.names() if key not in allowed_keys]
     if isinstance(keys.value("build"), dict):
-        unknown += [f"build.{key}" for key in keys.table("build").names() if key not in _OF_A_BUILD]
-    problems = [f"{_FILE}: services.{name}.{key} is not understood" for key in unknown]
+        unknown_keys += [
+            f"build.{key}" for key in keys.table("build").names() if key not in _OF_A_BUILD
+        ]
+    problems = [f"{_FILE}: services.{name}.{key} is not understood" for key in unknown_keys]
     if not terminal:
-        said = {"image": keys.text("image"), "command": " ".join(_words(keys, "command"))}
-        said["healthcheck.test"] = " ".join(_health(keys.table("healthcheck")))
+        texts = {"image": keys.text("image"), "command": " ".join(_words(keys, "command"))}
+        texts["healthcheck.test"] = " ".join(_health(keys.table("healthcheck")))
         problems += [
             f"{_FILE}: services.{name}.{key}: no variable is known here; write its value"
-            for key, text in said.items()
+            for key, text in texts.items()
             if _set_by_harness(text)
         ]
     return problems
@@ -96,14 +98,14 @@ def _unknown(name: str, keys: Described, terminal: bool) -> list[str]:
 def _service(name: str, keys: Described, files: Mapping[str, File]) -> Service:
     folder, dockerfile = _build(keys)
     context = context_of(folder, dockerfile, files) if "build" in keys.names() else {}
-    called = [keys.text("container_name"), keys.text("hostname")]
+    names = [keys.text("container_name"), keys.text("hostname")]
     return Service(
         name=name,
         image="" if context else keys.text("image"),
         context=context,
         command=tuple(map(_plain, _words(keys, "command"))),
         environment=_variables(keys),
-        aliases=tuple(one for one in (name, *called) if one and not _set_by_harness(one)),
+        aliases=tuple(alias for alias in (name, *names) if alias and not _set_by_harness(alias)),
         health=tuple(map(_plain, _health(keys.table("healthcheck")))),
     )
 
@@ -114,18 +116,18 @@ def _build(keys: Described) -> tuple[str, str]:
     if not isinstance(build, dict):
         build = {"context": build or "."}
     folder = str(PurePosixPath(str(build.get("context", "."))))
-    whole = folder == "." or _set_by_harness(folder)
-    return "" if whole else folder, str(build.get("dockerfile", "Dockerfile"))
+    is_whole = folder == "." or _set_by_harness(folder)
+    return "" if is_whole else folder, str(build.get("dockerfile", "Dockerfile"))
 
 
 def _variables(keys: Described) -> dict[str, str]:
     """Environment variables, written as a section or as a list; not those of the harness."""
     if isinstance(keys.value("environment"), list):
-        pairs = [str(one).partition("=") for one in keys.listed("environment")]
-        named = {name: value for name, equals, value in pairs if equals}
+        pairs = [str(entry).partition("=") for entry in keys.listed("environment")]
+        variables = {name: value for name, equals, value in pairs if equals}
     else:
-        named = keys.texts("environment")
-    return {name: _plain(value) for name, value in named.items() if not _set_by_harness(value)}
+        variables = keys.texts("environment")
+    return {name: _plain(value) for name, value in variables.items() if not _set_by_harness(value)}
 
 
 def _set_by_harness(text: str) -> bool:

@@ -20,8 +20,8 @@ def parsed(task: str, file: str, content: File) -> Any:
     try:
         return _PARSERS[file[file.rindex(".") :]](content.content.decode("utf-8"))
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise UsageError(f"task {task}: {file} cannot be read ({said}); correct it") from None
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"task {task}: {file} cannot be read ({reason}); correct it") from None
 
 
 class Described:
@@ -93,7 +93,7 @@ class Described:
 
     def wrong(self, key: str, instead: str) -> UsageError:
         """That a key's value cannot be used, and what to write instead."""
-        shown = " ".join(str(self._keys.get(key)).split())[:80]
+        text = " ".join(str(self._keys.get(key)).split())[:80]
         return UsageError(
-            f"task {self._task}: {self._file}: {self._above}{key} = {shown}: {instead}"
+            f"task {self._task}: {self._file}: {self._above}{key} = {text}: {instead}"
         )

@@ -67,7 +67,7 @@ def read_dockerfile(text: str, context: Mapping[str, File]) -> Build:
 
 def instructions(text: str) -> list[tuple[str, str]]:
     """Name and value of every instruction, with continued lines joined and comments left out."""
-    found = []
+    pairs = []
     lines = iter(text.replace("\r\n", "\n").split("\n"))
     for line in lines:
         if not line.strip() or line.lstrip().startswith("#"):
@@ -77,17 +77,17 @@ def instructions(text: str) -> list[tuple[str, str]]:
             while following.lstrip().startswith("#"):
                 following = next(lines, "")
             line = line.rstrip()[:-1] + " " + following
-        here = re.search(r"<<-?['\"]?(\w+)['\"]?\s*$", line)
+        heredoc = re.search(r"<<-?['\"]?(\w+)['\"]?\s*$", line)
         name, _, value = line.strip().partition(" ")
-        if here and name.upper() == "RUN":
+        if heredoc and name.upper() == "RUN":
             body = []
             for inner in lines:
-                if inner.strip() == here[1]:
+                if inner.strip() == heredoc[1]:
                     break
                 body.append(inner)
             value = "\n".join(body)
-        found.append((name.upper(), value.strip()))
-    return found
+        pairs.append((name.upper(), value.strip()))
+    return pairs
 
 
 class _Reading:
@@ -136,14 +136,14 @@ class _Reading:
     def _env(self, value: str) -> None:
         pairs = re.findall(r"(\w+)=(\"(?:[^\"\\]|\\.)*\"|'[^']*'|\S*)", value)
         if not pairs:
-            name, _, rest = value.partition(" ")
-            pairs = [(name, rest)]
+            name, _, content = value.partition(" ")
+            pairs = [(name, content)]
         for name, text in pairs:
             self._environment[name] = self._named(text.strip("\"'"))
 
     def _arg(self, value: str) -> None:
-        name, given, default = value.partition("=")
-        if given:
+        name, equals, default = value.partition("=")
+        if equals:
             self._environment.setdefault(name, default.strip("\"'"))
 
     def _user(self, value: str) -> None:
@@ -166,11 +166,11 @@ class _Reading:
             self._problems.append("its Dockerfile copies from another image")
             return
         mode = next((word[8:] for word in words if word.startswith("--chmod=")), "")
-        named = [self._named(word) for word in words if not word.startswith("--")]
-        if len(named) < 2:
+        paths = [self._named(word) for word in words if not word.startswith("--")]
+        if len(paths) < 2:
             self._problems.append(f"its Dockerfile has COPY {value}, which names no target")
             return
-        *sources, target = named
+        *sources, target = paths
         into_folder = target.endswith("/") or target in (".", "..") or len(sources) > 1
         base = PurePosixPath(self._folder, target)
         files: dict[str, File] = {}
@@ -182,8 +182,10 @@ class _Reading:
                 return
             bits = int(mode, 8)
             files = {path: File(file.content, bits) for path, file in files.items()}
-        if fixed := next((path for path in files if path.startswith(_READ_ONLY)), ""):
-            self._problems.append(f"its Dockerfile copies to {fixed}, where nothing can be written")
+        if read_only_path := next((path for path in files if path.startswith(_READ_ONLY)), ""):
+            self._problems.append(
+                f"its Dockerfile copies to {read_only_path}, where nothing can be written"
+            )
         self._steps.append(Put(files))
 
     def _copied(self, source: str, base: PurePosixPath, into_folder: bool) -> dict[str, File]:
@@ -201,24 +203,24 @@ class _Reading:
         }
         if inside:
             return inside
-        matched = {
+        matches = {
             str(base / PurePosixPath(name).name): file
             for name, file in self._context.items()
             if fnmatch.fnmatch(name, source)
         }
-        if not matched:
+        if not matches:
             self._problems.append(f"{source}, which its Dockerfile copies, is not there")
-        return matched
+        return matches
 
     def _run(self, value: str) -> None:
         value = re.sub(r"^(?:--\S+\s+)+", "", value)
         if value.startswith("["):
             value = shlex.join(re.findall(r'"((?:[^"\\]|\\.)*)"', value))
-        kept = []
+        parts = []
         for part in re.split(r"\s*&&\s*|\s*;\s*(?!;)", value) if _installs(value) else [value]:
             if not self._installed(part):
-                kept.append(part)
-        script = " && ".join(part for part in kept if part.strip())
+                parts.append(part)
+        script = " && ".join(part for part in parts if part.strip())
         if not script:
             return
         if _NETWORK.search(script):
@@ -227,19 +229,19 @@ class _Reading:
 
     def _installed(self, part: str) -> bool:
         """Whether a part of a RUN installs packages, which are noted."""
-        wanted = installs_of(part)
-        if wanted is None:
+        installs = installs_of(part)
+        if installs is None:
             return part.split()[:1] == ["rm"] and "/var/lib/apt/lists" in part
-        self._packages += wanted.debian
-        self._python += wanted.python
+        self._packages += installs.debian
+        self._python += installs.python
         return True
 
     def _named(self, text: str) -> str:
         """With the variables that are known so far, as Docker replaces them."""
 
-        def value(found: re.Match[str]) -> str:
-            name = found[1] or found[3]
-            return self._environment.get(name) or _KNOWN.get(name) or found[2] or ""
+        def value(match: re.Match[str]) -> str:
+            name = match[1] or match[3]
+            return self._environment.get(name) or _KNOWN.get(name) or match[2] or ""
 
         return _VARIABLE.sub(value, text)
 

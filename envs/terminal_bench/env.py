@@ -75,9 +75,9 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         self._states.tidy()
         if () not in self._states:
             self._begin()
-            shown = f"{MANUAL}\n[{self._task.build.folder}]"
+            text = f"{MANUAL}\n[{self._task.build.folder}]"
             home = self._task.build.folder
-            self._states.add((), Result(self._seen.clip(shown), folder=home, home=home))
+            self._states.add((), Result(self._seen.clip(text), folder=home, home=home))
         self._observation = self._states[()].observation
         return self._observation, self._info("")
 
@@ -107,18 +107,18 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
                 f"task {self._task.name}: it has no solution that could be read, so there is no "
                 f"expert for it"
             )
-        here = self._states[self._path]
-        if here.waits:
+        state = self._states[self._path]
+        if state.waits:
             return "keys C-c"
-        if here.folder != here.home and here.done < len(self._task.oracle):
-            return f"cd {shlex.quote(here.home)}"
-        return self._next_of_oracle(here)
+        if state.folder != state.home and state.done < len(self._task.oracle):
+            return f"cd {shlex.quote(state.home)}"
+        return self._next_of_oracle(state)
 
     def wrong_action(self, seed: int) -> str | None:
         """What an agent that errs might do here."""
         self._needs_expert("wrong_action")
-        here = self._states[self._path]
-        return mistake(self._task, here.done, here.last, seed)
+        state = self._states[self._path]
+        return mistake(self._task, state.done, state.last, seed)
 
     @property
     def wrong_solution(self) -> tuple[str, ...]:
@@ -163,22 +163,22 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         self._machine = machine_for(self._task, self._config)
         try:
             prepare(self._machine, self._task)
-        except MachineGone as gone:
-            raise RuntimeFailure(f"task {self._task.name}: its set-up ended: {gone}") from None
+        except MachineGone as error:
+            raise RuntimeFailure(f"task {self._task.name}: its set-up ended: {error}") from None
         self._states.standing = ()
 
     def _really(self, action: str) -> Result:
         """Take an action from where the path says."""
-        before = self._states[self._path]
+        previous = self._states[self._path]
         try:
             machine = self._there()
             self._states.standing = None
             self._states.keep(self._path, machine.snapshot)
-            result = self._act(machine, action, before)
-        except MachineGone as gone:
+            result = self._act(machine, action, previous)
+        except MachineGone as error:
             self.close()
-            last = f"Error: the terminal is gone: {gone}"
-            result = replace(before, observation=last, stop="lost")
+            message = f"Error: the terminal is gone: {error}"
+            result = replace(previous, observation=message, stop="lost")
         path = (*self._path, action)
         self._states.add(path, result)
         if not result.stop:
@@ -211,69 +211,71 @@ class TerminalBenchEnv(gymnasium.Env[str, str]):
         self._machine = machine_for(self._task, self._config)
         self._machine.restore(snapshot)
 
-    def _act(self, machine: Machine, answer: str, before: Result) -> Result:
+    def _act(self, machine: Machine, answer: str, previous: Result) -> Result:
         """What an answer leads to. Raises MachineGone."""
         most = self._said.max_length
         if len(answer) > most:
-            return self._refused(before, f"an answer may have {most} characters")
+            return self._refused(previous, f"an answer may have {most} characters")
         try:
             action = parse_action(answer)
         except UsageError as error:
-            return self._refused(before, str(error))
+            return self._refused(previous, str(error))
         if action.kind == "submit":
             verdict = judge(machine, self._task)
             stop = "won" if verdict.passed else "lost"
             reward = float(verdict.passed)
-            return replace(before, observation="Submitted.", reward=reward, stop=stop)
+            return replace(previous, observation="Submitted.", reward=reward, stop=stop)
         if action.kind == "nothing":
-            return self._refused(before, "an answer is a command, keys or submit")
-        left_s = self._config.episode_s - before.spent_s
-        if left_s <= 0:
-            return self._refused(before, "the time of this task is over; submit what there is")
-        return self._typed(machine, action, before, min(self._config.command_s, left_s))
+            return self._refused(previous, "an answer is a command, keys or submit")
+        remaining_s = self._config.episode_s - previous.spent_s
+        if remaining_s <= 0:
+            return self._refused(previous, "the time of this task is over; submit what there is")
+        return self._typed(machine, action, previous, min(self._config.command_s, remaining_s))
 
-    def _typed(self, machine: Machine, action: Action, before: Result, wait_s: float) -> Result:
-        at_home = before.folder == before.home and not before.waits
-        solving = at_home and action.text.strip() == self._next_of_oracle(before).strip()
-        started = time.monotonic()
+    def _typed(self, machine: Machine, action: Action, previous: Result, wait_s: float) -> Result:
+        at_home = previous.folder == previous.home and not previous.waits
+        solving = at_home and action.text.strip() == self._next_of_oracle(previous).strip()
+        start_s = time.monotonic()
         if action.kind == "keys":
-            shown = machine.keys(action.typed, wait_s)
+            response = machine.keys(action.typed, wait_s)
         else:
             with brought_along(machine, self._task.oracle_files if solving else None):
-                shown = machine.command(action.text, wait_s)
-        spent_s = before.spent_s + time.monotonic() - started
-        seen = self._shown(shown, wait_s)
-        carried_out = solving and shown.code == 0
+                response = machine.command(action.text, wait_s)
+        spent_s = previous.spent_s + time.monotonic() - start_s
+        text = self._shown(response, wait_s)
+        carried_out = solving and response.code == 0
         return Result(
-            observation=self._seen.clip(seen),
-            done=before.done + carried_out,
+            observation=self._seen.clip(text),
+            done=previous.done + carried_out,
             last=action.text,
             spent_s=spent_s,
-            folder=shown.folder,
-            home=shown.folder if carried_out else before.home,
-            waits=shown.came is Came.WAITS,
+            folder=response.folder,
+            home=response.folder if carried_out else previous.home,
+            waits=response.came is Came.WAITS,
         )
 
-    def _shown(self, shown: Shown, wait_s: float) -> str:
+    def _shown(self, response: Shown, wait_s: float) -> str:
         """The observation; a full-screen program is seen as it is laid out."""
         limit = self._config.observation_chars
-        if self._screen is None and took_screen(shown.output):
+        if self._screen is None and took_screen(response.output):
             self._screen = FullScreen()
         if self._screen is None:
-            return observation_of(shown, limit, wait_s)
-        self._screen.feed(shown.output)
-        if shown.came is Came.WAITS:
+            return observation_of(response, limit, wait_s)
+        self._screen.feed(response.output)
+        if response.came is Came.WAITS:
             layout = self._screen.text().encode()
-            return observation_of(replace(shown, output=layout), limit, wait_s)
+            return observation_of(replace(response, output=layout), limit, wait_s)
         self._screen = None
-        return observation_of(replace(shown, output=after_screen(shown.output)), limit, wait_s)
+        return observation_of(
+            replace(response, output=after_screen(response.output)), limit, wait_s
+        )
 
-    def _next_of_oracle(self, here: Result) -> str:
+    def _next_of_oracle(self, state: Result) -> str:
         oracle = self._task.oracle
-        return oracle[here.done] if here.done < len(oracle) else "submit"
+        return oracle[state.done] if state.done < len(oracle) else "submit"
 
-    def _refused(self, before: Result, why: str) -> Result:
-        return replace(before, observation=f"Error: {why}. Nothing was done.")
+    def _refused(self, previous: Result, why: str) -> Result:
+        return replace(previous, observation=f"Error: {why}. Nothing was done.")
 
     def _needs_expert(self, name: str) -> None:
         if not self._expert:

@@ -42,9 +42,11 @@ def installs_of(command: str) -> Installs | None:
 
 
 def _debian(words: list[str]) -> tuple[str, ...]:
-    plain = [word for word in words if not word.startswith("-")]
+    operands = [word for word in words if not word.startswith("-")]
     return (
-        tuple(re.split("[=/]", word)[0] for word in plain[1:]) if plain[:1] == ["install"] else ()
+        tuple(re.split("[=/]", word)[0] for word in operands[1:])
+        if operands[:1] == ["install"]
+        else ()
     )
 
 
@@ -52,10 +54,10 @@ def _python(words: list[str], installing: str) -> tuple[str, ...]:
     if installing not in words:
         return ()
     names = []
-    rest = iter(words[words.index(installing) + 1 :])
-    for word in rest:
+    arguments = iter(words[words.index(installing) + 1 :])
+    for word in arguments:
         if word in _TAKES_A_VALUE:
-            value = next(rest, "")
+            value = next(arguments, "")
             if word in ("-r", "--requirement"):
                 names.append(value)
         elif not word.startswith("-"):

@@ -59,10 +59,10 @@ def _build(machine: Machine, task: TerminalTask, environment: dict[str, str]) ->
         if isinstance(step, Put):
             machine.put(step.files)
             continue
-        ran = machine.run(["/bin/bash", "-c", step.script], step.folder, environment, SETUP_S)
-        if ran.code != 0:
-            said = text_of(ran.output, _SAID)
-            raise RuntimeFailure(f"task {task.name}: its set-up failed ({ran.code}): {said}")
+        result = machine.run(["/bin/bash", "-c", step.script], step.folder, environment, SETUP_S)
+        if result.code != 0:
+            output = text_of(result.output, _SAID)
+            raise RuntimeFailure(f"task {task.name}: its set-up failed ({result.code}): {output}")
 
 
 @contextmanager
@@ -82,12 +82,12 @@ def judge(machine: Machine, task: TerminalTask) -> Verdict:
         machine.end_processes()
     machine.freeze()  # who waits for the tests must not see them come
     machine.mend()
-    removed = machine.run(["/bin/rm", "-rf", "/tests", "/logs/verifier"], "/", {}, SETUP_S)
-    if removed.code != 0:
-        return Verdict(False, f"/tests could not be removed\n{text_of(removed.output, _SAID)}")
+    removal = machine.run(["/bin/rm", "-rf", "/tests", "/logs/verifier"], "/", {}, SETUP_S)
+    if removal.code != 0:
+        return Verdict(False, f"/tests could not be removed\n{text_of(removal.output, _SAID)}")
     machine.put(task.tests)
     machine.make_folders(("/logs/verifier",))
-    before = _stamps(machine, task)
+    stamps_before = _stamps(machine, task)
     if not _in_place(machine, task):
         return Verdict(False, "the tests or the system were touched before the tests ran")
     time.sleep(_TICK_S)
@@ -95,17 +95,17 @@ def judge(machine: Machine, task: TerminalTask) -> Verdict:
     environment = dict(task.build.environment) | {"TEST_DIR": "/tests"}
     environment |= task.test_environment
     script = ["/bin/bash", "-c", task.test_script]
-    ran = machine.run(script, task.build.folder, environment, task.test_s)
-    said = text_of(ran.output, _SAID)
-    if ran.code is None:
-        return Verdict(False, f"the tests took longer than {task.test_s:g} s\n{said}")
-    after = _stamps(machine, task)
-    failed = after.pop(FAILED, None) != before.pop(FAILED, None)
+    result = machine.run(script, task.build.folder, environment, task.test_s)
+    output = text_of(result.output, _SAID)
+    if result.code is None:
+        return Verdict(False, f"the tests took longer than {task.test_s:g} s\n{output}")
+    stamps_after = _stamps(machine, task)
+    failed = stamps_after.pop(FAILED, None) != stamps_before.pop(FAILED, None)
     if failed and task.reward_file == PYTEST_SAID:  # other tasks say themselves what it means
-        return Verdict(False, said)
-    if after != before:
-        return Verdict(False, f"the tests or the system were touched while the tests ran\n{said}")
-    return Verdict(_passed(machine, task, ran.code), said)
+        return Verdict(False, output)
+    if stamps_after != stamps_before:
+        return Verdict(False, f"the tests or the system were touched while the tests ran\n{output}")
+    return Verdict(_passed(machine, task, result.code), output)
 
 
 def _in_place(machine: Machine, task: TerminalTask) -> bool:
@@ -123,10 +123,10 @@ def _stamps(machine: Machine, task: TerminalTask) -> dict[str, tuple[int, int]]:
     """The stamps of the tests' own files and of the system; what tests write beside them is
     theirs. Only tests of ours are known to write nothing in these folders.
     """
-    found = machine.stamps("/tests")
+    stamps = machine.stamps("/tests")
     return {
         path: stamp
-        for path, stamp in found.items()
+        for path, stamp in stamps.items()
         if path in task.tests
         or (not path.startswith("/tests/") and (task.needs_exit_0 or path not in _FOLDERS_OF_TESTS))
     }
@@ -142,10 +142,10 @@ def _reward(machine: Machine, path: str) -> float:
     """The number that tests left; without one, the least of those in the file of JSON beside it,
     of which one called `reward` counts alone; else 0.
     """
-    said = machine.read(path)
+    content = machine.read(path)
     try:
-        if said is not None:
-            return float(said.decode("ascii").strip())
+        if content is not None:
+            return float(content.decode("ascii").strip())
         rewards = json.loads(machine.read(str(PurePosixPath(path).with_suffix(".json"))) or "{}")
         return float(rewards["reward"] if "reward" in rewards else min(rewards.values()))
     except (ValueError, TypeError, AttributeError):

@@ -25,25 +25,25 @@ def read_v1(name: str, files: Mapping[str, File]) -> TerminalTask:
     """The task of a folder's files. Raises UsageError where `task.yaml` cannot be used."""
     described = Described.read(name, "task.yaml", files["task.yaml"])
     # An agent sees none of these, whatever a Dockerfile copies.
-    shown = {path: file for path, file in files.items() if not path.startswith(_KEPT_OUT)}
-    composed = read_compose(name, files, shown)
-    context = context_of(composed.folder, composed.dockerfile, shown)
+    visible_files = {path: file for path, file in files.items() if not path.startswith(_KEPT_OUT)}
+    composed = read_compose(name, files, visible_files)
+    context = context_of(composed.folder, composed.dockerfile, visible_files)
     tests = at(TESTS, below(files, "tests/"))
     if "run-tests.sh" in files:
         tests[_SCRIPT] = files["run-tests.sh"]
-    judged = offline(tests, _SCRIPT)
+    test_run = offline(tests, _SCRIPT)
     instruction = _instruction(described)
     return TerminalTask(
         name=name,
         instruction=instruction,
         build=with_variables(build_of(context), composed.environment),
-        tests=judged.tests,
-        test_script=judged.command,
-        test_packages=judged.debian,
-        test_python=judged.python,
+        tests=test_run.tests,
+        test_script=test_run.command,
+        test_packages=test_run.debian,
+        test_python=test_run.python,
         # The benchmark looks at what pytest says, whatever the script does after it.
-        reward_file=PYTEST_SAID if judged.recorded else "",
-        needs_exit_0=not judged.recorded,
+        reward_file=PYTEST_SAID if test_run.recorded else "",
+        needs_exit_0=not test_run.recorded,
         oracle=_oracle(name, files),
         oracle_files=_oracle_files(files),
         test_s=described.seconds("max_test_timeout_sec", 60.0),
@@ -76,10 +76,10 @@ def _oracle(name: str, files: Mapping[str, File]) -> tuple[str, ...]:
     if "solution.sh" in files or "solution.yaml" not in files:
         return commands_of(text_in(files, "solution.sh"), False)
     steps = parsed(name, "solution.yaml", files["solution.yaml"])
-    plain = isinstance(steps, list) and all(
+    is_plain = isinstance(steps, list) and all(
         isinstance(step, dict) and step.get("block") and step.get("append_enter") for step in steps
     )
-    return tuple(str(step.get("command", "")) for step in steps) if plain else ()
+    return tuple(str(step.get("command", "")) for step in steps) if is_plain else ()
 
 
 def _oracle_files(files: Mapping[str, File]) -> dict[str, File] | None:
@@ -89,9 +89,9 @@ def _oracle_files(files: Mapping[str, File]) -> dict[str, File] | None:
 
 
 def _instruction(described: Described) -> str:
-    if said := described.text("instruction").strip():
-        return said
-    for one in described.listed("descriptions"):
-        if isinstance(one, dict) and one.get("key", "base") == "base":
-            return str(one.get("description", "")).strip()
+    if instruction := described.text("instruction").strip():
+        return instruction
+    for entry in described.listed("descriptions"):
+        if isinstance(entry, dict) and entry.get("key", "base") == "base":
+            return str(entry.get("description", "")).strip()
     return ""

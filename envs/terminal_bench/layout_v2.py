@@ -32,17 +32,17 @@ def read_v2(name: str, files: Mapping[str, File]) -> TerminalTask:
     composed = read_compose(name, context, context)
     context = context_of(composed.folder, composed.dockerfile, context)
     image = environment.text("docker_image")
-    judged = offline(at(TESTS, below(files, "tests/")), _SCRIPT)
+    test_run = offline(at(TESTS, below(files, "tests/")), _SCRIPT)
     in_words = metadata.flag("r2v_commands")
     return TerminalTask(
         name=name,
         instruction=text_in(files, "instruction.md").strip(),
         build=_build(context, image, environment.texts("env") | dict(composed.environment)),
-        tests=judged.tests,
-        test_script=judged.command,
+        tests=test_run.tests,
+        test_script=test_run.command,
         test_environment=verifier.texts("env"),
-        test_packages=judged.debian,
-        test_python=judged.python,
+        test_packages=test_run.debian,
+        test_python=test_run.python,
         reward_file=_REWARD,
         needs_exit_0=metadata.flag("r2v_exit_code"),
         oracle=commands_of(text_in(files, "solution/solve.sh"), in_words),
@@ -70,8 +70,8 @@ def _build(context: Mapping[str, File], image: str, variables: Mapping[str, str]
 def _problems(
     files: Mapping[str, File], context: Mapping[str, File], described: Described, image: str
 ) -> list[str]:
-    needed = ("instruction.md", "tests/test.sh")
-    problems = [f"{missing} is missing" for missing in needed if missing not in files]
+    required_files = ("instruction.md", "tests/test.sh")
+    problems = [f"{path} is missing" for path in required_files if path not in files]
     if "Dockerfile" not in context and not image:
         problems.insert(0, "environment/Dockerfile is missing")
     if described.listed("steps"):
@@ -82,11 +82,11 @@ def _problems(
     for role in ("agent", "verifier"):
         if (user := described.table(role).text("user")) not in ("", "root", "0"):
             problems.append(f"task.toml: {role}.user = {user}: everything is done as root")
-    for where in ("environment", "verifier"):
-        for variable, value in described.table(where).texts("env").items():
+    for section in ("environment", "verifier"):
+        for variable, value in described.table(section).texts("env").items():
             if "${" in value:
                 problems.append(
-                    f"task.toml: {where}.env.{variable} = {value}: no variable of this machine "
+                    f"task.toml: {section}.env.{variable} = {value}: no variable of this machine "
                     f"goes into a terminal; write its value"
                 )
     return problems

@@ -65,14 +65,16 @@ def task_folders(directory: Path) -> list[Path]:
         raise UsageError(
             f"env.terminal.tasks: {directory} is no directory; name one of task folders"
         )
-    found = sorted(one for one in directory.iterdir() if one.is_dir() and is_task(one))
-    if not found and is_task(directory):
+    folders = sorted(
+        folder for folder in directory.iterdir() if folder.is_dir() and is_task(folder)
+    )
+    if not folders and is_task(directory):
         return [directory]
-    if not found:
+    if not folders:
         raise UsageError(
             f"env.terminal.tasks: no folder in {directory} has a task.toml or a task.yaml"
         )
-    return found
+    return folders
 
 
 def fit_of(folder: Path, config: TerminalConfig) -> Fit:
@@ -89,8 +91,8 @@ def fit_of(folder: Path, config: TerminalConfig) -> Fit:
 def _for_docker(task: TerminalTask) -> Iterable[str]:
     yield from task.problems
     yield from task.service_problems
-    built = {*task.build.python_packages, *task.build.packages}
-    absent = [one for one in task.test_python if not {one, f"python3-{one}"} & built]
+    packages = {*task.build.python_packages, *task.build.packages}
+    absent = [name for name in task.test_python if not {name, f"python3-{name}"} & packages]
     if absent:
         yield (
             f"its tests would fetch {', '.join(absent)}, and a container has no network; "
@@ -105,8 +107,8 @@ def _for_sandbox(task: TerminalTask, config: TerminalConfig) -> Iterable[str]:
         yield _COMPOSE
     packages = (*task.build.packages, *task.test_packages)
     python = (*task.build.python_packages, *task.test_python)
-    absent = [one for one in packages if not has_package(one, config.root)]
-    absent += [one for one in python if not has_python(one, config.root)]
+    absent = [name for name in packages if not has_package(name, config.root)]
+    absent += [name for name in python if not has_python(name, config.root)]
     if absent:
         place = config.root or "/usr"
         fix = "" if config.root else "; `make terminal-root` makes a root for env.terminal.root"
@@ -127,14 +129,16 @@ def has_python(name: str, root: Path | None) -> bool:
     """Whether the root's own Python has a package; that of this machine's /usr is hidden."""
     if root is None:
         return False
-    wanted = _plain(name)
-    return any(one == wanted or one.startswith(f"{wanted}_") for one in _python_entries(root))
+    package = _plain(name)
+    return any(
+        entry == package or entry.startswith(f"{package}_") for entry in _python_entries(root)
+    )
 
 
 @cache
 def _python_entries(root: Path) -> frozenset[str]:
     """What lies in the root's folders of Python packages."""
-    return frozenset(_plain(one.name) for one in (root / "usr").glob("l*/**/*-packages/*"))
+    return frozenset(_plain(path.name) for path in (root / "usr").glob("l*/**/*-packages/*"))
 
 
 def _plain(name: str) -> str:

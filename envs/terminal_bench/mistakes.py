@@ -20,34 +20,36 @@ _SHARES = {"step": 4, "path": 3, "option": 3, "repeat": 2, "early": 2}
 def mistake(task: TerminalTask, done: int, last: str, seed: int) -> str:
     """A wrong action where `done` commands of the oracle are carried out and `last` came last."""
     rng = rng_for("terminal-mistake", seed)
-    right = task.oracle[done] if done < len(task.oracle) else "submit"
-    made = {
-        "step": _wrong_step(task, done, right),
-        "path": _wrong_path(right, rng),
-        "option": _wrong_option(right, rng),
-        "repeat": last if last and last != right else None,
-        "early": "submit" if right != "submit" else "ls",
+    next_step = task.oracle[done] if done < len(task.oracle) else "submit"
+    mistakes = {
+        "step": _wrong_step(task, done, next_step),
+        "path": _wrong_path(next_step, rng),
+        "option": _wrong_option(next_step, rng),
+        "repeat": last if last and last != next_step else None,
+        "early": "submit" if next_step != "submit" else "ls",
     }
-    possible = {kind: text for kind, text in made.items() if text is not None and text != right}
+    possible = {
+        kind: text for kind, text in mistakes.items() if text is not None and text != next_step
+    }
     kinds = list(possible)
-    kind = rng.choices(kinds, [_SHARES[one] for one in kinds])[0]
+    kind = rng.choices(kinds, [_SHARES[name] for name in kinds])[0]
     return possible[kind]
 
 
-def _wrong_step(task: TerminalTask, done: int, right: str) -> str | None:
+def _wrong_step(task: TerminalTask, position: int, next_step: str) -> str | None:
     """The step of the wrong solution that resembles this one."""
-    others = [step for step in task.wrong if step not in task.oracle]
-    if not others or right == "submit":
+    wrong_steps = [step for step in task.wrong if step not in task.oracle]
+    if not wrong_steps or next_step == "submit":
         return None
-    return others[min(done * len(others) // len(task.oracle), len(others) - 1)]
+    return wrong_steps[min(position * len(wrong_steps) // len(task.oracle), len(wrong_steps) - 1)]
 
 
 def _wrong_path(command: str, rng: random.Random) -> str | None:
     """One path of the command with another last part."""
-    found = list(_PATH.finditer(command))
-    if not found:
+    matches = list(_PATH.finditer(command))
+    if not matches:
         return None
-    place = rng.choice(found)
+    place = rng.choice(matches)
     head, _, tail = place.group().rpartition("/")
     near = rng.choice((f"{tail}s", f"old-{tail}", tail[:-1] or "x", f"{tail}.new"))
     return f"{command[: place.start()]}{head}/{near}{command[place.end() :]}"
@@ -55,9 +57,9 @@ def _wrong_path(command: str, rng: random.Random) -> str | None:
 
 def _wrong_option(command: str, rng: random.Random) -> str | None:
     """One option of the command with another letter."""
-    found = list(_OPTION.finditer(command))
-    if not found:
+    matches = list(_OPTION.finditer(command))
+    if not matches:
         return None
-    place = rng.choice(found)
-    letter = rng.choice([one for one in _LETTERS if one != place[1]])
+    place = rng.choice(matches)
+    letter = rng.choice([candidate for candidate in _LETTERS if candidate != place[1]])
     return f"{command[: place.start()]}-{letter}{command[place.end() :]}"

@@ -14,8 +14,8 @@ _LONGEST_LINE = 2000
 
 def text_of(output: bytes, limit: int) -> str:
     """At most about `limit` characters, the beginning and the end, without control codes."""
-    plain = _ESCAPES.sub(b"", output).decode("utf-8", "replace").replace("\r\n", "\n")
-    lines = [_line(line) for line in plain.split("\n")]
+    text = _ESCAPES.sub(b"", output).decode("utf-8", "replace").replace("\r\n", "\n")
+    lines = [_line(line) for line in text.split("\n")]
     return cut("\n".join(lines).strip("\n"), limit)
 
 
@@ -23,13 +23,13 @@ def _line(line: str) -> str:
     """A line as it looks in the end: what a carriage return or a backspace lets overwrite is
     gone.
     """
-    shown = ""
+    text = ""
     for part in line.split("\r"):
-        shown = part + shown[len(part) :]
-    if "\b" in shown:
-        shown = _overwritten(shown)
-    shown = _CONTROL.sub("\ufffd", shown)
-    return cut(shown, _LONGEST_LINE).replace("\n", " ") if len(shown) > _LONGEST_LINE else shown
+        text = part + text[len(part) :]
+    if "\b" in text:
+        text = _overwritten(text)
+    text = _CONTROL.sub("\ufffd", text)
+    return cut(text, _LONGEST_LINE).replace("\n", " ") if len(text) > _LONGEST_LINE else text
 
 
 def _overwritten(line: str) -> str:
@@ -69,6 +69,6 @@ def observation_of(shown: Shown, limit: int, wait_s: float) -> str:
     if shown.changed:
         files = "1 file" if shown.changed == 1 else f"{shown.changed} files"
         parts.append(f"{files} changed")
-    last = f"[{'; '.join(parts)}]"
-    said = text_of(shown.output, limit)
-    return f"{said}\n{last}" if said else last
+    status = f"[{'; '.join(parts)}]"
+    text = text_of(shown.output, limit)
+    return f"{text}\n{status}" if text else status

@@ -145,9 +145,9 @@ def offline(tests: Mapping[str, File], script: str) -> Offline:
         if path.endswith(".sh")
     ]
     debian, python = _needs(scripts)
-    if not any(_FETCHES.search(one) for one in scripts):
+    if not any(_FETCHES.search(code) for code in scripts):
         return Offline(tests, f"bash {script}", debian, python, False)
-    recorded = not any(_PAST.search(one) for one in scripts)
+    recorded = not any(_PAST.search(code) for code in scripts)
     command = f"{_BEGIN}PATH={_PLACE}:$PATH bash {script}{_END if recorded else ''}"
     return Offline({**tests, **_programs(tests)}, command, debian, python, recorded)
 
@@ -157,9 +157,9 @@ def _needs(scripts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     python = ["pytest"] if any("pytest" in script for script in scripts) else []
     for script in scripts:
         for command in re.split(r"&&|\|\|?|;|\n", script):
-            if wanted := installs_of(command):
-                debian += wanted.debian
-                python += wanted.python
+            if installs := installs_of(command):
+                debian += installs.debian
+                python += installs.python
     return _needed(debian), _needed(python)
 
 
@@ -186,8 +186,8 @@ def _programs(tests: Mapping[str, File]) -> dict[str, File]:
 
 def _code(script: str) -> str:
     """Without comments, and with continued lines joined."""
-    joined = re.sub(r"\\\n", " ", script)
-    return re.sub(r"(?m)(?:^|\s)#.*$", "", joined)
+    code = re.sub(r"\\\n", " ", script)
+    return re.sub(r"(?m)(?:^|\s)#.*$", "", code)
 
 
 def _needed(names: Iterable[str]) -> tuple[str, ...]:

@@ -16,11 +16,11 @@ from r2v_dist.config.terminal import TerminalConfig
 
 
 @lru_cache(maxsize=64)
-def task_for(named: str) -> TerminalTask:
+def task_for(place: str) -> TerminalTask:
     """The task of a folder (a path with a slash), or FAMILY@SEED of the project's own."""
-    if "/" in named:
-        return read_task(Path(named).name, read_folder(Path(named)))
-    return read_task(named, folder_of(named))
+    if "/" in place:
+        return read_task(Path(place).name, read_folder(Path(place)))
+    return read_task(place, folder_of(place))
 
 
 def machine_for(task: TerminalTask, config: TerminalConfig) -> Machine:

@@ -47,26 +47,26 @@ class TerminalRules:
         self, history: Sequence[Turn], user: Heard, candidates: Sequence[Candidate]
     ) -> tuple[float, ...]:
         """V of every candidate."""
-        seen = [*(text_of(turn.user) for turn in history), text_of(user)]
-        given = [_meaning(turn.action) for turn in history]
-        outcomes = dict(zip(given, seen[1:], strict=True))
+        texts = [*(text_of(turn.user) for turn in history), text_of(user)]
+        actions = [_meaning(turn.action) for turn in history]
+        outcomes = dict(zip(actions, texts[1:], strict=True))
         return tuple(
-            self._score(_meaning(candidate.text), outcomes, seen) for candidate in candidates
+            self._score(_meaning(candidate.text), outcomes, texts) for candidate in candidates
         )
 
-    def _score(self, action: str, outcomes: dict[str, str], seen: list[str]) -> float:
+    def _score(self, action: str, outcomes: dict[str, str], texts: list[str]) -> float:
         if not action:
             return self._meaningless
         value = 1.0
         if action == "submit":
-            changed = any(_CHANGED.search(text) for text in seen[1:])
-            return value if changed and not _failed(seen[-1]) else self._early_end
+            changed = any(_CHANGED.search(text) for text in texts[1:])
+            return value if changed and not _failed(texts[-1]) else self._early_end
         outcome = outcomes.get(action)
         if outcome is not None and not _NOT_EXECUTED.search(outcome):
             value *= self._failed_again if _failed(outcome) else self._repeated
-        text = "\n".join((*seen, *outcomes))
-        unseen = [path for path in _PATH.findall(action) if not _mentioned(path, text)]
-        return value * (self._unseen_path if unseen else 1.0)
+        text = "\n".join((*texts, *outcomes))
+        unseen_paths = [path for path in _PATH.findall(action) if not _mentioned(path, text)]
+        return value * (self._unseen_path if unseen_paths else 1.0)
 
 
 def _meaning(answer: str) -> str:

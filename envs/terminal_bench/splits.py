@@ -40,10 +40,10 @@ def make_tasks(request: TaskRequest) -> list[Task]:
     for split in SPLITS:
         count = config.size(split)
         if split == "test" and config.terminal.tasks is not None:
-            named = _of_directory(config.terminal, count)
+            entries = _of_directory(config.terminal, count)
         else:
-            named = [(name, name) for name in own_names(split, count, request.seed)]
-        for name, place in named:
+            entries = [(name, name) for name in own_names(split, count, request.seed)]
+        for name, place in entries:
             steps = len(task_for(place).oracle) + 1
             tasks.append(Task(name, split, TERMINAL_BENCH, (("task", place), *arguments), steps))
     return tasks
@@ -52,11 +52,11 @@ def make_tasks(request: TaskRequest) -> list[Task]:
 def _require_sandbox(config: EnvConfig) -> None:
     """Raises UsageError where our tasks cannot run in the sandbox."""
     require_bubblewrap(config.terminal.root)
-    if (missing := missing_programs()) and config.terminal.root is None:
-        program, families = next(iter(missing.items()))
+    if (programs := missing_programs()) and config.terminal.root is None:
+        program, families = next(iter(programs.items()))
         raise UsageError(
             f"env.kind = terminal_bench: the tasks {', '.join(families)} need {program}, which is "
-            f"not in /usr; install it (Debian: apt-get install {' '.join(missing)})"
+            f"not in /usr; install it (Debian: apt-get install {' '.join(programs)})"
         )
 
 
@@ -101,15 +101,17 @@ def _of_directory(config: TerminalConfig, count: int) -> list[tuple[str, str]]:
     """Name and place of tasks of a user's directory that the back end can run."""
     assert config.tasks is not None
     folders = [
-        one for one in task_folders(config.tasks) if not fit_of(one, config).of(config.backend)
+        folder
+        for folder in task_folders(config.tasks)
+        if not fit_of(folder, config).of(config.backend)
     ]
     if count > len(folders):
         raise UsageError(
             f"env.splits.test = {count}: {config.tasks} has {len(folders)} tasks that can be run "
             f"here; lower it, or see r2v tasks list --env terminal_bench {config.tasks}"
         )
-    ranked = sorted(folders, key=lambda folder: stable_hash("terminal-split", folder.name))
-    return [(folder.name, str(folder.resolve())) for folder in islice(ranked, count)]
+    order = sorted(folders, key=lambda folder: stable_hash("terminal-split", folder.name))
+    return [(folder.name, str(folder.resolve())) for folder in islice(order, count)]
 
 
 def _arguments(config: EnvConfig) -> tuple[tuple[str, str | int | bool], ...]:

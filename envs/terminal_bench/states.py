@@ -61,10 +61,10 @@ class States:
     def tidy(self) -> None:
         """At the beginning of an episode: forget all states but the first where there are many."""
         if len(self._results) > _MOST_RESULTS:
-            first = self._snapshots.get(())
+            snapshot = self._snapshots.get(())
             self._results = {(): self._results[()]}
-            self._snapshots = {} if first is None else {(): first}
-            self._bytes = len(first or b"")
+            self._snapshots = {} if snapshot is None else {(): snapshot}
+            self._bytes = len(snapshot or b"")
 
     def add(self, path: Path, result: Result) -> None:
         """Note where a path led."""

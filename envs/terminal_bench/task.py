@@ -72,7 +72,7 @@ def read_folder(folder: Path) -> dict[str, File]:
     leads to. Raises UsageError where there are too many bytes to be a task's, and for what cannot
     be copied: a link to elsewhere or to a folder, a pipe, a device.
     """
-    found: dict[str, File] = {}
+    files: dict[str, File] = {}
     total = 0
     for place, folders, names in os.walk(folder):
         links = [name for name in folders if Path(place, name).is_symlink()]
@@ -80,13 +80,13 @@ def read_folder(folder: Path) -> dict[str, File]:
             path = Path(place, name)
             info = _plain(path, folder)
             total += info.st_size
-            if total > _MOST_BYTES or len(found) >= _MOST_FILES:
+            if total > _MOST_BYTES or len(files) >= _MOST_FILES:
                 raise UsageError(
                     f"task folder {folder}: more than {_MOST_BYTES >> 20} MiB or {_MOST_FILES} "
                     f"files; a task's folder is smaller"
                 )
-            found[str(path.relative_to(folder))] = File(path.read_bytes(), info.st_mode & 0o777)
-    return found
+            files[str(path.relative_to(folder))] = File(path.read_bytes(), info.st_mode & 0o777)
+    return files
 
 
 def _plain(path: Path, folder: Path) -> os.stat_result:

@@ -46,11 +46,11 @@ def check_games(files: Mapping[Any, Sequence[Path]], cache: Path) -> None:
     RuntimeFailure where no game at all can be played here.
     """
     games = [_read(split, path) for split, paths in files.items() for path in paths]
-    first: dict[str, _GameFile] = {}
+    game_by_digest: dict[str, _GameFile] = {}
     for game in games:
-        if (known := first.setdefault(game.digest, game)) is not game:
+        if (twin := game_by_digest.setdefault(game.digest, game)) is not game:
             raise UsageError(
-                f"env.files: {known} and {game} are the same game; name it once, in one split"
+                f"env.files: {twin} and {game} are the same game; name it once, in one split"
             )
     marks = cache.expanduser() / "checked"
     todo = [game for game in games if not (marks / _mark(game)).is_file()]
@@ -63,20 +63,20 @@ def check_games(files: Mapping[Any, Sequence[Path]], cache: Path) -> None:
 
 
 def _read(split: str, path: Path) -> _GameFile:
-    where = f"env.files.{split}: game file {path}"
+    place = f"env.files.{split}: game file {path}"
     if not path.is_file():
-        raise UsageError(f"{where} does not exist; generate one with tw-make or remove the entry")
+        raise UsageError(f"{place} does not exist; generate one with tw-make or remove the entry")
     world = path.with_suffix(".json")
     if not world.is_file():
         raise UsageError(
-            f"{where}: no {world.name} beside it; copy it from where the game was made, or remove "
+            f"{place}: no {world.name} beside it; copy it from where the game was made, or remove "
             f"the entry"
         )
     try:
         json.loads(world.read_bytes())
     except ValueError as error:
         raise UsageError(
-            f"{where}: {world.name} beside it is not JSON ({error}); copy it again"
+            f"{place}: {world.name} beside it is not JSON ({error}); copy it again"
         ) from None
     return _GameFile(split, path, hashlib.sha256(path.read_bytes()).hexdigest())
 
@@ -146,8 +146,10 @@ class _Player:
         code = self._process.wait(timeout=deadline_s)
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return f"the interpreter ended with exit code {code}" + (f" ({last[:200]})" if last else "")
+        last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"the interpreter ended with exit code {code}" + (
+            f" ({last_line[:200]})" if last_line else ""
+        )
 
 
 def _problem(game: str) -> str:
@@ -159,10 +161,9 @@ def _problem(game: str) -> str:
     if not observation:
         return "halts at once; make or copy it again"
     observation, *_ = env.step("look")
-    done = False
-    while not done and (action := env.expert_action()) is not None:
+    won = over = False
+    while not (won or over) and (action := env.expert_action()) is not None:
         observation, _, won, over, info = env.step(action)
-        done = won or over
     if "halted" in observation and info.get("stop_reason") != "won":
         return "halts in the middle; make or copy it again"
     if info.get("stop_reason") != "won":
@@ -182,8 +183,10 @@ def _serve(answers: IO[str]) -> None:
             try:
                 problem = _problem(game)
             except Exception as error:  # a boundary: the parent process says which file it was
-                said = " ".join(str(error).split())[:200]
-                problem = f"cannot be played: {type(error).__name__}: {said}; make or copy it again"
+                reason = " ".join(str(error).split())[:200]
+                problem = (
+                    f"cannot be played: {type(error).__name__}: {reason}; make or copy it again"
+                )
         answers.write(json.dumps(problem) + "\n")
         answers.flush()
 

@@ -53,11 +53,11 @@ class GameFamily:
     def draw(self, seed: int) -> GameSpec:
         """The family's game number `seed`."""
         rng = rng_for("textworld-game", self.challenge, self.settings, seed)
-        drawn = tuple(
+        settings = tuple(
             (name, value if isinstance(value, str) else rng.randint(*value))
             for name, value in self.settings
         )
-        return GameSpec(self.challenge, rng.randrange(2**31), self.text, drawn)
+        return GameSpec(self.challenge, rng.randrange(2**31), self.text, settings)
 
 
 def draw_games(families: Sequence[GameFamily], split: str, count: int, seed: int) -> list[GameSpec]:

@@ -42,20 +42,20 @@ def generate(
     """
     specs = list(specs)
     cache.mkdir(parents=True, exist_ok=True)
-    missing = {spec.id: spec for spec in specs if not is_cached(game_path(cache, spec))}
-    total = len(missing)
+    uncached_specs = {spec.id: spec for spec in specs if not is_cached(game_path(cache, spec))}
+    total = len(uncached_specs)
     suspect = ""
-    while missing:
-        workers = min(workers, len(missing))
-        for spec in _made(list(missing.values()), cache, workers):
-            del missing[spec.id]
-            on_done(total - len(missing), total)
-        if missing and workers == 1:
-            first = next(iter(missing.values()))
-            if first.id == suspect:
+    while uncached_specs:
+        workers = min(workers, len(uncached_specs))
+        for spec in _made(list(uncached_specs.values()), cache, workers):
+            del uncached_specs[spec.id]
+            on_done(total - len(uncached_specs), total)
+        if uncached_specs and workers == 1:
+            first_spec = next(iter(uncached_specs.values()))
+            if first_spec.id == suspect:
                 reason = f"its worker died or ran past {GENERATION_DEADLINE_S:g} s, twice"
-                raise _failure(first, reason)
-            suspect = first.id
+                raise _failure(first_spec, reason)
+            suspect = first_spec.id
         workers = max(1, workers // 2)
     return [game_path(cache, spec) for spec in specs]
 
@@ -65,7 +65,7 @@ def _made(specs: list[GameSpec], cache: Path, workers: int) -> Iterator[GameSpec
 
     Raises RuntimeFailure for one that TextWorld cannot make.
     """
-    others = set(multiprocessing.active_children())
+    earlier_workers = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker)
     try:
@@ -80,7 +80,7 @@ def _made(specs: list[GameSpec], cache: Path, workers: int) -> Iterator[GameSpec
             elif not isinstance(problem, BrokenProcessPool):
                 raise _failure(games[game], f"{type(problem).__name__}: {problem}") from None
     except (BrokenProcessPool, TimeoutError):
-        for worker in set(multiprocessing.active_children()) - others:
+        for worker in set(multiprocessing.active_children()) - earlier_workers:
             worker.kill()
     finally:
         pool.shutdown(cancel_futures=True)
@@ -93,15 +93,15 @@ def _failure(spec: GameSpec, problem: str) -> RuntimeFailure:
 @contextlib.contextmanager
 def _fixed_hash_seed() -> Iterator[None]:
     """Processes that start in this block have the hash seed 0: Python reads it when it starts."""
-    before = os.environ.get(_HASH_SEED)
+    previous = os.environ.get(_HASH_SEED)
     os.environ[_HASH_SEED] = "0"
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             del os.environ[_HASH_SEED]
         else:
-            os.environ[_HASH_SEED] = before
+            os.environ[_HASH_SEED] = previous
 
 
 def _start_worker() -> None:
@@ -156,11 +156,11 @@ def _publish(spec: GameSpec, cache: Path, seconds: float) -> None:
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
             options.path = str(Path(scratch) / target.name)
             options.force_recompile = True
-            made = Path(compile_game(game, options))
-            digest = made.with_suffix(".sha256")
-            digest.write_text(sha256(made), encoding="utf-8")
+            game_file = Path(compile_game(game, options))
+            digest = game_file.with_suffix(".sha256")
+            digest.write_text(sha256(game_file), encoding="utf-8")
             for suffix in (".json", ".sha256", ".z8"):
-                shutil.move(made.with_suffix(suffix), target.with_suffix(suffix))
+                shutil.move(game_file.with_suffix(suffix), target.with_suffix(suffix))
 
 
 @contextlib.contextmanager

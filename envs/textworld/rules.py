@@ -51,13 +51,16 @@ class TextWorldRules:
     ) -> tuple[float, ...]:
         """V of every candidate."""
         latest = text_of(user)
-        seen = " ".join([*(text_of(turn.user) for turn in history), latest]).lower()
-        refused = {history[-1].action.strip().lower()} if history and _refused(latest) else set()
+        text = " ".join([*(text_of(turn.user) for turn in history), latest]).lower()
+        refused_commands = (
+            {history[-1].action.strip().lower()} if history and _refused(latest) else set()
+        )
         return tuple(
-            self._score(candidate.text.strip().lower(), seen, refused) for candidate in candidates
+            self._score(candidate.text.strip().lower(), text, refused_commands)
+            for candidate in candidates
         )
 
-    def _score(self, action: str, seen: str, refused: set[str]) -> float:
+    def _score(self, action: str, text: str, refused_commands: set[str]) -> float:
         command = next(
             (match for pattern in _COMMANDS if (match := pattern.fullmatch(action))), None
         )
@@ -68,10 +71,10 @@ class TextWorldRules:
         ]
         value = (
             1.0
-            if all(re.search(rf"\b{re.escape(thing)}\b", seen) for thing in things)
+            if all(re.search(rf"\b{re.escape(thing)}\b", text) for thing in things)
             else self._unseen_thing
         )
-        return value * self._refused_again if action in refused else value
+        return value * self._refused_again if action in refused_commands else value
 
 
 def _refused(observation: str) -> bool:

@@ -27,15 +27,17 @@ def make_tasks(request: TaskRequest) -> list[Task]:
     config = request.config
     cache = config.cache.expanduser().resolve()
     check_games(config.files, cache)
-    drawn = drawn_games(config, request.seed)
-    named = _named(config)
-    specs = [spec for split in SPLITS for spec in drawn[split]]
+    specs_by_split = drawn_games(config, request.seed)
+    files_by_split = _named(config)
+    specs = [spec for split in SPLITS for spec in specs_by_split[split]]
     if specs:
         generate(specs, make_cache(cache, "env.cache"), request.workers, request.on_done)
     tasks = []
     for split in SPLITS:
-        made = [(spec.id, game_path(cache, spec)) for spec in drawn[split]]
-        tasks += [_task(name, split, path, config) for name, path in (*named[split], *made)]
+        games = [(spec.id, game_path(cache, spec)) for spec in specs_by_split[split]]
+        tasks += [
+            _task(name, split, path, config) for name, path in (*files_by_split[split], *games)
+        ]
     return tasks
 
 
@@ -91,7 +93,7 @@ def drawn_games(config: EnvConfig, seed: int) -> dict[Split, list[GameSpec]]:
         GameFamily(g.challenge, tuple(sorted(g.settings.items())), config.text, g.weight)
         for g in config.games
     ]
-    drawn: dict[Split, list[GameSpec]] = {split: [] for split in SPLITS}
+    specs_by_split: dict[Split, list[GameSpec]] = {split: [] for split in SPLITS}
     split_of: dict[str, Split] = {}
     for split in SPLITS:
         count = 0 if split in config.files else config.size(split)
@@ -100,15 +102,15 @@ def drawn_games(config: EnvConfig, seed: int) -> dict[Split, list[GameSpec]]:
                 f"env.splits.{split} = {count}: neither env.games nor env.files.{split} says "
                 f"which; add one or set 0"
             )
-        drawn[split] = draw_games(families, split, count, seed) if count else []
-        for spec in drawn[split]:
+        specs_by_split[split] = draw_games(families, split, count, seed) if count else []
+        for spec in specs_by_split[split]:
             if spec.id in split_of:
                 raise UsageError(
                     f"env: game {spec.id} is in the splits {split_of[spec.id]} and {split}; widen "
                     f"the ranges of env.games"
                 )
             split_of[spec.id] = split
-    return drawn
+    return specs_by_split
 
 
 def _task(name: str, split: Split, game: Path, config: EnvConfig) -> Task:
@@ -121,8 +123,8 @@ def _named(config: EnvConfig) -> dict[Split, list[tuple[str, Path]]]:
     its bytes, so that files of equal names are different games. Raises UsageError for a missing
     one, and for a game that stands twice.
     """
-    named: dict[Split, list[tuple[str, Path]]] = {split: [] for split in SPLITS}
-    known: dict[str, str] = {}
+    files_by_split: dict[Split, list[tuple[str, Path]]] = {split: [] for split in SPLITS}
+    place_by_digest: dict[str, str] = {}
     for split, files in config.files.items():
         for path in files:
             if not os.path.isfile(path):
@@ -131,12 +133,14 @@ def _named(config: EnvConfig) -> dict[Split, list[tuple[str, Path]]]:
                     f"tw-make or remove the entry"
                 )
             digest = _digest(path)
-            where = f"env.files.{split}: {path}"
-            if digest in known:
-                raise UsageError(f"{where}: the same game as {known[digest]}; name every game once")
-            known[digest] = where
-            named[split].append((f"{path.stem}-{digest[:8]}", path))
-    return named
+            place = f"env.files.{split}: {path}"
+            if digest in place_by_digest:
+                raise UsageError(
+                    f"{place}: the same game as {place_by_digest[digest]}; name every game once"
+                )
+            place_by_digest[digest] = place
+            files_by_split[split].append((f"{path.stem}-{digest[:8]}", path))
+    return files_by_split
 
 
 def _digest(path: Path) -> str:

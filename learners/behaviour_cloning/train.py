@@ -58,12 +58,12 @@ def build_dataset(rollouts: Path, chat: ChatFormat, max_length: int) -> Any:
         if not episode[0]["success"]:
             continue
         turns = [Turn(row["observation"], row["action"], row["actor"]) for row in episode]
-        first = opening_message(episode[0]["goal"], episode[0]["observation"])
-        turns[0] = replace(turns[0], user=first)
+        opening = opening_message(episode[0]["goal"], episode[0]["observation"])
+        turns[0] = replace(turns[0], user=opening)
         sequence = episode_sequence(chat, turns, [True] * len(turns), max_length)
-        learned = zip(sequence.input_ids, sequence.completion_mask, strict=True)
+        tokens = zip(sequence.input_ids, sequence.completion_mask, strict=True)
         rows["input_ids"].append(sequence.input_ids)
-        rows["labels"].append([token if counts else IGNORED for token, counts in learned])
+        rows["labels"].append([token if counts else IGNORED for token, counts in tokens])
     if not rows["input_ids"]:
         raise RuntimeFailure(f"{rollouts} holds no successful teacher episode to learn from")
     return Dataset.from_dict(rows)

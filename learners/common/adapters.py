@@ -91,8 +91,8 @@ def merge(base: Path, adapter: Path, output: Path, dtype: str = "auto") -> None:
     from safetensors.torch import save_file
 
     deltas = dict(_factors(_scaled(adapter)))
-    left = shutil.ignore_patterns("*.safetensors", "*.bin", "*.md", COMPLETE)
-    shutil.copytree(base, output, ignore=left)
+    ignore = shutil.ignore_patterns("*.safetensors", "*.bin", "*.md", COMPLETE)
+    shutil.copytree(base, output, ignore=ignore)
     for shard in sorted(base.glob("*.safetensors")):
         tensors = dict(_merged(shard, deltas, dtype))
         save_file(tensors, output / shard.name, metadata={"format": "pt"})

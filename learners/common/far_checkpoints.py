@@ -27,9 +27,9 @@ def fetch_last(stage: Path) -> None:
         return
     folder = stage / "checkpoints"
     last = max(_whole(mirror.names(folder)), key=step_of, default=None)
-    for other in folder.glob("checkpoint-*"):
-        if other.name != last:
-            shutil.rmtree(other, ignore_errors=True)
+    for checkpoint in folder.glob("checkpoint-*"):
+        if checkpoint.name != last:
+            shutil.rmtree(checkpoint, ignore_errors=True)
     if last is not None:
         mirror.pull(folder / last)
 
@@ -46,9 +46,9 @@ def keep(checkpoint: Path, args: Any) -> None:
     torch.distributed.barrier()
     if args.local_process_index == 0:
         mirror.share(path for path in checkpoint.rglob("*") if path.name != COMPLETE)
-        for other in checkpoint.parent.glob("checkpoint-*"):
-            if other != checkpoint:
-                shutil.rmtree(other, ignore_errors=True)
+        for sibling in checkpoint.parent.glob("checkpoint-*"):
+            if sibling != checkpoint:
+                shutil.rmtree(sibling, ignore_errors=True)
     torch.distributed.barrier()
     if first:
         share_notes(checkpoint.parents[1])
@@ -56,9 +56,9 @@ def keep(checkpoint: Path, args: Any) -> None:
         mirror.share([checkpoint / COMPLETE])
         names = mirror.names(checkpoint.parent)
         oldest = sorted(map(step_of, _whole(names)))[-_KEPT:][0]
-        for earlier in {name.split("/")[0] for name in names}:
-            if step_of(earlier) < oldest:
-                mirror.remove(checkpoint.parent / earlier)
+        for checkpoint_name in {name.split("/")[0] for name in names}:
+            if step_of(checkpoint_name) < oldest:
+                mirror.remove(checkpoint.parent / checkpoint_name)
 
 
 def share_notes(stage: Path) -> None:

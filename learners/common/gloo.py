@@ -19,8 +19,8 @@ def listen_where_ray_does() -> None:
     if os.environ.get(_INTERFACE):
         return
     address = ray.util.get_node_ip_address()
-    for interface, own in psutil.net_if_addrs().items():
-        if address in [each.address for each in own]:
+    for interface, addresses in psutil.net_if_addrs().items():
+        if address in [entry.address for entry in addresses]:
             os.environ[_INTERFACE] = interface
 
 

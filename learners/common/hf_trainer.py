@@ -51,8 +51,8 @@ def trainer_arguments(
         )
     # By default the log would be among the checkpoints, which do not stay.
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(stage / "tensorboard"))
-    resumed = _last_complete(stage / "checkpoints")
-    way = prepare(resumed, config.deepspeed, name) if resumed else "again"
+    checkpoint = _last_complete(stage / "checkpoints")
+    way = prepare(checkpoint, config.deepspeed, name) if checkpoint else "again"
     return {
         "output_dir": str(stage / "checkpoints"),
         "learning_rate": config.learning_rate,
@@ -127,12 +127,12 @@ def require_sharded(model: Any, config: LearnerConfig) -> None:
     """
     if config.deepspeed.zero_stage != 3:
         return
-    whole = [
+    unsharded = [
         name for name, parameter in model.named_parameters() if not hasattr(parameter, "ds_id")
     ]
-    if whole:
+    if unsharded:
         raise RuntimeFailure(
-            f"{whole[0]} was loaded whole on every rank, where ZeRO-3 divides parameters"
+            f"{unsharded[0]} was loaded whole on every rank, where ZeRO-3 divides parameters"
         )
 
 
@@ -142,15 +142,15 @@ def train(trainer: Any, stage: Path) -> None:
     """
     import torch.distributed
 
-    resumed = _last_complete(stage / "checkpoints")
-    step = step_of(resumed.name) if resumed else 0
+    checkpoint = _last_complete(stage / "checkpoints")
+    step = step_of(checkpoint.name) if checkpoint else 0
     if torch.distributed.get_rank() == 0:
         _forget_metrics_after(stage / METRICS, step)
     trainer.add_callback(_epochs_told())
     if may_be_announced():
         # Before the recorder, which asks whether this driver may still save.
         trainer.callback_handler.callbacks.insert(0, preemption_watch())
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     require_deepspeed(trainer)
 
 
@@ -185,9 +185,9 @@ def publish(
     # Under ZeRO-3 this rank would load models in shards, and wait for ever for ranks that are done.
     unset_hf_deepspeed_config()
     if merge is not None:
-        merged: Any = merge(scratch).merge_and_unload()
+        merged_model: Any = merge(scratch).merge_and_unload()
         shutil.rmtree(scratch)
-        merged.save_pretrained(scratch)
+        merged_model.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
     for needless in ("training_args.bin", "README.md"):  # a pickle, and an empty form
         (scratch / needless).unlink(missing_ok=True)
@@ -201,10 +201,10 @@ def _save_adapter(model: Any, folder: Path) -> None:
     """Save what was trained beside the model, and gather nothing else of it under ZeRO-3."""
     import torch.distributed
 
-    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    with _gathered(list(trained.values())):
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    with _gathered(list(parameters.values())):
         if torch.distributed.get_rank() == 0:
-            state = {name: value.detach().cpu().clone() for name, value in trained.items()}
+            state = {name: value.detach().cpu().clone() for name, value in parameters.items()}
             model.save_pretrained(folder, state_dict=state)
 
 
@@ -214,8 +214,8 @@ def _gathered(parameters: list[Any]) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
     import deepspeed
 
-    gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(parameters)
-    return gathered
+    context: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(parameters)
+    return context
 
 
 def recorder(stage: Path, *measures: str, fence: Fence | None = None) -> Any:
@@ -306,5 +306,5 @@ def _last_complete(folder: Path) -> Path | None:
 def _forget_metrics_after(path: Path, step: int) -> None:
     if path.is_file():
         rows = files.read_json_lines(path)
-        kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
-        files.write_atomically(path, "".join(kept))
+        lines = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
+        files.write_atomically(path, "".join(lines))

@@ -137,7 +137,7 @@ def _on_node(jobs: Sequence[LearnerJob], loop: Callable[[], None]) -> None:
 
 def _paths(job: LearnerJob) -> list[Path]:
     """What a job reads, and what it may have written before."""
-    values = [getattr(job, one.name) for one in fields(job)]
+    values = [getattr(job, job_field.name) for job_field in fields(job)]
     paths = [value for value in values if isinstance(value, Path)]
     if isinstance(job, ModelJob):
         paths.append(Path(job.model))

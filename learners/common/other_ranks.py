@@ -33,12 +33,12 @@ def prepare(checkpoint: Path, config: DeepSpeedConfig, learner: str) -> str:
     import torch.distributed
 
     ranks, sharded = parts_of(checkpoint)
-    now = (config.ranks if config.zero_stage else 0, config.zero_stage == 3)
-    if (ranks, sharded) == now or not (ranks or now[0]):
+    layout = (config.ranks if config.zero_stage else 0, config.zero_stage == 3)
+    if (ranks, sharded) == layout or not (ranks or layout[0]):
         return "as it is"
     decision = ["again"]
     if torch.distributed.get_rank() == 0:
-        same_kind = bool(ranks) == bool(now[0]) and sharded == now[1]
+        same_kind = bool(ranks) == bool(layout[0]) and sharded == layout[1]
         problem = _convert(checkpoint) if same_kind else "it is of another stage of ZeRO"
         decision = ["again" if problem else "universal"]
         if problem:
@@ -62,14 +62,14 @@ def _convert(checkpoint: Path) -> str:
     command = child_command("-m", "deepspeed.checkpoint.ds_to_universal")
     command += ["--input_folder", str(checkpoint / tag)]
     command += ["--output_folder", str(checkpoint / f"{tag}_universal"), "--inject_missing_state"]
-    done = subprocess.run(
+    child = subprocess.run(
         command,
         capture_output=True,
         encoding="utf-8",
         stdin=subprocess.DEVNULL,
         env=child_environment() | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""},
     )
-    if done.returncode == 0:
+    if child.returncode == 0:
         return ""
-    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    return said[-1][:200] if said else f"exit code {done.returncode}"
+    lines = [line.strip() for line in child.stderr.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else f"exit code {child.returncode}"

@@ -45,9 +45,11 @@ class AnswerRow:
     @cached_property
     def positions(self) -> list[int]:
         """Of each token in its conversation: every answer follows the prompt."""
-        first = len(self.prompt)
-        after_prompt = (range(first, first + len(answer)) for answer in self.answers)
-        return [*range(first), *chain.from_iterable(after_prompt)]
+        prompt_length = len(self.prompt)
+        after_prompt = (
+            range(prompt_length, prompt_length + len(answer)) for answer in self.answers
+        )
+        return [*range(prompt_length), *chain.from_iterable(after_prompt)]
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,10 @@ def row_tensors(
     positions_RT = torch.zeros((len(rows), length), dtype=torch.long)
     real_RT = torch.zeros((len(rows), length), dtype=torch.long)
     for r, (row, offset) in enumerate(zip(rows, offsets, strict=True)):
-        here = slice(offset, offset + len(row.ids))
-        ids_RT[r, here] = torch.tensor(row.ids)
-        positions_RT[r, here] = torch.tensor(row.positions)
-        real_RT[r, here] = 1
+        span = slice(offset, offset + len(row.ids))
+        ids_RT[r, span] = torch.tensor(row.ids)
+        positions_RT[r, span] = torch.tensor(row.positions)
+        real_RT[r, span] = 1
     mask = _tree_mask(rows, offsets, real_RT) if own_mask else real_RT
     return RowTensors(ids_RT, positions_RT, mask, offsets)
 
@@ -97,10 +99,10 @@ def _tree_mask(rows: Sequence[AnswerRow], offsets: Sequence[int], real_RT: "Tens
     earlier_TT = torch.ones((length, length), dtype=torch.bool).tril()
     visible_RTT = earlier_TT & real_RT.bool()[:, None, :]
     for r, (row, offset) in enumerate(zip(rows, offsets, strict=True)):
-        first = offset + row.starts[0]
+        first_start = offset + row.starts[0]
         for answer_start, answer in zip(row.starts[1:], row.answers[1:], strict=True):
             start = offset + answer_start
-            visible_RTT[r, start : start + len(answer), first:start] = False
+            visible_RTT[r, start : start + len(answer), first_start:start] = False
     visible_RTT |= torch.eye(length, dtype=torch.bool)
     return visible_RTT[:, None]
 

@@ -30,10 +30,10 @@ def preemption_watch() -> Any:
         saved_for: Any = None
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            due = torch.tensor([time.monotonic() - self.looked_at > LOOK_EVERY_S])
-            due = due.to(args.device)
-            torch.distributed.broadcast(due, src=0)
-            if not due.item():
+            is_due = torch.tensor([time.monotonic() - self.looked_at > LOOK_EVERY_S])
+            is_due = is_due.to(args.device)
+            torch.distributed.broadcast(is_due, src=0)
+            if not is_due.item():
                 return
             self.looked_at = time.monotonic()
             announced = ray.train.get_preemption_info()

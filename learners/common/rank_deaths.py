@@ -34,8 +34,8 @@ class RankDeaths:
         self.look()
         if self._words:
             return said_by_now(list(self._words.values())[-1])
-        ours = [place for place in actors_of(_RANK) if place not in self._before]
-        return said_by_now(self._read(ours[-1])) if ours else ""
+        places = [place for place in actors_of(_RANK) if place not in self._before]
+        return said_by_now(self._read(places[-1])) if places else ""
 
     def _read(self, place: Place) -> "Future[str]":
         role = f"{self._learner.replace('.', '_')} rank"

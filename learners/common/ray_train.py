@@ -69,29 +69,29 @@ def _fit(trainer: Any, verdict: Path, deaths: "RankDeaths") -> BaseException | N
     """Train; what ended the ranks before the end, None where nothing did. Raises what a rank says
     is wrong with its input.
     """
-    ended: Future[None] = Future()
+    outcome: Future[None] = Future()
 
     def fit() -> None:
         try:
             trainer.fit()
-            ended.set_result(None)
+            outcome.set_result(None)
         except BaseException as error:
-            ended.set_exception(error)
+            outcome.set_exception(error)
 
     # In the main thread Ray Train takes Ctrl-C to itself, and then waits for ranks that wait for
     # room.
     threading.Thread(target=fit, daemon=True).start()
     turn_s = _TURN_FAR_S if of(verdict) else _TURN_S
     looked = time.monotonic()
-    while not ended.done():
+    while not outcome.done():
         _raise_verdict(verdict)
-        wait([ended], timeout=turn_s)
+        wait([outcome], timeout=turn_s)
         if time.monotonic() - looked >= _LOOK_S:
             deaths.look()
             looked = time.monotonic()
     deaths.look()
     _raise_verdict(verdict)
-    return ended.exception()
+    return outcome.exception()
 
 
 def _is_a_death(error: BaseException) -> bool:
@@ -176,7 +176,7 @@ def _innermost(error: BaseException) -> str:
         return _innermost(next(iter(failures.values())))
     if (failure := getattr(error, "controller_failure", None)) is not None:
         # Ray Train goes on with a page of what may be the matter.
-        said = " ".join(str(failure).split()).partition(" Potential causes")[0]
-        return f"{type(failure).__name__}: {said}"[:500]
+        message = " ".join(str(failure).split()).partition(" Potential causes")[0]
+        return f"{type(failure).__name__}: {message}"[:500]
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:500]

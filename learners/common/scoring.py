@@ -97,34 +97,38 @@ def _by_one_actor(
 ) -> Scores:
     import ray
 
-    again = resources.decided().cluster.max_restarts
-    remote = ray.remote(ScoringActor).options(max_restarts=again, max_task_retries=again, **options)
+    retries = resources.decided().cluster.max_restarts
+    remote = ray.remote(ScoringActor).options(
+        max_restarts=retries, max_task_retries=retries, **options
+    )
     actor = remote.remote(load)
     try:
-        asked = [actor.score.remote(part) for part in _parts(table)]
-        return np.concatenate([np.empty(0), *_awaited(what, map(ray.get, asked))])
+        score_refs = [actor.score.remote(part) for part in _parts(table)]
+        return np.concatenate([np.empty(0), *_awaited(what, map(ray.get, score_refs))])
     finally:
         ray.kill(actor)
 
 
 def _on_ray_data(
-    what: str, load: LoadScorer, table: pa.Table, options: dict[str, Any], most: int
+    what: str, load: LoadScorer, table: pa.Table, options: dict[str, Any], max_actors: int
 ) -> Scores:
     numbered = table.append_column(_NUMBER, pa.array(np.arange(len(table))))
     scores = np.empty(len(table))
-    missing = len(table)
-    batches = _scored(numbered, load, options, most).iter_batches(
+    unscored = len(table)
+    batches = _scored(numbered, load, options, max_actors).iter_batches(
         batch_size=None, batch_format="numpy"
     )
     for batch in _awaited(what, batches):
         scores[batch[_NUMBER]] = batch["score"]
-        missing -= len(batch[_NUMBER])
-    if missing:
-        raise RuntimeFailure(f"{what}: {missing} of {len(table)} rows were not scored")
+        unscored -= len(batch[_NUMBER])
+    if unscored:
+        raise RuntimeFailure(f"{what}: {unscored} of {len(table)} rows were not scored")
     return scores
 
 
-def _scored(numbered: pa.Table, load: LoadScorer, options: dict[str, Any], most: int) -> "Dataset":
+def _scored(
+    numbered: pa.Table, load: LoadScorer, options: dict[str, Any], max_actors: int
+) -> "Dataset":
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -135,7 +139,7 @@ def _scored(numbered: pa.Table, load: LoadScorer, options: dict[str, Any], most:
         fn_constructor_args=(load,),
         batch_size=_BATCH,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max_actors),
         **options,
     )
 
@@ -150,22 +154,22 @@ def _awaited(what: str, results: Iterable[Any]) -> Iterator[Any]:
     first one has the time besides that an actor has to be placed and to load its model.
     """
     cluster = resources.decided().cluster
-    arrived: Queue[tuple[str, Any]] = Queue()
+    arrivals: Queue[tuple[str, Any]] = Queue()
 
     def fetch() -> None:
         try:
             for result in results:
-                arrived.put(("result", result))
-            arrived.put(("end", None))
+                arrivals.put(("result", result))
+            arrivals.put(("end", None))
         except BaseException as error:
-            arrived.put(("error", error))
+            arrivals.put(("error", error))
 
     threading.Thread(target=fetch, daemon=True).start()
     deadline_s = cluster.stall_deadline_s
     longest_s = cluster.wait_for_resources_s + cluster.engine_start_deadline_s + deadline_s
     while True:
         try:
-            kind, content = arrived.get(timeout=longest_s)
+            kind, content = arrivals.get(timeout=longest_s)
         except Empty:
             raise RuntimeFailure(
                 f"{what}: nothing was scored within {longest_s:g} s (cluster.stall_deadline_s)"

@@ -105,8 +105,10 @@ def answer_logits(model: Any, batch: dict[str, Tensor]) -> Tensor:
     length = batch["input_ids"].shape[1]
     # The head is applied only where an answer may be predicted: with a large vocabulary it costs
     # more than the rest.
-    kept = length - int(batch["source_NA"].min())
+    logit_count = length - int(batch["source_NA"].min())
     inputs = {name: batch[name] for name in _MODEL_INPUTS}
-    logits_RKV = model(**inputs, use_cache=False, logits_to_keep=kept).logits
-    logits_NAV: Tensor = logits_RKV[batch["row_N"][:, None], batch["source_NA"] - (length - kept)]
+    logits_RKV = model(**inputs, use_cache=False, logits_to_keep=logit_count).logits
+    logits_NAV: Tensor = logits_RKV[
+        batch["row_N"][:, None], batch["source_NA"] - (length - logit_count)
+    ]
     return logits_NAV if logits_NAV.dtype == torch.float64 else logits_NAV.float()

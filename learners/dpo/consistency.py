@@ -47,8 +47,8 @@ def measure_consistency(
     """
     load = Divergence(model, system_prompt, config, template_settings or {})
     divergences = score("views of pairs", load, preference_pairs.load(pairs))
-    known = divergences[~np.isnan(divergences)]
-    return Consistency(float(known.mean()) if len(known) else float("nan"), len(known))
+    values = divergences[~np.isnan(divergences)]
+    return Consistency(float(values.mean()) if len(values) else float("nan"), len(values))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 def token_log_probs(logits_BAV: Tensor, targets_BA: Tensor, mask_BA: Tensor) -> Tensor:
     """log pi(token | prompt, earlier tokens) [B, A]; 0 where the mask is."""
-    chosen_BA = logits_BAV.gather(2, targets_BA[..., None])[..., 0]
-    return (chosen_BA - logits_BAV.logsumexp(2)).where(mask_BA, chosen_BA.new_zeros(()))
+    target_logits_BA = logits_BAV.gather(2, targets_BA[..., None])[..., 0]
+    return (target_logits_BA - logits_BAV.logsumexp(2)).where(
+        mask_BA, target_logits_BA.new_zeros(())
+    )
 
 
 def dpo_loss(log_ratio_chosen_B: Tensor, log_ratio_rejected_B: Tensor, beta: float) -> Tensor:

@@ -151,26 +151,26 @@ def build_pairs(
     for row, score in zip(branch_values.rows_of(table), scores, strict=True):
         score_of[row.key, row.source, row.candidate_index] = float(score)
     states = branch_values.states_of(table)
-    met = _by_place([*visited, *(rows[0] for rows in states)])
-    counted: Counter[str] = Counter()
-    kept: list[_Kept] = []
+    states_by_place = _by_place([*visited, *(rows[0] for rows in states)])
+    counter: Counter[str] = Counter()
+    pairs: list[_Kept] = []
     for rows in states:
         pair = _pair(rows, score_of, min_gap)
         if isinstance(pair, str):
-            counted[pair] += 1
+            counter[pair] += 1
             continue
         best, worst = pair
-        view = _second_view(rows[0], met[rows[0].task, rows[0].prefix])
+        view = _second_view(rows[0], states_by_place[rows[0].task, rows[0].prefix])
         if isinstance(view, View):
-            counted["with_view"] += 1
-            kept.append(_Kept(best, worst, view))
+            counter["with_view"] += 1
+            pairs.append(_Kept(best, worst, view))
         else:
-            counted[view] += 1
-            kept.append(_Kept(best, worst, None))
-        counted["teacher_chosen"] += best.row.source == "teacher"
-    counts = {field.name: counted[field.name] for field in fields(PairCounts)}
-    counts |= {"states": len(states), "pairs": len(kept)}
-    return _to_table(kept, scored_by), PairCounts(**counts)
+            counter[view] += 1
+            pairs.append(_Kept(best, worst, None))
+        counter["teacher_chosen"] += best.row.source == "teacher"
+    counts = {field.name: counter[field.name] for field in fields(PairCounts)}
+    counts |= {"states": len(states), "pairs": len(pairs)}
+    return _to_table(pairs, scored_by), PairCounts(**counts)
 
 
 def _by_place(states: Sequence[BranchValue]) -> dict[tuple[str, int], list[BranchValue]]:
@@ -219,36 +219,36 @@ def _rank_of_worst(action: _Action) -> tuple[float, bool, int]:
     return (action.value, action.row.source == "teacher", action.row.candidate_index)
 
 
-def _second_view(state: BranchValue, met: Sequence[BranchValue]) -> View | str:
+def _second_view(state: BranchValue, candidates: Sequence[BranchValue]) -> View | str:
     """Another view of the state, drawn by the state's key; or the reason why there is none."""
-    elsewhere = [other for other in met if other.z != state.z]
+    elsewhere = [candidate for candidate in candidates if candidate.z != state.z]
     if not elsewhere:
         return "unseen_elsewhere"
-    alike = [other for other in elsewhere if other.state_hash == state.state_hash]
+    alike = [candidate for candidate in elsewhere if candidate.state_hash == state.state_hash]
     if not alike:
         return "other_state"
-    read = _text(state)
-    different = [other for other in alike if _text(other) != read]
+    text = _text(state)
+    different = [candidate for candidate in alike if _text(candidate) != text]
     if not different:
         return "same_text"
-    other = rng_for("second-view", state.key).choice(different)
-    return View(other.key, other.z, other.history, other.user)
+    candidate = rng_for("second-view", state.key).choice(different)
+    return View(candidate.key, candidate.z, candidate.history, candidate.user)
 
 
 def _text(state: BranchValue) -> list[str]:
     return [*(text_of(turn.user) for turn in state.history), state.user]
 
 
-def _to_table(kept: Sequence[_Kept], scored_by: str) -> pa.Table:
-    states = [pair.best.row for pair in kept]
-    views = [pair.view for pair in kept]
+def _to_table(pairs: Sequence[_Kept], scored_by: str) -> pa.Table:
+    states = [pair.best.row for pair in pairs]
+    views = [pair.view for pair in pairs]
     columns: dict[str, list[object]] = {
         name: [getattr(state, name) for state in states] for name in _STATE_COLUMNS
     }
     columns["history"] = [branch_values.turn_rows(state.history) for state in states]
-    columns["scored_by"] = [scored_by] * len(kept)
-    columns |= _action_columns("chosen", [pair.best for pair in kept])
-    columns |= _action_columns("rejected", [pair.worst for pair in kept])
+    columns["scored_by"] = [scored_by] * len(pairs)
+    columns |= _action_columns("chosen", [pair.best for pair in pairs])
+    columns |= _action_columns("rejected", [pair.worst for pair in pairs])
     columns["view_key"] = [view and view.key for view in views]
     columns["view_z"] = [view and view.z for view in views]
     columns["view_history"] = [view and branch_values.turn_rows(view.history) for view in views]

@@ -41,10 +41,10 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
     over those pairs.
     """
 
-    def __init__(self, *arguments: Any, loss: DPOConfig, view_share: float, **more: Any) -> None:
+    def __init__(self, *arguments: Any, loss: DPOConfig, view_share: float, **options: Any) -> None:
         self._loss = loss
         self._view_share = view_share
-        super().__init__(*arguments, **more)
+        super().__init__(*arguments, **options)
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset
@@ -114,8 +114,8 @@ class PreferenceTrainer(DPOTrainer):  # type: ignore[misc]
         views = terms.setdefault("loss/consistency", terms["loss/dpo"].new_zeros(0))
         sums = torch.stack([terms[name].detach().sum() for name in MEASURES[:-1]])
         counts = torch.tensor([pairs, len(views)], dtype=sums.dtype, device=sums.device)
-        gathered = self.accelerator.reduce(torch.cat([sums, counts]), reduction="sum")
-        self._metrics["train"]["sums"].append(gathered)
+        totals = self.accelerator.reduce(torch.cat([sums, counts]), reduction="sum")
+        self._metrics["train"]["sums"].append(totals)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means since the last line."""

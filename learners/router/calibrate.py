@@ -33,11 +33,11 @@ def calibrate(
     """
     if ablation in ("uncalibrated", "no_brier"):
         return {name: Calibrator() for name in heads if name in ESTIMATES}
-    found: dict[str, Calibrator] = {}
+    calibrators: dict[str, Calibrator] = {}
     for name in labels.counts:
         if name in heads:
-            found[name] = _calibrator(name, labels, raw_U[name], place_N, seed)
-    return found
+            calibrators[name] = _calibrator(name, labels, raw_U[name], place_N, seed)
+    return calibrators
 
 
 def _calibrator(
@@ -48,13 +48,13 @@ def _calibrator(
     seed: int,
 ) -> Calibrator:
     """Of one risk head. A pool is one state in one fifth of the tasks."""
-    known_N = labels.counts[name] > 0
-    n_N = labels.counts[name][known_N]
-    failures_N = getattr(labels, name)[known_N] * n_N
-    tasks, task_N = np.unique(labels.task[known_N], return_inverse=True)
+    labelled_N = labels.counts[name] > 0
+    n_N = labels.counts[name][labelled_N]
+    failures_N = getattr(labels, name)[labelled_N] * n_N
+    tasks, task_N = np.unique(labels.task[labelled_N], return_inverse=True)
     fold_of_task = np.random.default_rng(seed).permutation(len(tasks)) % _FOLDS
     pools_P, pool_N = np.unique(
-        place_N[known_N] * _FOLDS + fold_of_task[task_N], return_inverse=True
+        place_N[labelled_N] * _FOLDS + fold_of_task[task_N], return_inverse=True
     )
     n_P = np.bincount(pool_N, n_N).astype(np.float64)
     failures_P = np.bincount(pool_N, failures_N).astype(np.float64)

@@ -66,55 +66,57 @@ def deal(labels: LabelTable, scaler: Scaler, rank: int, ranks: int, device: torc
     """The part of `rank`: every `ranks`-th episode. What is known of the whole batch is computed
     from the whole table.
     """
-    mine_N = labels.episode % ranks == rank
-    f_UF, place_N = distinct(scaler(labels.features_NF[mine_N]))
-    whole = LatchedEpisodes.of(labels)
-    own = LatchedEpisodes.of(labels, mine_N)
-    seeds_Z = np.unique(whole.z_E)
+    in_share_N = labels.episode % ranks == rank
+    f_UF, place_N = distinct(scaler(labels.features_NF[in_share_N]))
+    all_episodes = LatchedEpisodes.of(labels)
+    own_episodes = LatchedEpisodes.of(labels, in_share_N)
+    seeds_Z = np.unique(all_episodes.z_E)
     risk: dict[str, Tensor] = {}
     n: dict[str, Tensor] = {}
     n_total: dict[str, float] = {}
     for name in ESTIMATES:
         n_N = labels.weight * labels.counts[name]
-        risk[name] = _tensor(np.nan_to_num(getattr(labels, name)[mine_N]), device)
-        n[name] = _tensor(n_N[mine_N], device)
+        risk[name] = _tensor(np.nan_to_num(getattr(labels, name)[in_share_N]), device)
+        n[name] = _tensor(n_N[in_share_N], device)
         n_total[name] = float(n_N.sum())
-    row_N = np.cumsum(mine_N) - 1
+    row_N = np.cumsum(in_share_N) - 1
     return Share(
         f_UF=_tensor(f_UF, device),
         place_N=_tensor(place_N, device),
         risk=risk,
         n=n,
         n_total=n_total,
-        places_ET=_tensor(np.where(own.mask_ET, place_N[row_N[own.rows_ET]], 0), device),
-        episodes=_episodes(own, seeds_Z, device),
-        totals=_totals(whole, seeds_Z, ranks, device),
+        places_ET=_tensor(
+            np.where(own_episodes.mask_ET, place_N[row_N[own_episodes.rows_ET]], 0), device
+        ),
+        episodes=_episodes(own_episodes, seeds_Z, device),
+        totals=_totals(all_episodes, seeds_Z, ranks, device),
     )
 
 
 def _episodes(
-    own: LatchedEpisodes, seeds_Z: npt.NDArray[np.int64], device: torch.device
+    latched: LatchedEpisodes, seeds_Z: npt.NDArray[np.int64], device: torch.device
 ) -> Episodes:
     return Episodes(
-        mask_ET=_tensor(own.mask_ET.astype(np.float64), device),
-        rhoT_ET=_tensor(own.rhoT_ET, device),
-        m_ET=_tensor(own.m_ET, device),
-        lost_E=_tensor(own.lost_E, device),
-        seed_E=_tensor(np.searchsorted(seeds_Z, own.z_E), device),
+        mask_ET=_tensor(latched.mask_ET.astype(np.float64), device),
+        rhoT_ET=_tensor(latched.rhoT_ET, device),
+        m_ET=_tensor(latched.m_ET, device),
+        lost_E=_tensor(latched.lost_E, device),
+        seed_E=_tensor(np.searchsorted(seeds_Z, latched.z_E), device),
     )
 
 
 def _totals(
-    whole: LatchedEpisodes, seeds_Z: npt.NDArray[np.int64], ranks: int, device: torch.device
+    latched: LatchedEpisodes, seeds_Z: npt.NDArray[np.int64], ranks: int, device: torch.device
 ) -> Totals:
-    seed_E = np.searchsorted(seeds_Z, whole.z_E)
-    episodes_Z = np.bincount(seed_E, np.ones(len(whole)), minlength=len(seeds_Z))
-    steps_Z = np.bincount(seed_E, whole.mask_ET.sum(axis=1), minlength=len(seeds_Z))
+    seed_E = np.searchsorted(seeds_Z, latched.z_E)
+    episodes_Z = np.bincount(seed_E, np.ones(len(latched)), minlength=len(seeds_Z))
+    steps_Z = np.bincount(seed_E, latched.mask_ET.sum(axis=1), minlength=len(seeds_Z))
     return Totals(
         ranks=ranks,
         episodes_Z=_tensor(episodes_Z, device),
         steps_Z=_tensor(steps_Z, device),
-        teacher_only=float(whole.m_ET[:, 0].mean()),
+        teacher_only=float(latched.m_ET[:, 0].mean()),
     )
 
 

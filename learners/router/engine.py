@@ -137,8 +137,8 @@ class Log:
         self._total = total
         if writes and path.is_file():
             rows = files.read_json_lines(path)
-            kept = [json.dumps(row) + "\n" for row in rows if row["router"] != job]
-            files.write_atomically(path, "".join(kept))
+            lines = [json.dumps(row) + "\n" for row in rows if row["router"] != job]
+            files.write_atomically(path, "".join(lines))
 
     def add(self, step: int, **values: Any) -> None:
         """One row."""

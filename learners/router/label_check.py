@@ -41,9 +41,9 @@ def _check_table(split: str, path: Path, config: RouterConfig) -> bool:
             raise UsageError(
                 f"{path}: no {kind}-branches; label the {split} tasks with all three kinds"
             )
-    told = bool(labels.n_dissent.any())
+    has_dissent = bool(labels.n_dissent.any())
     asks_for_dissent = config.mode == "decoupled" and config.score in ("dissent", "advantage")
-    if asks_for_dissent and not told:
+    if asks_for_dissent and not has_dissent:
         raise UsageError(
             f"{path}: router.score = {config.score}: no label says what the teacher would "
             f"do; use score value"
@@ -53,4 +53,4 @@ def _check_table(split: str, path: Path, config: RouterConfig) -> bool:
             f"{path}: {len(episodes)} episodes for router.deepspeed.ranks = "
             f"{config.deepspeed.ranks}; use fewer ranks"
         )
-    return told
+    return has_dissent

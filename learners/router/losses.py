@@ -139,8 +139,8 @@ def constrained_loss(
     """This rank's part of cost + lambda CVaR, whose gradients average to the batch's; with it CVaR
     and cost of the batch.
     """
-    own = torch.cat([outcomes.failure_Z.detach(), outcomes.cost.detach()[None]])
-    sums = reduce(own)
+    own_sums = torch.cat([outcomes.failure_Z.detach(), outcomes.cost.detach()[None]])
+    sums = reduce(own_sums)
     failure_Z = sums[:-1] / outcomes.per_Z
     cost = float(sums[-1]) / outcomes.per
 

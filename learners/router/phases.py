@@ -65,7 +65,7 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
     )
     engine = start_engine(heads.to(train.f_UF.device), config.learning_rate, config.weight_decay)
     best: dict[str, Tensor] = {}
-    least = dict.fromkeys(names, np.inf)
+    least_by_name = dict.fromkeys(names, np.inf)
     stale = 0
     for step in range(1, config.risk_steps + 1):
         sums = _scores(heads, train)
@@ -77,12 +77,12 @@ def train_risks(setting: Setting, train: Share, validation: Share) -> dict[str, 
         if step % config.check_every_steps and step < config.risk_steps:
             continue
         with torch.no_grad():
-            found = _means(setting.reduce, _scores(heads, validation), validation)
-        better = [name for name in names if found[name] < least[name] - 1e-6]
-        for name in better:
-            least[name] = found[name]
+            scores = _means(setting.reduce, _scores(heads, validation), validation)
+        improved_names = [name for name in names if scores[name] < least_by_name[name] - 1e-6]
+        for name in improved_names:
+            least_by_name[name] = scores[name]
             best |= _copied(heads[name], f"{name}.")
-        stale = 0 if better else stale + 1
+        stale = 0 if improved_names else stale + 1
         if stale >= config.patience:
             break
     heads.load_state_dict(best)
@@ -133,11 +133,11 @@ def train_policy(
 
 
 def _log_risks(log: Log, step: int, scores: dict[str, float], norm: float) -> None:
-    named = {
+    columns = {
         f"{'brier' if name in RISKS else 'log_loss'}_{name}": score
         for name, score in scores.items()
     }
-    log.add(step, phase="risk", loss=sum(scores.values()), gradient_norm=norm, **named)
+    log.add(step, phase="risk", loss=sum(scores.values()), gradient_norm=norm, **columns)
 
 
 def _policy_row(
@@ -245,17 +245,17 @@ def _scores(heads: nn.ModuleDict, share: Share) -> dict[str, Tensor]:
     """Brier sums of the risks; the log loss of dissent, whose small values decide where the SLM is
     sure.
     """
-    found = {}
+    sums = {}
     for name, head in heads.items():
         logits_N = head(share.f_UF)[share.place_N]
         label_N = share.risk[name]
         n_N = share.n[name]
-        found[name] = (
+        sums[name] = (
             brier_sum(torch.sigmoid(logits_N), label_N, n_N)
             if name in RISKS
             else log_loss_sum(logits_N, label_N, n_N)
         )
-    return found
+    return sums
 
 
 def _copied(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:

@@ -30,18 +30,18 @@ there are.
 
 def fit_effects(model: RouterModel, labels: LabelTable) -> dict[str, Mlp]:
     """The heads `gain` and `saving`, each one linear layer. `model` gives risks and dissent."""
-    known = labels.where(labels.disputed)
-    f_UF, place_N = distinct(known.features_NF)
-    said = model.predict(f_UF)
-    assert said.rho1 is not None
-    assert said.rhoT is not None
-    assert said.dissent is not None
+    disputes = labels.where(labels.disputed)
+    f_UF, place_N = distinct(disputes.features_NF)
+    risks = model.predict(f_UF)
+    assert risks.rho1 is not None
+    assert risks.rhoT is not None
+    assert risks.dissent is not None
     inputs_UI = effect_inputs(
-        said.rho, said.rho1, said.rhoT, said.dissent, (f_UF - model.mean_F) / model.std_F
+        risks.rho, risks.rho1, risks.rhoT, risks.dissent, (f_UF - model.mean_F) / model.std_F
     )
-    targets = {"gain": known.success_gained, "saving": 1.0 + known.calls_saved}
+    targets = {"gain": disputes.success_gained, "saving": 1.0 + disputes.calls_saved}
     return {
-        name: _ridge(inputs_UI[place_N], target_N, known.pairs * known.weight)
+        name: _ridge(inputs_UI[place_N], target_N, disputes.pairs * disputes.weight)
         for name, target_N in targets.items()
     }
 

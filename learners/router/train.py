@@ -209,8 +209,8 @@ def _model(
     score = _score(config, labels)
     scale = (scaler.mean_F, scaler.std_F)
     if score == "advantage":
-        known = RouterModel("", config.mode, *scale, heads, calibrators, score="value")
-        heads = heads | fit_effects(known, labels)
+        risk_router = RouterModel("", config.mode, *scale, heads, calibrators, score="value")
+        heads = heads | fit_effects(risk_router, labels)
     weights: list[bytes] = []
     for head in heads.values():
         for layer in head.layers:
@@ -239,7 +239,7 @@ def _risk_heads(
     setting: "Setting",
     train: "Share",
     validation: "Share",
-    known: dict[tuple[object, ...], dict[str, Mlp]],
+    heads_by_key: dict[tuple[object, ...], dict[str, Mlp]],
 ) -> dict[str, Mlp]:
     """The heads of all estimates; without Brier the risks say 1/2 everywhere."""
     from learners.router.phases import constant_risk, train_risks
@@ -256,9 +256,9 @@ def _risk_heads(
         config.patience,
     )
     key = (job.train, job.validation, job.seed, *decisive)
-    if key not in known:
-        known[key] = train_risks(setting, train, validation)
-    return known[key]
+    if key not in heads_by_key:
+        heads_by_key[key] = train_risks(setting, train, validation)
+    return heads_by_key[key]
 
 
 def _publish(

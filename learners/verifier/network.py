@@ -82,10 +82,12 @@ class ValueModel:
         self._max_tokens = max_tokens
         on = kept_tokens > 0 and self._share and self._device == "cpu"
         self._prefixes = PrefixScorer(self._model, kept_tokens) if on else None
-        saved = path / CALIBRATION
+        calibration_file = path / CALIBRATION
         self._calibration: Isotonic | None = None
-        if saved.is_file():
-            self._calibration = Isotonic.from_json(read_json_object(saved)["calibration"])
+        if calibration_file.is_file():
+            self._calibration = Isotonic.from_json(
+                read_json_object(calibration_file)["calibration"]
+            )
 
     def score(self, states: Sequence[AnswerRow]) -> list[tuple[float, ...]]:
         """V in [0, 1] of every answer of every state, calibrated where the checkpoint has a

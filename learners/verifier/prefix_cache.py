@@ -37,12 +37,12 @@ class PrefixScorer:
     def logits(self, state: AnswerRow) -> Tensor:
         """Logit V of each answer [N]."""
         row = row_tensors([state], 0, pad_left=False, own_mask=True)
-        whole = len(state.prompt) // BLOCK * BLOCK
-        prefixes = [tuple(state.prompt[:end]) for end in range(BLOCK, whole + 1, BLOCK)]
+        prefix_length = len(state.prompt) // BLOCK * BLOCK
+        prefixes = [tuple(state.prompt[:end]) for end in range(BLOCK, prefix_length + 1, BLOCK)]
         with torch.no_grad():
             cache = self._read_blocks(row, prefixes)
-            logits_T = self._forward(row, whole, len(state.ids), cache).logits[0, :, 0]
-        scores_N: Tensor = logits_T[[last - whole for last in state.lasts]]
+            logits_T = self._forward(row, prefix_length, len(state.ids), cache).logits[0, :, 0]
+        scores_N: Tensor = logits_T[[last - prefix_length for last in state.lasts]]
         return scores_N
 
     def _read_blocks(self, row: RowTensors, prefixes: list[tuple[int, ...]]) -> Any:

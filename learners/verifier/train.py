@@ -66,12 +66,12 @@ def learn_verifier(job: VerifierJob, score: ScoreRows = in_this_process) -> Veri
     Raises RuntimeFailure with the first cause when the ranks fail, or when there is no state to
     learn from.
     """
-    trained = job.stage / "trained"
-    if not trained.is_dir():
-        run_job(replace(job, output=trained), _train_rank)
-    _calibrate(trained, job, score)
+    model_folder = job.stage / "trained"
+    if not model_folder.is_dir():
+        run_job(replace(job, output=model_folder), _train_rank)
+    _calibrate(model_folder, job, score)
     job.require()
-    files.publish(trained, job.output)
+    files.publish(model_folder, job.output)
     return VerifierMetrics(**files.read_json_object(job.output / _RESULT)["validation"])
 
 
@@ -119,9 +119,9 @@ def _scores(model: "ValueModel", chat: ChatFormat, table: pa.Table) -> Scores:
     for index, row in enumerate(rows):
         members.setdefault(row.key, []).append(index)
     states = [state_row([rows[i] for i in indices], chat, 10**9) for indices in members.values()]
-    scored = model.score([state for state in states if state])
+    state_values = model.score([state for state in states if state])
     scores = np.empty(len(rows))
-    for indices, values in zip(members.values(), scored, strict=True):
+    for indices, values in zip(members.values(), state_values, strict=True):
         scores[indices] = values
     return scores
 
@@ -203,9 +203,9 @@ def _calibrate(folder: Path, job: VerifierJob, score: ScoreRows) -> None:
     values = branch_values.values(table)
     calibration = fit_centred_isotonic(scores, values, weights)
     curves = verifier_curves(scores, values, weights)
-    saved = {
+    result = {
         "calibration": calibration.to_json(),
         "validation": asdict(measure(scores, table)),
         "curves": curves,
     }
-    files.write_atomically(folder / _RESULT, json.dumps(saved))
+    files.write_atomically(folder / _RESULT, json.dumps(result))

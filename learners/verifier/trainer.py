@@ -16,9 +16,9 @@ from learners.verifier.network import answer_scores, value_batch
 MEASURES = ("loss/bce", "loss/pairwise")
 
 
-def load_backbone(path: str, **how: Any) -> Any:
+def load_backbone(path: str, **settings: Any) -> Any:
     """Any Hugging Face backbone with a scalar head that starts at zero: V is 1/2 everywhere, on any
-    number of ranks alike. `how` is what `from_pretrained` is told besides.
+    number of ranks alike. `settings` is what `from_pretrained` is told besides.
     """
     from transformers import AutoConfig, AutoModelForTokenClassification
 
@@ -26,7 +26,7 @@ def load_backbone(path: str, **how: Any) -> Any:
     config.classifier_dropout = (
         0.0  # a causal model's class reads it here, and its constructor does not take it
     )
-    model: Any = AutoModelForTokenClassification.from_pretrained(path, config=config, **how)
+    model: Any = AutoModelForTokenClassification.from_pretrained(path, config=config, **settings)
     model.config.use_cache = False
     head = getattr(model, "score", None) or model.classifier
     parameters = list(head.parameters())
@@ -48,8 +48,8 @@ def _zero(module: Any) -> None:
 class VerifierTrainer(Trainer):  # type: ignore[misc]
     """L = mean over states of BCE + pairwise_weight * pairwise."""
 
-    def __init__(self, *arguments: Any, pairwise_weight: float, **more: Any) -> None:
-        super().__init__(*arguments, data_collator=self._collate, **more)
+    def __init__(self, *arguments: Any, pairwise_weight: float, **options: Any) -> None:
+        super().__init__(*arguments, data_collator=self._collate, **options)
         self._pairwise_weight = pairwise_weight
         self._share = can_share_prompt(self.model)
         self._sums: list[Tensor] = []

@@ -152,8 +152,8 @@ class _Playing:
     async def _choose(self, context: StepContext) -> StepDecision:
         """The step's decision; a branch knows its first actions beforehand."""
         branch = self.branch
-        if branch and (given := branch.given(context.t)):
-            return StepDecision(given.actor, Candidate(given.action, given.action_ids))
+        if branch and (step := branch.given(context.t)):
+            return StepDecision(step.actor, Candidate(step.action, step.action_ids))
         if branch and branch.teacher_first and context.t == len(branch.path):
             return StepDecision.of_teacher(await self.teach())
         if self.arm.router == ORACLE:
@@ -241,30 +241,30 @@ async def _true_risk(
     """
     if action is None:
         return 1.0
-    here = world.prefix
-    if here not in world.tree.risks:
+    prefix = world.prefix
+    if prefix not in world.tree.risks:
         router = "slm_only" if cast.verifier is None else "best_of_k"
         alone = replace(arm, router=router, threshold=None)
         path = tuple(Taken(s.actor, s.action, s.action_ids) for s in steps)
         first = Taken("slm", action.text, action.token_ids)
-        seen = stable_hash(world.tree.transitions[here].observation)
-        failed = []
+        observation_hash = stable_hash(world.tree.transitions[prefix].observation)
+        failures = []
         for replica in range(ORACLE_REPLICAS, ORACLE_REPLICAS + cast.models.oracle_branches):
-            branch = Branch(ORACLE, alone, replica, path, seen, first=first)
-            failed.append(not (await play(world, unit, branch, cast)).success)
-        world.tree.risks[here] = fmean(failed)
+            branch = Branch(ORACLE, alone, replica, path, observation_hash, first=first)
+            failures.append(not (await play(world, unit, branch, cast)).success)
+        world.tree.risks[prefix] = fmean(failures)
         world.reset()
         for step in steps:  # back to where this arm was, from memory
             world.step(step.action)
-    return world.tree.risks[here]
+    return world.tree.risks[prefix]
 
 
 def _heard(now: Transition, text: str, calls: tuple[ToolCall, ...] = ()) -> Heard:
     """What the agent hears: the text, or the messages that an environment gives beside it. A call
     that a fault kept from its tool is answered as a tool answers."""
-    given: Heard | None = now.info.get("heard")
-    if given is not None:
-        return with_text(given, now.observation)
+    messages: Heard | None = now.info.get("heard")
+    if messages is not None:
+        return with_text(messages, now.observation)
     if calls and not now.info["executed"]:
         return Messages(tuple(Message("tool", text, call) for call in calls))
     return text

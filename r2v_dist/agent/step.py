@@ -47,8 +47,8 @@ class StepDecision:
     @classmethod
     def of_teacher(cls, answer: Answer) -> "StepDecision":
         """The teacher acts with its first candidate."""
-        chosen = answer.candidates[0] if answer.candidates else None
-        return cls("teacher", chosen, answer.sampled_tokens)
+        candidate = answer.candidates[0] if answer.candidates else None
+        return cls("teacher", candidate, answer.sampled_tokens)
 
 
 async def decide(router: Router, context: StepContext, models: Models) -> StepDecision:
@@ -84,8 +84,8 @@ async def _of_slm(models: Models) -> StepDecision:
     proposal = await models.propose()
     scores = await models.verify(proposal)
     index = chosen_index(proposal, scores)
-    chosen = None if index is None else proposal.candidates[index]
-    return StepDecision("slm", chosen, 0, proposal, scores, index)
+    candidate = None if index is None else proposal.candidates[index]
+    return StepDecision("slm", candidate, 0, proposal, scores, index)
 
 
 def chosen_index(proposal: Answer, scores: Sequence[float]) -> int | None:

@@ -82,7 +82,7 @@ class Tree:
 
     def answered(self, role: str) -> list[Answer]:
         """What a role was really asked for."""
-        return [task.result() for (asked, *_), task in self.answers.items() if asked == role]
+        return [task.result() for key, task in self.answers.items() if key[0] == role]
 
     def abandon(self) -> None:
         """Stop what is still being asked: the unit is over."""
@@ -100,18 +100,18 @@ class Tree:
 
 
 async def _once(
-    known: dict[tuple[object, ...], asyncio.Task[T]],
+    tasks: dict[tuple[object, ...], asyncio.Task[T]],
     key: tuple[object, ...],
     ask: Callable[[], Awaitable[T]],
 ) -> T:
     """Ask once for each key; a failed call is forgotten, so that a retry asks again."""
-    task = known.get(key)
+    task = tasks.get(key)
     if task is None:
-        task = known[key] = asyncio.ensure_future(ask())
+        task = tasks[key] = asyncio.ensure_future(ask())
     try:
         return await asyncio.shield(task)
     except BaseException:
-        known.pop(key, None)
+        tasks.pop(key, None)
         raise
 
 
@@ -141,16 +141,16 @@ class TreeEnv:
 
     def step(self, action: str) -> Transition:
         """Take an action. Raises whatever the environment raises."""
-        after = next_prefix(self.prefix, action)
-        known = self.tree.transitions.get(after)
-        if known is None:
+        prefix = next_prefix(self.prefix, action)
+        transition = self.tree.transitions.get(prefix)
+        if transition is None:
             self._go()
-            known = self.tree.transitions[after] = self._really(action)
-            if self._expert and not (known.terminated or known.truncated):
-                self.tree.oracles[after] = self._env.expert_action()
+            transition = self.tree.transitions[prefix] = self._really(action)
+            if self._expert and not (transition.terminated or transition.truncated):
+                self.tree.oracles[prefix] = self._env.expert_action()
         self._path = (*self._path, action)
-        self.prefix = after
-        return known
+        self.prefix = prefix
+        return transition
 
     async def astep(self, action: str) -> Transition:
         """As `step`; an environment that waits for other processes (its `waits`) keeps no other
@@ -196,21 +196,23 @@ class TreeEnv:
     def _restart(self) -> Transition:
         observation, info = self._env.reset()
         self._standing = ()
-        found = Transition(observation, 0.0, False, False, info)
-        self._compare(0, found)
-        return self.tree.transitions.setdefault(0, found)
+        transition = Transition(observation, 0.0, False, False, info)
+        self._compare(0, transition)
+        return self.tree.transitions.setdefault(0, transition)
 
     def _really(self, action: str) -> Transition:
         standing, self._standing = self._standing, None  # unknown should the environment raise
         assert standing is not None
-        found = Transition(*self._env.step(action))
+        transition = Transition(*self._env.step(action))
         self._standing = (*standing, action)
         self.tree.stepped += 1
-        return found
+        return transition
 
-    def _compare(self, prefix: int, found: Transition) -> None:
-        known = self.tree.transitions.get(prefix)
-        if known is not None and stable_hash(known.observation) != stable_hash(found.observation):
+    def _compare(self, prefix: int, transition: Transition) -> None:
+        original = self.tree.transitions.get(prefix)
+        if original is not None and stable_hash(original.observation) != stable_hash(
+            transition.observation
+        ):
             self.drift = True
 
 

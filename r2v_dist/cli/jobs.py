@@ -15,12 +15,12 @@ def jobs(
     timeout: Timeout = SECONDS,
 ) -> None:
     """List the jobs that were submitted to a cluster, the newest last."""
-    listed = jobs_of(address, timeout).listed()
+    submissions = jobs_of(address, timeout).listed()
     if as_json:
-        print(json.dumps([asdict(job) for job in listed], indent=1))
+        print(json.dumps([asdict(job) for job in submissions], indent=1))
         return
-    width = max((len(job.id) for job in listed), default=2)
+    width = max((len(job.id) for job in submissions), default=2)
     print(f"{'id':<{width}}  {'status':<9}  {'started':<19}  {'ended':<19}  run_dir")
-    for job in listed:
+    for job in submissions:
         times = f"{moment(job.started):<19}  {moment(job.ended):<19}"
         print(f"{job.id:<{width}}  {job.status:<9}  {times}  {job.run_dir}")

@@ -18,11 +18,11 @@ def logs(
     timeout: Timeout = SECONDS,
 ) -> None:
     """Show what a job has printed."""
-    there = jobs_of(address, timeout)
+    cluster = jobs_of(address, timeout)
     if not follow:
-        _say(there.logs(wanted))
+        _say(cluster.logs(wanted))
         return
-    job = there.follow(wanted, _say)
+    job = cluster.follow(wanted, _say)
     if job.status != "SUCCEEDED":
         raise RuntimeFailure(f"{wanted}: {job.status}: {job.message}")
 

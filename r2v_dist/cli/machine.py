@@ -75,9 +75,9 @@ def render(findings: dict[str, Any]) -> str:
         )
     if findings["path_problem"]:
         lines.append(f"to do       {findings['path_problem']}")
-    missing = [name for name, version in findings["versions"].items() if version is None]
-    if missing:
-        lines.append(f"to do       install {', '.join(missing)}: run `make setup`")
+    missing_packages = [name for name, version in findings["versions"].items() if version is None]
+    if missing_packages:
+        lines.append(f"to do       install {', '.join(missing_packages)}: run `make setup`")
     return "\n".join(lines)
 
 

@@ -56,8 +56,8 @@ _app.add_typer(tasks.commands, name="tasks")
 _app.add_typer(models.commands, name="models")
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(show: bool) -> None:
+    if show:
         print(__version__)
         raise typer.Exit
 
@@ -102,9 +102,9 @@ def _show_what_can_be_shown() -> None:
 def _said(error: TyperException) -> str:
     """What is wrong with the command line, the value where one was refused, and where help is."""
     message = " ".join(error.format_message().split()).rstrip(".?")
-    refused: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
-    if refused:
-        message += f", not {refused[0]['input']!r}"
+    errors: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    if errors:
+        message += f", not {errors[0]['input']!r}"
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "r2v"
     return f"{message[0].lower()}{message[1:]}; see `{command} --help`"

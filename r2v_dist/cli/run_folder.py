@@ -18,8 +18,8 @@ def _named(text: str) -> Path:
     try:
         return run_folder(text, readers=True)
     except ValueError as error:
-        shown = "RUN_DIR" if holds_secret(text) else f"RUN_DIR = {text!r}"
-        raise UsageError(f"{shown}: {error}") from None
+        argument = "RUN_DIR" if holds_secret(text) else f"RUN_DIR = {text!r}"
+        raise UsageError(f"{argument}: {error}") from None
 
 
 RunFolder = Annotated[

@@ -35,8 +35,8 @@ def serve(
     if executor == "ray-serve":
         from r2v_dist.pipeline.serving_on_ray import served_on_ray, wait_for_a_signal
 
-        with served_on_ray(served, host, port) as taken:
-            _tell(run_dir, host, taken)
+        with served_on_ray(served, host, port) as actual_port:
+            _tell(run_dir, host, actual_port)
             wait_for_a_signal()
         return
     with listen(host, port) as socket, started(served, access) as (application, app):

@@ -59,12 +59,12 @@ def submit(
         print(*package.files, sep="\n")
         print(f"# {job_id(run)}: {len(package.files)} files, {len(package.data) / 1e6:.2f} MB")
         return
-    submitted = jobs_of(address, timeout).submit(job_id(run), run.run_dir, package, driver)
-    if not submitted.started:
-        print(f"r2v: {submitted.id} is under way already", file=sys.stderr)
-    elif submitted.attempt > 1:
-        print(f"r2v: attempt {submitted.attempt} resumes in {shown(run.run_dir)}", file=sys.stderr)
-    print(submitted.id)
+    job = jobs_of(address, timeout).submit(job_id(run), run.run_dir, package, driver)
+    if not job.started:
+        print(f"r2v: {job.id} is under way already", file=sys.stderr)
+    elif job.attempt > 1:
+        print(f"r2v: attempt {job.attempt} resumes in {shown(run.run_dir)}", file=sys.stderr)
+    print(job.id)
 
 
 def _folder(folder: Path) -> Path:

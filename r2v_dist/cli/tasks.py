@@ -42,7 +42,7 @@ def check(
     from r2v_dist.pipeline.progress import Progress
 
     progress = Progress("check")
-    result = check_tasks(env, lambda done, total: progress.update(done, total, "tasks"), root)
+    result = check_tasks(env, lambda count, total: progress.update(count, total, "tasks"), root)
     print(json.dumps(result.to_json(), indent=1) if as_json else render(env, result))
     if not result.good:
         raise RuntimeFailure(

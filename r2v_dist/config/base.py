@@ -56,23 +56,23 @@ def validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
-    first = error.errors()[0]
-    location = ".".join(str(part) for part in first["loc"])
-    given = first["input"]
-    hidden = isinstance(given, str) and "://" in given and holds_secret(given)
-    value = "(not shown)" if hidden else shown(given)
-    if first["type"] == "extra_forbidden":
-        keys = _keys_at(model, first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), keys, n=1, cutoff=0.0)
+    problem = error.errors()[0]
+    location = ".".join(str(part) for part in problem["loc"])
+    entry = problem["input"]
+    hidden = isinstance(entry, str) and "://" in entry and holds_secret(entry)
+    value = "(not shown)" if hidden else shown(entry)
+    if problem["type"] == "extra_forbidden":
+        keys = _keys_at(model, problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), keys, n=1, cutoff=0.0)
         fix = f"did you mean {near[0]}?" if near else "remove it"
         return f"unknown key {location} (value {value}); {fix}"
-    message = " ".join(first["msg"].removeprefix("Value error, ").split())
-    said = f"{message[0].lower()}{message[1:]}"
-    if first["type"] == "missing" or (
-        first["type"] == "value_error" and isinstance(first["input"], dict)
+    message = " ".join(problem["msg"].removeprefix("Value error, ").split())
+    sentence = f"{message[0].lower()}{message[1:]}"
+    if problem["type"] == "missing" or (
+        problem["type"] == "value_error" and isinstance(problem["input"], dict)
     ):
-        return f"{location or 'config'}: {said}"
-    return f"{location} = {value}: {said}"
+        return f"{location or 'config'}: {sentence}"
+    return f"{location} = {value}: {sentence}"
 
 
 def _keys_at(model: Any, location: tuple[int | str, ...]) -> list[str]:

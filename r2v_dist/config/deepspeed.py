@@ -52,9 +52,9 @@ _PASSED_ON = (
 Offload = Literal["none", "cpu", "nvme"]
 
 
-def _as_text(given: Any) -> Any:
+def _as_text(setting: Any) -> Any:
     """True and false are the older way to write `cpu` and `none`."""
-    return {True: "cpu", False: "none"}[given] if isinstance(given, bool) else given
+    return {True: "cpu", False: "none"}[setting] if isinstance(setting, bool) else setting
 
 
 class DeepSpeedConfig(Section):

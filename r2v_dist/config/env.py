@@ -49,16 +49,16 @@ class GameFamilyConfig(Section):
     @model_validator(mode="after")
     def _known_settings(self) -> Self:
         bounds = _BOUNDS[self.challenge]
-        known = {*bounds, *({"instructions"} if self.challenge == "custom" else ())}
-        if not set(self.settings) <= known:
-            unknown = sorted(set(self.settings) - known)[0]
+        names = {*bounds, *({"instructions"} if self.challenge == "custom" else ())}
+        if not set(self.settings) <= names:
+            unknown = sorted(set(self.settings) - names)[0]
             raise ValueError(
                 f"settings.{unknown}: challenge {self.challenge} knows only "
-                f"{', '.join(sorted(known))}"
+                f"{', '.join(sorted(names))}"
             )
-        if self.challenge != "cooking" and set(self.settings) != known:
+        if self.challenge != "cooking" and set(self.settings) != names:
             raise ValueError(
-                f"challenge {self.challenge} needs exactly the settings {', '.join(sorted(known))}"
+                f"challenge {self.challenge} needs exactly the settings {', '.join(sorted(names))}"
             )
         for name, value in self.settings.items():
             if problem := _setting_problem(name, value, bounds.get(name)):

@@ -10,14 +10,16 @@ from r2v_dist.config.learners import MOST_STEPS, MOST_WEIGHT
 from r2v_dist.config.places import UserPath
 
 
-def _for_a_router(given: Any) -> Any:
+def _for_a_router(section: Any) -> Any:
     """The defaults of a router's ranks hold also where only some keys are given."""
-    return {"zero_stage": 0, "threads_per_rank": 1} | given if isinstance(given, dict) else given
+    return (
+        {"zero_stage": 0, "threads_per_rank": 1} | section if isinstance(section, dict) else section
+    )
 
 
-def _as_stored(given: Any) -> Any:
+def _as_stored(score: Any) -> Any:
     """Stages that are complete are named by the older word."""
-    return "dissent" if given == "disagreement" else given
+    return "dissent" if score == "disagreement" else score
 
 
 class HysteresisConfig(Section):
@@ -123,18 +125,18 @@ class RouterConfig(Section):
     def content(self) -> dict[str, Any]:
         """The keys that decide what is learned; that of ranks stands there with its default.
         Hysteresis is a matter of play."""
-        learned = self.as_before() | {"deepspeed": RouterConfig().deepspeed.as_before()}
-        learned.pop("hysteresis", None)
-        return learned
+        keys = self.as_before() | {"deepspeed": RouterConfig().deepspeed.as_before()}
+        keys.pop("hysteresis", None)
+        return keys
 
     def as_before(self) -> dict[str, Any]:
         """The keys that named a stage in earlier versions."""
         # A newer key counts only where it is set, so that stages of older runs stay complete.
         # What a log tells teaches no other router, and is named by its bytes where it does.
-        named = self.model_dump(mode="json", exclude={"hysteresis", "served"})
+        keys = self.model_dump(mode="json", exclude={"hysteresis", "served"})
         if self.hysteresis is not None:
-            named["hysteresis"] = self.hysteresis.as_before()
-        return named | {"deepspeed": self.deepspeed.as_before()}
+            keys["hysteresis"] = self.hysteresis.as_before()
+        return keys | {"deepspeed": self.deepspeed.as_before()}
 
     @property
     def tail(self) -> float:

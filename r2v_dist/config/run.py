@@ -107,8 +107,10 @@ class RunConfig(Section):
             "heads": self.router is not None and self.router.mode == "decoupled",
             "served": self.router is not None and self.router.served is not None,
         }
-        met = {need for need, is_met in available.items() if is_met}
-        return tuple(name for name in self.evaluate.routers if met.issuperset(BY_NAME[name].needs))
+        needs_met = {need for need, is_met in available.items() if is_met}
+        return tuple(
+            name for name in self.evaluate.routers if needs_met.issuperset(BY_NAME[name].needs)
+        )
 
     @property
     def chooses_score(self) -> bool:
@@ -123,8 +125,8 @@ class RunConfig(Section):
         requested: dict[str, float] = {}
         for role, model in (("slm", self.slm), ("teacher", self.teacher)):
             if model.backend == "vllm":
-                shared = model.ranks == 1
-                key = "gpu_memory_utilization" if shared else "tensor_parallel"
+                shares_gpu = model.ranks == 1
+                key = "gpu_memory_utilization" if shares_gpu else "tensor_parallel"
                 requested[f"{role}.{key}"] = model.gpus
         if self.verifier is not None and self.verifier.kind == "trained":
             requested["verifier.gpu_memory_utilization"] = self.verifier.gpu_memory_utilization
@@ -149,7 +151,7 @@ class RunConfig(Section):
     @property
     def all_gpus(self) -> float:
         """GPUs that engines and verifiers request together."""
-        return round(sum(self.replicas[key] * asked for key, asked in self.gpus.items()), 6)
+        return round(sum(self.replicas[key] * gpus for key, gpus in self.gpus.items()), 6)
 
     def content_hash(self) -> str:
         """Hash of everything that decides an outcome."""
@@ -177,15 +179,15 @@ def _roles(config: RunConfig) -> str | None:
             "slm.backend: the expert is a teacher, not a policy to train; use vllm, openai or "
             "simulated"
         )
-    trained = verifier is not None and verifier.kind == "trained"
-    if trained and slm.backend != "vllm":
+    trains_verifier = verifier is not None and verifier.kind == "trained"
+    if trains_verifier and slm.backend != "vllm":
         return (
             f"verifier.kind = trained: an SLM with backend {slm.backend} is not trained "
             "here; use rules or judge"
         )
-    if config.dpo is not None and not trained:
+    if config.dpo is not None and not trains_verifier:
         return "dpo: pairs need a trained verifier; add `verifier: {kind: trained}`"
-    if trained and config.bc is None:
+    if trains_verifier and config.bc is None:
         return "verifier.kind = trained: begins from the cloned SLM, and bc is null; add `bc`"
     return None
 
@@ -214,8 +216,8 @@ def _router_labels(config: RunConfig) -> str | None:
     if count < labels.seeds:
         return f"labels.seeds = {labels.seeds}: perturb.{key} is only {count}; raise it"
     labelled: dict[Split, int] = {"train": labels.tasks, "validation": labels.validation_tasks}
-    for split, wanted in labelled.items():
-        tasks = min(wanted, config.env.size(split))
+    for split, labelled_tasks in labelled.items():
+        tasks = min(labelled_tasks, config.env.size(split))
         if tasks < 2:
             return (
                 f"env.splits.{split} = {tasks}: a router is chosen on held-out tasks; set at least "
@@ -238,11 +240,11 @@ def _router_labels(config: RunConfig) -> str | None:
 
 def _served_log(config: RunConfig) -> str | None:
     """A request log is named where a router learns from it, and only there."""
-    named = config.router is not None and config.router.served is not None
-    asked = any(name in SERVED for name in config.evaluate.routers)
-    if named and not asked:
+    has_log = config.router is not None and config.router.served is not None
+    uses_log = any(name in SERVED for name in config.evaluate.routers)
+    if has_log and not uses_log:
         return "router.served: no router learns from it; add logistic_served to evaluate.routers"
-    if asked and not named:
+    if uses_log and not has_log:
         return (
             "evaluate.routers: logistic_served learns from a request log; set router.served to its "
             "folder, for example RUN/gateway/requests"

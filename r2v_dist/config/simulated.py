@@ -26,9 +26,9 @@ SLM_PRICE = 1 / 50
 RouterName = Literal["r2v", "r2v_no_cvar", "r2v_no_brier", "r2v_uncalibrated", "r2v_joint"]
 
 
-def _little_memory(given: Any) -> Any:
+def _little_memory(section: Any) -> Any:
     """The default of memory_gib is low, also where other keys of the section are given."""
-    return {"memory_gib": 1.0} | given if isinstance(given, dict) else given
+    return {"memory_gib": 1.0} | section if isinstance(section, dict) else section
 
 
 class SimulatedConfig(Section):

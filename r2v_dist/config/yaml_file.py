@@ -48,16 +48,16 @@ def read_mapping(path: Path, overrides: list[str]) -> dict[str, Any]:
     overrides are YAML.
     """
     raw = _extended(path, ())
-    seen = set[str]()
+    keys = set[str]()
     for override in overrides:
         key = override.partition("=")[0]
-        if key in seen:
+        if key in keys:
             raise UsageError(f"override {override!r}: {key} is given twice; keep one")
         if key == _EXTENDS:
             raise UsageError(
                 f"override {override!r}: only a file can extend another; name it there"
             )
-        seen.add(key)
+        keys.add(key)
         _apply(raw, override)
     return raw
 
@@ -73,7 +73,7 @@ def _extended(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         return raw
     base = _base_of(path, raw.pop(_EXTENDS))
     chain = (*below, path)
-    if any(base.samefile(earlier) for earlier in chain):
+    if any(base.samefile(file_below) for file_below in chain):
         files = " -> ".join(file.name for file in (*chain, base))
         raise UsageError(f"{path}: {_EXTENDS} goes round in a circle, {files}; take one out")
     return _merged(_extended(base, chain), raw)
@@ -99,8 +99,8 @@ def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     """The keys of both; where both have a mapping its keys are merged, else `top` counts."""
     merged = dict(base)
     for key, value in top.items():
-        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
-        merged[key] = _merged(merged[key], value) if both else value
+        are_mappings = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merged(merged[key], value) if are_mappings else value
     return merged
 
 
@@ -186,24 +186,24 @@ def _parse(text: str, where: str) -> Any:
 
 
 def _check_node(
-    node: yaml.Node, path: tuple[str, ...], where: str, above: set[int], done: set[int]
+    node: yaml.Node, path: tuple[str, ...], where: str, above: set[int], checked_nodes: set[int]
 ) -> None:
     """Refuse what YAML allows and nobody means. Raises UsageError with the key and its lines."""
     if id(node) in above:
         raise UsageError(f"{where}: {_dotted(path)} holds itself by an alias; write it out")
-    if id(node) in done:
+    if id(node) in checked_nodes:
         return
-    done.add(id(node))
+    checked_nodes.add(id(node))
     inside = above | {id(node)}
     if isinstance(node, yaml.ScalarNode):
         _check_scalar(node, path, where)
     elif isinstance(node, yaml.SequenceNode):
         for position, item in enumerate(node.value):
-            _check_node(item, (*path, str(position)), where, inside, done)
+            _check_node(item, (*path, str(position)), where, inside, checked_nodes)
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
-            _check_node(key, path, where, inside, done)
+            _check_node(key, path, where, inside, checked_nodes)
             name = key.value if isinstance(key, yaml.ScalarNode) else "?"
             line = key.start_mark.line + 1
             if name in lines:
@@ -212,7 +212,7 @@ def _check_node(
                     f"and {line}; keep one"
                 )
             lines[name] = line
-            _check_node(value, (*path, name), where, inside, done)
+            _check_node(value, (*path, name), where, inside, checked_nodes)
 
 
 def _check_scalar(node: yaml.ScalarNode, path: tuple[str, ...], where: str) -> None:

@@ -11,17 +11,17 @@ from r2v_dist.evaluation.results import Findings
 from r2v_dist.storage.run_dir import RunDir, stage_name
 
 
-def changed_by_training(run: RunDir, config: RunConfig, found: Findings) -> list[dict[str, Any]]:
+def changed_by_training(run: RunDir, config: RunConfig, findings: Findings) -> list[dict[str, Any]]:
     """On validation tasks before and after training; on test tasks before and after DPO. Empty
     where nothing was trained.
     """
     if config.slm.backend != "vllm" or config.bc is None:
         return []
-    trained = "after DPO" if config.dpo is not None else "after behaviour cloning"
+    policy = "after DPO" if config.dpo is not None else "after behaviour cloning"
     table: list[dict[str, Any]] = []
     for label, stage in (
         ("base model, validation", "baseline"),
-        (f"{trained}, validation", "validate"),
+        (f"{policy}, validation", "validate"),
         ("before DPO, test", "cloned"),
     ):
         for training_seed in range(config.training_seeds):
@@ -30,10 +30,9 @@ def changed_by_training(run: RunDir, config: RunConfig, found: Findings) -> list
                 for clean in (True, False):
                     table += _rows(run, config, name, label, training_seed, clean)
     if config.dpo is not None:
-        own = [("perturbed", row) for row in found.perturbed]
         table += [
-            _entry(f"{trained}, test", kind, row, row.training_seed)
-            for kind, row in own
+            _entry(f"{policy}, test", "perturbed", row, row.training_seed)
+            for row in findings.perturbed
             if _alone(row)
         ]
     return table

@@ -33,8 +33,8 @@ class RunCertificate:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        own = asdict(self.certificate)
-        return own | {
+        facts = asdict(self.certificate)
+        return facts | {
             "feasible": self.certificate.threshold is not None,
             "statistic": self.statistic,
             "training_seed": 0,
@@ -44,9 +44,9 @@ class RunCertificate:
     @property
     def words(self) -> str:
         """The promise in one sentence, or why there is none."""
-        found = self.certificate
-        if found.threshold is None:
-            return found.reason
+        certificate = self.certificate
+        if certificate.threshold is None:
+            return certificate.reason
         worst = (
             f"the mean over the worst {self.alpha:.0%} of its perturbation seeds of the "
             "chance to fail"
@@ -55,44 +55,44 @@ class RunCertificate:
             "the chance to fail, over the seeds of this run," if self.statistic == "mean" else worst
         )
         return (
-            f"threshold {found.threshold:.4g}: on a new task, {loss} is at most {found.risk:.0%} "
-            f"on average "
-            f"(wrong with probability at most {found.delta:.0%} over the draw of the "
-            f"{found.tasks} calibration tasks)"
+            f"threshold {certificate.threshold:.4g}: on a new task, {loss} is at most "
+            f"{certificate.risk:.0%} on average "
+            f"(wrong with probability at most {certificate.delta:.0%} over the draw of the "
+            f"{certificate.tasks} calibration tasks)"
         )
 
     @property
     def line(self) -> str:
         """For the last lines of a run."""
-        found = self.certificate
-        if found.threshold is None:
+        certificate = self.certificate
+        if certificate.threshold is None:
             return (
-                f"no feasible threshold at risk {found.risk:g}, delta {found.delta:g} "
-                f"({found.tasks} calibration tasks)"
+                f"no feasible threshold at risk {certificate.risk:g}, delta {certificate.delta:g} "
+                f"({certificate.tasks} calibration tasks)"
             )
         kind = "mean failure" if self.statistic == "mean" else f"CVaR of failure ({self.alpha:g})"
         return (
-            f"threshold {found.threshold:.3g} keeps {kind} <= {found.risk:g} with "
-            f"confidence {1 - found.delta:g} ({found.tasks} tasks)"
+            f"threshold {certificate.threshold:.3g} keeps {kind} <= {certificate.risk:g} with "
+            f"confidence {1 - certificate.delta:g} ({certificate.tasks} tasks)"
         )
 
     def render(self) -> str:
         """For the terminal: the promise, then every threshold tested."""
-        found = self.certificate
+        certificate = self.certificate
         lines = ["[SIMULATED policy: not a result about a model]"] if self.simulated else []
         if self.training_seeds > 1:
             lines.append(f"The router of training seed 0, the first of {self.training_seeds}")
         lines.append(self.words[0].upper() + self.words[1:])
-        if found.threshold is not None:
-            lines.append(f"Why no cheaper one: {found.reason}")
+        if certificate.threshold is not None:
+            lines.append(f"Why no cheaper one: {certificate.reason}")
         lines.append(f"{'threshold':>12}  {'empirical risk':>14}  {'p-value':>9}  certified")
-        for place, one in enumerate(found.tested):
+        for place, test in enumerate(certificate.tested):
             threshold = (
-                f"{one.threshold:.4g}" if place else "always"
+                f"{test.threshold:.4g}" if place else "always"
             )  # the test starts where every step is the teacher's
             lines.append(
-                f"{threshold:>12}  {one.empirical_risk:>14.3f}  {one.p_value:>9.3g}  "
-                f"{'yes' if one.rejected else 'no'}"
+                f"{threshold:>12}  {test.empirical_risk:>14.3f}  {test.p_value:>9.3g}  "
+                f"{'yes' if test.rejected else 'no'}"
             )
         return "\n".join(lines)
 

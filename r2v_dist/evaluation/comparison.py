@@ -55,10 +55,10 @@ class SeedArms:
 
     def curve(self, name: str) -> RouterCurve:
         """A router's cost and success by task."""
-        own = self.points(name)
+        arms = self.points(name)
         return RouterCurve(
-            np.stack([a.calls_TZ.mean(axis=1) for a in own]),
-            np.stack([a.success_TZ.mean(axis=1) for a in own]),
+            np.stack([arm.calls_TZ.mean(axis=1) for arm in arms]),
+            np.stack([arm.success_TZ.mean(axis=1) for arm in arms]),
         )
 
     @property
@@ -75,11 +75,11 @@ class SeedArms:
         """Success [tasks, seeds] of a router that spends `cost` calls an episode, mixing its own
         points and both ends; None outside.
         """
-        own = [*self.points(self.alone), *self.points(name), *self.points("teacher_only")]
-        values_PC = np.stack([arm.success_TZ.ravel() for arm in own])
+        arms = [*self.points(self.alone), *self.points(name), *self.points("teacher_only")]
+        values_PC = np.stack([arm.success_TZ.ravel() for arm in arms])
         try:
-            return at_cost([float(arm.calls_TZ.mean()) for arm in own], values_PC, cost).reshape(
-                own[0].success_TZ.shape
+            return at_cost([float(arm.calls_TZ.mean()) for arm in arms], values_PC, cost).reshape(
+                arms[0].success_TZ.shape
             )
         except ValueError:
             return None
@@ -140,23 +140,23 @@ class Comparisons:
         """The baseline of highest test success at r2v's cost: chosen with hindsight, in
         its favour.
         """
-        found = [one for one in map(self.best, (False, True)) if one is not None]
-        return max(found, key=lambda one: one.matched_success or 0.0).other if found else None
+        candidates = [c for c in map(self.best, (False, True)) if c is not None]
+        return max(candidates, key=lambda c: c.matched_success or 0.0).other if candidates else None
 
     def baselines(self, fitted: bool) -> list[Comparison]:
         """Those with the fitted baselines, or with the others."""
-        own = [one for one in self.others if one.family == "baseline"]
-        return [one for one in own if BY_NAME[one.other].fitted is fitted]
+        baselines = [c for c in self.others if c.family == "baseline"]
+        return [c for c in baselines if BY_NAME[c.other].fitted is fitted]
 
     def best(self, fitted: bool) -> Comparison | None:
         """As `best_at_cost`, among the fitted baselines or among the others."""
-        played = [one for one in self.baselines(fitted) if one.matched_success is not None]
-        return max(played, key=lambda one: one.matched_success or 0.0) if played else None
+        candidates = [c for c in self.baselines(fitted) if c.matched_success is not None]
+        return max(candidates, key=lambda c: c.matched_success or 0.0) if candidates else None
 
     def closest(self, fitted: bool) -> Comparison | None:
         """The baseline of either kind that r2v is least clearly ahead of by frontier area."""
-        own = self.baselines(fitted)
-        return min(own, key=lambda one: one.auc_difference.low) if own else None
+        baselines = self.baselines(fitted)
+        return min(baselines, key=lambda c: c.auc_difference.low) if baselines else None
 
 
 def compare(seeds: Sequence[SeedArms], resamples: int, seed: int) -> Comparisons | None:
@@ -165,34 +165,31 @@ def compare(seeds: Sequence[SeedArms], resamples: int, seed: int) -> Comparisons
     """
     if not seeds or REFERENCE not in seeds[0].swept or seeds[0].ends.teacher.cost_PT.sum() == 0:
         return None
-    names = [name for name in seeds[0].swept if all(name in one.swept for one in seeds)]
+    names = [name for name in seeds[0].swept if all(name in s.swept for s in seeds)]
     tasks_BT = np.random.default_rng(seed).integers(
         0, seeds[0].ends.slm.cost_PT.shape[1], (resamples, seeds[0].ends.slm.cost_PT.shape[1])
     )
     area = {
-        name: float(np.mean([frontier_auc(one.curve(name), one.ends) for one in seeds]))
-        for name in names
+        name: float(np.mean([frontier_auc(s.curve(name), s.ends) for s in seeds])) for name in names
     }
     area_B = {
-        name: np.mean(
-            [resampled_areas(one.curve(name), one.ends, tasks_BT) for one in seeds], axis=0
-        )
+        name: np.mean([resampled_areas(s.curve(name), s.ends, tasks_BT) for s in seeds], axis=0)
         for name in names
     }
-    others = [
+    comparisons = [
         _against(seeds, name, area, area_B, tasks_BT, seed) for name in names if name != REFERENCE
     ]
-    chosen = [one.chosen(REFERENCE) for one in seeds]
-    played = [arm for arm in chosen if arm is not None]
+    selected_arms = [s.chosen(REFERENCE) for s in seeds]
+    arms = [arm for arm in selected_arms if arm is not None]
     return Comparisons(
         auc=area[REFERENCE],
-        cost=float(np.mean([arm.calls_TZ.mean() for arm in played])) if played else None,
-        success=float(np.mean([arm.success_TZ.mean() for arm in played])) if played else None,
-        pgr=_mean([_recovered(one, arm) for one, arm in zip(seeds, chosen, strict=True)]),
-        apgr=_mean([_average_recovered(one) for one in seeds]),
-        cpt={f"{share:.0%}": _mean([_calls_for(one, share) for one in seeds]) for share in SHARES},
+        cost=float(np.mean([arm.calls_TZ.mean() for arm in arms])) if arms else None,
+        success=float(np.mean([arm.success_TZ.mean() for arm in arms])) if arms else None,
+        pgr=_mean([_recovered(s, arm) for s, arm in zip(seeds, selected_arms, strict=True)]),
+        apgr=_mean([_average_recovered(s) for s in seeds]),
+        cpt={f"{share:.0%}": _mean([_calls_for(s, share) for s in seeds]) for share in SHARES},
         training_seeds=len(seeds),
-        others=tuple(_with_holm(others)),
+        others=tuple(_with_holm(comparisons)),
     )
 
 
@@ -248,39 +245,39 @@ def _against(
 ) -> Comparison:
     by_area = _interval(area[REFERENCE] - area[name], area_B[REFERENCE] - area_B[name])
     family = BY_NAME[name].family
-    matched = [_matched(one, name) for one in seeds]
+    matched = [_matched(s, name) for s in seeds]
     if any(pair is None for pair in matched):
         return Comparison(name, family, area[name], by_area, None, None, None, None, None)
-    own_T, other_T = np.mean([pair for pair in matched if pair is not None], axis=0)
-    gap_T = own_T - other_T
+    reference_T, other_T = np.mean([pair for pair in matched if pair is not None], axis=0)
+    gap_T = reference_T - other_T
     by_cost = _interval(float(gap_T.mean()), gap_T[tasks_BT].mean(axis=1))
     test = sign_flip_test(gap_T, seed)
     matched_part = (float(other_T.mean()), by_cost, test.differing, test.p.value, test.p.at_floor)
     return Comparison(name, family, area[name], by_area, *matched_part)
 
 
-def _matched(one: SeedArms, name: str) -> tuple[Array, Array] | None:
+def _matched(seed_arms: SeedArms, name: str) -> tuple[Array, Array] | None:
     """Success by task of r2v at its selected threshold, and of another router at the same cost."""
-    chosen = one.chosen(REFERENCE)
-    other_TZ = one.matched(name, float(chosen.calls_TZ.mean())) if chosen is not None else None
-    return (
-        None
-        if chosen is None or other_TZ is None
-        else (chosen.success_TZ.mean(axis=1), other_TZ.mean(axis=1))
-    )
+    arm = seed_arms.chosen(REFERENCE)
+    if arm is None:
+        return None
+    other_TZ = seed_arms.matched(name, float(arm.calls_TZ.mean()))
+    if other_TZ is None:
+        return None
+    return arm.success_TZ.mean(axis=1), other_TZ.mean(axis=1)
 
 
-def _with_holm(others: Sequence[Comparison]) -> list[Comparison]:
+def _with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Baselines, fitted and unfitted, are one family of hypotheses, ablations another."""
     adjusted: dict[str, PValue] = {}
-    for family in {one.family for one in others}:
-        tested = {one.other: one.p for one in others if one.family == family and one.p is not None}
-        adjusted |= dict(zip(tested, holm(list(tested.values())), strict=True))
+    for family in {c.family for c in comparisons}:
+        p_by_router = {c.other: c.p for c in comparisons if c.family == family and c.p is not None}
+        adjusted |= dict(zip(p_by_router, holm(list(p_by_router.values())), strict=True))
     return [
-        replace(one, p_holm=adjusted[one.other].value, p_holm_at_floor=adjusted[one.other].at_floor)
-        if one.other in adjusted
-        else one
-        for one in others
+        replace(c, p_holm=adjusted[c.other].value, p_holm_at_floor=adjusted[c.other].at_floor)
+        if c.other in adjusted
+        else c
+        for c in comparisons
     ]
 
 
@@ -290,13 +287,13 @@ def _interval(value: float, resampled_B: Array) -> PairedDifference:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
+    numbers = [value for value in values if value is not None]
+    return float(np.mean(numbers)) if numbers and len(numbers) == len(values) else None
 
 
-def _recovered(one: SeedArms, arm: ArmOutcomes | None) -> float | None:
-    weak = float(one.ends.slm.success_PT.mean())
-    strong = float(one.ends.teacher.success_PT.mean())
+def _recovered(seed_arms: SeedArms, arm: ArmOutcomes | None) -> float | None:
+    weak = float(seed_arms.ends.slm.success_PT.mean())
+    strong = float(seed_arms.ends.teacher.success_PT.mean())
     return (
         pgr(float(arm.success_TZ.mean()), weak, strong)
         if arm is not None and strong > weak
@@ -304,13 +301,13 @@ def _recovered(one: SeedArms, arm: ArmOutcomes | None) -> float | None:
     )
 
 
-def _average_recovered(one: SeedArms) -> float | None:
-    return apgr(one.curve(REFERENCE), one.ends) if _has_gap(one) else None
+def _average_recovered(seed_arms: SeedArms) -> float | None:
+    return apgr(seed_arms.curve(REFERENCE), seed_arms.ends) if _has_gap(seed_arms) else None
 
 
-def _calls_for(one: SeedArms, share: float) -> float | None:
-    return cpt(one.curve(REFERENCE), one.ends, share) if _has_gap(one) else None
+def _calls_for(seed_arms: SeedArms, share: float) -> float | None:
+    return cpt(seed_arms.curve(REFERENCE), seed_arms.ends, share) if _has_gap(seed_arms) else None
 
 
-def _has_gap(one: SeedArms) -> bool:
-    return bool(one.ends.teacher.success_PT.mean() > one.ends.slm.success_PT.mean())
+def _has_gap(seed_arms: SeedArms) -> bool:
+    return bool(seed_arms.ends.teacher.success_PT.mean() > seed_arms.ends.slm.success_PT.mean())

@@ -142,8 +142,8 @@ def sweep(
     )
     count = len(episodes)
     return [
-        LatchedPoint(tau, float(cost) / count, float(failed) / count, cvar(rate_Z, alpha))
-        for tau, cost, failed, rate_Z in points
+        LatchedPoint(tau, float(cost) / count, float(failures) / count, cvar(rate_Z, alpha))
+        for tau, cost, failures, rate_Z in points
     ]
 
 

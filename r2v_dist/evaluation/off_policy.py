@@ -107,7 +107,7 @@ class OffPolicy:
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        draws = len({one.drawn_by for one in self.conversations})
+        draws = len({c.drawn_by for c in self.conversations})
         if draws < LEAST:
             raise UsageError(
                 f"{len(self.conversations)} judged conversations of {draws} draws can be used; an "
@@ -117,7 +117,7 @@ class OffPolicy:
     @property
     def thresholds(self) -> list[float]:
         """All that chance could have given to some conversation, ascending."""
-        return sorted({t for one in self.conversations for t in one.design.thresholds})
+        return sorted({t for c in self.conversations for t in c.design.thresholds})
 
     def estimates(self) -> list[ThresholdEstimate]:
         """One of every threshold that chance could have given."""
@@ -125,51 +125,51 @@ class OffPolicy:
 
     def named(self, threshold: float) -> float:
         """The threshold that is shown as this one is, which may have more digits."""
-        shown = f"{threshold:.6g}"
-        return next((one for one in self.thresholds if f"{one:.6g}" == shown), threshold)
+        text = f"{threshold:.6g}"
+        return next((t for t in self.thresholds if f"{t:.6g}" == text), threshold)
 
     def at(self, threshold: float) -> ThresholdEstimate:
         """One threshold. Raises UsageError where no conversation could have been given it."""
-        covered = [one for one in self.conversations if one.design.covers(threshold)]
+        covered = [c for c in self.conversations if c.design.covers(threshold)]
         if not covered:
-            known = ", ".join(f"{one:.6g}" for one in self.thresholds)
+            choices = ", ".join(f"{t:.6g}" for t in self.thresholds)
             raise UsageError(
                 f"threshold {threshold:.6g}: no overlap, as no conversation could have been given "
-                f"it; there are {known}. serve.explore.thresholds adds others"
+                f"it; there are {choices}. serve.explore.thresholds adds others"
             )
         weight_N = self._weights(covered, threshold)
         alike = int((weight_N > 0).sum())
         if not alike:
             return ThresholdEstimate(threshold, len(covered), 0, 0.0, "none was played alike")
-        found = self._estimate(covered, weight_N)
-        effective = found.effective
+        estimate = self._estimate(covered, weight_N)
+        effective = estimate.effective
         if effective < LEAST:
-            few = f"as good as {effective:.0f} conversations, {LEAST} are needed"
-            return ThresholdEstimate(threshold, len(covered), alike, effective, few)
-        return self._numbers(threshold, found, len(covered), alike)
+            problem = f"as good as {effective:.0f} conversations, {LEAST} are needed"
+            return ThresholdEstimate(threshold, len(covered), alike, effective, problem)
+        return self._numbers(threshold, estimate, len(covered), alike)
 
     def extra(self, threshold: float, level: float) -> tuple[float, Interval] | None:
         """The cost of a threshold less that of the one that is served, with its interval, from
         conversations that could have been given either. None where too few could."""
-        either = [
-            one
-            for one in self.conversations
-            if one.design.covers(threshold) and one.design.covers(self.now)
+        overlap = [
+            c
+            for c in self.conversations
+            if c.design.covers(threshold) and c.design.covers(self.now)
         ]
-        weights = [self._weights(either, one) for one in (threshold, self.now)] if either else []
+        weights = [self._weights(overlap, t) for t in (threshold, self.now)] if overlap else []
         if not weights or not all(weight_N.any() for weight_N in weights):
             return None
-        there, here = (self._estimate(either, weight_N) for weight_N in weights)
+        there, here = (self._estimate(overlap, weight_N) for weight_N in weights)
         effective = min(there.effective, here.effective)
         if effective < LEAST:
             return None
-        between = replace(
+        difference = replace(
             there,
             mean_Y=there.mean_Y - here.mean_Y,
             influence_CY=there.influence_CY - here.influence_CY,
         )
-        extra = between.of(self._cost)
-        symmetric = mean_interval(0.0, between.error(self._cost), effective, level)[1]
+        extra = difference.of(self._cost)
+        symmetric = mean_interval(0.0, difference.error(self._cost), effective, level)[1]
         rarer_there = self.prices.failure * _skew(there, level)
         rarer_here = self.prices.failure * _skew(here, level)
         low = extra - math.hypot(symmetric, rarer_here)
@@ -181,59 +181,60 @@ class OffPolicy:
         return np.array([-self.prices.failure, 1.0, self.prices.slm])
 
     def _weights(self, conversations: Sequence[LoggedConversation], threshold: float) -> Array:
-        alike = [
-            agrees(threshold, one.scores, one.actors, self.hysteresis) for one in conversations
-        ]
-        propensity_N = np.array([one.propensity for one in conversations])
+        alike = [agrees(threshold, c.scores, c.actors, self.hysteresis) for c in conversations]
+        propensity_N = np.array([c.propensity for c in conversations])
         weight_N: Array = np.array(alike, dtype=np.float64) / propensity_N
         return weight_N
 
     def _estimate(self, conversations: Sequence[LoggedConversation], weight_N: Array) -> Estimate:
         outcome_NY = np.array(
-            [(one.success, one.calls, len(one.actors)) for one in conversations], dtype=np.float64
+            [(c.success, c.calls, len(c.actors)) for c in conversations], dtype=np.float64
         )
-        covariate_NX = np.array([_before(one) for one in conversations])
-        _, cluster_N = np.unique([one.drawn_by for one in conversations], return_inverse=True)
+        covariate_NX = np.array([_before(c) for c in conversations])
+        _, cluster_N = np.unique([c.drawn_by for c in conversations], return_inverse=True)
         return doubly_robust(outcome_NY, weight_N, covariate_NX, cluster_N)
 
     def _numbers(
-        self, threshold: float, found: Estimate, conversations: int, alike: int
+        self, threshold: float, estimate: Estimate, conversations: int, alike: int
     ) -> ThresholdEstimate:
-        effective = found.effective
-        rate, rate_error = found.ratio(_CALLS, _STEPS)
+        effective = estimate.effective
+        rate, rate_error = estimate.ratio(_CALLS, _STEPS)
         strict = 1 - (1 - self.level) / max(1, len(self.thresholds) - 1)
-        compared = self.extra(threshold, strict) if threshold != self.now else None
+        extra = self.extra(threshold, strict) if threshold != self.now else None
         return ThresholdEstimate(
             threshold,
             conversations,
             alike,
             effective,
-            success=min(1.0, max(0.0, found.of(SUCCESS))),
+            success=min(1.0, max(0.0, estimate.of(SUCCESS))),
             success_ci=proportion_interval(
-                found.of(SUCCESS), found.error(SUCCESS), found.heaviest, self.level
+                estimate.of(SUCCESS), estimate.error(SUCCESS), estimate.heaviest, self.level
             ),
-            calls=found.of(CALLS),
-            calls_ci=mean_interval(found.of(CALLS), found.error(CALLS), effective, self.level),
+            calls=estimate.of(CALLS),
+            calls_ci=mean_interval(
+                estimate.of(CALLS), estimate.error(CALLS), effective, self.level
+            ),
             call_rate=min(1.0, max(0.0, rate)),
-            call_rate_ci=proportion_interval(rate, rate_error, found.heaviest, self.level),
-            cost=found.of(self._cost) + self.prices.failure,
-            extra_cost=compared and compared[0],
-            extra_cost_ci=compared and compared[1],
-            mean_weight=found.mean_weight,
-            mean_weight_error=found.mean_weight_error,
+            call_rate_ci=proportion_interval(rate, rate_error, estimate.heaviest, self.level),
+            cost=estimate.of(self._cost) + self.prices.failure,
+            extra_cost=extra and extra[0],
+            extra_cost_ci=extra and extra[1],
+            mean_weight=estimate.mean_weight,
+            mean_weight_error=estimate.mean_weight_error,
         )
 
 
-def _skew(found: Estimate, level: float) -> float:
+def _skew(estimate: Estimate, level: float) -> float:
     """How much further the interval of failure reaches up than a symmetric one, in quadrature:
     failures are rare, and one that was not seen weighs more than those that were."""
-    failure = 1 - found.of(SUCCESS)
-    error = found.error(SUCCESS)
-    reach = 1 - proportion_interval(1 - failure, error, found.heaviest, level)[0] - failure
-    symmetric = mean_interval(0.0, error, found.effective, level)[1]
+    failure = 1 - estimate.of(SUCCESS)
+    error = estimate.error(SUCCESS)
+    reach = 1 - proportion_interval(1 - failure, error, estimate.heaviest, level)[0] - failure
+    symmetric = mean_interval(0.0, error, estimate.effective, level)[1]
     return math.sqrt(max(0.0, reach**2 - symmetric**2))
 
 
-def _before(one: LoggedConversation) -> tuple[float, float]:
+def _before(conversation: LoggedConversation) -> tuple[float, float]:
     """What is known of a conversation before its first decision."""
-    return one.scores[0], one.scores[0] if one.risk is None else one.risk
+    score = conversation.scores[0]
+    return score, score if conversation.risk is None else conversation.risk

@@ -89,7 +89,7 @@ def live_points(
     arms = {arm.threshold: arm for arm in validation.points(REFERENCE) if arm.threshold is not None}
     if not arms:
         return []
-    played = {arm.threshold: arm for arm in test.points(REFERENCE)}
+    test_arms = {arm.threshold: arm for arm in test.points(REFERENCE)}
     teacher = _teacher_calls(validation)
 
     def point(kind: str, mix: Mix, note: str) -> ChosenPoint:
@@ -97,7 +97,7 @@ def live_points(
         if teacher:
             calls = [float(arms[t].calls_TZ.mean()) / teacher for t in (mix.expensive, mix.cheap)]
             validation_share = float(np.dot([mix.share, 1 - mix.share], calls))
-        both = [played[mix.expensive], played[mix.cheap]]
+        mix_arms = [test_arms[mix.expensive], test_arms[mix.cheap]]
         return ChosenPoint(
             kind,
             test.training_seed,
@@ -105,21 +105,21 @@ def live_points(
             None if mix.cheap == mix.expensive else mix.cheap,
             mix.share,
             validation_share,
-            _outcome(both, mix.share, _teacher_calls(test), tolerance),
+            _outcome(mix_arms, mix.share, _teacher_calls(test), tolerance),
             note,
         )
 
-    found = []
-    chosen = validation.selected.get(REFERENCE)
-    if chosen is not None and chosen in arms:
-        note = _reason(arms[chosen], validation.points("teacher_only")[0], tolerance)
-        found.append(point("selected", Mix(chosen, chosen, 1.0, 0.0), note))
+    points = []
+    threshold = validation.selected.get(REFERENCE)
+    if threshold is not None and threshold in arms:
+        note = _reason(arms[threshold], validation.points("teacher_only")[0], tolerance)
+        points.append(point("selected", Mix(threshold, threshold, 1.0, 0.0), note))
     if budget is not None and teacher:
-        found.append(_on_budget(point, arms, budget, teacher, test.training_seed))
-    cheapest = min(sorted(arms), key=lambda threshold: _expected_cost(arms[threshold], prices))
+        points.append(_on_budget(point, arms, budget, teacher, test.training_seed))
+    cheapest = min(sorted(arms), key=lambda t: _expected_cost(arms[t], prices))
     note = f"a failure costs {prices.failure:g} teacher calls"
-    found.append(point("expected_cost", Mix(cheapest, cheapest, 1.0, 0.0), note))
-    return found
+    points.append(point("expected_cost", Mix(cheapest, cheapest, 1.0, 0.0), note))
+    return points
 
 
 def _reason(arm: ArmOutcomes, teacher: ArmOutcomes, tolerance: Tolerance) -> str:
@@ -167,10 +167,10 @@ def _on_budget(
         )
     except ValueError as error:
         return ChosenPoint("budget", training_seed, None, None, 1.0, None, None, str(error))
-    chosen: ChosenPoint = point(
+    budget_point: ChosenPoint = point(
         "budget", mix, f"at most {budget:.0%} of teacher-only's calls on validation"
     )
-    return chosen
+    return budget_point
 
 
 def _outcome(
@@ -197,7 +197,6 @@ def _expected_cost(arm: ArmOutcomes, prices: Prices) -> float:
     )
 
 
-def _teacher_calls(one: SeedArms) -> float:
-    return (
-        float(one.points("teacher_only")[0].calls_TZ.mean()) if one.points("teacher_only") else 0.0
-    )
+def _teacher_calls(seed_arms: SeedArms) -> float:
+    arms = seed_arms.points("teacher_only")
+    return float(arms[0].calls_TZ.mean()) if arms else 0.0

@@ -93,31 +93,31 @@ def arm_outcomes(folder: Path, clean: bool = False) -> list[ArmOutcomes]:
         return []
     by_teacher = np.asarray(pc.equal(table["actor"].cast(pa.string()), "teacher").fill_null(False))
     calls_K = np.bincount(codes(table["key"])[0], by_teacher)
-    first = rollout_store.outcomes(table)
+    episodes = rollout_store.outcomes(table)
     cells_3E = np.stack(
         [
-            np.asarray(first["success"]),
-            calls_K[codes(first["key"])[0]],
-            np.asarray(first["n_steps"]),
+            np.asarray(episodes["success"]),
+            calls_K[codes(episodes["key"])[0]],
+            np.asarray(episodes["n_steps"]),
         ]
     ).astype(np.float64)
-    arm_E = codes(first["arm"])[0]
+    arm_E = codes(episodes["arm"])[0]
     order_E = np.argsort(arm_E, kind="stable")
     groups = np.split(order_E, np.flatnonzero(np.diff(arm_E[order_E])) + 1)
-    task_E = np.asarray(first["task"].to_pylist())
-    z_E = np.asarray(pc.fill_null(first["z"], -1))
-    found = [
+    task_E = np.asarray(episodes["task"].to_pylist())
+    z_E = np.asarray(pc.fill_null(episodes["z"], -1))
+    arms = [
         _outcomes(
             folder,
-            first.slice(int(own[0]), 1).to_pylist()[0],
-            task_E[own],
-            z_E[own],
-            cells_3E[:, own],
+            episodes.slice(int(group[0]), 1).to_pylist()[0],
+            task_E[group],
+            z_E[group],
+            cells_3E[:, group],
         )
-        for own in groups
+        for group in groups
     ]
     return sorted(
-        found,
+        arms,
         key=lambda arm: (
             arm.threshold is not None,
             arm.name,
@@ -129,7 +129,7 @@ def arm_outcomes(folder: Path, clean: bool = False) -> list[ArmOutcomes]:
 
 def _outcomes(
     folder: Path,
-    first: Mapping[str, Any],
+    row: Mapping[str, Any],
     task_E: npt.NDArray[Any],
     z_E: npt.NDArray[Any],
     cells_3E: Array,
@@ -140,12 +140,12 @@ def _outcomes(
     cells_3TZ[:, t_E, column_E] = cells_3E
     if np.isnan(cells_3TZ).any():
         raise UsageError(
-            f"{folder}: the episodes of arm {first['arm']} do not cover every task under every "
+            f"{folder}: the episodes of arm {row['arm']} do not cover every task under every "
             f"seed; "
             "`r2v run` with the run's configuration plays what is missing"
         )
     return ArmOutcomes(
-        *(first["router"], first["threshold"], first["training_seed"], first["split"]),
+        *(row["router"], row["threshold"], row["training_seed"], row["split"]),
         tuple(tasks.tolist()),
         tuple(zs.tolist()),
         *cells_3TZ,

@@ -26,21 +26,21 @@ class PolicyGain:
     by_training_seed: tuple[float, ...]
 
 
-def policy_gains(run: RunDir, config: RunConfig, found: Findings) -> list[PolicyGain]:
+def policy_gains(run: RunDir, config: RunConfig, findings: Findings) -> list[PolicyGain]:
     """Every pair of policies that the run has played: those of DPO need a run with DPO, those of
     best of K a verifier.
     """
-    played: dict[tuple[str, str], list[Array]] = {}
-    for one in found.seeds:
-        cloned = stage_name("cloned", one.training_seed)
-        arms = {
-            "deployed": one.arms,
+    successes: dict[tuple[str, str], list[Array]] = {}
+    for seed_arms in findings.seeds:
+        cloned = stage_name("cloned", seed_arms.training_seed)
+        arms_by_policy = {
+            "deployed": seed_arms.arms,
             "cloned": arm_outcomes(run.rollouts(cloned)) if run.manifest(cloned) else (),
         }
-        for policy, own in arms.items():
-            for arm in own:
+        for policy, arms in arms_by_policy.items():
+            for arm in arms:
                 if arm.name in ("slm_only", "best_of_k"):
-                    played.setdefault((policy, arm.name), []).append(arm.success_TZ)
+                    successes.setdefault((policy, arm.name), []).append(arm.success_TZ)
     pairs = {
         "DPO, one sample": (("deployed", "slm_only"), ("cloned", "slm_only")),
         "DPO, best of K": (("deployed", "best_of_k"), ("cloned", "best_of_k")),
@@ -49,8 +49,8 @@ def policy_gains(run: RunDir, config: RunConfig, found: Findings) -> list[Policy
     }
     gains: list[PolicyGain] = []
     for name, (new, old) in pairs.items():
-        if len(played.get(new, ())) == len(played.get(old, ())) == len(found.seeds):
-            gained_STZ = np.stack(played[new]) - np.stack(played[old])
+        if len(successes.get(new, ())) == len(successes.get(old, ())) == len(findings.seeds):
+            gained_STZ = np.stack(successes[new]) - np.stack(successes[old])
             low, high = task_bootstrap_interval(
                 gained_STZ.mean(axis=0), config.evaluate.bootstrap, config.seed
             )

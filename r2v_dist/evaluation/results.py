@@ -73,18 +73,23 @@ class Findings:
         """All of it. Nothing before the evaluation of the first training seed is complete."""
         resamples = config.evaluate.bootstrap
         seed = config.seed
-        complete = evaluated(run, config)
-        tests = [_seed_arms(run, config, "evaluate", s) for s in complete]
-        validated = [s for s in complete if run.manifest(stage_name("validate", s))]
-        validations = [_seed_arms(run, config, "validate", s) for s in validated]
-        made = [forecasts_of(run, config, s) for s in complete]
-        forecasts = tuple(one for one in made if one is not None)
+        complete_seeds = evaluated(run, config)
+        tests = [_seed_arms(run, config, "evaluate", s) for s in complete_seeds]
+        validated_seeds = [s for s in complete_seeds if run.manifest(stage_name("validate", s))]
+        validations = [_seed_arms(run, config, "validate", s) for s in validated_seeds]
+        forecasts = tuple(
+            forecast
+            for s in complete_seeds
+            if (forecast := forecasts_of(run, config, s)) is not None
+        )
         risk = _risk(forecasts, seed)
         perturbed: list[RouterRow] = []
-        for one in tests:
-            perturbed += router_rows(one.arms, config.alpha, resamples, seed, one.selected or None)
+        for test in tests:
+            perturbed += router_rows(
+                test.arms, config.alpha, resamples, seed, test.selected or None
+            )
         clean: list[RouterRow] = []
-        for s in complete:
+        for s in complete_seeds:
             arms = arm_outcomes(run.rollouts(stage_name("evaluate", s)), clean=True)
             clean += router_rows(arms, config.alpha, resamples, seed)
         return cls(
@@ -95,11 +100,11 @@ class Findings:
             risk,
             _signals(run, config, tests, forecasts),
             _seed_differences(config, tests),
-            _scores(run, complete, validated),
+            _scores(run, complete_seeds, validated_seeds),
             compare(tests, resamples, seed),
             _points(run, config, tests, validations, forecasts),
             certificate_of(run, config) if run.manifest("calibrate") else None,
-            {s: teacher_answers(run, config, s) for s in complete},
+            {s: teacher_answers(run, config, s) for s in complete_seeds},
             quarantined_in_run(run.root / "rollouts"),
         )
 
@@ -108,26 +113,27 @@ class Findings:
         average; None where that is no question.
         """
         seeds = self.teacher_answers if training_seed is None else [training_seed]
-        known = [self.teacher_answers.get(s, {}).get(name) for s in seeds]
-        counts = [count for count in known if count is not None]
+        counts = [
+            count for s in seeds if (count := self.teacher_answers.get(s, {}).get(name)) is not None
+        ]
         return round(float(np.mean(counts))) if counts else None
 
     def overall(self, name: str, resamples: int, seed: int) -> "Overall | None":
         """An end, or a router at its selected thresholds, over all training seeds; None where one
         of them lacks it.
         """
-        played = shown_arms(self.seeds, name)
-        if not played:
+        arms = shown_arms(self.seeds, name)
+        if not arms:
             return None
-        success_TZ = np.mean([arm.success_TZ for arm in played], axis=0)
+        success_TZ = np.mean([arm.success_TZ for arm in arms], axis=0)
         return Overall(
             name,
-            tuple(arm.threshold for arm in played if arm.threshold is not None),
+            tuple(arm.threshold for arm in arms if arm.threshold is not None),
             float(success_TZ.mean()),
             task_bootstrap_interval(success_TZ, resamples, seed),
-            float(np.mean([arm.calls_TZ.sum() / max(1.0, arm.steps_TZ.sum()) for arm in played])),
-            min(worst_seed_success(arm.success_TZ) for arm in played),
-            len(played),
+            float(np.mean([arm.calls_TZ.sum() / max(1.0, arm.steps_TZ.sum()) for arm in arms])),
+            min(worst_seed_success(arm.success_TZ) for arm in arms),
+            len(arms),
         )
 
     @property
@@ -140,19 +146,19 @@ def shown_arms(seeds: Sequence[SeedArms], name: str) -> list[ArmOutcomes]:
     """An end, or a router at its selected threshold, for every training seed. Empty where one of
     them lacks it.
     """
-    shown = []
-    for one in seeds:
-        ends = [arm for arm in one.points(name) if arm.threshold is None]
-        arm = ends[0] if ends else one.chosen(name)
+    arms = []
+    for seed_arms in seeds:
+        ends = [arm for arm in seed_arms.points(name) if arm.threshold is None]
+        arm = ends[0] if ends else seed_arms.chosen(name)
         if arm is None:
             return []
-        shown.append(arm)
-    return shown
+        arms.append(arm)
+    return arms
 
 
 def _seed_arms(run: RunDir, config: RunConfig, stage: str, training_seed: int) -> SeedArms:
-    chosen = run.manifest(stage_name("validate", training_seed))
-    selected = chosen.results.get("selected", {}) if chosen else {}
+    manifest = run.manifest(stage_name("validate", training_seed))
+    selected = manifest.results.get("selected", {}) if manifest else {}
     return SeedArms(
         training_seed,
         tuple(arm_outcomes(run.rollouts(stage_name(stage, training_seed)))),
@@ -162,11 +168,13 @@ def _seed_arms(run: RunDir, config: RunConfig, stage: str, training_seed: int) -
 
 
 def _risk(forecasts: Sequence[Forecasts], seed: int) -> list[RiskQuality]:
-    made = []
-    for one in forecasts:
-        for name, rho_N in one.rho.items():
-            made.append(risk_quality(name, one.training_seed, rho_N, one.steps, seed))
-    return [quality for quality in made if quality is not None]
+    qualities = []
+    for forecast in forecasts:
+        for name, rho_N in forecast.rho.items():
+            quality = risk_quality(name, forecast.training_seed, rho_N, forecast.steps, seed)
+            if quality is not None:
+                qualities.append(quality)
+    return qualities
 
 
 def _points(
@@ -178,23 +186,23 @@ def _points(
 ) -> list[ChosenPoint]:
     """The operating points of every training seed, from the validation of that seed."""
     prices = Prices.of(config.router or RouterConfig())
-    validation_by_seed = {one.training_seed: one for one in validations}
-    forecasts_by_seed = {one.training_seed: one for one in forecasts}
-    found = list[ChosenPoint]()
+    validation_by_seed = {v.training_seed: v for v in validations}
+    forecasts_by_seed = {f.training_seed: f for f in forecasts}
+    points = list[ChosenPoint]()
     for test in tests:
         training_seed = test.training_seed
         validation = validation_by_seed.get(training_seed)
         if validation is not None:
             tolerance = Tolerance.of(config, training_seed)
-            found += live_points(validation, test, config.evaluate.budget, prices, tolerance)
+            points += live_points(validation, test, config.evaluate.budget, prices, tolerance)
         elif test.points(REFERENCE):
-            found.append(_not_validated(training_seed))
+            points.append(_not_validated(training_seed))
         model = routers_of(run, config, training_seed).get(REFERENCE)
-        own = forecasts_by_seed.get(training_seed)
-        if model is not None and own is not None:
-            predicted = model.predict(own.steps.features_NF)
-            found.append(bayes_point(predicted.rho, predicted.rho1, training_seed, prices))
-    return found
+        forecast = forecasts_by_seed.get(training_seed)
+        if model is not None and forecast is not None:
+            prediction = model.predict(forecast.steps.features_NF)
+            points.append(bayes_point(prediction.rho, prediction.rho1, training_seed, prices))
+    return points
 
 
 def _not_validated(training_seed: int) -> ChosenPoint:
@@ -211,26 +219,28 @@ def _signals(
     """Of the deployed router of every training seed, on the SLM's own states and on the
     router's.
     """
-    forecasts_by_seed = {one.training_seed: one for one in forecasts}
-    found = list[RoutingSignals | None]()
+    forecasts_by_seed = {f.training_seed: f for f in forecasts}
+    signals = list[RoutingSignals | None]()
     for test in tests:
         training_seed = test.training_seed
         model = routers_of(run, config, training_seed).get(REFERENCE)
-        own = forecasts_by_seed.get(training_seed)
-        if model is None or own is None:
+        forecast = forecasts_by_seed.get(training_seed)
+        if model is None or forecast is None:
             continue
-        features_NF = own.steps.features_NF
+        features_NF = forecast.steps.features_NF
         areas = score_areas(run, config, training_seed)
-        found.append(routing_signals(REFERENCE, model, features_NF, training_seed, "alone", areas))
-        chosen = test.chosen(REFERENCE)
-        if chosen is not None and chosen.threshold is not None:
+        signals.append(
+            routing_signals(REFERENCE, model, features_NF, training_seed, "alone", areas)
+        )
+        arm = test.chosen(REFERENCE)
+        if arm is not None and arm.threshold is not None:
             folder = run.rollouts(stage_name("evaluate", training_seed))
             limit = config.env.max_steps
-            features_NF = routed_states(folder, REFERENCE, chosen.threshold, limit)
-            found.append(
+            features_NF = routed_states(folder, REFERENCE, arm.threshold, limit)
+            signals.append(
                 routing_signals(REFERENCE, model, features_NF, training_seed, "selected", areas)
             )
-    return [one for one in found if one is not None]
+    return [s for s in signals if s is not None]
 
 
 def _seed_differences(config: RunConfig, tests: Sequence[SeedArms]) -> list[SeedDifference]:
@@ -238,24 +248,24 @@ def _seed_differences(config: RunConfig, tests: Sequence[SeedArms]) -> list[Seed
     training seeds.
     """
     alpha = (config.router or RouterConfig()).alpha
-    found = []
+    differences = []
     for name in (config.alone, REFERENCE, "teacher_only"):
-        shown = shown_arms(tests, name)
-        if shown and len(shown[0].zs) > 1:
-            losses_TZ = 1.0 - np.mean([arm.success_TZ for arm in shown], axis=0)
-            found.append(seed_difference(name, losses_TZ, alpha, config.seed))
-    return found
+        arms = shown_arms(tests, name)
+        if arms and len(arms[0].zs) > 1:
+            losses_TZ = 1.0 - np.mean([arm.success_TZ for arm in arms], axis=0)
+            differences.append(seed_difference(name, losses_TZ, alpha, config.seed))
+    return differences
 
 
 def _scores(
     run: RunDir,
-    complete: Sequence[int],
-    validated: Sequence[int],
+    complete_seeds: Sequence[int],
+    validated_seeds: Sequence[int],
 ) -> dict[str, list[float | None]]:
     """AUROC of every router's score by training seed; None where a seed has no validation."""
-    by_seed = {s: score_auroc(run.rollouts(stage_name("validate", s))) for s in validated}
-    names = sorted({name for known in by_seed.values() for name in known})
-    return {name: [by_seed.get(s, {}).get(name) for s in complete] for name in names}
+    by_seed = {s: score_auroc(run.rollouts(stage_name("validate", s))) for s in validated_seeds}
+    names = sorted({name for aurocs in by_seed.values() for name in aurocs})
+    return {name: [by_seed.get(s, {}).get(name) for s in complete_seeds] for name in names}
 
 
 def learning_of(
@@ -274,10 +284,10 @@ def with_risk(rows: Sequence[RouterRow], risks: Sequence["RiskQuality"]) -> list
     """The rows with what is known of each router's predicted risk; it does not depend on the
     threshold.
     """
-    known = {(risk.name, risk.training_seed): risk for risk in risks}
+    risk_by_router = {(risk.name, risk.training_seed): risk for risk in risks}
     return [
         replace(row, brier=risk.brier, ece15=risk.ece15, auroc=risk.auroc)
-        if (risk := known.get((row.name, row.training_seed)))
+        if (risk := risk_by_router.get((row.name, row.training_seed)))
         else row
         for row in rows
     ]

@@ -267,12 +267,14 @@ def score_auroc(folder: Path) -> dict[str, float]:
     router_N, names = codes(table["router"]) if table.num_rows else (np.array([], np.int64), [])
     score_N = np.asarray(table["score"], dtype=np.float64)
     failed_N = 1.0 - np.asarray(table["success"], dtype=np.float64)
-    found: dict[str, float] = {}
+    aurocs: dict[str, float] = {}
     for code in np.unique(router_N).tolist():
-        own = (router_N == code) & np.isfinite(score_N)
-        if 0 < failed_N[own].sum() < own.sum():
-            found[names[code]] = auroc(score_N[own], failed_N[own], np.ones(int(own.sum())))
-    return dict(sorted(found.items()))
+        of_router_N = (router_N == code) & np.isfinite(score_N)
+        if 0 < failed_N[of_router_N].sum() < of_router_N.sum():
+            aurocs[names[code]] = auroc(
+                score_N[of_router_N], failed_N[of_router_N], np.ones(int(of_router_N.sum()))
+            )
+    return dict(sorted(aurocs.items()))
 
 
 @dataclass(frozen=True)
@@ -292,10 +294,11 @@ def step_forecasts(
     """By (episode, step) of whole episodes."""
     if not rows.num_rows:
         return {}
-    predicted = model.predict(features(StepBatch.from_rows(rows, max_steps)))
-    columns = [predicted.rho, predicted.rho1, predicted.dissent]
+    prediction = model.predict(features(StepBatch.from_rows(rows, max_steps)))
+    columns = [prediction.rho, prediction.rho1, prediction.dissent]
     rows_N3 = zip(
-        *([None] * rows.num_rows if one is None else one.tolist() for one in columns), strict=True
+        *([None] * rows.num_rows if column is None else column.tolist() for column in columns),
+        strict=True,
     )
     places = zip(
         rows["key"].to_pylist(),
@@ -306,6 +309,6 @@ def step_forecasts(
     # Without a proposal there is nothing to predict from.
     return {
         (key, t): StepForecast(*values)
-        for (key, t, proposed), values in zip(places, rows_N3, strict=True)
-        if proposed
+        for (key, t, texts), values in zip(places, rows_N3, strict=True)
+        if texts
     }

@@ -82,28 +82,30 @@ class RoutingSignals:
                 "" if signal == "rho" or risk is None else f" (with the residual risk {risk:.2f})"
             )
             return f"{SIGNALS[signal]} routes: it is the score{beside}{self._choice}"
-        own = self.correlations[leading]
-        assert own is not None
+        correlation = self.correlations[leading]
+        assert correlation is not None
         beside = "" if leading == "rho" or risk is None else f", with the residual risk {risk:.2f}"
-        said = f"rank correlation {own:.2f}{beside}"
+        evidence = f"rank correlation {correlation:.2f}{beside}"
         signal = SIGNALS[leading]
-        if own >= _SAME:
+        if correlation >= _SAME:
             order = "ranks states nearly as it does"
-            return f"{signal} routes: the score ({self.score}) {order} ({said})"
-        if abs(own) >= _CLOSE:
+            return f"{signal} routes: the score ({self.score}) {order} ({evidence})"
+        if abs(correlation) >= _CLOSE:
             closest = f"the score ({self.score}) is closest to {signal}"
-            return f"no single signal routes: {closest} ({said})"
-        return f"no estimate alone explains the score ({self.score}); closest is {signal} ({said})"
+            return f"no single signal routes: {closest} ({evidence})"
+        return (
+            f"no estimate alone explains the score ({self.score}); closest is {signal} ({evidence})"
+        )
 
     @property
     def _choice(self) -> str:
         """By what validation chose the score, where it did."""
         if not self.areas:
             return ""
-        others = [
+        alternatives = [
             f"{score} {area:.3f}" for score, area in self.areas.items() if score != self.score
         ]
-        beside = f"; {', '.join(others)}" if others else ""
+        beside = f"; {', '.join(alternatives)}" if alternatives else ""
         return f", which validation chose: frontier area {self.areas[self.score]:.3f}{beside}"
 
 
@@ -118,11 +120,11 @@ def routing_signals(
     """The correlations over N states. None without a state."""
     if not len(features_NF):
         return None
-    predicted = model.predict(features_NF)
-    cost, gain = clipped_shares(predicted)
+    prediction = model.predict(features_NF)
+    cost, gain = clipped_shares(prediction)
     correlations: dict[str, float | None] = {}
-    for signal, values_N in signals_of(predicted).items():
-        correlations[signal] = spearman(predicted.score, values_N)
+    for signal, values_N in signals_of(prediction).items():
+        correlations[signal] = spearman(prediction.score, values_N)
     return RoutingSignals(
         name=name,
         training_seed=training_seed,
@@ -136,27 +138,27 @@ def routing_signals(
     )
 
 
-def signals_of(predicted: RiskPrediction) -> dict[str, Array]:
+def signals_of(prediction: RiskPrediction) -> dict[str, Array]:
     """Every estimate that the router makes, by the names of `SIGNALS`."""
-    value = None if predicted.rho1 is None else predicted.rho - predicted.rho1
+    value = None if prediction.rho1 is None else prediction.rho - prediction.rho1
     signals = {
-        "rho": predicted.rho,
-        "rho1": predicted.rho1,
-        "rhoT": predicted.rhoT,
+        "rho": prediction.rho,
+        "rho1": prediction.rho1,
+        "rhoT": prediction.rhoT,
         "value": value,
-        "dissent": predicted.dissent,
-        "gain": predicted.gain,
-        "saving": predicted.saving,
+        "dissent": prediction.dissent,
+        "gain": prediction.gain,
+        "saving": prediction.saving,
     }
     return {name: values_N for name, values_N in signals.items() if values_N is not None}
 
 
-def clipped_shares(predicted: RiskPrediction) -> tuple[float | None, float | None]:
+def clipped_shares(prediction: RiskPrediction) -> tuple[float | None, float | None]:
     """Shares of states with a clipped denominator, and a clipped numerator, of an `advantage`."""
-    if predicted.dissent is None or predicted.gain is None or predicted.saving is None:
+    if prediction.dissent is None or prediction.gain is None or prediction.saving is None:
         return None, None
-    cost_N = call_cost(predicted.dissent, predicted.saving)
-    return float((cost_N < LEAST_COST).mean()), float((predicted.gain < LEAST_GAIN).mean())
+    cost_N = call_cost(prediction.dissent, prediction.saving)
+    return float((cost_N < LEAST_COST).mean()), float((prediction.gain < LEAST_GAIN).mean())
 
 
 def spearman(x_N: Array, y_N: Array) -> float | None:
@@ -180,15 +182,15 @@ def mid_ranks(x_N: Array) -> Array:
 def routed_states(folder: Path, name: str, threshold: float, max_steps: int | None) -> Array:
     """Features of the states at which a router decided, perturbed episodes at one threshold."""
 
-    def own(rows: pa.Table) -> Any:
+    def of_arm(rows: pa.Table) -> Any:
         at_threshold = pc.fill_null(pc.equal(rows["threshold"], threshold), False)
         of_router = pc.and_(pc.equal(rows["router"], name), pc.is_valid(rows["z"]))
         return pc.and_(of_router, at_threshold)
 
-    table = rows_where(folder, own, CANDIDATE_COLUMNS)
+    table = rows_where(folder, of_arm, CANDIDATE_COLUMNS)
     table = table.filter(pc.greater_equal(table["t"], 0))
     # After a latched hand-over the SLM proposes nothing, and the router decides nothing.
-    proposed = [bool(texts) for texts in table["candidate_texts"].to_pylist()]
+    has_proposal = [bool(texts) for texts in table["candidate_texts"].to_pylist()]
     features_NF = features(StepBatch.from_rows(table, max_steps))
-    chosen_NF: Array = features_NF[np.array(proposed, dtype=bool)]
-    return chosen_NF
+    states_NF: Array = features_NF[np.array(has_proposal, dtype=bool)]
+    return states_NF

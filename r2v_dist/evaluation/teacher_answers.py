@@ -26,13 +26,13 @@ def teacher_answers(run: RunDir, config: RunConfig, training_seed: int) -> dict[
     if config.router is not None and run.manifest(stage_name("labels", training_seed)) is not None:
         counts["answers"] = _disagreements(run, training_seed)
         counts["branches"] = sum(_questions(run, stage, training_seed) for stage in _PLAYED)
-    found = {}
+    answers = {}
     for info in ROUTERS:
         if info.fitted is False:
-            found[info.name] = 0
+            answers[info.name] = 0
         elif info.lesson in counts:
-            found[info.name] = counts[info.lesson]
-    return found
+            answers[info.name] = counts[info.lesson]
+    return answers
 
 
 def _disagreements(run: RunDir, training_seed: int) -> int:
@@ -42,7 +42,7 @@ def _disagreements(run: RunDir, training_seed: int) -> int:
     folder = run.stage(stage_name("labels", training_seed))
     tables = [LabelTable.load(folder / f"{split}.arrow") for split in _SPLITS]
     return sum(
-        int((np.isfinite(one.own_success) & np.isfinite(one.dissent)).sum()) for one in tables
+        int((np.isfinite(table.own_success) & np.isfinite(table.dissent)).sum()) for table in tables
     )
 
 
@@ -52,7 +52,7 @@ def _questions(run: RunDir, stage: str, training_seed: int) -> int:
     """
     columns = ["task", "z", "prefix", "replica", "actor", "t", "branch_t"]
     table = rollout_store.read(run.rollouts(stage_name(stage, training_seed)), columns)
-    own = pc.greater_equal(table["t"], pc.fill_null(table["branch_t"], 0))
-    asked = table.filter(pc.and_(pc.equal(table["actor"], "teacher"), own))
-    named = [asked[name].to_pylist() for name in ("task", "z", "prefix", "replica")]
-    return len({*zip(*named, strict=True)})
+    fresh = pc.greater_equal(table["t"], pc.fill_null(table["branch_t"], 0))
+    questions = table.filter(pc.and_(pc.equal(table["actor"], "teacher"), fresh))
+    key_columns = [questions[name].to_pylist() for name in ("task", "z", "prefix", "replica")]
+    return len({*zip(*key_columns, strict=True)})

@@ -81,10 +81,10 @@ def selected_thresholds(arms: Sequence[ArmOutcomes], tolerance: Tolerance) -> di
     teacher = next(arm for arm in arms if arm.name == "teacher_only")
 
     def preference(arm: ArmOutcomes) -> tuple[bool, float, float]:
-        kept = tolerance.keeps(arm, teacher)
+        tolerable = tolerance.keeps(arm, teacher)
         return (
-            not kept,
-            0.0 if kept else cvar_failure(arm.success_TZ, tolerance.tail(arm.name)),
+            not tolerable,
+            0.0 if tolerable else cvar_failure(arm.success_TZ, tolerance.tail(arm.name)),
             float(arm.calls_TZ.sum()),
         )
 
@@ -113,26 +113,26 @@ def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict
     _, episode, steps = np.unique(
         np.array(table["key"].to_pylist()), return_inverse=True, return_counts=True
     )
-    found: dict[str, list[float]] = {}
+    thresholds: dict[str, list[float]] = {}
     for name in names:
         if name in DRAWN:
-            found[name] = sorted(rates)
+            thresholds[name] = sorted(rates)
             continue
-        own = routers == name
-        order = np.lexsort((episode[own], scores[own]))
-        levels = scores[own][order]
-        weight = (1.0 / steps[episode[own]])[order]
-        picked = _quantiles(levels, weight, rates)
+        of_router = routers == name
+        order = np.lexsort((episode[of_router], scores[of_router]))
+        levels = scores[of_router][order]
+        weight = (1.0 / steps[episode[of_router]])[order]
+        quantiles = _quantiles(levels, weight, rates)
         # A threshold that every step reaches is the teacher alone.
         lowest = levels[0] if len(levels) else 0.0
-        found[name] = sorted({level for level in picked if level > lowest})
-        if name == "r2v" and not found[name]:
+        thresholds[name] = sorted({level for level in quantiles if level > lowest})
+        if name == "r2v" and not thresholds[name]:
             raise RuntimeFailure(
                 f"{folder}: r2v's score is {lowest:.3g} nearly everywhere on the validation "
                 f"tasks, so no threshold tells states apart; "
                 "raise labels.pairs and labels.states, or set router.score = value"
             )
-    return found
+    return thresholds
 
 
 def _quantiles(levels: Array, weight: Array, rates: tuple[float, ...]) -> list[float]:

@@ -30,10 +30,13 @@ def router_manifest(run: RunDir, config: RunConfig, training_seed: int = 0) -> M
 
 def routers_of(run: RunDir, config: RunConfig, training_seed: int = 0) -> dict[str, RouterModel]:
     """The trained routers of a training seed."""
-    own = router_manifest(run, config, training_seed)
-    others = [run.manifest(stage_name(one, training_seed)) for one in ("regressions", "served")]
+    manifests = [
+        router_manifest(run, config, training_seed),
+        *(run.manifest(stage_name(stage, training_seed)) for stage in ("regressions", "served")),
+        _score_manifest(run, config, training_seed),
+    ]
     paths: dict[str, str] = {}
-    for manifest in (own, *others, _score_manifest(run, config, training_seed)):
+    for manifest in manifests:
         paths |= manifest.results["routers"] if manifest else {}
     return {
         name: load_router(run, name, path)

@@ -31,8 +31,8 @@ def candidate_branches(
     replicas = range(1, 1 + (n if len(distinct) > 1 else n_agreed))
     path = state.path
     branches = []
-    for taken in distinct:
-        branches += [Branch(CANDIDATE, arm, r, path, state.seen, first=taken) for r in replicas]
+    for candidate in distinct:
+        branches += [Branch(CANDIDATE, arm, r, path, state.seen, first=candidate) for r in replicas]
     if with_teacher:
         for r in replicas:
             branches.append(Branch(TEACHER, arm, r, path, state.seen, teacher_first=True))

@@ -48,18 +48,18 @@ def _tally(branches: pa.Table, by_action: bool) -> tuple[dict[_Name, _Count], in
     A branch that ends where it begins, because nobody has an action there, counts as failed; it
     has no first action.
     """
-    drifted = set(branches.filter(branches["drift"])["key"].to_pylist())
+    drifted_keys = set(branches.filter(branches["drift"])["key"].to_pylist())
     calls = _teacher_calls(branches)
     ends: dict[_Name, list[tuple[bool, int]]] = {}
     columns = ["key", "branch", "task", "z", "branch_prefix", "action", "success"]
     for row in _one_row_a_branch(branches, by_action).select(columns).to_pylist():
-        if row["key"] in drifted:
+        if row["key"] in drifted_keys:
             continue
         action = row["action"] if by_action else ""
         name = (row["branch"], _state_key(row), action)
         ends.setdefault(name, []).append((row["success"], calls[row["key"]]))
     counts = {name: _count(of_name) for name, of_name in ends.items()}
-    return counts, len(drifted)
+    return counts, len(drifted_keys)
 
 
 def _one_row_a_branch(branches: pa.Table, first_step: bool) -> pa.Table:
@@ -71,13 +71,13 @@ def _one_row_a_branch(branches: pa.Table, first_step: bool) -> pa.Table:
 
 def _teacher_calls(branches: pa.Table) -> Counter[str]:
     """Teacher steps of every branch after its state, by the branch's key."""
-    taught = branches.filter(
+    teacher_steps = branches.filter(
         pc.and_(
             pc.equal(branches["actor"], "teacher"),
             pc.greater_equal(branches["t"], branches["branch_t"]),
         )
     )
-    return Counter(taught["key"].to_pylist())
+    return Counter(teacher_steps["key"].to_pylist())
 
 
 def _state_key(row: Mapping[str, Any]) -> str:
@@ -93,7 +93,7 @@ def _count(ends: Sequence[tuple[bool, int]]) -> _Count:
 
 def branch_values(states: Sequence[State], branches: pa.Table) -> tuple[list[BranchValue], int]:
     """v(x, a) of every branched candidate and teacher action, and how many branches drifted."""
-    counts, drifted = _tally(branches, by_action=True)
+    counts, n_drifted = _tally(branches, by_action=True)
     by_state: dict[str, list[tuple[str, str, _Count]]] = {}
     for (kind, key, action), count in counts.items():
         by_state.setdefault(key, []).append((kind, action, count))
@@ -111,7 +111,7 @@ def branch_values(states: Sequence[State], branches: pa.Table) -> tuple[list[Bra
                 candidate = Taken("teacher", action)
                 source = "teacher"
             rows.append(_value(state, candidate, index, source, count.n, count.successes))
-    return rows, drifted
+    return rows, n_drifted
 
 
 def outcome_values(states: Sequence[State]) -> list[BranchValue]:
@@ -188,23 +188,23 @@ def labels(
 
     `alone` is the router under which the SLM acts without the teacher.
     """
-    counts, drifted = _tally(branches, by_action=False)
-    left_out: Counter[str] = Counter(drifted=drifted)
+    counts, n_drifted = _tally(branches, by_action=False)
+    left_out: Counter[str] = Counter(drifted=n_drifted)
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     teacher_actions = _teacher_actions(branches)
     for state in states:
-        branched = _BranchCounts.of(counts, state.key)
-        if branched.total == 0:
+        branch_counts = _BranchCounts.of(counts, state.key)
+        if branch_counts.total == 0:
             left_out["unlabelled"] += 1
             continue
-        row = _label_row(state, branched, teacher_actions.get(state.key), alone)
+        row = _label_row(state, branch_counts, teacher_actions.get(state.key), alone)
         for name, value in row.items():
             columns[name].append(value)
     return LabelTable.of_columns(columns), left_out
 
 
 def _label_row(
-    state: State, branched: _BranchCounts, teacher_action: str | None, alone: str
+    state: State, branch_counts: _BranchCounts, teacher_action: str | None, alone: str
 ) -> dict[str, Any]:
     """One row of the label table; `teacher_action` is None where the teacher was not asked."""
     slm_action = state.candidates[state.executed].action
@@ -216,19 +216,19 @@ def _label_row(
         "t": state.t,
         "source": "slm_only" if state.router == alone else state.router,
         "features": list(state.features),
-        "n_s": branched.s.n,
-        "s_s": branched.s.successes,
-        "n_t1": branched.t1.n,
-        "s_t1": branched.t1.successes,
-        "n_tinf": branched.tinf.n,
-        "s_tinf": branched.tinf.successes,
-        "m_tinf": branched.tinf.calls,
+        "n_s": branch_counts.s.n,
+        "s_s": branch_counts.s.successes,
+        "n_t1": branch_counts.t1.n,
+        "s_t1": branch_counts.t1.successes,
+        "n_tinf": branch_counts.tinf.n,
+        "s_tinf": branch_counts.tinf.successes,
+        "m_tinf": branch_counts.tinf.calls,
         "differs": None if teacher_action is None else teacher_action != slm_action,
-        "n_r": branched.rs.n,
-        "s_rs": branched.rs.successes,
-        "s_rt": branched.rt.successes,
-        "m_rs": branched.rs.calls,
-        "m_rt": branched.rt.calls,
+        "n_r": branch_counts.rs.n,
+        "s_rs": branch_counts.rs.successes,
+        "s_rt": branch_counts.rt.successes,
+        "m_rs": branch_counts.rs.calls,
+        "m_rt": branch_counts.rt.calls,
         "own_success": state.own_success,
         "episode": state.episode,
         "weight": 1.0,
@@ -237,11 +237,11 @@ def _label_row(
 
 def _teacher_actions(branches: pa.Table) -> dict[str, str]:
     """The teacher's first action by state key, for the states at which it was asked."""
-    first = branches.filter(
+    first_steps = branches.filter(
         pc.and_(
             pc.equal(branches["t"], branches["branch_t"]),
             pc.is_in(branches["branch"], pa.array([T1, TINF, RT])),
         )
     )
-    rows = first.select(["task", "z", "branch_prefix", "action"]).to_pylist()
+    rows = first_steps.select(["task", "z", "branch_prefix", "action"]).to_pylist()
     return {_state_key(row): row["action"] for row in rows}

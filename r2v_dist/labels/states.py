@@ -84,27 +84,27 @@ def _states_of_episode(
     alone: str,
 ) -> Iterator[State]:
     history: tuple[Turn, ...] = ()
-    executed: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
     for row in rows:
         user = row["observation"] if history else opening_message(row["goal"], row["observation"])
         if row["candidate_texts"]:
             vector = vector_of_step[row["key"], row["t"]]
-            yield _state(row, history, executed, user, vector, alone)
+            yield _state(row, history, actions, user, vector, alone)
         action_ids = tuple(row["action_ids"]) if row["action_ids"] else None
         history = (*history, Turn(user, row["action"], row["actor"], action_ids))
-        executed += (row["action"],) if row["executed"] else ()
+        actions += (row["action"],) if row["executed"] else ()
 
 
 def _state(
     row: Mapping[str, Any],
     history: tuple[Turn, ...],
-    executed: tuple[str, ...],
+    actions: tuple[str, ...],
     user: str,
     vector: Sequence[float],
     alone: str,
 ) -> State:
-    """The state of one step; `executed` are the actions that reached the environment before it."""
-    proposed = zip(row["candidate_texts"], row["candidate_ids"], strict=True)
+    """The state of one step; `actions` are those that reached the environment before it."""
+    proposals = zip(row["candidate_texts"], row["candidate_ids"], strict=True)
     return State(
         task=row["task"],
         split=row["split"],
@@ -115,9 +115,11 @@ def _state(
         path=tuple(Taken(turn.actor, turn.action, turn.action_ids) for turn in history),
         history=history,
         user=user,
-        candidates=tuple(Taken("slm", text, tuple(ids) if ids else None) for text, ids in proposed),
+        candidates=tuple(
+            Taken("slm", text, tuple(ids) if ids else None) for text, ids in proposals
+        ),
         executed=row["chosen_index"],
-        latent=stable_hash(row["task"], *executed),
+        latent=stable_hash(row["task"], *actions),
         policy=row["policy"],
         router=row["router"],
         episode=row["key"],
@@ -151,10 +153,10 @@ def choose(states: Sequence[State], count: int, seed: int, views: int = 2) -> li
         shared = [group for group in of_kind if len(groups[group]) > 1]
         single = [group for group in of_kind if len(groups[group]) == 1]
         places += [(i / share, group) for i, group in enumerate(_alternating(shared, single))]
-    chosen: list[State] = []
+    selection: list[State] = []
     for _, group in sorted(places, key=itemgetter(0)):
-        chosen += groups[group]
-    return chosen[:count]
+        selection += groups[group]
+    return selection[:count]
 
 
 def _disagree(views: Sequence[State]) -> bool:

@@ -246,8 +246,8 @@ class LabelTable:
     @cached_property
     def episode(self) -> Ints:
         """Index of the state's episode among the table's episodes, in order of first appearance."""
-        encoded = self.table["episode"].combine_chunks().dictionary_encode()
-        return np.asarray(encoded.indices.to_numpy(), dtype=np.int64)
+        episodes = self.table["episode"].combine_chunks().dictionary_encode()
+        return np.asarray(episodes.indices.to_numpy(), dtype=np.int64)
 
     def _flags(self, name: str) -> Array:
         """A column of truth values as 1 and 0; nan where it is null."""

@@ -126,11 +126,11 @@ class Mirror:
     def share(self, paths: Iterable[Path]) -> None:
         """Have files that were written here as objects, where they changed."""
         names = [self.name(path) for path in paths if path.is_file() and of(path)]
-        before = {
+        identity_by_name = {
             name: identity_of(self.root / name) for name in names if not self._notes.hold(name)
         }
-        tags = self._upload([self.root / name for name in before], self.name)
-        for (name, identity), tag in zip(before.items(), tags, strict=True):
+        tags = self._upload([self.root / name for name in identity_by_name], self.name)
+        for (name, identity), tag in zip(identity_by_name.items(), tags, strict=True):
             self._notes.remember(name, tag, identity)  # a log may have grown meanwhile
 
     def _upload(self, paths: list[Path], name: Callable[[Path], str]) -> list[str]:
@@ -158,8 +158,8 @@ class Mirror:
         name = self.name(path)
         names = [meta.name for meta in self.store.list(f"{name}/")] or [name]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            moved = [self.name(target) + old[len(name) :] for old in names]
-            list(pool.map(self.store.copy, names, moved))
+            new_names = [self.name(target) + old_name[len(name) :] for old_name in names]
+            list(pool.map(self.store.copy, names, new_names))
         self.forget(path)
         path.rename(target)
 
@@ -179,12 +179,12 @@ class Mirror:
             wanted: whether a file matters, by its name in the run; the others stay as they are.
         """
         with self._locked(folder):
-            before = [path for path in _files(folder) if wanted(self.name(path))]
+            paths = [path for path in _files(folder) if wanted(self.name(path))]
             prefix = "" if folder == self.root else f"{self.name(folder)}/"
             metas = [meta for meta in self.store.list(prefix) if wanted(meta.name)]
-            there = {meta.name for meta in metas}
-            for path in before:
-                if self.name(path) not in there:
+            stored_names = {meta.name for meta in metas}
+            for path in paths:
+                if self.name(path) not in stored_names:
                     path.unlink(missing_ok=True)
             self._download([meta for meta in metas if not self._notes.hold(meta.name, meta.tag)])
 
@@ -220,11 +220,11 @@ class Mirror:
         """Have all published folders below a folder here, and no others."""
         prefix, mark = f"{self.name(above)}/", f"/{COMPLETE}"
         names = [meta.name for meta in self.store.list(prefix) if meta.name.endswith(mark)]
-        there = {self.root / name.removesuffix(mark) for name in names}
+        folders = {self.root / name.removesuffix(mark) for name in names}
         for path in list(above.rglob(COMPLETE)):
-            if path.parent not in there:
+            if path.parent not in folders:
                 shutil.rmtree(path.parent)
-        for folder in sorted(there):
+        for folder in sorted(folders):
             self.fetch_folder(folder)
 
     def heal(self, path: Path) -> bool:

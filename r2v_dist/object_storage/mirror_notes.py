@@ -40,8 +40,8 @@ class Notes:
         """Whether a file is as it was when it was an object (with this tag)."""
         with contextlib.suppress(OSError, ValueError):
             note = (self.root / NOTES / name).read_text(encoding="utf-8")
-            noted, *identity = json.loads(note)
-            return identity == identity_of(self.root / name) and tag in (None, noted)
+            noted_tag, *identity = json.loads(note)
+            return identity == identity_of(self.root / name) and tag in (None, noted_tag)
         return False
 
 
@@ -53,8 +53,8 @@ def identity_of(path: Path) -> list[int]:
 
 def mark_of(names: Sequence[str], sizes: Sequence[int], tags: Sequence[str]) -> bytes:
     """What says that a folder of objects is whole, and differs between two contents."""
-    listed = dict(zip(names, zip(sizes, tags, strict=True), strict=True))
-    return json.dumps(listed, indent=1).encode()
+    contents = dict(zip(names, zip(sizes, tags, strict=True), strict=True))
+    return json.dumps(contents, indent=1).encode()
 
 
 def sizes_in(mark: bytes, where: str) -> Mapping[str, int]:

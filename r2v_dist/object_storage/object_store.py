@@ -100,8 +100,8 @@ def deadline_s() -> float:
 
 def variables() -> dict[str, str]:
     """What a process on another node inherits; nothing where no deadline was set here."""
-    given = os.environ.get(DEADLINE_VARIABLE)
-    return {} if given is None else {DEADLINE_VARIABLE: given}
+    deadline = os.environ.get(DEADLINE_VARIABLE)
+    return {} if deadline is None else {DEADLINE_VARIABLE: deadline}
 
 
 class ObjectStore:
@@ -218,13 +218,13 @@ class ObjectStore:
         """A boundary: what the client raises is one line that names the object."""
         from obstore.exceptions import AlreadyExistsError, BaseError
 
-        where = f"{self.address}/{name}"
+        address = f"{self.address}/{name}"
         try:
             yield
         except AlreadyExistsError:
-            raise FileExistsError(f"{where} exists") from None
+            raise FileExistsError(f"{address} exists") from None
         except (BaseError, FileNotFoundError, PermissionError) as error:
-            raise StoreFailure(f"{where}: {_said(error)}") from None
+            raise StoreFailure(f"{address}: {_said(error)}") from None
 
 
 @cache

@@ -70,10 +70,10 @@ def _problem(chat: ChatFormat, tokenizer: Any) -> str:
     bos = tokenizer.bos_token_id
     if bos is not None and opening[:2] == [bos, bos]:
         return f"the chat template begins with {tokenizer.bos_token} twice"
-    told = [tokenizer.decode(ids) for ids in (opening, continuation)]
+    texts = [tokenizer.decode(ids) for ids in (opening, continuation)]
     probe = tokenizer.decode(tokenizer.encode(_PROBE, add_special_tokens=False))
     letters = "".join(probe.split())
-    if any(letters not in "".join(text.split()) for text in told):
+    if any(letters not in "".join(text.split()) for text in texts):
         return "the chat template leaves a message out or changes its letters"
     return ""
 

@@ -73,13 +73,13 @@ class Context:
         config = self.config
         path = self.run.stage("tasks") / "tasks.json"
         try:
-            stored = [_task(row) for row in files.read_json(path)]
+            stored_tasks = [_task(row) for row in files.read_json(path)]
         except (TypeError, KeyError) as error:
             raise DamagedFile(path, f"is no list of tasks ({error})") from None
         workers = config.cluster.num_cpus or os.cpu_count() or 1
-        tasks = at_hand(stored, config.env, config.seed, workers, config.sandbox)
+        tasks = at_hand(stored_tasks, config.env, config.seed, workers, config.sandbox)
         # Where a game lies on this machine is of no use at an address.
-        if tasks != stored and not mirrors.of(path):
+        if tasks != stored_tasks and not mirrors.of(path):
             write_atomically(path, json.dumps([asdict(task) for task in tasks], indent=1))
         return [task for task in tasks if task.split in splits]
 
@@ -90,13 +90,13 @@ class Context:
         """
         config = self.config
         tasks = self.tasks("train")
-        cloned = tasks[: config.collect.tasks]
+        clone_tasks = tasks[: config.collect.tasks]
         if use == "clone":
-            return cloned
+            return clone_tasks
         if use == "label":
             return tasks[-config.labels.tasks :]
-        first = max(0, min(len(cloned), len(tasks) - config.branches.tasks))
-        return tasks[first : first + config.branches.tasks]
+        start = max(0, min(len(clone_tasks), len(tasks) - config.branches.tasks))
+        return tasks[start : start + config.branches.tasks]
 
     def checkpoint(self, stage: str) -> "Checkpoint":
         """The model that an earlier stage published."""
@@ -168,28 +168,28 @@ class Context:
         progress = Progress(self.stage)
 
         def show(totals: "Totals", total: int) -> None:
-            rate = totals.steps / max(1e-9, time.monotonic() - started)
-            tokens = totals.sampled_tokens / max(1e-9, time.monotonic() - started)
-            won = totals.successes / max(1, totals.episodes)
+            rate = totals.steps / max(1e-9, time.monotonic() - start_s)
+            tokens = totals.sampled_tokens / max(1e-9, time.monotonic() - start_s)
+            success = totals.successes / max(1, totals.episodes)
             progress.update(
                 totals.units,
                 total,
                 f"{totals.episodes} episodes, {rate:.0f} steps/s, {tokens:.0f} tokens/s, success "
-                f"{won:.0%}",
+                f"{success:.0%}",
             )
 
-        started = time.monotonic()
+        start_s = time.monotonic()
         totals = self.services.roll_out(units, self.run.rollouts(self.stage), show)
         summary = success_summary(self.run.rollouts(self.stage))
-        judged = ""
+        judge_note = ""
         if totals.judge_retries or totals.judge_malformed:
-            judged = (
+            judge_note = (
                 f"judge asked again {totals.judge_retries} times, "
                 f"{totals.judge_malformed} states left undecided; "
             )
         calls = f"{totals.engine_calls} of {totals.asked} model calls made; "
         progress.close(
-            f"{totals.episodes} episodes, {totals.steps} steps, {calls}{judged}{summary.text}"
+            f"{totals.episodes} episodes, {totals.steps} steps, {calls}{judge_note}{summary.text}"
         )
         self.services.log_totals(self.stage, asdict(totals))
         return {"episodes": summary.episodes}

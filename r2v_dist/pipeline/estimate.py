@@ -31,17 +31,17 @@ def estimate(root: Path, logs: Sequence[Path], threshold: float | None = None) -
     traffic = logged_traffic(table, lambda router: training_drift(run, config, router), hysteresis)
     prices = Prices.of(config.router or RouterConfig())
     try:
-        found = OffPolicy(
+        estimator = OffPolicy(
             traffic.conversations, traffic.now, prices, hysteresis.get(traffic.router)
         )
     except UsageError as error:
         if threshold is not None:
             raise
         return LogReport(traffic, (), prices, str(error))
-    asked = found.thresholds
+    thresholds = estimator.thresholds
     if threshold is not None:  # nobody may have been judged yet at the one that is served now
-        asked = sorted({found.named(threshold), *({traffic.now} & set(asked))})
-    rows = [found.at(one) for one in asked]
+        thresholds = sorted({estimator.named(threshold), *({traffic.now} & set(thresholds))})
+    rows = [estimator.at(level) for level in thresholds]
     return LogReport(traffic, rows, prices)
 
 

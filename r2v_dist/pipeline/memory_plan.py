@@ -36,16 +36,16 @@ def disk_gib(config: RunConfig) -> float:
     writes a third, each with the optimizer and with the weights twice: by DeepSpeed and by Hugging
     Face.
     """
-    published, under_way = 0, 0
+    published_bytes, training_bytes = 0, 0
     for _, model, learner in trained(config):
         shape = _shape(model)
         if shape is None:
             continue
         setup = _setup(shape, learner, config)
         weights = setup.value_bytes * setup.all_parameters
-        published += setup.value_bytes * shape.parameters
-        under_way = max(under_way, 3 * (2 * weights + 12 * setup.trained))
-    return (config.training_seeds * published + under_way) / GIB
+        published_bytes += setup.value_bytes * shape.parameters
+        training_bytes = max(training_bytes, 3 * (2 * weights + 12 * setup.trained))
+    return (config.training_seeds * published_bytes + training_bytes) / GIB
 
 
 def _engines(config: RunConfig) -> Iterator[str]:
@@ -87,12 +87,12 @@ def _engine(role: str, model: ModelConfig, adapter: int) -> str:
     if shape is None:
         return _unknown(name, model.model)
     value_bytes = 4 if model.dtype == "float32" else 2
-    added = value_bytes * shape.lora_parameters(adapter) // model.tensor_parallel
-    room = int(_USUAL * GIB * model.gpu_memory_utilization) - added
+    adapter_bytes = value_bytes * shape.lora_parameters(adapter) // model.tensor_parallel
+    room = int(_USUAL * GIB * model.gpu_memory_utilization) - adapter_bytes
     memory = of_engine(shape, value_bytes, model.tensor_parallel, model.max_num_seqs, room)
     context = model.max_model_len * kv_bytes(shape, value_bytes, model.tensor_parallel)
     contexts = memory.cached_tokens // model.max_model_len
-    parts = (memory.weights + added, memory.working, context)
+    parts = (memory.weights + adapter_bytes, memory.working, context)
     weights, working, cache = (f"{part / GIB:.2f}" for part in parts)
     return (
         f"# {name:<34}weights {weights}, a step {working}, cache {cache} for a context of "
@@ -125,8 +125,8 @@ def _setup(shape: Shape, learner: LearnerConfig, config: RunConfig) -> Setup:
     if isinstance(learner, DPOConfig):
         answers = 3 if learner.beta_c else 2
         logits = rows * answers * (config.slm.sampling.max_tokens + 1)
-        shared = shape.kind in SHARING_ARCHITECTURES and learner.attention in ("auto", "sdpa")
-        rows *= answers - 1 if shared else answers
+        shares = shape.kind in SHARING_ARCHITECTURES and learner.attention in ("auto", "sdpa")
+        rows *= answers - 1 if shares else answers
     elif learner is not config.bc:
         logits = 0  # a verifier has a scalar head
     deepspeed = learner.deepspeed

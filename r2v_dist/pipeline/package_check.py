@@ -21,10 +21,12 @@ def check_packages(cluster: ClusterConfig) -> None:
     """Raises UsageError where one is missing on this machine. Nodes of a joined cluster have the
     same packages.
     """
-    wanted = {f"cluster.report_to = {tracker}": _TRACKERS[tracker] for tracker in cluster.report_to}
+    requirements = {
+        f"cluster.report_to = {tracker}": _TRACKERS[tracker] for tracker in cluster.report_to
+    }
     if cluster.metrics.enabled and cluster.metrics.vllm:
-        wanted["cluster.metrics.vllm = true"] = _VLLM_METRICS
-    for key, (package, modules) in wanted.items():
+        requirements["cluster.metrics.vllm = true"] = _VLLM_METRICS
+    for key, (package, modules) in requirements.items():
         if not any(importlib.util.find_spec(module) for module in modules):
             raise UsageError(
                 f"{key}: the package {package} is not installed; `pip install {package}`, or leave "

@@ -49,11 +49,11 @@ def check(config: RunConfig) -> None:
     if not config.cluster.address and (problem := problem_here(config)):
         raise UsageError(problem)
     _require_memory(config.cluster)
-    free, needed = free_disk_gib(config.run_dir), needed_disk_gib(config)
-    if free < needed and not _has_checkpoints(config.run_dir):
+    free_gib, needed_gib = free_disk_gib(config.run_dir), needed_disk_gib(config)
+    if free_gib < needed_gib and not _has_checkpoints(config.run_dir):
         raise RuntimeFailure(
-            f"run_dir = {shown(config.run_dir)}: {free:.1f} GiB of disk are free there, and "
-            f"checkpoints and episodes take {needed:.1f}; choose another run_dir"
+            f"run_dir = {shown(config.run_dir)}: {free_gib:.1f} GiB of disk are free there, and "
+            f"checkpoints and episodes take {needed_gib:.1f}; choose another run_dir"
         )
     # Last, because a tokenizer takes seconds to load.
     for role, model in roles(config):

@@ -62,10 +62,10 @@ def watched(
     metrics: Path, progress: Progress, tell: Callable[[dict[str, Any]], None]
 ) -> Iterator[None]:
     """Show the last row of a learner's metrics while the block runs, and tell it."""
-    finished = threading.Event()
+    end = threading.Event()
 
     def watch() -> None:
-        while not finished.wait(0.5):
+        while not end.wait(0.5):
             if row := last_row(metrics):
                 tell(row)
                 progress.update(row["step"], row["of"], _learned(row))
@@ -75,7 +75,7 @@ def watched(
     try:
         yield
     finally:
-        finished.set()
+        end.set()
         watcher.join()
 
 
@@ -101,9 +101,9 @@ def success_summary(folder: Path) -> SuccessSummary:
     routers = pc.unique(table["router"]).to_pylist()
     parts = []
     for router in sorted(routers):
-        own = table.filter(pc.equal(table["router"], router))
-        clean = own.filter(pc.is_null(own["z"]))["success"].to_numpy()
-        perturbed = own.filter(pc.is_valid(own["z"]))["success"].to_numpy()
+        episodes = table.filter(pc.equal(table["router"], router))
+        clean = episodes.filter(pc.is_null(episodes["z"]))["success"].to_numpy()
+        perturbed = episodes.filter(pc.is_valid(episodes["z"]))["success"].to_numpy()
         values = [
             f"{label} {v.mean():.0%}"
             for label, v in (("clean", clean), ("perturbed", perturbed))

@@ -27,7 +27,7 @@ from r2v_dist.pretrained.places import model_path
 
 def resource_plan(config: RunConfig) -> str:
     """A table: asked and available."""
-    here = (
+    note = (
         ""
         if not config.cluster.address
         else f" (on this machine; the cluster at {config.cluster.address} may differ)"
@@ -74,8 +74,8 @@ def resource_plan(config: RunConfig) -> str:
             "live, before memoisation",
         ),
     ]
-    lines = [f"# {'resource':<14} {'asked':>10}   available{here}"]
-    lines += [f"# {name:<14} {asked:>10}   {available}" for name, asked, available in rows]
+    lines = [f"# {'resource':<14} {'asked':>10}   available{note}"]
+    lines += [f"# {name:<14} {request:>10}   {available}" for name, request, available in rows]
     if not config.cluster.address and (problem := problem_here(config)):
         lines.append(f"# NO ROOM: {problem}")
     lines += [f"# {problem}" for problem in _not_fetched(config)]
@@ -108,11 +108,11 @@ def _sandbox_row(config: RunConfig) -> list[tuple[str, str, str]]:
 
     if not environment(config.env.kind).sandboxed:
         return []
-    asked = "any" if config.sandbox.allow_weaker else "bubblewrap"
+    request = "any" if config.sandbox.allow_weaker else "bubblewrap"
     return [
         (
             "sandbox",
-            asked,
+            request,
             "bubblewrap is installed" if shutil.which("bwrap") else "bubblewrap is NOT INSTALLED",
         )
     ]
@@ -176,7 +176,7 @@ def simulated_plan(config: SimulatedConfig) -> str:
     ]
     lines = [
         f"# {'resource':<14} {'asked':>10}   available",
-        *(f"# {name:<14} {asked:>10}   {there}" for name, asked, there in rows),
+        *(f"# {name:<14} {request:>10}   {available}" for name, request, available in rows),
     ]
     if problem := no_room_here(config):
         lines.append(f"# NO ROOM: {problem}")

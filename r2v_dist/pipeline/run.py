@@ -69,11 +69,11 @@ def _complete(
         for name in stage.needs:
             rollout_store.verify(run.rollouts(name), name, manifests[name].input_hash)
         rollout_store.verify(run.rollouts(stage.name), stage.name, input_hash)
-        started = time.monotonic()
+        start_s = time.monotonic()
         results = stage.run(
             Context(config, run, services, stage.name, input_hash, manifests, stage.training_seed)
         )
-        run.complete(stage.name, input_hash, time.monotonic() - started, results)
+        run.complete(stage.name, input_hash, time.monotonic() - start_s, results)
         manifest = run.manifest(stage.name)
         assert manifest is not None
     return manifest
@@ -84,12 +84,12 @@ def hash_of_inputs(
 ) -> str:
     """What names the stage's inputs. A stage that an earlier version began keeps its name."""
     upstream = [(name, manifests[name].input_hash, manifests[name].results) for name in stage.needs]
-    begun = run.begun(stage.name)
+    earlier_hash = run.begun(stage.name)
     hashes = []
     for parts in (stage.content(config), stage.content_before(config)):
         content = json.dumps([_plain(parts), upstream], sort_keys=True)
         hashes.append(short_hash(config.seed + stage.training_seed, content))
-    return begun if begun in hashes else hashes[0]
+    return earlier_hash if earlier_hash in hashes else hashes[0]
 
 
 def _plain(value: Any) -> Any:
@@ -108,19 +108,19 @@ def _run_stages(config: RunConfig, run: RunDir, services: "Services") -> None:
 
 def _still_whole(run: RunDir, manifest: Manifest) -> bool:
     """Whether a complete stage still has what it was complete with. A damaged file is set aside."""
-    lost = run.lost(manifest)
-    if lost is not None:
-        if not run.set_aside(lost):
-            warn(f"{lost.path} {lost.problem}: what stage {manifest.stage} lost is made again")
+    damage = run.lost(manifest)
+    if damage is not None:
+        if not run.set_aside(damage):
+            warn(f"{damage.path} {damage.problem}: what stage {manifest.stage} lost is made again")
         elif run.lost(manifest) is None:  # fetched again
             return _still_whole(run, manifest)
         return False
-    counted = manifest.results.get("episodes") if manifest.covers is None else None
-    there = len(rollout_store.committed_keys(run.rollouts(manifest.stage))) if counted else 0
-    if counted and there != counted:
+    total = manifest.results.get("episodes") if manifest.covers is None else None
+    count = len(rollout_store.committed_keys(run.rollouts(manifest.stage))) if total else 0
+    if total and count != total:
         folder = run.rollouts(manifest.stage)
         warn(
-            f"{folder} has {there} episodes of {counted}: stage {manifest.stage} plays the others "
+            f"{folder} has {count} episodes of {total}: stage {manifest.stage} plays the others "
             f"again"
         )
-    return not counted or there == counted
+    return not total or count == total

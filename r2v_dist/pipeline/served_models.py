@@ -60,8 +60,8 @@ def sides(served: "ServedRun", calls: Calls) -> tuple[Slm, Teacher, Upstream | N
 
 
 def _sampling(model: ModelConfig) -> Sampling:
-    chosen = model.sampling
-    return Sampling(chosen.candidates, chosen.temperature, chosen.top_p, chosen.max_tokens)
+    settings = model.sampling
+    return Sampling(settings.candidates, settings.temperature, settings.top_p, settings.max_tokens)
 
 
 def _model(config: RunConfig, role: str, calls: Any, folder: str) -> LanguageModel:

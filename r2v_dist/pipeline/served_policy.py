@@ -34,79 +34,80 @@ def policy_of(run: RunDir, config: RunConfig, evaluated: bool = True) -> Policy:
     """The policy of a run, as `serve` in its configuration wants it. `evaluated`: with the
     hysteresis that it was evaluated with; without, nothing is certified. Raises UsageError where
     the run has none."""
-    wanted = config.serve
-    validated = _manifest(run, "validate", wanted.training_seed)
-    if wanted.router not in BY_NAME:
-        raise UsageError(f"serve.router = {wanted.router}: there is no such router")
+    serve = config.serve
+    validation = _manifest(run, "validate", serve.training_seed)
+    if serve.router not in BY_NAME:
+        raise UsageError(f"serve.router = {serve.router}: there is no such router")
     models, version = _models(run, config)
-    selected = validated.results["selected"].get(wanted.router)
-    if selected is None and BY_NAME[wanted.router].family != "end":
-        known = ", ".join(validated.results["selected"])
+    threshold = validation.results["selected"].get(serve.router)
+    if threshold is None and BY_NAME[serve.router].family != "end":
+        names = ", ".join(validation.results["selected"])
         raise UsageError(
-            f"serve.router = {wanted.router}: this run chose no threshold for it; it has {known}"
+            f"serve.router = {serve.router}: this run chose no threshold for it; it has {names}"
         )
-    points = [Point("selected", selected, "chosen on validation tasks")]
-    if wanted.router == "r2v":
+    points = [Point("selected", threshold, "chosen on validation tasks")]
+    if serve.router == "r2v":
         points += _further_points(run, config, models, evaluated)
-    if wanted.threshold is not None:
-        points.append(Point("own", wanted.threshold, "serve.threshold"))
+    if serve.threshold is not None:
+        points.append(Point("own", serve.threshold, "serve.threshold"))
     policy = Policy(
-        wanted.router,
+        serve.router,
         models,
-        wanted.training_seed,
+        serve.training_seed,
         {point.name: point for point in points},
-        wanted.operating_point if wanted.threshold is None else "own",
+        serve.operating_point if serve.threshold is None else "own",
         version,
-        exploration=_exploration(config, validated),
+        exploration=_exploration(config, validation),
     )
     default = policy.points.get(policy.default)
     if default is None or default.problem:
         problem = default.problem if default else f"there are {', '.join(policy.points)}"
-        raise UsageError(f"serve.operating_point = {wanted.operating_point}: {problem}")
+        raise UsageError(f"serve.operating_point = {serve.operating_point}: {problem}")
     if policy.exploration is not None and policy.design(default) is None:
         raise UsageError(
-            f"serve.explore.rate = {wanted.explore.rate:g}: {wanted.operating_point} compares "
-            f"another number than the score of {wanted.router}; explore at selected"
+            f"serve.explore.rate = {serve.explore.rate:g}: {serve.operating_point} compares "
+            f"another number than the score of {serve.router}; explore at selected"
         )
     return policy
 
 
-def _exploration(config: RunConfig, validated: Manifest) -> Exploration | None:
+def _exploration(config: RunConfig, validation: Manifest) -> Exploration | None:
     """What `serve.explore` asks for; None where nothing is explored."""
-    wanted = config.serve.explore
-    if not wanted.rate:
+    explore = config.serve.explore
+    if not explore.rate:
         return None
     router = config.serve.router
     info = BY_NAME[router]
     if info.family == "end" or info.play != "threshold":
         raise UsageError(
-            f"serve.explore.rate = {wanted.rate:g}: {router} does not compare a score with a "
+            f"serve.explore.rate = {explore.rate:g}: {router} does not compare a score with a "
             f"threshold at every step; set serve.explore.rate=0"
         )
     _refuse_unread(config, router)
-    thresholds = wanted.thresholds or tuple(validated.results["thresholds"].get(router, ()))
+    thresholds = explore.thresholds or tuple(validation.results["thresholds"].get(router, ()))
     if not thresholds:
         raise UsageError(
             f"serve.explore.thresholds: validation played no threshold of {router}; name some"
         )
-    return Exploration(wanted.rate, tuple(sorted(set(thresholds))), wanted.seed)
+    return Exploration(explore.rate, tuple(sorted(set(thresholds))), explore.seed)
 
 
 def _refuse_unread(config: RunConfig, router: str) -> None:
     """Raises UsageError for an exploration that no estimate could use."""
     serve = config.serve
-    given = f"serve.explore.rate = {serve.explore.rate:g}"
+    setting = f"serve.explore.rate = {serve.explore.rate:g}"
     if serve.shadow:
         raise UsageError(
-            f"{given}: with serve.shadow = {serve.shadow} the router is only watched, so "
+            f"{setting}: with serve.shadow = {serve.shadow} the router is only watched, so "
             "nothing is learned from other thresholds; set serve.explore.rate=0 or "
             "serve.shadow=null"
         )
-    held = hysteresis_of(config).get(router)
-    if held is not None and held.cold_token_price:
+    hysteresis = hysteresis_of(config).get(router)
+    if hysteresis is not None and hysteresis.cold_token_price:
         raise UsageError(
-            f"{given}: with router.hysteresis.cold_token_price = {held.cold_token_price:g} the "
-            f"lengths of prompts decide too, so no propensity is known; set one of them to 0"
+            f"{setting}: with router.hysteresis.cold_token_price = "
+            f"{hysteresis.cold_token_price:g} the lengths of prompts decide too, so no propensity "
+            f"is known; set one of them to 0"
         )
 
 
@@ -132,16 +133,16 @@ def deployed(run: RunDir, config: RunConfig, part: Any) -> Checkpoint | None:
 
 def _models(run: RunDir, config: RunConfig) -> tuple[RouterModels, str]:
     """The trained routers of a run, and the version of the one that is served."""
-    wanted = config.serve
+    serve = config.serve
     stage = last_round(config)
     if stage is None:
-        return RouterModels(), wanted.router
-    paths = _manifest(run, stage, wanted.training_seed).results["routers"]
-    seed = wanted.training_seed
-    trained = {(name, seed): load_router(run, name, path) for name, path in paths.items()}
-    model = trained.get((wanted.router, seed))
-    version = model.version if model is not None else wanted.router
-    return RouterModels(trained, hysteresis=hysteresis_of(config)), version
+        return RouterModels(), serve.router
+    paths = _manifest(run, stage, serve.training_seed).results["routers"]
+    seed = serve.training_seed
+    routers = {(name, seed): load_router(run, name, path) for name, path in paths.items()}
+    model = routers.get((serve.router, seed))
+    version = model.version if model is not None else serve.router
+    return RouterModels(routers, hysteresis=hysteresis_of(config)), version
 
 
 def _further_points(
@@ -149,15 +150,15 @@ def _further_points(
 ) -> list[Point]:
     model = models.trained.get(("r2v", config.serve.training_seed))
     prices = Prices.of(config.router or RouterConfig())
-    paying = bayes_threshold(1.0, prices.slm, prices.failure)
+    threshold = bayes_threshold(1.0, prices.slm, prices.failure)
     note = f"a failure costs {prices.failure:g} teacher calls; rho - rho1 is compared"
     single = "this router predicts no risk after one teacher step"
     problem = single if model is None or model.mode == "joint" else ""
-    bayes = Point("bayes", paying, note, rule=True, problem=problem)
+    bayes = Point("bayes", threshold, note, rule=True, problem=problem)
     certified = _certified(run, config)
     if not evaluated:
-        other = "router.hysteresis is not the one that the run was evaluated with"
-        certified = Point("certified", None, problem=other)
+        mismatch = "router.hysteresis is not the one that the run was evaluated with"
+        certified = Point("certified", None, problem=mismatch)
     return [bayes, certified, *_of_report(run, config)]
 
 
@@ -177,17 +178,17 @@ def _of_report(run: RunDir, config: RunConfig) -> list[Point]:
     """The points that the report has computed from validation episodes. Raises DamagedFile."""
     path = run.root / "report" / "summary.json"
     rows = _rows_of(path) if path.is_file() else []
-    found = []
+    points = []
     for name in _FROM_REPORT:
         row = next((row for row in rows if _is(row, name, config.serve.training_seed)), None)
         if row is None:
-            found.append(Point(name, None, problem=f"{path} has none; r2v report writes it"))
+            points.append(Point(name, None, problem=f"{path} has none; r2v report writes it"))
         elif row["threshold"] is None:
-            found.append(Point(name, None, problem=row["note"]))
+            points.append(Point(name, None, problem=row["note"]))
         else:
             point = Point(name, row["threshold"], row["note"], row["cheap"], row["share"])
-            found.append(point)
-    return found
+            points.append(point)
+    return points
 
 
 def _rows_of(path: Path) -> list[dict[str, Any]]:
@@ -195,8 +196,8 @@ def _rows_of(path: Path) -> list[dict[str, Any]]:
     fix = "`r2v report` with the run directory writes it again"
     try:
         rows = files.read_json_object(path).get("operating_points") or []
-    except DamagedFile as damaged:
-        raise DamagedFile(path, damaged.problem, fix) from None
+    except DamagedFile as error:
+        raise DamagedFile(path, error.problem, fix) from None
     if not isinstance(rows, list) or not all(
         isinstance(r, dict) and r.keys() >= _ROW for r in rows
     ):

@@ -140,9 +140,9 @@ class Services:
                     self._timeline.ready(f"{role} engine")
             return runners
 
-        acting = [self._config.teacher, *([self._config.slm] if slm_acts else [])]
-        held = [model.requests_at_once for model in acting if model.backend == "vllm"]
-        cluster = self._config.cluster.holding(max(held, default=None))
+        models = [self._config.teacher, *([self._config.slm] if slm_acts else [])]
+        limits = [model.requests_at_once for model in models if model.backend == "vllm"]
+        cluster = self._config.cluster.holding(max(limits, default=None))
         tell = self._stages.units_of(folder.name, on_progress)
         with self._stages.running(folder.name):
             return roll_out_with(start, units, folder, cluster, tell, self._run.lease)
@@ -202,8 +202,10 @@ class Services:
         """
         if "_servers" not in self.__dict__:
             return
-        held = resources.rollout_bundles(self._config, resources.decided().gpus, resources.nodes())
-        if not resources.must_make_room(ranks, held):
+        bundles = resources.rollout_bundles(
+            self._config, resources.decided().gpus, resources.nodes()
+        )
+        if not resources.must_make_room(ranks, bundles):
             return
         if runners := self.__dict__.pop("_runners", None):
             runners.stop()

@@ -61,20 +61,20 @@ class ServedRun:
     def needs_ray(self) -> bool:
         """Whether engines or scorers are started."""
         config = self.config
-        trained = config.verifier is not None and config.verifier.kind == "trained"
-        return trained or "vllm" in (config.slm.backend, config.teacher.backend)
+        has_scorers = config.verifier is not None and config.verifier.kind == "trained"
+        return has_scorers or "vllm" in (config.slm.backend, config.teacher.backend)
 
 
 def served_run(root: Path, overrides: list[str]) -> ServedRun:
     """The run to be served. Raises UsageError where it cannot be."""
-    run, trained = open_run(root)
+    run, run_config = open_run(root)
     path = root / "config.yaml"
-    others = [one for one in overrides if not one.startswith("slm.")]
-    config = load_config(path, others)
-    if len(others) < len(overrides):
+    rest = [override for override in overrides if not override.startswith("slm.")]
+    config = load_config(path, rest)
+    if len(rest) < len(overrides):
         # Whether an SLM can be trained is no question any more, so the section stands alone.
-        written = read_mapping(path, overrides)["slm"]
-        config = config.model_copy(update={"slm": validate(ModelConfig, written, path)})
+        section = read_mapping(path, overrides)["slm"]
+        config = config.model_copy(update={"slm": validate(ModelConfig, section, path)})
     for role, model in (("slm", config.slm), ("teacher", config.teacher)):
         if model.backend in _PLANNERS:
             raise UsageError(
@@ -82,50 +82,52 @@ def served_run(root: Path, overrides: list[str]) -> ServedRun:
                 f"so it cannot answer an agent; give another {role}, for example "
                 f"{role}.backend=openai {role}.model=NAME {role}.base_url=http://127.0.0.1:8000/v1"
             )
-    held = hysteresis_of(config)
+    hysteresis_by_router = hysteresis_of(config)
     # Episodes of an evaluation have no clock, so caches did not expire in them.
-    expires = any(one.cache_s is not None for one in held.values())
-    held_as_evaluated = held == hysteresis_of(trained) and not expires
+    expires = any(hysteresis.cache_s is not None for hysteresis in hysteresis_by_router.values())
+    held_as_evaluated = hysteresis_by_router == hysteresis_of(run_config) and not expires
     # What the run has is told by its own configuration, whoever answers now.
-    own = trained.model_copy(update={"serve": config.serve, "router": _as_trained(trained, config)})
-    policy = policy_of(run, own, held_as_evaluated)
+    own_config = run_config.model_copy(
+        update={"serve": config.serve, "router": _as_trained(run_config, config)}
+    )
+    policy = policy_of(run, own_config, held_as_evaluated)
     departures = tuple(
         name
         for name, before, now in (
-            ("slm", trained.slm.content(), config.slm.content()),
-            ("teacher", trained.teacher.content(), config.teacher.content()),
+            ("slm", run_config.slm.content(), config.slm.content()),
+            ("teacher", run_config.teacher.content(), config.teacher.content()),
         )
         if before != now
     )
     if not held_as_evaluated:
         departures = (*departures, "hysteresis")
-    slm = _slm_of(run, own, config.slm)
-    return ServedRun(run, config, policy, slm, _verifier_of(run, own), departures)
+    slm = _slm_of(run, own_config, config.slm)
+    return ServedRun(run, config, policy, slm, _verifier_of(run, own_config), departures)
 
 
-def _as_trained(trained: RunConfig, config: RunConfig) -> RouterConfig | None:
+def _as_trained(run_config: RunConfig, config: RunConfig) -> RouterConfig | None:
     """How r2v is played and what a call costs are the operator's; what it is scored by was chosen
     with its thresholds."""
-    if trained.router is None or config.router is None:
+    if run_config.router is None or config.router is None:
         return config.router
-    return config.router.model_copy(update={"score": trained.router.score})
+    return config.router.model_copy(update={"score": run_config.router.score})
 
 
-def _slm_of(run: RunDir, own: RunConfig, chosen: ModelConfig) -> Checkpoint:
+def _slm_of(run: RunDir, own_config: RunConfig, model: ModelConfig) -> Checkpoint:
     """The SLM that answers: the run's own, or another that was named. The tokenizer of the run's
     own stays, as a trained verifier reads with it."""
-    trained = deployed(run, own, "slm")
-    if chosen.backend == "openai":
-        return Checkpoint(trained.path if trained else "", chosen.model)
-    same = (chosen.backend, chosen.model) == (own.slm.backend, own.slm.model)
-    return trained if trained and same else _named_slm(chosen)
+    checkpoint = deployed(run, own_config, "slm")
+    if model.backend == "openai":
+        return Checkpoint(checkpoint.path if checkpoint else "", model.model)
+    is_own_model = (model.backend, model.model) == (own_config.slm.backend, own_config.slm.model)
+    return checkpoint if checkpoint and is_own_model else _named_slm(model)
 
 
-def _named_slm(chosen: ModelConfig) -> Checkpoint:
+def _named_slm(model: ModelConfig) -> Checkpoint:
     from r2v_dist.pretrained.places import model_path
     from r2v_dist.storage.model_identity import checkpoint_version
 
-    folder = model_path(chosen.model, "slm.model").resolve()
+    folder = model_path(model.model, "slm.model").resolve()
     return Checkpoint(str(folder), checkpoint_version("base", folder))
 
 
@@ -141,8 +143,8 @@ def access_of(config: RunConfig, host: str) -> Access:
     """Who may ask, by the environment's keys."""
     keys = tuple(filter(None, os.environ.get(config.serve.keys_env, "").split(",")))
     admins = tuple(filter(None, os.environ.get(config.serve.admin_keys_env, "").split(",")))
-    stripped = [tuple(key.strip() for key in group) for group in (keys, admins)]
-    return Access(stripped[0], stripped[1], is_loopback(host))
+    groups = [tuple(key.strip() for key in group) for group in (keys, admins)]
+    return Access(groups[0], groups[1], is_loopback(host))
 
 
 @contextlib.contextmanager

@@ -72,30 +72,30 @@ def _start(served: ServedRun, host: str, port: int, calls: Calls) -> None:
     from ray.exceptions import RayError
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    ended: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    results: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
 
     def start() -> None:
         try:
             _run(served, host, port, calls)
         except Exception as error:  # a boundary: whoever waits raises it
-            ended.put(error)
+            results.put(error)
         else:
-            ended.put(None)
+            results.put(None)
 
     threading.Thread(target=start, daemon=True, name="ray-serve").start()
     deadline_s = served.config.cluster.engine_start_deadline_s
     try:
-        error = ended.get(timeout=deadline_s)
+        error = results.get(timeout=deadline_s)
     except queue.Empty:
-        said = (
+        message = (
             f"Ray Serve has not started the gateway within {deadline_s:g} s "
             f"(cluster.engine_start_deadline_s)"
         )
-        warn(said)  # Ray ends the process, silently, if the thread calls it after its shutdown
-        raise RuntimeFailure(said) from None
+        warn(message)  # Ray ends the process, silently, if the thread calls it after its shutdown
+        raise RuntimeFailure(message) from None
     if isinstance(error, RayError | RuntimeError):
-        said = " ".join(str(error).split())[:300]
-        raise RuntimeFailure(f"Ray Serve does not start the gateway: {said}") from None
+        message = " ".join(str(error).split())[:300]
+        raise RuntimeFailure(f"Ray Serve does not start the gateway: {message}") from None
     if error is not None:
         raise error
 

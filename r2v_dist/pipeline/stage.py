@@ -65,11 +65,11 @@ def value_of(config: RunConfig, name: str, as_before: bool = False) -> Any:
     `other_routers` the evaluated routers that a learner and that other means make.
     """
     if name == "hysteresis":
-        held = config.router and config.router.hysteresis
-        return held.content() if held else None
+        hysteresis = config.router and config.router.hysteresis
+        return hysteresis.content() if hysteresis else None
     if name == "learner_routers":
-        learned = (*_COUNTED, *made_by("learner", "query"))
-        return tuple(router for router in config.evaluate.routers if router in learned)
+        names = (*_COUNTED, *made_by("learner", "query"))
+        return tuple(router for router in config.evaluate.routers if router in names)
     if name == "other_routers":
         return other_routers(config)
     if name == "constraint_statuses":

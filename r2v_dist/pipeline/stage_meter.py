@@ -28,19 +28,19 @@ class StageMeter:
         if not self._meter.on:
             yield
             return
-        ended = threading.Event()
+        end = threading.Event()
 
         def tell() -> None:
-            while not ended.is_set():
+            while not end.is_set():
                 self._meter.set(metrics.STAGE_RUNNING, 1, stage=stage)
-                ended.wait(_AGAIN_S)
+                end.wait(_AGAIN_S)
 
         teller = threading.Thread(target=tell, daemon=True, name="stage-running")
         teller.start()
         try:
             yield
         finally:
-            ended.set()
+            end.set()
             teller.join()
             self._meter.set(metrics.STAGE_RUNNING, 0, stage=stage)
 

@@ -115,11 +115,11 @@ TABLE = (
 
 def stages(config: RunConfig) -> list[Stage]:
     """The stages that this configuration needs, in order, for every training seed."""
-    present = _resolved([stage for stage in TABLE if stage.when(config)])
-    shared = [stage for stage in present if not stage.each_training_seed]
-    trained = [stage for stage in present if stage.each_training_seed]
+    rows = _resolved([stage for stage in TABLE if stage.when(config)])
+    shared = [stage for stage in rows if not stage.each_training_seed]
+    per_seed = [stage for stage in rows if stage.each_training_seed]
     for training_seed in range(config.training_seeds):
-        shared += for_training_seed(trained, training_seed)
+        shared += for_training_seed(per_seed, training_seed)
     return shared
 
 
@@ -129,14 +129,14 @@ def publisher(config: RunConfig, part: Part) -> str | None:
     return names[-1] if names else None
 
 
-def _resolved(present: list[Stage]) -> list[Stage]:
+def _resolved(rows: list[Stage]) -> list[Stage]:
     """The stages with the names of those that publish what they need: every part of the policy,
     and the latest routers.
     """
     policy: list[str] = []
     routers: list[str] = []
     resolved = []
-    for stage in present:
+    for stage in rows:
         needs: list[str] = []
         for name in stage.needs:
             if name == "@policy":

@@ -26,14 +26,14 @@ def roles(config: RunConfig) -> list[tuple[str, ModelConfig]]:
 def problem_here(config: RunConfig) -> str | None:
     """What there is no room for on this machine."""
     gpus = on_gpus(config)
-    there = set(os.sched_getaffinity(0))
+    cores = set(os.sched_getaffinity(0))
     for role, model in roles(config):
         if model.backend == "vllm" and not gpus and model.cpu_cores:
-            missing = sorted(_cores(model.cpu_cores) - there)
-            if missing:
+            missing_cores = sorted(_cores(model.cpu_cores) - cores)
+            if missing_cores:
                 return (
-                    f"{role}.cpu_cores = {model.cpu_cores}: there is no core {missing[0]} here; "
-                    f"there are {len(there)}, from {min(there)}"
+                    f"{role}.cpu_cores = {model.cpu_cores}: there is no core {missing_cores[0]} "
+                    f"here; there are {len(cores)}, from {min(cores)}"
                 )
     return resources.placement_problem(config, [this_machine(config.cluster)], gpus)
 
@@ -59,11 +59,11 @@ def _cores(text: str) -> set[int]:
 def local_gpus() -> int:
     """GPUs of this machine that a process may use, without asking a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    there = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    count = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     if visible is None:
-        return there
-    named = [name for name in visible.split(",") if name.strip() not in ("", "-1")]
-    return min(there, len(named))
+        return count
+    names = [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return min(count, len(names))
 
 
 def needed_disk_gib(config: RunConfig) -> float:
@@ -73,12 +73,12 @@ def needed_disk_gib(config: RunConfig) -> float:
 
 def free_disk_gib(folder: Path) -> float:
     """What is free where a folder is, or would be made."""
-    existing = next(
+    ancestor = next(
         parent
         for parent in (folder.absolute(), *folder.absolute().parents)
         if os.path.exists(parent)
     )
-    return shutil.disk_usage(existing).free / 2**30
+    return shutil.disk_usage(ancestor).free / 2**30
 
 
 def no_room_here(config: SimulatedConfig) -> str | None:
@@ -88,8 +88,8 @@ def no_room_here(config: SimulatedConfig) -> str | None:
     ranks = config.router.deepspeed.ranks
     if config.cluster.address or ranks == 1:
         return None
-    asked = resources.rank_bundle("router", ranks, gpus=False)
-    problem = misfit([asked], [this_machine(config.cluster)])
+    bundle = resources.rank_bundle("router", ranks, gpus=False)
+    problem = misfit([bundle], [this_machine(config.cluster)])
     return f"{problem}; {resources.fix(config.cluster, gpus=False)}" if problem else None
 
 

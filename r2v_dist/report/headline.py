@@ -26,14 +26,18 @@ _ENDS = (StopReason.WON, StopReason.LOST, StopReason.STEP_LIMIT)
 """How an episode of a working run ends."""
 
 
-def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
+def headline(run: RunDir, config: RunConfig, findings: Findings) -> str:
     """At most fifteen lines."""
-    if not found.seeds:
+    if not findings.seeds:
         return f"{shown(run.root)}: no evaluated episodes yet"
-    slm = found.perturbed[0]
+    slm = findings.perturbed[0]
     label = "  [SIMULATED policy: not a result about a model]" if config.simulated else ""
-    trained = f" x {found.training_seeds} training seeds" if found.training_seeds > 1 else ""
-    lines = [f"Test: {slm.tasks} tasks x {slm.seeds} perturbation seeds{trained}, live{label}"]
+    training_seeds = (
+        f" x {findings.training_seeds} training seeds" if findings.training_seeds > 1 else ""
+    )
+    lines = [
+        f"Test: {slm.tasks} tasks x {slm.seeds} perturbation seeds{training_seeds}, live{label}"
+    ]
     if config.teacher.backend == "expert":
         lines[0] += (
             f"; {hard_tasks(run.rollouts('evaluate'), HARD_STEPS)} tasks need {HARD_STEPS} or "
@@ -45,27 +49,30 @@ def headline(run: RunDir, config: RunConfig, found: Findings) -> str:
         "best_of_k": "best of K",
         "teacher_only": "teacher only" + oracle,
     }
-    played = {
-        name: one
+    overall_by_name = {
+        name: overall
         for name in (*titles, "r2v")
-        if (one := found.overall(name, config.evaluate.bootstrap, config.seed)) is not None
+        if (overall := findings.overall(name, config.evaluate.bootstrap, config.seed)) is not None
     }
-    if "r2v" not in played:
-        others = found.seeds[0].swept[:6]
-        played |= {
-            name: one
-            for name in others
-            if (one := found.overall(name, config.evaluate.bootstrap, config.seed)) is not None
+    if "r2v" not in overall_by_name:
+        names = findings.seeds[0].swept[:6]
+        overall_by_name |= {
+            name: overall
+            for name in names
+            if (overall := findings.overall(name, config.evaluate.bootstrap, config.seed))
+            is not None
         }
-    lines += [_line(titles.get(name, listed(name)), one) for name, one in played.items()]
-    lines += _compared(found)
-    lines += _claims(found)
-    lines += [f"  {sentence}" for sentence in unplayed(config, found)]
-    if found.certificate is not None:
+    lines += [
+        _line(titles.get(name, listed(name)), overall) for name, overall in overall_by_name.items()
+    ]
+    lines += _compared(findings)
+    lines += _claims(findings)
+    lines += [f"  {sentence}" for sentence in unplayed(config, findings)]
+    if findings.certificate is not None:
         of_first = "; training seed 0" if config.training_seeds > 1 else ""
-        lines.append(f"  certificate: {found.certificate.line}{of_first}")
+        lines.append(f"  certificate: {findings.certificate.line}{of_first}")
     lines += abnormal_ends(run, config)
-    lines += _given_up(found.quarantined)
+    lines += _given_up(findings.quarantined)
     return "\n".join([*lines, *_place(run.root / "report" / "index.html")])
 
 
@@ -87,62 +94,64 @@ def abnormal_ends(run: RunDir, config: RunConfig) -> list[str]:
         )
         for router, reason in zip(routers, reasons, strict=True):
             by_router.setdefault(router, Counter())[reason] += 1
-    played = sum(by_router.values(), Counter[str]())
-    told = [
-        f"{reason.replace('_', ' ')} {played[reason] / played.total():.1%}"
-        for reason in sorted({*played} - {*_ENDS})
+    counts = sum(by_router.values(), Counter[str]())
+    clauses = [
+        f"{reason.replace('_', ' ')} {counts[reason] / counts.total():.1%}"
+        for reason in sorted({*counts} - {*_ENDS})
     ]
-    if not told:
+    if not clauses:
         return []
     shares = {
         name: 1 - sum(ends[end] for end in _ENDS) / ends.total() for name, ends in by_router.items()
     }
     worst = max(shares, key=lambda name: shares[name])
     most = f"most with {LABELS[worst]}, {shares[worst]:.1%}"
-    return [f"  NOT ENDED BY THE TASK: {', '.join(told)} of {played.total()} test episodes; {most}"]
+    return [
+        f"  NOT ENDED BY THE TASK: {', '.join(clauses)} of {counts.total()} test episodes; {most}"
+    ]
 
 
-def _given_up(given_up: Sequence[Quarantined]) -> list[str]:
+def _given_up(entries: Sequence[Quarantined]) -> list[str]:
     """One line that names the tasks whose episodes count as failures though nobody could play
     them; none where there are none.
     """
-    if not given_up:
+    if not entries:
         return []
-    named = ", ".join(sorted({one.task for one in given_up}))
-    stages = ", ".join(dict.fromkeys(one.stage for one in given_up))
-    episodes = sum(one.episodes for one in given_up)
-    first = given_up[0]
+    tasks = ", ".join(sorted({entry.task for entry in entries}))
+    stages = ", ".join(dict.fromkeys(entry.stage for entry in entries))
+    episodes = sum(entry.episodes for entry in entries)
+    first = entries[0]
     return [
-        f"  QUARANTINED: {named}: {episodes} episodes of {stages} were given up and count as "
+        f"  QUARANTINED: {tasks}: {episodes} episodes of {stages} were given up and count as "
         f"failures; the first for {first.detail}"
     ]
 
 
-def _line(title: str, one: Overall) -> str:
+def _line(title: str, overall: Overall) -> str:
     """One router; means over training seeds."""
-    low, high = one.success_ci
-    if one.thresholds:
-        title += f" @ {', '.join(f'{threshold:.3g}' for threshold in one.thresholds)}"
+    low, high = overall.success_ci
+    if overall.thresholds:
+        title += f" @ {', '.join(f'{threshold:.3g}' for threshold in overall.thresholds)}"
     return (
-        f"  {title:<{_WIDTH}} {one.success_rate:6.1%}  [{low:.1%}, {high:.1%}]  worst seed "
-        f"{one.worst_seed_success:.1%}"
-        f"  LLM calls {one.llm_call_rate:.1%}"
+        f"  {title:<{_WIDTH}} {overall.success_rate:6.1%}  [{low:.1%}, {high:.1%}]  worst seed "
+        f"{overall.worst_seed_success:.1%}"
+        f"  LLM calls {overall.llm_call_rate:.1%}"
     )
 
 
-def _compared(found: Findings) -> list[str]:
+def _compared(findings: Findings) -> list[str]:
     """The best baseline of either kind at r2v's cost, the weakest of the differences in frontier
     area, and whom r2v is not ahead of.
     """
-    compared = found.comparisons
-    if compared is None:
+    comparisons = findings.comparisons
+    if comparisons is None:
         return []
-    lines = [_at_cost(one) for one in map(compared.best, (False, True)) if one is not None]
-    closest = [one for one in map(compared.closest, (False, True)) if one is not None]
+    lines = [_at_cost(c) for c in map(comparisons.best, (False, True)) if c is not None]
+    closest = [c for c in map(comparisons.closest, (False, True)) if c is not None]
     if closest:
         areas = "; ".join(map(_by_area, closest))
-        lines.append(f"  frontier area: r2v {compared.auc:.3f}; closest {areas}")
-    return [*lines, *(f"  {sentence}" for sentence in standing(found))]
+        lines.append(f"  frontier area: r2v {comparisons.auc:.3f}; closest {areas}")
+    return [*lines, *(f"  {sentence}" for sentence in standing(findings))]
 
 
 def _at_cost(best: Comparison) -> str:
@@ -166,14 +175,14 @@ def _by_area(closest: Comparison) -> str:
     )
 
 
-def _claims(found: Findings) -> list[str]:
+def _claims(findings: Findings) -> list[str]:
     """Which signal routes, and whether seeds differ so that CVaR has something to act on."""
     lines = []
-    signals = shown_signals(found)
+    signals = shown_signals(findings)
     if signals is not None:
-        of_first = "; training seed 0" if found.training_seeds > 1 else ""
+        of_first = "; training seed 0" if findings.training_seeds > 1 else ""
         lines.append(f"  {signals.words}{of_first}")
-    difference = deciding(found)
+    difference = deciding(findings)
     if difference is not None:
         lines.append(f"  {seeds_words(difference)}")
     return lines

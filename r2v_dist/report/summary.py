@@ -43,22 +43,22 @@ def require_evaluated(run: RunDir, config: RunConfig) -> None:
 
 def versions() -> dict[str, str]:
     """Installed versions of what a result depends on."""
-    found = {}
+    version_by_package = {}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            version_by_package[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return version_by_package
 
 
 def summary(
-    run: RunDir, config: RunConfig, found: Findings, stage_names: Sequence[str]
+    run: RunDir, config: RunConfig, findings: Findings, stage_names: Sequence[str]
 ) -> dict[str, Any]:
     """The machine-readable report; docs/report.md documents every key."""
     manifests = [m for name in stage_names if (m := run.manifest(name)) is not None]
-    shown = bars(run, stage_names)
-    trained = {
+    timeline = bars(run, stage_names)
+    manifest_by_seed = {
         s: manifest
         for s in range(config.training_seeds)
         if (manifest := router_manifest(run, config, s)) is not None
@@ -74,52 +74,55 @@ def summary(
         "config_hash": config.content_hash(),
         "versions": versions(),
         "wall_s": sum(m.wall_s for m in manifests),
-        "stages": [_stage(m, shown) for m in manifests],
-        "timeline": as_facts(shown),
-        "routers": [_row(found, row) for row in found.perturbed],
-        "clean": [_row(found, row) for row in found.clean],
+        "stages": [_stage(m, timeline) for m in manifests],
+        "timeline": as_facts(timeline),
+        "routers": [_row(findings, row) for row in findings.perturbed],
+        "clean": [_row(findings, row) for row in findings.clean],
         "hard_tasks": hard_tasks(run.rollouts("evaluate"), HARD_STEPS)
         if run.manifest("evaluate") and config.teacher.backend == "expert"
         else None,
         "learning": learning_of(run, stage_names, LEARNING),
-        "policy_gains": [asdict(gain) for gain in policy_gains(run, config, found)] or None,
+        "policy_gains": [asdict(gain) for gain in policy_gains(run, config, findings)] or None,
         "router_training": [
             {"training_seed": s, "name": name} | result
-            for s, m in trained.items()
+            for s, m in manifest_by_seed.items()
             for name, result in m.results["training"].items()
         ]
         or None,
-        "comparisons": _comparisons(found),
-        "risk_quality": [quality.as_dict() for quality in found.risk] or None,
-        "score_auroc": found.scores or None,
-        "routing_signals": [one.as_dict() for one in found.signals] or None,
-        "seed_differences": [one.as_dict() for one in found.seed_differences] or None,
-        "operating_points": [point.as_dict() for point in found.points] or None,
-        "certificate": found.certificate.as_dict() if found.certificate else None,
-        "quarantined": [asdict(one) for one in found.quarantined] or None,
+        "comparisons": _comparisons(findings),
+        "risk_quality": [quality.as_dict() for quality in findings.risk] or None,
+        "score_auroc": findings.scores or None,
+        "routing_signals": [signals.as_dict() for signals in findings.signals] or None,
+        "seed_differences": [d.as_dict() for d in findings.seed_differences] or None,
+        "operating_points": [point.as_dict() for point in findings.points] or None,
+        "certificate": findings.certificate.as_dict() if findings.certificate else None,
+        "quarantined": [asdict(q) for q in findings.quarantined] or None,
     }
 
 
-def _stage(manifest: Manifest, shown: Sequence[Bar]) -> dict[str, Any]:
+def _stage(manifest: Manifest, timeline: Sequence[Bar]) -> dict[str, Any]:
     """How long a stage took, and what processes asked for meanwhile."""
-    done = {"name": manifest.stage, "wall_s": manifest.wall_s, "attempts": manifest.attempts}
-    return done | asked_hours(shown, manifest.stage)
+    facts = {"name": manifest.stage, "wall_s": manifest.wall_s, "attempts": manifest.attempts}
+    return facts | asked_hours(timeline, manifest.stage)
 
 
-def _row(found: Findings, row: RouterRow) -> dict[str, Any]:
+def _row(findings: Findings, row: RouterRow) -> dict[str, Any]:
     """With whether the router is fitted, and what that took."""
-    answers = found.answers(row.name, row.training_seed)
+    answers = findings.answers(row.name, row.training_seed)
     return row.as_dict() | {"fitted": is_fitted(row.name), "teacher_answers": answers}
 
 
-def _comparisons(found: Findings) -> dict[str, Any] | None:
+def _comparisons(findings: Findings) -> dict[str, Any] | None:
     """With whether each other router is fitted, and what that took."""
-    if found.comparisons is None:
+    if findings.comparisons is None:
         return None
-    facts = found.comparisons.as_dict()
-    others = [
-        other
-        | {"fitted": is_fitted(other["other"]), "teacher_answers": found.answers(other["other"])}
-        for other in facts["others"]
+    facts = findings.comparisons.as_dict()
+    comparisons = [
+        comparison
+        | {
+            "fitted": is_fitted(comparison["other"]),
+            "teacher_answers": findings.answers(comparison["other"]),
+        }
+        for comparison in facts["others"]
     ]
-    return facts | {"others": others}
+    return facts | {"others": comparisons}

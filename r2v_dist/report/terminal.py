@@ -39,26 +39,26 @@ def show(
     fetch_for_readers(root)
     folder = root / "rollouts" / stage
     if not rollout_store.shards(folder):
-        have = sorted(
+        stages = sorted(
             path.name for path in (root / "rollouts").glob("*") if rollout_store.shards(path)
         )
         raise UsageError(
             f"{mirrors.shown(root)}: no rollouts of stage {stage}; there are "
-            f"{', '.join(have) or 'none'}"
+            f"{', '.join(stages) or 'none'}"
         )
     RunDir(root).require_rollouts(stage)
     table = _matching(rollout_store.read(folder), router, task, z, failed)
     console = Console(highlight=False)
-    shown = 0
+    count = 0
     models = _routers(root, stage)
     for rows in rollout_store.episodes_of(table):
-        if shown == limit:
+        if count == limit:
             console.print(f"… more; raise --limit above {limit}", style="dim")
             return
-        shown += 1
-        own = table.filter(pc.equal(table["key"].cast(pa.string()), rows[0]["key"]))
-        _show_episode(console, rows, _risks(models, own, rows[0]["router"]))
-    if not shown:
+        count += 1
+        episode = table.filter(pc.equal(table["key"].cast(pa.string()), rows[0]["key"]))
+        _show_episode(console, rows, _risks(models, episode, rows[0]["router"]))
+    if not count:
         console.print("no episode matches")
 
 
@@ -80,19 +80,19 @@ def _matching(
 def _show_episode(
     console: Console, rows: list[dict[str, Any]], risks: dict[tuple[str, int], StepForecast]
 ) -> None:
-    first = rows[0]
-    mark = Text(first["stop_reason"], style="bold red")
-    if first["success"]:
+    episode = rows[0]
+    mark = Text(episode["stop_reason"], style="bold red")
+    if episode["success"]:
         mark = Text("success", style="bold green")
-    seed = "clean" if first["z"] is None else first["z"]
-    title = ("\n" + first["task"], "bold")
-    console.print(Text.assemble(title, f"  z={seed}  {first['arm']}  ", mark))
-    console.print(harmless(f"Goal: {first['goal']}"), markup=False)
+    seed = "clean" if episode["z"] is None else episode["z"]
+    title = ("\n" + episode["task"], "bold")
+    console.print(Text.assemble(title, f"  z={seed}  {episode['arm']}  ", mark))
+    console.print(harmless(f"Goal: {episode['goal']}"), markup=False)
     for row in rows:
         _show_step(console, row, risks.get((row["key"], row["t"])))
-    console.print(harmless(first["final_observation"]), markup=False, style="dim")
-    if first["detail"]:
-        console.print(harmless(first["detail"]), markup=False, style="red")
+    console.print(harmless(episode["final_observation"]), markup=False, style="dim")
+    if episode["detail"]:
+        console.print(harmless(episode["detail"]), markup=False, style="red")
 
 
 def _routers(root: Path, stage: str) -> tuple[dict[str, RouterModel], int | None]:
@@ -112,39 +112,39 @@ def _risks(
     """By the router that played, else by r2v; what the query-level classifier says does not change
     with the step.
     """
-    own = router in LEARNED and router in FORECASTING
-    model = models[0].get(router if own else "r2v")
+    predicts_risk = router in LEARNED and router in FORECASTING
+    model = models[0].get(router if predicts_risk else "r2v")
     return step_forecasts(model, rows, models[1]) if model is not None else {}
 
 
 def _show_step(console: Console, row: dict[str, Any], risk: StepForecast | None) -> None:
     if row["t"] == -1:
         return
-    told = ", ".join(row["perturbations"] or [])
+    perturbations = ", ".join(row["perturbations"] or [])
     console.print(
         Text.assemble(
             (f"  {row['t']:>2} ", "dim"),
             harmless(row["observation"]),
-            (f"   ← {told}" if told else "", "yellow"),
+            (f"   ← {perturbations}" if perturbations else "", "yellow"),
         )
     )
-    who = Text(f"{row['actor']} > ", style="cyan" if row["actor"] == "slm" else "magenta")
+    actor = Text(f"{row['actor']} > ", style="cyan" if row["actor"] == "slm" else "magenta")
     fault = "" if row["executed"] else "   (tool fault: not executed)"
     console.print(
         Text.assemble(
             "     ",
-            who,
+            actor,
             (harmless(row["action"]), "bold"),
             (_reasons(row, risk), "dim"),
             (fault, "red"),
         )
     )
     if scores := row["verifier_scores"]:
-        rated = "  ".join(
+        ratings = "  ".join(
             f"{harmless(text)} {score:.2f}"
             for text, score in zip(row["candidate_texts"] or [], scores, strict=True)
         )
-        console.print(Text.assemble(("     verifier: ", "dim"), (rated, "dim")))
+        console.print(Text.assemble(("     verifier: ", "dim"), (ratings, "dim")))
 
 
 def _reasons(row: dict[str, Any], risk: StepForecast | None) -> str:

@@ -40,25 +40,25 @@ def bars(run: RunDir, stage_names: Iterable[str]) -> list[Bar]:
     """The attempts at the stages, then the groups of processes; both in order."""
     groups = _groups(run)
     attempts = [attempt for name in stage_names for attempt in _attempts(run, name)]
-    seen = _last_seen(attempts, groups)
-    shown = [_stage_bar(attempt, seen) for attempt in attempts]
-    return shown + [_group_bar(group, seen) for group in groups]
+    last_signs = _last_seen(attempts, groups)
+    stage_bars = [_stage_bar(attempt, last_signs) for attempt in attempts]
+    return stage_bars + [_group_bar(group, last_signs) for group in groups]
 
 
-def asked_hours(shown: Sequence[Bar], stage: str) -> dict[str, float]:
+def asked_hours(timeline: Sequence[Bar], stage: str) -> dict[str, float]:
     """Hours of cores and of GPUs that processes asked for while a stage ran."""
     hours = {"cpu_hours": 0.0, "gpu_hours": 0.0}
-    own = [bar for bar in shown if bar.kind == "stage" and bar.row == stage]
-    for group in (bar for bar in shown if bar.kind == "processes"):
-        shared = sum(_overlap(group, attempt) for attempt in own) / HOUR_S
+    attempts = [bar for bar in timeline if bar.kind == "stage" and bar.row == stage]
+    for group in (bar for bar in timeline if bar.kind == "processes"):
+        shared = sum(_overlap(group, attempt) for attempt in attempts) / HOUR_S
         hours["cpu_hours"] += shared * group.cpus
         hours["gpu_hours"] += shared * group.gpus
     return hours
 
 
-def as_facts(shown: Sequence[Bar]) -> list[dict[str, Any]] | None:
+def as_facts(timeline: Sequence[Bar]) -> list[dict[str, Any]] | None:
     """For the machine-readable report; None where nothing is known."""
-    return [asdict(bar) for bar in shown] or None
+    return [asdict(bar) for bar in timeline] or None
 
 
 @dataclass(frozen=True)
@@ -85,37 +85,37 @@ def _attempts(run: RunDir, stage: str) -> list[_Attempt]:
     except DamagedFile as error:
         warn(f"{path} {error.problem}: the report shows no attempt at stage {stage}")
         rows = []
-    timed = [row for row in rows if "started" in row]
-    found = [_Attempt(stage, row["started"], row.get("pid", 0), None) for row in timed]
+    starts = [row for row in rows if "started" in row]
+    attempts = [_Attempt(stage, row["started"], row.get("pid", 0), None) for row in starts]
     manifest = run.manifest(stage)
-    if manifest is not None and found:
-        last = found[-1]
+    if manifest is not None and attempts:
+        last = attempts[-1]
         end = last.begun + manifest.wall_s
-        found[-1] = _Attempt(stage, last.begun, last.driver, end)
-    return found
+        attempts[-1] = _Attempt(stage, last.begun, last.driver, end)
+    return attempts
 
 
 def _last_seen(attempts: Sequence[_Attempt], groups: Sequence[Span]) -> dict[int, float]:
     """The last sign of life of every driver. This process lives."""
-    seen = {os.getpid(): time.time()}
-    signs = [(one.driver, one.ended or one.begun) for one in attempts]
-    signs += [(one.driver, one.ended or one.ready or one.begun) for one in groups]
-    for driver, when in signs:
-        seen[driver] = max(seen.get(driver, 0.0), when)
-    return seen
+    last_signs = {os.getpid(): time.time()}
+    signs = [(attempt.driver, attempt.ended or attempt.begun) for attempt in attempts]
+    signs += [(group.driver, group.ended or group.ready or group.begun) for group in groups]
+    for driver, moment in signs:
+        last_signs[driver] = max(last_signs.get(driver, 0.0), moment)
+    return last_signs
 
 
-def _stage_bar(attempt: _Attempt, seen: dict[int, float]) -> Bar:
-    end = attempt.ended or seen[attempt.driver]
+def _stage_bar(attempt: _Attempt, last_signs: dict[int, float]) -> Bar:
+    end = attempt.ended or last_signs[attempt.driver]
     return Bar(attempt.stage, "stage", attempt.begun, end, _cut(attempt))
 
 
-def _group_bar(span: Span, seen: dict[int, float]) -> Bar:
+def _group_bar(span: Span, last_signs: dict[int, float]) -> Bar:
     return Bar(
         span.lane,
         "processes",
         span.begun,
-        span.ended or seen[span.driver],
+        span.ended or last_signs[span.driver],
         _cut(span),
         span.count,
         span.cpus,
@@ -124,9 +124,9 @@ def _group_bar(span: Span, seen: dict[int, float]) -> Bar:
     )
 
 
-def _cut(one: _Attempt | Span) -> bool:
-    return one.ended is None and one.driver != os.getpid()
+def _cut(period: _Attempt | Span) -> bool:
+    return period.ended is None and period.driver != os.getpid()
 
 
-def _overlap(one: Bar, other: Bar) -> float:
-    return max(0.0, min(one.ended, other.ended) - max(one.begun, other.begun))
+def _overlap(group: Bar, attempt: Bar) -> float:
+    return max(0.0, min(group.ended, attempt.ended) - max(group.begun, attempt.begun))

@@ -20,7 +20,7 @@ def write_report(
     config: RunConfig,
     stage_names: Sequence[str],
     published: Published | None = None,
-    found: Findings | None = None,
+    findings: Findings | None = None,
 ) -> Path:
     """Write `report/index.html`, `report/summary.json` and PNG copies of the figures. `published`
     is what the literature reports for the environment.
@@ -32,21 +32,21 @@ def write_report(
     from r2v_dist.report.figures.catalogue import draw_figures
     from r2v_dist.report.html.page import render_page
 
-    found = found or Findings.of(run, config)
-    if not found.perturbed:
+    findings = findings or Findings.of(run, config)
+    if not findings.perturbed:
         raise UsageError(
             f"{shown(run.root)}: no evaluated episodes yet; continue the run with `r2v run`"
         )
     folder = run.root / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    figures = draw_figures(run, config, found, folder, published, bars(run, stage_names))
-    facts = summary(run, config, found, stage_names)
+    figures = draw_figures(run, config, findings, folder, published, bars(run, stage_names))
+    facts = summary(run, config, findings, stage_names)
     write_atomically(folder / "summary.json", json.dumps(facts, indent=1))
     page = render_page(
         facts,
-        changed_by_training(run, config, found),
+        changed_by_training(run, config, findings),
         config,
-        found,
+        findings,
         figures,
         sample_episodes(run, config),
     )

@@ -99,11 +99,15 @@ def stuck_steps(context: StepContext) -> float:
     again or speaks of an error.
     """
     actions = context.actions
-    seen = context.observations
+    observations = context.observations
     stuck = 0
     for i in reversed(range(len(actions))):
-        again = i > 0 and actions[i] == actions[i - 1]
-        if not (again or seen[i + 1] == seen[i] or looks_like_an_error(seen[i + 1])):
+        repeats = i > 0 and actions[i] == actions[i - 1]
+        if not (
+            repeats
+            or observations[i + 1] == observations[i]
+            or looks_like_an_error(observations[i + 1])
+        ):
             break
         stuck += 1
     return float(stuck)

@@ -218,9 +218,9 @@ def choose_calibrator(
                 p[fold_N == fold]
             )
         scores.append((kind, float((n * (held_out_N - share_N) ** 2).sum() / n.sum())))
-    best = min(scores, key=lambda score: score[1])[0]
+    best_kind = min(scores, key=lambda score: score[1])[0]
     return CalibratorChoice(
-        _FITS[best](p[labelled_N], failures[labelled_N], n[labelled_N]), tuple(scores)
+        _FITS[best_kind](p[labelled_N], failures[labelled_N], n[labelled_N]), tuple(scores)
     )
 
 
@@ -245,8 +245,8 @@ def logistic_fit(
         hessian_DD = (x_ND * (n * q_N * (1 - q_N))[:, None]).T @ x_ND + strength * np.eye(len(w_D))
         step_D = np.linalg.solve(hessian_DD, gradient_D)
         scale = 1.0
-        before = loss(w_D)
-        while loss(w_D - scale * step_D) > before and scale > 1e-6:
+        loss_before = loss(w_D)
+        while loss(w_D - scale * step_D) > loss_before and scale > 1e-6:
             scale /= 2
         w_D = w_D - scale * step_D
         if np.abs(gradient_D).max() < 1e-9 * max(1.0, float(n.sum())):

@@ -49,10 +49,12 @@ class Design:
 
     def explored(self, exploration: Exploration) -> "Design":
         """This design where a share of the conversations explores."""
-        kept = 1.0 - exploration.rate
-        each = exploration.rate / len(exploration.thresholds)
-        own = [(t, kept * p) for t, p in zip(self.thresholds, self.probabilities, strict=True)]
-        return Design.of([*own, *((threshold, each) for threshold in exploration.thresholds)])
+        share = 1.0 - exploration.rate
+        probability = exploration.rate / len(exploration.thresholds)
+        pairs = [(t, share * p) for t, p in zip(self.thresholds, self.probabilities, strict=True)]
+        return Design.of(
+            [*pairs, *((threshold, probability) for threshold in exploration.thresholds)]
+        )
 
     def covers(self, threshold: float) -> bool:
         """Whether a conversation can be given this threshold."""
@@ -76,23 +78,25 @@ class Design:
     ) -> float | None:
         """The probability that whoever acted at the last step would, given the steps before it.
         None where a score is missing, or where no threshold decides as was done."""
-        given = [score for score in scores if score is not None]
-        if len(given) < len(actors):
+        present_scores = [score for score in scores if score is not None]
+        if len(present_scores) < len(actors):
             return None
         if len(self.thresholds) == 1:  # nothing was left to chance, and nothing has to be replayed
             return 1.0
-        before = [
+        pairs = [
             (threshold, probability)
             for threshold, probability in zip(self.thresholds, self.probabilities, strict=True)
-            if agrees(threshold, given[:-1], actors[:-1], hysteresis)
+            if agrees(threshold, present_scores[:-1], actors[:-1], hysteresis)
         ]
-        asked = actors[-1] == "teacher"
-        now = [
+        escalated = actors[-1] == "teacher"
+        probabilities = [
             probability
-            for threshold, probability in before
-            if _decided(threshold, given, actors[:-1], hysteresis) == asked
+            for threshold, probability in pairs
+            if _decided(threshold, present_scores, actors[:-1], hysteresis) == escalated
         ]
-        return sum(now) / sum(probability for _, probability in before) if now else None
+        if not probabilities:
+            return None
+        return sum(probabilities) / sum(probability for _, probability in pairs)
 
 
 def agrees(

@@ -88,11 +88,11 @@ def features(batch: StepBatch) -> Array:
     # Log-probabilities and verifier scores in one pass. Few numpy calls, because a live step pays
     # for each of them.
     scores_GNK = np.array((batch.sequence_logprobs_NK, batch.verifier_scores_NK))
-    known_GNK = scores_GNK == scores_GNK
-    count_GN = np.add.reduce(known_GNK, axis=2, dtype=np.float64)
+    present_GNK = scores_GNK == scores_GNK
+    count_GN = np.add.reduce(present_GNK, axis=2, dtype=np.float64)
     divisor_GN = np.maximum(count_GN, 1.0)
-    mean_GN = np.add.reduce(np.where(known_GNK, scores_GNK, 0.0), axis=2) / divisor_GN
-    deviation_GNK = np.where(known_GNK, scores_GNK - mean_GN[:, :, None], 0.0)
+    mean_GN = np.add.reduce(np.where(present_GNK, scores_GNK, 0.0), axis=2) / divisor_GN
+    deviation_GNK = np.where(present_GNK, scores_GNK - mean_GN[:, :, None], 0.0)
     descending_GNK = -np.sort(-scores_GNK, axis=2)
     by_group_GSN = columns_FN[: 2 * _GROUP].reshape(2, _GROUP, -1)
     by_group_GSN[:, 0] = descending_GNK[:, :, 0]
@@ -147,13 +147,13 @@ def _read_texts(batch: StepBatch) -> Array:
             max(map(tokens.count, tokens)) / len(tokens) if tokens else 0.0,
             max(map(texts.count, texts)) / len(texts) if texts else 0.0,
             len(set(texts)),
-            len(done) > 1 and done[-1] == done[-2],
-            texts.count(done[-1]) / len(texts) if done and texts else 0.0,
-            sum(text in done for text in texts) / len(texts) if done and texts else 0.0,
+            len(actions) > 1 and actions[-1] == actions[-2],
+            texts.count(actions[-1]) / len(texts) if actions and texts else 0.0,
+            sum(text in actions for text in texts) / len(texts) if actions and texts else 0.0,
             sum(map(word_count, texts)) / len(texts) if texts else 0.0,
             looks_like_an_error(observation),
         )
-        for tokens, texts, done, observation in zip(
+        for tokens, texts, actions, observation in zip(
             batch.first_tokens,
             batch.candidate_texts,
             batch.actions,

@@ -77,11 +77,11 @@ def train_logistic(
         np.array([uses is None or name in uses for name in names]),
     )
     x_ND = scale(train)
-    strength = min(_STRENGTHS, key=lambda one: _held_out_brier(x_ND, train, one, seed))
+    strength = min(_STRENGTHS, key=lambda candidate: _held_out_brier(x_ND, train, candidate, seed))
     w_D = _fit(x_ND, train, strength)
     raw_N = sigmoid(scale(validation) @ w_D)
     failures_N = validation.failed_N * validation.weight_N
-    chosen = choose_calibrator(raw_N, failures_N, validation.weight_N, validation.task_N, seed)
+    choice = choose_calibrator(raw_N, failures_N, validation.weight_N, validation.task_N, seed)
     weights = (w_D.tolist(), scale.mean_F.tolist(), scale.std_F.tolist())
     return RouterModel(
         version=f"{kind}-{short_hash(*weights)[:12]}",
@@ -89,7 +89,7 @@ def train_logistic(
         mean_F=scale.mean_F,
         std_F=scale.std_F,
         heads={"rho": Mlp(((w_D[None, :-1], w_D[-1:]),))},
-        calibrators={"rho": chosen.calibrator},
+        calibrators={"rho": choice.calibrator},
         feature_names=names,
         feature_version=feature_version,
     )

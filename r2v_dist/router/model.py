@@ -238,9 +238,9 @@ class RouterModel:
                 f"one"
             )
         description = files.read_json_object(described)
-        missing = sorted(_DESCRIBED - set(description))
-        if missing:
-            raise DamagedFile(described, f"has no {missing[0]}")
+        missing_keys = sorted(_DESCRIBED - set(description))
+        if missing_keys:
+            raise DamagedFile(described, f"has no {missing_keys[0]}")
         names = tuple(description["feature_names"])
         version = description["feature_version"]
         if (names, version) != (feature_names, feature_version):
@@ -296,12 +296,12 @@ def predict_states(model: RouterModel, features_NF: npt.NDArray[np.float64]) -> 
     """What `model.predict` says, asked once for every different state."""
 
     f_UF, place_N = distinct(features_NF)
-    said = model.predict(f_UF)
+    prediction = model.predict(f_UF)
     rho1, rhoT, dissent = (
         None if risk_U is None else risk_U[place_N]
-        for risk_U in (said.rho1, said.rhoT, said.dissent)
+        for risk_U in (prediction.rho1, prediction.rhoT, prediction.dissent)
     )
-    return RiskPrediction(said.rho[place_N], rho1, rhoT, said.score[place_N], dissent)
+    return RiskPrediction(prediction.rho[place_N], rho1, rhoT, prediction.score[place_N], dissent)
 
 
 def distinct(f_NF: Array) -> tuple[Array, npt.NDArray[np.int64]]:

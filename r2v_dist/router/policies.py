@@ -54,8 +54,8 @@ class RandomEscalation:
         return False
 
     def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
-        drawn = self.draw(context)
-        return Decision(drawn < self.rate, drawn)
+        number = self.draw(context)
+        return Decision(number < self.rate, number)
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,15 @@ QUERY = "query_level"
 
 def outcomes_of_queries(table: pa.Table, alone: str = "slm_only") -> Outcomes:
     """The perturbed episodes of the SLM alone (router `alone`) among rows of the rollout store."""
-    chosen = pc.and_(
+    mask = pc.and_(
         pc.and_(pc.equal(table["t"], 0), pc.equal(table["router"], alone)),
         pc.is_valid(table["z"]),
     )
-    rows = table.filter(chosen)
+    rows = table.filter(mask)
     return query_outcomes(
         rows["goal"].to_pylist(),
         rows["observation"].to_pylist(),
-        [not won for won in rows["success"].to_pylist()],
+        [not success for success in rows["success"].to_pylist()],
         rows["task"].to_pylist(),
     )
 

@@ -112,9 +112,9 @@ class StepBatch:
             if "verifier_scores" in table.column_names
             else [[] for _ in texts]
         )
-        chosen = table["chosen_index"].to_pylist()
+        chosen_indices = table["chosen_index"].to_pylist()
         goals = table["goal"].to_pylist()
-        t_N, previous_N2, escalations_N, earlier = _history(table)
+        t_N, previous_N2, escalations_N, past_actions = _history(table)
         width = max((max(len(a), len(b)) for a, b in zip(texts, scores, strict=True)), default=0)
         bests_N = np.array(
             [max(row) if row else math.nan for row in scores], dtype=np.float32
@@ -122,10 +122,12 @@ class StepBatch:
         words = {goal: float(word_count(goal)) for goal in set(goals)}
         return cls(
             first_top_logprobs_NV=_padded(tops, max(map(len, tops), default=0), ABSENT),
-            sequence_logprobs_NK=_padded([[_total(one) for one in row] for row in logprobs], width),
+            sequence_logprobs_NK=_padded(
+                [[_total(token_logprobs) for token_logprobs in row] for row in logprobs], width
+            ),
             verifier_scores_NK=_padded(scores, width),
             action_logprobs_N=np.array(
-                [_action_logprob(*row) for row in zip(logprobs, chosen, strict=True)],
+                [_action_logprob(*row) for row in zip(logprobs, chosen_indices, strict=True)],
                 dtype=np.float64,
             ),
             verifier_earlier_N2=np.where(previous_N2 >= 0, bests_N[previous_N2], math.nan),
@@ -134,7 +136,7 @@ class StepBatch:
                 [_first(*pair) for pair in zip(*row, strict=True)]
                 for row in zip(texts, ids, strict=True)
             ],
-            actions=earlier,
+            actions=past_actions,
             observations=[text or "" for text in table["observation"].to_pylist()],
             t_N=t_N,
             max_steps_N=np.full(len(texts), math.inf if max_steps is None else float(max_steps)),
@@ -179,10 +181,10 @@ def _history(table: pa.Table) -> tuple[Array, npt.NDArray[np.int64], Array, list
         previous_N2[order_N[has_N], column] = order_N[np.flatnonzero(has_N) - back]
     escalations_N[order_N] = before_N - before_N[starts_N]
     actions = table["action"].take(order_N).to_pylist()
-    earlier: list[list[str]] = [[]] * len(t_N)
+    past_actions: list[list[str]] = [[]] * len(t_N)
     for row, start, place in zip(order_N.tolist(), starts_N.tolist(), range(len(t_N)), strict=True):
-        earlier[row] = actions[start:place]
-    return t_N.astype(np.float64), previous_N2, escalations_N, earlier
+        past_actions[row] = actions[start:place]
+    return t_N.astype(np.float64), previous_N2, escalations_N, past_actions
 
 
 def _padded(rows: Sequence[Sequence[float]], width: int, absent: float = math.nan) -> Array:
@@ -204,8 +206,8 @@ def _total(logprobs: Sequence[float]) -> float:
 
 def _action_logprob(logprobs: Sequence[Sequence[float]], chosen_index: int) -> float:
     """Of the candidate to be executed; nan when unknown."""
-    chosen = logprobs[chosen_index] if logprobs else ()
-    return _total(chosen) / len(chosen) if chosen else math.nan
+    token_logprobs = logprobs[chosen_index] if logprobs else ()
+    return _total(token_logprobs) / len(token_logprobs) if token_logprobs else math.nan
 
 
 def _first(text: str, token_ids: Sequence[int] | None) -> object:

@@ -67,13 +67,15 @@ class Held:
         return self.router.needs_proposal(context)
 
     def decide(self, context: StepContext, proposal: Answer | None) -> Decision:
-        wanted = self.router.decide(context, proposal)
+        decision = self.router.decide(context, proposal)
         if not context.actors:
-            return wanted
-        read = proposal.prompt_tokens if proposal else 0
-        if not self._holds(context, wanted.escalate) and not self._too_dear(context, wanted, read):
-            return wanted
-        return Decision(not wanted.escalate, wanted.score, held=True)
+            return decision
+        prompt_tokens = proposal.prompt_tokens if proposal else 0
+        if not self._holds(context, decision.escalate) and not self._too_dear(
+            context, decision, prompt_tokens
+        ):
+            return decision
+        return Decision(not decision.escalate, decision.score, held=True)
 
     def _holds(self, context: StepContext, escalate: bool) -> bool:
         actors = context.actors
@@ -81,19 +83,19 @@ class Held:
         if escalate == (last == "teacher"):
             return False
         switches = sum(before != after for before, after in pairwise(actors))
-        most = self.hysteresis.most_switches
-        if most is not None and switches >= most:
+        most_switches = self.hysteresis.most_switches
+        if most_switches is not None and switches >= most_switches:
             return True
-        here = len(list(takewhile(lambda actor: actor == last, reversed(actors))))
-        if switches and here < self.hysteresis.minimum_hold:
+        steps_held = len(list(takewhile(lambda actor: actor == last, reversed(actors))))
+        if switches and steps_held < self.hysteresis.minimum_hold:
             return True
         return not escalate and self._low(context) + 1 < self.hysteresis.releases
 
-    def _too_dear(self, context: StepContext, wanted: Decision, prompt_tokens: int) -> bool:
+    def _too_dear(self, context: StepContext, decision: Decision, prompt_tokens: int) -> bool:
         """Whether the teacher would take over, and brings less than its reading costs."""
-        if not wanted.escalate or context.actors[-1] == "teacher" or wanted.score is None:
+        if not decision.escalate or context.actors[-1] == "teacher" or decision.score is None:
             return False
-        return wanted.score < self.hysteresis.bar(self.threshold, context, prompt_tokens)
+        return decision.score < self.hysteresis.bar(self.threshold, context, prompt_tokens)
 
     def _low(self, context: StepContext) -> int:
         """Earlier decisions in a row, up to the last, that were for the SLM."""

@@ -37,16 +37,16 @@ class Access:
             _require_local(headers)
         if not self.guarded:
             return Caller()
-        given = headers.get("authorization", "")
-        scheme, _, key = given.partition(" ")
-        offered = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        admin = _among(offered, self.admins)
-        if not (_among(offered, self.keys) or admin):
+        authorization = headers.get("authorization", "")
+        scheme, _, key = authorization.partition(" ")
+        credential = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        admin = _among(credential, self.admins)
+        if not (_among(credential, self.keys) or admin):
             raise ApiError(
                 401, "no valid API key; send authorization: Bearer KEY", "authentication_error",
                 code="invalid_api_key", headers={"www-authenticate": "Bearer"},
             )  # fmt: skip
-        return Caller(hashlib.blake2b(offered.encode(), digest_size=6).hexdigest(), admin)
+        return Caller(hashlib.blake2b(credential.encode(), digest_size=6).hexdigest(), admin)
 
 
 def require_right(controls: Controls, caller: Caller, most: int | None) -> None:
@@ -54,12 +54,12 @@ def require_right(controls: Controls, caller: Caller, most: int | None) -> None:
     configuration gives a conversation."""
     if caller.admin:
         return
-    wanted = controls.max_teacher_calls
+    calls = controls.max_teacher_calls
     if controls.route == "teacher":
         raise _forbidden("force the teacher", "r2v.route")
     if controls.threshold is not None:
         raise _forbidden("set a threshold", "r2v.threshold")
-    if most is not None and wanted is not None and wanted > most:
+    if most is not None and calls is not None and calls > most:
         raise _forbidden(f"raise the budget above {most}", "r2v.max_teacher_calls")
 
 
@@ -86,18 +86,18 @@ def is_loopback(host: str) -> bool:
 def _local(host: str, origin: str | None) -> bool:
     """Whether a request names this machine, and comes from no page of another."""
     try:
-        named = urlsplit(f"//{host}").hostname or ""
+        hostname = urlsplit(f"//{host}").hostname or ""
         page = "localhost" if origin is None else urlsplit(origin).hostname or ""
     except ValueError:
         return False
-    return is_loopback(named) and is_loopback(page)
+    return is_loopback(hostname) and is_loopback(page)
 
 
-def _among(offered: str, keys: tuple[str, ...]) -> bool:
-    found = False
+def _among(credential: str, keys: tuple[str, ...]) -> bool:
+    equal = False
     for key in keys:
-        found |= hmac.compare_digest(offered.encode(), key.encode())
-    return found
+        equal |= hmac.compare_digest(credential.encode(), key.encode())
+    return equal
 
 
 def _require_local(headers: Mapping[str, str]) -> None:

@@ -80,8 +80,8 @@ class Completion:
             events.append(self._chunk(place, delta, None, choice.logprobs))
             events.append(self._chunk(place, {}, choice.finish_reason, None))
         if with_usage:
-            for one in events:
-                one["usage"] = None
+            for chunk in events:
+                chunk["usage"] = None
             events.append(self._base() | {"choices": [], "usage": self.usage})
         events[0]["r2v"] = extension
         return events
@@ -107,14 +107,14 @@ def completion_of(
     """The completion with the first `chat.n` candidates of an order. Raises ApiError 400 where
     there are fewer candidates, and 502 where there is none: that is no fault of the request."""
     if not order:
-        said = "no candidate of the SLM can be sent: its calls of tools cannot be read, or break"
-        raise ApiError(502, f"{said} tool_choice", UPSTREAM, code="unparsable")
+        message = "no candidate of the SLM can be sent: its calls of tools cannot be read, or break"
+        raise ApiError(502, f"{message} tool_choice", UPSTREAM, code="unparsable")
     if chat.n > len(order):
         raise invalid(
             f"n = {chat.n}: there are {len(order)} candidates that can be sent; ask for fewer", "n"
         )
-    chosen = [answer.candidates[place] for place in order[: chat.n]]
-    choices = tuple(_choice(candidate, answer, chat, decode) for candidate in chosen)
+    candidates = [answer.candidates[place] for place in order[: chat.n]]
+    choices = tuple(_choice(candidate, answer, chat, decode) for candidate in candidates)
     if len(choices) == 1 and not choices[0].tokens:
         choices = (replace(choices[0], tokens=answer.sampled_tokens),)
     identity = f"chatcmpl-{secrets.token_hex(12)}"
@@ -176,12 +176,12 @@ def _logprobs(
     for place, (token, piece) in enumerate(zip(ids, pieces, strict=True)):
         first, last = max(position, start), min(position + len(piece), start + len(text))
         position += len(piece)
-        shown = "" if last <= first else text[first - start : last - start]
-        entry = _entry(shown, candidate.logprobs[place])
+        part = "" if last <= first else text[first - start : last - start]
+        entry = _entry(part, candidate.logprobs[place])
         likeliest = [dict(entry)]
         if place == 0:
             pairs = zip(answer.first_top.ids, answer.first_top.logprobs, strict=True)
-            likeliest = [_entry(decode([other]), value) for other, value in pairs]
+            likeliest = [_entry(decode([alternative]), value) for alternative, value in pairs]
         entries.append(entry | {"top_logprobs": likeliest[:top]})
         assert token is not None
     return {"content": entries, "refusal": None}
@@ -190,14 +190,14 @@ def _logprobs(
 def _pieces(ids: Sequence[int], decode: Decode) -> list[str]:
     """What every token adds to the text; a token that ends within a letter adds nothing yet."""
     pieces = []
-    before = ""
+    prefix = ""
     for count in range(1, len(ids) + 1):
         text = decode(ids[:count])
         if text.endswith("\ufffd") and count < len(ids):
             pieces.append("")
             continue
-        pieces.append(text[len(before) :])
-        before = text
+        pieces.append(text[len(prefix) :])
+        prefix = text
     return pieces
 
 

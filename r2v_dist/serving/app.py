@@ -91,9 +91,9 @@ class GatewayApp:
             await act(attempt, receive)
         except ApiError as error:
             await answer.fail(error)
-        except TeacherRefused as refused:
-            error_body = {"error": refused.error}
-            await answer.fail_with(refused.status, error_body, dict(refused.headers))
+        except TeacherRefused as refusal:
+            error_body = {"error": refusal.error}
+            await answer.fail_with(refusal.status, error_body, dict(refusal.headers))
         except TeacherDown as down:
             await answer.fail(_of_teacher(down))
         except Exception as error:  # a boundary: the caller must learn of it, and no one else
@@ -121,10 +121,10 @@ class GatewayApp:
         async with until_gone(receive):
             begun = await self.gateway.begin(chat, headers, caller)
             with self._ending(attempt, begun):
-                told = self.gateway.extension(begun)
-                told["route"] = told.pop("would")
+                extension = self.gateway.extension(begun)
+                extension["route"] = extension.pop("would")
                 self.gateway.abandoned(begun, "decision")
-            await attempt.answer.json(200, {"object": "r2v.decision", **told}, {})
+            await attempt.answer.json(200, {"object": "r2v.decision", **extension}, {})
 
     async def _read(
         self, attempt: Attempt, receive: Receive, further: dict[str, str] | None = None
@@ -148,15 +148,15 @@ class GatewayApp:
     def _ending(self, attempt: Attempt, begun: Begun) -> Iterator[None]:
         """Whatever happens to an answer that is decided, its end is told."""
         attempt.decided = True
-        ended = "cancelled"
+        status = "cancelled"
         try:
             yield
         except Exception as error:
             refused = isinstance(error, ApiError) and error.status < 500
-            ended = "refused" if refused else "failed"
+            status = "refused" if refused else "failed"
             raise
         finally:
-            self.gateway.abandoned(begun, ended)
+            self.gateway.abandoned(begun, status)
 
     def _admit(self, scope: Scope) -> tuple[Caller, dict[str, str]]:
         """Who asks. Raises ApiError 401, 403, 429 and, while the gateway ends, 503."""
@@ -189,8 +189,8 @@ class GatewayApp:
                 async with contextlib.aclosing(pings) as events:
                     async for data in events:
                         await answer.write(data)
-            except Truncated as truncated:
-                raise ApiError(502, str(truncated), "upstream_error", code="truncated") from None
+            except Truncated as error:
+                raise ApiError(502, str(error), "upstream_error", code="truncated") from None
             await answer.end()
 
     async def _models(self, request: Request) -> Response:
@@ -235,8 +235,8 @@ class _Application(Starlette):
     """`direct` are endpoints that answer their own errors: nothing stands between them and the
     server, as every layer of Starlette's costs each of their messages a call."""
 
-    def __init__(self, direct: Mapping[tuple[str, str], _Act], **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, direct: Mapping[tuple[str, str], _Act], **options: Any) -> None:
+        super().__init__(**options)
         self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -289,13 +289,13 @@ async def _told(request: Request, error: Exception) -> Response:
 async def _unrouted(request: Request, error: Exception) -> Response:
     """No endpoint has this path, or none this method."""
     assert isinstance(error, HTTPException)
-    told = ApiError(error.status_code, error.detail, headers=error.headers)
-    return await _told(request, told)
+    api_error = ApiError(error.status_code, error.detail, headers=error.headers)
+    return await _told(request, api_error)
 
 
 def _unexpected(scope: Scope, error: Exception) -> ApiError:
     """What a caller is told of a mistake of ours; standard error says more."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    said = " ".join(str(error).split())[:200]
-    warn(f"{scope['path']}: {type(error).__name__}: {said} ({where.name}, line {where.lineno})")
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    reason = " ".join(str(error).split())[:200]
+    warn(f"{scope['path']}: {type(error).__name__}: {reason} ({frame.name}, line {frame.lineno})")
     return ApiError(500, "the gateway failed; its log says more", "server_error")

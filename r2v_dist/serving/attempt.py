@@ -55,5 +55,5 @@ class Attempt:
 
 def _carrier(scope: Scope) -> dict[str, str]:
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    named = {name.decode("latin-1"): value for name, value in headers}
-    return {name: named[name].decode("latin-1") for name in TRACE_HEADERS if name in named}
+    values = {name.decode("latin-1"): value for name, value in headers}
+    return {name: values[name].decode("latin-1") for name in TRACE_HEADERS if name in values}

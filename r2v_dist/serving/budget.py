@@ -31,8 +31,8 @@ class Budgets:
 
     def used(self, name: str) -> int:
         """Calls that were made or are under way."""
-        used: int = self._used.get(name, 0)
-        return used
+        count: int = self._used.get(name, 0)
+        return count
 
     def reserve(self, limits: Sequence[Limit]) -> None:
         """Take one unit of every limit, or of none. Raises BudgetSpent."""

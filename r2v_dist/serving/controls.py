@@ -47,24 +47,24 @@ _NAMES = tuple(field.name for field in fields(Controls))
 def read_controls(body: Mapping[str, Any], headers: Mapping[str, str]) -> Controls:
     """What body, headers and model name ask for together. Raises ApiError 400 and, for an unknown
     model, 404."""
-    said = body.get("r2v")
-    if said is not None and not isinstance(said, dict):
+    r2v_object = body.get("r2v")
+    if r2v_object is not None and not isinstance(r2v_object, dict):
         raise invalid("r2v must be an object", "r2v")
-    given: dict[str, Any] = {}
-    for name, value in (said or {}).items():
+    values: dict[str, Any] = {}
+    for name, value in (r2v_object or {}).items():
         if name not in _NAMES:
             near = difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.0)[0]
             raise invalid(f"unknown key r2v.{name}; did you mean {near}?", f"r2v.{name}")
         if value is not None:
-            given[name] = _checked(name, value)
+            values[name] = _checked(name, value)
     for header, name in _HEADERS.items():
         if header in headers:
-            _join(given, name, _of_text(name, headers[header], header), header)
+            _join(values, name, _of_text(name, headers[header], header), header)
     for name, value in _of_model(body.get("model")).items():
-        _join(given, name, value, "model")
-    if "threshold" in given and "operating_point" in given:
+        _join(values, name, value, "model")
+    if "threshold" in values and "operating_point" in values:
         raise invalid("give r2v.threshold or an operating point, not both", "r2v.threshold")
-    return Controls(**given)
+    return Controls(**values)
 
 
 def _of_model(model: object) -> dict[str, Any]:
@@ -85,9 +85,9 @@ def unknown_model(model: str) -> ApiError:
     return ApiError(404, message, param="model", code="model_not_found")
 
 
-def _join(given: dict[str, Any], name: str, value: Any, place: str) -> None:
-    if given.setdefault(name, value) != value:
-        message = f"{place} says {name} = {value}, another place {given[name]}; say it once"
+def _join(values: dict[str, Any], name: str, value: Any, place: str) -> None:
+    if values.setdefault(name, value) != value:
+        message = f"{place} says {name} = {value}, another place {values[name]}; say it once"
         raise invalid(message, f"r2v.{name}")
 
 

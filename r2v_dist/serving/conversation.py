@@ -48,7 +48,7 @@ class Conversation:
     @property
     def escalations(self) -> int:
         """Earlier answers of the teacher."""
-        return sum(one is not None and one.actor == "teacher" for one in self.known)
+        return sum(answer is not None and answer.actor == "teacher" for answer in self.known)
 
     def context(self, max_steps: int | None, goal: str | None) -> StepContext:
         """The step as routers see it."""
@@ -88,12 +88,12 @@ def read_conversation(
     parts = [*namespace, msgspec.json.encode(tools).decode()]
     root = key = xxh3_128_digest("\x1f".join(parts).encode())
     turns: list[Turn] = []
-    known: list[Answered | None] = []
+    answers: list[Answered | None] = []
     heard: list[Message] = []
     calls: dict[str, ToolCall] = {}
     previous = opening = b""
     for place, message in enumerate(messages):
-        before = key
+        earlier_key = key
         text = text_of_content(message.get("content"))
         key = _chained(key, message, text, _place(message, calls))
         if message["role"] != "assistant":
@@ -103,17 +103,17 @@ def read_conversation(
         if not _asks(heard):
             raise invalid(f"messages[{place}]: an answer, and nothing was asked", "messages")
         previous = key
-        opening = opening or before
-        answered = cache.get(key)
-        said = _heard_since(heard, tools if not turns else (), own_system)
-        turns.append(_turn(said, text, message, answered))
-        known.append(answered)
+        opening = opening or earlier_key
+        answer = cache.get(key)
+        question = _heard_since(heard, tools if not turns else (), own_system)
+        turns.append(_turn(question, text, message, answer))
+        answers.append(answer)
         calls = {call["id"]: _call(call) for call in message.get("tool_calls") or ()}
         heard = []
     if not _asks(heard):
         raise invalid("messages: there is no message of a user or a tool to answer", "messages")
     latest = _heard_since(heard, tools if not turns else (), own_system)
-    return Conversation(key, root, tuple(turns), latest, tuple(known), previous, opening or key)
+    return Conversation(key, root, tuple(turns), latest, tuple(answers), previous, opening or key)
 
 
 def client_system(messages: Sequence[Mapping[str, Any]]) -> str | None:
@@ -149,7 +149,7 @@ def _call(call: Mapping[str, Any]) -> ToolCall:
 
 def _asks(heard: Sequence[Message]) -> bool:
     """Whether a user or a tool has said something."""
-    return any(one.role != "system" for one in reversed(heard))
+    return any(message.role != "system" for message in reversed(heard))
 
 
 def _heard_since(
@@ -157,8 +157,8 @@ def _heard_since(
 ) -> Heard:
     """The messages between two answers; one text where that is all."""
     first = heard[0]
-    own = first.role == "system" and first.content == own_system and first.call is None
-    messages = heard[1:] if own else heard
+    has_own_system = first.role == "system" and first.content == own_system and first.call is None
+    messages = heard[1:] if has_own_system else heard
     if len(messages) == 1 and messages[0].role == "user" and not tools:
         return messages[0].content
     return Messages(tuple(messages), tuple(msgspec.json.encode(tool).decode() for tool in tools))
@@ -169,12 +169,12 @@ def turn_of(heard: Heard, message: Mapping[str, Any], answered: Answered | None)
     return _turn(heard, text_of_content(message.get("content")), message, answered)
 
 
-def _turn(heard: Heard, text: str, message: Mapping[str, Any], answered: Answered | None) -> Turn:
+def _turn(heard: Heard, text: str, message: Mapping[str, Any], answer: Answered | None) -> Turn:
     content = action_of(text)
-    made = message.get("tool_calls")
-    calls = tuple(_call(call) for call in made) if made else ()
+    tool_calls = message.get("tool_calls")
+    calls = tuple(_call(call) for call in tool_calls) if tool_calls else ()
     action = action_text(content, calls) if calls else content
-    if answered is None:
+    if answer is None:
         return Turn(heard, action, calls=calls, content=content)
-    ids = None if answered.ids is None else tuple(answered.ids)
-    return Turn(heard, action, answered.actor, ids, calls, content)
+    ids = None if answer.ids is None else tuple(answer.ids)
+    return Turn(heard, action, answer.actor, ids, calls, content)

@@ -30,7 +30,7 @@ def cost_of(begun: Begun, prices: PriceConfig) -> Cost:
     if proposal is not None:
         slm = proposal.prompt_tokens * prices.slm_prompt + proposal.sampled_tokens * prices.slm
     prompt = begun.usage.get("prompt_tokens", 0)
-    said = begun.usage.get("completion_tokens", 0)
-    asked = prompt * prices.teacher_prompt + said * prices.teacher
-    teacher = asked if begun.route == "teacher" else 0.0
-    return Cost(slm / _PER, teacher / _PER, asked / _PER)
+    completion = begun.usage.get("completion_tokens", 0)
+    always_teacher = prompt * prices.teacher_prompt + completion * prices.teacher
+    teacher = always_teacher if begun.route == "teacher" else 0.0
+    return Cost(slm / _PER, teacher / _PER, always_teacher / _PER)

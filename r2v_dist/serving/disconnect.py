@@ -15,8 +15,8 @@ _SOON_S = 0.01
 @contextlib.asynccontextmanager
 async def until_gone(receive: Receive) -> AsyncIterator[None]:
     """Cancel what happens inside when the caller is gone."""
-    here = asyncio.current_task()
-    assert here is not None
+    current = asyncio.current_task()
+    assert current is not None
     gone = False
 
     async def watch() -> None:
@@ -24,18 +24,18 @@ async def until_gone(receive: Receive) -> AsyncIterator[None]:
         while (await receive())["type"] != "http.disconnect":
             pass
         gone = True
-        here.cancel()
+        current.cancel()
 
-    watching: list[asyncio.Task[None]] = []
+    watchers: list[asyncio.Task[None]] = []
     loop = asyncio.get_running_loop()
-    starting = loop.call_later(_SOON_S, lambda: watching.append(loop.create_task(watch())))
+    timer = loop.call_later(_SOON_S, lambda: watchers.append(loop.create_task(watch())))
     try:
         yield
     except asyncio.CancelledError:
         if not gone:
             raise
-        here.uncancel()
+        current.uncancel()
     finally:
-        starting.cancel()
-        for task in watching:
+        timer.cancel()
+        for task in watchers:
             task.cancel()

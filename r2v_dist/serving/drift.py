@@ -47,15 +47,15 @@ class FeatureDrift:
         """The index of every feature; empty until the window is full."""
         if len(self._recent) < WINDOW:
             return {}
-        found = {}
+        indices = {}
         columns = zip(FEATURE_NAMES, np.stack(self._recent).T, strict=True)
         for place, (name, column) in enumerate(columns):
             if name in _SERVING_ONLY:
                 continue
             actual_B = _shares(column, self._edges[place])
             expected_B = self._expected[place]
-            found[name] = float(((actual_B - expected_B) * np.log(actual_B / expected_B)).sum())
-        return found
+            indices[name] = float(((actual_B - expected_B) * np.log(actual_B / expected_B)).sum())
+        return indices
 
     def alarms(self) -> list[str]:
         """Features that have shifted."""

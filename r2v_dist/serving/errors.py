@@ -30,8 +30,8 @@ class ApiError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """The error object."""
-        told = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": told}
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:

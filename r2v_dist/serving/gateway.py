@@ -64,7 +64,7 @@ class Gateway:
     async def begin(self, chat: ChatRequest, headers: Mapping[str, str], caller: Caller) -> Begun:
         """Decide who answers; a teacher's answer may then have begun. Raises ApiError,
         TeacherDown, TeacherRefused."""
-        started = time.perf_counter()
+        start_s = time.perf_counter()
         controls = chat.controls
         require_right(controls, caller, self.config.max_teacher_calls)
         point = self.policy.point(controls.operating_point)
@@ -106,8 +106,8 @@ class Gateway:
             outcome,
             predicted,
             self._departures(chat, conversation, outcome, self.policy.explores(point, threshold)),
-            started,
-            max(0.0, time.perf_counter() - started - step.model_s) * 1e3,
+            start_s,
+            max(0.0, time.perf_counter() - start_s - step.model_s) * 1e3,
             carrier={name: headers[name] for name in TRACE_HEADERS if name in headers},
         )
 
@@ -141,8 +141,8 @@ class Gateway:
                     yield event(encode(chunk))
                 yield event(DONE)
             status = "served"
-        except (teacher_reply.Truncated, TeacherDown) as broken:
-            status = "truncated" if isinstance(broken, teacher_reply.Truncated) else "failed"
+        except (teacher_reply.Truncated, TeacherDown) as error:
+            status = "truncated" if isinstance(error, teacher_reply.Truncated) else "failed"
             if reply is not None:
                 reply.broke()
             raise
@@ -226,15 +226,19 @@ class Gateway:
             choices = [(begun.heard.message, None)]
         for place, (message, ids) in enumerate(choices):
             key = begun.conversation.after(message)
-            kept = array("i", ids) if ids is not None and begun.route == "slm" else None
+            token_ids = array("i", ids) if ids is not None and begun.route == "slm" else None
             if place == 0:
                 begun.state = key
-                said = turn_of("", message, None)
-                begun.action = said if kept is None else replace(said, action_ids=tuple(kept))
+                turn = turn_of("", message, None)
+                begun.action = (
+                    turn if token_ids is None else replace(turn, action_ids=tuple(token_ids))
+                )
             best = max(decision.verifier_scores, default=float("nan"))
             actor: Actor = "slm" if begun.route == "slm" else "teacher"
-            read = begun.step.proposal.prompt_tokens if begun.step.proposal else 0
-            self.state.put(key, Answered(actor, kept, best, decision.score, read, time.time()))
+            prompt_tokens = begun.step.proposal.prompt_tokens if begun.step.proposal else 0
+            self.state.put(
+                key, Answered(actor, token_ids, best, decision.score, prompt_tokens, time.time())
+            )
 
     def _router(
         self, chat: ChatRequest, point: Point, conversation: Conversation, session: str
@@ -251,11 +255,11 @@ class Gateway:
         self, chat: ChatRequest, conversation: Conversation, session: str, caller: Caller
     ) -> list[Limit]:
         config = self.config
-        asked = chat.controls.max_teacher_calls
-        given = [most for most in (config.max_teacher_calls, asked) if most is not None]
+        caller_budget = chat.controls.max_teacher_calls
+        budgets = [most for most in (config.max_teacher_calls, caller_budget) if most is not None]
         limits = []
-        if given:
-            most = asked if caller.admin and asked is not None else min(given)
+        if budgets:
+            most = caller_budget if caller.admin and caller_budget is not None else min(budgets)
             if session:
                 limits.append(Limit(conversation_limit(caller.name, session), most))
             else:
@@ -268,18 +272,18 @@ class Gateway:
         self, chat: ChatRequest, conversation: Conversation, outcome: StepOutcome, explores: bool
     ) -> tuple[str, ...]:
         """In what this answer departs from what was evaluated."""
-        found = list(self._uncalibrated)
+        departures = list(self._uncalibrated)
         system = client_system(chat.messages)
         if system is not None and system != self.slm.system_prompt:
-            found.append("system")
+            departures.append("system")
         if chat.max_tokens is not None and chat.max_tokens < self.slm.sampling.max_tokens:
-            found.append("sampling")
+            departures.append("sampling")
         if not conversation.exact:
-            found.append("features")
+            departures.append("features")
         if self._max_steps is None and chat.controls.max_steps is None:
-            found.append("no_step_limit")
+            departures.append("no_step_limit")
         if explores:
-            found.append("explored")
+            departures.append("explored")
         if outcome.reason not in ("router", "held"):
-            found.append(outcome.reason)
-        return tuple(found)
+            departures.append(outcome.reason)
+        return tuple(departures)

@@ -176,12 +176,12 @@ def batches_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
     it has (None for all)."""
     try:
         with pa.memory_map(str(path)) as file:
-            chosen = None
+            indices = None
             if columns is not None:
                 schema = ipc.open_stream(file).schema
-                chosen = [schema.get_field_index(name) for name in columns if name in schema.names]
+                indices = [schema.get_field_index(name) for name in columns if name in schema.names]
                 file.seek(0)
-            options = ipc.IpcReadOptions(included_fields=chosen)
+            options = ipc.IpcReadOptions(included_fields=indices)
             reader = ipc.open_stream(file, options=options)
             while True:
                 yield reader.read_next_batch()
@@ -191,12 +191,12 @@ def batches_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
 
 def _as_now(batch: pa.RecordBatch) -> pa.RecordBatch:
     """A batch of any version with the columns of this one."""
-    written = {name: batch[name] for name in batch.schema.names}
-    said = batch.schema.metadata or {}
-    if said.get(b"r2v_feature_version") != FEATURE_VERSION.encode():
-        written.pop("features", None)
+    arrays = {name: batch[name] for name in batch.schema.names}
+    metadata = batch.schema.metadata or {}
+    if metadata.get(b"r2v_feature_version") != FEATURE_VERSION.encode():
+        arrays.pop("features", None)
     columns = [
-        written[field.name] if field.name in written else pa.nulls(batch.num_rows, field.type)
+        arrays[field.name] if field.name in arrays else pa.nulls(batch.num_rows, field.type)
         for field in SCHEMA
     ]
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)

@@ -68,9 +68,9 @@ def _episode(path: list[dict[str, Any]], verdict: dict[str, Any]) -> Episode:
 def _played(path: list[dict[str, Any]]) -> tuple[str, float | None]:
     """The router that was followed, and its threshold; where the gateway's was only watched, the
     side that answered is one."""
-    watched = next((row for row in path if row["reason"] == "shadow"), None)
-    if watched is not None:
-        return f"{watched['actor']}_only", None
+    watched_row = next((row for row in path if row["reason"] == "shadow"), None)
+    if watched_row is not None:
+        return f"{watched_row['actor']}_only", None
     return path[0]["router"], path[0]["threshold"]
 
 

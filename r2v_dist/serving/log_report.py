@@ -85,9 +85,9 @@ class LogReport:
             return f"{name:>12}  {row.problem}"
         success = _share(row.success, row.success_ci)
         rate = _share(row.call_rate, row.call_rate_ci)
-        more = "" if row.extra_cost is None else _number(row.extra_cost, row.extra_cost_ci)
+        extra_cost = "" if row.extra_cost is None else _number(row.extra_cost, row.extra_cost_ci)
         return (
-            f"{name:>12}  {success:<22}{rate:<22}{row.cost:>6.2f}  {more:<22}{row.alike:>6}"
+            f"{name:>12}  {success:<22}{rate:<22}{row.cost:>6.2f}  {extra_cost:<22}{row.alike:>6}"
             f"{row.effective:>10.0f}"
         )
 
@@ -95,81 +95,83 @@ class LogReport:
         test = self.traffic.risk_test
         if not test.alarm:
             return []
-        seen, said = test.failures / test.count, test.expected / test.count
+        failure_rate, predicted_rate = test.failures / test.count, test.expected / test.count
         return [
-            f"Recalibrate: the SLM failed in {seen:.0%} of {test.count} conversations that it "
-            f"played alone, {said:.0%} was predicted (a test that is wrong with probability .01). "
-            f"Train the router again; what other thresholds come to needs no calibration."
+            f"Recalibrate: the SLM failed in {failure_rate:.0%} of {test.count} conversations that "
+            f"it played alone, {predicted_rate:.0%} was predicted (a test that is wrong with "
+            f"probability .01). Train the router again; what other thresholds come to needs no "
+            f"calibration."
         ]
 
     def _of_features(self) -> list[str]:
         psi = self.traffic.psi
-        drifted = sorted((name for name in psi if psi[name] > ALARM), key=lambda n: -psi[n])
-        if not drifted:
+        names = sorted((name for name in psi if psi[name] > ALARM), key=lambda n: -psi[n])
+        if not names:
             return []
-        told = ", ".join(f"{name} (PSI {psi[name]:.2f})" for name in drifted[:_SHOWN_FEATURES])
+        shifts = ", ".join(f"{name} (PSI {psi[name]:.2f})" for name in names[:_SHOWN_FEATURES])
         return [
-            f"Retrain: {len(drifted)} of {len(psi)} features differ from the training states over "
-            f"the last {WINDOW} steps: {told}; above {ALARM:g} a population has shifted."
+            f"Retrain: {len(names)} of {len(psi)} features differ from the training states over "
+            f"the last {WINDOW} steps: {shifts}; above {ALARM:g} a population has shifted."
         ]
 
     def _of_weights(self) -> list[str]:
         """Whether weights have the mean that they must have."""
-        odd = [
+        odd_rows = [
             row
             for row in self.rows
             if row.mean_weight is not None
             and row.mean_weight_error is not None
             and abs(row.mean_weight - 1) > _UNTRUE * row.mean_weight_error + 1e-9
         ]
-        if not odd:
+        if not odd_rows:
             return []
-        told = ", ".join(f"{row.threshold:.6g} ({row.mean_weight:.2f})" for row in odd)
+        thresholds = ", ".join(f"{row.threshold:.6g} ({row.mean_weight:.2f})" for row in odd_rows)
         return [
-            f"Distrust the table: mean weights must be 1 but for chance, and are not at {told}. "
-            f"Feedback may be given for some outcomes or sides only."
+            f"Distrust the table: mean weights must be 1 but for chance, and are not at "
+            f"{thresholds}. Feedback may be given for some outcomes or sides only."
         ]
 
     def _of_cuts(self) -> list[str]:
         cut = self.traffic.left_out.get(CUT, 0)
-        whole = cut + len(self.traffic.conversations)
-        if not self.rows or cut <= _MOST_CUT * whole:
+        total = cut + len(self.traffic.conversations)
+        if not self.rows or cut <= _MOST_CUT * total:
             return []
         return [
-            f"Distrust the table: {cut} of {whole} conversations are left out because a budget, an "
+            f"Distrust the table: {cut} of {total} conversations are left out because a budget, an "
             f"outage or a candidate that cannot be sent decided a step; the others may be easier."
         ]
 
     def _of_threshold(self) -> str:
         if self.problem:
             return f"No estimate: {self.problem}."
-        now = self.traffic.now
-        told = [row for row in self.rows if row.extra_cost_ci and row.threshold != now]
-        cheaper = [row for row in told if row.extra_cost_ci and row.extra_cost_ci[1] < 0]
+        threshold = self.traffic.now
+        estimates = [row for row in self.rows if row.extra_cost_ci and row.threshold != threshold]
+        cheaper = [row for row in estimates if row.extra_cost_ci and row.extra_cost_ci[1] < 0]
         if cheaper:
             best = min(cheaper, key=lambda row: row.extra_cost or 0.0)
-            return f"Move the threshold from {now:.6g} to {best.threshold:.6g}: {self._why(best)}"
-        if told:
+            move = f"Move the threshold from {threshold:.6g} to {best.threshold:.6g}"
+            return f"{move}: {self._why(best)}"
+        if estimates:
             return (
-                f"Keep the threshold {now:.6g}: none of the other {len(told)} with enough data "
-                f"certainly costs less."
+                f"Keep the threshold {threshold:.6g}: none of the other {len(estimates)} with "
+                f"enough data certainly costs less."
             )
         return (
-            f"Keep the threshold {now:.6g}: there is too little data on any other. Set "
+            f"Keep the threshold {threshold:.6g}: there is too little data on any other. Set "
             f"serve.explore.rate, or explore fewer thresholds (serve.explore.thresholds)."
         )
 
     def _why(self, best: ThresholdEstimate) -> str:
         interval = best.extra_cost_ci
         assert interval is not None
-        here = next(row for row in self.rows if row.threshold == self.traffic.now)
-        told = ""
-        if here.success is not None and here.call_rate is not None:
-            told = f" Success {here.success:.1%} -> {best.success:.1%}, LLM-call rate "
-            told += f"{here.call_rate:.1%} -> {best.call_rate:.1%}."
+        current = next(row for row in self.rows if row.threshold == self.traffic.now)
+        change = ""
+        if current.success is not None and current.call_rate is not None:
+            change = f" Success {current.success:.1%} -> {best.success:.1%}, LLM-call rate "
+            change += f"{current.call_rate:.1%} -> {best.call_rate:.1%}."
         return (
             f"a conversation costs {-(best.extra_cost or 0.0):.2f} "
-            f"[{-interval[1]:.2f}, {-interval[0]:.2f}] teacher calls less.{told} "
+            f"[{-interval[1]:.2f}, {-interval[0]:.2f}] teacher calls less.{change} "
             f"r2v serve RUN serve.threshold={best.threshold!r} does it; it is not certified."
         )
 

@@ -87,21 +87,22 @@ def logged_traffic(
     router = latest["router"]
     hysteresis = hysteresis_of.get(router)
     drift = drift_of(router)
-    own = table.filter(pc.equal(table["router_version"], latest["router_version"]))
+    answers = table.filter(pc.equal(table["router_version"], latest["router_version"]))
     columns = [*_COLUMNS, "features"] if with_features else _COLUMNS
     risk_test = RiskTest()
-    used, left_out = _sorted_out(table.select(columns), latest, hysteresis, risk_test)
+    conversations, left_out = _sorted_out(table.select(columns), latest, hysteresis, risk_test)
+    likeliest = max(latest["design"], key=lambda chance: (chance["own"], chance["probability"]))
     return LoggedTraffic(
         router,
         latest["router_version"],
-        max(latest["design"], key=lambda one: (one["own"], one["probability"]))["threshold"],
+        likeliest["threshold"],
         latest["policy"],
-        used,
+        conversations,
         left_out,
-        own.num_rows,
-        len(pc.unique(own["drawn_by"])),
+        answers.num_rows,
+        len(pc.unique(answers["drawn_by"])),
         risk_test,
-        {} if drift is None else _psi(own, drift),
+        {} if drift is None else _psi(answers, drift),
     )
 
 
@@ -109,14 +110,14 @@ def _sorted_out(
     table: pa.Table, latest: Row, hysteresis: Hysteresis | None, risk_test: RiskTest
 ) -> tuple[tuple[LoggedConversation, ...], dict[str, int]]:
     """The judged conversations that can be used, and the number of others by the reason."""
-    used: list[tuple[Sequence[Row], bool]] = []
+    evidence: list[tuple[Sequence[Row], bool]] = []
     left_out = Counter[str]()
     unexplained = False
-    judged = list(judged_paths(table))
-    inner = {row["state"] for path, _ in judged for row in path[:-1]}
-    for path, verdict in judged:
+    judgements = list(judged_paths(table))
+    inner_states = {row["state"] for path, _ in judgements for row in path[:-1]}
+    for path, verdict in judgements:
         success = bool(verdict["success"])
-        problem = LATER if path[-1]["state"] in inner else _elsewhere(path, latest)
+        problem = LATER if path[-1]["state"] in inner_states else _elsewhere(path, latest)
         if not problem:
             _bet(risk_test, path, success)
             problem = _problem(path, hysteresis)
@@ -124,12 +125,12 @@ def _sorted_out(
             left_out[problem] += 1
             unexplained |= problem == HELD and _says_nothing(path)
         else:
-            used.append((path, success))
+            evidence.append((path, success))
     if unexplained:
-        telling = [(path, success) for path, success in used if not _says_nothing(path)]
-        left_out[HELD] += len(used) - len(telling)
-        used = telling
-    return tuple(_conversation(path, success) for path, success in used), dict(left_out)
+        telling = [(path, success) for path, success in evidence if not _says_nothing(path)]
+        left_out[HELD] += len(evidence) - len(telling)
+        evidence = telling
+    return tuple(_conversation(path, success) for path, success in evidence), dict(left_out)
 
 
 def _latest_answer(table: pa.Table) -> Row:
@@ -185,8 +186,9 @@ def _says_nothing(path: Sequence[Row]) -> bool:
 def _explained(path: Sequence[Row], hysteresis: Hysteresis | None) -> bool:
     """Whether a hysteresis would have given the conversation the propensities that it has. Others
     may too: one that it does not explain speaks against all that were held alike."""
-    one = _conversation(path, True)
-    return math.isclose(one.propensity, one.design.chance_of(one.scores, one.actors, hysteresis))
+    conversation = _conversation(path, True)
+    chance = conversation.design.chance_of(conversation.scores, conversation.actors, hysteresis)
+    return math.isclose(conversation.propensity, chance)
 
 
 def _unknown(path: Sequence[Row], hysteresis: Hysteresis | None) -> str:
@@ -197,7 +199,7 @@ def _unknown(path: Sequence[Row], hysteresis: Hysteresis | None) -> str:
 
 
 def _conversation(path: Sequence[Row], success: bool) -> LoggedConversation:
-    chances = [(one["threshold"], one["probability"]) for one in path[0]["design"]]
+    chances = [(chance["threshold"], chance["probability"]) for chance in path[0]["design"]]
     features = [row.get("features") for row in path]
     return LoggedConversation(
         drawn_by=path[0]["drawn_by"],

@@ -114,13 +114,13 @@ class Observing:
 def _confined(page: str) -> dict[str, str]:
     """Headers under which a browser runs the page's own script and no other, and asks nobody but
     the gateway."""
-    found = {
-        name: re.findall(f"<{name}>(.*?)</{name}>", page, re.DOTALL) for name in ("script", "style")
+    texts_by_tag = {
+        tag: re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL) for tag in ("script", "style")
     }
     rules = [
         *("default-src 'none'", "connect-src 'self'", "img-src data:", "base-uri 'none'"),
         *("form-action 'none'", "frame-ancestors 'none'"),
-        *(f"{name}-src {' '.join(map(_fingerprint, texts))}" for name, texts in found.items()),
+        *(f"{tag}-src {' '.join(map(_fingerprint, texts))}" for tag, texts in texts_by_tag.items()),
     ]
     return {
         "content-security-policy": "; ".join(rules),
@@ -148,9 +148,11 @@ def _table(folder: Path, rows: bool, caller: str | None) -> bytes:
 
 
 def _judgement(body: Mapping[str, Any]) -> tuple[bool, str]:
-    unknown = sorted(set(body) - {"id", "success", "comment"})
-    if unknown:
-        raise invalid(f"unknown key {unknown[0]}; give id, success and comment", unknown[0])
+    unknown_keys = sorted(set(body) - {"id", "success", "comment"})
+    if unknown_keys:
+        raise invalid(
+            f"unknown key {unknown_keys[0]}; give id, success and comment", unknown_keys[0]
+        )
     if not isinstance(body.get("id"), str):
         raise invalid("id must be the id of an answer", "id")
     success = body.get("success")

@@ -91,19 +91,19 @@ class Policy:
         key = (self.router, self.training_seed)
         model = self.models.trained.get(key)
         for rule in (False, True):
-            trained = dict(self.models.trained)
+            models = dict(self.models.trained)
             if model is not None:
-                chosen = replace(model, score="value") if rule else model
-                trained[key] = WatchedModel.of(chosen)
-            self._watched[rule] = replace(self.models, trained=trained)
+                variant = replace(model, score="value") if rule else model
+                models[key] = WatchedModel.of(variant)
+            self._watched[rule] = replace(self.models, trained=models)
 
     def point(self, name: str | None) -> Point:
         """The operating point of a name, or the default one. Raises ApiError 400."""
         point = self.points.get(name or self.default)
         if point is None:
-            known = ", ".join(one.name for one in self.points.values() if not one.problem)
+            names = ", ".join(item.name for item in self.points.values() if not item.problem)
             raise invalid(
-                f"operating point {str(name)[:60]!r}: there is none; there are {known}",
+                f"operating point {str(name)[:60]!r}: there is none; there are {names}",
                 "r2v.operating_point",
                 "unknown_operating_point",
             )
@@ -116,13 +116,13 @@ class Policy:
         conversation, and so is a threshold that is explored; without a name nothing is drawn, and
         the likelier threshold of a mix is played."""
         threshold = point.threshold
-        drawn = 0.5 if conversation is None else rng_for("mix", conversation).random()
-        if point.cheap is not None and drawn >= point.share:
+        draw = 0.5 if conversation is None else rng_for("mix", conversation).random()
+        if point.cheap is not None and draw >= point.share:
             threshold = point.cheap
         exploration = self.exploration if point.name == self.default else None
         if exploration is not None and conversation is not None:
-            explored = exploration.drawn(conversation)
-            threshold = threshold if explored is None else explored
+            explored_threshold = exploration.drawn(conversation)
+            threshold = threshold if explored_threshold is None else explored_threshold
         return self._router(point.rule, threshold), threshold
 
     def _router(self, rule: bool, threshold: float | None) -> Router:
@@ -145,5 +145,5 @@ class Policy:
 
     def explores(self, point: Point, threshold: float | None) -> bool:
         """Whether this threshold is none of the point's own."""
-        explored = self.exploration is not None and point.name == self.default
-        return explored and threshold not in (point.threshold, point.cheap)
+        may_explore = self.exploration is not None and point.name == self.default
+        return may_explore and threshold not in (point.threshold, point.cheap)

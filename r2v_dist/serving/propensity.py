@@ -37,9 +37,9 @@ def randomisation(begun: Begun, policy: Policy) -> dict[str, Any]:
     if design is None or begun.outcome.reason == "forced":
         return columns
     chances = zip(design.thresholds, design.probabilities, strict=True)
-    own = (begun.point.threshold, begun.point.cheap)
+    point_thresholds = (begun.point.threshold, begun.point.cheap)
     columns["design"] = [
-        {"threshold": threshold, "probability": probability, "own": threshold in own}
+        {"threshold": threshold, "probability": probability, "own": threshold in point_thresholds}
         for threshold, probability in chances
     ]
     if begun.outcome.reason in DECIDED and begun.conversation.exact:
@@ -59,5 +59,5 @@ def _propensity(begun: Begun, policy: Policy, design: Design) -> float | None:
     propensity = design.propensity(scores, actors, hysteresis)
     if propensity is None or begun.threshold is None or len(design.thresholds) == 1:
         return propensity
-    told = [score for score in scores if score is not None]
-    return propensity if agrees(begun.threshold, told, actors, hysteresis) else None
+    known_scores = [score for score in scores if score is not None]
+    return propensity if agrees(begun.threshold, known_scores, actors, hysteresis) else None

@@ -47,15 +47,15 @@ class Recent:
         if not self._scores:
             return None
         scores_N = np.array([score for score, _ in self._scores])
-        by_teacher_N = np.array([asked for _, asked in self._scores])
+        by_teacher_N = np.array([by_teacher for _, by_teacher in self._scores])
         least, most = float(scores_N.min()), float(scores_N.max())
         width = (most - least) or max(abs(most), 1e-3)
-        near = [one for one in thresholds if least - width <= one <= most + width]
+        near = [threshold for threshold in thresholds if least - width <= threshold <= most + width]
         least, most = min([least, *near]) - width / 20, max([most, *near]) + width / 20
-        counts = {
-            side: np.histogram(scores_N[by_teacher_N == asked], BINS, (least, most))[0].tolist()
-            for side, asked in (("slm", False), ("teacher", True))
-        }
+        counts = {}
+        for side, by_teacher in (("slm", False), ("teacher", True)):
+            side_scores_N = scores_N[by_teacher_N == by_teacher]
+            counts[side] = np.histogram(side_scores_N, BINS, (least, most))[0].tolist()
         return {"least": least, "most": most, "count": len(self._scores), **counts}
 
     def _forget(self, now: int) -> None:

@@ -48,7 +48,7 @@ def _answered(row: Mapping[str, Any], router_version: str) -> Answered:
 
 
 def _latest(folder: Path, most: int) -> pa.Table:
-    found: list[pa.Table] = []
+    tables: list[pa.Table] = []
     count = 0
     for path in sorted(folder.glob("*.arrows"), reverse=True):
         if count >= most:
@@ -56,8 +56,8 @@ def _latest(folder: Path, most: int) -> pa.Table:
         batches = list(batches_of(path, _COLUMNS))
         if batches:
             table = pa.Table.from_batches(batches)
-            found.append(table.filter(pc.equal(table["kind"], "answer")))
-            count += found[-1].num_rows
+            tables.append(table.filter(pc.equal(table["kind"], "answer")))
+            count += tables[-1].num_rows
     empty = pa.table({name: SCHEMA.empty_table()[name] for name in _COLUMNS})
-    whole = pa.concat_tables([empty, *found], promote_options="default").sort_by("time")
-    return whole.slice(max(0, whole.num_rows - most))
+    answers = pa.concat_tables([empty, *tables], promote_options="default").sort_by("time")
+    return answers.slice(max(0, answers.num_rows - most))

@@ -24,8 +24,11 @@ class Answer:
     async def json(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
         """Send all at once."""
         raw = msgspec.json.encode(body)
-        told = headers | {"content-type": "application/json", "content-length": str(len(raw))}
-        await self._start(status, told)
+        full_headers = headers | {
+            "content-type": "application/json",
+            "content-length": str(len(raw)),
+        }
+        await self._start(status, full_headers)
         await self._send({"type": "http.response.body", "body": raw})
         self._over = True
 
@@ -33,8 +36,8 @@ class Answer:
         """Send the headers of a stream, once."""
         if not self._streaming:
             self._streaming = True
-            told = {"content-type": "text/event-stream", "cache-control": "no-cache"}
-            await self._start(200, headers | told)
+            stream_headers = {"content-type": "text/event-stream", "cache-control": "no-cache"}
+            await self._start(200, headers | stream_headers)
 
     async def write(self, data: bytes) -> None:
         """Send a part of the stream."""
@@ -53,8 +56,8 @@ class Answer:
         """Tell of an error: by the status, or as the last event where there is one already."""
         if self._over:
             return
-        told = body["error"]
-        self.error = str(told.get("code") or told.get("type") or "error")
+        error = body["error"]
+        self.error = str(error.get("code") or error.get("type") or "error")
         if not self._streaming:
             await self.json(status, body, headers)
             return

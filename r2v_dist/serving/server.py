@@ -25,16 +25,16 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
     """A socket that listens. Raises UsageError where the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named as TCP: asyncio turns off the wait for more data (40 ms an answer) only where it is.
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as bound:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            bound.bind((host, port))
-            bound.listen(_BACKLOG)  # whoever comes before the server has started waits
+            listener.bind((host, port))
+            listener.listen(_BACKLOG)  # whoever comes before the server has started waits
         except OSError as error:
             raise UsageError(
                 f"--host {host} --port {port}: {error.strerror or error}; choose another"
             ) from None
-        yield bound
+        yield listener
 
 
 def run_server(
@@ -44,12 +44,12 @@ def run_server(
     config = _config(application, grace_s, "uvloop")
     server = _Server(config, app)
     # uvicorn raises the signal again at its end, when there is nothing left to interrupt.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    earlier_handler = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         with contextlib.suppress(KeyboardInterrupt):
             server.run([bound])
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, earlier_handler)
 
 
 def settle() -> None:
@@ -96,16 +96,16 @@ class _Server(uvicorn.Server):
 async def in_background(application: Starlette, app: GatewayApp) -> AsyncIterator[str]:
     """The application on a free port of this process's event loop, for tests and benchmarks. The
     address is what comes."""
-    with listen("127.0.0.1", 0) as bound:
+    with listen("127.0.0.1", 0) as listener:
         config = _config(application, 1.0, "none")
         server = uvicorn.Server(config)
-        serving = asyncio.ensure_future(server.serve([bound]))
+        serving = asyncio.ensure_future(server.serve([listener]))
         while not server.started:
             await asyncio.sleep(0.005)
             if serving.done():
                 await serving
         try:
-            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             await serving

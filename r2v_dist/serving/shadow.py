@@ -52,7 +52,7 @@ async def take_watched(
     noting = Noting(router)
     teaching = asyncio.ensure_future(_begun(step)) if side == "teacher" else None
     try:
-        seen = await _look(step, noting, context)  # in this task, which is told what it predicted
+        view = await _look(step, noting, context)  # in this task, which is told what it predicted
         if teaching is not None:
             await teaching
         outcome = await take(step, ASKED if side == "teacher" else ALONE, context, fallback, True)
@@ -62,15 +62,15 @@ async def take_watched(
         _leave(step, teaching)
         raise
     decision = replace(
-        seen.decision,
+        view.decision,
         actor=outcome.decision.actor,
         chosen=outcome.decision.chosen,
         teacher_tokens=outcome.decision.teacher_tokens,
     )
     if decision.proposal is None:  # the router needed none; the side that acts may have one
-        decision = replace(outcome.decision, score=seen.decision.score, held=seen.decision.held)
+        decision = replace(outcome.decision, score=view.decision.score, held=view.decision.held)
     reason = "shadow" if outcome.reason == "forced" else outcome.reason
-    return replace(outcome, decision=decision, reason=reason, would=seen.would)
+    return replace(outcome, decision=decision, reason=reason, would=view.would)
 
 
 async def _begun(step: ServedStep) -> None:

@@ -72,8 +72,8 @@ class EngineTeacher:
             max_tokens=_or(chat.max_tokens, self.sampling.max_tokens),
         )
         seed = seed_of(chat, conversation, "teacher")
-        asked = Request(conversation.history, conversation.heard, sampling, seed)
-        return await self.model.sample(asked)
+        request = Request(conversation.history, conversation.heard, sampling, seed)
+        return await self.model.sample(request)
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,17 @@ class EndpointTeacher:
 
     def _messages(self, chat: ChatRequest, conversation: Conversation) -> list[dict[str, Any]]:
         answers = iter(conversation.known)
-        sent = []
+        messages = []
         for message in chat.messages:
             keys: tuple[str, ...] = _MESSAGE_KEYS
             if message["role"] == "assistant":
-                answered = next(answers)
-                if answered is not None and answered.actor == "teacher":
+                answer = next(answers)
+                if answer is not None and answer.actor == "teacher":
                     keys = (*keys, *_REASONING)  # its own, which some want back
-            sent.append({name: message[name] for name in keys if name in message})
+            messages.append({name: message[name] for name in keys if name in message})
         if self.config.system_prompt and client_system(chat.messages) is None:
-            sent.insert(0, {"role": "system", "content": self.config.system_prompt})
-        return sent
+            messages.insert(0, {"role": "system", "content": self.config.system_prompt})
+        return messages
 
 
 def seed_of(chat: ChatRequest, conversation: Conversation, role: str) -> int:
@@ -133,5 +133,5 @@ def seed_of(chat: ChatRequest, conversation: Conversation, role: str) -> int:
     return stable_hash(origin, role) % 2**31
 
 
-def _or(value: Any, other: Any) -> Any:
-    return other if value is None else value
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value

@@ -38,8 +38,8 @@ class StateCache:
 
     def get(self, key: bytes) -> Answered | None:
         """The answer, which counts as used."""
-        found: Answered | None = self._answers.get(key)
-        return found
+        answer: Answered | None = self._answers.get(key)
+        return answer
 
     def put(self, key: bytes, answered: Answered) -> None:
         """Remember an answer; the one that was not used for longest makes room."""
@@ -47,5 +47,5 @@ class StateCache:
 
     def restore(self, answers: Iterable[tuple[bytes, Answered]]) -> None:
         """Take in what a log kept, the oldest first."""
-        for key, answered in answers:
-            self.put(key, answered)
+        for key, answer in answers:
+            self.put(key, answer)

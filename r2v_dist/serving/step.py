@@ -121,13 +121,13 @@ class ServedStep:
     async def propose(self) -> Answer:
         """The SLM's candidates; those that break the rules of the request's tools are left out."""
         if self.proposal is None:
-            asked = self._slm.request(self._chat, self._conversation)
-            answer = await self._timed(lambda: self._slm.model.sample(asked), "slm")
-            usable = tuple(c for c in answer.candidates if eligible(c, self._chat))
-            self.unparsable = len(answer.candidates) - len(usable)
+            request = self._slm.request(self._chat, self._conversation)
+            answer = await self._timed(lambda: self._slm.model.sample(request), "slm")
+            candidates = tuple(c for c in answer.candidates if eligible(c, self._chat))
+            self.unparsable = len(answer.candidates) - len(candidates)
             if self.unparsable:
                 generated = answer.sampled_tokens
-                answer = replace(answer, candidates=usable, generated=generated)
+                answer = replace(answer, candidates=candidates, generated=generated)
             self.proposal = answer
         return self.proposal
 
@@ -159,9 +159,9 @@ class ServedStep:
 
     async def _ask_teacher(self) -> Answer:
         self._budgets.reserve(self._limits)
-        started = time.perf_counter()
+        start_s = time.perf_counter()
         try:
-            told = await self._teacher.ask(self._chat, self._conversation, self._chat.stream)
+            response = await self._teacher.ask(self._chat, self._conversation, self._chat.stream)
         except TeacherDown as down:
             if not down.billed:
                 self._budgets.give_back(self._limits)
@@ -170,16 +170,16 @@ class ServedStep:
             self._budgets.give_back(self._limits)
             raise
         finally:
-            self.waits.append(Wait("teacher", started, time.perf_counter()))
-        if isinstance(told, Answer):
-            self.taught = told
-            return told
-        self.reply = told
+            self.waits.append(Wait("teacher", start_s, time.perf_counter()))
+        if isinstance(response, Answer):
+            self.taught = response
+            return response
+        self.reply = response
         return Answer((Candidate("(see the reply)"),), self._teacher.version)
 
     async def _timed(self, ask: Callable[[], Awaitable[T]], who: str) -> T:
         """Raises SlmDown, and ContextLimitReached."""
-        started = time.perf_counter()
+        start_s = time.perf_counter()
         try:
             async with asyncio.timeout(self._deadline_s):
                 return await ask()
@@ -192,11 +192,11 @@ class ServedStep:
         except ContextLimitReached:
             raise
         except Exception as error:  # a boundary: whatever it is, the teacher can answer
-            said = " ".join(str(error).split())[:200]
-            warn(f"the {_CALLED[who]} failed: {type(error).__name__}: {said}")
+            reason = " ".join(str(error).split())[:200]
+            warn(f"the {_CALLED[who]} failed: {type(error).__name__}: {reason}")
             raise SlmDown(f"the {_CALLED[who]} failed; the gateway's log says more") from None
         finally:
-            self.waits.append(Wait(who, started, time.perf_counter()))
+            self.waits.append(Wait(who, start_s, time.perf_counter()))
 
 
 async def take(
@@ -261,21 +261,21 @@ async def _teacher_instead(
     context: StepContext,
     reason: str,
     error: Exception | None,
-    scored: StepDecision | None = None,
+    slm_decision: StepDecision | None = None,
 ) -> StepOutcome:
     """The teacher acts in the SLM's place, within the budget."""
     try:
         decision = await decide(ASKED, context, step)
-    except BudgetSpent as spent:
-        raise busy(f"neither side can answer ({reason}; the budget of {spent})", reason) from None
+    except BudgetSpent as limit:
+        raise busy(f"neither side can answer ({reason}; the budget of {limit})", reason) from None
     except _DryRun:
         raise busy(f"the SLM cannot answer ({reason})", reason) from None
     except ContextLimitReached as limit:
         raise _refused(limit) from None
     except RuntimeFailure as failure:
         raise busy(f"neither side can answer ({reason}; {failure})", reason) from None
-    if scored is not None:
-        decision = replace(scored, actor=decision.actor, chosen=decision.chosen)
+    if slm_decision is not None:
+        decision = replace(slm_decision, actor=decision.actor, chosen=decision.chosen)
     return _outcome(step, decision, reason)
 
 

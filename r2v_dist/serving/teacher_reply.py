@@ -67,9 +67,9 @@ def as_chunks(
         delta = dict(choice["message"])
         calls = enumerate(delta.get("tool_calls") or ())
         delta["tool_calls"] = [{"index": number} | call for number, call in calls] or None
-        said = {"index": choice.get("index", 0), "delta": delta, "finish_reason": None}
-        ended = said | {"delta": {}, "finish_reason": choice.get("finish_reason") or "stop"}
-        chunks += [base | {"choices": [said]}, base | {"choices": [ended]}]
+        content = {"index": choice.get("index", 0), "delta": delta, "finish_reason": None}
+        end = content | {"delta": {}, "finish_reason": choice.get("finish_reason") or "stop"}
+        chunks += [base | {"choices": [content]}, base | {"choices": [end]}]
     if with_usage:
         chunks.append(base | {"choices": [], "usage": payload.get("usage")})
     chunks[0]["r2v"] = extension
@@ -111,8 +111,8 @@ def _chunk(data: bytes) -> dict[str, Any]:
         raise TeacherDown("broken", "an event that is no JSON", billed=True) from None
     if not isinstance(chunk, dict) or chunk.get("error"):
         error = chunk.get("error") if isinstance(chunk, dict) else None
-        said = error.get("message") if isinstance(error, dict) else error
-        raise TeacherDown("broken", " ".join(str(said).split())[:200], billed=True)
+        message = error.get("message") if isinstance(error, dict) else error
+        raise TeacherDown("broken", " ".join(str(message).split())[:200], billed=True)
     return chunk
 
 
@@ -149,13 +149,13 @@ def _number(delta: dict[str, Any]) -> bool:
 
 def _note_calls(delta: dict[str, Any], heard: Heard) -> None:
     for part in delta.get("tool_calls") or ():
-        new: dict[str, Any] = {"id": "", "type": "function"}
-        call = heard.calls.setdefault(part["index"], new)
+        blank: dict[str, Any] = {"id": "", "type": "function"}
+        call = heard.calls.setdefault(part["index"], blank)
         function = call.setdefault("function", {"name": "", "arguments": ""})
         call["id"] = part.get("id") or call["id"]
-        said = part.get("function") or {}
-        function["name"] += said.get("name") or ""
-        function["arguments"] += said.get("arguments") or ""
+        piece = part.get("function") or {}
+        function["name"] += piece.get("name") or ""
+        function["arguments"] += piece.get("arguments") or ""
 
 
 def _text(content: object) -> str:

@@ -42,7 +42,7 @@ def extension(begun: Begun, versions: Mapping[str, str]) -> dict[str, Any]:
 def headers(begun: Begun) -> dict[str, str]:
     """The headers of an answer."""
     decision = begun.outcome.decision
-    told = {
+    own_headers = {
         "x-r2v-route": begun.route,
         "x-r2v-reason": begun.outcome.reason,
         "x-r2v-operating-point": begun.point.name,
@@ -55,10 +55,10 @@ def headers(begun: Begun) -> dict[str, str]:
     numbers = {"risk": begun.risk, "score": decision.score, "threshold": begun.threshold}
     for name, number in numbers.items():
         if number is not None:
-            told[f"x-r2v-{name}"] = f"{number:.9g}"
+            own_headers[f"x-r2v-{name}"] = f"{number:.9g}"
     if begun.outcome.would:
-        told["x-r2v-would"] = begun.outcome.would
-    if begun.route == "slm" and (ignored := begun.chat.ignored_by_slm):
-        told["x-r2v-ignored"] = _NO_HEADER.sub("?", ", ".join(ignored)[:500])
+        own_headers["x-r2v-would"] = begun.outcome.would
+    if begun.route == "slm" and (ignored_keys := begun.chat.ignored_by_slm):
+        own_headers["x-r2v-ignored"] = _NO_HEADER.sub("?", ", ".join(ignored_keys)[:500])
     reply = begun.outcome.reply
-    return told if reply is None else {**reply.headers, **told}
+    return own_headers if reply is None else {**reply.headers, **own_headers}

@@ -45,11 +45,11 @@ class Tracing:
 
     def answered(self, begun: Begun) -> None:
         """Make the spans of an answer that has ended."""
-        ended = time.perf_counter()
-        origin_ns = time.time_ns() - int(ended * 1e9)
-        asked = str(begun.chat.body.get("model"))
+        end_s = time.perf_counter()
+        origin_ns = time.time_ns() - int(end_s * 1e9)
+        model = str(begun.chat.body.get("model"))
         span = self._tracer.start_span(
-            f"chat {asked}",
+            f"chat {model}",
             _CARRIER.extract(begun.carrier),
             SpanKind.SERVER,
             _known(_request(begun) | self._answer(begun)),
@@ -58,19 +58,21 @@ class Tracing:
         if begun.status not in ("served", "decision"):
             span.set_attribute("error.type", begun.status)
             span.set_status(StatusCode.ERROR, begun.status)
-        self._models(begun, set_span_in_context(span), origin_ns, ended)
-        span.end(origin_ns + int(ended * 1e9))
+        self._models(begun, set_span_in_context(span), origin_ns, end_s)
+        span.end(origin_ns + int(end_s * 1e9))
 
     def failed(self, failure: Failure) -> None:
         """Make the span of a request that ended without a decision."""
         origin_ns = time.time_ns() - int(time.perf_counter() * 1e9)
-        asked = {"gen_ai.request.model": failure.model or None}
-        told = {"error.type": failure.error, "http.response.status_code": failure.status}
+        request = {"gen_ai.request.model": failure.model or None}
+        outcome = {"error.type": failure.error, "http.response.status_code": failure.status}
         span = self._tracer.start_span(
             f"chat {failure.model}".rstrip(),
             _CARRIER.extract(failure.carrier),
             SpanKind.SERVER,
-            _known({_OPERATION: "chat", _PROVIDER: "r2v", "url.path": failure.path} | asked | told),
+            _known(
+                {_OPERATION: "chat", _PROVIDER: "r2v", "url.path": failure.path} | request | outcome
+            ),
             start_time=origin_ns + int(failure.started * 1e9),
         )
         span.set_status(StatusCode.ERROR, failure.error)
@@ -79,7 +81,7 @@ class Tracing:
     def _answer(self, begun: Begun) -> dict[str, Any]:
         decision = begun.outcome.decision
         cost = cost_of(begun, self._gateway.config.prices)
-        told = {
+        attributes = {
             "gen_ai.response.model": self._who(begun, begun.route),
             "gen_ai.response.id": begun.id,
             "gen_ai.usage.input_tokens": begun.usage.get("prompt_tokens"),
@@ -104,16 +106,16 @@ class Tracing:
         }
         if begun.completion is not None:
             reasons = [choice.finish_reason for choice in begun.completion.choices]
-            told["gen_ai.response.finish_reasons"] = reasons
+            attributes["gen_ai.response.finish_reasons"] = reasons
         if self._gateway.config.otel_messages:
-            told |= _messages(begun)
-        return told
+            attributes |= _messages(begun)
+        return attributes
 
-    def _models(self, begun: Begun, parent: Context, origin_ns: int, ended: float) -> None:
+    def _models(self, begun: Begun, parent: Context, origin_ns: int, end_s: float) -> None:
         """A span for every wait. A teacher that streams is at work until the last byte."""
         streams = begun.outcome.reply is not None and begun.outcome.reply.events is not None
         for wait in begun.step.waits:
-            until = ended if streams and wait.who == "teacher" else wait.ended
+            until = end_s if streams and wait.who == "teacher" else wait.ended
             span = self._tracer.start_span(
                 f"score {wait.who}" if wait.who == "verifier" else f"chat {wait.who}",
                 parent,
@@ -128,21 +130,21 @@ class Tracing:
             scores = begun.outcome.decision.verifier_scores
             best = float(max(scores)) if scores else None
             return {"r2v.verifier.candidates": len(scores), "r2v.verifier.best": best}
-        told: dict[str, Any] = {
+        attributes: dict[str, Any] = {
             _OPERATION: "chat",
             _PROVIDER: "r2v",
             "gen_ai.request.model": self._who(begun, who),
         }
         if who == "slm" and (proposal := begun.step.proposal) is not None:
-            told["gen_ai.usage.input_tokens"] = proposal.prompt_tokens
-            told["gen_ai.usage.output_tokens"] = proposal.sampled_tokens
-            told["gen_ai.request.choice.count"] = self._gateway.slm.sampling.n
+            attributes["gen_ai.usage.input_tokens"] = proposal.prompt_tokens
+            attributes["gen_ai.usage.output_tokens"] = proposal.sampled_tokens
+            attributes["gen_ai.request.choice.count"] = self._gateway.slm.sampling.n
         if who == "teacher" and (reply := begun.outcome.reply) is not None:
-            told[_PROVIDER] = "openai"  # as its protocol; whose it is, nobody says
-            told["gen_ai.usage.input_tokens"] = begun.usage.get("prompt_tokens")
-            told["gen_ai.usage.output_tokens"] = begun.usage.get("completion_tokens")
-            told["r2v.attempts"] = reply.attempts
-        return told
+            attributes[_PROVIDER] = "openai"  # as its protocol; whose it is, nobody says
+            attributes["gen_ai.usage.input_tokens"] = begun.usage.get("prompt_tokens")
+            attributes["gen_ai.usage.output_tokens"] = begun.usage.get("completion_tokens")
+            attributes["r2v.attempts"] = reply.attempts
+        return attributes
 
     def _who(self, begun: Begun, side: str) -> str:
         gateway = self._gateway
@@ -153,9 +155,9 @@ def provider_of_environment() -> TracerProvider:
     """Spans go where the environment says: `OTEL_TRACES_EXPORTER` (`otlp` by default, `console`,
     `none`), `OTEL_EXPORTER_OTLP_ENDPOINT` and the others of the specification. Raises UsageError
     for an exporter that is not installed."""
-    named = "service.name" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    own = {} if named or os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "r2v"}
-    provider = TracerProvider(resource=Resource.create(own))
+    has_name = "service.name" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    attributes = {} if has_name or os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "r2v"}
+    provider = TracerProvider(resource=Resource.create(attributes))
     for name in os.environ.get("OTEL_TRACES_EXPORTER", "otlp").split(","):
         if name.strip() not in ("", "none"):
             provider.add_span_processor(BatchSpanProcessor(_exporter(name.strip())))
@@ -163,26 +165,26 @@ def provider_of_environment() -> TracerProvider:
 
 
 def _exporter(name: str) -> SpanExporter:
-    wanted = name
+    entry_name = name
     if name == "otlp":
         protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
             "OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"
         )
-        wanted = _PROTOCOLS.get(protocol, protocol)
-    found = entry_points(group="opentelemetry_traces_exporter", name=wanted)
-    if not found:
-        known = sorted(entry_points(group="opentelemetry_traces_exporter").names)
+        entry_name = _PROTOCOLS.get(protocol, protocol)
+    entries = entry_points(group="opentelemetry_traces_exporter", name=entry_name)
+    if not entries:
+        names = sorted(entry_points(group="opentelemetry_traces_exporter").names)
         raise UsageError(
-            f"OTEL_TRACES_EXPORTER = {name} ({wanted}): no such exporter is installed; there are "
-            f"{', '.join(known)}, or set serve.otel=false"
+            f"OTEL_TRACES_EXPORTER = {name} ({entry_name}): no such exporter is installed; there "
+            f"are {', '.join(names)}, or set serve.otel=false"
         )
-    exporter: SpanExporter = next(iter(found)).load()()
+    exporter: SpanExporter = next(iter(entries)).load()()
     return exporter
 
 
 def _request(begun: Begun) -> dict[str, Any]:
     chat = begun.chat
-    told: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         _OPERATION: "chat",
         _PROVIDER: "r2v",
         "gen_ai.request.model": str(chat.body.get("model")),
@@ -193,22 +195,24 @@ def _request(begun: Begun) -> dict[str, Any]:
         "gen_ai.conversation.id": begun.drawn_by,
     }
     numbers = {name: chat.body.get(name) for name in _ASKED}
-    told |= {
+    attributes |= {
         f"gen_ai.request.{name}": value
         for name, value in numbers.items()
         if isinstance(value, int | float) and abs(value) < 2**31
     }
-    return told
+    return attributes
 
 
 def _messages(begun: Begun) -> dict[str, str]:
-    said: list[dict[str, Any]] = [begun.heard.message]
+    output: list[dict[str, Any]] = [begun.heard.message]
     if begun.completion is not None:
-        said = [choice.message for choice in begun.completion.choices]
-    told = {"input": begun.chat.messages, "output": said}
+        output = [choice.message for choice in begun.completion.choices]
+    messages_by_way = {"input": begun.chat.messages, "output": output}
     return {
-        f"gen_ai.{way}.messages": msgspec.json.encode([_parts(one) for one in some]).decode()
-        for way, some in told.items()
+        f"gen_ai.{way}.messages": msgspec.json.encode(
+            [_parts(message) for message in messages]
+        ).decode()
+        for way, messages in messages_by_way.items()
     }
 
 
@@ -226,6 +230,6 @@ def _parts(message: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": message["role"], "parts": parts}
 
 
-def _known(told: Mapping[str, Any]) -> dict[str, Any]:
+def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """What is known: attributes hold no null."""
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in attributes.items() if value is not None}

@@ -92,23 +92,23 @@ class Upstream:
     async def _asked(
         self, body: dict[str, Any], stream: bool, deadline: float, attempts: int
     ) -> Reply:
-        sent = dict(body)
+        request = dict(body)
         if stream and self._usage_in_streams:
-            sent["stream_options"] = {"include_usage": True}
+            request["stream_options"] = {"include_usage": True}
         try:
-            return await self._once(sent, stream, deadline, attempts)
-        except TeacherRefused as refused:
-            said = str(refused.error.get("message", "")) + str(refused.error.get("param", ""))
-            if refused.status not in (400, 422) or "stream_options" not in said:
+            return await self._once(request, stream, deadline, attempts)
+        except TeacherRefused as refusal:
+            complaint = str(refusal.error.get("message", "")) + str(refusal.error.get("param", ""))
+            if refusal.status not in (400, 422) or "stream_options" not in complaint:
                 self.breaker.succeeded()
                 raise
-            if "stream_options" not in sent:
+            if "stream_options" not in request:
                 self.breaker.succeeded()
                 raise
         self._usage_in_streams = False
-        sent.pop("stream_options")
+        request.pop("stream_options")
         try:
-            return await self._once(sent, stream, deadline, attempts)
+            return await self._once(request, stream, deadline, attempts)
         except TeacherRefused:
             self.breaker.succeeded()
             raise
@@ -187,8 +187,8 @@ class Upstream:
                     async with asyncio.timeout(min(self._config.between_bytes_s, left_s)):
                         chunk = await response.content.readany()
             except TimeoutError:
-                said = f"the answer stopped ({kind}_s)"
-                raise TeacherDown(kind, said, 504, billed=True) from None
+                message = f"the answer stopped ({kind}_s)"
+                raise TeacherDown(kind, message, 504, billed=True) from None
             except (aiohttp.ClientError, OSError) as error:
                 raise TeacherDown("broken", f"{type(error).__name__}", billed=True) from None
             if not chunk:
@@ -216,9 +216,9 @@ class Upstream:
             payload = msgspec.json.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             payload = None
-        said = payload.get("error") if isinstance(payload, dict) else None
-        told = said if isinstance(said, dict) else {"message": said}
-        message = self._safe(str(told.get("message") or f"HTTP {status}"))
+        raw_error = payload.get("error") if isinstance(payload, dict) else None
+        details = raw_error if isinstance(raw_error, dict) else {"message": raw_error}
+        message = self._safe(str(details.get("message") or f"HTTP {status}"))
         if status >= 500 or status in _PASSING or status < 400:
             passing = status if status == 429 else 503
             return TeacherDown(
@@ -230,9 +230,9 @@ class Upstream:
             )
         error = {
             "message": f"the teacher refuses: {message}",
-            "type": _word(told.get("type")) or "invalid_request_error",
-            "param": _word(told.get("param")),
-            "code": _word(told.get("code")),
+            "type": _word(details.get("type")) or "invalid_request_error",
+            "param": _word(details.get("param")),
+            "code": _word(details.get("code")),
         }
         return TeacherRefused(status, error, headers)
 
@@ -288,7 +288,7 @@ def _word(value: object) -> str | None:
     return value[:80] if isinstance(value, str) else None
 
 
-async def _with_first(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _with_first(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield first
-    async for data in others:
+    async for data in rest:
         yield data

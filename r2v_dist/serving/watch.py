@@ -123,7 +123,7 @@ class Watch:
         alarms = self.drift.alarms() if self.drift is not None else []
         policy = self._gateway.policy
         point = self._default
-        ours = self._cost["slm"] + self._cost["teacher"]
+        cost = self._cost["slm"] + self._cost["teacher"]
         return {
             "since": self._since,
             "answers": total,
@@ -144,7 +144,7 @@ class Watch:
                 "slm": self._cost["slm"],
                 "teacher": self._cost["teacher"],
                 "always_teacher": self._cost["always_teacher"],
-                "saved": self._cost["always_teacher"] - ours,
+                "saved": self._cost["always_teacher"] - cost,
             },
             "psi": psi,
             "drift": alarms,
@@ -186,8 +186,8 @@ class Watch:
         if begun.status != "served":
             return
         previous = begun.conversation.previous
-        first = begun.risk if not previous else self._alone.get(previous)
-        self._alone[begun.state] = first if begun.route == "slm" else None
+        risk = begun.risk if not previous else self._alone.get(previous)
+        self._alone[begun.state] = risk if begun.route == "slm" else None
 
 
 def _shown(begun: Begun) -> dict[str, Any]:

@@ -142,8 +142,8 @@ def _tools(body: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         raise invalid("tools must be a list", "tools")
     for place, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, dict) else None
-        named = isinstance(function, dict) and isinstance(function.get("name"), str)
-        if not isinstance(tool, dict) or tool.get("type") != "function" or not named:
+        has_name = isinstance(function, dict) and isinstance(function.get("name"), str)
+        if not isinstance(tool, dict) or tool.get("type") != "function" or not has_name:
             raise invalid(f"tools[{place}] must be a function with a name", f"tools[{place}]")
     _check_choice(body, {tool["function"]["name"] for tool in tools})
     return tuple(tools)

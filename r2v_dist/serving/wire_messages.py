@@ -28,8 +28,10 @@ def check_messages(messages: object) -> None:
         if role == "tool":
             _close(open_calls, message, where)
         elif open_calls:
-            first = next(iter(open_calls))
-            raise invalid(f"{open_calls[first]} calls {first[:60]!r}, and no result follows", where)
+            call_id = next(iter(open_calls))
+            raise invalid(
+                f"{open_calls[call_id]} calls {call_id[:60]!r}, and no result follows", where
+            )
         if role == "assistant":
             _open(open_calls, message, where)
         elif message.get("tool_calls"):
@@ -37,9 +39,9 @@ def check_messages(messages: object) -> None:
         if not isinstance(message.get("tool_call_id") or "", str):
             raise invalid(f"{where}.tool_call_id must be a string", f"{where}.tool_call_id")
     if open_calls:
-        first = next(iter(open_calls))
+        call_id = next(iter(open_calls))
         raise invalid(
-            f"{open_calls[first]} calls {first[:60]!r}, and no result follows", "messages"
+            f"{open_calls[call_id]} calls {call_id[:60]!r}, and no result follows", "messages"
         )
     if messages[-1]["role"] == "assistant":
         raise invalid("the last message is an answer; there is nothing to answer", "messages")
@@ -89,10 +91,10 @@ def _check_content(message: Mapping[str, Any], where: str) -> None:
 
 def _open(calls: dict[str, str], message: Mapping[str, Any], where: str) -> None:
     """Note the calls of an answer."""
-    made = message.get("tool_calls") or []
-    if not isinstance(made, list):
+    tool_calls = message.get("tool_calls") or []
+    if not isinstance(tool_calls, list):
         raise invalid(f"{where}.tool_calls must be a list", f"{where}.tool_calls")
-    for number, call in enumerate(made):
+    for number, call in enumerate(tool_calls):
         place = f"{where}.tool_calls[{number}]"
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(call, dict) or not isinstance(function, dict):

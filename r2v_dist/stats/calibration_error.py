@@ -132,13 +132,13 @@ def auroc(p: Array, failures: Array, n: Array) -> float:
     Raises ValueError where no branch failed, or none succeeded.
     """
     levels, level_N = _levels(p)
-    failed_L = np.bincount(level_N, failures, len(levels))
-    won_L = np.bincount(level_N, n - failures, len(levels))
-    if failed_L.sum() == 0 or won_L.sum() == 0:
+    failures_L = np.bincount(level_N, failures, len(levels))
+    successes_L = np.bincount(level_N, n - failures, len(levels))
+    if failures_L.sum() == 0 or successes_L.sum() == 0:
         raise ValueError("AUROC needs failures and successes")
-    below_L = np.cumsum(won_L) - won_L
-    pairs = failed_L.sum() * won_L.sum()
-    return float((failed_L * (below_L + won_L / 2)).sum() / pairs)
+    below_L = np.cumsum(successes_L) - successes_L
+    pairs = failures_L.sum() * successes_L.sum()
+    return float((failures_L * (below_L + successes_L / 2)).sum() / pairs)
 
 
 def equal_width(p: Array, bins: int) -> npt.NDArray[np.int64]:

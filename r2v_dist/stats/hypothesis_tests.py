@@ -51,9 +51,9 @@ def hoeffding_bentkus(empirical: float, n: int, risk: float) -> float:
 
 def bernoulli_kl(a: float, b: float) -> float:
     """h1(a, b) = a log(a / b) + (1 - a) log((1 - a) / (1 - b)), for 0 < b < 1."""
-    failed = a * math.log(a / b) if a > 0 else 0.0
-    succeeded = (1 - a) * math.log((1 - a) / (1 - b)) if a < 1 else 0.0
-    return failed + succeeded
+    failure_term = a * math.log(a / b) if a > 0 else 0.0
+    success_term = (1 - a) * math.log((1 - a) / (1 - b)) if a < 1 else 0.0
+    return failure_term + success_term
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:
@@ -100,15 +100,15 @@ def sign_flip_test(differences_T: Array, seed: int, flips: int = FLIPS) -> SignF
     count = len(differing_D)
     total = float(differing_D.sum())
     # The sum under a flip is 2 x (the sum of the differences that keep their sign) - total.
-    least_kept = total - _SAME * max(1.0, float(np.abs(differing_D).sum()))
+    least_sum = total - _SAME * max(1.0, float(np.abs(differing_D).sum()))
     if count <= EXACT_TASKS:
-        kept_FD = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
-        reached_F = kept_FD @ differing_D >= least_kept
-        return SignFlips(PValue(float(reached_F.mean())), count)
+        unflipped_FD = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
+        extreme_F = unflipped_FD @ differing_D >= least_sum
+        return SignFlips(PValue(float(extreme_F.mean())), count)
     rng = np.random.default_rng(seed)
-    reached = 0
+    extremes = 0
     for start in range(0, flips, _CHUNK):
         chunk = min(_CHUNK, flips - start)
-        kept_FD = rng.integers(0, 2, (chunk, count), dtype=np.int8)
-        reached += int((kept_FD @ differing_D >= least_kept).sum())
-    return SignFlips(PValue((1 + reached) / (1 + flips), at_floor=reached == 0), count)
+        unflipped_FD = rng.integers(0, 2, (chunk, count), dtype=np.int8)
+        extremes += int((unflipped_FD @ differing_D >= least_sum).sum())
+    return SignFlips(PValue((1 + extremes) / (1 + flips), at_floor=extremes == 0), count)

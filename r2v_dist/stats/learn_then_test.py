@@ -107,17 +107,17 @@ def least_tasks(risk: float, delta: float) -> int:
 
 def _reason(tested: Sequence[TestedThreshold], tasks: int, risk: float, delta: float) -> str:
     last = tested[-1]
-    measured = (
+    evidence = (
         f"threshold {last.threshold:g} has loss {last.empirical_risk:.3f} on {tasks} tasks, "
         f"p = {last.p_value:.3g}"
     )
     if last.rejected:
-        return f"every threshold tested keeps the risk at {risk:g} or below; {measured}"
+        return f"every threshold tested keeps the risk at {risk:g} or below; {evidence}"
     if len(tested) > 1:
-        return f"the next cheaper threshold cannot be certified: {measured} > delta = {delta:g}"
+        return f"the next cheaper threshold cannot be certified: {evidence} > delta = {delta:g}"
     least = least_tasks(risk, delta)
     few = f"; {least} tasks is the least that could, without any loss" if tasks < least else ""
     return (
         f"no feasible threshold: not even always escalating is certified at risk {risk:g}: "
-        f"{measured} > delta = {delta:g}{few}"
+        f"{evidence} > delta = {delta:g}{few}"
     )

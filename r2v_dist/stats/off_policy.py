@@ -152,12 +152,12 @@ def _cross_fitted(
     predicted_NY = np.zeros_like(outcome_NY)
     for fold in np.unique(fold_N):
         held_out_N = fold_N == fold
-        told_N = ~held_out_N & (weight_N > 0)
-        if told_N.any():
-            slopes_DY = _ridge(design_ND[told_N], outcome_NY[told_N], weight_N[told_N])
+        training_N = ~held_out_N & (weight_N > 0)
+        if training_N.any():
+            slopes_DY = _ridge(design_ND[training_N], outcome_NY[training_N], weight_N[training_N])
             fitted_NY = design_ND[held_out_N] @ slopes_DY
-            least_Y = outcome_NY[told_N].min(axis=0)
-            most_Y = outcome_NY[told_N].max(axis=0)
+            least_Y = outcome_NY[training_N].min(axis=0)
+            most_Y = outcome_NY[training_N].max(axis=0)
             predicted_NY[held_out_N] = np.clip(fitted_NY, least_Y, most_Y)
     return predicted_NY
 
@@ -168,7 +168,7 @@ def _ridge(design_ND: Array, outcome_NY: Array, weight_N: Array) -> Array:
     scaled_ND = design_ND * (weight_N * trials / weight_N.sum())[:, None]
     penalty_D = np.full(design_ND.shape[1], _RIDGE)
     penalty_D[0] = 1e-9
-    solved: Array = np.linalg.solve(
+    slopes_DY: Array = np.linalg.solve(
         scaled_ND.T @ design_ND + np.diag(penalty_D), scaled_ND.T @ outcome_NY
     )
-    return solved
+    return slopes_DY

@@ -51,9 +51,9 @@ def encoded(table: pa.Table) -> memoryview:
     data = memoryview(sink.getvalue()).cast("B")
     at = _place_of_checksum(data)
     assert at is not None
-    whole = bytearray(data)
-    whole[at : at + _DIGITS] = b"%08x" % zlib.crc32(data)
-    return memoryview(whole)
+    content = bytearray(data)
+    content[at : at + _DIGITS] = b"%08x" % zlib.crc32(data)
+    return memoryview(content)
 
 
 def load(path: Path, schema: pa.Schema, what: str) -> pa.Table:
@@ -69,9 +69,9 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
     file, or has been changed.
     """
     try:
-        checked = _check(path)
+        has_checksum = _check(path)
         table = feather.read_table(path, columns=columns)
-        if not checked:
+        if not has_checksum:
             table.validate(full=True)
     except FileNotFoundError:
         raise DamagedFile(path, "is missing") from None

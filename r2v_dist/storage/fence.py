@@ -81,8 +81,8 @@ def latest(root: Path) -> int:
     folder = root / "lease"
     mirror = mirrors.of(root)
     names = mirror.names(folder) if mirror else [path.name for path in folder.glob("*.json")]
-    taken = [Path(name).stem for name in names]
-    return max((int(epoch) for epoch in taken if epoch.isdigit()), default=0)
+    epochs = [Path(name).stem for name in names]
+    return max((int(epoch) for epoch in epochs if epoch.isdigit()), default=0)
 
 
 def read(path: Path) -> Record:
@@ -119,9 +119,9 @@ def age_s(path: Path) -> float:
     machines differ."""
     if mirror := mirrors.of(path):
         return mirror.age_s(path)
-    with files.scratch_beside(path) as now:
-        now.touch()
-        return now.stat().st_mtime - path.stat().st_mtime
+    with files.scratch_beside(path) as probe:
+        probe.touch()
+        return probe.stat().st_mtime - path.stat().st_mtime
 
 
 def renew(path: Path) -> None:

@@ -58,8 +58,10 @@ class KeySet:
         return len(self._sorted) + len(self._unknown(_array(self._recent)))
 
     def _merge(self, hashes: Hashes) -> None:
-        new = np.sort(self._unknown(hashes))
-        self._sorted = np.insert(self._sorted, np.searchsorted(self._sorted, new), new)
+        new_hashes = np.sort(self._unknown(hashes))
+        self._sorted = np.insert(
+            self._sorted, np.searchsorted(self._sorted, new_hashes), new_hashes
+        )
 
     def _unknown(self, hashes: Hashes) -> Hashes:
         """Those that the array does not have."""

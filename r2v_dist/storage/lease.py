@@ -98,9 +98,9 @@ def holding(root: Path, lease_s: float) -> Iterator[Lease]:
     Raises UsageError where a driver that is alive has it, Superseded where one took it meanwhile,
     RuntimeFailure where the directory cannot be written.
     """
-    with _local_lock(root) as free:
+    with _local_lock(root) as is_free:
         driver = _record(lease_s)
-        lease = Lease(_take(root, driver, free), driver)
+        lease = Lease(_take(root, driver, is_free), driver)
         try:
             with _kept(lease):
                 yield lease
@@ -140,7 +140,7 @@ def _kept(lease: Lease) -> Iterator[None]:
     """Keep the lease while the block runs, and give it back. In the main thread its loss raises
     KeyboardInterrupt."""
     in_main_thread = threading.current_thread() is threading.main_thread()
-    old = signal.signal(_LOST, signal.default_int_handler) if in_main_thread else None
+    old_handler = signal.signal(_LOST, signal.default_int_handler) if in_main_thread else None
     lease.keep()
     try:
         yield
@@ -148,21 +148,21 @@ def _kept(lease: Lease) -> Iterator[None]:
         lease.give_back()
         # After a loss the signal may still be on its way, and would end the process.
         if in_main_thread and lease.lost is None:
-            signal.signal(_LOST, old)
+            signal.signal(_LOST, old_handler)
 
 
-def _take(root: Path, driver: Record, free: bool) -> Fence:
+def _take(root: Path, driver: Record, is_free: bool) -> Fence:
     """Take the next epoch once its holder is gone. Raises UsageError while there is one."""
     while True:
         epoch = fences.latest(root)
         record = fences.read(fences.path_of(root, epoch)) if epoch else {"ended": True}
         if "ended" not in record:
             _outlive(root, epoch, {"lease_s": driver["lease_s"], **record})
-        elif not free:
+        elif not is_free:
             raise _refusal(root, {}, "wait for it")  # of an older version, or about to take it
-        taken = fences.take(root, epoch + 1, driver)
-        if taken is not None:
-            return taken
+        fence = fences.take(root, epoch + 1, driver)
+        if fence is not None:
+            return fence
 
 
 def _outlive(root: Path, epoch: int, record: Record) -> None:
@@ -171,12 +171,12 @@ def _outlive(root: Path, epoch: int, record: Record) -> None:
     On this machine a look at its process is enough. A holder elsewhere is alive when it gives a
     sign of life, and gone when its lease ends without one.
     """
-    here = identity.machine() != "" and record.get("machine") == identity.machine()
-    if here and identity.started(record.get("pid", 0)) != record.get("started"):
+    is_local = identity.machine() != "" and record.get("machine") == identity.machine()
+    if is_local and identity.started(record.get("pid", 0)) != record.get("started"):
         return
     path = fences.path_of(root, epoch)
     left_s = record["lease_s"] - fences.age_s(path)
-    if here and left_s > 0:
+    if is_local and left_s > 0:
         raise _refusal(root, record, "wait for it, end it")
     if left_s <= 0:
         warn(
@@ -187,13 +187,13 @@ def _outlive(root: Path, epoch: int, record: Record) -> None:
         f"r2v: run_dir = {shown(root)}: {fences.who(record)} was at work there; waiting for at "
         f"most {left_s:.0f} s to see whether it still is\n"
     )
-    before = fences.sign(path)
+    sign_before = fences.sign(path)
     deadline = time.monotonic() + left_s
     while time.monotonic() < deadline:
         time.sleep(_LOOK_S)
         if "ended" in fences.read(path):
             return
-        if fences.latest(root) != epoch or fences.sign(path) != before:
+        if fences.latest(root) != epoch or fences.sign(path) != sign_before:
             record = fences.read(fences.path_of(root, fences.latest(root)))
             raise _refusal(root, record, "wait for it, end it there")
 

@@ -29,8 +29,11 @@ def quarantined(folder: Path) -> list[Quarantined]:
     rows = rollout_store.rows_where(folder, _gave_up, ["t", "task", "stop_reason", "detail"])
     tasks, details = rows["task"].to_pylist(), rows["detail"].to_pylist()
     counts = Counter(tasks)
-    first = dict(zip(reversed(tasks), reversed(details), strict=True))
-    return [Quarantined(folder.name, task, counts[task], first[task]) for task in sorted(counts)]
+    detail_by_task = dict(zip(reversed(tasks), reversed(details), strict=True))
+    return [
+        Quarantined(folder.name, task, counts[task], detail_by_task[task])
+        for task in sorted(counts)
+    ]
 
 
 def _gave_up(table: pa.Table) -> Any:
@@ -40,4 +43,4 @@ def _gave_up(table: pa.Table) -> Any:
 
 def quarantined_in_run(rollouts: Path) -> list[Quarantined]:
     """The tasks that the stages of a run gave up, by stage. `rollouts` has a folder for each."""
-    return [one for folder in sorted(rollouts.glob("*")) for one in quarantined(folder)]
+    return [entry for folder in sorted(rollouts.glob("*")) for entry in quarantined(folder)]

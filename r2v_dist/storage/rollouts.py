@@ -65,20 +65,20 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
 
     Raises DamagedFile where it cannot be read, UsageError where another version wrote it.
     """
-    wanted = columns or SCHEMA.names
+    names = columns or SCHEMA.names
     # What an older shard lacks cannot be asked for.
-    stored = [name for name in wanted if name != "chosen_index"] or ["key"]
-    table = table_file.read(path, None if columns is None else stored)
+    stored_names = [name for name in names if name != "chosen_index"] or ["key"]
+    table = table_file.read(path, None if columns is None else stored_names)
     version = (table.schema.metadata or {}).get(b"r2v_schema_version", b"none").decode()
     if version not in (SCHEMA_VERSION, _BEFORE_CHOSEN_INDEX):
         raise UsageError(
             f"{path}: r2v_schema_version = {version}, this program reads {SCHEMA_VERSION}; read it "
             "with the version of r2v that wrote it, or choose another run_dir"
         )
-    if "chosen_index" in wanted and "chosen_index" not in table.column_names:
+    if "chosen_index" in names and "chosen_index" not in table.column_names:
         indices = _chosen_indices(path, version)
         table = table.append_column(SCHEMA.field("chosen_index"), indices)
-    return table.select(wanted).replace_schema_metadata(SCHEMA.metadata)
+    return table.select(names).replace_schema_metadata(SCHEMA.metadata)
 
 
 def _chosen_indices(path: Path, version: str) -> pa.Array | pa.ChunkedArray:
@@ -107,15 +107,15 @@ def read_all(paths: Sequence[Path], columns: list[str] | None = None) -> pa.Tabl
 
 def _counting(paths: Sequence[Path], columns: list[str] | None) -> Iterator[pa.Table]:
     """Shard by shard, the rows that count: without those whose key a later epoch has too."""
-    wanted = columns or SCHEMA.names
+    names = columns or SCHEMA.names
     doubled = _doubled(paths)
     for path in paths:
         if not doubled.get(path):
             yield read_shard(path, columns)
             continue
-        table = read_shard(path, list(dict.fromkeys([*wanted, "key"])))
+        table = read_shard(path, list(dict.fromkeys([*names, "key"])))
         late = pc.is_in(table["key"].cast(pa.string()), pa.array(doubled[path], pa.string()))
-        yield table.filter(pc.invert(late)).select(wanted)
+        yield table.filter(pc.invert(late)).select(names)
 
 
 def _doubled(paths: Sequence[Path]) -> dict[Path, list[str]]:
@@ -124,15 +124,15 @@ def _doubled(paths: Sequence[Path]) -> dict[Path, list[str]]:
     latest_first = sorted(paths, key=epoch_of, reverse=True)
     if not paths or epoch_of(latest_first[0]) == epoch_of(latest_first[-1]):
         return {}
-    later = KeySet()
+    later_keys = KeySet()
     doubled: dict[Path, list[str]] = {}
     for _, of_epoch in groupby(latest_first, key=epoch_of):
-        own = KeySet()
+        epoch_keys = KeySet()
         for path in of_epoch:
             keys = keys_of(path)
-            doubled[path] = [key for key in keys if key in later]
-            own.update(keys)
-        later.absorb(own)
+            doubled[path] = [key for key in keys if key in later_keys]
+            epoch_keys.update(keys)
+        later_keys.absorb(epoch_keys)
     return doubled
 
 
@@ -146,9 +146,9 @@ def verify(folder: Path, stage: str, input_hash: str) -> None:
     """Raises DamagedFile for the first shard that cannot be read, or that holds episodes of
     another stage or of other inputs: a shard that somebody copied here.
     """
-    own = f"{stage}|{input_hash}|"
+    prefix = f"{stage}|{input_hash}|"
     for path in shards(folder):
-        foreign = [key for key in keys_of(path) if not key.startswith(own)]
+        foreign = [key for key in keys_of(path) if not key.startswith(prefix)]
         if foreign:
             raise DamagedFile(path, f"holds episodes that are not of this stage ({foreign[0]})")
 

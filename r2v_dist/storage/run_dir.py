@@ -116,18 +116,18 @@ class RunDir:
 
     def lost(self, manifest: Manifest) -> DamagedFile | None:
         """A file of a complete stage that is missing or changed; None where there is none."""
-        again = _AGAIN.format(manifest.stage)
+        fix = _AGAIN.format(manifest.stage)
         for name in _checkpoints(manifest.results):
             folder = self.root / name
             if not folder.is_dir():
-                return DamagedFile(folder / "*.safetensors", "is missing", again)
+                return DamagedFile(folder / "*.safetensors", "is missing", fix)
         for name, size in (manifest.covers or {}).items():
             path = self.root / name
             if not path.is_file():
-                return DamagedFile(path, "is missing", again)
+                return DamagedFile(path, "is missing", fix)
             if path.stat().st_size != size:
                 problem = f"is damaged: {path.stat().st_size} bytes instead of {size}"
-                return DamagedFile(path, problem, again)
+                return DamagedFile(path, problem, fix)
         return self._added(manifest)
 
     def _added(self, manifest: Manifest) -> DamagedFile | None:
@@ -238,13 +238,13 @@ class RunDir:
         parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
         if not {"stages", "rollouts", "checkpoints"} & set(parts[:2]):
             return False
-        whole = path.parent if "checkpoints" in parts else path
+        moved_path = path.parent if "checkpoints" in parts else path
         if (mirror := mirrors.of(self.root)) and mirror.heal(damaged.path):
             warn(f"{path} {damaged.problem}: fetched again from {mirrors.shown(path)}")
             return True
-        if not whole.exists():
+        if not moved_path.exists():
             return False
-        target = files.set_aside(whole, root / "quarantine" / whole.relative_to(root))
+        target = files.set_aside(moved_path, root / "quarantine" / moved_path.relative_to(root))
         warn(f"{path} {damaged.problem}: set aside as {target}, to be made again")
         return True
 
@@ -282,24 +282,24 @@ def _manifest(path: Path) -> Manifest:
     try:
         return _MANIFEST.validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DamagedFile(path, f"is no manifest ({where}: {first['msg']})") from None
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise DamagedFile(path, f"is no manifest ({key}: {problem['msg']})") from None
 
 
 def open_run(root: Path) -> tuple[RunDir, RunConfig]:
     """A run that exists, and its configuration."""
     far_run.fetch_for_readers(root)
     page = root / "report" / "index.html"
-    where = mirrors.shown(root)
+    address = mirrors.shown(root)
     if not (root / "config.yaml").is_file() and page.is_file():
         raise UsageError(
-            f"{where}: a run of a simulated router, whose only report is {page}; `r2v run` "
+            f"{address}: a run of a simulated router, whose only report is {page}; `r2v run` "
             "writes it"
         )
     if not (root / "config.yaml").is_file():
         raise UsageError(
-            f"{where}: not a run directory (no config.yaml); give the run_dir of a `r2v run`"
+            f"{address}: not a run directory (no config.yaml); give the run_dir of a `r2v run`"
         )
     return RunDir(root), load_config(root / "config.yaml", [])
 

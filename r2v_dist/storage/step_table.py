@@ -93,7 +93,7 @@ def to_table(episodes: Sequence[Episode]) -> pa.Table:
     """Episodes as one columnar table, steps in order."""
     lengths = [max(1, len(e.steps)) for e in episodes]
     repeat = pa.array(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths))
-    own = pa.RecordBatch.from_arrays(
+    episode_rows = pa.RecordBatch.from_arrays(
         [pa.array(list(map(get, episodes)), kind) for kind, get in _EPISODE_COLUMNS.values()],
         [*_EPISODE_COLUMNS],
     )
@@ -105,7 +105,7 @@ def to_table(episodes: Sequence[Episode]) -> pa.Table:
         pa.array(list(map(attrgetter(name), steps)), kind) for name, kind in _STEP_COLUMNS.items()
     ]
     return pa.Table.from_arrays(
-        [*own.take(repeat).columns, pa.array(t), *of_steps, *_proposal_columns(steps)],
+        [*episode_rows.take(repeat).columns, pa.array(t), *of_steps, *_proposal_columns(steps)],
         schema=SCHEMA,
     )
 

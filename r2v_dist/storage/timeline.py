@@ -65,24 +65,24 @@ class Timeline:
         for lane in sorted(self._open):
             self.end(lane)
 
-    def _write(self, event: str, lane: str, more: dict[str, Any] | None = None) -> None:
+    def _write(self, event: str, lane: str, details: dict[str, Any] | None = None) -> None:
         row = {"event": event, "lane": lane, "time": time.time(), "driver": os.getpid()}
-        files.append_json_line(self._path, row | (more or {}))
+        files.append_json_line(self._path, row | (details or {}))
 
 
 def spans(run: Path) -> list[Span]:
     """What a run's timeline says, in order of beginning."""
     open_: dict[tuple[str, int], dict[str, Any]] = {}
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for row in files.read_json_lines(_path(run)):
         of = row["lane"], row["driver"]
         if row["event"] == "begin":
             span = {name: row[name] for name in ("lane", "count", "cpus", "gpus", "driver")}
             open_[of] = span | {"begun": row["time"]}
-            found.append(open_[of])
+            rows.append(open_[of])
         elif of in open_:
             open_[of]["ready" if row["event"] == "ready" else "ended"] = row["time"]
-    return [Span(**span) for span in found]
+    return [Span(**span) for span in rows]
 
 
 def _path(run: Path) -> Path:

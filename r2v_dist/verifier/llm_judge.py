@@ -95,15 +95,15 @@ def read_scores(text: str, k: int) -> tuple[float, ...] | None:
     """The scores of the last JSON object in a judge's answer that has exactly k numbers in [0, 1];
     None where there is no such object."""
     decoder = json.JSONDecoder()
-    last = None
+    scores = None
     answer = without_reasoning(text)
     for brace in re.finditer(r"\{", answer):
         try:
             value, _ = decoder.raw_decode(answer, brace.start())
         except (ValueError, RecursionError):
             continue
-        last = _scores(value, k) or last
-    return last
+        scores = _scores(value, k) or scores
+    return scores
 
 
 def _scores(value: object, k: int) -> tuple[float, ...] | None:

@@ -43,10 +43,10 @@ def verifier_metrics(
     failure, so the measures of r2v_dist/stats/calibration_error.py serve both.
     """
     successes = values * weights
-    both = 0 < successes.sum() < weights.sum()
+    has_both = 0 < successes.sum() < weights.sum()
     accuracy, pairs = pairwise_accuracy(scores, values, group)
     return VerifierMetrics(
-        auroc=auroc(scores, successes, weights) if both else float("nan"),
+        auroc=auroc(scores, successes, weights) if has_both else float("nan"),
         brier=brier_parts(scores, successes, weights).against_shares,
         ece=ece(scores, successes, weights),
         pairwise=accuracy,
@@ -71,13 +71,13 @@ def verifier_curves(scores: Array, values: Array, weights: Array) -> dict[str, A
 def roc_points(scores: Array, successes: Array, weights: Array) -> list[tuple[float, float]]:
     """The ROC curve, one point a distinct score; the area under the curve is the AUROC."""
     levels, level_N = np.unique(-scores, return_inverse=True)
-    won_L = np.cumsum(np.bincount(level_N, successes, len(levels)))
-    lost_L = np.cumsum(np.bincount(level_N, weights - successes, len(levels)))
-    if won_L[-1] == 0 or lost_L[-1] == 0:
+    successes_L = np.cumsum(np.bincount(level_N, successes, len(levels)))
+    failures_L = np.cumsum(np.bincount(level_N, weights - successes, len(levels)))
+    if successes_L[-1] == 0 or failures_L[-1] == 0:
         return []
-    lost_shares = (lost_L / lost_L[-1]).tolist()
-    won_shares = (won_L / won_L[-1]).tolist()
-    return [(0.0, 0.0), *zip(lost_shares, won_shares, strict=True)]
+    failure_shares = (failures_L / failures_L[-1]).tolist()
+    success_shares = (successes_L / successes_L[-1]).tolist()
+    return [(0.0, 0.0), *zip(failure_shares, success_shares, strict=True)]
 
 
 def pairwise_accuracy(
@@ -86,14 +86,14 @@ def pairwise_accuracy(
     """Among pairs of candidates of one group with different values, the share that the scores put
     in the same order (a tie counts half), and the number of such pairs.
     """
-    right = 0.0
+    agreements = 0.0
     pairs = 0
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order])) + 1
     for members in np.split(order, starts):
         better, worse = np.nonzero(values[members][:, None] > values[members])
         gaps = scores[members][better] - scores[members][worse]
-        right += float((gaps > 0).sum() + 0.5 * (gaps == 0).sum())
+        agreements += float((gaps > 0).sum() + 0.5 * (gaps == 0).sum())
         pairs += len(gaps)
-    accuracy = right / pairs if pairs else float("nan")
+    accuracy = agreements / pairs if pairs else float("nan")
     return accuracy, pairs

@@ -31,14 +31,14 @@ def extract(texts: Sequence[str], prompt: str, entry_point: str) -> tuple[str, b
     """(program, whether it defines the function). Without a definition the program is the first
     text as it is, for its author to read what is wrong with it.
     """
-    parsed = [text for text in map(longest, texts) if text]
-    asked = longest(prompt)
-    for text in parsed:
+    sources = [text for text in map(longest, texts) if text]
+    prompt_source = longest(prompt)
+    for text in sources:
         if entry_point in _bound(ast.parse(text).body):
-            others = [other for other in parsed if other is not text]
-            return _whole(text, [*others, asked], entry_point), True
-    for text in parsed:
-        if body := _continued(asked, text, entry_point):
+            other_sources = [source for source in sources if source is not text]
+            return _whole(text, [*other_sources, prompt_source], entry_point), True
+    for text in sources:
+        if body := _continued(prompt_source, text, entry_point):
             return _whole(body, [], entry_point), True
     return (texts[0] if texts else ""), False
 
@@ -69,41 +69,41 @@ def _continued(prompt: str, text: str, entry_point: str) -> str:
     returns = any(isinstance(node, ast.Return) for node in _outside_functions(ast.parse(text).body))
     if not returns or entry_point not in _bound(ast.parse(prompt).body if prompt else []):
         return ""
-    whole = f"{prompt.rstrip()}\n{textwrap.indent(text, '    ')}"
-    return whole if _parses(whole) else ""
+    program = f"{prompt.rstrip()}\n{textwrap.indent(text, '    ')}"
+    return program if _parses(program) else ""
 
 
-def _whole(text: str, others: Sequence[str], entry_point: str) -> str:
+def _whole(text: str, sources: Sequence[str], entry_point: str) -> str:
     """What the function needs of a program, and what it needs besides: from the other parts of the
     answer, from the prompt, from the standard library.
     """
-    kept, needed = _needed(text, {entry_point})
-    parts = [kept]
-    for other in others:
-        missing = needed - _defined(parts)
-        if missing and other:
-            more, also = _needed(other, missing)
-            parts.insert(0, more)
-            needed |= also
-    imports = [line for line in map(_import, sorted(needed - _defined(parts))) if line]
+    code, names = _needed(text, {entry_point})
+    parts = [code]
+    for source in sources:
+        missing_names = names - _defined(parts)
+        if missing_names and source:
+            extra_code, extra_names = _needed(source, missing_names)
+            parts.insert(0, extra_code)
+            names |= extra_names
+    imports = [line for line in map(_import, sorted(names - _defined(parts))) if line]
     return "\n".join([*imports, *filter(None, parts)]) + "\n"
 
 
-def _needed(text: str, wanted: set[str]) -> tuple[str, set[str]]:
-    """The lines of a program that bind the wanted names and whatever those use; all names used."""
+def _needed(text: str, targets: set[str]) -> tuple[str, set[str]]:
+    """The lines of a program that bind the target names and whatever those use; all names used."""
     body = ast.parse(text).body
-    kept = list[ast.stmt]()
-    names = set(wanted)
+    nodes = list[ast.stmt]()
+    names = set(targets)
     grown = True
     while grown:
         grown = False
         for node in body:
-            if node not in kept and _belongs(node, names):
-                kept.append(node)
+            if node not in nodes and _belongs(node, names):
+                nodes.append(node)
                 names |= _used(node)
                 grown = True
     lines = text.split("\n")
-    numbers = {n for node in kept for n in range(_first_line(node) - 1, node.end_lineno or 0)}
+    numbers = {n for node in nodes for n in range(_first_line(node) - 1, node.end_lineno or 0)}
     return "\n".join(lines[n] for n in sorted(numbers)), names
 
 
@@ -114,8 +114,8 @@ def _belongs(node: ast.stmt, names: set[str]) -> bool:
         return True
     if isinstance(node, ast.Expr):
         call = node.value
-        called = call.func if isinstance(call, ast.Call) else None
-        if isinstance(called, ast.Attribute) and called.attr in _SETTINGS:
+        function = call.func if isinstance(call, ast.Call) else None
+        if isinstance(function, ast.Attribute) and function.attr in _SETTINGS:
             return True
     if isinstance(node, ast.If) and "__name__" in _used(node.test):
         return False
@@ -124,7 +124,7 @@ def _belongs(node: ast.stmt, names: set[str]) -> bool:
 
 def _first_line(node: ast.stmt) -> int:
     decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(one.lineno for one in decorators)])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 def _defined(parts: Iterable[str]) -> set[str]:
@@ -173,14 +173,16 @@ def _outside_functions(body: Iterable[ast.AST]) -> Iterable[ast.AST]:
 def _used(node: ast.AST) -> set[str]:
     """Names that a statement uses and does not make itself."""
     nodes = list(ast.walk(node))
-    loaded = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    names = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return loaded
-    own = list(_outside_functions(node.body))
-    inside = {n.id for n in own if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    inside |= {n.arg for n in ast.walk(node.args) if isinstance(n, ast.arg)}
-    shared = {name for n in nodes if isinstance(n, ast.Global) for name in n.names}
-    return loaded - (inside - shared) | shared
+        return names
+    body_nodes = list(_outside_functions(node.body))
+    local_names = {
+        n.id for n in body_nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+    }
+    local_names |= {n.arg for n in ast.walk(node.args) if isinstance(n, ast.arg)}
+    global_names = {name for n in nodes if isinstance(n, ast.Global) for name in n.names}
+    return names - (local_names - global_names) | global_names
 
 
 def _import(name: str) -> str:

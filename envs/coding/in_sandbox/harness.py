@@ -116,10 +116,10 @@ def encode(value: Any, budget: Budget) -> Any:
     if isinstance(value, (bytes, bytearray)):
         budget.spend(len(memoryview(value)))
         return {"b": memoryview(value).hex()}
-    for plain, kind in _COLLECTIONS:
-        if isinstance(value, plain):
-            budget.must_hold(plain.__len__(value))
-            items = [encode(item, budget) for item in plain.__iter__(value)]
+    for base_type, kind in _COLLECTIONS:
+        if isinstance(value, base_type):
+            budget.must_hold(base_type.__len__(value))
+            items = [encode(item, budget) for item in base_type.__iter__(value)]
             return {kind: items} if kind else items
     return {"o": type(value).__name__}
 
@@ -145,8 +145,8 @@ def _counted(number: float, budget: Budget) -> float:
 
 def _halves(value: complex) -> list[float]:
     """The real and the imaginary part, whatever a subclass says they are."""
-    plain = complex.__pos__(value)
-    return [plain.real, plain.imag]
+    number = complex.__pos__(value)
+    return [number.real, number.imag]
 
 
 def digest(value: Any, numbers: Any = None) -> str:
@@ -155,10 +155,10 @@ def digest(value: Any, numbers: Any = None) -> str:
     """
     import hashlib
 
-    whole = hashlib.sha256()
+    hasher = hashlib.sha256()
     for part in _parts(value, numbers):
-        whole.update(part)
-    return whole.hexdigest()
+        hasher.update(part)
+    return hasher.hexdigest()
 
 
 def _doubles(items: Any) -> Any:
@@ -191,23 +191,23 @@ def _parts(value: Any, numbers: Any = None) -> "Iterator[bytes]":
     import hashlib
 
     if isinstance(value, list | tuple):
-        plain: Any = list if isinstance(value, list) else tuple
-        items = value if type(value) is list else list(plain.__iter__(value))
-        yield b"[" if plain is list else b"("
+        base_type: Any = list if isinstance(value, list) else tuple
+        items = value if type(value) is list else list(base_type.__iter__(value))
+        yield b"[" if base_type is list else b"("
         yield str(len(items)).encode()
         if numbers is None:
             numbers = _doubles(items)
-        told_apart = None if numbers is None else _told_apart(numbers)
-        if told_apart is not None:
-            yield b"a" + hashlib.sha256(told_apart).digest()
+        canonical = None if numbers is None else _told_apart(numbers)
+        if canonical is not None:
+            yield b"a" + hashlib.sha256(canonical).digest()
         elif set(map(type, items)) == {str}:
             yield hashlib.sha256(marshal.dumps(items, 0)).digest()
         else:
-            folded = hashlib.sha256()
+            hasher = hashlib.sha256()
             for item in items:
                 for part in _parts(item):
-                    folded.update(part)
-            yield folded.digest()
+                    hasher.update(part)
+            yield hasher.digest()
     elif isinstance(value, dict):
         yield b"d" + b"".join(sorted(digest((k, v)).encode() for k, v in dict.items(value)))
     elif isinstance(value, set | frozenset | _KEYS | _ITEMS):
@@ -235,10 +235,10 @@ def _number(value: Any) -> bytes:
     if isinstance(value, int):
         return b"i" + int.__format__(value, "x").encode() + b";"
     if isinstance(value, float):
-        plain = float.__pos__(value)
-        if plain.is_integer():
-            return b"i" + format(int(plain), "x").encode() + b";"
-        return b"f" + plain.hex().encode() + b";" if plain == plain else posix.urandom(16)
+        number = float.__pos__(value)
+        if number.is_integer():
+            return b"i" + format(int(number), "x").encode() + b";"
+        return b"f" + number.hex().encode() + b";" if number == number else posix.urandom(16)
     return posix.urandom(16)
 
 
@@ -433,7 +433,7 @@ def main(data: bytes) -> None:
 
     loads, clock = marshal.loads, time.process_time
     truth, budget = job["truth"], job["budget"]
-    measured = 0.0 if truth else MEASURED_S
+    least_s = 0.0 if truth else MEASURED_S
     watch = Watch(job["seconds"])
     function = load(job["code"])[job["entry_point"]]
     _signal.signal(_signal.SIGALRM, watch.look)
@@ -443,13 +443,13 @@ def main(data: bytes) -> None:
         for index, call in enumerate(job["calls"]):
             arguments = loads(call)
             watch.call = index
-            started = clock()
+            start_s = clock()
             result = function(*arguments)
             # Writing a value down takes its time too, as an answer can be made that takes for ever.
             text = written(result, budget, truth)
-            seconds = clock() - started
+            seconds = clock() - start_s
             watch.call = None
-            channel.write(line(index, seconds if seconds >= measured else 0.0, text))
+            channel.write(line(index, seconds if seconds >= least_s else 0.0, text))
     except BaseException:
         watch.call = None
         channel.write(line(index, 0.0, RAISED))

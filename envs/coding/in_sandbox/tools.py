@@ -73,7 +73,7 @@ def close(got: Any, want: Any) -> bool:
 def test(source: str, cases: list[list[str]]) -> None:
     """Run [expression, expected] pairs on a solution and say how each went."""
     scope = {"math": math, **solution(source)}
-    passed = 0
+    passes = 0
     for expression, expected in cases:
         want = eval(expected, dict(scope))
         try:
@@ -84,11 +84,11 @@ def test(source: str, cases: list[list[str]]) -> None:
             complain(error)
             continue
         if right:
-            passed += 1
+            passes += 1
             say(f"ok     {expression}")
         else:
             say(f"FAILED {expression}\n  expected {want!r}\n  got      {got!r}")
-    say(summary(passed, len(cases)))
+    say(summary(passes, len(cases)))
 
 
 def summary(passed: int, of: int) -> str:
@@ -98,7 +98,7 @@ def summary(passed: int, of: int) -> str:
 
 def passed_of(line: str, of: int) -> int | None:
     """How many of the tests passed, by that line; None for any other line."""
-    counts = [passed for passed in range(of + 1) if line == summary(passed, of)]
+    counts = [count for count in range(of + 1) if line == summary(count, of)]
     return counts[0] if counts else None
 
 

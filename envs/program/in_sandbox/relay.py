@@ -16,7 +16,7 @@ _WAITING = 1024
 async def main(port: int, endpoint: str, command: list[str]) -> int:
     """The exit code of the command."""
 
-    carried = set[asyncio.Task[None]]()
+    tasks = set[asyncio.Task[None]]()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_unix_connection(endpoint)
@@ -26,8 +26,8 @@ async def main(port: int, endpoint: str, command: list[str]) -> int:
 
     def taken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(carry(reader, writer))
-        carried.add(task)  # nothing else holds a task, which would be collected as it waits
-        task.add_done_callback(carried.discard)
+        tasks.add(task)  # nothing else holds a task, which would be collected as it waits
+        task.add_done_callback(tasks.discard)
 
     server = await asyncio.start_server(taken, "127.0.0.1", port, backlog=_WAITING)
     async with server:

@@ -31,10 +31,10 @@ def client(address: str) -> Any:
         api.ping()
     # A boundary: the library raises what its transports raise.
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise UsageError(
             f"env.terminal.backend = docker: no engine answers at {address or 'DOCKER_HOST'} "
-            f"({said}); start one, or set env.terminal.backend: sandbox"
+            f"({reason}); start one, or set env.terminal.backend: sandbox"
         ) from None
     return api
 

@@ -59,7 +59,7 @@ class DockerMachine:
             pids_limit=processes,
             security_opt=["no-new-privileges"],
         )
-        made = self._engine(
+        container = self._engine(
             lambda: api.create_container(
                 image,
                 [FIRST],
@@ -69,7 +69,7 @@ class DockerMachine:
                 labels=["r2v"],
             )
         )
-        self._container = made["Id"]
+        self._container = container["Id"]
         self._engine(lambda: api.start(self._container))
 
     def put(self, files: Mapping[str, File]) -> None:
@@ -103,7 +103,7 @@ class DockerMachine:
         user: str = "",
     ) -> int | None:
         """The exit code of a program, None where it did not end in time."""
-        made = self._ask(
+        execution = self._ask(
             lambda: self._api.exec_create(
                 self._container,
                 list(argv),
@@ -112,14 +112,14 @@ class DockerMachine:
                 user=user,
             )
         )
-        stream = self._ask(lambda: self._api.exec_start(made["Id"], socket=True))
+        stream = self._ask(lambda: self._api.exec_start(execution["Id"], socket=True))
         deadline = time.monotonic() + wait_s
         try:
             ended = self._ask(lambda: follow(getattr(stream, "_sock", stream), output, wait_s))
         finally:
             stream.close()
         while ended and time.monotonic() < deadline:
-            code = self._ask(lambda: self._api.exec_inspect(made["Id"]))["ExitCode"]
+            code = self._ask(lambda: self._api.exec_inspect(execution["Id"]))["ExitCode"]
             if code is not None:
                 return int(code)
             time.sleep(0.01)  # it tells of the end of the output first
@@ -139,7 +139,7 @@ class DockerMachine:
     def _new_shell(self) -> None:
         if self._shell is not None:
             self._shell.close()
-        made = self._ask(
+        execution = self._ask(
             lambda: self._api.exec_create(
                 self._container,
                 COMMAND,
@@ -149,7 +149,7 @@ class DockerMachine:
                 workdir=self._folder,
             )
         )
-        stream = self._ask(lambda: self._api.exec_start(made["Id"], tty=True, socket=True))
+        stream = self._ask(lambda: self._api.exec_start(execution["Id"], tty=True, socket=True))
         self._shell = ContainerShell(getattr(stream, "_sock", stream), self._waits, self._kill)
 
     def _waits(self) -> bool:
@@ -174,15 +174,15 @@ class DockerMachine:
         shell = self._open()
         output = Output(_KEEP_BYTES)
         begin()
-        came, code = shell.rest(output, wait_s if shell.busy else min(wait_s, 0.3))
-        if not shell.busy and came is None:
-            came = Came.ENDED
-        if came is None:
-            came, code = shell.interrupt(output), 130
+        outcome, code = shell.rest(output, wait_s if shell.busy else min(wait_s, 0.3))
+        if not shell.busy and outcome is None:
+            outcome = Came.ENDED
+        if outcome is None:
+            outcome, code = shell.interrupt(output), 130
         self._folder = shell.folder
-        if came in (Came.SHELL_ENDED, Came.SHELL_KILLED):
+        if outcome in (Came.SHELL_ENDED, Came.SHELL_KILLED):
             self._new_shell()
-        return Shown(output.kept(), came, code, self._folder, None)
+        return Shown(output.kept(), outcome, code, self._folder, None)
 
     def snapshot(self) -> bytes | None:
         return None
@@ -199,18 +199,18 @@ class DockerMachine:
         return stamps_of(output.kept())
 
     def holds(self, files: Mapping[str, File]) -> bool:
-        found: dict[str, bytes] = {}
+        contents: dict[str, bytes] = {}
         for folder in {path.split("/")[1] for path in files}:
-            found |= self._contents(f"/{folder}")
-        return all(found.get(path) == file.content for path, file in files.items())
+            contents |= self._contents(f"/{folder}")
+        return all(contents.get(path) == file.content for path, file in files.items())
 
     def _contents(self, folder: str) -> dict[str, bytes]:
         parts, _ = self._ask(lambda: self._api.get_archive(self._container, folder))
         return self._ask(lambda: contents_of(parts))
 
     def read(self, path: str) -> bytes | None:
-        ran = self.run(["/bin/cat", path], "/", {}, ANSWER_S)
-        return ran.output if ran.code == 0 else None
+        result = self.run(["/bin/cat", path], "/", {}, ANSWER_S)
+        return result.output if result.code == 0 else None
 
     def programs(self) -> list[str]:
         shell = "" if self._shell is None else self._shell.process

@@ -54,46 +54,46 @@ def follow(stream: socket.socket, output: Output, wait_s: float) -> bool:
     has not ended in time.
     """
     deadline = time.monotonic() + wait_s
-    pending = bytearray()
-    while (left_s := deadline - time.monotonic()) > 0:
-        if not select.select([stream], [], [], left_s)[0]:
+    buffer = bytearray()
+    while (remaining_s := deadline - time.monotonic()) > 0:
+        if not select.select([stream], [], [], remaining_s)[0]:
             return False
         data = stream.recv(_CHUNK)
         if not data:
             return True
-        pending += data
-        while len(pending) >= _HEAD:
-            end = _HEAD + int.from_bytes(pending[4:_HEAD], "big")
-            if len(pending) < end:
+        buffer += data
+        while len(buffer) >= _HEAD:
+            end = _HEAD + int.from_bytes(buffer[4:_HEAD], "big")
+            if len(buffer) < end:
                 break
-            output.add(bytes(pending[_HEAD:end]))
-            del pending[:end]
+            output.add(bytes(buffer[_HEAD:end]))
+            del buffer[:end]
     return False
 
 
 def contents_of(parts: Iterable[bytes]) -> dict[str, bytes]:
     """The plain files of an archive of a folder of the root, by absolute path."""
     raw = io.BytesIO(b"".join(parts))
-    found = {}
+    contents = {}
     with tarfile.open(fileobj=raw) as archive:
         for member in archive:
             file = archive.extractfile(member) if member.isreg() else None
             if file is not None:
-                found[f"/{member.name}"] = file.read()
-    return found
+                contents[f"/{member.name}"] = file.read()
+    return contents
 
 
 def stamps_of(listed: bytes) -> dict[str, tuple[int, int]]:
     """By path, inode and time in ns, as `STAMPS` lists them. Raises MachineGone for anything else,
     as the container's own programs have then been replaced.
     """
-    found = {}
+    stamps = {}
     for line in listed.decode("utf-8", "surrogateescape").split("\0"):
         if not line:
             continue
-        number, changed, path = (*line.split(" ", 2), "", "")[:3]
-        seconds, _, fraction = changed.partition(".")
+        number, timestamp, path = (*line.split(" ", 2), "", "")[:3]
+        seconds, _, fraction = timestamp.partition(".")
         if not (number.isdecimal() and f"{seconds}{fraction}".isdecimal() and path):
             raise MachineGone(f"its find says {line[:80]!r}")
-        found[path] = (int(number), int(seconds) * 10**9 + int(f"{fraction:0<9.9}"))
-    return found
+        stamps[path] = (int(number), int(seconds) * 10**9 + int(f"{fraction:0<9.9}"))
+    return stamps

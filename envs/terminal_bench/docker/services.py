@@ -51,7 +51,7 @@ class Services:
             security_opt=["no-new-privileges"],
         )
         health = {"test": list(service.health), "interval": _LOOK_NS, "retries": _RETRIES}
-        made = api.create_container(
+        container = api.create_container(
             image_of(api, service.image, service.context),
             list(service.command) or None,
             environment=dict(service.environment),
@@ -60,19 +60,21 @@ class Services:
             healthcheck=health if service.health else None,
             labels=["r2v"],
         )
-        self._containers[made["Id"]] = service
-        api.start(made["Id"])
+        self._containers[container["Id"]] = service
+        api.start(container["Id"])
 
     def _wait(self) -> None:
         """Until every health check has passed."""
         deadline = time.monotonic() + _READY_S
-        waiting = [one for one, service in self._containers.items() if service.health]
-        while waiting:
-            state = self._api.inspect_container(waiting[0])["State"]
+        container_ids = [
+            container_id for container_id, service in self._containers.items() if service.health
+        ]
+        while container_ids:
+            state = self._api.inspect_container(container_ids[0])["State"]
             if state.get("Health", {}).get("Status") == "healthy":
-                waiting.pop(0)
+                container_ids.pop(0)
                 continue
-            name = self._containers[waiting[0]].name
+            name = self._containers[container_ids[0]].name
             if not state.get("Running"):
                 raise RuntimeFailure(f"the task's service {name} ended before it was ready")
             if time.monotonic() > deadline:

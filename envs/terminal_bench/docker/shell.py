@@ -66,8 +66,8 @@ class ContainerShell:
         self.process = ""
         self._ended = False
         stream.setblocking(False)
-        _, said = self._until_mark(Output(0), 20.0, look=False)
-        process, _, folder = said.partition(b";")
+        _, status = self._until_mark(Output(0), 20.0, look=False)
+        process, _, folder = status.partition(b";")
         self.process = process.decode("ascii", "replace")
         self.folder = folder.decode("utf-8", "replace") or "/"
         self._nonce = b""
@@ -98,10 +98,10 @@ class ContainerShell:
 
     def rest(self, output: Output, wait_s: float) -> tuple[Came | None, int | None]:
         """As `sandbox.shell.Shell.rest`."""
-        came, said = self._until_mark(output, wait_s, look=True)
-        if came is not Came.ENDED:
-            return came, None
-        code, _, folder = said.partition(b";")
+        outcome, status = self._until_mark(output, wait_s, look=True)
+        if outcome is not Came.ENDED:
+            return outcome, None
+        code, _, folder = status.partition(b";")
         self.folder = folder.decode("utf-8", "replace") or "/"
         self._nonce = b""
         return Came.ENDED, int(code)
@@ -109,22 +109,22 @@ class ContainerShell:
     def _until_mark(self, output: Output, wait_s: float, look: bool) -> tuple[Came | None, bytes]:
         deadline = time.monotonic() + wait_s
         carry = b""
-        heard = time.monotonic()
+        quiet_since = time.monotonic()
         while (now := time.monotonic()) < deadline:
-            pause_s = min(deadline - now, max(0.0, heard + _QUIET_S - now))
+            pause_s = min(deadline - now, max(0.0, quiet_since + _QUIET_S - now))
             select.select([self._stream], [], [], pause_s)
             data = self._read()
             if self._ended:
                 output.add(carry)
                 return Came.SHELL_ENDED, b""
             if data:
-                heard = time.monotonic()
-                shown, said, carry = split_at_mark(carry + data, self._nonce)
-                output.add(shown)
-                if said is not None:
-                    return Came.ENDED, said
-            elif look and time.monotonic() - heard >= _QUIET_S:
-                heard = time.monotonic()
+                quiet_since = time.monotonic()
+                content, status, carry = split_at_mark(carry + data, self._nonce)
+                output.add(content)
+                if status is not None:
+                    return Came.ENDED, status
+            elif look and time.monotonic() - quiet_since >= _QUIET_S:
+                quiet_since = time.monotonic()
                 if self._waits():
                     output.add(carry)
                     return Came.WAITS, b""
@@ -143,11 +143,11 @@ class ContainerShell:
 
     def interrupt(self, output: Output) -> Came:
         """Stop what runs: as a person would, then with the shell."""
-        for typed in (b"\x03", b"\x1c"):
-            self.type(typed)
-            came, _ = self.rest(output, _GRACE_S)
-            if came in (Came.ENDED, Came.SHELL_ENDED):
-                return Came.STOPPED if came is Came.ENDED else came
+        for key in (b"\x03", b"\x1c"):
+            self.type(key)
+            outcome, _ = self.rest(output, _GRACE_S)
+            if outcome in (Came.ENDED, Came.SHELL_ENDED):
+                return Came.STOPPED if outcome is Came.ENDED else outcome
         self._kill(self.process)
         return Came.SHELL_KILLED
 

@@ -89,19 +89,19 @@ class Disk:
 
     def changed(self, most_entries: int) -> int | None:
         """How many files changed since the last call, None where there are too many to say."""
-        now: dict[str, tuple[int, int, int]] = {}
+        files: dict[str, tuple[int, int, int]] = {}
         for path, info in self._walk():
-            if len(now) >= most_entries:
+            if len(files) >= most_entries:
                 self._known = {}
                 return None
             if stat.S_ISDIR(info.st_mode):
-                now[path] = (info.st_mode, 0, 0)
+                files[path] = (info.st_mode, 0, 0)
             else:
-                now[path] = (info.st_mode, info.st_size, info.st_mtime_ns)
-        changed = sum(1 for path, what in now.items() if self._known.get(path) != what)
-        changed += sum(1 for path in self._known if path not in now)
-        self._known = now
-        return changed
+                files[path] = (info.st_mode, info.st_size, info.st_mtime_ns)
+        count = sum(1 for path, entry in files.items() if self._known.get(path) != entry)
+        count += sum(1 for path in self._known if path not in files)
+        self._known = files
+        return count
 
     def mend(self) -> None:
         """Undo what would let programs of /usr run code of somebody else: another /bin or /lib, and
@@ -115,33 +115,33 @@ class Disk:
     def out_of_order(self) -> list[str]:
         """What `mend` would put right."""
         # The target of a link could be another one later.
-        found = [path for path in _SYSTEM_FOLDERS if link_at(path)]
+        paths = [path for path in _SYSTEM_FOLDERS if link_at(path)]
         for path in _SYSTEM_FILES:
             try:
                 device = posix.lstat(path).st_dev
             except OSError:
                 continue
             if device in self._devices:  # else it is the system's own, mounted there
-                found.append(path)
-        return found + [path for path, target in self._links.items() if link_at(path) != target]
+                paths.append(path)
+        return paths + [path for path, target in self._links.items() if link_at(path) != target]
 
     def stamps(self, folder: str) -> list[tuple[str, int, int]]:
         """Path, inode and time of the last change of any kind of everything in a folder, and of
         what `mend` looks after. Nobody can set such a time, so that whoever touched a file in
         between is found out.
         """
-        found = [(path, info.st_ino, info.st_ctime_ns) for path, info in self._walk(folder)]
+        stamps = [(path, info.st_ino, info.st_ctime_ns) for path, info in self._walk(folder)]
         for path in (folder, *_SYSTEM_FOLDERS, *_SYSTEM_FILES, *self._links):
             try:
                 info = posix.lstat(path)
             except OSError:
                 continue
-            found.append((path, info.st_ino, info.st_ctime_ns))
-        return found
+            stamps.append((path, info.st_ino, info.st_ctime_ns))
+        return stamps
 
     def _walk(self, top: str = "/") -> "list[tuple[str, posix.stat_result]]":
         """Everything that can be written, folders before what is in them."""
-        found = []
+        entries = []
         folders_left = [top] if top != "/" else ["/", "/dev/shm"]
         while folders_left:
             folder = folders_left.pop()
@@ -157,17 +157,17 @@ class Disk:
                     continue
                 if info.st_dev not in self._devices:
                     continue
-                found.append((path, info))
+                entries.append((path, info))
                 if stat.S_ISDIR(info.st_mode):
                     folders_left.append(path)
-        return found
+        return entries
 
 
 def _links_of_system() -> dict[str, str]:
     """The links of the root folder into /usr."""
-    found = {}
+    links = {}
     for name in ("bin", "lib", "lib64", "sbin"):
         target = link_at(f"/{name}")
         if target:
-            found[f"/{name}"] = target
-    return found
+            links[f"/{name}"] = target
+    return links

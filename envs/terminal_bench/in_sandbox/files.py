@@ -48,17 +48,17 @@ def hard_linked(info: "posix.stat_result") -> bool:
 def packed(path: str, info: "posix.stat_result") -> Entry | None:
     """A file as an entry; None for what cannot be copied."""
     mode = stat.S_IMODE(info.st_mode)
-    changed = info.st_mtime_ns
+    mtime_ns = info.st_mtime_ns
     if stat.S_ISDIR(info.st_mode):
-        return path, "folder", mode, changed, b""
+        return path, "folder", mode, mtime_ns, b""
     if stat.S_ISLNK(info.st_mode):
-        return path, "link", mode, changed, posix.readlink(_encoded(path))
+        return path, "link", mode, mtime_ns, posix.readlink(_encoded(path))
     if stat.S_ISFIFO(info.st_mode):
-        return path, "pipe", mode, changed, b""
+        return path, "pipe", mode, mtime_ns, b""
     if not stat.S_ISREG(info.st_mode):
         return None
     try:
-        return path, "file", mode, changed, read(path, info.st_size)
+        return path, "file", mode, mtime_ns, read(path, info.st_size)
     except OSError:
         return None
 
@@ -77,13 +77,13 @@ def unpack(entries: list[Entry]) -> None:
             posix.mkfifo(path, mode)
         else:
             write(path, content, mode)
-    for path, kind, mode, changed, _ in reversed(entries):
+    for path, kind, mode, mtime_ns, _ in reversed(entries):
         if kind == "link":
-            posix.utime(path, ns=(changed, changed), follow_symlinks=False)
+            posix.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
             continue
         posix.chmod(path, mode)
-        if changed:
-            posix.utime(path, ns=(changed, changed))
+        if mtime_ns:
+            posix.utime(path, ns=(mtime_ns, mtime_ns))
 
 
 def beginning(path: str, most: int) -> bytes | None:
@@ -118,22 +118,22 @@ def write(path: str, content: bytes, mode: int) -> None:
     """A new file."""
     fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL, mode)
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[posix.write(fd, rest) :]
+        view = memoryview(content)
+        while view:
+            view = view[posix.write(fd, view) :]
     finally:
         posix.close(fd)
 
 
 def folders(path: str) -> None:
     """Make a folder and those above it; a file in the place of one gives way."""
-    missing = []
+    missing_paths = []
     while path and not is_folder(path):
-        missing.append(path)
+        missing_paths.append(path)
         path = path.rpartition("/")[0]
-    for one in reversed(missing):
-        remove(one)
-        posix.mkdir(one, 0o755)
+    for folder in reversed(missing_paths):
+        remove(folder)
+        posix.mkdir(folder, 0o755)
 
 
 def is_folder(path: str) -> bool:

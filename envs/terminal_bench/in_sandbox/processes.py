@@ -179,7 +179,11 @@ class Processes:
                     call = file.read().split()
                 if call[0] in _READS and int(call[1], 16) == _COMMANDS:
                     targets = [link_at(f"{place}/fd/{fd}") for fd in posix.listdir(f"{place}/fd")]
-                    odd = [one for one in targets if not one.startswith(("/dev/pts/", "pipe:"))]
+                    odd = [
+                        target
+                        for target in targets
+                        if not target.startswith(("/dev/pts/", "pipe:"))
+                    ]
                     return not odd and len(targets) == _SHELL_FDS
             except (OSError, ValueError, IndexError):  # it is running
                 pass
@@ -202,10 +206,10 @@ class Processes:
         that appear meanwhile are ended too.
         """
         for _ in range(_ROUNDS):
-            new = [process for process in self.others() if process not in before]
-            for process in new:
+            new_processes = [process for process in self.others() if process not in before]
+            for process in new_processes:
                 kill(process)
-            if not new:
+            if not new_processes:
                 break
 
     def end_all(self) -> None:

@@ -55,13 +55,13 @@ class Supervisor:
         self.send(("answer", None))
         while True:
             pause_s = _WATCH_S if self._processes.most_bytes else None
-            ready, _, _ = select.select([self._fd, woken], [], [], pause_s)
+            ready_fds, _, _ = select.select([self._fd, woken], [], [], pause_s)
             if pause_s is not None:
                 self._processes.hold_memory()
-            if woken in ready:
+            if woken in ready_fds:
                 posix.read(woken, 4096)
             self._processes.reap()
-            if self._fd in ready:
+            if self._fd in ready_fds:
                 request, *arguments = marshal.loads(self._receive())
                 value, fds, payload = getattr(self, "do_" + request)(*arguments)
                 self.send(("answer", value), fds, payload)
@@ -75,10 +75,10 @@ class Supervisor:
         data = lengths + body + payload
         rights = []
         if fds:
-            packed = b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds)
-            rights = [(_SOL_SOCKET, _SCM_RIGHTS, packed)]
-        sent = self._control.sendmsg([data], rights)
-        self._control.sendall(data[sent:])
+            fd_bytes = b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds)
+            rights = [(_SOL_SOCKET, _SCM_RIGHTS, fd_bytes)]
+        count = self._control.sendmsg([data], rights)
+        self._control.sendall(data[count:])
 
     def _receive(self) -> bytes:
         length = int.from_bytes(self._exactly(8), "little")
@@ -136,9 +136,9 @@ class Supervisor:
         processes beside this one and the shell, and the shell's folder.
         """
         self._processes.note_limits()
-        others = self._processes.others()
+        processes = self._processes.others()
         folder = link_at(f"/proc/{self._processes.shell}/cwd") or "/"
-        return (self._disk.changed(most_entries), others, folder), [], b""
+        return (self._disk.changed(most_entries), processes, folder), [], b""
 
     def do_read(self, path: str, most: int) -> Answer:
         """The first bytes of a plain file; False where there is none."""
@@ -151,8 +151,8 @@ class Supervisor:
 
     def do_holds(self, contents: list[tuple[str, bytes]]) -> Answer:
         """Whether these files are there, and the system is in order."""
-        same = [beginning(path, len(content) + 1) == content for path, content in contents]
-        return all(same) and not self._disk.out_of_order(), [], b""
+        matches = [beginning(path, len(content) + 1) == content for path, content in contents]
+        return all(matches) and not self._disk.out_of_order(), [], b""
 
     def do_mend(self) -> Answer:
         """As `Disk.mend`."""

@@ -22,24 +22,24 @@ class _Accounts:
 
 def monthly_accounts(rng: random.Random) -> Made:
     """Accounts of three months, to be unpacked, checked, loaded and reported."""
-    drawn = _accounts(rng)
+    accounts = _accounts(rng)
     table = names(rng, 1)[0]
-    ranked = sorted(((total, client) for client, total in drawn.sums.items()), reverse=True)
-    report = "\n".join(f"{client},{total / 100:.2f}" for total, client in ranked)
+    ranking = sorted(((total, client) for client, total in accounts.sums.items()), reverse=True)
+    report = "\n".join(f"{client},{total / 100:.2f}" for total, client in ranking)
     return Made(
         instruction=_instruction(table),
-        files=drawn.files,
+        files=accounts.files,
         setup=_SETUP,
         oracle=_oracle(table),
         wrong=_wrong(table),
-        check=_check(table, drawn, report, [client for _, client in ranked]),
+        check=_check(table, accounts, report, [client for _, client in ranking]),
     )
 
 
 def _accounts(rng: random.Random) -> _Accounts:
     clients = people(rng, 5)
     totals = dict.fromkeys(clients, 0)
-    drawn = _Accounts()
+    accounts = _Accounts()
     for month in _MONTHS:
         lines = ["client;day;cents"]
         for number in range(rng.randint(12, 18)):
@@ -48,14 +48,14 @@ def _accounts(rng: random.Random) -> _Accounts:
             line = f"{client};{month}-{rng.randint(1, 28):02};{cents}"
             if number == 5:
                 line = f"{client};{month}-{rng.randint(1, 28):02};n/a"
-                drawn.rejected.append(line)
+                accounts.rejected.append(line)
             else:
                 totals[client] += cents
-                drawn.rows += 1
+                accounts.rows += 1
             lines.append(line)
-        drawn.files[f"in/{month}.csv"] = "\r\n".join(lines) + "\r\n"
-    drawn.sums = {client: total for client, total in totals.items() if total}
-    return drawn
+        accounts.files[f"in/{month}.csv"] = "\r\n".join(lines) + "\r\n"
+    accounts.sums = {client: total for client, total in totals.items() if total}
+    return accounts
 
 
 def _instruction(table: str) -> str:
@@ -116,7 +116,7 @@ def _wrong(table: str) -> tuple[str, ...]:
     )
 
 
-def _check(table: str, drawn: _Accounts, report: str, ranked: list[str]) -> str:
+def _check(table: str, accounts: _Accounts, report: str, ranking: list[str]) -> str:
     return f"""
 import sqlite3
 for month in {_MONTHS!r}:
@@ -129,14 +129,14 @@ demand(
     sorted(os.listdir("/app/in")) == ["2023-01.csv", "2023-02.csv.gz", "more.tar"],
     "/app/in was changed",
 )
-same("/app/rejected.txt", {chr(10).join(sorted(drawn.rejected))!r})
+same("/app/rejected.txt", {chr(10).join(sorted(accounts.rejected))!r})
 try:
     ask = sqlite3.connect("/app/accounts.db").execute
     found = dict(ask("select client, sum(cents) from {table} group by client"))
     kinds = {{type(one) for (one,) in ask("select cents from {table}")}}
 except sqlite3.Error as error:
     fail(str(error))
-demand(found == {drawn.sums!r}, "other rows in the table")
+demand(found == {accounts.sums!r}, "other rows in the table")
 demand(kinds == {{int}}, "cents are no whole numbers")
 same("/app/report.csv", {report!r})
 try:
@@ -144,7 +144,7 @@ try:
 except ValueError as error:
     fail(str(error))
 demand(
-    summary == {{"rows": {drawn.rows}, "clients": {len(ranked)}, "largest": {ranked[0]!r}}},
+    summary == {{"rows": {accounts.rows}, "clients": {len(ranking)}, "largest": {ranking[0]!r}}},
     "another summary",
 )
 """

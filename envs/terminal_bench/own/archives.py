@@ -69,7 +69,7 @@ def _pack_selected(rng: random.Random) -> Made:
     for part in names(rng, 2):
         files[f"{project}/build/{part}.o"] = "object\n"
         files[f"{project}/docs/{part}.md"] = sentence(rng, 5) + "\n"
-    wanted = sorted(path for path in files if "/build/" not in path and not path.endswith(".pyc"))
+    members = sorted(path for path in files if "/build/" not in path and not path.endswith(".pyc"))
     return Made(
         instruction=f"Pack /app/{project} into /app/{project}.tar.gz without the folder build and "
         f"without files that end in .pyc. Paths in the archive begin with {project}/. Then write "
@@ -94,7 +94,7 @@ try:
         files = {{name: archive.extractfile(name).read().decode() for name in found}}
 except (OSError, tarfile.TarError) as error:
     fail(str(error))
-demand(found == {wanted!r}, "other files in the archive")
+demand(found == {members!r}, "other files in the archive")
 same("/app/list.txt", "\\n".join(found))
 for name, content in files.items():
     same("/app/" + name, content)
@@ -111,8 +111,8 @@ def _rotated_logs(rng: random.Random) -> Made:
         lines = []
         hits = rng.randint(0, 12)
         for place in range(rng.randint(20, 30)):
-            shown = code if place < hits else rng.choice(("I00", "I01", code + "0"))
-            lines.append(f"{shown} {sentence(rng, 3)}")
+            label = code if place < hits else rng.choice(("I00", "I01", code + "0"))
+            lines.append(f"{label} {sentence(rng, 3)}")
         rng.shuffle(lines)
         raw = ("\n".join(lines) + "\n").encode()
         name = f"{service}.log" if number == 0 else f"{service}.log.{number}"
@@ -122,7 +122,7 @@ def _rotated_logs(rng: random.Random) -> Made:
         else:
             files[f"logs/{name}"] = raw
             counts[name] = hits
-    wanted = "\n".join(f"{name} {counts[name]}" for name in sorted(counts))
+    answer = "\n".join(f"{name} {counts[name]}" for name in sorted(counts))
     return Made(
         instruction=f"In /app/logs are {service}.log and its older parts, some compressed with "
         f"gzip. Count in each file the lines that begin with the code {code} (and no longer code). "
@@ -138,13 +138,13 @@ def _rotated_logs(rng: random.Random) -> Made:
             "cat /app/counts.txt",
         ),
         wrong=(f"cd /app/logs && gunzip *.gz && grep -c '^{code}' * | tr : ' ' > /app/counts.txt",),
-        check=_check_counts(counts, wanted),
+        check=_check_counts(counts, answer),
     )
 
 
-def _check_counts(counts: dict[str, int], wanted: str) -> str:
+def _check_counts(counts: dict[str, int], answer: str) -> str:
     return f"""
-same("/app/counts.txt", {wanted!r})
+same("/app/counts.txt", {answer!r})
 demand(sorted(os.listdir("/app/logs")) == {sorted(counts)!r}, "the logs were changed")
 """
 
@@ -162,10 +162,10 @@ def _verify_checksums(rng: random.Random) -> Made:
         files[f"backup/{path}"] = content
         files[f"data/{path}"] = content
     damaged = sorted(rng.sample(sorted(good), rng.randint(2, 3)))
-    lost = damaged[0]
+    lost_path = damaged[0]
     for path in damaged:
         files[f"data/{path}"] = good[path].replace(" ", "_", 1)
-    del files[f"data/{lost}"]
+    del files[f"data/{lost_path}"]
     files["data/SHA256SUMS"] = "\n".join(sums) + "\n"
     return Made(
         instruction="Check the files of /app/data against /app/data/SHA256SUMS. Restore those that "

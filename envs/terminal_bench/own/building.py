@@ -68,7 +68,7 @@ def _repair_makefile(rng: random.Random) -> Made:
         f"        cat $^ > $@\n\n%.out: %.in\n        tr a-z A-Z < $< > $@\n\n"
         f"clean:\n        rm -f *.out\n"
     )
-    wanted = "".join(files[f"{part}.in"].upper() for part in parts)
+    answer = "".join(files[f"{part}.in"].upper() for part in parts)
     return Made(
         instruction=f"`make` in /app fails, and its Makefile has two more faults: {target}.txt has "
         f"to be made of {', '.join(f'{part}.out' for part in parts)}, in this order, and `make "
@@ -84,13 +84,13 @@ def _repair_makefile(rng: random.Random) -> Made:
             f"cat {target}.txt",
         ),
         wrong=("cd /app && sed -i -E 's/^ {8}/\\t/' Makefile", "make -s"),
-        check=_check_makefile(target, parts, wanted),
+        check=_check_makefile(target, parts, answer),
     )
 
 
-def _check_makefile(target: str, parts: list[str], wanted: str) -> str:
+def _check_makefile(target: str, parts: list[str], answer: str) -> str:
     return f"""
-same("/app/{target}.txt", {wanted!r})
+same("/app/{target}.txt", {answer!r})
 demand(output("make", "-s", "clean", cwd="/app")[0] == 0, "make clean fails")
 demand(not os.path.exists("/app/{target}.txt"), "make clean leaves {target}.txt")
 demand(
@@ -98,7 +98,7 @@ demand(
     "make clean leaves .out files",
 )
 demand(output("make", "-s", cwd="/app")[0] == 0, "make fails")
-same("/app/{target}.txt", {wanted!r})
+same("/app/{target}.txt", {answer!r})
 with open("/app/{parts[-1]}.in", "w") as file:
     file.write("changed 1\\n")
 os.utime("/app/{parts[-1]}.in", (4e9, 4e9))

@@ -54,8 +54,8 @@ PROGRAMS = {
 
 def families_of(split: Split) -> list[Family]:
     """The families of a split, in an order that depends on their names alone."""
-    chosen = [family for family in FAMILIES.values() if family.split == split]
-    return sorted(chosen, key=lambda family: stable_hash("terminal-split", family.name))
+    families = [family for family in FAMILIES.values() if family.split == split]
+    return sorted(families, key=lambda family: stable_hash("terminal-split", family.name))
 
 
 def task_name(family: Family, seed: int) -> str:
@@ -77,10 +77,10 @@ def folder_of(name: str) -> dict[str, File]:
 
 def missing_programs() -> dict[str, list[str]]:
     """Programs that families need and this machine's /usr lacks, with those families."""
-    missing: dict[str, list[str]] = {}
+    families_by_program: dict[str, list[str]] = {}
     for family in FAMILIES.values():
         for package in family.packages:
             program = PROGRAMS[package]
             if shutil.which(program, path="/usr/local/bin:/usr/bin:/bin") is None:
-                missing.setdefault(program, []).append(family.name)
-    return missing
+                families_by_program.setdefault(program, []).append(family.name)
+    return families_by_program

@@ -10,11 +10,14 @@ def _fixed_width(rng: random.Random) -> Made:
     widths = (rng.randint(8, 12), rng.randint(10, 14), 6)
     who = people(rng, rng.randint(8, 14))
     numbers = rng.sample(range(1, 10_000), len(who))
-    rows = [(one, rng.choice(NOUNS), str(number)) for one, number in zip(who, numbers, strict=True)]
+    rows = [
+        (person, rng.choice(NOUNS), str(number))
+        for person, number in zip(who, numbers, strict=True)
+    ]
     lines = [
         "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
     ]
-    wanted = "\n".join("\t".join(row) for row in sorted(rows, key=lambda row: int(row[2])))
+    answer = "\n".join("\t".join(row) for row in sorted(rows, key=lambda row: int(row[2])))
     first, second = widths[0], widths[0] + widths[1]
     return Made(
         instruction=f"/app/table.txt has columns of fixed width: a name in characters 1 to "
@@ -33,7 +36,7 @@ def _fixed_width(rng: random.Random) -> Made:
         wrong=(
             'awk \'{ print $1 "\\t" $2 "\\t" $3 }\' /app/table.txt | sort -k3 -r > /app/table.tsv',
         ),
-        check=f"same('/app/table.tsv', {wanted!r})",
+        check=f"same('/app/table.tsv', {answer!r})",
     )
 
 
@@ -41,15 +44,15 @@ def _join_tables(rng: random.Random) -> Made:
     who = people(rng, rng.randint(8, 12))
     codes = rng.sample(range(100, 999), len(who))
     cities = [rng.choice(NOUNS) for _ in who]
-    some = rng.sample(range(len(who)), len(who) - 3)
+    city_indices = rng.sample(range(len(who)), len(who) - 3)
     left = [f"{codes[n]};{who[n]}" for n in range(len(who))]
-    right = [f"{codes[n]};{cities[n]}" for n in some] + [f"{rng.randint(1, 99)};nowhere"]
+    right = [f"{codes[n]};{cities[n]}" for n in city_indices] + [f"{rng.randint(1, 99)};nowhere"]
     rng.shuffle(left)
     rng.shuffle(right)
-    joined = "\n".join(
-        f"{codes[n]};{who[n]};{cities[n]}" for n in sorted(some, key=lambda n: codes[n])
+    rows = "\n".join(
+        f"{codes[n]};{who[n]};{cities[n]}" for n in sorted(city_indices, key=lambda n: codes[n])
     )
-    missing = "\n".join(sorted(who[n] for n in range(len(who)) if n not in some))
+    missing_names = "\n".join(sorted(who[n] for n in range(len(who)) if n not in city_indices))
     return Made(
         instruction="/app/people.txt has lines CODE;NAME and /app/cities.txt lines CODE;CITY, in "
         "no order. Write /app/joined.txt with CODE;NAME;CITY for the codes that are in both, in "
@@ -70,21 +73,21 @@ def _join_tables(rng: random.Random) -> Made:
             "> /app/joined.txt",
             "cut -d';' -f2 /app/people.txt | sort > /app/missing.txt",
         ),
-        check=f"same('/app/joined.txt', {joined!r})\nsame('/app/missing.txt', {missing!r})",
+        check=f"same('/app/joined.txt', {rows!r})\nsame('/app/missing.txt', {missing_names!r})",
     )
 
 
 def _one_date_format(rng: random.Random) -> Made:
     lines = []
-    wanted = []
+    events = []
     for number in range(rng.randint(10, 16)):
         year, month, date = day(rng, rng.randint(2019, 2024))
-        wanted.append((f"{year}-{month:02}-{date:02}", f"event{number}"))
-        shown = rng.choice(
-            (f"{date:02}.{month:02}.{year}", f"{year}/{month:02}/{date:02}", wanted[-1][0])
+        events.append((f"{year}-{month:02}-{date:02}", f"event{number}"))
+        date_text = rng.choice(
+            (f"{date:02}.{month:02}.{year}", f"{year}/{month:02}/{date:02}", events[-1][0])
         )
-        lines.append(f"event{number},{shown}")
-    result = "\n".join(f"{date},{event}" for date, event in sorted(wanted))
+        lines.append(f"event{number},{date_text}")
+    result = "\n".join(f"{date},{event}" for date, event in sorted(events))
     return Made(
         instruction="In /app/events.csv (NAME,DATE) dates are written as DD.MM.YYYY, as YYYY/MM/DD "
         "or as YYYY-MM-DD. Write /app/sorted.csv with lines DATE,NAME in which every date is "
@@ -109,15 +112,15 @@ def _frequent_words(rng: random.Random) -> Made:
     vocabulary = names(rng, 12)
     counts = dict(zip(vocabulary, rng.sample(range(2, 60), len(vocabulary)), strict=True))
     words = [word for word, count in counts.items() for _ in range(count)]
-    shown = [rng.choice((word, word.capitalize(), word.upper())) for word in words]
-    rng.shuffle(shown)
+    tokens = [rng.choice((word, word.capitalize(), word.upper())) for word in words]
+    rng.shuffle(tokens)
     stop = rng.sample(vocabulary, 3)
     text = ""
-    for place, word in enumerate(shown):
+    for place, word in enumerate(tokens):
         text += word + rng.choice((" ", " ", ", ", ".\n" if place % 7 == 0 else " "))
     top = rng.randint(4, 6)
-    ranked = sorted((w for w in vocabulary if w not in stop), key=lambda w: -counts[w])[:top]
-    wanted = "\n".join(f"{word} {counts[word]}" for word in ranked)
+    ranking = sorted((w for w in vocabulary if w not in stop), key=lambda w: -counts[w])[:top]
+    answer = "\n".join(f"{word} {counts[word]}" for word in ranking)
     return Made(
         instruction=f"Count the words of /app/book.txt without regard to case and punctuation. "
         f"Leave out the words listed in /app/stop.txt. Write the {top} most frequent to "
@@ -135,7 +138,7 @@ def _frequent_words(rng: random.Random) -> Made:
             "tr ' ' '\\n' < /app/book.txt | grep -vxF -f /app/stop.txt | sort | uniq -c | sort -rn "
             f"| head -n {top} | awk '{{ print $2, $1 }}' > /app/words.txt",
         ),
-        check=f"same('/app/words.txt', {wanted!r})",
+        check=f"same('/app/words.txt', {answer!r})",
     )
 
 
@@ -143,7 +146,7 @@ def _inbox(rng: random.Random) -> tuple[dict[str, str | bytes], dict[str, str]]:
     """Texts in several encodings, and what each says."""
     words = ("Grüße", "café", "Ærø", "señor", "façade", "naïve", "Zürich", "übermäßig")
     files: dict[str, str | bytes] = {}
-    wanted = {}
+    texts = {}
     kinds = [
         "latin-1",
         "utf-16",
@@ -154,12 +157,12 @@ def _inbox(rng: random.Random) -> tuple[dict[str, str | bytes], dict[str, str]]:
         lines = [f"{rng.choice(words)} {sentence(rng, 3)}" for _ in range(rng.randint(3, 6))]
         name = f"{names(rng, 1)[0]}{number}.txt"
         files[f"inbox/{name}"] = "\r\n".join((*lines, "")).encode(encoding)
-        wanted[name] = "\n".join(lines)
-    return files, wanted
+        texts[name] = "\n".join(lines)
+    return files, texts
 
 
 def _recode(rng: random.Random) -> Made:
-    files, wanted = _inbox(rng)
+    files, texts = _inbox(rng)
     return Made(
         instruction="The text files in /app/inbox are in ISO-8859-1, UTF-16 (with a byte order "
         "mark) or UTF-8, with lines that end in CR LF. Write each to /app/outbox under the same "
@@ -181,7 +184,7 @@ def _recode(rng: random.Random) -> Made:
             '  iconv -f ISO-8859-1 -t UTF-8 "$name" | tr -d \'\\r\' > /app/outbox/"$name"\ndone',
         ),
         check=f"""
-wanted = {wanted!r}
+wanted = {texts!r}
 demand(sorted(os.listdir("/app/outbox")) == sorted(wanted), "other files than asked for")
 for name, content in wanted.items():
     raw = open("/app/outbox/" + name, "rb").read()

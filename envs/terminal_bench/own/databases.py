@@ -29,8 +29,8 @@ def _sales(rng: random.Random) -> tuple[list[str], dict[str, int]]:
     who = people(rng, rng.randint(5, 8))
     rows = []
     totals: dict[str, int] = defaultdict(int)
-    for number, one in enumerate(who):
-        rows.append(f"insert into customer values ({number + 1}, '{one}');")
+    for number, customer in enumerate(who):
+        rows.append(f"insert into customer values ({number + 1}, '{customer}');")
         for _ in range(rng.randint(1, 6)):
             amount = rng.randint(5, 400)
             year = rng.choice((2022, 2023))
@@ -38,7 +38,7 @@ def _sales(rng: random.Random) -> tuple[list[str], dict[str, int]]:
                 f"insert into sale values ({number + 1}, {amount}, "
                 f"'{year}-0{rng.randint(1, 9)}-11');"
             )
-            totals[one] += amount if year == 2023 else 0
+            totals[customer] += amount if year == 2023 else 0
     rows.append(f"insert into sale values (1, {rng.randint(1000, 1999)}, '2023-05-05');")
     totals[who[0]] += int(rows[-1].split(",")[1])
     return rows, totals
@@ -46,11 +46,11 @@ def _sales(rng: random.Random) -> tuple[list[str], dict[str, int]]:
 
 def _best_customers(rng: random.Random) -> Made:
     rows, totals = _sales(rng)
-    ranked = sorted(
-        ((total, one) for one, total in totals.items() if total),
+    ranking = sorted(
+        ((total, customer) for customer, total in totals.items() if total),
         key=lambda pair: (-pair[0], pair[1]),
     )
-    wanted = "\n".join(f"{one}|{total}" for total, one in ranked[:3])
+    answer = "\n".join(f"{customer}|{total}" for total, customer in ranking[:3])
     sql = (
         "select name, sum(amount) as total from customer join sale on sale.customer = customer.id "
         "where day like '2023-%' group by name order by total desc, name limit 3;"
@@ -75,7 +75,7 @@ def _best_customers(rng: random.Random) -> Made:
             f"cat > /tmp/best.sql <<'END'\n{sql.replace('desc', 'asc')}\nEND",
             "sqlite3 /app/shop.db < /tmp/best.sql > /app/best.txt",
         ),
-        check=f"same('/app/best.txt', {wanted!r})",
+        check=f"same('/app/best.txt', {answer!r})",
     )
 
 
@@ -144,19 +144,19 @@ demand(abs(mean - {sum(row[2] for row in rows) / len(rows)!r}) < 0.00501, "anoth
 def _accounts(rng: random.Random) -> tuple[list[str], list[tuple[int, str, str, int]]]:
     """Statements that fill the old table, and the rows of the new one."""
     rows = []
-    wanted = []
+    new_rows = []
     for number, who in enumerate(people(rng, rng.randint(6, 10))):
         family = names(rng, 1)[0]
         euros, cents = rng.randint(1, 99), rng.randint(0, 99)
         rows.append(
             f"insert into account values ({number + 1}, '{who} {family}', '{euros}.{cents:02}');"
         )
-        wanted.append((number + 1, who, family, euros * 100 + cents))
-    return rows, wanted
+        new_rows.append((number + 1, who, family, euros * 100 + cents))
+    return rows, new_rows
 
 
 def _migrate_table(rng: random.Random) -> Made:
-    rows, wanted = _accounts(rng)
+    rows, new_rows = _accounts(rng)
     return Made(
         instruction="In the SQLite database /app/bank.db the table account(id, owner, balance) has "
         "owners like 'ada delta' and balances as text like '12.50'. Change the table to "
@@ -188,17 +188,17 @@ def _migrate_table(rng: random.Random) -> Made:
             "alter table account add column last text; "
             "pragma user_version = 2'",
         ),
-        check=_check_migrated(rows, wanted),
+        check=_check_migrated(rows, new_rows),
     )
 
 
-def _check_migrated(rows: list[str], wanted: list[tuple[int, str, str, int]]) -> str:
+def _check_migrated(rows: list[str], new_rows: list[tuple[int, str, str, int]]) -> str:
     return (
         _ASK
         + f"""
 names = [row[1] for row in ask("/app/bank.db", "pragma table_info(account)")]
 demand(names == ["id", "first", "last", "cents"], "other columns")
-demand(ask("/app/bank.db", "select * from account order by id") == {wanted!r}, "other rows")
+demand(ask("/app/bank.db", "select * from account order by id") == {new_rows!r}, "other rows")
 demand(ask("/app/bank.db", "pragma user_version") == [(2,)], "another user_version")
 demand(
     ask("/app/bank.old.db", "select count(balance) from account") == [({len(rows)},)],
@@ -220,7 +220,7 @@ def _orphan_rows(rng: random.Random) -> Made:
     rows.append("insert into loan values (91, 1, 'kept');")
     loans += [(90, len(books) + 2), (91, 1)]
     orphans = [loan for loan, book in loans if book > len(books)]
-    kept = [loan for loan, book in loans if book <= len(books)]
+    valid_loans = [loan for loan, book in loans if book <= len(books)]
     return Made(
         instruction="In /app/library.db (SQLite; book(id, title), loan(id, book, reader)) some "
         "loans name a book that does not exist. Write their ids to /app/orphans.txt in ascending "
@@ -243,18 +243,18 @@ def _orphan_rows(rng: random.Random) -> Made:
             "sqlite3 /app/library.db 'select id from loan where book not in (select id from book)' "
             "> /app/orphans.txt",
         ),
-        check=_check_orphans(orphans, kept, books),
+        check=_check_orphans(orphans, valid_loans, books),
     )
 
 
-def _check_orphans(orphans: list[int], kept: list[int], books: list[str]) -> str:
+def _check_orphans(orphans: list[int], valid_loans: list[int], books: list[str]) -> str:
     return (
         _ASK
         + f"""
 same("/app/orphans.txt", {chr(10).join(map(str, sorted(orphans)))!r})
 loans = ask("/app/library.db", "select id from loan order by id")
 demand(
-    [row[0] for row in loans] == {sorted(kept)!r},
+    [row[0] for row in loans] == {sorted(valid_loans)!r},
     "other loans are left",
 )
 demand(

@@ -136,9 +136,9 @@ def _bad_records(rng: random.Random) -> Made:
         amount = rng.randint(1, 500)
         rows.append(f"{number + 1},{rng.choice(NOUNS)},{amount}")
         total += amount
-    for broken in ("x7", "", "12.5.1"):
+    for value in ("x7", "", "12.5.1"):
         place = rng.randint(0, len(rows))
-        bad.append(f"{rng.randint(100, 999)},{rng.choice(NOUNS)},{broken}")
+        bad.append(f"{rng.randint(100, 999)},{rng.choice(NOUNS)},{value}")
         rows.insert(place, bad[-1])
     bad = [row for row in rows if row in bad]
     program = (

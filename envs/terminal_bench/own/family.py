@@ -96,27 +96,27 @@ class Family:
 
     def folder(self, seed: int) -> dict[str, File]:
         """The folder of one task, in the v2 layout."""
-        made = self.make(rng_for("terminal-task", self.name, seed))
+        task = self.make(rng_for("terminal-task", self.name, seed))
         files = {
-            "task.toml": self._described(made),
-            "instruction.md": made.instruction.strip() + "\n",
-            "environment/Dockerfile": self._dockerfile(made),
-            "solution/solve.sh": _script(made.oracle),
-            "solution/wrong.sh": _script(made.wrong),
+            "task.toml": self._described(task),
+            "instruction.md": task.instruction.strip() + "\n",
+            "environment/Dockerfile": self._dockerfile(task),
+            "solution/solve.sh": _script(task.oracle),
+            "solution/wrong.sh": _script(task.wrong),
             "tests/test.sh": _TEST,
-            "tests/check.py": _PRELUDE + made.check.strip() + "\n",
+            "tests/check.py": _PRELUDE + task.check.strip() + "\n",
         }
         folder = {path: File(text.encode()) for path, text in files.items()}
-        if made.setup:
-            folder["environment/setup.sh"] = File(made.setup.strip().encode() + b"\n")
-        for path, content in made.files.items():
+        if task.setup:
+            folder["environment/setup.sh"] = File(task.setup.strip().encode() + b"\n")
+        for path, content in task.files.items():
             raw = content.encode() if isinstance(content, str) else content
-            mode = 0o755 if path in made.executable else 0o644
+            mode = 0o755 if path in task.executable else 0o644
             folder[f"environment/app/{path}"] = File(raw, mode)
         return folder
 
-    def _described(self, made: Made) -> str:
-        keeps = str(made.service).lower()
+    def _described(self, task: Made) -> str:
+        keeps = str(task.service).lower()
         return (
             f'version = "1.0"\n\n[metadata]\nauthor_name = "r2v"\n'
             f"difficulty = {json.dumps(self.difficulty)}\ncategory = {json.dumps(self.category)}\n"
@@ -125,8 +125,8 @@ class Family:
             f"[agent]\ntimeout_sec = 300.0\n\n[environment]\nbuild_timeout_sec = 300.0\n"
         )
 
-    def _dockerfile(self, made: Made) -> str:
-        packages = " ".join(shlex.quote(one) for one in (*_ALWAYS, *self.packages))
+    def _dockerfile(self, task: Made) -> str:
+        packages = " ".join(shlex.quote(package) for package in (*_ALWAYS, *self.packages))
         lines = [
             f"FROM {BASE_IMAGE}",
             f"RUN apt-get update && apt-get install -y --no-install-recommends {packages}",
@@ -134,9 +134,9 @@ class Family:
         ]
         if "git" in self.packages:
             lines.append(f"RUN printf {shlex.quote(_GIT_CONFIG)} > /root/.gitconfig")
-        if made.files:
+        if task.files:
             lines.append("COPY app/ /app/")
-        if made.setup:
+        if task.setup:
             lines += [
                 "COPY setup.sh /tmp/setup.sh",
                 "RUN bash -e /tmp/setup.sh && rm /tmp/setup.sh",

@@ -45,16 +45,16 @@ same("/app/{folder}/out.txt", "result {number * 3}")
 
 
 def _collect_by_suffix(rng: random.Random) -> Made:
-    suffix, other = rng.sample(("log", "txt", "cfg", "dat"), 2)
+    suffix, other_suffix = rng.sample(("log", "txt", "cfg", "dat"), 2)
     target = rng.choice(("collected", "gathered", "all"))
     files = {}
-    wanted = {}
+    contents = {}
     for place in range(rng.randint(5, 9)):
         parts = names(rng, rng.randint(1, 3))
         path = "/".join(("in", *parts, f"item{place}.{suffix}"))
         files[path] = sentence(rng, 4) + "\n"
-        wanted["_".join((*parts, f"item{place}.{suffix}"))] = files[path]
-        files["/".join(("in", *parts, f"item{place}.{other}"))] = "other\n"
+        contents["_".join((*parts, f"item{place}.{suffix}"))] = files[path]
+        files["/".join(("in", *parts, f"item{place}.{other_suffix}"))] = "other\n"
     return Made(
         instruction=f"Below /app/in are files in nested folders. Copy every file that ends in "
         f".{suffix} into the one folder /app/{target}. Its name there is its path below /app/in, "
@@ -73,7 +73,7 @@ def _collect_by_suffix(rng: random.Random) -> Made:
             f"find /app/in -name '*.{suffix}' -exec cp {{}} /app/{target}/ \\;",
         ),
         check=f"""
-wanted = {wanted!r}
+wanted = {contents!r}
 demand(os.path.isdir("/app/{target}"), "there is no folder {target}")
 demand(sorted(os.listdir("/app/{target}")) == sorted(wanted), "other names than asked for")
 for name, content in wanted.items():
@@ -128,11 +128,11 @@ same("/app/count.txt", "{len(files)}")
 def _repair_links(rng: random.Random) -> Made:
     old, new = names(rng, 2)
     items = names(rng, rng.randint(4, 7))
-    broken = sorted(rng.sample(items, len(items) - 1))
+    broken_links = sorted(rng.sample(items, len(items) - 1))
     files = {f"{new}/{item}.conf": f"{item} {rng.randint(1, 99)}\n" for item in items}
     setup = ["mkdir links"]
     for item in items:
-        target = old if item in broken else new
+        target = old if item in broken_links else new
         setup.append(f"ln -s /app/{target}/{item}.conf links/{item}")
     return Made(
         instruction=f"The folder /app/{old} was renamed to /app/{new}, so that symbolic links in "
@@ -155,7 +155,7 @@ def _repair_links(rng: random.Random) -> Made:
             "ls /app/links | sort > /app/repaired.txt",
         ),
         check=f"""
-same("/app/repaired.txt", {chr(10).join(broken)!r})
+same("/app/repaired.txt", {chr(10).join(broken_links)!r})
 for item in {items!r}:
     link = "/app/links/" + item
     demand(os.path.islink(link), link + " is no symbolic link")

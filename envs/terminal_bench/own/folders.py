@@ -9,12 +9,12 @@ from envs.terminal_bench.own.family import Family, Made
 def _plain_names(rng: random.Random) -> Made:
     folder = names(rng, 1)[0]
     files = {}
-    wanted = {}
+    contents = {}
     for number in range(rng.randint(5, 9)):
         words = [rng.choice(ADJECTIVES).capitalize(), names(rng, 1)[0].upper(), str(number)]
-        old = " ".join(words) + rng.choice((".TXT", ".Md", ".txt"))
-        files[f"{folder}/{old}"] = sentence(rng, 3) + "\n"
-        wanted[old.lower().replace(" ", "_")] = files[f"{folder}/{old}"]
+        old_name = " ".join(words) + rng.choice((".TXT", ".Md", ".txt"))
+        files[f"{folder}/{old_name}"] = sentence(rng, 3) + "\n"
+        contents[old_name.lower().replace(" ", "_")] = files[f"{folder}/{old_name}"]
     return Made(
         instruction=f"Rename the files in /app/{folder}: small letters only, every space becomes "
         f"an underscore. Their contents stay. Then write the new names to /app/names.txt, sorted "
@@ -35,7 +35,7 @@ def _plain_names(rng: random.Random) -> Made:
             f"ls /app/{folder} | LC_ALL=C sort > /app/names.txt",
         ),
         check=f"""
-wanted = {wanted!r}
+wanted = {contents!r}
 demand(sorted(os.listdir("/app/{folder}")) == sorted(wanted), "other names than asked for")
 for name, content in wanted.items():
     same("/app/{folder}/" + name, content)
@@ -63,7 +63,7 @@ def _large_files(rng: random.Random) -> Made:
         sizes[path] += len(large) + rng.randint(1, 50)
         files[path] = "x" * sizes[path]
         large = sorted(large, key=lambda p: (-sizes[p], p))
-    wanted = "\n".join(f"{sizes[path]} /app/{path}" for path in large)
+    answer = "\n".join(f"{sizes[path]} /app/{path}" for path in large)
     return Made(
         instruction=f"Find the files below /app/store that are larger than {limit} bytes. Write "
         f"them to /app/large.txt as `SIZE PATH` (bytes, absolute path), the largest first. Then "
@@ -80,14 +80,14 @@ def _large_files(rng: random.Random) -> Made:
             f"find /app/store -type f -size +{limit}c -printf '%s %p\\n' | sort > /app/large.txt",
             "gzip -r /app/store",
         ),
-        check=_check_large(sizes, large, wanted),
+        check=_check_large(sizes, large, answer),
     )
 
 
-def _check_large(sizes: dict[str, int], large: list[str], wanted: str) -> str:
+def _check_large(sizes: dict[str, int], large: list[str], answer: str) -> str:
     return f"""
 import gzip
-same("/app/large.txt", {wanted!r})
+same("/app/large.txt", {answer!r})
 sizes = {sizes!r}
 large = {large!r}
 for path, size in sizes.items():
@@ -103,20 +103,20 @@ for path, size in sizes.items():
 
 def _remove_duplicates(rng: random.Random) -> Made:
     files = {}
-    kept = []
-    gone = []
+    first_paths = []
+    duplicates = []
     for group, part in enumerate(names(rng, rng.randint(3, 5))):
         content = f"{sentence(rng, 5)} {group}\n"
-        paths = sorted(f"pool/{one}{group}.txt" for one in (*names(rng, rng.randint(1, 3)), part))
+        paths = sorted(f"pool/{stem}{group}.txt" for stem in (*names(rng, rng.randint(1, 3)), part))
         paths = sorted(set(paths))
         for path in paths:
             files[path] = content
-        kept.append(paths[0])
-        gone += paths[1:]
-    if not gone:
-        files["pool/zz.txt"] = files[kept[0]]
-        gone.append("pool/zz.txt")
-    removed = "\n".join(sorted(path.removeprefix("pool/") for path in gone))
+        first_paths.append(paths[0])
+        duplicates += paths[1:]
+    if not duplicates:
+        files["pool/zz.txt"] = files[first_paths[0]]
+        duplicates.append("pool/zz.txt")
+    answer = "\n".join(sorted(path.removeprefix("pool/") for path in duplicates))
     return Made(
         instruction="Some files in /app/pool have equal contents. Of each such group keep the one "
         "whose name sorts first (LC_ALL=C) and delete the others. Write the names of the deleted "
@@ -135,15 +135,15 @@ def _remove_duplicates(rng: random.Random) -> Made:
             "> /app/removed.txt; echo extra >> /app/removed.txt",
             "cd /app/pool && rm -f $(cat /app/removed.txt)",
         ),
-        check=_check_removed(kept, removed),
+        check=_check_removed(first_paths, answer),
     )
 
 
-def _check_removed(kept: list[str], removed: str) -> str:
+def _check_removed(first_paths: list[str], answer: str) -> str:
     return f"""
-same("/app/removed.txt", {removed!r})
+same("/app/removed.txt", {answer!r})
 demand(
-    sorted(os.listdir("/app/pool")) == {sorted(p.removeprefix("pool/") for p in kept)!r},
+    sorted(os.listdir("/app/pool")) == {sorted(p.removeprefix("pool/") for p in first_paths)!r},
     "other files are left",
 )
 """
@@ -154,24 +154,24 @@ def _two_folders(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The files of both, which differ, and those of the source by their paths in it."""
     files = {}
-    wanted = {}
+    source_files = {}
     for number, part in enumerate(names(rng, rng.randint(6, 9))):
         path = f"{part}.txt" if number % 3 else f"sub{number}/{part}.txt"
-        wanted[path] = sentence(rng, 4) + "\n"
-        files[f"{source}/{path}"] = wanted[path]
+        source_files[path] = sentence(rng, 4) + "\n"
+        files[f"{source}/{path}"] = source_files[path]
         fate = number % 3
         if fate == 0:
-            files[f"{target}/{path}"] = wanted[path]
+            files[f"{target}/{path}"] = source_files[path]
         elif fate == 1:
             files[f"{target}/{path}"] = "old\n"
     for part in names(rng, 2):
         files[f"{target}/stale/{part}.txt"] = "stale\n"
-    return files, wanted
+    return files, source_files
 
 
 def _mirror_folder(rng: random.Random) -> Made:
     source, target = rng.sample(("current", "master", "origin", "replica", "backup"), 2)
-    files, wanted = _two_folders(rng, source, target)
+    files, source_files = _two_folders(rng, source, target)
     protected = "keep.local"
     files[f"{target}/{protected}"] = "local\n"
     return Made(
@@ -189,7 +189,7 @@ def _mirror_folder(rng: random.Random) -> Made:
         ),
         wrong=(f"cp -R /app/{source}/. /app/{target}/", f"ls -R /app/{target}"),
         check=f"""
-wanted = {wanted!r}
+wanted = {source_files!r}
 wanted["{protected}"] = "local\\n"
 found = []
 for place, folders, files in os.walk("/app/{target}"):

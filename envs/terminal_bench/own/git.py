@@ -20,29 +20,29 @@ def _write(path: str, text: str) -> str:
 
 
 def _commit_selected(rng: random.Random) -> Made:
-    wanted, other, junk = (f"{part}.txt" for part in names(rng, 3))
+    path, other_path, junk = (f"{part}.txt" for part in names(rng, 3))
     subject = f"Add {sentence(rng, 2)}"
     branch = f"feature-{rng.randint(10, 99)}"
     return Made(
         instruction=f"In the git repository {_REPO} make a branch {branch} and commit there only "
-        f"{wanted}, with the message {subject!r}. {other} stays changed and uncommitted, and the "
-        f"untracked {junk} is ignored by a rule in .git/info/exclude. The branch main does not "
+        f"{path}, with the message {subject!r}. {other_path} stays changed and uncommitted, and "
+        f"the untracked {junk} is ignored by a rule in .git/info/exclude. The branch main does not "
         f"move, and {branch} stays checked out.",
         setup="\n".join(
             (
                 _BEGIN,
-                _write(wanted, "one"),
-                _write(other, "one"),
+                _write(path, "one"),
+                _write(other_path, "one"),
                 "git add . && git commit -q -m start && git rev-parse HEAD > /app/start.txt",
-                _write(wanted, "two"),
-                _write(other, "two"),
+                _write(path, "two"),
+                _write(other_path, "two"),
                 _write(junk, "junk"),
             )
         ),
         oracle=(
             f"cd {_REPO} && git status --short",
             f"git checkout -q -b {branch}",
-            f"git add {wanted}",
+            f"git add {path}",
             f"git commit -q -m '{subject}'",
             f"echo {junk} >> .git/info/exclude",
             "git status --short",
@@ -52,11 +52,11 @@ def _commit_selected(rng: random.Random) -> Made:
             f"git commit -q -a -m '{subject}'",
             f"echo {junk} > .gitignore",
         ),
-        check=_check_commit(branch, subject, wanted, other, junk),
+        check=_check_commit(branch, subject, path, other_path, junk),
     )
 
 
-def _check_commit(branch: str, subject: str, wanted: str, other: str, junk: str) -> str:
+def _check_commit(branch: str, subject: str, path: str, other_path: str, junk: str) -> str:
     return f"""
 def git(*words):
     return output("git", "-c", "safe.directory=*", "-C", "{_REPO}", *words)[1].strip()
@@ -65,8 +65,8 @@ demand(git("rev-parse", "--abbrev-ref", "HEAD") == "{branch}", "another branch i
 demand(git("rev-parse", "main") == text("/app/start.txt").strip(), "main has moved")
 demand(git("rev-parse", "HEAD~1") == text("/app/start.txt").strip(), "not one commit after main")
 demand(git("log", "-1", "--format=%s") == {subject!r}, "another message")
-demand(git("show", "--format=", "--name-only", "HEAD") == "{wanted}", "other files in the commit")
-demand(git("status", "--short") == "M {other}", "another state of the working tree")
+demand(git("show", "--format=", "--name-only", "HEAD") == "{path}", "other files in the commit")
+demand(git("status", "--short") == "M {other_path}", "another state of the working tree")
 demand(not os.path.exists("{_REPO}/.gitignore"), "there is a .gitignore")
 demand(os.path.exists("{_REPO}/{junk}"), "{junk} is gone")
 """
@@ -92,47 +92,47 @@ def _diverge(path: str, theirs: str, versions: tuple[str, str, str]) -> str:
 
 
 def _resolve_conflict(rng: random.Random) -> Made:
-    ours, theirs, shared = names(rng, 3)
+    ours, theirs, stem = names(rng, 3)
     numbers = rng.sample(range(10, 99), 4)
-    base = f"[{shared}]\nlimit = {numbers[0]}\nname = {ours}\nport = {numbers[1]}\n"
+    base = f"[{stem}]\nlimit = {numbers[0]}\nname = {ours}\nport = {numbers[1]}\n"
     here = base.replace(f"limit = {numbers[0]}", f"limit = {numbers[2]}")
     there = base.replace(f"limit = {numbers[0]}", f"limit = {numbers[3]}").replace(ours, theirs)
     larger = max(numbers[2], numbers[3])
-    wanted = base.replace(f"limit = {numbers[0]}", f"limit = {larger}").replace(ours, theirs)
+    answer = base.replace(f"limit = {numbers[0]}", f"limit = {larger}").replace(ours, theirs)
     return Made(
-        instruction=f"In {_REPO} merge the branch {theirs} into main. Both changed {shared}.conf: "
+        instruction=f"In {_REPO} merge the branch {theirs} into main. Both changed {stem}.conf: "
         f"of the two values of limit the larger one counts, everything else is as on {theirs}. "
         f"Finish the merge with a merge commit; no marks of the conflict may remain.",
-        setup=_diverge(f"{shared}.conf", theirs, (base, here, there)),
+        setup=_diverge(f"{stem}.conf", theirs, (base, here, there)),
         oracle=(
             f"cd {_REPO} && git log --oneline --all | wc -l",
             f"git merge -q {theirs} || true",
-            f"cat {shared}.conf",
-            f"git checkout -q --theirs {shared}.conf",
-            f"sed -i 's/^limit = .*/limit = {larger}/' {shared}.conf",
-            f"git add {shared}.conf && git commit -q -m 'Merge {theirs}'",
+            f"cat {stem}.conf",
+            f"git checkout -q --theirs {stem}.conf",
+            f"sed -i 's/^limit = .*/limit = {larger}/' {stem}.conf",
+            f"git add {stem}.conf && git commit -q -m 'Merge {theirs}'",
             "git status --short",
         ),
         wrong=(
             f"cd {_REPO} && git merge -q -X ours {theirs} -m merge || true",
-            f"sed -i 's/^limit = .*/limit = {min(numbers[2], numbers[3])}/' {shared}.conf",
+            f"sed -i 's/^limit = .*/limit = {min(numbers[2], numbers[3])}/' {stem}.conf",
             "git commit -q -a -m done",
         ),
-        check=_check_merge(shared, theirs, wanted),
+        check=_check_merge(stem, theirs, answer),
     )
 
 
-def _check_merge(shared: str, theirs: str, wanted: str) -> str:
+def _check_merge(stem: str, theirs: str, answer: str) -> str:
     return f"""
 def git(*words):
     return output("git", "-c", "safe.directory=*", "-C", "{_REPO}", *words)[1].strip()
 
-same("{_REPO}/{shared}.conf", {wanted!r})
+same("{_REPO}/{stem}.conf", {answer!r})
 demand(git("rev-parse", "--abbrev-ref", "HEAD") == "main", "main is not checked out")
 demand(git("status", "--short") == "", "there are uncommitted changes")
 demand(len(git("log", "-1", "--format=%P").split()) == 2, "the last commit is no merge")
 demand(git("merge-base", "--is-ancestor", "{theirs}", "main") == "", "not merged")
-demand(git("show", "main:{shared}.conf") == {wanted.strip()!r}, "the commit has another file")
+demand(git("show", "main:{stem}.conf") == {answer.strip()!r}, "the commit has another file")
 demand(os.path.exists("{_REPO}/extra.txt"), "extra.txt is missing")
 """
 
@@ -179,39 +179,43 @@ demand(git("status", "--short") == "", "there are uncommitted changes")
 
 
 def _recover_deleted(rng: random.Random) -> Made:
-    lost, other = (f"{part}.md" for part in names(rng, 2))
+    path, other_path = (f"{part}.md" for part in names(rng, 2))
     content = sentence(rng, 6)
     later = rng.randint(2, 4)
-    steps = [_write(lost, "first"), _write(other, "x"), "git add . && git commit -q -m start"]
-    steps += [_write(lost, content), "git commit -q -a -m 'Better text'"]
-    steps += [f"git rm -q {lost} && git commit -q -m 'Remove what nobody needs'"]
+    steps = [
+        _write(path, "first"),
+        _write(other_path, "x"),
+        "git add . && git commit -q -m start",
+    ]
+    steps += [_write(path, content), "git commit -q -a -m 'Better text'"]
+    steps += [f"git rm -q {path} && git commit -q -m 'Remove what nobody needs'"]
     for number in range(later):
-        steps += [_write(other, f"x {number}"), f"git commit -q -a -m 'Edit {number}'"]
+        steps += [_write(other_path, f"x {number}"), f"git commit -q -a -m 'Edit {number}'"]
     return Made(
-        instruction=f"The file {lost} was deleted from {_REPO} some commits ago. Bring back its "
-        f"last version and commit it on main with the message 'Restore {lost}'. Write the subject "
+        instruction=f"The file {path} was deleted from {_REPO} some commits ago. Bring back its "
+        f"last version and commit it on main with the message 'Restore {path}'. Write the subject "
         f"of the commit that deleted it to /app/deleted-by.txt.",
         setup="\n".join((_BEGIN, *steps)),
         oracle=(
-            f"cd {_REPO} && git log --diff-filter=D --format=%s -- {lost}",
-            f"git log --diff-filter=D --format=%s -- {lost} > /app/deleted-by.txt",
-            f"git checkout -q $(git log --diff-filter=D --format=%H -- {lost})~1 -- {lost}",
-            f"cat {lost}",
-            f"git commit -q -m 'Restore {lost}'",
+            f"cd {_REPO} && git log --diff-filter=D --format=%s -- {path}",
+            f"git log --diff-filter=D --format=%s -- {path} > /app/deleted-by.txt",
+            f"git checkout -q $(git log --diff-filter=D --format=%H -- {path})~1 -- {path}",
+            f"cat {path}",
+            f"git commit -q -m 'Restore {path}'",
         ),
         wrong=(
-            f"cd {_REPO} && git checkout -q $(git rev-list --max-parents=0 HEAD) -- {lost}",
-            f"git commit -q -m 'Restore {lost}'",
+            f"cd {_REPO} && git checkout -q $(git rev-list --max-parents=0 HEAD) -- {path}",
+            f"git commit -q -m 'Restore {path}'",
             "git log -1 --format=%s > /app/deleted-by.txt",
         ),
         check=f"""
 def git(*words):
     return output("git", "-c", "safe.directory=*", "-C", "{_REPO}", *words)[1].strip()
 
-same("{_REPO}/{lost}", {content!r})
+same("{_REPO}/{path}", {content!r})
 same("/app/deleted-by.txt", "Remove what nobody needs")
-demand(git("log", "-1", "--format=%s", "main") == "Restore {lost}", "another message")
-demand(git("show", "main:{lost}") == {content!r}, "the commit has another file")
+demand(git("log", "-1", "--format=%s", "main") == "Restore {path}", "another message")
+demand(git("show", "main:{path}") == {content!r}, "the commit has another file")
 demand(git("status", "--short") == "", "there are uncommitted changes")
 """,
     )

@@ -34,9 +34,9 @@ def cut_release(rng: random.Random) -> Made:
     )
     changes = "\n".join(f"- {subject}" for subject in subjects)
     changelog = f"# {new}\n\n{changes}\n\n# {old}\n\n- First release\n"
-    packed = f"{tool}-{new}"
+    bundle = f"{tool}-{new}"
     return Made(
-        instruction=_instruction(tool, old, new, packed),
+        instruction=_instruction(tool, old, new, bundle),
         files={
             f"repo/{tool}.c": source,
             "repo/Makefile": makefile,
@@ -44,13 +44,13 @@ def cut_release(rng: random.Random) -> Made:
         },
         setup=f"cd repo\n{_GIT}\ngit init -q -b main . && git add . && git commit -q -m start\n"
         f"git tag v{old}\n{commits}",
-        oracle=_oracle(tool, old, new, packed),
-        wrong=_wrong(tool, old, new, packed),
-        check=_check(tool, new, packed, changelog.strip(), source.replace(old, new).strip()),
+        oracle=_oracle(tool, old, new, bundle),
+        wrong=_wrong(tool, old, new, bundle),
+        check=_check(tool, new, bundle, changelog.strip(), source.replace(old, new).strip()),
     )
 
 
-def _instruction(tool: str, old: str, new: str, packed: str) -> str:
+def _instruction(tool: str, old: str, new: str, bundle: str) -> str:
     return (
         f"Release version {new} of the program in the git repository /app/repo.\n"
         f"1. Set VERSION in {tool}.c to {new}.\n"
@@ -58,12 +58,12 @@ def _instruction(tool: str, old: str, new: str, packed: str) -> str:
         f"`- SUBJECT` for every commit since the tag v{old}, the oldest first, and an empty line.\n"
         f"3. `make check` must pass; {tool} itself must not be committed: name it in .gitignore.\n"
         f"4. Commit all of this on main as 'Release {new}' and tag the commit v{new}.\n"
-        f"5. Write /app/dist/{packed}.tar.gz with the files of the commit below {packed}/, and its "
+        f"5. Write /app/dist/{bundle}.tar.gz with the files of the commit below {bundle}/, and its "
         f"SHA-256 sum in the form of sha256sum to /app/dist/SHA256SUMS, with the bare file name."
     )
 
 
-def _oracle(tool: str, old: str, new: str, packed: str) -> tuple[str, ...]:
+def _oracle(tool: str, old: str, new: str, bundle: str) -> tuple[str, ...]:
     return (
         "cd /app/repo && git status --short | wc -l",
         f"git log --reverse --format='- %s' v{old}..HEAD > /tmp/changes",
@@ -80,13 +80,13 @@ def _oracle(tool: str, old: str, new: str, packed: str) -> tuple[str, ...]:
         f"git commit -q -m 'Release {new}'",
         f"git tag v{new}",
         "mkdir -p /app/dist",
-        f"git archive --prefix={packed}/ -o /app/dist/{packed}.tar.gz v{new}",
-        f"cd /app/dist && sha256sum {packed}.tar.gz > SHA256SUMS",
+        f"git archive --prefix={bundle}/ -o /app/dist/{bundle}.tar.gz v{new}",
+        f"cd /app/dist && sha256sum {bundle}.tar.gz > SHA256SUMS",
         "sha256sum -c SHA256SUMS",
     )
 
 
-def _wrong(tool: str, old: str, new: str, packed: str) -> tuple[str, ...]:
+def _wrong(tool: str, old: str, new: str, bundle: str) -> tuple[str, ...]:
     return (
         f'cd /app/repo && sed -i \'s/"{old}"/"{new}"/\' {tool}.c',
         f"printf '# {new}\\n\\n' > CHANGELOG.md",
@@ -95,12 +95,12 @@ def _wrong(tool: str, old: str, new: str, packed: str) -> tuple[str, ...]:
         f"git commit -q -m 'Release {new}'",
         f"git tag v{new}",
         "mkdir -p /app/dist",
-        f"tar -czf /app/dist/{packed}.tar.gz -C /app repo",
-        f"cd /app && sha256sum dist/{packed}.tar.gz > dist/SHA256SUMS",
+        f"tar -czf /app/dist/{bundle}.tar.gz -C /app repo",
+        f"cd /app && sha256sum dist/{bundle}.tar.gz > dist/SHA256SUMS",
     )
 
 
-def _check(tool: str, new: str, packed: str, changelog: str, source: str) -> str:
+def _check(tool: str, new: str, bundle: str, changelog: str, source: str) -> str:
     return f"""
 import hashlib, tarfile
 def git(*words):
@@ -116,11 +116,11 @@ demand(git("show", "main:CHANGELOG.md") == {changelog!r}, "another CHANGELOG.md"
 demand(git("show", "main:{tool}.c") == {source!r}, "another {tool}.c")
 demand(output("make", "-s", "check", cwd="/app/repo")[0] == 0, "make check fails")
 try:
-    raw = open("/app/dist/{packed}.tar.gz", "rb").read()
-    with tarfile.open("/app/dist/{packed}.tar.gz", "r:gz") as archive:
+    raw = open("/app/dist/{bundle}.tar.gz", "rb").read()
+    with tarfile.open("/app/dist/{bundle}.tar.gz", "r:gz") as archive:
         found = sorted(one.name for one in archive if one.isfile())
 except (OSError, tarfile.TarError) as error:
     fail(str(error))
-demand(found == sorted("{packed}/" + one for one in listed), "other files in the archive")
-same("/app/dist/SHA256SUMS", hashlib.sha256(raw).hexdigest() + "  {packed}.tar.gz")
+demand(found == sorted("{bundle}/" + one for one in listed), "other files in the archive")
+same("/app/dist/SHA256SUMS", hashlib.sha256(raw).hexdigest() + "  {bundle}.tar.gz")
 """

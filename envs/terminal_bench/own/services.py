@@ -94,7 +94,7 @@ demand(os.path.exists("/app/server.log"), "there is no log")
 
 
 def _repair_server(rng: random.Random) -> Made:
-    port, wrong = rng.sample(range(20000, 40000), 2)
+    port, wrong_port = rng.sample(range(20000, 40000), 2)
     greeting = name(rng)
     return Made(
         instruction=f"Start /app/server.py in the background so that http://127.0.0.1:{port}/ "
@@ -103,12 +103,12 @@ def _repair_server(rng: random.Random) -> Made:
         f"/app/var/requests.log.",
         files={
             "server.py": _SERVER,
-            "etc/server.json": f'{{"port": "{wrong}", "greeting": "hello", "log": '
+            "etc/server.json": f'{{"port": "{wrong_port}", "greeting": "hello", "log": '
             f'"/app/logs/requests.log"}}\n',
         },
         oracle=(
             "cat /app/etc/server.json && head -n 5 /app/server.py",
-            f'sed -i -e \'s/"{wrong}"/{port}/\' -e \'s/"hello"/"{greeting}"/\' '
+            f'sed -i -e \'s/"{wrong_port}"/{port}/\' -e \'s/"hello"/"{greeting}"/\' '
             f"/app/etc/server.json",
             "sed -i 's|/app/logs/|/app/var/|' /app/etc/server.json",
             "mkdir -p /app/var",
@@ -116,7 +116,7 @@ def _repair_server(rng: random.Random) -> Made:
             WAIT_FOR_PORT.format(port=port),
         ),
         wrong=(
-            f'sed -i -e \'s/"{wrong}"/{port}/\' -e \'s/"hello"/"{greeting}"/\' '
+            f'sed -i -e \'s/"{wrong_port}"/{port}/\' -e \'s/"hello"/"{greeting}"/\' '
             f"/app/etc/server.json",
             "nohup python3 /app/server.py > /app/server.out 2>&1 &",
             WAIT_FOR_PORT.format(port=port),

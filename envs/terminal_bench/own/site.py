@@ -15,14 +15,14 @@ def move_site(rng: random.Random) -> Made:
     pages = names(rng, rng.randint(3, 5))
     old_host, new_host = f"old.{site}.example", f"www.{site}.example"
     files: dict[str, str | bytes] = {}
-    wanted = {}
+    contents = {}
     for page in pages:
         body = f"<a href='http://{old_host}/{rng.choice(pages)}.html'>{sentence(rng, 3)}</a>\n"
         files[f"backup/site/{page}.HTML"] = body
-        wanted[f"{page}.html"] = body.replace(f"http://{old_host}/", f"http://{new_host}/")
+        contents[f"{page}.html"] = body.replace(f"http://{old_host}/", f"http://{new_host}/")
     files["backup/site/.cache/x.tmp"] = "x\n"
     files["backup/site/robots.txt"] = "User-agent: *\n"
-    wanted["robots.txt"] = "User-agent: *\n"
+    contents["robots.txt"] = "User-agent: *\n"
     index = "".join(f"<li>{page}.html</li>\n" for page in sorted(pages))
     return Made(
         instruction=_instruction(old_host, new_host, port),
@@ -31,7 +31,7 @@ def move_site(rng: random.Random) -> Made:
         oracle=_oracle(old_host, new_host, port),
         wrong=_wrong(old_host, new_host, port),
         service=True,
-        check=_check(port, pages[0], wanted, index),
+        check=_check(port, pages[0], contents, index),
     )
 
 
@@ -86,10 +86,10 @@ def _wrong(old_host: str, new_host: str, port: int) -> tuple[str, ...]:
     )
 
 
-def _check(port: int, page: str, wanted: Mapping[str, str], index: str) -> str:
+def _check(port: int, page: str, contents: Mapping[str, str], index: str) -> str:
     return f"""
 import time, urllib.request
-wanted = {wanted!r}
+wanted = {contents!r}
 wanted["index.html"] = {index!r}
 demand(os.path.isdir("/app/www"), "there is no /app/www")
 demand(sorted(os.listdir("/app/www")) == sorted(wanted), "other files in /app/www")

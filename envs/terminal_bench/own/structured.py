@@ -44,15 +44,15 @@ def _json_to_csv(rng: random.Random) -> Made:
             record["age"] = rng.randint(18, 80)
         records.append(record)
     rng.shuffle(records)
-    chosen = [one for one in records if "age" in one]
-    if not chosen:
+    aged_records = [record for record in records if "age" in record]
+    if not aged_records:
         records[0]["age"] = 33
-        chosen = [records[0]]
+        aged_records = [records[0]]
     rows = []
-    for one in sorted(chosen, key=lambda one: int(str(one["id"]))):
-        tags = "|".join(map(str, one["tags"]))  # type: ignore[call-overload]
-        rows.append(f"{one['id']},{one['name']},{one['age']},{tags}")
-    wanted = "\n".join(("id,name,age,tags", *rows))
+    for record in sorted(aged_records, key=lambda record: int(str(record["id"]))):
+        tags = "|".join(map(str, record["tags"]))  # type: ignore[call-overload]
+        rows.append(f"{record['id']},{record['name']},{record['age']},{tags}")
+    answer = "\n".join(("id,name,age,tags", *rows))
     return Made(
         instruction="/app/people.json is a list of records. Write /app/people.csv with the header "
         "id,name,age,tags and a line for each record that has an age, sorted by id; the tags are "
@@ -70,7 +70,7 @@ def _json_to_csv(rng: random.Random) -> Made:
             "print()\nEND".replace("print()", "print('end')"),
             "python3 /tmp/convert.py > /app/people.csv",
         ),
-        check=f"same('/app/people.csv', {wanted!r})",
+        check=f"same('/app/people.csv', {answer!r})",
     )
 
 
@@ -83,15 +83,15 @@ def _repair_json(rng: random.Random) -> Made:
     lines = json.dumps(value, indent=2).split("\n")
     target = rng.choice(keys)
     number = rng.randint(100, 999)
-    broken = [line.replace('"', "'") if f'"{keys[0]}"' in line else line for line in lines]
-    broken[-2] += ","
-    broken.insert(2, f"  // {name(rng)}")
-    fixed = value | {target: number}
+    broken_lines = [line.replace('"', "'") if f'"{keys[0]}"' in line else line for line in lines]
+    broken_lines[-2] += ","
+    broken_lines.insert(2, f"  // {name(rng)}")
+    answer = value | {target: number}
     return Made(
         instruction=f"/app/config.json is no valid JSON: it has a comment line, single quotes and "
         f"a comma too many. Repair it without changing its keys and values, then set {target!r} to "
         f"{number}.",
-        files={"config.json": "\n".join(broken) + "\n"},
+        files={"config.json": "\n".join(broken_lines) + "\n"},
         oracle=(
             "python3 -m json.tool /app/config.json || true",
             "cat /app/config.json",
@@ -111,7 +111,7 @@ try:
     found = json.loads(text("/app/config.json"))
 except ValueError as error:
     fail(str(error))
-demand(found == {fixed!r}, "other keys or values")
+demand(found == {answer!r}, "other keys or values")
 """,
     )
 
@@ -133,12 +133,12 @@ def _stock(rng: random.Random) -> tuple[list[str], dict[str, int]]:
 
 def _xml_totals(rng: random.Random) -> Made:
     lines, totals = _stock(rng)
-    wanted = json.dumps(totals, sort_keys=True)
+    totals_json = json.dumps(totals, sort_keys=True)
     careless = _TOTALS.replace("int(item.find('count').text) * ", "")
-    used = {
+    shelf_totals = {
         shelf: total
         for shelf, total in totals.items()
-        if any(f'shelf="{shelf}"' in one for one in lines)
+        if any(f'shelf="{shelf}"' in line for line in lines)
     }
     return Made(
         instruction="/app/stock.xml lists items with a shelf, a count and a price. Write "
@@ -160,9 +160,9 @@ try:
     found = json.loads(text("/app/totals.json"))
 except ValueError as error:
     fail(str(error))
-demand(found == {used!r}, "other totals")
+demand(found == {shelf_totals!r}, "other totals")
 """
-        + f"# all shelves: {wanted}\n",
+        + f"# all shelves: {totals_json}\n",
     )
 
 
@@ -172,25 +172,25 @@ def _layers(rng: random.Random) -> tuple[dict[str, str], dict[str, int]]:
     layers = ("base", "site", "local")
     values: dict[str, dict[str, int]] = {}
     for place, layer in enumerate(layers):
-        chosen = keys if place == 0 else rng.sample(keys, 4 - place)
-        values[layer] = {key: rng.randint(1, 999) for key in chosen}
-    merged: dict[str, int] = {}
+        layer_keys = keys if place == 0 else rng.sample(keys, 4 - place)
+        values[layer] = {key: rng.randint(1, 999) for key in layer_keys}
+    settings: dict[str, int] = {}
     for layer in layers:
-        merged |= values[layer]
-    removed = rng.choice([key for key in keys if key not in values["local"]])
-    del merged[removed]
+        settings |= values[layer]
+    unset_key = rng.choice([key for key in keys if key not in values["local"]])
+    del settings[unset_key]
     files = {
         f"conf/{layer}.env": "".join(
             f"{key.upper()}={value}\n" for key, value in values[layer].items()
         )
         for layer in layers
     }
-    files["conf/local.env"] += f"# unset {removed.upper()}\n"
-    return files, {key.upper(): value for key, value in merged.items()}
+    files["conf/local.env"] += f"# unset {unset_key.upper()}\n"
+    return files, {key.upper(): value for key, value in settings.items()}
 
 
 def _layered_settings(rng: random.Random) -> Made:
-    files, wanted = _layers(rng)
+    files, settings = _layers(rng)
     return Made(
         instruction="Settings lie in /app/conf/base.env, site.env and local.env as KEY=NUMBER; a "
         "later file (in this order) overrides an earlier one, and a line `# unset KEY` removes "
@@ -213,7 +213,7 @@ try:
     found = json.loads(text("/app/merged.json"))
 except ValueError as error:
     fail(str(error))
-demand(found == {wanted!r}, "other settings")
+demand(found == {settings!r}, "other settings")
 """,
     )
 

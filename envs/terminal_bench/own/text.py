@@ -16,13 +16,14 @@ def _busiest_clients(rng: random.Random) -> Made:
         for _ in range(count):
             path = rng.choice(("/", "/login", "/api/items", "/img/logo.png"))
             lines.append(f'{address} - - [12/Mar/2023:10:00:00 +0000] "GET {path} HTTP/1.1" 200 12')
-    failed = rng.sample(addresses, 4)
+    failing_addresses = rng.sample(addresses, 4)
     lines += [
-        f'{one} - - [12/Mar/2023:11:00:00 +0000] "GET /x HTTP/1.1" 404 0' for one in failed * 30
+        f'{address} - - [12/Mar/2023:11:00:00 +0000] "GET /x HTTP/1.1" 404 0'
+        for address in failing_addresses * 30
     ]
     rng.shuffle(lines)
-    ranked = sorted(counts, key=lambda address: -counts[address])[:top]
-    wanted = "\n".join(f"{counts[address]} {address}" for address in ranked)
+    ranking = sorted(counts, key=lambda address: -counts[address])[:top]
+    answer = "\n".join(f"{counts[address]} {address}" for address in ranking)
     return Made(
         instruction=f"From /app/access.log take the {top} addresses (first column) with the most "
         f"requests whose status (the number after the quoted request) is 200. Write them to "
@@ -42,7 +43,7 @@ def _busiest_clients(rng: random.Random) -> Made:
             "awk '{print $1, $2}' > /app/top.txt",
             "cat /app/top.txt",
         ),
-        check=f"same('/app/top.txt', {wanted!r})",
+        check=f"same('/app/top.txt', {answer!r})",
     )
 
 
@@ -57,7 +58,7 @@ def _sum_by_group(rng: random.Random) -> Made:
         rows.append(f"{1000 + number},{group},{state},{amount}")
         if state == "paid":
             totals[group] += amount
-    wanted = "\n".join(f"{group},{totals[group]}" for group in sorted(totals))
+    answer = "\n".join(f"{group},{totals[group]}" for group in sorted(totals))
     return Made(
         instruction="/app/orders.csv has the columns id,group,state,amount. Add up the amounts of "
         "the orders whose state is paid for each group, and write them to /app/totals.csv as "
@@ -74,7 +75,7 @@ def _sum_by_group(rng: random.Random) -> Made:
             "awk -F, 'NR > 1 { sum[$2] += $4 } END { for (g in sum) print g \",\" sum[g] }' "
             "/app/orders.csv | sort > /app/totals.csv",
         ),
-        check=f"same('/app/totals.csv', {wanted!r})",
+        check=f"same('/app/totals.csv', {answer!r})",
     )
 
 
@@ -82,74 +83,78 @@ def _edit_settings(rng: random.Random) -> Made:
     keys = names(rng, 6)
     sections = rng.sample(("server", "client", "cache", "queue"), 3)
     values = {(s, k): rng.randint(10, 99) for s in sections for k in keys}
-    section, other = rng.sample(sections, 2)
-    key, hidden = rng.sample(keys, 2)
-    new = rng.randint(100, 999)
+    section, other_section = rng.sample(sections, 2)
+    key, off_key = rng.sample(keys, 2)
+    value = rng.randint(100, 999)
     lines = []
-    for one in sections:
-        lines.append(f"[{one}]")
+    for heading in sections:
+        lines.append(f"[{heading}]")
         for k in keys:
-            mark = "#" if (one, k) == (other, hidden) else ""
-            lines.append(f"{mark}{k} = {values[one, k]}")
+            mark = "#" if (heading, k) == (other_section, off_key) else ""
+            lines.append(f"{mark}{k} = {values[heading, k]}")
         lines.append("")
-    before = "\n".join(lines)
-    after = before.replace(f"#{hidden} =", f"{hidden} =")
-    head, tail = after.split(f"[{section}]")
-    after = (
-        head + f"[{section}]" + tail.replace(f"{key} = {values[section, key]}", f"{key} = {new}", 1)
+    text = "\n".join(lines)
+    new_text = text.replace(f"#{off_key} =", f"{off_key} =")
+    head, tail = new_text.split(f"[{section}]")
+    new_text = (
+        head
+        + f"[{section}]"
+        + tail.replace(f"{key} = {values[section, key]}", f"{key} = {value}", 1)
     )
     return Made(
-        instruction=f"In /app/settings.ini set {key} to {new} in the section [{section}], and "
-        f"activate the commented line of {hidden} in the section [{other}] with the value it has. "
-        f"Nothing else in the file changes. Keep the old file as /app/settings.ini.bak.",
-        files={"settings.ini": before},
+        instruction=f"In /app/settings.ini set {key} to {value} in the section [{section}], and "
+        f"activate the commented line of {off_key} in the section [{other_section}] with the value "
+        f"it has. Nothing else in the file changes. Keep the old file as /app/settings.ini.bak.",
+        files={"settings.ini": text},
         oracle=(
             "cat /app/settings.ini",
             "cp /app/settings.ini /app/settings.ini.bak",
-            f"sed -i '/^\\[{section}\\]/,/^\\[/ s/^{key} = .*/{key} = {new}/' /app/settings.ini",
-            f"sed -i '/^\\[{other}\\]/,/^$/ s/^#{hidden} =/{hidden} =/' /app/settings.ini",
+            f"sed -i '/^\\[{section}\\]/,/^\\[/ s/^{key} = .*/{key} = {value}/' /app/settings.ini",
+            f"sed -i '/^\\[{other_section}\\]/,/^$/ s/^#{off_key} =/{off_key} =/' "
+            f"/app/settings.ini",
             "diff /app/settings.ini.bak /app/settings.ini || true",
         ),
         wrong=(
             "cp /app/settings.ini /app/settings.ini.bak",
-            f"sed -i 's/^{key} = .*/{key} = {new}/; s/^#{hidden} =/{hidden} =/' /app/settings.ini",
+            f"sed -i 's/^{key} = .*/{key} = {value}/; s/^#{off_key} =/{off_key} =/' "
+            f"/app/settings.ini",
         ),
-        check=f"same('/app/settings.ini', {after!r})\nsame('/app/settings.ini.bak', {before!r})",
+        check=f"same('/app/settings.ini', {new_text!r})\nsame('/app/settings.ini.bak', {text!r})",
     )
 
 
 def _extract_addresses(rng: random.Random) -> Made:
-    domains = [f"{one}.example" for one in names(rng, 3)]
-    found = {f"{who}@{rng.choice(domains)}" for who in people(rng, rng.randint(6, 12))}
-    chosen = rng.choice(domains)
-    certain = f"{people(rng, 1)[0]}@{chosen}"
-    found.add(certain)
+    domains = [f"{stem}.example" for stem in names(rng, 3)]
+    addresses = {f"{who}@{rng.choice(domains)}" for who in people(rng, rng.randint(6, 12))}
+    target = rng.choice(domains)
+    certain = f"{people(rng, 1)[0]}@{target}"
+    addresses.add(certain)
     lines = [
-        f"{sentence(rng, 2)} {certain.upper()[: -len(chosen)]}{chosen}",
+        f"{sentence(rng, 2)} {certain.upper()[: -len(target)]}{target}",
         certain,
         f"{certain} too",
     ]
-    for address in sorted(found) * 2:
+    for address in sorted(addresses) * 2:
         local, _, domain = address.partition("@")
-        shown = rng.choice((address, local.upper() + "@" + domain, f"<{address}>"))
-        lines.append(f"{sentence(rng, 3)} {shown}, {sentence(rng, 2)}")
-    lines += [f"{sentence(rng, 2)} @{chosen} {sentence(rng, 2)}", f"see {name(rng)}.{chosen} today"]
+        variant = rng.choice((address, local.upper() + "@" + domain, f"<{address}>"))
+        lines.append(f"{sentence(rng, 3)} {variant}, {sentence(rng, 2)}")
+    lines += [f"{sentence(rng, 2)} @{target} {sentence(rng, 2)}", f"see {name(rng)}.{target} today"]
     rng.shuffle(lines)
-    wanted = "\n".join(sorted(one for one in found if one.endswith("@" + chosen)))
+    answer = "\n".join(sorted(address for address in addresses if address.endswith("@" + target)))
     year, month, date = day(rng)
     return Made(
         instruction=f"/app/mail.txt mentions e-mail addresses in running text, some in capitals, "
-        f"some more than once. Write those at {chosen} to /app/addresses.txt: in small letters, "
+        f"some more than once. Write those at {target} to /app/addresses.txt: in small letters, "
         f"each once, sorted, one a line. The file was exported on {year}-{month:02}-{date:02}.",
         files={"mail.txt": "\n".join(lines) + "\n"},
         oracle=(
             "head -n 5 /app/mail.txt",
-            f"grep -oiE '[a-z]+@{chosen}' /app/mail.txt > /tmp/found",
+            f"grep -oiE '[a-z]+@{target}' /app/mail.txt > /tmp/found",
             "tr A-Z a-z < /tmp/found | sort -u > /app/addresses.txt",
             "wc -l /app/addresses.txt",
         ),
-        wrong=(f"grep -oE '[a-z]+@{chosen}' /app/mail.txt | sort > /app/addresses.txt",),
-        check=f"same('/app/addresses.txt', {wanted!r})",
+        wrong=(f"grep -oE '[a-z]+@{target}' /app/mail.txt | sort > /app/addresses.txt",),
+        check=f"same('/app/addresses.txt', {answer!r})",
     )
 
 

@@ -78,8 +78,8 @@ class Bubble:
         except Gone:
             assert self._namespace is not None
             self._namespace.end()
-            said = last_words(self._namespace.process)
-            raise RuntimeFailure(f"a terminal's sandbox did not start: {said}") from None
+            reason = last_words(self._namespace.process)
+            raise RuntimeFailure(f"a terminal's sandbox did not start: {reason}") from None
 
     def ask(self, request: str, *arguments: object, wait_s: float = ANSWER_S) -> "Reply":
         """The answer to a request. Raises Gone."""
@@ -114,10 +114,10 @@ class Bubble:
             payload = int.from_bytes(head[8:], "little")
             if length > _MOST_TEXT or payload > _MOST_PAYLOAD:
                 raise Gone("its supervisor sends too much")
-            kind, *rest = ast.literal_eval(self._exactly(length).decode("ascii"))
+            kind, *values = ast.literal_eval(self._exactly(length).decode("ascii"))
             if kind == "answer":
-                return Reply(rest[0], self._exactly(payload), fds)
-            self.ended[int(rest[0])] = int(rest[1])
+                return Reply(values[0], self._exactly(payload), fds)
+            self.ended[int(values[0])] = int(values[1])
             return None
         except (OSError, ValueError, TypeError, SyntaxError) as error:
             raise Gone(f"its supervisor does not answer: {error}") from error

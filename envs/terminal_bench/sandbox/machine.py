@@ -84,10 +84,10 @@ class SandboxMachine:
     def __post_init__(self) -> None:
         require_bubblewrap(self.root.folder)
         size = self.size
-        started = _starter().submit(
+        future = _starter().submit(
             Bubble, self.root, size.disk_mib, size.memory_mib, size.processes, means().hierarchy
         )
-        self._bubble = started.result()
+        self._bubble = future.result()
         self._shell: Shell | None = None
         self._others = frozenset[int]()
         self._can_pack = False
@@ -133,11 +133,11 @@ class SandboxMachine:
         deadline = time.monotonic() + wait_s
         control = self._bubble.control.fileno()
         open_fds = [out, control]
-        while (left := deadline - time.monotonic()) > 0:
-            ready = wait_any(open_fds, left)
-            if out in ready and not self._take(out, output):
+        while (remaining_s := deadline - time.monotonic()) > 0:
+            ready_fds = wait_any(open_fds, remaining_s)
+            if out in ready_fds and not self._take(out, output):
                 open_fds = [control]
-            if control in ready:
+            if control in ready_fds:
                 self._bubble.poll()
             if process in self._bubble.ended:
                 while self._take(out, output):
@@ -183,24 +183,24 @@ class SandboxMachine:
         begin()
         if not shell.busy:  # keys into an idle terminal: nothing marks an end
             shell.rest(output, min(wait_s, 0.3))
-            came: Came | None = Came.ENDED
+            outcome: Came | None = Came.ENDED
             code: int | None = None
         else:
-            came, code = shell.rest(output, wait_s)
-        if came is None:
-            came = shell.interrupt(output, self._others)
+            outcome, code = shell.rest(output, wait_s)
+        if outcome is None:
+            outcome = shell.interrupt(output, self._others)
             code = 130
-        if came in (Came.SHELL_ENDED, Came.SHELL_KILLED):
+        if outcome in (Came.SHELL_ENDED, Came.SHELL_KILLED):
             self._new_shell(self._last_folder)
-        changed, folder = self._look()
-        return Shown(output.kept(), came, code, folder, changed)
+        change_count, folder = self._look()
+        return Shown(output.kept(), outcome, code, folder, change_count)
 
     def _look(self) -> tuple[int | None, str]:
-        changed, others, folder = self._bubble.ask("look", _MOST_ENTRIES).value
-        self._others = frozenset(others)
+        change_count, pids, folder = self._bubble.ask("look", _MOST_ENTRIES).value
+        self._others = frozenset(pids)
         self._last_folder = folder
-        self._can_pack = not others and changed is not None
-        return changed, folder
+        self._can_pack = not pids and change_count is not None
+        return change_count, folder
 
     def snapshot(self) -> bytes | None:
         shell = self._shell
@@ -220,8 +220,8 @@ class SandboxMachine:
         self._ask(self._look)
 
     def stamps(self, folder: str) -> dict[str, tuple[int, int]]:
-        found = self._ask(lambda: self._bubble.ask("stamps", folder)).value
-        return {path: (number, changed) for path, number, changed in found}
+        entries = self._ask(lambda: self._bubble.ask("stamps", folder)).value
+        return {path: (number, change_ns) for path, number, change_ns in entries}
 
     def holds(self, files: Mapping[str, File]) -> bool:
         contents = [(path, file.content) for path, file in files.items()]

@@ -161,11 +161,11 @@ class Shell:
         looked_at = time.monotonic()
         while (now := time.monotonic()) < deadline:
             until = min(deadline - now, max(0.0, looked_at + pause_s - now))
-            ready = wait_any([self._terminal, self._bubble.control.fileno()], until)
-            if self._bubble.control.fileno() in ready and self.ended:
+            ready_fds = wait_any([self._terminal, self._bubble.control.fileno()], until)
+            if self._bubble.control.fileno() in ready_fds and self.ended:
                 output.add(carry + self._drain())
                 return Came.SHELL_ENDED, self._bubble.ended[self.process]
-            data = self._read() if self._terminal in ready else b""
+            data = self._read() if self._terminal in ready_fds else b""
             if data:
                 code, carry = self._take(carry + data, output)
                 if code is not None:
@@ -184,12 +184,12 @@ class Shell:
         """Move bytes to the output; the exit code where the mark is among them, and what may be the
         beginning of a mark.
         """
-        shown, said, rest = split_at_mark(data, self._nonce)
-        output.add(shown)
-        if said is None:
-            return None, rest
+        content, status, tail = split_at_mark(data, self._nonce)
+        output.add(content)
+        if status is None:
+            return None, tail
         self._nonce = b""
-        return int(said), b""
+        return int(status), b""
 
     def _read(self) -> bytes:
         try:
@@ -215,24 +215,24 @@ class Shell:
         """Stop what runs: as a person would, then by killing what came with this command, then with
         the shell itself.
         """
-        for typed in (b"\x03", b"\x1c"):
+        for key in (b"\x03", b"\x1c"):
             self._settle()
-            self.type(typed)
-            came, _ = self.rest(output, _GRACE_S)
-            if came in (Came.ENDED, Came.SHELL_ENDED):
-                return Came.STOPPED if came is Came.ENDED else came
+            self.type(key)
+            outcome, _ = self.rest(output, _GRACE_S)
+            if outcome in (Came.ENDED, Came.SHELL_ENDED):
+                return Came.STOPPED if outcome is Came.ENDED else outcome
         self._bubble.ask("kill_new", sorted(before))
-        came, _ = self.rest(output, _GRACE_S)
-        if came in (Came.ENDED, Came.SHELL_ENDED):
-            return Came.STOPPED if came is Came.ENDED else came
+        outcome, _ = self.rest(output, _GRACE_S)
+        if outcome in (Came.ENDED, Came.SHELL_ENDED):
+            return Came.STOPPED if outcome is Came.ENDED else outcome
         self._bubble.ask("kill", self.process)
         return Came.SHELL_KILLED
 
     def dump_state(self) -> bool:
         """Write the shell's variables, functions and options where its successor finds them."""
         self.start('__r2v_dump "$?" "$@"')
-        came, _ = self.rest(Output(0), _GRACE_S)
-        return came is Came.ENDED and bool(self._bubble.ask("read", _STATE, 1).payload)
+        outcome, _ = self.rest(Output(0), _GRACE_S)
+        return outcome is Came.ENDED and bool(self._bubble.ask("read", _STATE, 1).payload)
 
     def close(self) -> None:
         """Give the descriptors back; the process is not ended."""

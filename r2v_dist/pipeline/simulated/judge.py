@@ -253,12 +253,12 @@ class _TestPlays:
         price = router.slm_cost / router.teacher_cost
         points = sweep(episodes, score_N, router.alpha, price)
         near = [point.threshold for point in points if 0.5 <= point.cvar / router.epsilon <= 2.0]
-        chosen = near[:: 1 + len(near) // _THRESHOLDS]
+        thresholds = near[:: 1 + len(near) // _THRESHOLDS]
         tasks, task_E = np.unique(episodes.task_E, return_inverse=True)
         zs, seed_E = np.unique(episodes.z_E, return_inverse=True)
-        failure_ATZ = np.zeros((len(chosen) + 2, len(tasks), len(zs)))
+        failure_ATZ = np.zeros((len(thresholds) + 2, len(tasks), len(zs)))
         cost_ATZ = np.zeros_like(failure_ATZ)
-        for a, tau in enumerate((-np.inf, *chosen, np.inf)):
+        for a, tau in enumerate((-np.inf, *thresholds, np.inf)):
             failure_E, cost_E = threshold_outcomes(episodes, score_N, tau, price)
             failure_ATZ[a, task_E, seed_E] = failure_E
             cost_ATZ[a, task_E, seed_E] = cost_E
@@ -272,13 +272,13 @@ class _TestPlays:
         cost_BA = counts_BT @ self.cost_AT.T
         tails_BA = cvars(failure_BAZ, config.router.alpha)
         failure_BA = failure_BAZ.mean(axis=2)
-        found = []
+        costs = []
         for cost_A, failure_A, tail_A in zip(cost_BA, failure_BA, tails_BA, strict=True):
             rows = zip(cost_A.tolist(), failure_A.tolist(), tail_A.tolist(), strict=True)
             points = [LatchedPoint(float(a), *row) for a, row in enumerate(rows)]
             mix = cheapest_mix(points, config.router.epsilon)
-            found.append(float(cost_A[0]) if mix is None else mix.cost)
-        return np.array(found)
+            costs.append(float(cost_A[0]) if mix is None else mix.cost)
+        return np.array(costs)
 
 
 def labels_path(config: SimulatedConfig, split: str) -> Path:

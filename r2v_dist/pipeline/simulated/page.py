@@ -61,11 +61,11 @@ def _frontier(
         )
         for number, row in enumerate(sorted(report.rows, key=lambda row: row.cost)):
             colour = ACCENT if row.name.startswith("r2v") else MUTED
-            right = number % 2 == 0
+            on_right = number % 2 == 0
             ax.plot(row.cvar, row.cost, "o", color=colour, markersize=5)
             place: dict[str, Any] = {
-                "xytext": (5, 3) if right else (-5, -9),
-                "ha": "left" if right else "right",
+                "xytext": (5, 3) if on_right else (-5, -9),
+                "ha": "left" if on_right else "right",
             }
             ax.annotate(
                 row.name,
@@ -136,7 +136,7 @@ def _decisions(
 
 
 def _risk(folder: Path, exact: Exact, model: RouterModel) -> Figure:
-    found = model.predict(all_cells(exact.world)).rho
+    rho_N = model.predict(all_cells(exact.world)).rho
     size = exact.reached_TIJEV.ravel()
 
     def paint(figure: Any) -> None:
@@ -144,7 +144,7 @@ def _risk(folder: Path, exact: Exact, model: RouterModel) -> Figure:
         ax.plot([0, 1], [0, 1], color=GOOD, linewidth=1)
         ax.scatter(
             exact.rho.ravel()[size > 0],
-            found[size > 0],
+            rho_N[size > 0],
             s=200 * size[size > 0] + 1,
             color=ACCENT,
             alpha=0.4,

@@ -41,9 +41,9 @@ def simulate(config: SimulatedConfig) -> SimulatedReport:
     results = train_routers(jobs, here=not config.needs_ray)
     progress.close("trained")
     progress = Progress("report")
-    trained: dict[str, RouterResult] = dict(zip(config.routers, results, strict=True))
-    report = evaluate(config, exact, trained, mean_bound)
-    progress.close(f"in {write_page(config, exact, report, trained)}")
+    result_by_router: dict[str, RouterResult] = dict(zip(config.routers, results, strict=True))
+    report = evaluate(config, exact, result_by_router, mean_bound)
+    progress.close(f"in {write_page(config, exact, report, result_by_router)}")
     return report
 
 
@@ -92,8 +92,8 @@ def render(report: SimulatedReport) -> str:
         f"optimum: {report.optimum:.3f} teacher calls an episode; {report.optimum_unlatched:.3f} "
         f"if it may hand back"
     )
-    bounded = f"optimum where the mean is bounded, at {report.mean_bound:.4f}, for equal CVaR"
-    lines.append(f"{bounded}: {report.mean_optimum:.3f} teacher calls")
+    label = f"optimum where the mean is bounded, at {report.mean_bound:.4f}, for equal CVaR"
+    lines.append(f"{label}: {report.mean_optimum:.3f} teacher calls")
     if report.cvar_saving is not None:
         saving, low, high = report.cvar_saving
         interval = f"95 % interval {low:.3f} to {high:.3f}, paired by task"

@@ -29,8 +29,8 @@ def validate(context: Context) -> dict[str, Any]:
     arm = context.deploy(trained(context, last_round(context.config)))
     results, thresholds = play_validation(context, arm, config.swept, clean=True)
     arms = arm_outcomes(context.run.rollouts(context.stage))
-    selected = selected_thresholds(arms, Tolerance.of(config, context.training_seed))
-    return results | {"thresholds": thresholds, "selected": selected}
+    threshold_by_router = selected_thresholds(arms, Tolerance.of(config, context.training_seed))
+    return results | {"thresholds": thresholds, "selected": threshold_by_router}
 
 
 def play_validation(
@@ -43,14 +43,14 @@ def play_validation(
     tasks = context.tasks("validation")
     zs = config.perturb.seeds("validation", config.seed)
     ends = _ends(context, arm)
-    watching = tuple(arm(name, NEVER) for name in names if name not in DRAWN)
+    watchers = tuple(arm(name, NEVER) for name in names if name not in DRAWN)
     units = [context.unit(task, None, ends) for task in tasks] if clean else []
-    units += [context.unit(task, z, (*ends, *watching)) for task in tasks for z in zs]
+    units += [context.unit(task, z, (*ends, *watchers)) for task in tasks for z in zs]
     context.roll_out(units)
     thresholds = grid(context.run.rollouts(context.stage), names, config.evaluate.rates)
-    swept = sweep(arm, thresholds)
-    played = context.roll_out([context.unit(task, z, swept) for task in tasks for z in zs])
-    return played, thresholds
+    arms = sweep(arm, thresholds)
+    results = context.roll_out([context.unit(task, z, arms) for task in tasks for z in zs])
+    return results, thresholds
 
 
 def calibrate(context: Context) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def calibrate(context: Context) -> dict[str, Any]:
     results = context.roll_out(
         [context.unit(task, z, tuple(arms)) for task in context.tasks("calibration") for z in zs]
     )
-    return results | {"thresholds": [one.threshold for one in arms]}
+    return results | {"thresholds": [a.threshold for a in arms]}
 
 
 def test_seeds(context: Context) -> list[int]:
@@ -79,11 +79,11 @@ def evaluate(context: Context) -> dict[str, Any]:
     """Every router at every threshold, live, on test tasks and seeds."""
     arm = context.deploy(trained(context, last_round(context.config)))
     ends = _ends(context, arm)
-    swept = sweep(arm, context.result("validate", "thresholds"))
+    arms = sweep(arm, context.result("validate", "thresholds"))
     tasks = context.tasks("test")
     zs = test_seeds(context)
     units = [context.unit(task, None, ends) for task in tasks]
-    units += [context.unit(task, z, (*ends, *swept)) for task in tasks for z in zs]
+    units += [context.unit(task, z, (*ends, *arms)) for task in tasks for z in zs]
     return context.roll_out(units)
 
 

@@ -42,10 +42,10 @@ def second_visits(context: Context) -> dict[str, Any]:
     """The first round's router on its own paths, at the threshold that `labels.followed_rate` of
     the states of the SLM alone exceed.
     """
-    learned = LabelTable.load(context.folder("router") / "train.arrow")
+    table = LabelTable.load(context.folder("router") / "train.arrow")
     score_N = (
         load_trained(context, "router", "r2v")
-        .predict(learned.features_NF[learned.source == "slm_only"])
+        .predict(table.features_NF[table.source == "slm_only"])
         .score
     )
     threshold = float(np.quantile(score_N, 1 - context.config.labels.followed_rate))
@@ -77,24 +77,23 @@ def second_labels(context: Context) -> dict[str, Any]:
     """
     config = context.config.labels
     model = load_trained(context, "router", "r2v")
-    known = {state.key for state in _visited(context, "visits")}
-    visited = _visited(context, "visits2")
-    states = [state for state in visited if state.key not in known]
+    earlier_keys = {state.key for state in _visited(context, "visits")}
+    path_states = _visited(context, "visits2")
+    states = [state for state in path_states if state.key not in earlier_keys]
     n: dict[str, int] = {}
     for split, count in _counts(context).items():
-        chosen = sample(_of(states, split), (count + 1) // 2, 1)
-        risk = _predicted(model, chosen).rho
-        more = config.n_unsure if split == "train" else config.n  # what calibrates has equal n
+        sampled_states = sample(_of(states, split), (count + 1) // 2, 1)
+        risk = _predicted(model, sampled_states).rho
+        n_unsure = config.n_unsure if split == "train" else config.n  # what calibrates has equal n
         n |= {
-            s.key: more if _UNSURE[0] < r < _UNSURE[1] else config.n
-            for s, r in zip(chosen, risk, strict=True)
+            s.key: n_unsure if _UNSURE[0] < r < _UNSURE[1] else config.n
+            for s, r in zip(sampled_states, risk, strict=True)
         }
-    own = _of(visited, "train")
-    dissent = _predicted(model, own).dissent
-    paired = {
-        s.key for s in sample(own, config.pairs, 2, None if dissent is None else dissent.tolist())
-    }
-    return _label(context, visited, n, set(n), paired)
+    training_states = _of(path_states, "train")
+    dissent = _predicted(model, training_states).dissent
+    weights = None if dissent is None else dissent.tolist()
+    paired = {s.key for s in sample(training_states, config.pairs, 2, weights)}
+    return _label(context, path_states, n, set(n), paired)
 
 
 def _label(
@@ -115,24 +114,27 @@ def _label(
     teacher = arm("teacher_only")
     router = arm("r2v", context.result("visits2", "threshold")) if paired else alone
     tasks = {task.id: task for task in context.tasks(*SPLITS)}
-    asked: dict[tuple[str, int], list[Any]] = {}
+    branches_by_unit: dict[tuple[str, int], list[Any]] = {}
     for state in states:
         count = n.get(state.key, 0)
         n_s = count if state.own_success is None else 0
-        own = label_branches(state, alone, teacher, n_s, count, int(state.key in handed_over))
-        own += paired_branches(state, router, int(state.key in paired))
-        asked.setdefault((state.task, state.z), []).extend(own)
-    results = context.roll_out(
-        [context.unit(tasks[task], z, branches=own) for (task, z), own in asked.items() if own]
-    )
+        branches = label_branches(state, alone, teacher, n_s, count, int(state.key in handed_over))
+        branches += paired_branches(state, router, int(state.key in paired))
+        branches_by_unit.setdefault((state.task, state.z), []).extend(branches)
+    units = [
+        context.unit(tasks[task], z, branches=branches)
+        for (task, z), branches in branches_by_unit.items()
+        if branches
+    ]
+    results = context.roll_out(units)
     rows = rollout_store.read(context.run.rollouts(context.stage))
     for split in SPLITS:
-        table, left_out = branching.labels(_of(states, split), rows, config.alone)
+        table, omissions = branching.labels(_of(states, split), rows, config.alone)
         table.save(context.run.stage(context.stage) / f"{split}.arrow")
         results |= {
             f"{split}_states": len(table),
             f"{split}_branched": int((table.n1 > 0).sum()),
-            "drifted": left_out["drifted"],
+            "drifted": omissions["drifted"],
         }
     return results
 

@@ -21,22 +21,22 @@ def pairs(context: Context) -> dict[str, Any]:
     from learners.verifier.train import PublishedVerifier
 
     config = context.config
-    trained = context.checkpoint("verifier")
+    checkpoint = context.checkpoint("verifier")
     assert config.dpo is not None
     table = branch_values.load(values_path(context, LEARNING))
     assert config.verifier is not None
     settings = config.slm.chat_template_kwargs
     w = config.dpo.verifier_branches
-    verifier = PublishedVerifier(Path(trained.path), config.slm.system_prompt, settings)
+    verifier = PublishedVerifier(Path(checkpoint.path), config.slm.system_prompt, settings)
     score = context.services.scoring("verifier", config.verifier.training.deepspeed)
     opinion = score("scores of candidates", verifier, table)
     n = table["n"].to_numpy().astype(np.float64)
     scores = (branch_values.values(table) * n + w * opinion) / (n + w)
-    visited = branching.outcome_values(visited_rows(context, LEARNING))
-    made, counts = preference_pairs.build_pairs(
-        table, config.dpo.min_gap, scores, trained.version, visited
+    visit_values = branching.outcome_values(visited_rows(context, LEARNING))
+    preferences, counts = preference_pairs.build_pairs(
+        table, config.dpo.min_gap, scores, checkpoint.version, visit_values
     )
-    preference_pairs.save(_pairs_path(context), made)
+    preference_pairs.save(_pairs_path(context), preferences)
     return asdict(counts)
 
 
@@ -48,13 +48,13 @@ def dpo(context: Context) -> dict[str, Any]:
 
     config = context.config
     run = context.run
-    cloned = context.checkpoint("bc")
+    checkpoint = context.checkpoint("bc")
     assert config.dpo is not None
     output = run.checkpoint("slm", f"dpo-{context.input_hash[:8]}")
     job = DPOJob(
         pairs=_pairs_path(context),
-        model=whole(cloned, config.slm.dtype, context.fence),
-        start=cloned,
+        model=whole(checkpoint, config.slm.dtype, context.fence),
+        start=checkpoint,
         system_prompt=config.slm.system_prompt,
         output=output,
         stage=run.stage(context.stage),
@@ -69,9 +69,9 @@ def dpo(context: Context) -> dict[str, Any]:
     ):
         examples = learn_preferences(job)
     score = context.services.scoring("dpo", job.config.deepspeed)
-    told = (job.pairs, job.system_prompt, job.config, job.template_settings, score)
-    before = measure_consistency(job.model, *told)
-    after = measure_consistency(str(output), *told)
+    arguments = (job.pairs, job.system_prompt, job.config, job.template_settings, score)
+    before = measure_consistency(job.model, *arguments)
+    after = measure_consistency(str(output), *arguments)
     return {
         **{
             "checkpoint": str(output.relative_to(run.root)),

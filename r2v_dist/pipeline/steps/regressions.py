@@ -31,23 +31,23 @@ def regressions(context: Context) -> dict[str, Any]:
     """Fit, rescore and publish what the run evaluates."""
     learner = learner_stage(context.config)
     assert learner is not None
-    wanted = other_routers(context.config)
+    names = other_routers(context.config)
     root = context.run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")
-    ours = load_trained(context, learner, "r2v")
-    made = {name: ours.by(BY_SCORE[name]) for name in wanted if name in BY_SCORE}
-    fitted = [name for name in wanted if name in made_by("regression")]
-    if fitted:
+    r2v = load_trained(context, learner, "r2v")
+    models = {name: r2v.by(BY_SCORE[name]) for name in names if name in BY_SCORE}
+    regression_names = [name for name in names if name in made_by("regression")]
+    if regression_names:
         train, validation = (
             LabelTable.load(context.folder("labels") / f"{split}.arrow")
             for split in ("train", "validation")
         )
-        made |= {name: fit(name, train, validation, context.seed) for name in fitted}
-    for name, model in made.items():
+        models |= {name: fit(name, train, validation, context.seed) for name in regression_names}
+    for name, model in models.items():
         publish_router(model, root / name)
-    own = {name: str((root / name).relative_to(context.run.root)) for name in made}
+    paths = {name: str((root / name).relative_to(context.run.root)) for name in models}
     earlier = last_of_learner(context.config)
     assert earlier is not None
-    return {"routers": context.result(earlier, "routers") | own}
+    return {"routers": context.result(earlier, "routers") | paths}
 
 
 def fit(name: str, train: LabelTable, validation: LabelTable, seed: int) -> RouterModel:
@@ -61,22 +61,24 @@ def fit(name: str, train: LabelTable, validation: LabelTable, seed: int) -> Rout
                 f"it out of evaluate.routers"
             )
     uses = THREE if name == "logistic_three" else FEATURE_NAMES
-    learned = outcomes(train, answers)
-    held_out = outcomes(validation, answers)
-    return train_logistic(learned, held_out, seed, FEATURE_NAMES, FEATURE_VERSION, uses)
+    train_outcomes = outcomes(train, answers)
+    validation_outcomes = outcomes(validation, answers)
+    return train_logistic(
+        train_outcomes, validation_outcomes, seed, FEATURE_NAMES, FEATURE_VERSION, uses
+    )
 
 
 def outcomes(labels: LabelTable, answers: bool) -> Outcomes:
     """The states of the SLM's own episodes: whether it failed from there, or with `answers` whether
     the teacher would have done something else. Every episode weighs the same.
     """
-    kept = labels.where(teaches(labels, answers))
-    weight_N = 1.0 / np.bincount(kept.episode)[kept.episode]
-    failed_N: npt.NDArray[np.float64] = kept.dissent if answers else 1.0 - kept.own_success
-    return Outcomes(kept.features_NF, failed_N, kept.task, weight_N)
+    states = labels.where(teaches(labels, answers))
+    weight_N = 1.0 / np.bincount(states.episode)[states.episode]
+    failure_N: npt.NDArray[np.float64] = states.dissent if answers else 1.0 - states.own_success
+    return Outcomes(states.features_NF, failure_N, states.task, weight_N)
 
 
 def teaches(labels: LabelTable, answers: bool) -> npt.NDArray[np.bool_]:
     """Whether a state is one of the SLM's own, and with `answers` the teacher was asked there."""
-    own_N: npt.NDArray[np.bool_] = np.isfinite(labels.own_success)
-    return own_N & np.isfinite(labels.dissent) if answers else own_N
+    is_own_N: npt.NDArray[np.bool_] = np.isfinite(labels.own_success)
+    return is_own_N & np.isfinite(labels.dissent) if answers else is_own_N

@@ -73,19 +73,19 @@ def as_learned(context: Context, stage: str | None) -> RouterModels:
 
 def held_as_r2v(context: Context, models: Mapping[str, RouterModel]) -> RouterModels:
     """Models under names of their own, each with the hysteresis of r2v."""
-    held = hysteresis_of(context.config).get("r2v")
+    hysteresis = hysteresis_of(context.config).get("r2v")
     return RouterModels(
         {(name, context.training_seed): model for name, model in models.items()},
-        hysteresis=dict.fromkeys(models, held) if held else {},
+        hysteresis=dict.fromkeys(models, hysteresis) if hysteresis else {},
     )
 
 
 def hysteresis_of(config: RunConfig) -> dict[str, Hysteresis]:
     """How often r2v may change who acts, by its name; empty where it may at every step."""
-    chosen = config.router and config.router.hysteresis
-    if not chosen:
+    settings = config.router and config.router.hysteresis
+    if not settings:
         return {}
-    return {"r2v": Hysteresis(**chosen.model_dump())}
+    return {"r2v": Hysteresis(**settings.model_dump())}
 
 
 def load_trained(context: Context, stage: str, name: str) -> RouterModel:
@@ -119,10 +119,10 @@ def learner_stage(config: RunConfig) -> str | None:
 
 def _variants(context: Context) -> tuple[str, ...]:
     """The router comes first: the certificate needs it even where its arms are not evaluated."""
-    others = {*made_by("learner", "query")} - {"r2v"}
+    learned_names = {*made_by("learner", "query")} - {"r2v"}
     return (
         "r2v",
-        *(name for name in context.config.swept if name in others),
+        *(name for name in context.config.swept if name in learned_names),
     )
 
 
@@ -135,21 +135,21 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
     folder = run.stage(context.stage)
     for split in SPLITS:
         tables = [LabelTable.load(context.folder(stage) / f"{split}.arrow") for stage in stages]
-        joined = tables[0]
+        labels = tables[0]
         for table in tables[1:]:
-            joined = joined.plus(table)
+            labels = labels.plus(table)
         if (
             split == "train"
             and len(stages) > 1
             and config.router.score == "advantage"
-            and not joined.disputed.any()
+            and not labels.disputed.any()
         ):
             raise RuntimeFailure(
                 f"stage {context.stage}: no pair of branches from a state where the teacher does "
                 f"something else; raise labels.pairs, "
                 "or set router.score = disagreement, which needs none"
             )
-        joined.save(folder / f"{split}.arrow")
+        labels.save(folder / f"{split}.arrow")
     root = run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")
     jobs = {
         name: _job(context, config.router, folder, root, name) for name in variants if name != QUERY

@@ -22,32 +22,36 @@ from r2v_dist.storage.routers import publish_router
 def score(context: Context) -> dict[str, Any]:
     """Play r2v by each score and publish it by the best; of equal ones by the first of `BY_SCORE`.
     Raises RuntimeFailure where no score tells the validation states apart."""
-    trained = learner_stage(context.config)
-    assert trained is not None
-    ours = load_trained(context, trained, "r2v")
-    played, areas = _areas(context, ours)
-    best = max(areas, key=lambda one: areas[one])
-    others = ", ".join(f"{one} {area:.3f}" for one, area in areas.items() if one != best)
-    Progress(context.stage).close(
-        f"{best} routes: frontier area {areas[best]:.3f}{f' ({others})' if others else ''}"
+    stage = learner_stage(context.config)
+    assert stage is not None
+    r2v = load_trained(context, stage, "r2v")
+    results, areas = _areas(context, r2v)
+    best = max(areas, key=lambda estimate: areas[estimate])
+    rest = ", ".join(
+        f"{estimate} {area:.3f}" for estimate, area in areas.items() if estimate != best
     )
-    routers = context.result(trained, "routers")
-    return played | {
-        "routers": routers | _published(context, trained, ours, best),
+    Progress(context.stage).close(
+        f"{best} routes: frontier area {areas[best]:.3f}{f' ({rest})' if rest else ''}"
+    )
+    routers = context.result(stage, "routers")
+    return results | {
+        "routers": routers | _published(context, stage, r2v, best),
         "score": best,
         "areas": areas,
     }
 
 
-def _areas(context: Context, ours: RouterModel) -> tuple[dict[str, Any], dict[Score, float]]:
+def _areas(context: Context, r2v: RouterModel) -> tuple[dict[str, Any], dict[Score, float]]:
     """What was played, and the frontier area on validation tasks by score."""
     from r2v_dist.evaluation.comparison import SeedArms
     from r2v_dist.evaluation.outcomes import arm_outcomes
     from r2v_dist.stats.frontier import frontier_auc
 
-    candidates = {name: ours.by(one) for name, one in BY_SCORE.items() if ours.can_score_by(one)}
+    candidates = {
+        name: r2v.by(estimate) for name, estimate in BY_SCORE.items() if r2v.can_score_by(estimate)
+    }
     arm = context.deploy(held_as_r2v(context, candidates))
-    played, thresholds = play_validation(context, arm, tuple(candidates), clean=False)
+    results, thresholds = play_validation(context, arm, tuple(candidates), clean=False)
     folder = context.run.rollouts(context.stage)
     if not any(thresholds.values()):
         raise RuntimeFailure(
@@ -56,22 +60,22 @@ def _areas(context: Context, ours: RouterModel) -> tuple[dict[str, Any], dict[Sc
         )
     config = context.config
     arms = SeedArms(context.training_seed, tuple(arm_outcomes(folder)), {}, config.alone)
-    return played, {
+    return results, {
         BY_SCORE[name]: frontier_auc(arms.curve(name), arms.ends)
         for name, levels in thresholds.items()
         if levels
     }
 
 
-def _published(context: Context, trained: str, ours: RouterModel, chosen: Score) -> dict[str, str]:
+def _published(context: Context, stage: str, r2v: RouterModel, best: Score) -> dict[str, str]:
     """r2v and those of its ablations that were scored as it was, by the chosen score."""
     root = context.run.checkpoint("router", f"{context.stage}-{context.input_hash[:8]}")
     paths = {}
-    for name in context.result(trained, "routers"):
+    for name in context.result(stage, "routers"):
         if name not in made_by("learner"):
             continue
-        model = load_trained(context, trained, name)
-        if (model.mode, model.score) == (ours.mode, ours.score):
-            publish_router(model.by(chosen), root / name)
+        model = load_trained(context, stage, name)
+        if (model.mode, model.score) == (r2v.mode, r2v.score):
+            publish_router(model.by(best), root / name)
             paths[name] = str((root / name).relative_to(context.run.root))
     return paths

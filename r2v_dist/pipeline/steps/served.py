@@ -55,14 +55,14 @@ def served(context: Context) -> dict[str, Any]:
 def labels_of(conversations: Sequence[LoggedConversation]) -> LabelTable:
     """A label table of every state whose features were logged."""
     rows: list[dict[str, Any]] = []
-    for number, one in enumerate(conversations):
-        if one.features_TF is None:
+    for number, conversation in enumerate(conversations):
+        if conversation.features_TF is None:
             continue
         alone = 1.0
         states = []
-        for t in reversed(range(len(one.actors))):
-            alone = alone * one.propensities[t] if one.actors[t] == "slm" else 0.0
-            states.append(_state(one, number, t, alone))
+        for t in reversed(range(len(conversation.actors))):
+            alone = alone * conversation.propensities[t] if conversation.actors[t] == "slm" else 0.0
+            states.append(_state(conversation, number, t, alone))
         rows += reversed(states)
     columns: dict[str, Any] = (
         {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
@@ -83,20 +83,20 @@ def _no_rows() -> dict[str, Any]:
     return dict.fromkeys((*names, "weight"), ())
 
 
-def _state(one: LoggedConversation, number: int, t: int, alone: float) -> dict[str, Any]:
+def _state(conversation: LoggedConversation, number: int, t: int, alone: float) -> dict[str, Any]:
     """`alone` is the probability that the SLM acts from here to the end where it did, else 0."""
-    assert one.features_TF is not None
+    assert conversation.features_TF is not None
     return {
-        "task": one.drawn_by,
+        "task": conversation.drawn_by,
         "split": "train",
         "z": None,
         "prefix": 0,
         "t": t,
         "source": "served",
-        "features": one.features_TF[t],
+        "features": conversation.features_TF[t],
         "differs": None,
-        "own_success": one.success if alone else None,
-        "episode": f"{one.drawn_by}/{number}",
+        "own_success": conversation.success if alone else None,
+        "episode": f"{conversation.drawn_by}/{number}",
         "weight": 1.0 / alone if alone else 1.0,
     }
 
@@ -105,14 +105,16 @@ def outcomes(labels: LabelTable, seed: int) -> tuple[Outcomes, Outcomes]:
     """What is learned from, and what calibrates: states of other draws. Weights are those of the
     labels alone: one by the length of a conversation would depend on how it ended. Raises
     UsageError with too few."""
-    known_N = np.isfinite(labels.own_success)
-    drawn = {one: rng_for("served", seed, one).random() < _HELD_OUT for one in set(labels.task)}
-    held_out_N = np.array([drawn[one] for one in labels.task], dtype=np.bool_)
+    has_outcome_N = np.isfinite(labels.own_success)
+    held_out_by_draw = {
+        draw: rng_for("served", seed, draw).random() < _HELD_OUT for draw in set(labels.task)
+    }
+    held_out_N = np.array([held_out_by_draw[draw] for draw in labels.task], dtype=np.bool_)
 
     def part(keep_N: npt.NDArray[np.bool_]) -> Outcomes:
-        failed_N = 1.0 - labels.own_success[keep_N]
+        failure_N = 1.0 - labels.own_success[keep_N]
         draws = len(np.unique(labels.task[keep_N]))
-        if draws < LEAST or len(np.unique(failed_N)) < 2:
+        if draws < LEAST or len(np.unique(failure_N)) < 2:
             raise UsageError(
                 f"router.served: {draws} draws of conversations have states from which the SLM "
                 f"acted to the end, too few or with one outcome only ({LEAST} are needed to "
@@ -120,10 +122,10 @@ def outcomes(labels: LabelTable, seed: int) -> tuple[Outcomes, Outcomes]:
                 f"threshold"
             )
         return Outcomes(
-            labels.features_NF[keep_N], failed_N, labels.task[keep_N], labels.weight[keep_N]
+            labels.features_NF[keep_N], failure_N, labels.task[keep_N], labels.weight[keep_N]
         )
 
-    return part(known_N & ~held_out_N), part(known_N & held_out_N)
+    return part(has_outcome_N & ~held_out_N), part(has_outcome_N & held_out_N)
 
 
 def _traffic(context: Context) -> LoggedTraffic:
@@ -135,10 +137,10 @@ def _traffic(context: Context) -> LoggedTraffic:
     traffic = logged_traffic(
         read_log(folder), lambda _: None, hysteresis_of(config), with_features=True
     )
-    own = context.policy().version
-    if traffic.policy != own:
+    version = context.policy().version
+    if traffic.policy != version:
         raise UsageError(
             f"router.served = {folder}: the log is of the SLM {traffic.policy}, and this run "
-            f"deploys {own}; serve this run's SLM and log anew"
+            f"deploys {version}; serve this run's SLM and log anew"
         )
     return traffic

@@ -18,8 +18,8 @@ def tasks(context: Context) -> dict[str, Any]:
     progress = Progress("tasks")
     config = context.config
 
-    def show(done: int, total: int) -> None:
-        progress.update(done, total, "games generated")
+    def show(count: int, total: int) -> None:
+        progress.update(count, total, "games generated")
 
     tasks = make_tasks(config.env, config.seed, context.services.cores(), show, config.sandbox)
     write_atomically(

@@ -62,28 +62,27 @@ def branches(context: Context) -> dict[str, Any]:
     config = context.config
     policy = context.checkpoint("bc")
     context.services.load_slm(policy)
-    chosen = _chosen(context)
+    states_by_split = _chosen(context)
     arm = Arm(
         "slm_only", None, policy.version, context.services.teacher_version(), context.training_seed
     )
     tasks = {task.id: task for task in context.tasks(LEARNING, HELD_OUT)}
     units: dict[tuple[str, int], Unit] = {}
-    for state in (*chosen[LEARNING], *chosen[HELD_OUT]):
-        more = candidate_branches(
+    for state in (*states_by_split[LEARNING], *states_by_split[HELD_OUT]):
+        state_branches = candidate_branches(
             state, arm, config.branches.n, config.branches.n_agreed, config.branches.teacher
         )
-        known = units.get((state.task, state.z))
+        unit = units.get((state.task, state.z))
         units[state.task, state.z] = context.unit(
-            tasks[state.task], state.z, branches=(*(known.branches if known else ()), *more)
+            tasks[state.task], state.z, branches=(*(unit.branches if unit else ()), *state_branches)
         )
     results = context.roll_out(list(units.values()))
     table = rollout_store.read(context.rollouts("branches"))
     drifted = 0
     for split in (LEARNING, HELD_OUT):
-        rows, left_out = branching.branch_values(chosen[split], table)
+        rows, drifted = branching.branch_values(states_by_split[split], table)
         branch_values.save(values_path(context, split), branch_values.to_table(rows))
-        results |= {f"{split}_states": len(chosen[split]), f"{split}_values": len(rows)}
-        drifted = left_out
+        results |= {f"{split}_states": len(states_by_split[split]), f"{split}_values": len(rows)}
     return results | {"drifted": drifted}
 
 
@@ -95,17 +94,19 @@ def verifier(context: Context) -> dict[str, Any]:
     config = context.config
     run = context.run
     assert config.verifier is not None
-    branched = branch_values.load(values_path(context, LEARNING))
-    known = set(branched["key"].to_pylist())
-    others = sample(
-        [s for s in visited_rows(context, LEARNING) if s.key not in known],
+    branch_table = branch_values.load(values_path(context, LEARNING))
+    branched_keys = set(branch_table["key"].to_pylist())
+    outcome_states = sample(
+        [s for s in visited_rows(context, LEARNING) if s.key not in branched_keys],
         config.branches.outcomes,
         context.seed,
     )
     values = run.stage(context.stage) / "values.arrow"
     branch_values.save(
         values,
-        pa.concat_tables([branched, branch_values.to_table(branching.outcome_values(others))]),
+        pa.concat_tables(
+            [branch_table, branch_values.to_table(branching.outcome_values(outcome_states))]
+        ),
     )
     output = run.checkpoint("verifier", f"v-{context.input_hash[:8]}")
     job = VerifierJob(
@@ -142,20 +143,21 @@ def values_path(context: Context, split: str) -> Path:
 
 def visited_rows(context: Context, split: Split) -> list[State]:
     """The states of a split that the cloned SLM met alone."""
-    found = states_of(rollout_store.read(context.rollouts("states")), context.config.env.max_steps)
-    return [state for state in found if state.split == split]
+    rows = rollout_store.read(context.rollouts("states"))
+    visited_states = states_of(rows, context.config.env.max_steps)
+    return [state for state in visited_states if state.split == split]
 
 
 def _chosen(context: Context) -> dict[Split, list[State]]:
     """The states to branch from, the same on every call."""
     config = context.config
     counts = {LEARNING: config.branches.states, HELD_OUT: config.branches.validation_states}
-    chosen = {
+    states_by_split = {
         split: choose(visited_rows(context, split), count, context.seed)
         for split, count in counts.items()
     }
-    if empty := next((split for split, members in chosen.items() if not members), None):
+    if empty := next((split for split, members in states_by_split.items() if not members), None):
         raise RuntimeFailure(
             f"no state of the {empty} tasks to branch from: the SLM proposed nothing there"
         )
-    return chosen
+    return states_by_split

@@ -81,16 +81,16 @@ _TIMELINE = (
 def draw_figures(
     run: RunDir,
     config: RunConfig,
-    found: Findings,
+    findings: Findings,
     folder: Path,
     published: Published | None,
-    shown: Sequence[Bar] = (),
+    bars: Sequence[Bar] = (),
 ) -> list[Figure]:
-    """Draw everything there is data for, with a PNG copy of each in `folder`. `shown` are the bars
+    """Draw everything there is data for, with a PNG copy of each in `folder`. `bars` are those
     of the timeline.
     """
-    drawing = _Drawing(run, config, found, folder, published)
-    return [*drawing.routers(), *drawing.risk(), *drawing.learning(), *drawing.progress(shown)]
+    drawing = _Drawing(run, config, findings, folder, published)
+    return [*drawing.routers(), *drawing.risk(), *drawing.learning(), *drawing.progress(bars)]
 
 
 @dataclass(frozen=True)
@@ -103,20 +103,20 @@ class _Drawing:
 
     def routers(self) -> list[Figure]:
         """What routers achieve."""
-        found = self.found
-        names = {row.name for row in found.perturbed}
+        findings = self.found
+        names = {row.name for row in findings.perturbed}
         ours = REFERENCE in names
         caption = (
             _FRONTIER
             + (_BOLD + _RING if ours else "")
             + (_STAR if self.published is not None else "")
-            + routers.note(found)
+            + routers.note(findings)
         )
         paint = partial(
-            routers.frontier, found=found, published=self.published, alone=self.config.alone
+            routers.frontier, found=findings, published=self.published, alone=self.config.alone
         )
-        under = _SEEDS + (_HINDSIGHT if ours else "")
-        drawn = [
+        seeds_caption = _SEEDS + (_HINDSIGHT if ours else "")
+        figures = [
             self._wide(
                 "frontier", "frontier", "Success against LLM-call rate", caption, paint, 6.0
             ),
@@ -124,84 +124,86 @@ class _Drawing:
                 "seeds",
                 "seeds",
                 "Success under each perturbation seed",
-                under,
-                partial(routers.seeds, found=found),
+                seeds_caption,
+                partial(routers.seeds, found=findings),
                 3.5,
             ),
         ]
         if names & set(ABLATIONS) and ours:
-            paint = partial(routers.ablations, found=found, alone=self.config.alone)
+            paint = partial(routers.ablations, found=findings, alone=self.config.alone)
             height = 0.5 + 2.4 * routers.panel_rows(len(names & set(ABLATIONS)))
-            drawn.append(
+            figures.append(
                 self._wide("ablations", "ablations", "Ablations", _ABLATIONS, paint, height)
             )
-        return drawn
+        return figures
 
     def risk(self) -> list[Figure]:
         """What r2v predicts, and how it was trained."""
-        found = self.found
-        drawn = list[Figure]()
-        if found.forecasts and REFERENCE in found.forecasts[0].rho:
-            which = " Training seed 0." if found.training_seeds > 1 else ""
-            paint = partial(risk.reliability, found=found)
-            drawn.append(
+        findings = self.found
+        figures = list[Figure]()
+        if findings.forecasts and REFERENCE in findings.forecasts[0].rho:
+            seed_note = " Training seed 0." if findings.training_seeds > 1 else ""
+            paint = partial(risk.reliability, found=findings)
+            figures.append(
                 self._column(
                     "reliability",
                     "risk",
                     "Is the predicted risk right?",
-                    _RELIABILITY + which,
+                    _RELIABILITY + seed_note,
                     paint,
                     4.5,
                 )
             )
-            paint = partial(risk.over_steps, forecasts=found.forecasts[0])
-            drawn.append(
+            paint = partial(risk.over_steps, forecasts=findings.forecasts[0])
+            figures.append(
                 self._column(
                     "risk_over_steps",
                     "risk",
                     "When does the risk show?",
-                    _OVER_STEPS + which,
+                    _OVER_STEPS + seed_note,
                     paint,
                     4.5,
                 )
             )
-        logged = {s: rows for s in range(found.training_seeds) if (rows := self._policy_metrics(s))}
+        logged = {
+            s: rows for s in range(findings.training_seeds) if (rows := self._policy_metrics(s))
+        }
         if logged:
             paint = partial(
                 risk.training, logged=logged, epsilon=(self.config.router or RouterConfig()).epsilon
             )
             caption = _TRAINING + cvar_role(self.config)
-            drawn.append(
+            figures.append(
                 self._wide(
                     "training", "training", "Training under the constraint", caption, paint, 2.9
                 )
             )
-        return drawn
+        return figures
 
     def learning(self) -> list[Figure]:
         """How SLM and verifier learned, first training seed."""
-        drawn = []
+        figures = []
         if logged := learning.logged_by(self.run, "bc"):
             paint = partial(learning.behaviour_cloning, logged=logged)
-            drawn.append(
+            figures.append(
                 self._column("cloning", "learning", "Behaviour cloning", _CLONING, paint, 3.4)
             )
-        if (measured := learning.verifier_curves(self.run, "verifier")) is not None:
-            paint = partial(learning.verifier, curves=measured[0], auroc=measured[1])
-            drawn.append(
+        if (measures := learning.verifier_curves(self.run, "verifier")) is not None:
+            paint = partial(learning.verifier, curves=measures[0], auroc=measures[1])
+            figures.append(
                 self._wide("verifier", "learning", "Process verifier", _VERIFIER, paint, 4.0)
             )
         if logged := learning.logged_by(self.run, "dpo"):
             paint = partial(learning.preferences, logged=logged)
-            drawn.append(self._wide("preferences", "learning", "DPO", _PREFERENCES, paint, 3.2))
-        return drawn
+            figures.append(self._wide("preferences", "learning", "DPO", _PREFERENCES, paint, 3.2))
+        return figures
 
-    def progress(self, shown: Sequence[Bar]) -> list[Figure]:
+    def progress(self, bars: Sequence[Bar]) -> list[Figure]:
         """What ran when."""
-        if not shown:
+        if not bars:
             return []
-        paint = partial(progress.what_ran_when, bars=shown)
-        tall = progress.height(shown)
+        paint = partial(progress.what_ran_when, bars=bars)
+        tall = progress.height(bars)
         return [self._wide("timeline", "ran", "What ran when", _TIMELINE, paint, tall)]
 
     def _policy_metrics(self, training_seed: int) -> list[dict[str, Any]]:

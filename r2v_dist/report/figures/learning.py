@@ -60,9 +60,9 @@ def verifier(figure: Any, curves: dict[str, Any], auroc: float | None) -> None:
     right.plot(
         [p[0] for p in curves["roc"]], [p[1] for p in curves["roc"]], color=ACCENT, linewidth=2
     )
-    known = auroc is not None and not math.isnan(auroc)
+    has_auroc = auroc is not None and not math.isnan(auroc)
     right.set(
-        title=f"ROC, AUROC {auroc:.3f}" if known else "ROC",
+        title=f"ROC, AUROC {auroc:.3f}" if has_auroc else "ROC",
         xlabel="failed branches above",
         ylabel="successful branches above",
     )
@@ -76,10 +76,10 @@ def verifier_curves(run: RunDir, stage: str) -> tuple[dict[str, Any], float | No
     if manifest is None:
         return None
     path = run.root / manifest.results["checkpoint"] / "verifier.json"
-    stored = read_json_object(path) if path.is_file() else {}
+    facts = read_json_object(path) if path.is_file() else {}
     return (
-        (stored["curves"], manifest.results["validation"].get("auroc"))
-        if "curves" in stored
+        (facts["curves"], manifest.results["validation"].get("auroc"))
+        if "curves" in facts
         else None
     )
 
@@ -90,5 +90,5 @@ def logged_by(run: RunDir, stage: str) -> Logged:
 
 
 def _series(logged: Logged, name: str) -> tuple[list[int], list[float]]:
-    own = [row for row in logged if row.get(name) is not None]
-    return [row["step"] for row in own], [row[name] for row in own]
+    rows = [row for row in logged if row.get(name) is not None]
+    return [row["step"] for row in rows], [row[name] for row in rows]

@@ -49,22 +49,22 @@ def _label(bars: Sequence[Bar], row: str) -> str:
     first = next(bar for bar in bars if bar.row == row)
     if first.kind == "stage":
         return row
-    asked = [f"{first.gpus:g} GPUs"] if first.gpus else []
-    asked += [f"{first.cpus:g} cores"] if first.cpus else []
-    return f"{row} x {first.count}" + (f" ({', '.join(asked)})" if asked else "")
+    resources = [f"{first.gpus:g} GPUs"] if first.gpus else []
+    resources += [f"{first.cpus:g} cores"] if first.cpus else []
+    return f"{row} x {first.count}" + (f" ({', '.join(resources)})" if resources else "")
 
 
 def _pauses(bars: Sequence[Bar]) -> list[tuple[float, float]]:
     """Beginning and length of the long times in which nothing ran."""
-    found = []
-    ran = 0.0
+    pauses = []
+    busy_time = 0.0
     end = 0.0
     for bar in sorted(bars, key=lambda bar: bar.begun):
         if end and bar.begun > end:
-            found.append((end, bar.begun - end))
-        ran += max(0.0, bar.ended - max(end, bar.begun))
+            pauses.append((end, bar.begun - end))
+        busy_time += max(0.0, bar.ended - max(end, bar.begun))
         end = max(end, bar.ended)
-    return [pause for pause in found if pause[1] > _PAUSE_SHARE * ran]
+    return [pause for pause in pauses if pause[1] > _PAUSE_SHARE * busy_time]
 
 
 def _minutes(time: float, start: float, pauses: Sequence[tuple[float, float]]) -> float:

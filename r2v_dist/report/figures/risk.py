@@ -20,13 +20,13 @@ def reliability(figure: Any, found: Findings) -> None:
     """Observed failures against predicted risk, and how many steps are in each bin."""
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
     above.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
-    first = found.forecasts[0]
+    forecasts = found.forecasts[0]
     for name, width, alpha in (("r2v_uncalibrated", 1.2, 0.55), (REFERENCE, 2.2, 1.0)):
-        if name not in first.rho:
+        if name not in forecasts.rho:
             continue
-        rho_N = first.rho[name]
-        n_N = np.ones(len(first.steps.failed_N))
-        bins = reliability_bins(rho_N, first.steps.failed_N, n_N, equal_width(rho_N, BINS))
+        rho_N = forecasts.rho[name]
+        n_N = np.ones(len(forecasts.steps.failed_N))
+        bins = reliability_bins(rho_N, forecasts.steps.failed_N, n_N, equal_width(rho_N, BINS))
         style = {"color": COLOURS[name], "alpha": alpha}
         above.plot(
             [b.forecast for b in bins],
@@ -43,7 +43,7 @@ def reliability(figure: Any, found: Findings) -> None:
             14 + 190 * sizes / sizes.max() * (name == REFERENCE),
             **style,
         )
-    quality = next((one for one in found.risk if one.name == REFERENCE), None)
+    quality = next((q for q in found.risk if q.name == REFERENCE), None)
     if quality is not None:
         above.text(
             0.03,
@@ -58,7 +58,10 @@ def reliability(figure: Any, found: Findings) -> None:
     above.set(ylabel="episodes that failed", ylim=(-0.03, 1.03))
     above.legend(loc="lower right", fontsize=8.5)
     below.hist(
-        first.rho[REFERENCE], bins=np.linspace(0, 1, BINS + 1), color=COLOURS[REFERENCE], alpha=0.75
+        forecasts.rho[REFERENCE],
+        bins=np.linspace(0, 1, BINS + 1),
+        color=COLOURS[REFERENCE],
+        alpha=0.75,
     )
     below.set(
         xlabel="predicted risk  $\\hat{\\rho}$ that the SLM fails from here",
@@ -73,15 +76,17 @@ def over_steps(figure: Any, forecasts: Forecasts) -> None:
     ax = figure.subplots()
     steps = forecasts.steps
     rho_N = forecasts.rho[REFERENCE]
-    for failed, colour, label in (
+    for failure, colour, label in (
         (1.0, BAD, "the SLM fails in the end"),
         (0.0, GOOD, "the SLM succeeds in the end"),
     ):
-        own = steps.failed_N == failed
+        alike_N = steps.failed_N == failure
         times = [
-            t for t in range(int(steps.t_N.max()) + 1) if (own & (steps.t_N == t)).sum() >= FEWEST
+            t
+            for t in range(int(steps.t_N.max()) + 1)
+            if (alike_N & (steps.t_N == t)).sum() >= FEWEST
         ]
-        values = [rho_N[own & (steps.t_N == t)] for t in times]
+        values = [rho_N[alike_N & (steps.t_N == t)] for t in times]
         if not times:
             continue
         low, high = np.array([np.quantile(v, [0.25, 0.75]) for v in values]).T

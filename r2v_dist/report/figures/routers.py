@@ -30,15 +30,15 @@ def frontier(figure: Any, found: Findings, published: Published | None, alone: s
     """r2v in front of every other router but its ablations: on the left of the unfitted ones, on
     the right, where there are any, of those that learned from data.
     """
-    played = dict.fromkeys(row.name for row in found.perturbed)
-    others = [name for name in played if name not in (*ABLATIONS, *ENDS, REFERENCE)]
+    routers = dict.fromkeys(row.name for row in found.perturbed)
+    other_routers = [name for name in routers if name not in (*ABLATIONS, *ENDS, REFERENCE)]
     panels = {
-        "against unfitted routers": [name for name in others if not is_fitted(name)],
-        "against fitted routers": [name for name in others if is_fitted(name)],
+        "against unfitted routers": [name for name in other_routers if not is_fitted(name)],
+        "against fitted routers": [name for name in other_routers if is_fitted(name)],
     }
-    shown = {title: names for title, names in panels.items() if names} or {"": []}
-    axes = np.atleast_1d(figure.subplots(1, len(shown), sharey=True))
-    for ax, (title, names) in zip(axes, shown.items(), strict=True):
+    filled_panels = {title: names for title, names in panels.items() if names} or {"": []}
+    axes = np.atleast_1d(figure.subplots(1, len(filled_panels), sharey=True))
+    for ax, (title, names) in zip(axes, filled_panels.items(), strict=True):
         _panel(ax, found, names, alone)
         ax.set_title(title)
     axes[0].set_ylabel("success rate")
@@ -54,12 +54,14 @@ def frontier(figure: Any, found: Findings, published: Published | None, alone: s
     percent_axis(axes[0].yaxis)
 
 
-def _panel(ax: Any, found: Findings, names: Sequence[str], alone: str) -> None:
+def _panel(ax: Any, findings: Findings, names: Sequence[str], alone: str) -> None:
     """Some routers, muted but for the one that is best at r2v's calls; r2v and the ends on top."""
-    rows = found.perturbed
-    compared = found.comparisons
-    found_best = [] if compared is None else [compared.best(True), compared.best(False)]
-    best = {one.other for one in found_best if one is not None}
+    rows = findings.perturbed
+    comparisons = findings.comparisons
+    best_comparisons = (
+        [] if comparisons is None else [comparisons.best(True), comparisons.best(False)]
+    )
+    best = {comparison.other for comparison in best_comparisons if comparison is not None}
     for name in names:
         bold = name in best
         _sweep(
@@ -157,24 +159,24 @@ def seeds(figure: Any, found: Findings) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(groups), fontsize=9)
 
 
-def _by_seed(found: Findings) -> list[tuple[str, str, Any]]:
+def _by_seed(findings: Findings) -> list[tuple[str, str, Any]]:
     """Label, colour and success by seed, mean over tasks and training seeds; None where a run has
     no such router.
     """
-    alone = found.seeds[0].alone
+    alone = findings.seeds[0].alone
     ends = [
-        (LABELS[name], COLOURS[name], _mean([one.points(name)[0] for one in found.seeds]))
+        (LABELS[name], COLOURS[name], _mean([s.points(name)[0] for s in findings.seeds]))
         for name in (alone, "teacher_only")
     ]
-    chosen = [arm for one in found.seeds if (arm := one.chosen(REFERENCE)) is not None]
+    arms = [arm for s in findings.seeds if (arm := s.chosen(REFERENCE)) is not None]
     middle: list[tuple[str, str, Any]] = [
-        ("r2v, selected", COLOURS[REFERENCE], _mean(chosen) if chosen else None)
+        ("r2v, selected", COLOURS[REFERENCE], _mean(arms) if arms else None)
     ]
-    best = found.comparisons.best_at_cost if found.comparisons else None
-    if best is not None and len(chosen) == len(found.seeds):
+    best = findings.comparisons.best_at_cost if findings.comparisons else None
+    if best is not None and len(arms) == len(findings.seeds):
         matched = [
-            one.matched(best, float(arm.calls_TZ.mean()))
-            for one, arm in zip(found.seeds, chosen, strict=True)
+            s.matched(best, float(arm.calls_TZ.mean()))
+            for s, arm in zip(findings.seeds, arms, strict=True)
         ]
         values = np.mean([m.mean(axis=0) for m in matched if m is not None], axis=0)
         middle.insert(0, (f"{listed(best)}, as many calls", COLOURS[best], values))
@@ -198,10 +200,12 @@ def _sweep(
 ) -> None:
     """One line a training seed, from the SLM's end over the operating points to the teacher's."""
     for training_seed in sorted({row.training_seed for row in rows if row.name == name}):
-        here = [row for row in rows if row.training_seed == training_seed]
-        own = sorted((row for row in here if row.name == name), key=lambda row: row.llm_call_rate)
-        ends = {row.name: row for row in here if row.threshold is None}
-        line = [ends[alone], *own, ends["teacher_only"]]
+        seed_rows = [row for row in rows if row.training_seed == training_seed]
+        points = sorted(
+            (row for row in seed_rows if row.name == name), key=lambda row: row.llm_call_rate
+        )
+        ends = {row.name: row for row in seed_rows if row.threshold is None}
+        line = [ends[alone], *points, ends["teacher_only"]]
         style = {"color": COLOURS[name], "alpha": alpha, "zorder": 4 if name == REFERENCE else 2}
         ax.plot(
             [row.llm_call_rate for row in line],
@@ -210,10 +214,10 @@ def _sweep(
             linewidth=linewidth,
             **style,
         )
-        x = [row.llm_call_rate for row in own]
-        y = np.array([row.success_rate for row in own])
+        x = [row.llm_call_rate for row in points]
+        y = np.array([row.success_rate for row in points])
         if intervals:
-            low, high = np.array([row.success_ci for row in own]).T
+            low, high = np.array([row.success_ci for row in points]).T
             bars = [np.maximum(0, y - low), np.maximum(0, high - y)]
             ax.errorbar(x, y, yerr=bars, fmt="none", capsize=2.5, linewidth=1.2, **style)
         label = LABELS[name] if training_seed == min(row.training_seed for row in rows) else None
@@ -229,8 +233,8 @@ def _sweep(
             )
 
 
-def _mark_selected(ax: Any, found: Findings) -> None:
-    rows = [row for row in found.perturbed if row.name == REFERENCE and row.selected]
+def _mark_selected(ax: Any, findings: Findings) -> None:
+    rows = [row for row in findings.perturbed if row.name == REFERENCE and row.selected]
     for row in rows:
         ax.plot(
             [row.llm_call_rate],
@@ -308,10 +312,10 @@ def _end(ax: Any, rows: list[RouterRow], height: int) -> None:
         )
 
 
-def note(found: Findings) -> str:
+def note(findings: Findings) -> str:
     """What the frontier's caption adds for several training seeds."""
     return (
-        f" One line for each of {found.training_seeds} training seeds."
-        if found.training_seeds > 1
+        f" One line for each of {findings.training_seeds} training seeds."
+        if findings.training_seeds > 1
         else ""
     )

@@ -42,13 +42,13 @@ def render_page(
     facts: dict[str, Any],
     training: list[dict[str, Any]],
     config: RunConfig,
-    found: Findings,
+    findings: Findings,
     figures: list[Figure],
     samples: list[Sample],
 ) -> str:
     """The page's HTML."""
     rows = sorted(
-        found.perturbed,
+        findings.perturbed,
         key=lambda row: (_ORDER.index(row.name), row.training_seed, row.threshold or 0.0),
     )
     return render(
@@ -57,34 +57,34 @@ def render_page(
         training=training,
         rows=rows,
         chosen=[row for row in rows if row.threshold is None or row.selected],
-        clean={row.name: row for row in reversed(found.clean)},
-        ends={row.name: row for row in reversed(found.perturbed) if row.threshold is None},
+        clean={row.name: row for row in reversed(findings.clean)},
+        ends={row.name: row for row in reversed(findings.perturbed) if row.threshold is None},
         overall={
             n: o
             for n in _ORDER
-            if (o := found.overall(n, config.evaluate.bootstrap, config.seed)) is not None
+            if (o := findings.overall(n, config.evaluate.bootstrap, config.seed)) is not None
         },
-        found=found,
+        found=findings,
         figures={
             section: [f for f in figures if f.section == section]
             for section in {f.section for f in figures}
         },
         samples=samples,
-        against={one.other: one for one in found.comparisons.others} if found.comparisons else {},
+        against={c.other: c for c in findings.comparisons.others} if findings.comparisons else {},
         trained=_trained(facts, rows),
         colours=COLOURS,
         labels=LABELS,
         fitting=fitting,
         listed=listed,
-        scores=_best_first(found.scores),
+        scores=_best_first(findings.scores),
         cvar_role=cvar_role(config),
-        deciding=deciding(found),
-        first_step=first_step_words(found, REFERENCE),
+        deciding=deciding(findings),
+        first_step=first_step_words(findings, REFERENCE),
         seeds_words=seeds_words,
         level=LEVEL,
-        signals=shown_signals(found),
-        standing=standing(found),
-        signal_names=_known_signals(found),
+        signals=shown_signals(findings),
+        standing=standing(findings),
+        signal_names=_known_signals(findings),
         signal_words=SIGNALS,
         ablations=ABLATIONS,
         kinds=KINDS,
@@ -93,9 +93,9 @@ def render_page(
     )
 
 
-def _known_signals(found: Findings) -> list[str]:
+def _known_signals(findings: Findings) -> list[str]:
     """The signals that some router of the run estimates, in one order."""
-    return [name for name in SIGNALS if any(name in one.correlations for one in found.signals)]
+    return [name for name in SIGNALS if any(name in s.correlations for s in findings.signals)]
 
 
 def _best_first(scores: dict[str, list[float | None]]) -> list[tuple[str, list[float | None]]]:
@@ -111,8 +111,8 @@ def _trained(facts: dict[str, Any], rows: list[RouterRow]) -> list[dict[str, Any
     """One line a trained router: how its constraint ended, and its selected threshold on test tasks
     (None where it has no arm).
     """
-    chosen = {(row.name, row.training_seed): row for row in rows if row.selected}
+    row_by_router = {(row.name, row.training_seed): row for row in rows if row.selected}
     return [
-        one | {"row": chosen.get((one["name"], one["training_seed"]))}
-        for one in facts["router_training"] or []
+        line | {"row": row_by_router.get((line["name"], line["training_seed"]))}
+        for line in facts["router_training"] or []
     ]
