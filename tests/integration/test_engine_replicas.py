@@ -67,12 +67,14 @@ def health(actor: Any) -> Report:
     return report
 
 
-def works(actor: Any) -> bool:
-    """Whether the engine has answered since its last start."""
+def works(actor: Any, instead_of: str = "") -> bool:
+    """Whether the engine has answered since its last start; `instead_of`: in another process than
+    that one."""
     try:
-        return health(actor).tokens > 0
+        report = health(actor)
     except RayActorError:
         return False
+    return report.tokens > 0 and report.process != instead_of
 
 
 def version(actor: Any) -> str:
@@ -110,11 +112,12 @@ def test_one_of_two_is_killed_and_the_other_goes_on(
     with serving("answer_s=0.1", max_num_seqs=8, replicas=2) as server:
         model = client(server, tiny_model)
         killed, other = server.actors
+        first_process = health(killed).process
         undisturbed = health(other).process
 
         async def ask_until_it_is_back() -> list[Answer]:
             asked: list[asyncio.Future[Answer]] = []
-            while len(asked) < 40 or not works(killed):
+            while len(asked) < 40 or not works(killed, instead_of=first_process):
                 asked.append(asyncio.ensure_future(model.sample(request(len(asked)))))
                 await asyncio.sleep(0.03)
                 if len(asked) == 20:

@@ -20,13 +20,14 @@ from tests.runs import finish
 
 RUN = [
     "configs/textworld_simulated.yaml",
-    "seed=1",
+    "seed=2",
     "cluster={executor: inline, memory_gib: 0.5}",
-    "env.splits={train: 3, validation: 3, calibration: 2, test: 2}",
-    "labels={tasks: 3, validation_tasks: 3, states: 16, validation_states: 12, n: 1, rounds: 1}",
+    "env.splits={train: 2, validation: 2, calibration: 0, test: 2}",
+    "env.max_steps=12",
+    "labels={tasks: 2, validation_tasks: 2, states: 12, validation_states: 8, n: 1, rounds: 1}",
     "router={epsilon: 0.05, score: validated, risk_steps: 30, policy_steps: 30}",
-    "perturb.test_seeds=2",
-    f"evaluate={{rates: [0.2, 0.5], routers: [r2v, {', '.join(BY_SCORE)}]}}",
+    "perturb.test_seeds=1",
+    f"evaluate={{rates: [0.4], routers: [r2v, {', '.join(BY_SCORE)}]}}",
 ]
 
 
