@@ -198,9 +198,9 @@ class VllmEngine:
         )
 
 
-def _top_p(request: EngineRequest, on_cpu: bool) -> dict[str, Any]:
+def _top_p(request: EngineRequest, computes_on_cpu: bool) -> dict[str, Any]:
     """How an engine is told top-p: on a CPU vLLM's own way sorts the vocabulary."""
-    if not on_cpu or request.top_p >= 1 or not request.temperature:
+    if not computes_on_cpu or request.top_p >= 1 or not request.temperature:
         return {"top_p": request.top_p}
     from actors.vllm.nucleus import TOP_P
 

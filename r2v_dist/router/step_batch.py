@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -98,20 +98,12 @@ class StepBatch:
         missing scores set. Raises ValueError when earlier steps of an episode are missing, because
         the history would be wrong.
         """
-        texts, ids, logprobs, tops = (
-            [row or [] for row in table[name].to_pylist()]
-            for name in (
-                "candidate_texts",
-                "candidate_ids",
-                "candidate_logprobs",
-                "first_top_logprobs",
-            )
-        )
-        scores = (
-            [row or [] for row in table["verifier_scores"].to_pylist()]
-            if "verifier_scores" in table.column_names
-            else [[] for _ in texts]
-        )
+        texts = _lists(table, "candidate_texts")
+        ids = _lists(table, "candidate_ids")
+        logprobs = _lists(table, "candidate_logprobs")
+        tops = _lists(table, "first_top_logprobs")
+        verified = "verifier_scores" in table.column_names
+        scores = _lists(table, "verifier_scores") if verified else [[] for _ in texts]
         chosen_indices = table["chosen_index"].to_pylist()
         goals = table["goal"].to_pylist()
         t_N, previous_N2, escalations_N, past_actions = _history(table)
@@ -149,6 +141,11 @@ class StepBatch:
                 [_left(count, budget) for count in escalations_N.tolist()], dtype=np.float64
             ),
         )
+
+
+def _lists(table: pa.Table, name: str) -> list[list[Any]]:
+    """A column of lists; empty ones for null."""
+    return [row or [] for row in table[name].to_pylist()]
 
 
 @lru_cache(maxsize=4096)

@@ -61,11 +61,9 @@ def labels(context: Context) -> dict[str, Any]:
     """
     config = context.config.labels
     states = _visited(context, "visits")
-    n = {
-        state.key: config.n
-        for split, count in _counts(context).items()
-        for state in sample(_of(states, split), count, 0)
-    }
+    n: dict[str, int] = {}
+    for split, count in _counts(context).items():
+        n |= dict.fromkeys((state.key for state in sample(_of(states, split), count, 0)), config.n)
     handed_over = {state.key for state in states if state.router == context.config.alone}
     return _label(context, states, n, handed_over)
 
@@ -157,11 +155,9 @@ def _learning_units(context: Context, arms: tuple[Arm, ...]) -> list[Unit]:
         tasks = (
             context.training_tasks("label") if split == "train" else context.tasks(split)[:count]
         )
-        units += [
-            context.unit(task, z, arms)
-            for index, task in enumerate(tasks)
-            for z in _met(zs, index, config.labels.seeds_per_task)
-        ]
+        for index, task in enumerate(tasks):
+            task_zs = _met(zs, index, config.labels.seeds_per_task)
+            units += [context.unit(task, z, arms) for z in task_zs]
     return units
 
 
