@@ -192,10 +192,10 @@ class RunnerGroup:
 
     def _do_without(self, runner: Any) -> None:
         """Leave a runner out that is late. Raises RuntimeFailure where too few others started."""
-        members = [member for member in self.members if member is not runner]
-        if sum(map(self._has_started, members)) < self._cluster.min_runners:
+        remaining = [member for member in self.members if member is not runner]
+        if sum(map(self._has_started, remaining)) < self._cluster.min_runners:
             raise RuntimeFailure(self._late())
-        warn(f"{self._late()}; until the next stage there are {len(members)}")
+        warn(f"{self._late()}; until the next stage there are {len(remaining)}")
         self._forget(runner)
         self.members.remove(runner)
 

@@ -3,9 +3,10 @@ at once.
 
 Invariant: the reference gets exactly the prompts, seeds and sampling of the roll-out, rebuilt from
 the store and checked against the stored prompt lengths; engines have equal settings, start with an
-empty prefix cache and never work at the same time. Ours includes what the reference does not have:
-playing the games, and that a step's prompt exists only after the step before. Runners are warm, as
-they are in every stage of a run but the first.
+empty prefix cache and never work at the same time. On a CPU the reference finds top-p by sorting,
+as vLLM does, and ours does not (`top_p` measures that alone). Ours includes what the reference does
+not have: playing the games, and that a step's prompt exists only after the step before. Runners are
+warm, as they are in every stage of a run but the first.
 """
 
 import argparse

@@ -8,6 +8,7 @@ the same tokens but where a rounded sum meets top-p; how many answers differ is 
 import argparse
 import json
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.pretrained.places import model_path
 
 ROOT = Path(__file__).parent.parent
+MOST_DIFFERING = 0.25
+"""Share of answers that may differ: once a rounded sum has let another token in, the rest of an
+answer is another one."""
 ASKED = (
     "Write a Python function that counts the vowels of a text.",
     "Write a Python function that merges two sorted lists.",
@@ -71,12 +75,12 @@ def compare(scratch: Path, offline: OfflineEngine, args: argparse.Namespace) -> 
         return Spent(seconds)
 
     pairs = interleave(lambda: side(ours), lambda: side(theirs), args.repeats)
-    candidates = {one: [ids for answer in answers[one] for ids in answer] for one in answers}
-    tokens = {one: sum(map(len, candidates[one])) for one in answers}
-    if abs(tokens[ours] - tokens[theirs]) > 0.05 * tokens[theirs]:
-        raise Mismatch(f"tokens: ours {tokens[ours]}, reference {tokens[theirs]}")
+    candidates = {path: list(chain.from_iterable(texts)) for path, texts in answers.items()}
+    tokens = {path: sum(map(len, texts)) for path, texts in candidates.items()}
     rates = (tokens[ours] / median_wall(pairs.ours), tokens[theirs] / median_wall(pairs.reference))
     differing = sum(a != b for a, b in zip(candidates[ours], candidates[theirs], strict=True))
+    if differing > MOST_DIFFERING * len(candidates[ours]):
+        raise Mismatch(f"answers: {differing} of {len(candidates[ours])} differ")
     publish(
         "top_p",
         "vLLM's own top-p",

@@ -149,8 +149,8 @@ def _require_answer(address: str) -> None:
     be interrupted.
     """
     where = f"cluster.address = {address}"
-    variable = os.environ.get("RAY_ADDRESS", "")
-    target = variable if address == "auto" and variable else address
+    ray_address = os.environ.get("RAY_ADDRESS", "")
+    target = ray_address if address == "auto" and ray_address else address
     if target != address:
         where += f" (RAY_ADDRESS = {target})"
     _require_listener(where, target)

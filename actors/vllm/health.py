@@ -74,7 +74,11 @@ class Watch:
     problem: str = ""
 
     def judge(
-        self, report: Report | None, version: str, start_took_s: float, outdated_s: float = 0.0
+        self,
+        report: Report | None,
+        wanted_version: str,
+        start_took_s: float,
+        outdated_s: float = 0.0,
     ) -> Verdict:
         """What a probe's reply asks for; None for a probe that was not answered in time.
         `start_took_s` is the time since the last start, and counts until the replica serves;
@@ -101,11 +105,11 @@ class Watch:
                 f"it computes {report.computing} requests and has answered none for "
                 f"{report.silent_s:.0f} s"
             )
-        if report.version == version:
+        if report.version == wanted_version:
             return Verdict.NOTHING
         if outdated_s > self.limits.load_s:
             return self._restart(
-                f"it did not take the weights of {version} within {self.limits.load_s:g} s "
+                f"it did not take the weights of {wanted_version} within {self.limits.load_s:g} s "
                 f"(cluster.engine_load_deadline_s)"
             )
         return Verdict.SERVE

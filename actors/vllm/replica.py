@@ -116,7 +116,7 @@ class Replica:
             self.probe = self.actor.health.options(concurrency_group=HEALTH_GROUP).remote()
         return self.probe
 
-    def judge(self, version: str) -> Verdict:
+    def judge(self, wanted_version: str) -> Verdict:
         """What the reply to the probe asks for, or its absence."""
         if self.probe is None:
             return Verdict.NOTHING  # it was restarted meanwhile
@@ -140,9 +140,9 @@ class Replica:
                 self._lives_at = place_at(self.actor, report.pid)
             self._process = report.process
         now = time.monotonic()
-        if report is None or report.state is not State.SERVING or report.version == version:
+        if report is None or report.state is not State.SERVING or report.version == wanted_version:
             self._current = now
-        return self.watch.judge(report, version, now - self._begun, now - self._current)
+        return self.watch.judge(report, wanted_version, now - self._begun, now - self._current)
 
     def restart(self, problem: str) -> None:
         """End its process; Ray starts another one in the same place."""

@@ -126,7 +126,7 @@ def likelier_mass(path: Path, prompt: list[int], ids: list[int], temperature: fl
 
 
 @pytest.mark.parametrize("top_p", [0.3, 1.0])
-def test_tokens_of_the_nucleus_are_sampled_and_no_others(
+def test_no_token_outside_of_the_nucleus_is_sampled_where_top_p_is_set(
     server: ModelServer, prompts: list[list[int]], tiny_model: Path, top_p: float
 ) -> None:
     asked = [replace(request(p, 3, n=4, temperature=2.0), top_p=top_p) for p in prompts[:2]]
