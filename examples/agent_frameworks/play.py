@@ -103,7 +103,7 @@ async def _agent(
         await process.wait()
         return (), f"no end within {DEADLINE_S} s"
     if process.returncode:
-        return (), errors.decode().strip().splitlines()[-1]
+        return (), (errors.decode().strip().splitlines() or ["ended without a message"])[-1]
     return tuple(json.loads(output.decode().strip().splitlines()[-1])), ""
 
 
