@@ -25,7 +25,7 @@ from actors.local_runners import LocalRunners
 from actors.runner_group import RunnerGroup
 from actors.totals import Totals
 from benchmarks.episodes import STEPS
-from benchmarks.harness import publish, same
+from benchmarks.harness import processor_s, publish, same
 from benchmarks.stand_in_runner import StandInRunner
 from cluster.session import ray_session
 from r2v_dist.config.cluster import ClusterConfig
@@ -194,8 +194,7 @@ def collectors_here() -> list[psutil.Process]:
 
 
 def _cpu_s(processes: Sequence[psutil.Process]) -> float:
-    times = [process.cpu_times() for process in processes]
-    return float(sum(one.user + one.system for one in times))
+    return sum(processor_s(process.pid) for process in processes)
 
 
 def table_of(taken: Taken) -> list[tuple[str, str, str]]:

@@ -26,7 +26,7 @@ import psutil
 import uvloop
 
 from benchmarks.gateway_sides import make_gateway
-from benchmarks.harness import Mismatch, publish
+from benchmarks.harness import Mismatch, processor_s, publish
 from r2v_dist.config.serve import ServeConfig
 from r2v_dist.serving.begun import Caller
 from r2v_dist.serving.upstream import Upstream
@@ -60,7 +60,7 @@ class Side:
         if self.process is None:
             return 0.0
         family = [self.process, *self.process.children(recursive=True)]
-        return float(sum(sum(one.cpu_times()[:2]) for one in family))
+        return sum(processor_s(one.pid) for one in family)
 
 
 def conversation(turns: int, size: int) -> bytes:

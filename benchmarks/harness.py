@@ -67,6 +67,15 @@ def measure(work: Callable[[], object]) -> Spent:
     return Spent(time.perf_counter() - wall, time.process_time() - cpu)
 
 
+def processor_s(pid: int) -> float:
+    """Processor time that a process has taken so far, to the nanosecond: the ticks of psutil and of
+    /proc are 10 ms, in which a short block reads as nothing. Raises OSError once it is gone.
+
+    Source: Linux's `clock_getcpuclockid(3)`, which numbers a process's clock like this.
+    """
+    return time.clock_gettime(~pid << 3 | 2)
+
+
 def interleave(ours: Callable[[], Spent], reference: Callable[[], Spent], repeats: int) -> Pairs:
     """One warm-up of each side, then `repeats` pairs."""
     ours()

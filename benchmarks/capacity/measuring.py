@@ -28,6 +28,7 @@ from benchmarks.capacity.costs import Costs, Measured, Point
 from benchmarks.capacity.dispatcher import LoopCosts, measure_loop
 from benchmarks.episodes import make_episodes
 from benchmarks.games import MAX_STEPS, make_tasks
+from benchmarks.harness import processor_s
 from cluster.session import ray_session
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.config.models import ModelConfig
@@ -148,11 +149,10 @@ def _by_kind() -> dict[str, float]:
     """Processor time of this process and all that it has started, by kind, so far."""
     sums = {"driver": time.process_time(), "machine": 0.0}
     for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             name = " ".join(process.cmdline())
             kind = next((k for mark, k in _KINDS.items() if mark in name), "machine")
-            times = process.cpu_times()
-            sums[kind] = sums.get(kind, 0.0) + times.user + times.system
+            sums[kind] = sums.get(kind, 0.0) + processor_s(process.pid)
     return sums
 
 
