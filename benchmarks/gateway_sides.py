@@ -28,6 +28,7 @@ from r2v_dist.router.features import FEATURE_NAMES
 from r2v_dist.router.mlp import Mlp
 from r2v_dist.router.model import RISKS, RouterModel
 from r2v_dist.router.registry import RouterModels
+from r2v_dist.router.scaler import Scaler
 from r2v_dist.serving.access import Access
 from r2v_dist.serving.app import GatewayApp, make_app
 from r2v_dist.serving.gateway import Gateway
@@ -98,7 +99,8 @@ def made_up_router() -> RouterModel:
     heads = {name: mlp(width, 64, 64, 1) for name in RISKS}
     heads["policy"] = mlp(len(RISKS) + width, 64, 1)
     mean_F, std_F = rng.normal(size=width), rng.uniform(0.5, 2.0, width)
-    return RouterModel("made-up", "decoupled", mean_F, std_F, heads, {})
+    scaler = Scaler(mean_F, std_F, mean_F - 3.0 * std_F, mean_F + 3.0 * std_F)
+    return RouterModel("made-up", "decoupled", scaler, heads, {})
 
 
 def make_gateway(upstream: Upstream, base_url: str) -> Gateway:

@@ -14,6 +14,7 @@ from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.features import FEATURE_NAMES
 from r2v_dist.router.mlp import Mlp
 from r2v_dist.router.model import ESTIMATES, RISKS, RouterModel
+from r2v_dist.router.scaler import Scaler
 from r2v_dist.router.step_context import StepContext
 from r2v_dist.seeding import rng_for
 
@@ -69,11 +70,11 @@ def untrained_router(config: RouterConfig) -> RouterModel:
     rng = np.random.default_rng(0)
     mean_F = rng.normal(size=len(FEATURE_NAMES))
     std_F = rng.uniform(0.5, 2.0, len(FEATURE_NAMES))
+    scaler = Scaler(mean_F, std_F, mean_F - 3.0 * std_F, mean_F + 3.0 * std_F)
     return RouterModel(
         "untrained",
         "decoupled",
-        mean_F,
-        std_F,
+        scaler,
         heads,
         dict.fromkeys(RISKS, Calibrator("isotonic", x=grid, y=grid)),
     )

@@ -172,13 +172,14 @@ def torch_router(model: RouterModel) -> Callable[[StepContext, Answer], float]:
     outputs = [sequential(name) for name in (("gain", "saving") if by_advantage else ("policy",))]
     effect_columns = [FEATURE_NAMES.index(name) for name in EFFECT_FEATURES]
     columns = effect_columns if by_advantage else slice(None)
-    mean_F = torch.from_numpy(model.mean_F)
-    std_F = torch.from_numpy(model.std_F)
+    scale = model.scaler
+    mean_F, std_F = torch.from_numpy(scale.mean_F), torch.from_numpy(scale.std_F)
+    low_F, high_F = torch.from_numpy(scale.low_F), torch.from_numpy(scale.high_F)
 
     @torch.inference_mode()
     def score(context: StepContext, answer: Answer) -> float:
         raw_NF = torch.from_numpy(features(StepBatch.of_step(answer, context)))
-        f_NF = (raw_NF - mean_F) / std_F
+        f_NF = (torch.clamp(raw_NF, low_F, high_F) - mean_F) / std_F
         risks = [torch.sigmoid(estimate(f_NF)) for estimate in estimates]
         inputs = torch.cat([*risks, f_NF[:, columns]], dim=1)
         values = [float(output(inputs)) for output in outputs]

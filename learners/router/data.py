@@ -17,29 +17,9 @@ from learners.router.losses import Episodes, Totals
 from r2v_dist.evaluation.handover import LatchedEpisodes
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.router.model import ESTIMATES, distinct
+from r2v_dist.router.scaler import Scaler
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Scaler:
-    """Standardisation fitted on the whole training split; a feature that never varies
-    stays at 0.
-    """
-
-    mean_F: Array
-    std_F: Array
-
-    @classmethod
-    def of(cls, labels: LabelTable) -> "Scaler":
-        """Mean and standard deviation of every feature."""
-        std_F = labels.features_NF.std(axis=0)
-        return cls(labels.features_NF.mean(axis=0), np.where(std_F > 1e-9, std_F, 1.0))
-
-    def __call__(self, features_NF: Array) -> Array:
-        """Standardised features."""
-        scaled_NF: Array = (features_NF - self.mean_F) / self.std_F
-        return scaled_NF
 
 
 @dataclass(frozen=True)

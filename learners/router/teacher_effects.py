@@ -36,9 +36,7 @@ def fit_effects(model: RouterModel, labels: LabelTable) -> dict[str, Mlp]:
     assert risks.rho1 is not None
     assert risks.rhoT is not None
     assert risks.dissent is not None
-    inputs_UI = effect_inputs(
-        risks.rho, risks.rho1, risks.rhoT, risks.dissent, (f_UF - model.mean_F) / model.std_F
-    )
+    inputs_UI = effect_inputs(risks.rho, risks.rho1, risks.rhoT, risks.dissent, model.scaler(f_UF))
     targets = {"gain": disputes.success_gained, "saving": 1.0 + disputes.calls_saved}
     return {
         name: _ridge(inputs_UI[place_N], target_N, disputes.pairs * disputes.weight)

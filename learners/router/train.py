@@ -37,11 +37,12 @@ from r2v_dist.labels.table import LabelTable
 from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.mlp import Mlp
 from r2v_dist.router.model import RISKS, RouterModel, Score, distinct, predict_states
+from r2v_dist.router.scaler import Scaler
 from r2v_dist.seeding import short_hash
 from r2v_dist.stats.mixing import Mix
 
 if TYPE_CHECKING:
-    from learners.router.data import Scaler, Share
+    from learners.router.data import Share
     from learners.router.phases import Setting
 
 _RESULT = "training.json"
@@ -141,7 +142,7 @@ def _train_one(
     """
     import torch
 
-    from learners.router.data import Scaler, adder, deal
+    from learners.router.data import adder, deal
     from learners.router.engine import Log
     from learners.router.phases import Setting, policy_inputs, predicted, train_policy
 
@@ -151,7 +152,7 @@ def _train_one(
     ranks = torch.distributed.get_world_size()
     labels = LabelTable.load(job.train)
     held_out = LabelTable.load(job.validation)
-    scaler = Scaler.of(labels)
+    scaler = Scaler.of(labels.features_NF)
     train = deal(labels, scaler, rank, ranks, device)
     validation = deal(held_out, scaler, rank, ranks, device)
     total = config.policy_steps + (config.risk_steps if decoupled else 0)
@@ -199,7 +200,7 @@ def _points(
 def _model(
     config: RouterConfig,
     labels: LabelTable,
-    scaler: "Scaler",
+    scaler: Scaler,
     heads: dict[str, Mlp],
     calibrators: dict[str, Calibrator],
 ) -> RouterModel:
@@ -207,16 +208,15 @@ def _model(
     from learners.router.teacher_effects import fit_effects
 
     score = _score(config, labels)
-    scale = (scaler.mean_F, scaler.std_F)
     if score == "advantage":
-        risk_router = RouterModel("", config.mode, *scale, heads, calibrators, score="value")
+        risk_router = RouterModel("", config.mode, scaler, heads, calibrators, score="value")
         heads = heads | fit_effects(risk_router, labels)
     weights: list[bytes] = []
     for head in heads.values():
         for layer in head.layers:
             weights += [values.tobytes() for values in layer]
     version = f"router-{short_hash(*weights)[:12]}"
-    return RouterModel(version, config.mode, *scale, heads, calibrators, score=score)
+    return RouterModel(version, config.mode, scaler, heads, calibrators, score=score)
 
 
 def _score(config: RouterConfig, labels: LabelTable) -> Score:

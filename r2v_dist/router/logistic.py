@@ -14,6 +14,7 @@ import numpy.typing as npt
 from r2v_dist.router.calibration import choose_calibrator, logistic_fit, sigmoid
 from r2v_dist.router.mlp import Mlp
 from r2v_dist.router.model import RouterModel
+from r2v_dist.router.scaler import Scaler
 from r2v_dist.seeding import short_hash
 
 Array = npt.NDArray[np.float64]
@@ -46,13 +47,12 @@ class Outcomes:
 class _Scale:
     """Standardises features; those that may have no weight, and those that never vary, become 0."""
 
-    mean_F: Array
-    std_F: Array
+    scaler: Scaler
     used_F: npt.NDArray[np.bool_]
 
     def __call__(self, outcomes: Outcomes) -> Array:
         """Rows of the regression, a 1 for the intercept at the end."""
-        scaled_NF = np.where(self.used_F, (outcomes.features_NF - self.mean_F) / self.std_F, 0.0)
+        scaled_NF = np.where(self.used_F, self.scaler(outcomes.features_NF), 0.0)
         return np.column_stack([scaled_NF, np.ones(len(scaled_NF))])
 
 
@@ -70,10 +70,9 @@ def train_logistic(
 
     Raises ValueError with fewer than two tasks in either.
     """
-    spread_F = train.features_NF.std(axis=0)
+    scaler = Scaler.of(train.features_NF, train.weight_N)
     scale = _Scale(
-        (train.features_NF * train.weight_N[:, None]).sum(axis=0) / train.weight_N.sum(),
-        np.where(spread_F > 1e-9, spread_F, 1.0),
+        scaler,
         np.array([uses is None or name in uses for name in names]),
     )
     x_ND = scale(train)
@@ -82,12 +81,11 @@ def train_logistic(
     raw_N = sigmoid(scale(validation) @ w_D)
     failures_N = validation.failed_N * validation.weight_N
     choice = choose_calibrator(raw_N, failures_N, validation.weight_N, validation.task_N, seed)
-    weights = (w_D.tolist(), scale.mean_F.tolist(), scale.std_F.tolist())
+    weights = (w_D.tolist(), scaler.mean_F.tolist(), scaler.std_F.tolist())
     return RouterModel(
         version=f"{kind}-{short_hash(*weights)[:12]}",
         mode="joint",
-        mean_F=scale.mean_F,
-        std_F=scale.std_F,
+        scaler=scaler,
         heads={"rho": Mlp(((w_D[None, :-1], w_D[-1:]),))},
         calibrators={"rho": choice.calibrator},
         feature_names=names,

@@ -1,14 +1,14 @@
 """The exported router: a folder that numpy alone can run, and that refuses features it was not
 trained on.
 
-`router.safetensors` holds `scaler.mean` [F], `scaler.std` [F] and for every head, in float64,
-`<head>.<layer>.weight` [out, in] and
-`<head>.<layer>.bias` [out], layers counted from 0. Layers are joined by SiLU; the last has one
-output, whose sigmoid is the head's.
+`router.safetensors` holds `scaler.mean`, `scaler.std`, `scaler.low` and `scaler.high`, each [F]
+(routers of older versions have no low and high, and cut nothing), and for every head, in float64,
+`<head>.<layer>.weight` [out, in] and `<head>.<layer>.bias` [out], layers counted from 0. Layers are
+joined by SiLU; the last has one output, whose sigmoid is the head's.
 `router.json` holds the feature names and version, the mode, the score, `effect_features`, the
 router's version and the calibrator of each risk head.
 
-Heads, all on standardised features (f - mean) / std:
+Heads, all on standardised features (f - mean) / std, f cut to [low, high] (`scaler.Scaler`):
   decoupled  `rho`, `rho1`, `rhoT`, and `policy` on the concatenation (rho, rho1, rhoT after
              calibration, standardised f)
   joint      `rho` alone
@@ -39,6 +39,7 @@ from r2v_dist.router.advantage import EFFECT_FEATURES, advantage, effect_inputs
 from r2v_dist.router.calibration import LOGIT_EDGE, Calibrator, sigmoid
 from r2v_dist.router.features import FEATURE_NAMES, FEATURE_VERSION
 from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.scaler import Scaler
 
 Array = npt.NDArray[np.float64]
 Mode = Literal["joint", "decoupled"]
@@ -87,8 +88,7 @@ class RouterModel:
 
     version: str
     mode: Mode
-    mean_F: Array
-    std_F: Array
+    scaler: Scaler
     heads: dict[str, Mlp]
     calibrators: dict[str, Calibrator]
     feature_names: tuple[str, ...] = FEATURE_NAMES
@@ -126,7 +126,7 @@ class RouterModel:
                 f"{features_NF.shape}"
             )
         inputs_NI = np.empty((features_NF.shape[0], len(RISKS) + features_NF.shape[1]))
-        f_NF = np.divide(features_NF - self.mean_F, self.std_F, out=inputs_NI[:, len(RISKS) :])
+        f_NF = self.scaler(features_NF, inputs_NI[:, len(RISKS) :])
         logits_HN = np.minimum(np.maximum(self._risk_heads(f_NF), -LOGIT_EDGE), LOGIT_EDGE)
         slope_H1, offset_H1 = self._risk_slopes
         risks = [
@@ -192,7 +192,13 @@ class RouterModel:
     def save(self, path: Path) -> None:
         """Write the folder `path`; the JSON comes last, so that a folder with it is complete."""
         path.mkdir(parents=True, exist_ok=True)
-        tensors = {"scaler.mean": self.mean_F, "scaler.std": self.std_F}
+        scale = self.scaler
+        tensors = {
+            "scaler.mean": scale.mean_F,
+            "scaler.std": scale.std_F,
+            "scaler.low": scale.low_F,
+            "scaler.high": scale.high_F,
+        }
         for head, mlp in self.heads.items():
             for i, (weight, bias) in enumerate(mlp.layers):
                 tensors |= {f"{head}.{i}.weight": weight, f"{head}.{i}.bias": bias}
@@ -268,11 +274,15 @@ class RouterModel:
 
     @classmethod
     def _of(cls, description: dict[str, Any], tensors: dict[str, Array]) -> Self:
+        scale = Scaler.unlimited(tensors["scaler.mean"], tensors["scaler.std"])
         return cls(
             version=description["version"],
             mode=description["mode"],
-            mean_F=tensors["scaler.mean"],
-            std_F=tensors["scaler.std"],
+            scaler=replace(
+                scale,
+                low_F=tensors.get("scaler.low", scale.low_F),
+                high_F=tensors.get("scaler.high", scale.high_F),
+            ),
             heads={
                 head: Mlp(
                     tuple(

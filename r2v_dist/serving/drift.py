@@ -1,14 +1,16 @@
 """Whether what is served still looks like what the router was trained on.
 
 `FeatureDrift`: the population stability index (PSI) of every feature, over the latest `WINDOW`
-steps against the training states, in bins that are quantiles of the training states. `RiskTest`:
+steps against the training states, in bins that are quantiles of the training states; and sooner,
+how many steps lie beyond the range of the training states, where the router judges them as the
+nearest that it met. `RiskTest`:
 whether the SLM fails more often than was predicted, by a test that may be looked at after every
 outcome (betting, Waudby-Smith and Ramdas 2024): under calibration its wealth exceeds 1 / alpha with
 probability at most alpha, however long it runs.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,13 @@ Array = npt.NDArray[np.float64]
 WINDOW = 500
 ALARM = 0.25
 """The customary bound of PSI for a population that has shifted."""
+BEYOND = 0.1
+"""Share of the steps that may lie beyond the training states before somebody is told."""
+_LEAST_STEPS = 20
+"""Before so many steps nothing is said of the range."""
 _BINS = 10
+_SHOWN = 4
+"""Features that are named."""
 _LEAST = 1e-3
 """Share that an empty bin counts as."""
 _SERVING_ONLY = frozenset({"budget_left"})
@@ -37,6 +45,8 @@ class FeatureDrift:
             _shares(column, edges)
             for column, edges in zip(reference_NF.T, self._edges, strict=True)
         ]
+        self._low_F = reference_NF.min(axis=0)
+        self._high_F = reference_NF.max(axis=0)
         self._recent: deque[Array] = deque(maxlen=WINDOW)
 
     def add(self, features_F: Array) -> None:
@@ -56,6 +66,17 @@ class FeatureDrift:
             expected_B = self._expected[place]
             indices[name] = float(((actual_B - expected_B) * np.log(actual_B / expected_B)).sum())
         return indices
+
+    def beyond(self) -> dict[str, float]:
+        """By feature, the share of the latest steps that lie beyond the training states; features
+        without any are left out, and all before there are steps enough.
+        """
+        if len(self._recent) < _LEAST_STEPS:
+            return {}
+        steps_NF = np.stack(self._recent)
+        share_F = ((steps_NF < self._low_F) | (steps_NF > self._high_F)).mean(axis=0)
+        shares = zip(FEATURE_NAMES, share_F.tolist(), strict=True)
+        return {name: share for name, share in shares if share and name not in _SERVING_ONLY}
 
     def alarms(self) -> list[str]:
         """Features that have shifted."""
@@ -93,17 +114,31 @@ class RiskTest:
         return (self.failures - self.expected) / self.count if self.count else None
 
 
-def advice(alarms: Sequence[str], risk_alarm: bool) -> str:
+def said_of_range(beyond: Mapping[str, float]) -> str:
+    """What is said of features that are often beyond the training states; empty where none is."""
+    names = sorted((name for name in beyond if beyond[name] > BEYOND), key=lambda n: -beyond[n])
+    if not names:
+        return ""
+    shares = ", ".join(f"{name} in {beyond[name]:.0%} of the steps" for name in names[:_SHOWN])
+    return (
+        f"{shares} lie beyond what the router was trained on; it takes them for the nearest that "
+        f"it met. Train a router on this traffic, or do not rely on this one."
+    )
+
+
+def advice(alarms: Sequence[str], beyond: Mapping[str, float], risk_alarm: bool) -> str:
     """What to do, in words; empty where nothing is to be done."""
     if risk_alarm:
         return (
             "The SLM fails more often than predicted: lower the threshold or serve "
             "teacher-heavier (serve.operating_point), and train the router again on the log."
         )
+    if said := said_of_range(beyond):
+        return said
     if alarms:
         return (
-            f"{', '.join(alarms[:4])} differ from training: risks may be off. Collect feedback; "
-            f"if failures exceed predictions too, train the router again."
+            f"{', '.join(alarms[:_SHOWN])} differ from training: risks may be off. Collect "
+            f"feedback; if failures exceed predictions too, train the router again."
         )
     return ""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from r2v_dist.evaluation.off_policy import ThresholdEstimate
 from r2v_dist.evaluation.operating_points import Prices
-from r2v_dist.serving.drift import ALARM, WINDOW
+from r2v_dist.serving.drift import ALARM, WINDOW, said_of_range
 from r2v_dist.serving.log_traffic import CUT, LoggedTraffic
 from r2v_dist.stats.off_policy import Interval
 
@@ -52,6 +52,7 @@ class LogReport:
             "calibration_gap": traffic.risk_test.gap,
             "calibration_alarm": traffic.risk_test.alarm,
             "psi": dict(traffic.psi),
+            "beyond": dict(traffic.beyond),
             "actions": self.actions,
         }
 
@@ -104,14 +105,17 @@ class LogReport:
         ]
 
     def _of_features(self) -> list[str]:
+        said = said_of_range(self.traffic.beyond)
+        lines = [f"Retrain: {said}"] if said else []
         psi = self.traffic.psi
         names = sorted((name for name in psi if psi[name] > ALARM), key=lambda n: -psi[n])
         if not names:
-            return []
+            return lines
         shifts = ", ".join(f"{name} (PSI {psi[name]:.2f})" for name in names[:_SHOWN_FEATURES])
         return [
+            *lines,
             f"Retrain: {len(names)} of {len(psi)} features differ from the training states over "
-            f"the last {WINDOW} steps: {shifts}; above {ALARM:g} a population has shifted."
+            f"the last {WINDOW} steps: {shifts}; above {ALARM:g} a population has shifted.",
         ]
 
     def _of_weights(self) -> list[str]:

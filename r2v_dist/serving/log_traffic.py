@@ -65,6 +65,7 @@ class LoggedTraffic:
     draws: int
     risk_test: RiskTest
     psi: Mapping[str, float]
+    beyond: Mapping[str, float]
     """By feature, of the latest steps; empty with too few of them, or without training states."""
 
     @property
@@ -102,7 +103,7 @@ def logged_traffic(
         answers.num_rows,
         len(pc.unique(answers["drawn_by"])),
         risk_test,
-        {} if drift is None else _psi(answers, drift),
+        *({}, {}) if drift is None else _shifts(answers, drift),
     )
 
 
@@ -213,8 +214,9 @@ def _conversation(path: Sequence[Row], success: bool) -> LoggedConversation:
     )
 
 
-def _psi(rows: pa.Table, drift: FeatureDrift) -> dict[str, float]:
+def _shifts(rows: pa.Table, drift: FeatureDrift) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Against the training states, by feature: the index, and the share of steps beyond them."""
     features = rows["features"].drop_null()
     for row in features.slice(max(0, len(features) - WINDOW)).to_pylist():
         drift.add(np.array(row))
-    return drift.psi()
+    return drift.psi(), drift.beyond()

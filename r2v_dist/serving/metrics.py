@@ -68,6 +68,14 @@ class Metrics:
         self.psi = _Series(
             Gauge("r2v_drift_psi", "shift against training", ["feature"], registry=registry)
         )
+        self.beyond = _Series(
+            Gauge(
+                "r2v_beyond_training",
+                "share of the latest steps beyond the training states",
+                ["feature"],
+                registry=registry,
+            )
+        )
         self.gap = Gauge(
             "r2v_calibration_gap", "observed minus predicted failures", registry=registry
         )

@@ -112,6 +112,8 @@ class Watch:
         if self.drift is not None:
             for name, index in self.drift.psi().items():
                 metrics.psi[(name,)].set(index)
+            for name, share in self.drift.beyond().items():
+                metrics.beyond[(name,)].set(share)
         if (gap := self.risk_test.gap) is not None:
             metrics.gap.set(gap)
         return generate_latest(self.registry)
@@ -121,6 +123,7 @@ class Watch:
         total = sum(self._routes.values())
         psi = self.drift.psi() if self.drift is not None else {}
         alarms = self.drift.alarms() if self.drift is not None else []
+        beyond = self.drift.beyond() if self.drift is not None else {}
         policy = self._gateway.policy
         point = self._default
         cost = self._cost["slm"] + self._cost["teacher"]
@@ -148,10 +151,11 @@ class Watch:
             },
             "psi": psi,
             "drift": alarms,
+            "beyond": beyond,
             "judged": self.risk_test.count,
             "calibration_gap": self.risk_test.gap,
             "calibration_alarm": self.risk_test.alarm,
-            "advice": advice(alarms, self.risk_test.alarm),
+            "advice": advice(alarms, beyond, self.risk_test.alarm),
             "latest": list(self._latest),
         }
 

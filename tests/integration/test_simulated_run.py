@@ -19,6 +19,7 @@ from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.features import FEATURE_NAMES
 from r2v_dist.router.mlp import Mlp
 from r2v_dist.router.model import RouterModel, predict_states
+from r2v_dist.router.scaler import Scaler
 from tests.runs import ROOT
 
 CONFIG = ROOT / "configs" / "simulated.yaml"
@@ -72,7 +73,11 @@ def scored_by(**weights: float) -> RouterModel:
     count = len(FEATURE_NAMES)
     heads = {"rho": Mlp(((weight_F[None], np.zeros(1)),))}
     return RouterModel(
-        "linear", "joint", np.zeros(count), np.ones(count), heads, {"rho": Calibrator()}
+        "linear",
+        "joint",
+        Scaler.unlimited(np.zeros(count), np.ones(count)),
+        heads,
+        {"rho": Calibrator()},
     )
 
 

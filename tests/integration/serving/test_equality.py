@@ -25,6 +25,7 @@ from r2v_dist.router.features import FEATURE_NAMES, features
 from r2v_dist.router.mlp import Mlp
 from r2v_dist.router.model import RouterModel
 from r2v_dist.router.registry import RouterModels
+from r2v_dist.router.scaler import Scaler
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.switching import Hysteresis
 from r2v_dist.seeding import rng_for, stable_hash
@@ -99,9 +100,10 @@ def random_router(score: str) -> RouterModel:
 
     heads = {name: mlp(count, 6, 1) for name in ("rho", "rho1", "rhoT")}
     heads["policy"] = mlp(count + 3, 6, 1)
-    scale = rng.uniform(0.2, 0.6, count)
+    std_F = rng.uniform(0.2, 0.6, count)
     calibrators = {"rho": Calibrator(slope=0.7, offset=0.1)}
-    model = RouterModel("r-1", "decoupled", rng.normal(size=count), scale, heads, calibrators)
+    scaler = Scaler.unlimited(rng.normal(size=count), std_F)
+    model = RouterModel("r-1", "decoupled", scaler, heads, calibrators)
     return replace(model, score=score)  # type: ignore[arg-type]
 
 

@@ -13,7 +13,7 @@ import pytest
 from r2v_dist.router.features import FEATURE_NAMES, features
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.serving.access import Access
-from r2v_dist.serving.drift import WINDOW, FeatureDrift, RiskTest
+from r2v_dist.serving.drift import WINDOW, FeatureDrift, RiskTest, advice
 from r2v_dist.serving.log import read_log
 from tests.gateway_rig import (
     KEY,
@@ -318,6 +318,19 @@ def test_drift_is_quiet_in_training_and_loud_after_a_shift() -> None:
     for f_F in rng.normal(size=(WINDOW, count)) + np.eye(count)[3]:
         drift.add(f_F)
     assert drift.alarms() == [FEATURE_NAMES[3]]
+
+
+def test_steps_beyond_the_training_states_are_told_by_the_twentieth() -> None:
+    count = len(FEATURE_NAMES)
+    drift = FeatureDrift(np.random.default_rng(1).uniform(size=(400, count)))
+    inside_F = np.full(count, 0.5)
+    for step in range(19):
+        drift.add(inside_F + (step % 2) * 3.0 * np.eye(count)[3])
+    assert drift.beyond() == {}
+    drift.add(inside_F)
+    assert drift.beyond() == {FEATURE_NAMES[3]: 9 / 20}
+    told = advice(drift.alarms(), drift.beyond(), False)
+    assert told.startswith(f"{FEATURE_NAMES[3]} in 45% of the steps lie beyond")
 
 
 def test_the_test_of_calibration_is_quiet_under_calibration_and_loud_at_twice_the_failures() -> (

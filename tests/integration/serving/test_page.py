@@ -125,7 +125,11 @@ def marked(value: Any) -> Any:
     if isinstance(value, dict):
         told = {name: marked(inner) for name, inner in value.items()}
         told |= {"would": MARKUP} if "would" in told else {}
-        told |= {"reasons": {MARKUP: 1}, "psi": {MARKUP: 1.0}} if "reasons" in told else {}
+        told |= (
+            {"reasons": {MARKUP: 1}, "psi": {MARKUP: 1.0}, "beyond": {MARKUP: 1.0}}
+            if "reasons" in told
+            else {}
+        )
         return told
     if isinstance(value, list):
         return [marked(inner) for inner in value]

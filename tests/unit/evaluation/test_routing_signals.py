@@ -16,6 +16,7 @@ from r2v_dist.router.advantage import LEAST_COST, LEAST_GAIN, advantage, effect_
 from r2v_dist.router.features import FEATURE_NAMES
 from r2v_dist.router.mlp import Mlp
 from r2v_dist.router.model import ESTIMATES, RouterModel, Score
+from r2v_dist.router.scaler import Scaler
 
 F = len(FEATURE_NAMES)
 EFFECTS = 6
@@ -34,7 +35,8 @@ def model(score: Score) -> RouterModel:
     rng = np.random.default_rng(0)
     heads = {name: risk_head(rng) for name in ESTIMATES}
     heads |= {"gain": effect_head(0.1, rng), "saving": effect_head(2.5, rng)}
-    return RouterModel("m", "decoupled", np.zeros(F), np.ones(F), heads, {}, score=score)
+    scaler = Scaler.unlimited(np.zeros(F), np.ones(F))
+    return RouterModel("m", "decoupled", scaler, heads, {}, score=score)
 
 
 def test_ranks_are_those_of_the_definition() -> None:

@@ -14,6 +14,7 @@ from r2v_dist.router.advantage import LEAST_COST, LEAST_GAIN, advantage, effect_
 from r2v_dist.router.features import FEATURE_NAMES
 from r2v_dist.router.mlp import Mlp
 from r2v_dist.router.model import ESTIMATES, RouterModel
+from r2v_dist.router.scaler import Scaler
 
 F = len(FEATURE_NAMES)
 TRUTH = np.array([0.5, -0.25, 0.0, 2.0, 0.3, -0.2])
@@ -33,8 +34,7 @@ def model() -> RouterModel:
     return RouterModel(
         "m",
         "decoupled",
-        np.zeros(F),
-        np.ones(F),
+        Scaler.unlimited(np.zeros(F), np.ones(F)),
         {name: head() for name in ESTIMATES},
         {},
         score="value",

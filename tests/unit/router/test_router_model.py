@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from r2v_dist.errors import UsageError
 from r2v_dist.router.calibration import Array, Calibrator
 from r2v_dist.router.features import FEATURE_NAMES
 from r2v_dist.router.mlp import Mlp
 from r2v_dist.router.model import Mode, RouterModel
+from r2v_dist.router.scaler import Scaler
 
 F = len(FEATURE_NAMES)
 
@@ -40,7 +42,19 @@ def router(mode: Mode = "decoupled") -> RouterModel:
         "rho": Calibrator("platt", 0.8, 0.1),
         "rho1": Calibrator("isotonic", x=(0.2, 0.8), y=(0.1, 0.7)),
     }
-    return RouterModel("r-1", mode, rng.normal(size=F), rng.uniform(0.5, 2, F), heads, calibrators)
+    mean_F, std_F = rng.normal(size=F), rng.uniform(0.5, 2, F)
+    return RouterModel(
+        "r-1", mode, Scaler(mean_F, std_F, mean_F - std_F, mean_F + std_F), heads, calibrators
+    )
+
+
+def scaled(model: RouterModel, state: list[float]) -> list[float]:
+    """A state as the networks take it, in plain Python."""
+    scale = model.scaler
+    limits = zip(scale.low_F.tolist(), scale.high_F.tolist(), strict=True)
+    cut = [min(max(x, low), high) for x, (low, high) in zip(state, limits, strict=True)]
+    moments = zip(scale.mean_F.tolist(), scale.std_F.tolist(), strict=True)
+    return [(x - mean) / std for x, (mean, std) in zip(cut, moments, strict=True)]
 
 
 def by_hand(net: Mlp, x: list[float]) -> float:
@@ -61,12 +75,7 @@ def test_predictions_are_the_documented_forward_pass() -> None:
     assert predicted.rho1 is not None
     assert predicted.rhoT is not None
     for i in range(3):
-        x = [
-            (a - m) / s
-            for a, m, s in zip(
-                f[i].tolist(), model.mean_F.tolist(), model.std_F.tolist(), strict=True
-            )
-        ]
+        x = scaled(model, f[i].tolist())
         raw = by_hand(model.heads["rho"], x)
         rho = 1 / (1 + math.exp(-(0.8 * math.log(raw / (1 - raw)) + 0.1)))
         rho1 = float(np.interp(by_hand(model.heads["rho1"], x), [0.2, 0.8], [0.1, 0.7]))
@@ -77,6 +86,28 @@ def test_predictions_are_the_documented_forward_pass() -> None:
             for values in (predicted.rho, predicted.rho1, predicted.rhoT, predicted.score)
         ]
         assert got == pytest.approx([rho, rho1, rhoT, score], rel=1e-9)
+
+
+def test_a_state_beyond_the_training_range_is_judged_as_the_nearest_within() -> None:
+    model = router()
+    scale = model.scaler
+    far_NF = scale.mean_F + np.array([[40.0], [-40.0]]) * scale.std_F
+    near_NF = np.stack([scale.high_F, scale.low_F])
+    np.testing.assert_array_equal(model.predict(far_NF).score, model.predict(near_NF).score)
+    assert scale.outside(far_NF).all()
+    assert not scale.outside(near_NF).any()
+
+
+def test_a_router_of_before_the_range_was_stored_cuts_nothing(tmp_path: Path) -> None:
+    model, f = router(), np.random.default_rng(1).normal(size=(3, F)) * 9.0
+    model.save(tmp_path)
+    weights = tmp_path / "router.safetensors"
+    kept = {k: v for k, v in load_file(weights).items() if k not in ("scaler.low", "scaler.high")}
+    save_file(kept, weights)
+    uncut = replace(model, scaler=Scaler.unlimited(model.scaler.mean_F, model.scaler.std_F))
+    loaded = RouterModel.load(tmp_path)
+    np.testing.assert_array_equal(loaded.predict(f).score, uncut.predict(f).score)
+    assert (loaded.predict(f).score != model.predict(f).score).all()
 
 
 def linear(head: Mlp, inputs: list[float]) -> float:
@@ -96,12 +127,7 @@ def test_the_advantage_is_success_for_a_call(tmp_path: Path) -> None:
     predicted = model.predict(f)
     step, calls = (FEATURE_NAMES.index(name) for name in ("t", "escalations"))
     for i in range(9):
-        x = [
-            (a - m) / s
-            for a, m, s in zip(
-                f[i].tolist(), model.mean_F.tolist(), model.std_F.tolist(), strict=True
-            )
-        ]
+        x = scaled(model, f[i].tolist())
         risks = [
             float(values[i])
             for values in (predicted.rho, predicted.rho1, predicted.rhoT)

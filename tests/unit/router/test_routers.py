@@ -21,6 +21,7 @@ from r2v_dist.router.query_features import (
     query_features,
 )
 from r2v_dist.router.registry import LEARNED, RouterModels, build_router
+from r2v_dist.router.scaler import Scaler
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import StepContext
 from r2v_dist.verifier.base import preferred
@@ -50,8 +51,7 @@ def linear(names: tuple[str, ...], version: str, seed: int = 0) -> RouterModel:
     return RouterModel(
         "r-1",
         "joint",
-        np.zeros(len(names)),
-        np.ones(len(names)),
+        Scaler.unlimited(np.zeros(len(names)), np.ones(len(names))),
         {"rho": head},
         {"rho": Calibrator()},
         names,

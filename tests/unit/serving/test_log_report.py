@@ -23,7 +23,9 @@ def row(threshold: float, extra: tuple[float, float, float] | None) -> Threshold
 
 def report(*rows: ThresholdEstimate, **traffic: object) -> LogReport:
     test = RiskTest()
-    told = LoggedTraffic("r2v", "r-1", 0.5, "slm", (), {"of another router": 3}, 900, 600, test, {})
+    told = LoggedTraffic(
+        "r2v", "r-1", 0.5, "slm", (), {"of another router": 3}, 900, 600, test, {}, {}
+    )
     return LogReport(replace(told, **traffic), rows, PRICES)  # type: ignore[arg-type]
 
 
@@ -61,6 +63,11 @@ def test_alarms_come_first() -> None:
     assert "10% was predicted" in recalibrate
     assert "2 of 3 features" in retrain
     assert "t (PSI 0.90), entropy (PSI 0.30)" in retrain
+
+
+def test_steps_beyond_the_training_states_are_told_before_500_of_them() -> None:
+    retrain, _ = report(NOW, beyond={"context_tokens": 0.84, "t": 0.02}).actions
+    assert "Retrain: context_tokens in 84% of the steps lie beyond" in retrain
 
 
 def test_weights_that_cannot_be_true_are_told() -> None:

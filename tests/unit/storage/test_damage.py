@@ -29,6 +29,7 @@ from r2v_dist.errors import DamagedFile, StoreFailure, UsageError
 from r2v_dist.language_model import Answer, Candidate, TopTokens
 from r2v_dist.router.mlp import Mlp
 from r2v_dist.router.model import RouterModel
+from r2v_dist.router.scaler import Scaler
 from r2v_dist.storage import arrow_file as table_file
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir
@@ -304,7 +305,11 @@ def test_a_damaged_router_is_named(tmp_path: Path, name: str, damage: str) -> No
     size = len(RouterModel.feature_names)
     zeros = np.zeros(size)
     RouterModel(
-        "v", "joint", zeros, zeros + 1.0, {"rho": Mlp(((zeros[None], zeros[:1]),))}, {}
+        "v",
+        "joint",
+        Scaler.unlimited(zeros, zeros + 1.0),
+        {"rho": Mlp(((zeros[None], zeros[:1]),))},
+        {},
     ).save(tmp_path)
     RouterModel.load(tmp_path)
     path = tmp_path / name
