@@ -36,7 +36,8 @@ from r2v_dist.files import write_atomically
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.router.calibration import Calibrator
 from r2v_dist.router.mlp import Mlp
-from r2v_dist.router.model import RISKS, RouterModel, Score, distinct, predict_states
+from r2v_dist.router.model import RISKS, RouterModel, distinct, predict_states
+from r2v_dist.router.names import Score
 from r2v_dist.router.scaler import Scaler
 from r2v_dist.seeding import short_hash
 from r2v_dist.stats.mixing import Mix

@@ -115,7 +115,7 @@ class RunConfig(Section):
     @property
     def chooses_score(self) -> bool:
         """Whether validation tasks choose what r2v compares with its threshold."""
-        return self.router is not None and self.router.score == "validated" and "r2v" in self.swept
+        return self.router is not None and self.router.score == "validated"
 
     @property
     def gpus(self) -> dict[str, float]:
@@ -209,6 +209,11 @@ def _router_labels(config: RunConfig) -> str | None:
         return (
             "router.score = validated: chooses among estimates of which a router with mode = joint "
             "makes one; leave router.score or router.mode out"
+        )
+    if router.score == "validated" and "r2v" not in config.evaluate.routers:
+        return (
+            "router.score = validated: chooses what r2v compares with its threshold, and r2v is "
+            "not in evaluate.routers; add it, or set router.score to risk"
         )
     count, key = min(
         (perturb.train_seeds, "train_seeds"), (perturb.validation_seeds, "validation_seeds")

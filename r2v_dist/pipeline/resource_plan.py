@@ -23,6 +23,7 @@ from r2v_dist.pipeline.this_machine import (
 )
 from r2v_dist.pretrained.catalogue import catalogue
 from r2v_dist.pretrained.places import model_path
+from r2v_dist.router.names import BY_SCORE
 
 
 def resource_plan(config: RunConfig) -> str:
@@ -140,7 +141,7 @@ def _validation_episodes(config: RunConfig) -> int:
     rates = len(config.evaluate.rates)
     arms = 2 + len(config.swept) * (1 + rates)
     if config.chooses_score:
-        arms += 2 + 3 * (1 + rates)
+        arms += 2 + len(BY_SCORE) * (1 + rates)
     return tasks * (config.perturb.validation_seeds * arms + 2)
 
 

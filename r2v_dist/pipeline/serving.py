@@ -110,6 +110,13 @@ def _as_trained(run_config: RunConfig, config: RunConfig) -> RouterConfig | None
     with its thresholds."""
     if run_config.router is None or config.router is None:
         return config.router
+    given, trained = config.router.score, run_config.router.score
+    if given != trained:
+        raise UsageError(
+            f"router.score = {given}: thresholds belong to a score, and those of this run were "
+            f"chosen with {trained}; leave it out, or run `r2v run` with router.score={given} and "
+            f"a run_dir of its own"
+        )
     return config.router.model_copy(update={"score": run_config.router.score})
 
 

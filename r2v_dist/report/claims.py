@@ -103,6 +103,12 @@ def first_step_words(findings: Findings, router: str) -> str:
     return f"At the first step the risk of {LABELS[router]} is no better than the base rate{seeds}."
 
 
+def _what_routes(score: str) -> str:
+    if score == "validated":
+        return "router.score is validated: validation chose risk, value or disagreement"
+    return f"router.score is {score}"
+
+
 def cvar_role(config: RunConfig) -> str:
     """What CVaR does in this run, whether or not the seeds differ."""
     router = config.router
@@ -112,5 +118,5 @@ def cvar_role(config: RunConfig) -> str:
         return "CVaR acts in the training of what routes, and filters thresholds."
     return (
         "CVaR only filters thresholds here: the policy head, which alone sees it in training, "
-        f"is not what routes (router.score is {router.score})."
+        f"is not what routes ({_what_routes(router.score)})."
     )

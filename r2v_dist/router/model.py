@@ -39,11 +39,11 @@ from r2v_dist.router.advantage import EFFECT_FEATURES, advantage, effect_inputs
 from r2v_dist.router.calibration import LOGIT_EDGE, Calibrator, sigmoid
 from r2v_dist.router.features import FEATURE_NAMES, FEATURE_VERSION
 from r2v_dist.router.mlp import Mlp
+from r2v_dist.router.names import Score
 from r2v_dist.router.scaler import Scaler
 
 Array = npt.NDArray[np.float64]
 Mode = Literal["joint", "decoupled"]
-Score = Literal["policy", "risk", "value", "dissent", "advantage"]
 RISKS = ("rho", "rho1", "rhoT")
 ESTIMATES = (*RISKS, "dissent")
 """Probabilities that are learned from labels, risks by their Brier scores and dissent by its log

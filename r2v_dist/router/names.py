@@ -17,6 +17,8 @@ from [0, 1) is below the threshold, which is a rate."""
 Lesson = Literal["outcomes", "answers", "branches"]
 """What a fitted router learns from: how the SLM's own episodes end, what the teacher would have
 done in their states, or counterfactual branches, in which the teacher is played."""
+Score = Literal["policy", "risk", "value", "dissent", "advantage"]
+"""What a learned router compares with its threshold (`router/model.py`)."""
 Maker = Literal["learner", "query", "regression", "rescored", "served"]
 """The router learner, the query-level classifier, a regression, r2v's own networks with another
 score, or a regression on served traffic."""
@@ -140,6 +142,8 @@ def made_by(*makers: Maker) -> tuple[str, ...]:
     return tuple(info.name for info in ROUTERS if info.maker in makers)
 
 
+BY_SCORE: dict[str, Score] = {"r2v_risk": "risk", "r2v_value": "value", "r2v_dissent": "dissent"}
+"""r2v routed by one of its estimates: the name of the router, and the score."""
 BASELINES = names_of("baseline")
 LEARNED = made_by("learner", "regression", "rescored", "served")
 """Each is one `RouterModel` on the step's features, differently trained."""

@@ -210,7 +210,7 @@ class GatewayApp:
         return [*ALIASES, *(f"r2v@{point.name}" for point in points if not point.problem)]
 
     async def _document(self, request: Request) -> Response:
-        return Response(_document(), media_type="application/json")
+        return Response(await asyncio.to_thread(_document), media_type="application/json")
 
     async def _health(self, request: Request) -> Response:
         return _json({"status": "ok"})
@@ -267,7 +267,7 @@ def _of_teacher(down: TeacherDown) -> ApiError:
 
 @cache
 def _document() -> bytes:
-    """Read once: it takes longer than an event loop may be kept."""
+    """Read once, and not on the event loop, which may not be kept as long as that takes."""
     return msgspec.json.encode(yaml.safe_load(_DOCUMENT.read_bytes()))
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from r2v_dist.errors import UsageError
 from r2v_dist.evaluation.comparison import SeedArms
 from r2v_dist.evaluation.outcomes import ArmOutcomes, arm_outcomes
 from r2v_dist.evaluation.trained_routers import routers_of, score_areas
 from r2v_dist.pipeline.served_policy import policy_of
 from r2v_dist.pipeline.serving import served_run
-from r2v_dist.pipeline.steps.router import BY_SCORE
+from r2v_dist.router.names import BY_SCORE
 from r2v_dist.stats.frontier import frontier_auc
 from r2v_dist.storage.run_dir import RunDir, open_run
 from tests.runs import finish
@@ -93,6 +94,7 @@ def test_a_gateway_routes_by_the_score_whose_thresholds_it_has(finished: Path) -
         for role in ("slm", "teacher")
     ]
     chosen = policy_of(*open_run(finished)).models.of("r2v", 0)
-    for given in ("validated", "risk"):
-        policy = served_run(finished, [*models, f"router.score={given}"]).policy
-        assert policy.models.of("r2v", 0).version == chosen.version
+    policy = served_run(finished, [*models, "router.score=validated"]).policy
+    assert policy.models.of("r2v", 0).version == chosen.version
+    with pytest.raises(UsageError, match=r"router\.score = risk: .* chosen with validated; leave"):
+        served_run(finished, [*models, "router.score=risk"])

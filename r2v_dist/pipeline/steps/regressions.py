@@ -16,11 +16,11 @@ from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.stage import other_routers
-from r2v_dist.pipeline.steps.router import BY_SCORE, last_of_learner, learner_stage, load_trained
+from r2v_dist.pipeline.steps.router import last_of_learner, learner_stage, load_trained
 from r2v_dist.router.features import FEATURE_NAMES, FEATURE_VERSION
 from r2v_dist.router.logistic import Outcomes, train_logistic
 from r2v_dist.router.model import RouterModel
-from r2v_dist.router.names import BY_NAME, made_by
+from r2v_dist.router.names import BY_NAME, BY_SCORE, made_by
 from r2v_dist.storage.routers import publish_router
 
 THREE = ("first_token_entropy", "action_surprisal", "verifier_best")

@@ -27,7 +27,7 @@ from r2v_dist.errors import RuntimeFailure
 from r2v_dist.labels.table import LabelTable
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.stage import other_routers
-from r2v_dist.router.model import RouterModel, Score
+from r2v_dist.router.model import RouterModel
 from r2v_dist.router.names import made_by
 from r2v_dist.router.query_classifier import QUERY, outcomes_of_queries, train_query_router
 from r2v_dist.router.registry import RouterModels
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from learners.router.train import RouterJob
 
 SPLITS: tuple[Split, Split] = ("train", "validation")
-BY_SCORE: dict[str, Score] = {"r2v_risk": "risk", "r2v_value": "value", "r2v_dissent": "dissent"}
-"""r2v routed by one of its estimates: the name of the router, and the score."""
 
 
 def router(context: Context) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from r2v_dist.errors import RuntimeFailure
 from r2v_dist.pipeline.context import Context
 from r2v_dist.pipeline.progress import Progress
 from r2v_dist.pipeline.steps.evaluation import play_validation
-from r2v_dist.pipeline.steps.router import BY_SCORE, held_as_r2v, learner_stage, load_trained
-from r2v_dist.router.model import RouterModel, Score
-from r2v_dist.router.names import made_by
+from r2v_dist.pipeline.steps.router import held_as_r2v, learner_stage, load_trained
+from r2v_dist.router.model import RouterModel
+from r2v_dist.router.names import BY_SCORE, Score, made_by
 from r2v_dist.storage.routers import publish_router
 
 
@@ -27,12 +27,11 @@ def score(context: Context) -> dict[str, Any]:
     r2v = load_trained(context, stage, "r2v")
     results, areas = _areas(context, r2v)
     best = max(areas, key=lambda estimate: areas[estimate])
-    rest = ", ".join(
-        f"{estimate} {area:.3f}" for estimate, area in areas.items() if estimate != best
-    )
-    Progress(context.stage).close(
-        f"{best} routes: frontier area {areas[best]:.3f}{f' ({rest})' if rest else ''}"
-    )
+    rest = [f"{estimate} {area:.3f}" for estimate, area in areas.items() if estimate != best]
+    if not r2v.can_score_by("dissent"):
+        rest.append("dissent not tried: no label says what the teacher would do")
+    others = f" ({', '.join(rest)})" if rest else ""
+    Progress(context.stage).close(f"{best} routes: frontier area {areas[best]:.3f}{others}")
     routers = context.result(stage, "routers")
     return results | {
         "routers": routers | _published(context, stage, r2v, best),

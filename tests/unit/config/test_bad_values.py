@@ -197,6 +197,11 @@ def test_rules_are_refused_where_an_environment_has_none() -> None:
     check_environment(load_config(games, ["verifier={kind: rules}"]))
 
 
+def test_only_the_score_of_r2v_can_be_chosen() -> None:
+    with pytest.raises(UsageError, match=r"router\.score = validated: .* r2v is not in evaluate"):
+        load_config(DEMO, ["router.score=validated", "evaluate.routers=[entropy]"])
+
+
 def test_a_trained_verifier_needs_a_cloned_slm() -> None:
     with pytest.raises(UsageError, match=r"verifier\.kind = trained: .* bc is null"):
         load_config(DEMO, ["bc=null", "dpo=null"])

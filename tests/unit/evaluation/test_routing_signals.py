@@ -15,7 +15,8 @@ from r2v_dist.evaluation.routing_signals import (
 from r2v_dist.router.advantage import LEAST_COST, LEAST_GAIN, advantage, effect_inputs
 from r2v_dist.router.features import FEATURE_NAMES
 from r2v_dist.router.mlp import Mlp
-from r2v_dist.router.model import ESTIMATES, RouterModel, Score
+from r2v_dist.router.model import ESTIMATES, RouterModel
+from r2v_dist.router.names import Score
 from r2v_dist.router.scaler import Scaler
 
 F = len(FEATURE_NAMES)

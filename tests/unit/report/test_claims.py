@@ -51,6 +51,7 @@ def test_a_p_value_at_its_floor_is_only_bounded() -> None:
     ("overrides", "said"),
     [
         ([], "CVaR only filters thresholds here"),
+        (["router.score=validated"], "validation chose risk, value or disagreement)."),
         (["router.score=policy"], "acts in the training of what routes"),
         (["router.mode=joint"], "acts in the training of what routes"),
         (["router=null"], "No router is trained"),
