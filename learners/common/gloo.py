@@ -4,6 +4,7 @@ Gloo by itself listens where the host's own name leads: 127.0.1.1 on a plain Deb
 of another host finds it.
 """
 
+import logging
 import os
 from typing import Any
 
@@ -11,6 +12,7 @@ import psutil
 import ray
 from ray.train.torch import TorchConfig
 
+_LOG = logging.getLogger(__name__)
 _INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
@@ -22,6 +24,13 @@ def listen_where_ray_does() -> None:
     for interface, addresses in psutil.net_if_addrs().items():
         if address in [entry.address for entry in addresses]:
             os.environ[_INTERFACE] = interface
+            return
+    _LOG.warning(
+        "no interface has this node's address %s: Gloo listens where the host's name leads; if "
+        "ranks do not meet, set %s",
+        address,
+        _INTERFACE,
+    )
 
 
 class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]

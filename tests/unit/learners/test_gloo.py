@@ -16,3 +16,13 @@ def test_ranks_listen_where_their_node_is(
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", told)
     listen_where_ray_does()
     assert os.environ["GLOO_SOCKET_IFNAME"] == listens
+
+
+def test_an_address_that_no_interface_has_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "203.0.113.7")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    listen_where_ray_does()
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+    assert "no interface has this node's address 203.0.113.7" in caplog.text
