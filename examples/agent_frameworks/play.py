@@ -107,14 +107,14 @@ async def _agent(
     return tuple(json.loads(output.decode().strip().splitlines()[-1])), ""
 
 
-async def _all(python: str, url: str, at_once: int, worlds: list[Make]) -> None:
+async def _all(python: str, url: str, at_once: int, models: list[str], worlds: list[Make]) -> None:
     gate = asyncio.Semaphore(at_once)
 
     async def one(model: str, make: Make) -> Played:
         async with gate:
             return await played(python, url, model, make)
 
-    for model in MODELS:
+    for model in models:
         came = await asyncio.gather(*(one(model, make) for make in worlds))
         for failure in filter(None, (each.failed for each in came)):
             print(f"  {model}: {failure}", file=sys.stderr)
@@ -135,6 +135,7 @@ if __name__ == "__main__":
     parser.add_argument("--url", required=True, help="of the gateway, with /v1")
     parser.add_argument("--programs", type=int, default=10)
     parser.add_argument("--at-once", type=int, default=4, help="episodes side by side")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     given = parser.parse_args()
     chosen = programs(given.programs)
-    asyncio.run(_all(given.python, given.url, given.at_once, chosen))
+    asyncio.run(_all(given.python, given.url, given.at_once, given.models, chosen))
