@@ -49,9 +49,11 @@ class Design:
 
     def explored(self, exploration: Exploration) -> "Design":
         """This design where a share of the conversations explores."""
-        share = 1.0 - exploration.rate
+        unexplored = 1.0 - exploration.rate
         probability = exploration.rate / len(exploration.thresholds)
-        pairs = [(t, share * p) for t, p in zip(self.thresholds, self.probabilities, strict=True)]
+        pairs = [
+            (t, unexplored * p) for t, p in zip(self.thresholds, self.probabilities, strict=True)
+        ]
         return Design.of(
             [*pairs, *((threshold, probability) for threshold in exploration.thresholds)]
         )

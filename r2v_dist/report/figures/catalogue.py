@@ -97,13 +97,13 @@ def draw_figures(
 class _Drawing:
     run: RunDir
     config: RunConfig
-    found: Findings
+    findings: Findings
     folder: Path
     published: Published | None
 
     def routers(self) -> list[Figure]:
         """What routers achieve."""
-        findings = self.found
+        findings = self.findings
         names = {row.name for row in findings.perturbed}
         ours = REFERENCE in names
         caption = (
@@ -113,7 +113,7 @@ class _Drawing:
             + routers.note(findings)
         )
         paint = partial(
-            routers.frontier, found=findings, published=self.published, alone=self.config.alone
+            routers.frontier, findings=findings, published=self.published, alone=self.config.alone
         )
         seeds_caption = _SEEDS + (_HINDSIGHT if ours else "")
         figures = [
@@ -125,12 +125,12 @@ class _Drawing:
                 "seeds",
                 "Success under each perturbation seed",
                 seeds_caption,
-                partial(routers.seeds, found=findings),
+                partial(routers.seeds, findings=findings),
                 3.5,
             ),
         ]
         if names & set(ABLATIONS) and ours:
-            paint = partial(routers.ablations, found=findings, alone=self.config.alone)
+            paint = partial(routers.ablations, findings=findings, alone=self.config.alone)
             height = 0.5 + 2.4 * routers.panel_rows(len(names & set(ABLATIONS)))
             figures.append(
                 self._wide("ablations", "ablations", "Ablations", _ABLATIONS, paint, height)
@@ -139,11 +139,11 @@ class _Drawing:
 
     def risk(self) -> list[Figure]:
         """What r2v predicts, and how it was trained."""
-        findings = self.found
+        findings = self.findings
         figures = list[Figure]()
         if findings.forecasts and REFERENCE in findings.forecasts[0].rho:
             seed_note = " Training seed 0." if findings.training_seeds > 1 else ""
-            paint = partial(risk.reliability, found=findings)
+            paint = partial(risk.reliability, findings=findings)
             figures.append(
                 self._column(
                     "reliability",

@@ -16,11 +16,11 @@ FEWEST = 5
 """Episodes below which a mean over a step is not drawn."""
 
 
-def reliability(figure: Any, found: Findings) -> None:
+def reliability(figure: Any, findings: Findings) -> None:
     """Observed failures against predicted risk, and how many steps are in each bin."""
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
     above.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
-    forecasts = found.forecasts[0]
+    forecasts = findings.forecasts[0]
     for name, width, alpha in (("r2v_uncalibrated", 1.2, 0.55), (REFERENCE, 2.2, 1.0)):
         if name not in forecasts.rho:
             continue
@@ -43,7 +43,7 @@ def reliability(figure: Any, found: Findings) -> None:
             14 + 190 * sizes / sizes.max() * (name == REFERENCE),
             **style,
         )
-    quality = next((q for q in found.risk if q.name == REFERENCE), None)
+    quality = next((q for q in findings.risk if q.name == REFERENCE), None)
     if quality is not None:
         above.text(
             0.03,

@@ -26,11 +26,11 @@ _COLUMNS = 4
 """Small panels beside each other."""
 
 
-def frontier(figure: Any, found: Findings, published: Published | None, alone: str) -> None:
+def frontier(figure: Any, findings: Findings, published: Published | None, alone: str) -> None:
     """r2v in front of every other router but its ablations: on the left of the unfitted ones, on
     the right, where there are any, of those that learned from data.
     """
-    routers = dict.fromkeys(row.name for row in found.perturbed)
+    routers = dict.fromkeys(row.name for row in findings.perturbed)
     other_routers = [name for name in routers if name not in (*ABLATIONS, *ENDS, REFERENCE)]
     panels = {
         "against unfitted routers": [name for name in other_routers if not is_fitted(name)],
@@ -39,13 +39,13 @@ def frontier(figure: Any, found: Findings, published: Published | None, alone: s
     filled_panels = {title: names for title, names in panels.items() if names} or {"": []}
     axes = np.atleast_1d(figure.subplots(1, len(filled_panels), sharey=True))
     for ax, (title, names) in zip(axes, filled_panels.items(), strict=True):
-        _panel(ax, found, names, alone)
+        _panel(ax, findings, names, alone)
         ax.set_title(title)
     axes[0].set_ylabel("success rate")
-    _mark_selected(axes[-1], found)
+    _mark_selected(axes[-1], findings)
     if published is not None:
         _star(axes[0], published)
-    rows = found.perturbed
+    rows = findings.perturbed
     lowest = [row.success_rate for row in rows]
     if published is not None:
         lowest.append(published.success_rate)
@@ -102,13 +102,13 @@ def _star(ax: Any, published: Published) -> None:
     _label(ax, published.text, place, (14, -52), INK, "normal")
 
 
-def ablations(figure: Any, found: Findings, alone: str) -> None:
+def ablations(figure: Any, findings: Findings, alone: str) -> None:
     """One panel an ablation, with r2v behind it."""
-    names = [name for name in ABLATIONS if any(row.name == name for row in found.perturbed)]
+    names = [name for name in ABLATIONS if any(row.name == name for row in findings.perturbed)]
     grid = figure.subplots(panel_rows(len(names)), _COLUMNS, sharex=True, sharey=True).ravel()
     for ax, name in zip(grid, names, strict=False):
-        _sweep(ax, found.perturbed, REFERENCE, alone, linewidth=4.5, size=0, alpha=0.22)
-        _sweep(ax, found.perturbed, name, alone, linewidth=1.8, size=5, alpha=1.0)
+        _sweep(ax, findings.perturbed, REFERENCE, alone, linewidth=4.5, size=0, alpha=0.22)
+        _sweep(ax, findings.perturbed, name, alone, linewidth=1.8, size=5, alpha=1.0)
         ax.set_title(LABELS[name], fontsize=10, color=COLOURS[name], fontweight="bold")
         ax.set_xlabel("LLM-call rate")
         ax.tick_params(labelbottom=True)
@@ -124,15 +124,17 @@ def panel_rows(count: int) -> int:
     return -(-count // _COLUMNS)
 
 
-def seeds(figure: Any, found: Findings) -> None:
+def seeds(figure: Any, findings: Findings) -> None:
     """Bars under each perturbation seed: both ends, r2v, and the best baseline for the same teacher
     calls.
     """
     ax = figure.subplots()
     groups = [
-        (label, colour, values) for label, colour, values in _by_seed(found) if values is not None
+        (label, colour, values)
+        for label, colour, values in _by_seed(findings)
+        if values is not None
     ]
-    zs = found.seeds[0].arms[0].zs
+    zs = findings.seeds[0].arms[0].zs
     width = 0.84 / len(groups)
     for i, (label, colour, values_Z) in enumerate(groups):
         offset = (i - (len(groups) - 1) / 2) * width

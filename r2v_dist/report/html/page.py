@@ -64,7 +64,7 @@ def render_page(
             for n in _ORDER
             if (o := findings.overall(n, config.evaluate.bootstrap, config.seed)) is not None
         },
-        found=findings,
+        findings=findings,
         figures={
             section: [f for f in figures if f.section == section]
             for section in {f.section for f in figures}
