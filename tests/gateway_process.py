@@ -22,6 +22,7 @@ from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.serve import ServeConfig
 from r2v_dist.language_model import Sampling
 from r2v_dist.router.features import FEATURE_NAMES
+from r2v_dist.router.scaler import Scaler
 from r2v_dist.serving.access import Access
 from r2v_dist.serving.app import GatewayApp, make_app
 from r2v_dist.serving.drift import FeatureDrift
@@ -54,7 +55,7 @@ def main(folder: Path, teacher_url: str, entries: int) -> None:
     gateway = Gateway(side, EndpointTeacher(upstream, model, "stub"), POLICY, config, 12)
     app = GatewayApp(gateway, Access())
     states_NF = np.random.default_rng(0).normal(size=(4000, len(FEATURE_NAMES)))
-    watch = Watch(gateway, FeatureDrift(states_NF))
+    watch = Watch(gateway, FeatureDrift(states_NF, Scaler.of(states_NF)))
     log = RequestLog(folder, gateway)
     gateway.listeners += [watch.answered, log.answered]
     app.failures.append(watch.failed)

@@ -205,14 +205,14 @@ def _model(
     heads: dict[str, Mlp],
     calibrators: dict[str, Calibrator],
 ) -> RouterModel:
-    """The router with all its heads. Its version names their weights."""
+    """The router with all its heads. Its version names their weights and the scaler."""
     from learners.router.teacher_effects import fit_effects
 
     score = _score(config, labels)
     if score == "advantage":
         risk_router = RouterModel("", config.mode, scaler, heads, calibrators, score="value")
         heads = heads | fit_effects(risk_router, labels)
-    weights: list[bytes] = []
+    weights = [values.tobytes() for values in scaler.arrays]
     for head in heads.values():
         for layer in head.layers:
             weights += [values.tobytes() for values in layer]

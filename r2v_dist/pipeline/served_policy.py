@@ -118,7 +118,10 @@ def training_drift(run: RunDir, config: RunConfig, router: str) -> FeatureDrift 
         return None
     name = stage_name(stage, config.serve.training_seed)
     path = run.root / "stages" / name / "train.arrow"
-    return FeatureDrift(LabelTable.load(path).features_NF) if path.is_file() else None
+    model = _models(run, config)[0].trained.get((router, config.serve.training_seed))
+    if model is None or not path.is_file():
+        return None
+    return FeatureDrift(LabelTable.load(path).features_NF, model.scaler)
 
 
 def deployed(run: RunDir, config: RunConfig, part: Any) -> Checkpoint | None:

@@ -88,7 +88,7 @@ def served_run(root: Path, overrides: list[str]) -> ServedRun:
     held_as_evaluated = hysteresis_by_router == hysteresis_of(run_config) and not expires
     # What the run has is told by its own configuration, whoever answers now.
     own_config = run_config.model_copy(
-        update={"serve": config.serve, "router": _as_trained(run_config, config)}
+        update={"serve": config.serve, "router": _with_the_score_of(run_config, config)}
     )
     policy = policy_of(run, own_config, held_as_evaluated)
     departures = tuple(
@@ -105,9 +105,9 @@ def served_run(root: Path, overrides: list[str]) -> ServedRun:
     return ServedRun(run, config, policy, slm, _verifier_of(run, own_config), departures)
 
 
-def _as_trained(run_config: RunConfig, config: RunConfig) -> RouterConfig | None:
-    """How r2v is played and what a call costs are the operator's; what it is scored by was chosen
-    with its thresholds."""
+def _with_the_score_of(run_config: RunConfig, config: RunConfig) -> RouterConfig | None:
+    """How r2v is played and what a call costs are the operator's. Raises UsageError for another
+    score than the one with which thresholds were chosen."""
     if run_config.router is None or config.router is None:
         return config.router
     given, trained = config.router.score, run_config.router.score
@@ -117,7 +117,7 @@ def _as_trained(run_config: RunConfig, config: RunConfig) -> RouterConfig | None
             f"chosen with {trained}; leave it out, or run `r2v run` with router.score={given} and "
             f"a run_dir of its own"
         )
-    return config.router.model_copy(update={"score": run_config.router.score})
+    return config.router
 
 
 def _slm_of(run: RunDir, own_config: RunConfig, model: ModelConfig) -> Checkpoint:

@@ -44,7 +44,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
-class _Scale:
+class _Rows:
     """Standardises features; those that may have no weight, and those that never vary, become 0."""
 
     scaler: Scaler
@@ -71,17 +71,14 @@ def train_logistic(
     Raises ValueError with fewer than two tasks in either.
     """
     scaler = Scaler.of(train.features_NF, train.weight_N)
-    scale = _Scale(
-        scaler,
-        np.array([uses is None or name in uses for name in names]),
-    )
-    x_ND = scale(train)
+    rows_of = _Rows(scaler, np.array([uses is None or name in uses for name in names]))
+    x_ND = rows_of(train)
     strength = min(_STRENGTHS, key=lambda candidate: _held_out_brier(x_ND, train, candidate, seed))
     w_D = _fit(x_ND, train, strength)
-    raw_N = sigmoid(scale(validation) @ w_D)
+    raw_N = sigmoid(rows_of(validation) @ w_D)
     failures_N = validation.failed_N * validation.weight_N
     choice = choose_calibrator(raw_N, failures_N, validation.weight_N, validation.task_N, seed)
-    weights = (w_D.tolist(), scaler.mean_F.tolist(), scaler.std_F.tolist())
+    weights = [values.tobytes() for values in (w_D, *scaler.arrays)]
     return RouterModel(
         version=f"{kind}-{short_hash(*weights)[:12]}",
         mode="joint",

@@ -1,7 +1,7 @@
 """Features as a router's networks take them: cut to the range of the training states, standardised.
 
-Networks that are given more than they have ever seen answer 0 or 1 with full confidence, for every
-such state alike. Cut to the range, a state that lies beyond is judged as the nearest that was met.
+Networks that are given more than they have ever seen can saturate: they answer 0 or 1, for every
+such state alike. So a feature beyond its range is taken at the edge of it.
 """
 
 from dataclasses import dataclass
@@ -40,8 +40,13 @@ class Scaler:
 
     @classmethod
     def unlimited(cls, mean_F: Array, std_F: Array) -> Self:
-        """One without a range."""
+        """A scaler without a range."""
         return cls(mean_F, std_F, np.full_like(mean_F, -np.inf), np.full_like(mean_F, np.inf))
+
+    @property
+    def arrays(self) -> tuple[Array, Array, Array, Array]:
+        """All that it consists of."""
+        return self.mean_F, self.std_F, self.low_F, self.high_F
 
     def __call__(self, features_NF: Array, out_NF: Array | None = None) -> Array:
         """Standardised features, in `out_NF` if given."""

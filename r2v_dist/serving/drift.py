@@ -2,8 +2,7 @@
 
 `FeatureDrift`: the population stability index (PSI) of every feature, over the latest `WINDOW`
 steps against the training states, in bins that are quantiles of the training states; and sooner,
-how many steps lie beyond the range of the training states, where the router judges them as the
-nearest that it met. `RiskTest`:
+the share of steps at which a feature lies beyond the range to which the router cuts it. `RiskTest`:
 whether the SLM fails more often than was predicted, by a test that may be looked at after every
 outcome (betting, Waudby-Smith and Ramdas 2024): under calibration its wealth exceeds 1 / alpha with
 probability at most alpha, however long it runs.
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from r2v_dist.router.features import FEATURE_NAMES
+from r2v_dist.router.scaler import Scaler
 
 Array = npt.NDArray[np.float64]
 
@@ -23,7 +23,7 @@ WINDOW = 500
 ALARM = 0.25
 """The customary bound of PSI for a population that has shifted."""
 BEYOND = 0.1
-"""Share of the steps that may lie beyond the training states before somebody is told."""
+"""Share of the steps at which a feature may lie beyond its range before somebody is told."""
 _LEAST_STEPS = 20
 """Before so many steps nothing is said of the range."""
 _BINS = 10
@@ -36,17 +36,16 @@ _SERVING_ONLY = frozenset({"budget_left"})
 
 
 class FeatureDrift:
-    """`reference_NF` are the features of the training states."""
+    """`reference_NF` are the features of the training states, `scaler` is the router's."""
 
-    def __init__(self, reference_NF: Array) -> None:
+    def __init__(self, reference_NF: Array, scaler: Scaler) -> None:
         quantiles = np.linspace(0, 1, _BINS + 1)[1:-1]
         self._edges = [np.unique(np.quantile(column, quantiles)) for column in reference_NF.T]
         self._expected = [
             _shares(column, edges)
             for column, edges in zip(reference_NF.T, self._edges, strict=True)
         ]
-        self._low_F = reference_NF.min(axis=0)
-        self._high_F = reference_NF.max(axis=0)
+        self._scaler = scaler
         self._recent: deque[Array] = deque(maxlen=WINDOW)
 
     def add(self, features_F: Array) -> None:
@@ -68,15 +67,14 @@ class FeatureDrift:
         return indices
 
     def beyond(self) -> dict[str, float]:
-        """By feature, the share of the latest steps that lie beyond the training states; features
-        without any are left out, and all before there are steps enough.
+        """By feature, the share of the latest steps at which the router cuts it; empty before there
+        are steps enough.
         """
         if len(self._recent) < _LEAST_STEPS:
             return {}
-        steps_NF = np.stack(self._recent)
-        share_F = ((steps_NF < self._low_F) | (steps_NF > self._high_F)).mean(axis=0)
+        share_F = self._scaler.outside(np.stack(self._recent)).mean(axis=0)
         shares = zip(FEATURE_NAMES, share_F.tolist(), strict=True)
-        return {name: share for name, share in shares if share and name not in _SERVING_ONLY}
+        return {name: share for name, share in shares if name not in _SERVING_ONLY}
 
     def alarms(self) -> list[str]:
         """Features that have shifted."""
@@ -115,14 +113,14 @@ class RiskTest:
 
 
 def said_of_range(beyond: Mapping[str, float]) -> str:
-    """What is said of features that are often beyond the training states; empty where none is."""
+    """What is said of features that are often beyond their range; empty where none is."""
     names = sorted((name for name in beyond if beyond[name] > BEYOND), key=lambda n: -beyond[n])
     if not names:
         return ""
     shares = ", ".join(f"{name} in {beyond[name]:.0%} of the steps" for name in names[:_SHOWN])
     return (
-        f"{shares} lie beyond what the router was trained on; it takes them for the nearest that "
-        f"it met. Train a router on this traffic, or do not rely on this one."
+        f"{shares} lie beyond the router's training states; it takes each at the edge of its "
+        f"range. Train a router on this traffic, or do not rely on this one."
     )
 
 

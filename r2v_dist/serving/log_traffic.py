@@ -65,8 +65,9 @@ class LoggedTraffic:
     draws: int
     risk_test: RiskTest
     psi: Mapping[str, float]
+    """By feature, of the latest steps; empty with too few of them, or without training states. So
+    is `beyond`, the share of them at which the router cuts a feature."""
     beyond: Mapping[str, float]
-    """By feature, of the latest steps; empty with too few of them, or without training states."""
 
     @property
     def judged(self) -> int:
@@ -87,7 +88,6 @@ def logged_traffic(
     latest = _latest_answer(table)
     router = latest["router"]
     hysteresis = hysteresis_of.get(router)
-    drift = drift_of(router)
     answers = table.filter(pc.equal(table["router_version"], latest["router_version"]))
     columns = [*_COLUMNS, "features"] if with_features else _COLUMNS
     risk_test = RiskTest()
@@ -103,7 +103,7 @@ def logged_traffic(
         answers.num_rows,
         len(pc.unique(answers["drawn_by"])),
         risk_test,
-        *({}, {}) if drift is None else _shifts(answers, drift),
+        *_shifts(answers, drift_of(router)),
     )
 
 
@@ -214,8 +214,13 @@ def _conversation(path: Sequence[Row], success: bool) -> LoggedConversation:
     )
 
 
-def _shifts(rows: pa.Table, drift: FeatureDrift) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    """Against the training states, by feature: the index, and the share of steps beyond them."""
+def _shifts(
+    rows: pa.Table, drift: FeatureDrift | None
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Of the latest steps against the training states, by feature: the index, and the share that
+    lies beyond them."""
+    if drift is None:
+        return {}, {}
     features = rows["features"].drop_null()
     for row in features.slice(max(0, len(features) - WINDOW)).to_pylist():
         drift.add(np.array(row))

@@ -71,7 +71,7 @@ class Metrics:
         self.beyond = _Series(
             Gauge(
                 "r2v_beyond_training",
-                "share of the latest steps beyond the training states",
+                "share of the latest steps beyond the router's training states",
                 ["feature"],
                 registry=registry,
             )

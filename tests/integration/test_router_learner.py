@@ -264,7 +264,9 @@ def test_an_advantage_is_learned_where_the_labels_have_pairs(
         RouterModel.load(one.output) for one in trained
     ]
     assert [m.score for m in models] == ["advantage", "advantage", "policy", "risk", "dissent"]
+    high_F = LabelTable.load(told.train).features_NF.max(axis=0)
     for model in (plain, uncalibrated):
+        np.testing.assert_array_equal(model.scaler.high_F, high_F)
         said = model.predict(labels.features_NF)
         assert said.dissent is not None
         assert ((said.dissent > 0.5) == (labels.dissent > 0.5)).mean() > 0.98

@@ -59,6 +59,8 @@ def test_the_exported_head_is_that_fit_on_standardised_features() -> None:
     own_D = np.concatenate([weight_1F[0], bias_1])
     fits = [newton(x_ND, train.failed_N, train.weight_N, s) for s in (1.0, 10.0, 100.0, 1000.0)]
     assert min(np.abs(own_D - fit_D).max() for fit_D in fits) < 1e-7
+    np.testing.assert_array_equal(model.scaler.low_F, train.features_NF.min(axis=0))
+    np.testing.assert_array_equal(model.scaler.high_F, train.features_NF.max(axis=0))
 
 
 def test_it_finds_the_risk_of_a_known_world(tmp_path: Path) -> None:
