@@ -122,6 +122,11 @@ def decided() -> Decided:
     return _session or begin(ClusterConfig())
 
 
+def as_decided(config: RunConfig) -> RunConfig:
+    """The same run with `cluster.gpus` as this session decided."""
+    return config.with_gpus("require" if decided().gpus else "none")
+
+
 def on_gpus(cluster: ClusterConfig, there: Sequence[Node]) -> bool:
     """Whether models run on GPUs."""
     if cluster.gpus == "auto":

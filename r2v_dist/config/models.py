@@ -72,9 +72,10 @@ class ModelConfig(Section):
     """`vllm`: engines of this model. A (task, seed) keeps to one of them, so that its prefix stays
     in that engine's cache.
     """
-    merge_adapters: bool = False
+    merge_adapters: bool | None = None
     """`vllm`: whether engines take a LoRA adapter merged into the weights, which are then written
-    and read as a whole at every change; false adds the adapter to the model that they hold.
+    and read as a whole at every change; false adds the adapter to the model that they hold. null:
+    merged where models run on CPUs, on which vLLM spends most of a step on an adapter.
     """
     accelerator_type: str = ""
     """GPU only: the kind of GPU that an engine requests from Ray, for example `H100`; empty for any

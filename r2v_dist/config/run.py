@@ -140,13 +140,19 @@ class RunConfig(Section):
         return {key: section.replicas for key, section in roles.items() if section is not None}
 
     @property
+    def merges_adapters(self) -> bool:
+        """Whether engines of the SLM take adapters merged into the weights."""
+        merges = self.slm.merge_adapters
+        return self.cluster.gpus == "none" if merges is None else merges
+
+    @property
     def adapter_rank(self) -> int:
         """The largest rank of an adapter that an engine of the SLM is given; 0 where none is. What
         DPO learns is added to what cloning has learned.
         """
         learners = (self.bc, self.dpo)
         ranks = [learner.lora.r for learner in learners if learner and learner.lora]
-        return 0 if self.slm.merge_adapters or self.slm.backend != "vllm" else sum(ranks)
+        return 0 if self.merges_adapters or self.slm.backend != "vllm" else sum(ranks)
 
     @property
     def all_gpus(self) -> float:

@@ -1,13 +1,19 @@
-"""What a configuration's models are: the folder of one that is loaded, and the name under which the
-answers of any other are stored.
+"""What a configuration's models are: the folder of one that is loaded, what engines are given of a
+trained one, and the name under which the answers of any other are stored.
 """
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 from r2v_dist.config.models import ModelConfig
+from r2v_dist.config.run import RunConfig
 from r2v_dist.errors import UsageError
 from r2v_dist.pretrained.hub import MODEL_FILES
 from r2v_dist.pretrained.places import model_path
+from r2v_dist.storage.checkpoints import Checkpoint
+
+if TYPE_CHECKING:
+    from r2v_dist.storage.fence import Fence
 
 
 def answers_as(config: ModelConfig) -> str:
@@ -37,3 +43,16 @@ def local_folder(model: str, key: str) -> str:
             f"{key} = {model}: neither a local directory nor to be had from the hub "
             f"({type(error).__name__}); check the name or the network"
         ) from None
+
+
+def for_engines(
+    checkpoint: Checkpoint, config: RunConfig, fence: "Fence | None" = None
+) -> Checkpoint:
+    """What engines of the SLM are given: an adapter as it is, or a merged copy. Where models run is
+    to be decided before. Raises Superseded where another driver may write and this one no more.
+    """
+    if not config.merges_adapters:
+        return checkpoint
+    from learners.common.adapters import whole
+
+    return Checkpoint(whole(checkpoint, config.slm.dtype, fence), checkpoint.version)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from r2v_dist.config.models import ModelConfig, read_key
 from r2v_dist.config.run import RunConfig
 from r2v_dist.language_model import LanguageModel, Sampling
+from r2v_dist.pipeline.model_sources import for_engines
 from r2v_dist.serving.sides import EndpointTeacher, EngineTeacher, Slm, Teacher
 from r2v_dist.serving.upstream import Upstream
 from r2v_dist.storage.checkpoints import Checkpoint
@@ -110,14 +111,15 @@ def _engines(served: "ServedRun", stack: contextlib.ExitStack) -> Calls:
     from cluster import resources
     from cluster.session import ray_session
 
-    config = served.config
     logs = served.run.root / "gateway" / "logs"
-    stack.enter_context(ray_session(config.cluster, logs))
+    stack.enter_context(ray_session(served.config.cluster, logs))
+    config = resources.as_decided(served.config)
     resources.require_placement(config)
     servers: dict[str, ModelServer] = {}
     if config.slm.backend == "vllm":
+        checkpoint = for_engines(served.slm, config)
         servers["slm"] = ModelServer(
-            "slm", config.slm, served.slm, config.cluster, adapter_rank=config.adapter_rank
+            "slm", config.slm, checkpoint, config.cluster, adapter_rank=config.adapter_rank
         )
     if config.teacher.backend == "vllm":
         folder = _teacher_folder(config)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from actors.metrics import Meter
 from cluster import resources
@@ -17,7 +17,7 @@ from r2v_dist import files
 from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.episodes import Unit
-from r2v_dist.pipeline.model_sources import answers_as, local_folder
+from r2v_dist.pipeline.model_sources import answers_as, for_engines, local_folder
 from r2v_dist.pipeline.progress import Progress, watched
 from r2v_dist.pipeline.stage_meter import StageMeter
 from r2v_dist.router.registry import RouterModels
@@ -79,15 +79,8 @@ class Services:
 
     def load_slm(self, checkpoint: "Checkpoint") -> None:
         """Have the SLM server answer with this checkpoint; loads in place where it already runs."""
-        from learners.common.adapters import whole
-        from r2v_dist.storage.checkpoints import Checkpoint
-
-        slm = self._config.slm
-        if slm.merge_adapters:
-            path = whole(checkpoint, slm.dtype, self._run.fence)
-            checkpoint = Checkpoint(path, checkpoint.version)
         if server := self._servers.get("slm"):
-            server.load(checkpoint)
+            server.load(for_engines(checkpoint, self._config, self._run.fence))
             server.wait()
 
     def start_early(self) -> None:
@@ -232,8 +225,7 @@ class Services:
         from cluster.session import ray_session
 
         self._stack.enter_context(ray_session(self._config.cluster, self._logs))
-        gpus: Literal["require", "none"] = "require" if resources.decided().gpus else "none"
-        self._config = self._config.with_gpus(gpus)
+        self._config = resources.as_decided(self._config)
         resources.share_gpus(self._config)
         self._run.write_config(self._config)
 

@@ -49,6 +49,9 @@ def test_engines_make_room_for_the_adapters_of_all_learners() -> None:
     assert load_config(full, []).adapter_rank == 0
     assert load_config(full, both).adapter_rank == 48
     assert load_config(full, [*both, "slm.merge_adapters=true"]).adapter_rank == 0
+    on_cpus = [*both, "cluster.gpus=none"]
+    assert load_config(full, on_cpus).adapter_rank == 0
+    assert load_config(full, [*on_cpus, "slm.merge_adapters=false"]).adapter_rank == 48
     with pytest.raises(
         UsageError, match=r"bc.lora.r \+ dpo.lora.r = 1024: an engine adds adapters"
     ):

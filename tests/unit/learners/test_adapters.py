@@ -10,10 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from learners.common.adapters import merge, own_adapter, whole
+from r2v_dist.config.run import load_config
 from r2v_dist.errors import DamagedFile, RuntimeFailure
+from r2v_dist.pipeline.model_sources import for_engines
 from r2v_dist.storage.checkpoints import Checkpoint, published
 from r2v_dist.storage.model_identity import checkpoint_version
 from tests.adapters import make_adapter
+from tests.runs import DEMO
 
 Weights = dict[str, Any]
 
@@ -62,6 +65,24 @@ def test_merged_weights_are_made_once_for_a_precision(made: tuple[Path, Weights]
     assert config.stat().st_mtime_ns == first
     halves = weights_of(checkpoint, "bfloat16")
     assert {weight.dtype for weight in halves.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("override", "merges"),
+    [
+        ("cluster.gpus=none", True),
+        ("cluster.gpus=require", False),
+        ("slm.merge_adapters=true", True),
+    ],
+)
+def test_engines_on_cpus_are_given_merged_weights(
+    override: str, merges: bool, made: tuple[Path, Weights]
+) -> None:
+    checkpoint = published(made[0], "bc-1")
+    config = load_config(DEMO, ["slm.dtype=float32", override])
+    given = for_engines(checkpoint, config)
+    merged = Checkpoint(whole(checkpoint, "float32"), "bc-1")
+    assert given == (merged if merges else checkpoint)
 
 
 def test_an_adapter_on_top_of_another_is_one_adapter(
