@@ -28,8 +28,11 @@ def score(context: Context) -> dict[str, Any]:
     results, areas = _areas(context, r2v)
     best = max(areas, key=lambda estimate: areas[estimate])
     rest = [f"{estimate} {area:.3f}" for estimate, area in areas.items() if estimate != best]
-    if not r2v.can_score_by("dissent"):
-        rest.append("dissent not tried: no label says what the teacher would do")
+    for estimate in BY_SCORE.values():
+        if not r2v.can_score_by(estimate):
+            rest.append(f"{estimate} not tried: no label says what the teacher would do")
+        elif estimate not in areas:
+            rest.append(f"{estimate} tells no validation states apart")
     others = f" ({', '.join(rest)})" if rest else ""
     Progress(context.stage).close(f"{best} routes: frontier area {areas[best]:.3f}{others}")
     routers = context.result(stage, "routers")
