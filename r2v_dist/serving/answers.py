@@ -106,7 +106,7 @@ def completion_of(
 ) -> Completion:
     """The completion with the first `chat.n` candidates of an order. Raises ApiError 400 where
     there are fewer candidates, and 502 where there is none: that is no fault of the request."""
-    if not answer.candidates:
+    if not order and not chat.tools:
         raise ApiError(502, "the SLM proposes nothing", UPSTREAM, code="no_action")
     if not order:
         message = "no candidate of the SLM can be sent: its calls of tools cannot be read, or break"

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.gateway_rig import USER, Rig, StubTeacher, rig
+from tests.gateway_rig import USER, Rig, ScriptedSlm, StubTeacher, rig
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
@@ -91,5 +91,15 @@ def test_an_slm_that_must_answer_and_calls_nothing_is_no_fault_of_the_caller() -
             response = await post(r, model="r2v-slm", tool_choice="required")
             assert response.status_code == 502
             assert response.json()["error"]["code"] == "unparsable"
+
+    asyncio.run(case())
+
+
+def test_an_slm_that_proposes_nothing_is_not_told_of_tools_that_nobody_gave() -> None:
+    async def case() -> None:
+        async with rig(slm=ScriptedSlm(propose=lambda _: ())) as r:
+            response = await post(r, model="r2v-slm", tools=None)
+            assert response.status_code == 502
+            assert response.json()["error"]["code"] == "no_action"
 
     asyncio.run(case())
