@@ -23,6 +23,7 @@ from benchmarks.harness import Mismatch, Pairs, Spent, interleave, median_wall, 
 from benchmarks.stock_trainers import run_stock, tokenizer, train_stock, write_settings
 from learners.behaviour_cloning.train import BCJob, clone_behaviour
 from learners.behaviour_cloning.train import build_dataset as build_episodes
+from learners.common.hf_trainer import LOGGED_EVERY
 from learners.dpo import pairs as preference_pairs
 from learners.dpo.pairs import build_pairs
 from learners.dpo.train import DPOJob, learn_preferences
@@ -61,6 +62,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.batch < 4:
         parser.error(f"--batch {args.batch}: at least 4, since both sides divide one in four")
+    if args.steps < 2 * LOGGED_EVERY:
+        parser.error(
+            f"--steps {args.steps}: at least {2 * LOGGED_EVERY}; a time lies between two lines of "
+            f"metrics, which come every {LOGGED_EVERY} steps"
+        )
     if args.stock:
         train_stock(args.stock, args.folder)
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import worker_niceness
+from learners.common.hf_trainer import LOGGED_EVERY
 from r2v_dist.config.learners import LearnerConfig
 
 
@@ -106,7 +107,7 @@ def _arguments(stage: Path) -> dict[str, Any]:
     return {
         "output_dir": str(stage / "out"),
         "save_strategy": "no",
-        "logging_steps": 5,
+        "logging_steps": LOGGED_EVERY,
         "report_to": [],
         "disable_tqdm": True,
         "lr_scheduler_type": "cosine",

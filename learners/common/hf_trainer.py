@@ -27,6 +27,9 @@ from r2v_dist.object_storage import mirror as mirrors
 from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.metrics_log import append_metrics
 
+LOGGED_EVERY = 5
+"""Optimizer steps of a line of metrics."""
+
 
 def trainer_arguments(
     name: str, config: LearnerConfig, stage: Path, seed: int, report_to: Sequence[str] = ()
@@ -66,7 +69,7 @@ def trainer_arguments(
         "bf16": config.bf16 and torch.cuda.is_available(),  # see `set_precision`
         "fp16": False,
         "gradient_checkpointing": config.gradient_checkpointing,
-        "logging_steps": 5,
+        "logging_steps": LOGGED_EVERY,
         "save_steps": config.save_every_steps,
         "save_total_limit": 2,
         "report_to": list(report_to),

@@ -51,7 +51,7 @@ SLOW = {
         "env.code.source=shipped",
         "env.splits={train: 1, validation: 2, test: 2}",
     ],
-    "learner": ["--games=4", "--steps=6", "--repeats=1"],
+    "learner": ["--games=4", "--steps=10", "--repeats=1"],
     "collector": ["--tasks=4", "--seeds=4", "--collectors=2"],
     "rank_memory": ["--cases=3"],
     "ranks": ["--stages=2", "--kinds=lora", "--scenarios=2 ranks"],
