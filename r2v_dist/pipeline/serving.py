@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from r2v_dist import files
 from r2v_dist.config.base import validate
 from r2v_dist.config.models import ModelConfig
-from r2v_dist.config.router import RouterConfig
 from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.config.yaml_file import read_mapping
 from r2v_dist.errors import UsageError
@@ -82,14 +81,13 @@ def served_run(root: Path, overrides: list[str]) -> ServedRun:
                 f"so it cannot answer an agent; give another {role}, for example "
                 f"{role}.backend=openai {role}.model=NAME {role}.base_url=http://127.0.0.1:8000/v1"
             )
+    _require_its_score(run_config, config)
     hysteresis_by_router = hysteresis_of(config)
     # Episodes of an evaluation have no clock, so caches did not expire in them.
     expires = any(hysteresis.cache_s is not None for hysteresis in hysteresis_by_router.values())
     held_as_evaluated = hysteresis_by_router == hysteresis_of(run_config) and not expires
     # What the run has is told by its own configuration, whoever answers now.
-    own_config = run_config.model_copy(
-        update={"serve": config.serve, "router": _with_the_score_of(run_config, config)}
-    )
+    own_config = run_config.model_copy(update={"serve": config.serve, "router": config.router})
     policy = policy_of(run, own_config, held_as_evaluated)
     departures = tuple(
         name
@@ -105,11 +103,10 @@ def served_run(root: Path, overrides: list[str]) -> ServedRun:
     return ServedRun(run, config, policy, slm, _verifier_of(run, own_config), departures)
 
 
-def _with_the_score_of(run_config: RunConfig, config: RunConfig) -> RouterConfig | None:
-    """How r2v is played and what a call costs are the operator's. Raises UsageError for another
-    score than the one with which thresholds were chosen."""
+def _require_its_score(run_config: RunConfig, config: RunConfig) -> None:
+    """Raises UsageError for another score than the one with which thresholds were chosen."""
     if run_config.router is None or config.router is None:
-        return config.router
+        return
     given, trained = config.router.score, run_config.router.score
     if given != trained:
         raise UsageError(
@@ -117,7 +114,6 @@ def _with_the_score_of(run_config: RunConfig, config: RunConfig) -> RouterConfig
             f"chosen with {trained}; leave it out, or run `r2v run` with router.score={given} and "
             f"a run_dir of its own"
         )
-    return config.router
 
 
 def _slm_of(run: RunDir, own_config: RunConfig, model: ModelConfig) -> Checkpoint:

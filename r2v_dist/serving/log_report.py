@@ -109,14 +109,13 @@ class LogReport:
         lines = [f"Retrain: {said}"] if said else []
         psi = self.traffic.psi
         names = sorted((name for name in psi if psi[name] > ALARM), key=lambda n: -psi[n])
-        if not names:
-            return lines
-        shifts = ", ".join(f"{name} (PSI {psi[name]:.2f})" for name in names[:_SHOWN_FEATURES])
-        return [
-            *lines,
-            f"Retrain: {len(names)} of {len(psi)} features differ from the training states over "
-            f"the last {WINDOW} steps: {shifts}; above {ALARM:g} a population has shifted.",
-        ]
+        if names:
+            shifts = ", ".join(f"{name} (PSI {psi[name]:.2f})" for name in names[:_SHOWN_FEATURES])
+            lines.append(
+                f"Retrain: {len(names)} of {len(psi)} features differ from the training states "
+                f"over the last {WINDOW} steps: {shifts}; above {ALARM:g} a population has shifted."
+            )
+        return lines
 
     def _of_weights(self) -> list[str]:
         """Whether weights have the mean that they must have."""

@@ -65,9 +65,9 @@ class LoggedTraffic:
     draws: int
     risk_test: RiskTest
     psi: Mapping[str, float]
-    """By feature, of the latest steps; empty with too few of them, or without training states. So
-    is `beyond`, the share of them at which the router cuts a feature."""
+    """By feature, of the latest steps; empty with too few of them, or without training states."""
     beyond: Mapping[str, float]
+    """The share of the latest steps at which the router cuts a feature; empty as `psi` is."""
 
     @property
     def judged(self) -> int:
