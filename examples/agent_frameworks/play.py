@@ -4,8 +4,9 @@
     .venv/bin/python examples/agent_frameworks/play.py --python frameworks/bin/python \\
         --url http://127.0.0.1:8080/v1 --programs 10
 
-`frameworks` is the environment of `check.py`. Worlds are clean HumanEval+ tasks of a run's test
-split (R2V_DATA_DIR); programs that the agent writes run in their sandbox. Prints a row a model.
+`frameworks` is the environment of `check.py`. `--programs`: a CodeAgent on clean HumanEval+ tasks
+of a run's test split (R2V_DATA_DIR); what it writes runs in their sandbox. `--games`: a
+ToolCallingAgent in small TextWorld games. Prints a row a model.
 """
 
 import argparse
@@ -18,20 +19,41 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import gymnasium
 from aiohttp import web
 
 from envs.coding.env import CodeEnv
 from envs.coding.tasks import task_ids
+from envs.textworld.env import TextWorldEnv
+from envs.textworld.games import GameFamily, draw_games
+from envs.textworld.generator import generate
+from r2v_dist.config.places import cache_folder
 from r2v_dist.seeding import stable_hash
 
 PROGRAM = Path(__file__).parent / "in_a_world.py"
 MODELS = ("r2v-slm", "r2v-teacher", "r2v")
-STEPS = 3
 DEADLINE_S = 1800
+SMALL_GAMES = (
+    *(("instructions", "full"), ("objects", (3, 6))),
+    *(("quest_length", (2, 4)), ("rooms", (1, 3))),
+)
 
-Make = Callable[[], gymnasium.Env[str, str]]
+
+@dataclass(frozen=True)
+class World:
+    """An environment that is made for one episode, the answers that an agent may give there, and
+    whether these are programs (CodeAgent) or calls of the tool `act` (ToolCallingAgent).
+    """
+
+    make: Callable[[], gymnasium.Env[str, str]]
+    steps: int
+    takes: Literal["programs", "commands"]
+
+    def action(self, handed_in: str) -> str:
+        """What the environment is given for it."""
+        return f"```python\n{handed_in}\n```" if self.takes == "programs" else handed_in
 
 
 @dataclass(frozen=True)
@@ -45,22 +67,30 @@ class Played:
     failed: str = ""
 
 
-def programs(count: int) -> list[Make]:
+def programs(count: int) -> list[World]:
     """Tasks of HumanEval+, in the order in which a run draws them."""
     names = sorted(task_ids("humaneval_plus"), key=lambda name: stable_hash("code-split", name))
-    return [partial(CodeEnv, name, STEPS, protocol="answers") for name in names[:count]]
+    made = (partial(CodeEnv, name, 3, protocol="answers") for name in names[:count])
+    return [World(make, 3, "programs") for make in made]
 
 
-async def played(python: str, url: str, model: str, make: Make) -> Played:
+def games(count: int) -> list[World]:
+    """Games of up to three rooms and four commands, whose goal names every step."""
+    drawn = draw_games([GameFamily("custom", SMALL_GAMES)], "agent_frameworks", count, seed=0)
+    files = generate(drawn, cache_folder("textworld"), workers=os.cpu_count() or 1)
+    return [World(partial(TextWorldEnv, str(file), 12), 12, "commands") for file in files]
+
+
+async def played(python: str, url: str, model: str, world: World) -> Played:
     """One episode of the agent in a world of its own."""
-    env = make()
+    env = world.make()
     observation, info = env.reset()
     rewards = [0.0]
 
     async def act(request: web.Request) -> web.Response:
         text = str(json.loads(await request.read()))
-        program = f"```python\n{text}\n```"
-        seen, reward, ended, truncated, _ = await asyncio.to_thread(env.step, program)
+        action = world.action(text)
+        seen, reward, ended, truncated, _ = await asyncio.to_thread(env.step, action)
         rewards.append(float(reward))
         return web.json_response({"observation": seen, "over": ended or truncated})
 
@@ -69,16 +99,16 @@ async def played(python: str, url: str, model: str, make: Make) -> Played:
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    world = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    address = f"http://127.0.0.1:{runner.addresses[0][1]}/"
     goal = f"Goal: {info['goal']}\n{observation}"
     try:
         answered, failed = await _agent(
-            [python, str(PROGRAM), model, str(STEPS)],
+            [python, str(PROGRAM), model, str(world.steps), world.takes],
             goal,
             {
                 "OPENAI_BASE_URL": url,
                 "OPENAI_API_KEY": "any",
-                "WORLD_URL": world,
+                "WORLD_URL": address,
             },
         )
     finally:
@@ -107,15 +137,15 @@ async def _agent(
     return tuple(json.loads(output.decode().strip().splitlines()[-1])), ""
 
 
-async def _all(python: str, url: str, at_once: int, models: list[str], worlds: list[Make]) -> None:
+async def _all(python: str, url: str, at_once: int, models: list[str], worlds: list[World]) -> None:
     gate = asyncio.Semaphore(at_once)
 
-    async def one(model: str, make: Make) -> Played:
+    async def one(model: str, world: World) -> Played:
         async with gate:
-            return await played(python, url, model, make)
+            return await played(python, url, model, world)
 
     for model in models:
-        came = await asyncio.gather(*(one(model, make) for make in worlds))
+        came = await asyncio.gather(*(one(model, world) for world in worlds))
         for failure in filter(None, (each.failed for each in came)):
             print(f"  {model}: {failure}", file=sys.stderr)
         answers = [who for each in came for who in each.answered]
@@ -133,9 +163,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--python", required=True, help="of an environment with smolagents")
     parser.add_argument("--url", required=True, help="of the gateway, with /v1")
-    parser.add_argument("--programs", type=int, default=10)
+    parser.add_argument("--programs", type=int, default=0, help="tasks of HumanEval+")
+    parser.add_argument("--games", type=int, default=0, help="games of TextWorld")
     parser.add_argument("--at-once", type=int, default=4, help="episodes side by side")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     given = parser.parse_args()
-    chosen = programs(given.programs)
+    chosen = programs(given.programs) + games(given.games)
     asyncio.run(_all(given.python, given.url, given.at_once, given.models, chosen))

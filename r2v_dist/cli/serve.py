@@ -32,21 +32,24 @@ def serve(
     served = served_run(run_dir, overrides or [])
     access = access_of(served.config, host)
     require_safe(host, access)
+    point = served.policy.points[served.policy.default]
+    at = "" if point.threshold is None else f", threshold {point.threshold:.4g}"
+    why = f"{point.name}{at}: {point.note}"
     if executor == "ray-serve":
         from r2v_dist.pipeline.serving_on_ray import served_on_ray, wait_for_a_signal
 
         with served_on_ray(served, host, port) as actual_port:
-            _tell(run_dir, host, actual_port)
+            _tell(run_dir, host, actual_port, why)
             wait_for_a_signal()
         return
     with listen(host, port) as socket, started(served, access) as (application, app):
         address = socket.getsockname()
-        _tell(run_dir, address[0], address[1])
+        _tell(run_dir, address[0], address[1], why)
         run_server(application, app, socket, served.config.serve.grace_s)
 
 
-def _tell(run_dir: Path, host: str, port: int) -> None:
+def _tell(run_dir: Path, host: str, port: int, why: str) -> None:
     from r2v_dist.object_storage.mirror import shown
 
     name = f"[{host}]" if ":" in host else host
-    print(f"r2v serves {shown(run_dir)} at http://{name}:{port}/v1", flush=True)
+    print(f"r2v serves {shown(run_dir)} at http://{name}:{port}/v1\n{why}", flush=True)

@@ -61,6 +61,8 @@ class ChosenPoint:
     validation_call_fraction: float | None
     test: Outcome | None
     note: str
+    kept: bool | None = None
+    """Of the selected point: whether it keeps the tolerance on validation tasks."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -92,7 +94,7 @@ def live_points(
     test_arms = {arm.threshold: arm for arm in test.points(REFERENCE)}
     teacher = _teacher_calls(validation)
 
-    def point(kind: str, mix: Mix, note: str) -> ChosenPoint:
+    def point(kind: str, mix: Mix, note: str, kept: bool | None = None) -> ChosenPoint:
         validation_share = None
         if teacher:
             calls = [float(arms[t].calls_TZ.mean()) / teacher for t in (mix.expensive, mix.cheap)]
@@ -107,13 +109,16 @@ def live_points(
             validation_share,
             _outcome(mix_arms, mix.share, _teacher_calls(test), tolerance),
             note,
+            kept,
         )
 
     points = []
     threshold = validation.selected.get(REFERENCE)
     if threshold is not None and threshold in arms:
-        note = _reason(arms[threshold], validation.points("teacher_only")[0], tolerance)
-        points.append(point("selected", Mix(threshold, threshold, 1.0, 0.0), note))
+        ours, ends = arms[threshold], validation.points("teacher_only")[0]
+        kept = tolerance.keeps(ours, ends)
+        note = _reason(ours, ends, tolerance, kept)
+        points.append(point("selected", Mix(threshold, threshold, 1.0, 0.0), note, kept))
     if budget is not None and teacher:
         points.append(_on_budget(point, arms, budget, teacher, test.training_seed))
     cheapest = min(sorted(arms), key=lambda t: _expected_cost(arms[t], prices))
@@ -122,7 +127,7 @@ def live_points(
     return points
 
 
-def _reason(arm: ArmOutcomes, teacher: ArmOutcomes, tolerance: Tolerance) -> str:
+def _reason(arm: ArmOutcomes, teacher: ArmOutcomes, tolerance: Tolerance, kept: bool) -> str:
     """Why validation chose the threshold of this arm."""
     tail = cvar_failure(arm.success_TZ, tolerance.alpha)
     floor = cvar_failure(teacher.success_TZ, tolerance.alpha)
@@ -130,7 +135,7 @@ def _reason(arm: ArmOutcomes, teacher: ArmOutcomes, tolerance: Tolerance) -> str
         f"CVaR of failure at most {tolerance.epsilon:g} above the teacher's on validation tasks, "
         f"bootstrap margin {tolerance.margin:.0%} (as played {tail:.3f}, the teacher {floor:.3f})"
     )
-    if tolerance.keeps(arm, teacher):
+    if kept:
         return f"the cheapest with {limit}"
     return f"no threshold has {limit}; this one has the least"
 

@@ -45,7 +45,7 @@ def policy_of(run: RunDir, config: RunConfig, evaluated: bool = True) -> Policy:
         raise UsageError(
             f"serve.router = {serve.router}: this run chose no threshold for it; it has {names}"
         )
-    points = [Point("selected", threshold, "chosen on validation tasks")]
+    points = [Point("selected", threshold, _why_selected(run, config, threshold))]
     if serve.router == "r2v":
         points += _further_points(run, config, models, evaluated)
     if serve.threshold is not None:
@@ -69,6 +69,15 @@ def policy_of(run: RunDir, config: RunConfig, evaluated: bool = True) -> Policy:
             f"another number than the score of {serve.router}; explore at selected"
         )
     return policy
+
+
+def _why_selected(run: RunDir, config: RunConfig, threshold: float | None) -> str:
+    """In the words of the report, where it has looked at this threshold."""
+    if config.serve.router == "r2v":
+        for row in _rows_of(run.root / "report" / "summary.json"):
+            if _is(row, "selected", config.serve.training_seed) and row["threshold"] == threshold:
+                return str(row["note"])
+    return "chosen on validation tasks"
 
 
 def _exploration(config: RunConfig, validation: Manifest) -> Exploration | None:
@@ -180,7 +189,7 @@ def _certified(run: RunDir, config: RunConfig) -> Point:
 def _of_report(run: RunDir, config: RunConfig) -> list[Point]:
     """The points that the report has computed from validation episodes. Raises DamagedFile."""
     path = run.root / "report" / "summary.json"
-    rows = _rows_of(path) if path.is_file() else []
+    rows = _rows_of(path)
     points = []
     for name in _FROM_REPORT:
         row = next((row for row in rows if _is(row, name, config.serve.training_seed)), None)
@@ -195,7 +204,9 @@ def _of_report(run: RunDir, config: RunConfig) -> list[Point]:
 
 
 def _rows_of(path: Path) -> list[dict[str, Any]]:
-    """The operating points in a report's summary."""
+    """The operating points in a report's summary; none where there is none."""
+    if not path.is_file():
+        return []
     fix = "`r2v report` with the run directory writes it again"
     try:
         rows = files.read_json_object(path).get("operating_points") or []

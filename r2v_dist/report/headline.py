@@ -65,6 +65,7 @@ def headline(run: RunDir, config: RunConfig, findings: Findings) -> str:
     lines += [
         _line(titles.get(name, listed(name)), overall) for name, overall in overall_by_name.items()
     ]
+    lines += _not_kept(findings, config.evaluate.epsilon)
     lines += _compared(findings)
     lines += _claims(findings)
     lines += [f"  {sentence}" for sentence in unplayed(config, findings)]
@@ -137,6 +138,18 @@ def _line(title: str, overall: Overall) -> str:
         f"{overall.worst_seed_success:.1%}"
         f"  LLM calls {overall.llm_call_rate:.1%}"
     )
+
+
+def _not_kept(findings: Findings, epsilon: float) -> list[str]:
+    """One line where validation found no threshold within the tolerance."""
+    seeds = [point.training_seed for point in findings.points if point.kept is False]
+    if not seeds:
+        return []
+    of_seeds = f" (training seeds {seeds})" if findings.training_seeds > 1 else ""
+    return [
+        f"  NOT KEPT: no threshold of r2v's has CVaR of failure within {epsilon:g} of the "
+        f"teacher's on validation tasks{of_seeds}; the one of least failure is selected"
+    ]
 
 
 def _compared(findings: Findings) -> list[str]:
