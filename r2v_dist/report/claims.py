@@ -58,6 +58,18 @@ def _those(findings: Findings, holds: Callable[[PairedDifference], bool]) -> lis
     return clauses
 
 
+def not_kept(config: RunConfig, findings: Findings) -> list[str]:
+    """One sentence where validation found no threshold of r2v within the tolerance."""
+    seeds = [str(point.training_seed) for point in findings.points if point.kept is False]
+    if not seeds:
+        return []
+    of_seeds = f" (training seeds {', '.join(seeds)})" if findings.training_seeds > 1 else ""
+    return [
+        f"NOT KEPT: no threshold of r2v's has CVaR of failure within {config.evaluate.epsilon:g} "
+        f"of the teacher's on validation tasks{of_seeds}; the one of least failure is selected"
+    ]
+
+
 def unplayed(config: RunConfig, findings: Findings) -> list[str]:
     """One sentence with the routers that were to be evaluated and got no threshold; none where all
     got some.

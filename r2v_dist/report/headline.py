@@ -14,7 +14,14 @@ from r2v_dist.evaluation.comparison import Comparison
 from r2v_dist.evaluation.outcomes import hard_tasks
 from r2v_dist.evaluation.results import Findings, Overall
 from r2v_dist.object_storage.mirror import shown
-from r2v_dist.report.claims import deciding, seeds_words, shown_signals, standing, unplayed
+from r2v_dist.report.claims import (
+    deciding,
+    not_kept,
+    seeds_words,
+    shown_signals,
+    standing,
+    unplayed,
+)
 from r2v_dist.report.figures.palette import LABELS, fitting, listed
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.quarantine import Quarantined
@@ -65,7 +72,7 @@ def headline(run: RunDir, config: RunConfig, findings: Findings) -> str:
     lines += [
         _line(titles.get(name, listed(name)), overall) for name, overall in overall_by_name.items()
     ]
-    lines += _not_kept(findings, config.evaluate.epsilon)
+    lines += [f"  {sentence}" for sentence in not_kept(config, findings)]
     lines += _compared(findings)
     lines += _claims(findings)
     lines += [f"  {sentence}" for sentence in unplayed(config, findings)]
@@ -138,18 +145,6 @@ def _line(title: str, overall: Overall) -> str:
         f"{overall.worst_seed_success:.1%}"
         f"  LLM calls {overall.llm_call_rate:.1%}"
     )
-
-
-def _not_kept(findings: Findings, epsilon: float) -> list[str]:
-    """One line where validation found no threshold within the tolerance."""
-    seeds = [point.training_seed for point in findings.points if point.kept is False]
-    if not seeds:
-        return []
-    of_seeds = f" (training seeds {seeds})" if findings.training_seeds > 1 else ""
-    return [
-        f"  NOT KEPT: no threshold of r2v's has CVaR of failure within {epsilon:g} of the "
-        f"teacher's on validation tasks{of_seeds}; the one of least failure is selected"
-    ]
 
 
 def _compared(findings: Findings) -> list[str]:

@@ -61,6 +61,10 @@ def test_a_finished_run_is_served_survives_a_kill_and_ends_in_grace(simulated_ru
         async with served_stub(teacher) as stub:
             messages: list[dict[str, Any]] = list(USER)
             async with serving(simulated_run, *sides(stub)) as (url, process):
+                assert process.stdout is not None
+                chosen = (await process.stdout.readline()).decode()
+                assert chosen.startswith("selected, threshold ")
+                assert "CVaR of failure at most 0.05 above the teacher's" in chosen
                 async with httpx.AsyncClient(base_url=url, timeout=30) as http:
                     body = {"model": "r2v", "messages": messages}
                     answer = (await http.post("/v1/chat/completions", json=body)).json()

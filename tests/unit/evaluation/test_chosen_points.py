@@ -40,10 +40,13 @@ def test_the_selected_point_is_measured_on_test() -> None:
     assert points["selected"].test is not None
     assert points["selected"].test.success_rate == pytest.approx(at(test, 0.2).success_TZ.mean())
     assert "at most 0.05" in points["selected"].note
+    assert points["selected"].kept is True
+    assert {point.kept for kind, point in points.items() if kind != "selected"} == {None}
     infeasible = live_points(
         SeedArms(0, seed_arms(0).arms, {"r2v": 0.8}, "slm_only"), test, None, PRICES, TOLERANCE
     )[0]
     assert infeasible.note.startswith("no threshold has")
+    assert infeasible.kept is False
 
 
 def test_the_budget_is_met_on_validation_by_two_neighbours() -> None:

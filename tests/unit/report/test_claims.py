@@ -7,11 +7,13 @@ import pytest
 
 from r2v_dist.config.run import load_config
 from r2v_dist.evaluation.comparison import Comparison, Comparisons, SeedArms
+from r2v_dist.evaluation.operating_points import ChosenPoint
 from r2v_dist.evaluation.results import Findings
 from r2v_dist.evaluation.risk_quality import EpisodeQuality, RiskQuality, StepQuality
 from r2v_dist.report.claims import (
     cvar_role,
     first_step_words,
+    not_kept,
     p_text,
     seeds_words,
     standing,
@@ -156,3 +158,12 @@ def test_every_baseline_says_whether_it_is_fitted() -> None:
         assert listed(name) == f"{LABELS[name]}, {'unfitted' if name in unfitted else 'fitted'}"
     assert listed("r2v") == "r2v"
     assert (is_fitted("r2v"), is_fitted("oracle"), is_fitted("slm_only")) == (True, None, None)
+
+
+def test_a_tolerance_that_no_threshold_keeps_is_told() -> None:
+    config = load_config(CONFIGS / "textworld_demo.yaml", ["evaluate.epsilon=0.07"])
+    kept = ChosenPoint("selected", 0, 0.5, None, 1.0, 0.3, None, "", kept=True)
+    never_asked = replace(kept, kind="bayes", kept=None)
+    assert not_kept(config, replace(compared(), points=[kept, never_asked])) == []
+    (said,) = not_kept(config, replace(compared(), points=[replace(kept, kept=False)]))
+    assert said.startswith("NOT KEPT: no threshold of r2v's has CVaR of failure within 0.07 of ")
