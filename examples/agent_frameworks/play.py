@@ -168,5 +168,7 @@ if __name__ == "__main__":
     parser.add_argument("--at-once", type=int, default=4, help="episodes side by side")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     given = parser.parse_args()
+    if not given.programs and not given.games:
+        parser.error("nothing to play; give --programs or --games")
     chosen = (programs(given.programs) if given.programs else []) + games(given.games)
     asyncio.run(_all(given.python, given.url, given.at_once, given.models, chosen))

@@ -73,6 +73,8 @@ def policy_of(run: RunDir, config: RunConfig, evaluated: bool = True) -> Policy:
 
 def _why_selected(run: RunDir, config: RunConfig, threshold: float | None) -> str:
     """In the words of the report, where it has looked at this threshold."""
+    if threshold is None:
+        return f"{config.serve.router} compares nothing with a threshold"
     if config.serve.router == "r2v":
         for row in _rows_of(run.root / "report" / "summary.json"):
             if _is(row, "selected", config.serve.training_seed) and row["threshold"] == threshold:

@@ -9,11 +9,11 @@ from r2v_dist.config.learners import LearnerConfig
 from r2v_dist.config.run import RunConfig
 from r2v_dist.pipeline.memory_plan import SCRATCH, trained
 
-GFLOPS = {True: 60.0, False: 35.0}
+GFLOPS = {True: 60.0, False: 43.0}
 """Operations that a thread does in a second of training, in 10^9, in bfloat16 (True) and float32
-(False), on a processor with bfloat16 instructions. Between what whole trainings did on two threads
-in bfloat16: 43 (SmolLM2-135M, all weights) and 77 (Qwen2.5-Coder-0.5B, an adapter, checkpointing).
-Two rows of 384 tokens of the first, by processor time, have 110 in bfloat16 and 65 in float32.
+(False), on a processor with bfloat16 instructions, by what trainings did on two threads. bfloat16
+lies between two whole ones: 35 (SmolLM2-135M, all weights, beside other work) and 77
+(Qwen2.5-Coder-0.5B, an adapter, checkpointing). float32 is `benchmarks.learner` with the first.
 """
 
 
