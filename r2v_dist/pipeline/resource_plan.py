@@ -59,21 +59,7 @@ def resource_plan(config: RunConfig) -> str:
             "a core each, and a GPU each where models run on GPUs",
         ),
         *_sandbox_row(config),
-        (
-            "label branches",
-            str(_label_branches(config)),
-            "at most; they share what is known of their trees",
-        ),
-        (
-            "validation",
-            str(config.training_seeds * _validation_episodes(config)),
-            "episodes, live, before memoisation",
-        ),
-        (
-            "test episodes",
-            str(config.training_seeds * _test_episodes(config)),
-            "live, before memoisation",
-        ),
+        *_episode_rows(config),
     ]
     lines = [f"# {'resource':<14} {'asked':>10}   available{note}"]
     lines += [f"# {name:<14} {request:>10}   {available}" for name, request, available in rows]
@@ -116,6 +102,27 @@ def _sandbox_row(config: RunConfig) -> list[tuple[str, str, str]]:
             request,
             "bubblewrap is installed" if shutil.which("bwrap") else "bubblewrap is NOT INSTALLED",
         )
+    ]
+
+
+def _episode_rows(config: RunConfig) -> list[tuple[str, str, str]]:
+    """How much is played, at most."""
+    return [
+        (
+            "label branches",
+            str(_label_branches(config)),
+            "at most; they share what is known of their trees",
+        ),
+        (
+            "validation",
+            str(config.training_seeds * _validation_episodes(config)),
+            "episodes, live, before memoisation",
+        ),
+        (
+            "test episodes",
+            str(config.training_seeds * _test_episodes(config)),
+            "live, before memoisation",
+        ),
     ]
 
 

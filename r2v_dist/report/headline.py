@@ -31,47 +31,15 @@ HARD_STEPS = 4
 _WIDTH = 60
 _ENDS = (StopReason.WON, StopReason.LOST, StopReason.STEP_LIMIT)
 """How an episode of a working run ends."""
+_TITLES = {"slm_only": "SLM only", "best_of_k": "best of K", "teacher_only": "teacher only"}
 
 
 def headline(run: RunDir, config: RunConfig, findings: Findings) -> str:
     """At most fifteen lines."""
     if not findings.seeds:
         return f"{shown(run.root)}: no evaluated episodes yet"
-    slm = findings.perturbed[0]
-    label = "  [SIMULATED policy: not a result about a model]" if config.simulated else ""
-    training_seeds = (
-        f" x {findings.training_seeds} training seeds" if findings.training_seeds > 1 else ""
-    )
-    lines = [
-        f"Test: {slm.tasks} tasks x {slm.seeds} perturbation seeds{training_seeds}, live{label}"
-    ]
-    if config.teacher.backend == "expert":
-        lines[0] += (
-            f"; {hard_tasks(run.rollouts('evaluate'), HARD_STEPS)} tasks need {HARD_STEPS} or "
-            f"more expert steps"
-        )
-    oracle = " (privileged oracle)" if config.teacher.backend == "expert" else ""
-    titles = {
-        "slm_only": "SLM only",
-        "best_of_k": "best of K",
-        "teacher_only": "teacher only" + oracle,
-    }
-    overall_by_name = {
-        name: overall
-        for name in (*titles, "r2v")
-        if (overall := findings.overall(name, config.evaluate.bootstrap, config.seed)) is not None
-    }
-    if "r2v" not in overall_by_name:
-        names = findings.seeds[0].swept[:6]
-        overall_by_name |= {
-            name: overall
-            for name in names
-            if (overall := findings.overall(name, config.evaluate.bootstrap, config.seed))
-            is not None
-        }
-    lines += [
-        _line(titles.get(name, listed(name)), overall) for name, overall in overall_by_name.items()
-    ]
+    lines = [_title(run, config, findings)]
+    lines += [_line(_name(name, config), o) for name, o in _shown(config, findings).items()]
     lines += [f"  {sentence}" for sentence in not_kept(config, findings)]
     lines += _compared(findings)
     lines += _claims(findings)
@@ -82,6 +50,42 @@ def headline(run: RunDir, config: RunConfig, findings: Findings) -> str:
     lines += abnormal_ends(run, config)
     lines += _given_up(findings.quarantined)
     return "\n".join([*lines, *_place(run.root / "report" / "index.html")])
+
+
+def _title(run: RunDir, config: RunConfig, findings: Findings) -> str:
+    """What was played."""
+    slm = findings.perturbed[0]
+    seeds = f"{slm.seeds} perturbation seeds"
+    if findings.training_seeds > 1:
+        seeds += f" x {findings.training_seeds} training seeds"
+    label = "  [SIMULATED policy: not a result about a model]" if config.simulated else ""
+    title = f"Test: {slm.tasks} tasks x {seeds}, live{label}"
+    if config.teacher.backend == "expert":
+        hard = hard_tasks(run.rollouts("evaluate"), HARD_STEPS)
+        title += f"; {hard} tasks need {HARD_STEPS} or more expert steps"
+    return title
+
+
+def _shown(config: RunConfig, findings: Findings) -> dict[str, Overall]:
+    """Both ends and r2v, in this order; other routers where there is no r2v."""
+
+    def of(names: Sequence[str]) -> dict[str, Overall]:
+        known: dict[str, Overall] = {}
+        for name in names:
+            overall = findings.overall(name, config.evaluate.bootstrap, config.seed)
+            if overall is not None:
+                known[name] = overall
+        return known
+
+    shown_routers = of([*_TITLES, "r2v"])
+    if "r2v" in shown_routers:
+        return shown_routers
+    return shown_routers | of(findings.seeds[0].swept[:6])
+
+
+def _name(router: str, config: RunConfig) -> str:
+    privileged = router == "teacher_only" and config.teacher.backend == "expert"
+    return _TITLES.get(router, listed(router)) + (" (privileged oracle)" if privileged else "")
 
 
 def _place(page: Path) -> list[str]:
