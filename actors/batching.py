@@ -68,7 +68,7 @@ class Batcher(Generic[Question, Reply]):
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._receive(batch)
-        except RuntimeFailure as error:  # says itself what it is
+        except RuntimeFailure as error:  # its message names the server
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)

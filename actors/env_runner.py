@@ -20,7 +20,7 @@ from actors.verifier.client import ScorerCall, TrainedVerifier
 from envs.make import perturbed
 from envs.own import EnvSource
 from envs.registry import load
-from r2v_dist.agent.episode import Cast, Player, play
+from r2v_dist.agent.episode import ModelRole, Models, play
 from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
@@ -29,7 +29,7 @@ from r2v_dist.config.verifier import VerifierConfig
 from r2v_dist.episodes import Episode, Unit
 from r2v_dist.errors import NodeFailure, RuntimeFailure, UsageError
 from r2v_dist.language_model import Sampling
-from r2v_dist.router.registry import ALONE, RouterModels
+from r2v_dist.router.registry import NEVER_ASK, RouterModels
 from r2v_dist.verifier.base import Verifier
 from r2v_dist.verifier.llm_judge import JUDGE_TOKENS, JudgeVerifier
 
@@ -55,7 +55,7 @@ class RunnerSetup:
 
 
 @dataclass(frozen=True)
-class Equipment:
+class Deployment:
     """What a runner gets once it has been trained: the verifier, and routers that arms may name."""
 
     verifier: VerifierConfig | None
@@ -72,22 +72,22 @@ class EnvRunner:
         setup: RunnerSetup,
         slm_calls: Sequence[EngineCall] | None,
         teacher_calls: Sequence[EngineCall] | None,
-        equipment: Equipment | None = None,
+        deployment: Deployment | None = None,
     ) -> None:
         self._setup = setup
         load(setup.environment)
         wait_s = setup.engine_wait_s
-        slm = _player("slm", setup.slm, slm_calls, setup.slm_tokenizer, wait_s)
-        teacher = _player("teacher", setup.teacher, teacher_calls, setup.teacher_tokenizer, wait_s)
-        self._cast = Cast(slm, teacher)
+        slm = _role("slm", setup.slm, slm_calls, setup.slm_tokenizer, wait_s)
+        teacher = _role("teacher", setup.teacher, teacher_calls, setup.teacher_tokenizer, wait_s)
+        self._models = Models(slm, teacher)
         self._idle = IdleEnvs()
-        if equipment is not None:
-            self.equip(equipment)
+        if deployment is not None:
+            self.deploy(deployment)
 
-    def equip(self, equipment: Equipment) -> None:
+    def deploy(self, deployment: Deployment) -> None:
         """Take it into use. No unit may be under way."""
-        self._cast = replace(
-            self._cast, verifier=self._verifier(equipment), models=equipment.models
+        self._models = replace(
+            self._models, verifier=self._verifier(deployment), routers=deployment.models
         )
 
     async def run(self, unit: Unit, deliver: Deliver) -> Totals:
@@ -104,7 +104,7 @@ class EnvRunner:
                 expert = self._needs_expert(unit)
                 with self._world(unit, tree, expert) as world:
                     for run in unit.runs:
-                        episodes.append(await play(world, unit, run, self._cast))
+                        episodes.append(await play(world, unit, run, self._models))
         except TimeoutError:
             late = f"unit {unit.task.id} z={unit.z} ran past {self._setup.unit_timeout_s:g} s"
             if tree.waits_for:
@@ -134,14 +134,14 @@ class EnvRunner:
 
     def _judged(self) -> dict[str, int]:
         """What the judge has counted since the last unit, if there is one."""
-        verifier = self._cast.verifier
+        verifier = self._models.verifier
         return verifier.take_counts() if isinstance(verifier, JudgeVerifier) else {}
 
     def _needs_expert(self, unit: Unit) -> bool:
         """Tracking the hidden state doubles the cost of a step; without an oracle to answer it is
         left out.
         """
-        teacher_acts = any(arm.router not in ALONE for arm in unit.played) or any(
+        teacher_acts = any(arm.router not in NEVER_ASK for arm in unit.played) or any(
             b.teacher_first for b in unit.branches
         )
         oracles = {self._setup.slm.backend, self._setup.teacher.backend if teacher_acts else ""}
@@ -163,10 +163,10 @@ class EnvRunner:
                 raise UnitBroken(f"{type(error).__name__}: {error}") from error
             yield world
 
-    def _verifier(self, equipment: Equipment) -> Verifier | None:
+    def _verifier(self, deployment: Deployment) -> Verifier | None:
         setup = self._setup
         return verifier_of(
-            equipment,
+            deployment,
             setup.slm,
             setup.slm_tokenizer,
             setup.environment,
@@ -185,15 +185,15 @@ class EnvRunner:
 
 
 def verifier_of(
-    equipment: Equipment,
+    deployment: Deployment,
     slm: ModelConfig,
     slm_tokenizer: str,
     environment: EnvSource,
     sandbox: SandboxConfig,
     engine_wait_s: float,
 ) -> Verifier | None:
-    """The verifier of an equipment, as whoever asks it sees it; None without one."""
-    config = equipment.verifier
+    """The verifier of a deployment, as whoever asks it sees it; None without one."""
+    config = deployment.verifier
     if config is None:
         return None
     if config.kind == "rules":
@@ -205,22 +205,24 @@ def verifier_of(
         model = build_model(config.judge, "judge", None, "")
         most_tokens = max(JUDGE_TOKENS, config.judge.sampling.max_tokens)
         return JudgeVerifier(model, config.attempts, most_tokens)
-    assert equipment.scorers
+    assert deployment.scorers
     tokenizer = load_tokenizer(slm_tokenizer)
     settings = slm.chat_template_kwargs
-    return TrainedVerifier(equipment.scorers, tokenizer, slm.system_prompt, engine_wait_s, settings)
+    return TrainedVerifier(
+        deployment.scorers, tokenizer, slm.system_prompt, engine_wait_s, settings
+    )
 
 
-def _player(
+def _role(
     role: str,
     config: ModelConfig,
     calls: Sequence[EngineCall] | None,
     tokenizer: str,
     engine_wait_s: float,
-) -> Player:
+) -> ModelRole:
     settings = config.sampling
     sampling = Sampling(
         settings.candidates, settings.temperature, settings.top_p, settings.max_tokens
     )
     model = build_model(config, role, calls, tokenizer, engine_wait_s)
-    return Player(role, model, sampling)
+    return ModelRole(role, model, sampling)

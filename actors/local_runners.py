@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from actors.collector import CollectorActor, StageFolder
-from actors.env_runner import EnvRunner, Equipment, RunnerSetup
+from actors.env_runner import Deployment, EnvRunner, RunnerSetup
 from actors.failures import UnitBroken, UnitFailed, innermost
 from actors.nodes import Nodes
 from actors.totals import Totals
@@ -67,9 +67,9 @@ class LocalRunners:
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
-    def equip(self, equipment: Equipment) -> None:
+    def deploy(self, deployment: Deployment) -> None:
         for runner in self.members:
-            runner.equip(equipment)
+            runner.deploy(deployment)
 
     def open(self, folder: StageFolder, committed: KeySet | None = None) -> None:
         self._collector.open(folder, committed)

@@ -16,7 +16,7 @@ from r2v_dist.seeding import stable_hash
 
 MARGIN = 2
 LOST_TRIES = 3
-"""Servers that may die over one question. More are the question's doing."""
+"""Servers that may be lost over one question; after that the question is blamed."""
 PAUSE_S = 1.0
 """How long a lost server is left alone."""
 

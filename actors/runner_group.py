@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.collector import StageFolder
 from actors.collector_handle import RayCollectors
-from actors.env_runner import Equipment, RunnerSetup
+from actors.env_runner import Deployment, RunnerSetup
 from actors.failures import RunnerDied, UnitBroken
 from actors.metrics import OFF, Meter
 from actors.nodes import Nodes
@@ -69,7 +69,7 @@ class RunnerGroup:
         self._teacher = teacher
         self._cluster = cluster
         self._logs = logs
-        self._equipment: Equipment | None = None
+        self._deployment: Deployment | None = None
         self._collectors = RayCollectors(cluster.collectors, cluster.commit_deadline_s, logs, meter)
         self._meter = UnitMeter(meter)
         # A unit's own deadline stands still while it waits for an engine; what then bounds its
@@ -171,11 +171,11 @@ class RunnerGroup:
             raise self._lost(assignment.runner, error, starting=False) from None
         return report
 
-    def equip(self, equipment: Equipment) -> None:
+    def deploy(self, deployment: Deployment) -> None:
         """Hand it to every runner; one that died meanwhile is replaced."""
-        self._equipment = equipment
+        self._deployment = deployment
         deadline = time.monotonic() + self._cluster.runner_start_deadline_s
-        calls = [(runner, runner.equip.remote(equipment)) for runner in self.members]
+        calls = [(runner, runner.deploy.remote(deployment)) for runner in self.members]
         for runner, answer in calls:
             try:
                 ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
@@ -186,7 +186,8 @@ class RunnerGroup:
                     raise refusal from None
                 if not isinstance(error, RayActorError):
                     raise RuntimeFailure(
-                        f"an env runner cannot be equipped: {first_cause(error)}"
+                        "an env runner cannot take the new verifier or routers: "
+                        f"{first_cause(error)}"
                     ) from None
                 self.replace(runner, self.nodes.excluded())
 
@@ -276,7 +277,7 @@ class RunnerGroup:
         runner = (
             ray.remote(self._actor_class)
             .options(**options)
-            .remote(self._setup, slm, teacher, self._equipment)
+            .remote(self._setup, slm, teacher, self._deployment)
         )
         deadline = time.monotonic() + self._cluster.runner_start_deadline_s
         self._asked[runner] = (runner.where.remote(), deadline)

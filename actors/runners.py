@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from actors.collector import StageFolder
-from actors.env_runner import Equipment
+from actors.env_runner import Deployment
 from actors.nodes import Nodes
 from actors.totals import Totals
 from r2v_dist.episodes import Episode, Unit
@@ -36,7 +36,7 @@ class Runners(Protocol):
         RunnerDied when it could not start.
         """
 
-    def equip(self, equipment: Equipment) -> None:
+    def deploy(self, deployment: Deployment) -> None:
         """Hand every runner, and every later one, what has been trained since they started.
 
         Raises UsageError for what a runner refuses, RuntimeFailure for one that cannot take it.

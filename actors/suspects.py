@@ -63,10 +63,6 @@ class Suspects:
         """Where it has failed."""
         return set(self._nodes.get(name_of(unit), ()))
 
-    def charged(self, unit: Unit) -> int:
-        """How often it has failed by itself."""
-        return len(self._nodes.get(name_of(unit), ()))
-
     def enough(self, unit: Unit, there: Collection[str]) -> bool:
         """Whether it has failed often enough, on nodes enough of those that are in use."""
         name = name_of(unit)

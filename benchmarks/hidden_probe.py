@@ -95,7 +95,7 @@ def chat_of(config: RunConfig, model: Path) -> ChatFormat:
 def visited(run: RunDir, config: RunConfig, stage: str) -> list[State]:
     """The states of a stage's episodes."""
     rows = rollout_store.read(run.rollouts(stage))
-    return states_of(rows, config.env.max_steps, config.alone)
+    return states_of(rows, config.env.max_steps, config.slm_only_router)
 
 
 def labelled_steps(run: RunDir, config: RunConfig, chat: ChatFormat, split: str) -> list[Step]:

@@ -1,1 +1,1 @@
-"""Where and how a run happens: the Ray session."""
+"""Where a run happens: the Ray session, resources and placement, submitted jobs and manifests."""

@@ -1,1 +1,1 @@
-"""Learners: TRL and DeepSpeed under Ray Train, and the script that makes the tiny base models."""
+"""Learners under Ray Train: behaviour cloning, verifier, DPO (TRL, DeepSpeed) and router."""

@@ -74,7 +74,7 @@ def next_prefix(prefix: int, action: str) -> int:
 
 
 @dataclass(frozen=True)
-class Taken:
+class TakenAction:
     """An action somebody took, or is made to take."""
 
     actor: str
@@ -88,16 +88,16 @@ class Branch:
 
     The path's actions are replayed, then comes the first action, then the arm's router decides.
     `first` is an action to take there, `teacher_first` has the teacher asked for it; with neither
-    the router decides there too. `seen` is the hash of the observation in that state: a replay that
-    shows something else is drift. `kind` is the name that labels are counted under.
+    the router decides there too. `observation_hash` is of the observation in that state: a replay
+    that shows something else is drift. `kind` is the name that labels are counted under.
     """
 
     kind: str
     arm: Arm
     replica: int
-    path: tuple[Taken, ...]
-    seen: int
-    first: Taken | None = None
+    path: tuple[TakenAction, ...]
+    observation_hash: int
+    first: TakenAction | None = None
     teacher_first: bool = False
 
     @property
@@ -105,7 +105,7 @@ class Branch:
         """Hash of the path's actions, as the agent loop makes it."""
         return reduce(next_prefix, (step.action for step in self.path), 0)
 
-    def given(self, t: int) -> Taken | None:
+    def given(self, t: int) -> TakenAction | None:
         """The action that is fixed at step t, if there is one."""
         if t < len(self.path):
             return self.path[t]

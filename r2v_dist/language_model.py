@@ -44,7 +44,7 @@ class Sampling:
 class Request:
     """One decision: the conversation so far, the latest message, and the sampling seed.
 
-    `oracle` is the environment's expert, `saboteur` gives a wrong action by seed where the
+    `oracle` is the environment's expert, `wrong_action` gives a wrong action by seed where the
     environment knows one, `perturbed` says whether the latest message was perturbed. Only the
     privileged back ends (`expert`, `simulated`) use these three.
     """
@@ -54,7 +54,7 @@ class Request:
     sampling: Sampling
     seed: int
     oracle: Callable[[], str | None] | None = field(default=None, compare=False)
-    saboteur: Callable[[int], str | None] | None = field(default=None, compare=False)
+    wrong_action: Callable[[int], str | None] | None = field(default=None, compare=False)
     perturbed: bool = False
 
 

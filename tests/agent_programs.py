@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from envs.make import make, perturbed
-from r2v_dist.agent.episode import Cast, Player, play
+from r2v_dist.agent.episode import ModelRole, Models, play
 from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Branch, Episode, Task, Unit
@@ -43,9 +43,9 @@ class Teacher:
         return Answer((Candidate(("examine me", "look")[request.seed % 2]),), "teacher")
 
 
-CAST = Cast(
-    Player("slm", ScriptedSlm(propose=proposals), Sampling(n=3)),
-    Player("teacher", Teacher(), Sampling()),
+MODELS = Models(
+    ModelRole("slm", ScriptedSlm(propose=proposals), Sampling(n=3)),
+    ModelRole("teacher", Teacher(), Sampling()),
     ScriptedVerifier(),
     RouterModels({("r2v", 0): MODEL}),
 )
@@ -60,7 +60,7 @@ def played(task: Task, z: int | None, *runs: Arm | Branch) -> list[Episode]:
             perturbed(env, task, z, PerturbConfig(rates=dict.fromkeys(OWN_WORDS, 0.0))), Tree()
         )
         unit = Unit("evaluate", "hash", Task("same", "test", "none", ()), z, 0, ())
-        return [await play(world, unit, run, CAST) for run in runs or (ARM,)]
+        return [await play(world, unit, run, MODELS) for run in runs or (ARM,)]
 
     try:
         return asyncio.run(all_runs())

@@ -73,4 +73,4 @@ class SimulatedModel:
 
     @staticmethod
     def _wrong(request: Request, place: int) -> str | None:
-        return request.saboteur(request.seed + place) if request.saboteur else None
+        return request.wrong_action(request.seed + place) if request.wrong_action else None

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from actors.collector import StageFolder
-from actors.env_runner import Equipment
+from actors.env_runner import Deployment
 from actors.nodes import Nodes
 from actors.quarantine import Quarantine
 from actors.stage_loop import StageLoop
@@ -54,7 +54,7 @@ class _Finishing:
     def where(self, runner: int) -> str:
         return f"node-{runner // _RUNNERS_A_NODE}"
 
-    def equip(self, equipment: Equipment) -> None: ...
+    def deploy(self, deployment: Deployment) -> None: ...
 
     def open(self, folder: StageFolder, committed: KeySet | None = None) -> None: ...
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.dispatcher import roll_out
-from actors.env_runner import Equipment, RunnerSetup
+from actors.env_runner import Deployment, RunnerSetup
 from actors.language_models.tokenizer import load_tokenizer
 from actors.language_models.vllm import VllmModel
 from actors.runner_group import RunnerGroup
@@ -78,16 +78,16 @@ def scorer_storm(killer: Killer, folder: Path, family: Family) -> Stormed:
     config = VerifierConfig(replicas=2)
     with ray_session(CLUSTER, folder / "logs"), _engines(1, "answer_s=0.05&tokens=6") as server:
         actors = start_verifier(str(path), SCORED, config)
-        equipment = Equipment(config, [ScorerHandle(actor) for actor in actors])
+        deployment = Deployment(config, [ScorerHandle(actor) for actor in actors])
         arm = Arm("best_of_k", None, VERSION, "expert", 0, SCORED)
-        return _stages(killer, server, arm, equipment, folder, family)
+        return _stages(killer, server, arm, deployment, folder, family)
 
 
 def _stages(
     killer: Killer,
     server: ModelServer,
     arm: Arm,
-    equipment: Equipment | None,
+    deployment: Deployment | None,
     folder: Path,
     family: Family,
 ) -> Stormed:
@@ -95,8 +95,8 @@ def _stages(
     expert = ModelConfig(backend="expert")
     setup = RunnerSetup(server.config, expert, str(MODEL), "", PerturbConfig(), 600.0)
     runners = RunnerGroup(setup, server, None, CLUSTER, folder / "logs")
-    if equipment is not None:
-        runners.equip(equipment)
+    if deployment is not None:
+        runners.deploy(deployment)
     members = list(runners.members)
 
     def play(name: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from envs.sandbox import cgroups, deadline, seccomp
 from envs.sandbox.limits import Ending, Limits
-from envs.sandbox.privileges import starter
+from envs.sandbox.privileges import start_thread
 from envs.sandbox.process import SandboxProcess
 from r2v_dist.errors import RuntimeFailure
 
@@ -67,7 +67,7 @@ def _look(hierarchy: cgroups.Hierarchy | None) -> str:
     should be.
     """
     limits = Limits()
-    with starter() as thread:
+    with start_thread() as thread:
         process = thread.submit(SandboxProcess, limits, hierarchy).result()
         try:
             process.wait_ready()

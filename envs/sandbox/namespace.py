@@ -24,8 +24,8 @@ _CHUNK = 1 << 16
 
 
 class Namespace:
-    """Starts at once. Must be made in the thread of a `starter` that outlives it: the sandbox ends
-    with the thread that started it.
+    """Starts at once. Must be made in the thread of a `start_thread` that outlives it: the sandbox
+    ends with the thread that started it.
 
     Args:
         options: what bubblewrap shows and forbids. program: what it runs. code: the system-call

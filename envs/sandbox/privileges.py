@@ -35,7 +35,7 @@ _SETGROUPS, _SETRESGID, _SETRESUID = {"x86_64": (116, 119, 117), "aarch64": (159
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def starter(bubblewrapped: bool = True) -> ThreadPoolExecutor:
+def start_thread(bubblewrapped: bool = True) -> ThreadPoolExecutor:
     """The thread, which must outlive the sandboxes that it starts. Raises RuntimeFailure where they
     cannot be prepared.
     """
@@ -51,8 +51,8 @@ def starter(bubblewrapped: bool = True) -> ThreadPoolExecutor:
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """For the thread of a `starter`: processes that are started in this context belong to the user
-    `nobody` and cannot gain privileges.
+    """For the thread of a `start_thread`: processes that are started in this context belong to the
+    user `nobody` and cannot gain privileges.
     """
     if os.geteuid() != 0:
         yield

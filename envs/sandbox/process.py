@@ -38,8 +38,8 @@ class SandboxProcess:
     def __init__(
         self, limits: Limits, hierarchy: Hierarchy | None, bubblewrapped: bool = True
     ) -> None:
-        """Must be called in the thread of a `starter` that outlives the sandbox: the sandbox ends
-        with the thread that started it.
+        """Must be called in the thread of a `start_thread` that outlives the sandbox: the sandbox
+        ends with the thread that started it.
         """
         self.file_mib = limits.file_mib
         self._group = Group(hierarchy) if hierarchy else None

@@ -12,7 +12,7 @@ from typing import Self
 
 from envs.sandbox.isolation import means
 from envs.sandbox.limits import Completed, Limits
-from envs.sandbox.privileges import starter
+from envs.sandbox.privileges import start_thread
 from envs.sandbox.process import SandboxProcess
 from r2v_dist.errors import RuntimeFailure, UsageError
 
@@ -46,7 +46,7 @@ class Sandbox:
             )
         self.limits = limits
         self._bubblewrapped = isolation.level == "bubblewrap"
-        self._starter = starter(self._bubblewrapped)
+        self._starter = start_thread(self._bubblewrapped)
         self._runners = ThreadPoolExecutor(_CONCURRENT, "sandbox-runner")
         self._janitors = ThreadPoolExecutor(4, "sandbox-janitor")
         self._lock = threading.Lock()

@@ -108,7 +108,7 @@ def _of_directory(config: TerminalConfig, count: int) -> list[tuple[str, str]]:
     if count > len(folders):
         raise UsageError(
             f"env.splits.test = {count}: {config.tasks} has {len(folders)} tasks that can be run "
-            f"here; lower it, or see r2v tasks list --env terminal_bench {config.tasks}"
+            f"here; lower it, or see r2v tasks list {config.tasks}"
         )
     order = sorted(folders, key=lambda folder: stable_hash("terminal-split", folder.name))
     return [(folder.name, str(folder.resolve())) for folder in islice(order, count)]

@@ -28,8 +28,7 @@ class Duality:
         slack       it is below epsilon by more than `AT_BOUND`
         active      it is epsilon, within `AT_BOUND`
         violated    it is above epsilon by more than `AT_BOUND`
-        infeasible  it is, and nothing was left to do: lambda is at its cap, or the teacher alone
-                    is above epsilon as well
+        infeasible  violated, and lambda is at its cap or teacher-only violates it too
         """
         low = (1 - AT_BOUND) * config.epsilon
         high = (1 + AT_BOUND) * config.epsilon

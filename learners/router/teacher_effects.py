@@ -1,4 +1,4 @@
-"""What a step of the teacher gains and saves where it is another one than the SLM's
+"""Effect of one teacher step that differs from the SLM's: success gained, later calls saved
 (docs/method.md, section 7: re-roll online each round).
 
 Pairs of branches tell: the first round's router goes on after the teacher's action (T) or the SLM's
@@ -30,7 +30,7 @@ there are.
 
 def fit_effects(model: RouterModel, labels: LabelTable) -> dict[str, Mlp]:
     """The heads `gain` and `saving`, each one linear layer. `model` gives risks and dissent."""
-    disputes = labels.where(labels.disputed)
+    disputes = labels.where(labels.with_disagreement)
     f_UF, place_N = distinct(disputes.features_NF)
     risks = model.predict(f_UF)
     assert risks.rho1 is not None

@@ -221,10 +221,8 @@ def _model(
 
 
 def _score(config: RouterConfig, labels: LabelTable) -> Score:
-    """What this router can be scored by: a single output by itself, without risks only by its
-    policy, and before a router was ever followed by dissent: it asks where the teacher would do
-    something else, so a search that takes several of its steps is gone on with. A score that
-    validation is yet to choose is risk until then.
+    """The score that this router supports. Joint: its risk. Without risk heads: its policy. Without
+    pairs of branches `advantage` falls back to `dissent`. `validated` starts as `risk`.
     """
     if config.mode == "joint":
         return "risk"
@@ -232,7 +230,11 @@ def _score(config: RouterConfig, labels: LabelTable) -> Score:
         return "policy"
     if config.score == "validated":
         return "risk"
-    return "dissent" if config.score == "advantage" and not labels.disputed.any() else config.score
+    return (
+        "dissent"
+        if config.score == "advantage" and not labels.with_disagreement.any()
+        else config.score
+    )
 
 
 def _risk_heads(

@@ -1,9 +1,9 @@
 """The agent loop: decide, act, again: one episode along one router's own path through the tree of
 its (task, z).
 
-Plain asyncio, no Ray: the same function runs in an env runner, in a test with no cluster, and
-behind a gateway. A bad action or an env crash ends the episode with a `StopReason`; only an
-infrastructure failure is raised.
+Plain asyncio, no Ray: the same function runs in an env runner and in a test with no cluster; the
+gateway shares its decision, `step.decide`. A bad action or an env crash ends the episode with a
+`StopReason`; only an infrastructure failure is raised.
 """
 
 import math
@@ -14,7 +14,7 @@ from statistics import fmean
 from r2v_dist.agent.step import StepDecision, chosen_index, decide
 from r2v_dist.agent.tree import EnvCrash, Transition, TreeEnv
 from r2v_dist.chat import Turn, opening_message
-from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, Taken, Unit
+from r2v_dist.episodes import Arm, Branch, Episode, Step, StopReason, TakenAction, Unit
 from r2v_dist.errors import RuntimeFailure, node_failure
 from r2v_dist.language_model import (
     Answer,
@@ -36,7 +36,7 @@ ORACLE_REPLICAS = 10_000
 
 
 @dataclass(frozen=True)
-class Player:
+class ModelRole:
     """A language model in its role, and how it is sampled."""
 
     role: str
@@ -45,23 +45,23 @@ class Player:
 
 
 @dataclass(frozen=True)
-class Cast:
+class Models:
     """Who plays: both models, the verifier that picks among the SLM's candidates, and the trained
     routers that arms may name.
     """
 
-    slm: Player
-    teacher: Player
+    slm: ModelRole
+    teacher: ModelRole
     verifier: Verifier | None = None
-    models: RouterModels = field(default_factory=RouterModels)
+    routers: RouterModels = field(default_factory=RouterModels)
 
 
-async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> Episode:
+async def play(world: TreeEnv, unit: Unit, run: Arm | Branch, models: Models) -> Episode:
     """Play one episode, or one branch of an earlier one, to its end, through the tree of its unit.
 
     Raises RuntimeFailure when a model back end fails; the caller retries the whole unit elsewhere.
     """
-    return await _Playing(world, unit, run, cast).to_the_end()
+    return await _EpisodeRunner(world, unit, run, models).play()
 
 
 @dataclass(frozen=True)
@@ -73,31 +73,31 @@ class _End:
     detail: str = ""
 
 
-class _Playing:
-    """An episode under way: where it stands, and how its next action is found."""
+class _EpisodeRunner:
+    """Runs one episode or branch: propose, verify, route, act, until it ends."""
 
-    def __init__(self, world: TreeEnv, unit: Unit, run: Arm | Branch, cast: Cast) -> None:
+    def __init__(self, world: TreeEnv, unit: Unit, run: Arm | Branch, models: Models) -> None:
         self.world = world
         self.unit = unit
         self.run = run
-        self.cast = cast
+        self.models = models
         self.branch = run if isinstance(run, Branch) else None
         self.arm = run.arm if isinstance(run, Branch) else run
         self.replica = run.replica if isinstance(run, Branch) else unit.replica
         self.router = build_router(
-            self.arm.router, self.arm.threshold, cast.models, self.arm.training_seed
+            self.arm.router, self.arm.threshold, models.routers, self.arm.training_seed
         )
-        self.slm = cast.slm
+        self.slm = models.slm
         if self.branch and self.arm.router in SINGLE_SAMPLE:
             # Nobody will look at the other candidates.
-            self.slm = replace(cast.slm, sampling=replace(cast.slm.sampling, n=1))
+            self.slm = replace(models.slm, sampling=replace(models.slm.sampling, n=1))
         self.steps: list[Step] = []
         self.now = world.reset()
         self.goal = str(self.now.info["goal"])
         self.user = _heard(self.now, opening_message(self.goal, self.now.observation))
         self.history = tuple[Turn, ...]()
 
-    async def to_the_end(self) -> Episode:
+    async def play(self) -> Episode:
         """Step until the environment, a limit or an error ends it."""
         end = None
         while end is None:
@@ -147,7 +147,7 @@ class _Playing:
         branch = self.branch
         if branch is None or len(self.steps) != len(branch.path):
             return False
-        return stable_hash(self.now.observation) != branch.seen
+        return stable_hash(self.now.observation) != branch.observation_hash
 
     async def _choose(self, context: StepContext) -> StepDecision:
         """The step's decision; a branch knows its first actions beforehand."""
@@ -166,32 +166,32 @@ class _Playing:
 
     async def teach(self) -> Answer:
         """The teacher's answer at this state, from memory where the tree knows it."""
-        return await self._ask(self.cast.teacher)
+        return await self._ask(self.models.teacher)
 
     async def _true_risk(self) -> float:
         proposal = await self.propose()
         index = chosen_index(proposal, await self.verify(proposal))
         action = None if index is None else proposal.candidates[index]
-        return await _true_risk(self.world, self.unit, self.arm, self.cast, self.steps, action)
+        return await _true_risk(self.world, self.unit, self.arm, self.models, self.steps, action)
 
-    async def _ask(self, player: Player) -> Answer:
+    async def _ask(self, actor: ModelRole) -> Answer:
         world = self.world
         place = (self.unit.task.id, self.unit.z, world.prefix, self.replica)
         request = Request(
             self.history,
             self.user,
-            player.sampling,
-            stable_hash(*place, player.role) % 2**31,
+            actor.sampling,
+            stable_hash(*place, actor.role) % 2**31,
             world.expert_action,
             world.wrong_action,
             perturbed=bool(self.now.info["perturbations"]),
         )
-        key = (world.prefix, self.replica, player.sampling)
-        return await world.tree.answer(player.role, key, lambda: player.model.sample(request))
+        key = (world.prefix, self.replica, actor.sampling)
+        return await world.tree.answer(actor.role, key, lambda: actor.model.sample(request))
 
     async def verify(self, proposal: Answer) -> tuple[float, ...]:
         """The verifier's scores of the candidates; none where the SLM acts with one sample."""
-        verifier = self.cast.verifier
+        verifier = self.models.verifier
         if verifier is None or self.arm.router in SINGLE_SAMPLE:
             return ()
         key = (self.world.prefix, self.replica, self.slm.sampling)
@@ -208,7 +208,7 @@ class _Playing:
             actions=tuple(s.action for s in self.steps),
             escalations=sum(s.actor == "teacher" for s in self.steps),
             max_steps=self.unit.task.max_steps,
-            budget=self.cast.models.budgets.get(self.arm.router),
+            budget=self.models.routers.budgets.get(self.arm.router),
             verifier_bests=tuple(max(s.verifier_scores, default=math.nan) for s in self.steps),
             actors=tuple(s.actor for s in self.steps),
             scores=tuple(s.score for s in self.steps),
@@ -232,7 +232,7 @@ async def _true_risk(
     world: TreeEnv,
     unit: Unit,
     arm: Arm,
-    cast: Cast,
+    models: Models,
     steps: Sequence[Step],
     action: Candidate | None,
 ) -> float:
@@ -243,15 +243,15 @@ async def _true_risk(
         return 1.0
     prefix = world.prefix
     if prefix not in world.tree.risks:
-        router = "slm_only" if cast.verifier is None else "best_of_k"
-        alone = replace(arm, router=router, threshold=None)
-        path = tuple(Taken(s.actor, s.action, s.action_ids) for s in steps)
-        first = Taken("slm", action.text, action.token_ids)
+        router = "slm_only" if models.verifier is None else "best_of_k"
+        slm_only = replace(arm, router=router, threshold=None)
+        path = tuple(TakenAction(s.actor, s.action, s.action_ids) for s in steps)
+        first = TakenAction("slm", action.text, action.token_ids)
         observation_hash = stable_hash(world.tree.transitions[prefix].observation)
         failures = []
-        for replica in range(ORACLE_REPLICAS, ORACLE_REPLICAS + cast.models.oracle_branches):
-            branch = Branch(ORACLE, alone, replica, path, observation_hash, first=first)
-            failures.append(not (await play(world, unit, branch, cast)).success)
+        for replica in range(ORACLE_REPLICAS, ORACLE_REPLICAS + models.routers.oracle_branches):
+            branch = Branch(ORACLE, slm_only, replica, path, observation_hash, first=first)
+            failures.append(not (await play(world, unit, branch, models)).success)
         world.tree.risks[prefix] = fmean(failures)
         world.reset()
         for step in steps:  # back to where this arm was, from memory

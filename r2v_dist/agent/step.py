@@ -12,7 +12,7 @@ from typing import Protocol
 from r2v_dist.language_model import Answer, Candidate
 from r2v_dist.router.policies import Router
 from r2v_dist.router.step_context import StepContext
-from r2v_dist.verifier.base import preferred
+from r2v_dist.verifier.base import select_candidate
 
 
 class Models(Protocol):
@@ -92,4 +92,4 @@ def chosen_index(proposal: Answer, scores: Sequence[float]) -> int | None:
     """Which candidate acts if the SLM does; None for a proposal without candidates."""
     if not proposal.candidates:
         return None
-    return preferred([candidate.text for candidate in proposal.candidates], scores)
+    return select_candidate([candidate.text for candidate in proposal.candidates], scores)

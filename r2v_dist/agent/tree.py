@@ -117,9 +117,8 @@ async def _once(
 
 class TreeEnv:
     """The environment of a unit, for one arm after the other. `prefix` is the hash of the actions
-    so far, `drift` whether a replay went another way. `expert` says that the environment was made
-    with its oracle, which is then asked wherever a step leads: to come back for it later would take
-    a replay.
+    so far, `drift` whether a replay went another way. With `expert`, the oracle's action is
+    recorded at every new state, since asking later would need a replay.
     """
 
     def __init__(self, env: AgentEnv, tree: Tree, expert: bool = False) -> None:
@@ -174,12 +173,12 @@ class TreeEnv:
         """A wrong action here, None where the environment knows none. Raises EnvCrash for whatever
         the environment raises.
         """
-        saboteur: Callable[[int], str | None] | None = getattr(self._env, "wrong_action", None)
-        if saboteur is None:
+        wrong_action: Callable[[int], str | None] | None = getattr(self._env, "wrong_action", None)
+        if wrong_action is None:
             return None
         with _crashing():
             self._go()
-            return saboteur(seed)
+            return wrong_action(seed)
 
     def _go(self) -> None:
         """Bring the real environment to where this arm is."""

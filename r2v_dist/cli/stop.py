@@ -10,7 +10,7 @@ from r2v_dist.cli.cluster_options import LOCAL, SECONDS, Address, JobId, Timeout
 def stop(
     wanted: JobId,
     address: Address = LOCAL,
-    wait: Annotated[float, typer.Option(min=1, help="seconds that the job has to end")] = 60.0,
+    wait: Annotated[float, typer.Option(min=1, help="seconds to wait for the job's end")] = 60.0,
     timeout: Timeout = SECONDS,
 ) -> None:
     """Stop a job; submitting it again resumes its run."""

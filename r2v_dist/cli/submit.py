@@ -22,7 +22,7 @@ Excludes = Annotated[
 DriverCpus = Annotated[
     float, typer.Option(min=0, max=1e6, help="cores of the driver; with any, it may leave the head")
 ]
-DriverMemory = Annotated[float, typer.Option(min=0, max=1e6, help="memory of the driver, likewise")]
+DriverMemory = Annotated[float, typer.Option(min=0, max=1e6, help="GiB of memory of the driver")]
 DriverLabels = Annotated[
     list[str] | None,
     typer.Option(help="label of the driver's node, NAME=VALUE; may be repeated"),

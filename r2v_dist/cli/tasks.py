@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from r2v_dist.cli.typed_path import read_as
-from r2v_dist.errors import RuntimeFailure, UsageError
+from r2v_dist.errors import RuntimeFailure
 
-commands = typer.Typer(help="Look after tasks.")
+commands = typer.Typer(help="Check and list tasks.")
 Root = Annotated[
     Path | None,
     typer.Option("--root", help="a prepared root (make terminal-root) instead of /usr"),
@@ -61,9 +61,6 @@ def list_tasks(
             callback=read_as("DIR"),
         ),
     ],
-    env: Annotated[
-        str, typer.Option("--env", help="terminal_bench: the one environment with task folders")
-    ] = "terminal_bench",
     root: Root = None,
     as_json: Annotated[
         bool,
@@ -77,8 +74,6 @@ def list_tasks(
     from envs.terminal_bench.listing import fit_of, render, task_folders
     from r2v_dist.config.terminal import TerminalConfig
 
-    if env != "terminal_bench":
-        raise UsageError(f"tasks list --env {env}: only terminal_bench has task folders")
     config = TerminalConfig(tasks=directory, root=root)
     fits = [fit_of(folder, config) for folder in task_folders(directory)]
     print(json.dumps([fit.to_json() for fit in fits], indent=1) if as_json else render(fits))

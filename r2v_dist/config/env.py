@@ -1,4 +1,4 @@
-"""The environment part of a run's configuration: tasks, splits, perturbation, the sandbox."""
+"""The environment part of a run's configuration: environment, tasks and splits."""
 
 import json
 import re

@@ -42,7 +42,7 @@ class LabelConfig(Section):
     """Perturbation seeds of each split. CVaR over fewer seeds is too noisy."""
     seeds_per_task: int | None = Field(None, ge=1, le=SEED_BLOCK)
     """How many of the seeds each task meets, consecutive tasks consecutive seeds; null for all of
-    them. Where episodes are dear, many tasks under few seeds each teach more."""
+    them. Where episodes are expensive, many tasks under few seeds each teach more."""
     states: int = Field(400, ge=1, le=MOST_STATES)
     """Training states of a round with T1-branches, and with S-branches where the outcome of the
     SLM-only episode does not serve as one. In addition every SLM-only state has a Tinf-branch.

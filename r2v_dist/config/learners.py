@@ -1,4 +1,4 @@
-"""The learning part of a run's configuration: what is collected, labelled and trained."""
+"""The learning part of a run's configuration: what is collected and trained."""
 
 from typing import Any, Literal, Self, get_args
 
@@ -10,8 +10,8 @@ from r2v_dist.config.env import SEED_BLOCK
 
 ConstraintStatus = Literal["slack", "active", "violated", "infeasible"]
 CONSTRAINT_STATUSES: tuple[ConstraintStatus, ...] = get_args(ConstraintStatus)
-"""State of the constraint CVaR <= epsilon at the end of training; learners/router/phases.py defines
-each.
+"""State of the constraint CVaR <= epsilon at the end of training; `learners/router/duality.py`
+defines each.
 """
 MOST_BRANCHES = 1000
 """Branches from one state; the columns that count branches and replicas hold at most 32,767."""

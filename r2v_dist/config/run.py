@@ -91,7 +91,7 @@ class RunConfig(Section):
         return (self.router or RouterConfig()).alpha
 
     @property
-    def alone(self) -> str:
+    def slm_only_router(self) -> str:
         """The router under which the deployed SLM acts without the teacher: `best_of_k` with a
         verifier, else `slm_only`.
         """

@@ -36,7 +36,7 @@ class SeedArms:
     training_seed: int
     arms: tuple[ArmOutcomes, ...]
     selected: Mapping[str, float]
-    alone: str
+    slm_only_router: str
 
     def points(self, name: str) -> list[ArmOutcomes]:
         """The operating points of a router, ascending in threshold."""
@@ -64,7 +64,7 @@ class SeedArms:
     @property
     def ends(self) -> Ends:
         """The SLM as deployed and the teacher, alone."""
-        return Ends(self.curve(self.alone), self.curve("teacher_only"))
+        return Ends(self.curve(self.slm_only_router), self.curve("teacher_only"))
 
     @property
     def swept(self) -> list[str]:
@@ -75,7 +75,11 @@ class SeedArms:
         """Success [tasks, seeds] of a router that spends `cost` calls an episode, mixing its own
         points and both ends; None outside.
         """
-        arms = [*self.points(self.alone), *self.points(name), *self.points("teacher_only")]
+        arms = [
+            *self.points(self.slm_only_router),
+            *self.points(name),
+            *self.points("teacher_only"),
+        ]
         values_PC = np.stack([arm.success_TZ.ravel() for arm in arms])
         try:
             return at_cost([float(arm.calls_TZ.mean()) for arm in arms], values_PC, cost).reshape(

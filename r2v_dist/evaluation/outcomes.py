@@ -37,7 +37,7 @@ _COLUMNS = [
 
 @dataclass(frozen=True)
 class RouterRow:
-    """One router at one threshold. None where a later capability fills the value in."""
+    """One router at one threshold. `results.with_risk` adds `brier`, `ece15` and `auroc`."""
 
     name: str
     threshold: float | None

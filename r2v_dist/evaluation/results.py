@@ -163,7 +163,7 @@ def _seed_arms(run: RunDir, config: RunConfig, stage: str, training_seed: int) -
         training_seed,
         tuple(arm_outcomes(run.rollouts(stage_name(stage, training_seed)))),
         selected,
-        config.alone,
+        config.slm_only_router,
     )
 
 
@@ -249,7 +249,7 @@ def _seed_differences(config: RunConfig, tests: Sequence[SeedArms]) -> list[Seed
     """
     alpha = (config.router or RouterConfig()).alpha
     differences = []
-    for name in (config.alone, REFERENCE, "teacher_only"):
+    for name in (config.slm_only_router, REFERENCE, "teacher_only"):
         arms = shown_arms(tests, name)
         if arms and len(arms[0].zs) > 1:
             losses_TZ = 1.0 - np.mean([arm.success_TZ for arm in arms], axis=0)

@@ -75,11 +75,11 @@ class AloneSteps:
     episode_N: npt.NDArray[np.int64]
 
     @classmethod
-    def read(cls, folder: Path, alone: str, max_steps: int | None) -> "AloneSteps":
+    def read(cls, folder: Path, slm_only_router: str, max_steps: int | None) -> "AloneSteps":
         """The episodes of the SLM as deployed among those of a stage."""
         table = rows_where(
             folder,
-            lambda rows: pc.and_(pc.equal(rows["router"], alone), pc.is_valid(rows["z"])),
+            lambda rows: pc.and_(pc.equal(rows["router"], slm_only_router), pc.is_valid(rows["z"])),
             CANDIDATE_COLUMNS,
         )
         table = table.filter(pc.greater_equal(table["t"], 0))
@@ -242,7 +242,7 @@ def _auroc(score_N: Array, failures_N: Array, weight_N: Array) -> float | None:
 
 def luck_ece(rho_N: Array, draw_N: npt.NDArray[np.int64], seed: int) -> PerfectEce:
     """ECE when the truth is rho and one uniform draw decides all steps of equal `draw_N`;
-    `calibration.perfect_ece` where all differ.
+    `stats.calibration_error.perfect_ece` where all differ.
     """
     rng = np.random.default_rng(seed)
     draws = int(draw_N.max()) + 1

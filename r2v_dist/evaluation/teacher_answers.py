@@ -30,8 +30,8 @@ def teacher_answers(run: RunDir, config: RunConfig, training_seed: int) -> dict[
     for info in ROUTERS:
         if info.fitted is False:
             answers[info.name] = 0
-        elif info.lesson in counts:
-            answers[info.name] = counts[info.lesson]
+        elif info.learns_from in counts:
+            answers[info.name] = counts[info.learns_from]
     return answers
 
 

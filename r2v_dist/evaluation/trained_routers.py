@@ -77,7 +77,9 @@ def forecasts_of(run: RunDir, config: RunConfig, training_seed: int) -> Forecast
     if not models:
         return None
     steps = AloneSteps.read(
-        run.rollouts(stage_name("evaluate", training_seed)), config.alone, config.env.max_steps
+        run.rollouts(stage_name("evaluate", training_seed)),
+        config.slm_only_router,
+        config.env.max_steps,
     )
     if not len(steps.t_N):
         return None

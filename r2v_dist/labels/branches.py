@@ -32,10 +32,15 @@ def candidate_branches(
     path = state.path
     branches = []
     for candidate in distinct:
-        branches += [Branch(CANDIDATE, arm, r, path, state.seen, first=candidate) for r in replicas]
+        branches += [
+            Branch(CANDIDATE, arm, r, path, state.observation_hash, first=candidate)
+            for r in replicas
+        ]
     if with_teacher:
         for r in replicas:
-            branches.append(Branch(TEACHER, arm, r, path, state.seen, teacher_first=True))
+            branches.append(
+                Branch(TEACHER, arm, r, path, state.observation_hash, teacher_first=True)
+            )
     return branches
 
 
@@ -46,7 +51,6 @@ def label_branches(
     n_s: int,
     n_t1: int,
     n_teacher: int,
-    first_replica: int = 1,
 ) -> list[Branch]:
     """S-, T1- and Tinf-branches with common random numbers; the S-branches start with the action
     that was executed.
@@ -54,12 +58,12 @@ def label_branches(
     first = state.candidates[state.executed]
     path = state.path
     branches = []
-    for r in range(first_replica, first_replica + n_s):
-        branches.append(Branch(S, slm, r, path, state.seen, first=first))
-    for r in range(first_replica, first_replica + n_t1):
-        branches.append(Branch(T1, slm, r, path, state.seen, teacher_first=True))
-    for r in range(first_replica, first_replica + n_teacher):
-        branches.append(Branch(TINF, teacher, r, path, state.seen))
+    for r in range(1, 1 + n_s):
+        branches.append(Branch(S, slm, r, path, state.observation_hash, first=first))
+    for r in range(1, 1 + n_t1):
+        branches.append(Branch(T1, slm, r, path, state.observation_hash, teacher_first=True))
+    for r in range(1, 1 + n_teacher):
+        branches.append(Branch(TINF, teacher, r, path, state.observation_hash))
     return branches
 
 
@@ -71,6 +75,6 @@ def paired_branches(state: State, router: Arm, n: int) -> list[Branch]:
     path = state.path
     branches = []
     for r in range(1, 1 + n):
-        branches.append(Branch(RS, router, r, path, state.seen, first=first))
-        branches.append(Branch(RT, router, r, path, state.seen, teacher_first=True))
+        branches.append(Branch(RS, router, r, path, state.observation_hash, first=first))
+        branches.append(Branch(RT, router, r, path, state.observation_hash, teacher_first=True))
     return branches

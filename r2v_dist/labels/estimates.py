@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from r2v_dist.episodes import Taken
+from r2v_dist.episodes import TakenAction
 from r2v_dist.labels.branch_values import BranchValue, Source
 from r2v_dist.labels.branches import CANDIDATE, RS, RT, T1, TINF, S
 from r2v_dist.labels.states import State
@@ -108,7 +108,7 @@ def branch_values(states: Sequence[State], branches: pa.Table) -> tuple[list[Bra
                 source = "slm"
             else:
                 index = len(actions)
-                candidate = Taken("teacher", action)
+                candidate = TakenAction("teacher", action)
                 source = "teacher"
             rows.append(_value(state, candidate, index, source, count.n, count.successes))
     return rows, n_drifted
@@ -128,7 +128,7 @@ def outcome_values(states: Sequence[State]) -> list[BranchValue]:
 
 
 def _value(
-    state: State, candidate: Taken, index: int, source: Source, n: int, successes: int
+    state: State, candidate: TakenAction, index: int, source: Source, n: int, successes: int
 ) -> BranchValue:
     return BranchValue(
         key=state.key,
@@ -181,12 +181,12 @@ class _BranchCounts:
 
 
 def labels(
-    states: Sequence[State], branches: pa.Table, alone: str = "slm_only"
+    states: Sequence[State], branches: pa.Table, slm_only_router: str = "slm_only"
 ) -> tuple[LabelTable, Counter[str]]:
     """The label table of the states that have a branch, and how many branches (`drifted`) and
     states (`unlabelled`) are left out.
 
-    `alone` is the router under which the SLM acts without the teacher.
+    `slm_only_router` is the router under which the SLM acts without the teacher.
     """
     counts, n_drifted = _tally(branches, by_action=False)
     left_out: Counter[str] = Counter(drifted=n_drifted)
@@ -197,14 +197,14 @@ def labels(
         if branch_counts.total == 0:
             left_out["unlabelled"] += 1
             continue
-        row = _label_row(state, branch_counts, teacher_actions.get(state.key), alone)
+        row = _label_row(state, branch_counts, teacher_actions.get(state.key), slm_only_router)
         for name, value in row.items():
             columns[name].append(value)
     return LabelTable.of_columns(columns), left_out
 
 
 def _label_row(
-    state: State, branch_counts: _BranchCounts, teacher_action: str | None, alone: str
+    state: State, branch_counts: _BranchCounts, teacher_action: str | None, slm_only_router: str
 ) -> dict[str, Any]:
     """One row of the label table; `teacher_action` is None where the teacher was not asked."""
     slm_action = state.candidates[state.executed].action
@@ -214,7 +214,7 @@ def _label_row(
         "z": state.z,
         "prefix": state.prefix,
         "t": state.t,
-        "source": "slm_only" if state.router == alone else state.router,
+        "source": "slm_only" if state.router == slm_only_router else state.router,
         "features": list(state.features),
         "n_s": branch_counts.s.n,
         "s_s": branch_counts.s.successes,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2v_dist.chat import Turn, opening_message
-from r2v_dist.episodes import Taken
+from r2v_dist.episodes import TakenAction
 from r2v_dist.router.features import features
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.seeding import stable_hash
@@ -32,11 +32,11 @@ class State:
     z: int
     t: int
     prefix: int
-    seen: int
-    path: tuple[Taken, ...]
+    observation_hash: int
+    path: tuple[TakenAction, ...]
     history: tuple[Turn, ...]
     user: str
-    candidates: tuple[Taken, ...]
+    candidates: tuple[TakenAction, ...]
     executed: int
     latent: int
     policy: str
@@ -51,19 +51,20 @@ class State:
         return f"{self.task}|{self.z}|{self.prefix}"
 
     @property
-    def distinct(self) -> tuple[Taken, ...]:
+    def distinct(self) -> tuple[TakenAction, ...]:
         """The first candidate of every action, in the order of the actions' last candidates."""
-        by_action: dict[str, Taken] = {}
+        by_action: dict[str, TakenAction] = {}
         for candidate in reversed(self.candidates):
             by_action[candidate.action] = candidate
         return tuple(reversed(by_action.values()))
 
 
-def states_of(table: pa.Table, max_steps: int, alone: str = "slm_only") -> list[State]:
+def states_of(table: pa.Table, max_steps: int, slm_only_router: str = "slm_only") -> list[State]:
     """Every perturbed step with a proposal, deduplicated by (task, z, prefix) and sorted by key and
     step. A visit by the SLM-only arm wins, otherwise the first arm in key order.
 
-    `alone` is the router under which the SLM acts without the teacher: `best_of_k` with a verifier.
+    `slm_only_router` is the router under which the SLM acts without the teacher: `best_of_k` with a
+    verifier.
     """
     table = table.filter(pc.and_(pc.is_valid(table["z"]), pc.greater_equal(table["t"], 0)))
     steps = zip(table["key"].to_pylist(), table["t"].to_pylist(), strict=True)
@@ -71,9 +72,9 @@ def states_of(table: pa.Table, max_steps: int, alone: str = "slm_only") -> list[
     vector_of_step = dict(zip(steps, vectors, strict=True))
     states: dict[str, State] = {}
     for rows in rollout_store.episodes_of(table):
-        for state in _states_of_episode(rows, vector_of_step, alone):
+        for state in _states_of_episode(rows, vector_of_step, slm_only_router):
             earlier = states.get(state.key)
-            if earlier is None or (state.router == alone != earlier.router):
+            if earlier is None or (state.router == slm_only_router != earlier.router):
                 states[state.key] = state
     return list(states.values())
 
@@ -81,7 +82,7 @@ def states_of(table: pa.Table, max_steps: int, alone: str = "slm_only") -> list[
 def _states_of_episode(
     rows: Sequence[Mapping[str, Any]],
     vector_of_step: Mapping[tuple[str, int], list[float]],
-    alone: str,
+    slm_only_router: str,
 ) -> Iterator[State]:
     history: tuple[Turn, ...] = ()
     actions: tuple[str, ...] = ()
@@ -89,7 +90,7 @@ def _states_of_episode(
         user = row["observation"] if history else opening_message(row["goal"], row["observation"])
         if row["candidate_texts"]:
             vector = vector_of_step[row["key"], row["t"]]
-            yield _state(row, history, actions, user, vector, alone)
+            yield _state(row, history, actions, user, vector, slm_only_router)
         action_ids = tuple(row["action_ids"]) if row["action_ids"] else None
         history = (*history, Turn(user, row["action"], row["actor"], action_ids))
         actions += (row["action"],) if row["executed"] else ()
@@ -101,7 +102,7 @@ def _state(
     actions: tuple[str, ...],
     user: str,
     vector: Sequence[float],
-    alone: str,
+    slm_only_router: str,
 ) -> State:
     """The state of one step; `actions` are those that reached the environment before it."""
     proposals = zip(row["candidate_texts"], row["candidate_ids"], strict=True)
@@ -111,19 +112,19 @@ def _state(
         z=row["z"],
         t=row["t"],
         prefix=row["prefix"],
-        seen=stable_hash(row["observation"]),
-        path=tuple(Taken(turn.actor, turn.action, turn.action_ids) for turn in history),
+        observation_hash=stable_hash(row["observation"]),
+        path=tuple(TakenAction(turn.actor, turn.action, turn.action_ids) for turn in history),
         history=history,
         user=user,
         candidates=tuple(
-            Taken("slm", text, tuple(ids) if ids else None) for text, ids in proposals
+            TakenAction("slm", text, tuple(ids) if ids else None) for text, ids in proposals
         ),
         executed=row["chosen_index"],
         latent=stable_hash(row["task"], *actions),
         policy=row["policy"],
         router=row["router"],
         episode=row["key"],
-        own_success=row["success"] if row["router"] == alone else None,
+        own_success=row["success"] if row["router"] == slm_only_router else None,
         features=tuple(vector),
     )
 

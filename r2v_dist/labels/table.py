@@ -187,7 +187,7 @@ class LabelTable:
         return self._counts("n_r")
 
     @cached_property
-    def disputed(self) -> npt.NDArray[np.bool_]:
+    def with_disagreement(self) -> npt.NDArray[np.bool_]:
         """States with pairs and a disagreeing teacher: only these measure the effect of a teacher
         step.
         """

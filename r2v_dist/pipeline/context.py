@@ -1,4 +1,4 @@
-"""What a stage of the pipeline is, and what its function works with."""
+"""What the function of a stage works with."""
 
 import json
 import os
@@ -135,7 +135,7 @@ class Context:
         verifier = self.verifier()
         teacher = self.services.teacher_version()
         self.services.load_slm(policy)
-        self.services.equip(verifier, models or RouterModels())
+        self.services.deploy(verifier, models or RouterModels())
 
         def arm(router: str, threshold: float | None = None) -> Arm:
             return Arm(

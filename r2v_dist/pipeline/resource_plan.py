@@ -157,8 +157,11 @@ def _label_branches(config: RunConfig) -> int:
     if config.router is None:
         return 0
     labels = config.labels
-    alone = labels.episodes(labels.tasks + labels.validation_tasks)
-    first = 2 * labels.n * (labels.states + labels.validation_states) + alone * config.env.max_steps
+    slm_only_episodes = labels.episodes(labels.tasks + labels.validation_tasks)
+    first = (
+        2 * labels.n * (labels.states + labels.validation_states)
+        + slm_only_episodes * config.env.max_steps
+    )
     again = (1 + 2 * labels.n_unsure) * ((labels.states + 1) // 2) + (1 + 2 * labels.n) * (
         (labels.validation_states + 1) // 2
     )

@@ -47,7 +47,7 @@ def execute(config: RunConfig) -> RunDir:
         def finish() -> None:
             _run_stages(config, run, services)
             names = [stage.name for stage in stages(config)]
-            run.require_lease()  # the report is whoever's the run is
+            run.require_lease()  # only its holder may write the report
             write_report(run, config, names, published(config.env.kind))
             run.require_lease()
 

@@ -88,13 +88,15 @@ def _teacher_folder(config: RunConfig) -> str:
 
 
 def _verifier(served: "ServedRun", calls: Calls) -> Verifier | None:
-    from actors.env_runner import Equipment, verifier_of
+    from actors.env_runner import Deployment, verifier_of
     from envs.own import EnvSource
 
     config = served.config
-    equipment = Equipment(config.verifier if served.verifier else None, list(calls.scorers) or None)
+    deployment = Deployment(
+        config.verifier if served.verifier else None, list(calls.scorers) or None
+    )
     return verifier_of(
-        equipment,
+        deployment,
         config.slm,
         served.slm.path,
         EnvSource.of(config.env.kind),

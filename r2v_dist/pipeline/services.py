@@ -1,6 +1,7 @@
-"""What a run's stages are served by: started when a stage first needs it, ended with the run.
+"""Owns a run's processes: Ray, engines, env runners, collectors, scorers. Each is started when a
+stage first needs it and ended with the run.
 
-`cluster.executor` decides where it is: under Ray, in processes; inline, in this one, and then
+`cluster.executor` decides where they are: under Ray, in processes; inline, in this one, and then
 nothing here imports Ray.
 """
 
@@ -95,11 +96,11 @@ class Services:
             check_games(self._config.env.files, self._config.env.cache)
         self._runners
 
-    def equip(self, verifier: "Checkpoint | None", models: RouterModels) -> None:
+    def deploy(self, verifier: "Checkpoint | None", models: RouterModels) -> None:
         """From here on this verifier picks among the SLM's candidates, and these trained routers
         can be named.
         """
-        from actors.env_runner import Equipment
+        from actors.env_runner import Deployment
         from actors.verifier.client import ScorerHandle
         from actors.verifier.server import start_verifier
 
@@ -115,8 +116,8 @@ class Services:
             self._timeline.begin("verifier", config.replicas, gpus=gpus)
             self._scorers = [ScorerHandle(actor) for actor in actors]
         self._verifier = verifier
-        self._runners.equip(
-            Equipment(config if verifier else None, self._scorers if verifier else None, models)
+        self._runners.deploy(
+            Deployment(config if verifier else None, self._scorers if verifier else None, models)
         )
 
     def roll_out(self, units: list[Unit], folder: Path, on_progress: "OnProgress") -> "Totals":

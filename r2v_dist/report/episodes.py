@@ -44,7 +44,7 @@ def sample_episodes(run: RunDir, config: RunConfig) -> list[Sample]:
     table = rollout_store.read_outcomes(folder, _OUTCOME)
     episodes = table.filter(pc.is_valid(table["z"]))
     router, threshold = _shown_router(run, episodes)
-    by_slm = pc.equal(episodes["router"], config.alone)
+    by_slm = pc.equal(episodes["router"], config.slm_only_router)
     alone = {(o["task"], o["z"]): o for o in episodes.filter(by_slm).to_pylist()}
     router_episodes = (
         episodes.filter(pc.equal(episodes["router"], router)) if router else episodes.slice(0, 0)

@@ -126,7 +126,7 @@ def looks_like_an_error(observation: str) -> bool:
 
 
 def _entropy(logprobs_NV: Array) -> Array:
-    """As `routers.entropy_of`: what lies beyond the returned alternatives counts as one more
+    """As `baselines.entropy_of`: what lies beyond the returned alternatives counts as one more
     outcome.
     """
     logprobs_NV = np.maximum(logprobs_NV, ABSENT)

@@ -14,12 +14,12 @@ for every risk (`router.mode` decoupled), or a request log to learn from (`route
 Play = Literal["threshold", "latch", "rate"]
 """Escalate iff the score reaches the threshold; then also to the end of the episode; or iff a draw
 from [0, 1) is below the threshold, which is a rate."""
-Lesson = Literal["outcomes", "answers", "branches"]
+LearnsFrom = Literal["outcomes", "answers", "branches"]
 """What a fitted router learns from: how the SLM's own episodes end, what the teacher would have
 done in their states, or counterfactual branches, in which the teacher is played."""
 Score = Literal["policy", "risk", "value", "dissent", "advantage"]
 """What a learned router compares with its threshold (`router/model.py`)."""
-Maker = Literal["learner", "query", "regression", "rescored", "served"]
+TrainedBy = Literal["learner", "query", "regression", "rescored", "served"]
 """The router learner, the query-level classifier, a regression, r2v's own networks with another
 score, or a regression on served traffic."""
 
@@ -30,7 +30,7 @@ class RouterInfo:
 
     `score` names a function of `router/baselines.py`: of the context alone, then the router decides
     before the SLM is asked, or of the context and the SLM's proposal. Fitted routers have none;
-    `lesson` and `maker` say how they come about.
+    `learns_from` and `trained_by` say how they come about.
     """
 
     name: str
@@ -41,13 +41,13 @@ class RouterInfo:
     score: str | None = None
     play: Play = "threshold"
     needs: tuple[Need, ...] = ()
-    lesson: Lesson | None = None
-    maker: Maker | None = None
+    learns_from: LearnsFrom | None = None
+    trained_by: TrainedBy | None = None
 
     @property
     def fitted(self) -> bool | None:
         """Whether it learned from data; None where that is no question."""
-        return None if self.family in ("end", "oracle") else self.lesson is not None
+        return None if self.family in ("end", "oracle") else self.learns_from is not None
 
 
 def _unfitted(
@@ -67,12 +67,19 @@ def _fitted(
     label: str,
     colour: str,
     marker: str,
-    lesson: Lesson,
-    maker: Maker = "regression",
+    learns_from: LearnsFrom,
+    trained_by: TrainedBy = "regression",
 ) -> RouterInfo:
-    needs: tuple[Need, ...] = ("router", "served") if maker == "served" else ("router",)
+    needs: tuple[Need, ...] = ("router", "served") if trained_by == "served" else ("router",)
     return RouterInfo(
-        name, label, colour, "baseline", marker, needs=needs, lesson=lesson, maker=maker
+        name,
+        label,
+        colour,
+        "baseline",
+        marker,
+        needs=needs,
+        learns_from=learns_from,
+        trained_by=trained_by,
     )
 
 
@@ -81,10 +88,12 @@ def _ours(
     label: str,
     colour: str,
     family: Family = "ablation",
-    maker: Maker = "learner",
+    trained_by: TrainedBy = "learner",
 ) -> RouterInfo:
-    needs: tuple[Need, ...] = ("router", "heads") if maker == "rescored" else ("router",)
-    return RouterInfo(name, label, colour, family, needs=needs, lesson="branches", maker=maker)
+    needs: tuple[Need, ...] = ("router", "heads") if trained_by == "rescored" else ("router",)
+    return RouterInfo(
+        name, label, colour, family, needs=needs, learns_from="branches", trained_by=trained_by
+    )
 
 
 # Baselines are muted, so that the router under test stands out among all others.
@@ -121,15 +130,15 @@ ROUTERS = (
     _ours("r2v_uncalibrated", "r2v uncalibrated", "#0d9488"),
     _ours("r2v_joint", "r2v joint (paper)", "#9333ea"),
     _ours("r2v_dissent", "r2v by disagreement alone", "#be185d"),
-    _ours("r2v_risk", "r2v by risk alone", "#0369a1", maker="rescored"),
-    _ours("r2v_value", "r2v by value alone", "#a16207", maker="rescored"),
+    _ours("r2v_risk", "r2v by risk alone", "#0369a1", trained_by="rescored"),
+    _ours("r2v_value", "r2v by value alone", "#a16207", trained_by="rescored"),
     RouterInfo("oracle", "oracle on branches", "#111827", "oracle", "*", "true_risk"),
 )
 # fmt: on
 BY_NAME = {info.name: info for info in ROUTERS}
 ORACLE = "oracle"
 """Escalates by the share of independent branches that fail from a state: a bound on what a perfect
-risk would buy. It is dear: `evaluate.oracle_branches` more episodes at every step."""
+risk would buy. Expensive: `evaluate.oracle_branches` more episodes at every step."""
 
 
 def names_of(*families: Family) -> tuple[str, ...]:
@@ -137,9 +146,9 @@ def names_of(*families: Family) -> tuple[str, ...]:
     return tuple(info.name for info in ROUTERS if info.family in families)
 
 
-def made_by(*makers: Maker) -> tuple[str, ...]:
+def made_by(*trainers: TrainedBy) -> tuple[str, ...]:
     """The names of the fitted routers that come about in some ways, in the order of the table."""
-    return tuple(info.name for info in ROUTERS if info.maker in makers)
+    return tuple(info.name for info in ROUTERS if info.trained_by in trainers)
 
 
 BY_SCORE: dict[str, Score] = {"r2v_risk": "risk", "r2v_value": "value", "r2v_dissent": "dissent"}
@@ -150,7 +159,7 @@ LEARNED = made_by("learner", "regression", "rescored", "served")
 FORECASTING = tuple(
     info.name
     for info in ROUTERS
-    if info.lesson in ("outcomes", "branches") and info.maker != "rescored"
+    if info.learns_from in ("outcomes", "branches") and info.trained_by != "rescored"
 )
 """Those that predict the residual risk, each in its own way."""
 DRAWN = tuple(info.name for info in ROUTERS if info.play == "rate")

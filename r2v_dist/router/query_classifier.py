@@ -21,10 +21,10 @@ from r2v_dist.router.query_features import (
 QUERY = "query_level"
 
 
-def outcomes_of_queries(table: pa.Table, alone: str = "slm_only") -> Outcomes:
-    """The perturbed episodes of the SLM alone (router `alone`) among rows of the rollout store."""
+def outcomes_of_queries(table: pa.Table, slm_only_router: str = "slm_only") -> Outcomes:
+    """The perturbed SLM-only episodes (`slm_only_router`) among rows of the rollout store."""
     mask = pc.and_(
-        pc.and_(pc.equal(table["t"], 0), pc.equal(table["router"], alone)),
+        pc.and_(pc.equal(table["t"], 0), pc.equal(table["router"], slm_only_router)),
         pc.is_valid(table["z"]),
     )
     rows = table.filter(mask)

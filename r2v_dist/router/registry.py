@@ -73,7 +73,7 @@ SINGLE_SAMPLE = frozenset({"slm_only"})
 """Routers whose SLM acts with one sample; under all others the verifier picks among the K, where
 there is a verifier.
 """
-ALONE = frozenset({"slm_only", "best_of_k"})
+NEVER_ASK = frozenset({"slm_only", "best_of_k"})
 """Routers that never ask the teacher."""
 
 
@@ -101,7 +101,7 @@ def _unbound(
     if info is None:
         raise UsageError(f"router {name}: no such router; there are {', '.join(BY_NAME)}")
     if info.family == "end":
-        return Constant(name not in ALONE)
+        return Constant(name not in NEVER_ASK)
     if threshold is None:
         raise UsageError(f"router {name}: needs a threshold")
     score = _score_of(info, models, training_seed)

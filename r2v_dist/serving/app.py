@@ -298,4 +298,4 @@ def _unexpected(scope: Scope, error: Exception) -> ApiError:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     reason = " ".join(str(error).split())[:200]
     warn(f"{scope['path']}: {type(error).__name__}: {reason} ({frame.name}, line {frame.lineno})")
-    return ApiError(500, "the gateway failed; its log says more", "server_error")
+    return ApiError(500, "the gateway failed; its standard error says more", "server_error")

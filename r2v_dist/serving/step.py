@@ -232,7 +232,7 @@ async def _taken(
         return await _teacher_instead(
             step, context, "context" if context_full else "slm_unavailable", error
         )
-    except RuntimeFailure as error:  # of a teacher that is an engine
+    except RuntimeFailure as error:  # only engines raise it as a teacher
         if not fallback:
             raise busy(f"the teacher does not answer: {error}", "teacher_unavailable") from None
         return await _slm_instead(step, context, "teacher_unavailable")

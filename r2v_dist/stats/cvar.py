@@ -58,7 +58,8 @@ def cvar_weights(F_Z: Array, alpha: float) -> Array:
 
 
 def tail_threshold(F_Z: Array, alpha: float) -> float:
-    """eta = F_[k+1], a minimiser of `rockafellar_uryasev` (RU2002, proposition 8).
+    """eta = F_[k+1], at which eta + mean(max(F_Z - eta, 0)) / alpha is least, and the CVaR (RU2000,
+    theorem 1; RU2002, proposition 8).
 
     Raises ValueError unless 0 < alpha <= 1.
     """
@@ -67,14 +68,6 @@ def tail_threshold(F_Z: Array, alpha: float) -> float:
     k = min(math.floor(alpha * len(F_Z) + 1e-12), len(F_Z) - 1)
     descending_Z = np.sort(F_Z)[::-1]
     return float(descending_Z[k])
-
-
-def rockafellar_uryasev(F_Z: Array, alpha: float, eta: float) -> float:
-    """eta + mean(max(F_Z - eta, 0)) / alpha (RU2000, equation 4). Its minimum over eta is the CVaR
-    (RU2000, theorem 1).
-    """
-    excess_Z = np.maximum(F_Z - eta, 0.0)
-    return float(eta + excess_Z.sum() / (alpha * len(F_Z)))
 
 
 def cvar_failure(outcomes_TZ: Array, alpha: float) -> float:

@@ -110,19 +110,6 @@ def frontier_auc(curve: RouterCurve, ends: Ends) -> float:
     return area / (1.0 - low)
 
 
-def aiq(cost_P: Sequence[float] | Array, success_P: Sequence[float] | Array) -> float:
-    """Average improvement in quality (RouterBench, Hu et al., 2024): mean height of the
-    hull over the router's range of costs.
-
-    Raises ValueError when all costs are equal.
-    """
-    low = float(np.min(cost_P))
-    high = float(np.max(cost_P))
-    if low == high:
-        raise ValueError("AIQ needs operating points of different cost")
-    return hull(cost_P, success_P).area(low, high) / (high - low)
-
-
 def pgr(success: float, weak: float, strong: float) -> float:
     """Performance gap recovered, (r - r_w) / (r_s - r_w) (RouteLLM, Ong et al., 2024).
 

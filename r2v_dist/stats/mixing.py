@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from r2v_dist.seeding import rng_for
-
 Array = npt.NDArray[np.float64]
 
 
@@ -44,13 +42,6 @@ class Mix:
     cheap: float
     share: float
     cost: float
-
-    def threshold(self, *draw: object) -> float:
-        """The threshold of the episode that `draw` names (task, z and so on), a pure function of
-        the draw.
-        """
-        uniform = rng_for("operating-point", *draw).random()
-        return self.expensive if uniform < self.share else self.cheap
 
 
 def meet_budget(thresholds: Sequence[float], cost: Callable[[float], float], budget: float) -> Mix:

@@ -163,7 +163,7 @@ def _cross_fitted(
 
 
 def _ridge(design_ND: Array, outcome_NY: Array, weight_N: Array) -> Array:
-    """Weighted least squares [D, Y] with drawn slopes; the first column is the intercept's."""
+    """Weighted ridge regression [D, Y]; the intercept, the first column, is hardly penalised."""
     trials = weight_N.sum() ** 2 / (weight_N**2).sum()
     scaled_ND = design_ND * (weight_N * trials / weight_N.sum())[:, None]
     penalty_D = np.full(design_ND.shape[1], _RIDGE)

@@ -59,7 +59,9 @@ class Lease:
             successor = fences.take(self.fence.root, self.fence.epoch + 1, self._driver)
             if successor is None:
                 self.fence.require()
-                raise Superseded(f"run_dir = {shown(self.fence.root)}: another run has taken over")
+                raise Superseded(
+                    f"run_dir = {shown(self.fence.root)}: another driver has taken over"
+                )
             self.fence = successor
             return successor
 

@@ -25,7 +25,7 @@ from r2v_dist.object_storage import mirror as mirrors
 from r2v_dist.storage import arrow_file as table_file
 from r2v_dist.storage.key_set import KeySet
 from r2v_dist.storage.step_table import SCHEMA, SCHEMA_VERSION, to_table
-from r2v_dist.verifier.base import preferred
+from r2v_dist.verifier.base import select_candidate
 
 _BEFORE_CHOSEN_INDEX = "2"
 """Shards of this version are read too: their `chosen_index` is computed."""
@@ -88,7 +88,7 @@ def _chosen_indices(path: Path, version: str) -> pa.Array | pa.ChunkedArray:
     indices: list[int | None] = []
     for row in table_file.read(path, ["candidate_texts", "verifier_scores"]).to_pylist():
         texts = row["candidate_texts"]
-        indices.append(preferred(texts, row["verifier_scores"]) if texts else None)
+        indices.append(select_candidate(texts, row["verifier_scores"]) if texts else None)
     return pa.array(indices, SCHEMA.field("chosen_index").type)
 
 

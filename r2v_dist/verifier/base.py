@@ -1,8 +1,9 @@
 """The process verifier V(x, a) in [0, 1] (docs/method.md, section 3): three kinds behind one
 interface.
 
-`trained` is served by `actors.verifier.server`; `rules` and `judge` are here. None reads reward,
-score, or any text that the deployed agent would not see.
+`trained` is served by `actors.verifier.server`, `rules` are those of an environment
+(`envs/*/rules.py`), `judge` is `llm_judge`. None reads reward, score, or any text that the deployed
+agent would not see.
 """
 
 from array import array
@@ -15,7 +16,7 @@ from r2v_dist.messages import Heard
 
 
 class Verifier(Protocol):
-    """Scores the candidates of one state as one batch; best-of-K executes the `preferred` one."""
+    """Scores the candidates of one state as one batch; best-of-K executes `select_candidate`."""
 
     async def score(
         self, history: Sequence[Turn], user: Heard, candidates: Sequence[Candidate]
@@ -26,7 +27,7 @@ class Verifier(Protocol):
         ...
 
 
-def preferred(actions: Sequence[str], verifier_scores: Sequence[float]) -> int:
+def select_candidate(actions: Sequence[str], verifier_scores: Sequence[float]) -> int:
     """Index of the candidate that is executed: the first candidate with the action whose verifier
     scores have the largest sum over all candidates (weighted best of N: Li et al., "Making language
     models better reasoners with step-aware verifier", 2023). Without a verifier, the first one.

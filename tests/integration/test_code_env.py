@@ -21,7 +21,7 @@ from envs.coding.tasks import load_task, task_ids
 from envs.perturbation.operators import StackTraceCut
 from envs.perturbation.wrapper import Perturb, default_rates
 from envs.tasks import make_tasks
-from r2v_dist.agent.episode import Cast, Player, play
+from r2v_dist.agent.episode import ModelRole, Models, play
 from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.config.env import CodeConfig, EnvConfig, SplitSizes
 from r2v_dist.config.models import ModelConfig
@@ -325,10 +325,13 @@ def episode(
     env = Perturb(make("R2V/1", expert=True), task.id, None, {}, 8, LEXICON)
     arm = Arm(router, None, "simulated", "expert", 0)
     unit = Unit("evaluate", "hash", task, None, replica, (arm,))
-    slm = Player("slm", SimulatedModel(failure_rate, signal_auroc=auroc), Sampling())
+    slm = ModelRole("slm", SimulatedModel(failure_rate, signal_auroc=auroc), Sampling())
     return asyncio.run(
         play(
-            TreeEnv(env, Tree()), unit, arm, Cast(slm, Player("teacher", ExpertModel(), Sampling()))
+            TreeEnv(env, Tree()),
+            unit,
+            arm,
+            Models(slm, ModelRole("teacher", ExpertModel(), Sampling())),
         )
     )
 

@@ -78,10 +78,10 @@ def run(tiny_model: Path, tmp_path: Path) -> Path:
     tokenizer: Any = AutoTokenizer.from_pretrained(tiny_model)
     chat = ChatFormat(tokenizer, "slm", config.slm.system_prompt)
     for index, split in enumerate(("train", "validation")):
-        played = list(episodes(chat, tokenizer, split, config.alone))
+        played = list(episodes(chat, tokenizer, split, config.slm_only_router))
         rollout_store.commit(directory.rollouts("visits"), index, played)
     rows = rollout_store.read(directory.rollouts("visits"))
-    states = states_of(rows, config.env.max_steps, config.alone)
+    states = states_of(rows, config.env.max_steps, config.slm_only_router)
     for split in ("train", "validation"):
         own = [state for state in states if state.split == split]
         labels_of(own).save(directory.stage("labels") / f"{split}.arrow")

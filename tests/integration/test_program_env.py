@@ -17,7 +17,7 @@ from envs.program.tasks import make_tasks
 from envs.spec import TaskRequest
 from r2v_dist.config.env import EnvConfig, SplitSizes
 from r2v_dist.config.program import ProgramConfig
-from r2v_dist.episodes import Branch, StopReason, Taken, Task
+from r2v_dist.episodes import Branch, StopReason, TakenAction, Task
 from r2v_dist.errors import UsageError
 from r2v_dist.messages import Messages
 from r2v_dist.seeding import stable_hash
@@ -45,9 +45,9 @@ def test_the_example_is_played_as_its_game_is(
 
 def test_a_branch_replays_the_program() -> None:
     agent = program(sys.executable, "-c", f"{CLIENT}\n[ask(f'step {{n}}') for n in range(5)]")
-    path = (Taken("slm", "look"), Taken("slm", "inventory"))
+    path = (TakenAction("slm", "look"), TakenAction("slm", "inventory"))
     seen = stable_hash("step 2")
-    first = Taken("slm", "wait")
+    first = TakenAction("slm", "wait")
     [episode] = played(agent, None, Branch("S", ARM, 1, path, seen, first=first))
     assert [step.action for step in episode.steps[:3]] == ["look", "inventory", "wait"]
     assert not any(step.drift for step in episode.steps)

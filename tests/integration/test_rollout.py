@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from actors.dispatcher import remaining, roll_out
-from actors.env_runner import Equipment, RunnerSetup
+from actors.env_runner import Deployment, RunnerSetup
 from actors.ray_runner import EnvRunnerActor
 from actors.runner_group import RunnerGroup
 from actors.totals import Totals
@@ -160,7 +160,7 @@ def test_who_dies_between_two_stages_is_replaced(
     for process in dead:
         process.kill()
     psutil.wait_procs(dead, timeout=20)
-    runners.equip(Equipment(None, None))
+    runners.deploy(Deployment(None, None))
     roll_out(units(tasks, range(12)), tmp_path, runners, CLUSTER, lambda *_: None)
     assert outcomes(tmp_path) == undisturbed
 

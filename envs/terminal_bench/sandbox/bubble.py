@@ -39,7 +39,7 @@ class Reply:
 
 
 class Bubble:
-    """Starts at once. Must be made in the thread of a `starter` that outlives it."""
+    """Starts at once. Must be made in the thread of a `start_thread` that outlives it."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from envs.sandbox.isolation import means
-from envs.sandbox.privileges import prefix, starter
+from envs.sandbox.privileges import prefix, start_thread
 from envs.terminal_bench.machine import Came, File, MachineGone, Ran, Shown
 from envs.terminal_bench.sandbox.bubble import Bubble, Gone, wait_any
 from envs.terminal_bench.sandbox.options import Root, environment
@@ -43,7 +43,7 @@ def _starter() -> ThreadPoolExecutor:
 
 @cache
 def _the_starter() -> ThreadPoolExecutor:
-    thread = starter()
+    thread = start_thread()
     atexit.register(thread.shutdown)
     return thread
 

@@ -1,4 +1,12 @@
-"""The stages that play: validation, calibration and test."""
+"""The stages that play (docs/method.md, section 8).
+
+validate   tasks, router      -> rollouts/validate   every router, live, on validation tasks;
+                                                     thresholds are chosen here
+calibrate  tasks, validate    -> rollouts/calibrate  the router on calibration tasks, which
+                                                     touch nothing else
+evaluate   tasks, validate    -> rollouts/evaluate   every router at every threshold, live, on
+                                                     test tasks
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -97,5 +105,6 @@ def sweep(arm: Callable[..., Arm], thresholds: Mapping[str, list[float]]) -> tup
 def _ends(context: Context, arm: Callable[..., Arm]) -> tuple[Arm, ...]:
     """The SLM alone, by one sample and as deployed, and the teacher alone."""
     return tuple(
-        arm(name) for name in dict.fromkeys(("slm_only", context.config.alone, "teacher_only"))
+        arm(name)
+        for name in dict.fromkeys(("slm_only", context.config.slm_only_router, "teacher_only"))
     )

@@ -34,13 +34,15 @@ def visits(context: Context) -> dict[str, Any]:
     arm = context.deploy()
     config = context.config
     return context.roll_out(
-        _learning_units(context, (arm(config.alone), arm("random", config.labels.random_rate)))
+        _learning_units(
+            context, (arm(config.slm_only_router), arm("random", config.labels.random_rate))
+        )
     )
 
 
 def second_visits(context: Context) -> dict[str, Any]:
     """The first round's router on its own paths, at the threshold that `labels.followed_rate` of
-    the states of the SLM alone exceed.
+    the SLM-only states exceed.
     """
     table = LabelTable.load(context.folder("router") / "train.arrow")
     score_N = (
@@ -56,15 +58,15 @@ def second_visits(context: Context) -> dict[str, Any]:
 
 
 def labels(context: Context) -> dict[str, Any]:
-    """Branches of the first round: every state of the SLM alone has a hand-over, a sample of all
-    states the rest besides.
+    """Branches of the first round: every SLM-only state gets a Tinf-branch; a sample of all states
+    also gets S- and T1-branches.
     """
     config = context.config.labels
     states = _visited(context, "visits")
     n: dict[str, int] = {}
     for split, count in _counts(context).items():
         n |= dict.fromkeys((state.key for state in sample(_of(states, split), count, 0)), config.n)
-    handed_over = {state.key for state in states if state.router == context.config.alone}
+    handed_over = {state.key for state in states if state.router == context.config.slm_only_router}
     return _label(context, states, n, handed_over)
 
 
@@ -108,15 +110,17 @@ def _label(
     """
     config = context.config
     arm = context.deploy(as_learned(context, "router") if paired else None)
-    alone = arm(config.alone)
+    slm_only = arm(config.slm_only_router)
     teacher = arm("teacher_only")
-    router = arm("r2v", context.result("visits2", "threshold")) if paired else alone
+    router = arm("r2v", context.result("visits2", "threshold")) if paired else slm_only
     tasks = {task.id: task for task in context.tasks(*SPLITS)}
     branches_by_unit: dict[tuple[str, int], list[Any]] = {}
     for state in states:
         count = n.get(state.key, 0)
         n_s = count if state.own_success is None else 0
-        branches = label_branches(state, alone, teacher, n_s, count, int(state.key in handed_over))
+        branches = label_branches(
+            state, slm_only, teacher, n_s, count, int(state.key in handed_over)
+        )
         branches += paired_branches(state, router, int(state.key in paired))
         branches_by_unit.setdefault((state.task, state.z), []).extend(branches)
     units = [
@@ -127,7 +131,7 @@ def _label(
     results = context.roll_out(units)
     rows = rollout_store.read(context.run.rollouts(context.stage))
     for split in SPLITS:
-        table, omissions = branching.labels(_of(states, split), rows, config.alone)
+        table, omissions = branching.labels(_of(states, split), rows, config.slm_only_router)
         table.save(context.run.stage(context.stage) / f"{split}.arrow")
         results |= {
             f"{split}_states": len(table),
@@ -171,7 +175,7 @@ def _met(zs: Sequence[int], index: int, count: int | None) -> list[int]:
 def _visited(context: Context, stage: str) -> list[State]:
     config = context.config
     return states_of(
-        rollout_store.read(context.rollouts(stage)), config.env.max_steps, config.alone
+        rollout_store.read(context.rollouts(stage)), config.env.max_steps, config.slm_only_router
     )
 
 

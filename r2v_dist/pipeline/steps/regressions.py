@@ -52,7 +52,7 @@ def regressions(context: Context) -> dict[str, Any]:
 
 def fit(name: str, train: LabelTable, validation: LabelTable, seed: int) -> RouterModel:
     """A logistic baseline by its name. Raises RuntimeFailure where a table lacks its labels."""
-    answers = BY_NAME[name].lesson == "answers"
+    answers = BY_NAME[name].learns_from == "answers"
     for split, table in (("train", train), ("validation", validation)):
         if len(np.unique(table.task[teaches(table, answers)])) < 2:
             raise RuntimeFailure(

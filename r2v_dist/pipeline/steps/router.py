@@ -1,13 +1,9 @@
-"""The stages that train the router and choose where it acts (docs/method.md, sections 7 and 8).
+"""The stages that train the router (docs/method.md, section 7).
 
     router     labels           -> checkpoints/router  the router; where no second round follows
                                                        also what router2 trains
     router2    labels, labels2                         the router, its ablations and the query-level
                                                        classifier
-    validate   tasks, router    -> rollouts/validate   every router, live, on validation tasks;
-                                                       thresholds are chosen here
-    calibrate  tasks, validate  -> rollouts/calibrate  the router on calibration tasks, which touch
-                                                       nothing else
 
 States of validation tasks stop and calibrate the training; nothing is trained on them.
 """
@@ -140,7 +136,7 @@ def _train(context: Context, stages: tuple[str, ...], variants: tuple[str, ...])
             split == "train"
             and len(stages) > 1
             and config.router.score == "advantage"
-            and not labels.disputed.any()
+            and not labels.with_disagreement.any()
         ):
             raise RuntimeFailure(
                 f"stage {context.stage}: no pair of branches from a state where the teacher does "
@@ -192,7 +188,7 @@ def _query_router(context: Context) -> RouterModel:
     )  # not in the order of commits
     split = np.array(table["split"].to_pylist())
     train, validation = (
-        outcomes_of_queries(table.filter(pa.array(split == name)), context.config.alone)
+        outcomes_of_queries(table.filter(pa.array(split == name)), context.config.slm_only_router)
         for name in SPLITS
     )
     return train_query_router(train, validation, context.seed)

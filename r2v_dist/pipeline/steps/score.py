@@ -61,7 +61,7 @@ def _areas(context: Context, r2v: RouterModel) -> tuple[dict[str, Any], dict[Sco
             "label more tasks"
         )
     config = context.config
-    arms = SeedArms(context.training_seed, tuple(arm_outcomes(folder)), {}, config.alone)
+    arms = SeedArms(context.training_seed, tuple(arm_outcomes(folder)), {}, config.slm_only_router)
     return results, {
         BY_SCORE[name]: frontier_auc(arms.curve(name), arms.ends)
         for name, levels in thresholds.items()

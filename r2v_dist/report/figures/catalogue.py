@@ -113,7 +113,10 @@ class _Drawing:
             + routers.note(findings)
         )
         paint = partial(
-            routers.frontier, findings=findings, published=self.published, alone=self.config.alone
+            routers.frontier,
+            findings=findings,
+            published=self.published,
+            slm_only_router=self.config.slm_only_router,
         )
         seeds_caption = _SEEDS + (_HINDSIGHT if ours else "")
         figures = [
@@ -130,7 +133,9 @@ class _Drawing:
             ),
         ]
         if names & set(ABLATIONS) and ours:
-            paint = partial(routers.ablations, findings=findings, alone=self.config.alone)
+            paint = partial(
+                routers.ablations, findings=findings, slm_only_router=self.config.slm_only_router
+            )
             height = 0.5 + 2.4 * routers.panel_rows(len(names & set(ABLATIONS)))
             figures.append(
                 self._wide("ablations", "ablations", "Ablations", _ABLATIONS, paint, height)

@@ -14,7 +14,7 @@ ABLATIONS = names_of("ablation")
 
 
 def is_fitted(name: str) -> bool | None:
-    """Whether a router learned from outcomes; None for the ends and the oracle."""
+    """Whether a router learned from data; None for the ends and the oracle."""
     return BY_NAME[name].fitted
 
 

@@ -26,7 +26,9 @@ _COLUMNS = 4
 """Small panels beside each other."""
 
 
-def frontier(figure: Any, findings: Findings, published: Published | None, alone: str) -> None:
+def frontier(
+    figure: Any, findings: Findings, published: Published | None, slm_only_router: str
+) -> None:
     """r2v in front of every other router but its ablations: on the left of the unfitted ones, on
     the right, where there are any, of those that learned from data.
     """
@@ -39,7 +41,7 @@ def frontier(figure: Any, findings: Findings, published: Published | None, alone
     filled_panels = {title: names for title, names in panels.items() if names} or {"": []}
     axes = np.atleast_1d(figure.subplots(1, len(filled_panels), sharey=True))
     for ax, (title, names) in zip(axes, filled_panels.items(), strict=True):
-        _panel(ax, findings, names, alone)
+        _panel(ax, findings, names, slm_only_router)
         ax.set_title(title)
     axes[0].set_ylabel("success rate")
     _mark_selected(axes[-1], findings)
@@ -54,7 +56,7 @@ def frontier(figure: Any, findings: Findings, published: Published | None, alone
     percent_axis(axes[0].yaxis)
 
 
-def _panel(ax: Any, findings: Findings, names: Sequence[str], alone: str) -> None:
+def _panel(ax: Any, findings: Findings, names: Sequence[str], slm_only_router: str) -> None:
     """Some routers, muted but for the one that is best at r2v's calls; r2v and the ends on top."""
     rows = findings.perturbed
     comparisons = findings.comparisons
@@ -68,13 +70,15 @@ def _panel(ax: Any, findings: Findings, names: Sequence[str], alone: str) -> Non
             ax,
             rows,
             name,
-            alone,
+            slm_only_router,
             linewidth=2.0 if bold else 1.0,
             size=6 if bold else 4,
             alpha=1.0 if bold else 0.5,
         )
     if any(row.name == REFERENCE for row in rows):
-        _sweep(ax, rows, REFERENCE, alone, linewidth=2.6, size=6.5, alpha=1.0, intervals=True)
+        _sweep(
+            ax, rows, REFERENCE, slm_only_router, linewidth=2.6, size=6.5, alpha=1.0, intervals=True
+        )
     for name in ENDS:
         # Best-of-K may be just above the SLM: one label goes above its point, the other below.
         _end(ax, [row for row in rows if row.name == name], 6 if name == "best_of_k" else -14)
@@ -102,13 +106,15 @@ def _star(ax: Any, published: Published) -> None:
     _label(ax, published.text, place, (14, -52), INK, "normal")
 
 
-def ablations(figure: Any, findings: Findings, alone: str) -> None:
+def ablations(figure: Any, findings: Findings, slm_only_router: str) -> None:
     """One panel an ablation, with r2v behind it."""
     names = [name for name in ABLATIONS if any(row.name == name for row in findings.perturbed)]
     grid = figure.subplots(panel_rows(len(names)), _COLUMNS, sharex=True, sharey=True).ravel()
     for ax, name in zip(grid, names, strict=False):
-        _sweep(ax, findings.perturbed, REFERENCE, alone, linewidth=4.5, size=0, alpha=0.22)
-        _sweep(ax, findings.perturbed, name, alone, linewidth=1.8, size=5, alpha=1.0)
+        _sweep(
+            ax, findings.perturbed, REFERENCE, slm_only_router, linewidth=4.5, size=0, alpha=0.22
+        )
+        _sweep(ax, findings.perturbed, name, slm_only_router, linewidth=1.8, size=5, alpha=1.0)
         ax.set_title(LABELS[name], fontsize=10, color=COLOURS[name], fontweight="bold")
         ax.set_xlabel("LLM-call rate")
         ax.tick_params(labelbottom=True)
@@ -165,10 +171,10 @@ def _by_seed(findings: Findings) -> list[tuple[str, str, Any]]:
     """Label, colour and success by seed, mean over tasks and training seeds; None where a run has
     no such router.
     """
-    alone = findings.seeds[0].alone
+    slm_only_router = findings.seeds[0].slm_only_router
     ends = [
         (LABELS[name], COLOURS[name], _mean([s.points(name)[0] for s in findings.seeds]))
-        for name in (alone, "teacher_only")
+        for name in (slm_only_router, "teacher_only")
     ]
     arms = [arm for s in findings.seeds if (arm := s.chosen(REFERENCE)) is not None]
     middle: list[tuple[str, str, Any]] = [
@@ -193,7 +199,7 @@ def _sweep(
     ax: Any,
     rows: list[RouterRow],
     name: str,
-    alone: str,
+    slm_only_router: str,
     *,
     linewidth: float,
     size: float,
@@ -207,7 +213,7 @@ def _sweep(
             (row for row in seed_rows if row.name == name), key=lambda row: row.llm_call_rate
         )
         ends = {row.name: row for row in seed_rows if row.threshold is None}
-        line = [ends[alone], *points, ends["teacher_only"]]
+        line = [ends[slm_only_router], *points, ends["teacher_only"]]
         style = {"color": COLOURS[name], "alpha": alpha, "zorder": 4 if name == REFERENCE else 2}
         ax.plot(
             [row.llm_call_rate for row in line],

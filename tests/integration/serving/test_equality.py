@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from actors.language_models.openai import OpenAIModel
-from r2v_dist.agent.episode import Cast, Player, play
+from r2v_dist.agent.episode import ModelRole, Models, play
 from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.chat import opening_message
 from r2v_dist.config.models import ModelConfig
@@ -181,24 +181,24 @@ def routers(point: str, held: str) -> RouterModels:
     return RouterModels({("r2v", 0): model}, hysteresis={"r2v": HYSTERESES[held]} if held else {})
 
 
-def cast_of(r: Rig, point: str, held: str) -> Cast:
+def models_of(r: Rig, point: str, held: str) -> Models:
     """The same models, as the loop that evaluates asks them."""
     config = ModelConfig(
         backend="openai", model="fine", base_url=r.upstream._url.removesuffix("/chat/completions")
     )
-    return Cast(
-        Player("slm", ScriptedSlm(propose=proposals, count=read_so_far), SAMPLING),
-        Player("teacher", OpenAIModel(config), Sampling(1, 0.7, 0.95, 24)),
+    return Models(
+        ModelRole("slm", ScriptedSlm(propose=proposals, count=read_so_far), SAMPLING),
+        ModelRole("teacher", OpenAIModel(config), Sampling(1, 0.7, 0.95, 24)),
         ScriptedVerifier(),
         routers(point, held),
     )
 
 
-async def offline(cast: Cast, z: int, threshold: float) -> Episode:
+async def offline(models: Models, z: int, threshold: float) -> Episode:
     """The same episode in the loop that evaluates."""
     arm = Arm("r2v", threshold, "slm-1", "fine", 0)
     unit = Unit("evaluate", "hash", TASK, z, 0, (arm,))
-    return await play(TreeEnv(Ladder(z), Tree(), False), unit, arm, cast)
+    return await play(TreeEnv(Ladder(z), Tree(), False), unit, arm, models)
 
 
 async def compared(point: str, episodes: Sequence[int], held: str = "") -> tuple[int, int]:
@@ -209,10 +209,10 @@ async def compared(point: str, episodes: Sequence[int], held: str = "") -> tuple
         StubTeacher(text=taught), ScriptedSlm(propose=proposals, count=read_so_far),
         ScriptedVerifier(), policy, max_steps=MAX_STEPS,
     ) as r, httpx.AsyncClient(base_url=r.url, timeout=30) as client:  # fmt: skip
-        cast = cast_of(r, point, held)
+        models = models_of(r, point, held)
         for z in episodes:
             online = await through_the_gateway(client, z, point)
-            episode = await offline(cast, z, online[0].threshold)
+            episode = await offline(models, z, online[0].threshold)
             expected = [Decided(s.actor, s.action, s.score or math.nan) for s in episode.steps]
             assert [(d.route, d.action) for d in online] == [(d.route, d.action) for d in expected]
             assert [d.score for d in online] == [d.score for d in expected]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from actors.collector import StageFolder
 from actors.dispatcher import roll_out
-from actors.env_runner import Equipment
+from actors.env_runner import Deployment
 from actors.failures import RunnerDied, UnitBroken
 from actors.nodes import Nodes
 from actors.totals import Totals
@@ -74,7 +74,7 @@ class Machines:
     def where(self, runner: Runner) -> str:
         return runner.node
 
-    def equip(self, equipment: Equipment) -> None: ...
+    def deploy(self, deployment: Deployment) -> None: ...
 
     def open(self, folder: StageFolder, committed: KeySet | None = None) -> None: ...
 

@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from actors.collector import StageFolder
 from actors.dispatcher import roll_out
-from actors.env_runner import Equipment
+from actors.env_runner import Deployment
 from actors.failures import CollectorLost
 from actors.nodes import Nodes
 from actors.ray_errors import unit_failure
@@ -53,7 +53,7 @@ class StandIn:
     def where(self, runner: object) -> str:
         return "node"
 
-    def equip(self, equipment: Equipment) -> None: ...
+    def deploy(self, deployment: Deployment) -> None: ...
 
     def open(self, folder: StageFolder, committed: KeySet | None = None) -> None:
         self.collectors += 1

@@ -14,9 +14,9 @@ import pytest
 
 from actors.language_models.expert import ExpertModel
 from actors.language_models.simulated import SimulatedModel
-from r2v_dist.agent.episode import Cast, Player, play
+from r2v_dist.agent.episode import ModelRole, Models, play
 from r2v_dist.agent.tree import Tree, TreeEnv
-from r2v_dist.episodes import Arm, Branch, Episode, StopReason, Taken, Task, Unit
+from r2v_dist.episodes import Arm, Branch, Episode, StopReason, TakenAction, Task, Unit
 from r2v_dist.errors import RuntimeFailure
 from r2v_dist.language_model import (
     Answer,
@@ -102,11 +102,11 @@ def run(
 ) -> tuple[list[Episode], Tree]:
     unit = Unit("evaluate", "hash", TASK, z, replica, ())
     world = TreeEnv(env or Ladder(), Tree(), expert)
-    slm_player = Player("slm", slm or SimulatedModel(0.4), SAMPLING)
-    teacher = Player("teacher", ExpertModel(), SAMPLING)
+    slm_player = ModelRole("slm", slm or SimulatedModel(0.4), SAMPLING)
+    teacher = ModelRole("teacher", ExpertModel(), SAMPLING)
 
     async def all_arms() -> list[Episode]:
-        return [await play(world, unit, a, Cast(slm_player, teacher)) for a in arms]
+        return [await play(world, unit, a, Models(slm_player, teacher)) for a in arms]
 
     return asyncio.run(all_arms()), world.tree
 
@@ -173,12 +173,12 @@ def test_a_stuck_latch_hands_over_on_its_own_path() -> None:
 def test_a_budget_binds_a_live_episode() -> None:
     unit = Unit("evaluate", "hash", TASK, 3, 0, (arm("random", 1.0),))
     player, teacher = (
-        Player("slm", SimulatedModel(1.0), SAMPLING),
-        Player("teacher", ExpertModel(), SAMPLING),
+        ModelRole("slm", SimulatedModel(1.0), SAMPLING),
+        ModelRole("teacher", ExpertModel(), SAMPLING),
     )
     models = RouterModels(budgets={"random": 3})
     episode = asyncio.run(
-        play(TreeEnv(Ladder(), Tree()), unit, unit.arms[0], Cast(player, teacher, models=models))
+        play(TreeEnv(Ladder(), Tree()), unit, unit.arms[0], Models(player, teacher, routers=models))
     )
     assert [s.actor for s in episode.steps] == ["teacher"] * 3 + ["slm"] * 9
 
@@ -306,11 +306,11 @@ def test_infrastructure_failures_are_raised_and_forgotten() -> None:
             return Answer((Candidate("up"),), "policy")
 
     unit = Unit("evaluate", "hash", TASK, 0, 0, (arm("slm_only"),))
-    tree, player = Tree(), Player("slm", Flaky(), SAMPLING)
+    tree, player = Tree(), ModelRole("slm", Flaky(), SAMPLING)
     with pytest.raises(RuntimeFailure, match="gone"):
-        asyncio.run(play(TreeEnv(Ladder(), tree), unit, unit.arms[0], Cast(player, player)))
+        asyncio.run(play(TreeEnv(Ladder(), tree), unit, unit.arms[0], Models(player, player)))
     assert asyncio.run(
-        play(TreeEnv(Ladder(), tree), unit, unit.arms[0], Cast(player, player))
+        play(TreeEnv(Ladder(), tree), unit, unit.arms[0], Models(player, player))
     ).success
 
 
@@ -365,7 +365,7 @@ def branch_of(
     episode: Episode, t: int, kind: str, router: str, replica: int = 0, **first: Any
 ) -> Branch:
     """A branch that leaves `episode` at step t."""
-    path = tuple(Taken(s.actor, s.action, s.action_ids) for s in episode.steps[:t])
+    path = tuple(TakenAction(s.actor, s.action, s.action_ids) for s in episode.steps[:t])
     return Branch(
         kind, arm(router), replica, path, stable_hash(episode.steps[t].observation), **first
     )
@@ -374,7 +374,7 @@ def branch_of(
 def test_a_branch_in_the_same_replica_repeats_the_path_and_another_replica_does_not() -> None:
     [episode], _ = run([arm("slm_only")])
     assert len(episode.steps) > 5
-    first = Taken("slm", episode.steps[2].action)
+    first = TakenAction("slm", episode.steps[2].action)
     [same, *others], _ = run(
         [branch_of(episode, 2, "S", "slm_only", replica, first=first) for replica in range(9)]
     )
@@ -429,16 +429,16 @@ class Fondness:
 
 def test_the_verifier_picks_among_the_candidates_except_for_a_single_sample() -> None:
     verifier, sampling = Fondness("up"), Sampling(n=5)
-    cast = Cast(
-        Player("slm", SimulatedModel(0.7), sampling),
-        Player("teacher", ExpertModel(), SAMPLING),
+    models = Models(
+        ModelRole("slm", SimulatedModel(0.7), sampling),
+        ModelRole("teacher", ExpertModel(), SAMPLING),
         verifier,
     )
     unit, tree = Unit("evaluate", "hash", TASK, 3, 0, ()), Tree()
 
     async def all_arms() -> list[Episode]:
         return [
-            await play(TreeEnv(Ladder(), tree), unit, a, cast)
+            await play(TreeEnv(Ladder(), tree), unit, a, models)
             for a in (arm("slm_only"), arm("best_of_k"), arm("random", 0.0))
         ]
 
@@ -457,13 +457,13 @@ def test_the_verifier_picks_among_the_candidates_except_for_a_single_sample() ->
 
 
 def test_verifier_and_heuristic_escalate_where_no_candidate_convinces() -> None:
-    cast = Cast(
-        Player("slm", SimulatedModel(0.7), Sampling(n=2)),
-        Player("teacher", ExpertModel(), SAMPLING),
+    models = Models(
+        ModelRole("slm", SimulatedModel(0.7), Sampling(n=2)),
+        ModelRole("teacher", ExpertModel(), SAMPLING),
         Fondness("up"),
     )
     unit = Unit("evaluate", "hash", TASK, 3, 0, ())
-    episode = asyncio.run(play(TreeEnv(Ladder(), Tree()), unit, arm("verifier", 0.5), cast))
+    episode = asyncio.run(play(TreeEnv(Ladder(), Tree()), unit, arm("verifier", 0.5), models))
     assert {s.actor for s in episode.steps} == {"slm", "teacher"}
     assert [s.actor for s in episode.steps] == [
         "slm" if max(s.verifier_scores) > 0.5 else "teacher" for s in episode.steps

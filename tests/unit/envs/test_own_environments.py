@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from actors.env_runner import EnvRunner, Equipment, RunnerSetup
+from actors.env_runner import Deployment, EnvRunner, RunnerSetup
 from envs.own import EnvSource
 from envs.registry import environment, load
 from envs.tasks import check_tasks, identity, make_tasks
@@ -184,13 +184,13 @@ def test_the_example_is_checked_by_the_same_command(capsys: pytest.CaptureFixtur
     assert "20 tasks, the expert passed 20, the empty agent failed 20" in capsys.readouterr().out
 
 
-def played(slm: ModelConfig, equipment: Equipment, routers: Sequence[str]) -> list[Episode]:
+def played(slm: ModelConfig, deployment: Deployment, routers: Sequence[str]) -> list[Episode]:
     """Episodes of the example under many seeds, by a runner that knows only what it was sent."""
     source = pickle.loads(pickle.dumps(EnvSource.of(EXAMPLE)))
     setup = RunnerSetup(
         slm, ModelConfig(backend="expert"), "", "", PerturbConfig(), 60.0, environment=source
     )
-    runner = EnvRunner(setup, None, None, equipment)
+    runner = EnvRunner(setup, None, None, deployment)
     arms = tuple(Arm(name, None, "simulated-0.3", "expert", 0) for name in routers)
     tasks = make_tasks(of_kind(EXAMPLE, max_steps=16), 0, 1, quiet)
     found: list[Episode] = []
@@ -209,7 +209,7 @@ def played(slm: ModelConfig, equipment: Equipment, routers: Sequence[str]) -> li
 
 def test_the_example_is_played_perturbed_and_the_teacher_is_worth_asking() -> None:
     slm = ModelConfig(backend="simulated", failure_rate=0.3, sampling=SamplingConfig(candidates=2))
-    episodes = played(slm, Equipment(None, None), ("slm_only", "teacher_only"))
+    episodes = played(slm, Deployment(None, None), ("slm_only", "teacher_only"))
     alone = [one.success for one in episodes if one.arm.router == "slm_only"]
     taught = [one.success for one in episodes if one.arm.router == "teacher_only"]
     assert 0.05 < sum(alone) / len(alone) < 0.6
@@ -241,7 +241,7 @@ def test_an_environment_brings_its_own_rules(tmp_path: Path) -> None:
     setup = RunnerSetup(
         slm, ModelConfig(backend="expert"), "", "", PerturbConfig(), 60.0, environment=source
     )
-    runner = EnvRunner(setup, None, None, Equipment(rules, None))
+    runner = EnvRunner(setup, None, None, Deployment(rules, None))
     [task, *_] = make_tasks(of_kind(source.kind, max_steps=16), 0, 1, quiet)
     arm = Arm("best_of_k", None, "simulated-0.3", "expert", 0, rules.version)
     found: list[Episode] = []

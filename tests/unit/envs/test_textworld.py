@@ -21,7 +21,7 @@ from envs.textworld import generator
 from envs.textworld.env import clean_feedback, clean_introduction
 from envs.textworld.games import GameFamily, draw_games, game_path, is_cached
 from envs.textworld.generator import generate
-from r2v_dist.agent.episode import Player
+from r2v_dist.agent.episode import ModelRole
 from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.perturbation import PerturbConfig
 from r2v_dist.episodes import Arm, Task, Unit
@@ -70,8 +70,8 @@ def test_hidden_state_is_tracked_only_for_arms_that_may_ask_the_oracle(
     task = Task(
         games[0].stem, "test", "r2v/TextWorld-v0", (("game", str(games[0])), ("max_steps", 1))
     )
-    looks = Player("slm", Looks(), Sampling())
-    monkeypatch.setattr(runner, "_cast", replace(runner._cast, slm=looks))
+    looks = ModelRole("slm", Looks(), Sampling())
+    monkeypatch.setattr(runner, "_models", replace(runner._models, slm=looks))
     arm = Arm(router, 0.0 if router == "random" else None, "look", "expert", 0)
     asyncio.run(runner.run(Unit("evaluate", "h", task, None, 0, (arm,)), deliver))
     assert made == [tracks]

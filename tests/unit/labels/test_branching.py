@@ -13,7 +13,7 @@ import pytest
 
 from actors.language_models.expert import ExpertModel
 from actors.language_models.simulated import SimulatedModel
-from r2v_dist.agent.episode import Cast, Player, play
+from r2v_dist.agent.episode import ModelRole, Models, play
 from r2v_dist.agent.tree import Tree, TreeEnv
 from r2v_dist.episodes import Arm, Episode, Task, Unit
 from r2v_dist.labels import estimates as branching
@@ -27,9 +27,9 @@ from tests.unit.agent.test_agent import Ladder
 
 FAILURE = 0.55
 STEPS, RUNGS, K = 12, 5, 3
-CAST = Cast(
-    Player("slm", SimulatedModel(FAILURE), Sampling(n=K)),
-    Player("teacher", ExpertModel(), Sampling()),
+MODELS = Models(
+    ModelRole("slm", SimulatedModel(FAILURE), Sampling(n=K)),
+    ModelRole("teacher", ExpertModel(), Sampling()),
 )
 TASKS = [Task(f"ladder-{i}", "train", "none", (("max_steps", STEPS),)) for i in range(4)]
 ALONE, RANDOM = (
@@ -42,7 +42,7 @@ TEACHER = Arm("teacher_only", None, "policy", "expert", 0)
 def play_all(units: list[Unit], folder: Path, game: type[Ladder] = Ladder) -> pa.Table:
     async def everything() -> list[Episode]:
         return [
-            await play(world, unit, run, CAST)
+            await play(world, unit, run, MODELS)
             for unit in units
             for world in [TreeEnv(game(), Tree())]
             for run in unit.runs
@@ -178,9 +178,9 @@ def test_pairs_tell_what_the_teachers_step_is_worth_to_who_goes_on_asking(
 
 def test_the_oracle_knows_the_chance_of_failing_from_where_it_is() -> None:
     n = 400
-    cast = Cast(CAST.slm, CAST.teacher, models=RouterModels(oracle_branches=n))
+    models = Models(MODELS.slm, MODELS.teacher, routers=RouterModels(oracle_branches=n))
     unit = Unit("o", "h", TASKS[0], 1, 0, (Arm("oracle", 0.5, "policy", "expert", 0),))
-    episode = asyncio.run(play(TreeEnv(Ladder(), Tree()), unit, unit.arms[0], cast))
+    episode = asyncio.run(play(TreeEnv(Ladder(), Tree()), unit, unit.arms[0], models))
     on = 0
     for t, step in enumerate(episode.steps):
         assert step.proposal is not None

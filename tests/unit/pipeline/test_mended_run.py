@@ -55,7 +55,7 @@ class PretendedServices:
     def load_slm(self, checkpoint: Checkpoint) -> None:
         pass
 
-    def equip(self, *_: object) -> None:
+    def deploy(self, *_: object) -> None:
         pass
 
     def log_totals(self, *_: object) -> None:

@@ -18,7 +18,7 @@ from r2v_dist.router.features import FEATURE_NAMES, features, looks_like_an_erro
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import StepContext
 from r2v_dist.storage import step_table
-from r2v_dist.verifier.base import preferred
+from r2v_dist.verifier.base import select_candidate
 
 MAX_STEPS, BUDGET = 12, 3
 ARM = Arm("random", 0.3, "p", "expert", 0)
@@ -91,7 +91,7 @@ def scored_steps(draw: st.DrawFn) -> tuple[list[Step], list[list[float]]]:
                 prefix=t,
                 drift=False,
                 verifier_scores=tuple(scores[-1]),
-                chosen_index=preferred(texts, scores[-1]) if texts else None,
+                chosen_index=select_candidate(texts, scores[-1]) if texts else None,
             )
         )
     return steps, scores

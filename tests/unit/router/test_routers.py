@@ -24,7 +24,7 @@ from r2v_dist.router.registry import LEARNED, RouterModels, build_router
 from r2v_dist.router.scaler import Scaler
 from r2v_dist.router.step_batch import StepBatch
 from r2v_dist.router.step_context import StepContext
-from r2v_dist.verifier.base import preferred
+from r2v_dist.verifier.base import select_candidate
 
 SITUATION = StepContext(
     true_risk=0.25,
@@ -86,12 +86,12 @@ def test_scores_by_hand() -> None:
 
 
 def test_the_action_of_most_verifier_score_is_executed() -> None:
-    assert preferred(["a", "b", "b", "c"], (0.5, 0.3, 0.3, 0.4)) == 1
-    assert preferred(["a", "b", "b", "c"], (0.7, 0.3, 0.3, 0.4)) == 0
-    assert preferred(["a", "b"], (0.4, 0.4)) == 0
-    assert preferred(["a", "b"], ()) == 0
+    assert select_candidate(["a", "b", "b", "c"], (0.5, 0.3, 0.3, 0.4)) == 1
+    assert select_candidate(["a", "b", "b", "c"], (0.7, 0.3, 0.3, 0.4)) == 0
+    assert select_candidate(["a", "b"], (0.4, 0.4)) == 0
+    assert select_candidate(["a", "b"], ()) == 0
     # Equal in single precision: a choice made again from stored scores is the same choice.
-    assert preferred(["a", "b"], (0.3, 0.1 + 0.2)) == 0
+    assert select_candidate(["a", "b"], (0.3, 0.1 + 0.2)) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2v_dist.stats.frontier import Ends, RouterCurve, aiq, apgr, cpt, frontier_auc, hull, pgr
+from r2v_dist.stats.frontier import Ends, RouterCurve, apgr, cpt, frontier_auc, hull, pgr
 from r2v_dist.stats.hypothesis_tests import PValue, holm, sign_flip_test
 from tests.paired_areas import auc_difference
 
@@ -67,11 +67,8 @@ def test_measures_of_a_frontier_by_hand() -> None:
     assert cpt(random, ends, 0.8) == pytest.approx(0.8)
     assert cpt(random, ends, 1.1) is None
     assert pgr(0.9, 0.6, 1.0) == pytest.approx(0.75)
-    assert aiq([0.0, 0.2, 1.0], [0.6, 1.0, 1.0]) == pytest.approx(0.96)
     with pytest.raises(ValueError, match="no gap"):
         apgr(good, Ends(curve((0.0, 1.0)), curve((10.0, 1.0))))
-    with pytest.raises(ValueError, match="different cost"):
-        aiq([1.0], [0.5])
 
 
 def test_a_useless_router_is_worth_the_chord() -> None:

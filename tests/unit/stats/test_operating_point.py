@@ -41,13 +41,6 @@ def test_a_budget_is_met_exactly_by_adjacent_thresholds(costs: list[int], budget
     assert len(calls) <= 2 + np.ceil(np.log2(len(costs)))
 
 
-def test_a_mix_draws_each_episode_once_and_at_its_share() -> None:
-    mix = meet_budget([0.0, 1.0], lambda threshold: 10.0 - 10 * threshold, 3.0)
-    drawn = [mix.threshold("task", z) for z in range(4000)]
-    assert drawn == [mix.threshold("task", z) for z in range(4000)]
-    assert np.mean([threshold == 0.0 for threshold in drawn]) == pytest.approx(0.3, abs=0.02)
-
-
 def test_noise_in_the_costs_leaves_the_budget_between_the_two() -> None:
     noisy = dict(zip([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [10.0, 6.0, 7.0, 4.0, 5.0, 0.0], strict=True))
     for budget in (1.0, 4.5, 6.5, 9.0):
