@@ -7,7 +7,7 @@ the risk head of the first round learns from; a state's vector is the last layer
 token of the action that the SLM would take, or its mean over the action, whichever predicts better
 on held-out training tasks. The same probe is fitted on the router's features, on the vectors and on
 both. It is measured on the labelled states of validation tasks, and where RUN has the stage
-`validate` also on every step that the SLM alone took there, by the outcome of its episode.
+`validate` also on every SLM-only step there, by the outcome of its episode.
 Invariant: validation tasks are scored once, at the end, and no test task is read.
 """
 
@@ -35,7 +35,7 @@ from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.run_dir import RunDir, open_run
 
 LABELLED = "labelled validation states"
-PLAYED = "validation episodes of the SLM alone"
+PLAYED = "SLM-only validation episodes"
 PLACES = ("last token", "mean over the action")
 FEATURES = "features"
 _TOKENS = FEATURE_NAMES.index("context_tokens")
@@ -99,7 +99,7 @@ def visited(run: RunDir, config: RunConfig, stage: str) -> list[State]:
 
 
 def labelled_steps(run: RunDir, config: RunConfig, chat: ChatFormat, split: str) -> list[Step]:
-    """The states of a split that have an outcome of the SLM alone, with their ids."""
+    """The states of a split that have an SLM-only outcome, with their ids."""
     labels = LabelTable.load(run.root / "stages" / "labels" / f"{split}.arrow")
     states = {state.key: state for state in visited(run, config, "visits")}
     keys = zip(labels.task, labels.z, labels.table["prefix"].to_pylist(), strict=True)
@@ -113,7 +113,7 @@ def labelled_steps(run: RunDir, config: RunConfig, chat: ChatFormat, split: str)
 
 
 def played_steps(run: RunDir, config: RunConfig, chat: ChatFormat) -> list[Step]:
-    """The steps of the SLM alone on validation tasks, each with the outcome of its episode."""
+    """The SLM-only steps on validation tasks, each with the outcome of its episode."""
     steps = []
     for state in visited(run, config, "validate"):
         if state.own_success is not None and state.split == "validation":

@@ -157,9 +157,7 @@ def bayes_point(
             "this router predicts no risk after one teacher step",
         )
     share = float(bayes_escalates(rho_N, rho1_N, 1.0, prices.slm, prices.failure).mean())
-    note = (
-        f"compared with rho - rho1: true at {share:.1%} of the steps of the SLM alone; not played"
-    )
+    note = f"compared with rho - rho1: true at {share:.1%} of the SLM-only steps; not played"
     return ChosenPoint("bayes", training_seed, threshold, None, 1.0, None, None, note)
 
 

@@ -1,4 +1,4 @@
-"""How good the predicted risk of every learned router is on test episodes of the SLM alone
+"""How good the predicted risk of every learned router is on SLM-only test episodes
 (docs/method.md, section 9).
 
 The forecast at a step is rho_hat from what the deployed agent saw there; the observation is the
@@ -259,7 +259,7 @@ def luck_ece(rho_N: Array, draw_N: npt.NDArray[np.int64], seed: int) -> PerfectE
 
 
 def score_auroc(folder: Path) -> dict[str, float]:
-    """AUROC of every router's score against the outcome of the SLM alone, from the arms that only
+    """AUROC of every router's score against the SLM-only outcome, from the arms that only
     watched (validation tasks).
     """
     table = rollout_store.read(folder, ["router", "threshold", "score", "success", "z"])

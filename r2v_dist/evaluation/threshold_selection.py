@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How much CVaR of failure above that of the teacher alone a threshold may have, and in what
+    """How much CVaR of failure above that of teacher-only a threshold may have, and in what
     share of the bootstrap samples (`margin`). `alpha` is the tail mass of CVaR.
     """
 
@@ -100,7 +100,7 @@ def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict
     at the given rates.
 
     Every episode weighs the same: a router that helps leaves the long tails of episodes in which
-    the SLM alone is stuck.
+    SLM-only is stuck.
     """
     table = rollout_store.read(folder, ["key", "router", "threshold", "score"])
     table = table.filter(
@@ -123,7 +123,7 @@ def grid(folder: Path, names: tuple[str, ...], rates: tuple[float, ...]) -> dict
         levels = scores[of_router][order]
         weight = (1.0 / steps[episode[of_router]])[order]
         quantiles = _quantiles(levels, weight, rates)
-        # A threshold that every step reaches is the teacher alone.
+        # A threshold that every step reaches is teacher-only.
         lowest = levels[0] if len(levels) else 0.0
         thresholds[name] = sorted({level for level in quantiles if level > lowest})
         if name == "r2v" and not thresholds[name]:

@@ -84,7 +84,7 @@ def unplayed(config: RunConfig, findings: Findings) -> list[str]:
 
 
 def deciding(findings: Findings) -> SeedDifference | None:
-    """The test that says whether seeds differ: that of the SLM alone, which fails most."""
+    """The test that says whether seeds differ: that of SLM-only, which fails most."""
     return findings.seed_differences[0] if findings.seed_differences else None
 
 
@@ -99,7 +99,7 @@ def seeds_words(difference: SeedDifference) -> str:
 
 
 def shown_signals(findings: Findings) -> RoutingSignals | None:
-    """The correlations that words are made of: first training seed, states of the SLM alone."""
+    """The correlations that words are made of: first training seed, SLM-only states."""
     return findings.signals[0] if findings.signals else None
 
 

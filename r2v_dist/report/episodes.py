@@ -57,12 +57,12 @@ def sample_episodes(run: RunDir, config: RunConfig) -> list[Sample]:
     # A rescue shows most where the SLM acted too before it was helped.
     mixed = sorted(routed, key=lambda o: (abs(o["n_steps"] - _TELLING), o["key"]))
     kinds = {
-        "the SLM alone fails, routed it succeeds": [
+        "SLM-only fails, routed it succeeds": [
             o["key"] for o in mixed if o["success"] and not alone[o["task"], o["z"]]["success"]
         ],
         "fails in spite of routing": sorted(o["key"] for o in routed if not o["success"]),
-        "the SLM alone fails": sorted(o["key"] for o in alone.values() if not o["success"]),
-        "the SLM alone succeeds": sorted(
+        "SLM-only fails": sorted(o["key"] for o in alone.values() if not o["success"]),
+        "SLM-only succeeds": sorted(
             o["key"] for o in alone.values() if o["success"] and o["n_steps"] >= 4
         ),
     }

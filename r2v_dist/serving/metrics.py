@@ -49,7 +49,7 @@ class Metrics:
         self.calls = Counter("r2v_teacher_requests", "requests sent", registry=registry)
         self.cost = Counter("r2v_cost", "cost by serve.prices", registry=registry)
         self.saved = Gauge(
-            "r2v_cost_saved", "against the teacher alone, net of our own cost", registry=registry
+            "r2v_cost_saved", "against teacher-only, net of our own cost", registry=registry
         )
         self.shadow = _Series(
             Counter(

@@ -103,7 +103,7 @@ def sweep(arm: Callable[..., Arm], thresholds: Mapping[str, list[float]]) -> tup
 
 
 def _ends(context: Context, arm: Callable[..., Arm]) -> tuple[Arm, ...]:
-    """The SLM alone, by one sample and as deployed, and the teacher alone."""
+    """SLM-only, by one sample and as deployed, and teacher-only."""
     return tuple(
         arm(name)
         for name in dict.fromkeys(("slm_only", context.config.slm_only_router, "teacher_only"))

@@ -30,7 +30,7 @@ _UNSURE = (0.1, 0.9)
 
 
 def visits(context: Context) -> dict[str, Any]:
-    """The SLM alone and under random escalation, so that states after a hand-over are met too."""
+    """SLM-only and under random escalation, so that states after a hand-over are met too."""
     arm = context.deploy()
     config = context.config
     return context.roll_out(

@@ -1,6 +1,6 @@
 """The stages in which the SLM learns from its own failures (docs/method.md, sections 3 and 4).
 
-    states    tasks, bc           -> rollouts/states    the SLM alone, K candidates a step, under
+    states    tasks, bc           -> rollouts/states    SLM-only, K candidates a step, under
                                                         training seeds
     branches  states              -> rollouts/branches  every candidate of the chosen states,
                                                         continued by single samples
@@ -36,7 +36,7 @@ HELD_OUT: Split = "validation"
 
 
 def states(context: Context) -> dict[str, Any]:
-    """The SLM alone on some training and validation tasks, under seeds of their own splits."""
+    """SLM-only on some training and validation tasks, under seeds of their own splits."""
     config = context.config
     policy = context.checkpoint("bc")
     context.services.load_slm(policy)

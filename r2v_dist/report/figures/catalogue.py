@@ -43,7 +43,7 @@ _ABLATIONS = (
     "thresholds, one thing changed."
 )
 _RELIABILITY = (
-    "The residual risk, not the score that routes: steps of the SLM alone on test tasks, against "
+    "The residual risk, not the score that routes: SLM-only steps on test tasks, against "
     "the "
     "episode's own outcome; 15 bins, areas are numbers of steps. Not even a perfect forecaster "
     "shows "

@@ -72,7 +72,7 @@ def reliability(figure: Any, findings: Findings) -> None:
 
 
 def over_steps(figure: Any, forecasts: Forecasts) -> None:
-    """Mean predicted risk by step, for episodes of the SLM alone that fail and that succeed."""
+    """Mean predicted risk by step, for SLM-only episodes that fail and that succeed."""
     ax = figure.subplots()
     steps = forecasts.steps
     rho_N = forecasts.rho[REFERENCE]
