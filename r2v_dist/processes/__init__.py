@@ -1,1 +1,2 @@
-"""Other processes: how they are started, and how one is known again."""
+"""Commands that run as children, and how a process is known again; Ray is started by
+`cluster.session`."""
