@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from r2v_dist.storage import rollouts as rollout_store
 from r2v_dist.storage.metrics_log import last_row
 
+_AT_ONCE_S = 2.0
+
 
 class Progress:
     """One stage's progress. `update` may be called as often as one likes; it draws at most a few
@@ -28,17 +30,22 @@ class Progress:
         self._started = time.monotonic()
         self._next = self._started + (0.0 if self._live else 10.0)
         self._width = 0
+        self._earlier: int | None = None
 
     def update(self, done: int, total: int, detail: str = "", force: bool = False) -> None:
-        """Show `done` of `total` and the time that is left at the pace so far."""
+        """Show `done` of `total` and the time that is left at the pace of this attempt."""
         now = time.monotonic()
+        if self._earlier is None:
+            # What is done at once was done by an attempt before this one.
+            self._earlier = done if now - self._started < _AT_ONCE_S else 0
         if now < self._next and not force:
             return
         self._next = now + (0.25 if self._live else 10.0)
         elapsed = now - self._started
+        done_here = done - self._earlier
         eta = (
-            f"ETA {elapsed / done * (total - done):.0f} s"
-            if 0 < done < total
+            f"ETA {elapsed / done_here * (total - done):.0f} s"
+            if done_here > 0 and done < total
             else f"{elapsed:.0f} s"
         )
         line = f"[{self._stage}] {done}/{total}  {detail}  {eta}".replace("    ", "  ")
