@@ -393,16 +393,16 @@ class Watch:
         """Handle a signal. Raises TimeLimit, also inside the candidate, which may catch it: its
         time starts again then.
         """
-        if self.call is None or self.call != self._seen:
-            self._seen = self.call
-        elif time.process_time() < self._cpu_end and self._own() < self._own_end:
-            return
-        else:
+        if self.call is None:
             self._seen = None
-            raise TimeLimit
-        if self.call is not None:
+        elif self.call != self._seen:
             self._cpu_end = time.process_time() + self._seconds
             self._own_end = self._own() + 5 * self._seconds
+            # Last, since the next look may interrupt this one and must not read older ends.
+            self._seen = self.call
+        elif time.process_time() >= self._cpu_end or self._own() >= self._own_end:
+            self._seen = None
+            raise TimeLimit
 
     def _own(self) -> float:
         """Seconds by the clock, without those in which this process was ready and got no processor;
