@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import psutil
@@ -88,21 +88,16 @@ def end_at_once(code: int, message: str) -> None:
     more.
     """
     print(f"r2v: {message}", file=sys.stderr, flush=True)
-    end_children(set())
+    end_processes(psutil.Process().children(recursive=True))
     os._exit(code)
 
 
-def end_children(but: set[int]) -> None:
-    """Kill the processes below this one, apart from those whose ids are given, and wait for their
-    end.
-    """
-    children = [
-        child for child in psutil.Process().children(recursive=True) if child.pid not in but
-    ]
-    for child in children:
+def end_processes(processes: Collection[psutil.Process]) -> None:
+    """Kill those of the processes that are still there, and wait for their end."""
+    for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    psutil.wait_procs(children, timeout=_LAST_WAIT_S)
+            process.kill()
+    psutil.wait_procs(processes, timeout=_LAST_WAIT_S)
 
 
 def _watch(reader: int, grace_s: float) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from cluster import environment, resources
-from cluster.guard import end_at_once, end_children, guarded, interrupt_on_sigterm, undisturbed
+from cluster.guard import end_at_once, end_processes, guarded, interrupt_on_sigterm, undisturbed
 from cluster.scraping import forget_targets, write_targets
 from r2v_dist.config.cluster import ClusterConfig
 from r2v_dist.errors import RuntimeFailure, UsageError, warn
@@ -99,25 +99,39 @@ def _begin(config: ClusterConfig) -> None:
     # Workers and Ray's tools read it too, and would look for a cluster that is not this one.
     os.environ.pop("RAY_ADDRESS", None)
     for attempt in range(1, START_TRIES + 1):
-        children = {child.pid for child in psutil.Process().children(recursive=True)}
         try:
-            _start(
-                "cluster.address = local",
-                START_DEADLINE_S,
-                address="local",
-                num_cpus=config.num_cpus,
-                include_dashboard=False,
-                _metrics_export_port=config.metrics.port,
-            )
+            _start_here(config)
             return
         except RuntimeFailure as error:
-            end_children(children)  # what did start would stay, and take the next try's place
             if attempt == START_TRIES:
                 raise RuntimeFailure(
                     f"{error} ({START_TRIES} tries; if the machine is busy, run the same command "
                     f"later)"
                 ) from None
             warn(f"Ray did not start; try {attempt + 1} of {START_TRIES}")
+
+
+def _start_here(config: ClusterConfig) -> None:
+    """Start Ray on this machine; where that fails or is interrupted, nothing of it stays."""
+    import ray
+
+    before = set(psutil.Process().children(recursive=True))
+    try:
+        _start(
+            "cluster.address = local",
+            START_DEADLINE_S,
+            address="local",
+            num_cpus=config.num_cpus,
+            include_dashboard=False,
+            _metrics_export_port=config.metrics.port,
+        )
+    except (RuntimeFailure, KeyboardInterrupt):
+        with undisturbed():
+            # Ray ends the raylet; the raylet's agents outlive it, and are then nobody's children.
+            begun = set(psutil.Process().children(recursive=True)) - before
+            ray.shutdown()
+            end_processes(begun)
+        raise
 
 
 def _start(where: str, deadline_s: float, **options: Any) -> None:
@@ -136,7 +150,6 @@ def _start(where: str, deadline_s: float, **options: Any) -> None:
         raise KeyboardInterrupt from None
     # A boundary: a node that starts too slowly is a bare Exception of Ray's.
     except Exception as error:
-        ray.shutdown()
         raise RuntimeFailure(
             f"{where}: Ray cannot be reached: {' '.join(str(error).split())[:300]}"
         ) from None

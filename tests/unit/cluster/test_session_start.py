@@ -49,6 +49,17 @@ with guarded(grace_s=60):
         print("ended", flush=True)
 """
 
+STARTING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the shell says so
+from pathlib import Path
+from cluster.session import ray_session
+from r2v_dist.config.cluster import ClusterConfig
+
+with ray_session(ClusterConfig(num_cpus=1), Path(sys.argv[1])):
+    raise SystemExit("Ray has started")
+"""
+
 
 @pytest.fixture
 def mute() -> Iterator[int]:
@@ -59,9 +70,9 @@ def mute() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def started(program: str) -> "subprocess.Popen[str]":
+def started(program: str, *arguments: str) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -73,6 +84,26 @@ def started(program: str) -> "subprocess.Popen[str]":
 
 def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def descendants(pid: int) -> set[psutil.Process]:
+    try:
+        return set(psutil.Process(pid).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
+
+
+def is_agent(process: psutil.Process) -> bool:
+    """Whether it is one of the two processes that the raylet starts beside itself."""
+    command = command_of(process)
+    return "agent" in command.lower() and "raylet/raylet" not in command
 
 
 def enter(config: ClusterConfig, logs: Path) -> None:
@@ -100,6 +131,22 @@ def test_an_ending_is_not_disturbed_by_a_second_signal() -> None:
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=30)
     assert (process.returncode, output, errors) == (0, "ended\n", "")
+
+
+def test_ctrl_c_while_ray_starts_leaves_none_of_its_agents(tmp_path: Path) -> None:
+    process = started(STARTING, str(tmp_path))
+    begun = set[psutil.Process]()
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not any(map(is_agent, begun)):
+        assert time.monotonic() < deadline, [command_of(child) for child in begun]
+        begun |= descendants(process.pid)
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Ray has started" not in errors
+    left = [child for child in begun if not gone(child.pid)]
+    assert not [command_of(child) for child in left]
 
 
 def test_an_address_where_nothing_listens_is_named_at_once(tmp_path: Path) -> None:
