@@ -59,8 +59,7 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     problem = error.errors()[0]
     location = ".".join(str(part) for part in problem["loc"])
     entry = problem["input"]
-    hidden = isinstance(entry, str) and "://" in entry and holds_secret(entry)
-    value = "(not shown)" if hidden else shown(entry)
+    value = "(not shown)" if _names_secret(entry) else shown(entry)
     if problem["type"] == "extra_forbidden":
         keys = _keys_at(model, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), keys, n=1, cutoff=0.0)
@@ -73,6 +72,14 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     ):
         return f"{location or 'config'}: {sentence}"
     return f"{location} = {value}: {sentence}"
+
+
+def _names_secret(entry: Any) -> bool:
+    if isinstance(entry, dict):
+        return any(map(_names_secret, entry.values()))
+    if isinstance(entry, list | tuple):
+        return any(map(_names_secret, entry))
+    return isinstance(entry, str) and "://" in entry and holds_secret(entry)
 
 
 def _keys_at(model: Any, location: tuple[int | str, ...]) -> list[str]:

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from r2v_dist.config.base import Section
 from r2v_dist.errors import UsageError
+from r2v_dist.object_storage.object_store import holds_secret
 
 LARGEST_ADAPTER = 512
 """vLLM's bound on the rank of a LoRA adapter."""
@@ -159,6 +160,11 @@ class ModelConfig(Section):
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, url: str) -> str:
+        if holds_secret(url):
+            raise ValueError(
+                "an address with a key or a password, which a run would keep; put the key into an "
+                "environment variable and name that in api_key_env"
+            )
         if url and not _is_http(url):
             raise ValueError(
                 f"{url} is not the address of an endpoint; write for example "

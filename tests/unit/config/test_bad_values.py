@@ -110,6 +110,19 @@ from tests.runs import DEMO, ROOT
         ("run_dir=s3:///runs", ["run_dir", "no bucket; write s3://bucket/folder"]),
         ("run_dir='s3://b/x?region=eu'", ["run_dir", "AWS_ENDPOINT_URL and AWS_REGION"]),
         ("run_dir=s3://me:word@b/x", ["run_dir = (not shown)", "credentials into the environment"]),
+        ("techer={base_url: 'https://me:word@host/v1'}", ["unknown key techer", "(not shown)"]),
+        *(
+            (
+                f"teacher={{backend: openai, model: m, base_url: '{address}'}}",
+                ["teacher.base_url = (not shown)", "api_key_env"],
+            )
+            for address in (
+                "https://me:word@host/v1",
+                "https://word@host/v1",
+                "https://host/v1?api-key=word",
+                "https://host?a=b&Token=word",
+            )
+        ),
         (f"run_dir=s3://bucket/{'x' * 300}", ["run_dir", "255"]),
         ("env.cache=s3://bucket/x", ["env.cache", "only the run_dir of a run may be"]),
         ("name=''", ["name", "at least 1"]),
