@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from r2v_dist.cli.any_config import ConfigFile, Overrides
+from r2v_dist.errors import UsageError
 
 if TYPE_CHECKING:
     from r2v_dist.config.run import RunConfig
@@ -35,7 +36,7 @@ def run(
 
 def _run(config: "RunConfig", dry_run: bool) -> None:
     from r2v_dist.pipeline.memory_plan import memory_plan
-    from r2v_dist.pipeline.preflight import check, check_environment, check_operators
+    from r2v_dist.pipeline.preflight import check, check_environment, check_operators, check_places
     from r2v_dist.pipeline.resource_plan import resource_plan
     from r2v_dist.pipeline.time_plan import time_plan
 
@@ -49,6 +50,10 @@ def _run(config: "RunConfig", dry_run: bool) -> None:
         print(memory_plan(config))
         if hours := time_plan(config):
             print(hours)
+        try:
+            check_places(config)
+        except UsageError as error:  # what is planned here may be for another machine
+            print(f"# REFUSED HERE: {error}")
         return
     check(config)
     from r2v_dist.pipeline.run import execute

@@ -37,14 +37,9 @@ def check(config: RunConfig) -> None:
     """
     from envs.tasks import check_tasks
 
-    check_packages(config.cluster)
-    require_writable(config.run_dir, "run_dir")
+    check_places(config)
     check_tasks(config.env, config.seed, config.sandbox)
-    if config.verifier is not None and config.verifier.judge is not None:
-        _check_model("verifier.judge", config.verifier.judge)
-    if config.verifier is not None and config.verifier.model:
-        _check_folder("verifier.model", config.verifier.model)
-    for role, model in roles(config):
+    for role, model in _models(config):
         _check_model(role, model)
     if not config.cluster.address and (problem := problem_here(config)):
         raise UsageError(problem)
@@ -58,6 +53,25 @@ def check(config: RunConfig) -> None:
     # Last, because a tokenizer takes seconds to load.
     for role, model in roles(config):
         check_chat(role, model)
+
+
+def check_places(config: RunConfig) -> None:
+    """The part of `check` that takes no time, so that `--dry-run` can tell it. Raises UsageError
+    where a package, a run directory that can be written, or a model's folder is missing.
+    """
+    check_packages(config.cluster)
+    require_writable(config.run_dir, "run_dir")
+    if config.verifier is not None and config.verifier.model:
+        _check_folder("verifier.model", config.verifier.model)
+    for role, model in _models(config):
+        if model.backend == "vllm":
+            _check_folder(f"{role}.model", model.model)
+
+
+def _models(config: RunConfig) -> list[tuple[str, ModelConfig]]:
+    """The models of both roles, and the verifier's judge where there is one."""
+    judge = None if config.verifier is None else config.verifier.judge
+    return [*roles(config), *([] if judge is None else [("verifier.judge", judge)])]
 
 
 def check_environment(config: RunConfig) -> None:
@@ -102,13 +116,11 @@ def _check_folder(key: str, model: str) -> None:
 
 
 def _check_model(role: str, model: ModelConfig) -> None:
-    if model.backend == "vllm":
-        if importlib.util.find_spec("vllm") is None:
-            raise RuntimeFailure(
-                f"{role}.backend = vllm: vLLM is not installed; run `make setup`, or install the "
-                f"extra [gpu] on a CUDA machine"
-            )
-        _check_folder(f"{role}.model", model.model)
+    if model.backend == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise RuntimeFailure(
+            f"{role}.backend = vllm: vLLM is not installed; run `make setup`, or install the "
+            f"extra [gpu] on a CUDA machine"
+        )
     if model.backend == "openai":
         # Not where there is no endpoint: it takes a moment.
         from actors.language_models.endpoint import Endpoint

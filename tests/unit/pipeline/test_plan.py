@@ -63,6 +63,20 @@ def test_a_dry_run_says_what_finds_no_room(capsys: pytest.CaptureFixture[str]) -
     assert "NO ROOM" not in capsys.readouterr().out
 
 
+def test_a_dry_run_says_what_this_machine_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for override, part in [
+        (f"run_dir={tmp_path}/file/run", f"{tmp_path}/file is a file"),
+        ("slm.model=/no/such/folder", "slm.model = /no/such/folder: no such directory"),
+    ]:
+        main(["run", str(DEMO), "--dry-run", override])
+        assert part in capsys.readouterr().out.partition("# REFUSED HERE: ")[2]
+    main(["run", str(DEMO), "--dry-run", f"run_dir={tmp_path}/run"])
+    assert "REFUSED" not in capsys.readouterr().out
+
+
 def test_a_run_without_room_is_refused(tmp_path: Path) -> None:
     overrides = ["cluster.num_cpus=1", "router.deepspeed.ranks=2"]
     with pytest.raises(UsageError, match=r"router\.deepspeed\.ranks = 2"):
