@@ -50,8 +50,8 @@ class Play:
 
 @dataclass(frozen=True)
 class TaskCheck:
-    """`failures` names each task that the expert failed, the empty agent passed, or that could not
-    be played; `reasons` says of the last what went wrong. `plays` has the others.
+    """`failures` names each task that the expert failed, the empty agent passed, a wrong solution
+    passed, or that could not be played; `reasons` says which. `plays` has all but the last.
     """
 
     tasks: int
@@ -93,9 +93,8 @@ def check(target: str, on_done: OnDone, root: Path | None = None) -> TaskCheck:
             oracle += expert_passed
             empty += outcome.played and not outcome.empty_passed
             plays += [] if outcome.expert is None else [outcome.expert]
-            if not expert_passed or outcome.empty_passed or outcome.problem:
-                failures.append(task.id)
             if outcome.problem:
+                failures.append(task.id)
                 reasons[task.id] = outcome.problem
             on_done(index + 1, len(tasks))
     return TaskCheck(len(tasks), oracle, empty, tuple(failures), reasons, tuple(plays))
@@ -115,7 +114,12 @@ def _look(task: Task) -> _Outcome:
     """
     try:
         expert, empty = _expert_plays(task), _empty_passes(task)
-        problem = "its wrong solution passes" if _wrong_passes(task) else ""
+        findings = {
+            "the expert's solution fails": not expert.passed,
+            "an agent that does nothing passes": empty,
+            "its wrong solution passes": _wrong_passes(task),
+        }
+        problem = ", ".join(finding for finding, found in findings.items() if found)
         return _Outcome(expert, empty, problem)
     # A boundary: whatever a broken task raises is what the check is there to tell.
     except Exception as error:

@@ -52,12 +52,12 @@ def validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise UsageError(f"{path}: {_explain(model, error)}") from None
+        raise UsageError(f"{path}: {_explain(model, raw, error)}") from None
 
 
-def _explain(model: type[BaseModel], error: ValidationError) -> str:
+def _explain(model: type[BaseModel], raw: Any, error: ValidationError) -> str:
     problem = error.errors()[0]
-    location = ".".join(str(part) for part in problem["loc"])
+    location = ".".join(_written(raw, problem["loc"]))
     entry = problem["input"]
     value = "(not shown)" if _names_secret(entry) else shown(entry)
     if problem["type"] == "extra_forbidden":
@@ -72,6 +72,21 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
     ):
         return f"{location or 'config'}: {sentence}"
     return f"{location} = {value}: {sentence}"
+
+
+def _written(value: Any, location: tuple[int | str, ...]) -> list[str]:
+    """The keys of a location as they were written, without the types that a union tries."""
+    keys = []
+    for position, part in enumerate(location):
+        missing = position == len(location) - 1 and str(part).isidentifier()
+        if isinstance(value, dict):
+            if part in value or missing:
+                keys.append(str(part))
+            value = value.get(part, value)
+        elif isinstance(value, list | tuple) and isinstance(part, int):
+            keys.append(str(part))
+            value = value[part]
+    return keys
 
 
 def _names_secret(entry: Any) -> bool:

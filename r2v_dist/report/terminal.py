@@ -34,7 +34,8 @@ def show(
 ) -> None:
     """Print up to `limit` episodes that match.
 
-    Raises UsageError when the stage has no rollouts, naming those that have.
+    Raises UsageError when the stage has no rollouts, or none of that router's, naming those that
+    have.
     """
     fetch_for_readers(root)
     folder = root / "rollouts" / stage
@@ -47,7 +48,14 @@ def show(
             f"{', '.join(stages) or 'none'}"
         )
     RunDir(root).require_rollouts(stage)
-    table = _matching(rollout_store.read(folder), router, task, z, failed)
+    episodes = rollout_store.read(folder)
+    played = {name.as_py() for name in pc.unique(episodes["router"].cast(pa.string()))}
+    if router is not None and router not in played:
+        raise UsageError(
+            f"--router {router}: no episode of stage {stage} in {mirrors.shown(root)}; there are "
+            f"{', '.join(sorted(played))}"
+        )
+    table = _matching(episodes, router, task, z, failed)
     console = Console(highlight=False)
     count = 0
     models = _routers(root, stage)

@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 from r2v_dist.cli.main import main
+from r2v_dist.errors import UsageError
+from r2v_dist.report.terminal import show
 from tests.runs import ROOT
 
 ROW_KEYS = {
@@ -493,6 +495,9 @@ def test_episodes_on_the_terminal(simulated_run: Path) -> None:
     assert "after a teacher step" in routed
     assert re.search(r"score \S+ [<≥] \S+", routed)
     assert "no episode matches" in cli("rollouts", str(simulated_run), "--task", "nosuchtask")
+    unknown = r"--router rv2: no episode of stage evaluate in .*; there are .*r2v, r2v_value"
+    with pytest.raises(UsageError, match=unknown):
+        show(simulated_run, "evaluate", router="rv2", task=None, z=None, failed=False, limit=1)
 
 
 def test_doctor_finds_what_is_installed() -> None:

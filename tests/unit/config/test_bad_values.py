@@ -126,6 +126,14 @@ from tests.runs import DEMO, ROOT
         (f"run_dir=s3://bucket/{'x' * 300}", ["run_dir", "255"]),
         ("env.cache=s3://bucket/x", ["env.cache", "only the run_dir of a run may be"]),
         ("name=''", ["name", "at least 1"]),
+        (
+            "env.games=[{challenge: custom, settings: {rooms: [1, 2, 3]}}]",
+            ["env.games.0.settings.rooms = [1, 2, 3]: tuple"],
+        ),
+        (
+            "env.games=[{challenge: custom, settings: {rooms: {a: 1}}}]",
+            ["env.games.0.settings.rooms = {", "valid tuple"],
+        ),
     ],
 )
 def test_bad_values_name_key_value_and_fix(override: str, parts: list[str]) -> None:
