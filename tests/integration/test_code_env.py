@@ -175,6 +175,9 @@ BEFORE = {
     "a byte order mark": "\ufeff",
     "a closed output": "import sys\nsys.stdout.close()\n",
     "what is run only as a program": "if __name__ == '__main__':\n    raise SystemExit(3)\n",
+    "a thread that goes on": (
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\n"
+    ),
     "another encoding": "# -*- coding: latin-1 -*-\nN = '\u00e9'\nassert len(N) == 1\n",
 }
 
