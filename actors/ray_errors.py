@@ -17,7 +17,7 @@ Cause = TypeVar("Cause", bound=BaseException)
 
 def first_cause(error: BaseException) -> str:
     """The innermost reason of a Ray error in one line, without actor traces and colours."""
-    cause = innermost(error)
+    cause = _innermost(error)
     lines = [line.strip() for line in _COLOUR.sub("", str(cause)).splitlines() if line.strip()]
     last = lines[-1] if lines else ""
     # Ray's own errors end in the text of the error that caused them; others do not name their type.
@@ -31,7 +31,7 @@ def cause_of(error: BaseException, kind: type[Cause]) -> Cause | None:
     return next((cause for cause in bare if isinstance(cause, kind)), None)
 
 
-def innermost(error: BaseException) -> BaseException:
+def _innermost(error: BaseException) -> BaseException:
     """The error that caused the others."""
     return list(_causes(error))[-1]
 
@@ -64,7 +64,7 @@ def unit_failure(error: RayError) -> UsageError | RuntimeFailure:
         return full
     if (refusal := usage_error(error)) is not None:
         return refusal
-    if isinstance(loss := innermost(error), CollectorLost):
+    if isinstance(loss := _innermost(error), CollectorLost):
         return CollectorLost(str(loss))
     if (broken := cause_of(error, UnitBroken)) is not None:
         return UnitBroken(str(broken))
