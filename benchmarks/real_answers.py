@@ -28,9 +28,9 @@ import pyarrow.compute as pc
 from benchmarks.evalplus_side import Theirs, evalplus_verdicts
 from envs.coding.actions import clean
 from envs.coding.benchmark_files import Dataset
+from envs.coding.code_sandbox import Attempt, CodeSandbox, attempt
 from envs.coding.statement import stated
 from envs.coding.tasks import dataset_of, load_task
-from envs.coding.workshop import Attempt, Workshop, attempt
 from r2v_dist.storage import rollouts as rollout_store
 
 _KNOWN = "HumanEval/32"
@@ -56,7 +56,7 @@ def judged(rows: Sequence[dict[str, str]], parallel: int) -> list[Judged]:
         beginning = stated(task.prompt).beginning
         tried.append(attempt("{}", text, beginning, task.entry_point, task.visible))
         programs.append((task, tried[-1].program))
-    verdicts = Workshop.of("{}").judge.verdicts(programs, parallel)
+    verdicts = CodeSandbox.of("{}").judge.verdicts(programs, parallel)
     return [
         Judged(row["task_id"], one, verdict.passed)
         for row, one, verdict in zip(rows, tried, verdicts, strict=True)

@@ -12,10 +12,10 @@ from typing import Any
 import gymnasium
 
 from envs.coding.actions import clean, parse_action, word_alone
+from envs.coding.code_sandbox import Attempt, CodeSandbox, attempt, execute, shorten
 from envs.coding.mutants import VARIANTS, wrong_solution
 from envs.coding.statement import stated
 from envs.coding.tasks import dataset_of, load_task
-from envs.coding.workshop import Attempt, Workshop, attempt, execute, shorten
 from envs.spaces import UnicodeText
 from r2v_dist.seeding import rng_for
 
@@ -67,7 +67,7 @@ class CodeEnv(gymnasium.Env[str, str]):
         self._expert = expert
         self._observation_chars = observation_chars
         self._answers = protocol == "answers"
-        self._judge = Workshop.of(sandbox).judge
+        self._judge = CodeSandbox.of(sandbox).judge
         self.observation_space = self._seen = UnicodeText(max_length=16_384, min_length=0)
         self.action_space = self._said = UnicodeText(max_length=16_384, min_length=0)
         self.render_mode = render_mode

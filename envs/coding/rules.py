@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from envs.coding.actions import clean, word_alone
+from envs.coding.code_sandbox import Attempt, attempt
 from envs.coding.statement import Statement, read_goal, stated
 from envs.coding.visible_tests import VisibleTest, visible_tests
-from envs.coding.workshop import Attempt, attempt
 from r2v_dist.chat import Turn
 from r2v_dist.config.sandbox import SandboxConfig
 from r2v_dist.language_model import Candidate

@@ -15,9 +15,9 @@ from typing import Any
 
 import gymnasium
 
-from envs.program.bubble import PORT, sandboxed
-from envs.program.kept import Kept
 from envs.program.rendezvous import Asked, Rendezvous
+from envs.program.sandbox import PORT, sandboxed
+from envs.program.supervised import SupervisedProgram
 from envs.spaces import UnicodeText
 from r2v_dist.chat import goal_of
 from r2v_dist.messages import Heard, Messages, text_of
@@ -62,7 +62,7 @@ class ProgramEnv(gymnasium.Env[str, str]):
         self._sandbox = sandbox
         self._shown: list[str] = json.loads(shown)
         self._rendezvous: Rendezvous | None = None
-        self._program: Kept | None = None
+        self._program: SupervisedProgram | None = None
         self._folder = ""
         self._steps = 0
         self._goal = ""
@@ -131,7 +131,7 @@ class ProgramEnv(gymnasium.Env[str, str]):
             "PYTHONUNBUFFERED": "1",
         }
         command = self._placed(self._command, endpoint)
-        self._program = Kept(command, base, self._folder, environment)
+        self._program = SupervisedProgram(command, base, self._folder, environment)
 
     def _environment(self) -> dict[str, str]:
         return {name: os.environ[name] for name in self._passed if name in os.environ}
@@ -183,7 +183,7 @@ class ProgramEnv(gymnasium.Env[str, str]):
         if not self._check:
             return self._program.exit_code == 0
         command = self._placed(self._check, None)
-        check = Kept(
+        check = SupervisedProgram(
             command, tempfile.mkdtemp(prefix="r2v-check-"), self._folder, self._environment()
         )
         try:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from envs.coding.code_sandbox import CodeSandbox
 from envs.coding.env import CodeEnv
 from envs.coding.lexicon import LEXICON
 from envs.coding.rules import CodeRules, examples
 from envs.coding.statement import stated
 from envs.coding.tasks import load_task, task_ids
-from envs.coding.workshop import Workshop
 from envs.perturbation.wrapper import Perturb
 from envs.sandbox import Completed
 from r2v_dist.chat import Turn, opening_message
@@ -160,7 +160,7 @@ def test_what_the_verifier_has_tried_is_not_run_again(
 ) -> None:
     observation, info = env.reset()
     opening = opening_message(info["goal"], observation)
-    sandbox = Workshop.of("{}").sandbox
+    sandbox = CodeSandbox.of("{}").sandbox
     programs: list[str] = []
     run = sandbox.run
 

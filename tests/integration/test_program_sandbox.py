@@ -147,7 +147,7 @@ raise SystemExit(1)
     env.close()
 
 
-def test_a_program_cannot_outlive_its_keeper() -> None:
+def test_a_program_cannot_outlive_its_supervisor() -> None:
     code = f"""{CLIENT}
 import signal
 ask(f"{{os.getcwd()}} {{os.getpid()}}")
@@ -159,7 +159,7 @@ import time; time.sleep(600)
     told, _ = env.reset()
     folder, pid = told.split()
     env.step("go on")
-    with pytest.raises(RuntimeError, match="ended its keeper"):
+    with pytest.raises(RuntimeError, match="ended its supervisor"):
         env.step("go on")
     env.close()
     assert gone(Path("/proc") / pid)

@@ -35,7 +35,7 @@ _STOPPED = {
 
 
 @dataclass(frozen=True)
-class Workshop:
+class CodeSandbox:
     """The sandbox of this process and what is built on it; shared by all environments with equal
     settings.
     """
@@ -45,14 +45,14 @@ class Workshop:
 
     @staticmethod
     @lru_cache(maxsize=4)
-    def of(settings: str) -> "Workshop":
+    def of(settings: str) -> "CodeSandbox":
         """For a `SandboxConfig` as JSON. Raises UsageError where model-written code
         must not run.
         """
         config = SandboxConfig.model_validate_json(settings)
         sandbox = Sandbox(Limits.of(config), allow_weaker=config.allow_weaker)
         atexit.register(sandbox.close)
-        return Workshop(sandbox, Judge(sandbox))
+        return CodeSandbox(sandbox, Judge(sandbox))
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -128,7 +128,7 @@ def _program(line: bytes) -> str:
 
 def _run(settings: str, modules: Sequence[Any], call: str) -> Completed:
     texts = [Path(module.__file__).read_text(encoding="utf-8") for module in modules]
-    return Workshop.of(settings).sandbox.run("\n\n".join([*texts, call]))
+    return CodeSandbox.of(settings).sandbox.run("\n\n".join([*texts, call]))
 
 
 def _said(completed: Completed, stdout: bytes | None = None) -> str:

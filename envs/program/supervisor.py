@@ -1,4 +1,4 @@
-"""Runs one program: `python -S keeper.py BASE FOLDER OUTPUT COMMAND ...`, in a folder, with a
+"""Runs one program: `python -S supervisor.py BASE FOLDER OUTPUT COMMAND ...`, in a folder, with a
 descriptor for what it prints, and a pipe of its owner as standard input. On standard output it says
 the program's process id and, when there is one, its exit code, a line each.
 

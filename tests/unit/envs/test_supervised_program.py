@@ -1,4 +1,4 @@
-"""A kept program: how long its owner waits for it."""
+"""A supervised program: how long its owner waits for it."""
 
 import os
 import select
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from envs.program import kept
-from envs.program.kept import Kept
+from envs.program import supervised
+from envs.program.supervised import SupervisedProgram
 
 
 class Clock:
@@ -40,12 +40,12 @@ def test_a_program_that_starts_late_is_waited_for_no_longer_than_told(
     folder = base / "work"
     folder.mkdir(parents=True)
     command = [sys.executable, "-c", "import time; time.sleep(600)"]
-    program = Kept(command, str(base), str(folder), os.environ)
+    program = SupervisedProgram(command, str(base), str(folder), os.environ)
     clock = Clock()
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(kept, "select", SimpleNamespace(select=clock.select))
-            patched.setattr(kept, "time", SimpleNamespace(monotonic=clock.monotonic))
+            patched.setattr(supervised, "select", SimpleNamespace(select=clock.select))
+            patched.setattr(supervised, "time", SimpleNamespace(monotonic=clock.monotonic))
             assert not program.ended(5.0)
     finally:
         program.close()
