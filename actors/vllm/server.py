@@ -30,9 +30,9 @@ from actors.vllm.engine import (
     Site,
     VllmEngine,
 )
-from actors.vllm.far_weights import fetch, require_reachable
 from actors.vllm.health import Report, State
 from actors.vllm.known_answers import KnownAnswers
+from actors.vllm.remote_weights import fetch, require_reachable
 from cluster.node_lock import node_lock
 from r2v_dist.config.models import ModelConfig
 

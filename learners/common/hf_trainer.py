@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from learners.common.deepspeed_setup import deepspeed_arguments, require_deepspeed
-from learners.common.far_checkpoints import COMPLETE, METRICS, keep, step_of
 from learners.common.jobs import LearnerJob
 from learners.common.other_ranks import prepare
 from learners.common.preemption import may_be_announced, preemption_watch
+from learners.common.remote_checkpoints import COMPLETE, METRICS, keep, step_of
 from r2v_dist import files
 from r2v_dist.config.learners import LearnerConfig, LoraConfig
 from r2v_dist.errors import RuntimeFailure

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from learners.common import far_checkpoints
-from learners.common.far_checkpoints import METRICS, NOTICES
+from learners.common import remote_checkpoints
 from learners.common.ray_train import run_ranks
+from learners.common.remote_checkpoints import METRICS, NOTICES
 from r2v_dist import files
 from r2v_dist.config.learners import LearnerConfig
 from r2v_dist.config.router import RouterConfig
@@ -129,10 +129,10 @@ def _on_node(jobs: Sequence[LearnerJob], loop: Callable[[], None]) -> None:
         for path in _paths(job):
             at_hand(path)
     first = jobs[0]
-    far_checkpoints.fetch_last(first.stage)
+    remote_checkpoints.fetch_last(first.stage)
     loop()
     if torch.distributed.is_initialized() and torch.distributed.get_rank() == 0:
-        far_checkpoints.share_notes(first.stage)
+        remote_checkpoints.share_notes(first.stage)
 
 
 def _paths(job: LearnerJob) -> list[Path]:

@@ -8,7 +8,7 @@ start again with a line that says why.
 import subprocess
 from pathlib import Path
 
-from learners.common.far_checkpoints import NOTICES, follow
+from learners.common.remote_checkpoints import NOTICES, follow
 from r2v_dist.config.deepspeed import DeepSpeedConfig
 from r2v_dist.files import append_json_line
 from r2v_dist.object_storage import mirror as mirrors

@@ -18,7 +18,7 @@ from r2v_dist.router.baselines import entropy_of
 from r2v_dist.router.model import RouterModel
 from r2v_dist.router.names import DRAWN, FORECASTING, LEARNED
 from r2v_dist.storage import rollouts as rollout_store
-from r2v_dist.storage.far_run import fetch_for_readers
+from r2v_dist.storage.remote_run import fetch_for_readers
 from r2v_dist.storage.run_dir import RunDir, open_run
 
 

@@ -28,7 +28,7 @@ from r2v_dist import files
 from r2v_dist.config.run import RunConfig, load_config
 from r2v_dist.errors import DamagedFile, StoreFailure, UsageError, warn
 from r2v_dist.object_storage import mirror as mirrors
-from r2v_dist.storage import far_run, timeline
+from r2v_dist.storage import remote_run, timeline
 from r2v_dist.storage.fence import Fence
 from r2v_dist.storage.lease import Lease, holding
 
@@ -255,7 +255,7 @@ class RunDir:
             mirror.store.require_creation()
         with holding(self.root, lease_s) as lease:
             if mirror:
-                far_run.fetch_for_driver(mirror)
+                remote_run.fetch_for_driver(mirror)
             run = replace(self, lease=lease)
             try:
                 yield run
@@ -289,7 +289,7 @@ def _manifest(path: Path) -> Manifest:
 
 def open_run(root: Path) -> tuple[RunDir, RunConfig]:
     """A run that exists, and its configuration."""
-    far_run.fetch_for_readers(root)
+    remote_run.fetch_for_readers(root)
     page = root / "report" / "index.html"
     address = mirrors.shown(root)
     if not (root / "config.yaml").is_file() and page.is_file():

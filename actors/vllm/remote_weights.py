@@ -15,11 +15,11 @@ def require_reachable(path: str, adapter: str, across_nodes: bool) -> None:
     """Raises UsageError where ranks of one engine on other nodes would not find a model or its
     adapter.
     """
-    far = [Path(folder) for folder in (path, adapter) if folder and of(Path(folder))]
-    if across_nodes and far:
+    remote = [Path(folder) for folder in (path, adapter) if folder and of(Path(folder))]
+    if across_nodes and remote:
         raise UsageError(
-            f"{shown(far[0])}: the engine's ranks are on several nodes, which do not fetch a model "
-            "from an address; set tensor_parallel and pipeline_parallel to what one node "
+            f"{shown(remote[0])}: the engine's ranks are on several nodes, which do not fetch a "
+            "model from an address; set tensor_parallel and pipeline_parallel to what one node "
             f"holds, or run_dir to a path on storage that every node sees"
         )
 

@@ -8,7 +8,7 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from learners.common import far_checkpoints
+from learners.common import remote_checkpoints
 from r2v_dist.object_storage import mirror as mirrors
 from tests.object_storage import mirror_of, s3_server
 
@@ -58,7 +58,7 @@ def three_and_an_unfinished_one(rank: int, stage: Path) -> None:
         part.store.put("stages/bc/checkpoints/checkpoint-15/part7", b"of an earlier attempt")
     dist.barrier()
     for step in (5, 10, 15):
-        far_checkpoints.keep(save(rank, stage, step), LOCAL)
+        remote_checkpoints.keep(save(rank, stage, step), LOCAL)
     unfinished = save(rank, stage, 20)
     if rank == 1:  # what a killed upload leaves
         mirror = mirrors.of(stage)
@@ -70,7 +70,7 @@ def three_and_an_unfinished_one(rank: int, stage: Path) -> None:
 def test_every_node_finds_the_last_whole_checkpoint(stages: list[Path], tmp_path: Path) -> None:
     on_ranks(three_and_an_unfinished_one, stages, tmp_path / "meeting")
     for stage in stages:
-        far_checkpoints.fetch_last(stage)
+        remote_checkpoints.fetch_last(stage)
         [last] = (stage / "checkpoints").iterdir()
         assert last.name == "checkpoint-15"
         parts = {path.name: path.read_text() for path in last.iterdir() if path.name != "complete"}
@@ -83,14 +83,14 @@ def test_every_node_finds_the_last_whole_checkpoint(stages: list[Path], tmp_path
 
 
 def convert_then_follow(rank: int, stage: Path) -> None:
-    far_checkpoints.keep(save(rank, stage, 5), LOCAL)
+    remote_checkpoints.keep(save(rank, stage, 5), LOCAL)
     checkpoint = stage / "checkpoints" / "checkpoint-5"
     if rank == 0:
         (checkpoint / "universal").write_text("of all ranks")
-    far_checkpoints.follow(checkpoint, "universal")
+    remote_checkpoints.follow(checkpoint, "universal")
     assert (checkpoint / "universal").read_text() == "of all ranks"
     assert (checkpoint / f"part{1 - rank}").is_file()
-    far_checkpoints.follow(checkpoint, "again")
+    remote_checkpoints.follow(checkpoint, "again")
     assert not checkpoint.exists()
 
 
@@ -98,5 +98,5 @@ def test_all_nodes_follow_what_the_first_rank_makes_of_a_checkpoint(
     stages: list[Path], tmp_path: Path
 ) -> None:
     on_ranks(convert_then_follow, stages, tmp_path / "meeting")
-    far_checkpoints.fetch_last(stages[2])
+    remote_checkpoints.fetch_last(stages[2])
     assert not (stages[2] / "checkpoints" / "checkpoint-5").exists()
