@@ -23,7 +23,7 @@ from r2v_dist.language_model import Sampling
 from r2v_dist.router.registry import RouterModels
 from r2v_dist.seeding import rng_for
 from r2v_dist.storage import rollouts as rollout_store
-from tests.unit.agent.test_agent import Ladder
+from tests.unit.agent.test_episode import Ladder
 
 FAILURE = 0.55
 STEPS, RUNGS, K = 12, 5, 3
