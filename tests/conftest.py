@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,6 +21,12 @@ from r2v_dist.episodes import Task
 from tests.inline_runs import InterruptedRun, shared_run
 from tests.runs import ROOT
 from tests.sandboxes import require_bubblewrap
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "r2v", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("r2v")
 
 GAME_CACHE = cache_folder("textworld")
 QUESTS = GameFamily(

@@ -135,7 +135,7 @@ def given_up(machines: Machines) -> set[str]:
     return {row.key.task for row in machines.rows}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     nodes=st.integers(1, 3),
@@ -159,7 +159,7 @@ def test_one_poisoned_task_is_given_up_and_nobody_else(
     assert not machines.nodes.excluded() or nodes > 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), kind=st.sampled_from(["kills", "raises"]))
 def test_a_task_that_fails_under_every_seed_costs_few_tries(seed: int, kind: str) -> None:
     machines = Machines(["n0", "n1"], seed)
@@ -171,7 +171,7 @@ def test_a_task_that_fails_under_every_seed_costs_few_tries(seed: int, kind: str
     assert machines.deaths <= CLUSTER.runners * CLUSTER.in_flight + 3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), slow=st.integers(1, 50))
 def test_a_broken_node_is_left_after_a_few_units_and_no_task_is_blamed(
     seed: int, slow: int
@@ -187,7 +187,7 @@ def test_a_broken_node_is_left_after_a_few_units_and_no_task_is_blamed(
     assert {runner.node for runner in machines.members} == {"good"}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_a_broken_node_and_a_poisoned_task_are_told_apart(seed: int) -> None:
     machines = Machines(["a", "bad", "c"], seed, broken={"bad"}, raises={"t5"}, slow=5)

@@ -67,7 +67,7 @@ def test_a_late_shard_counts_only_for_what_nobody_else_has(tmp_path: Path) -> No
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.sets(st.integers(0, 3), min_size=1)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_key_counts_once_and_the_latest_epoch_has_it(
     tmp_path_factory: pytest.TempPathFactory, epochs_by_task: dict[str, set[int]]
 ) -> None:
@@ -94,7 +94,7 @@ def test_shards_that_are_named_by_number_are_of_epoch_0(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 10**6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_number_of_collectors_that_may_die_commits_each_key_once(
     tmp_path_factory: pytest.TempPathFactory, counts: list[int], seed: int
 ) -> None:

@@ -59,7 +59,7 @@ actions = st.lists(st.sampled_from(["a", "b", "look"]), min_size=1, max_size=12)
 
 
 @given(actions, st.integers(0, 10_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_same_prefix_same_result(prefix: list[str], z: int) -> None:
     assert play("task", z, prefix) == play("task", z, prefix)
     assert (
@@ -76,7 +76,7 @@ def test_other_seed_or_task_other_result() -> None:
 
 
 @given(actions, st.integers(0, 10_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_failed_call_does_not_act(prefix: list[str], z: int) -> None:
     inner = Counter()
     env = Perturb(inner, "task", z, {"failure": 0.5, "timeout": 0.2}, 50, Lexicon())

@@ -23,7 +23,7 @@ RUN_SEEDS = st.integers(0, 2**31 - 1)
 @example(TEST_BLOCKS - 1)
 @example(TEST_BLOCKS)
 @example(2**31 - 1)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_splits_never_share_a_seed_and_all_fit_the_store(run_seed: int) -> None:
     drawn = {split: FULL.seeds(split, run_seed) for split in SPLITS}
     assert drawn.pop("calibration") == drawn["test"]
@@ -51,7 +51,7 @@ def test_run_seeds_differ_in_their_test_seeds() -> None:
 
 
 @given(st.lists(st.integers(0, TEST_BLOCKS - 1), min_size=2, max_size=2, unique=True))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_two_runs_share_no_test_seed(pair: list[int]) -> None:
     one, other = pair
     assert not set(FULL.seeds("test", one)) & set(FULL.seeds("test", other))

@@ -28,7 +28,7 @@ def drawn(truth: Array, n: int, seed: int) -> tuple[Array, Array]:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4)), min_size=1, max_size=6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_isotonic_is_the_least_squares_monotone_fit(rows: list[tuple[int, int]]) -> None:
     failures, n = (
         np.array([float(min(f, k)) for f, k in rows]),

@@ -135,7 +135,7 @@ def live(steps: list[Step], scores: list[list[float]], name: str, t: int) -> np.
 
 
 @given(st.lists(scored_steps(), min_size=1, max_size=3), st.randoms())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_live_step_and_its_stored_row_have_one_vector(
     played: list[tuple[list[Step], list[list[float]]]], rng: Any
 ) -> None:
@@ -153,7 +153,7 @@ def test_a_live_step_and_its_stored_row_have_one_vector(
 
 
 @given(scored_steps())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_nothing_hidden_leaks_in(played: tuple[list[Step], list[list[float]]]) -> None:
     table = stored([played, played])
     expected = features(StepBatch.from_rows(table, MAX_STEPS, BUDGET))

@@ -38,7 +38,7 @@ def branches(p: Array, failures: Array, n: Array) -> list[tuple[float, int]]:
 
 
 @given(states)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_brier_counts_branches_and_its_parts_add_up(rows: list[tuple[int, int, int]]) -> None:
     p, failures, n = arrays(rows)
     singles = branches(p, failures, n)
@@ -54,7 +54,7 @@ def test_brier_counts_branches_and_its_parts_add_up(rows: list[tuple[int, int, i
 
 
 @given(states)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_ece_is_the_weighted_gap_of_fifteen_bins(rows: list[tuple[int, int, int]]) -> None:
     p, failures, n = arrays(rows)
     singles, gap = branches(p, failures, n), 0.0
@@ -65,7 +65,7 @@ def test_ece_is_the_weighted_gap_of_fifteen_bins(rows: list[tuple[int, int, int]
 
 
 @given(states)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_auroc_is_the_share_of_ordered_pairs(rows: list[tuple[int, int, int]]) -> None:
     p, failures, n = arrays(rows)
     singles = branches(p, failures, n)

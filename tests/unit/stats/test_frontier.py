@@ -27,7 +27,7 @@ def best_mix(rows: list[tuple[int, int]], cost: float) -> float:
 
 
 @given(points)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_hull_is_the_best_mix_at_every_budget(rows: list[tuple[int, int]]) -> None:
     found = hull([c for c, _ in rows], [s for _, s in rows])
     for cost in np.linspace(0, 11, 23).tolist():
@@ -37,7 +37,7 @@ def test_the_hull_is_the_best_mix_at_every_budget(rows: list[tuple[int, int]]) -
 
 
 @given(points, st.floats(0, 5), st.floats(5.1, 12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_area_is_the_integral(rows: list[tuple[int, int]], low: float, high: float) -> None:
     cheapest = min(c for c, _ in rows)
     steps = low + (high - low) * (np.arange(4000) + 0.5) / 4000

@@ -17,7 +17,7 @@ def test_bayes_minimises_expected_cost() -> None:
 
 
 @given(st.lists(st.integers(0, 50), min_size=2, max_size=9, unique=True), st.floats(0, 60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_budget_is_met_exactly_by_adjacent_thresholds(costs: list[int], budget: float) -> None:
     table = dict(
         zip((0.1 * i for i in range(len(costs))), sorted(costs, reverse=True), strict=True)

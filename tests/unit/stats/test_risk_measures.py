@@ -24,7 +24,7 @@ def rockafellar_uryasev(F_Z: np.ndarray, alpha: float, eta: float) -> float:
 
 
 @given(losses, alphas)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_cvar_is_the_rockafellar_uryasev_minimum_and_eta_attains_it(
     F: np.ndarray, alpha: float
 ) -> None:
@@ -36,7 +36,7 @@ def test_cvar_is_the_rockafellar_uryasev_minimum_and_eta_attains_it(
 
 
 @given(losses, alphas)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_cvar_is_the_formula_of_order_statistics(F: np.ndarray, alpha: float) -> None:
     mass, ordered = alpha * len(F), sorted(F.tolist(), reverse=True)
     k = int(mass + 1e-12)
@@ -59,7 +59,7 @@ def test_every_pattern_of_failures_keeps_to_its_range() -> None:
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50).map(np.array), alphas)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_cvar_lies_between_eta_and_the_largest_loss(F: np.ndarray, alpha: float) -> None:
     found = cvar(F, alpha)
     rows = cvars(np.stack([F, F[::-1], np.zeros_like(F)])[:, None], alpha)
@@ -71,7 +71,7 @@ def test_cvar_lies_between_eta_and_the_largest_loss(F: np.ndarray, alpha: float)
 
 
 @given(st.permutations(range(10)), alphas)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_weights_are_the_gradient(order: list[int], alpha: float) -> None:
     F, h = np.array(order) / 10, 1e-6
     numeric = [

@@ -139,7 +139,7 @@ def test_readers_name_the_damaged_shard(
 
 
 @given(st.integers(0, 10**9), st.integers(1, 255))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_changed_byte_passes_unseen(
     tmp_path_factory: pytest.TempPathFactory, at: int, change: int
 ) -> None:

@@ -16,7 +16,7 @@ Keys = st.lists(st.integers(0, 40).map(str), max_size=12)
 
 
 @given(st.lists(st.tuples(st.booleans(), Keys), max_size=8), st.integers(0, 5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_it_is_a_set(batches: list[tuple[bool, list[str]]], at_least: int) -> None:
     before = key_set._AT_LEAST
     key_set._AT_LEAST = at_least

@@ -118,7 +118,7 @@ def test_readable_without_this_project(tmp_path: Path) -> None:
 
 
 @given(st.permutations(range(5)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_reading_does_not_depend_on_the_order_of_commits(
     tmp_path_factory: pytest.TempPathFactory, order: list[int]
 ) -> None:
