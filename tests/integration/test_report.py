@@ -495,7 +495,7 @@ def test_episodes_on_the_terminal(simulated_run: Path) -> None:
     assert "after a teacher step" in routed
     assert re.search(r"score \S+ [<≥] \S+", routed)
     assert "no episode matches" in cli("rollouts", str(simulated_run), "--task", "nosuchtask")
-    unknown = r"--router rv2: no episode of stage evaluate in .*; there are .*r2v, r2v_value"
+    unknown = r"--router rv2: no episode of stage evaluate in .*; there are .*entropy, .*r2v, "
     with pytest.raises(UsageError, match=unknown):
         show(simulated_run, "evaluate", router="rv2", task=None, z=None, failed=False, limit=1)
 
