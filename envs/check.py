@@ -115,7 +115,7 @@ def _look(task: Task) -> _Outcome:
     try:
         expert, empty = _expert_plays(task), _empty_passes(task)
         findings = {
-            "the expert's solution fails": not expert.passed,
+            "the expert fails": not expert.passed,
             "an agent that does nothing passes": empty,
             "its wrong solution passes": _wrong_passes(task),
         }

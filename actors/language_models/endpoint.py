@@ -22,7 +22,7 @@ from actors.language_models.reply import (
     error_of,
     read_reply,
 )
-from r2v_dist.config.models import ModelConfig, read_key, shown_address
+from r2v_dist.config.models import ModelConfig, read_key
 from r2v_dist.errors import RuntimeFailure, UsageError
 from r2v_dist.language_model import ContextLimitReached, whole
 from r2v_dist.retry_after import retry_after_s
@@ -107,8 +107,7 @@ class Endpoint:
             )
         except (httpx.InvalidURL, ImportError, ValueError, OSError) as error:
             raise UsageError(
-                f"{self._section}.base_url = {shown_address(config.base_url)}: "
-                f"{_client_problem(error)}"
+                f"{self._section}.base_url = {config.base_url}: {_client_problem(error)}"
             ) from None
 
     async def ask(self, body: dict[str, Any]) -> Reply:
@@ -193,7 +192,7 @@ class Endpoint:
         line = " ".join(redacted(problem[:QUOTED_LETTERS], self._key).split())
         if len(line) > _QUOTED:
             line = f"{line[: _QUOTED - 90]} ... {line[-80:]}"
-        return f"{self._role} endpoint {shown_address(self._config.base_url)}: {line}"
+        return f"{self._role} endpoint {self._config.base_url}: {line}"
 
 
 def _client_problem(error: Exception) -> str:

@@ -57,7 +57,7 @@ def validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:
 
 def _explain(model: type[BaseModel], raw: Any, error: ValidationError) -> str:
     problem = error.errors()[0]
-    location = ".".join(_written(raw, problem["loc"]))
+    location = ".".join(_written(raw, problem["loc"], problem["type"] == "missing"))
     entry = problem["input"]
     value = "(not shown)" if _names_secret(entry) else shown(entry)
     if problem["type"] == "extra_forbidden":
@@ -74,19 +74,17 @@ def _explain(model: type[BaseModel], raw: Any, error: ValidationError) -> str:
     return f"{location} = {value}: {sentence}"
 
 
-def _written(value: Any, location: tuple[int | str, ...]) -> list[str]:
-    """The keys of a location as they were written, without the types that a union tries."""
-    keys = []
-    for position, part in enumerate(location):
-        missing = position == len(location) - 1 and str(part).isidentifier()
-        if isinstance(value, dict):
-            if part in value or missing:
-                keys.append(str(part))
-            value = value.get(part, value)
-        elif isinstance(value, list | tuple) and isinstance(part, int):
-            keys.append(str(part))
+def _written(value: Any, location: tuple[int | str, ...], missing: bool) -> list[str]:
+    """The keys of a location as they were written, without the types that a union tries.
+    `missing`: the last one was not written.
+    """
+    keys = list[str]()
+    for part in location[:-1] if missing else location:
+        in_list = isinstance(value, list | tuple) and isinstance(part, int)
+        if in_list or (isinstance(value, dict) and part in value):
             value = value[part]
-    return keys
+            keys.append(str(part))
+    return [*keys, str(location[-1])] if missing else keys
 
 
 def _names_secret(entry: Any) -> bool:

@@ -167,8 +167,8 @@ class ModelConfig(Section):
             )
         if url and not _is_http(url):
             raise ValueError(
-                f"{url} is not the address of an endpoint; write for example "
-                f"http://127.0.0.1:8000/v1"
+                "it is not the address of an endpoint, which ends with its path; write for example "
+                "http://127.0.0.1:8000/v1"
             )
         return url
 
@@ -191,7 +191,8 @@ def _is_http(url: str) -> bool:
         parts.port  # reading it checks it
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and url.isprintable()
+    complete = parts.scheme in ("http", "https") and bool(parts.hostname)
+    return complete and url.isprintable() and not set("?#") & set(url)
 
 
 def read_key(variable: str) -> str:
@@ -206,12 +207,6 @@ def read_key(variable: str) -> str:
             f"that is not ASCII; set it again without"
         )
     return key
-
-
-def shown_address(url: str) -> str:
-    """The address without user, password and query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 _OPERATIONAL = (

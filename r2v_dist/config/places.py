@@ -84,7 +84,9 @@ def run_folder(text: str, readers: bool = False) -> Path:
     if "://" not in text:
         return user_path(text)
     if holds_secret(text):
-        raise ValueError("an address with a password; put credentials into the environment")
+        raise ValueError(
+            "an address with a key or a password; put credentials into the environment"
+        )
     if problem := address_problem(text):
         raise ValueError(problem)
     name = mirrors.folder_name(text)

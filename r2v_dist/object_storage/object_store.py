@@ -61,7 +61,7 @@ def variables_of(address: str) -> tuple[str, ...]:
     return _VARIABLES[urlsplit(address).scheme]
 
 
-_NAMES_SECRET = re.compile(r"(?i)[^&=]*(key|token|secret|passw|sig|auth|credential)[^&=]*=")
+_NAMES_SECRET = re.compile(r"(?i)(key|token|secret|passw|sig|auth|credential)[^&=]*=")
 
 
 def address_problem(address: str) -> str:
@@ -89,9 +89,8 @@ def holds_secret(address: str) -> bool:
     """Whether an address names who asks: a user, a password, or a key among its settings, which
     must not be repeated anywhere.
     """
-    place, _, rest = address.partition("://")[2].partition("/")
-    _, _, settings = f"{place}/{rest}".partition("?")
-    return "@" in re.split(r"[?#]", place, maxsplit=1)[0] or bool(_NAMES_SECRET.search(settings))
+    place = re.split(r"[/?#]", address.partition("://")[2], maxsplit=1)[0]
+    return "@" in place or bool(_NAMES_SECRET.search(address.partition("?")[2]))
 
 
 def set_deadline(seconds: float) -> None:

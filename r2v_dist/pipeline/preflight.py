@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from r2v_dist.config.cluster import ClusterConfig
-from r2v_dist.config.models import ModelConfig, shown_address
+from r2v_dist.config.models import ModelConfig
 from r2v_dist.config.places import require_writable
 from r2v_dist.config.run import RunConfig
 from r2v_dist.config.simulated import SimulatedConfig
@@ -139,7 +139,7 @@ def _check_endpoint(role: str, base_url: str) -> None:
         socket.create_connection((url.hostname or "", port), timeout=5.0).close()
     except (OSError, UnicodeError) as error:
         raise RuntimeFailure(
-            f"{role}.base_url = {shown_address(base_url)}: cannot be reached ({error}); start the "
+            f"{role}.base_url = {base_url}: cannot be reached ({error}); start the "
             f"endpoint or correct the address"
         ) from None
 

@@ -215,6 +215,7 @@ def test_a_tilde_is_the_home_directory_wherever_a_path_is_named(
         ("localhost:8000/v1", UsageError, "is not the address of an endpoint"),
         ("http://127.0.0.1:99999/v1", UsageError, "is not the address of an endpoint"),
         ("http:///v1", UsageError, "is not the address of an endpoint"),
+        ("http://host/v1?version=3", UsageError, "is not the address of an endpoint"),
         (f"http://{'x' * 70}.example/v1", RuntimeFailure, "cannot be reached"),
     ],
 )
