@@ -36,7 +36,6 @@ class Task:
     split: str
     env: str
     env_kwargs: tuple[tuple[str, str | int | bool], ...]
-    expert_steps: int = 0
 
     @property
     def max_steps(self) -> int | None:

@@ -10,7 +10,6 @@ from envs.terminal_bench.docker.engine import client
 from envs.terminal_bench.listing import fit_of, task_folders
 from envs.terminal_bench.own.catalogue import families_of, missing_programs, task_name
 from envs.terminal_bench.own.family import Family
-from envs.terminal_bench.places import task_for
 from envs.terminal_bench.sandbox.machine import require_bubblewrap
 from r2v_dist.config.env import SPLITS, EnvConfig, Split
 from r2v_dist.config.terminal import TerminalConfig
@@ -44,8 +43,7 @@ def make_tasks(request: TaskRequest) -> list[Task]:
         else:
             entries = [(name, name) for name in own_names(split, count, request.seed)]
         for name, place in entries:
-            steps = len(task_for(place).oracle) + 1
-            tasks.append(Task(name, split, TERMINAL_BENCH, (("task", place), *arguments), steps))
+            tasks.append(Task(name, split, TERMINAL_BENCH, (("task", place), *arguments)))
     return tasks
 
 

@@ -196,4 +196,5 @@ class Context:
 
 
 def _task(row: dict[str, Any]) -> Task:
-    return Task(**{**row, "env_kwargs": tuple(map(tuple, row["env_kwargs"]))})
+    arguments = tuple(map(tuple, row["env_kwargs"]))
+    return Task(row["id"], row["split"], row["env"], arguments)
