@@ -55,7 +55,7 @@ class RunCertificate:
             "the chance to fail, over the seeds of this run," if self.statistic == "mean" else worst
         )
         return (
-            f"threshold {certificate.threshold:.4g}: on a new task, {loss} is at most "
+            f"{self._granted}: on a new task, {loss} is at most "
             f"{certificate.risk:.0%} on average "
             f"(wrong with probability at most {certificate.delta:.0%} over the draw of the "
             f"{certificate.tasks} calibration tasks)"
@@ -72,9 +72,17 @@ class RunCertificate:
             )
         kind = "mean failure" if self.statistic == "mean" else f"CVaR of failure ({self.alpha:g})"
         return (
-            f"threshold {certificate.threshold:.3g} keeps {kind} <= {certificate.risk:g} with "
+            f"{self._granted} keeps {kind} <= {certificate.risk:g} with "
             f"confidence {1 - certificate.delta:g} ({certificate.tasks} tasks)"
         )
+
+    @property
+    def _granted(self) -> str:
+        """What is certified. The test starts where every step is the teacher's."""
+        threshold = self.certificate.threshold
+        if threshold == self.certificate.tested[0].threshold:
+            return "calling the teacher at every step"
+        return f"threshold {threshold:.4g}"
 
     def render(self) -> str:
         """For the terminal: the promise, then every threshold tested."""

@@ -43,3 +43,13 @@ def test_a_task_that_fails_nearly_every_seed_is_certified_by_cvar(
     # The worst fifth of ten seeds is two of them, so two failures are a loss of 1 already.
     loss = min(failed, 2) / 2 / TASKS
     assert f"{loss:.3f}" in capsys.readouterr().out
+
+
+def test_where_no_threshold_is_certified_the_teacher_may_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = calibrated(tmp_path / "run", {-1e9: 0, 0.5: SEEDS})
+    main(["certify", str(run.root), "--risk", "0.04"])
+    first, why, *_ = capsys.readouterr().out.splitlines()[1:]
+    assert first.startswith("Calling the teacher at every step: on a new task, the chance to fail")
+    assert why.startswith("Why no cheaper one: the next cheaper threshold cannot be certified")
