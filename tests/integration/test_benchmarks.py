@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from benchmarks.chaos.accounts import Accounts, compare
+from benchmarks.harness import Mismatch
+from benchmarks.llama_server import likeness
 from envs.coding.tasks import load_task, task_ids
 from tests.codes import require_data
 from tests.runs import ROOT, benchmark, json_object
@@ -65,8 +67,8 @@ SLOW = {
 }
 """Those that start Ray, vLLM or DeepSpeed."""
 ELSEWHERE = {
-    *("code_agreement", "dpo_ablation", "greedy_answers", "hidden_probe", "real_answers"),
-    *("sandbox", "tree"),
+    *("code_agreement", "dpo_ablation", "greedy_answers", "hidden_probe"),
+    *("llama_server", "real_answers", "sandbox", "tree"),
 }
 """Tested below, in test_learning_stages.py or in test_hidden_probe.py, with what they need beside
 arguments.
@@ -183,3 +185,19 @@ def test_a_benchmark_against_evalplus_runs(name: str, tmp_path: Path) -> None:
     if name == "code_agreement":
         alone = ["--datasets", "humaneval_plus", "--mutants=0", f"--cache={tmp_path}"]
     assert benchmark(name, ["--evalplus-python", str(python), *alone], 500)
+
+
+def test_texts_that_part_at_once_are_no_answers_of_one_model() -> None:
+    long = "def count_vowels(text): return sum(c in 'aeiou' for c in text)"
+    assert likeness([long, long, "x"], [f"{long}#", f" {long}", long]) == (len(long), 1)
+    with pytest.raises(Mismatch, match="half of them are alike for 0 letters only"):
+        likeness([long, "x"], ["d", "y"])
+
+
+@pytest.mark.slow
+def test_the_benchmark_against_llama_cpp_runs() -> None:
+    python = os.environ.get("R2V_LLAMA_PYTHON")
+    if not python:
+        pytest.skip("R2V_LLAMA_PYTHON names no interpreter with llama-cpp-python[server]")
+    found = benchmark("llama_server", ["--llama-python", python, "--repeats=1", "--tokens=32"], 900)
+    assert found["answers"] == 16
